@@ -1,0 +1,1 @@
+"""Sources, point-in-time joins, feature transforms and expectations."""

@@ -1,0 +1,46 @@
+"""Every error that Recloop raises on purpose, and the exit code each ends a command with.
+
+    RecloopError (1)
+    ├── GateError (3)           a gate said no: validation, quantization allowance, promotion
+    ├── BadInputError (4)       scenario or data is wrong; a person must change something
+    │   └── CorruptError (4)    a committed file no longer has the digest of its manifest
+    ├── ParentMissingError (5)  the step needs another day's committed output first
+    └── RetryLaterError (6)     nothing is wrong but the time: a lock, a server that is not up
+
+Exit codes: 0 done, 1 a defect of ours (traceback), 2 wrong command line, 3-6 as above. Only 6 is worth an
+automatic retry. The message of an error names the value, the place (file, field, column, row) and the remedy.
+"""
+
+
+class RecloopError(Exception):
+    """Base of all expected errors; `exit_code` is what the command ends with."""
+
+    exit_code = 1
+
+
+class GateError(RecloopError):
+    """A gate said no; the message gives the numbers it decided on."""
+
+    exit_code = 3
+
+
+class BadInputError(RecloopError):
+    """The scenario or the data is wrong and stays wrong until a person acts."""
+
+    exit_code = 4
+
+
+class CorruptError(BadInputError):
+    """A committed file differs from the digest in its manifest."""
+
+
+class ParentMissingError(RecloopError):
+    """An input that another step or day must commit first is not there."""
+
+    exit_code = 5
+
+
+class RetryLaterError(RecloopError):
+    """The same command may succeed later, unchanged."""
+
+    exit_code = 6

@@ -1,0 +1,1 @@
+"""Batches, embeddings, architectures, metrics, training, checkpoints and export."""

@@ -1,0 +1,1 @@
+"""The steps of the daily loop, the step contract, the store, the chain and tracking."""

@@ -1,0 +1,109 @@
+"""The step contract: a step is declared once, and everything else follows from the declaration.
+
+    @step(reads={"samples": Input(), "parent": Input(of="checkpoint", days="previous")}, writes="checkpoint", ...)
+    def train(config: DayConfig, *, samples: Path, parent: Path | None, checkpoint: Path) -> Metrics: ...
+
+From it come the function call in a test, `recloop train`, the stage in dvc.yaml, the container's entry point and the
+Airflow task. Edges are never written: a step that reads `samples` comes after the step that writes `samples`.
+
+A step function is pure: it reads the folders it is given, writes files into its output folder, and returns metrics.
+It asks no clock and no unseeded randomness, so equal inputs give equal files. It imports what is heavy inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from feature_jobs.schema import Scenario
+
+if TYPE_CHECKING:
+    from tasks.store import ScenarioStore
+
+Metrics = dict[str, Any]
+"""What a step reports: names to numbers, nested where that reads better. Times may be in it; files hold none."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a step reads: the output called `of` (default: the argument's name) of some day.
+
+    `same` day; `previous` day, None on the scenario's first; `trailing` days, as a dict ds → folder, as many as the
+    config path `window` says; `champion`, the checkpoint that served when the day began, or None; `former_champion`,
+    the one before that, or None. An `optional` input is None where nothing is committed.
+    """
+
+    of: str | None = None
+    days: Literal["same", "previous", "trailing", "champion", "former_champion"] = "same"
+    window: str | None = None
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a step may use; containers are limited to it."""
+
+    cpus: float = 2.0
+    memory_gib: float = 4.0
+    gpus: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """A declared step. `config` names the scenario's sections that its output depends on.
+
+    `daily` steps make up the daily DAG. `on_no` says what a gate's no means to a scheduler: `fail` stops the day,
+    `skip` ends the step without alarm. `registry` steps talk to MLflow while they run.
+    """
+
+    name: str
+    function: Callable[..., Metrics]
+    reads: Mapping[str, Input]
+    writes: str
+    config: tuple[str, ...]
+    image: str = "step"
+    resources: Resources = Resources()
+    timeout_s: int = 3600
+    daily: bool = True
+    on_no: Literal["fail", "skip"] = "fail"
+    registry: bool = False
+
+    @property
+    def doc(self) -> str:
+        """First paragraph of the function's docstring."""
+        return (self.function.__doc__ or "").strip().split("\n\n")[0]
+
+
+@dataclass(frozen=True)
+class DayConfig:
+    """What a step function is told besides its folders.
+
+    `store` is set when the step runs inside one (steps that keep to their folders don't look at it). `progress` asks
+    for a progress bar, else plain lines. `options` are the command's own (`tune`: worker).
+    """
+
+    scenario: Scenario
+    ds: str
+    store: ScenarioStore | None = None
+    generation: int = 0
+    progress: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def step(
+    *,
+    reads: Mapping[str, Input],
+    writes: str,
+    config: tuple[str, ...],
+    **declared: Any,
+) -> Callable[[Callable[..., Metrics]], Callable[..., Metrics]]:
+    """Declares the function as the step of its name; `tasks.steps.STEPS` lists all of them."""
+
+    def declare(function: Callable[..., Metrics]) -> Callable[..., Metrics]:
+        declaration = Step(function.__name__, function, dict(reads), writes, config, **declared)
+        function.step = declaration  # type: ignore[attr-defined]
+        return function
+
+    return declare
