@@ -27,27 +27,32 @@ def check_day(scenario: Scenario, ds: str) -> None:
         raise BadInputError(
             f"{scenario.file}: data.days: {ds} is outside {days.first}..{last}; choose a day inside or widen data.days"
         )
+    if day in days.skip:
+        raise BadInputError(f"{scenario.file}: data.days.skip: {ds} is passed over; take it out of skip or choose another")
 
 
 def previous_day(scenario: Scenario, ds: str) -> str | None:
-    """The day before, or None for the scenario's first."""
-    day = parse_ds(ds)
-    return None if day <= scenario.data.days.first else str(day - ONE_DAY)
+    """The day before (skipped days left out), or None for the scenario's first."""
+    day, days = parse_ds(ds) - ONE_DAY, scenario.data.days
+    while day in days.skip:
+        day -= ONE_DAY
+    return None if day < days.first else str(day)
 
 
 def trailing_days(scenario: Scenario, ds: str, num_days: int) -> list[str]:
-    """Up to `num_days` days before `ds`, oldest first; days before the scenario's first are left out."""
-    day = parse_ds(ds)
+    """Up to `num_days` days before `ds`, oldest first; skipped days and those before the first are left out."""
+    day, known = parse_ds(ds), scenario.data.days
     days = [day - ONE_DAY * back for back in range(num_days, 0, -1)]
-    return [str(d) for d in days if d >= scenario.data.days.first]
+    return [str(d) for d in days if d >= known.first and d not in known.skip]
 
 
-def day_range(first: str, last: str) -> list[str]:
-    """All days from `first` to `last`, both included."""
+def day_range(scenario: Scenario, first: str, last: str) -> list[str]:
+    """All days from `first` to `last`, both included, skipped days left out."""
     start, end = parse_ds(first), parse_ds(last)
     if end < start:
         raise BadInputError(f"--from {first} is after --to {last}; swap them")
-    return [str(start + ONE_DAY * i) for i in range((end - start).days + 1)]
+    days = [start + ONE_DAY * i for i in range((end - start).days + 1)]
+    return [str(day) for day in days if day not in scenario.data.days.skip]
 
 
 def day_window(scenario: Scenario, ds: str) -> tuple[int, int]:

@@ -90,11 +90,13 @@ class Entity(Table):
 
 
 class Days(Section):
-    """The days of the data. `first` also lands and trains on everything from `warm_up_from` on, in one go."""
+    """The days of the data. `first` also lands and trains on everything from `warm_up_from` on, in one go.
+    The chain passes over days in `skip`: days known to have no data."""
 
     first: Day
     last: Day | None = None
     warm_up_from: Day | None = None
+    skip: tuple[Day, ...] = ()
 
 
 class Data(Section):

@@ -1,0 +1,295 @@
+"""The store: committed outputs of steps, each a folder whose content decides its digest.
+
+    STORE/SCENARIO/g0000/DS/STEP/commit.json            the commit record, put-if-absent: exists or not, never changes
+    STORE/SCENARIO/g0000/DS/STEP/<digest>/manifest.json digest of every file, of inputs, config and code
+    STORE/SCENARIO/g0000/DS/STEP/<digest>/...           the files
+    STORE/SCENARIO/g0001/generation.json                from which day a corrected history replaces the older one
+    STORE/SCENARIO/runs/, journal.jsonl, rejected/      times and metrics of runs; never part of a digest
+
+A step writes into scratch, files are fsynced, the manifest comes last, the folder is moved in by one rename, and one
+put-if-absent of the commit record makes it visible. Killed anywhere before that, nothing was written. Control records
+go through `put_if_absent`, `read` and `list` alone, which is what an object store offers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from feature_jobs.errors import BadInputError, CorruptError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A committed output: `digest` of its content, `folder` with its files."""
+
+    step: str
+    ds: str
+    generation: int
+    digest: str
+    folder: Path
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the manifest says: files, inputs, config, code, parent, gate."""
+        loaded: dict[str, Any] = json.loads((self.folder / MANIFEST).read_text())
+        return loaded
+
+
+def canonical_json(value: Any) -> bytes:
+    """Equal values give equal bytes."""
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+
+
+def sha256_of(data: bytes) -> str:
+    """Hex digest of bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def files_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Digest and size of every file below `folder`, the manifest left out."""
+    found: dict[str, dict[str, Any]] = {}
+    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = file.relative_to(folder).as_posix()
+        if name != MANIFEST:
+            with file.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            found[name] = {"sha256": digest, "bytes": file.stat().st_size}
+    return found
+
+
+def open_store(url: str | Path, scenario_name: str) -> ScenarioStore:
+    """The scenario's part of the store at a folder. Object-store URLs are refused until they are built."""
+    text = str(url).removeprefix("file://")
+    if "://" in text:
+        raise BadInputError(f"--store {url}: only folders for now; give a path such as .recloop/store")
+    return ScenarioStore(Path(text).resolve() / scenario_name)
+
+
+class ScenarioStore:
+    """Everything kept for one scenario, below `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    # control records
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Writes the record whole, or returns False where it exists already."""
+        target = self.root / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".put-")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(name, 0o644)  # noqa: PTH101 (mkstemp gives 0600; other users of a shared store must read)
+            os.link(name, target)
+        except FileExistsError:
+            return False
+        finally:
+            Path(name).unlink(missing_ok=True)
+        _fsync_folder(target.parent)
+        return True
+
+    def read(self, key: str) -> bytes | None:
+        """The record, or None."""
+        try:
+            return (self.root / key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def list(self, prefix: str) -> list[str]:
+        """Keys of all records below a prefix, sorted."""
+        top = self.root / prefix
+        return sorted(p.relative_to(self.root).as_posix() for p in top.rglob("*") if p.is_file())
+
+    # generations
+
+    def generations(self) -> list[dict[str, Any]]:
+        """All generations, oldest first: {"generation", "from", "reason"}; the first has no `from`."""
+        found: list[dict[str, Any]] = [{"generation": 0, "from": None, "reason": "first"}]
+        while (data := self.read(f"g{len(found):04}/generation.json")) is not None:
+            found.append(json.loads(data))
+        return found
+
+    @property
+    def generation(self) -> int:
+        """The newest generation; the only one that is written to."""
+        return len(self.generations()) - 1
+
+    def new_generation(self, from_ds: str, reason: str) -> int:
+        """Starts a generation whose days from `from_ds` on replace the older ones; those stay readable."""
+        number = self.generation + 1
+        record = {"generation": number, "from": from_ds, "reason": reason}
+        if not self.put_if_absent(f"g{number:04}/generation.json", canonical_json(record)):
+            raise BadInputError(f"generation {number} was started by another run just now; look at `recloop chain log`")
+        return number
+
+    def generation_of(self, ds: str, generation: int | None = None) -> int:
+        """The generation that holds day `ds` as seen from `generation` (default: the newest)."""
+        records = self.generations()
+        number = len(records) - 1 if generation is None else generation
+        while number > 0 and ds < records[number]["from"]:
+            number -= 1
+        return number
+
+    # committed outputs
+
+    def find(self, step: str, ds: str, generation: int | None = None) -> Commit | None:
+        """The committed output of a step on a day, or None."""
+        number = self.generation_of(ds, generation)
+        key = f"g{number:04}/{ds}/{step}"
+        data = self.read(f"{key}/commit.json")
+        if data is None:
+            return None
+        digest = json.loads(data)["digest"]
+        return Commit(step, ds, number, digest, self.root / key / digest[:16])
+
+    def commits(self) -> list[Commit]:
+        """Every committed output of every generation, in the order generation, day, step."""
+        found = []
+        for path in sorted(self.root.glob("g[0-9][0-9][0-9][0-9]/*/*/commit.json")):
+            generation, ds, step = int(path.parts[-4][1:]), path.parts[-3], path.parts[-2]
+            digest = json.loads(path.read_bytes())["digest"]
+            found.append(Commit(step, ds, generation, digest, path.parent / digest[:16]))
+        return found
+
+    def find_by_digest(self, step: str, digest: str) -> Path | None:
+        """Folder of the committed output with that digest, in whatever day and generation."""
+        matches = (c.folder for c in self.commits() if c.step == step and c.digest == digest)
+        return next(matches, None)
+
+    def commit(self, step: str, ds: str, folder: Path, facts: Mapping[str, Any]) -> tuple[Commit, bool]:
+        """Commits a finished folder; returns the commit that stands and whether it is ours.
+
+        `facts` go into the manifest (inputs, config, code, gate). Where another run committed first, theirs stands.
+        """
+        files = files_of(folder)
+        digest = sha256_of(canonical_json(files))
+        manifest = canonical_json({**facts, "step": step, "ds": ds, "digest": digest, "files": files})
+        for name in files:
+            _fsync(folder / name)
+        (folder / MANIFEST).write_bytes(manifest)
+        _fsync(folder / MANIFEST)
+        key = f"g{self.generation_of(ds):04}/{ds}/{step}"
+        target = self.root / key / digest[:16]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if self.read(f"{key}/commit.json") is None:
+            if target.exists():  # left by a run killed between the rename and the commit record
+                shutil.rmtree(target)
+            with contextlib.suppress(OSError):  # another run moved the same content in: one of the two is enough
+                folder.rename(target)
+            _fsync_folder(target.parent)
+        record = {"step": step, "ds": ds, "digest": digest, "manifest": sha256_of(manifest)}
+        ours = self.put_if_absent(f"{key}/commit.json", canonical_json(record))
+        standing = self.find(step, ds)
+        assert standing is not None  # noqa: S101 (put_if_absent has just seen it)
+        if not ours and standing.digest != digest and target.exists():
+            shutil.rmtree(target)
+        return standing, ours
+
+    def verify(self, commit: Commit) -> None:
+        """Raises CorruptError where a file, the manifest or the commit record disagree."""
+        place = commit.folder.relative_to(self.root)
+        data = self.read(f"{place.parent}/commit.json")
+        record = json.loads(data) if data else {}
+        try:
+            manifest_bytes = (commit.folder / MANIFEST).read_bytes()
+        except FileNotFoundError:
+            raise CorruptError(f"{commit.folder}: {MANIFEST} is missing; {_remedy(commit)}") from None
+        if sha256_of(manifest_bytes) != record.get("manifest"):
+            raise CorruptError(
+                f"{commit.folder / MANIFEST}: digest {sha256_of(manifest_bytes)[:12]} is not the committed "
+                f"{str(record.get('manifest'))[:12]}; {_remedy(commit)}"
+            )
+        expected, found = json.loads(manifest_bytes)["files"], files_of(commit.folder)
+        for name in sorted(expected.keys() | found.keys()):
+            if expected.get(name) != found.get(name):
+                was = expected.get(name, {}).get("sha256", "no such file")[:12]
+                now = found.get(name, {}).get("sha256", "no such file")[:12]
+                raise CorruptError(f"{commit.folder / name}: digest {now} is not the committed {was}; {_remedy(commit)}")
+
+    # scratch
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder to write into, on the store's own file system. Leftovers of killed runs are removed."""
+        top = self.root / ".scratch"
+        top.mkdir(parents=True, exist_ok=True)
+        for old in top.iterdir():
+            _remove_if_abandoned(old)
+        folder = Path(tempfile.mkdtemp(dir=top))
+        with (top / f"{folder.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+                (top / f"{folder.name}.lock").unlink(missing_ok=True)
+
+    def keep_rejected(self, step: str, ds: str, folder: Path) -> Path:
+        """Keeps what a refused step wrote (a validation's docs), outside the committed history."""
+        target = self.root / "rejected" / ds / step
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(folder, target)
+        return target
+
+    def write_record(self, key: str, record: Mapping[str, Any]) -> None:
+        """Writes or replaces a record that no digest depends on."""
+        target = self.root / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f".{target.name}.{os.getpid()}")
+        aside.write_bytes(canonical_json(record))
+        aside.rename(target)
+
+    def note(self, entry: Mapping[str, Any]) -> None:
+        """Adds a line to the journal of runs."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / "journal.jsonl").open("a") as stream:
+            stream.write(json.dumps(entry, sort_keys=True) + "\n")
+
+
+def _remedy(commit: Commit) -> str:
+    return (
+        f"restore the file from a backup, or rebuild with `recloop chain replay --from {commit.ds}`"
+        " (starts a new generation)"
+    )
+
+
+def _remove_if_abandoned(path: Path) -> None:
+    lock_file = path.with_name(f"{path.name.removesuffix('.lock')}.lock")
+    folder = path.with_name(path.name.removesuffix(".lock"))
+    try:
+        with lock_file.open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+            lock_file.unlink(missing_ok=True)
+    except (BlockingIOError, FileNotFoundError):
+        return  # in use, or so new that its lock is not made yet
+
+
+def _fsync(file: Path) -> None:
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _fsync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
