@@ -55,7 +55,8 @@ class Step:
     """A declared step. `config` names the scenario's sections that its output depends on.
 
     `daily` steps make up the daily DAG. `on_no` says what a gate's no means to a scheduler: `fail` stops the day,
-    `skip` ends the step without alarm. `registry` steps talk to MLflow while they run.
+    `skip` ends the step without alarm. `registry` steps talk to MLflow while they run;
+    `tracked` ones are shown there as a run after their commit.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Step:
     daily: bool = True
     on_no: Literal["fail", "skip"] = "fail"
     registry: bool = False
+    tracked: bool = True
 
     @property
     def doc(self) -> str:

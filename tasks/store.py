@@ -167,10 +167,14 @@ class ScenarioStore:
             found.append(Commit(step, ds, generation, digest, path.parent / digest[:16]))
         return found
 
+    def find_commit(self, step: str, digest: str) -> Commit | None:
+        """The committed output with that digest, in whatever day and generation."""
+        return next((c for c in self.commits() if c.step == step and c.digest == digest), None)
+
     def find_by_digest(self, step: str, digest: str) -> Path | None:
-        """Folder of the committed output with that digest, in whatever day and generation."""
-        matches = (c.folder for c in self.commits() if c.step == step and c.digest == digest)
-        return next(matches, None)
+        """Its folder."""
+        commit = self.find_commit(step, digest)
+        return commit.folder if commit else None
 
     def commit(self, step: str, ds: str, folder: Path, facts: Mapping[str, Any]) -> tuple[Commit, bool]:
         """Commits a finished folder; returns the commit that stands and whether it is ours.
@@ -188,9 +192,9 @@ class ScenarioStore:
         target = self.root / key / digest[:16]
         target.parent.mkdir(parents=True, exist_ok=True)
         if self.read(f"{key}/commit.json") is None:
-            if target.exists():  # left by a run killed between the rename and the commit record
+            if target.exists() and files_of(target) != files:  # torn by a crash of the machine
                 shutil.rmtree(target)
-            with contextlib.suppress(OSError):  # another run moved the same content in: one of the two is enough
+            with contextlib.suppress(OSError):  # already there, from a killed or a concurrent run: one is enough
                 folder.rename(target)
             _fsync_folder(target.parent)
         record = {"step": step, "ds": ds, "digest": digest, "manifest": sha256_of(manifest)}

@@ -1,0 +1,259 @@
+"""Runs a declared step inside the store: find its inputs, prove them, run, commit, record.
+
+The same whether a person, Airflow, DVC or a container asked for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from feature_jobs.days import check_day, previous_day, trailing_days
+from feature_jobs.errors import BadInputError, GateError, ParentMissingError, RecloopError
+from feature_jobs.schema import Scenario
+from tasks.code import code_digest
+from tasks.contract import DayConfig, Input, Metrics, Step
+from tasks.resources import sampled_resources
+from tasks.steps import STEPS, writer_of
+from tasks.store import Commit, ScenarioStore, canonical_json, sha256_of
+
+GATE_NO = 3
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a step ended. `outcome`: done, already_done or gate_no; `exit_code` says the same to a scheduler."""
+
+    step: str
+    ds: str
+    outcome: str
+    digest: str | None
+    uri: str | None
+    metrics: Metrics = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    gate: str | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 where a gate said no."""
+        return GATE_NO if self.gate else 0
+
+    def as_json(self) -> dict[str, Any]:
+        """The one JSON line that a step ends with."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+def run_step(
+    name: str,
+    scenario: Scenario,
+    ds: str,
+    store: ScenarioStore,
+    *,
+    options: Mapping[str, Any] | None = None,
+    progress: bool = False,
+    started: float | None = None,
+) -> Outcome:
+    """Runs one step of one day, or finds it done.
+
+    `started`: when the process began, for the share of imports in its time. Raises RecloopError's subclasses; the
+    store is then as it was, but for a journal line and, after a gate's no, the refused output under rejected/.
+    """
+    declared = STEPS[name]
+    check_day(scenario, ds)
+    begun = time.time()
+    try:
+        outcome = _run(declared, scenario, ds, store, options or {}, progress)
+    except RecloopError as error:
+        seconds = {"total": round(time.time() - (started or begun), 3)}
+        entry = {"step": name, "ds": ds, "outcome": type(error).__name__, "exit_code": error.exit_code}
+        store.note({**entry, "generation": store.generation, "message": str(error), "seconds": seconds})
+        raise
+    seconds = {**outcome.seconds, "imports": round(begun - (started or begun), 3)}
+    seconds["total"] = round(time.time() - (started or begun), 3)
+    outcome = Outcome(**{**vars(outcome), "seconds": seconds})
+    store.note({**outcome.as_json(), "generation": store.generation_of(ds), "exit_code": outcome.exit_code})
+    return outcome
+
+
+def _run(
+    declared: Step, scenario: Scenario, ds: str, store: ScenarioStore, options: Mapping[str, Any], progress: bool
+) -> Outcome:
+    standing = store.find(declared.name, ds)
+    if standing is not None and declared.reads:
+        _track(declared, scenario, standing, store)
+        return _already_done(standing)
+    inputs = resolve_inputs(declared, scenario, ds, store)
+    for commit in _flat(inputs.values()):
+        store.verify(commit)
+    config = DayConfig(scenario, ds, store, store.generation_of(ds), progress, options)
+    with store.scratch() as scratch:
+        output = scratch / declared.writes
+        output.mkdir()
+        folders = {argument: _folder(found) for argument, found in inputs.items()}
+        begun = time.perf_counter()
+        try:
+            with sampled_resources() as system:
+                metrics = declared.function(config, **folders, **{declared.writes: output})
+        except GateError as error:
+            kept = store.keep_rejected(declared.name, ds, output) if any(output.iterdir()) else None
+            raise GateError(f"{error}\nkept for a look: {kept}" if kept else str(error)) from None
+        compute_s = round(time.perf_counter() - begun, 3)
+        if "worker" in options:
+            return Outcome(declared.name, ds, "done", None, None, metrics, {"compute": compute_s})
+        gate = metrics.pop("gate", None)
+        facts = _facts(declared, scenario, inputs, gate)
+        if standing is not None:
+            return _compare(declared, scenario, standing, output)
+        key = f"runs/g{store.generation_of(ds):04}/{ds}/{declared.name}.json"
+        store.write_record(key, {"metrics": metrics, "system": system, "seconds": {"compute": compute_s}})
+        commit, ours = store.commit(declared.name, ds, output, facts)
+    _track(declared, scenario, commit, store)
+    outcome = ("gate_no" if gate else "done") if ours else "already_done"
+    seconds = {"compute": compute_s}
+    return Outcome(declared.name, ds, outcome, commit.digest, str(commit.folder), metrics, seconds, gate)
+
+
+Found = Commit | None | dict[str, Commit]
+
+
+def resolve_inputs(declared: Step, scenario: Scenario, ds: str, store: ScenarioStore) -> dict[str, Found]:
+    """The commits that a step reads on a day, by argument. Raises ParentMissingError where one is not there."""
+    return {
+        argument: _resolve(declared, argument, source, scenario, ds, store)
+        for argument, source in declared.reads.items()
+    }
+
+
+def _resolve(declared: Step, argument: str, source: Input, scenario: Scenario, ds: str, store: ScenarioStore) -> Found:
+    writer = writer_of(declared, argument)
+    if source.days == "trailing":
+        days = trailing_days(scenario, ds, window_of(scenario, source))
+        found = {day: store.find(writer, day) for day in days}
+        missing = [day for day, commit in found.items() if commit is None]
+        if missing and not source.optional:
+            raise _missing(declared, ds, writer, missing[0], scenario)
+        return {day: commit for day, commit in found.items() if commit is not None}
+    if source.days in ("champion", "former_champion"):
+        from tasks.champion import ChampionLog
+
+        champion, former = ChampionLog(store).as_of(ds)
+        entry = champion if source.days == "champion" else former
+        return None if entry is None else store.find_commit(writer, entry.checkpoint)
+    day: str | None = ds if source.days == "same" else previous_day(scenario, ds)
+    if day is None:
+        return None
+    commit = store.find(writer, day)
+    if commit is None and not source.optional:
+        raise _missing(declared, ds, writer, day, scenario)
+    return commit
+
+
+def window_of(scenario: Scenario, source: Input) -> int:
+    """How many trailing days an input reads: the value at its config path."""
+    value: Any = scenario
+    for part in (source.window or "").split("."):
+        value = getattr(value, part)
+    return int(value)
+
+
+def _missing(declared: Step, ds: str, writer: str, day: str, scenario: Scenario) -> ParentMissingError:
+    first = scenario.data.days.first
+    remedy = f"recloop run --scenario {scenario.file.name} --from {min(day, str(ds))} --to {ds}"
+    return ParentMissingError(
+        f"{declared.name} of {ds} needs the output of {writer} of {day}, which is not committed"
+        f" (the chain begins at {first}); run it first: {remedy}"
+    )
+
+
+def _flat(found: Any) -> list[Commit]:
+    commits: list[Commit] = []
+    for item in found:
+        if isinstance(item, Commit):
+            commits.append(item)
+        elif isinstance(item, dict):
+            commits += item.values()
+    return commits
+
+
+def _folder(found: Found) -> Path | None | dict[str, Path]:
+    if isinstance(found, dict):
+        return {day: commit.folder for day, commit in found.items()}
+    return found.folder if found else None
+
+
+def _facts(declared: Step, scenario: Scenario, inputs: Mapping[str, Found], gate: str | None) -> dict[str, Any]:
+    """What a manifest says besides its files."""
+
+    def digests(found: Found) -> Any:
+        if isinstance(found, dict):
+            return {day: commit.digest for day, commit in found.items()}
+        return found.digest if found else None
+
+    facts: dict[str, Any] = {
+        "scenario": scenario.name,
+        "inputs": {argument: digests(found) for argument, found in inputs.items()},
+        "config": config_digest(scenario, declared.config),
+        "code": code_digest(declared.name),
+        "gate": gate,
+    }
+    if "parent" in inputs:
+        facts["parent"] = digests(inputs["parent"])
+    return facts
+
+
+def config_digest(scenario: Scenario, sections: tuple[str, ...]) -> str:
+    """Digest of the sections' values; where the data lies on this machine is left out."""
+    document = scenario.model_dump(mode="json", by_alias=True)
+    document["data"] = {key: value for key, value in document["data"].items() if key != "path"}
+    return sha256_of(canonical_json({section: document[section] for section in sections}))
+
+
+def _already_done(standing: Commit) -> Outcome:
+    gate = standing.manifest.get("gate")
+    return Outcome(
+        standing.step, standing.ds, "already_done", standing.digest, str(standing.folder), {}, {"compute": 0.0}, gate
+    )
+
+
+def _compare(declared: Step, scenario: Scenario, standing: Commit, output: Path) -> Outcome:
+    """A source that is read again must say what it said: late or corrected data is never taken silently."""
+    from tasks.store import files_of
+
+    if sha256_of(canonical_json(files_of(output))) == standing.digest:
+        return _already_done(standing)
+    raise BadInputError(
+        f"{scenario.data.path}: the day {standing.ds} reads differently than when it was committed"
+        f" ({_changed(standing, output)}); to learn from the corrected data start a new generation:"
+        f" recloop chain replay --scenario {scenario.file.name} --from {standing.ds}"
+    )
+
+
+def _changed(standing: Commit, output: Path) -> str:
+    import json
+
+    rows = [json.loads((folder / "counts.json").read_text())["rows"] for folder in (standing.folder, output)]
+    return f"{rows[0]} rows then, {rows[1]} now" if rows[0] != rows[1] else f"{rows[0]} rows, other content"
+
+
+def _track(declared: Step, scenario: Scenario, commit: Commit, store: ScenarioStore) -> None:
+    """Shows a committed step in MLflow, once. MLflow is a view: where it can't be reached the commit still stands."""
+    mark = f"tracked/g{commit.generation:04}/{commit.ds}/{commit.step}"
+    if not declared.tracked or store.read(mark) is not None:
+        return
+    import json
+    import sys
+
+    from tasks import tracking
+
+    record = store.read(f"runs/g{commit.generation:04}/{commit.ds}/{commit.step}.json")
+    try:
+        tracking.record_step(declared, scenario, commit, json.loads(record) if record else {})
+    except RecloopError as error:
+        print(f"not shown in MLflow yet (the next run of the step tries again): {error}", file=sys.stderr)
+        return
+    with contextlib.suppress(OSError):
+        store.put_if_absent(mark, b"")
