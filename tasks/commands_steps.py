@@ -1,0 +1,46 @@
+"""`recloop ingest`, `recloop train`, …: one command for each declared step."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from tasks.cli import STARTED, Context, main, with_context
+from tasks.contract import Step
+from tasks.steps import STEPS
+
+
+def _options_of(declared: Step) -> list[Any]:
+    if declared.name != "tune":
+        return []
+    return [
+        click.option("--worker", type=int, help="Only add trials, as this of several parallel workers."),
+        click.option("--workers", type=int, help="How many workers there are."),
+    ]
+
+
+def _add(declared: Step) -> None:
+    @click.option("--ds", required=True, help="The day, 2022-04-25.")
+    @with_context
+    def command(context: Context, ds: str, **options: Any) -> None:
+        from tasks.runner import run_step
+
+        given = {name: value for name, value in options.items() if value is not None}
+        outcome = run_step(
+            declared.name, context.scenario, ds, context.store, options=given, progress=not context.as_json, started=STARTED
+        )
+        if outcome.gate:
+            click.secho(f"gate: {outcome.gate}", err=True, fg="yellow")
+        click.echo(json.dumps(outcome.as_json(), sort_keys=True))
+        click.get_current_context().exit(outcome.exit_code)
+
+    for option in _options_of(declared):
+        command = option(command)
+    first = declared.doc.replace("\n", " ")
+    main.command(declared.name, help=f"{first}\n\nEnds with one JSON line on stdout.")(command)
+
+
+for _declared in STEPS.values():
+    _add(_declared)
