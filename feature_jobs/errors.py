@@ -35,9 +35,13 @@ class CorruptError(BadInputError):
 
 
 class ParentMissingError(RecloopError):
-    """An input that another step or day must commit first is not there."""
+    """An input that another step must commit first, on day `ds`, is not there."""
 
     exit_code = 5
+
+    def __init__(self, message: str, ds: str | None = None) -> None:
+        super().__init__(message)
+        self.ds = ds
 
 
 class RetryLaterError(RecloopError):

@@ -8,7 +8,6 @@ STARTED = time.time()
 
 import json  # noqa: E402 (the clock above also sees the imports)
 import os  # noqa: E402
-import sys  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -108,6 +107,3 @@ def _add_commands() -> None:
 
 
 _add_commands()
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -165,7 +165,8 @@ def _missing(declared: Step, ds: str, writer: str, day: str, scenario: Scenario)
     remedy = f"recloop run --scenario {scenario.file.name} --from {min(day, str(ds))} --to {ds}"
     return ParentMissingError(
         f"{declared.name} of {ds} needs the output of {writer} of {day}, which is not committed"
-        f" (the chain begins at {first}); run it first: {remedy}"
+        f" (the chain begins at {first}); run it first: {remedy}",
+        day,
     )
 
 
