@@ -1,0 +1,112 @@
+"""dvc.yaml, rendered from the step declarations: a stage for each step of each day.
+
+Stages read and write a store of their own (.recloop/dvc), so that DVC may delete an output before it makes it again.
+A day's inputs are paths of that day and of earlier days, which is how a chain fits into a graph without cycles.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from feature_jobs.days import previous_day, trailing_days
+from feature_jobs.schema import Scenario
+from tasks.code import step_files
+from tasks.contract import Input, Step
+from tasks.steps import DAILY, STEPS, writer_of
+
+STORE = ".recloop/dvc"
+REPORT = f"{STORE}/report"
+HEADER = """\
+# Rendered by `recloop dvc-render --scenario {name}`; edit the scenario, not this file.
+# A stage for each step and day. `dvc repro` runs what changed, `dvc repro deploy-{last}` one day and all before it.
+"""
+
+
+def render(scenario: Scenario, file: Path, days: list[str]) -> str:
+    """The text of dvc.yaml for these days."""
+    import io
+
+    from ruamel.yaml import YAML
+
+    stages: dict[str, Any] = {}
+    if scenario.data.fetch:
+        stages["fetch"] = {
+            "cmd": f"recloop fetch --scenario {file}",
+            "deps": ["feature_jobs/fetch.py"],
+            "outs": [{_data_path(scenario, file): {"persist": True}}],
+        }
+    for ds in days:
+        for name in DAILY:
+            stages[f"{name}-{ds}"] = _stage(STEPS[name], scenario, file, ds)
+    if scenario.tune.space and len(days) > 1:
+        stages[f"tune-{days[-1]}"] = _stage(STEPS["tune"], scenario, file, days[-1])
+    stages["report"] = {
+        "cmd": f"recloop report --scenario {file} --store {STORE} --from {days[0]} --to {days[-1]} --out {REPORT}",
+        "deps": [_out(scenario, day, step) for day in days for step in ("train", "evaluate", "quantize")],
+        "outs": [f"{REPORT}/metrics.json", f"{REPORT}/progressive.csv"],
+    }
+    document = {
+        "stages": stages,
+        "metrics": [f"{REPORT}/metrics.json"],
+        "plots": [
+            {
+                f"{REPORT}/progressive.csv": {
+                    "x": "ds",
+                    "y": [f"{task}.auc" for task in scenario.tasks],
+                    "title": "Progressive AUC: each day scored before it is learned",
+                }
+            }
+        ],
+    }
+    text = io.StringIO()
+    yaml = YAML()
+    yaml.width, yaml.default_flow_style = 120, False
+    yaml.dump(document, text)
+    return HEADER.format(name=scenario.name, last=days[-1]) + text.getvalue()
+
+
+def _stage(declared: Step, scenario: Scenario, file: Path, ds: str) -> dict[str, Any]:
+    deps = list(step_files(declared.name))
+    if not declared.reads:
+        deps.append(_data_path(scenario, file))
+    for argument, source in declared.reads.items():
+        writer = writer_of(declared, argument)
+        deps += [_out(scenario, day, step) for day, step in _days_read(scenario, writer, source, ds)]
+    sections = [s for s in declared.config if s in _sections(file)]
+    stage: dict[str, Any] = {"cmd": f"recloop {declared.name} --scenario {file} --ds {ds} --store {STORE}"}
+    stage["deps"] = sorted(set(deps))
+    if sections:
+        stage["params"] = [{str(file): sorted(sections)}]
+    stage["outs"] = [_out(scenario, ds, declared.name)]
+    return stage
+
+
+def _days_read(scenario: Scenario, writer: str, source: Input, ds: str) -> list[tuple[str, str]]:
+    """(day, step) whose outputs an input reads; the champion is known once the day before is deployed."""
+    from tasks.runner import window_of
+
+    before = previous_day(scenario, ds)
+    if source.days == "same":
+        return [(ds, writer)]
+    if source.days == "trailing":
+        return [(day, writer) for day in trailing_days(scenario, ds, window_of(scenario, source))]
+    if before is None:
+        return []
+    return [(before, writer if source.days == "previous" else "deploy")]
+
+
+def _out(scenario: Scenario, ds: str, step: str) -> str:
+    return f"{STORE}/{scenario.name}/g0000/{ds}/{step}"
+
+
+def _sections(file: Path) -> set[str]:
+    from ruamel.yaml import YAML
+
+    return set(YAML(typ="safe").load(file.read_text()))
+
+
+def _data_path(scenario: Scenario, file: Path) -> str:
+    import os.path
+
+    return os.path.relpath(scenario.data.path, file.resolve().parent.parent)
