@@ -100,10 +100,12 @@ class Days(Section):
 
 
 class Data(Section):
-    """Where the logs come from. `user` and `item` name the event columns that identify them."""
+    """Where the logs come from. `user` and `item` name the event columns that identify them. `fetch` names what
+    `recloop fetch` brings there, `options` are its settings where it generates."""
 
     path: str
     fetch: str | None = None
+    options: dict[str, int | float | str] = {}
     events: Events
     entities: dict[Name, Entity] = {}
     user: str
@@ -390,6 +392,15 @@ def load_scenario(
     scenario = scenario.model_copy(update={"data": scenario.data.model_copy(update={"path": str(root)})})
     scenario._file = file
     return scenario
+
+
+def place_of(file: Path, *location: str) -> str:
+    """`FILE:LINE` of the deepest part of `location` that a scenario file holds, for what later checks say of it."""
+    try:
+        line = _line_of(_read_yaml(file), list(location))
+    except BadInputError:  # gone or changed since it was loaded
+        line = None
+    return f"{file}:{line}" if line else str(file)
 
 
 def _read_yaml(file: Path) -> Any:
