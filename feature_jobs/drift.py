@@ -1,0 +1,205 @@
+"""Drift of a day against the days before it: population stability index of columns, shift of label means.
+
+A day's profile is small and mergeable, so that the trailing days travel from one validation to the next as JSON and no
+old samples are read: a number is kept to two significant digits (at most 90 values for each power of ten, within 5 %
+of the true value, a decimal form of the sketch of Masson, Rim and Lee 2019, "DDSketch"), an id as its 50 most frequent
+values. Bins of the index are then cut from the trailing days together, never from the day that is judged.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from feature_jobs.errors import BadInputError
+from feature_jobs.schema import Scenario
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Sketch = dict[str, Any]
+"""{"kind": "number" | "id", "counts": [[value, rows], ...] in order of value, "nulls": rows, "other": rows}"""
+DayProfile = dict[str, Any]
+"""{"rows", "labels": {task: {"known", "positives"}}, "columns": {name: Sketch}}"""
+
+MAX_IDS = 50  # ids with more values than this are profiled only where the scenario names them
+NUM_BINS = 10  # deciles, as in credit scoring, where the index comes from
+NUM_TOP_IDS = 20
+MIN_ROWS = 200  # by chance alone the index is about bins / rows
+MIN_POSITIVES = 20
+
+
+def profile_day(frame: pd.DataFrame, scenario: Scenario) -> DayProfile:
+    """What is remembered of one day. Raises BadInputError where `validate.drift_columns` names no column."""
+    labels = {}
+    for task in scenario.tasks:
+        known = frame[f"label.{task}"].dropna()
+        labels[task] = {"known": len(known), "positives": int(known.sum())}
+    columns = {name: sketch(frame[name], kind) for name, kind in _columns(frame, scenario).items()}
+    return {"rows": len(frame), "labels": labels, "columns": columns}
+
+
+def _columns(frame: pd.DataFrame, scenario: Scenario) -> dict[str, str]:
+    """The columns to watch, and whether each is a number or an id."""
+    kinds = {name: feature.kind for name, feature in scenario.features.items()}
+    named = scenario.validate_.drift_columns
+    for name in named:
+        if name not in frame.columns:
+            close = f"{name}.length" if f"{name}.length" in frame.columns else None
+            remedy = f"did you mean {close}?" if close else f"the samples hold {', '.join(map(str, frame.columns))}"
+            raise BadInputError(f"{scenario.file}: validate.drift_columns: no column {name!r} in the samples; {remedy}")
+    if named:
+        ids = ("id", "cross")
+        return {
+            name: "id" if kinds.get(name) in ids or frame[name].dtype.kind not in "iufb" else "number" for name in named
+        }
+    found = {}
+    for name, kind in kinds.items():
+        if kind in ("number", "count", "rate"):
+            found[name] = "number"
+        elif kind in ("id", "cross") and frame[name].nunique() <= MAX_IDS:
+            found[name] = "id"
+    return found
+
+
+def sketch(values: pd.Series[Any], kind: str) -> Sketch:
+    """The sketch of a column of R rows."""
+    known = values.dropna()
+    if kind == "number":
+        number_N, rows_N = np.unique(known.to_numpy(np.float64), return_counts=True)
+        rounded = [float(f"{number:.2g}") for number in number_N]
+        counts: dict[Any, int] = {}
+        for number, rows in zip(rounded, rows_N.tolist(), strict=True):
+            counts[number] = counts.get(number, 0) + rows
+        return {"kind": kind, "counts": _sorted(counts), "nulls": int(values.isna().sum()), "other": 0}
+    tally = {_plain(value): int(rows) for value, rows in known.value_counts().items()}
+    top = sorted(tally, key=lambda value: (-tally[value], str(value)))[:MAX_IDS]
+    kept = {value: tally[value] for value in top}
+    return {
+        "kind": kind,
+        "counts": _sorted(kept),
+        "nulls": int(values.isna().sum()),
+        "other": sum(tally.values()) - sum(kept.values()),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """An id as JSON holds it; a frame turns ints beside nulls into floats."""
+    if isinstance(value, str):
+        return value
+    return int(value) if float(value).is_integer() else float(value)
+
+
+def _sorted(counts: Mapping[Any, int]) -> list[list[Any]]:
+    return [[value, counts[value]] for value in sorted(counts, key=lambda v: (isinstance(v, str), v))]
+
+
+def merge(sketches: Sequence[Sketch]) -> Sketch:
+    """One sketch of several days."""
+    counts: dict[Any, int] = {}
+    for day in sketches:
+        for value, rows in day["counts"]:
+            counts[value] = counts.get(value, 0) + rows
+    nulls, other = (sum(day[key] for day in sketches) for key in ("nulls", "other"))
+    return {"kind": sketches[0]["kind"], "counts": _sorted(counts), "nulls": nulls, "other": other}
+
+
+def psi(reference: Sketch, day: Sketch) -> float:
+    """Population stability index of a day: the sum over bins of (p - q)·ln(p / q).
+
+    0 is the same, 0.1 a small and 0.25 a large change (Siddiqi 2006, "Credit Risk Scorecards"). Bins are the deciles
+    of the reference, or its 20 most frequent ids and the rest; nulls are a bin. Half a row is added to each bin, so
+    that an empty one does not make it infinite.
+    """
+    bin_of = _number_bins(reference) if reference["kind"] == "number" else _id_bins(reference)
+    q, p = (_binned(s, bin_of) for s in (reference, day))
+    bins = sorted(q.keys() | p.keys())
+    q_B, p_B = (np.array([rows.get(b, 0) for b in bins]) + 0.5 for rows in (q, p))
+    q_B, p_B = q_B / q_B.sum(), p_B / p_B.sum()
+    return float(((p_B - q_B) * np.log(p_B / q_B)).sum())
+
+
+def _number_bins(reference: Sketch) -> Any:
+    """Cut at the deciles; values that many rows share are not parted, so there may be fewer bins."""
+    values = np.array([value for value, _ in reference["counts"]])
+    share = np.cumsum([rows for _, rows in reference["counts"]])
+    if not len(values):
+        return lambda _: 0
+    places = np.searchsorted(share, share[-1] * np.arange(1, NUM_BINS) / NUM_BINS)
+    edges = np.unique(values[places])
+    return lambda value: int(np.searchsorted(edges, value, side="left"))
+
+
+def _id_bins(reference: Sketch) -> Any:
+    top = sorted(reference["counts"], key=lambda pair: (-pair[1], str(pair[0])))[:NUM_TOP_IDS]
+    places = {value: i for i, (value, _) in enumerate(top)}
+    return lambda value: places.get(value, NUM_TOP_IDS)
+
+
+def _binned(sketched: Sketch, bin_of: Any) -> dict[int, int]:
+    rows_by_bin: dict[int, int] = {}
+    for value, rows in sketched["counts"]:
+        b = bin_of(value)
+        rows_by_bin[b] = rows_by_bin.get(b, 0) + rows
+    for b, rows in ((NUM_TOP_IDS, sketched["other"]), (-1, sketched["nulls"])):
+        if rows:
+            rows_by_bin[b] = rows_by_bin.get(b, 0) + rows
+    return rows_by_bin
+
+
+def compare(day: DayProfile, trailing: Mapping[str, DayProfile], scenario: Scenario) -> dict[str, Any]:
+    """The day against the trailing days: {"note", "days", "columns", "labels"}.
+
+    `columns`: name → psi (None below 200 rows on either side), limit, severity, ok. `labels`: task → mean, trailing
+    mean, shift (|mean / trailing mean - 1|, None where fewer than 20 positives came or were to be expected), the same.
+    """
+    rules = scenario.validate_
+    if not trailing:
+        return {"note": "first day: nothing to compare with", "days": [], "columns": {}, "labels": {}}
+    columns, labels = {}, {}
+    for name, today in day["columns"].items():
+        past = [d["columns"][name] for d in trailing.values() if name in d["columns"]]
+        past = [p for p in past if p["kind"] == today["kind"]]
+        enough = bool(past) and min(_rows(merge(past)), _rows(today)) >= MIN_ROWS
+        index = round(psi(merge(past), today), 6) if enough else None
+        columns[name] = {"psi": index, **_judged(index, rules.max_psi, rules.drift_severity)}
+    for task, today in day["labels"].items():
+        facts = _label_shift(today, [d["labels"][task] for d in trailing.values() if task in d["labels"]])
+        labels[task] = {**facts, **_judged(facts["shift"], rules.max_label_shift, rules.drift_severity)}
+    return {"note": None, "days": sorted(trailing), "columns": columns, "labels": labels}
+
+
+def _judged(value: float | None, limit: float, severity: str) -> dict[str, Any]:
+    return {"limit": limit, "severity": severity, "ok": value is None or value <= limit}
+
+
+def _rows(sketched: Sketch) -> int:
+    return int(sum(rows for _, rows in sketched["counts"]) + sketched["nulls"] + sketched["other"])
+
+
+def _label_shift(today: dict[str, int], past: list[dict[str, int]]) -> dict[str, float | None]:
+    known, positives = (sum(d[key] for d in past) for key in ("known", "positives"))
+    mean = today["positives"] / today["known"] if today["known"] else None
+    trailing_mean = positives / known if known else None
+    facts: dict[str, float | None] = {"mean": mean, "trailing_mean": trailing_mean, "shift": None}
+    if mean is not None and trailing_mean and max(today["positives"], trailing_mean * today["known"]) >= MIN_POSITIVES:
+        facts["shift"] = round(abs(mean / trailing_mean - 1), 6)
+    return {key: value if value is None or math.isfinite(value) else None for key, value in facts.items()}
+
+
+def read_profile(validation: Path | None) -> dict[str, DayProfile]:
+    """The days that yesterday's validation passed on, by ds; none on the first day."""
+    if validation is None:
+        return {}
+    days: dict[str, DayProfile] = json.loads((validation / "profile.json").read_text(encoding="utf-8"))["days"]
+    return days
+
+
+def window(days: Mapping[str, DayProfile], num_days: int) -> dict[str, DayProfile]:
+    """The newest `num_days` of them."""
+    return {ds: days[ds] for ds in sorted(days)[-num_days:]}

@@ -1,0 +1,153 @@
+"""validate: is this day fit to learn from? Expectations, leaks and drift, before compute is spent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from feature_jobs.errors import GateError
+from tasks.contract import DayConfig, Input, Metrics, Resources, step
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAX_TOLD = 3
+
+
+@step(
+    reads={
+        "samples": Input(),
+        "events": Input(),
+        "yesterday": Input(of="validation", days="previous", optional=True),
+    },
+    writes="validation",
+    config=("validate", "labels", "features"),
+    resources=Resources(memory_gib=4.0),
+    timeout_s=1800,
+)
+def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path | None, validation: Path) -> Metrics:
+    """Holds the day's samples against the scenario's expectations and the days before.
+
+    Writes verdict.json, profile.json (what the next days compare with) and docs/ (Great Expectations' Data Docs).
+    Raises GateError, after writing them, where a blocking check failed; BadInputError where the suite is wrong.
+    """
+    from feature_jobs import drift
+    from feature_jobs.expectations import load_suite, read_frame, run_suite
+    from tasks.leaks import find_leaks
+
+    scenario, rules = config.scenario, config.scenario.validate_
+    suite, source = load_suite(scenario)
+    frame = read_frame(samples)
+    trailing = drift.window(drift.read_profile(yesterday), rules.trailing_days)
+    day = drift.profile_day(frame, scenario)
+    found = drift.compare(day, trailing, scenario)
+    leaks = find_leaks(frame, scenario)
+    problems = [
+        *_missing_suite(source, scenario.suite_file.name),
+        *_row_count(frame, events),
+        *(failure.to_json() for failure in run_suite(frame, suite, source, config.ds, validation / "docs")),
+        *map(_leak, leaks),
+        *_drifts(found),
+    ]
+    failures = [p for p in problems if p["severity"] == "blocking"]
+    warnings = [p for p in problems if p["severity"] != "blocking"]
+    verdict = {
+        "ok": not failures,
+        "rows": len(frame),
+        "suite": source,
+        "expectations": len(suite["expectations"]),
+        "failures": failures,
+        "warnings": warnings,
+        "leaks": leaks,
+        "drift": found["columns"],
+        "label_shift": found["labels"],
+        "drift_days": found["days"],
+        "drift_note": found["note"],
+    }
+    days = drift.window({**trailing, config.ds: day}, rules.trailing_days)
+    _write(validation / "verdict.json", verdict)
+    _write(validation / "profile.json", {"days": days})
+    if failures:
+        raise GateError(_refusal(config.ds, failures, len(suite["expectations"])))
+    return _metrics(verdict)
+
+
+def _problem(expectation: str, column: str | None, severity: str, expected: str, value: Any) -> dict[str, Any]:
+    return {"expectation": expectation, "column": column, "severity": severity, "expected": expected, "value": value}
+
+
+def _missing_suite(source: str, name: str) -> list[dict[str, Any]]:
+    from feature_jobs.expectations import BUILT_IN
+
+    if source != BUILT_IN:
+        return []
+    return [
+        _problem("suite", None, "warning", f"a suite file {name} beside the scenario", "none; checked the built-in one")
+    ]
+
+
+def _row_count(frame: pd.DataFrame, events: Path) -> list[dict[str, Any]]:
+    """Each event is one sample: a join that loses or doubles rows must not go on."""
+    import json
+
+    num_events = json.loads((events / "counts.json").read_text(encoding="utf-8"))["rows"]
+    if num_events == len(frame):
+        return []
+    return [_problem("one sample for each event", None, "blocking", f"{num_events} rows", f"{len(frame)} rows")]
+
+
+def _leak(leak: dict[str, Any]) -> dict[str, Any]:
+    severity = "blocking" if leak["enabled"] else "warning"
+    value = f"AUC {leak['auc']} for label {leak['label']}"
+    return _problem("likely leak", leak["feature"], severity, "no column to know a label", value)
+
+
+def _drifts(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Columns and labels that moved further from the trailing days than the scenario allows."""
+    psi = [
+        _problem("drift", name, facts["severity"], f"psi at most {facts['limit']}", facts["psi"])
+        for name, facts in found["columns"].items()
+        if not facts["ok"]
+    ]
+    shifts = [
+        _problem(
+            "label shift",
+            f"label.{task}",
+            facts["severity"],
+            f"mean within {facts['limit']:.0%} of {facts['trailing_mean']:.4g}",
+            round(facts["mean"], 6),
+        )
+        for task, facts in found["labels"].items()
+        if not facts["ok"]
+    ]
+    return psi + shifts
+
+
+def _refusal(ds: str, failures: list[dict[str, Any]], num_expectations: int) -> str:
+    """What a person reads: the first failures and where the rest is told."""
+    lines = [
+        f"{ds}: the day is not fit to learn from: {len(failures)} blocking ({num_expectations} expectations checked)"
+    ]
+    for failure in failures[:MAX_TOLD]:
+        place = f"column {failure['column']}" if failure["column"] else "the whole day"
+        lines.append(f"  {failure['expectation']}: {place}: expected {failure['expected']}, found {failure['value']}")
+    if len(failures) > MAX_TOLD:
+        lines.append(f"  and {len(failures) - MAX_TOLD} more in verdict.json")
+    lines.append("mend the data, or the suite beside the scenario; report: docs/index.html and verdict.json")
+    return "\n".join(lines)
+
+
+def _metrics(verdict: dict[str, Any]) -> Metrics:
+    return {
+        "rows": verdict["rows"],
+        "expectations": verdict["expectations"],
+        "warnings": len(verdict["warnings"]),
+        "psi": {name: facts["psi"] for name, facts in verdict["drift"].items() if facts["psi"] is not None},
+        "label_shift": {t: f["shift"] for t, f in verdict["label_shift"].items() if f["shift"] is not None},
+    }
+
+
+def _write(file: Path, value: Any) -> None:
+    import json
+
+    file.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
