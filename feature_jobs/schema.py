@@ -434,7 +434,8 @@ def _set_path(document: Any, dotted: str, value: Any) -> None:
 
 def _explain(file: Path, document: Any, error: Any) -> str:
     """One line for one pydantic error: file:line: field: value: what is wrong; remedy."""
-    location = [part for part in error["loc"] if not (isinstance(part, str) and part in _KINDS)]
+    # The third part of a feature's location is its kind, which the file doesn't nest by.
+    location = [part for i, part in enumerate(error["loc"]) if not (i == 2 and error["loc"][0] == "features")]
     field = ".".join(str(part) for part in location) or "scenario"
     line = _line_of(document, location)
     place = f"{file}:{line}" if line else str(file)
@@ -443,6 +444,8 @@ def _explain(file: Path, document: Any, error: Any) -> str:
         known = _fields_at(document, location[:-1])
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         remedy = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
+        if str(location[-1]).endswith(")"):
+            remedy = "a comma ends an expression within {} or []: put the expression in quotes"
         return f"{place}: {field}: unknown key; {remedy}"
     if kind == "missing":
         return f"{place}: {field}: missing; add it"
@@ -483,19 +486,21 @@ _FEATURES: dict[str, type[Feature]] = dict(
 def _fields_at(document: Any, location: list[Any]) -> list[str]:
     """The field names that the schema knows at a place of the document."""
     section: Any = Scenario
+    keyed = False  # inside a mapping of names to sections, such as `features`
     node = document
     for part in location:
         node = node.get(part) if isinstance(node, dict) else None
-        if isinstance(section, type) and issubclass(section, Section):
+        if keyed:
+            keyed = False
+        else:
             field = next((f for n, f in section.model_fields.items() if part in (n, f.alias)), None)
             section = _element(field.annotation) if field else None
+            keyed = field is not None and getattr(field.annotation, "__origin__", None) is dict
         if section is None:
             return []
-        if section is Feature and part != "features":
+        if section is Feature and not keyed:
             section = _FEATURES.get(node.get("kind", "") if isinstance(node, dict) else "", Feature)
-    if not (isinstance(section, type) and issubclass(section, Section)):
-        return []
-    return [field.alias or name for name, field in section.model_fields.items()]
+    return [] if keyed else [field.alias or name for name, field in section.model_fields.items()]
 
 
 def _element(annotation: Any) -> Any:
