@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -242,7 +243,7 @@ def _check_columns(frame: pd.DataFrame, suite: dict[str, Any], source: str) -> N
 
 def _failure(result: Any, source: str) -> Failure | None:
     """None where it held. Raises BadInputError where it could not be computed."""
-    config, details = result.expectation_config, result.result
+    config, details = result.expectation_config, result.to_json_dict()["result"]
     kwargs = {key: value for key, value in config.kwargs.items() if key != "batch_id" and value is not None}
     column = kwargs.pop("column", None)
     trouble = _trouble(result.exception_info or {})
@@ -278,7 +279,7 @@ def _observed(details: dict[str, Any]) -> Any:
     """The observed value; for expectations on rows how many failed and the first few different values."""
     if "observed_value" in details:
         value = details["observed_value"]
-        return round(value, 6) if isinstance(value, float) else value
+        return value if not isinstance(value, float) else round(value, 6) if math.isfinite(value) else None
     if "unexpected_count" not in details:
         return None
     seen = list(dict.fromkeys(map(_short, details.get("partial_unexpected_list") or [])))[:3]

@@ -1,0 +1,284 @@
+"""validate on small frames, with the real Great Expectations."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from feature_jobs.errors import BadInputError, GateError
+from feature_jobs.expectations import load_suite, propose_suite
+from feature_jobs.schema import Scenario, load_scenario
+from tasks.contract import DayConfig
+from tasks.validate import validate
+
+SCENARIO = """
+name: tiny
+data:
+  path: .
+  events:
+    path: events.csv
+    format: csv
+    time: {column: t}
+    columns:
+      {t: {type: int}, user: {type: int}, item: {type: int}, age: {type: int}, sex: {type: string}, liked: {type: int}}
+  user: user
+  item: item
+  days: {first: 2022-04-01}
+labels: {like: liked == 1}
+features:
+  item: {kind: id}
+  sex: {kind: id}
+  age: {kind: number}
+  rate: {kind: rate, by: [user], of: liked == 1}
+  last: {kind: sequence, of: item, by: user, length: 3}
+"""
+
+
+def scenario_in(folder: Path, extra: str = "", suite: list | None = None) -> Scenario:
+    (folder / "tiny.yaml").write_text(SCENARIO + extra)
+    if suite is not None:
+        (folder / "tiny.expectations.json").write_text(json.dumps({"name": "tiny", "expectations": suite}))
+    return load_scenario(folder / "tiny.yaml")
+
+
+def columns(num_rows: int = 1000, seed: int = 0) -> dict:
+    rng = np.random.default_rng(seed)
+    return {
+        "key.event_time": np.arange(num_rows, dtype=np.int64),
+        "key.event_row": np.arange(num_rows, dtype=np.int64),
+        "key.user": rng.integers(0, 100, num_rows),
+        "key.item": rng.integers(0, 500, num_rows),
+        "item": rng.integers(0, 500, num_rows),
+        "sex": pa.array(rng.choice(["F", "M"], num_rows).tolist(), pa.string()),
+        "age": rng.normal(40, 10, num_rows),
+        "rate": rng.random(num_rows),
+        "last": pa.array([list(range(n)) for n in rng.integers(0, 4, num_rows)], pa.list_(pa.int64())),
+        "label.like": rng.integers(0, 2, num_rows).astype(np.int8),
+    }
+
+
+def run(folder: Path, scenario: Scenario, data: dict, ds: str = "2022-04-01", yesterday: Path | None = None, **counts):
+    """Writes the inputs, runs the step; returns the output folder, and its metrics or the GateError."""
+    samples, events, output = (folder / name / ds for name in ("samples", "events", "validation"))
+    for place in (samples, events, output):
+        place.mkdir(parents=True)
+    pq.write_table(pa.table(data), samples / "samples.parquet")
+    (events / "counts.json").write_text(json.dumps({"rows": len(data["age"]), **counts}))
+    try:
+        config = DayConfig(scenario, ds)
+        return output, validate(config, samples=samples, events=events, yesterday=yesterday, validation=output)
+    except GateError as error:
+        return output, error
+
+
+def verdict_of(output: Path) -> dict:
+    return json.loads((output / "verdict.json").read_text())
+
+
+def expectation(kind: str, severity: str | None = None, **kwargs) -> dict:
+    return {"type": kind, "kwargs": kwargs, **({"severity": severity} if severity else {})}
+
+
+def test_a_good_day_passes_with_docs_and_says_that_its_suite_is_the_built_in_one(tmp_path):
+    output, metrics = run(tmp_path, scenario_in(tmp_path), columns())
+    verdict = verdict_of(output)
+    assert verdict["ok"] and verdict["failures"] == [] and metrics["rows"] == 1000
+    assert [(w["expectation"], w["expected"]) for w in verdict["warnings"]] == [
+        ("suite", "a suite file tiny.expectations.json beside the scenario")
+    ]
+    assert verdict["drift"] == {} and "first day" in verdict["drift_note"]
+    pages = [p.relative_to(output).as_posix() for p in sorted(output.rglob("*.html"))]
+    assert pages == [
+        "docs/expectations/tiny.html",
+        "docs/index.html",
+        "docs/validations/tiny/2022-04-01/20220401T000000.000000Z/samples.html",
+    ]
+    assert "2022-04-01" in (output / "docs/index.html").read_text()
+
+
+def test_a_blocking_failure_names_expectation_column_expected_and_found_after_writing_everything(tmp_path):
+    suite = [
+        expectation("expect_column_values_to_be_between", column="age", min_value=0, max_value=120),
+        expectation("expect_column_mean_to_be_between", "critical", column="label.like", min_value=0.9, max_value=1),
+        expectation("expect_column_values_to_be_in_set", column="sex", value_set=["F"]),
+        expectation("expect_column_max_to_be_between", column="last.length", max_value=1),
+        expectation("expect_table_row_count_to_be_between", min_value=5000),
+    ]
+    data = columns()
+    data["age"][3] = 999
+    output, error = run(tmp_path, scenario_in(tmp_path, suite=suite), data)
+    lines = str(error).splitlines()
+    assert lines[0] == "2022-04-01: the day is not fit to learn from: 5 blocking (5 expectations checked)"
+    assert lines[1] == (
+        "  expect_column_values_to_be_between: column age: expected at least 0.0, at most 120.0,"
+        " found 1 of 1000 rows failing, such as 999.0"
+    )
+    assert "column label.like: expected at least 0.9, at most 1.0, found 0." in lines[2]
+    assert "column sex: expected value_set ['F']" in lines[3] and "such as M" in lines[3]
+    assert lines[4] == "  and 2 more in verdict.json" and "docs/index.html" in lines[5]
+    assert isinstance(error, GateError) and error.exit_code == 3
+    assert (output / "docs/index.html").is_file() and len(verdict_of(output)["failures"]) == 5
+
+
+def test_a_warning_is_told_and_does_not_stop_the_day(tmp_path):
+    suite = [expectation("expect_column_mean_to_be_between", "warning", column="age", max_value=10)]
+    output, metrics = run(tmp_path, scenario_in(tmp_path, suite=suite), columns())
+    verdict = verdict_of(output)
+    assert verdict["ok"] and metrics["warnings"] == 1
+    assert verdict["warnings"][0]["column"] == "age" and 38 < verdict["warnings"][0]["value"] < 42
+
+
+def test_equal_days_give_equal_bytes_in_any_time_zone(tmp_path, monkeypatch):
+    suite = [
+        expectation("expect_column_values_to_be_between", "warning", column="age", min_value=30),
+        expectation("expect_column_values_to_be_in_set", "warning", column="sex", value_set=["F"]),
+    ]
+    for name, zone in (("a", "UTC"), ("b", "Asia/Shanghai")):
+        monkeypatch.setenv("TZ", zone)
+        (tmp_path / name).mkdir()
+        run(tmp_path / name, scenario_in(tmp_path / name, suite=suite), columns())
+    files = [p.relative_to(tmp_path / "a") for p in sorted((tmp_path / "a/validation").rglob("*")) if p.is_file()]
+    assert len(files) == 5
+    for file in files:
+        content = (tmp_path / "a" / file).read_bytes()
+        assert content == (tmp_path / "b" / file).read_bytes(), file
+        assert str(tmp_path).encode() not in content and b"site-packages" not in content
+
+
+def test_drift_and_label_shift_are_flagged_against_the_trailing_days(tmp_path):
+    scenario = scenario_in(tmp_path, "validate: {trailing_days: 2}\n")
+    first, _ = run(tmp_path, scenario, columns(seed=1), "2022-04-01")
+    second, _ = run(tmp_path, scenario, columns(seed=2), "2022-04-02", yesterday=first)
+    calm = verdict_of(second)
+    assert all(facts["ok"] and facts["psi"] < 0.1 for facts in calm["drift"].values())
+    assert set(calm["drift"]) == {"sex", "age", "rate"} and calm["label_shift"]["like"]["ok"]
+    moved = columns(seed=3)
+    moved["age"] += 25
+    moved["sex"] = ["F"] * 990 + ["X"] * 10
+    moved["label.like"][:] = np.arange(1000) % 10 == 0
+    third, metrics = run(tmp_path, scenario, moved, "2022-04-03", yesterday=second)
+    verdict = verdict_of(third)
+    assert verdict["ok"] and metrics["warnings"] == 4  # with the missing suite
+    assert not verdict["drift"]["age"]["ok"] and not verdict["drift"]["sex"]["ok"] and verdict["drift"]["rate"]["ok"]
+    shift = verdict["label_shift"]["like"]
+    assert not shift["ok"] and shift["mean"] == 0.1 and 0.7 < shift["shift"] < 0.9
+    assert verdict["drift_days"] == ["2022-04-01", "2022-04-02"]
+    assert list(json.loads((third / "profile.json").read_text())["days"]) == ["2022-04-02", "2022-04-03"]
+
+
+def test_drift_blocks_where_the_scenario_says_so(tmp_path):
+    scenario = scenario_in(tmp_path, "validate: {drift_severity: blocking, drift_columns: [age]}\n", suite=[])
+    first, _ = run(tmp_path, scenario, columns(), "2022-04-01")
+    moved = columns(seed=1)
+    moved["age"] *= 2
+    _, error = run(tmp_path, scenario, moved, "2022-04-02", yesterday=first)
+    assert "drift: column age: expected psi at most 0.25, found" in str(error)
+
+
+@pytest.mark.parametrize("planted", ["copy", "inverse", "noisy_monotone", "hump", "null", "id"])
+def test_a_feature_that_knows_the_label_is_a_likely_leak(tmp_path, planted):
+    data = columns()
+    label = data["label.like"]
+    rng = np.random.default_rng(9)
+    if planted == "id":
+        data["sex"] = np.where(label == 1, "late", "early").tolist()
+    else:
+        data["age"] = {
+            "copy": label.astype(float),
+            "inverse": -3.0 * label,
+            "noisy_monotone": label + rng.normal(0, 0.2, 1000),
+            "hump": np.where(label == 1, rng.normal(0, 1, 1000), rng.choice([-9, 9], 1000) + rng.normal(0, 1, 1000)),
+            "null": pa.array(np.where(label == 1, 5.0, np.nan), from_pandas=True),
+        }[planted]
+    output, error = run(tmp_path, scenario_in(tmp_path, suite=[]), data)
+    feature = "sex" if planted == "id" else "age"
+    assert f"likely leak: column {feature}: expected no column to know a label, found AUC" in str(error)
+    assert [(leak["feature"], leak["label"]) for leak in verdict_of(output)["leaks"]] == [(feature, "like")]
+
+
+def test_a_leak_that_the_model_does_not_see_is_a_warning_and_small_days_are_not_judged(tmp_path):
+    off = scenario_in(tmp_path, suite=[]).features
+    assert all(feature.enabled for feature in off.values())
+    text = (tmp_path / "tiny.yaml").read_text().replace("age: {kind: number}", "age: {kind: number, enabled: false}")
+    (tmp_path / "tiny.yaml").write_text(text)
+    data = columns()
+    data["age"] = data["label.like"].astype(float)
+    output, _ = run(tmp_path, load_scenario(tmp_path / "tiny.yaml"), data)
+    assert [w["expectation"] for w in verdict_of(output)["warnings"]] == ["likely leak"]
+    small = {name: values[:400] for name, values in data.items()}
+    output, _ = run(tmp_path, load_scenario(tmp_path / "tiny.yaml"), small, "2022-04-02")
+    assert verdict_of(output)["leaks"] == []
+
+
+def test_unknown_labels_are_left_out(tmp_path):
+    data = columns()
+    labels = data["label.like"].astype(object)
+    labels[::20] = None
+    data["label.like"] = pa.array(labels.tolist(), pa.int8())
+    output, _ = run(tmp_path, scenario_in(tmp_path), data)
+    assert json.loads((output / "profile.json").read_text())["days"]["2022-04-01"]["labels"]["like"]["known"] == 950
+    labels[:500] = None
+    data["label.like"] = pa.array(labels.tolist(), pa.int8())
+    _, error = run(tmp_path, scenario_in(tmp_path), data, "2022-04-02")
+    assert "column label.like: expected in 0.9 of the rows, found 525 of 1000 rows failing" in str(error)
+
+
+def test_a_join_that_lost_rows_and_an_empty_day_block(tmp_path):
+    _, error = run(tmp_path, scenario_in(tmp_path), columns(), rows=1001)
+    assert "one sample for each event: the whole day: expected 1001 rows, found 1000 rows" in str(error)
+    _, error = run(tmp_path, scenario_in(tmp_path), {k: v[:0] for k, v in columns().items()}, "2022-04-02")
+    assert "expect_table_row_count_to_be_between: the whole day: expected at least 1, found 0" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("suite", "message"),
+    [
+        (
+            [expectation("expect_column_value_to_be_in_set", column="sex")],
+            "did you mean expect_column_values_to_be_in_set?",
+        ),
+        ([expectation("expect_column_to_exist")], "expectations[0] expect_column_to_exist: column: field required"),
+        ([expectation("expect_column_to_exist", "blocking", column="age")], "critical blocks the day"),
+        ([{**expectation("expect_column_to_exist", column="age"), "sevrity": "info"}], "did you mean severity?"),
+        (
+            [expectation("expect_column_values_to_be_null", column="agee")],
+            "no column 'agee' in the samples; did you mean age?",
+        ),
+        ([expectation("expect_column_values_to_be_null", column="last")], "did you mean last.length?"),
+        ([expectation("expect_column_mean_to_be_between", column="sex", max_value=1)], "column sex: can't be computed"),
+        (["age"], "expectations[0]: no expectation; write"),
+    ],
+)
+def test_a_wrong_suite_is_refused_in_a_line_that_helps(tmp_path, suite, message):
+    with pytest.raises(BadInputError) as caught:
+        run(tmp_path, scenario_in(tmp_path, suite=suite), columns())
+    assert message in str(caught.value) and "tiny.expectations.json" in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_broken_suite_file_is_refused_with_its_line(tmp_path):
+    scenario = scenario_in(tmp_path)
+    scenario.suite_file.write_text('{"expectations": [\n  {"type": }\n]}')
+    with pytest.raises(BadInputError, match=r"tiny.expectations.json:2: not readable as JSON"):
+        load_suite(scenario)
+    scenario.suite_file.write_text("[]")
+    with pytest.raises(BadInputError, match="no suite; write"):
+        load_suite(scenario)
+
+
+def test_a_drift_column_that_is_not_there_is_refused(tmp_path):
+    scenario = scenario_in(tmp_path, "validate: {drift_columns: [last]}\n", suite=[])
+    with pytest.raises(BadInputError, match=r"validate.drift_columns: no column 'last' .* did you mean last.length"):
+        run(tmp_path, scenario, columns())
+
+
+def test_the_proposed_suite_is_one_that_loads_and_covers_every_feature_and_label(tmp_path):
+    scenario = scenario_in(tmp_path)
+    proposed = propose_suite(scenario)
+    scenario.suite_file.write_text(json.dumps(proposed))
+    assert load_suite(scenario) == (proposed, "tiny.expectations.json")
+    named = {e["kwargs"].get("column", "").removesuffix(".length") for e in proposed["expectations"]}
+    assert {"label.like", *scenario.features} <= named
