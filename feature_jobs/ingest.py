@@ -99,7 +99,9 @@ class _Landing:
             raise self._empty(num_read)
         num_duplicates = self._drop_duplicates()
         num_conflicts = self._quarantine_conflicts() if self.source.key else 0
-        self._check_share(num_bad + num_conflicts, num_read, "quarantined", f"the {num_read} rows of {self._what()}", dated)
+        self._check_share(
+            num_bad + num_conflicts, num_read, "quarantined", f"the {num_read} rows of {self._what()}", dated
+        )
         counts = {
             "rows_read": num_read,
             "rows": self._write(output),

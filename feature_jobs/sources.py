@@ -181,7 +181,11 @@ def stage(
 
 
 def time_span(
-    connection: duckdb.DuckDBPyConnection, scenario: Scenario, source: Source, files: list[Path], window: tuple[int, int]
+    connection: duckdb.DuckDBPyConnection,
+    scenario: Scenario,
+    source: Source,
+    files: list[Path],
+    window: tuple[int, int],
 ) -> tuple[int | None, int | None, int]:
     """Newest time before the window, oldest after it (µs), and the number of rows that could be read at all."""
     before: list[int] = []
@@ -294,9 +298,7 @@ def _check_columns(scenario: Scenario, source: Source, file: Path, present: list
             )
 
 
-def _stage_rejects(
-    connection: duckdb.DuckDBPyConnection, source: Source, file: Path, number: int, target: str
-) -> None:
+def _stage_rejects(connection: duckdb.DuckDBPyConnection, source: Source, file: Path, number: int, target: str) -> None:
     """Lines that are no rows at all become undated rows with a reason.
 
     A quote that never closes swallows the lines after it; they are counted from the lines of the file and entered too.
