@@ -1,0 +1,1 @@
+"""Schedules and edges; no logic. The only importer of Airflow."""

@@ -1,0 +1,111 @@
+"""Where a step's command runs: one small class per mode, each taking a command and giving back its exit code.
+
+`RECLOOP_EXECUTION` names the mode. It is read when a task runs, never when Airflow parses a DAG.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, Protocol
+
+SETTING = "RECLOOP_EXECUTION"
+KILL_AFTER_S = 3.0  # Airflow kills a task 5 s after asking it to end; its step must be gone before
+
+Sink = Callable[[str], None]
+"""Takes one line of output, without its newline."""
+
+
+class Execution(Protocol):
+    """A way to run `recloop ARGUMENTS`."""
+
+    def run(self, arguments: Sequence[str], on_stdout: Sink, on_stderr: Sink) -> int:
+        """Runs to the end and returns the exit code, negative for a signal; lines are handed on as they come."""
+
+    def kill(self) -> None:
+        """Ends what `run` started, with all of its children. Safe to call at any time."""
+
+
+class ProcessExecution:
+    """A process beside the Airflow worker, in a session of its own so that one signal ends all of it."""
+
+    def __init__(self, program: Sequence[str] = (sys.executable, "-P", "-m", "tasks")) -> None:
+        self._program = program
+        self._process: subprocess.Popen[str] | None = None
+
+    def run(self, arguments: Sequence[str], on_stdout: Sink, on_stderr: Sink) -> int:
+        """See Execution."""
+        self._process = process = subprocess.Popen(
+            [*self._program, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env=step_environment(os.environ),
+            start_new_session=True,
+        )
+        assert process.stdout is not None and process.stderr is not None  # noqa: S101 (for the type checker)
+        errors = threading.Thread(target=_drain, args=(process.stderr, on_stderr), daemon=True)
+        errors.start()
+        try:
+            _drain(process.stdout, on_stdout)
+            return process.wait()
+        finally:
+            self.kill()  # after an exception (a timeout) the step must not outlive its task
+            errors.join(timeout=KILL_AFTER_S)
+
+    def kill(self) -> None:
+        """See Execution."""
+        process = self._process
+        if process is None:
+            return
+        _signal_group(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=KILL_AFTER_S)
+        _signal_group(process.pid, signal.SIGKILL)
+
+
+class NotBuilt:
+    """Holds the place of a mode that is planned."""
+
+    def __init__(self, mode: str) -> None:
+        self._mode = mode
+
+    def run(self, arguments: Sequence[str], on_stdout: Sink, on_stderr: Sink) -> int:
+        """Raises NotImplementedError."""
+        raise NotImplementedError(f"{SETTING}={self._mode}: this mode is not built yet; set {SETTING}=process")
+
+    def kill(self) -> None:
+        """Nothing was started."""
+
+
+def execution_mode(environment: Mapping[str, str]) -> Execution:
+    """The mode that the setting names. Raises ValueError for an unknown one."""
+    mode = environment.get(SETTING) or "process"
+    if mode == "process":
+        return ProcessExecution()
+    if mode in ("docker", "kubernetes"):
+        return NotBuilt(mode)
+    raise ValueError(f"{SETTING}={mode}: no such mode; one of process, docker, kubernetes")
+
+
+def step_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a step inherits: everything but Airflow's own settings, which hold its keys."""
+    ours = {name: value for name, value in environment.items() if not name.startswith(("AIRFLOW__", "_AIRFLOW"))}
+    return {**ours, "PYTHONUNBUFFERED": "1"}
+
+
+def _drain(stream: IO[str], sink: Sink) -> None:
+    for line in stream:
+        sink(line.rstrip())
+
+
+def _signal_group(leader: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, number)

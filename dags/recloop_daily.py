@@ -1,0 +1,36 @@
+"""A daily Airflow DAG per scenario: its tasks and edges are the declarations of tasks.steps, read one by one."""
+
+from __future__ import annotations
+
+from dags.common import read_scenarios, scenario_dag, step_arguments
+from dags.step_operator import StepOperator
+from feature_jobs.schema import Scenario
+from tasks.steps import DAILY, upstream
+
+DOC = """
+{description}
+
+One run is one day (its logical date); the days form a chain, so they run in order and one at a time.
+
+- **Days past**: `airflow backfill create --dag-id {name}_daily --from-date FIRST --to-date LAST --max-active-runs 1`,
+  or *Trigger → Backfill* above. Days that are done are found done and cost nothing.
+- **A failed day**: read the failed task's log (its last line says what to do), mend it, and clear the failed task. The
+  days after it failed too, as the chain has a gap: `... backfill create --reprocess-behavior failed` runs them again.
+- **Corrected data**: `recloop chain replay --scenario scenarios/{file} --from DAY`, then clear nothing here.
+- **Pool**: `train` needs the pool `gpu` (`airflow pools set gpu 1 "one training at a time"`).
+"""
+
+
+def build(scenario: Scenario) -> None:
+    """Makes the scenario's daily DAG; Airflow registers what is made inside `with`."""
+    doc = DOC.format(description=scenario.description, name=scenario.name, file=scenario.file.name)
+    with scenario_dag(scenario, "daily", scenario.schedule.daily, doc):
+        tasks = {step: StepOperator(task_id=step, **step_arguments(scenario, step)) for step in DAILY}
+    for step, task in tasks.items():
+        for before in upstream(step):
+            if before in tasks:
+                tasks[before] >> task
+
+
+for _scenario in read_scenarios()[0]:
+    build(_scenario)

@@ -1,0 +1,32 @@
+"""A weekly Airflow DAG per scenario: workers search in parallel, then one task writes the proposal."""
+
+from __future__ import annotations
+
+from dags.common import read_scenarios, scenario_dag, step_arguments
+from dags.step_operator import StepOperator
+from feature_jobs.schema import Scenario
+
+DOC = """
+{description}
+
+Searches the scenario's `tune.space`: {trials} trials by {workers} workers, each from the same parent checkpoint over
+the same past days. A study that was stopped goes on where it was: clear the failed worker. The last task writes the
+proposal, which a person accepts unless the scenario says `tune.apply: auto`.
+"""
+
+
+def build(scenario: Scenario) -> None:
+    """Makes the scenario's tuning DAG, if it has a search space."""
+    tune, workers = scenario.tune, scenario.tune.workers
+    if not tune.space:
+        return
+    doc = DOC.format(description=scenario.description, trials=tune.trials, workers=workers)
+    arguments = {**step_arguments(scenario, "tune"), "day": "last"}
+    with scenario_dag(scenario, "tuning", tune.schedule, doc):
+        shares = [["--worker", str(worker), "--workers", str(workers)] for worker in range(workers)]
+        search = StepOperator.partial(task_id="tune_worker", **arguments).expand(options=shares)
+        search >> StepOperator(task_id="tune", **arguments)
+
+
+for _scenario in read_scenarios()[0]:
+    build(_scenario)

@@ -1,0 +1,176 @@
+"""Runs days of a scenario through Airflow and shows them as they go."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from feature_jobs.errors import BadInputError, RetryLaterError
+from feature_jobs.schema import Scenario
+from infra.airflow_api import AirflowApi
+from tasks.steps import DAILY
+
+POLL_S = 1.5
+PARSE_TIMEOUT_S = 120.0
+ENDED = ("success", "failed", "skipped", "upstream_failed", "removed")
+SHOWN = {
+    "success": ("green", "done"),
+    "failed": ("bold red", "FAILED"),
+    "running": ("cyan", "running"),
+    "upstream_failed": ("dim", "not run"),
+    "up_for_retry": ("yellow", "retrying"),
+    "skipped": ("dim", "skipped"),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of a day as Airflow tells it. Times in seconds since 1970, None where it has none yet."""
+
+    ds: str
+    step: str
+    state: str
+    start: float | None
+    end: float | None
+    run_id: str
+    try_number: int
+
+    @property
+    def text(self) -> Text:
+        """Its cell in the table."""
+        style, word = SHOWN.get(self.state, ("dim", "·" if self.state in ("", "none") else self.state))
+        if self.state == "success" and self.start and self.end:
+            word = f"{self.end - self.start:.1f} s"
+        return Text(word, style)
+
+
+class Backfill:
+    """The days of a scenario in Airflow."""
+
+    def __init__(self, api: AirflowApi, scenario: Scenario, days: Sequence[str], data: Path | None) -> None:
+        self.api = api
+        self.scenario = scenario
+        self.days = list(days)
+        self.dag_id = f"{scenario.name}_daily"
+        self.zone = ZoneInfo(scenario.schedule.zone)
+        self._conf = {"data": str(data)} if data else {}
+        first, last = (datetime.date.fromisoformat(ds) for ds in (days[0], days[-1]))
+        self._first = datetime.datetime.combine(first, datetime.time(), self.zone).isoformat()
+        self._last = datetime.datetime.combine(last, datetime.time.max, self.zone).isoformat()
+        self._tasks: dict[str, list[Task]] = {}
+
+    def await_dag(self) -> None:
+        """Waits until Airflow knows the DAG. Raises BadInputError with Airflow's import errors where it refuses it."""
+        deadline = time.monotonic() + PARSE_TIMEOUT_S
+        while not self.api.has_dag(self.dag_id):
+            errors = self.api.import_errors()
+            if errors or time.monotonic() > deadline:
+                why = "\n".join(errors) or f"not parsed within {PARSE_TIMEOUT_S:.0f} s"
+                raise BadInputError(f"Airflow has no DAG {self.dag_id}: {why}")
+            time.sleep(0.5)
+
+    def create(self, committed: Callable[[str], bool]) -> bool:
+        """Asks Airflow for the days that are not done; returns whether there are any.
+
+        A day counts as done where its run succeeded and the store still has its outputs.
+        """
+        runs = {self._ds(run): run["state"] for run in self.api.runs(self.dag_id, self._first, self._last)}
+        if any(state not in ENDED for state in runs.values()):
+            return True  # an earlier demo's days are still running
+        lost = [ds for ds in self.days if runs.get(ds) == "success" and not committed(ds)]
+        missing = [ds for ds in self.days if runs.get(ds) != "success"]
+        if not (lost or missing):
+            return False
+        deadline = time.monotonic() + PARSE_TIMEOUT_S
+        while self.api.active_backfills(self.dag_id):  # ended, but Airflow looks only every half minute
+            if time.monotonic() > deadline:
+                where = f"{self.api.url}/dags/{self.dag_id}"
+                raise RetryLaterError(f"another backfill of {self.dag_id} is active; see {where}")
+            time.sleep(2)
+        self.api.backfill(self.dag_id, self._first, self._last, self._conf, reprocess="completed" if lost else "failed")
+        return True
+
+    def watch(self, console: Console) -> list[Task]:
+        """Shows the days until all have ended: a live table on a terminal, else lines. Returns the tasks."""
+        if not console.is_terminal:
+            return self._watch_lines(console)
+        with Live(console=console, refresh_per_second=4) as live:
+            while True:
+                ended = self._poll()
+                live.update(self._table())
+                if ended:
+                    return self._all()
+                time.sleep(POLL_S)
+
+    def _watch_lines(self, console: Console) -> list[Task]:
+        told: set[tuple[str, str, str]] = set()
+        while True:
+            ended = self._poll()
+            for task in self._all():
+                if task.state in (*ENDED, "up_for_retry") and (task.ds, task.step, task.state) not in told:
+                    told.add((task.ds, task.step, task.state))
+                    console.print(f"{task.ds} {task.step:<9} {task.text}")
+            if ended:
+                return self._all()
+            time.sleep(POLL_S)
+
+    def _poll(self) -> bool:
+        """Reads the state of the runs; returns whether all have ended."""
+        runs = self.api.runs(self.dag_id, self._first, self._last)
+        for run in runs:
+            ds = self._ds(run)
+            known = self._tasks.get(ds, [])
+            if run["state"] == "queued" or (known and all(task.state in ENDED for task in known)):
+                continue
+            found = self.api.task_instances(self.dag_id, run["dag_run_id"])
+            self._tasks[ds] = [_task(ds, run["dag_run_id"], instance) for instance in found]
+        return bool(runs) and all(run["state"] in ENDED for run in runs)
+
+    def _table(self) -> Table:
+        table = Table("day", *DAILY, title=f"{self.dag_id}: seconds per step")
+        for ds in self.days:
+            tasks = {task.step: task.text for task in self._tasks.get(ds, [])}
+            table.add_row(ds, *(tasks.get(step, Text("·", "dim")) for step in DAILY))
+        return table
+
+    def _all(self) -> list[Task]:
+        order = {step: index for index, step in enumerate(DAILY)}
+        tasks = [task for ds in self.days for task in self._tasks.get(ds, [])]
+        return sorted(tasks, key=lambda task: (task.ds, task.end or float("inf"), order.get(task.step, 0)))
+
+    def _ds(self, run: dict[str, Any]) -> str:
+        return str(datetime.datetime.fromisoformat(run["logical_date"]).astimezone(self.zone).date())
+
+
+def _task(ds: str, run_id: str, instance: dict[str, Any]) -> Task:
+    def seconds(moment: str | None) -> float | None:
+        return datetime.datetime.fromisoformat(moment).timestamp() if moment else None
+
+    start, end = seconds(instance["start_date"]), seconds(instance["end_date"])
+    return Task(ds, instance["task_id"], instance["state"] or "", start, end, run_id, instance["try_number"])
+
+
+def failure_of(task: Task, dag_id: str, logs: Path) -> tuple[str, Path]:
+    """Why a task failed, as its log says, and the log's path."""
+    folder = logs / f"dag_id={dag_id}" / f"run_id={task.run_id}" / f"task_id={task.step}"
+    log = folder / f"attempt={task.try_number}.log"
+    reason = "its log says nothing"
+    if log.is_file():
+        for line in log.read_text(errors="replace").splitlines():
+            try:
+                details = json.loads(line).get("error_detail") or []
+            except ValueError:
+                continue
+            reason = str(details[0]["exc_value"]) if details else reason
+    return reason, log

@@ -1,0 +1,137 @@
+"""`make demo`: days of a scenario through a real Airflow and MLflow on this machine, watched, and told at the end.
+
+`make down` ends the servers. A second call reuses what runs and what is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from feature_jobs.days import ONE_DAY, check_day, day_range
+from feature_jobs.errors import BadInputError, RecloopError
+from feature_jobs.schema import Scenario, load_scenario
+from infra.airflow_api import AirflowApi
+from infra.backfill import Backfill, Task, failure_of
+from infra.servers import ROOT, USER, Local, start_servers
+from infra.summary import Times, demo_facts, journal_size, print_days
+from tasks.store import open_store
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the demo; returns the exit code."""
+    given = _parser().parse_args(arguments)
+    console = Console()
+    try:
+        return run(given.scenario, given.days, given.data or None, Path(given.home).resolve(), console)
+    except RecloopError as error:
+        console.print(f"demo: {error}", style="red", markup=False)
+        return error.exit_code
+    except KeyboardInterrupt:
+        console.print("\nno longer watching; what was started goes on: `make demo` watches again, `make down` ends it")
+        return INTERRUPTED
+
+
+def run(name: str, num_days: int, data: str | None, home: Path, console: Console) -> int:
+    """The demo of the scenario's first `num_days` days. Raises RecloopError where it cannot begin."""
+    begun = time.time()
+    scenario = load_scenario(scenario_file(name), data=data)
+    days = first_days(scenario, num_days)
+    fetching = None if data else _fetch(scenario)
+    try:
+        local = start_servers(home, console.print)
+        if fetching is not None and fetching.wait():
+            raise BadInputError(f"{scenario.name}: the data could not be fetched; its message is above")
+    finally:
+        if fetching is not None and fetching.poll() is None:
+            fetching.terminate()
+    _say_where(local, console)
+    store = open_store(local.store, scenario.name)
+    already = journal_size(store)
+    api = AirflowApi(local.airflow_url, USER, local.password)
+    backfill = Backfill(api, scenario, days, Path(data).resolve() if data else None)
+    backfill.await_dag()
+    api.ensure_pool("gpu", 1, "one training at a time")
+    api.unpause(backfill.dag_id)
+    started = time.time()
+    backfill.create(lambda ds: store.find("train", ds) is not None)
+    tasks = backfill.watch(console)
+    fresh = [task for task in tasks if (task.start or 0.0) >= started]
+    times = Times.of(store, already, fresh, startup_s=started - begun, wall_s=time.time() - begun)
+    facts = demo_facts(scenario, store, days) | {
+        "airflow_url": local.airflow_url,
+        "mlflow_url": local.mlflow_url,
+        "tracking_uri": local.tracking_uri,
+        "store": str(local.store),
+        "useful_compute_share": times.useful_share,
+    }
+    Path("demo.json").write_text(json.dumps(facts, indent=1) + "\n")
+    print_days(facts, console)
+    console.print(times.text())
+    _say_where(local, console)
+    return _say_failures([task for task in tasks if task.state == "failed"], backfill.dag_id, local, console)
+
+
+def scenario_file(name: str) -> Path:
+    """scenarios/NAME.yaml; Airflow makes DAGs of the scenarios there alone."""
+    return ROOT / "scenarios" / f"{Path(name).stem}.yaml"
+
+
+def first_days(scenario: Scenario, num_days: int) -> list[str]:
+    """The scenario's first days. Raises BadInputError where it has fewer."""
+    first, known = scenario.data.days.first, scenario.data.days
+    last = known.last or first + ONE_DAY * (num_days + len(known.skip))
+    days = day_range(scenario, str(first), str(last))
+    if not 0 < num_days <= len(days):
+        raise BadInputError(f"DAYS={num_days}: {scenario.file.name} has {len(days)} days, {days[0]} to {days[-1]}")
+    for ds in days[:num_days]:
+        check_day(scenario, ds)
+    if datetime.date.fromisoformat(days[num_days - 1]) >= datetime.datetime.now(datetime.UTC).date():
+        raise BadInputError(f"DAYS={num_days}: {days[num_days - 1]} is not over yet; choose fewer days")
+    return days[:num_days]
+
+
+def _fetch(scenario: Scenario) -> subprocess.Popen[bytes] | None:
+    """Begins to bring the data, if the scenario says from where; what is there already is left."""
+    if scenario.data.fetch is None:
+        return None
+    command = [sys.executable, "-P", "-m", "tasks", "fetch", "--scenario", str(scenario.file)]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL)
+
+
+def _say_where(local: Local, console: Console) -> None:
+    console.print(f"Airflow {local.airflow_url}  user {USER}  password {local.password}", markup=False, soft_wrap=True)
+    console.print(f"MLflow  {local.mlflow_url}", markup=False, soft_wrap=True)
+
+
+def _say_failures(failed: list[Task], dag_id: str, local: Local, console: Console) -> int:
+    """Tells which steps failed, why, and where to read on; returns the exit code."""
+    for task in failed:
+        reason, log = failure_of(task, dag_id, local.home / "airflow" / "logs")
+        console.print(f"{task.ds}: {reason}\n  log: {log}", style="red", markup=False, soft_wrap=True)
+    return 1 if failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser.add_argument("--scenario", default="movielens", help="a scenario of scenarios/")
+    parser.add_argument("--days", type=int, default=5, help="how many of its days")
+    parser.add_argument("--data", help="folder of its logs, instead of fetching them")
+    parser.add_argument("--home", default=".recloop", help="where the store and the servers' files go")
+    return parser
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):
+        sys.exit(main())

@@ -1,0 +1,88 @@
+"""Background processes: started in sessions of their own, recorded, and ended exactly.
+
+A process is known by its pid and start time, so a pid that was given out again is never mistaken for ours. Whatever a
+recorded process started in turn carries the record's token in its environment, so nothing of it is missed either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+TOKEN = "RECLOOP_STARTED_BY"  # noqa: S105 (the name of a variable)
+GRACE_S = 8.0
+
+
+@dataclass(frozen=True)
+class Started:
+    """A background process. `created`: its start time, in seconds since 1970."""
+
+    name: str
+    pid: int
+    created: float
+
+
+def start(name: str, command: Sequence[str], environment: Mapping[str, str], log: Path) -> Started:
+    """Starts a command in its own session, its output added to `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as stream:
+        process = subprocess.Popen(
+            command,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )
+    return Started(name, process.pid, psutil.Process(process.pid).create_time())
+
+
+def find(started: Started) -> psutil.Process | None:
+    """The process, if it still runs."""
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(started.pid)
+        if abs(process.create_time() - started.created) < 1.0 and process.status() != psutil.STATUS_ZOMBIE:
+            return process
+    return None
+
+
+def stop(recorded: Iterable[Started], token: str) -> int:
+    """Ends the recorded processes and all that came from them; returns how many processes that were."""
+    ours = {process.pid: process for process in _family(recorded)}
+    ours |= {process.pid: process for process in _marked(token)}
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for process in ours.values():
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(number)
+        _, alive = psutil.wait_procs(list(ours.values()), timeout=GRACE_S)
+        late = [process for process in _marked(token) if process.pid not in ours]
+        if not alive and not late:
+            break
+        ours |= {process.pid: process for process in late}
+    return len(ours)
+
+
+def _family(recorded: Iterable[Started]) -> list[psutil.Process]:
+    family: list[psutil.Process] = []
+    for started in recorded:
+        process = find(started)
+        if process is not None:
+            with contextlib.suppress(psutil.Error):
+                family += [process, *process.children(recursive=True)]
+    return family
+
+
+def _marked(token: str) -> list[psutil.Process]:
+    """Processes of this user that carry the token."""
+    marked: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(TOKEN) == token and process.status() != psutil.STATUS_ZOMBIE:
+                marked.append(process)
+    return marked

@@ -1,0 +1,239 @@
+"""Airflow and MLflow on this machine, for one person: loopback only, SQLite, everything below one folder.
+
+Airflow runs as three processes instead of `airflow standalone`'s four: nothing here defers, so no triggerer. The
+settings below are for two cores: few workers, short polling, because a demo's step takes seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from base64 import urlsafe_b64encode
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from feature_jobs.errors import RetryLaterError
+from infra.processes import TOKEN, Started, find, start, stop
+
+ROOT = Path(__file__).resolve().parent.parent
+HOST = "127.0.0.1"
+USER = "admin"
+START_TIMEOUT_S = 240.0
+
+
+@dataclass
+class Local:
+    """The servers' ports, keys and processes; kept in `servers.json`, readable by the owner only."""
+
+    home: Path
+    airflow_port: int
+    mlflow_port: int
+    log_port: int
+    health_port: int
+    password: str
+    keys: dict[str, str]
+    token: str
+    processes: list[Started] = field(default_factory=list)
+
+    @property
+    def airflow_url(self) -> str:
+        """Address of Airflow's UI and API."""
+        return f"http://{HOST}:{self.airflow_port}"
+
+    @property
+    def mlflow_url(self) -> str:
+        """Address of MLflow's UI."""
+        return f"http://{HOST}:{self.mlflow_port}"
+
+    @property
+    def store(self) -> Path:
+        """Where the steps commit."""
+        return self.home / "store"
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's database itself: it works whether a server runs or not."""
+        return f"sqlite:///{self.store / 'mlflow.db'}"
+
+    @property
+    def logs(self) -> Path:
+        """Logs of the servers."""
+        return self.home / "logs"
+
+    def save(self) -> None:
+        """Keeps this for the next command."""
+        document = {**asdict(self), "home": str(self.home)}
+        write_private(self.home / "servers.json", json.dumps(document, indent=1))
+
+    @classmethod
+    def load(cls, home: Path) -> Local | None:
+        """What an earlier command kept, or None."""
+        try:
+            document = json.loads((home / "servers.json").read_text())
+        except FileNotFoundError:
+            return None
+        processes = [Started(**started) for started in document.pop("processes")]
+        return cls(**{**document, "home": home, "processes": processes})
+
+    @classmethod
+    def new(cls, home: Path) -> Local:
+        """Free ports and fresh keys."""
+        airflow, mlflow, log, health = free_ports(8080, 5000, 8793, 8974)
+        fernet = urlsafe_b64encode(secrets.token_bytes(32)).decode()
+        keys = {"fernet": fernet, "jwt": secrets.token_urlsafe(48), "secret": secrets.token_urlsafe(32)}
+        return cls(home, airflow, mlflow, log, health, secrets.token_urlsafe(12), keys, secrets.token_hex(16))
+
+
+def start_servers(home: Path, say: Callable[[str], None]) -> Local:
+    """Starts what does not run yet and waits until it answers. Raises RetryLaterError where a server stays down."""
+    local = Local.load(home) or Local.new(home)
+    running = {started.name: started for started in local.processes if find(started)}
+    if not running:  # ports and processes of an earlier time are void, its passwords and keys are not
+        ports = free_ports(local.airflow_port, local.mlflow_port, local.log_port, local.health_port)
+        local.airflow_port, local.mlflow_port, local.log_port, local.health_port = ports
+    local.processes = list(running.values())
+    home.mkdir(parents=True, exist_ok=True)
+    for folder in (local.store, home / "airflow"):
+        folder.mkdir(exist_ok=True)
+    write_private(home / "airflow" / "passwords.json", json.dumps({USER: local.password}))
+    write_private(home / "env.sh", "".join(f"export {k}='{v}'\n" for k, v in settings(local).items()))
+    local.save()
+    inherited = {name: value for name, value in os.environ.items() if name != "RECLOOP_DATA"}  # one scenario's, not all
+    environment = {**inherited, **settings(local), TOKEN: local.token}
+
+    def ensure(name: str, *command: str) -> None:
+        if name not in running:
+            local.processes.append(start(name, command, environment, local.logs / f"{name}.log"))
+            local.save()
+
+    say("starting MLflow and Airflow")
+    ensure("mlflow", *mlflow_command(local))
+    migrated, release = home / "airflow" / "migrated", version("apache-airflow-core")
+    if not migrated.exists() or migrated.read_text() != release:
+        _migrate(environment, local.logs / "migrate.log")
+        migrated.write_text(release)
+    for name in ("api-server", "scheduler", "dag-processor"):
+        ensure(name, _tool("airflow"), name)
+    _await(local, "api-server", f"{local.airflow_url}/api/v2/version")
+    _await(local, "mlflow", f"{local.mlflow_url}/health")
+    return local
+
+
+def stop_servers(home: Path) -> int:
+    """Ends what was started; returns how many processes that were."""
+    local = Local.load(home)
+    if local is None:
+        return 0
+    ended = stop(local.processes, local.token)
+    local.processes = []
+    local.save()
+    return ended
+
+
+def settings(local: Local) -> dict[str, str]:
+    """Environment of the servers and of everything that they start."""
+    airflow = local.home / "airflow"
+    return {
+        "RECLOOP_STORE": str(local.store),
+        "MLFLOW_TRACKING_URI": local.tracking_uri,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "AIRFLOW_HOME": str(airflow),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__PARALLELISM": "4",
+        "AIRFLOW__CORE__FERNET_KEY": local.keys["fernet"],
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{local.airflow_url}/execution/",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(airflow / "passwords.json"),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{airflow / 'airflow.db'}",
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(airflow / "logs"),
+        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(local.log_port),
+        "AIRFLOW__API__HOST": HOST,
+        "AIRFLOW__API__PORT": str(local.airflow_port),
+        "AIRFLOW__API__BASE_URL": local.airflow_url,
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__API__SECRET_KEY": local.keys["secret"],
+        "AIRFLOW__API_AUTH__JWT_SECRET": local.keys["jwt"],
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+        "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_PORT": str(local.health_port),
+        "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+    }
+
+
+def mlflow_command(local: Local) -> list[str]:
+    """`mlflow server` on the store's database; artifacts are read where the steps put them."""
+    uri, artifacts = local.tracking_uri, str(local.store / "mlartifacts")
+    where = ["--host", HOST, "--port", str(local.mlflow_port), "--workers", "1"]
+    return [_tool("mlflow"), "server", "--backend-store-uri", uri, "--default-artifact-root", artifacts, *where]
+
+
+def free_ports(*wanted: int) -> list[int]:
+    """Each wanted port of the loopback, or another free one where it is taken."""
+    sockets, ports = [], []
+    for port in wanted:
+        for candidate in (port, 0):
+            listener = socket.socket()
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind((HOST, candidate))
+            except OSError:
+                listener.close()
+                continue
+            sockets.append(listener)  # held until all are chosen, so that no two are the same
+            ports.append(listener.getsockname()[1])
+            break
+    for listener in sockets:
+        listener.close()
+    return ports
+
+
+def write_private(path: Path, text: str) -> None:
+    """Writes a file that only its owner can read, whole or not at all."""
+    aside = path.with_name(f".{path.name}.new")
+    aside.unlink(missing_ok=True)
+    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w") as stream:
+        stream.write(text)
+    aside.rename(path)
+
+
+def _tool(name: str) -> str:
+    return str(Path(sys.executable).parent / name)
+
+
+def _migrate(environment: dict[str, str], log: Path) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as stream:
+        command = [_tool("airflow"), "db", "migrate"]
+        done = subprocess.run(command, env=environment, stdout=stream, stderr=stream, check=False)
+    if done.returncode:
+        raise RetryLaterError(f"airflow db migrate ended with {done.returncode}; see {log}")
+
+
+def _await(local: Local, name: str, url: str) -> None:
+    """Waits until the server answers."""
+    log = local.logs / f"{name}.log"
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(url, timeout=5):  # noqa: S310 (our own address)
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+        if not any(find(started) for started in local.processes if started.name == name):
+            raise RetryLaterError(f"{name} ended while starting; see {log}")
+    raise RetryLaterError(f"{name} does not answer at {url} after {START_TIMEOUT_S:.0f} s; see {log}")
