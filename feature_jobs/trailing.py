@@ -1,8 +1,8 @@
 """Trailing values: what was known of a key strictly before each event, by sorting and binary search in numpy.
 
-The log is one table in time order: N rows of past days, then of the day. Per key its rows are contiguous once sorted, so
-the rows that an event may see are one range `[low, high)`, found by binary search for (key, time). Everything else is
-arithmetic on ranges. Times are replaced by their rank, so that key and time fit one 64-bit integer.
+The log is one table in time order: N rows of past days, then of the day. Sorted by key, the rows that an event may see
+are one range `[low, high)`, found by binary search for (key, time); everything else is arithmetic on ranges. Times are
+replaced by their rank, so that key and time fit one 64-bit integer.
 """
 
 from __future__ import annotations
@@ -25,24 +25,17 @@ NO_SOURCE = np.iinfo(np.int64).min
 """Source time of a value that came from no earlier row."""
 
 
-def encode_keys(parts: list[pa.Array | pa.ChunkedArray]) -> Ints:
+def encode_keys(parts: list[pa.Array]) -> Ints:
     """Numbers rows 0.. by equal values of all `parts`; -1 where one of them is null."""
-    codes: Ints | None = None
-    null: Bools | None = None
+    codes = np.zeros(len(parts[0]), np.int64)
+    known = np.ones(len(parts[0]), bool)
     for part in parts:
-        whole = part.combine_chunks() if isinstance(part, pa.ChunkedArray) else part
-        encoded = whole.dictionary_encode()
-        missing = np.asarray(encoded.indices.is_null())
-        indices = np.asarray(encoded.indices.fill_null(0)).astype(np.int64)
-        if codes is None or null is None:
-            codes, null = indices, missing
-        else:
-            # Renumbered each time, so that the product of sizes never overflows.
-            pairs = codes * max(len(encoded.dictionary), 1) + indices
-            codes = np.asarray(pa.array(pairs).dictionary_encode().indices).astype(np.int64)
-            null = null | missing
-    assert codes is not None and null is not None
-    return np.where(null, -1, codes)
+        encoded = part.dictionary_encode()
+        known &= np.asarray(part.is_valid())
+        pairs = codes * (len(encoded.dictionary) + 1) + np.asarray(encoded.indices.fill_null(0))
+        # Renumbered each time, so that the product of sizes never overflows.
+        codes = np.asarray(pa.array(pairs).dictionary_encode().indices).astype(np.int64)
+    return np.where(known, codes, -1)
 
 
 class Timeline:
@@ -126,52 +119,55 @@ class Bounds:
 
 
 def newest_lists(
-    ranges: Ranges, values: pa.Array, length: int, history: pa.Array | None, history_rows: Ints | None
+    ranges: Ranges, values: pa.Array, length: int, history: pa.Array | None = None, history_rows: Ints | None = None
 ) -> pa.ListArray:
     """The last `length` of `values` (one per log row) seen by each row, newest first.
 
     Where the log has fewer, they go on with the end of the list `history[history_rows]` (oldest first; -1: none).
     """
     taken = np.minimum(ranges.num, length)
-    if history is None or history_rows is None:
+    if history is None or history_rows is None or not len(history):
         return _ragged(values, ranges.rows, ranges.high, taken)
-    lists = history.combine_chunks() if isinstance(history, pa.ChunkedArray) else history
-    ends_all, begins_all = np.asarray(lists.offsets)[1:], np.asarray(lists.offsets)[:-1]
-    has = (history_rows >= 0) & np.asarray(lists.is_valid())[history_rows] if len(lists) else history_rows < -1
-    ends = np.where(has, ends_all[history_rows] if len(lists) else 0, 0).astype(np.int64)
-    begins = np.where(has, begins_all[history_rows] if len(lists) else 0, 0).astype(np.int64)
-    more = np.minimum(ends - begins, length - taken)
-    joined = pa.concat_arrays([values.cast(lists.type.value_type), lists.values])
-    positions = np.concatenate([ranges.rows, len(values) + np.arange(len(lists.values))])
-    # Two ragged pieces for each row, log then history, one after the other.
+    offsets = np.asarray(history.offsets).astype(np.int64)
+    listed = np.where(np.asarray(history.is_valid()), np.diff(offsets), 0)
+    ends = np.where(history_rows >= 0, offsets[1:][history_rows], 0)
+    more = np.where(history_rows >= 0, np.minimum(listed[history_rows], length - taken), 0)
+    # Two pieces for each row, the log's and the history's, one after the other.
+    joined = pa.concat_arrays([values, history.values])
+    places = np.concatenate([ranges.rows, len(values) + np.arange(len(history.values))])
     high = np.column_stack([ranges.high, len(ranges.rows) + ends]).ravel()
-    both = _ragged(joined, positions, high, np.column_stack([taken, more]).ravel())
-    return pa.ListArray.from_arrays(both.offsets.take(pa.array(np.arange(len(taken) + 1) * 2)), both.values)
+    both = _ragged(joined, places, high, np.column_stack([taken, more]).ravel())
+    return pa.ListArray.from_arrays(pa.array(np.asarray(both.offsets)[::2]), both.values)
 
 
-def _ragged(values: pa.Array, rows: Ints, high: Ints, num: Ints) -> pa.ListArray:
-    """Lists of `num` values each, from position `high - 1` of `rows` backwards."""
+def _ragged(values: pa.Array, places: Ints, high: Ints, num: Ints) -> pa.ListArray:
+    """Lists of `num` values each, from `places[high - 1]` backwards."""
     offsets = np.concatenate([[0], np.cumsum(num)])
     within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], num)
-    places = rows[np.repeat(high - 1, num) - within]
-    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values.take(pa.array(places)))
+    taken = places[np.repeat(high - 1, num) - within]
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values.take(pa.array(taken)))
 
 
-def audit_point_in_time(event_times: Ints, source_times: Mapping[str, Ints], *, place: str) -> dict[str, int | None]:
-    """Checks that every value of each feature comes from strictly before its event, whatever computed it.
+def audit_point_in_time(
+    event_times: Ints, source_times: Mapping[str, Ints], *, place: str, delays_us: Mapping[str, int] | None = None
+) -> dict[str, int | None]:
+    """Checks that every value comes from strictly before its event, whatever computed it.
 
-    `source_times`: feature → newest source time behind each row's value (µs; NO_SOURCE: none). Returns the smallest
-    distance of each feature in µs. Raises BadInputError naming feature, row and times.
+    `source_times`: feature or entity → newest source time behind each row's value (µs; NO_SOURCE: none). `delays_us`:
+    how much older than its event it has to be besides. Returns the smallest distance of each in µs, None where no row
+    has a source. Raises BadInputError naming feature, row and times.
     """
     gaps: dict[str, int | None] = {}
     for name, sources in source_times.items():
         rows = np.flatnonzero(sources != NO_SOURCE)
         gap = event_times[rows] - sources[rows]
-        if len(gap) and gap.min() <= 0:
-            row = int(rows[int(np.argmax(gap <= 0))])
+        least = max((delays_us or {}).get(name, 0), 1)
+        if len(gap) and gap.min() < least:
+            row = int(rows[int(np.argmax(gap < least))])
+            wait = f", or not {least / 1e6:g} s old" if least > 1 else ""
             raise BadInputError(
-                f"{place}: {name}: row {row}: uses what was known at {_utc(sources[row])}, which is not before "
-                f"the event at {_utc(event_times[row])}; nothing was written. Check the times of the source"
+                f"{place} {name}: row {row}: uses what was known at {_utc(sources[row])}, which is not before{wait} at "
+                f"the event of {_utc(event_times[row])}; nothing was written. Check the times of its source"
             )
         gaps[name] = int(gap.min()) if len(gap) else None
     return gaps
