@@ -16,7 +16,7 @@ from tasks.steps import DAILY
 TRAINED = DAILY[: DAILY.index("train") + 1]
 
 
-def _days(scenario: Scenario, ds: str | None, first: str | None, last: str | None) -> list[str]:
+def scenario_days(scenario: Scenario, ds: str | None, first: str | None, last: str | None) -> list[str]:
     """The days of --ds, or of --from and --to, which default to the scenario's."""
     if ds and (first or last):
         raise click.UsageError("give --ds, or --from and --to, not both")
@@ -47,7 +47,7 @@ def run(context: Context, ds: str | None, first: str | None, last: str | None) -
 
     What is done already is left as it is. A gate's no to one version ends its day; the chain goes on with the next.
     """
-    outcomes = run_days(context, _days(context.scenario, ds, first, last))
+    outcomes = run_days(context, scenario_days(context.scenario, ds, first, last))
     context.show(outcomes)
     refused = [o for o in outcomes if o["exit_code"] and o["step"] != "deploy"]
     click.get_current_context().exit(3 if refused else 0)
@@ -97,7 +97,7 @@ def plan(context: Context, ds: str | None, first: str | None, last: str | None) 
     """Says what `run` would do, without doing it: for each day and step done, to do, or in the way."""
     from tasks.plan import plan_days, plan_table
 
-    planned = plan_days(context.scenario, context.store, _days(context.scenario, ds, first, last))
+    planned = plan_days(context.scenario, context.store, scenario_days(context.scenario, ds, first, last))
     context.show(planned, None)
     if not context.as_json:
         click.echo(plan_table(planned))
@@ -207,5 +207,5 @@ def dvc_render(name: str, first: str | None, last: str | None, out: Path) -> Non
     from tasks.dvc import render
 
     scenario = load_scenario(scenario_file(name))
-    out.write_text(render(scenario, scenario_file(name), _days(scenario, None, first, last)))
-    click.echo(f"{out}: {len(_days(scenario, None, first, last))} days; next: dvc repro")
+    out.write_text(render(scenario, scenario_file(name), scenario_days(scenario, None, first, last)))
+    click.echo(f"{out}: {len(scenario_days(scenario, None, first, last))} days; next: dvc repro")

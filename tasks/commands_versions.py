@@ -1,0 +1,106 @@
+"""Commands about versions: status, rollback, accept, report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from feature_jobs.errors import BadInputError
+from tasks.cli import Context, main, with_context
+from tasks.commands_days import day_options, scenario_days
+from tasks.steps import DAILY
+
+
+@main.command()
+@with_context
+def status(context: Context) -> None:
+    """Shows the days and their steps, the head of the chain, and the versions with their aliases."""
+    from tasks.chain import head
+    from tasks.champion import status_facts
+
+    days = sorted({commit.ds for commit in context.store.commits()})
+    steps = {day: {name: _state(context, name, day) for name in DAILY} for day in days}
+    link = head(context.store)
+    facts: dict[str, Any] = {
+        "scenario": context.scenario.name,
+        "store": str(context.store.root),
+        "generation": context.store.generation,
+        "days": steps,
+        "chain_head": vars(link) if link else None,
+        **status_facts(context.scenario, context.store),
+    }
+    context.show(facts)
+    if not context.as_json:
+        _print_status(facts)
+
+
+def _state(context: Context, name: str, day: str) -> str:
+    commit = context.store.find(name, day)
+    if commit is None:
+        return "-"
+    return "no" if commit.manifest.get("gate") else "done"
+
+
+def _print_status(facts: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    days = Table("day", *DAILY, title=f"{facts['scenario']} in {facts['store']}, generation {facts['generation']}")
+    for day, steps in facts["days"].items():
+        days.add_row(day, *steps.values())
+    console.print(days)
+    link = facts["chain_head"]
+    console.print(f"chain head: {link['ds']} {link['checkpoint'][:12]}" if link else "no checkpoint is committed yet")
+    versions = Table("version", "day", "aliases", "gate", "checkpoint", title="registered versions")
+    for version in facts.get("versions", []):
+        aliases = ", ".join(version.get("aliases", []))
+        versions.add_row(*(str(version.get(k) or "") for k in ("version", "ds")), aliases, *_rest(version))
+    console.print(versions)
+    if facts.get("message"):
+        console.print(str(facts["message"]))
+
+
+def _rest(version: dict[str, Any]) -> tuple[str, str]:
+    return str(version.get("verdict") or version.get("gate") or ""), str(version.get("checkpoint") or "")[:12]
+
+
+@main.command()
+@click.option("--to", "to_version", help="Version to go back to; default: the one that served before.")
+@with_context
+def rollback(context: Context, to_version: str | None) -> None:
+    """Makes an earlier version serve again: the one before, or one of the last three with --to."""
+    from tasks.champion import rollback as go_back
+
+    facts = go_back(context.scenario, context.store, to_version)
+    context.show(facts, str(facts["message"]))
+
+
+@main.command()
+@click.option("--ds", required=True, help="Day of the tuning run whose proposal to accept.")
+@with_context
+def accept(context: Context, ds: str) -> None:
+    """Writes a tuning run's proposed values into the scenario file, keeping its comments."""
+    from tasks.tune import apply
+
+    commit = context.store.find("tune", ds)
+    if commit is None:
+        raise BadInputError(f"{context.store.root}: no proposal of {ds}; `recloop tune --ds {ds}` makes one")
+    proposal = json.loads((commit.folder / "proposal.json").read_text())
+    changes = apply(context.scenario.file, proposal)
+    context.show(changes, f"{context.scenario.file}: {changes or 'nothing to change: the values stand already'}")
+
+
+@main.command()
+@day_options
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for metrics.json and progressive.csv.")
+@with_context
+def report(context: Context, ds: str | None, first: str | None, last: str | None, out: Path) -> None:
+    """Collects the days' metrics into files that `dvc metrics` and `dvc plots` read."""
+    from tasks.summary import write_report
+
+    write_report(context.scenario, context.store, scenario_days(context.scenario, ds, first, last), out)
+    click.echo(f"{out}/metrics.json, {out}/progressive.csv")
