@@ -84,14 +84,15 @@ def rollback(context: Context, to_version: str | None) -> None:
 @with_context
 def accept(context: Context, ds: str) -> None:
     """Writes a tuning run's proposed values into the scenario file, keeping its comments."""
-    from tasks.tune import apply
+    from tasks.tuning_space import apply
 
     commit = context.store.find("tune", ds)
     if commit is None:
         raise BadInputError(f"{context.store.root}: no proposal of {ds}; `recloop tune --ds {ds}` makes one")
     proposal = json.loads((commit.folder / "proposal.json").read_text())
-    changes = apply(context.scenario.file, proposal)
-    context.show(changes, f"{context.scenario.file}: {changes or 'nothing to change: the values stand already'}")
+    apply(context.scenario.file, proposal)
+    lines = [f"{path}: {change['old']} -> {change['new']}" for path, change in sorted(proposal["changes"].items())]
+    context.show(proposal["changes"], f"{context.scenario.file}:\n" + ("\n".join(lines) or "nothing to change"))
 
 
 @main.command()
