@@ -78,8 +78,20 @@ class Cell:
                 f"{file}: column {self.source!r} is {self.raw_type}, which does not read as {wanted} "
                 f"({place}.{self.name}.type); declare it as {'list[..]' if kind == 'list' else 'string'}"
             )
+        self._check_limits(f"{place}.{self.name}")
         if wanted.startswith("list") and kind == "text" and not self.column.separator:
             raise BadInputError(f'{place}.{self.name}: {wanted} read from text; add separator, such as ","')
+
+    def _check_limits(self, place: str) -> None:
+        column = self.column
+        texts = column.type in ("string", "list[string]")
+        if column.values is not None and not texts:
+            wrong = [value for value in column.values if not isinstance(value, int)]
+            if wrong or column.type not in ("int", "list[int]"):
+                given = repr(wrong[0]) if wrong else column.type
+                raise BadInputError(f"{place}.values: {given} does not go with {column.type}; use int or string")
+        if (column.min is not None or column.max is not None) and (texts or column.type == "bool"):
+            raise BadInputError(f"{place}: min and max are for numbers, not {column.type}; drop them")
 
     def value(self, raw: str) -> str:
         """SQL of the typed value; null where the cell is empty, NaN or does not read."""
@@ -139,35 +151,32 @@ class Cell:
 def _scalar(wanted: str, kind: str, raw: str) -> str:
     """SQL of one value of the type `wanted` from a raw one; null where it does not read."""
     text = f"trim({raw})"
+    number = f"TRY_CAST({text if kind == 'text' else raw} AS DOUBLE)"
     match wanted, kind:
-        case "string", "text":
-            return f"nullif({raw}, '')"
         case "string", _:
-            return f"CAST({raw} AS VARCHAR)"
+            sql = f"nullif({raw}, '')" if kind == "text" else f"CAST({raw} AS VARCHAR)"
         case "int", "text":
             # A cast alone would round 3.7, and read 0x10, 1_000 and 1e3.
-            return (
-                f"CASE WHEN regexp_full_match({text}, '[+-]?[0-9]+([.]0*)?') "
-                f"THEN TRY_CAST(split_part({text}, '.', 1) AS BIGINT) END"
-            )
+            whole = f"regexp_full_match({text}, '[+-]?[0-9]+([.]0*)?')"
+            sql = f"CASE WHEN {whole} THEN TRY_CAST(split_part({text}, '.', 1) AS BIGINT) END"
         case "int", "float":
-            return f"CASE WHEN {raw} = floor({raw}) THEN TRY_CAST({raw} AS BIGINT) END"
+            sql = f"CASE WHEN {raw} = floor({raw}) THEN TRY_CAST({raw} AS BIGINT) END"
         case "int", _:
-            return f"TRY_CAST({raw} AS BIGINT)"
+            sql = f"TRY_CAST({raw} AS BIGINT)"
         case "float", "text":
-            number = f"TRY_CAST({text} AS DOUBLE)"
-            return f"CASE WHEN NOT contains({text}, '_') AND isfinite({number}) THEN {number} END"
+            sql = f"CASE WHEN NOT contains({text}, '_') AND isfinite({number}) THEN {number} END"
         case "float", _:
-            number = f"TRY_CAST({raw} AS DOUBLE)"
-            return f"CASE WHEN isfinite({number}) THEN {number} END"
+            sql = f"CASE WHEN isfinite({number}) THEN {number} END"
         case "bool", "text":
-            return (
+            sql = (
                 f"CASE WHEN lower({text}) IN ('1', 'true', 't', 'yes', 'y', '1.0') THEN true "
                 f"WHEN lower({text}) IN ('0', 'false', 'f', 'no', 'n', '0.0') THEN false END"
             )
         case "bool", "bool":
-            return raw
-    return f"CASE WHEN {raw} = 1 THEN true WHEN {raw} = 0 THEN false END"  # bool from a number
+            sql = raw
+        case _:  # bool from a number
+            sql = f"CASE WHEN {raw} = 1 THEN true WHEN {raw} = 0 THEN false END"
+    return sql
 
 
 def time_sql(value: str, time: Time, type_name: str) -> str:

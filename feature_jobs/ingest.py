@@ -10,11 +10,13 @@ from __future__ import annotations
 import datetime
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from feature_jobs import sources
@@ -23,10 +25,13 @@ from feature_jobs.days import check_day, day_window
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions import literal
 from feature_jobs.schema import Scenario
-from feature_jobs.sources import Source
+from feature_jobs.sources import Reader, Source
 
 _QUARANTINE = pa.schema([("table", pa.string()), ("row", pa.string()), ("reason", pa.string())])
 _NUM_REASONS = 20
+_LONG_AGO = -(2**62)
+_KIND = "regexp_replace(reason, '''.*''', '...', 's')"
+"""SQL of a reason without the cell's value."""
 
 
 def ingest_day(scenario: Scenario, ds: str, output: Path) -> dict[str, Any]:
@@ -37,78 +42,60 @@ def ingest_day(scenario: Scenario, ds: str, output: Path) -> dict[str, Any]:
     Raises BadInputError for a day without data, an unreadable source, or too many malformed rows.
     """
     check_day(scenario, ds)
-    all_sources = sources.sources_of(scenario)
-    window = day_window(scenario, ds)
     (output / "entities").mkdir(parents=True, exist_ok=True)
-    counts: dict[str, Any] = {"entities": {}}
+    landed: dict[str, dict[str, Any]] = {}
     quarantine: list[pa.Table] = []
+    events, *entities = sources.sources_of(scenario)
     with tempfile.TemporaryDirectory(dir=output, prefix=".scratch-") as scratch:
-        for number, source in enumerate(all_sources):
-            zone = source.time.zone if source.time else "UTC"
-            connection = sources.connect(Path(scratch), zone)
-            try:
-                landed, bad_rows = _Landing(connection, scenario, ds, source, window).land(output)
-            finally:
-                connection.close()
+        for source in [events, *entities]:
+            with sources.connect(Path(scratch), source.time.zone if source.time else "UTC") as connection:
+                counts, bad_rows = _Landing(connection, scenario, ds, source).land(output)
+            landed[source.place] = counts
             quarantine.append(bad_rows)
-            if number == 0:
-                counts |= landed
-            else:
-                counts["entities"][source.name] = landed
-    rows = pa.concat_tables(quarantine)
-    sources.write_parquet(rows.to_batches(), _QUARANTINE, output / "quarantine.parquet")
-    text = json.dumps(counts, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    bad = pa.concat_tables(quarantine)
+    sources.write_parquet(bad.to_batches(), _QUARANTINE, output / "quarantine.parquet")
+    result = landed[events.place] | {"entities": {entity.name: landed[entity.place] for entity in entities}}
+    text = json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     (output / "counts.json").write_text(text, encoding="utf-8")
-    return counts
+    return result
 
 
 class _Landing:
     """One table on its way from the source into the output of a day."""
 
-    def __init__(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        scenario: Scenario,
-        ds: str,
-        source: Source,
-        window: tuple[int, int],
-    ) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, scenario: Scenario, ds: str, source: Source) -> None:
         self.connection = connection
         self.scenario = scenario
         self.ds = ds
         self.source = source
-        self.is_events = source.name == "events" and not source.key
-        self.window = window if self.is_events else (-(2**62), window[1])
-        self.files = sources.files_of(scenario, source, ds)
-        self.columns = [f"c{i}" for i in range(len(source.columns))]
+        start, end = day_window(scenario, ds)
+        window = (_LONG_AGO if source.key else start, end)  # of an entity, all that was known before the day's end
+        self.reader = Reader(connection, scenario, source, sources.files_of(scenario, source, ds), window)
+        self.what = f"entity {source.name}" if source.key else ds
+        self.dated = "time IS NOT NULL" if source.time else "true"
 
     def land(self, output: Path) -> tuple[dict[str, Any], pa.Table]:
         """Writes the table; returns its counts and its quarantined rows."""
-        sources.stage(self.connection, self.scenario, self.source, self.files, "staged", self.window)
-        dated = "time IS NOT NULL" if self.source.time else "true"
+        self.reader.stage()
         num_read, num_bad, num_undated = self._row(
-            f"SELECT count(*) FILTER ({dated}), count(*) FILTER ({dated} AND reason IS NOT NULL), "
-            f"count(*) FILTER (NOT ({dated})) FROM staged"
+            f"SELECT count(*) FILTER ({self.dated}), count(*) FILTER ({self.dated} AND reason IS NOT NULL), "
+            f"count(*) FILTER (NOT ({self.dated})) FROM staged"
         )
-        self._check_share(num_bad, num_read, "quarantined", f"the {num_read} rows of {self._what()}", dated)
-        if num_undated:
-            num_all = sources.time_span(self.connection, self.scenario, self.source, self.files, self.window)[2]
-            num_all += self._row("SELECT count(*) FROM staged WHERE starts_with(reason, 'line: ')")[0]
-            self._check_share(num_undated, num_all, "undated", f"the {num_all} rows read", f"NOT ({dated})")
+        self._check_undated(num_undated)
+        self._check_quarantined(num_bad, num_read)
         if num_read == num_bad:
             raise self._empty(num_read)
         num_duplicates = self._drop_duplicates()
-        num_conflicts = self._quarantine_conflicts() if self.source.key else 0
-        self._check_share(
-            num_bad + num_conflicts, num_read, "quarantined", f"the {num_read} rows of {self._what()}", dated
-        )
+        if self.source.key:
+            num_bad += self._quarantine_conflicts(self.source.key)
+            self._check_quarantined(num_bad, num_read)
         counts = {
             "rows_read": num_read,
             "rows": self._write(output),
             "duplicates": num_duplicates,
-            "quarantined": num_bad + num_conflicts,
+            "quarantined": num_bad,
             "undated": num_undated,
-            "reasons": self._reasons("true"),
+            "reasons": self._reasons(),
         }
         return counts, self._quarantined()
 
@@ -116,97 +103,101 @@ class _Landing:
         row: tuple[Any, ...] = self.connection.execute(sql).fetchall()[0]
         return row
 
-    def _what(self) -> str:
-        return f"{self.ds}" if self.is_events else f"entity {self.source.name}"
-
     def _drop_duplicates(self) -> int:
-        """Leaves the first of rows that are equal in all declared columns; returns how many went."""
-        columns = ", ".join(self.columns)
+        """Makes the table `good`, of rows that are equal in all declared columns only the first; returns how many
+        went."""
+        columns = ", ".join(f"c{i}" for i in range(len(self.source.columns)))
         self.connection.execute(
             f"CREATE TABLE good AS SELECT * EXCLUDE (copy) FROM (SELECT *, row_number() OVER "
             f"(PARTITION BY {columns} ORDER BY file, row) AS copy FROM staged WHERE reason IS NULL) WHERE copy = 1"
         )
-        num_good, num_left = self._row(
+        before, left = self._row(
             "SELECT (SELECT count(*) FROM staged WHERE reason IS NULL), (SELECT count(*) FROM good)"
         )
-        return int(num_good - num_left)
+        return int(before - left)
 
-    def _quarantine_conflicts(self) -> int:
-        """Leaves the first row of each key (and time) and quarantines those that say something else of it."""
-        names = list(self.source.columns)
-        key = f"c{names.index(self.source.key[0])}"
-        packed = ", ".join(f"{quote(name)} := c{i}" for i, name in enumerate(names))
+    def _quarantine_conflicts(self, key_name: str) -> int:
+        """Keeps the first row of each key (and time), quarantines those that say something else; returns how many."""
+        key = f"c{self.source.place_of(key_name)}"
+        packed = ", ".join(f"{quote(name)} := c{i}" for i, name in enumerate(self.source.columns))
         self.connection.execute(
             f"CREATE TABLE other AS SELECT * FROM (SELECT *, row_number() OVER "
             f"(PARTITION BY {key}, time ORDER BY file, row) AS nth FROM good) WHERE nth > 1"
         )
         self.connection.execute("DELETE FROM good WHERE (file, row) IN (SELECT (file, row) FROM other)")
-        complaint = f"{literal(self.source.key[0])} || ': ''' || {key} || ''' occurs before with other values'"
+        reason = f"{literal(key_name + ': ')} || chr(39) || {key} || chr(39) || ' conflicting: other values before'"
         self.connection.execute(
-            f"INSERT INTO staged BY NAME SELECT file, row, time, {complaint} AS reason, "
+            f"INSERT INTO staged BY NAME SELECT file, row, time, {reason} AS reason, "
             f"CAST(to_json(struct_pack({packed})) AS VARCHAR) AS raw FROM other"
         )
         return int(self._row("SELECT count(*) FROM other")[0])
 
     def _write(self, output: Path) -> int:
         """The good rows as Parquet; returns how many."""
-        names = list(self.source.columns)
-        columns = ", ".join(f"{c} AS {quote(name)}" for c, name in zip(self.columns, names, strict=True))
-        if self.is_events:
-            schema = arrow_schema(self.source.columns, "key.event_time", "key.event_row")
-            order, path = "time, file, row", output / "events.parquet"
-            columns += f', time AS "key.event_time", row_number() OVER (ORDER BY {order}) - 1 AS "key.event_row"'
+        columns = ", ".join(f"c{i} AS {quote(name)}" for i, name in enumerate(self.source.columns))
+        if self.source.key:
+            time_key = ["key.valid_from"] if self.source.time else []
+            order, path = f"c{self.source.place_of(self.source.key)}, time", f"entities/{self.source.name}.parquet"
         else:
-            key = f"c{names.index(self.source.key[0])}"
-            order, path = f"{key}, time", output / "entities" / f"{self.source.name}.parquet"
-            schema = arrow_schema(self.source.columns, *(["key.valid_from"] if self.source.time else []))
-            columns += ', time AS "key.valid_from"' if self.source.time else ""
-        result = self.connection.sql(f"SELECT {columns} FROM good ORDER BY {order}")
-        batches = (batch.cast(schema) for batch in result.to_arrow_reader(sources.ROWS_PER_GROUP))
-        return sources.write_parquet(batches, schema, path)
+            time_key, order, path = ["key.event_time"], "time, file, row", "events.parquet"
+        columns += "".join(f", time AS {quote(key)}" for key in time_key)
+        rows = self.connection.sql(f"SELECT {columns} FROM good ORDER BY {order}")
+        batches: Iterator[pa.RecordBatch] = iter(rows.to_arrow_reader(sources.ROWS_PER_GROUP))
+        if not self.source.key:
+            batches, time_key = _numbered(batches), [*time_key, "key.event_row"]
+        schema = arrow_schema(self.source.columns, *time_key)
+        return sources.write_parquet((batch.cast(schema) for batch in batches), schema, output / path)
 
     def _quarantined(self) -> pa.Table:
         rows = self.connection.sql(
             f"SELECT {literal(self.source.name)} AS \"table\", coalesce(raw, '') AS row, reason FROM staged "
-            f"WHERE reason IS NOT NULL ORDER BY file, row, reason, raw"
-        ).to_arrow_table()
-        return rows.cast(_QUARANTINE)
+            f"WHERE reason IS NOT NULL ORDER BY file, abs(staged.row), reason, raw"
+        )
+        return rows.to_arrow_table().cast(_QUARANTINE)
 
-    def _reasons(self, condition: str) -> dict[str, int]:
+    def _reasons(self) -> dict[str, int]:
         """The most frequent reasons, cell values left out, with their numbers of rows."""
         rows = self.connection.execute(
-            f"SELECT regexp_replace(reason, '''.*''', '...') AS what, count(*) AS num FROM staged "
-            f"WHERE reason IS NOT NULL AND ({condition}) GROUP BY what ORDER BY num DESC, what LIMIT {_NUM_REASONS}"
+            f"SELECT {_KIND} AS kind, count(*) AS num FROM staged WHERE reason IS NOT NULL "
+            f"GROUP BY kind ORDER BY num DESC, kind LIMIT {_NUM_REASONS}"
         ).fetchall()
         return dict(rows)
 
-    def _check_share(self, num: int, of: int, word: str, what: str, condition: str) -> None:
+    def _check_quarantined(self, num: int, num_read: int) -> None:
+        self._check_share(num, num_read, f"the {num_read} rows of {self.what} are quarantined", self.dated)
+
+    def _check_undated(self, num: int) -> None:
+        """Rows without a time are measured against all rows of the files, as they may be any day's."""
+        if num:
+            broken = self._row("SELECT count(*) FROM staged WHERE starts_with(reason, 'line: ')")[0]
+            num_all = self.reader.span()[2] + broken
+            self._check_share(num, num_all, f"the {num_all} rows have no readable time", f"NOT ({self.dated})")
+
+    def _check_share(self, num: int, of: int, what: str, condition: str) -> None:
         """Raises BadInputError where too large a share of the rows is malformed."""
         allowed = self.scenario.ingest.max_quarantined_share
-        if not num or num / max(of, 1) <= allowed:
+        if not num or num / of <= allowed:
             return
-        reasons = self.connection.execute(
-            f"SELECT any_value(reason ORDER BY file, row), count(*) AS num FROM staged WHERE reason IS NOT NULL AND "
-            f"({condition}) GROUP BY regexp_replace(reason, '''.*''', '...') ORDER BY num DESC, 1 LIMIT 3"
+        kinds = self.connection.execute(
+            f"SELECT arg_min(reason, (file, abs(row))), arg_min(row, (file, abs(row))), count(*) AS num FROM staged "
+            f"WHERE reason IS NOT NULL AND ({condition}) GROUP BY {_KIND} ORDER BY num DESC, 1 LIMIT 3"
         ).fetchall()
-        top = "; ".join(f"{reason} ({count} rows)" for reason, count in reasons)
+        top = "; ".join(f"{reason} ({_row_name(row)}; {count} such rows)" for reason, row, count in kinds)
         raise BadInputError(
-            f"{self._files()}: {num} of {what} are {word}, {num / max(of, 1):.1%}, allowed {allowed:.1%}: {top}. "
-            f"Mend the rows, the columns under {self.source.place} of {self.scenario.file}, or raise "
-            f"ingest.max_quarantined_share"
+            f"{self._files}: {num} of {what}, {num / of:.1%}, allowed {allowed:.1%}: {top}. Mend the rows, or "
+            f"{self.source.place} in {self.scenario.file}, or raise ingest.max_quarantined_share there"
         )
 
     def _empty(self, num_read: int) -> BadInputError:
-        if not self.is_events:
-            return BadInputError(f"{self._files()}: entity {self.source.name} has no row; bring the file again")
+        if self.source.key:
+            return BadInputError(f"{self._files}: {self.what} has no good row; bring the file again")
         if num_read:
-            return BadInputError(f"no events on {self.ds} in {self._files()}: all {num_read} rows are quarantined")
-        times = sources.time_span(self.connection, self.scenario, self.source, self.files, self.window)[:2]
-        days = [self._day_of(time) for time in times if time is not None]
+            return BadInputError(f"no events on {self.ds} in {self._files}: all {num_read} rows are quarantined")
+        days = [self._day_of(time) for time in self.reader.span()[:2] if time is not None]
         near = f"nearest days with events: {', '.join(days)}" if days else "it holds no events at all"
         return BadInputError(
-            f"no events on {self.ds} in {self._files()}; {near}. Choose another day, or mend {self.source.place}.time "
-            f"(unit, zone) of {self.scenario.file}"
+            f"no events on {self.ds} in {self._files}; {near}. Choose another day, list it under data.days.skip, or "
+            f"mend data.events.time (unit, zone) in {self.scenario.file}"
         )
 
     def _day_of(self, time_us: int) -> str:
@@ -214,8 +205,22 @@ class _Landing:
         try:
             return str(datetime.datetime.fromtimestamp(time_us // 1_000_000, zone).date())
         except (ValueError, OverflowError, OSError):
-            return f"{time_us} µs since 1970"
+            return f"{time_us / 1e6:.0f} s after 1970"
 
+    @property
     def _files(self) -> str:
-        more = f" and {len(self.files) - 1} more" if len(self.files) > 1 else ""
-        return f"{self.files[0]}{more}"
+        files = self.reader.files
+        return f"{files[0]}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")
+
+
+def _row_name(row: int) -> str:
+    return f"line {-row}" if row < 0 else f"row {row + 1}"
+
+
+def _numbered(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Adds `key.event_row`: 0, 1, …"""
+    start = 0
+    for batch in batches:
+        rows = np.arange(start, start + batch.num_rows)
+        yield batch.append_column("key.event_row", pa.array(rows, pa.int64()))
+        start += batch.num_rows
