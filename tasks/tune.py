@@ -1,0 +1,160 @@
+"""tune: which values of the scenario would have served the last days better?"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from feature_jobs.errors import BadInputError
+from feature_jobs.schema import Scenario
+from tasks.contract import DayConfig, Input, Metrics, Resources, step
+from tasks.tuning_space import apply, read_space, with_values
+from tasks.tuning_study import Report, Study
+
+PROPOSAL = "proposal.json"
+
+
+@step(
+    reads={
+        "samples": Input(),
+        "history": Input(of="samples", days="trailing", window="tune.replay_days"),
+        "checkpoints": Input(of="checkpoint", days="trailing", window="tune.replay_days"),
+    },
+    writes="proposal",
+    config=("tune", "train", "model", "features", "labels"),
+    resources=Resources(memory_gib=6.0),
+    timeout_s=6 * 3600,
+    daily=False,
+)
+def tune(
+    config: DayConfig,
+    *,
+    samples: Path,
+    history: Mapping[str, Path],
+    checkpoints: Mapping[str, Path],
+    proposal: Path,
+) -> Metrics:
+    """Searches the scenario's space: each trial carries the same checkpoint over the same past days with other values.
+
+    A trial is judged only on rows that it has not learned: of the first replayed day its holdout, scored after the
+    rest of the day was learned; of every later day all rows, scored by the trial's model of the day before. That is
+    what accepting its values would have brought. Trial 0 has the scenario's own values. A study goes on where it was
+    stopped; with the option `worker` it only adds trials.
+
+    Writes proposal.json. Raises BadInputError where there is no earlier checkpoint or the space is wrong.
+    """
+    scenario, options = config.scenario, config.options
+    if not checkpoints:
+        raise BadInputError(
+            f"tune of {config.ds}: there is no checkpoint of an earlier day to start from (the chain begins at"
+            f" {scenario.data.days.first}); tune a later day"
+        )
+    space = read_space(scenario)
+    start = min(checkpoints)
+    days = {**{ds: folder for ds, folder in sorted(history.items()) if ds > start}, config.ds: samples}
+    replay = _Replay(scenario, checkpoints[start], days)
+    place = config.store.root if config.store else proposal.parent
+    key = _study_key(config, checkpoints[start], days)
+    study = Study(scenario, config.ds, space, place / "tuning" / config.ds / key)
+    is_worker = "worker" in options
+    study.run(replay.objective, wait=not is_worker)
+    trials = study.trials()
+    if is_worker:
+        return {"worker": options["worker"], "trials": len(trials)}
+    report = {
+        "study": key,
+        "scenario": scenario.name,
+        "ds": config.ds,
+        "from_checkpoint": start,
+        "replayed": sorted(days),
+        "objective": scenario.tune.objective,
+        "trials": trials,
+        **_winner(trials, maximize=scenario.tune.objective == "auc"),
+    }
+    _write(proposal / PROPOSAL, report)
+    if scenario.tune.apply == "auto" and report["better"]:
+        apply(scenario.file, report)
+    states = [trial["state"] for trial in trials]
+    counts = {state: states.count(state) for state in sorted(set(states))}
+    return {"trials": counts, "value": report["value"], "champion_value": report["champion_value"]}
+
+
+class _Replay:
+    """The days that every trial replays, from one checkpoint."""
+
+    def __init__(self, scenario: Scenario, parent: Path, days: Mapping[str, Path]) -> None:
+        self.scenario, self.parent, self.days = scenario, parent, days
+
+    def objective(self, values: dict[str, Any], scratch: Path, report: Report) -> tuple[float, dict[str, Any]] | None:
+        """The mean over replayed days of the mean over tasks; None where the pruner stopped it or it diverged."""
+        from models.training import train_day
+
+        scenario, parent = with_values(self.scenario, values), self.parent
+        by_day: dict[str, dict[str, float]] = {}
+        means: list[float] = []
+        for number, (ds, samples) in enumerate(sorted(self.days.items())):
+            checkpoint = scratch / ds
+            checkpoint.mkdir()
+            judged = train_day(scenario, ds, samples, parent, checkpoint)
+            by_day[ds] = _values(judged["progressive" if number else "holdout"], scenario.tune.objective)
+            if not by_day[ds]:
+                return None
+            means.append(sum(by_day[ds].values()) / len(by_day[ds]))
+            if parent != self.parent:
+                shutil.rmtree(parent)
+            parent = checkpoint
+            if report(_mean(means)) and number + 1 < len(self.days):
+                return None
+        return _mean(means), by_day
+
+
+def _values(judged: Mapping[str, Any], objective: str) -> dict[str, float]:
+    """The objective of each task for which it is defined."""
+    return {task: facts[objective] for task, facts in judged.items() if facts[objective] is not None}
+
+
+def _mean(values: list[float]) -> float:
+    return round(sum(values) / len(values), 6)
+
+
+def _winner(trials: list[dict[str, Any]], *, maximize: bool) -> dict[str, Any]:
+    """The best trial against the champion's values; the champion's own where none is better."""
+    champion = trials[0]
+    complete = [trial for trial in trials if trial["value"] is not None]
+    best = (max if maximize else min)(complete, key=lambda trial: trial["value"])
+    changes = {
+        path: {"old": champion["params"][path], "new": value}
+        for path, value in best["params"].items()
+        if value != champion["params"][path]
+    }
+    better = best["value"] != champion["value"]
+    return {
+        "best": best["params"] if better else champion["params"],
+        "best_trial": best["number"] if better else champion["number"],
+        "value": best["value"],
+        "champion_value": champion["value"],
+        "better": better,
+        "changes": changes if better else {},
+    }
+
+
+def _study_key(config: DayConfig, parent: Path, days: Mapping[str, Path]) -> str:
+    """Names the study by all that decides a trial's value, so that no other study is ever continued."""
+    from tasks.store import canonical_json, files_of, sha256_of
+
+    document = config.scenario.model_dump(mode="json", by_alias=True)
+    searched = {key: document["tune"][key] for key in ("space", "replay_days", "objective")}
+    decisive = {
+        "config": {**{key: document[key] for key in ("model", "train", "features", "labels")}, "tune": searched},
+        "parent": files_of(parent),
+        "days": {ds: files_of(folder) for ds, folder in days.items()},
+    }
+    return sha256_of(canonical_json(decisive))[:16]
+
+
+def _write(file: Path, value: Any) -> None:
+    import json
+
+    file.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
