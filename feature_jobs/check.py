@@ -150,10 +150,12 @@ def _check_names(mistakes: Mistakes) -> None:
             mistakes.say(location, task, "no such label", closest(task, scenario.labels))
         elif weight < 0:
             mistakes.say(location, weight, "is below zero", "give a weight of zero or more")
-    known = [*scenario.features, *(f"label.{task}" for task in scenario.tasks), *mistakes.types]
+    lists = [name for name, feature in scenario.features.items() if feature.kind in ("ids", "sequence")]
+    known = [f"{name}.length" if name in lists else name for name in scenario.features]
+    known += [f"label.{task}" for task in scenario.tasks] + [f"segment.{name}" for name in scenario.evaluate.segments]
     for name in scenario.validate_.drift_columns:
         if name not in known:
-            mistakes.say(("validate", "drift_columns"), name, "no such feature, label or column", closest(name, known))
+            mistakes.say(("validate", "drift_columns"), name, "no such feature or label", closest(name, known))
     if scenario.validate_.suite is not None and not scenario.suite_file.is_file():
         what = f"no such file ({scenario.suite_file})"
         mistakes.say(("validate", "suite"), scenario.validate_.suite, what, "write it, or leave suite out")
