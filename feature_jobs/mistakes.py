@@ -15,8 +15,8 @@ from feature_jobs.schema import Scenario, place_of
 def closest(name: str, known: Iterable[str]) -> str:
     """`did you mean X?`, or what there is to choose from."""
     names = list(known)
-    ending = [n for n in names if n.rpartition(".")[2] == name]
-    close = ending or difflib.get_close_matches(name, names, n=1)
+    part = [n for n in names if name in n.split(".")]
+    close = part or difflib.get_close_matches(name, names, n=1)
     if close:
         return f"did you mean {close[0]}?"
     return f"there are: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}" if names else "there are none"
