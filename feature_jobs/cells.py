@@ -99,7 +99,7 @@ class Cell:
             return _scalar(self.column.type, self.kind, raw)
         element = "string" if self.column.type == "list[string]" else "int"
         if self.kind == "text":
-            split = f"string_split({raw}, {literal(self.column.separator or ' ')})"
+            split = f"string_split(nullif(trim({raw}), ''), {literal(self.column.separator or ' ')})"
             items, kind = f"list_filter(list_transform({split}, lambda x: trim(x)), lambda x: x <> '')", "text"
         else:
             inner = self.raw_type[: self.raw_type.rindex("[")]

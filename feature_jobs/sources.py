@@ -145,10 +145,16 @@ def _expand(root: Path, path: str, file_format: str) -> list[Path]:
 
 
 def connect(scratch: Path, zone: str = "UTC") -> duckdb.DuckDBPyConnection:
-    """A database in memory that spills to `scratch`; text times without an offset are read in `zone`."""
+    """A database in memory that spills to `scratch`; text times without an offset are read in `zone`.
+
+    Raises BadInputError for a zone that is none.
+    """
     settings = {"threads": 2, "memory_limit": _MEMORY_LIMIT, "temp_directory": str(scratch)}
     connection = duckdb.connect(config=settings)
-    connection.execute(f"SET TimeZone = {literal(zone)}")
+    try:
+        connection.execute(f"SET TimeZone = {literal(zone)}")
+    except duckdb.Error:
+        raise BadInputError(f"time.zone: {zone!r} is no time zone; write a name such as Asia/Shanghai") from None
     return connection
 
 
