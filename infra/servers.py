@@ -107,8 +107,7 @@ def start_servers(home: Path, say: Callable[[str], None]) -> Local:
     write_private(home / "airflow" / "passwords.json", json.dumps({USER: local.password}))
     write_private(home / "env.sh", "".join(f"export {k}='{v}'\n" for k, v in settings(local).items()))
     local.save()
-    inherited = {name: value for name, value in os.environ.items() if name != "RECLOOP_DATA"}  # one scenario's, not all
-    environment = {**inherited, **settings(local), TOKEN: local.token}
+    environment = {**inherited(), **settings(local), TOKEN: local.token}
 
     def ensure(name: str, *command: str) -> None:
         if name not in running:
@@ -172,6 +171,12 @@ def settings(local: Local) -> dict[str, str]:
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     }
+
+
+def inherited() -> dict[str, str]:
+    """Our own environment, less settings of another Airflow or MLflow, and of one scenario's data."""
+    foreign = ("AIRFLOW_", "MLFLOW_", "RECLOOP_DATA", "RECLOOP_STORE")
+    return {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
 
 
 def mlflow_command(local: Local) -> list[str]:

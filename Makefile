@@ -1,0 +1,43 @@
+# `make` lists what there is. Every target makes .venv first if it is missing or the lock has changed.
+SCENARIO ?= movielens
+DAYS ?= 5
+DATA ?=
+JOBS ?= 2
+PYTHON_IN := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help environment demo down test test-fast lint format screenshots dvc
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "make %-12s %s\n", $$1, $$2}'
+
+environment: ## .venv from infra/requirements.lock; does nothing where it is up to date
+	@infra/environment.sh
+
+demo: environment ## run SCENARIO=movielens for DAYS=5 in Airflow; DATA=folder for logs of your own
+	@$(PYTHON_IN) -m infra.demo --scenario "$(SCENARIO)" --days "$(DAYS)" $(if $(DATA),--data "$(DATA)")
+
+down: ## end the servers that `make demo` started
+	@if [ -x $(PYTHON_IN) ]; then $(PYTHON_IN) -m infra.down; else echo "nothing was running"; fi
+
+test: environment lint ## lint, then all tests
+	@$(PYTHON_IN) -m pytest -n $(JOBS) --dist loadgroup
+
+test-fast: environment ## tests under ten seconds each
+	@$(PYTHON_IN) -m pytest -n $(JOBS) --dist loadgroup -m "not slow and not airflow and not gpu and not container"
+
+dvc: environment ## run the scenario's days as `dvc repro` does, with the same steps
+	@.venv/bin/dvc repro
+
+lint: environment ## style, types, layers
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+
+format: environment ## bring the code into shape
+	@.venv/bin/ruff check --fix .
+	@.venv/bin/ruff format .
+
+screenshots: environment ## pictures of the running demo into docs/images (needs Debian's chromium)
+	@$(PYTHON_IN) -m infra.screenshots --scenario "$(SCENARIO)"

@@ -1,0 +1,173 @@
+"""The DAG folder: light and quick to parse, and nothing but the declarations in it."""
+
+import datetime
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from feature_jobs.schema import load_scenario
+from tasks.steps import DAILY, STEPS, upstream
+from tests.airflow_home import airflow_environment
+from tests.paths import ROOT, SCENARIOS
+from tests.small import write_small
+
+HEAVY = {
+    "torch",
+    "pandas",
+    "mlflow",
+    "duckdb",
+    "pyarrow",
+    "numpy",
+    "great_expectations",
+    "optuna",
+    "onnx",
+    "matplotlib",
+}
+PARSE_BUDGET_S = 1.0
+PARSE = """
+import airflow.sdk, json, runpy, sys, time
+begun = time.perf_counter()
+for file in ("recloop_daily", "recloop_tuning", "scenario_errors"):
+    runpy.run_path(f"{sys.argv[1]}/dags/{file}.py")
+print(json.dumps({"seconds": time.perf_counter() - begun, "modules": sorted({m.split(".")[0] for m in sys.modules})}))
+"""
+BAG = """
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag(f"{sys.argv[1]}/dags")
+print(json.dumps({"dags": sorted(bag.dags), "errors": bag.import_errors}))
+"""
+
+
+def _in_airflow(code: str, project: Path, home: Path) -> dict[str, Any]:
+    """The JSON that the code prints last, run beside an Airflow of its own on the DAGs of `project`."""
+    environment = {**os.environ, **airflow_environment(home), "PYTHONPATH": f"{project}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-P", "-W", "ignore", "-c", code, str(project)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+@pytest.fixture(scope="module")
+def dags() -> dict[str, Any]:
+    """All DAGs of the project, as Airflow loads them."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag(str(ROOT / "dags"))
+    assert not bag.import_errors
+    return dict(bag.dags)
+
+
+def test_parsing_is_quick_and_imports_nothing_heavy(tmp_path: Path) -> None:
+    runs = [_in_airflow(PARSE, ROOT, tmp_path) for _ in range(3)]
+    assert min(run["seconds"] for run in runs) < PARSE_BUDGET_S
+    assert not set(runs[0]["modules"]) & HEAVY
+
+
+def test_every_scenario_has_a_daily_dag_and_a_tuning_dag_where_it_says_what_to_search(dags: dict[str, Any]) -> None:
+    scenarios = [load_scenario(file) for file in SCENARIOS.glob("*.yaml")]
+    daily = {f"{scenario.name}_daily" for scenario in scenarios}
+    tuning = {f"{scenario.name}_tuning" for scenario in scenarios if scenario.tune.space}
+    assert set(dags) == daily | tuning
+
+
+def test_edges_are_those_of_the_declarations(dags: dict[str, Any]) -> None:
+    for dag_id, dag in dags.items():
+        if dag_id.endswith("_daily"):
+            assert {t.task_id: sorted(t.upstream_task_ids) for t in dag.tasks} == {
+                s: sorted(upstream(s)) for s in DAILY
+            }
+            evaluate, quantize = dag.get_task("evaluate"), dag.get_task("quantize")
+            assert quantize.task_id not in evaluate.get_flat_relative_ids(upstream=True)
+            assert evaluate.task_id not in quantize.get_flat_relative_ids(upstream=True)
+
+
+def test_a_failed_step_can_not_end_green(dags: dict[str, Any]) -> None:
+    assert {str(task.trigger_rule) for dag in dags.values() for task in dag.tasks} == {"all_success"}
+
+
+def test_tasks_follow_their_declaration(dags: dict[str, Any]) -> None:
+    for dag in dags.values():
+        assert dag.max_active_runs == 1
+        assert dag.doc_md
+        for task in dag.tasks:
+            arguments = task.partial_kwargs if task.is_mapped else vars(task)
+            declared = STEPS[arguments["step"]]
+            assert task.execution_timeout == datetime.timedelta(seconds=declared.timeout_s)
+            assert task.pool == (
+                "gpu" if declared.resources.gpus or declared.writes == "checkpoint" else "default_pool"
+            )
+            assert declared.doc in task.doc_md
+            assert task.retries == 3
+            assert task.retry_exponential_backoff
+            assert [type(callback).__name__ for callback in task.on_failure_callback] == ["FailureNotifier"]
+
+
+def test_tuning_maps_workers_and_ends_in_one_task() -> None:
+    from airflow.sdk.definitions._internal.contextmanager import DagContext
+
+    import dags.recloop_tuning as tuning
+
+    scenario = load_scenario(SCENARIOS / "movielens.yaml")
+    space = {"train.learning_rate": {"low": 0.001, "high": 0.1}}
+    tune = scenario.tune.model_copy(update={"space": space, "workers": 3})
+    DagContext.autoregistered_dags.clear()
+    DagContext.current_autoregister_module_name = "test"
+    tuning.build(scenario.model_copy(update={"tune": tune}))
+    dag = next(dag for dag, _ in DagContext.autoregistered_dags if dag.dag_id == "movielens_tuning")
+    assert dag.get_task("tune").upstream_task_ids == {"tune_worker"}
+    mapped = dag.get_task("tune_worker")
+    assert mapped.is_mapped
+    assert [share[1] for share in mapped.expand_input.value["options"]] == ["0", "1", "2"]
+
+
+def test_a_broken_scenario_is_told_and_leaves_the_others_alone(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "dags", tmp_path / "dags", ignore=shutil.ignore_patterns("__pycache__"))
+    write_small(tmp_path / "scenarios", num_days=1)
+    broken = (tmp_path / "scenarios" / "shop.yaml").read_text().replace("labels:", "lables:")
+    (tmp_path / "scenarios" / "broken.yaml").write_text(broken.replace("name: shop", "name: broken"))
+    found = _in_airflow(BAG, tmp_path, tmp_path / "airflow")
+    assert "shop_daily" in found["dags"]
+    assert "broken_daily" not in found["dags"]
+    [(file, message)] = found["errors"].items()
+    assert "scenario_errors.py" in file
+    assert "lables" in message
+    assert "labels" in message
+
+
+def test_only_days_of_the_data_are_scheduled_and_all_can_be_backfilled(dags: dict[str, Any]) -> None:
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    dag = DagSerialization.from_dict(DagSerialization.to_dict(dags["movielens_daily"]))
+    assert dag.next_dagrun_info(last_automated_run_info=None) is None  # 1997 is over
+    first, last = (
+        datetime.datetime(1997, 11, 12, tzinfo=datetime.UTC),
+        datetime.datetime(1997, 11, 21, 23, tzinfo=datetime.UTC),
+    )
+    days = [str(info.logical_date.date()) for info in dag.iter_dagrun_infos_between(first, last)]
+    assert days[0] == "1997-11-12"
+    assert days[-1] == "1997-11-21"
+    assert len(days) == 10
+
+
+def test_catching_up_begins_where_the_scenario_says() -> None:
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    from dags.common import scenario_dag
+
+    scenario = load_scenario(SCENARIOS / "movielens.yaml")
+    schedule = scenario.schedule.model_copy(
+        update={"catch_up_from": datetime.date(1997, 11, 15), "zone": "Asia/Shanghai"}
+    )
+    plain = scenario_dag(scenario.model_copy(update={"schedule": schedule}), "daily", "0 3 * * *", "doc")
+    dag = DagSerialization.from_dict(DagSerialization.to_dict(plain))
+    info = dag.next_dagrun_info(last_automated_run_info=None)
+    assert info is not None
+    assert info.logical_date.isoformat() == "1997-11-14T19:00:00+00:00"  # 03:00 of the 15th in Shanghai

@@ -1,0 +1,120 @@
+"""What a step's end means to Airflow. The steps here are small scripts at the execution seam."""
+
+import datetime
+import json
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import tests.airflow_home  # noqa: F401 (before the first import of Airflow)
+from dags.execution import ProcessExecution
+
+LOGICAL = datetime.datetime(2022, 4, 24, 19, tzinfo=datetime.UTC)  # 03:00 of the 25th in Shanghai
+
+
+def _operator(**arguments: Any) -> Any:
+    from dags.step_operator import StepOperator
+
+    return StepOperator(task_id="train", step="train", scenario="s.yaml", **arguments)
+
+
+def _context(**given: Any) -> dict[str, Any]:
+    run = SimpleNamespace(run_type=given.pop("run_type", "scheduled"), run_id="r")
+    return {"dag_run": run, "logical_date": LOGICAL, "params": {}, **given}
+
+
+def _execute(
+    monkeypatch: pytest.MonkeyPatch, code: str, context: dict[str, Any] | None = None, **arguments: Any
+) -> Any:
+    program = ProcessExecution([sys.executable, "-c", code])
+    monkeypatch.setattr("dags.step_operator.execution_mode", lambda environment: program)
+    operator = _operator(**arguments)
+    execute = type(operator).execute
+    return getattr(execute, "__wrapped__", execute)(operator, context or _context())
+
+
+def test_xcom_gets_digest_and_uri_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = {"step": "train", "digest": "ab", "uri": "/store/x", "metrics": {"auc": 0.7}, "seconds": {"total": 1}}
+    code = f"print('epoch 1'); print({json.dumps(result)!r}); print()"
+    assert _execute(monkeypatch, code) == {"digest": "ab", "uri": "/store/x"}
+
+
+def test_the_command_names_step_scenario_day_and_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import json, sys; print(json.dumps({'digest': ' '.join(sys.argv[1:]), 'uri': None}))"
+    context = _context(params={"data": "/logs of mine"})
+    got = _execute(monkeypatch, code, context, zone="Asia/Shanghai", options=["--worker", "1"])
+    assert got["digest"] == "train --scenario s.yaml --ds 2022-04-25 --worker 1 --json --data /logs of mine"
+
+
+@pytest.mark.parametrize(
+    ("code", "on_no", "expected"),
+    [
+        (1, "fail", "AirflowFailException"),
+        (2, "fail", "AirflowFailException"),
+        (3, "fail", "AirflowFailException"),
+        (3, "skip", "AirflowSkipException"),
+        (4, "fail", "AirflowFailException"),
+        (5, "skip", "AirflowFailException"),
+        (6, "fail", "AirflowException"),
+        (137, "fail", "AirflowException"),
+    ],
+)
+def test_exit_codes(monkeypatch: pytest.MonkeyPatch, code: int, on_no: str, expected: str) -> None:
+    script = f"import sys; print('recloop: the reason\\nand more', file=sys.stderr); sys.exit({code})"
+    with pytest.raises(Exception, match="the reason\nand more") as caught:
+        _execute(monkeypatch, script, on_no=on_no)
+    assert type(caught.value).__name__ == expected
+    assert f"exit code {code}" in str(caught.value)
+
+
+def test_a_signal_is_worth_a_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Exception, match="exit code -9") as caught:
+        _execute(monkeypatch, "import os; os.kill(os.getpid(), 9)")
+    assert type(caught.value).__name__ == "AirflowException"
+
+
+def test_a_step_without_its_json_line_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Exception, match="without its JSON line but with 'hello'"):
+        _execute(monkeypatch, "print('hello')")
+
+
+def test_a_timeout_ends_the_step_and_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.sdk.exceptions import AirflowTaskTimeout
+
+    class Late:
+        def run(self, *_: Any) -> int:
+            raise AirflowTaskTimeout
+
+        def kill(self) -> None:
+            pass
+
+    monkeypatch.setattr("dags.step_operator.execution_mode", lambda environment: Late())
+    operator = _operator(execution_timeout=datetime.timedelta(seconds=5))
+    with pytest.raises(Exception, match="not done within 0:00:05") as caught:
+        getattr(type(operator).execute, "__wrapped__", type(operator).execute)(operator, _context())
+    assert type(caught.value).__name__ == "AirflowFailException"
+
+
+def test_modes_that_are_not_built_fail_with_their_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECLOOP_EXECUTION", "docker")
+    operator = _operator()
+    with pytest.raises(Exception, match="RECLOOP_EXECUTION=docker: this mode is not built yet"):
+        getattr(type(operator).execute, "__wrapped__", type(operator).execute)(operator, _context())
+
+
+def test_days_passed_over_skip(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Exception, match=r"data\.days\.skip") as caught:
+        _execute(monkeypatch, "", zone="Asia/Shanghai", skip_days=["2022-04-25"])
+    assert type(caught.value).__name__ == "AirflowSkipException"
+
+
+def test_the_day_of_a_run() -> None:
+    end = datetime.datetime(2022, 5, 1, 22, tzinfo=datetime.UTC)  # Monday the 2nd, 06:00 in Shanghai
+    weekly = _operator(zone="Asia/Shanghai", day="last")
+    assert _operator(zone="Asia/Shanghai").ds_of(_context()) == "2022-04-25"
+    assert weekly.ds_of(_context(data_interval_end=end)) == "2022-05-01"
+    assert weekly.ds_of(_context(run_type="manual", data_interval_end=end)) == "2022-04-25"
+    with pytest.raises(Exception, match="trigger it with the day as logical date"):
+        weekly.ds_of(_context(logical_date=None))

@@ -1,0 +1,88 @@
+"""Background processes are ended exactly: ours with all their children, nobody else's."""
+
+import os
+import secrets
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from infra.processes import TOKEN, Started, find, start, stop
+
+SLEEP = "import time; time.sleep(60)"
+
+
+def _gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def _wait_for(file: Path) -> list[int]:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if file.exists() and file.read_text().endswith("\n"):
+            return [int(word) for word in file.read_text().split()]
+        time.sleep(0.05)
+    raise AssertionError(f"{file} was not written")
+
+
+def test_children_in_other_sessions_end_too_and_strangers_live(tmp_path: Path) -> None:
+    token, pids = secrets.token_hex(8), tmp_path / "pids"
+    code = (
+        "import subprocess, sys, time\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {SLEEP!r}], start_new_session=True)\n"
+        f"open({str(pids)!r}, 'w').write(f'{{child.pid}}\\n')\n"
+        "time.sleep(60)"
+    )
+    stranger = subprocess.Popen([sys.executable, "-c", SLEEP])
+    try:
+        ours = start("server", [sys.executable, "-c", code], {**os.environ, TOKEN: token}, tmp_path / "log")
+        [child] = _wait_for(pids)
+        assert find(ours) is not None
+        assert stop([ours], token) == 2
+        assert _gone(ours.pid)
+        assert _gone(child)
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_orphans_are_found_by_their_token(tmp_path: Path) -> None:
+    token, pids = secrets.token_hex(8), tmp_path / "pids"
+    code = (
+        "import subprocess, sys\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {SLEEP!r}], start_new_session=True)\n"
+        f"open({str(pids)!r}, 'w').write(f'{{child.pid}}\\n')"
+    )
+    ours = start("server", [sys.executable, "-c", code], {**os.environ, TOKEN: token}, tmp_path / "log")
+    [orphan] = _wait_for(pids)
+    assert stop([ours], token) >= 1
+    assert _gone(orphan)
+
+
+def test_a_pid_that_was_given_out_again_is_not_ours() -> None:
+    stranger = subprocess.Popen([sys.executable, "-c", SLEEP])
+    try:
+        recycled = Started("server", stranger.pid, psutil.Process(stranger.pid).create_time() - 100)
+        assert find(recycled) is None
+        assert stop([recycled], secrets.token_hex(8)) == 0
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_one_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infra.processes.GRACE_S", 1.0)
+    token, ready = secrets.token_hex(8), tmp_path / "ready"
+    code = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        f"open({str(ready)!r}, 'w').write('1\\n'); time.sleep(60)"
+    )
+    ours = start("server", [sys.executable, "-c", code], {**os.environ, TOKEN: token}, tmp_path / "log")
+    _wait_for(ready)
+    stop([ours], token)
+    assert _gone(ours.pid)
