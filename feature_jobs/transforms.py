@@ -1,0 +1,231 @@
+"""What turns a row of features into what the network reads: the one code that training and serving share.
+
+A `Layout` says, for the enabled features of a scenario, which columns are embedded as one id (slots), as several
+(bags), and which are numbers. `encode` applies it to a table: ids become 64-bit keys, namespaced so that equal ids
+of two features never meet unless `table` joins them; numbers are scaled. Nothing is fitted here, so there is no state
+that could differ between the two sides. Needs numpy and pyarrow only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from feature_jobs.errors import BadInputError
+from feature_jobs.schema import Scenario
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A column embedded as one id. With `buckets`, the column is a number and the id is floor(scaled · buckets)."""
+
+    name: str
+    column: str
+    namespace: str
+    scale: str = "none"
+    buckets: int = 0
+
+
+@dataclass(frozen=True)
+class Bag:
+    """A list column, embedded and averaged."""
+
+    name: str
+    namespace: str
+
+
+@dataclass(frozen=True)
+class Number:
+    """A numeric column; `scale` is one of `none`, `log`, `log1p`, `logit`."""
+
+    name: str
+    scale: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Inputs of a network, in the order of the scenario."""
+
+    slots: tuple[Slot, ...]
+    bags: tuple[Bag, ...]
+    numbers: tuple[Number, ...]
+
+    @classmethod
+    def from_scenario(cls, scenario: Scenario) -> Layout:
+        """The layout of the scenario's enabled features."""
+        slots: list[Slot] = []
+        bags: list[Bag] = []
+        numbers: list[Number] = []
+        for name, feature in scenario.enabled_features.items():
+            if feature.kind in ("id", "cross"):
+                slots.append(Slot(name, name, getattr(feature, "table", None) or name))
+            elif feature.kind in ("ids", "sequence"):
+                bags.append(Bag(name, feature.table or name))
+            else:
+                scale = feature.scale if feature.kind == "number" else _SCALE_OF_KIND[feature.kind]
+                numbers.append(Number(name, scale))
+                if feature.buckets:
+                    # ":" is in no feature's name, so the slot can share its name with none.
+                    slots.append(Slot(f"{name}:bucket", name, f"{name}:bucket", scale, feature.buckets))
+        return cls(tuple(slots), tuple(bags), tuple(numbers))
+
+    @property
+    def columns(self) -> list[str]:
+        """The feature columns that `encode` reads, each once."""
+        names = [s.column for s in self.slots] + [b.name for b in self.bags] + [n.name for n in self.numbers]
+        return list(dict.fromkeys(names))
+
+    @property
+    def namespaces(self) -> list[str]:
+        """Every namespace of ids, each once."""
+        return list(dict.fromkeys([s.namespace for s in self.slots] + [b.namespace for b in self.bags]))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; `from_json` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Layout:
+        """Reads what `to_json` gave."""
+        return cls(
+            tuple(Slot(**s) for s in document["slots"]),
+            tuple(Bag(**b) for b in document["bags"]),
+            tuple(Number(**n) for n in document["numbers"]),
+        )
+
+
+_SCALE_OF_KIND = {"count": "log1p", "recency": "log1p", "rate": "logit"}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """N rows: `ids_NS` keys of the slots; per bag its keys [V] and offsets [N + 1]; `numbers_NK` scaled, NaN = null."""
+
+    ids_NS: Ints
+    bags: dict[str, tuple[Ints, Ints]]
+    numbers_NK: Floats
+
+
+def encode(samples: pa.Table, layout: Layout) -> Encoded:
+    """Keys and scaled numbers of a table that has a column per feature; other columns are ignored.
+
+    Raises BadInputError for a column that is missing or of the wrong type.
+    """
+    num_rows = samples.num_rows
+    ids_NS = np.empty((num_rows, len(layout.slots)), np.int64)
+    for i, slot in enumerate(layout.slots):
+        values = _column(samples, slot.column)
+        if slot.buckets:
+            values = _bucketize(_scaled(values, slot.column, slot.scale), slot.buckets)
+        ids_NS[:, i] = _hash_column(values, slot.column, slot.namespace)
+    numbers_NK = np.empty((num_rows, len(layout.numbers)), np.float32)
+    for k, number in enumerate(layout.numbers):
+        numbers_NK[:, k] = _scaled(_column(samples, number.name), number.name, number.scale)
+    return Encoded(ids_NS, {bag.name: _encode_bag(samples, bag) for bag in layout.bags}, numbers_NK)
+
+
+def hash_ids(values: pa.Array, namespace: str) -> Ints:
+    """64-bit keys of integer or text ids [N].
+
+    An integer x becomes splitmix64(x XOR h), a bijection (Steele, Lea, Flood 2014), h the hash of the namespace, so
+    integers of one namespace never collide. Text enters as its 8-byte BLAKE2b. Null has a key of its own.
+    """
+    salt = _text_hash(namespace)
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        encoded = values.dictionary_encode()
+        # A null's index is 0, and there may be no text at all: the last entry stands in, and is replaced below.
+        hashes = np.array([_text_hash(text) for text in encoded.dictionary.to_pylist()] + [0], np.uint64)
+        raw = hashes[pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False)]
+    else:
+        raw = pc.fill_null(values.cast(pa.int64()), 0).to_numpy(zero_copy_only=False).view(np.uint64)
+    keys = splitmix64(raw ^ np.uint64(salt))
+    if values.null_count:
+        null = splitmix64(np.array([_text_hash(namespace + "\0null")], np.uint64))
+        keys = np.where(values.is_null().to_numpy(zero_copy_only=False), null, keys)
+    return keys.view(np.int64)
+
+
+def splitmix64(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Mixes 64 bits bijectively: the output function of splitmix64 (Steele, Lea, Flood 2014)."""
+    mixed = values + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(mixed ^ (mixed >> np.uint64(31)), np.uint64)
+
+
+def _text_hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def _column(samples: pa.Table, name: str) -> pa.Array:
+    if name not in samples.column_names:
+        have = ", ".join(samples.column_names[:8])
+        raise BadInputError(f"feature column {name!r} is missing (columns: {have}, …); add it")
+    array = samples.column(name).combine_chunks()
+    return array.cast(array.type.value_type) if pa.types.is_dictionary(array.type) else array
+
+
+def _hash_column(values: pa.Array, name: str, namespace: str) -> Ints:
+    try:
+        # Frames hold integers as floats wherever a row is null; a fraction is refused by the safe cast inside.
+        return hash_ids(values, namespace)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise BadInputError(
+            f"feature column {name!r}: {values.type} values are no ids ({error}); give whole numbers or text"
+        ) from None
+
+
+def _scaled(values: pa.Array, name: str, scale: str) -> npt.NDArray[np.float64]:
+    try:
+        floats = pc.fill_null(values.cast(pa.float64()), float("nan")).to_numpy(zero_copy_only=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise BadInputError(f"feature column {name!r}: {values.type} values are no numbers ({error})") from None
+    return np.asarray(_SCALES[scale](floats), np.float64)
+
+
+def _signed_log(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.sign(x) * np.log1p(np.abs(x))
+
+
+def _logit(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    share = np.clip(x, 1e-6, 1 - 1e-6)
+    return np.log(share) - np.log1p(-share)
+
+
+_SCALES = {
+    "none": lambda x: x,
+    "log": _signed_log,
+    "log1p": lambda x: np.log1p(np.maximum(x, 0.0)),
+    "logit": _logit,
+}
+
+
+def _bucketize(scaled: npt.NDArray[np.float64], buckets: int) -> pa.Array:
+    finite = np.isfinite(scaled)
+    steps = np.floor(np.where(finite, scaled, 0.0) * buckets)
+    return pa.array(np.clip(steps, -(2**53), 2**53).astype(np.int64), mask=~finite)
+
+
+def _encode_bag(samples: pa.Table, bag: Bag) -> tuple[Ints, Ints]:
+    """Keys of all lists, one after another, and where each row's begin; a null list is empty."""
+    lists = _column(samples, bag.name)
+    if pa.types.is_null(lists.type):
+        return np.empty(0, np.int64), np.zeros(len(lists) + 1, np.int64)
+    if not (pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type)):
+        raise BadInputError(f"feature column {bag.name!r}: {lists.type} values are no lists of ids; give lists")
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    values = lists.flatten()  # unlike .values, leaves out what lies under null lists and outside a slice
+    if pa.types.is_null(values.type):
+        values = values.cast(pa.int64())
+    return _hash_column(values, bag.name, bag.namespace), offsets

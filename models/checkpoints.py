@@ -1,0 +1,173 @@
+"""A checkpoint: a folder of JSON and safetensors that knows nothing of pickle, processes or insertion order.
+
+checkpoint.json        scenario, day, parent, tasks, architecture, layout, what was restored from the parent
+dense.safetensors      parameters and running moments, by name
+embeddings.safetensors keys [R] ascending, tables [R], weights [R, D]
+optimizer.safetensors  AdamW moments by parameter name, row-wise Adagrad state [R]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from feature_jobs.errors import CorruptError
+from feature_jobs.schema import Model
+from feature_jobs.transforms import Layout
+from models.embeddings import initial_weights
+from models.ranker import Ranker
+
+CHECKPOINT, DENSE, EMBEDDINGS, OPTIMIZER = (
+    "checkpoint.json",
+    "dense.safetensors",
+    "embeddings.safetensors",
+    "optimizer.safetensors",
+)
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def write_json(file: Path, document: Mapping[str, Any]) -> None:
+    """Equal documents give equal bytes."""
+    file.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+
+
+def save(ranker: Ranker, folder: Path, facts: Mapping[str, Any]) -> None:
+    """Writes the ranker; `facts` go into checkpoint.json."""
+    keys_R, weight_RD, state_R, table_R = ranker.arena.sorted()
+    save_file(
+        {"keys": torch.from_numpy(keys_R), "tables": torch.from_numpy(table_R), "weights": weight_RD},
+        folder / EMBEDDINGS,
+    )
+    save_file({name: tensor.contiguous() for name, tensor in ranker.network.state_dict().items()}, folder / DENSE)
+    optimizer = {"embeddings": state_R}
+    for name, parameter in ranker.network.named_parameters():
+        for moment, tensor in ranker.optimizer.state.get(parameter, {}).items():
+            optimizer[f"{name}/{moment}"] = tensor.contiguous()
+    save_file(optimizer, folder / OPTIMIZER)
+    document = {
+        "tasks": list(ranker.tasks),
+        "architecture": ranker.model.model_dump(mode="json"),
+        "layout": ranker.layout.to_json(),
+        "steps": ranker.steps,
+    }
+    write_json(folder / CHECKPOINT, {**facts, **document})
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """checkpoint.json. Raises CorruptError where it is missing or not readable."""
+    try:
+        facts: dict[str, Any] = json.loads((folder / CHECKPOINT).read_text())
+        return facts
+    except (OSError, ValueError) as error:
+        raise _unreadable(folder / CHECKPOINT, error) from None
+
+
+def load(folder: Path) -> Ranker:
+    """The ranker of a checkpoint, for scoring. Raises CorruptError where a file is not readable or does not fit."""
+    facts = read_facts(folder)
+    try:
+        layout, model = Layout.from_json(facts["layout"]), Model(**facts["architecture"])
+        ranker = Ranker(layout, tuple(facts["tasks"]), model)
+        ranker.network.load_state_dict(_tensors(folder / DENSE))
+        rows = _tensors(folder / EMBEDDINGS)
+        keys_R = rows["keys"].numpy()
+        ranker.arena.load(keys_R, rows["weights"], torch.zeros(len(keys_R)), rows["tables"].numpy())
+        ranker.steps = int(facts["steps"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise _unreadable(folder, error) from None
+    return ranker
+
+
+def restore(ranker: Ranker, folder: Path) -> dict[str, Any]:
+    """Carries a fresh ranker on from a parent checkpoint; returns what was restored, new, resized and dropped.
+
+    Dense parameters and their optimizer state are matched by name, tables by namespace. What the parent lacks starts
+    anew, with first-layer weights of zero, so that a new feature changes no score before it is learned. A table whose
+    dimension changed keeps its leading dimensions. Raises CorruptError where the parent is not readable.
+    """
+    facts = read_facts(folder)
+    try:
+        report = {
+            "dense": _restore_dense(ranker, _tensors(folder / DENSE), _tensors(folder / OPTIMIZER)),
+            "tables": _restore_tables(ranker, folder, Layout.from_json(facts["layout"])),
+        }
+        ranker.steps = int(facts["steps"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise _unreadable(folder, error) from None
+    return report
+
+
+@torch.no_grad()
+def _restore_dense(ranker: Ranker, saved: dict[str, Tensor], moments: dict[str, Tensor]) -> dict[str, Any]:
+    state = ranker.network.state_dict()
+    fits = [name for name, tensor in state.items() if name in saved and saved[name].shape == tensor.shape]
+    new = [name for name in state if name not in saved]
+    for name in fits:
+        state[name].copy_(saved[name])
+    for name in new:
+        if name.endswith(":weight"):
+            state[name].zero_()
+    for name, parameter in ranker.network.named_parameters():
+        if name in fits and f"{name}/step" in moments:
+            ranker.optimizer.state[parameter] = {m: moments[f"{name}/{m}"] for m in MOMENTS}
+    return {
+        "restored": len(fits),
+        "new": sorted(new),
+        "resized": sorted(name for name in state if name in saved and name not in fits),
+        "dropped": sorted(saved.keys() - state.keys()),
+    }
+
+
+def _restore_tables(ranker: Ranker, folder: Path, parent: Layout) -> dict[str, Any]:
+    rows, state_R = _tensors(folder / EMBEDDINGS), _tensors(folder / OPTIMIZER)["embeddings"]
+    keys_R, tables_R, weight_RD = rows["keys"].numpy(), rows["tables"].numpy(), rows["weights"]
+    ours = {namespace: i for i, namespace in enumerate(ranker.layout.namespaces)}
+    moved_to = np.array([ours.get(namespace, -1) for namespace in parent.namespaces] or [-1], np.int16)
+    table_R = moved_to[tables_R]
+    kept_K = np.flatnonzero(table_R >= 0)
+    dim, parent_dim = ranker.arena.dim, weight_RD.shape[1]
+    weight_KD = initial_weights(keys_R[kept_K], dim)
+    weight_KD[:, :parent_dim] = weight_RD[torch.from_numpy(kept_K), :dim]
+    ranker.arena.load(keys_R[kept_K], weight_KD, state_R[torch.from_numpy(kept_K)], table_R[kept_K])
+    num_rows = np.bincount(tables_R, minlength=len(parent.namespaces))
+    sizes = dict(zip(parent.namespaces, map(int, num_rows), strict=True))
+    return {
+        "restored": {name: rows for name, rows in sizes.items() if name in ours},
+        "new": sorted(ours.keys() - sizes.keys()),
+        "resized": {} if dim == parent_dim else {"from": parent_dim, "to": dim},
+        "dropped": {name: rows for name, rows in sizes.items() if name not in ours},
+    }
+
+
+def digest_of(folder: Path) -> str:
+    """SHA-256 over names, sizes and digests of a folder's files, its manifest aside: the digest the store gives it."""
+    files = {}
+    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json"):
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        files[file.relative_to(folder).as_posix()] = {"sha256": digest, "bytes": file.stat().st_size}
+    return hashlib.sha256((json.dumps(files, indent=1, sort_keys=True) + "\n").encode()).hexdigest()
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        loaded: dict[str, Tensor] = load_file(file)
+        return loaded
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(file, error) from None
+
+
+def _unreadable(place: Path, error: Exception) -> CorruptError:
+    return CorruptError(
+        f"{place}: not a readable checkpoint ({type(error).__name__}: {error}); restore it from a backup, or rebuild"
+        " with `recloop chain replay --from DAY`"
+    )

@@ -1,0 +1,87 @@
+"""The dense part of a ranking model: standardised numbers, embeddings and their interaction into an architecture.
+
+Shapes: B rows, S slots, F bags, D embedding dim, K numbers, T tasks, I inputs of the architecture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from feature_jobs.schema import Model
+from feature_jobs.transforms import Layout
+from models.architectures import ARCHITECTURES
+
+LARGEST_DEVIATION = 6.0
+
+
+class Standardize(nn.Module):
+    """Numbers to mean 0, variance 1 over everything learned from; null becomes 0, with a flag beside.
+
+    The running moments (count, mean, sum of squared deviations; Chan et al. 1979) are buffers named by the number.
+    """
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__()
+        self.names = [f"{name}:moments" for name in names]
+        for name in self.names:
+            self.register_buffer(name, torch.zeros(3, dtype=torch.float64))
+
+    def _moments(self) -> Tensor:
+        return torch.stack([self.get_buffer(name) for name in self.names], 1)
+
+    @torch.no_grad()
+    def observe(self, numbers_BK: Tensor) -> None:
+        """Adds a batch to the running moments."""
+        if not self.names:
+            return
+        known_BK = ~numbers_BK.isnan()
+        values_BK = numbers_BK.double().nan_to_num()
+        count_K, mean_K, squares_K = self._moments()
+        added_K = known_BK.sum(0).double()
+        batch_mean_K = values_BK.sum(0) / added_K.clamp(min=1)
+        batch_squares_K = ((values_BK - batch_mean_K).square() * known_BK).sum(0)
+        total_K = (count_K + added_K).clamp(min=1)
+        shift_K = batch_mean_K - mean_K
+        mean_K = mean_K + shift_K * added_K / total_K
+        squares_K = squares_K + batch_squares_K + shift_K.square() * count_K * added_K / total_K
+        for k, moments in enumerate(torch.stack([count_K + added_K, mean_K, squares_K], 1)):
+            self.get_buffer(self.names[k]).copy_(moments)
+
+    def forward(self, numbers_BK: Tensor) -> Tensor:
+        """[B, K] → [B, 2K]: value and null flag of each number side by side."""
+        count_K, mean_K, squares_K = self._moments()
+        deviation_K = (squares_K / count_K.clamp(min=1)).sqrt().clamp(min=1e-4)
+        missing_BK = numbers_BK.isnan()
+        known_BK = torch.where(missing_BK, mean_K.float(), numbers_BK)
+        scaled_BK = (known_BK - mean_K.float()) / deviation_K.float()
+        scaled_BK = scaled_BK.clamp(-LARGEST_DEVIATION, LARGEST_DEVIATION)
+        return torch.stack([scaled_BK, missing_BK.float()], 2).flatten(1)
+
+
+class Network(nn.Module):
+    """Embeddings and numbers of a batch to one logit per task.
+
+    Beside the embeddings themselves the architecture reads their pairwise interaction, summed over all pairs
+    (He and Chua, Neural Factorization Machines, SIGIR 2017).
+    """
+
+    def __init__(self, layout: Layout, tasks: Sequence[str], model: Model) -> None:
+        super().__init__()
+        self.standardize = Standardize([number.name for number in layout.numbers])
+        widths = {slot.name: model.embedding_dim for slot in layout.slots}
+        widths |= {bag.name: model.embedding_dim for bag in layout.bags}
+        widths |= {f"{number.name}:number": 2 for number in layout.numbers}
+        widths[":interaction"] = model.embedding_dim
+        self.architecture = ARCHITECTURES[model.architecture](widths, tasks, model)
+
+    def forward(self, emb_BFD: Tensor, numbers_BK: Tensor) -> Tensor:
+        """Logits [B, T] from the embeddings of slots, then bags, [B, S + F, D], and numbers [B, K]."""
+        interaction_BD = (emb_BFD.sum(1).square() - emb_BFD.square().sum(1)) / 2
+        inputs = [emb_BFD.flatten(1)]
+        if self.standardize.names:
+            inputs.append(self.standardize(numbers_BK))
+        logits_BT: Tensor = self.architecture(torch.cat([*inputs, interaction_BD], 1))
+        return logits_BT

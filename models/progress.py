@@ -1,0 +1,44 @@
+"""How far a long loop is: a bar on a terminal, a plain line every few seconds in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Progress:
+    """Counts rows up to `total`. `bar` asks for a rich progress bar where stderr is a terminal."""
+
+    def __init__(self, title: str, total: int, bar: bool) -> None:
+        self.title, self.total, self.done = title, total, 0
+        self._started = self._printed = time.monotonic()
+        self._bar = None
+        if bar and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(console=Console(stderr=True))
+            self._task = self._bar.add_task(title, total=total)
+            self._bar.start()
+
+    def advance(self, rows: int, note: str) -> None:
+        """Tells that `rows` more are done."""
+        self.done += rows
+        if self._bar:
+            self._bar.update(self._task, advance=rows, description=f"{self.title} {note}")
+        elif time.monotonic() - self._printed > SECONDS_BETWEEN_LINES:
+            self._print(note)
+
+    def close(self) -> None:
+        """Ends the bar, or prints the last line."""
+        if self._bar:
+            self._bar.stop()
+        else:
+            self._print("done")
+
+    def _print(self, note: str) -> None:
+        self._printed = time.monotonic()
+        speed = self.done / max(self._printed - self._started, 1e-9)
+        print(f"{self.title}: {self.done}/{self.total} rows, {speed:.0f} rows/s, {note}", file=sys.stderr, flush=True)

@@ -1,0 +1,196 @@
+"""A day of training: predict, then learn, in one pass.
+
+1. The parent scores the whole day, of which it has learned nothing: the progressive scores.
+2. It learns the day's first rows, shuffled; `train.holdout_share` of the rows, the last by event time, wait.
+3. It scores those: the gate's scores, of the challenger that the day may promote.
+4. It learns them too, and 5. is written, with the scores.
+
+Everything random is seeded by scenario, day and `train.seed`; equal inputs give equal bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from feature_jobs.schema import Scenario
+from feature_jobs.transforms import Layout
+from models import checkpoints, metrics
+from models.batches import Floats, make_block, open_samples, read_blocks
+from models.progress import Progress
+from models.ranker import Ranker
+
+KEYS = ["key.event_time", "key.event_row", "key.user"]
+PREDICTIONS_ROWS = 1_000_000
+
+
+def train_day(
+    scenario: Scenario, ds: str, samples: Path, parent: Path | None, output: Path, *, progress: bool = False
+) -> dict[str, Any]:
+    """Carries the parent's checkpoint on over a day's samples (folders) and writes the next one into `output`.
+
+    Returns metrics: progressive and holdout metrics per task, rows, rows per second, sizes.
+    Raises CorruptError for an unreadable parent or samples file, BadInputError for samples that do not fit.
+    """
+    layout, tasks = Layout.from_scenario(scenario), scenario.tasks
+    parquet = open_samples(samples / "samples.parquet", layout, tasks)
+    num_rows = parquet.metadata.num_rows
+    cut = min(max(round(num_rows * (1 - scenario.train.holdout_share)), 1), max(num_rows - 1, 1))
+    with reproducible(_seed(scenario, ds), scenario.train.threads):
+        ranker = Ranker(layout, tasks, scenario.model, scenario.train)
+        restored = checkpoints.restore(ranker, parent) if parent else {}
+        day = _Day(scenario, ds, parquet, ranker, Progress(f"train {ds}", 2 * num_rows, progress))
+        progressive_NT = day.score(0, num_rows) if parent else _unknown(num_rows, len(tasks))
+        day.learn(0, cut)
+        gate_NT = np.concatenate([_unknown(cut, len(tasks)), day.score(cut, num_rows)])
+        day.learn(cut, num_rows)
+        day.progress.close()
+    facts = {
+        "format": 1,
+        "scenario": scenario.name,
+        "ds": ds,
+        "parent": checkpoints.digest_of(parent) if parent else None,
+        "num_rows": num_rows,
+        "restored": restored,
+    }
+    checkpoints.save(ranker, output, facts)
+    _write_predictions(parquet, tasks, progressive_NT, gate_NT, output / "predictions.parquet")
+    judged = _judge(parquet, tasks, progressive_NT if parent else None, gate_NT)
+    checkpoints.write_json(output / "metrics.json", judged)
+    return {
+        **judged,
+        "num_rows": num_rows,
+        "samples_per_s": round(num_rows / max(day.learn_s, 1e-9)),
+        "learn_s": round(day.learn_s, 3),
+        "score_s": round(day.score_s, 3),
+        "embedding_rows": len(ranker.arena),
+        "checkpoint_bytes": sum(file.stat().st_size for file in output.iterdir()),
+    }
+
+
+def score(checkpoint: Path, samples: pa.Table) -> dict[str, Floats]:
+    """Probabilities [N] of each task for rows that have the checkpoint's feature columns.
+
+    Raises CorruptError for an unreadable checkpoint, BadInputError for a missing or mistyped column.
+    """
+    ranker = checkpoints.load(checkpoint)
+    scores_NT = ranker.score(make_block(samples, ranker.layout, ranker.tasks, ranker.arena, admit=False))
+    return {task: scores_NT[:, t] for t, task in enumerate(ranker.tasks)}
+
+
+class _Day:
+    """The samples of a day, learned and scored by ranges of rows."""
+
+    def __init__(
+        self, scenario: Scenario, ds: str, parquet: pq.ParquetFile, ranker: Ranker, progress: Progress
+    ) -> None:
+        self.scenario, self.ds, self.parquet, self.ranker, self.progress = scenario, ds, parquet, ranker, progress
+        self.learn_s = self.score_s = 0.0
+
+    def _tables(self, begin: int, end: int) -> Iterator[pa.Table]:
+        columns = self.ranker.layout.columns + [f"label.{task}" for task in self.ranker.tasks]
+        return read_blocks(self.parquet, begin, end, self.scenario.train.shuffle_rows, columns)
+
+    def learn(self, begin: int, end: int) -> None:
+        """One pass over rows [begin, end), shuffled inside blocks of `train.shuffle_rows`."""
+        started = time.perf_counter()
+        ranker = self.ranker
+        for number, table in enumerate(self._tables(begin, end)):
+            block = make_block(table, ranker.layout, ranker.tasks, ranker.arena, admit=True)
+            shuffle = np.random.default_rng(_seed(self.scenario, self.ds, begin, number))
+            for batch in block.batches(self.scenario.train.batch_size, shuffle.permutation(len(block))):
+                loss = ranker.learn(batch)
+                self.progress.advance(len(batch.labels_BT), f"loss {loss:.4f}")
+        self.learn_s += time.perf_counter() - started
+
+    def score(self, begin: int, end: int) -> Floats:
+        """Probabilities [end - begin, T]."""
+        started = time.perf_counter()
+        ranker = self.ranker
+        scores = [_unknown(0, len(ranker.tasks))]
+        for table in self._tables(begin, end):
+            scores.append(ranker.score(make_block(table, ranker.layout, ranker.tasks, ranker.arena, admit=False)))
+            self.progress.advance(len(table), "scoring")
+        self.score_s += time.perf_counter() - started
+        return np.concatenate(scores)
+
+
+@contextlib.contextmanager
+def reproducible(seed: int, threads: int) -> Iterator[None]:
+    """Seeds torch, asks it for deterministic kernels and a fixed number of threads, and puts all back afterwards."""
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(True)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before[0])
+            torch.use_deterministic_algorithms(before[1])
+
+
+def _seed(scenario: Scenario, ds: str, *part: int) -> int:
+    """A seed that is the same in every process: Python's own hash of text is not."""
+    text = "\0".join([scenario.name, ds, str(scenario.train.seed), *map(str, part)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "little")
+
+
+def _unknown(num_rows: int, num_tasks: int) -> Floats:
+    return np.full((num_rows, num_tasks), np.nan, np.float32)
+
+
+def _write_predictions(
+    parquet: pq.ParquetFile, tasks: tuple[str, ...], progressive_NT: Floats, gate_NT: Floats, file: Path
+) -> None:
+    """Keys, labels and scores of every row, a block at a time."""
+    columns = KEYS + [f"label.{task}" for task in tasks]
+    writer, begin = None, 0
+    for table in read_blocks(parquet, 0, parquet.metadata.num_rows, PREDICTIONS_ROWS, columns):
+        rows = slice(begin, begin + len(table))
+        for kind, scores_NT in (("progressive", progressive_NT), ("gate", gate_NT)):
+            for t, task in enumerate(tasks):
+                scores = pa.array(scores_NT[rows, t], pa.float32(), from_pandas=True)  # NaN becomes null
+                table = table.append_column(f"{kind}.{task}", scores)  # noqa: PLW2901
+        table = table.replace_schema_metadata(None)  # noqa: PLW2901
+        writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
+        writer.write_table(table)
+        begin = rows.stop
+    if writer:
+        writer.close()
+
+
+def _judge(
+    parquet: pq.ParquetFile, tasks: tuple[str, ...], progressive_NT: Floats | None, gate_NT: Floats
+) -> dict[str, Any]:
+    """{"progressive": {task: metrics}, "holdout": {task: metrics}}; unknown labels and unscored rows are left out."""
+    table = parquet.read(["key.user", *(f"label.{task}" for task in tasks)])
+    users = table.column("key.user").combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    judged: dict[str, Any] = {"progressive": {}, "holdout": {}}
+    for kind, scores_NT in (("progressive", progressive_NT), ("holdout", gate_NT)):
+        for t, task in enumerate(tasks if scores_NT is not None else ()):
+            assert scores_NT is not None  # noqa: S101 (no task otherwise)
+            labels = table.column(f"label.{task}").cast(pa.float32()).to_numpy()  # null becomes NaN
+            kept = ~(np.isnan(labels) | np.isnan(scores_NT[:, t]))
+            judged[kind][task] = _metrics(users[kept], labels[kept], scores_NT[kept, t])
+    return judged
+
+
+def _metrics(users: Any, labels: Floats, scores: Floats) -> dict[str, float | int | None]:
+    values = {
+        "auc": metrics.auc(labels, scores),
+        "gauc": metrics.gauc(users, labels, scores),
+        "normalized_entropy": metrics.normalized_entropy(labels, scores),
+        "calibration": metrics.calibration(labels, scores),
+    }
+    # JSON knows no NaN: a metric that is undefined (one class only) is null.
+    return {**{k: round(v, 6) if np.isfinite(v) else None for k, v in values.items()}, "rows": len(labels)}

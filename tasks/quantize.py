@@ -1,0 +1,23 @@
+"""Step `quantize`: the checkpoint as the int8 graph that serving runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tasks.contract import DayConfig, Input, Metrics, Resources, step
+
+
+@step(
+    reads={"samples": Input(), "checkpoint": Input()},
+    writes="export",
+    config=("quantize",),
+    resources=Resources(cpus=2, memory_gib=8),
+)
+def quantize(config: DayConfig, *, samples: Path, checkpoint: Path, export: Path) -> Metrics:
+    """Exports the checkpoint to ONNX with int8 embeddings and int8 dense layers, and compares it with its fp32 twin.
+
+    Says no where int8 loses more AUC or calibration than the scenario allows.
+    """
+    from models.export import export as write_export
+
+    return write_export(checkpoint, samples, export, config.scenario.quantize)

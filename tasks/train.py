@@ -1,0 +1,28 @@
+"""Step `train`: yesterday's checkpoint scores the day, then learns it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tasks.contract import DayConfig, Input, Metrics, Resources, step
+
+
+@step(
+    reads={
+        "samples": Input(),
+        "validation": Input(),
+        "parent": Input(of="checkpoint", days="previous"),
+    },
+    writes="checkpoint",
+    config=("model", "features", "labels", "train"),
+    resources=Resources(cpus=2, memory_gib=8),
+)
+def train(config: DayConfig, *, samples: Path, validation: Path, parent: Path | None, checkpoint: Path) -> Metrics:
+    """Scores the day with its parent, learns it in one pass, and writes the next checkpoint of the chain.
+
+    The last rows by event time are scored before they are learned: they judge the challenger. `validation` is read
+    for its verdict alone: without it there is no day to train on.
+    """
+    from models.training import train_day
+
+    return train_day(config.scenario, config.ds, samples, parent, checkpoint, progress=config.progress)
