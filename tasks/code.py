@@ -11,20 +11,31 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("feature_jobs", "models", "tasks", "serving")
 # Plumbing that runs every step and decides no step's output.
-PLUMBING = ("tasks/store.py", "tasks/chain.py", "tasks/runner.py", "tasks/steps.py", "tasks/contract.py", "tasks/champion.py")
+PLUMBING = (
+    "tasks/store.py",
+    "tasks/chain.py",
+    "tasks/runner.py",
+    "tasks/steps.py",
+    "tasks/contract.py",
+    "tasks/champion.py",
+)
 
 
 def step_files(step: str) -> list[str]:
     """Source files of a step, relative to the project, sorted."""
+    return sorted(imported_files(f"tasks/{step}.py") - set(PLUMBING))
+
+
+def imported_files(name: str) -> set[str]:
+    """A source file and all of the project that it imports, directly or not; relative to the project."""
     seen: set[Path] = set()
-    waiting = [ROOT / "tasks" / f"{step}.py"]
+    waiting = [ROOT / name]
     while waiting:
         file = waiting.pop()
         if file not in seen:
             seen.add(file)
             waiting += _imports(file)
-    names = {file.relative_to(ROOT).as_posix() for file in seen}
-    return sorted(names - set(PLUMBING))
+    return {file.relative_to(ROOT).as_posix() for file in seen}
 
 
 @functools.cache

@@ -6,14 +6,27 @@ where it must be: to log and load models, and to write runs straight into a data
 """
 
 from tasks.tracking.connection import tracking_uri
-from tasks.tracking.registry import CHECKPOINT_TAG, aliases, delete_alias, set_alias, set_version_tags, versions
-from tasks.tracking.runs import record_step
+from tasks.tracking.logged_models import check_loads, register_version
+from tasks.tracking.registry import (
+    CHECKPOINT_TAG,
+    VERDICT_TAG,
+    aliases,
+    delete_alias,
+    set_alias,
+    set_version_tags,
+    versions,
+)
+from tasks.tracking.runs import RunKey, record_step
 
 __all__ = [
     "CHECKPOINT_TAG",
+    "VERDICT_TAG",
+    "RunKey",
     "aliases",
+    "check_loads",
     "delete_alias",
     "record_step",
+    "register_version",
     "set_alias",
     "set_version_tags",
     "tracking_uri",

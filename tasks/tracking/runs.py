@@ -55,8 +55,8 @@ def record_step(declared: Step, scenario: Scenario, commit: Commit, record: Mapp
     """
     sink = open_sink()
     manifest = commit.manifest
-    run, is_new = open_run(sink, RunKey(scenario.name, commit.generation, commit.ds, declared.name))
-    if run.finished and not is_new:
+    run = open_run(sink, RunKey(scenario.name, commit.generation, commit.ds, declared.name))
+    if run.finished and run.tags.get("recloop.digest") == commit.digest:
         return run.run_id
     compute_ms = int(1000 * float(record.get("seconds", {}).get("compute", 0.0)))
     ends_ms = run.start_ms + compute_ms
@@ -74,20 +74,20 @@ def record_step(declared: Step, scenario: Scenario, commit: Commit, record: Mapp
     return run.run_id
 
 
-def open_run(sink: Sink, key: RunKey) -> tuple[Run, bool]:
-    """The run of a step, made where there is none; whether it was made now."""
+def open_run(sink: Sink, key: RunKey) -> Run:
+    """The run of a step, made where there is none."""
     experiment = sink.experiment(key.scenario)
     found = sink.find_runs(experiment, key.tags)
     if found:
-        return found[0], False
+        return found[0]
     started_ms = int(time.time() * 1000)
     source = {"mlflow.source.name": f"recloop {key.step}", "mlflow.source.type": "JOB"}
     made = sink.create_run(experiment, key.name, started_ms, {**key.tags, **source})
     first = sink.find_runs(experiment, key.tags)[0]
     if first.run_id == made.run_id:
-        return made, True
+        return made
     sink.delete_run(made)  # another process was a moment earlier
-    return first, False
+    return first
 
 
 def _params(scenario: Scenario, sections: tuple[str, ...]) -> dict[str, str]:

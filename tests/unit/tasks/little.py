@@ -25,6 +25,7 @@ data:
       t: {type: int, required: true}
       rating: {type: float, required: true}
       city: {type: string}
+      zip: {type: int}
   user: user
   item: item
   days: {first: 2024-01-01, last: 2024-01-09}
@@ -32,14 +33,14 @@ labels: {like: rating >= 4, love: rating == 5}
 features:
   user: {kind: id}
   item: {kind: id}
-  zip: {kind: id, of: user}
+  zip: {kind: id}
   city: {kind: id}
   seen: {kind: count, by: [user]}
   liked: {kind: sequence, of: item, by: user, where: rating >= 4, length: 5, table: item}
 model: {embedding_dim: 4, bottom: [16], tower: [8]}
 train: {batch_size: 64, holdout_share: 0.4, threads: 1}
 evaluate: {segments: {north: city == 'north', rare: city == 'rare'}, bootstrap: 50}
-deploy: {min_segment_rows: 50, max_calibration_error: 0.9}
+deploy: {min_segment_rows: 50, max_calibration_error: 3}
 """
 DAYS = [f"2024-01-0{n}" for n in range(1, 10)]
 NUM_USERS, NUM_ITEMS = 40, 25

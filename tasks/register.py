@@ -1,0 +1,77 @@
+"""register: the day's export becomes a version in MLflow's registry, with everything that leads back to its origin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.champion import CHALLENGER
+from tasks.contract import DayConfig, Input, Metrics, Resources, step
+from tasks.folders import digest_of, manifest_of, read_json, write_json
+
+if TYPE_CHECKING:
+    from feature_jobs.schema import Scenario
+
+
+@step(
+    reads={"export": Input(), "checkpoint": Input(), "evaluation": Input(), "validation": Input()},
+    writes="registration",
+    config=("data", "deploy", "features", "labels"),
+    resources=Resources(memory_gib=3.0),
+    timeout_s=1200,
+    registry=True,
+)
+def register(
+    config: DayConfig, *, export: Path, checkpoint: Path, evaluation: Path, validation: Path, registration: Path
+) -> Metrics:
+    """Registers the export as a model version that loads and scores without this project.
+
+    Its tags name scenario, day, checkpoint, parent, data and code by digest; the gate's verdict is pending until
+    deploy.
+    An export that is registered already keeps its version. Writes version.json.
+    """
+    from tasks import tracking
+
+    scenario = config.scenario
+    key = tracking.RunKey(scenario.name, config.generation, config.ds, "register")
+    digests = {"export": export, "checkpoint": checkpoint, "evaluation": evaluation, "validation": validation}
+    tags = {
+        **key.tags,
+        **{f"recloop.{name}": digest_of(folder) for name, folder in digests.items()},
+        "recloop.parent": str(read_json(checkpoint, "checkpoint.json").get("parent") or "none"),
+        **{f"recloop.data.{name}": str(digest) for name, digest in _data(checkpoint).items()},
+        "recloop.code": str(manifest_of(checkpoint).get("code", "")),
+        tracking.VERDICT_TAG: "pending",
+    }
+    del tags["recloop.step"]
+    found = tracking.register_version(
+        scenario.model_name, export, key, tags, tasks=scenario.tasks, never_null=never_null(scenario)
+    )
+    if found["verdict"] == "pending":
+        tracking.set_alias(scenario.model_name, CHALLENGER, found["version"])
+    version = {
+        "name": scenario.model_name,
+        "version": found["version"],
+        "model_uri": f"models:/{scenario.model_name}/{found['version']}",
+        "run_id": found["run_id"],
+        "checkpoint": tags["recloop.checkpoint"],
+        "export": tags["recloop.export"],
+    }
+    write_json(registration, "version.json", version)
+    return {"version": int(found["version"])}
+
+
+def _data(checkpoint: Path) -> dict[str, Any]:
+    """Digests of what the checkpoint was made from, its parent aside."""
+    inputs = manifest_of(checkpoint).get("inputs", {})
+    return {name: digest for name, digest in inputs.items() if name != "parent" and isinstance(digest, str)}
+
+
+def never_null(scenario: Scenario) -> set[str]:
+    """Id features read straight from an event column that every row has."""
+    columns = scenario.data.events.columns
+    return {
+        name
+        for name, feature in scenario.enabled_features.items()
+        if feature.kind == "id" and (source := columns.get(feature.of or name)) is not None and source.required
+    }
