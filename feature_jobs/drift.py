@@ -58,13 +58,18 @@ def _columns(frame: pd.DataFrame, scenario: Scenario) -> dict[str, str]:
         return {
             name: "id" if kinds.get(name) in ids or frame[name].dtype.kind not in "iufb" else "number" for name in named
         }
+    keys = (scenario.data.user, scenario.data.item)  # each day has its own users and items
     found = {}
-    for name, kind in kinds.items():
-        if kind in ("number", "count", "rate"):
+    for name, feature in scenario.features.items():
+        if feature.kind in ("number", "count", "rate"):
             found[name] = "number"
-        elif kind in ("id", "cross") and frame[name].nunique() <= MAX_IDS:
+        elif feature.kind in ("id", "cross") and frame[name].nunique() <= MAX_IDS:
             found[name] = "id"
-    return found
+    return {name: kind for name, kind in found.items() if name not in keys and _of(scenario, name) not in keys}
+
+
+def _of(scenario: Scenario, name: str) -> Any:
+    return getattr(scenario.features[name], "of", None)
 
 
 def sketch(values: pd.Series[Any], kind: str) -> Sketch:
@@ -164,8 +169,9 @@ def compare(day: DayProfile, trailing: Mapping[str, DayProfile], scenario: Scena
     columns, labels = {}, {}
     for name, today in day["columns"].items():
         past = [d["columns"][name] for d in trailing.values() if name in d["columns"]]
-        past = [p for p in past if p["kind"] == today["kind"]]
-        enough = bool(past) and min(_rows(merge(past)), _rows(today)) >= MIN_ROWS
+        # An id that only some days watched had too many values on the others.
+        whole = len(past) == len(trailing) and {p["kind"] for p in past} == {today["kind"]}
+        enough = whole and min(_rows(merge(past)), _rows(today)) >= MIN_ROWS
         index = round(psi(merge(past), today), 6) if enough else None
         columns[name] = {"psi": index, **_judged(index, rules.max_psi, rules.drift_severity)}
     for task, today in day["labels"].items():

@@ -92,6 +92,13 @@ def _of_feature(name: str, feature: Any) -> Iterator[dict[str, Any]]:
         yield _expect("column_max_to_be_between", "warning", column=f"{name}.length", min_value=1)
 
 
+def suite_text(suite: dict[str, Any]) -> str:
+    """The suite as JSON for git: one expectation a line, so that a change reads well."""
+    lines = ",\n  ".join(json.dumps(expectation) for expectation in suite["expectations"])
+    name, meta = json.dumps(suite["name"]), json.dumps(suite["meta"])
+    return f'{{\n "name": {name},\n "meta": {meta},\n "expectations": [\n  {lines}\n ]\n}}\n'
+
+
 def load_suite(scenario: Scenario) -> tuple[dict[str, Any], str]:
     """The scenario's suite and the name of its file, or the proposed one and "built-in" where there is no file.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tasks.tuning_space import apply, read_space, with_values
 from tasks.tuning_study import Report, Study
 
 PROPOSAL = "proposal.json"
+TAIL_DRAWS, MAX_DRAWS = 20, 10_000  # an end of an interval needs about ten draws beyond it
 
 
 @step(
@@ -23,7 +25,7 @@ PROPOSAL = "proposal.json"
         "checkpoints": Input(of="checkpoint", days="trailing", window="tune.replay_days"),
     },
     writes="proposal",
-    config=("tune", "train", "model", "features", "labels"),
+    config=("tune", "train", "model", "features", "labels", "evaluate"),
     resources=Resources(memory_gib=6.0),
     timeout_s=6 * 3600,
     daily=False,
@@ -42,6 +44,11 @@ def tune(
     rest of the day was learned; of every later day all rows, scored by the trial's model of the day before. That is
     what accepting its values would have brought. Trial 0 has the scenario's own values. A study goes on where it was
     stopped; with the option `worker` it only adds trials.
+
+    The best of several trials is better by chance too, so the winner and trial 0 are replayed once more and compared
+    row by row: `certain` says that some task's AUC is better, and none's worse, at the scenario's confidence,
+    corrected for the number of trials and tasks (Bonferroni). With `tune.apply: auto` only a certain winner is written
+    into the scenario.
 
     Writes proposal.json. Raises BadInputError where there is no earlier checkpoint or the space is wrong.
     """
@@ -63,6 +70,7 @@ def tune(
     trials = study.trials()
     if is_worker:
         return {"worker": options["worker"], "trials": len(trials)}
+    winner = _winner(trials, maximize=scenario.tune.objective == "auc")
     report = {
         "study": key,
         "scenario": scenario.name,
@@ -71,14 +79,16 @@ def tune(
         "replayed": sorted(days),
         "objective": scenario.tune.objective,
         "trials": trials,
-        **_winner(trials, maximize=scenario.tune.objective == "auc"),
+        **winner,
+        **replay.evidence(trials[0]["params"], winner["best"], len(trials), proposal / "scratch"),
     }
     _write(proposal / PROPOSAL, report)
-    if scenario.tune.apply == "auto" and report["better"]:
+    if scenario.tune.apply == "auto" and report["better"] and report["certain"]:
         apply(scenario.file, report)
     states = [trial["state"] for trial in trials]
     counts = {state: states.count(state) for state in sorted(set(states))}
-    return {"trials": counts, "value": report["value"], "champion_value": report["champion_value"]}
+    told = ("value", "champion_value", "better", "certain")
+    return {"trials": counts, **{name: report[name] for name in told}}
 
 
 class _Replay:
@@ -89,25 +99,74 @@ class _Replay:
 
     def objective(self, values: dict[str, Any], scratch: Path, report: Report) -> tuple[float, dict[str, Any]] | None:
         """The mean over replayed days of the mean over tasks; None where the pruner stopped it or it diverged."""
-        from models.training import train_day
-
-        scenario, parent = with_values(self.scenario, values), self.parent
         by_day: dict[str, dict[str, float]] = {}
         means: list[float] = []
-        for number, (ds, samples) in enumerate(sorted(self.days.items())):
-            checkpoint = scratch / ds
-            checkpoint.mkdir()
-            judged = train_day(scenario, ds, samples, parent, checkpoint)
-            by_day[ds] = _values(judged["progressive" if number else "holdout"], scenario.tune.objective)
+        for ds, judged, _ in self._days(values, scratch):
+            by_day[ds] = _values(judged, self.scenario.tune.objective)
             if not by_day[ds]:
                 return None
             means.append(sum(by_day[ds].values()) / len(by_day[ds]))
+            if report(_mean(means)) and len(means) < len(self.days):
+                return None
+        return _mean(means), by_day
+
+    def _days(self, values: dict[str, Any], scratch: Path) -> Iterator[tuple[str, dict[str, Any], Path]]:
+        """Replays day after day: the day, the metrics of the rows that judge it, and its checkpoint."""
+        from models.training import train_day
+
+        scenario, parent = with_values(self.scenario, values), self.parent
+        for ds, samples in sorted(self.days.items()):
+            checkpoint = scratch / ds
+            checkpoint.mkdir(parents=True)
+            metrics = train_day(scenario, ds, samples, parent, checkpoint)
+            yield ds, metrics[self.judged_by(ds)], checkpoint
             if parent != self.parent:
                 shutil.rmtree(parent)
             parent = checkpoint
-            if report(_mean(means)) and number + 1 < len(self.days):
-                return None
-        return _mean(means), by_day
+        shutil.rmtree(parent)
+
+    def judged_by(self, ds: str) -> str:
+        """Which scores judge a day: of the first the holdout's, of later days the parent's, of all rows."""
+        return "holdout" if ds == min(self.days) else "progressive"
+
+    def evidence(
+        self, champion: dict[str, Any], best: dict[str, Any], num_trials: int, scratch: Path
+    ) -> dict[str, Any]:
+        """{"certain", "evidence": {task: AUC difference of all judged rows with its interval}}; empty for no change."""
+        from models.bootstrap import paired_bootstrap
+
+        if champion == best:
+            return {"certain": False, "evidence": {}}
+        error = (1 - self.scenario.evaluate.confidence) / (len(self.scenario.tasks) * max(num_trials - 1, 1))
+        resamples = max(self.scenario.evaluate.bootstrap, min(math.ceil(TAIL_DRAWS / error), MAX_DRAWS))
+        seed = self.scenario.train.seed
+        of_champion, of_best = (self._scores(values, scratch) for values in (champion, best))
+        shutil.rmtree(scratch)
+        found = {}
+        for task, (labels, scores) in of_champion.items():
+            interval = paired_bootstrap(
+                labels, scores, of_best[task][1], resamples=resamples, confidence=1 - error, seed=seed
+            )
+            if math.isfinite(interval.low):
+                found[task] = {name: round(value, 6) for name, value in interval._asdict().items()}
+        better = any(interval["low"] > 0 for interval in found.values())
+        return {"certain": better and all(i["high"] >= 0 for i in found.values()), "evidence": found}
+
+    def _scores(self, values: dict[str, Any], scratch: Path) -> dict[str, tuple[Any, Any]]:
+        """Labels and scores [N] of each task over the rows that judge the replayed days."""
+        import numpy as np
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        found: dict[str, list[Any]] = {task: [] for task in self.scenario.tasks}
+        for ds, _, checkpoint in self._days(values, scratch):
+            kind = "gate" if self.judged_by(ds) == "holdout" else "progressive"
+            table = pq.read_table(checkpoint / "predictions.parquet")
+            for task, parts in found.items():
+                label, score = table[f"label.{task}"], table[f"{kind}.{task}"]
+                kept = pc.and_(label.is_valid(), score.is_valid())
+                parts.append(np.stack([label.filter(kept).to_numpy(), score.filter(kept).to_numpy()]))
+        return {task: tuple(np.concatenate(parts, axis=1)) for task, parts in found.items()}
 
 
 def _values(judged: Mapping[str, Any], objective: str) -> dict[str, float]:

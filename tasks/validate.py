@@ -66,7 +66,7 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
     }
     days = drift.window({**trailing, config.ds: day}, rules.trailing_days)
     _write(validation / "verdict.json", verdict)
-    _write(validation / "profile.json", {"days": days})
+    _write(validation / "profile.json", {"days": days}, indent=None)  # many small numbers: a line each would be 5x it
     if failures:
         raise GateError(_refusal(config.ds, failures, len(suite["expectations"])))
     return _metrics(verdict)
@@ -147,7 +147,7 @@ def _metrics(verdict: dict[str, Any]) -> Metrics:
     }
 
 
-def _write(file: Path, value: Any) -> None:
+def _write(file: Path, value: Any, indent: int | None = 1) -> None:
     import json
 
-    file.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(value, indent=indent, sort_keys=True) + "\n", encoding="utf-8")

@@ -129,6 +129,8 @@ def test_trial_zero_has_the_scenarios_values_and_the_best_is_proposed(undisturbe
     assert proposal["better"] and proposal["value"] > proposal["champion_value"]
     assert proposal["replayed"] == DAYS[1:] and proposal["from_checkpoint"] == DAYS[0]
     assert proposal["changes"]["train.learning_rate"]["old"] == 0.00001
+    evidence = proposal["evidence"]["like"]
+    assert proposal["certain"] and 0 < evidence["low"] < evidence["difference"] < evidence["high"]
     assert all(set(t["intermediate"]) <= {"1", "2"} for t in trials)
     assert not (undisturbed / "tuning" / DAYS[2] / proposal["study"] / "trial-0").exists()
 
@@ -333,6 +335,16 @@ def test_the_shipped_scenarios_survive_a_round_trip_and_have_a_space(tmp_path):
         changed = [line for line in file.read_text().splitlines() if line not in before.splitlines()]
         assert len(changed) <= 2 and any("learning_rate: 0.5" in line for line in changed)
         assert len(read_space(load_scenario(SCENARIOS / f"{name}.yaml"))) >= 4
+
+
+def test_a_difference_within_chance_is_not_certain_and_not_applied_by_itself(chain, tmp_path):
+    section = "\ntune: {trials: 3, apply: auto, space: {train.seed: {low: 1, high: 99}}}\n"
+    (tmp_path / "tiny.yaml").write_text(SCENARIO.replace("0.00001", "0.03") + section)
+    _, output = run(tmp_path, chain)
+    proposal = proposal_of(output)
+    assert not proposal["certain"] and proposal["evidence"].get("like", {"low": -1})["low"] < 0
+    assert load_scenario(tmp_path / "tiny.yaml").train.seed == 7
+    assert sorted(p.name for p in output.iterdir()) == ["proposal.json"]
 
 
 def test_auto_applies_the_winner_by_itself(chain, tmp_path):

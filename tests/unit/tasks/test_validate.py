@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_jobs.errors import BadInputError, GateError
-from feature_jobs.expectations import load_suite, propose_suite
+from feature_jobs.expectations import load_suite, propose_suite, suite_text
 from feature_jobs.schema import Scenario, load_scenario
 from tasks.contract import DayConfig
 from tasks.validate import validate
+from tests.paths import SCENARIOS
 
 SCENARIO = """
 name: tiny
@@ -282,3 +283,15 @@ def test_the_proposed_suite_is_one_that_loads_and_covers_every_feature_and_label
     assert load_suite(scenario) == (proposed, "tiny.expectations.json")
     named = {e["kwargs"].get("column", "").removesuffix(".length") for e in proposed["expectations"]}
     assert {"label.like", *scenario.features} <= named
+
+
+@pytest.mark.parametrize("name", ["movielens", "kuairand"])
+def test_the_shipped_suites_load_and_name_columns_of_their_samples(name):
+    scenario = load_scenario(SCENARIOS / f"{name}.yaml")
+    suite, source = load_suite(scenario)
+    assert source == f"{name}.expectations.json" and scenario.suite_file.read_text() == suite_text(suite)
+    lists = ("ids", "sequence")
+    columns = {f"{n}.length" if f.kind in lists else n for n, f in scenario.features.items()}
+    columns |= {"key.event_time", "key.event_row", "key.user", "key.item", *(f"label.{t}" for t in scenario.tasks)}
+    assert {e["kwargs"]["column"] for e in suite["expectations"] if "column" in e["kwargs"]} <= columns
+    assert {e["severity"] for e in suite["expectations"]} == {"critical", "warning"}
