@@ -59,7 +59,7 @@ def propose_suite(scenario: Scenario) -> dict[str, Any]:
         column = f"label.{task}"
         expectations += [
             _expect("column_values_to_be_in_set", column=column, value_set=[0, 1]),
-            _expect("column_values_to_not_be_null", column=column, mostly=0.9),
+            _expect("column_values_to_not_be_null", column=column, mostly=0.9 if _always_known(scenario, task) else 0.01),
             _expect(
                 "column_mean_to_be_between",
                 "warning",
@@ -73,6 +73,14 @@ def propose_suite(scenario: Scenario) -> dict[str, Any]:
     for name, feature in scenario.features.items():
         expectations += _of_feature(name, feature)
     return {"name": scenario.name, "expectations": expectations, "meta": {}}
+
+
+def _always_known(scenario: Scenario, task: str) -> bool:
+    """Whether every event has the label: a null in a column that is not required only masks the sample."""
+    from feature_jobs.expressions import columns_of
+
+    events = scenario.data.events.columns
+    return all(name in events and events[name].required for name in columns_of(scenario.labels[task]))
 
 
 def _expect(kind: str, severity: str = "critical", **kwargs: Any) -> dict[str, Any]:
