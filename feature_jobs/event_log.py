@@ -52,6 +52,7 @@ class EventLog:
         }
         self._entity_rows: dict[str, Ints] = {}
         self._indexes: dict[tuple[str, ...], Index] = {}
+        self._database = duckdb.connect(config={"threads": 2})
 
     def _past(self, history: Mapping[str, Path], columns: list[str]) -> list[pa.Table]:
         """Past days, oldest first, within the lookback."""
@@ -149,20 +150,21 @@ class EventLog:
         own = {name: quote(f"v{i}") for i, name in enumerate(names)}
         zone = self.scenario.data.events.time.zone
         sql = {place: to_sql(e, own.__getitem__, zone=zone) for place, e in expressions.items()}
-        with duckdb.connect(config={"threads": 2}) as connection:
-            connection.register("log", pa.table(columns))
-            try:
-                return _select(connection, sql)
-            except duckdb.Error:
-                for place, expression in expressions.items():  # again, one by one: which of them was it?
-                    try:
-                        _select(connection, {place: sql[place]})
-                    except duckdb.Error as error:
-                        what = str(error).splitlines()[0]
-                        raise BadInputError(
-                            f"{self.scenario.file}: {place}: {expression!r} cannot be computed ({what}); mend it"
-                        ) from None
-                raise
+        self._database.register("log", pa.table(columns))
+        try:
+            return _select(self._database, sql)
+        except duckdb.Error:
+            for place, expression in expressions.items():  # again, one by one: which of them was it?
+                try:
+                    _select(self._database, {place: sql[place]})
+                except duckdb.Error as error:
+                    what = str(error).splitlines()[0]
+                    raise BadInputError(
+                        f"{self.scenario.file}: {place}: {expression!r} cannot be computed ({what}); mend it"
+                    ) from None
+            raise
+        finally:
+            self._database.unregister("log")
 
     def _is_own(self, name: str) -> bool:
         return name == EVENT_TIME or name in self._events.column_names
