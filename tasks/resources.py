@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 SYSTEM_SAMPLE_S = 0.5
 
@@ -44,10 +45,12 @@ def _gpus() -> list[tuple[int, float, float]]:
     """(index, utilization %, memory MiB) of each CUDA device that this process has opened."""
     import sys
 
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+    # The step may be importing torch at this moment: ask for no attribute that is not there yet.
+    cuda: Any = sys.modules.get("torch.cuda")
+    is_initialized = getattr(cuda, "is_initialized", None)
+    if is_initialized is None or not is_initialized():
         return []
     return [
-        (index, float(torch.cuda.utilization(index)), torch.cuda.memory_allocated(index) / 2**20)
-        for index in range(torch.cuda.device_count())
+        (index, float(cuda.utilization(index)), cuda.memory_allocated(index) / 2**20)
+        for index in range(cuda.device_count())
     ]
