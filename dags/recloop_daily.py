@@ -1,6 +1,8 @@
-"""A daily Airflow DAG per scenario: its tasks and edges are the declarations of tasks.steps, read one by one."""
+"""A daily Airflow DAG per scenario: its tasks and edges are the declarations of tasks.steps."""
 
 from __future__ import annotations
+
+from airflow.sdk import DAG
 
 from dags.common import read_scenarios, scenario_dag, step_arguments
 from dags.step_operator import StepOperator
@@ -21,15 +23,27 @@ One run is one day (its logical date); the days form a chain, so they run in ord
 """
 
 
-def build(scenario: Scenario) -> None:
-    """Makes the scenario's daily DAG; Airflow registers what is made inside `with`."""
+def build(scenario: Scenario) -> DAG:
+    """The scenario's daily DAG. Airflow registers what is made inside `with`."""
     doc = DOC.format(description=scenario.description, name=scenario.name, file=scenario.file.name)
-    with scenario_dag(scenario, "daily", scenario.schedule.daily, doc):
+    with scenario_dag(scenario, "daily", scenario.schedule.daily, doc) as dag:
         tasks = {step: StepOperator(task_id=step, **step_arguments(scenario, step)) for step in DAILY}
     for step, task in tasks.items():
-        for before in upstream(step):
-            if before in tasks:
-                tasks[before] >> task
+        for before in direct_upstream(step):
+            tasks[before] >> task
+    return dag
+
+
+def direct_upstream(step: str) -> set[str]:
+    """The declared edges into a step, less those that a longer way implies: same order, a graph that one can read."""
+    before = set(upstream(step)) & set(DAILY)
+    return before.difference(*(ancestors(other) for other in before))
+
+
+def ancestors(step: str) -> set[str]:
+    """All steps of the day that must be done before a step."""
+    before = set(upstream(step)) & set(DAILY)
+    return before.union(*(ancestors(other) for other in before))
 
 
 for _scenario in read_scenarios()[0]:

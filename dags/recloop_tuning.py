@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from airflow.sdk import DAG
+
 from dags.common import read_scenarios, scenario_dag, step_arguments
 from dags.step_operator import StepOperator
 from feature_jobs.schema import Scenario
@@ -15,17 +17,18 @@ proposal, which a person accepts unless the scenario says `tune.apply: auto`.
 """
 
 
-def build(scenario: Scenario) -> None:
-    """Makes the scenario's tuning DAG, if it has a search space."""
+def build(scenario: Scenario) -> DAG | None:
+    """The scenario's tuning DAG, if it has a search space. Airflow registers what is made inside `with`."""
     tune, workers = scenario.tune, scenario.tune.workers
     if not tune.space:
-        return
+        return None
     doc = DOC.format(description=scenario.description, trials=tune.trials, workers=workers)
     arguments = {**step_arguments(scenario, "tune"), "day": "last"}
-    with scenario_dag(scenario, "tuning", tune.schedule, doc):
+    with scenario_dag(scenario, "tuning", tune.schedule, doc) as dag:
         shares = [["--worker", str(worker), "--workers", str(workers)] for worker in range(workers)]
         search = StepOperator.partial(task_id="tune_worker", **arguments).expand(options=shares)
         search >> StepOperator(task_id="tune", **arguments)
+    return dag
 
 
 for _scenario in read_scenarios()[0]:

@@ -25,10 +25,8 @@ class AirflowApi:
     def call(self, method: str, path: str, body: dict[str, Any] | None = None, **query: Any) -> Any:
         """One call below /api/v2; logs in when the token is missing or has run out."""
         for attempt in range(2):
-            if not self._token:
-                self._token = self._send("POST", "/auth/token", self._credentials)["access_token"]
             try:
-                return self._send(method, f"/api/v2{path}?{urllib.parse.urlencode(query)}", body)
+                return self._send(method, f"/api/v2{path}?{urllib.parse.urlencode(query)}", body, self.token)
             except urllib.error.HTTPError as error:
                 if error.code == UNAUTHORIZED and attempt == 0:
                     self._token = ""
@@ -36,6 +34,13 @@ class AirflowApi:
                 detail = error.read().decode(errors="replace")[:500]
                 raise BadInputError(f"Airflow refused {method} {path}: {error.code} {detail}") from None
         raise AssertionError("unreachable")
+
+    @property
+    def token(self) -> str:
+        """What a login gives: the bearer token of the API, and the cookie `_token` of the UI."""
+        if not self._token:
+            self._token = self._send("POST", "/auth/token", self._credentials)["access_token"]
+        return self._token
 
     def has_dag(self, dag_id: str) -> bool:
         """Whether Airflow has parsed the DAG."""
@@ -94,10 +99,10 @@ class AirflowApi:
         ]
         return found
 
-    def _send(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+    def _send(self, method: str, path: str, body: dict[str, Any] | None, token: str | None = None) -> Any:
         headers = {"Content-Type": "application/json"}
-        if self._token:
-            headers["Authorization"] = f"Bearer {self._token}"
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers, method=method)  # noqa: S310 (our own address)
         try:

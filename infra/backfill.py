@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -138,7 +139,7 @@ class Backfill:
         return bool(runs) and all(run["state"] in ENDED for run in runs)
 
     def _table(self) -> Table:
-        table = Table("day", *DAILY, title=f"{self.dag_id}: seconds per step")
+        table = Table("day", *DAILY, title=self.dag_id, box=box.SIMPLE, pad_edge=False)
         for ds in self.days:
             tasks = {task.step: task.text for task in self._tasks.get(ds, [])}
             table.add_row(ds, *(tasks.get(step, Text("·", "dim")) for step in DAILY))

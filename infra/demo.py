@@ -32,7 +32,7 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the demo; returns the exit code."""
     given = _parser().parse_args(arguments)
-    console = Console()
+    console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
     try:
         return run(given.scenario, given.days, given.data or None, Path(given.home).resolve(), console)
     except RecloopError as error:
@@ -78,7 +78,7 @@ def run(name: str, num_days: int, data: str | None, home: Path, console: Console
     }
     Path("demo.json").write_text(json.dumps(facts, indent=1) + "\n")
     print_days(facts, console)
-    console.print(times.text())
+    console.print(times.text(), soft_wrap=True)
     _say_where(local, console)
     return _say_failures([task for task in tasks if task.state == "failed"], backfill.dag_id, local, console)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -87,7 +88,7 @@ def demo_facts(scenario: Scenario, store: ScenarioStore, days: Sequence[str]) ->
 
 def print_days(facts: dict[str, Any], console: Console) -> None:
     """Two tables: what the days gave, and what their steps took."""
-    quality = Table("day", "rows", "AUC of the parent", "gate AUC: champion → challenger", "verdict", "version")
+    quality = table("day", "rows", "AUC of the parent", "gate AUC: champion → challenger", "verdict", "version")
     for day in facts["days"]:
         gate = day["gate_auc"]
         sides = {t: f"{auc(gate['champion'].get(t))} → {auc(new)}" for t, new in gate["challenger"].items()}
@@ -95,13 +96,21 @@ def print_days(facts: dict[str, Any], console: Console) -> None:
         verdict = str(day["gate"] or "-")
         quality.add_row(day["ds"], str(day["rows"]), by_task(progressive), by_task(sides), verdict, str(day["version"]))
     console.print(quality)
-    times = Table("day", *DAILY, title="seconds")
+    times = table("seconds", *DAILY)
     for day in facts["days"]:
         times.add_row(day["ds"], *(f"{day['seconds'][s]:.1f}" if s in day["seconds"] else "-" for s in DAILY))
     console.print(times)
     champion = facts["champion"]
     if champion:
         console.print(f"champion: {champion['name']} version {champion['version']} ({champion['checkpoint'][:12]})")
+
+
+def table(*columns: str) -> Table:
+    """A plain table, no column of which is cut."""
+    plain = Table(box=box.SIMPLE, pad_edge=False)
+    for column in columns:
+        plain.add_column(column, no_wrap=True)
+    return plain
 
 
 def by_task(values: dict[str, str]) -> str:

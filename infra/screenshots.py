@@ -1,0 +1,189 @@
+"""`make screenshots`: pictures of the running demo's Airflow and MLflow, for the README.
+
+Needs Debian's Chromium (`apt-get install chromium`) and a demo that has run. The browser is driven over its DevTools
+protocol, so that nothing more needs installing; its profile is a folder that is thrown away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from websockets.sync.client import ClientConnection, connect
+
+from feature_jobs.errors import BadInputError, RecloopError, RetryLaterError
+from feature_jobs.schema import Scenario, load_scenario
+from infra.airflow_api import AirflowApi
+from infra.demo import scenario_file
+from infra.servers import HOST, ROOT, USER, Local
+
+REMEMBERED = {  # what a browser remembers of these UIs: the graph is shown, MLflow's assistant is not
+    "default_dag_view": '"graph"',
+    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
+    "mlflow.assistant.panelOpen_v1": "false",
+}
+IMAGES = ROOT / "docs" / "images"
+WAIT_S = 60.0
+SETTLE_S = 3.0  # the graph is laid out and drawn after its text is there
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--remote-debugging-port=0",
+)
+
+
+class Page:
+    """A tab of the browser."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+        self._number = 0
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """One DevTools command and its result."""
+        self._number += 1
+        self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
+        while True:
+            message = json.loads(self._socket.recv(timeout=WAIT_S))
+            if message.get("id") == self._number:
+                if "error" in message:
+                    raise RetryLaterError(f"the browser refused {method}: {message['error']}")
+                result: dict[str, Any] = message["result"]
+                return result
+
+    def script(self, expression: str) -> Any:
+        """The value of a JavaScript expression in the page."""
+        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+
+    def open(self, url: str, texts: list[str]) -> None:
+        """Goes to the address and waits until all of the texts are on the page."""
+        self.call("Page.navigate", url=url)
+        deadline = time.monotonic() + WAIT_S
+        while time.monotonic() < deadline:
+            seen = str(self.script("document.body ? document.body.innerText : ''"))
+            if all(text in seen for text in texts):
+                time.sleep(SETTLE_S)
+                return
+            time.sleep(0.5)
+        raise RetryLaterError(f"{url}: not all of {texts} appeared within {WAIT_S:.0f} s; the page says: {seen[:300]}")
+
+    def remember(self, items: dict[str, str]) -> None:
+        """Sets what each page finds in its local storage."""
+        source = "".join(f"localStorage.setItem({json.dumps(k)}, {json.dumps(v)});" for k, v in items.items())
+        self.call("Page.addScriptToEvaluateOnNewDocument", source=source)
+
+    def save(self, file: Path) -> None:
+        """Writes what is seen as PNG."""
+        picture = base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(picture)
+        print(f"{file.relative_to(ROOT) if file.is_relative_to(ROOT) else file}: {len(picture) / 1000:.0f} kB")
+
+
+@contextmanager
+def browser(width: int, height: int) -> Iterator[Page]:
+    """A tab of a Chromium that ends with the block. Raises BadInputError where there is no Chromium."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        raise BadInputError("no Chromium found; Debian 12: apt-get install chromium")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        command = [program, *FLAGS, f"--window-size={width},{height}", f"--user-data-dir={profile}", "about:blank"]
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            with connect(_tab(Path(profile)), max_size=None) as socket:
+                page = Page(socket)
+                page.call("Page.enable")
+                screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+                page.call("Emulation.setDeviceMetricsOverride", **screen)
+                yield page
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
+
+
+def _tab(profile: Path) -> str:
+    """WebSocket address of the browser's first tab."""
+    port_file = profile / "DevToolsActivePort"
+    deadline = time.monotonic() + WAIT_S
+    while not port_file.is_file() or not port_file.read_text().strip():
+        if time.monotonic() > deadline:
+            raise RetryLaterError(f"Chromium did not start within {WAIT_S:.0f} s")
+        time.sleep(0.2)
+    port = port_file.read_text().split()[0]
+    while True:
+        with urllib.request.urlopen(f"http://{HOST}:{port}/json/list", timeout=10) as answer:
+            pages = [target for target in json.load(answer) if target["type"] == "page"]
+        if pages:
+            return str(pages[0]["webSocketDebuggerUrl"])
+        time.sleep(0.2)
+
+
+def take(local: Local, scenario: Scenario, images: Path) -> None:
+    """Airflow's graph of the newest run, and MLflow's training runs with their progressive AUC."""
+    api = AirflowApi(local.airflow_url, USER, local.password)
+    dag = f"{scenario.name}_daily"
+    runs = api.call("GET", f"/dags/{dag}/dagRuns", limit=1, order_by="-logical_date")["dag_runs"]
+    if not runs:
+        raise BadInputError(f"{dag} has no runs to show; `make demo` first")
+    experiment = _experiment(local, scenario.name)
+    metrics = [f"metrics.`{kind}/{task}/auc`" for task in scenario.tasks for kind in ("progressive", "holdout")]
+    columns = {"selectedColumns": [*metrics, "metrics.`num_rows`", "metrics.`samples_per_s`"]}
+    key = f'MLflowLocalStorage-1.1-ExperimentPage-["{experiment}"]-ReactComponentState'
+    with browser(1440, 810) as page:
+        page.remember({**REMEMBERED, key: json.dumps(columns)})
+        page.call("Network.setCookie", name="_token", value=api.token, url=local.airflow_url)
+        page.open(f"{local.airflow_url}/dags/{dag}/runs/{runs[0]['dag_run_id']}", ["ingest", "deploy"])
+        page.save(images / "airflow_dag.png")
+        search = urllib.parse.urlencode({"searchFilter": "tags.`recloop.step` = 'train'", "compareRunsMode": "TABLE"})
+        page.open(f"{local.mlflow_url}/#/experiments/{experiment}/runs?{search}", ["train"])
+        page.save(images / "mlflow_runs.png")
+
+
+def _experiment(local: Local, name: str) -> str:
+    """MLflow's id of the scenario's experiment."""
+    url = f"{local.mlflow_url}/api/2.0/mlflow/experiments/get-by-name?experiment_name={name}"
+    with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 (our own address)
+        return str(json.load(answer)["experiment"]["experiment_id"])
+
+
+def main() -> int:
+    """Takes the pictures; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="make screenshots", description=__doc__)
+    parser.add_argument("--scenario", default="movielens")
+    parser.add_argument("--home", default=".recloop")
+    parser.add_argument("--images", default=str(IMAGES))
+    given = parser.parse_args()
+    local = Local.load(Path(given.home).resolve())
+    try:
+        if local is None:
+            raise BadInputError("no demo was started here; `make demo` first")
+        take(local, load_scenario(scenario_file(given.scenario)), Path(given.images).resolve())
+    except RecloopError as error:
+        print(f"screenshots: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
