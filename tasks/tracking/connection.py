@@ -7,6 +7,8 @@ name a server in front of the same database; while it answers, it is the faster 
 from __future__ import annotations
 
 import base64
+import contextlib
+import fcntl
 import functools
 import json
 import logging
@@ -15,7 +17,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -83,11 +85,24 @@ def quiet_mlflow() -> Any:
 
 @functools.lru_cache(maxsize=4)
 def _client(uri: str) -> MlflowClient:
-    file = sqlite_file(uri)
-    if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    client: MlflowClient = quiet_mlflow().MlflowClient(uri, uri)
+    mlflow = quiet_mlflow()
+    with _alone_while_new(sqlite_file(uri)):
+        client: MlflowClient = mlflow.MlflowClient(uri, uri)
     return client
+
+
+@contextlib.contextmanager
+def _alone_while_new(file: Path | None) -> Iterator[None]:
+    """MLflow makes the tables of a new SQLite file without a lock: the first process to come holds one of ours."""
+    mark = file.with_name(f".{file.name}.made") if file else None
+    if file is None or mark is None or (file.exists() and mark.exists() and mark.stat().st_size):
+        yield
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with mark.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+        lock.write("made\n")
 
 
 def client() -> MlflowClient:

@@ -105,6 +105,15 @@ def _version(version: Any, run_id: str | None, tags: Mapping[str, str], alias_na
 
 
 def _rest_versions(server: str, model: str) -> list[dict[str, Any]]:
+    try:
+        registered = rest(server, "GET", "registered-models/get", {"name": model})["registered_model"]
+    except RefusedError as error:
+        if error.code == "RESOURCE_DOES_NOT_EXIST":
+            return []
+        raise
+    names: dict[str, list[str]] = {}
+    for alias in registered.get("aliases", []):
+        names.setdefault(alias["version"], []).append(alias["alias"])
     found: list[dict[str, Any]] = []
     token = ""
     while True:
@@ -112,7 +121,7 @@ def _rest_versions(server: str, model: str) -> list[dict[str, Any]]:
         answer = rest(server, "GET", "model-versions/search", query)
         for version in answer.get("model_versions", []):
             tags = {tag["key"]: tag["value"] for tag in version.get("tags", [])}
-            found.append(_version(version["version"], version.get("run_id"), tags, version.get("aliases", [])))
+            found.append(_version(version["version"], version.get("run_id"), tags, names.get(version["version"], [])))
         token = answer.get("next_page_token", "")
         if not token:
             return found
