@@ -1,0 +1,208 @@
+"""Evaluate on real checkpoints of a very small recommender: what is compared, what is said, equal bytes."""
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from feature_jobs.errors import BadInputError
+from feature_jobs.schema import Scenario
+from models.comparison import compare, is_worse
+from models.training import score, train_day
+from tasks.contract import DayConfig
+from tasks.evaluate import evaluate
+from tests.unit.tasks.little import DAYS, little_scenario, write_samples, write_validation
+
+
+@dataclass
+class Days:
+    """Folders of trained days."""
+
+    root: Path
+    scenario: Scenario
+    trained: list[Path] = field(default_factory=list)
+
+    def day(self, number: int) -> dict[str, Path]:
+        return {name: self.root / DAYS[number] / name for name in ("samples", "validation", "checkpoint")}
+
+    def train(self, number: int, parent: Path | None, **how) -> Path:
+        folders = self.day(number)
+        write_samples(folders["samples"], DAYS[number], 1500, **how)
+        write_validation(folders["validation"])
+        folders["checkpoint"].mkdir()
+        train_day(self.scenario, DAYS[number], folders["samples"], parent, folders["checkpoint"])
+        return folders["checkpoint"]
+
+    def evaluate(self, number: int, out: str = "evaluation", **others) -> tuple[dict, dict, Path]:
+        folder = self.root / DAYS[number] / out
+        folder.mkdir()
+        given = {"champion": None, "former_champion": None, "yesterday": None, **others}
+        metrics = evaluate(DayConfig(self.scenario, DAYS[number]), **self.day(number), **given, evaluation=folder)
+        return metrics, json.loads((folder / "evaluation.json").read_text()), folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Days:
+    root = tmp_path_factory.mktemp("days")
+    days, parent = Days(root, little_scenario(root)), None
+    for number in range(4):
+        parent = days.train(number, parent)
+        days.trained.append(parent)
+    return days
+
+
+@pytest.fixture
+def days(trained: Days, tmp_path: Path) -> Days:
+    """A copy that a test may change."""
+    shutil.copytree(trained.root, tmp_path / "days")
+    copied = Days(tmp_path / "days", trained.scenario)
+    copied.trained = [copied.root / path.relative_to(trained.root) for path in trained.trained]
+    return copied
+
+
+def test_the_first_day_has_the_challengers_numbers_only(days):
+    metrics, result, _ = days.evaluate(0)
+    for facts in result["overall"].values():
+        assert facts["champion"] is None
+        assert facts["difference"] is None
+        assert facts["challenger"]["auc"] > 0.4
+    assert result["champion"] is None
+    assert result["comparison"] == {"ok": True, "reasons": []}
+    assert result["next_day"]["verdict"] == "ok"
+    assert result["history"] == []
+    assert metrics["not_worse"] is True
+
+
+def test_challenger_and_champion_meet_on_the_holdout_alone(days):
+    _, result, _ = days.evaluate(2, champion=days.trained[1])
+    predictions = pq.read_table(days.trained[2] / "predictions.parquet").to_pandas()
+    holdout = predictions[predictions["gate.like"].notna() & predictions["label.like"].notna()]
+    samples = pq.read_table(days.day(2)["samples"] / "samples.parquet")
+    theirs = score(days.trained[1], samples)["like"][holdout.index]
+    expected = compare(
+        holdout["label.like"].to_numpy(float),
+        theirs,
+        holdout["gate.like"].to_numpy(),
+        holdout["key.user"].to_numpy(),
+        resamples=50,
+        confidence=0.95,
+        seed=20240103,
+    )
+    facts = result["overall"]["like"]
+    assert result["rows"] == {"day": 1500, "holdout": 600}
+    assert facts["rows"] == len(holdout) < 600
+    assert facts["challenger"]["auc"] == expected["challenger"]["auc"]
+    assert facts["champion"]["auc"] == pytest.approx(expected["champion"]["auc"], abs=1e-6)
+    assert facts["difference"]["low"] <= facts["difference"]["auc"] <= facts["difference"]["high"]
+
+
+def test_a_champion_that_is_not_the_parent_scores_the_rows_itself(days):
+    _, result, _ = days.evaluate(3, champion=days.trained[1], former_champion=days.trained[0])
+    samples = pq.read_table(days.day(3)["samples"] / "samples.parquet")
+    theirs = score(days.trained[1], samples)["love"]
+    labels = samples["label.love"].to_numpy().astype(float)
+    chain = result["next_day"]["chain_against_champion"]["love"]
+    users = samples["key.user"].to_numpy()
+    expected = compare(labels, None, theirs, users, resamples=1, confidence=0.9, seed=0)["challenger"]
+    assert chain["champion"] == expected
+    assert set(result["next_day"]["champion_against_former"]["love"]) >= {"champion", "former", "difference", "rows"}
+
+
+def test_segments_are_judged_on_their_own_where_they_are_large_enough(days):
+    _, result, _ = days.evaluate(1, champion=days.trained[0])
+    north, rare = result["segments"]["north"]["like"], result["segments"]["rare"]["like"]
+    assert north["judged"] is True
+    assert 150 < north["rows"] < 300
+    assert rare["judged"] is False
+    assert rare["rows"] < 50
+
+
+def test_a_worse_challenger_is_told_with_numbers(days):
+    spoiled = pq.read_table(days.trained[1] / "predictions.parquet")
+    position = spoiled.column_names.index("gate.like")
+    upside_down = pa.array(1 - spoiled["gate.like"].to_numpy(), pa.float32(), from_pandas=True)
+    pq.write_table(spoiled.set_column(position, "gate.like", upside_down), days.trained[1] / "predictions.parquet")
+    _, result, folder = days.evaluate(1, champion=days.trained[0])
+    assert result["comparison"]["ok"] is False
+    assert any(
+        r.startswith("like: AUC -") and "at most -0.0100 is allowed" in r for r in result["comparison"]["reasons"]
+    )
+    assert any("like in segment north" in r for r in result["comparison"]["reasons"])
+    assert "should not be promoted" in (folder / "report.html").read_text()
+
+
+def test_a_challenger_without_scores_is_not_as_good(days):
+    diverged = pq.read_table(days.trained[1] / "predictions.parquet")
+    for name, known in (("gate.like", 0), ("gate.love", 1200)):
+        values = np.where(np.arange(1500) < known, diverged[name].to_numpy(), np.nan)
+        position = diverged.column_names.index(name)
+        diverged = diverged.set_column(position, name, pa.array(values, pa.float32(), from_pandas=True))
+    pq.write_table(diverged, days.trained[1] / "predictions.parquet")
+    _, result, _ = days.evaluate(1, champion=days.trained[0])
+    assert result["comparison"]["ok"] is False
+    assert "love: the challenger has no score on 300 rows of the holdout" in result["comparison"]["reasons"]
+    assert result["overall"]["like"]["rows"] > 0
+
+
+def test_the_new_day_can_propose_a_rollback_and_hold_a_promotion(tmp_path):
+    days = Days(tmp_path, little_scenario(tmp_path))
+    first = days.train(0, None)
+    second = days.train(1, first)
+    spoiled = days.train(2, second, flip=1.0)  # learns a day that lies
+    days.train(3, spoiled)
+    _, result, folder = days.evaluate(3, champion=spoiled, former_champion=second)
+    assert result["next_day"]["verdict"] == "rollback_proposed"
+    assert "Rollback proposed" in (folder / "report.html").read_text()
+    _, result, _ = days.evaluate(3, "again", champion=second, former_champion=first)
+    assert result["next_day"]["verdict"] == "hold"
+    assert "the chain against the champion" in result["next_day"]["reasons"][0]
+
+
+def test_equal_days_give_equal_bytes_and_history_is_carried_on(days):
+    others = {"champion": days.trained[0]}
+    _, yesterday, folder = days.evaluate(1, **others)
+    days.evaluate(1, "again", **others)
+    for file in ("evaluation.json", "report.html"):
+        assert (folder / file).read_bytes() == (folder.parent / "again" / file).read_bytes()
+    _, result, _ = days.evaluate(2, champion=days.trained[1], yesterday=folder)
+    assert [(p["ds"], p["task"]) for p in result["history"]] == [(d, t) for d in DAYS[1:3] for t in ("like", "love")]
+    assert result["history"][:2] == yesterday["history"]
+    own = json.loads((days.trained[2] / "metrics.json").read_text())["progressive"]["like"]["auc"]
+    assert result["history"][2]["auc"] == pytest.approx(own, abs=1e-6)
+
+
+def test_the_report_stands_alone_and_escapes_what_it_quotes(days):
+    days.scenario = little_scenario(days.root, description="<script>alert(1)</script>")
+    _, _, folder = days.evaluate(2, champion=days.trained[1])
+    page = (folder / "report.html").read_text()
+    assert page.count("<svg") == 4
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "<script" not in page
+    assert "city == &#x27;north&#x27;" in page
+    assert str(days.root) not in page
+
+
+def test_predictions_of_other_rows_are_refused(days):
+    folder = days.day(1)["samples"]
+    write_samples(folder, DAYS[1], 1400)
+    with pytest.raises(BadInputError, match="1500 rows, which are not the 1400"):
+        days.evaluate(1)
+
+
+@pytest.mark.parametrize(
+    ("difference", "worse"),
+    [
+        (None, False),
+        ({"auc": -0.02, "low": -0.03, "high": -0.01}, True),
+        ({"auc": -0.02, "low": -0.05, "high": 0.01}, False),  # may be chance
+        ({"auc": -0.005, "low": -0.006, "high": -0.004}, False),  # surely worse, but by less than is allowed
+        ({"auc": float("nan"), "low": float("nan"), "high": float("nan")}, False),
+    ],
+)
+def test_worse_is_more_than_allowed_and_more_than_chance(difference, worse):
+    assert is_worse(difference, 0.01) is worse
