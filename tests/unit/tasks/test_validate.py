@@ -24,7 +24,8 @@ data:
     format: csv
     time: {column: t}
     columns:
-      {t: {type: int}, user: {type: int}, item: {type: int}, age: {type: int}, sex: {type: string}, liked: {type: int}}
+      {t: {type: int}, user: {type: int}, item: {type: int}, age: {type: int}, sex: {type: string},
+       liked: {type: int, required: true}}
   user: user
   item: item
   days: {first: 2022-04-01}
