@@ -20,7 +20,8 @@ def check(scenario: Scenario, with_data: bool = True) -> dict[str, Any]:
 
     Raises BadInputError with a line for each mistake.
     """
-    messages, facts = check_scenario(scenario), {}
+    facts: dict[str, Any] = {}
+    messages = check_scenario(scenario)
     if with_data and not messages:
         from feature_jobs.check_data import check_data
 

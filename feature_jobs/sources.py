@@ -8,6 +8,7 @@ memory limit.
 from __future__ import annotations
 
 import csv
+import datetime
 import difflib
 import gzip
 import json
@@ -168,8 +169,8 @@ class Reader:
     files: list[Path]
     window: tuple[int, int]
 
-    def stage(self) -> None:
-        """Makes the table `staged` of the rows whose time lies in the window or cannot be read.
+    def stage(self, limit: int | None = None) -> None:
+        """Makes the table `staged` of the rows whose time lies in the window or cannot be read; at most `limit` a file.
 
         Columns: file (number), row (from 0; negative: a broken line), time (µs; null: unknown), reason (null: good),
         raw (JSON text where there is a reason), c0, c1, … the declared columns. A row of a day's own partition whose
@@ -182,7 +183,8 @@ class Reader:
         )
         keep = "true" if self.source.is_partitioned else f"time IS NULL OR {self._inside}"
         for number in range(len(self.files)):
-            self._read(number, f"INSERT INTO staged SELECT * FROM ({{rows}}) WHERE {keep}")
+            rows = f"SELECT * FROM ({{rows}}) WHERE {keep}" + (f" LIMIT {limit}" if limit else "")
+            self._read(number, f"INSERT INTO staged {rows}")
             if self.source.table.format == "csv":
                 self._stage_rejects(number)
 
@@ -199,6 +201,18 @@ class Reader:
         before = [low for low, _, _ in facts if low is not None]
         after = [high for _, high, _ in facts if high is not None]
         return max(before, default=None), min(after, default=None), sum(num for _, _, num in facts)
+
+    def count_days(self, zone: str) -> dict[str, int]:
+        """How many rows each day of `zone` has, whatever the window; days as 2022-04-25."""
+        utc = f"timezone({literal(zone)}, timezone('UTC', make_timestamp(time)))"
+        day = f"TRY(CAST({utc} AS DATE) - DATE '1970-01-01')"
+        counts: dict[str, int] = {}
+        for number in range(len(self.files)):
+            for since_1970, num in self._read(number, f"SELECT {day} AS day, count(*) FROM ({{rows}}) GROUP BY day"):
+                if since_1970 is not None and abs(since_1970) < 700_000:  # years 54 to 3886
+                    ds = str(datetime.date(1970, 1, 1) + datetime.timedelta(days=since_1970))
+                    counts[ds] = counts.get(ds, 0) + num
+        return dict(sorted(counts.items()))
 
     @property
     def _inside(self) -> str:
