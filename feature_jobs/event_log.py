@@ -173,7 +173,7 @@ class EventLog:
         """The log by the values of `by`."""
         if by not in self._indexes:
             parts = self.evaluate({f"{place}.by[{i}]": part for i, part in enumerate(by)}, WHOLE)
-            self._indexes[by] = Index(self.timeline, encode_keys(list(parts.values())))
+            self._indexes[by] = Index(self.timeline, encode_keys(list(parts.values())), self.today)
         return self._indexes[by]
 
 

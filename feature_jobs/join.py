@@ -244,19 +244,18 @@ def _trailing(
         known = np.asarray(of.is_valid())
         mask = known if mask is None else mask & known
     times = log.times[log.today]
-    ranges = index.ranges(mask, log.today, times, bounds)
+    ranges = index.ranges(mask, bounds)
     newest = ranges.newest()
     sources = np.where(newest >= 0, log.times[newest], NO_SOURCE)
-    has_key = index.keys[log.today] >= 0
     match feature:
         case CountFeature():
-            return _doubles(ranges.num.astype(float), has_key), sources
+            return _doubles(ranges.num.astype(float), index.has_key), sources
         case RecencyFeature():
             return _doubles((times - np.where(newest >= 0, sources, 0)) / 1e6, newest >= 0), sources
         case RateFeature():
             num_held = ranges.sums(_condition(of, f"{place}.of").astype(float))
             rate = (num_held + feature.prior * feature.prior_weight) / (ranges.num + feature.prior_weight)
-            return _doubles(rate, has_key), sources
+            return _doubles(rate, index.has_key), sources
     return _sequence(log, place, feature, _ids(of, f"{place}.of"), ranges), sources
 
 

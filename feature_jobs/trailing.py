@@ -82,25 +82,30 @@ class Ranges:
 
 
 class Index:
-    """Rows of the log by key, then time: built once for each `by`."""
+    """Rows of the log by key, then time, and those of its tail that ask (`asking`): built once for each `by`."""
 
-    def __init__(self, timeline: Timeline, keys_N: Ints) -> None:
+    def __init__(self, timeline: Timeline, keys_N: Ints, asking: slice) -> None:
         self.timeline = timeline
-        self.keys = keys_N
+        self.asking = asking
         order = np.argsort(keys_N, kind="stable")
         self.order = order[keys_N[order] >= 0]
+        self.has_key = keys_N[asking] >= 0
+        self._keys = keys_N
+        # Asked in the order of the index, searches walk through memory instead of jumping: several times as fast.
+        self._asked = self.order[self.order >= asking.start] - asking.start
 
-    def ranges(self, mask_N: Bools | None, asking: slice, times: Ints, bounds: Bounds) -> Ranges:
-        """What the `asking` rows, at `times`, see of the rows where `mask_N` holds."""
+    def ranges(self, mask_N: Bools | None, bounds: Bounds) -> Ranges:
+        """What each asking row sees of the rows where `mask_N` holds."""
         rows = self.order if mask_N is None else self.order[mask_N[self.order]]
         size = self.timeline.size
-        place = self.keys[rows] * size + self.timeline.ranks[rows]
-        start = self.keys[asking] * size
-        low, high = bounds.ranks(self.timeline, times)
-        first = np.searchsorted(place, start + low)
-        end = np.searchsorted(place, start + high)
-        known = self.keys[asking] >= 0
-        return Ranges(rows, np.where(known, first, 0), np.where(known, np.maximum(end, first), 0))
+        place = self._keys[rows] * size + self.timeline.ranks[rows]
+        low, high = bounds.ranks(self.timeline, self.timeline.times[self.asking])
+        start = self._keys[self.asking][self._asked] * size
+        first = np.searchsorted(place, start + low[self._asked])
+        end = np.maximum(np.searchsorted(place, start + high[self._asked]), first)
+        found = np.zeros((2, len(low)), np.int64)
+        found[:, self._asked] = first, end
+        return Ranges(rows, found[0], found[1])
 
 
 @dataclass(frozen=True)
