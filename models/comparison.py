@@ -17,12 +17,14 @@ Floats = NDArray[np.floating[Any]]
 
 
 def judge(labels_N: Floats, scores_N: Floats, users_N: NDArray[Any]) -> dict[str, float]:
-    """AUC, GAUC by user, normalized entropy, calibration and its expected error of one model; NaN where undefined."""
+    """AUC, GAUC by user, normalized entropy, calibration with its standard error, expected calibration error of one
+    model; NaN where undefined."""
     return {
         "auc": metrics.auc(labels_N, scores_N),
         "gauc": metrics.gauc(users_N, labels_N, scores_N),
         "normalized_entropy": metrics.normalized_entropy(labels_N, scores_N),
         "calibration": metrics.calibration(labels_N, scores_N),
+        "calibration_se": metrics.calibration_se(users_N, labels_N, scores_N),
         "calibration_error": metrics.expected_calibration_error(labels_N, scores_N),
     }
 

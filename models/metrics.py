@@ -20,6 +20,7 @@ __all__ = [
     "auc",
     "calibration",
     "calibration_curve",
+    "calibration_se",
     "expected_calibration_error",
     "gauc",
     "normalized_entropy",
@@ -90,6 +91,18 @@ def calibration(labels: Array, scores: Array, weights: Array | None = None) -> f
     weight_N = _weights(weights, len(labels))
     positives = float((weight_N * _floats(labels)).sum())
     return float((weight_N * _floats(scores)).sum() / positives) if positives > 0 else float("nan")
+
+
+def calibration_se(groups: Array, labels: Array, scores: Array) -> float:
+    """Standard error of the calibration: a ratio's, with rows of a group (a user) drawn together, or alone if that
+    is more. Without it the odd taste of one busy user looks like a model that promises too much."""
+    labels, scores = _floats(labels), _floats(scores)
+    ratio = calibration(labels, scores)
+    if not len(labels) or not np.isfinite(ratio):
+        return float("nan")
+    residual_N = scores - ratio * labels
+    residual_G = np.bincount(np.unique(np.asarray(groups), return_inverse=True)[1], residual_N)
+    return float(np.sqrt(max((residual_N**2).sum(), (residual_G**2).sum())) / labels.sum())
 
 
 def expected_calibration_error(labels: Array, scores: Array, *, num_bins: int = 15) -> float:

@@ -140,14 +140,14 @@ def _not_worse(judged: Mapping[str, Any], champion: Entry | None) -> Gate:
 
 
 def _calibrated(scenario: Scenario, judged: Mapping[str, Any]) -> Gate:
-    """|calibration - 1| beyond the allowance, by more than the chance in counting so few positives."""
+    """|calibration - 1| beyond the allowance, by more than the chance of which users came."""
     allowed = scenario.deploy.max_calibration_error
     numbers, problems = {}, []
     for task, facts in judged["overall"].items():
-        value, positives, rows = facts["challenger"]["calibration"], facts["positives"], facts["rows"]
-        if value is None or not positives:
+        value, error = facts["challenger"]["calibration"], facts["challenger"]["calibration_se"]
+        if value is None or error is None:  # no positive came
             continue
-        chance = 1.96 * value * ((1 - positives / rows) / positives) ** 0.5
+        chance = 1.96 * error
         numbers[task] = {"calibration": value, "chance": chance}
         if abs(value - 1) - chance > allowed:
             problems.append(f"{task}: calibration {value:.2f} ± {chance:.2f} where 1 ± {allowed:g} is allowed")

@@ -62,6 +62,11 @@ def _answers(server: str) -> bool:
         return False
 
 
+def library_uri() -> str:
+    """What the library is pointed at: a server that answers spares it from opening the database."""
+    return server_url() or tracking_uri()
+
+
 def artifact_root(uri: str, experiment: str) -> str | None:
     """Where an experiment's files go: beside the database, the same for every process; a server decides itself."""
     file = sqlite_file(uri)
@@ -106,8 +111,8 @@ def _alone_while_new(file: Path | None) -> Iterator[None]:
 
 
 def client() -> MlflowClient:
-    """MLflow's own client of the tracking URI; opening a new database makes its tables."""
-    return retrying(lambda: _client(tracking_uri()))
+    """MLflow's own client; opening a new database makes its tables."""
+    return retrying(lambda: _client(library_uri()))
 
 
 def retrying(call: Callable[[], Result]) -> Result:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from feature_jobs.errors import RetryLaterError
 from tasks.code import ROOT, imported_files
-from tasks.tracking.connection import client, quiet_mlflow, retrying, server_url, tracking_uri
+from tasks.tracking.connection import client, library_uri, quiet_mlflow, retrying
 from tasks.tracking.registry import CHECKPOINT_TAG, versions
 from tasks.tracking.runs import RunKey, open_run
 from tasks.tracking.sinks import open_sink
@@ -56,7 +56,7 @@ def register_version(
     mlflow = quiet_mlflow()
     sink = open_sink()
     run = open_run(sink, key)
-    mlflow.set_tracking_uri(tracking_uri())
+    mlflow.set_tracking_uri(library_uri())
     with tempfile.TemporaryDirectory() as folder:
         example = _example(export)
         logged = retrying(
@@ -163,7 +163,7 @@ def check_loads(model: str, version: str, reference: Path) -> dict[str, Any]:
     """
     script = Path(__file__).with_name("load_check.py")
     with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "MLFLOW_TRACKING_URI": server_url() or tracking_uri()}
+        environment = {**os.environ, "MLFLOW_TRACKING_URI": library_uri()}
         command = [sys.executable, "-I", str(script), f"models:/{model}/{version}", str(reference)]
         done = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, timeout=CHECK_TIMEOUT_S, check=False

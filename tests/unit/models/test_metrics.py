@@ -75,6 +75,22 @@ def test_calibration_curve_keeps_every_row_and_the_means(case):
     assert (np.diff(curve.scores) > 0).all()
 
 
+def test_standard_error_of_the_calibration_is_what_repeated_days_show():
+    rng = np.random.default_rng(4)
+    days, errors = [], []
+    for _ in range(300):
+        users = rng.integers(0, 30, 400)
+        taste = rng.normal(0, 0.15, 30)[users]  # rows of a user are alike
+        labels = rng.random(400) < np.clip(0.4 + taste, 0, 1)
+        scores = np.full(400, 0.4)
+        days.append(metrics.calibration(labels, scores))
+        errors.append(metrics.calibration_se(users, labels, scores))
+    assert np.mean(errors) == pytest.approx(np.std(days), rel=0.15)
+    one_user = metrics.calibration_se(np.zeros(400), labels, scores)
+    alone = metrics.calibration_se(np.arange(400), labels, scores)
+    assert one_user == alone > 0
+
+
 def test_expected_calibration_error_of_a_known_case():
     scores = np.array([0.1, 0.1, 0.9, 0.9])
     assert metrics.expected_calibration_error(np.array([0, 0, 1, 1]), scores, num_bins=10) == pytest.approx(0.1)
