@@ -404,7 +404,8 @@ def place_of(file: Path, *location: str) -> str:
 
 
 def _read_yaml(file: Path) -> Any:
-    from ruamel.yaml import YAML, YAMLError
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     try:
         document = YAML(typ="rt").load(file.read_text(encoding="utf-8"))

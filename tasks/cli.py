@@ -38,9 +38,14 @@ class Commands(click.Group):
         except RecloopError as error:
             click.secho(f"recloop: {error}", err=True, fg="red")
             ctx.exit(error.exit_code)
+        except (PermissionError, NotADirectoryError) as error:
+            click.secho(f"recloop: {error.filename}: {error.strerror}; choose another path or change its rights", err=True)
+            ctx.exit(BadInputError.exit_code)
 
 
-@click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="recloop")
 def main() -> None:
     """The daily loop of a recommender: land, join, validate, train, evaluate, tune, quantize, register, deploy.
@@ -54,11 +59,14 @@ def main() -> None:
 class Context:
     """What the common options say: the scenario and its store."""
 
-    def __init__(self, scenario: str, data: str | None, store: str, settings: tuple[str, ...], as_json: bool) -> None:
+    def __init__(
+        self, *, scenario: str, data: str | None, store: str, settings: tuple[str, ...], no_track: bool, as_json: bool
+    ) -> None:
         overrides = dict(_setting(text) for text in settings)
         self.scenario: Scenario = load_scenario(scenario_file(scenario), data=data, overrides=overrides)
         self.store: ScenarioStore = open_store(store, self.scenario.name)
         self.as_json = as_json
+        self.track = not no_track
         os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{self.store.root.parent / 'mlflow.db'}")
 
     def show(self, value: Any, text: str | None = None) -> None:
@@ -86,14 +94,18 @@ def with_context(command: Callable[..., Any]) -> Callable[..., Any]:
     import functools
 
     @functools.wraps(command)
-    def call(scenario: str, data: str | None, store: str, settings: tuple[str, ...], as_json: bool, **rest: Any) -> Any:
-        return command(Context(scenario, data, store, settings, as_json), **rest)
+    def call(**given: Any) -> Any:
+        common = {name: given.pop(name) for name in ("scenario", "data", "store", "settings", "no_track", "as_json")}
+        return command(Context(**common), **given)
 
     options = [
         click.option("--scenario", "-s", required=True, help="Name in scenarios/, or path of a YAML file."),
         click.option("--data", envvar="RECLOOP_DATA", help="Folder of the logs, instead of the scenario's data.path."),
-        click.option("--store", envvar="RECLOOP_STORE", default=".recloop/store", show_default=True, help="Where outputs go."),
+        click.option(
+            "--store", envvar="RECLOOP_STORE", default=".recloop/store", show_default=True, help="Where outputs go."
+        ),
         click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Change a value of the scenario."),
+        click.option("--no-track", is_flag=True, envvar="RECLOOP_NO_TRACK", help="Don't show the steps in MLflow."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs."),
     ]
     for option in reversed(options):

@@ -61,7 +61,7 @@ def _imports(file: Path) -> list[Path]:
 
 
 def _files(module: str) -> list[Path]:
-    if module.split(".")[0] not in ROOMS:
+    if module.split(".", maxsplit=1)[0] not in ROOMS:
         return []
     base = ROOT.joinpath(*module.split("."))
     return [path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()]

@@ -61,7 +61,9 @@ def run_days(context: Context, days: list[str]) -> list[dict[str, Any]]:
     for day in days:
         for name in DAILY:
             try:
-                outcome = run_step(name, context.scenario, day, context.store, progress=not context.as_json)
+                outcome = run_step(
+                    name, context.scenario, day, context.store, progress=not context.as_json, track=context.track
+                )
             except GateError as error:
                 if name in TRAINED:  # without this day's checkpoint the next day can't learn
                     raise
@@ -78,7 +80,9 @@ def _told(outcome: Any) -> str:
     if outcome.outcome == "already_done":
         return "done before"
     metrics = {k: v for k, v in flat(outcome.metrics).items() if k.endswith(("rows", "auc", "version"))}
-    numbers = "  ".join(f"{key} {value:.4g}" for key, value in list(metrics.items())[:6] if isinstance(value, int | float))
+    numbers = "  ".join(
+        f"{key} {value:.4g}" for key, value in list(metrics.items())[:6] if isinstance(value, int | float)
+    )
     return f"{outcome.seconds['total']:6.1f} s  {f'gate said no: {outcome.gate}  ' if outcome.gate else ''}{numbers}"
 
 
@@ -121,7 +125,9 @@ def check(context: Context, no_data: bool) -> None:
 @main.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--name", help="Name of the scenario; default: the folder's.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("scenarios"), show_default=True, help="Folder for it.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("scenarios"), show_default=True, help="Folder for it."
+)
 def init(path: Path, name: str | None, out: Path) -> None:
     """Proposes a scenario for the log files below PATH, for you to read and edit.
 
@@ -200,7 +206,9 @@ def chain_replay(context: Context, first: str, last: str | None, reason: str, no
 @click.option("--scenario", "-s", "name", required=True, help="Name in scenarios/, or path of a YAML file.")
 @click.option("--from", "first", help="First day; default: the scenario's.")
 @click.option("--to", "last", help="Last day; default: the scenario's.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("dvc.yaml"), show_default=True, help="File to write.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("dvc.yaml"), show_default=True, help="File to write."
+)
 def dvc_render(name: str, first: str | None, last: str | None, out: Path) -> None:
     """Writes dvc.yaml: the same steps of the same days, for `dvc repro`."""
     from feature_jobs.schema import load_scenario

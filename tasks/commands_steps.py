@@ -29,7 +29,14 @@ def _add(declared: Step) -> None:
 
         given = {name: value for name, value in options.items() if value is not None}
         outcome = run_step(
-            declared.name, context.scenario, ds, context.store, options=given, progress=not context.as_json, started=STARTED
+            declared.name,
+            context.scenario,
+            ds,
+            context.store,
+            options=given,
+            progress=not context.as_json,
+            track=context.track,
+            started=STARTED,
         )
         if outcome.gate:
             click.secho(f"gate: {outcome.gate}", err=True, fg="yellow")

@@ -97,7 +97,9 @@ def accept(context: Context, ds: str) -> None:
 
 @main.command()
 @day_options
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for metrics.json and progressive.csv.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder for metrics.json and progressive.csv."
+)
 @with_context
 def report(context: Context, ds: str | None, first: str | None, last: str | None, out: Path) -> None:
     """Collects the days' metrics into files that `dvc metrics` and `dvc plots` read."""

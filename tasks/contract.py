@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from feature_jobs.schema import Scenario
@@ -52,7 +51,8 @@ class Resources:
 
 @dataclass(frozen=True)
 class Step:
-    """A declared step. `config` names the scenario's sections that its output depends on.
+    """A declared step. `config` names the scenario's sections that its output depends on, `files` the properties of
+    the scenario that are paths of files it depends on.
 
     `daily` steps make up the daily DAG. `on_no` says what a gate's no means to a scheduler: `fail` stops the day,
     `skip` ends the step without alarm. `registry` steps talk to MLflow while they run;
@@ -64,6 +64,7 @@ class Step:
     reads: Mapping[str, Input]
     writes: str
     config: tuple[str, ...]
+    files: tuple[str, ...] = ()
     image: str = "step"
     resources: Resources = Resources()
     timeout_s: int = 3600

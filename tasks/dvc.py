@@ -34,7 +34,7 @@ def render(scenario: Scenario, file: Path, days: list[str]) -> str:
         stages["fetch"] = {
             "cmd": f"recloop fetch --scenario {file}",
             "deps": ["feature_jobs/fetch.py"],
-            "outs": [{_data_path(scenario, file): {"persist": True}}],
+            "outs": [{_relative(Path(scenario.data.path), file): {"persist": True}}],
         }
     for ds in days:
         for name in DAILY:
@@ -69,7 +69,8 @@ def render(scenario: Scenario, file: Path, days: list[str]) -> str:
 def _stage(declared: Step, scenario: Scenario, file: Path, ds: str) -> dict[str, Any]:
     deps = list(step_files(declared.name))
     if not declared.reads:
-        deps.append(_data_path(scenario, file))
+        deps.append(_relative(Path(scenario.data.path), file))
+    deps += [_relative(path, file) for name in declared.files if (path := getattr(scenario, name)).is_file()]
     for argument, source in declared.reads.items():
         writer = writer_of(declared, argument)
         deps += [_out(scenario, day, step) for day, step in _days_read(scenario, writer, source, ds)]
@@ -106,7 +107,8 @@ def _sections(file: Path) -> set[str]:
     return set(YAML(typ="safe").load(file.read_text()))
 
 
-def _data_path(scenario: Scenario, file: Path) -> str:
+def _relative(path: Path, file: Path) -> str:
+    """A path as seen from the folder that holds dvc.yaml, the one above the scenarios."""
     import os.path
 
-    return os.path.relpath(scenario.data.path, file.resolve().parent.parent)
+    return os.path.relpath(path, file.resolve().parent.parent)

@@ -35,7 +35,7 @@ def _state(name: str, scenario: Scenario, ds: str, store: ScenarioStore, planned
         manifest = commit.manifest
         changed = [
             word
-            for word, now in (("config", config_digest(scenario, STEPS[name].config)), ("code", code_digest(name)))
+            for word, now in (("config", config_digest(scenario, STEPS[name])), ("code", code_digest(name)))
             if manifest.get(word) != now
         ]
         why = f"with other {' and '.join(changed)}; `recloop chain replay --from {ds}` recomputes" if changed else ""

@@ -6,6 +6,8 @@ The same whether a person, Airflow, DVC or a container asked for it.
 from __future__ import annotations
 
 import contextlib
+import json
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,7 +21,7 @@ from tasks.code import code_digest
 from tasks.contract import DayConfig, Input, Metrics, Step
 from tasks.resources import sampled_resources
 from tasks.steps import STEPS, writer_of
-from tasks.store import Commit, ScenarioStore, canonical_json, sha256_of
+from tasks.store import Commit, ScenarioStore, canonical_json, files_of, sha256_of
 
 GATE_NO = 3
 
@@ -55,9 +57,10 @@ def run_step(
     *,
     options: Mapping[str, Any] | None = None,
     progress: bool = False,
+    track: bool = True,
     started: float | None = None,
 ) -> Outcome:
-    """Runs one step of one day, or finds it done.
+    """Runs one step of one day, or finds it done; with `track` it is then shown in MLflow.
 
     `started`: when the process began, for the share of imports in its time. Raises RecloopError's subclasses; the
     store is then as it was, but for a journal line and, after a gate's no, the refused output under rejected/.
@@ -66,12 +69,15 @@ def run_step(
     check_day(scenario, ds)
     begun = time.time()
     try:
-        outcome = _run(declared, scenario, ds, store, options or {}, progress)
+        config = DayConfig(scenario, ds, store, store.generation_of(ds), progress, options or {})
+        outcome, commit = _run(declared, config, store)
     except RecloopError as error:
         seconds = {"total": round(time.time() - (started or begun), 3)}
         entry = {"step": name, "ds": ds, "outcome": type(error).__name__, "exit_code": error.exit_code}
         store.note({**entry, "generation": store.generation, "message": str(error), "seconds": seconds})
         raise
+    if track and declared.tracked and commit is not None:
+        _show_in_mlflow(declared, scenario, commit, store)
     seconds = {**outcome.seconds, "imports": round(begun - (started or begun), 3)}
     seconds["total"] = round(time.time() - (started or begun), 3)
     outcome = Outcome(**{**vars(outcome), "seconds": seconds})
@@ -79,17 +85,14 @@ def run_step(
     return outcome
 
 
-def _run(
-    declared: Step, scenario: Scenario, ds: str, store: ScenarioStore, options: Mapping[str, Any], progress: bool
-) -> Outcome:
+def _run(declared: Step, config: DayConfig, store: ScenarioStore) -> tuple[Outcome, Commit | None]:
+    scenario, ds, options = config.scenario, config.ds, config.options
     standing = store.find(declared.name, ds)
     if standing is not None and declared.reads:
-        _track(declared, scenario, standing, store)
-        return _already_done(standing)
+        return _already_done(standing), standing
     inputs = resolve_inputs(declared, scenario, ds, store)
     for commit in _flat(inputs.values()):
         store.verify(commit)
-    config = DayConfig(scenario, ds, store, store.generation_of(ds), progress, options)
     with store.scratch() as scratch:
         output = scratch / declared.writes
         output.mkdir()
@@ -103,18 +106,17 @@ def _run(
             raise GateError(f"{error}\nkept for a look: {kept}" if kept else str(error)) from None
         compute_s = round(time.perf_counter() - begun, 3)
         if "worker" in options:
-            return Outcome(declared.name, ds, "done", None, None, metrics, {"compute": compute_s})
+            return Outcome(declared.name, ds, "done", None, None, metrics, {"compute": compute_s}), None
         gate = metrics.pop("gate", None)
         facts = _facts(declared, scenario, inputs, gate)
         if standing is not None:
-            return _compare(declared, scenario, standing, output)
+            return _compare(declared, scenario, standing, output), standing
         key = f"runs/g{store.generation_of(ds):04}/{ds}/{declared.name}.json"
         store.write_record(key, {"metrics": metrics, "system": system, "seconds": {"compute": compute_s}})
         commit, ours = store.commit(declared.name, ds, output, facts)
-    _track(declared, scenario, commit, store)
     outcome = ("gate_no" if gate else "done") if ours else "already_done"
     seconds = {"compute": compute_s}
-    return Outcome(declared.name, ds, outcome, commit.digest, str(commit.folder), metrics, seconds, gate)
+    return Outcome(declared.name, ds, outcome, commit.digest, str(commit.folder), metrics, seconds, gate), commit
 
 
 Found = Commit | None | dict[str, Commit]
@@ -122,14 +124,11 @@ Found = Commit | None | dict[str, Commit]
 
 def resolve_inputs(declared: Step, scenario: Scenario, ds: str, store: ScenarioStore) -> dict[str, Found]:
     """The commits that a step reads on a day, by argument. Raises ParentMissingError where one is not there."""
-    return {
-        argument: _resolve(declared, argument, source, scenario, ds, store)
-        for argument, source in declared.reads.items()
-    }
+    return {argument: _resolve(declared, argument, scenario, ds, store) for argument in declared.reads}
 
 
-def _resolve(declared: Step, argument: str, source: Input, scenario: Scenario, ds: str, store: ScenarioStore) -> Found:
-    writer = writer_of(declared, argument)
+def _resolve(declared: Step, argument: str, scenario: Scenario, ds: str, store: ScenarioStore) -> Found:
+    source, writer = declared.reads[argument], writer_of(declared, argument)
     if source.days == "trailing":
         days = trailing_days(scenario, ds, window_of(scenario, source))
         found = {day: store.find(writer, day) for day in days}
@@ -180,7 +179,7 @@ def _flat(found: Any) -> list[Commit]:
     return commits
 
 
-def _folder(found: Found) -> Path | None | dict[str, Path]:
+def _folder(found: Found) -> Path | dict[str, Path] | None:
     if isinstance(found, dict):
         return {day: commit.folder for day, commit in found.items()}
     return found.folder if found else None
@@ -197,7 +196,7 @@ def _facts(declared: Step, scenario: Scenario, inputs: Mapping[str, Found], gate
     facts: dict[str, Any] = {
         "scenario": scenario.name,
         "inputs": {argument: digests(found) for argument, found in inputs.items()},
-        "config": config_digest(scenario, declared.config),
+        "config": config_digest(scenario, declared),
         "code": code_digest(declared.name),
         "gate": gate,
     }
@@ -206,11 +205,18 @@ def _facts(declared: Step, scenario: Scenario, inputs: Mapping[str, Found], gate
     return facts
 
 
-def config_digest(scenario: Scenario, sections: tuple[str, ...]) -> str:
-    """Digest of the sections' values; where the data lies on this machine is left out."""
+def config_digest(scenario: Scenario, declared: Step) -> str:
+    """Digest of what a step's output depends on in the scenario: values of its sections, content of its files.
+
+    Where the data lies on this machine is left out.
+    """
     document = scenario.model_dump(mode="json", by_alias=True)
     document["data"] = {key: value for key, value in document["data"].items() if key != "path"}
-    return sha256_of(canonical_json({section: document[section] for section in sections}))
+    parts = {section: document[section] for section in declared.config}
+    for name in declared.files:
+        file: Path = getattr(scenario, name)
+        parts[name] = sha256_of(file.read_bytes()) if file.is_file() else None
+    return sha256_of(canonical_json(parts))
 
 
 def _already_done(standing: Commit) -> Outcome:
@@ -222,8 +228,6 @@ def _already_done(standing: Commit) -> Outcome:
 
 def _compare(declared: Step, scenario: Scenario, standing: Commit, output: Path) -> Outcome:
     """A source that is read again must say what it said: late or corrected data is never taken silently."""
-    from tasks.store import files_of
-
     if sha256_of(canonical_json(files_of(output))) == standing.digest:
         return _already_done(standing)
     raise BadInputError(
@@ -234,27 +238,22 @@ def _compare(declared: Step, scenario: Scenario, standing: Commit, output: Path)
 
 
 def _changed(standing: Commit, output: Path) -> str:
-    import json
-
     rows = [json.loads((folder / "counts.json").read_text())["rows"] for folder in (standing.folder, output)]
     return f"{rows[0]} rows then, {rows[1]} now" if rows[0] != rows[1] else f"{rows[0]} rows, other content"
 
 
-def _track(declared: Step, scenario: Scenario, commit: Commit, store: ScenarioStore) -> None:
+def _show_in_mlflow(declared: Step, scenario: Scenario, commit: Commit, store: ScenarioStore) -> None:
     """Shows a committed step in MLflow, once. MLflow is a view: where it can't be reached the commit still stands."""
-    mark = f"tracked/g{commit.generation:04}/{commit.ds}/{commit.step}"
-    if not declared.tracked or store.read(mark) is not None:
+    place = f"g{commit.generation:04}/{commit.ds}/{commit.step}"
+    if store.read(f"tracked/{place}") is not None:
         return
-    import json
-    import sys
-
     from tasks import tracking
 
-    record = store.read(f"runs/g{commit.generation:04}/{commit.ds}/{commit.step}.json")
+    record = store.read(f"runs/{place}.json")
     try:
         tracking.record_step(declared, scenario, commit, json.loads(record) if record else {})
     except RecloopError as error:
         print(f"not shown in MLflow yet (the next run of the step tries again): {error}", file=sys.stderr)
         return
     with contextlib.suppress(OSError):
-        store.put_if_absent(mark, b"")
+        store.put_if_absent(f"tracked/{place}", b"")

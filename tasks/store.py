@@ -8,7 +8,7 @@
 
 A step writes into scratch, files are fsynced, the manifest comes last, the folder is moved in by one rename, and one
 put-if-absent of the commit record makes it visible. Killed anywhere before that, nothing was written. Control records
-go through `put_if_absent`, `read` and `list` alone, which is what an object store offers.
+go through `put_if_absent`, `read` and `keys` alone, which is what an object store offers.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class ScenarioStore:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def list(self, prefix: str) -> list[str]:
+    def keys(self, prefix: str) -> list[str]:
         """Keys of all records below a prefix, sorted."""
         top = self.root / prefix
         return sorted(p.relative_to(self.root).as_posix() for p in top.rglob("*") if p.is_file())
@@ -224,7 +224,9 @@ class ScenarioStore:
             if expected.get(name) != found.get(name):
                 was = expected.get(name, {}).get("sha256", "no such file")[:12]
                 now = found.get(name, {}).get("sha256", "no such file")[:12]
-                raise CorruptError(f"{commit.folder / name}: digest {now} is not the committed {was}; {_remedy(commit)}")
+                raise CorruptError(
+                    f"{commit.folder / name}: digest {now} is not the committed {was}; {_remedy(commit)}"
+                )
 
     # scratch
 

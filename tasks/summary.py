@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ def day_facts(scenario: Scenario, store: ScenarioStore, ds: str) -> dict[str, An
             side: {task: _number(overall, task, side, "auc") for task in scenario.tasks}
             for side in ("champion", "challenger")
         },
-        "gate": None if deployed is None else ("promoted" if verdict.get("promoted") else deployed.manifest.get("gate")),
+        "gate": None
+        if deployed is None
+        else ("promoted" if verdict.get("promoted") else deployed.manifest.get("gate")),
         "version": _json(store.find("register", ds), "version.json").get("version"),
         "checkpoint": checkpoint.digest if checkpoint else None,
         "seconds": step_seconds(store, ds),
@@ -80,7 +83,7 @@ def _json(commit: Commit | None, name: str) -> dict[str, Any]:
 def _number(facts: Any, *path: str) -> float | None:
     for key in path:
         facts = facts.get(key) if isinstance(facts, dict) else None
-    return facts if isinstance(facts, int | float) and facts == facts else None
+    return facts if isinstance(facts, int | float) and math.isfinite(facts) else None
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -18,10 +18,11 @@ MAX_TOLD = 3
     reads={
         "samples": Input(),
         "events": Input(),
-        "yesterday": Input(of="validation", days="previous", optional=True),
+        "yesterday": Input(of="validation", days="previous"),
     },
     writes="validation",
     config=("validate", "labels", "features"),
+    files=("suite_file",),
     resources=Resources(memory_gib=4.0),
     timeout_s=1800,
 )

@@ -21,7 +21,12 @@ FAST = ("ingest", "join", "train")
 
 def recloop(*arguments: str, cwd: Path, check: int | None = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "tasks", *arguments], capture_output=True, text=True, cwd=cwd, env=environment(), check=False
+        [sys.executable, "-m", "tasks", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment(),
+        check=False,
     )
     assert "Traceback" not in done.stderr, done.stderr
     if check is not None:
@@ -31,11 +36,13 @@ def recloop(*arguments: str, cwd: Path, check: int | None = 0) -> subprocess.Com
 
 def environment() -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI" and not k.startswith("RECLOOP_")}
-    return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return {**kept, "PYTHONPATH": str(ROOT), "RECLOOP_NO_TRACK": "1", "OMP_NUM_THREADS": "1"}
 
 
 def step(name: str, scenario: Path, ds: str, store: Path, check: int | None = 0) -> dict:
-    done = recloop(name, "-s", str(scenario), "--ds", ds, "--store", str(store), "--json", cwd=scenario.parent, check=check)
+    done = recloop(
+        name, "-s", str(scenario), "--ds", ds, "--store", str(store), "--json", cwd=scenario.parent, check=check
+    )
     return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"stderr": done.stderr}
 
 
@@ -112,9 +119,23 @@ def test_two_runs_of_one_day_commit_once(shop: Path, tmp_path: Path) -> None:
     first = days(1)[0]
     for name in ("ingest", "join", "validate"):
         step(name, shop, first, tmp_path)
-    command = [sys.executable, "-m", "tasks", "train", "-s", str(shop), "--ds", first, "--store", str(tmp_path), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "tasks",
+        "train",
+        "-s",
+        str(shop),
+        "--ds",
+        first,
+        "--store",
+        str(tmp_path),
+        "--json",
+    ]
     both = [
-        subprocess.Popen(command, cwd=shop.parent, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            command, cwd=shop.parent, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         for _ in range(2)
     ]
     outcomes = []
@@ -124,7 +145,9 @@ def test_two_runs_of_one_day_commit_once(shop: Path, tmp_path: Path) -> None:
         outcomes.append(json.loads(out.splitlines()[-1]))
     assert sorted(outcome["outcome"] for outcome in outcomes) == ["already_done", "done"]
     assert outcomes[0]["digest"] == outcomes[1]["digest"]
-    log = json.loads(recloop("chain", "log", "-s", str(shop), "--store", str(tmp_path), "--json", cwd=shop.parent).stdout)
+    log = json.loads(
+        recloop("chain", "log", "-s", str(shop), "--store", str(tmp_path), "--json", cwd=shop.parent).stdout
+    )
     assert len(log) == 1
 
 

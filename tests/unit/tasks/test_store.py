@@ -72,7 +72,7 @@ def test_flipped_byte_missing_and_extra_file_are_found(store: ScenarioStore) -> 
     (commit.folder / "extra").unlink()
     manifest = json.loads((commit.folder / "manifest.json").read_text())
     (commit.folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(CorruptError, match="manifest.json"):
+    with pytest.raises(CorruptError, match=r"manifest\.json"):
         store.verify(commit)
 
 
@@ -91,7 +91,7 @@ def test_put_if_absent_never_replaces(store: ScenarioStore) -> None:
     assert store.put_if_absent("champion/000001.json", b"one")
     assert not store.put_if_absent("champion/000001.json", b"two")
     assert store.read("champion/000001.json") == b"one"
-    assert store.list("champion") == ["champion/000001.json"]
+    assert store.keys("champion") == ["champion/000001.json"]
 
 
 def test_scratch_of_a_killed_run_is_removed_and_of_a_running_one_kept(store: ScenarioStore) -> None:

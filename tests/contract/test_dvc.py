@@ -1,0 +1,48 @@
+"""dvc.yaml is what the declarations say, and DVC itself accepts it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from feature_jobs.schema import load_scenario
+from tasks.commands_days import scenario_days
+from tasks.dvc import render
+from tasks.steps import DAILY, upstream
+from tests.paths import ROOT, SCENARIOS
+
+MOVIELENS = SCENARIOS / "movielens.yaml"
+
+
+def _rendered() -> str:
+    scenario = load_scenario(MOVIELENS)
+    return render(scenario, Path("scenarios/movielens.yaml"), scenario_days(scenario, None, None, None))
+
+
+def test_committed_file_is_the_rendered_one() -> None:
+    rendered = _rendered()
+    assert (ROOT / "dvc.yaml").read_text() == rendered, "run: recloop dvc-render --scenario movielens"
+
+
+def test_stages_depend_on_what_their_steps_read() -> None:
+    from ruamel.yaml import YAML
+
+    stages = YAML(typ="safe").load(_rendered())["stages"]
+    for name in DAILY:
+        deps = stages[f"{name}-1997-11-13"]["deps"]
+        for writer in upstream(name):
+            assert f".recloop/dvc/movielens/g0000/1997-11-13/{writer}" in deps
+    assert ".recloop/dvc/movielens/g0000/1997-11-12/train" in stages["train-1997-11-13"]["deps"]
+    assert not any("/train" in dep for dep in stages["train-1997-11-12"]["deps"])
+    assert "models/training.py" in stages["train-1997-11-13"]["deps"]
+    assert "models/training.py" not in stages["join-1997-11-13"]["deps"]
+    assert {"scenarios/movielens.yaml": ["features", "labels", "model", "train"]} in stages["train-1997-11-13"][
+        "params"
+    ]
+
+
+def test_dvc_reads_the_file() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "stage", "list"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "deploy-1997-11-21" in done.stdout
