@@ -299,7 +299,8 @@ def test_an_entity_that_cannot_be_joined_is_refused(tmp_path: Path, changes: dic
 
 @pytest.mark.skipif(not (ROOT / "data/movielens").is_dir(), reason="no MovieLens; recloop fetch brings it")
 def test_movielens_days(tmp_path: Path) -> None:
-    scenario = load_scenario(SCENARIOS / "movielens.yaml")
+    as_int = {"data.entities.item.columns.release_year.type": "int"}
+    scenario = load_scenario(SCENARIOS / "movielens.yaml", overrides=as_int)
     num = {ds: ingest_day(scenario, ds, tmp_path / ds) for ds in ("1997-11-12", "1997-11-13")}
     assert [num[ds]["rows"] for ds in num] == [22756, 3550]
     assert num["1997-11-13"]["entities"]["item"]["quarantined"] == 2  # films whose release year is "V" and "unkonwn"
