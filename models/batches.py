@@ -20,29 +20,9 @@ from torch import Tensor
 from feature_jobs.errors import BadInputError, CorruptError
 from feature_jobs.transforms import Encoded, Ints, Layout, encode
 from models.embeddings import Arena
+from models.ids import Ragged
 
 Floats = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Ragged:
-    """Lists of different lengths: `values_V`, and `offsets` [N + 1] where each row's begin."""
-
-    values_V: Ints
-    offsets: Ints
-
-    def take(self, index_B: Ints) -> Ragged:
-        """The lists of some rows."""
-        begin_B = self.offsets[index_B]
-        offsets = np.concatenate([[0], np.cumsum(self.offsets[index_B + 1] - begin_B)])
-        shift_B = begin_B - offsets[:-1]
-        return Ragged(self.values_V[np.arange(offsets[-1]) + np.repeat(shift_B, np.diff(offsets))], offsets)
-
-    def known(self) -> Ragged:
-        """Without the values 0, which stand for ids never seen."""
-        kept_V = self.values_V != 0
-        before = np.concatenate([[0], np.cumsum(kept_V)])
-        return Ragged(self.values_V[kept_V], before[self.offsets])
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,17 @@ from models.bootstrap import paired_bootstrap
 Floats = NDArray[np.floating[Any]]
 
 
-def judge(labels_N: Floats, scores_N: Floats, users_N: NDArray[Any]) -> dict[str, float]:
-    """AUC, GAUC by user, normalized entropy, calibration with its standard error, expected calibration error of one
-    model; NaN where undefined."""
+def judge(
+    labels_N: Floats, scores_N: Floats, users_N: NDArray[Any], *, confidence: float
+) -> dict[str, float | list[float]]:
+    """AUC, GAUC by user, normalized entropy, calibration with its interval, expected calibration error of one model;
+    NaN where undefined."""
     return {
         "auc": metrics.auc(labels_N, scores_N),
         "gauc": metrics.gauc(users_N, labels_N, scores_N),
         "normalized_entropy": metrics.normalized_entropy(labels_N, scores_N),
         "calibration": metrics.calibration(labels_N, scores_N),
-        "calibration_se": metrics.calibration_se(users_N, labels_N, scores_N),
+        "calibration_interval": list(metrics.calibration_interval(users_N, labels_N, scores_N, confidence=confidence)),
         "calibration_error": metrics.expected_calibration_error(labels_N, scores_N),
     }
 
@@ -48,7 +50,7 @@ def compare(
     facts: dict[str, Any] = {
         "rows": len(labels_N),
         "positives": int(labels_N.sum()),
-        "challenger": judge(labels_N, challenger_N, users_N),
+        "challenger": judge(labels_N, challenger_N, users_N, confidence=confidence),
         "champion": None,
         "difference": None,
     }
@@ -57,7 +59,7 @@ def compare(
         interval = paired_bootstrap(
             labels_N, champion_N, challenger_N, resamples=resamples, confidence=confidence, seed=seed
         )
-        facts["champion"] = judge(labels_N, champion_N, users_N)
+        facts["champion"] = judge(labels_N, champion_N, users_N, confidence=confidence)
         facts["difference"] = {"auc": interval.difference, "low": interval.low, "high": interval.high}
     return facts
 

@@ -14,50 +14,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
 from torch import Tensor
 
 from feature_jobs.transforms import Ints, splitmix64
+from models.ids import IdMap
 
 Tables = npt.NDArray[np.int16]
 
 ADAGRAD_EPSILON = 1e-8
 INITIAL_SCALE = 0.05
-
-
-class IdMap:
-    """int64 key → row, rows numbered from 1 in order of arrival; 0 where a key is unknown."""
-
-    def __init__(self) -> None:
-        self._keys = np.empty(0, np.int64)  # ascending
-        self._rows = np.empty(0, np.int64)
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def find(self, keys_N: Ints) -> Ints:
-        """Rows of keys."""
-        if not len(self._keys) or not len(keys_N):
-            return np.zeros(len(keys_N), np.int64)
-        uniques_U, inverse_N = _factorize(keys_N)
-        position_U = np.minimum(np.searchsorted(self._keys, uniques_U), len(self._keys) - 1)
-        rows_U = np.where(self._keys[position_U] == uniques_U, self._rows[position_U], 0)
-        return np.asarray(rows_U[inverse_N], np.int64)
-
-    def add(self, keys_N: Ints) -> Ints:
-        """Gives each unknown key the next row, in ascending order of key; returns those keys."""
-        uniques_U = np.sort(_factorize(keys_N)[0])
-        fresh_F: Ints = uniques_U[self.find(uniques_U) == 0]
-        rows_F = np.arange(len(self) + 1, len(self) + 1 + len(fresh_F))
-        place_F = np.searchsorted(self._keys, fresh_F)
-        self._keys = np.insert(self._keys, place_F, fresh_F)
-        self._rows = np.insert(self._rows, place_F, rows_F)
-        return fresh_F
-
-    def sorted(self) -> tuple[Ints, Ints]:
-        """All keys, ascending, and their rows."""
-        return self._keys, self._rows
 
 
 class Arena:
@@ -135,9 +101,3 @@ def unique_rows(rows: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     rows_U, inverse = torch.unique(flat, return_inverse=True)
     parts = inverse.split([r.numel() for r in rows])
     return rows_U, [part.view(r.shape) for part, r in zip(parts, rows, strict=True)]
-
-
-def _factorize(keys_N: Ints) -> tuple[Ints, Ints]:
-    """Distinct keys in order of appearance, and each key's place among them; hashed, so faster than a sort."""
-    encoded = pa.array(keys_N).dictionary_encode()
-    return encoded.dictionary.to_numpy(), encoded.indices.to_numpy().astype(np.int64)

@@ -7,6 +7,7 @@ rows, one class only, or a score that is not a number.
 
 from __future__ import annotations
 
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ __all__ = [
     "auc",
     "calibration",
     "calibration_curve",
-    "calibration_se",
+    "calibration_interval",
     "expected_calibration_error",
     "gauc",
     "normalized_entropy",
@@ -93,16 +94,25 @@ def calibration(labels: Array, scores: Array, weights: Array | None = None) -> f
     return float((weight_N * _floats(scores)).sum() / positives) if positives > 0 else float("nan")
 
 
-def calibration_se(groups: Array, labels: Array, scores: Array) -> float:
-    """Standard error of the calibration: a ratio's, with rows of a group (a user) drawn together, or alone if that
-    is more. Without it the odd taste of one busy user looks like a model that promises too much."""
+def calibration_interval(groups: Array, labels: Array, scores: Array, *, confidence: float) -> tuple[float, float]:
+    """(low, high) of the calibration when whole groups (users) are drawn; high is infinite where few positives came.
+
+    Without it the odd taste of one busy user looks like a model that promises too much. Fieller 1954, "Some Problems
+    in Interval Estimation": the ratios c for which sum(scores) - c sum(labels) may be zero by chance.
+    """
     labels, scores = _floats(labels), _floats(scores)
-    ratio = calibration(labels, scores)
-    if not len(labels) or not np.isfinite(ratio):
-        return float("nan")
-    residual_N = scores - ratio * labels
-    residual_G = np.bincount(np.unique(np.asarray(groups), return_inverse=True)[1], residual_N)
-    return float(np.sqrt(max((residual_N**2).sum(), (residual_G**2).sum())) / labels.sum())
+    if not len(labels) or not np.isfinite(scores).all():
+        return float("nan"), float("nan")
+    group_N = np.unique(np.asarray(groups), return_inverse=True)[1]
+    label_G, score_G = np.bincount(group_N, labels), np.bincount(group_N, scores)
+    z2 = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
+    # The interval's ends solve a c² - 2 b c + d = 0.
+    a = label_G.sum() ** 2 - z2 * (label_G**2).sum()
+    b = label_G.sum() * score_G.sum() - z2 * (label_G * score_G).sum()
+    d = score_G.sum() ** 2 - z2 * (score_G**2).sum()
+    root = np.sqrt(max(b * b - a * d, 0.0))
+    low = 0.0 if d <= 0 else float(d / (b + root)) if b + root > 0 else float("inf")
+    return low, float((b + root) / a) if a > 0 else float("inf")
 
 
 def expected_calibration_error(labels: Array, scores: Array, *, num_bins: int = 15) -> float:

@@ -37,10 +37,19 @@ class BlockLinear(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.empty(num_outputs, width).uniform_(-bound, bound)))
         self.bias = nn.Parameter(torch.zeros(num_outputs))
 
+    def _weight(self) -> Tensor:
+        return torch.cat([self.get_parameter(name) for name in self.names], 1)
+
     def forward(self, input_BI: Tensor) -> Tensor:
         """[B, I] → [B, O]."""
-        weight_OI = torch.cat([self.get_parameter(name) for name in self.names], 1)
-        return nn.functional.linear(input_BI, weight_OI, self.bias)
+        return nn.functional.linear(input_BI, self._weight(), self.bias)
+
+    def fused(self, factor_I: Tensor) -> nn.Linear:
+        """The same as one plain layer, for inputs divided by `factor_I`."""
+        weight_OI = self._weight() * factor_I
+        layer = nn.Linear(weight_OI.shape[1], weight_OI.shape[0])
+        layer.weight, layer.bias = nn.Parameter(weight_OI), nn.Parameter(self.bias)
+        return layer
 
 
 def mlp(widths: tuple[int, ...], dropout: float) -> nn.Sequential:

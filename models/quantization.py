@@ -1,0 +1,185 @@
+"""From a ranker to an ONNX graph, in fp32 or int8.
+
+Embeddings: symmetric int8 with one scale a row. Dense layers: weights int8 per output channel, activations uint8 with
+a constant range per tensor, found from histograms over calibration rows. The inputs of the first layer differ in range
+by orders of magnitude, so their columns are divided by the root of their range, which goes into the weights instead
+(Xiao et al., SmoothQuant, ICML 2023, with α = 1/2). A shift of the logits takes out what bias is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pyarrow as pa
+import torch
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from torch import Tensor, nn
+
+from feature_jobs.transforms import Floats
+from models.architectures.layers import Architecture, BlockLinear
+from models.batches import make_block
+from models.graph import Feeds, Graph
+from models.networks import Standardize, standardize
+from models.ranker import Ranker
+
+OPSET = 17
+CALIBRATION_BATCH = 256
+
+
+class _Standardize(nn.Module):
+    """Standardize with its moments made constants."""
+
+    def __init__(self, running: Standardize) -> None:
+        super().__init__()
+        self.names = running.names
+        self.mean_K, self.deviation_K = map(nn.Buffer, running.constants())
+
+    def forward(self, numbers_BK: Tensor) -> Tensor:
+        return standardize(numbers_BK, self.mean_K, self.deviation_K)
+
+
+class _Smoothed(nn.Module):
+    """An architecture whose input columns are divided by `divisor_I`; its first layers are multiplied by it."""
+
+    def __init__(self, architecture: Architecture, divisor_I: Tensor) -> None:
+        super().__init__()
+        self.factor_I = nn.Buffer(1 / divisor_I)
+        self.architecture = architecture
+        for name, layer in list(architecture.named_modules()):
+            if isinstance(layer, BlockLinear):
+                parent, _, leaf = name.rpartition(".")
+                setattr(architecture.get_submodule(parent), leaf, layer.fused(divisor_I))
+
+    def forward(self, input_BI: Tensor) -> Tensor:
+        return self.architecture(input_BI * self.factor_I)  # type: ignore[no-any-return]
+
+
+class _Serving(nn.Module):
+    """Rows of the embeddings and numbers in, probabilities [B, T] out. Row 0 is zero, and pads bags."""
+
+    def __init__(self, ranker: Ranker, weight_RD: Tensor, int8: bool, divisor_I: Tensor) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(ranker.network).eval()
+        self.network.standardize = _Standardize(ranker.network.standardize)  # type: ignore[assignment]
+        self.network.architecture = _Smoothed(self.network.architecture, divisor_I)  # type: ignore[assignment]
+        scale_R1 = weight_RD.abs().amax(1, keepdim=True) / 127
+        whole_RD = torch.where(scale_R1 > 0, weight_RD / scale_R1, 0.0).round().to(torch.int8)
+        self.scale_R1 = nn.Buffer(scale_R1) if int8 else None
+        self.weight_RD = nn.Buffer(whole_RD if int8 else weight_RD)
+        self.shift_T = nn.Buffer(torch.zeros(len(ranker.tasks)))
+
+    def _embed(self, rows: Tensor) -> Tensor:
+        emb = self.weight_RD[rows].float()
+        return emb if self.scale_R1 is None else emb * self.scale_R1[rows]
+
+    def forward(self, rows_BS: Tensor, numbers_BK: Tensor, *bags_BL: Tensor) -> Tensor:
+        means = [self._embed(rows).sum(1) / (rows != 0).sum(1, keepdim=True).clamp(min=1) for rows in bags_BL]
+        emb_BFD = torch.cat([self._embed(rows_BS), *(mean_BD.unsqueeze(1) for mean_BD in means)], 1)
+        return (self.network(emb_BFD, numbers_BK) + self.shift_T).sigmoid()  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def largest_inputs(ranker: Ranker, samples: pa.Table) -> Tensor:
+    """The largest absolute value [I] of each input column of the architecture over some rows."""
+    seen: list[Tensor] = []
+    hook = ranker.network.architecture.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].abs().amax(0)))
+    try:
+        ranker.score(make_block(samples, ranker.layout, ranker.tasks, ranker.arena, admit=False))
+    finally:
+        hook.remove()
+    return torch.stack(seen).amax(0)
+
+
+def write_graph(
+    ranker: Ranker, weight_RD: Tensor, file: Path, *, int8: bool = False, largest_I: Tensor | None = None
+) -> None:
+    """Writes the ONNX graph. `int8` stores the embeddings so; `largest_I` smooths the first layers' inputs."""
+    layout = ranker.layout
+    num_inputs = sum(ranker.network.widths.values())
+    divisor_I = torch.ones(num_inputs) if largest_I is None else largest_I.clamp(min=1e-4).sqrt()
+    module = _Serving(ranker, weight_RD, int8, divisor_I).eval()
+    bags = [f"bag:{bag.name}" for bag in layout.bags]
+    example = (
+        torch.ones(2, len(layout.slots), dtype=torch.int64),
+        torch.zeros(2, len(layout.numbers)),
+        *(torch.ones(2, 3, dtype=torch.int64) for _ in bags),
+    )
+    axes = {"rows": {0: "B"}, "numbers": {0: "B"}, "probabilities": {0: "B"}} | {b: {0: "B", 1: b} for b in bags}
+    with warnings.catch_warnings():
+        # The exporter that traces: the newer one takes 100 times as long for the same graph.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module, example, str(file), input_names=["rows", "numbers", *bags], output_names=["probabilities"],
+            dynamic_axes=axes, opset_version=OPSET, dynamo=False,
+        )  # fmt: skip
+    _strip(file)
+
+
+def quantize_dense(source: Path, target: Path, graph: Graph, samples: pa.Table) -> None:
+    """Quantizes the dense layers of a written graph, with ranges of activations seen on `samples`."""
+    with _quiet():
+        quantize_static(
+            source,
+            target,
+            _Calibration(graph, samples),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Gemm", "MatMul"],
+            per_channel=True,
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.Percentile,
+            # A logit in 256 steps would cost more calibration than all the rest: outputs stay fp32.
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
+        )
+    _strip(target)
+
+
+def correct_bias(file: Path, wanted_NT: Floats, found_NT: Floats) -> None:
+    """Shifts each task's logit so that int8 scores average what fp32 scores do (Nagel et al., ICCV 2019).
+
+    Rounding alone moves the mean of a rare task by a few percent.
+    """
+    model = onnx.load(file)
+    (shift_T,) = (tensor for tensor in model.graph.initializer if tensor.name == "shift_T")
+    wanted_T, found_T = (scores.mean(0, dtype=np.float64).clip(1e-9, 1 - 1e-9) for scores in (wanted_NT, found_NT))
+    logits_T = np.log(wanted_T / (1 - wanted_T)) - np.log(found_T / (1 - found_T))
+    shift_T.CopyFrom(onnx.numpy_helper.from_array(logits_T.astype(np.float32), shift_T.name))
+    onnx.save(model, file)
+
+
+class _Calibration(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, graph: Graph, samples: pa.Table) -> None:
+        begins = range(0, len(samples), CALIBRATION_BATCH)
+        self._feeds = (graph.feeds(samples.slice(begin, CALIBRATION_BATCH)) for begin in begins)
+
+    def get_next(self) -> Feeds | None:
+        return next(self._feeds, None)
+
+
+def _strip(file: Path) -> None:
+    """Takes out texts that name places of the machine which made the graph."""
+    model = onnx.load(file)
+    model.doc_string = model.graph.doc_string = ""
+    for node in model.graph.node:
+        node.doc_string = ""
+    onnx.save(model, file)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantizer prints to stdout, which belongs to the step's result, and warns of what is done on purpose."""
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
