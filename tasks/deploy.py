@@ -140,17 +140,17 @@ def _not_worse(judged: Mapping[str, Any], champion: Entry | None) -> Gate:
 
 
 def _calibrated(scenario: Scenario, judged: Mapping[str, Any]) -> Gate:
-    """|calibration - 1| beyond the allowance, by more than the chance of which users came."""
+    """Whether the calibration's whole interval lies beyond the allowance: more than which users came explains."""
     allowed = scenario.deploy.max_calibration_error
     numbers, problems = {}, []
     for task, facts in judged["overall"].items():
-        value, error = facts["challenger"]["calibration"], facts["challenger"]["calibration_se"]
-        if value is None or error is None:  # no positive came
+        value, (low, high) = facts["challenger"]["calibration"], facts["challenger"]["calibration_interval"]
+        if value is None:  # no positive came
             continue
-        chance = 1.96 * error
-        numbers[task] = {"calibration": value, "chance": chance}
-        if abs(value - 1) - chance > allowed:
-            problems.append(f"{task}: calibration {value:.2f} ± {chance:.2f} where 1 ± {allowed:g} is allowed")
+        numbers[task] = {"calibration": value, "low": low, "high": high}
+        if (low or 0) > 1 + allowed or (high is not None and high < 1 - allowed):
+            interval = f"[{low or 0:.2f}, {'∞' if high is None else f'{high:.2f}'}]"
+            problems.append(f"{task}: calibration {value:.2f} {interval} where 1 ± {allowed:g} is allowed")
     return Gate("calibration", not problems, "; ".join(problems) or "scores mean what they say", numbers)
 
 

@@ -249,7 +249,8 @@ def _history(config: DayConfig, day: Day, yesterday: Path | None) -> list[dict[s
     today = []
     for task, scores in (day.progressive or {}).items():
         known_N = day.labels[task] == day.labels[task]
-        facts = judge(day.labels[task][known_N], scores[known_N], day.users_N[known_N])
+        labels_N, users_N = day.labels[task][known_N], day.users_N[known_N]
+        facts = judge(labels_N, scores[known_N], users_N, confidence=config.scenario.evaluate.confidence)
         today.append({"ds": config.ds, "task": task, "rows": int(known_N.sum()), **facts})
     return [*before, *today]
 

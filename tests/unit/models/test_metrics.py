@@ -75,20 +75,24 @@ def test_calibration_curve_keeps_every_row_and_the_means(case):
     assert (np.diff(curve.scores) > 0).all()
 
 
-def test_standard_error_of_the_calibration_is_what_repeated_days_show():
+def test_calibration_interval_covers_as_often_as_it_says_when_users_differ():
     rng = np.random.default_rng(4)
-    days, errors = [], []
-    for _ in range(300):
-        users = rng.integers(0, 30, 400)
-        taste = rng.normal(0, 0.15, 30)[users]  # rows of a user are alike
+    covered = 0
+    for _ in range(200):
+        users = rng.integers(0, 40, 400)
+        taste = rng.normal(0, 0.15, 40)[users]  # rows of a user are alike
         labels = rng.random(400) < np.clip(0.4 + taste, 0, 1)
-        scores = np.full(400, 0.4)
-        days.append(metrics.calibration(labels, scores))
-        errors.append(metrics.calibration_se(users, labels, scores))
-    assert np.mean(errors) == pytest.approx(np.std(days), rel=0.15)
-    one_user = metrics.calibration_se(np.zeros(400), labels, scores)
-    alone = metrics.calibration_se(np.arange(400), labels, scores)
-    assert one_user == alone > 0
+        low, high = metrics.calibration_interval(users, labels, np.full(400, 0.4), confidence=0.9)
+        covered += low <= 1 <= high
+    assert 165 <= covered <= 195
+
+
+def test_calibration_interval_of_one_user_or_no_positive_knows_nothing():
+    labels, scores = np.array([0, 0, 1, 0]), np.full(4, 0.5)
+    assert metrics.calibration_interval(np.zeros(4), labels, scores, confidence=0.95) == (0.0, float("inf"))
+    low, high = metrics.calibration_interval(np.arange(100), np.zeros(100), np.full(100, 0.5), confidence=0.95)
+    assert low > 1.25  # a hundred promises of a half, and nothing came
+    assert high == float("inf")
 
 
 def test_expected_calibration_error_of_a_known_case():
