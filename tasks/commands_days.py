@@ -10,7 +10,7 @@ import click
 from feature_jobs.days import day_range
 from feature_jobs.errors import BadInputError, GateError
 from feature_jobs.schema import Scenario
-from tasks.cli import Commands, Context, main, scenario_file, with_context
+from tasks.commands import Commands, Context, main, scenario_file, with_context
 from tasks.steps import DAILY
 
 TRAINED = DAILY[: DAILY.index("train") + 1]

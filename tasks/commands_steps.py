@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from tasks.cli import STARTED, Context, main, with_context
+from tasks.commands import STARTED, Context, main, with_context
 from tasks.contract import Step
 from tasks.steps import STEPS
 

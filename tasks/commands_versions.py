@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from feature_jobs.errors import BadInputError
-from tasks.cli import Context, main, with_context
+from tasks.commands import Context, main, with_context
 from tasks.commands_days import day_options, scenario_days
 from tasks.steps import DAILY
 
@@ -45,27 +45,20 @@ def _state(context: Context, name: str, day: str) -> str:
 
 
 def _print_status(facts: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    days = Table("day", *DAILY, title=f"{facts['scenario']} in {facts['store']}, generation {facts['generation']}")
-    for day, steps in facts["days"].items():
-        days.add_row(day, *steps.values())
-    console.print(days)
-    link = facts["chain_head"]
-    console.print(f"chain head: {link['ds']} {link['checkpoint'][:12]}" if link else "no checkpoint is committed yet")
-    versions = Table("version", "day", "aliases", "gate", "checkpoint", title="registered versions")
-    for version in facts.get("versions", []):
-        aliases = ", ".join(version.get("aliases", []))
-        versions.add_row(*(str(version.get(k) or "") for k in ("version", "ds")), aliases, *_rest(version))
-    console.print(versions)
-    if facts.get("message"):
-        console.print(str(facts["message"]))
-
-
-def _rest(version: dict[str, Any]) -> tuple[str, str]:
-    return str(version.get("verdict") or version.get("gate") or ""), str(version.get("checkpoint") or "")[:12]
+    link, width = facts["chain_head"], max(map(len, DAILY)) + 1
+    rows = [("day", list(DAILY)), *((day, list(steps.values())) for day, steps in facts["days"].items())]
+    click.echo(f"{facts['scenario']} in {facts['store']}, generation {facts['generation']}")
+    for day, cells in rows:
+        click.echo(f"{day:<12}" + "".join(f"{cell:<{width}}" for cell in cells).rstrip())
+    click.echo(f"chain head: {link['ds']} {link['checkpoint'][:12]}" if link else "no checkpoint is committed yet")
+    for version in facts["versions"]:
+        aliases = f"  <- {', '.join(version['aliases'])}" if version["aliases"] else ""
+        checkpoint = str(version["checkpoint"])[:12]
+        click.echo(f"version {version['version']}: {version['ds']} {checkpoint} {version['verdict']}{aliases}")
+    targets = ", ".join(facts["rollback_targets"])
+    click.echo(f"rollback can go to: {targets}" if targets else "rollback: no earlier version")
+    if facts["mlflow"] != "ok":
+        click.echo(f"MLflow: {facts['mlflow']}")
 
 
 @main.command()

@@ -51,7 +51,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Step:
-    """A declared step. `config` names the scenario's sections that its output depends on, `files` the properties of
+    """A declared step. `config` names the config paths that its output depends on, `files` the properties of
     the scenario that are paths of files it depends on.
 
     `daily` steps make up the daily DAG. `on_no` says what a gate's no means to a scheduler: `fail` stops the day,

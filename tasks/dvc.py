@@ -6,13 +6,18 @@ A day's inputs are paths of that day and of earlier days, which is how a chain f
 
 from __future__ import annotations
 
+import io
+import os.path
 from pathlib import Path
 from typing import Any
+
+from ruamel.yaml import YAML
 
 from feature_jobs.days import previous_day, trailing_days
 from feature_jobs.schema import Scenario
 from tasks.code import step_files
 from tasks.contract import Input, Step
+from tasks.runner import value_at, window_of
 from tasks.steps import DAILY, STEPS, writer_of
 
 STORE = ".recloop/dvc"
@@ -25,10 +30,6 @@ HEADER = """\
 
 def render(scenario: Scenario, file: Path, days: list[str]) -> str:
     """The text of dvc.yaml for these days."""
-    import io
-
-    from ruamel.yaml import YAML
-
     stages: dict[str, Any] = {}
     if scenario.data.fetch:
         stages["fetch"] = {
@@ -74,19 +75,18 @@ def _stage(declared: Step, scenario: Scenario, file: Path, ds: str) -> dict[str,
     for argument, source in declared.reads.items():
         writer = writer_of(declared, argument)
         deps += [_out(scenario, day, step) for day, step in _days_read(scenario, writer, source, ds)]
-    sections = [s for s in declared.config if s in _sections(file)]
+    written = YAML(typ="safe").load(file.read_text())
+    paths = sorted(path for path in declared.config if value_at(written, path) is not None)
     stage: dict[str, Any] = {"cmd": f"recloop {declared.name} --scenario {file} --ds {ds} --store {STORE}"}
     stage["deps"] = sorted(set(deps))
-    if sections:
-        stage["params"] = [{str(file): sorted(sections)}]
+    if paths:
+        stage["params"] = [{str(file): paths}]
     stage["outs"] = [_out(scenario, ds, declared.name)]
     return stage
 
 
 def _days_read(scenario: Scenario, writer: str, source: Input, ds: str) -> list[tuple[str, str]]:
     """(day, step) whose outputs an input reads; the champion is known once the day before is deployed."""
-    from tasks.runner import window_of
-
     before = previous_day(scenario, ds)
     if source.days == "same":
         return [(ds, writer)]
@@ -101,14 +101,6 @@ def _out(scenario: Scenario, ds: str, step: str) -> str:
     return f"{STORE}/{scenario.name}/g0000/{ds}/{step}"
 
 
-def _sections(file: Path) -> set[str]:
-    from ruamel.yaml import YAML
-
-    return set(YAML(typ="safe").load(file.read_text()))
-
-
 def _relative(path: Path, file: Path) -> str:
     """A path as seen from the folder that holds dvc.yaml, the one above the scenarios."""
-    import os.path
-
     return os.path.relpath(path, file.resolve().parent.parent)

@@ -14,7 +14,7 @@ from tasks.contract import DayConfig, Input, Metrics, Resources, step
         "history": Input(of="events", days="trailing", window="join.lookback_days"),
     },
     writes="samples",
-    config=("data", "join", "features", "labels", "outcomes", "evaluate"),
+    config=("data", "join", "features", "labels", "outcomes", "evaluate.segments"),
     resources=Resources(cpus=2, memory_gib=8),
 )
 def join(config: DayConfig, *, events: Path, history: Mapping[str, Path], samples: Path) -> Metrics:

@@ -212,11 +212,18 @@ def config_digest(scenario: Scenario, declared: Step) -> str:
     """
     document = scenario.model_dump(mode="json", by_alias=True)
     document["data"] = {key: value for key, value in document["data"].items() if key != "path"}
-    parts = {section: document[section] for section in declared.config}
+    parts = {path: value_at(document, path) for path in declared.config}
     for name in declared.files:
         file: Path = getattr(scenario, name)
         parts[name] = sha256_of(file.read_bytes()) if file.is_file() else None
     return sha256_of(canonical_json(parts))
+
+
+def value_at(document: Any, path: str) -> Any:
+    """The value at a dotted config path; None where the document has none."""
+    for part in path.split("."):
+        document = document.get(part) if isinstance(document, dict) else None
+    return document
 
 
 def _already_done(standing: Commit) -> Outcome:

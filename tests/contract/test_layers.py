@@ -28,7 +28,8 @@ def test_layer_contracts_hold() -> None:
 
 def test_declarations_and_scenarios_load_nothing_heavy() -> None:
     loaded = _modules_after(
-        "from tasks.steps import STEPS; from feature_jobs.schema import load_scenario; load_scenario('scenarios/movielens.yaml')"
+        "from tasks.steps import STEPS; from feature_jobs.schema import load_scenario as load\n"
+        "load('scenarios/movielens.yaml')"
     )
     assert not loaded & HEAVY
 
