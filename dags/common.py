@@ -10,7 +10,6 @@ from zoneinfo import ZoneInfo
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param
 
 from dags.notifier import FailureNotifier
-from dags.step_operator import StepOperator
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario, load_scenario
 from tasks.contract import Step
@@ -35,23 +34,27 @@ def scenario_dag(scenario: Scenario, suffix: str, cron: str, doc: str) -> DAG:
     """A DAG of the scenario, without tasks yet.
 
     Days that the data does not have are never scheduled. `schedule.catch_up_from` schedules all days from there on;
-    without it only the newest is, and a backfill does the others. A backfill may take any day.
+    without it only the newest is. A backfill may take any day. Airflow leaves tasks out of a run that a person
+    triggers outside of these dates, and calls such a run of nothing a success; so a day before the first is refused
+    (by the default argument), and data that has a last day takes backfills only.
     """
     zone, schedule, days = ZoneInfo(scenario.schedule.zone), scenario.schedule, scenario.data.days
-    last = days.last and datetime.datetime.combine(days.last, datetime.time.max, zone)
+    start = datetime.datetime.combine(schedule.catch_up_from or days.first, datetime.time(), zone)
     return DAG(
         dag_id=f"{scenario.name}_{suffix}",
         description=scenario.description,
         doc_md=doc,
         schedule=CronDataIntervalTimetable(cron, timezone=schedule.zone),
-        start_date=datetime.datetime.combine(schedule.catch_up_from or days.first, datetime.time(), zone),
-        end_date=last,
+        start_date=start,
+        end_date=days.last and datetime.datetime.combine(days.last, datetime.time.max, zone),
         catchup=schedule.catch_up_from is not None,
+        allowed_run_types=["scheduled", "backfill"] if days.last else None,
         max_active_runs=1,
         params={"data": Param(None, type=["null", "string"], description="Folder of the source, for data.path.")},
         tags=["recloop", scenario.name],
         default_args={
             "owner": "recloop",
+            "start_date": start,
             # Only exit code 6 and lost workers come to a retry; see StepOperator.
             "retries": 3,
             "retry_delay": datetime.timedelta(seconds=30),
@@ -81,6 +84,3 @@ def step_arguments(scenario: Scenario, step: str) -> dict[str, Any]:
 def wants_gpu(declared: Step) -> bool:
     """Whether the step takes a slot of the GPU pool; training does on every machine, to run one at a time."""
     return declared.resources.gpus > 0 or declared.writes == "checkpoint"
-
-
-__all__ = ["GPU_POOL", "StepOperator", "read_scenarios", "scenario_dag", "step_arguments", "wants_gpu"]

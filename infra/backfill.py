@@ -139,7 +139,7 @@ class Backfill:
         return bool(runs) and all(run["state"] in ENDED for run in runs)
 
     def _table(self) -> Table:
-        table = Table("day", *DAILY, title=self.dag_id, box=box.SIMPLE, pad_edge=False)
+        table = Table("day", *DAILY, title=self.dag_id, box=box.SIMPLE_HEAD, padding=0)
         for ds in self.days:
             tasks = {task.step: task.text for task in self._tasks.get(ds, [])}
             table.add_row(ds, *(tasks.get(step, Text("·", "dim")) for step in DAILY))

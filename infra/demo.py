@@ -32,7 +32,7 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the demo; returns the exit code."""
     given = _parser().parse_args(arguments)
-    console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+    console = Console(highlight=False)
     try:
         return run(given.scenario, given.days, given.data or None, Path(given.home).resolve(), console)
     except RecloopError as error:

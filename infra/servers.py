@@ -144,6 +144,7 @@ def settings(local: Local) -> dict[str, str]:
     return {
         "RECLOOP_STORE": str(local.store),
         "MLFLOW_TRACKING_URI": local.tracking_uri,
+        "RECLOOP_MLFLOW_SERVER": local.mlflow_url,  # the same database, without each step importing MLflow
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "OMP_WAIT_POLICY": "PASSIVE",
@@ -151,7 +152,7 @@ def settings(local: Local) -> dict[str, str]:
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-        "AIRFLOW__CORE__PARALLELISM": "4",
+        "AIRFLOW__CORE__PARALLELISM": str(min(8, max(2, os.cpu_count() or 2))),
         "AIRFLOW__CORE__FERNET_KEY": local.keys["fernet"],
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{local.airflow_url}/execution/",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
@@ -183,7 +184,8 @@ def mlflow_command(local: Local) -> list[str]:
     """`mlflow server` on the store's database; artifacts are read where the steps put them."""
     uri, artifacts = local.tracking_uri, str(local.store / "mlartifacts")
     where = ["--host", HOST, "--port", str(local.mlflow_port), "--workers", "1"]
-    return [_tool("mlflow"), "server", "--backend-store-uri", uri, "--default-artifact-root", artifacts, *where]
+    stores = ["--backend-store-uri", uri, "--default-artifact-root", artifacts, "--no-serve-artifacts"]
+    return [_tool("mlflow"), "server", *stores, *where]
 
 
 def free_ports(*wanted: int) -> list[int]:

@@ -88,7 +88,7 @@ def demo_facts(scenario: Scenario, store: ScenarioStore, days: Sequence[str]) ->
 
 def print_days(facts: dict[str, Any], console: Console) -> None:
     """Two tables: what the days gave, and what their steps took."""
-    quality = table("day", "rows", "AUC of the parent", "gate AUC: champion → challenger", "verdict", "version")
+    quality = table("day", "rows", "parent's AUC", "champion → challenger", "verdict", "version")
     for day in facts["days"]:
         gate = day["gate_auc"]
         sides = {t: f"{auc(gate['champion'].get(t))} → {auc(new)}" for t, new in gate["challenger"].items()}
@@ -106,10 +106,10 @@ def print_days(facts: dict[str, Any], console: Console) -> None:
 
 
 def table(*columns: str) -> Table:
-    """A plain table, no column of which is cut."""
-    plain = Table(box=box.SIMPLE, pad_edge=False)
+    """A plain table that fits into 80 columns; only a long verdict is broken."""
+    plain = Table(box=box.SIMPLE_HEAD, padding=0)
     for column in columns:
-        plain.add_column(column, no_wrap=True)
+        plain.add_column(column, no_wrap=column != "verdict", overflow="fold")
     return plain
 
 

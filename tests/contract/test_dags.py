@@ -158,16 +158,23 @@ def test_only_days_of_the_data_are_scheduled_and_all_can_be_backfilled(dags: dic
     assert len(days) == 10
 
 
+def test_a_run_outside_of_the_data_can_not_be_an_empty_success(dags: dict[str, Any]) -> None:
+    for dag in dags.values():
+        manual = dag.allowed_run_types is None or "manual" in {kind.value for kind in dag.allowed_run_types}
+        assert dag.end_date is None or not manual
+        assert dag.default_args["start_date"] == dag.start_date  # Airflow refuses to trigger a run before it
+
+
 def test_catching_up_begins_where_the_scenario_says() -> None:
     from airflow.serialization.serialized_objects import DagSerialization
 
-    from dags.common import scenario_dag
+    from dags.recloop_daily import build
 
     scenario = load_scenario(SCENARIOS / "movielens.yaml")
     schedule = scenario.schedule.model_copy(
         update={"catch_up_from": datetime.date(1997, 11, 15), "zone": "Asia/Shanghai"}
     )
-    plain = scenario_dag(scenario.model_copy(update={"schedule": schedule}), "daily", "0 3 * * *", "doc")
+    plain = build(scenario.model_copy(update={"schedule": schedule}))
     dag = DagSerialization.from_dict(DagSerialization.to_dict(plain))
     info = dag.next_dagrun_info(last_automated_run_info=None)
     assert info is not None

@@ -1,0 +1,223 @@
+"""The demo on a small shop: real scheduler, real MLflow server, whole days. The tests build on one another."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from feature_jobs.errors import BadInputError
+from infra.airflow_api import AirflowApi
+from infra.processes import TOKEN
+from infra.servers import USER, Local
+from tests.paths import ROOT
+from tests.small import days, write_small
+
+pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.xdist_group("airflow"), pytest.mark.timeout(900)]
+DAG = "shop_daily"
+
+
+@dataclass
+class Project:
+    """A project of its own with one scenario: its DAG folder, scenarios and .recloop are below `root`."""
+
+    root: Path
+
+    @property
+    def home(self) -> Path:
+        return self.root / ".recloop"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": f"{self.root}{os.pathsep}{ROOT}"}
+
+    def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-P", "-m", *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=self.root, env=self.environment, check=False, timeout=600
+        )
+
+    def demo(self, num_days: int) -> subprocess.CompletedProcess[str]:
+        return self.python("infra.demo", "--scenario", "shop", "--days", str(num_days), "--home", str(self.home))
+
+    def facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = json.loads((self.root / "demo.json").read_text())
+        return facts
+
+    def local(self) -> Local:
+        local = Local.load(self.home)
+        assert local is not None
+        return local
+
+    def api(self) -> AirflowApi:
+        return AirflowApi(self.local().airflow_url, USER, self.local().password)
+
+
+def processes_of(token: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(TOKEN) == token and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    root = tmp_path_factory.mktemp("project")
+    for room in ("dags", "infra"):
+        shutil.copytree(ROOT / room, root / room, ignore=shutil.ignore_patterns("__pycache__"))
+    write_small(root / "scenarios", num_days=4)
+    project = Project(root)
+    try:
+        yield project
+    finally:
+        project.python("infra.down", "--home", str(project.home))
+
+
+def test_the_demo_runs_days_and_tells_their_facts(project: Project) -> None:
+    done = project.demo(2)
+    assert done.returncode == 0, done.stdout + done.stderr
+    facts = project.facts()
+    assert [day["ds"] for day in facts["days"]] == days(2)
+    first, second = facts["days"]
+    assert first["auc_progressive"]["buy"] is None  # nothing to score with before the first day
+    assert 0.5 < second["auc_progressive"]["buy"] < 1
+    assert set(second["gate_auc"]) == {"champion", "challenger"}
+    assert {"ingest", "join", "validate", "train", "evaluate", "quantize", "register", "deploy"} == set(
+        second["seconds"]
+    )
+    assert facts["champion"]["checkpoint"] in {first["checkpoint"], second["checkpoint"]}
+    assert 0 < facts["useful_compute_share"] < 1
+    assert facts["tracking_uri"] == f"sqlite:///{project.home}/store/mlflow.db"
+    assert project.local().password in done.stdout
+    assert "useful compute" in done.stdout
+
+
+def test_the_same_days_without_airflow_have_the_same_digests(project: Project) -> None:
+    scenario, store = str(project.root / "scenarios" / "shop.yaml"), str(project.root / "other")
+    done = project.python("tasks", "run", "--scenario", scenario, "--store", store, "--to", days(2)[-1], "--json")
+    assert done.returncode == 0, done.stderr
+    outcomes = json.loads(done.stdout.splitlines()[-1])
+    digests = [outcome["digest"] for outcome in outcomes if outcome["step"] == "train"]
+    assert digests == [day["checkpoint"] for day in project.facts()["days"]]
+
+
+def test_a_second_call_reuses_servers_and_days(project: Project) -> None:
+    before = [started.pid for started in project.local().processes]
+    journal = (project.home / "store" / "shop" / "journal.jsonl").read_text()
+    begun = time.monotonic()
+    done = project.demo(2)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert time.monotonic() - begun < 60
+    assert [started.pid for started in project.local().processes] == before
+    assert (project.home / "store" / "shop" / "journal.jsonl").read_text() == journal
+
+
+def test_a_run_of_no_day_is_refused_and_never_green(project: Project) -> None:
+    with pytest.raises(BadInputError, match="does not allow manual runs"):
+        project.api().call("POST", f"/dags/{DAG}/dagRuns", {"logical_date": "2026-01-01T00:00:00Z"})
+
+
+def test_xcom_holds_digest_and_uri_alone(project: Project) -> None:
+    api = project.api()
+    [run] = api.call("GET", f"/dags/{DAG}/dagRuns", limit=1, order_by="logical_date")["dag_runs"]
+    path = f"/dags/{DAG}/dagRuns/{run['dag_run_id']}/taskInstances/train/xcomEntries"
+    assert [entry["key"] for entry in api.call("GET", path)["xcom_entries"]] == ["return_value"]
+    value = api.call("GET", f"{path}/return_value", deserialize=False)["value"]
+    assert set(json.loads(value) if isinstance(value, str) else value) == {"digest", "uri"}
+
+
+def test_a_day_without_its_parent_fails_at_once_and_says_so(project: Project) -> None:
+    api, day = project.api(), days(4)[3]
+    run_id = _backfill(api, day)
+    tasks = _await_run(api, run_id)
+    assert tasks["join"]["state"] in ("success", "failed")
+    failed = [name for name, task in tasks.items() if task["state"] == "failed"]
+    assert failed
+    assert tasks[failed[0]]["try_number"] == 1  # no retry mends a missing parent
+    log = (
+        project.home / "airflow" / "logs" / f"dag_id={DAG}" / "run_id=alone" / f"task_id={failed[0]}" / "attempt=1.log"
+    )
+    assert "exit code 5" in log.read_text()
+    assert days(3)[2] in log.read_text()
+    assert '"event": "step_failed"' in json.dumps(log.read_text()).replace('\\"', '"').replace("\\", "")
+
+
+def test_a_bad_day_stops_with_its_reason_and_goes_on_once_mended(project: Project) -> None:
+    file = project.root / "scenarios" / "data" / "events" / f"{days(3)[2]}.csv"
+    good = file.read_text()
+    file.write_text(good.replace(",0,", ",maybe,"))
+    bad = project.demo(3)
+    assert bad.returncode == 1
+    assert f"{days(3)[2]}: ingest ended with exit code 4" in bad.stdout
+    assert "attempt=1.log" in bad.stdout
+    file.write_text(good)
+    mended = project.demo(3)
+    assert mended.returncode == 0, mended.stdout + mended.stderr
+    assert [bool(day["checkpoint"]) for day in project.facts()["days"]] == [True, True, True]
+
+
+def test_a_task_that_a_person_stops_ends_its_step(project: Project) -> None:
+    api, token = project.api(), project.local().token
+    run_id = _backfill(api, days(4)[3])
+    deadline = time.monotonic() + 120
+    steps: list[psutil.Process] = []
+    while not steps and time.monotonic() < deadline:
+        steps = [process for process in processes_of(token) if "--ds" in _command(process)]
+        time.sleep(0.2)
+    assert steps
+    api.call("PATCH", f"/dags/{DAG}/dagRuns/{run_id}", {"state": "failed"})
+    _, alive = psutil.wait_procs(steps, timeout=60)
+    assert not alive
+
+
+def test_down_ends_all_of_it_and_nothing_else(project: Project) -> None:
+    token = project.local().token
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"])
+    try:
+        assert processes_of(token)
+        done = project.python("infra.down", "--home", str(project.home))
+        assert done.returncode == 0
+        assert not processes_of(token)
+        assert bystander.poll() is None
+        assert project.python("infra.down", "--home", str(project.home)).stdout == "nothing was running\n"
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def _backfill(api: AirflowApi, day: str) -> str:
+    """Asks for one day; returns the run's id."""
+    deadline = time.monotonic() + 120
+    while api.active_backfills(DAG):
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    api.backfill(DAG, f"{day}T00:00:00Z", f"{day}T23:59:59Z", {}, reprocess="completed")
+    [run] = api.runs(DAG, f"{day}T00:00:00Z", f"{day}T23:59:59Z")
+    return str(run["dag_run_id"])
+
+
+def _await_run(api: AirflowApi, run_id: str) -> dict[str, dict[str, Any]]:
+    deadline = time.monotonic() + 300
+    while api.call("GET", f"/dags/{DAG}/dagRuns/{run_id}")["state"] not in ("success", "failed"):
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    return {task["task_id"]: task for task in api.task_instances(DAG, run_id)}
