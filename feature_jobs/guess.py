@@ -154,7 +154,7 @@ def entities_of(connection: duckdb.DuckDBPyConnection, tables: list[Table], log:
 
 def _entity(connection: duckdb.DuckDBPyConnection, table: Table, key: Profile, log: Log) -> FoundEntity | None:
     event_key = _event_key(table, key, log)
-    if event_key is None or len(table.columns) < 2:
+    if event_key is None or len(table.columns) < 2 or key.known < 0.995 * table.num_sampled:
         return None
     matched = connection.execute(
         f"SELECT avg(CAST(k IN (SELECT {quote(key.name)} FROM {table.relation}) AS INT)) FROM "

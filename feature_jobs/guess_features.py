@@ -32,8 +32,8 @@ class Proposed:
 
 def guess_features(log: Log, entities: list[FoundEntity], guessed: Guessed) -> list[Proposed]:
     """Ids, columns of the log, of entities, then what earlier events of the user and the item tell."""
-    names = _Names()
-    user, item = (names.take(column.name) for column in (log.user, log.item))
+    names = _Names({name.lower() for name in log.table.columns})
+    user, item = (names.of_column(column.name) for column in (log.user, log.item))
     features = [_of(user, log.user.name, {"kind": "id"}), _of(item, log.item.name, {"kind": "id"})]
     answers = {label.column for label in guessed.labels} | guessed.outcomes.keys()
     for column in log.table.columns.values():
@@ -49,10 +49,14 @@ def guess_features(log: Log, entities: list[FoundEntity], guessed: Guessed) -> l
 
 
 class _Names:
-    """Feature names: small letters, each once."""
+    """Feature names: small letters, each once. `reserved` are columns of the log, for whose features they are kept."""
 
-    def __init__(self) -> None:
-        self.taken: set[str] = set()
+    def __init__(self, reserved: set[str]) -> None:
+        self.taken = set(reserved)
+
+    def of_column(self, name: str) -> str:
+        """The name of the feature that a column of the log is."""
+        return name.lower()
 
     def take(self, *wanted: str) -> str:
         """The first of the names that is free, else the last with a number."""
@@ -81,7 +85,8 @@ def _column(names: _Names, table: Table, column: Profile, of: str, log: Log) -> 
     elif column.is_number and not (column.type == "int" and _is_category(column)):
         fields = {"kind": "number", "buckets": 2} if column.distinct > 20 else {"kind": "number"}
     entity = of.rpartition(".")[0]
-    return _of(names.take(column.name, *([f"{entity}_{column.name}"] if entity else [])), of, fields)
+    name = names.take(column.name, f"{entity}_{column.name}") if entity else names.of_column(column.name)
+    return _of(name, of, fields)
 
 
 def _is_category(column: Profile) -> bool:

@@ -70,8 +70,9 @@ class _Text:
         self._add("    columns:")
         answers = {label.column for label in self.guessed.labels}
         for column in log.table.columns.values():
-            needed = column in (log.time, log.user, log.item) or column.name in answers
-            self._column(log.table, column, "      ", required=needed and column.known == log.table.num_sampled)
+            is_answered = column.name in answers and column.known == log.table.num_sampled
+            required = column in (log.time, log.user, log.item) or is_answered
+            self._column(log.table, column, "      ", required=required)
 
     def _table(self, table: Table, path: str, indent: str) -> None:
         num = len(table.group.files)
@@ -130,7 +131,18 @@ class _Text:
             for name, why in self.guessed.outcomes.items():
                 self._add(f"  - {scalar(name)}", why)
 
+    def _missing(self) -> None:
+        """Rows without a time, a user or an item are quarantined; where there are many, that is allowed for."""
+        log = self.log
+        share = sum(1 - column.known / log.table.num_sampled for column in (log.time, log.user, log.item))
+        if share > 0.005:
+            self._add("")
+            self._add("ingest:")
+            why = f"{share:.1%} of rows lack a time, a user or an item, and are quarantined"
+            self._add(f"  max_quarantined_share: {min(2 * share + 0.01, 0.3):.2f}", why)
+
     def _features(self) -> None:
+        self._missing()
         self._add("")
         self._add("join:")
         start = self.days.warm_up_from or self.days.first
@@ -146,6 +158,7 @@ class _Text:
 
     def _rest(self) -> None:
         small = self.log.table.num_rows < 50_000
+        count = next(f for f in self.proposal.features if f.fields and f.fields.get("by") == [self.log.user.name])
         self.lines += [
             "",
             "model:",
@@ -157,7 +170,7 @@ class _Text:
             "",
             "evaluate:",
             "  segments:",
-            "    new_user: user_events < 5",
+            f"    new_user: {count.name} < 5",
         ]
 
 

@@ -254,6 +254,23 @@ def test_names_that_expressions_cannot_take_are_renamed(tmp_path: Path) -> None:
     }
 
 
+def test_rows_without_a_user_are_allowed_for(tmp_path: Path) -> None:
+    rows = [f"{hour},{'' if i % 36 == 0 else i % 20},{i % 15},{int(i % 3 == 0)}" for i, hour in enumerate(HOURS)]
+    csv_file("at,user,item,click", *rows)(tmp_path)
+    scenario = proposed(tmp_path / "log.csv", tmp_path)
+    assert 0.02 < scenario.ingest.max_quarantined_share < 0.1
+    assert check(scenario)["malformed"] == {"events": {"user: missing": 1}}
+
+
+def test_features_never_take_the_name_of_another_column(tmp_path: Path) -> None:
+    rows = [f"{hour},{i % 20},{i % 15},{int(i % 3 == 0)},a,{i % 7}" for i, hour in enumerate(HOURS)]
+    csv_file("at,user,item,click,user_events,hour", *rows)(tmp_path)
+    scenario = proposed(tmp_path / "log.csv", tmp_path)
+    assert scenario.evaluate.segments == {"new_user": "user_events_2 < 5"}
+    assert scenario.features["hour_2"].of == "hour(event_time)"
+    assert "hour" not in scenario.features
+
+
 def test_partitions_that_hold_other_days_are_read_as_one_table(tmp_path: Path) -> None:
     """Files named after the day of export, not of the events."""
     fabricated.shop(tmp_path / "data")
