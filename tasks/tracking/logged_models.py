@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from feature_jobs.errors import RetryLaterError
 from tasks.code import ROOT, imported_files
+from tasks.store import sha256_of
 from tasks.tracking.connection import client, library_uri, quiet_mlflow, retrying
 from tasks.tracking.registry import CHECKPOINT_TAG, versions
 from tasks.tracking.runs import RunKey, open_run
@@ -57,6 +58,7 @@ def register_version(
     sink = open_sink()
     run = open_run(sink, key)
     mlflow.set_tracking_uri(library_uri())
+    mlflow.set_experiment(experiment_id=sink.experiment(key.scenario))  # else the model lands in experiment 0
     with tempfile.TemporaryDirectory() as folder:
         example = _example(export)
         logged = retrying(
@@ -67,6 +69,7 @@ def register_version(
                 run_id=run.run_id,
                 python_model=str(Path(__file__).with_name("pyfunc_model.py")),
                 artifacts={"export": str(export)},
+                model_config={"serving_sha256": sha256_of((export / "serving.json").read_bytes())},
                 code_paths=_serving_code(Path(folder)),
                 signature=_signature(export, tasks, never_null),
                 input_example=example,

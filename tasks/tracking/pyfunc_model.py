@@ -20,11 +20,11 @@ class RecloopModel(PythonModel):  # type: ignore[misc]
     """Raw feature rows in, a probability per task out."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Proves the digests of the export's files, then loads them."""
+        """Loads the export's files if they have the digests that they were registered with."""
         from serving.scorer import Scorer
 
         folder = Path(context.artifacts["export"])
-        self.scorer = Scorer.load(folder)
+        self.scorer = Scorer.load(folder, context.model_config["serving_sha256"])
         self.schema = pq.read_schema(folder / "reference.parquet")
 
     def predict(

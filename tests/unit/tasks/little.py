@@ -40,6 +40,7 @@ features:
 model: {embedding_dim: 4, bottom: [16], tower: [8]}
 train: {batch_size: 64, holdout_share: 0.4, threads: 1}
 evaluate: {segments: {north: city == 'north', rare: city == 'rare'}, bootstrap: 50}
+quantize: {calibration_rows: 1024, max_auc_loss: 0.05, max_calibration_shift: 0.2}
 deploy: {min_segment_rows: 50, max_calibration_error: 3}
 """
 DAYS = [f"2024-01-0{n}" for n in range(1, 10)]

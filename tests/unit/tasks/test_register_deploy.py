@@ -1,0 +1,358 @@
+"""Register and deploy for real: MLflow on SQLite, models loaded in clean processes, gates that say no with numbers."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from feature_jobs.errors import BadInputError, RetryLaterError
+from feature_jobs.schema import Scenario
+from models.training import train_day
+from tasks import champion, tracking
+from tasks.champion import ChampionLog
+from tasks.contract import DayConfig
+from tasks.deploy import deploy
+from tasks.evaluate import evaluate
+from tasks.quantize import quantize
+from tasks.register import register
+from tasks.store import ScenarioStore, open_store
+from tests.unit.tasks.little import DAYS, commit, little_scenario, write_samples, write_validation
+
+WRITERS = {"checkpoint": "train", "evaluation": "evaluate", "export": "quantize", "validation": "validate"}
+
+
+@dataclass
+class Loop:
+    """Days of a very small recommender, taken to their exports, in a store."""
+
+    root: Path
+    scenario: Scenario
+    store: ScenarioStore
+
+    def folder(self, number: int, name: str) -> Path:
+        folder = self.root / DAYS[number] / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def folders(self, number: int, *names: str) -> dict[str, Path]:
+        return {name: self.store.find(WRITERS[name], DAYS[number]).folder for name in names}
+
+    def config(self, number: int) -> DayConfig:
+        return DayConfig(self.scenario, DAYS[number], self.store, self.store.generation_of(DAYS[number]))
+
+    def make(self, number: int, **how) -> None:
+        """Everything before register, committed."""
+        samples = self.folder(number, "samples")
+        write_samples(samples, DAYS[number], 1500, **how)
+        write_validation(self.folder(number, "validation"))
+        self.commit(number, "validation")
+        before = self.store.find("train", DAYS[number - 1]) if number else None
+        parent = before.folder if before else None
+        train_day(self.scenario, DAYS[number], samples, parent, self.folder(number, "checkpoint"))
+        self.commit(number, "checkpoint", inputs={"samples": "5a", "parent": before.digest if before else None})
+        quantize(self.config(number), **self.quantize_reads(number), export=self.folder(number, "export"))
+        self.commit(number, "export")
+        self.evaluate(number)
+
+    def quantize_reads(self, number: int) -> dict[str, Path]:
+        known = {"samples": self.folder(number, "samples"), **self.folders(number, "checkpoint", "validation")}
+        return {name: known[name] for name in quantize.step.reads}
+
+    def evaluate(self, number: int) -> None:
+        entries = ChampionLog(self.store).as_of(DAYS[number])
+        champions = [e and self.store.find_by_digest("train", e.checkpoint) for e in entries]
+        out = self.folder(number, "evaluation")
+        given = {"samples": self.folder(number, "samples"), **self.folders(number, "validation", "checkpoint")}
+        given |= {"champion": champions[0], "former_champion": champions[1], "yesterday": None}
+        evaluate(self.config(number), **given, evaluation=out)
+        self.commit(number, "evaluation")
+
+    def commit(self, number: int, name: str, **facts) -> None:
+        commit(self.store, WRITERS[name], DAYS[number], self.folder(number, name), **facts)
+
+    def register(self, number: int) -> dict:
+        out = self.folder(number, "registration")
+        reads = self.folders(number, "export", "checkpoint", "evaluation", "validation")
+        register(self.config(number), **reads, registration=out)
+        return json.loads((out / "version.json").read_text())
+
+    def deploy(self, number: int, **others: Path) -> tuple[dict, dict]:
+        out = self.folder(number, "deployment")
+        reads = self.folders(number, "export", "evaluation", "validation") | others
+        metrics = deploy(self.config(number), registration=self.folder(number, "registration"), **reads, deployment=out)
+        return metrics, json.loads((out / "verdict.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def two_days(tmp_path_factory) -> Loop:
+    """The first day promoted (in the log alone), the second one ready to register."""
+    root = tmp_path_factory.mktemp("loop")
+    loop = Loop(root, little_scenario(root), open_store(root / "store", "little"))
+    loop.make(0)
+    first = loop.store.find("train", DAYS[0])
+    ChampionLog(loop.store).promote(0, champion.Entry("promotion", "little", "1", DAYS[0], 0, first.digest))
+    loop.make(1)
+    return loop
+
+
+ANSWERS: dict[str, dict] = {}
+
+
+@pytest.fixture
+def load_once(monkeypatch):
+    """The real answer of the fresh process, asked once for each model: it takes seconds."""
+    real = tracking.check_loads
+
+    def check(model: str, version: str, reference: Path) -> dict:
+        digest = tracking.versions(model)[-int(version)]["tags"]["recloop.export"]
+        if digest not in ANSWERS:
+            ANSWERS[digest] = real(model, version, reference)
+        return ANSWERS[digest]
+
+    monkeypatch.setattr(tracking, "check_loads", check)
+
+
+@pytest.fixture
+def loop(two_days: Loop, tmp_path: Path, mlflow_uri: str) -> Loop:
+    """A copy that a test may change, the first day registered as version 1."""
+    shutil.copytree(two_days.root, tmp_path / "loop")
+    copied = Loop(tmp_path / "loop", two_days.scenario, open_store(tmp_path / "loop" / "store", "little"))
+    assert copied.register(0)["version"] == "1"
+    return copied
+
+
+def artifacts(version: str) -> Path:
+    """Where a version's files lie."""
+    uri = tracking.connection.client().get_model_version_download_uri("little", version)
+    return Path(uri.removeprefix("file://"))
+
+
+def gate(verdict: dict, name: str) -> dict:
+    return next(g for g in verdict["gates"] if g["name"] == name)
+
+
+def edited(folder: Path, tmp_path: Path, name: str, **changes) -> Path:
+    """A copy of a folder with other values in a JSON file."""
+    copy = tmp_path / "edited" / folder.parent.name
+    shutil.copytree(folder, copy, dirs_exist_ok=True)
+    document = json.loads((copy / name).read_text())
+    for path, value in changes.items():
+        *parents, leaf = path.split("__")
+        node = document
+        for key in parents:
+            node = node[key]
+        node[leaf] = value
+    (copy / name).write_text(json.dumps(document))
+    return copy
+
+
+def test_a_version_has_tags_signature_example_and_no_pickle(loop):
+    version = loop.register(1)
+    checkpoint, export = loop.store.find("train", DAYS[1]), loop.store.find("quantize", DAYS[1])
+    assert version["model_uri"] == "models:/little/2"
+    assert (version["checkpoint"], version["export"]) == (checkpoint.digest, export.digest)
+    client = tracking.connection.client()
+    found = client.get_model_version("little", "2")
+    assert found.tags["recloop.scenario"] == "little"
+    assert found.tags["recloop.ds"] == DAYS[1]
+    assert found.tags["recloop.generation"] == "0"
+    assert found.tags["recloop.parent"] == loop.store.find("train", DAYS[0]).digest
+    assert found.tags["recloop.data.samples"] == "5a"
+    assert found.tags["recloop.code"] == "c0de"
+    assert found.tags["recloop.gate_verdict"] == "pending"
+    assert tracking.aliases("little")["challenger"] == "2"
+    folder = artifacts("2")
+    assert "mlartifacts/little" in str(folder)
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pt", ".joblib"))]
+    assert "code/serving/scorer.py" in names
+    assert not [name for name in names if "training" in name or "mlflow.db" in name]
+    recipe = (folder / "MLmodel").read_text()
+    assert "python_model" not in recipe  # a pickled model would be named there
+    assert len((folder / "requirements.txt").read_text().split()) == 8
+    assert client.get_run(version["run_id"]).info.run_name == f"register {DAYS[1]}"
+
+
+def test_registering_again_finds_the_version(loop):
+    first = loop.register(1)
+    written = (loop.folder(1, "registration") / "version.json").read_bytes()
+    assert loop.register(1) == first
+    assert (loop.folder(1, "registration") / "version.json").read_bytes() == written
+    assert len(tracking.versions("little")) == 2
+
+
+def score_elsewhere(tmp_path: Path, uri: str, rows: str) -> subprocess.CompletedProcess:
+    """Loads `models:/little@champion` in a process that knows nothing of this project, and scores."""
+    code = (
+        "import json, sys, mlflow.pyfunc, pandas as pd, pyarrow.parquet as pq\n"
+        "model = mlflow.pyfunc.load_model('models:/little@champion')\n"
+        f"rows = {rows}\n"
+        "scores = model.predict(rows)\n"
+        "assert type(scores) is pd.DataFrame and 'torch' not in sys.modules\n"
+        "print(json.dumps([list(scores.columns), scores.values.tolist()]))\n"
+    )
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(exist_ok=True)
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment.pop("PYTHONPATH", None)
+    command = [sys.executable, "-I", "-c", code]
+    return subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_champion_loads_in_a_clean_process_and_scores_raw_rows(loop, tmp_path, mlflow_uri):
+    tracking.set_alias("little", "champion", "1")
+    reference = loop.store.find("quantize", DAYS[0]).folder / "reference.parquet"
+    stored = pq.read_table(reference).to_pandas()
+    done = score_elsewhere(tmp_path, mlflow_uri, f"pq.read_table({str(reference)!r}).to_pandas()")
+    assert done.returncode == 0, done.stderr
+    columns, scores = json.loads(done.stdout)
+    assert columns == ["like", "love"]
+    for position, task in enumerate(columns):
+        assert [row[position] for row in scores] == pytest.approx(stored[f"int8.{task}"].tolist(), abs=1e-6)
+
+
+def test_rows_written_by_hand_with_gaps_are_scored(loop, tmp_path, mlflow_uri):
+    tracking.set_alias("little", "champion", "1")
+    rows = (
+        "pd.DataFrame({'user': [1, 2], 'item': [3, 999999], 'zip': [None, 1.0], 'city': ['north', None],"
+        " 'seen': [1.0, None], 'liked': [[3, 4], None]})"
+    )
+    done = score_elsewhere(tmp_path, mlflow_uri, rows)
+    assert done.returncode == 0, done.stderr
+    scores = json.loads(done.stdout)[1]
+    assert all(0 < value < 1 for row in scores for value in row)
+    without = score_elsewhere(tmp_path, mlflow_uri, "pd.DataFrame({'user': [1, 2], 'item': [3, 999999]})")
+    assert without.returncode == 0, without.stderr
+
+
+def test_a_damaged_artifact_is_not_loaded(loop, tmp_path, mlflow_uri):
+    tracking.set_alias("little", "champion", "1")
+    for name in ("model.onnx", "serving.json"):
+        file = next(artifacts("1").rglob(name))
+        whole = file.read_bytes()
+        file.write_bytes(whole + b" ")
+        done = score_elsewhere(tmp_path, mlflow_uri, "pd.DataFrame({'user': [1], 'item': [3]})")
+        assert done.returncode != 0
+        assert "is not the expected" in done.stderr
+        file.write_bytes(whole)
+
+
+def test_a_good_day_is_promoted_with_all_its_numbers(loop, load_once):
+    loop.register(1)
+    metrics, verdict = loop.deploy(1)
+    assert verdict["promoted"], [g["reason"] for g in verdict["gates"] if not g["ok"]]
+    assert metrics["promoted"] is True
+    assert "gate" not in metrics
+    names = [g["name"] for g in verdict["gates"]]
+    assert names == ["reproduces", "int8", "not_worse", "calibration", "validation", "next_day", "order"]
+    assert gate(verdict, "reproduces")["numbers"]["max_difference"]["like"] <= 1e-4
+    assert set(gate(verdict, "not_worse")["numbers"]["overall"]["like"]) == {"auc", "low", "high"}
+    assert tracking.aliases("little") == {"champion": "2"}
+    assert tracking.versions("little")[0]["verdict"] == "promoted"
+    current = ChampionLog(loop.store).current()
+    assert (current.version, current.ds, current.checkpoint) == ("2", DAYS[1], verdict["checkpoint"])
+    assert verdict["champion"]["sequence"] == 2
+
+
+def test_deploying_again_after_a_kill_changes_nothing(loop, load_once):
+    loop.register(1)
+    _, verdict = loop.deploy(1)
+    tracking.set_alias("little", "champion", "1")  # as if it was killed between the log and the alias
+    _, again = loop.deploy(1)
+    assert again == verdict
+    assert len(ChampionLog(loop.store).history()) == 2
+    assert tracking.aliases("little")["champion"] == "2"
+
+
+def test_a_rollback_is_not_undone_by_the_same_days_deploy(loop, load_once):
+    loop.register(1)
+    loop.deploy(1)
+    champion.rollback(loop.scenario, loop.store)
+    assert tracking.aliases("little")["champion"] == "1"
+    loop.deploy(1)
+    assert tracking.aliases("little")["champion"] == "1"
+    assert ChampionLog(loop.store).current().version == "1"
+
+
+def test_each_gate_says_no_with_a_reason(loop, tmp_path):
+    loop.register(1)
+    reads = loop.folders(1, "evaluation", "validation", "export")
+    worse = {"ok": False, "reasons": ["like: AUC -0.2000 [-0.3000, -0.1000] where at most -0.0100 is allowed"]}
+    evaluation = edited(
+        reads["evaluation"],
+        tmp_path,
+        "evaluation.json",
+        comparison=worse,
+        next_day__verdict="hold",
+        next_day__reasons=["love: …"],
+        overall__like__challenger__calibration=9.0,
+        overall__like__challenger__calibration_interval=[5.0, 11.0],
+    )
+    validation = edited(reads["validation"], tmp_path, "verdict.json", ok=False)
+    export = edited(reads["export"], tmp_path, "quantization.json", int8__auc__like=0.1, int8__calibration__love=30.0)
+    scores = pq.read_table(export / "reference.parquet").to_pandas()
+    table = pq.read_table(export / "reference.parquet")
+    position = table.column_names.index("int8.like")
+    pq.write_table(
+        table.set_column(position, "int8.like", [(scores["int8.like"] + 0.01).to_numpy()]), export / "reference.parquet"
+    )
+    metrics, verdict = loop.deploy(1, evaluation=evaluation, validation=validation, export=export)
+    assert [g["name"] for g in verdict["gates"] if g["ok"]] == ["order"]
+    assert metrics["promoted"] is False
+    assert metrics["gate"].startswith("no: its scores differ by 0.01")
+    for told in ("int8 loses", "int8 shifts calibration", "AUC -0.2000", "calibration 9.00", "blocking", "fell behind"):
+        assert told in metrics["gate"], told
+    assert ChampionLog(loop.store).current().version == "1"
+    assert tracking.aliases("little") == {"champion": "1", "challenger": "2"}
+    assert tracking.versions("little")[0]["verdict"].startswith("no: ")
+
+
+def test_a_later_days_champion_is_never_replaced(loop, load_once):
+    loop.register(1)
+    later = loop.store.find("train", DAYS[1])
+    ChampionLog(loop.store).promote(1, champion.Entry("promotion", "little", "2", DAYS[1], 0, later.digest))
+    _, verdict = loop.deploy(0, evaluation=loop.store.find("evaluate", DAYS[0]).folder)
+    # the first day was promoted before and stays so; a version of it that was not is held
+    assert verdict["promoted"]
+    held = champion.Entry("promotion", "little", "9", DAYS[0], 0, "other")
+    from tasks.deploy import _swap
+
+    answer, standing = _swap(ChampionLog(loop.store), held, wanted=True)
+    assert answer.ok is False
+    assert answer.reason.startswith("held: champion is of a later day")
+    assert standing.version == "2"
+
+
+def test_a_comparison_with_another_champion_does_not_count(loop, load_once):
+    loop.register(1)
+    other = champion.Entry("promotion", "little", "1", DAYS[0], 0, loop.store.find("train", DAYS[0]).digest)
+    shutil.rmtree(loop.store.root / "champion")
+    metrics, _ = loop.deploy(1)
+    assert "the champion changed since the comparison" in metrics["gate"]
+    assert ChampionLog(loop.store).history() == []
+    assert other.sequence == 0
+
+
+def test_a_model_that_does_not_load_is_a_no_and_mlflow_away_is_not(loop, monkeypatch):
+    loop.register(1)
+    shutil.rmtree(artifacts("2") / "code")
+    metrics, verdict = loop.deploy(1)
+    assert gate(verdict, "reproduces")["ok"] is False
+    assert "does not load" in metrics["gate"] or "needs code" in metrics["gate"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setattr(tracking.connection, "PAUSES_S", (0.01,) * 6)
+    with pytest.raises(RetryLaterError):
+        loop.deploy(1)
+
+
+def test_deploy_without_a_store_says_what_is_missing(loop, tmp_path):
+    config = DayConfig(loop.scenario, DAYS[0])
+    folder = tmp_path / "x"
+    with pytest.raises(BadInputError, match="--store"):
+        deploy(config, registration=folder, evaluation=folder, export=folder, validation=folder, deployment=folder)
