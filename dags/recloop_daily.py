@@ -12,20 +12,22 @@ from tasks.steps import DAILY, upstream
 DOC = """
 {description}
 
-One run is one day (its logical date); the days form a chain, so they run in order and one at a time.
+One run is one day, its logical date. The days form a chain, so they run in order and one at a time.
 
-- **Days past**: `airflow backfill create --dag-id {name}_daily --from-date FIRST --to-date LAST --max-active-runs 1`,
-  or *Trigger → Backfill* above. Days that are done are found done and cost nothing.
-- **A failed day**: read the failed task's log (its last line says what to do), mend it, and clear the failed task. The
-  days after it failed too, as the chain has a gap: `... backfill create --reprocess-behavior failed` runs them again.
-- **Corrected data**: `recloop chain replay --scenario scenarios/{file} --from DAY`, then clear nothing here.
-- **Pool**: `train` needs the pool `gpu` (`airflow pools set gpu 1 "one training at a time"`).
+- **Past days**: *Trigger → Backfill* above, or
+  `airflow backfill create --dag-id {dag_id} --from-date FIRST --to-date LAST --max-active-runs 1`.
+  What is committed already is found done and costs nothing.
+- **A failed day**: the end of the failed task's log says what to do. The days after it failed too, because the chain has
+  a gap: backfill them all with `--reprocess-behavior failed`.
+- **Corrected data**: `recloop chain replay --scenario {file} --from DAY --no-run` begins a new generation; then backfill
+  from that day with `--reprocess-behavior completed`.
+- **Pool**: `train` takes a slot of the pool `gpu`: `airflow pools set gpu 1 "one training at a time"`.
 """
 
 
 def build(scenario: Scenario) -> DAG:
     """The scenario's daily DAG. Airflow registers what is made inside `with`."""
-    doc = DOC.format(description=scenario.description, name=scenario.name, file=scenario.file.name)
+    doc = DOC.format(description=scenario.description, dag_id=f"{scenario.name}_daily", file=scenario.file.name)
     with scenario_dag(scenario, "daily", scenario.schedule.daily, doc) as dag:
         tasks = {step: StepOperator(task_id=step, **step_arguments(scenario, step)) for step in DAILY}
     for step, task in tasks.items():

@@ -117,6 +117,8 @@ def start_servers(home: Path, say: Callable[[str], None]) -> Local:
     say("starting MLflow and Airflow")
     ensure("mlflow", *mlflow_command(local))
     migrated, release = home / "airflow" / "migrated", version("apache-airflow-core")
+    if not migrated.exists():
+        (home / "airflow" / "airflow.db").unlink(missing_ok=True)  # half made, by a call that was ended
     if not migrated.exists() or migrated.read_text() != release:
         _migrate(environment, local.logs / "migrate.log")
         migrated.write_text(release)
