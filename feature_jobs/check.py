@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from feature_jobs.check_features import check_features, check_labels, check_segments
 from feature_jobs.errors import BadInputError
+from feature_jobs.expressions import EVENT_TIME
 from feature_jobs.mistakes import Mistakes, closest
 from feature_jobs.schema import Column, Scenario, SearchRange, Table, Time, load_scenario
 
@@ -86,6 +87,9 @@ def _check_table(mistakes: Mistakes, location: tuple[str, ...], table: Table) ->
         if not name.isidentifier() or keyword.iskeyword(name):
             remedy = "name it in letters, digits and _, and put the file's name in `from`"
             mistakes.say(where, name, "can't stand in an expression", remedy)
+        if name == EVENT_TIME and location == ("data", "events") and name != mistakes.scenario.data.events.time.column:
+            what = "means the time of the event in expressions, in microseconds"
+            mistakes.say(where, None, what, "name the column otherwise, with `from`")
         if (other := seen.setdefault(name.lower(), name)) != name:
             mistakes.say(where, name, f"differs from {other} in capitals only", "name it otherwise, with `from`")
         _check_column(mistakes, where, column, table.format)
