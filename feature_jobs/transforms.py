@@ -23,6 +23,9 @@ from feature_jobs.errors import BadInputError
 if TYPE_CHECKING:
     from feature_jobs.schema import Scenario
 
+# Bytes; blake2b hex of a longer one fits.
+LONG_TEXT = 128
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
@@ -140,14 +143,11 @@ def hash_ids(values: pa.Array, namespace: str) -> Ints:
     """64-bit keys of integer or text ids [N].
 
     An integer x becomes splitmix64(x XOR h), a bijection (Steele, Lea, Flood 2014), h the hash of the namespace, so
-    integers of one namespace never collide. Text enters as its 8-byte BLAKE2b. Null has a key of its own.
+    integers of one namespace never collide. Text enters as a 64-bit hash of its bytes. Null has a key of its own.
     """
     salt = _text_hash(namespace)
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-        encoded = values.dictionary_encode()
-        # A null's index is 0, and there may be no text at all: the last entry stands in, and is replaced below.
-        hashes = np.array([_text_hash(text) for text in encoded.dictionary.to_pylist()] + [0], np.uint64)
-        raw = hashes[pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False)]
+        raw = _hash_texts(pc.fill_null(values, "").cast(pa.large_string()))
     else:
         raw = pc.fill_null(values.cast(pa.int64()), 0).to_numpy(zero_copy_only=False).view(np.uint64)
     keys = splitmix64(raw ^ np.uint64(salt))
@@ -163,6 +163,28 @@ def splitmix64(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(mixed ^ (mixed >> np.uint64(31)), np.uint64)
+
+
+def _hash_texts(texts: pa.Array) -> npt.NDArray[np.uint64]:
+    """Hashes [N] of texts without nulls: their bytes in words of 8, mixed in one after another, all rows at once."""
+    if not len(texts):
+        return np.empty(0, np.uint64)
+    lengths_N = pc.binary_length(texts).to_numpy(zero_copy_only=False)
+    if lengths_N.max() > LONG_TEXT:  # lest one long text make the words of all rows wide
+        return _hash_texts(pa.array(map(_shortened, texts.to_pylist()), pa.large_string()))
+    width = -(-int(lengths_N.max()) // 8) * 8
+    bytes_NW = np.zeros((len(texts), width), np.uint8)
+    offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    text_bytes = np.frombuffer(texts.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]
+    bytes_NW[np.arange(width) < lengths_N[:, None]] = text_bytes
+    hashes_N = splitmix64(lengths_N.astype(np.uint64))
+    for word_N in bytes_NW.view("<u8").T:
+        hashes_N = splitmix64(hashes_N ^ word_N)
+    return hashes_N
+
+
+def _shortened(text: str) -> str:
+    return text if len(text.encode()) <= LONG_TEXT else hashlib.blake2b(text.encode()).hexdigest()
 
 
 def _text_hash(text: str) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from feature_jobs.errors import CorruptError
 from feature_jobs.schema import Model
@@ -47,12 +47,9 @@ def save(ranker: Ranker, folder: Path, facts: Mapping[str, Any]) -> None:
         {"keys": torch.from_numpy(keys_R), "tables": torch.from_numpy(table_R), "weights": weight_RD},
         folder / EMBEDDINGS,
     )
-    save_file({name: tensor.contiguous() for name, tensor in ranker.network.state_dict().items()}, folder / DENSE)
-    optimizer = {"embeddings": state_R}
-    for name, parameter in ranker.network.named_parameters():
-        for moment, tensor in ranker.optimizer.state.get(parameter, {}).items():
-            optimizer[f"{name}/{moment}"] = tensor.contiguous()
-    save_file(optimizer, folder / OPTIMIZER)
+    save_file(_contiguous(_pieces(ranker.network, ranker.network.state_dict())), folder / DENSE)
+    optimizer = {f"{name}/{moment}": tensor for moment in MOMENTS for name, tensor in _moment(ranker, moment).items()}
+    save_file({**_contiguous(optimizer), "embeddings": state_R}, folder / OPTIMIZER)
     document = {
         "tasks": list(ranker.tasks),
         "architecture": ranker.model.model_dump(mode="json"),
@@ -77,7 +74,9 @@ def load(folder: Path) -> Ranker:
     try:
         layout, model = Layout.from_json(facts["layout"]), Model(**facts["architecture"])
         ranker = Ranker(layout, tuple(facts["tasks"]), model)
-        ranker.network.load_state_dict(_tensors(folder / DENSE))
+        report = _fill(_pieces(ranker.network, ranker.network.state_dict()), _tensors(folder / DENSE))
+        if report["new"] or report["resized"] or report["dropped"]:
+            raise ValueError(f"{DENSE} is not of this architecture")
         rows = _tensors(folder / EMBEDDINGS)
         keys_R = rows["keys"].numpy()
         ranker.arena.load(keys_R, rows["weights"], torch.zeros(len(keys_R)), rows["tables"].numpy())
@@ -106,25 +105,59 @@ def restore(ranker: Ranker, folder: Path) -> dict[str, Any]:
     return report
 
 
-@torch.no_grad()
 def _restore_dense(ranker: Ranker, saved: dict[str, Tensor], moments: dict[str, Tensor]) -> dict[str, Any]:
-    state = ranker.network.state_dict()
-    fits = [name for name, tensor in state.items() if name in saved and saved[name].shape == tensor.shape]
-    new = [name for name in state if name not in saved]
+    pieces = _pieces(ranker.network, ranker.network.state_dict())
+    report = _fill(pieces, saved)
+    for name in report["new"]:
+        if ":" in name.rpartition(".")[2]:  # the weights of a new feature
+            pieces[name].detach().zero_()
+    for parameter in ranker.network.parameters():
+        ranker.optimizer.state[parameter] = {
+            "step": torch.zeros(()),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    for moment in MOMENTS:
+        fit = {f"{name}/{moment}": piece for name, piece in _moment(ranker, moment).items()}
+        _fill(fit, {name: tensor for name, tensor in moments.items() if name in fit})
+    return {**report, "restored": len(report["restored"])}
+
+
+def _pieces(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors named like the network's own, those with named columns as one view for each block of them."""
+    pieces = dict(tensors)
+    for path, module in network.named_modules():
+        tensor_name, widths = getattr(module, "columns", ("", {}))
+        whole = pieces.pop(f"{path}.{tensor_name}", None)
+        if whole is not None:
+            views = torch.split(whole, list(widths.values()), dim=1)
+            pieces |= {f"{path}.{tensor_name}:{block}": view for block, view in zip(widths, views, strict=True)}
+    return pieces
+
+
+def _moment(ranker: Ranker, moment: str) -> dict[str, Tensor]:
+    """One of the optimizer's moments for each piece of the network; the step count is one for a whole parameter."""
+    state = ranker.optimizer.state
+    found = {name: state[p][moment] for name, p in ranker.network.named_parameters() if p in state}
+    return found if moment == "step" else _pieces(ranker.network, found)
+
+
+@torch.no_grad()
+def _fill(pieces: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Copies what has the same name and shape; returns the names restored, new, resized and dropped."""
+    fits = [name for name, piece in pieces.items() if name in saved and saved[name].shape == piece.shape]
     for name in fits:
-        state[name].copy_(saved[name])
-    for name in new:
-        if name.endswith(":weight"):
-            state[name].zero_()
-    for name, parameter in ranker.network.named_parameters():
-        if name in fits and f"{name}/step" in moments:
-            ranker.optimizer.state[parameter] = {m: moments[f"{name}/{m}"] for m in MOMENTS}
+        pieces[name].copy_(saved[name])
     return {
-        "restored": len(fits),
-        "new": sorted(new),
-        "resized": sorted(name for name in state if name in saved and name not in fits),
-        "dropped": sorted(saved.keys() - state.keys()),
+        "restored": sorted(fits),
+        "new": sorted(pieces.keys() - saved.keys()),
+        "resized": sorted(pieces.keys() & saved.keys() - set(fits)),
+        "dropped": sorted(saved.keys() - pieces.keys()),
     }
+
+
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
 def _restore_tables(ranker: Ranker, folder: Path, parent: Layout) -> dict[str, Any]:

@@ -20,26 +20,20 @@ LARGEST_DEVIATION = 6.0
 class Standardize(nn.Module):
     """Numbers to mean 0, variance 1 over everything learned from; null becomes 0, with a flag beside.
 
-    The running moments (count, mean, sum of squared deviations; Chan et al. 1979) are buffers named by the number.
+    The running moments (count, mean, sum of squared deviations; Chan et al. 1979) lie in a column for each number.
     """
 
     def __init__(self, names: list[str]) -> None:
         super().__init__()
-        self.names = [f"{name}:moments" for name in names]
-        for name in self.names:
-            self.register_buffer(name, torch.zeros(3, dtype=torch.float64))
-
-    def _moments(self) -> Tensor:
-        return torch.stack([self.get_buffer(name) for name in self.names], 1)
+        self.columns = ("moments", dict.fromkeys(names, 1))
+        self.register_buffer("moments", torch.zeros(3, len(names), dtype=torch.float64))
 
     @torch.no_grad()
     def observe(self, numbers_BK: Tensor) -> None:
         """Adds a batch to the running moments."""
-        if not self.names:
-            return
         known_BK = ~numbers_BK.isnan()
         values_BK = numbers_BK.double().nan_to_num()
-        count_K, mean_K, squares_K = self._moments()
+        count_K, mean_K, squares_K = self.get_buffer("moments")
         added_K = known_BK.sum(0).double()
         batch_mean_K = values_BK.sum(0) / added_K.clamp(min=1)
         batch_squares_K = ((values_BK - batch_mean_K).square() * known_BK).sum(0)
@@ -47,12 +41,11 @@ class Standardize(nn.Module):
         shift_K = batch_mean_K - mean_K
         mean_K = mean_K + shift_K * added_K / total_K
         squares_K = squares_K + batch_squares_K + shift_K.square() * count_K * added_K / total_K
-        for k, moments in enumerate(torch.stack([count_K + added_K, mean_K, squares_K], 1)):
-            self.get_buffer(self.names[k]).copy_(moments)
+        self.get_buffer("moments").copy_(torch.stack([count_K + added_K, mean_K, squares_K]))
 
     def constants(self) -> tuple[Tensor, Tensor]:
         """Mean [K] and deviation [K]."""
-        count_K, mean_K, squares_K = self._moments()
+        count_K, mean_K, squares_K = self.get_buffer("moments")
         deviation_K = (squares_K / count_K.clamp(min=1)).sqrt().clamp(min=1e-4)
         return mean_K.float(), deviation_K.float()
 
@@ -86,8 +79,5 @@ class Network(nn.Module):
 
     def forward(self, emb_BFD: Tensor, numbers_BK: Tensor) -> Tensor:
         """Logits [B, T] from the embeddings of slots, then bags, [B, S + F, D], and numbers [B, K]."""
-        inputs = [emb_BFD.flatten(1)]
-        if self.standardize.names:
-            inputs.append(self.standardize(numbers_BK))
-        logits_BT: Tensor = self.architecture(torch.cat(inputs, 1))
+        logits_BT: Tensor = self.architecture(torch.cat([emb_BFD.flatten(1), self.standardize(numbers_BK)], 1))
         return logits_BT

@@ -39,7 +39,6 @@ class _Standardize(nn.Module):
 
     def __init__(self, running: Standardize) -> None:
         super().__init__()
-        self.names = running.names
         self.mean_K, self.deviation_K = map(nn.Buffer, running.constants())
 
     def forward(self, numbers_BK: Tensor) -> Tensor:
@@ -53,10 +52,9 @@ class _Smoothed(nn.Module):
         super().__init__()
         self.factor_I = nn.Buffer(1 / divisor_I)
         self.architecture = architecture
-        for name, layer in list(architecture.named_modules()):
+        for layer in architecture.modules():
             if isinstance(layer, BlockLinear):
-                parent, _, leaf = name.rpartition(".")
-                setattr(architecture.get_submodule(parent), leaf, layer.fused(divisor_I))
+                layer.weight.data.mul_(divisor_I)
 
     def forward(self, input_BI: Tensor) -> Tensor:
         return self.architecture(input_BI * self.factor_I)  # type: ignore[no-any-return]

@@ -31,7 +31,8 @@ class Ranker:
 
     def learn(self, batch: Batch) -> float:
         """One step on a batch; returns its loss."""
-        self.network.train()
+        if not self.network.training:
+            self.network.train()
         self.network.standardize.observe(batch.numbers_BK)
         rows_U, (places_BS, *places) = unique_rows([batch.rows_BS, *(rows for rows, _ in batch.bags.values())])
         leaf_UD = self.arena.gather(rows_U)
