@@ -17,9 +17,9 @@ One run is one day, its logical date. The days form a chain, so they run in orde
 - **Past days**: *Trigger → Backfill* above, or
   `airflow backfill create --dag-id {dag_id} --from-date FIRST --to-date LAST --max-active-runs 1`.
   What is committed already is found done and costs nothing.
-- **A failed day**: the end of the failed task's log says what to do. The days after it failed too, because the chain has
+- **A failed day**: the end of the failed task's log says what to do. The days after it failed too, as the chain has
   a gap: backfill them all with `--reprocess-behavior failed`.
-- **Corrected data**: `recloop chain replay --scenario {file} --from DAY --no-run` begins a new generation; then backfill
+- **Corrected data**: `recloop chain replay --scenario {file} --from DAY --no-run` begins a generation; then backfill
   from that day with `--reprocess-behavior completed`.
 - **Pool**: `train` takes a slot of the pool `gpu`: `airflow pools set gpu 1 "one training at a time"`.
 """
