@@ -156,7 +156,9 @@ def correct_bias(file: Path, wanted_NT: Floats, found_NT: Floats) -> None:
 
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, graph: Graph, samples: pa.Table) -> None:
-        begins = range(0, len(samples), CALIBRATION_BATCH)
+        # ONNX Runtime stacks the batches' activations: all must be of one size, so a smaller last one is left out.
+        num_batches = max(1, len(samples) // CALIBRATION_BATCH)
+        begins = range(0, num_batches * CALIBRATION_BATCH, CALIBRATION_BATCH)
         self._feeds = (graph.feeds(samples.slice(begin, CALIBRATION_BATCH)) for begin in begins)
 
     def get_next(self) -> Feeds | None:
