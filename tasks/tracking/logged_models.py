@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from feature_jobs.errors import RetryLaterError
 from tasks.code import ROOT, imported_files
 from tasks.store import sha256_of
-from tasks.tracking.connection import client, library_uri, quiet_mlflow, retrying
+from tasks.tracking.connection import SETTINGS, client, library_uri, quiet_mlflow, retrying
 from tasks.tracking.registry import CHECKPOINT_TAG, versions
 from tasks.tracking.runs import RunKey, open_run
 from tasks.tracking.sinks import open_sink
@@ -164,13 +164,26 @@ def check_loads(model: str, version: str, reference: Path) -> dict[str, Any]:
     Returns {"loaded": True, "rows", "max_difference": {task: number}, "own_code"} or {"loaded": False, "problem"}.
     Raises RetryLaterError where MLflow is busy or away.
     """
+    if version not in {found["version"] for found in versions(model)}:
+        return {"loaded": False, "problem": f"models:/{model}/{version} is not in MLflow"}
     script = Path(__file__).with_name("load_check.py")
-    with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "MLFLOW_TRACKING_URI": library_uri()}
-        command = [sys.executable, "-I", str(script), f"models:/{model}/{version}", str(reference)]
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=CHECK_TIMEOUT_S, check=False
-        )
+    environment = {**SETTINGS, **os.environ, "MLFLOW_TRACKING_URI": library_uri()}
+    command = [sys.executable, "-I", str(script), f"models:/{model}/{version}", str(reference)]
+    with tempfile.TemporaryDirectory() as elsewhere:
+        try:
+            done = subprocess.run(
+                command,
+                cwd=elsewhere,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=CHECK_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise RetryLaterError(
+                f"models:/{model}/{version}: did not load within {CHECK_TIMEOUT_S} s; try again when the machine is less busy"
+            ) from None
     if done.returncode == BUSY:
         raise RetryLaterError(
             f"models:/{model}/{version}: MLflow is busy or away: {_last_line(done.stderr)}; try again later"
