@@ -6,6 +6,7 @@ A day's inputs are paths of that day and of earlier days, which is how a chain f
 
 from __future__ import annotations
 
+import datetime
 import io
 import os.path
 from pathlib import Path
@@ -23,7 +24,7 @@ from tasks.steps import DAILY, STEPS, writer_of
 STORE = ".recloop/dvc"
 REPORT = f"{STORE}/report"
 HEADER = """\
-# Rendered by `recloop dvc-render --scenario {name}`; edit the scenario, not this file.
+# Rendered by `recloop dvc-render --scenario {name}`; edit the scenario, not this file, and render again.
 # A stage for each step and day. `dvc repro` runs what changed, `dvc repro deploy-{last}` one day and all before it.
 """
 
@@ -76,7 +77,7 @@ def _stage(declared: Step, scenario: Scenario, file: Path, ds: str) -> dict[str,
         writer = writer_of(declared, argument)
         deps += [_out(scenario, day, step) for day, step in _days_read(scenario, writer, source, ds)]
     written = YAML(typ="safe").load(file.read_text())
-    paths = sorted(path for path in declared.config if value_at(written, path) is not None)
+    paths = sorted(path for name in declared.config for path in _storable(name, value_at(written, name)))
     stage: dict[str, Any] = {"cmd": f"recloop {declared.name} --scenario {file} --ds {ds} --store {STORE}"}
     stage["deps"] = sorted(set(deps))
     if paths:
@@ -95,6 +96,22 @@ def _days_read(scenario: Scenario, writer: str, source: Input, ds: str) -> list[
     if before is None:
         return []
     return [(before, writer if source.days == "previous" else "deploy")]
+
+
+def _storable(path: str, value: Any) -> list[str]:
+    """The config paths, as short as can be, that hold all of a value but its dates: DVC's lock can't hold those."""
+    if value is None or isinstance(value, datetime.date):
+        return []
+    if not _has_date(value):
+        return [path]
+    children = value.items() if isinstance(value, dict) else ()
+    return [found for key, child in children for found in _storable(f"{path}.{key}", child)]
+
+
+def _has_date(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_has_date, value.values()))
+    return any(map(_has_date, value)) if isinstance(value, list) else isinstance(value, datetime.date)
 
 
 def _out(scenario: Scenario, ds: str, step: str) -> str:
