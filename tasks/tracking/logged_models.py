@@ -182,7 +182,7 @@ def check_loads(model: str, version: str, reference: Path) -> dict[str, Any]:
             )
         except subprocess.TimeoutExpired:
             raise RetryLaterError(
-                f"models:/{model}/{version}: did not load within {CHECK_TIMEOUT_S} s; try again when the machine is less busy"
+                f"models:/{model}/{version}: did not load within {CHECK_TIMEOUT_S} s; try again later"
             ) from None
     if done.returncode == BUSY:
         raise RetryLaterError(
