@@ -178,8 +178,9 @@ def _hash_texts(texts: pa.Array) -> npt.NDArray[np.uint64]:
     text_bytes = np.frombuffer(texts.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]
     bytes_NW[np.arange(width) < lengths_N[:, None]] = text_bytes
     hashes_N = splitmix64(lengths_N.astype(np.uint64))
-    for word_N in bytes_NW.view("<u8").T:
-        hashes_N = splitmix64(hashes_N ^ word_N)
+    for begin, word_N in enumerate(bytes_NW.view("<u8").T):
+        # Only words of the text itself: its hash must not know of longer ones beside it.
+        hashes_N = np.where(lengths_N > begin * 8, splitmix64(hashes_N ^ word_N), hashes_N)
     return hashes_N
 
 

@@ -45,10 +45,11 @@ def train_day(
     parquet = open_samples(samples / "samples.parquet", layout, tasks)
     num_rows = parquet.metadata.num_rows
     cut = min(max(round(num_rows * (1 - scenario.train.holdout_share)), 1), max(num_rows - 1, 1))
+    num_passes = num_rows + (num_rows - cut) + (num_rows if parent else 0)  # rows learned, judged, scored
     with reproducible(_seed(scenario, ds), scenario.train.threads):
         ranker = Ranker(layout, tasks, scenario.model, scenario.train)
         restored = checkpoints.restore(ranker, parent) if parent else {}
-        day = _Day(scenario, ds, parquet, ranker, Progress(f"train {ds}", 2 * num_rows, progress))
+        day = _Day(scenario, ds, parquet, ranker, Progress(f"train {ds}", num_passes, progress))
         progressive_NT = day.score(0, num_rows) if parent else _unknown(num_rows, len(tasks))
         day.learn(0, cut)
         gate_NT = np.concatenate([_unknown(cut, len(tasks)), day.score(cut, num_rows)])

@@ -1,0 +1,151 @@
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feature_jobs.errors import BadInputError
+from feature_jobs.transforms import LONG_TEXT, Bag, Layout, Number, Slot, encode, hash_ids
+from tests.unit.models.days import day_table, shop
+
+MASK = 2**64 - 1
+
+
+def scalar_splitmix64(x):
+    x = (x + 0x9E3779B97F4A7C15) & MASK
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
+    return x ^ (x >> 31)
+
+
+def scalar_text(text):
+    raw = text.encode()
+    if len(raw) > LONG_TEXT:
+        raw = hashlib.blake2b(raw).hexdigest().encode()
+    state = scalar_splitmix64(len(raw))
+    for begin in range(0, -(-len(raw) // 8) * 8, 8):
+        state = scalar_splitmix64(state ^ int.from_bytes(raw[begin : begin + 8].ljust(8, b"\0"), "little"))
+    return state
+
+
+def scalar_key(raw, namespace):
+    salt = int.from_bytes(hashlib.blake2b(namespace.encode(), digest_size=8).digest(), "little")
+    key = scalar_splitmix64((raw & MASK) ^ salt)
+    return key - 2**64 if key >= 2**63 else key
+
+
+def test_keys_never_change():
+    # A checkpoint holds keys: other keys would orphan every row of every table.
+    keys = hash_ids(pa.array([0, 1, -1, None]), "user").tolist()
+    assert keys == [5840331643417430643, 3206724642547421728, 6705301243040484456, 3857398413910010761]
+    keys = hash_ids(pa.array(["", "Łódź", None]), "city").tolist()
+    assert keys == [-9064760350146023673, -6994685066496659447, 926648422207719693]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), unique=True), st.text(max_size=5))
+def test_keys_of_integers(ids, namespace):
+    keys = hash_ids(pa.array(ids, pa.int64()), namespace).tolist()
+    assert keys == [scalar_key(i, namespace) for i in ids]
+    assert len(set(keys)) == len(ids)
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(max_size=200), unique=True))
+def test_keys_of_texts(texts):
+    keys = hash_ids(pa.array(texts, pa.string()), "n").tolist()
+    assert keys == [scalar_key(scalar_text(text), "n") for text in texts]
+    assert len(set(keys)) == len(texts)
+
+
+def test_keys_do_not_depend_on_how_arrow_stores_them():
+    texts = pa.array(["x", None, "", "longer than eight", "x", "é" * LONG_TEXT])
+    keys = hash_ids(texts, "n").tolist()
+    assert hash_ids(texts.slice(2), "n").tolist() == keys[2:]
+    assert hash_ids(texts.cast(pa.large_string()), "n").tolist() == keys
+    frame = pa.table({"c": texts.dictionary_encode()})
+    assert encode(frame, Layout((Slot("c", "c", "n"),), (), ())).ids_NS[:, 0].tolist() == keys
+    whole = pa.array([3, None, 2**40])
+    assert hash_ids(whole.cast(pa.float64()), "n").tolist() == hash_ids(whole, "n").tolist()
+    assert hash_ids(pa.array([None, None]), "n").tolist() == hash_ids(whole.slice(1, 1), "n").tolist() * 2
+
+
+def test_namespaces_keep_equal_ids_apart_and_table_joins_them(tmp_path):
+    layout = Layout.from_scenario(shop(tmp_path))
+    table = pa.table({**{n: day_table("2024-01-01", 1)[n] for n in layout.columns}, "user": [7], "item": [7]})
+    table = table.set_column(table.column_names.index("clicked"), "clicked", pa.array([[7, 8]]))
+    encoded = encode(table, layout)
+    assert encoded.ids_NS[0, 0] != encoded.ids_NS[0, 1]
+    assert encoded.bags["clicked"][0][0] == encoded.ids_NS[0, 1]
+
+
+def test_layout_of_a_scenario(tmp_path):
+    layout = Layout.from_scenario(shop(tmp_path, features__city__enabled=False))
+    assert [s.name for s in layout.slots] == ["user", "item", "user_city", "price:bucket", "click_rate:bucket"]
+    assert [(b.name, b.namespace) for b in layout.bags] == [("tags", "tags"), ("clicked", "item")]
+    assert [(n.name, n.scale) for n in layout.numbers] == [
+        ("price", "log"), ("seen", "log1p"), ("click_rate", "logit"), ("last_seen", "log1p"),
+    ]  # fmt: skip
+    assert "city" not in layout.columns
+    assert Layout.from_json(layout.to_json()) == layout
+
+
+@pytest.mark.parametrize(
+    ("scale", "given_", "wanted"),
+    [
+        ("none", [1.5, None], [1.5, np.nan]),
+        ("log", [-(np.e - 1), 0, np.e - 1], [-1, 0, 1]),
+        ("log1p", [0, np.e - 1, -5], [0, 1, 0]),
+        ("logit", [0.5, 1 / (1 + np.e), 0, 1], [0, -1, -13.815510, 13.815510]),
+    ],
+)
+def test_scales(scale, given_, wanted):
+    encoded = encode(pa.table({"x": pa.array(given_, pa.float64())}), Layout((), (), (Number("x", scale),)))
+    assert encoded.numbers_NK[:, 0] == pytest.approx(wanted, abs=1e-5, nan_ok=True)
+
+
+def test_buckets_are_steps_of_the_scaled_value():
+    layout = Layout((Slot("x:bucket", "x", "b", "none", 2),), (), ())
+    table = pa.table({"x": pa.array([0.0, 0.49, 0.5, -0.1, None, np.inf])})
+    wanted = hash_ids(pa.array([0, 0, 1, -1, None, None]), "b")
+    assert encode(table, layout).ids_NS[:, 0].tolist() == wanted.tolist()
+
+
+def test_bags_of_null_empty_and_sliced_lists():
+    layout = Layout((), (Bag("b", "n"),), ())
+    lists = pa.array([[9], [1, 2], None, [], [3, None]], pa.list_(pa.int64()))
+    keys, offsets = encode(pa.table({"b": lists}).slice(1), layout).bags["b"]
+    assert offsets.tolist() == [0, 2, 2, 2, 4]
+    assert keys.tolist() == hash_ids(pa.array([1, 2, 3, None]), "n").tolist()
+    for empty in (pa.array([None, None]), pa.array([[], []])):  # what a frame of few rows becomes
+        keys, offsets = encode(pa.table({"b": empty}), layout).bags["b"]
+        assert (keys.tolist(), offsets.tolist()) == ([], [0, 0, 0])
+
+
+def test_batch_and_request_give_equal_bytes(tmp_path):
+    layout, table = Layout.from_scenario(shop(tmp_path)), day_table("2024-01-01", 40)
+    whole = encode(table, layout)
+    for row in range(40):
+        frame = table.slice(row, 1).to_pandas()
+        one = encode(pa.Table.from_pandas(frame, preserve_index=False), layout)
+        assert one.ids_NS.tobytes() == whole.ids_NS[row].tobytes()
+        assert one.numbers_NK.tobytes() == whole.numbers_NK[row].tobytes()
+        for name, (keys, offsets) in whole.bags.items():
+            assert one.bags[name][0].tolist() == keys[offsets[row] : offsets[row + 1]].tolist()
+
+
+@pytest.mark.parametrize(
+    ("column", "layout", "message"),
+    [
+        ({"y": [1]}, Layout((Slot("x", "x", "x"),), (), ()), "'x' is missing"),
+        ({"x": [1.5]}, Layout((Slot("x", "x", "x"),), (), ()), "'x': double values are no ids"),
+        ({"x": [[1]]}, Layout((Slot("x", "x", "x"),), (), ()), "no ids"),
+        ({"x": ["a"]}, Layout((), (), (Number("x", "none"),)), "'x': string values are no numbers"),
+        ({"x": [1]}, Layout((), (Bag("x", "x"),), ()), "no lists of ids"),
+    ],
+)
+def test_columns_amiss_are_named(column, layout, message):
+    with pytest.raises(BadInputError, match=message):
+        encode(pa.table(column), layout)

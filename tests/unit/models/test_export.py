@@ -1,0 +1,183 @@
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from feature_jobs.errors import CorruptError, GateError
+from feature_jobs.schema import Quantize
+from feature_jobs.transforms import Layout
+from models import checkpoints
+from models.export import export, refuse_loss
+from models.graph import Graph
+from models.ids import IdMap
+from models.quantization import write_graph
+from models.training import score, train_day
+from tests.unit.models.days import DAYS, day_table, shop, write_day
+
+LOOSE = Quantize(max_auc_loss=0.05, max_calibration_shift=0.1)
+
+
+def made(folder, **overrides):
+    """A checkpoint of two days, its samples."""
+    scenario, parent = shop(folder, **overrides), None
+    for ds in DAYS[:2]:
+        samples = write_day(folder / f"samples-{ds}", ds, 1000)
+        output = folder / f"checkpoint-{ds}"
+        output.mkdir()
+        train_day(scenario, ds, samples, parent, output)
+        parent = output
+    return parent, samples
+
+
+@pytest.fixture(scope="module")
+def shop_export(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    checkpoint, samples = made(folder)
+    output = folder / "export"
+    output.mkdir()
+    return checkpoint, samples, output, export(checkpoint, samples, output, LOOSE)
+
+
+def test_files(shop_export):
+    checkpoint, _, output, metrics = shop_export
+    assert sorted(file.name for file in output.iterdir()) == [
+        "ids.safetensors", "model.onnx", "quantization.json", "reference.parquet", "serving.json",
+    ]  # fmt: skip
+    facts = json.loads((output / "quantization.json").read_text())
+    assert facts["int8"]["auc"]["click"] == pytest.approx(facts["fp32"]["auc"]["click"], abs=0.01)
+    assert "latency" not in json.dumps(facts)
+    assert metrics["latency_ms"].keys() == {"fp32", "int8"}
+    serving = json.loads((output / "serving.json").read_text())
+    assert serving["checkpoint"] == checkpoints.digest_of(checkpoint)
+    assert serving["tasks"] == ["click", "buy"]
+    keys = load_file(output / "ids.safetensors")["keys"]
+    assert (np.diff(keys) > 0).all()
+    assert len(keys) == metrics["embedding_rows"]
+
+
+def test_embeddings_and_dense_weights_are_int8(shop_export):
+    graph = onnx.load(shop_export[2] / "model.onnx").graph
+    matrices = {i.name: i.data_type for i in graph.initializer if len(i.dims) == 2 and i.name != "scale_R1"}
+    assert matrices.pop("weight_RD") == onnx.TensorProto.INT8
+    assert len(matrices) == 6
+    assert set(matrices.values()) == {onnx.TensorProto.INT8}
+    assert all(not node.doc_string for node in graph.node)
+
+
+def test_equal_inputs_give_equal_bytes(shop_export, tmp_path):
+    checkpoint, samples, output, _ = shop_export
+    export(checkpoint, samples, tmp_path, LOOSE)
+    for file in output.iterdir():
+        assert (
+            hashlib.sha256((tmp_path / file.name).read_bytes()).digest() == hashlib.sha256(file.read_bytes()).digest()
+        )
+
+
+@pytest.mark.parametrize("architecture", ["shared_bottom", "mmoe"])
+def test_the_fp32_graph_is_the_model(tmp_path, architecture):
+    """On a day with ids that the model never saw, nulls and empty lists."""
+    checkpoint, _ = made(tmp_path, model__architecture=architecture)
+    ranker, ids = checkpoints.load(checkpoint), IdMap()
+    ids.add(ranker.arena.sorted()[0])
+    weights = torch.cat([torch.zeros(1, 4), ranker.arena.sorted()[1]])
+    write_graph(ranker, weights, tmp_path / "fp32.onnx")
+    table = day_table(DAYS[2], 300)
+    graph = Graph(tmp_path / "fp32.onnx", ranker.layout, ranker.tasks, ids)
+    wanted = score(checkpoint, table)
+    for t, task in enumerate(ranker.tasks):
+        assert graph.score(table)[:, t] == pytest.approx(wanted[task], abs=1e-6)
+
+
+def test_int8_scores_stay_near(shop_export):
+    checkpoint, _, output, _ = shop_export
+    reference = pq.read_table(output / "reference.parquet")
+    wanted = score(checkpoint, reference)
+    assert len(reference) == 256
+    for task in ("click", "buy"):
+        assert reference[f"fp32.{task}"].to_numpy() == pytest.approx(wanted[task], abs=1e-6)
+        assert reference[f"int8.{task}"].to_numpy() == pytest.approx(wanted[task], abs=0.03)
+
+
+@pytest.mark.parametrize(
+    "left_out",
+    [
+        ("tags", "clicked"),
+        ("price", "seen", "click_rate", "last_seen"),
+        ("user", "item", "city", "user_city", "price", "click_rate"),
+        ("user", "item", "city", "user_city", "tags", "price", "click_rate", "clicked"),
+    ],
+    ids=["no bags", "no numbers", "no slots", "numbers alone"],
+)
+def test_models_without_a_kind_of_feature(tmp_path, left_out):
+    checkpoint, samples = made(tmp_path, **{f"features__{name}__enabled": False for name in left_out})
+    (tmp_path / "export").mkdir()
+    export(checkpoint, samples, tmp_path / "export", Quantize(max_auc_loss=1, max_calibration_shift=9))
+    reference = pq.read_table(tmp_path / "export" / "reference.parquet")
+    assert not set(left_out) & set(reference.column_names)
+    assert reference["fp32.buy"].to_numpy() == pytest.approx(score(checkpoint, reference)["buy"], abs=1e-6)
+
+
+def test_the_gate_names_task_numbers_and_allowance(shop_export, tmp_path):
+    checkpoint, samples, _, _ = shop_export
+    with pytest.raises(GateError, match=r"buy: int8 shifts calibration by 0\.0.*max_calibration_shift allows 1e-09"):
+        export(checkpoint, samples, tmp_path, Quantize(max_auc_loss=1, max_calibration_shift=1e-9))
+    facts = {
+        "fp32": {"auc": {"a": 0.8, "b": None}, "calibration": {"a": 1.0, "b": None}},
+        "int8": {"auc": {"a": 0.79, "b": None}, "calibration": {"a": 0.9, "b": None}},
+    }
+    refuse_loss(("a", "b"), facts, Quantize(max_auc_loss=0.011, max_calibration_shift=0.11))
+    with pytest.raises(GateError, match=r"a: int8 loses 0\.01000 AUC \(0\.80000 → 0\.79000\).*allows 0\.005"):
+        refuse_loss(("a", "b"), facts, Quantize(max_auc_loss=0.005, max_calibration_shift=0.11))
+
+
+def test_a_rows_score_does_not_depend_on_its_batch(shop_export):
+    _, _, output, _ = shop_export
+    ids = IdMap()
+    ids.add(load_file(output / "ids.safetensors")["keys"])
+    layout = Layout.from_json(json.loads((output / "serving.json").read_text())["layout"])
+    graph = Graph(output / "model.onnx", layout, ("click", "buy"), ids)
+    table = day_table(DAYS[2], 40)
+    together = graph.score(table)
+    alone = np.concatenate([graph.score(table.slice(row, 1)) for row in range(40)])
+    assert np.abs(together - alone).max() < 1e-6
+
+
+def test_quantizing_prints_nothing_on_stdout(shop_export, tmp_path, capfd):
+    checkpoint, samples, _, _ = shop_export
+    export(checkpoint, samples, tmp_path, LOOSE)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.splitlines()[0].split() == ["fp32", "int8"]
+    assert "Warn" not in err
+
+
+def test_damaged_checkpoints_are_refused(shop_export, tmp_path):
+    checkpoint, samples, _, _ = shop_export
+    for name in ("dense.safetensors", "embeddings.safetensors", "checkpoint.json"):
+        damaged = tmp_path / name
+        shutil.copytree(checkpoint, damaged)
+        (damaged / name).write_bytes(b"no")
+        with pytest.raises(CorruptError, match=name.partition(".")[0]):
+            export(damaged, samples, tmp_path, LOOSE)
+
+
+def test_runs_in_plain_onnx_runtime(shop_export):
+    session = ort.InferenceSession(str(shop_export[2] / "model.onnx"))
+    assert {i.name: i.type for i in session.get_inputs()} == {
+        "rows": "tensor(int64)",
+        "numbers": "tensor(float)",
+        "bag:tags": "tensor(int64)",
+        "bag:clicked": "tensor(int64)",
+    }
+    feeds = {"rows": np.zeros((2, 6), np.int64), "numbers": np.full((2, 4), np.nan, np.float32)}
+    feeds |= {"bag:tags": np.zeros((2, 1), np.int64), "bag:clicked": np.zeros((2, 5), np.int64)}
+    (scores,) = session.run(["probabilities"], feeds)
+    assert scores.shape == (2, 2)
+    assert ((scores > 0) & (scores < 1)).all()
