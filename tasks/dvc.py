@@ -78,7 +78,8 @@ def _stage(declared: Step, scenario: Scenario, file: Path, ds: str) -> dict[str,
         deps += [_out(scenario, day, step) for day, step in _days_read(scenario, writer, source, ds)]
     written = YAML(typ="safe").load(file.read_text())
     paths = sorted(path for name in declared.config for path in _storable(name, value_at(written, name)))
-    stage: dict[str, Any] = {"cmd": f"recloop {declared.name} --scenario {file} --ds {ds} --store {STORE}"}
+    command = f"recloop {declared.name} --scenario {file} --ds {ds} --store {STORE}"
+    stage: dict[str, Any] = {"cmd": command + (" --no-is-done" if declared.on_no == "skip" else "")}
     stage["deps"] = sorted(set(deps))
     if paths:
         stage["params"] = [{str(file): paths}]
