@@ -33,12 +33,13 @@ def read_scenarios(folder: Path = SCENARIOS) -> tuple[list[Scenario], dict[Path,
 def scenario_dag(scenario: Scenario, suffix: str, cron: str, doc: str) -> DAG:
     """A DAG of the scenario, without tasks yet.
 
-    Days that the data does not have are never scheduled. `schedule.catch_up_from` schedules all days from there on;
-    without it only the newest is. A backfill may take any day. Airflow leaves tasks out of a run that a person
-    triggers outside of these dates, and calls such a run of nothing a success; so a day before the first is refused
-    (by the default argument), and data that has a last day takes backfills only.
+    `schedule.catch_up_from` schedules all days from there on; without it only the newest is. A backfill may take any
+    day. Airflow leaves tasks out of a run that a person triggers outside of a DAG's dates, and calls such a run of
+    nothing a success. So: a day before the start is refused, by the default argument; there is no end where that can
+    be (the steps refuse days that are not there, scheduled ones skip); where catching up needs one, nobody triggers.
     """
     zone, schedule, days = ZoneInfo(scenario.schedule.zone), scenario.schedule, scenario.data.days
+    end = days.last if schedule.catch_up_from else None
     start = datetime.datetime.combine(schedule.catch_up_from or days.first, datetime.time(), zone)
     return DAG(
         dag_id=f"{scenario.name}_{suffix}",
@@ -46,9 +47,9 @@ def scenario_dag(scenario: Scenario, suffix: str, cron: str, doc: str) -> DAG:
         doc_md=doc,
         schedule=CronDataIntervalTimetable(cron, timezone=schedule.zone),
         start_date=start,
-        end_date=days.last and datetime.datetime.combine(days.last, datetime.time.max, zone),
+        end_date=end and datetime.datetime.combine(end, datetime.time.max, zone),
         catchup=schedule.catch_up_from is not None,
-        allowed_run_types=["scheduled", "backfill"] if days.last else None,
+        allowed_run_types=["scheduled", "backfill"] if end else None,
         max_active_runs=1,
         params={"data": Param(None, type=["null", "string"], description="Folder of the source, for data.path.")},
         tags=["recloop", scenario.name],
@@ -75,6 +76,7 @@ def step_arguments(scenario: Scenario, step: str) -> dict[str, Any]:
         "zone": scenario.schedule.zone,
         "on_no": declared.on_no,
         "skip_days": [str(day) for day in scenario.data.days.skip],
+        "last_day": str(scenario.data.days.last or "") or None,
         "execution_timeout": datetime.timedelta(seconds=declared.timeout_s),
         "doc_md": f"{declared.doc}\n\nReads: {', '.join(declared.reads) or 'the source'}. Writes: {declared.writes}.",
         **pool,

@@ -29,8 +29,8 @@ class StepOperator(BaseOperator):  # type: ignore[misc]
     Exit codes: 0 is success; a gate's no (3) skips the task or fails it, as the step declares; 6 and death by a signal
     are retried; all else fails at once, because the same command would fail again. `day` chooses ds from a scheduled
     run's data interval: its first day, or its last complete one. A run that a person triggers is of its logical
-    date's day. Days in `skip_days` skip. The run's `data` parameter goes on as --data. XCom gets the output's digest
-    and place, nothing else.
+    date's day. Days in `skip_days` skip, and so do scheduled ones after `last_day`. The run's `data` parameter goes on
+    as --data. XCom gets the output's digest and place, nothing else.
     """
 
     template_fields: Sequence[str] = ("options",)
@@ -45,6 +45,7 @@ class StepOperator(BaseOperator):  # type: ignore[misc]
         on_no: Literal["fail", "skip"] = "fail",
         day: Literal["first", "last"] = "first",
         skip_days: Sequence[str] = (),
+        last_day: str | None = None,
         options: Sequence[str] = (),
         **airflow: Any,
     ) -> None:
@@ -55,6 +56,7 @@ class StepOperator(BaseOperator):  # type: ignore[misc]
         self.on_no = on_no
         self.day = day
         self.skip_days = skip_days
+        self.last_day = last_day
         self.options = options
 
     _execution: Execution | None = None
@@ -64,6 +66,8 @@ class StepOperator(BaseOperator):  # type: ignore[misc]
         ds = self.ds_of(context)
         if ds in self.skip_days:
             raise AirflowSkipException(f"{ds} is in the scenario's data.days.skip")
+        if self.last_day and ds > self.last_day and context["dag_run"].run_type == "scheduled":
+            raise AirflowSkipException(f"the scenario's data ends on {self.last_day}; pause this DAG")
         arguments = [self.step, "--scenario", self.scenario, "--ds", ds, *self.options, "--json"]
         if data := (context.get("params") or {}).get("data"):
             arguments += ["--data", str(data)]

@@ -143,20 +143,22 @@ def take(local: Local, scenario: Scenario, images: Path) -> None:
     """Airflow's graph of the newest run, and MLflow's training runs with their progressive AUC."""
     api = AirflowApi(local.airflow_url, USER, local.password)
     dag = f"{scenario.name}_daily"
-    runs = api.call("GET", f"/dags/{dag}/dagRuns", limit=1, order_by="-logical_date")["dag_runs"]
+    runs = api.call("GET", f"/dags/{dag}/dagRuns", limit=1, order_by="-logical_date", run_type="backfill")["dag_runs"]
     if not runs:
         raise BadInputError(f"{dag} has no runs to show; `make demo` first")
     experiment = _experiment(local, scenario.name)
     metrics = [f"metrics.`{kind}/{task}/auc`" for task in scenario.tasks for kind in ("progressive", "holdout")]
-    columns = {"selectedColumns": [*metrics, "metrics.`num_rows`", "metrics.`samples_per_s`"]}
+    columns = {"selectedColumns": [*metrics, "metrics.`num_rows`"]}
     key = f'MLflowLocalStorage-1.1-ExperimentPage-["{experiment}"]-ReactComponentState'
-    with browser(1440, 810) as page:
+    with browser(1440, 640) as page:
         page.remember({**REMEMBERED, key: json.dumps(columns)})
         page.call("Network.setCookie", name="_token", value=api.token, url=local.airflow_url)
         page.open(f"{local.airflow_url}/dags/{dag}/runs/{runs[0]['dag_run_id']}", ["ingest", "deploy"])
         page.save(images / "airflow_dag.png")
-        search = urllib.parse.urlencode({"searchFilter": "tags.`recloop.step` = 'train'", "compareRunsMode": "TABLE"})
-        page.open(f"{local.mlflow_url}/#/experiments/{experiment}/runs?{search}", ["train"])
+        view = {"workflowType": "machine_learning", "compareRunsMode": "TABLE"}
+        search = urllib.parse.urlencode({**view, "searchFilter": "tags.`recloop.step` = 'train'"})
+        url = f"{local.mlflow_url}/#/experiments/{experiment}/runs?{search}"
+        page.open(url, [f"train {scenario.data.days.first}"])
         page.save(images / "mlflow_runs.png")
 
 

@@ -143,11 +143,8 @@ def test_a_broken_scenario_is_told_and_leaves_the_others_alone(tmp_path: Path) -
     assert "labels" in message
 
 
-def test_only_days_of_the_data_are_scheduled_and_all_can_be_backfilled(dags: dict[str, Any]) -> None:
-    from airflow.serialization.serialized_objects import DagSerialization
-
-    dag = DagSerialization.from_dict(DagSerialization.to_dict(dags["movielens_daily"]))
-    assert dag.next_dagrun_info(last_automated_run_info=None) is None  # 1997 is over
+def test_every_day_of_the_data_can_be_backfilled(dags: dict[str, Any]) -> None:
+    dag = _serialized(dags["movielens_daily"])
     first, last = (
         datetime.datetime(1997, 11, 12, tzinfo=datetime.UTC),
         datetime.datetime(1997, 11, 21, 23, tzinfo=datetime.UTC),
@@ -158,24 +155,36 @@ def test_only_days_of_the_data_are_scheduled_and_all_can_be_backfilled(dags: dic
     assert len(days) == 10
 
 
-def test_a_run_outside_of_the_data_can_not_be_an_empty_success(dags: dict[str, Any]) -> None:
-    for dag in dags.values():
+def test_a_run_outside_of_the_dates_can_not_be_an_empty_success(dags: dict[str, Any]) -> None:
+    for dag in [*dags.values(), _catching_up()]:
         manual = dag.allowed_run_types is None or "manual" in {kind.value for kind in dag.allowed_run_types}
         assert dag.end_date is None or not manual
         assert dag.default_args["start_date"] == dag.start_date  # Airflow refuses to trigger a run before it
 
 
-def test_catching_up_begins_where_the_scenario_says() -> None:
-    from airflow.serialization.serialized_objects import DagSerialization
+def test_catching_up_begins_where_the_scenario_says_and_ends_with_the_data() -> None:
+    dag = _serialized(_catching_up())
+    info = dag.next_dagrun_info(last_automated_run_info=None)
+    assert info is not None
+    assert info.logical_date.isoformat() == "1997-11-14T19:00:00+00:00"  # 03:00 of the 15th in Shanghai
+    scheduled = [info]
+    while (info := dag.next_dagrun_info(last_automated_run_info=info)) is not None:
+        scheduled.append(info)
+    assert len(scheduled) == 7
 
+
+def _catching_up() -> Any:
     from dags.recloop_daily import build
 
     scenario = load_scenario(SCENARIOS / "movielens.yaml")
     schedule = scenario.schedule.model_copy(
         update={"catch_up_from": datetime.date(1997, 11, 15), "zone": "Asia/Shanghai"}
     )
-    plain = build(scenario.model_copy(update={"schedule": schedule}))
-    dag = DagSerialization.from_dict(DagSerialization.to_dict(plain))
-    info = dag.next_dagrun_info(last_automated_run_info=None)
-    assert info is not None
-    assert info.logical_date.isoformat() == "1997-11-14T19:00:00+00:00"  # 03:00 of the 15th in Shanghai
+    return build(scenario.model_copy(update={"schedule": schedule}))
+
+
+def _serialized(dag: Any) -> Any:
+    """The DAG as the scheduler reads it from its database."""
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    return DagSerialization.from_dict(DagSerialization.to_dict(dag))

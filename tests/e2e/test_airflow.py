@@ -57,6 +57,10 @@ class Project:
         assert local is not None
         return local
 
+    def log(self, run_id: str, task: str) -> str:
+        folder = self.home / "airflow" / "logs" / f"dag_id={DAG}" / f"run_id={run_id}" / f"task_id={task}"
+        return (folder / "attempt=1.log").read_text()
+
     def api(self) -> AirflowApi:
         return AirflowApi(self.local().airflow_url, USER, self.local().password)
 
@@ -124,9 +128,17 @@ def test_a_second_call_reuses_servers_and_days(project: Project) -> None:
     assert (project.home / "store" / "shop" / "journal.jsonl").read_text() == journal
 
 
-def test_a_run_of_no_day_is_refused_and_never_green(project: Project) -> None:
-    with pytest.raises(BadInputError, match="does not allow manual runs"):
-        project.api().call("POST", f"/dags/{DAG}/dagRuns", {"logical_date": "2026-01-01T00:00:00Z"})
+def test_a_run_outside_of_the_data_is_never_green_and_empty(project: Project) -> None:
+    api = project.api()
+    with pytest.raises(BadInputError, match="should be >= start_date"):
+        api.call("POST", f"/dags/{DAG}/dagRuns", {"logical_date": "2020-01-01T00:00:00Z"})
+    api.call("POST", f"/dags/{DAG}/dagRuns", {"logical_date": "2025-01-01T00:00:00Z", "dag_run_id": "late"})
+    assert _await_run(api, "late")["ingest"]["state"] == "failed"
+    assert "exit code 4" in project.log("late", "ingest")
+    [scheduled] = api.call("GET", f"/dags/{DAG}/dagRuns", run_type="scheduled")[
+        "dag_runs"
+    ]  # by unpausing, for yesterday
+    assert _await_run(api, scheduled["dag_run_id"])["ingest"]["state"] == "skipped"
 
 
 def test_xcom_holds_digest_and_uri_alone(project: Project) -> None:
@@ -140,8 +152,8 @@ def test_xcom_holds_digest_and_uri_alone(project: Project) -> None:
 
 def test_a_day_without_its_parent_fails_at_once_and_says_so(project: Project) -> None:
     api, day = project.api(), days(4)[3]
-    run_id = _backfill(api, day)
-    tasks = _await_run(api, run_id)
+    api.call("POST", f"/dags/{DAG}/dagRuns", {"logical_date": f"{day}T12:00:00Z", "dag_run_id": "alone"})
+    tasks = _await_run(api, "alone")
     assert tasks["join"]["state"] in ("success", "failed")
     failed = [name for name, task in tasks.items() if task["state"] == "failed"]
     assert failed
@@ -170,14 +182,14 @@ def test_a_bad_day_stops_with_its_reason_and_goes_on_once_mended(project: Projec
 
 def test_a_task_that_a_person_stops_ends_its_step(project: Project) -> None:
     api, token = project.api(), project.local().token
-    run_id = _backfill(api, days(4)[3])
+    api.call("POST", f"/dags/{DAG}/dagRuns", {"logical_date": f"{days(4)[3]}T13:00:00Z", "dag_run_id": "stopped"})
     deadline = time.monotonic() + 120
     steps: list[psutil.Process] = []
     while not steps and time.monotonic() < deadline:
         steps = [process for process in processes_of(token) if "--ds" in _command(process)]
         time.sleep(0.2)
     assert steps
-    api.call("PATCH", f"/dags/{DAG}/dagRuns/{run_id}", {"state": "failed"})
+    api.call("PATCH", f"/dags/{DAG}/dagRuns/stopped", {"state": "failed"})
     _, alive = psutil.wait_procs(steps, timeout=60)
     assert not alive
 
@@ -202,17 +214,6 @@ def _command(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.Error:
         return []
-
-
-def _backfill(api: AirflowApi, day: str) -> str:
-    """Asks for one day; returns the run's id."""
-    deadline = time.monotonic() + 120
-    while api.active_backfills(DAG):
-        assert time.monotonic() < deadline
-        time.sleep(1)
-    api.backfill(DAG, f"{day}T00:00:00Z", f"{day}T23:59:59Z", {}, reprocess="completed")
-    [run] = api.runs(DAG, f"{day}T00:00:00Z", f"{day}T23:59:59Z")
-    return str(run["dag_run_id"])
 
 
 def _await_run(api: AirflowApi, run_id: str) -> dict[str, dict[str, Any]]:

@@ -110,6 +110,19 @@ def test_days_passed_over_skip(monkeypatch: pytest.MonkeyPatch) -> None:
     assert type(caught.value).__name__ == "AirflowSkipException"
 
 
+def test_scheduled_days_after_the_data_skip_and_others_are_for_the_step_to_refuse(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    code = "import json; print(json.dumps({'digest': 'd', 'uri': 'u'}))"
+    with pytest.raises(Exception, match="data ends on 2022-04-01") as caught:
+        _execute(monkeypatch, code, last_day="2022-04-01")
+    assert type(caught.value).__name__ == "AirflowSkipException"
+    assert _execute(monkeypatch, code, _context(run_type="manual"), last_day="2022-04-01") == {
+        "digest": "d",
+        "uri": "u",
+    }
+
+
 def test_the_day_of_a_run() -> None:
     end = datetime.datetime(2022, 5, 1, 22, tzinfo=datetime.UTC)  # Monday the 2nd, 06:00 in Shanghai
     weekly = _operator(zone="Asia/Shanghai", day="last")
