@@ -28,7 +28,7 @@ def check_day(scenario: Scenario, ds: str) -> None:
             f"{scenario.file}: data.days: {ds} is outside {days.first}..{last}; choose a day inside or widen data.days"
         )
     if day in days.skip:
-        raise BadInputError(f"{scenario.file}: data.days.skip: {ds} is passed over; take it out of skip or choose another")
+        raise BadInputError(f"{scenario.file}: data.days.skip: {ds} is passed over; take it out or choose another")
 
 
 def previous_day(scenario: Scenario, ds: str) -> str | None:

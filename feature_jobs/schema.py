@@ -8,8 +8,6 @@ the DAG folder reads scenarios while Airflow parses it.
 from __future__ import annotations
 
 import datetime
-import difflib
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -386,7 +384,9 @@ def load_scenario(
     try:
         scenario = Scenario.model_validate(document)
     except ValidationError as error:
-        lines = [_explain(file, document, e) for e in error.errors(include_url=False)]
+        from feature_jobs.explain import explain
+
+        lines = [explain(file, document, e) for e in error.errors(include_url=False)]
         raise BadInputError("\n".join(dict.fromkeys(lines))) from None
     root = Path(data).resolve() if data else (file.parent / scenario.data.path).resolve()
     scenario = scenario.model_copy(update={"data": scenario.data.model_copy(update={"path": str(root)})})
@@ -397,7 +397,7 @@ def load_scenario(
 def place_of(file: Path, *location: str) -> str:
     """`FILE:LINE` of the deepest part of `location` that a scenario file holds, for what later checks say of it."""
     try:
-        line = _line_of(_read_yaml(file), list(location))
+        line = line_of(_read_yaml(file), list(location))
     except BadInputError:  # gone or changed since it was loaded
         line = None
     return f"{file}:{line}" if line else str(file)
@@ -433,89 +433,7 @@ def _set_path(document: Any, dotted: str, value: Any) -> None:
     node[leaf] = value
 
 
-def _explain(file: Path, document: Any, error: Any) -> str:
-    """One line for one pydantic error: file:line: field: value: what is wrong; remedy."""
-    # The third part of a feature's location is its kind, which the file doesn't nest by.
-    location = [part for i, part in enumerate(error["loc"]) if not (i == 2 and error["loc"][0] == "features")]
-    field = ".".join(str(part) for part in location) or "scenario"
-    line = _line_of(document, location)
-    place = f"{file}:{line}" if line else str(file)
-    kind, value = error["type"], error.get("input")
-    if kind == "extra_forbidden":
-        known = _fields_at(document, location[:-1])
-        close = difflib.get_close_matches(str(location[-1]), known, n=1)
-        remedy = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
-        if str(location[-1]).endswith(")"):
-            remedy = "a comma ends an expression within {} or []: put the expression in quotes"
-        return f"{place}: {field}: unknown key; {remedy}"
-    if kind == "missing":
-        return f"{place}: {field}: missing; add it"
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        given = value.get("kind") if isinstance(value, dict) else value
-        close = difflib.get_close_matches(str(given), _KINDS, n=1)
-        remedy = f"did you mean {close[0]}?" if close else f"one of: {', '.join(_KINDS)}"
-        return f"{place}: {field}.kind: {given!r} is no kind of feature; {remedy}"
-    if kind == "literal_error":
-        expected = re.findall(r"'([^']+)'", str(error.get("ctx", {}).get("expected", "")))
-        close = difflib.get_close_matches(str(value), expected, n=1)
-        remedy = f"did you mean {close[0]}?" if close else f"one of: {', '.join(expected)}"
-        return f"{place}: {field}: {value!r} is not allowed; {remedy}"
-    if kind == "string_pattern_mismatch":
-        return f"{place}: {field}: {value!r} is no name; use small letters, digits and _, a letter first"
-    return f"{place}: {field}: {_short(value)}: {error['msg'][0].lower()}{error['msg'][1:]}"
-
-
-_KINDS = ("id", "ids", "cross", "number", "count", "rate", "recency", "sequence")
-_FEATURES: dict[str, type[Feature]] = dict(
-    zip(
-        _KINDS,
-        (
-            IdFeature,
-            IdsFeature,
-            CrossFeature,
-            NumberFeature,
-            CountFeature,
-            RateFeature,
-            RecencyFeature,
-            SequenceFeature,
-        ),
-        strict=True,
-    )
-)
-
-
-def _fields_at(document: Any, location: list[Any]) -> list[str]:
-    """The field names that the schema knows at a place of the document."""
-    section: Any = Scenario
-    keyed = False  # inside a mapping of names to sections, such as `features`
-    node = document
-    for part in location:
-        node = node.get(part) if isinstance(node, dict) else None
-        if keyed:
-            keyed = False
-        else:
-            field = next((f for n, f in section.model_fields.items() if part in (n, f.alias)), None)
-            section = _element(field.annotation) if field else None
-            keyed = field is not None and getattr(field.annotation, "__origin__", None) is dict
-        if section is None:
-            return []
-        if section is Feature and not keyed:
-            section = _FEATURES.get(node.get("kind", "") if isinstance(node, dict) else "", Feature)
-    return [] if keyed else [field.alias or name for name, field in section.model_fields.items()]
-
-
-def _element(annotation: Any) -> Any:
-    """The section class inside an annotation such as `dict[Name, Entity]` or `Time | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return Feature if issubclass(annotation, Feature) else annotation
-    for inner in getattr(annotation, "__args__", ()):
-        found = _element(inner)
-        if found is not None:
-            return found
-    return None
-
-
-def _line_of(document: Any, location: list[Any]) -> int | None:
+def line_of(document: Any, location: list[Any]) -> int | None:
     """The line of the deepest part of `location` that the document holds, counted from 1."""
     node, line = document, None
     for part in location:
@@ -525,8 +443,3 @@ def _line_of(document: Any, location: list[Any]) -> int | None:
         line = int(marks.key(part)[0]) + 1 if marks.data and part in marks.data else line
         node = node[part]
     return line
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
