@@ -167,13 +167,13 @@ def _head(store: ScenarioStore) -> dict[str, Any] | None:
 
 
 def _advice(scenario: Scenario, old: Entry, new: Entry) -> str:
-    from feature_jobs.days import ONE_DAY, parse_ds
+    from feature_jobs.days import day_range
 
     head = (new.chain_head or {}).get("ds", new.ds)
     text = f"version {new.version} (learned up to {new.ds}) serves instead of version {old.version} ({old.ds})"
     if head <= new.ds:
         return text
-    after = parse_ds(new.ds) + ONE_DAY
+    after = day_range(scenario, new.ds, head)[1]
     return (
         f"{text}; training goes on from {head}. To learn anew from version {new.version} on:"
         f" recloop chain replay --scenario {scenario.file.name} --from {after}"

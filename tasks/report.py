@@ -24,6 +24,7 @@ KEY = (
     f' <span class="key" style="color:{CHAMPION}">champion</span>'
 )
 LINES = ("#c2410c", "#1d4ed8", "#047857", "#7c3aed", "#a16207", "#be185d")
+HEAD = ("rows", "positive", "AUC", "champion's", "difference", "interval", "entropy", "calibration", "GAUC")
 STYLE = {
     "svg.hashsalt": "recloop",
     "svg.fonttype": "none",
@@ -47,7 +48,7 @@ STYLE = {
 }
 CSS = """
 :root { color: #0f172a; background: #f1f5f9; font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif }
-body { max-width: 980px; margin: 0 auto; padding: 32px 20px 64px }
+body { max-width: 1020px; margin: 0 auto; padding: 32px 20px 64px }
 h1 { font-size: 26px; margin: 0 } h2 { font-size: 18px; margin: 36px 0 8px }
 .sub { color: #475569; margin: 2px 0 20px } .note { color: #475569; margin: 4px 0 12px; max-width: 74ch }
 .verdict { border-left: 6px solid; border-radius: 6px; padding: 14px 18px; background: #fff; margin: 12px 0 }
@@ -58,7 +59,7 @@ h1 { font-size: 26px; margin: 0 } h2 { font-size: 18px; margin: 36px 0 8px }
 figcaption { color: #475569; font-size: 13.5px; margin-top: 6px; max-width: 90ch }
 .key { font-weight: 600; margin-right: 6px } .key::before { content: "\\25CF\\00A0" }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-th, td { text-align: right; padding: 5px 10px; border-bottom: 1px solid #e2e8f0; white-space: nowrap }
+th, td { text-align: right; padding: 5px 8px; border-bottom: 1px solid #e2e8f0; white-space: nowrap }
 th { color: #475569; font-weight: 600; font-size: 13px } th:first-child, td:first-child { text-align: left }
 tr:last-child td { border-bottom: 0 } .bad { color: #b91c1c; font-weight: 600 } .good { color: #15803d }
 code { background: #e2e8f0; border-radius: 4px; padding: 1px 5px; font-size: 13px }
@@ -144,19 +145,9 @@ def _holdout_note(result: Mapping[str, Any]) -> str:
 
 
 def _overall_table(result: Mapping[str, Any]) -> str:
-    head = (
-        "task",
-        "rows",
-        "positive",
-        "AUC challenger",
-        "AUC champion",
-        "difference",
-        "interval",
-        "entropy",
-        "calibration",
-        "GAUC",
+    return _table(
+        ("task", *HEAD), [[_text(task), *_comparison_cells(facts)] for task, facts in result["overall"].items()]
     )
-    return _table(head, [[_text(task), *_comparison_cells(facts)] for task, facts in result["overall"].items()])
 
 
 def _comparison_cells(facts: Mapping[str, Any]) -> list[str]:
@@ -217,8 +208,9 @@ def _histogram(day: Day, champion: Scores | None) -> str:
     for axes, task in zip(panels, day.gate, strict=True):
         sides = list(_sides(day, champion, task))
         top = max([float(scores.max()) for *_, scores in sides if len(scores)], default=1.0)
+        bins = min(40, max(10, max(len(scores) for *_, scores in sides) // 20))
         for name, color, _, scores in sides:
-            counts, edges = np.histogram(scores, bins=40, range=(0.0, top or 1.0))
+            counts, edges = np.histogram(scores, bins=bins, range=(0.0, top or 1.0))
             filled = name == "champion"
             axes.stairs(
                 counts / max(len(scores), 1), edges, color=color, fill=filled, alpha=0.35 if filled else 1, lw=1.4
@@ -238,18 +230,6 @@ def _sides(day: Day, champion: Scores | None, task: str) -> Iterable[tuple[str, 
 def _segments_section(scenario: Scenario, result: Mapping[str, Any]) -> str:
     if not result["segments"]:
         return ""
-    head = (
-        "segment · task",
-        "rows",
-        "positive",
-        "AUC challenger",
-        "AUC champion",
-        "difference",
-        "interval",
-        "entropy",
-        "calibration",
-        "GAUC",
-    )
     rows = [
         [f"{_text(name)} · {_text(task)}{'' if facts['judged'] else ' *'}", *_comparison_cells(facts)]
         for name, tasks in result["segments"].items()
@@ -257,7 +237,7 @@ def _segments_section(scenario: Scenario, result: Mapping[str, Any]) -> str:
     ]
     meaning = "; ".join(f"{name}: <code>{_text(rule)}</code>" for name, rule in scenario.evaluate.segments.items())
     note = f"{meaning}. * fewer than {scenario.deploy.min_segment_rows} rows: shown, not judged."
-    return f'<h2>Segments</h2><p class="note">{note}</p>{_card(_table(head, rows))}'
+    return f'<h2>Segments</h2><p class="note">{note}</p>{_card(_table(("segment · task", *HEAD), rows))}'
 
 
 def _drift_section(checks: Mapping[str, Any]) -> str:

@@ -97,15 +97,17 @@ def _params(scenario: Scenario, sections: tuple[str, ...]) -> dict[str, str]:
     for section in sections:
         value = document.get(section)
         for name, inner in value.items() if isinstance(value, dict) else [("", value)]:
-            text = inner if isinstance(inner, str) else json.dumps(_without_defaults(inner), sort_keys=True)
+            if inner is None:
+                continue
+            text = inner if isinstance(inner, str) else json.dumps(_without_nulls(inner), sort_keys=True)
             params[_key(f"{section}.{name}".rstrip("."))] = text[:MAX_VALUE]
     return params
 
 
-def _without_defaults(value: Any) -> Any:
-    """Nothing that says only that it says nothing, so that a param stays readable."""
+def _without_nulls(value: Any) -> Any:
+    """Only what says something, so that a param stays readable."""
     if isinstance(value, dict):
-        return {name: inner for name, inner in value.items() if inner is not None}
+        return {name: _without_nulls(inner) for name, inner in value.items() if inner is not None}
     return value
 
 
