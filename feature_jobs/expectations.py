@@ -59,9 +59,7 @@ def propose_suite(scenario: Scenario) -> dict[str, Any]:
         column, known = f"label.{task}", 0.9 if _always_known(scenario, task) else 0.01
         expectations += [
             _expect("column_values_to_be_in_set", column=column, value_set=[0, 1]),
-            _expect(
-                "column_values_to_not_be_null", column=column, mostly=0.9 if _always_known(scenario, task) else 0.01
-            ),
+            _expect("column_values_to_not_be_null", column=column, mostly=known),
             _expect(
                 "column_mean_to_be_between",
                 "warning",
