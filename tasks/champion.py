@@ -92,7 +92,7 @@ class ChampionLog:
         return entry
 
     def rollback_targets(self, keep_versions: int) -> list[Entry]:
-        """What a rollback may go to: the last distinct versions before the current one, the default first."""
+        """What a rollback may go to: the last distinct versions that served, those before the current one first."""
         served = served_in_turn(self.history())
         if not served:
             return []
@@ -145,17 +145,21 @@ def rollback(scenario: Scenario, store: ScenarioStore, to_version: str | None = 
 
 def _target(scenario: Scenario, log: ChampionLog, to_version: str | None) -> Entry:
     targets = log.rollback_targets(scenario.deploy.keep_versions)
-    if not targets:
-        raise BadInputError(f"{scenario.name}: only one version was ever promoted, so there is nothing to go back to")
+    before = [e for e in served_in_turn(log.history())[:-1] if e in targets]
+    if to_version is None and before:
+        return before[-1]
     if to_version is None:
-        return targets[0]
+        hint = f"; with --to it can go to {', '.join(e.version for e in targets)}" if targets else ""
+        raise BadInputError(
+            f"{scenario.name}: no version served before this one, so there is nothing to go back to{hint}"
+        )
     for entry in targets:
         if entry.version == to_version:
             return entry
     known = ", ".join(e.version for e in targets)
     raise BadInputError(
         f"{scenario.name}: version {to_version} is none of the last deploy.keep_versions ="
-        f" {scenario.deploy.keep_versions} champions; one of: {known}"
+        f" {scenario.deploy.keep_versions} champions; one of: {known or 'none'}"
     )
 
 

@@ -135,6 +135,8 @@ def test_rollback_goes_one_back_moves_the_alias_and_keeps_the_chain(scenario, st
     assert entry.chain_head["ds"] == DAYS[2]  # the next day still learns from here
     assert f"chain replay --scenario little.yaml --from {DAYS[2]}" in facts["message"]
     assert rollback(scenario, store)["to"] == "1"
+    with pytest.raises(BadInputError, match="nothing to go back to; with --to it can go to 2, 3"):
+        rollback(scenario, store)
     # MLflow itself agrees
     assert tracking.connection.client().get_model_version_by_alias("little", "champion").version == 1
 
