@@ -33,29 +33,29 @@ def read_scenarios(folder: Path = SCENARIOS) -> tuple[list[Scenario], dict[Path,
 def scenario_dag(scenario: Scenario, suffix: str, cron: str, doc: str) -> DAG:
     """A DAG of the scenario, without tasks yet.
 
-    `schedule.catch_up_from` schedules all days from there on; without it only the newest is. A backfill may take any
-    day. Airflow leaves tasks out of a run that a person triggers outside of a DAG's dates, and calls such a run of
-    nothing a success. So: a day before the start is refused, by the default argument; there is no end where that can
-    be (the steps refuse days that are not there, scheduled ones skip); where catching up needs one, nobody triggers.
+    `schedule.catch_up_from` schedules all days from there to the data's last; without it only the newest is scheduled,
+    and skips where the data has ended. A backfill may take any day. Airflow leaves tasks out of a run that a person
+    triggers outside of a DAG's dates, and calls such a run of nothing a success: so a DAG has no dates (a step refuses
+    days that are not there), or, to catch up, it has dates and can't be triggered, only backfilled.
     """
     zone, schedule, days = ZoneInfo(scenario.schedule.zone), scenario.schedule, scenario.data.days
-    end = days.last if schedule.catch_up_from else None
-    start = datetime.datetime.combine(schedule.catch_up_from or days.first, datetime.time(), zone)
+    dates: dict[str, Any] = {}
+    if schedule.catch_up_from:
+        dates["start_date"] = datetime.datetime.combine(schedule.catch_up_from, datetime.time(), zone)
+        dates["end_date"] = days.last and datetime.datetime.combine(days.last, datetime.time.max, zone)
+        dates["allowed_run_types"] = ["scheduled", "backfill"]
     return DAG(
         dag_id=f"{scenario.name}_{suffix}",
         description=scenario.description,
         doc_md=doc,
         schedule=CronDataIntervalTimetable(cron, timezone=schedule.zone),
-        start_date=start,
-        end_date=end and datetime.datetime.combine(end, datetime.time.max, zone),
+        **dates,
         catchup=schedule.catch_up_from is not None,
-        allowed_run_types=["scheduled", "backfill"] if end else None,
         max_active_runs=1,
         params={"data": Param(None, type=["null", "string"], description="Folder of the source, for data.path.")},
         tags=["recloop", scenario.name],
         default_args={
             "owner": "recloop",
-            "start_date": start,
             # Only exit code 6 and lost workers come to a retry; see StepOperator.
             "retries": 3,
             "retry_delay": datetime.timedelta(seconds=30),

@@ -11,7 +11,7 @@ from typing import Any
 from feature_jobs.errors import BadInputError, RetryLaterError
 
 TIMEOUT_S = 30.0
-UNAUTHORIZED = 401
+UNAUTHORIZED, UNAVAILABLE = 401, 503
 
 
 class AirflowApi:
@@ -31,6 +31,8 @@ class AirflowApi:
                 if error.code == UNAUTHORIZED and attempt == 0:
                     self._token = ""
                     continue
+                if error.code == UNAVAILABLE:  # Airflow's SQLite was locked, for a moment
+                    raise RetryLaterError(f"Airflow can't do {method} {path} now") from None
                 detail = error.read().decode(errors="replace")[:500]
                 raise BadInputError(f"Airflow refused {method} {path}: {error.code} {detail}") from None
         raise AssertionError("unreachable")
@@ -62,8 +64,8 @@ class AirflowApi:
             self.call("POST", "/pools", {"name": name, "slots": slots, "description": description})
 
     def backfill(self, dag_id: str, first: str, last: str, conf: dict[str, Any], *, reprocess: str) -> None:
-        """Runs days oldest first, one at a time. `first`, `last`: moments in ISO 8601. `reprocess`: none, failed or
-        completed runs again."""
+        """Runs days oldest first, one at a time. `first`, `last`: moments in ISO 8601. `reprocess`: which runs to do
+        again: none, failed or completed ones."""
         body = {
             "dag_id": dag_id,
             "from_date": first,

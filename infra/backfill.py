@@ -24,6 +24,7 @@ from tasks.steps import DAILY
 
 POLL_S = 1.5
 PARSE_TIMEOUT_S = 120.0
+CREATE_TIMEOUT_S = 120.0
 ENDED = ("success", "failed", "skipped", "upstream_failed", "removed")
 SHOWN = {
     "success": ("green", "done"),
@@ -93,14 +94,24 @@ class Backfill:
         missing = [ds for ds in self.days if runs.get(ds) != "success"]
         if not (lost or missing):
             return False
-        deadline = time.monotonic() + PARSE_TIMEOUT_S
-        while self.api.active_backfills(self.dag_id):  # ended, but Airflow looks only every half minute
-            if time.monotonic() > deadline:
-                where = f"{self.api.url}/dags/{self.dag_id}"
-                raise RetryLaterError(f"another backfill of {self.dag_id} is active; see {where}")
-            time.sleep(2)
-        self.api.backfill(self.dag_id, self._first, self._last, self._conf, reprocess="completed" if lost else "failed")
+        self._ask("completed" if lost else "failed")
         return True
+
+    def _ask(self, reprocess: str) -> None:
+        """Creates Airflow's backfill, as soon as it can take one."""
+        deadline = time.monotonic() + CREATE_TIMEOUT_S
+        while True:
+            try:
+                # An ended one stays active for a while: Airflow looks only every half minute.
+                if not self.api.active_backfills(self.dag_id):
+                    self.api.backfill(self.dag_id, self._first, self._last, self._conf, reprocess=reprocess)
+                    return
+                problem = f"another backfill of {self.dag_id} is active; see {self.api.url}/dags/{self.dag_id}"
+            except RetryLaterError as error:
+                problem = str(error)
+            if time.monotonic() > deadline:
+                raise RetryLaterError(problem)
+            time.sleep(1)
 
     def watch(self, console: Console) -> list[Task]:
         """Shows the days until all have ended: a live table on a terminal, else lines. Returns the tasks."""

@@ -63,9 +63,9 @@ def run(name: str, num_days: int, data: str | None, home: Path, console: Console
     backfill = Backfill(api, scenario, days, Path(data).resolve() if data else None)
     backfill.await_dag()
     api.ensure_pool("gpu", 1, "one training at a time")
-    api.unpause(backfill.dag_id)
     started = time.time()
     backfill.create(lambda ds: store.find("train", ds) is not None)
+    api.unpause(backfill.dag_id)
     tasks = backfill.watch(console)
     fresh = [task for task in tasks if (task.start or 0.0) >= started]
     times = Times.of(store, already, fresh, startup_s=started - begun, wall_s=time.time() - begun)

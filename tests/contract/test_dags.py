@@ -158,8 +158,13 @@ def test_every_day_of_the_data_can_be_backfilled(dags: dict[str, Any]) -> None:
 def test_a_run_outside_of_the_dates_can_not_be_an_empty_success(dags: dict[str, Any]) -> None:
     for dag in [*dags.values(), _catching_up()]:
         manual = dag.allowed_run_types is None or "manual" in {kind.value for kind in dag.allowed_run_types}
-        assert dag.end_date is None or not manual
-        assert dag.default_args["start_date"] == dag.start_date  # Airflow refuses to trigger a run before it
+        assert not manual or {(task.start_date, task.end_date) for task in dag.tasks} == {(None, None)}
+
+
+def test_without_catching_up_only_the_newest_day_is_scheduled(dags: dict[str, Any]) -> None:
+    info = _serialized(dags["movielens_daily"]).next_dagrun_info(last_automated_run_info=None)
+    assert info is not None
+    assert abs(info.run_after - datetime.datetime.now(datetime.UTC)) <= datetime.timedelta(days=1)
 
 
 def test_catching_up_begins_where_the_scenario_says_and_ends_with_the_data() -> None:
