@@ -356,3 +356,13 @@ def test_deploy_without_a_store_says_what_is_missing(loop, tmp_path):
     folder = tmp_path / "x"
     with pytest.raises(BadInputError, match="--store"):
         deploy(config, registration=folder, evaluation=folder, export=folder, validation=folder, deployment=folder)
+
+
+def test_of_two_that_register_the_same_export_at_once_the_first_version_stands(loop):
+    loop.register(1)
+    client = tracking.connection.client()
+    first = tracking.versions("little")[0]
+    client.delete_registered_model_alias("little", "challenger")
+    twin = client.create_model_version("little", str(artifacts("2")), tags=first["tags"])
+    assert tracking.logged_models._settled("little", first["tags"])["version"] == "2"
+    assert str(twin.version) not in {version["version"] for version in tracking.versions("little")}
