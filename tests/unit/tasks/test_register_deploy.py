@@ -217,6 +217,7 @@ def test_the_champion_loads_in_a_clean_process_and_scores_raw_rows(loop, tmp_pat
         assert [row[position] for row in scores] == pytest.approx(stored[f"int8.{task}"].tolist(), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_rows_written_by_hand_with_gaps_are_scored(loop, tmp_path, mlflow_uri):
     tracking.set_alias("little", "champion", "1")
     rows = (
@@ -231,6 +232,7 @@ def test_rows_written_by_hand_with_gaps_are_scored(loop, tmp_path, mlflow_uri):
     assert without.returncode == 0, without.stderr
 
 
+@pytest.mark.slow
 def test_a_damaged_artifact_is_not_loaded(loop, tmp_path, mlflow_uri):
     tracking.set_alias("little", "champion", "1")
     for name in ("model.onnx", "serving.json"):
@@ -280,6 +282,7 @@ def test_a_rollback_is_not_undone_by_the_same_days_deploy(loop, load_once):
     assert ChampionLog(loop.store).current().version == "1"
 
 
+@pytest.mark.slow
 def test_each_gate_says_no_with_a_reason(loop, tmp_path):
     loop.register(1)
     reads = loop.folders(1, "evaluation", "validation", "export")
@@ -339,6 +342,7 @@ def test_a_comparison_with_another_champion_does_not_count(loop, load_once):
     assert other.sequence == 0
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_load_is_a_no_and_mlflow_away_is_not(loop, monkeypatch):
     loop.register(1)
     shutil.rmtree(artifacts("2") / "code")

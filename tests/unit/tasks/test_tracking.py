@@ -187,6 +187,7 @@ def test_trials_are_nested_runs(mlflow_uri, tmp_path):
     assert best.data.params["train.learning_rate"] == "0.001"
 
 
+@pytest.mark.slow
 def test_several_processes_write_one_new_database_at_once(tmp_path):
     scenario, (store, made) = little_scenario(tmp_path / "s"), trained(tmp_path)
     code = (
