@@ -88,13 +88,12 @@ def demo_facts(scenario: Scenario, store: ScenarioStore, days: Sequence[str]) ->
 
 def print_days(facts: dict[str, Any], console: Console) -> None:
     """Two tables: what the days gave, and what their steps took."""
-    quality = table("day", "rows", "parent's AUC", "champion → challenger", "verdict", "version")
+    quality = table("day", "rows", "AUC of", "parent", "champion", "challenger", "verdict", "version")
     for day in facts["days"]:
-        gate = day["gate_auc"]
-        sides = {t: f"{auc(gate['champion'].get(t))} → {auc(new)}" for t, new in gate["challenger"].items()}
-        progressive = {task: auc(value) for task, value in day["auc_progressive"].items()}
-        verdict = str(day["gate"] or "-")
-        quality.add_row(day["ds"], str(day["rows"]), by_task(progressive), by_task(sides), verdict, str(day["version"]))
+        parent, gate = day["auc_progressive"], day["gate_auc"]
+        aucs = [lines(side.values()) for side in (parent, gate["champion"], gate["challenger"])]
+        version = str(day["version"] or "-")
+        quality.add_row(day["ds"], str(day["rows"]), "\n".join(parent), *aucs, str(day["gate"] or "-"), version)
     console.print(quality)
     times = table("seconds", *DAILY)
     for day in facts["days"]:
@@ -113,11 +112,6 @@ def table(*columns: str) -> Table:
     return plain
 
 
-def by_task(values: dict[str, str]) -> str:
-    """`like .712` per line."""
-    return "\n".join(f"{task} {value}" for task, value in values.items())
-
-
-def auc(value: float | None) -> str:
-    """Three digits, or a dash."""
-    return "-" if value is None else f"{value:.3f}"
+def lines(values: Iterable[float | None]) -> str:
+    """Each value on a line of its own: three digits, or a dash."""
+    return "\n".join("-" if value is None else f"{value:.3f}" for value in values)
