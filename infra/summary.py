@@ -19,6 +19,7 @@ from tasks.store import ScenarioStore
 from tasks.summary import day_facts
 
 JOURNAL = "journal.jsonl"
+PROMOTED = "promoted"
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,13 @@ def print_days(facts: dict[str, Any], console: Console) -> None:
     for day in facts["days"]:
         parent, gate = day["auc_progressive"], day["gate_auc"]
         aucs = [lines(side.values()) for side in (parent, gate["champion"], gate["challenger"])]
-        version = str(day["version"] or "-")
-        quality.add_row(day["ds"], str(day["rows"]), "\n".join(parent), *aucs, str(day["gate"] or "-"), version)
+        verdict = day["gate"] if day["gate"] in (None, PROMOTED) else "refused"
+        last = [str(value or "-") for value in (verdict, day["version"])]
+        quality.add_row(day["ds"], str(day["rows"]), "\n".join(parent), *aucs, *last)
     console.print(quality)
+    for day in facts["days"]:
+        if day["gate"] not in (None, PROMOTED):
+            console.print(f"{day['ds']} refused: {day['gate']}", markup=False)
     times = table("seconds", *DAILY)
     for day in facts["days"]:
         times.add_row(day["ds"], *(f"{day['seconds'][s]:.1f}" if s in day["seconds"] else "-" for s in DAILY))
@@ -105,10 +110,10 @@ def print_days(facts: dict[str, Any], console: Console) -> None:
 
 
 def table(*columns: str) -> Table:
-    """A plain table that fits into 80 columns; only a long verdict is broken."""
+    """A plain table that fits into 80 columns."""
     plain = Table(box=box.SIMPLE_HEAD, padding=0)
     for column in columns:
-        plain.add_column(column, no_wrap=column != "verdict", overflow="fold")
+        plain.add_column(column, no_wrap=True)
     return plain
 
 
