@@ -128,16 +128,17 @@ class _Day:
 @contextlib.contextmanager
 def reproducible(seed: int, threads: int) -> Iterator[None]:
     """Seeds torch, asks it for deterministic kernels and a fixed number of threads, and puts all back afterwards."""
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(True)
+        # As use_deterministic_algorithms(True), which imports the whole compiler (2 s) to tell it too.
+        torch.set_deterministic_debug_mode("error")
         try:
             yield
         finally:
             torch.set_num_threads(before[0])
-            torch.use_deterministic_algorithms(before[1])
+            torch.set_deterministic_debug_mode(before[1])
 
 
 def _seed(scenario: Scenario, ds: str, *part: int) -> int:

@@ -19,7 +19,7 @@ from feature_jobs.errors import BadInputError, GateError, ParentMissingError, Re
 from feature_jobs.schema import Scenario
 from tasks.code import code_digest
 from tasks.contract import DayConfig, Input, Metrics, Step
-from tasks.resources import sampled_resources
+from tasks.resources import ImportClock, sampled_resources
 from tasks.steps import STEPS, writer_of
 from tasks.store import Commit, ScenarioStore, canonical_json, files_of, sha256_of
 
@@ -78,7 +78,8 @@ def run_step(
         raise
     if track and declared.tracked and commit is not None:
         _show_in_mlflow(declared, scenario, commit, store)
-    seconds = {**outcome.seconds, "imports": round(begun - (started or begun), 3)}
+    starting_s = begun - (started or begun)
+    seconds = {**outcome.seconds, "imports": round(starting_s + outcome.seconds.get("imports", 0.0), 3)}
     seconds["total"] = round(time.time() - (started or begun), 3)
     outcome = Outcome(**{**vars(outcome), "seconds": seconds})
     store.note({**outcome.as_json(), "generation": store.generation_of(ds), "exit_code": outcome.exit_code})
@@ -97,25 +98,25 @@ def _run(declared: Step, config: DayConfig, store: ScenarioStore) -> tuple[Outco
         output = scratch / declared.writes
         output.mkdir()
         folders = {argument: _folder(found) for argument, found in inputs.items()}
-        begun = time.perf_counter()
+        begun, imports = time.perf_counter(), ImportClock()
         try:
-            with sampled_resources() as system:
+            with sampled_resources() as system, imports.running():
                 metrics = declared.function(config, **folders, **{declared.writes: output})
         except GateError as error:
             kept = store.keep_rejected(declared.name, ds, output) if any(output.iterdir()) else None
             raise GateError(f"{error}\nkept for a look: {kept}" if kept else str(error)) from None
-        compute_s = round(time.perf_counter() - begun, 3)
+        compute_s = time.perf_counter() - begun - imports.seconds
+        seconds = {"compute": round(compute_s, 3), "imports": round(imports.seconds, 3)}
         if "worker" in options:
-            return Outcome(declared.name, ds, "done", None, None, metrics, {"compute": compute_s}), None
+            return Outcome(declared.name, ds, "done", None, None, metrics, seconds), None
         gate = metrics.pop("gate", None)
         facts = _facts(declared, scenario, inputs, gate)
         if standing is not None:
             return _compare(declared, scenario, standing, output), standing
         key = f"runs/g{store.generation_of(ds):04}/{ds}/{declared.name}.json"
-        store.write_record(key, {"metrics": metrics, "system": system, "seconds": {"compute": compute_s}})
+        store.write_record(key, {"metrics": metrics, "system": system, "seconds": seconds})
         commit, ours = store.commit(declared.name, ds, output, facts)
     outcome = ("gate_no" if gate else "done") if ours else "already_done"
-    seconds = {"compute": compute_s}
     return Outcome(declared.name, ds, outcome, commit.digest, str(commit.folder), metrics, seconds, gate), commit
 
 
