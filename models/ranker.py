@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,11 +25,15 @@ class Ranker:
         self.layout, self.tasks, self.model, self.train = layout, tasks, model, train or Train()
         self.arena = Arena(model.embedding_dim)
         self.network = Network(layout, tasks, model)
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=self.train.learning_rate, weight_decay=self.train.weight_decay, fused=True
-        )
         self.steps = 0
         self._weight_T = torch.tensor([self.train.task_weights.get(task, 1.0) for task in tasks])
+
+    @functools.cached_property
+    def optimizer(self) -> torch.optim.AdamW:
+        """Made when first asked for: torch imports its compiler (2 s) along, which scoring can do without."""
+        return torch.optim.AdamW(
+            self.network.parameters(), lr=self.train.learning_rate, weight_decay=self.train.weight_decay, fused=True
+        )
 
     def learn(self, batch: Batch) -> float:
         """One step on a batch; returns its loss."""
