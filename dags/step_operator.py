@@ -80,7 +80,7 @@ class StepOperator(BaseOperator):  # type: ignore[misc]
 
         def on_stderr(line: str) -> None:
             errors.append(line)
-            self.log.warning(line)
+            self.log.info(line)  # progress too comes on stderr; the error itself is in what `_judge` raises
 
         self.log.info("running: recloop %s", shlex.join(arguments))
         try:
