@@ -21,10 +21,10 @@ down: ## end the servers that `make demo` started
 	@if [ -x $(PYTHON_IN) ]; then $(PYTHON_IN) -m infra.down; else echo "nothing was running"; fi
 
 test: environment lint ## lint, then all tests
-	@$(PYTHON_IN) -m pytest -n $(JOBS) --dist loadgroup
+	@$(PYTHON_IN) -m pytest -n $(JOBS) --dist loadfile
 
 test-fast: environment ## tests under ten seconds each
-	@$(PYTHON_IN) -m pytest -n $(JOBS) --dist loadgroup -m "not slow and not airflow and not gpu and not container"
+	@$(PYTHON_IN) -m pytest -n $(JOBS) --dist loadfile -m "not slow and not airflow and not gpu and not container"
 
 dvc: environment ## run the scenario's days as `dvc repro` does, with the same steps
 	@.venv/bin/dvc repro

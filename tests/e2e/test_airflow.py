@@ -20,7 +20,7 @@ from infra.servers import USER, Local
 from tests.paths import ROOT
 from tests.small import days, write_small
 
-pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.xdist_group("airflow"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(900)]
 DAG = "shop_daily"
 
 
