@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # Bytes; blake2b hex of a longer one fits.
 LONG_TEXT = 128
+LARGEST_NUMBER = float(np.finfo(np.float32).max)
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -124,6 +125,8 @@ class Encoded:
 def encode(samples: pa.Table, layout: Layout) -> Encoded:
     """Keys and scaled numbers of a table that has a column per feature; other columns are ignored.
 
+    An infinite number counts as null.
+
     Raises BadInputError for a column that is missing or of the wrong type.
     """
     num_rows = samples.num_rows
@@ -215,7 +218,9 @@ def _scaled(values: pa.Array, name: str, scale: str) -> npt.NDArray[np.float64]:
         floats = pc.fill_null(values.cast(pa.float64()), float("nan")).to_numpy(zero_copy_only=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise BadInputError(f"feature column {name!r}: {values.type} values are no numbers ({error})") from None
-    return np.asarray(_SCALES[scale](floats), np.float64)
+    # One infinite value would stay in the running moments of its number for good.
+    scaled = np.asarray(_SCALES[scale](floats), np.float64)
+    return np.where(np.abs(scaled) < LARGEST_NUMBER, scaled, np.nan)
 
 
 def _signed_log(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

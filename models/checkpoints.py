@@ -40,16 +40,20 @@ def write_json(file: Path, document: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
 
 
+def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Equal tensors give equal bytes: safetensors orders them by type and name."""
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+    file.chmod(0o644)  # it makes them readable by their owner alone
+
+
 def save(ranker: Ranker, folder: Path, facts: Mapping[str, Any]) -> None:
     """Writes the ranker; `facts` go into checkpoint.json."""
     keys_R, weight_RD, state_R, table_R = ranker.arena.sorted()
-    save_file(
-        {"keys": torch.from_numpy(keys_R), "tables": torch.from_numpy(table_R), "weights": weight_RD},
-        folder / EMBEDDINGS,
-    )
-    save_file(_contiguous(_pieces(ranker.network, ranker.network.state_dict())), folder / DENSE)
+    rows = {"keys": torch.from_numpy(keys_R), "tables": torch.from_numpy(table_R), "weights": weight_RD}
+    write_tensors(folder / EMBEDDINGS, rows)
+    write_tensors(folder / DENSE, _pieces(ranker.network, ranker.network.state_dict()))
     optimizer = {f"{name}/{moment}": tensor for moment in MOMENTS for name, tensor in _moment(ranker, moment).items()}
-    save_file({**_contiguous(optimizer), "embeddings": state_R}, folder / OPTIMIZER)
+    write_tensors(folder / OPTIMIZER, {**optimizer, "embeddings": state_R})
     document = {
         "tasks": list(ranker.tasks),
         "architecture": ranker.model.model_dump(mode="json"),
@@ -154,10 +158,6 @@ def _fill(pieces: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> dict[str
         "resized": sorted(pieces.keys() & saved.keys() - set(fits)),
         "dropped": sorted(saved.keys() - pieces.keys()),
     }
-
-
-def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
 def _restore_tables(ranker: Ranker, folder: Path, parent: Layout) -> dict[str, Any]:

@@ -24,9 +24,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors.torch import save_file
 
-from feature_jobs.errors import GateError
+from feature_jobs.errors import BadInputError, GateError
 from feature_jobs.schema import Quantize
 from models import checkpoints, metrics
 from models.batches import open_samples, read_blocks
@@ -37,6 +36,7 @@ from models.ranker import Ranker
 
 JUDGED_ROWS = 200_000
 REFERENCE_ROWS = 256
+LARGEST_BYTES = 2_000_000_000  # protobuf ends at 2 GiB
 LATENCY_ROWS, LATENCY_RUNS = 500, 20
 
 Facts = dict[str, Any]
@@ -45,7 +45,8 @@ Facts = dict[str, Any]
 def export(checkpoint: Path, samples: Path, output: Path, quantize: Quantize) -> Facts:
     """Exports a checkpoint (folders), judges int8 against fp32 on the day's samples, and returns the comparison.
 
-    Raises GateError where int8 loses more than `quantize` allows, CorruptError for unreadable input.
+    Raises GateError where int8 loses more than `quantize` allows, CorruptError for unreadable input,
+    BadInputError where the embeddings are too large for an ONNX file.
     """
     ranker = checkpoints.load(checkpoint)
     table = _spread(samples / "samples.parquet", ranker)
@@ -69,8 +70,13 @@ def export(checkpoint: Path, samples: Path, output: Path, quantize: Quantize) ->
 def _write_graphs(ranker: Ranker, calibration: pa.Table, twin: Path, output: Path) -> dict[str, Graph]:
     """Writes ids and graph into `output`, the fp32 twin beside; returns both graphs, loaded."""
     keys_R, weight_RD, _, _ = ranker.arena.sorted()
+    if weight_RD.nbytes > LARGEST_BYTES:
+        raise BadInputError(
+            f"{len(keys_R)} ids of model.embedding_dim {ranker.arena.dim} are {weight_RD.nbytes} bytes in fp32; an ONNX"
+            f" file holds {LARGEST_BYTES}: choose a smaller dimension or fewer id features"
+        )
     weight_RD = torch.cat([torch.zeros(1, ranker.arena.dim), weight_RD])  # row 0: ids never seen
-    save_file({"keys": torch.from_numpy(keys_R)}, output / IDS_FILE)
+    checkpoints.write_tensors(output / IDS_FILE, {"keys": torch.from_numpy(keys_R)})
     ids = IdMap()
     ids.add(keys_R)
 

@@ -1,6 +1,7 @@
 """A day of training: predict, then learn, in one pass.
 
-1. The parent scores the whole day, of which it has learned nothing: the progressive scores.
+1. The parent, carried over to the features of today, scores the whole day, of which it has learned nothing: the
+   progressive scores.
 2. It learns the day's first rows, shuffled; `train.holdout_share` of the rows, the last by event time, wait.
 3. It scores those: the gate's scores, of the challenger that the day may promote.
 4. It learns them too, and 5. is written, with the scores.

@@ -95,7 +95,7 @@ def test_layout_of_a_scenario(tmp_path):
 @pytest.mark.parametrize(
     ("scale", "given_", "wanted"),
     [
-        ("none", [1.5, None], [1.5, np.nan]),
+        ("none", [1.5, None, np.inf, -np.inf, 1e300], [1.5, *[np.nan] * 4]),
         ("log", [-(np.e - 1), 0, np.e - 1], [-1, 0, 1]),
         ("log1p", [0, np.e - 1, -5], [0, 1, 0]),
         ("logit", [0.5, 1 / (1 + np.e), 0, 1], [0, -1, -13.815510, 13.815510]),
