@@ -115,12 +115,6 @@ def _restore_dense(ranker: Ranker, saved: dict[str, Tensor], moments: dict[str, 
     for name in report["new"]:
         if ":" in name.rpartition(".")[2]:  # the weights of a new feature
             pieces[name].detach().zero_()
-    for parameter in ranker.network.parameters():
-        ranker.optimizer.state[parameter] = {
-            "step": torch.zeros(()),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
     for moment in MOMENTS:
         fit = {f"{name}/{moment}": piece for name, piece in _moment(ranker, moment).items()}
         _fill(fit, {name: tensor for name, tensor in moments.items() if name in fit})
@@ -142,7 +136,7 @@ def _pieces(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tens
 def _moment(ranker: Ranker, moment: str) -> dict[str, Tensor]:
     """One of the optimizer's moments for each piece of the network; the step count is one for a whole parameter."""
     state = ranker.optimizer.state
-    found = {name: state[p][moment] for name, p in ranker.network.named_parameters() if p in state}
+    found = {name: state[p][moment] for name, p in ranker.network.named_parameters()}
     return found if moment == "step" else _pieces(ranker.network, found)
 
 

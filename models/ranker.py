@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,6 +9,7 @@ from torch.nn import functional
 
 from feature_jobs.schema import Model, Train
 from feature_jobs.transforms import Layout
+from models.adam import AdamW
 from models.batches import Batch, Block, Floats
 from models.embeddings import Arena, unique_rows
 from models.networks import Network
@@ -25,15 +24,9 @@ class Ranker:
         self.layout, self.tasks, self.model, self.train = layout, tasks, model, train or Train()
         self.arena = Arena(model.embedding_dim)
         self.network = Network(layout, tasks, model)
+        self.optimizer = AdamW(self.network.parameters(), self.train.learning_rate, self.train.weight_decay)
         self.steps = 0
         self._weight_T = torch.tensor([self.train.task_weights.get(task, 1.0) for task in tasks])
-
-    @functools.cached_property
-    def optimizer(self) -> torch.optim.AdamW:
-        """Made when first asked for: torch imports its compiler (2 s) along, which scoring can do without."""
-        return torch.optim.AdamW(
-            self.network.parameters(), lr=self.train.learning_rate, weight_decay=self.train.weight_decay, fused=True
-        )
 
     def learn(self, batch: Batch) -> float:
         """One step on a batch; returns its loss."""
@@ -45,7 +38,6 @@ class Ranker:
         bags = [(place_V, offsets) for place_V, (_, offsets) in zip(places, batch.bags.values(), strict=True)]
         logits_BT = self.network(embed(leaf_UD, places_BS, bags), batch.numbers_BK)
         loss = masked_loss(logits_BT, batch.labels_BT, self._weight_T)
-        self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         self.optimizer.step()
         assert leaf_UD.grad is not None  # noqa: S101 (backward has just filled it)

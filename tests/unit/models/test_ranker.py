@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from feature_jobs.transforms import Layout
+from models.adam import AdamW
 from models.batches import make_block
 from models.embeddings import ADAGRAD_EPSILON
 from models.ranker import Ranker, embed, masked_loss
@@ -19,6 +20,8 @@ def test_steps_are_those_of_a_dense_model_in_double_precision(tmp_path, architec
     block = make_block(day_table(DAYS[0], 150), ranker.layout, ranker.tasks, ranker.arena, admit=True)
     arena, network = ranker.arena, ranker.network.double()
     arena.weight_RD, arena.state_R = arena.weight_RD.double(), arena.state_R.double()
+
+    ranker.optimizer = AdamW(network.parameters(), scenario.train.learning_rate, scenario.train.weight_decay)
 
     dense, state_R = arena.weight_RD.clone().requires_grad_(), arena.state_R.clone()
     twin = copy.deepcopy(network).train()
