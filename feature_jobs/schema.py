@@ -312,8 +312,8 @@ class Deploy(Section):
 
 
 class Schedule(Section):
-    """When Airflow runs it. `catch_up_from` is the first scheduled day; without it only the newest day is scheduled, and
-    past days are backfilled."""
+    """When Airflow runs it. `catch_up_from` is the first scheduled day; without it only the newest day is scheduled,
+    and past days are backfilled."""
 
     daily: str = "0 3 * * *"
     catch_up_from: Day | None = None

@@ -71,6 +71,12 @@ class Context:
         self.track = not no_track
         os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{self.store.root.parent / 'mlflow.db'}")
 
+    def check(self) -> None:
+        """Refuses a scenario with mistakes that show without data, before any of its steps runs on them."""
+        from feature_jobs.check import check
+
+        check(self.scenario, with_data=False)
+
     def show(self, value: Any, text: str | None = None) -> None:
         """Prints `value` as JSON with --json, else `text`."""
         click.echo(json.dumps(value, sort_keys=True, default=str) if self.as_json else text or "")

@@ -47,6 +47,7 @@ def run(context: Context, ds: str | None, first: str | None, last: str | None) -
 
     What is done already is left as it is. A gate's no to one version ends its day; the chain goes on with the next.
     """
+    context.check()
     outcomes = run_days(context, scenario_days(context.scenario, ds, first, last))
     context.show(outcomes)
     refused = [o for o in outcomes if o["exit_code"] and o["step"] != "deploy"]

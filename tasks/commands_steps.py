@@ -28,6 +28,8 @@ def _add(declared: Step) -> None:
     def command(context: Context, ds: str, no_is_done: bool, **options: Any) -> None:
         from tasks.runner import run_step
 
+        if "data" in declared.config:  # the steps that read the source's columns
+            context.check()
         given = {name: value for name, value in options.items() if value is not None}
         outcome = run_step(
             declared.name,

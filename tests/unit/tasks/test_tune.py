@@ -130,7 +130,7 @@ def test_trial_zero_has_the_scenarios_values_and_the_best_is_proposed(undisturbe
     assert proposal["replayed"] == DAYS[1:] and proposal["from_checkpoint"] == DAYS[0]
     assert proposal["changes"]["train.learning_rate"]["old"] == 0.00001
     evidence = proposal["evidence"]["like"]
-    assert 0 < evidence["difference"] and evidence["low"] < evidence["difference"] < evidence["high"]
+    assert evidence["difference"] > 0 and evidence["low"] < evidence["difference"] < evidence["high"]
     assert proposal["certain"] == (evidence["low"] > 0)
     assert all(set(t["intermediate"]) <= {"1", "2"} for t in trials)
     assert not (undisturbed / "tuning" / DAYS[2] / proposal["study"] / "trial-0").exists()
