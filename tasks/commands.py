@@ -79,7 +79,9 @@ class Context:
 
     def show(self, value: Any, text: str | None = None) -> None:
         """Prints `value` as JSON with --json, else `text`."""
-        click.echo(json.dumps(value, sort_keys=True, default=str) if self.as_json else text or "")
+        shown = json.dumps(value, sort_keys=True, default=str) if self.as_json else text
+        if shown is not None:
+            click.echo(shown)
 
 
 def scenario_file(name: str) -> Path:
