@@ -6,7 +6,7 @@ from typing import Any
 
 from feature_jobs.expressions import EVENT_TIME
 from feature_jobs.mistakes import Mistakes, closest
-from feature_jobs.schema import IdFeature, IdsFeature, SequenceFeature, TrailingFeature
+from feature_jobs.schema import EmbeddedFeature, Embedding, IdFeature, IdsFeature, SequenceFeature, TrailingFeature
 
 ID_TYPES = ("int", "string", "bool")
 
@@ -150,6 +150,9 @@ class _Features:
             if table is None or table == name:
                 continue
             location = ("features", name, "table")
+            if isinstance(feature, EmbeddedFeature) and feature.embedding != Embedding():
+                what = f"has embedding settings of its own, but shares the table of {table}"
+                self.mistakes.say(("features", name, "embedding"), None, what, f"move them to features.{table}")
             if table not in holders:
                 others = closest(table, (n for n in holders if n != name))
                 self.mistakes.say(location, table, "is no id feature with embeddings of its own", others)

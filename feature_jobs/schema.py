@@ -131,7 +131,23 @@ class Feature(Section):
     enabled: bool = True
 
 
-class IdFeature(Feature):
+class Embedding(Section):
+    """Which ids of a table have rows. An id gets one when it has been seen `min_count` times (a count that halves
+    every day); it loses it when unseen for more than `ttl_days` of event time, or while the table holds more than
+    `capacity` rows and it is among the least seen. Ids without a row share the table's default row."""
+
+    min_count: Annotated[int, Field(ge=1, le=255)] = 1
+    ttl_days: Positive | None = None
+    capacity: Positive | None = None
+
+
+class EmbeddedFeature(Feature):
+    """A feature of ids. `embedding` holds the settings of its table; a feature that shares another's has none."""
+
+    embedding: Embedding = Embedding()
+
+
+class IdFeature(EmbeddedFeature):
     """One id (int or text), embedded. `of`: column, `entity.column` or an expression; default: the feature's name.
     `table` shares the embeddings of another id feature."""
 
@@ -140,7 +156,7 @@ class IdFeature(Feature):
     table: str | None = None
 
 
-class IdsFeature(Feature):
+class IdsFeature(EmbeddedFeature):
     """Several ids from a list column, embedded and averaged."""
 
     kind: Literal["ids"]
@@ -148,7 +164,7 @@ class IdsFeature(Feature):
     table: str | None = None
 
 
-class CrossFeature(Feature):
+class CrossFeature(EmbeddedFeature):
     """The combination of columns (or expressions) as one id."""
 
     kind: Literal["cross"]
@@ -195,7 +211,7 @@ class RecencyFeature(TrailingFeature):
     kind: Literal["recency"]
 
 
-class SequenceFeature(Feature):
+class SequenceFeature(EmbeddedFeature):
     """The last `length` values of `of` over earlier events with the same `by` where `where` holds, newest first.
     `history` names an `entity.column` list (oldest first) to go on with where the log is too short."""
 
@@ -234,16 +250,29 @@ class Model(Section):
 
 class Train(Section):
     """One pass over the day, from the parent. `holdout_share`: the day's last rows by event time, scored before they
-    are learned from; they judge the challenger. `task_weights` default to 1. `threads` is part of what decides the
-    digest."""
+    are learned from; they judge the challenger. `task_weights` default to 1.
+
+    Embeddings: `embedding_optimizer` with `embedding_learning_rate` and `embedding_epsilon`; the rest: AdamW. Both
+    rates rise from 0 over the chain's first `warmup_steps`. Each step learns `batch_size` rows, computed in
+    micro-batches of `micro_batch` whose gradients are accumulated; `threads` share them, and change no bit by it.
+    `clip_norm` shortens the dense gradient, and each embedding row's. `precision`: of the dense part's products; weights
+    stay float32, and float16 scales the loss dynamically. Steps whose gradient is not finite are skipped and counted.
+    `snapshot_rows`: how often, in rows, a day's training notes where it is; a killed one goes on from there."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 0.001
+    embedding_optimizer: Literal["rowwise_adagrad", "adagrad", "adam", "sgd"] = "rowwise_adagrad"
     embedding_learning_rate: Annotated[float, Field(gt=0)] = 0.05
+    embedding_epsilon: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_size: Positive = 512
+    micro_batch: Positive = 2048
     holdout_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     task_weights: dict[str, float] = {}
     shuffle_rows: Positive = 1_000_000
+    snapshot_rows: Positive = 10_000_000
     seed: int = 7
     threads: Positive = 2
 
@@ -349,6 +378,12 @@ class Scenario(Section):
     def enabled_features(self) -> dict[str, Any]:
         """Features that the model sees, in the order of the file."""
         return {name: f for name, f in self.features.items() if f.enabled}
+
+    @property
+    def embeddings(self) -> dict[str, Embedding]:
+        """Settings of the embedding tables, by the feature that holds the table."""
+        holders = {n: f for n, f in self.features.items() if isinstance(f, EmbeddedFeature)}
+        return {name: f.embedding for name, f in holders.items() if getattr(f, "table", None) in (None, name)}
 
     @property
     def model_name(self) -> str:

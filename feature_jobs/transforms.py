@@ -92,9 +92,14 @@ class Layout:
         return list(dict.fromkeys(names))
 
     @property
+    def feature_namespaces(self) -> list[str]:
+        """The namespace of each slot, then of each bag."""
+        return [s.namespace for s in self.slots] + [b.namespace for b in self.bags]
+
+    @property
     def namespaces(self) -> list[str]:
         """Every namespace of ids, each once."""
-        return list(dict.fromkeys([s.namespace for s in self.slots] + [b.namespace for b in self.bags]))
+        return list(dict.fromkeys(self.feature_namespaces))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `from_json` reads it back."""
@@ -115,9 +120,9 @@ _SCALE_OF_KIND = {"count": "log1p", "recency": "log1p", "rate": "logit"}
 
 @dataclass(frozen=True)
 class Encoded:
-    """N rows: `ids_NS` keys of the slots; per bag its keys [V] and offsets [N + 1]; `numbers_NK` scaled, NaN = null."""
+    """N rows: keys [N] of each slot; per bag its keys [V] and offsets [N + 1]; `numbers_NK` scaled, NaN = null."""
 
-    ids_NS: Ints
+    slots: list[Ints]
     bags: dict[str, tuple[Ints, Ints]]
     numbers_NK: Floats
 
@@ -130,16 +135,16 @@ def encode(samples: pa.Table, layout: Layout) -> Encoded:
     Raises BadInputError for a column that is missing or of the wrong type.
     """
     num_rows = samples.num_rows
-    ids_NS = np.empty((num_rows, len(layout.slots)), np.int64)
-    for i, slot in enumerate(layout.slots):
+    slots = []
+    for slot in layout.slots:
         values = _column(samples, slot.column)
         if slot.buckets:
             values = _bucketize(_scaled(values, slot.column, slot.scale), slot.buckets)
-        ids_NS[:, i] = _hash_column(values, slot.column, slot.namespace)
+        slots.append(_hash_column(values, slot.column, slot.namespace))
     numbers_NK = np.empty((num_rows, len(layout.numbers)), np.float32)
     for k, number in enumerate(layout.numbers):
         numbers_NK[:, k] = _scaled(_column(samples, number.name), number.name, number.scale)
-    return Encoded(ids_NS, {bag.name: _encode_bag(samples, bag) for bag in layout.bags}, numbers_NK)
+    return Encoded(slots, {bag.name: _encode_bag(samples, bag) for bag in layout.bags}, numbers_NK)
 
 
 def hash_ids(values: pa.Array, namespace: str) -> Ints:

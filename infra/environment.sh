@@ -30,8 +30,8 @@ find_links() {
     sed 's/\\n/\n/g' | tr ' ' '\n' | while read -r folder; do [ -d "$folder" ] && echo "$folder"; done | sort -u || true
 }
 
-install() { # install PROGRAM...: everything of the lock, then this project itself
-  "$@" -r "$LOCK" && "$@" --no-deps -e .
+install() { # install PROGRAM...: the lock, which is complete, and nothing else; then this project itself
+  "$@" --no-deps -r "$LOCK" && "$@" --no-deps -e .
 }
 
 wanted() { { cat "$LOCK" pyproject.toml; .venv/bin/python -V; } | sha256sum | cut -d' ' -f1; }

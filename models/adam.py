@@ -15,32 +15,35 @@ EPSILON = 1e-8
 
 
 class AdamW:
-    """`state` holds step, exp_avg and exp_avg_sq of each parameter, as torch's does."""
+    """Parameters, which it lays side by side in one `flat` tensor, with their moments: a step is a few passes over all.
+
+    `state` holds step, exp_avg and exp_avg_sq of each parameter, as torch's does: views, but for the common step.
+    """
 
     def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float) -> None:
+        self.parameters = list(parameters)
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.state: dict[nn.Parameter, dict[str, Tensor]] = {
-            parameter: {
-                "step": torch.zeros(()),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
-            for parameter in parameters
-        }
+        self.step_count = torch.zeros(())
+        self.flat = torch.cat([p.detach().reshape(-1) for p in self.parameters])
+        self._mean, self._square = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
+        views = [self.split(tensor) for tensor in (self.flat, self._mean, self._square)]
+        self.state: dict[nn.Parameter, dict[str, Tensor]] = {}
+        for parameter, weight, mean, square in zip(self.parameters, *views, strict=True):
+            parameter.data = weight
+            self.state[parameter] = {"step": self.step_count, "exp_avg": mean, "exp_avg_sq": square}
+
+    def split(self, flat: Tensor) -> list[Tensor]:
+        """The parts of a tensor like `flat` that belong to each parameter, in its shape."""
+        parts = flat.split([p.numel() for p in self.parameters])
+        return [part.view_as(p) for part, p in zip(parts, self.parameters, strict=True)]
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Moves every parameter along its gradient, and forgets the gradient."""
-        for parameter, state in self.state.items():
-            gradient = parameter.grad
-            if gradient is None:
-                continue
-            state["step"] += 1
-            step = float(state["step"])
-            mean, square = state["exp_avg"], state["exp_avg_sq"]
-            mean.lerp_(gradient, 1 - BETAS[0])
-            square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-            parameter.mul_(1 - self.learning_rate * self.weight_decay)
-            deviation = (square / (1 - BETAS[1] ** step)).sqrt_().add_(EPSILON)
-            parameter.addcdiv_(mean, deviation, value=-self.learning_rate / (1 - BETAS[0] ** step))
-            parameter.grad = None
+    def step(self, gradient: Tensor, rate_factor: float = 1.0) -> None:
+        """Moves all parameters along a gradient like `flat`, at `rate_factor` times the learning rate."""
+        self.step_count += 1
+        step, rate = float(self.step_count), self.learning_rate * rate_factor
+        self._mean.lerp_(gradient, 1 - BETAS[0])
+        self._square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+        self.flat.mul_(1 - rate * self.weight_decay)
+        deviation = (self._square / (1 - BETAS[1] ** step)).sqrt_().add_(EPSILON)
+        self.flat.addcdiv_(self._mean, deviation, value=-rate / (1 - BETAS[0] ** step))

@@ -1,4 +1,4 @@
-"""From a samples file to batches of tensors: streamed in blocks, shuffled inside a block, never padded.
+"""From a samples file to batches: streamed in blocks, shuffled inside a block, never padded.
 
 Shapes: N rows of a block, B of a batch, S slots, K numbers, T tasks, V values of a bag.
 """
@@ -6,6 +6,7 @@ Shapes: N rows of a block, B of a batch, S slots, K numbers, T tasks, V values o
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,69 +15,65 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
-from torch import Tensor
 
 from feature_jobs.errors import BadInputError, CorruptError
-from feature_jobs.transforms import Encoded, Ints, Layout, encode
-from models.embeddings import Arena
-from models.ids import Ragged
+from feature_jobs.transforms import Ints, Layout, encode
+from models.sparse.tables import Ids
 
 Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What the network reads: rows of the arena, numbers (NaN = null), labels (NaN = unknown)."""
+    """Keys of ids, numbers (NaN = null), labels (NaN = unknown)."""
 
-    rows_BS: Tensor
-    bags: dict[str, tuple[Tensor, Tensor]]
-    numbers_BK: Tensor
-    labels_BT: Tensor
+    ids: Ids
+    numbers_BK: Floats
+    labels_BT: Floats
+
+    def __len__(self) -> int:
+        return len(self.labels_BT)
 
 
 @dataclass(frozen=True)
 class Block:
-    """Encoded rows of a samples file, ids already looked up in the arena."""
+    """Encoded rows of a samples file: for each slot its keys [N], for each bag its keys [V] and offsets [N + 1]."""
 
-    rows_NS: Ints
-    bags: dict[str, Ragged]
+    slots: list[Ints]
+    bags: list[tuple[Ints, Ints]]
     numbers_NK: Floats
     labels_NT: Floats
 
     def __len__(self) -> int:
-        return len(self.rows_NS)
+        return len(self.labels_NT)
 
     def batches(self, batch_size: int, order_N: Ints | None = None) -> Iterator[Batch]:
         """Batches in the given order. Their sizes differ by one at most, so no small rest takes a full step."""
-        order_N = np.arange(len(self)) if order_N is None else order_N
-        for index_B in np.array_split(order_N, max(1, -(-len(order_N) // batch_size))):
-            bags = {name: bag.take(index_B) for name, bag in self.bags.items()}
-            yield Batch(
-                torch.from_numpy(self.rows_NS[index_B]),
-                {n: (torch.from_numpy(b.values_V), torch.from_numpy(b.offsets)) for n, b in bags.items()},
-                torch.from_numpy(self.numbers_NK[index_B]),
-                torch.from_numpy(self.labels_NT[index_B]),
-            )
+        num_batches = max(1, -(-len(self) // batch_size))
+        for number in range(num_batches):
+            begin, end = (len(self) * n // num_batches for n in (number, number + 1))
+            if order_N is None:  # views: nothing is copied
+                bags = [(keys[o[begin] : o[end]], o[begin : end + 1] - o[begin]) for keys, o in self.bags]
+                ids = Ids([keys_N[begin:end] for keys_N in self.slots], bags)
+                yield Batch(ids, self.numbers_NK[begin:end], self.labels_NT[begin:end])
+            else:
+                index_B = order_N[begin:end]
+                ids = Ids([keys_N.take(index_B) for keys_N in self.slots], [_take(*bag, index_B) for bag in self.bags])
+                yield Batch(ids, self.numbers_NK[index_B], self.labels_NT[index_B])
 
 
-def make_block(samples: pa.Table, layout: Layout, tasks: tuple[str, ...], arena: Arena, *, admit: bool) -> Block:
-    """Encodes a table and finds the row of each id. `admit` gives rows to new ids; else they share row 0."""
+def make_block(samples: pa.Table, layout: Layout, tasks: tuple[str, ...]) -> Block:
+    """Encodes a table."""
     encoded = encode(samples, layout)
-    if admit:
-        _admit(encoded, layout, arena)
-    rows_NS = np.stack([arena.rows(ids_N) for ids_N in encoded.ids_NS.T], 1) if layout.slots else encoded.ids_NS
-    bags = {name: Ragged(arena.rows(keys), offsets).known() for name, (keys, offsets) in encoded.bags.items()}
     labels_NT = np.stack([_label(samples, task) for task in tasks], 1)
-    return Block(rows_NS, bags, encoded.numbers_NK, labels_NT)
+    return Block(encoded.slots, list(encoded.bags.values()), encoded.numbers_NK, labels_NT)
 
 
-def _admit(encoded: Encoded, layout: Layout, arena: Arena) -> None:
-    table_of = {namespace: i for i, namespace in enumerate(layout.namespaces)}
-    for i, slot in enumerate(layout.slots):
-        arena.admit(encoded.ids_NS[:, i], table_of[slot.namespace])
-    for bag in layout.bags:
-        arena.admit(encoded.bags[bag.name][0], table_of[bag.namespace])
+def _take(keys_V: Ints, offsets: Ints, index_B: Ints) -> tuple[Ints, Ints]:
+    begin_B = offsets[index_B]
+    taken = np.concatenate([[0], np.cumsum(offsets[index_B + 1] - begin_B)])
+    shift_B = begin_B - taken[:-1]
+    return keys_V[np.arange(taken[-1]) + np.repeat(shift_B, np.diff(taken))], taken
 
 
 def _label(samples: pa.Table, task: str) -> Floats:
@@ -113,8 +110,22 @@ def read_blocks(
     starts = np.concatenate([[0], np.cumsum(sizes)])
     wanted = [g for g in range(len(sizes)) if starts[g] < end and starts[g + 1] > begin]
     position = int(starts[wanted[0]]) if wanted else end
-    for batch in parquet.iter_batches(batch_size=block_rows, row_groups=wanted, columns=columns):
+    for batch in parquet.iter_batches(batch_size=block_rows, row_groups=wanted, columns=columns, use_threads=False):
         low, high = max(begin - position, 0), min(end - position, len(batch))
         if low < high:
             yield pa.Table.from_batches([batch.slice(low, high - low)])
         position += len(batch)
+
+
+def encoded_blocks(tables: Iterator[pa.Table], layout: Layout, tasks: tuple[str, ...]) -> Iterator[Block]:
+    """Blocks of tables, read and encoded one ahead of use by a thread."""
+
+    def next_block() -> Block | None:
+        table = next(tables, None)
+        return None if table is None else make_block(table, layout, tasks)
+
+    with ThreadPoolExecutor(1, "reader") as reader:
+        ahead = reader.submit(next_block)
+        while (block := ahead.result()) is not None:
+            ahead = reader.submit(next_block)
+            yield block

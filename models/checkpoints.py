@@ -1,30 +1,31 @@
 """A checkpoint: a folder of JSON and safetensors that knows nothing of pickle, processes or insertion order.
 
-checkpoint.json        scenario, day, parent, tasks, architecture, layout, what was restored from the parent
+checkpoint.json        scenario, day, parent, tasks, architecture, layout, steps, loss scaler, what the parent gave
 dense.safetensors      parameters and running moments, by name
-embeddings.safetensors keys [R] ascending, tables [R], weights [R, D]
-optimizer.safetensors  AdamW moments by parameter name, row-wise Adagrad state [R]
+embeddings.safetensors keys [R] ascending, their tables [R], weights [R, D]; default rows [T, D]
+optimizer.safetensors  AdamW moments by parameter name; of the embeddings' rows their optimizer's state [R, K], the day
+                       they were last seen and how often [R]; state of default rows [T, K]; the sketch of rare ids
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from feature_jobs.errors import CorruptError
 from feature_jobs.schema import Model
 from feature_jobs.transforms import Layout
-from models.embeddings import initial_weights
+from models.precision import LossScaler
 from models.ranker import Ranker
+from models.tensor_files import Rows, read_rows, read_tensors, write_tensors
 
 CHECKPOINT, DENSE, EMBEDDINGS, OPTIMIZER = (
     "checkpoint.json",
@@ -33,6 +34,7 @@ CHECKPOINT, DENSE, EMBEDDINGS, OPTIMIZER = (
     "optimizer.safetensors",
 )
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+ERRORS = (KeyError, TypeError, ValueError, RuntimeError)
 
 
 def write_json(file: Path, document: Mapping[str, Any]) -> None:
@@ -40,25 +42,40 @@ def write_json(file: Path, document: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
 
 
-def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Equal tensors give equal bytes: safetensors orders them by type and name."""
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
-    file.chmod(0o644)  # it makes them readable by their owner alone
-
-
 def save(ranker: Ranker, folder: Path, facts: Mapping[str, Any]) -> None:
     """Writes the ranker; `facts` go into checkpoint.json."""
-    keys_R, weight_RD, state_R, table_R = ranker.arena.sorted()
-    rows = {"keys": torch.from_numpy(keys_R), "tables": torch.from_numpy(table_R), "weights": weight_RD}
-    write_tensors(folder / EMBEDDINGS, rows)
+    tables = ranker.tables
+    keys_R, rows_R = tables.items()
+    defaults, default_states = tables.rows.read(tables.default_rows)
+    width = tables.optimizer.state_width(tables.dim)
+    write_tensors(
+        folder / EMBEDDINGS,
+        {
+            "keys": keys_R,
+            "tables": tables.table_R[rows_R],
+            "weights": Rows((len(rows_R), tables.dim), np.float32, lambda a, b: tables.rows.read(rows_R[a:b])[0]),
+            "defaults": defaults,
+        },
+    )
     write_tensors(folder / DENSE, _pieces(ranker.network, ranker.network.state_dict()))
-    optimizer = {f"{name}/{moment}": tensor for moment in MOMENTS for name, tensor in _moment(ranker, moment).items()}
-    write_tensors(folder / OPTIMIZER, {**optimizer, "embeddings": state_R})
+    moments = {f"{name}/{moment}": tensor for moment in MOMENTS for name, tensor in _moment(ranker, moment).items()}
+    sparse: dict[str, Any] = {
+        "embeddings/state": Rows((len(rows_R), width), np.float32, lambda a, b: tables.rows.read(rows_R[a:b])[1]),
+        "embeddings/defaults": default_states,
+        "embeddings/days": tables.day_R[rows_R],
+        "embeddings/counts": tables.count_R[rows_R],
+    }
+    if tables.sketch is not None:
+        sparse["embeddings/sketch"] = tables.sketch.counts
+    write_tensors(folder / OPTIMIZER, {**moments, **sparse})
     document = {
         "tasks": list(ranker.tasks),
         "architecture": ranker.model.model_dump(mode="json"),
         "layout": ranker.layout.to_json(),
         "steps": ranker.steps,
+        "loss_scaler": asdict(ranker.scaler),
+        "embedding_optimizer": tables.optimizer.name,
+        "table_rows": {name: int(rows) for name, rows in zip(tables.names, tables.rows_T, strict=True)},
     }
     write_json(folder / CHECKPOINT, {**facts, **document})
 
@@ -78,14 +95,12 @@ def load(folder: Path) -> Ranker:
     try:
         layout, model = Layout.from_json(facts["layout"]), Model(**facts["architecture"])
         ranker = Ranker(layout, tuple(facts["tasks"]), model)
-        report = _fill(_pieces(ranker.network, ranker.network.state_dict()), _tensors(folder / DENSE))
+        report = _fill(_pieces(ranker.network, ranker.network.state_dict()), read_tensors(folder / DENSE))
         if report["new"] or report["resized"] or report["dropped"]:
             raise ValueError(f"{DENSE} is not of this architecture")
-        rows = _tensors(folder / EMBEDDINGS)
-        keys_R = rows["keys"].numpy()
-        ranker.arena.load(keys_R, rows["weights"], torch.zeros(len(keys_R)), rows["tables"].numpy())
+        _restore_tables(ranker, folder, facts)
         ranker.steps = int(facts["steps"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except ERRORS as error:
         raise _unreadable(folder, error) from None
     return ranker
 
@@ -100,16 +115,18 @@ def restore(ranker: Ranker, folder: Path) -> dict[str, Any]:
     facts = read_facts(folder)
     try:
         report = {
-            "dense": _restore_dense(ranker, _tensors(folder / DENSE), _tensors(folder / OPTIMIZER)),
-            "tables": _restore_tables(ranker, folder, Layout.from_json(facts["layout"])),
+            "dense": _restore_dense(ranker, read_tensors(folder / DENSE), folder / OPTIMIZER),
+            "tables": _restore_tables(ranker, folder, facts),
         }
         ranker.steps = int(facts["steps"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if ranker.scaler.dynamic == facts["loss_scaler"]["dynamic"]:
+            ranker.scaler = LossScaler(**facts["loss_scaler"])
+    except ERRORS as error:
         raise _unreadable(folder, error) from None
     return report
 
 
-def _restore_dense(ranker: Ranker, saved: dict[str, Tensor], moments: dict[str, Tensor]) -> dict[str, Any]:
+def _restore_dense(ranker: Ranker, saved: dict[str, Tensor], optimizer: Path) -> dict[str, Any]:
     pieces = _pieces(ranker.network, ranker.network.state_dict())
     report = _fill(pieces, saved)
     for name in report["new"]:
@@ -117,7 +134,7 @@ def _restore_dense(ranker: Ranker, saved: dict[str, Tensor], moments: dict[str, 
             pieces[name].detach().zero_()
     for moment in MOMENTS:
         fit = {f"{name}/{moment}": piece for name, piece in _moment(ranker, moment).items()}
-        _fill(fit, {name: tensor for name, tensor in moments.items() if name in fit})
+        _fill(fit, read_tensors(optimizer, fit))
     return {**report, "restored": len(report["restored"])}
 
 
@@ -154,25 +171,69 @@ def _fill(pieces: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> dict[str
     }
 
 
-def _restore_tables(ranker: Ranker, folder: Path, parent: Layout) -> dict[str, Any]:
-    rows, state_R = _tensors(folder / EMBEDDINGS), _tensors(folder / OPTIMIZER)["embeddings"]
-    keys_R, tables_R, weight_RD = rows["keys"].numpy(), rows["tables"].numpy(), rows["weights"]
-    ours = {namespace: i for i, namespace in enumerate(ranker.layout.namespaces)}
-    moved_to = np.array([ours.get(namespace, -1) for namespace in parent.namespaces] or [-1], np.int16)
-    table_R = moved_to[tables_R]
-    kept_K = np.flatnonzero(table_R >= 0)
-    dim, parent_dim = ranker.arena.dim, weight_RD.shape[1]
-    weight_KD = initial_weights(keys_R[kept_K], dim)
-    weight_KD[:, :parent_dim] = weight_RD[torch.from_numpy(kept_K), :dim]
-    ranker.arena.load(keys_R[kept_K], weight_KD, state_R[torch.from_numpy(kept_K)], table_R[kept_K])
-    num_rows = np.bincount(tables_R, minlength=len(parent.namespaces))
-    sizes = dict(zip(parent.namespaces, map(int, num_rows), strict=True))
+def _restore_tables(ranker: Ranker, folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Fills the ranker's tables with the rows of those tables that it has too; returns what became of each."""
+    tables, names = ranker.tables, Layout.from_json(facts["layout"]).namespaces
+    ours = {name: table for table, name in enumerate(tables.names)}
+    moved_to = np.array([ours.get(name, -1) for name in names] or [-1], np.int16)
+    index = read_tensors(folder / EMBEDDINGS, ("keys", "tables", "defaults"))
+    history = read_tensors(
+        folder / OPTIMIZER, tuple(f"embeddings/{n}" for n in ("days", "counts", "defaults", "sketch"))
+    )
+    table_R = moved_to[index["tables"]]
+    kept_R = table_R >= 0
+    rows_K = tables.load(
+        index["keys"].numpy()[kept_R],
+        table_R[kept_R],
+        history["embeddings/days"].numpy()[kept_R],
+        history["embeddings/counts"].numpy()[kept_R],
+    )
+    rows_R = np.full(len(kept_R), -1, np.int32)
+    rows_R[kept_R] = rows_K
+    same_optimizer = facts["embedding_optimizer"] == tables.optimizer.name
+    parts = zip(
+        read_rows(folder / EMBEDDINGS, "weights"), read_rows(folder / OPTIMIZER, "embeddings/state"), strict=True
+    )
+    for (begin, weight_RD), (_, state_RK) in parts:
+        rows = rows_R[begin : begin + len(weight_RD)]
+        kept = rows >= 0
+        _write_leading(ranker, rows[kept], weight_RD[kept], state_RK[kept] if same_optimizer else None)
+    old_T = np.flatnonzero(moved_to[: len(names)] >= 0)
+    states = history["embeddings/defaults"].numpy()[old_T]
+    defaults = index["defaults"].numpy()
+    _write_leading(ranker, moved_to[old_T].astype(np.int32), defaults[old_T], states if same_optimizer else None)
+    if tables.sketch is not None and "embeddings/sketch" in history:
+        tables.sketch.counts[:] = history["embeddings/sketch"].numpy()
+    return table_changes(tables.names, tables.dim, facts)
+
+
+def table_changes(names: Sequence[str], dim: int, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What becomes of a checkpoint's tables in a model that has tables `names`: told before anything is read."""
+    sizes, parent_dim = facts["table_rows"], facts["architecture"]["embedding_dim"]
     return {
-        "restored": {name: rows for name, rows in sizes.items() if name in ours},
-        "new": sorted(ours.keys() - sizes.keys()),
+        "restored": {name: rows for name, rows in sizes.items() if name in names},
+        "new": sorted(set(names) - sizes.keys()),
         "resized": {} if dim == parent_dim else {"from": parent_dim, "to": dim},
-        "dropped": {name: rows for name, rows in sizes.items() if name not in ours},
+        "dropped": {name: rows for name, rows in sizes.items() if name not in names},
     }
+
+
+def _write_leading(ranker: Ranker, rows_N: Any, weight_ND: Any, state_NK: Any | None) -> None:
+    """Sets rows; of another dimension, as many of their leading columns as fit. Without a state theirs starts anew."""
+    rows, dim = ranker.tables.rows, weight_ND.shape[1]
+    if dim == rows.dim and state_NK is not None:
+        rows.write(rows_N, weight_ND, state_NK)
+        return
+    width = min(dim, rows.dim)
+    ours_ND, ours_NK = rows.read(rows_N)
+    ours_ND[:, :width] = weight_ND[:, :width]
+    if state_NK is not None and state_NK.shape[1] == ours_NK.shape[1]:
+        ours_NK = state_NK
+    elif state_NK is not None:  # of each weight: as many moments, each of `dim` columns
+        moments = state_NK.shape[1] // dim
+        ours = ours_NK.reshape(len(rows_N), moments, rows.dim)
+        ours[:, :, :width] = state_NK.reshape(len(rows_N), moments, dim)[:, :, :width]
+    rows.write(rows_N, ours_ND, ours_NK)
 
 
 def digest_of(folder: Path) -> str:
@@ -183,14 +244,6 @@ def digest_of(folder: Path) -> str:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         files[file.relative_to(folder).as_posix()] = {"sha256": digest, "bytes": file.stat().st_size}
     return hashlib.sha256((json.dumps(files, indent=1, sort_keys=True) + "\n").encode()).hexdigest()
-
-
-def _tensors(file: Path) -> dict[str, Tensor]:
-    try:
-        loaded: dict[str, Tensor] = load_file(file)
-        return loaded
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(file, error) from None
 
 
 def _unreadable(place: Path, error: Exception) -> CorruptError:

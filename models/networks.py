@@ -77,7 +77,7 @@ class Network(nn.Module):
         self.widths |= {f"{number.name}:number": 2 for number in layout.numbers}
         self.architecture = ARCHITECTURES[model.architecture](self.widths, tasks, model)
 
-    def forward(self, emb_BFD: Tensor, numbers_BK: Tensor) -> Tensor:
-        """Logits [B, T] from the embeddings of slots, then bags, [B, S + F, D], and numbers [B, K]."""
-        logits_BT: Tensor = self.architecture(torch.cat([emb_BFD.flatten(1), self.standardize(numbers_BK)], 1))
+    def forward(self, emb_BE: Tensor, numbers_BK: Tensor) -> Tensor:
+        """Logits [B, T] from the embeddings of slots, then bags, side by side or [B, F, D], and numbers [B, K]."""
+        logits_BT: Tensor = self.architecture(torch.cat([emb_BE.flatten(1), self.standardize(numbers_BK)], 1))
         return logits_BT

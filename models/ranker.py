@@ -1,73 +1,189 @@
-"""The model that a checkpoint holds: arena, network and their optimizers, learning and scoring a batch at a time."""
+"""The model that a checkpoint holds: tables, network and their optimizers, learning and scoring.
+
+A batch is learned in micro-batches that the threads of a crew share; the next batch's ids are looked up meanwhile.
+Micro-batches are fixed, their gradients are summed in order, and a row's update is one thread's alone: so one seed
+gives the same bits at any number of threads.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from feature_jobs.schema import Model, Train
+from feature_jobs.schema import Embedding, Model, Train
 from feature_jobs.transforms import Layout
 from models.adam import AdamW
 from models.batches import Batch, Block, Floats
-from models.embeddings import Arena, unique_rows
+from models.crew import Crew
+from models.dropout import dropout_seed
 from models.networks import Network
+from models.precision import LossScaler, Replica
+from models.sparse.optimizers import Optimizer
+from models.sparse.rows import Step
+from models.sparse.tables import DynamicTables, Lookup
 
-SCORE_BATCH = 4096
+SCORE_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch ready for the dense part: rows found, numbers standardised [B, 2K]."""
+
+    lookup: Lookup
+    numbers_BJ: Tensor
+    labels_BT: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels_BT)
 
 
 class Ranker:
-    """Scores rows for every task, and learns from them. Embeddings: row-wise Adagrad; the rest: AdamW."""
+    """Scores rows for every task, and learns from them. `embeddings`: settings of tables that have any."""
 
-    def __init__(self, layout: Layout, tasks: tuple[str, ...], model: Model, train: Train | None = None) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        tasks: tuple[str, ...],
+        model: Model,
+        train: Train | None = None,
+        embeddings: Mapping[str, Embedding] | None = None,
+    ) -> None:
         self.layout, self.tasks, self.model, self.train = layout, tasks, model, train or Train()
-        self.arena = Arena(model.embedding_dim)
+        train = self.train
+        namespaces = layout.namespaces
+        self.tables = DynamicTables(
+            model.embedding_dim,
+            namespaces,
+            [namespaces.index(name) for name in layout.feature_namespaces],
+            embeddings,
+            Optimizer(train.embedding_optimizer, train.embedding_epsilon),
+        )
         self.network = Network(layout, tasks, model)
-        self.optimizer = AdamW(self.network.parameters(), self.train.learning_rate, self.train.weight_decay)
+        self.optimizer = AdamW(self.network.parameters(), train.learning_rate, train.weight_decay)
+        self.replica = Replica(self.network.architecture, train.precision)
+        self.scaler = LossScaler.for_precision(train.precision)
         self.steps = 0
-        self._weight_T = torch.tensor([self.train.task_weights.get(task, 1.0) for task in tasks])
+        self.crew = Crew(1)
+        self.embedded_width = len(self.tables.table_F) * model.embedding_dim
+        width = self.embedded_width + 2 * len(layout.numbers)
+        # bfloat16 as uint16, which numpy lacks
+        self._input_BI = np.zeros((0, width), np.uint16 if train.precision == "bfloat16" else np.float32)
+        self._gradient_BI = np.zeros_like(self._input_BI)
+        self._weight_T = torch.tensor([train.task_weights.get(task, 1.0) for task in tasks])
 
-    def learn(self, batch: Batch) -> float:
-        """One step on a batch; returns its loss."""
-        if not self.network.training:
-            self.network.train()
-        self.network.standardize.observe(batch.numbers_BK)
-        rows_U, (places_BS, *places) = unique_rows([batch.rows_BS, *(rows for rows, _ in batch.bags.values())])
-        leaf_UD = self.arena.gather(rows_U)
-        bags = [(place_V, offsets) for place_V, (_, offsets) in zip(places, batch.bags.values(), strict=True)]
-        logits_BT = self.network(embed(leaf_UD, places_BS, bags), batch.numbers_BK)
-        loss = masked_loss(logits_BT, batch.labels_BT, self._weight_T)
-        torch.autograd.backward(loss)
-        self.optimizer.step()
-        assert leaf_UD.grad is not None  # noqa: S101 (backward has just filled it)
-        self.arena.update(rows_U, leaf_UD.grad, self.train.embedding_learning_rate)
-        self.steps += 1
-        return float(loss.detach())
+    def learn(self, batches: Iterator[Batch], day: int) -> Iterator[tuple[int, float]]:
+        """Learns batches in turn; gives after each its rows and its loss. `day`: of event time, a number."""
+        waiting = [self._prepare(next(batches, None), day)]
 
-    @torch.no_grad()
+        def prepare_next() -> None:
+            waiting[0] = self._prepare(next(batches, None), day)
+
+        self.network.train()
+        self.replica.working.train()
+        self.replica.refresh()
+        while (batch := waiting[0]) is not None:
+            self.tables.make_room(batch.lookup.rows_U)
+            yield len(batch), self._step(batch, prepare_next)
+
     def score(self, block: Block) -> Floats:
-        """Probabilities [N, T]."""
+        """Probabilities [N, T], in float32."""
         self.network.eval()
-        scores = [torch.zeros(0, len(self.tasks))]
-        for batch in block.batches(SCORE_BATCH):
-            emb_BFD = embed(self.arena.weight_RD, batch.rows_BS, list(batch.bags.values()))
-            scores.append(self.network(emb_BFD, batch.numbers_BK).sigmoid())
-        return np.asarray(torch.cat(scores).numpy(), np.float32)
+        scores_NT = np.empty((len(block), len(self.tasks)), np.float32)
+
+        def score_part(begin: int, batch: Batch) -> None:
+            with torch.no_grad():
+                lookup = self.tables.find(batch.ids)
+                emb_BE = torch.empty(len(batch), self.embedded_width)
+                self.tables.forward(lookup, 0, len(batch), emb_BE.numpy())
+                logits_BT = self.network(emb_BE, torch.from_numpy(batch.numbers_BK))
+                scores_NT[begin : begin + len(batch)] = logits_BT.sigmoid().numpy()
+
+        begin, parts = 0, []
+        for batch in block.batches(SCORE_ROWS) if len(block) else ():
+            parts.append(partial(score_part, begin, batch))
+            begin += len(batch)
+        self.crew.run(parts)
+        return scores_NT
+
+    def _prepare(self, batch: Batch | None, day: int) -> Prepared | None:
+        if batch is None:
+            return None
+        numbers_BK = torch.from_numpy(batch.numbers_BK)
+        with torch.no_grad():
+            self.network.standardize.observe(numbers_BK)
+            numbers_BJ = self.network.standardize(numbers_BK)
+        return Prepared(self.tables.lookup(batch.ids, day), numbers_BJ, torch.from_numpy(batch.labels_BT))
+
+    def _step(self, batch: Prepared, meanwhile: Callable[[], None]) -> float:
+        train, size = self.train, self.train.micro_batch
+        num_pieces = -(-len(batch) // size)
+        self._reserve(len(batch), num_pieces)
+        known_T = (~batch.labels_BT.isnan()).sum(0).clamp(min=1)
+        weight_T = self._weight_T / known_T * self.scaler.scale
+        seed = (train.seed * 1_000_003 + self.steps + self.scaler.skipped) * 65_537
+        losses = [0.0] * num_pieces
+
+        def piece(number: int) -> None:
+            rows = slice(number * size, min((number + 1) * size, len(batch)))
+            self.tables.forward(batch.lookup, rows.start, rows.stop, self._input_BI[rows])
+            input_BI, gradient_BI = _tensor(self._input_BI[rows]), _tensor(self._gradient_BI[rows])
+            input_BI[:, self.embedded_width :] = batch.numbers_BJ[rows]
+            with dropout_seed(seed + number):
+                loss_of = partial(weighted_loss, labels_BT=batch.labels_BT[rows], weight_T=weight_T)
+                losses[number], gradient_BI[:] = self.replica.backward(number, input_BI, loss_of)
+            if not torch.isfinite(gradient_BI.sum(dtype=torch.float32)):
+                losses[number] = float("nan")
+
+        self.crew.run([partial(piece, number) for number in range(num_pieces)], first=meanwhile)
+        unscale = 1 / self.scaler.scale
+        gradient, loss = self.replica.gradient(num_pieces, unscale), sum(losses) * unscale
+        norm = float(gradient.norm())
+        finite = bool(np.isfinite(norm) and np.isfinite(loss))
+        if finite:
+            self._update(batch, gradient, norm, unscale)
+        self.scaler.update(finite)
+        return loss
+
+    def _update(self, batch: Prepared, gradient: Tensor, norm: float, unscale: float) -> None:
+        train = self.train
+        self.steps += 1
+        rate_factor = min(1.0, self.steps / train.warmup_steps) if train.warmup_steps else 1.0
+        if train.clip_norm is not None and norm > train.clip_norm:
+            gradient *= train.clip_norm / norm
+        step = Step(self.steps, train.embedding_learning_rate * rate_factor, unscale, train.clip_norm or 0.0)
+        gradient_BI = self._gradient_BI[: len(batch)]
+
+        def update_dense() -> None:
+            self.optimizer.step(gradient, rate_factor)
+            self.replica.refresh()
+
+        parts = 4 * self.crew.num_threads if self.crew.num_threads > 1 else 1
+        updates = [partial(self.tables.update, batch.lookup, gradient_BI, step, part, parts) for part in range(parts)]
+        self.crew.run([update_dense, *updates])
+
+    def _reserve(self, num_rows: int, num_pieces: int) -> None:
+        self.replica.reserve(num_pieces)
+        if len(self._input_BI) < num_rows:
+            self._input_BI = np.zeros((num_rows, self._input_BI.shape[1]), self._input_BI.dtype)
+            self._gradient_BI = np.zeros_like(self._input_BI)
 
 
-def embed(weight_UD: Tensor, places_BS: Tensor, bags: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Embeddings [B, S + F, D]: of the slots, then the mean over each bag (zeros where it is empty)."""
-    pooled = [
-        functional.embedding_bag(place_V, weight_UD, offsets, mode="mean", include_last_offset=True)
-        for place_V, offsets in bags
-    ]
-    return torch.cat([functional.embedding(places_BS, weight_UD), *(emb_BD.unsqueeze(1) for emb_BD in pooled)], 1)
-
-
-def masked_loss(logits_BT: Tensor, labels_BT: Tensor, weight_T: Tensor) -> Tensor:
-    """Binary cross-entropy, averaged over the known labels of each task, summed over tasks by weight."""
+def weighted_loss(logits_BT: Tensor, labels_BT: Tensor, weight_T: Tensor) -> Tensor:
+    """Binary cross-entropy summed over rows and tasks by weight; rows whose label is unknown (NaN) count nothing."""
     known_BT = ~labels_BT.isnan()
-    loss_BT = functional.binary_cross_entropy_with_logits(logits_BT, labels_BT.nan_to_num(), reduction="none")
-    loss_T = (loss_BT * known_BT).sum(0) / known_BT.sum(0).clamp(min=1)
-    return (loss_T * weight_T).sum()
+    loss_BT = functional.binary_cross_entropy_with_logits(logits_BT.float(), labels_BT.nan_to_num(), reduction="none")
+    return ((loss_BT * known_BT).sum(0) * weight_T).sum()
+
+
+def _tensor(array: npt.NDArray[Any]) -> Tensor:
+    """The same memory, as a tensor that shares autograd's count of changes with no other."""
+    tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor

@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ import torch
 from feature_jobs.schema import Scenario
 from feature_jobs.transforms import Layout
 from models import checkpoints, metrics
-from models.batches import Floats, make_block, open_samples, read_blocks
+from models.batches import Block, Floats, encoded_blocks, make_block, open_samples, read_blocks
+from models.crew import Crew
 from models.progress import Progress
 from models.ranker import Ranker
 
@@ -47,14 +49,17 @@ def train_day(
     num_rows = parquet.metadata.num_rows
     cut = min(max(round(num_rows * (1 - scenario.train.holdout_share)), 1), max(num_rows - 1, 1))
     num_passes = num_rows + (num_rows - cut) + (num_rows if parent else 0)  # rows learned, judged, scored
-    with reproducible(_seed(scenario, ds), scenario.train.threads):
-        ranker = Ranker(layout, tasks, scenario.model, scenario.train)
+    with reproducible(_seed(scenario, ds)), Crew(scenario.train.threads) as crew:
+        ranker = Ranker(layout, tasks, scenario.model, scenario.train, scenario.embeddings)
+        ranker.crew = crew
         restored = checkpoints.restore(ranker, parent) if parent else {}
+        ranker.tables.start_day()
         day = _Day(scenario, ds, parquet, ranker, Progress(f"train {ds}", num_passes, progress))
         progressive_NT = day.score(0, num_rows) if parent else _unknown(num_rows, len(tasks))
         day.learn(0, cut)
         gate_NT = np.concatenate([_unknown(cut, len(tasks)), day.score(cut, num_rows)])
         day.learn(cut, num_rows)
+        ranker.tables.make_room(over=day.day)
         day.progress.close()
     facts = {
         "format": 1,
@@ -74,7 +79,7 @@ def train_day(
         "samples_per_s": round(num_rows / max(day.learn_s, 1e-9)),
         "learn_s": round(day.learn_s, 3),
         "score_s": round(day.score_s, 3),
-        "embedding_rows": len(ranker.arena),
+        "embedding_rows": len(ranker.tables),
         "checkpoint_bytes": sum(file.stat().st_size for file in output.iterdir()),
     }
 
@@ -85,7 +90,7 @@ def score(checkpoint: Path, samples: pa.Table) -> dict[str, Floats]:
     Raises CorruptError for an unreadable checkpoint, BadInputError for a missing or mistyped column.
     """
     ranker = checkpoints.load(checkpoint)
-    scores_NT = ranker.score(make_block(samples, ranker.layout, ranker.tasks, ranker.arena, admit=False))
+    scores_NT = ranker.score(make_block(samples, ranker.layout, ranker.tasks))
     return {task: scores_NT[:, t] for t, task in enumerate(ranker.tasks)}
 
 
@@ -96,43 +101,43 @@ class _Day:
         self, scenario: Scenario, ds: str, parquet: pq.ParquetFile, ranker: Ranker, progress: Progress
     ) -> None:
         self.scenario, self.ds, self.parquet, self.ranker, self.progress = scenario, ds, parquet, ranker, progress
+        self.day = date.fromisoformat(ds).toordinal()
         self.learn_s = self.score_s = 0.0
 
-    def _tables(self, begin: int, end: int) -> Iterator[pa.Table]:
-        columns = self.ranker.layout.columns + [f"label.{task}" for task in self.ranker.tasks]
-        return read_blocks(self.parquet, begin, end, self.scenario.train.shuffle_rows, columns)
+    def _blocks(self, begin: int, end: int) -> Iterator[Block]:
+        layout, tasks = self.ranker.layout, self.ranker.tasks
+        columns = layout.columns + [f"label.{task}" for task in tasks]
+        tables = read_blocks(self.parquet, begin, end, self.scenario.train.shuffle_rows, columns)
+        return encoded_blocks(tables, layout, tasks)
 
     def learn(self, begin: int, end: int) -> None:
         """One pass over rows [begin, end), shuffled inside blocks of `train.shuffle_rows`."""
         started = time.perf_counter()
-        ranker = self.ranker
-        for number, table in enumerate(self._tables(begin, end)):
-            block = make_block(table, ranker.layout, ranker.tasks, ranker.arena, admit=True)
+        for number, block in enumerate(self._blocks(begin, end)):
             shuffle = np.random.default_rng(_seed(self.scenario, self.ds, begin, number))
-            for batch in block.batches(self.scenario.train.batch_size, shuffle.permutation(len(block))):
-                loss = ranker.learn(batch)
-                self.progress.advance(len(batch.labels_BT), f"loss {loss:.4f}")
+            batches = block.batches(self.scenario.train.batch_size, shuffle.permutation(len(block)))
+            for num_rows, loss in self.ranker.learn(batches, self.day):
+                self.progress.advance(num_rows, f"loss {loss:.4f}")
         self.learn_s += time.perf_counter() - started
 
     def score(self, begin: int, end: int) -> Floats:
         """Probabilities [end - begin, T]."""
         started = time.perf_counter()
-        ranker = self.ranker
-        scores = [_unknown(0, len(ranker.tasks))]
-        for table in self._tables(begin, end):
-            scores.append(ranker.score(make_block(table, ranker.layout, ranker.tasks, ranker.arena, admit=False)))
-            self.progress.advance(len(table), "scoring")
+        scores = [_unknown(0, len(self.ranker.tasks))]
+        for block in self._blocks(begin, end):
+            scores.append(self.ranker.score(block))
+            self.progress.advance(len(block), "scoring")
         self.score_s += time.perf_counter() - started
         return np.concatenate(scores)
 
 
 @contextlib.contextmanager
-def reproducible(seed: int, threads: int) -> Iterator[None]:
-    """Seeds torch, asks it for deterministic kernels and a fixed number of threads, and puts all back afterwards."""
+def reproducible(seed: int) -> Iterator[None]:
+    """Seeds torch, asks it for deterministic kernels and one thread each, and puts all back afterwards."""
     before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        torch.set_num_threads(threads)
+        torch.set_num_threads(1)
         # As use_deterministic_algorithms(True), which imports the whole compiler (2 s) to tell it too.
         torch.set_deterministic_debug_mode("error")
         try:

@@ -233,7 +233,7 @@ def test_a_dropped_feature_leaves_everything_else_alone(chain, tmp_path):
     assert all(np.array_equal(after[key], before[key]) for key in after)
     moments = load_file(tmp_path / "optimizer.safetensors")
     saved = load_file(first / "optimizer.safetensors")
-    assert all(np.array_equal(moments[name], saved[name]) for name in moments if name != "embeddings")
+    assert all(np.array_equal(moments[name], saved[name]) for name in moments if not name.startswith("embeddings/"))
 
 
 def test_another_dimension_keeps_the_leading_ones(chain, tmp_path):

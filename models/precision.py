@@ -1,0 +1,83 @@
+"""Mixed precision: a copy of the dense part that computes, its gradients gathered in float32, and the loss scale."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class LossScaler:
+    """Dynamic loss scaling (Micikevicius et al., ICLR 2018): halved when a gradient is not finite, whose step is then
+    skipped; doubled after `GROW_AFTER` good steps. Only float16 needs it; others keep scale 1 and skip alike."""
+
+    GROW_AFTER = 2000
+    LARGEST = 2.0**24
+
+    scale: float = 1.0
+    dynamic: bool = False
+    good_steps: int = 0
+    skipped: int = 0
+
+    @classmethod
+    def for_precision(cls, precision: str) -> LossScaler:
+        """The scaler that a precision begins with."""
+        return cls(2.0**16, dynamic=True) if precision == "float16" else cls()
+
+    def update(self, finite: bool) -> None:
+        """Counts a step, and adapts the scale."""
+        self.good_steps = self.good_steps + 1 if finite else 0
+        self.skipped += not finite
+        if not self.dynamic:
+            return
+        if not finite:
+            self.scale = max(self.scale / 2, 1.0)
+        elif self.good_steps == self.GROW_AFTER:
+            self.scale, self.good_steps = min(self.scale * 2, self.LARGEST), 0
+
+
+class Replica:
+    """A module's float32 weights, and the copy of them that computes in another precision (float32: themselves).
+
+    Micro-batches go through it side by side; their gradients are kept apart and summed in order, so that the number
+    of threads changes no bit.
+    """
+
+    def __init__(self, module: nn.Module, precision: str) -> None:
+        self.dtype = DTYPES[precision]
+        self.working = module if precision == "float32" else copy.deepcopy(module).to(self.dtype)
+        self._masters: list[Tensor] = list(module.parameters())
+        self._working: list[Tensor] = list(self.working.parameters())
+        self._pieces = torch.zeros(0, sum(p.numel() for p in self._masters), dtype=self.dtype)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Copies the weights into the copy."""
+        if self.dtype != torch.float32:
+            torch._foreach_copy_(self._working, self._masters)
+
+    def reserve(self, num_pieces: int) -> None:
+        """Makes room for the gradients of some micro-batches."""
+        if len(self._pieces) < num_pieces:
+            self._pieces = self._pieces.new_zeros(num_pieces, self._pieces.shape[1])
+
+    def backward(self, piece: int, input_BI: Tensor, loss_of: Callable[[Tensor], Tensor]) -> tuple[float, Tensor]:
+        """Runs a micro-batch forward and backward; keeps the weights' gradient, returns loss and the input's [B, I]."""
+        leaf_BI = input_BI.detach().requires_grad_()
+        loss = loss_of(self.working(leaf_BI.to(self.dtype)))
+        gradient_BI, *gradients = torch.autograd.grad(loss, [leaf_BI, *self._working], materialize_grads=True)
+        torch.cat([g.reshape(-1) for g in gradients], out=self._pieces[piece])
+        return float(loss.detach()), gradient_BI
+
+    def gradient(self, num_pieces: int, unscale: float) -> Tensor:
+        """The sum over micro-batches in float32, one flat tensor."""
+        total = self._pieces[0].float()
+        for piece in self._pieces[1:num_pieces]:
+            total += piece
+        return total.mul_(unscale) if unscale != 1 else total

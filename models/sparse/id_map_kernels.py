@@ -1,0 +1,160 @@
+"""The kernels of the id map. All release the GIL. Shapes: C columns, N keys, U distinct rows, F new rows, T tables."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from models.sparse.simd import load_int64, prefetch
+
+CHUNK = 256  # keys whose cache lines are asked for together
+ROW_BITS = 0xFFFFFFFF
+LAST_ROW, NUM_FREE, NUM_UNIQUES, NUM_DONE, NUM_FRESH = range(5)  # places in IdMap.counters
+
+
+@njit(nogil=True, cache=True)
+def resolve(
+    addresses_C, lengths_C, default_C, entries, limit, counters, free_rows, counts, threshold_C, rejected_C,
+    entry_U, rows_U, fresh_F, column_F, default_place_T, place_N,
+):  # fmt: skip
+    """Fills the lists of `IdMap.resolve`; returns early, to be called again, when the table holds `limit` keys."""
+    mask = np.int64(entries.size // 2 - 1)
+    num_uniques, num_fresh, done = counters[NUM_UNIQUES], counters[NUM_FRESH], counters[NUM_DONE]
+    last_row, num_free = counters[LAST_ROW], counters[NUM_FREE]
+    keys = np.empty(CHUNK, np.int64)
+    before = np.int64(0)  # ids of earlier columns
+    full = False
+    for column in range(addresses_C.size):
+        length, address = lengths_C[column], addresses_C[column]
+        begin = max(done - before, 0)
+        while begin < length and not full:
+            size = min(CHUNK, length - begin)
+            for i in range(size):
+                keys[i] = load_int64(address, begin + i)
+            for i in range(size):
+                prefetch(entries, 2 * (keys[i] & mask))
+            for i in range(size):
+                key = keys[i]
+                position = key & mask
+                value = entries[2 * position + 1]
+                while value != 0 and entries[2 * position] != key:
+                    position = (position + 1) & mask
+                    value = entries[2 * position + 1]
+                if value == 0:
+                    if threshold_C[column] > 1 and not _admit(counts, key, threshold_C[column]):
+                        rejected_C[column] += 1
+                        place = default_place_T[default_C[column]]
+                        if place < 0:
+                            place = num_uniques
+                            default_place_T[default_C[column]] = place
+                            entry_U[place], rows_U[place] = -1, default_C[column]
+                            num_uniques += 1
+                        place_N[done] = place
+                        done += 1
+                        continue
+                    if last_row + 1 - num_free >= limit:
+                        full = True
+                        break
+                    if num_free > 0:
+                        num_free -= 1
+                        value = np.int64(free_rows[num_free])
+                    else:
+                        last_row += 1
+                        value = last_row
+                    entries[2 * position] = key
+                    fresh_F[num_fresh], column_F[num_fresh] = num_uniques, column
+                    num_fresh += 1
+                    place = num_uniques
+                    entries[2 * position + 1] = (place << 32) | value
+                    entry_U[place], rows_U[place] = position, value
+                    num_uniques += 1
+                else:
+                    place = value >> 32
+                    if place >= num_uniques or entry_U[place] != position:
+                        place = num_uniques
+                        row = value & ROW_BITS
+                        entries[2 * position + 1] = (place << 32) | row
+                        entry_U[place], rows_U[place] = position, row
+                        num_uniques += 1
+                place_N[done] = place
+                done += 1
+            begin += size
+        before += length
+    counters[NUM_UNIQUES], counters[NUM_FRESH], counters[NUM_DONE] = num_uniques, num_fresh, done
+    counters[LAST_ROW], counters[NUM_FREE] = last_row, num_free
+
+
+@njit(inline="always")
+def _admit(counts, key, threshold):
+    """Counts a key in the sketch; True once its estimate reaches `threshold`. Conservative update, two cells a key."""
+    mask = np.int64(counts.size - 1)
+    first, second = (key >> 20) & mask, (key >> 36) & mask
+    estimate = min(counts[first], counts[second])
+    if estimate + 1 >= threshold:
+        return True
+    counts[first] = max(counts[first], estimate + 1)
+    counts[second] = max(counts[second], estimate + 1)
+    return False
+
+
+@njit(nogil=True, cache=True)
+def find(addresses_C, lengths_C, default_C, entries, rows_N):
+    mask = np.int64(entries.size // 2 - 1)
+    keys = np.empty(CHUNK, np.int64)
+    done = np.int64(0)
+    for column in range(addresses_C.size):
+        for begin in range(0, lengths_C[column], CHUNK):
+            size = min(CHUNK, lengths_C[column] - begin)
+            for i in range(size):
+                keys[i] = load_int64(addresses_C[column], begin + i)
+            for i in range(size):
+                prefetch(entries, 2 * (keys[i] & mask))
+            for i in range(size):
+                position = keys[i] & mask
+                value = entries[2 * position + 1]
+                while value != 0 and entries[2 * position] != keys[i]:
+                    position = (position + 1) & mask
+                    value = entries[2 * position + 1]
+                rows_N[done] = value & ROW_BITS if value != 0 else default_C[column]
+                done += 1
+
+
+@njit(inline="always")
+def _place_key(entries, key, row):
+    mask = np.int64(entries.size // 2 - 1)
+    position = key & mask
+    while entries[2 * position + 1] != 0:
+        position = (position + 1) & mask
+    entries[2 * position] = key
+    entries[2 * position + 1] = row
+
+
+@njit(nogil=True, cache=True)
+def rehash(old, entries, gone_R):
+    """Copies entries, without stamps; those whose row is marked in `gone_R` (if it is not empty) are left out."""
+    mask = np.int64(entries.size // 2 - 1)
+    for position in range(old.size // 2):
+        if position + 32 < old.size // 2:
+            prefetch(entries, 2 * (old[2 * (position + 32)] & mask))
+        row = old[2 * position + 1] & ROW_BITS
+        if row != 0 and not (gone_R.size and gone_R[row]):
+            _place_key(entries, old[2 * position], row)
+
+
+@njit(nogil=True, cache=True)
+def put(entries, keys_R, rows_R):
+    for i in range(keys_R.size):
+        _place_key(entries, keys_R[i], np.int64(rows_R[i]))
+
+
+@njit(nogil=True, cache=True)
+def restamp(entries, keys_U, entry_U):
+    """Finds the entries of a batch's distinct keys again after a rehash."""
+    mask = np.int64(entries.size // 2 - 1)
+    for place in range(entry_U.size):
+        if entry_U[place] >= 0:
+            position = keys_U[place] & mask
+            while entries[2 * position] != keys_U[place] or entries[2 * position + 1] == 0:
+                position = (position + 1) & mask
+            entry_U[place] = position
+            entries[2 * position + 1] = (np.int64(place) << 32) | (entries[2 * position + 1] & ROW_BITS)

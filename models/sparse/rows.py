@@ -1,0 +1,80 @@
+"""Where rows of embeddings and their optimizer state live, and the passes over them.
+
+A storage gives each row a place; tables speak of rows, kernels of places. `HostRows` holds every row in memory, at
+the place of its number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.sparse import row_kernels as kernels
+from models.sparse.optimizers import Optimizer
+from models.sparse.storage import reserve
+
+if TYPE_CHECKING:
+    from models.sparse.id_map import Ints, Rows
+    from models.sparse.tables import Lookup
+
+Floats = npt.NDArray[np.float32]
+
+INITIAL_SCALE = 0.05
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an update of a batch needs: its number, the learning rate, by what the gradient is to be multiplied (1 / the
+    loss scale), and the norm that a row's gradient is shortened to (0: never)."""
+
+    number: int
+    rate: float
+    unscale: float = 1.0
+    clip_norm: float = 0.0
+
+
+class HostRows:
+    """Rows in memory, of which only touched pages are taken."""
+
+    def __init__(self, dim: int, optimizer: Optimizer, num_rows: int) -> None:
+        self.dim, self.optimizer = dim, optimizer
+        self.weight_RD: Floats = reserve((num_rows, dim), np.float32)
+        self.state_RK: Floats = reserve((num_rows, optimizer.state_width(dim)), np.float32)
+
+    def reset(self, rows_F: Rows, keys_F: Ints) -> None:
+        """Initial weights, a function of key and column alone, and empty state."""
+        bound = INITIAL_SCALE * (3 / self.dim) ** 0.5
+        kernels.initialize(self.weight_RD, self.state_RK, rows_F, keys_F, bound)
+
+    def locate(self, rows_N: Rows) -> Rows:
+        """Places of rows, which stay theirs until the batch after the next is located."""
+        return rows_N
+
+    def forward(self, batch: Lookup, begin: int, end: int, input_BI: npt.NDArray[Any]) -> None:
+        """See `DynamicTables.forward`."""
+        half = input_BI.dtype == np.uint16
+        if batch.places_BS.size:
+            kernels.gather_slots(self.dim, half)(self.weight_RD, batch.places_BS, begin, end, input_BI)
+        for i, (places_V, offsets, scale_B) in enumerate(batch.bags):
+            column = (batch.places_BS.shape[1] + i) * self.dim
+            kernels.gather_bag(self.dim, half)(self.weight_RD, places_V, offsets, scale_B, begin, end, column, input_BI)
+
+    def update(self, batch: Lookup, gradient_BI: npt.NDArray[Any], step: Step, part: int, parts: int) -> None:
+        """See `DynamicTables.update`."""
+        begin, end = batch.part(part, parts)
+        kernels.update(self.optimizer.name, self.dim, gradient_BI.dtype == np.uint16)(
+            self.weight_RD, self.state_RK, batch.places_U, batch.offsets_U, batch.segments_N, begin, end, gradient_BI,
+            batch.num_features, batch.scale_S, step.unscale, step.clip_norm, step.rate, self.optimizer.epsilon,
+            step.number,
+        )  # fmt: skip
+
+    def read(self, rows_N: Rows) -> tuple[Floats, Floats]:
+        """Weights [N, D] and state [N, K]."""
+        return self.weight_RD[rows_N], self.state_RK[rows_N]
+
+    def write(self, rows_N: Rows, weight_ND: Floats, state_NK: Floats) -> None:
+        """Sets weights and state."""
+        self.weight_RD[rows_N], self.state_RK[rows_N] = weight_ND, state_NK

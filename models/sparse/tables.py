@@ -1,0 +1,239 @@
+"""Dynamic embedding tables of raw 64-bit ids, all of one dimension in one arena.
+
+    batch = tables.lookup(ids, day)                  ids → rows; new ids get rows. May run a batch ahead
+    tables.forward(batch, begin, end, input_BI)      gather and pool into the dense part's input
+    tables.update(batch, gradient_BI, step)          fused sparse optimizer; touched rows only
+    tables.make_room(keep)                           eviction, while no other batch is in flight
+
+Threads may run `forward` on ranges of samples, and `update` on parts, side by side; the bits stay the same.
+The first row of each table is its default: ids without a row share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from feature_jobs.schema import Embedding
+from models.sparse import row_kernels as kernels
+from models.sparse.admission import Sketch, leaving
+from models.sparse.id_map import Admission, Columns, Flags, IdMap, Ints, Rows
+from models.sparse.optimizers import Optimizer
+from models.sparse.rows import HostRows, Step
+from models.sparse.storage import reserve
+
+RESERVED_ROWS = 1 << 28  # address space, not memory
+STATISTICS = ("lookups", "admitted", "rejected", "evicted")
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Ids:
+    """Keys of a batch: one array [B] for each slot, then for each bag its keys [V] and offsets [B + 1]."""
+
+    slots: Sequence[Ints]
+    bags: Sequence[tuple[Ints, Ints]] = ()
+
+    @property
+    def num_samples(self) -> int:
+        """B."""
+        if self.slots:
+            return len(self.slots[0])
+        return len(self.bags[0][1]) - 1 if self.bags else 0
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """A batch's rows. See `row_kernels` for the shapes; `places` are where the storage holds the rows."""
+
+    num_features: int
+    places_BS: Rows
+    bags: list[tuple[Rows, Ints, Floats]]  # places_V, offsets, scale_B
+    rows_U: Rows
+    places_U: Rows
+    offsets_U: Rows  # [U + 1]
+    segments_N: Rows
+    scale_S: Floats  # empty without bags
+
+    def part(self, number: int, parts: int) -> tuple[int, int]:
+        """Distinct rows [begin, end) of a part; parts hold about as many occurrences each."""
+        cuts = [len(self.segments_N) * n // parts for n in range(parts + 1)]
+        begin, end = np.searchsorted(self.offsets_U[:-1], (cuts[number], cuts[number + 1]))
+        return int(begin), int(end) if number < parts - 1 else len(self.rows_U)
+
+
+class DynamicTables:
+    """Tables by name. `table_F`: the table of each feature, slots first. `settings`: admission and eviction of each
+    table that has any."""
+
+    def __init__(
+        self,
+        dim: int,
+        names: Sequence[str],
+        table_F: Sequence[int],
+        settings: Mapping[str, Embedding] | None = None,
+        optimizer: Optimizer | None = None,
+    ) -> None:
+        self.dim, self.names, self.optimizer = dim, list(names), optimizer or Optimizer()
+        self.table_F = np.array(table_F, np.int32)
+        self.settings = [(settings or {}).get(name, Embedding()) for name in names]
+        self.sketch = Sketch() if any(s.min_count > 1 for s in self.settings) else None
+        self.ids = IdMap(max(len(names), 1))
+        self.rows = HostRows(dim, self.optimizer, RESERVED_ROWS)
+        self.table_R: npt.NDArray[np.int16] = reserve((RESERVED_ROWS,), np.int16)
+        self.day_R: Rows = reserve((RESERVED_ROWS,), np.int32)
+        self.count_R: Rows = reserve((RESERVED_ROWS,), np.int32)
+        self.table_R[: len(names)] = np.arange(len(names))
+        self.rows_T = np.zeros(len(names), np.int64)
+        self.statistics = {name: np.zeros(len(names), np.int64) for name in STATISTICS}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def start_day(self) -> None:
+        """Ages counts by half, so that an id must be seen often, not just for long; statistics begin anew."""
+        self.count_R[: self.ids.num_rows] >>= 1
+        if self.sketch is not None:
+            self.sketch.counts >>= 1
+        for counts_T in self.statistics.values():
+            counts_T[:] = 0
+
+    def lookup(self, ids: Ids, day: int) -> Lookup:
+        """Rows of a batch to learn from. A new id gets a row once the sketch has counted it often enough."""
+        columns = Columns([*ids.slots, *(keys for keys, _ in ids.bags)], self.table_F)
+        found = self.ids.resolve(columns, self._admission())
+        rows_F, table_F = found.rows_U[found.fresh_F], self.table_F[found.fresh_column_F]
+        if self.ids.num_rows > RESERVED_ROWS:
+            raise MemoryError(f"{self.ids.num_rows} rows of embeddings: this process holds {RESERVED_ROWS} at most")
+        kernels.reset(rows_F, table_F, self.table_R, self.count_R)
+        self.rows.reset(rows_F, found.fresh_key_F)
+        self._count(columns, table_F, found.rejected_C)
+        places_U = self.rows.locate(found.rows_U)
+        batch = self._group(ids, found.rows_U, places_U, found.place_N)
+        kernels.touch(batch.rows_U, batch.offsets_U, day, self.count_R, self.day_R)
+        return batch
+
+    def find(self, ids: Ids) -> Lookup:
+        """Rows of a batch that is only scored: changes nothing."""
+        columns = Columns([*ids.slots, *(keys for keys, _ in ids.bags)], self.table_F)
+        places_N, nothing = self.rows.locate(self.ids.find(columns)), np.empty(0, np.int32)
+        num_slots = len(ids.slots)
+        split = num_slots * ids.num_samples
+        places_BS = np.ascontiguousarray(places_N[:split].reshape(num_slots, ids.num_samples).T)
+        bags = _bags(ids, places_N[split:])
+        return Lookup(
+            num_slots + len(bags), places_BS, bags, nothing, nothing, np.zeros(1, np.int32), nothing, _scales(ids)
+        )
+
+    def forward(self, batch: Lookup, begin: int, end: int, input_BI: npt.NDArray[Any]) -> None:
+        """Embeddings of samples [begin, end), one feature after the other, into the columns of `input_BI`
+        [end - begin, I]: slots, then the mean over each bag (zeros where it is empty). Float32, or bfloat16 as uint16.
+        """
+        self.rows.forward(batch, begin, end, input_BI)
+
+    def update(self, batch: Lookup, gradient_BI: npt.NDArray[Any], step: Step, part: int = 0, parts: int = 1) -> None:
+        """Updates a part of the batch's rows with the gradient of the whole batch's input."""
+        self.rows.update(batch, gradient_BI, step, part, parts)
+
+    def make_room(self, keep_U: Rows | None = None, *, over: int | None = None) -> int:
+        """Evicts from tables beyond their capacity and, when day `over` has ended, rows unseen for longer than their
+        time to live; never rows `keep_U`. Freed rows lose all their state. Returns how many left.
+        """
+        full = [s.capacity is not None and self.rows_T[t] > s.capacity for t, s in enumerate(self.settings)]
+        if not any(full) and not (over is not None and any(s.ttl_days for s in self.settings)):
+            return 0
+        keys_R, rows_R = self.ids.items()
+        table_R = self.table_R[rows_R]
+        gone_R: Flags = np.zeros(self.ids.num_rows, np.bool_)
+        kept_R: Flags = np.zeros(self.ids.num_rows, np.bool_)
+        if keep_U is not None:
+            kept_R[keep_U] = True
+        for table, settings in enumerate(self.settings):
+            in_table = table_R == table
+            rows, keys = rows_R[in_table], keys_R[in_table]
+            leaves = leaving(settings, keys, self.count_R[rows], self.day_R[rows], kept_R[rows], over=over)
+            gone_R[rows[leaves]] = True
+            self.statistics["evicted"][table] += int(leaves.sum())
+            self.rows_T[table] -= int(leaves.sum())
+        return len(self.ids.remove(gone_R)) if gone_R.any() else 0
+
+    def report(self) -> dict[str, dict[str, float]]:
+        """For each table its rows, what its ids met since the day began, and the share of ids that had a row."""
+        report = {}
+        for table, name in enumerate(self.names):
+            counts: dict[str, float] = {key: int(counts_T[table]) for key, counts_T in self.statistics.items()}
+            missed = counts["admitted"] + counts["rejected"]
+            hit_rate = 1 - missed / counts["lookups"] if counts["lookups"] else 0.0
+            report[name] = {"rows": int(self.rows_T[table]), **counts, "hit_rate": round(hit_rate, 6)}
+        return report
+
+    def _admission(self) -> Admission | None:
+        if self.sketch is None:
+            return None
+        return Admission(self.sketch.counts, np.array([self.settings[t].min_count for t in self.table_F], np.int64))
+
+    def _count(self, columns: Columns, fresh_table_F: Rows, rejected_C: Ints) -> None:
+        num_tables = len(self.names)
+        lengths_C = np.array([len(keys) for keys in columns.keys], np.int64)
+        np.add.at(self.statistics["lookups"], self.table_F, lengths_C)
+        np.add.at(self.statistics["rejected"], self.table_F, rejected_C)
+        admitted_T = np.bincount(fresh_table_F, minlength=num_tables)
+        self.statistics["admitted"] += admitted_T
+        self.rows_T += admitted_T
+
+    def _group(self, ids: Ids, rows_U: Rows, places_U: Rows, place_N: Rows) -> Lookup:
+        num_slots, num_features, num_samples = len(ids.slots), len(self.table_F), ids.num_samples
+        offsets_U = np.zeros(len(rows_U) + 2, np.int32)
+        segments_N = np.empty(len(place_N), np.int32)
+        places_BS = np.empty((num_samples, num_slots), np.int32)
+        segments = [
+            np.repeat(np.arange(num_samples) * num_features + num_slots + i, np.diff(offsets))
+            for i, (_, offsets) in enumerate(ids.bags)
+        ]
+        segment_V = np.concatenate([np.empty(0, np.int32), *segments]).astype(np.int32)
+        kernels.group(place_N, num_slots, num_features, segment_V, places_U, offsets_U, segments_N, places_BS)
+        bags = _bags(ids, places_U[place_N[places_BS.size :]]) if ids.bags else []
+        return Lookup(num_features, places_BS, bags, rows_U, places_U, offsets_U[:-1], segments_N, _scales(ids))
+
+    def items(self) -> tuple[Ints, Rows]:
+        """All keys, ascending, and their rows: the same however they came in."""
+        return self.ids.items()
+
+    @property
+    def default_rows(self) -> Rows:
+        """The default row of each table."""
+        return np.arange(len(self.names), dtype=np.int32)
+
+    def load(self, keys_R: Ints, table_R: npt.NDArray[np.int16], day_R: Rows, count_R: Rows) -> Rows:
+        """Fills empty tables with keys and what is known of them; returns their rows, still as new."""
+        first = self.ids.num_defaults
+        rows_R = np.arange(first, first + len(keys_R), dtype=np.int32)
+        self.ids.load(keys_R, rows_R)
+        self.rows.reset(rows_R, keys_R)
+        self.table_R[rows_R], self.day_R[rows_R], self.count_R[rows_R] = table_R, day_R, count_R
+        self.rows_T[:] = np.bincount(table_R, minlength=len(self.names))
+        return rows_R
+
+
+def _bags(ids: Ids, places_V: Rows) -> list[tuple[Rows, Ints, Floats]]:
+    bags, begin = [], 0
+    for keys, offsets in ids.bags:
+        bags.append((places_V[begin : begin + len(keys)], offsets, _mean_scale(offsets)))
+        begin += len(keys)
+    return bags
+
+
+def _mean_scale(offsets: Ints) -> Floats:
+    return (1 / np.maximum(np.diff(offsets), 1)).astype(np.float32)
+
+
+def _scales(ids: Ids) -> Floats:
+    if not ids.bags:
+        return np.empty(0, np.float32)
+    ones = [np.ones(ids.num_samples, np.float32)] * len(ids.slots)
+    return np.stack([*ones, *(_mean_scale(offsets) for _, offsets in ids.bags)], 1).reshape(-1)

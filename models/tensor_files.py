@@ -1,0 +1,91 @@
+"""safetensors files that are written and read a part at a time, so that a table is never in memory twice.
+
+Format: https://github.com/huggingface/safetensors (8 bytes of header length, a JSON header, the tensors' bytes).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+CHUNK_ROWS = 1 << 18
+ALIGNMENT = 8
+DTYPES = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64", "uint64": "U64", "int32": "I32",
+    "uint32": "U32", "int16": "I16", "uint8": "U8", "int8": "I8", "bool": "BOOL",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A tensor that is made a range of rows at a time: `part(begin, end)` gives them."""
+
+    shape: tuple[int, ...]
+    dtype: npt.DTypeLike
+    part: Callable[[int, int], npt.NDArray[Any]]
+
+
+def write_tensors(file: Path, tensors: Mapping[str, npt.NDArray[Any] | Tensor | Rows]) -> None:
+    """Writes tensors by name; equal tensors give equal bytes."""
+    named = {name: t.detach().numpy() if isinstance(t, Tensor) else t for name, t in sorted(tensors.items())}
+    # The widest types first, so that each is aligned.
+    order = sorted(named, key=lambda name: -np.dtype(named[name].dtype).itemsize)
+    header, position = {}, 0
+    for name in order:
+        dtype = np.dtype(named[name].dtype)
+        end = position + int(np.prod(named[name].shape, dtype=np.int64)) * dtype.itemsize
+        header[name] = {"dtype": DTYPES[dtype.name], "shape": list(named[name].shape), "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    with file.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            for part in _parts(named[name]):
+                stream.write(np.ascontiguousarray(part).data)
+
+
+def _parts(tensor: npt.NDArray[Any] | Rows) -> Iterator[npt.NDArray[Any]]:
+    if isinstance(tensor, np.ndarray):
+        yield tensor
+        return
+    for begin in range(0, tensor.shape[0], CHUNK_ROWS):
+        yield tensor.part(begin, min(begin + CHUNK_ROWS, tensor.shape[0]))
+
+
+def read_rows(file: Path, name: str) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """A tensor, a range of rows at a time, each with its first row's number.
+
+    Raises ValueError where the file is not readable or lacks the tensor.
+    """
+    with _opened(file) as tensors:
+        if name not in tensors.keys():  # noqa: SIM118 (no mapping)
+            raise ValueError(f"{file.name} has no {name}")
+        rows = tensors.get_slice(name)
+        for begin in range(0, rows.get_shape()[0], CHUNK_ROWS):
+            yield begin, rows[begin : begin + CHUNK_ROWS].numpy()
+
+
+def read_tensors(file: Path, names: Collection[str] | None = None) -> dict[str, Tensor]:
+    """Those of the named tensors that a file has, or all. Raises ValueError where it is not readable."""
+    with _opened(file) as tensors:
+        return {name: tensors.get_tensor(name) for name in tensors.keys() if names is None or name in names}  # noqa: SIM118
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            yield tensors
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file.name}: {error}") from None
