@@ -1,10 +1,10 @@
-"""The serving form of a checkpoint: an ONNX graph with int8 embeddings and int8 dense layers inside.
+"""The serving form of a checkpoint: int8 embeddings in a table of their own, int8 dense layers in an ONNX graph.
 
-    model.onnx         Gather int8 → Cast → Mul by the row's scale; dense layers as QDQ, weights per channel
-    ids.safetensors    id keys, ascending; the key at place i has row i + 1 of the embeddings
-    serving.json       tasks, layout, the checkpoint's digest, digests of the files beside it
-    reference.parquet  rows of features with the scores of the fp32 twin and of int8, which every host must reproduce
-    quantization.json  size, AUC and calibration of both
+    embeddings.safetensors  keys and rows, as `models.sparse.serving` maps them
+    model.onnx              the dense part as QDQ, weights per channel
+    serving.json            tasks, layout, the checkpoint's digest, digests of the files beside it
+    reference.parquet       rows of features, scores of the fp32 twin and of int8, which every host must reproduce
+    quantization.json       size, AUC and calibration of both
 
 Activations are quantized with constants found on calibration rows, so a row's score depends on no other row of its
 batch, and weights to 7 bits, so that no x86 instruction saturates and hosts agree.
@@ -23,20 +23,19 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
-from feature_jobs.errors import BadInputError, GateError
+from feature_jobs.errors import GateError
 from feature_jobs.schema import Quantize
+from feature_jobs.transforms import encode
 from models import checkpoints, metrics
 from models.batches import open_samples, read_blocks
-from models.graph import GRAPH_FILE, IDS_FILE, SERVING_FILE, Graph, sha256_of
-from models.ids import IdMap
+from models.graph import FORMAT, GRAPH_FILE, SERVING_FILE, TABLE_FILE, Graph, sha256_of
 from models.quantization import correct_bias, largest_inputs, quantize_dense, write_graph
 from models.ranker import Ranker
+from models.sparse.serving import FrozenTable, quantize_rows, slices
 
 JUDGED_ROWS = 200_000
 REFERENCE_ROWS = 256
-LARGEST_BYTES = 2_000_000_000  # protobuf ends at 2 GiB
 LATENCY_ROWS, LATENCY_RUNS = 500, 20
 
 Facts = dict[str, Any]
@@ -45,8 +44,7 @@ Facts = dict[str, Any]
 def export(checkpoint: Path, samples: Path, output: Path, quantize: Quantize) -> Facts:
     """Exports a checkpoint (folders), judges int8 against fp32 on the day's samples, and returns the comparison.
 
-    Raises GateError where int8 loses more than `quantize` allows, CorruptError for unreadable input,
-    BadInputError where the embeddings are too large for an ONNX file.
+    Raises GateError where int8 loses more than `quantize` allows, CorruptError for unreadable input.
     """
     ranker = checkpoints.load(checkpoint)
     table = _spread(samples / "samples.parquet", ranker)
@@ -55,41 +53,38 @@ def export(checkpoint: Path, samples: Path, output: Path, quantize: Quantize) ->
         graphs = _write_graphs(ranker, _evenly(table, quantize.calibration_rows), twin, output)
         scores = {name: graph.score(table) for name, graph in graphs.items()}
         files = {"fp32": twin, "int8": output / GRAPH_FILE}
-        facts: Facts = {
-            name: {"bytes": files[name].stat().st_size, **_judge(ranker.tasks, table, scores[name])} for name in graphs
-        }
+        sizes = {name: files[name].stat().st_size + graph.table.num_bytes for name, graph in graphs.items()}
+        facts: Facts = {name: {"bytes": sizes[name], **_judge(ranker.tasks, table, scores[name])} for name in graphs}
         latency_ms = {name: round(_latency_ms(graph, table), 3) for name, graph in graphs.items()}
     checkpoints.write_json(output / "quantization.json", {**facts, "rows": len(table)})
     _write_reference(ranker, table, scores, output / "reference.parquet")
     _write_serving(ranker, checkpoint, output)
     _print_table(ranker.tasks, facts, latency_ms)
     refuse_loss(ranker.tasks, facts, quantize)
-    return {**facts, "rows": len(table), "latency_ms": latency_ms, "embedding_rows": len(ranker.arena)}
+    return {**facts, "rows": len(table), "latency_ms": latency_ms, "embedding_rows": len(graphs["int8"].table)}
 
 
 def _write_graphs(ranker: Ranker, calibration: pa.Table, twin: Path, output: Path) -> dict[str, Graph]:
-    """Writes ids and graph into `output`, the fp32 twin beside; returns both graphs, loaded."""
-    keys_R, weight_RD, _, _ = ranker.arena.sorted()
-    if weight_RD.nbytes > LARGEST_BYTES:
-        raise BadInputError(
-            f"{len(keys_R)} ids of model.embedding_dim {ranker.arena.dim} are {weight_RD.nbytes} bytes in fp32; an ONNX"
-            f" file holds {LARGEST_BYTES}: choose a smaller dimension or fewer id features"
-        )
-    weight_RD = torch.cat([torch.zeros(1, ranker.arena.dim), weight_RD])  # row 0: ids never seen
-    checkpoints.write_tensors(output / IDS_FILE, {"keys": torch.from_numpy(keys_R)})
-    ids = IdMap()
-    ids.add(keys_R)
+    """Writes table and graph into `output`, the fp32 twin's graph beside; returns both, loaded."""
+    tables = ranker.tables
+    keys_R, rows_R = tables.items()
+    default_TD, _ = tables.rows.read(tables.default_rows)
+    chunks = ((keys_R[part], quantize_rows(tables.rows.read(rows_R[part])[0])) for part in slices(len(keys_R)))
+    FrozenTable.from_sorted(chunks, len(keys_R), default_TD).save(output / TABLE_FILE)
+    int8_table = FrozenTable.load(output / TABLE_FILE)
+    fp32_table = FrozenTable.of(keys_R, tables.rows.read(rows_R)[0], default_TD)
 
-    def load(file: Path) -> Graph:
-        return Graph(file, ranker.layout, ranker.tasks, ids)
+    def load(file: Path, table: FrozenTable) -> Graph:
+        return Graph(file, ranker.layout, ranker.tasks, table)
 
-    write_graph(ranker, weight_RD, twin)
+    write_graph(ranker, twin)
+    fp32 = load(twin, fp32_table)
     unquantized = twin.with_name("dense.onnx")
-    write_graph(ranker, weight_RD, unquantized, int8=True, largest_I=largest_inputs(ranker, calibration))
-    quantize_dense(unquantized, output / GRAPH_FILE, load(unquantized), calibration)
-    fp32 = load(twin)
-    correct_bias(output / GRAPH_FILE, fp32.score(calibration), load(output / GRAPH_FILE).score(calibration))
-    return {"fp32": fp32, "int8": load(output / GRAPH_FILE)}
+    write_graph(ranker, unquantized, largest_inputs(ranker, fp32, calibration))
+    quantize_dense(unquantized, output / GRAPH_FILE, load(unquantized, int8_table), calibration)
+    found = load(output / GRAPH_FILE, int8_table).score(calibration)
+    correct_bias(output / GRAPH_FILE, fp32.score(calibration), found)
+    return {"fp32": fp32, "int8": load(output / GRAPH_FILE, int8_table)}
 
 
 def refuse_loss(tasks: tuple[str, ...], facts: Facts, quantize: Quantize) -> None:
@@ -148,12 +143,12 @@ def _judge(tasks: tuple[str, ...], table: pa.Table, scores_NT: npt.NDArray[np.fl
 
 
 def _latency_ms(graph: Graph, table: pa.Table) -> float:
-    """Median time of one request of up to LATENCY_ROWS rows, already encoded."""
-    feeds = graph.feeds(table.slice(0, LATENCY_ROWS))
+    """Median time of one request of up to LATENCY_ROWS rows, from keys and numbers on."""
+    encoded = encode(table.slice(0, LATENCY_ROWS), graph.layout)
     times = []
     for _ in range(LATENCY_RUNS):
         started = time.perf_counter()
-        graph.run(feeds)
+        graph.run(encoded)
         times.append(time.perf_counter() - started)
     return 1000 * statistics.median(times)
 
@@ -170,13 +165,13 @@ def _write_reference(ranker: Ranker, table: pa.Table, scores: dict[str, Any], fi
 def _write_serving(ranker: Ranker, checkpoint: Path, output: Path) -> None:
     facts = checkpoints.read_facts(checkpoint)
     document = {
-        "format": 1,
+        "format": FORMAT,
         "scenario": facts["scenario"],
         "ds": facts["ds"],
         "checkpoint": checkpoints.digest_of(checkpoint),
         "tasks": list(ranker.tasks),
         "layout": ranker.layout.to_json(),
-        "files": {name: sha256_of(output / name) for name in (GRAPH_FILE, IDS_FILE)},
+        "files": {name: sha256_of(output / name) for name in (GRAPH_FILE, TABLE_FILE)},
     }
     checkpoints.write_json(output / SERVING_FILE, document)
 

@@ -1,32 +1,37 @@
-"""The exported graph, run by ONNX Runtime: raw feature rows in, probabilities out. Serving runs this very code.
+"""An exported model, run: raw feature rows in, probabilities out. Serving runs this very code.
 
-Its inputs are `rows` [B, S] int64 (of the slots' ids), `numbers` [B, K] float32 (NaN = null) and for each bag
-`bag:NAME` [B, L] int64, filled with 0 to the longest of the batch; its output is `probabilities` [B, T].
-Imports no torch.
+The embeddings lie in a frozen table beside the ONNX graph, whose inputs are `embeddings` [B, F, D] float32 (slots, then
+bags) and `numbers` [B, K] float32 (NaN = null); its output is `probabilities` [B, T]. Imports no torch.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import pyarrow as pa
 
-from feature_jobs.transforms import Floats, Ints, Layout, encode
-from models.ids import IdMap, Ragged
+from feature_jobs.errors import CorruptError
+from feature_jobs.transforms import Encoded, Floats, Layout, encode
+from models.sparse.serving import FrozenTable
 
 BATCH_ROWS = 512
-GRAPH_FILE, IDS_FILE, SERVING_FILE = "model.onnx", "ids.safetensors", "serving.json"
+FORMAT = 2
+GRAPH_FILE, TABLE_FILE, SERVING_FILE = "model.onnx", "embeddings.safetensors", "serving.json"
 
-Feeds = dict[str, Ints | Floats]
+Feeds = dict[str, Floats]
 
 
 class Graph:
-    """A session over an exported graph with the ids it knows."""
+    """A session over an exported graph, with the table that it reads embeddings from."""
 
-    def __init__(self, model: Path, layout: Layout, tasks: tuple[str, ...], ids: IdMap, *, threads: int = 1) -> None:
+    def __init__(
+        self, model: Path, layout: Layout, tasks: tuple[str, ...], table: FrozenTable, *, threads: int = 1
+    ) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -34,26 +39,58 @@ class Graph:
         self._session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         # The exporter leaves out an input that no feature feeds.
         self._names = {tensor.name for tensor in self._session.get_inputs()}
-        self.layout, self.tasks, self.ids = layout, tasks, ids
+        self.layout, self.tasks, self.table = layout, tasks, table
+        namespaces = [slot.namespace for slot in layout.slots] + [bag.namespace for bag in layout.bags]
+        self._table_F = [layout.namespaces.index(namespace) for namespace in namespaces]
+        nothing = np.zeros(1, np.int64)  # so that the kernel is compiled now, and not by the first request
+        table.embed([nothing] * len(layout.slots), [(nothing, nothing)] * len(layout.bags), self._table_F, 0)
 
-    def feeds(self, samples: pa.Table) -> Feeds:
-        """The graph's inputs for rows that have the layout's columns; raises BadInputError for a column amiss."""
-        encoded = encode(samples, self.layout)
-        rows_BS = self.ids.find(encoded.ids_NS.reshape(-1)).reshape(encoded.ids_NS.shape)
-        feeds: Feeds = {"rows": rows_BS, "numbers": encoded.numbers_NK}
-        for name, (keys_V, offsets) in encoded.bags.items():
-            feeds[f"bag:{name}"] = Ragged(self.ids.find(keys_V), offsets).known().padded()
-        return {name: value for name, value in feeds.items() if name in self._names}
+    def embed(self, encoded: Encoded) -> Floats:
+        """Embeddings [B, F, D]."""
+        return self.table.embed(encoded.slots, list(encoded.bags.values()), self._table_F, len(encoded.numbers_NK))
 
-    def run(self, feeds: Feeds) -> Floats:
-        """Probabilities [B, T]."""
-        return np.asarray(self._session.run(["probabilities"], feeds)[0], np.float32)
+    def feeds(self, encoded: Encoded) -> Feeds:
+        """The graph's inputs."""
+        feeds = {"embeddings": self.embed(encoded), "numbers": encoded.numbers_NK}
+        return {name: values for name, values in feeds.items() if name in self._names}
+
+    def run(self, encoded: Encoded) -> Floats:
+        """Probabilities [B, T] of one batch."""
+        return np.asarray(self._session.run(["probabilities"], self.feeds(encoded))[0], np.float32)
 
     def score(self, samples: pa.Table) -> Floats:
-        """Probabilities [N, T]; a row's do not depend on the rows beside it."""
+        """Probabilities [N, T] of rows that have the layout's columns; a row's do not depend on the rows beside it.
+
+        Raises BadInputError for a column amiss.
+        """
         parts = [samples.slice(begin, BATCH_ROWS) for begin in range(0, samples.num_rows, BATCH_ROWS)]
-        scores = [self.run(self.feeds(part)) for part in parts]
+        scores = [self.run(encode(part, self.layout)) for part in parts]
         return np.concatenate(scores) if scores else np.zeros((0, len(self.tasks)), np.float32)
+
+
+def read_serving(folder: Path, digest: str | None = None) -> dict[str, Any]:
+    """serving.json of an export, its files held against the digests in it. `digest`: the SHA-256 that itself must have.
+
+    Raises CorruptError where a file is missing or has another digest.
+    """
+    try:
+        if digest is not None:
+            check_digest(folder / SERVING_FILE, digest)
+        facts: dict[str, Any] = json.loads((folder / SERVING_FILE).read_text())
+        if facts["format"] != FORMAT:
+            raise ValueError(f"format {facts['format']} where this code reads {FORMAT}")
+        for name, expected in facts["files"].items():
+            check_digest(folder / name, expected)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorruptError(f"{folder}: not a readable export ({error}); fetch it again") from None
+    return facts
+
+
+def check_digest(file: Path, digest: str) -> None:
+    """Raises CorruptError where a file has another SHA-256."""
+    found = sha256_of(file)
+    if found != digest:
+        raise CorruptError(f"{file}: digest {found[:12]} is not the expected {digest[:12]}; fetch the export again")
 
 
 def sha256_of(file: Path) -> str:

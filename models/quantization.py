@@ -1,9 +1,9 @@
-"""From a ranker to an ONNX graph, in fp32 or int8.
+"""From a ranker's dense part to an ONNX graph, in fp32 or int8.
 
-Embeddings: symmetric int8 with one scale a row. Dense layers: weights int8 per output channel, activations uint8 with
-a constant range per tensor, found from histograms over calibration rows. The inputs of the first layer differ in range
-by orders of magnitude, so their columns are divided by the root of their range, which goes into the weights instead
-(Xiao et al., SmoothQuant, ICML 2023, with α = 1/2). A shift of the logits takes out what bias is left.
+Weights int8 per output channel, activations uint8 with a constant range per tensor, found from histograms over
+calibration rows. The inputs of the first layer differ in range by orders of magnitude, so their columns are divided by
+the root of their range, which goes into the weights instead (Xiao et al., SmoothQuant, ICML 2023, with α = 1/2). A
+shift of the logits takes out what bias is left.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ import torch
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from torch import Tensor, nn
 
-from feature_jobs.transforms import Floats
-from models.architectures.layers import Architecture, BlockLinear
-from models.batches import make_block
+from feature_jobs.transforms import Encoded, Floats, encode
+from models.architectures.layers import BlockLinear
 from models.graph import Feeds, Graph
 from models.networks import Standardize, standardize
 from models.ranker import Ranker
@@ -46,76 +45,59 @@ class _Standardize(nn.Module):
 
 
 class _Smoothed(nn.Module):
-    """An architecture whose input columns are divided by `divisor_I`; its first layers are multiplied by it."""
+    """A layer whose input columns are divided by `divisor_I` and its weights multiplied by it."""
 
-    def __init__(self, architecture: Architecture, divisor_I: Tensor) -> None:
+    def __init__(self, layer: BlockLinear, divisor_I: Tensor) -> None:
         super().__init__()
         self.factor_I = nn.Buffer(1 / divisor_I)
-        self.architecture = architecture
-        for layer in architecture.modules():
-            if isinstance(layer, BlockLinear):
-                layer.weight.data.mul_(divisor_I)
+        self.layer = layer
+        layer.weight.data.mul_(divisor_I)
 
     def forward(self, input_BI: Tensor) -> Tensor:
-        return self.architecture(input_BI * self.factor_I)  # type: ignore[no-any-return]
+        return self.layer(input_BI * self.factor_I)  # type: ignore[no-any-return]
 
 
 class _Serving(nn.Module):
-    """Rows of the embeddings and numbers in, probabilities [B, T] out. Row 0 is zero, and pads bags."""
+    """Embeddings and numbers in, probabilities [B, T] out."""
 
-    def __init__(self, ranker: Ranker, weight_RD: Tensor, int8: bool, divisor_I: Tensor) -> None:
+    def __init__(self, ranker: Ranker, divisor_I: Tensor) -> None:
         super().__init__()
         self.network = copy.deepcopy(ranker.network).eval()
         self.network.standardize = _Standardize(ranker.network.standardize)  # type: ignore[assignment]
-        self.network.architecture = _Smoothed(self.network.architecture, divisor_I)  # type: ignore[assignment]
-        scale_R1 = weight_RD.abs().amax(1, keepdim=True) / 127
-        whole_RD = torch.where(scale_R1 > 0, weight_RD / scale_R1, 0.0).round().to(torch.int8)
-        self.scale_R1 = nn.Buffer(scale_R1) if int8 else None
-        self.weight_RD = nn.Buffer(whole_RD if int8 else weight_RD)
+        # Each layer for itself: some architectures multiply input columns with each other too, as they are.
+        for path, layer in list(self.network.architecture.named_modules()):
+            if isinstance(layer, BlockLinear) and layer.blocks["weight"].get(1) == self.network.widths:
+                self.network.architecture.set_submodule(path, _Smoothed(layer, divisor_I))
         self.shift_T = nn.Buffer(torch.zeros(len(ranker.tasks)))
 
-    def _embed(self, rows: Tensor) -> Tensor:
-        emb = self.weight_RD[rows].float()
-        return emb if self.scale_R1 is None else emb * self.scale_R1[rows]
-
-    def forward(self, rows_BS: Tensor, numbers_BK: Tensor, *bags_BL: Tensor) -> Tensor:
-        means = [self._embed(rows).sum(1) / (rows != 0).sum(1, keepdim=True).clamp(min=1) for rows in bags_BL]
-        emb_BFD = torch.cat([self._embed(rows_BS), *(mean_BD.unsqueeze(1) for mean_BD in means)], 1)
+    def forward(self, emb_BFD: Tensor, numbers_BK: Tensor) -> Tensor:
         return (self.network(emb_BFD, numbers_BK) + self.shift_T).sigmoid()  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
-def largest_inputs(ranker: Ranker, samples: pa.Table) -> Tensor:
+def largest_inputs(ranker: Ranker, graph: Graph, samples: pa.Table) -> Tensor:
     """The largest absolute value [I] of each input column of the architecture over some rows."""
-    seen: list[Tensor] = []
-    hook = ranker.network.architecture.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].abs().amax(0)))
-    try:
-        ranker.score(make_block(samples, ranker.layout, ranker.tasks, ranker.arena, admit=False))
-    finally:
-        hook.remove()
-    return torch.stack(seen).amax(0)
+    largest = []
+    for encoded in _batches(graph, samples):
+        emb_BFD, numbers_BK = graph.embed(encoded), torch.from_numpy(encoded.numbers_NK)
+        inputs = [torch.from_numpy(emb_BFD).flatten(1), ranker.network.standardize(numbers_BK)]
+        largest.append(torch.cat(inputs, 1).abs().amax(0))
+    return torch.stack(largest).amax(0)
 
 
-def write_graph(
-    ranker: Ranker, weight_RD: Tensor, file: Path, *, int8: bool = False, largest_I: Tensor | None = None
-) -> None:
-    """Writes the ONNX graph. `int8` stores the embeddings so; `largest_I` smooths the first layers' inputs."""
-    layout = ranker.layout
-    num_inputs = sum(ranker.network.widths.values())
-    divisor_I = torch.ones(num_inputs) if largest_I is None else largest_I.clamp(min=1e-4).sqrt()
-    module = _Serving(ranker, weight_RD, int8, divisor_I).eval()
-    bags = [f"bag:{bag.name}" for bag in layout.bags]
-    example = (
-        torch.ones(2, len(layout.slots), dtype=torch.int64),
-        torch.zeros(2, len(layout.numbers)),
-        *(torch.ones(2, 3, dtype=torch.int64) for _ in bags),
-    )
-    axes = {"rows": {0: "B"}, "numbers": {0: "B"}, "probabilities": {0: "B"}} | {b: {0: "B", 1: b} for b in bags}
+def write_graph(ranker: Ranker, file: Path, largest_I: Tensor | None = None) -> None:
+    """Writes the dense part as an ONNX graph. `largest_I` smooths the first layers' inputs."""
+    layout, widths = ranker.layout, ranker.network.widths
+    divisor_I = torch.ones(sum(widths.values())) if largest_I is None else largest_I.clamp(min=1e-4).sqrt()
+    module = _Serving(ranker, divisor_I).eval()
+    num_embedded = len(layout.slots) + len(layout.bags)
+    example = (torch.zeros(2, num_embedded, ranker.model.embedding_dim), torch.zeros(2, len(layout.numbers)))
+    axes = {name: {0: "B"} for name in ("embeddings", "numbers", "probabilities")}
     with warnings.catch_warnings():
         # The exporter that traces: the newer one takes 100 times as long for the same graph.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            module, example, str(file), input_names=["rows", "numbers", *bags], output_names=["probabilities"],
+            module, example, str(file), input_names=["embeddings", "numbers"], output_names=["probabilities"],
             dynamic_axes=axes, opset_version=OPSET, dynamo=False,
         )  # fmt: skip
     _strip(file)
@@ -156,13 +138,17 @@ def correct_bias(file: Path, wanted_NT: Floats, found_NT: Floats) -> None:
 
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, graph: Graph, samples: pa.Table) -> None:
-        # ONNX Runtime stacks the batches' activations: all must be of one size, so a smaller last one is left out.
-        num_batches = max(1, len(samples) // CALIBRATION_BATCH)
-        begins = range(0, num_batches * CALIBRATION_BATCH, CALIBRATION_BATCH)
-        self._feeds = (graph.feeds(samples.slice(begin, CALIBRATION_BATCH)) for begin in begins)
+        self._feeds = (graph.feeds(encoded) for encoded in _batches(graph, samples))
 
     def get_next(self) -> Feeds | None:
         return next(self._feeds, None)
+
+
+def _batches(graph: Graph, samples: pa.Table) -> Iterator[Encoded]:
+    # ONNX Runtime stacks the batches' activations: all must be of one size, so a smaller last one is left out.
+    num_batches = max(1, len(samples) // CALIBRATION_BATCH)
+    for begin in range(0, num_batches * CALIBRATION_BATCH, CALIBRATION_BATCH):
+        yield encode(samples.slice(begin, CALIBRATION_BATCH), graph.layout)
 
 
 def _strip(file: Path) -> None:

@@ -8,19 +8,16 @@ Imports neither torch nor mlflow, so that it starts in well under a second.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 import pyarrow as pa
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from feature_jobs.errors import BadInputError, CorruptError
 from feature_jobs.transforms import Layout
-from models.graph import GRAPH_FILE, IDS_FILE, SERVING_FILE, Graph, sha256_of
-from models.ids import IdMap
+from models.graph import GRAPH_FILE, TABLE_FILE, Graph, read_serving
+from models.sparse.serving import FrozenTable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,18 +37,13 @@ class Scorer:
         Raises CorruptError where a file is missing or differs from its digest in serving.json.
         """
         folder = Path(folder)
+        facts = read_serving(folder, digest)
         try:
-            if digest is not None:
-                _check(folder / SERVING_FILE, digest)
-            facts = json.loads((folder / SERVING_FILE).read_text())
-            for name, expected in facts["files"].items():
-                _check(folder / name, expected)
             layout, tasks = Layout.from_json(facts["layout"]), tuple(facts["tasks"])
-            ids = IdMap()
-            ids.add(load_file(folder / IDS_FILE)["keys"])
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise CorruptError(f"{folder}: not a readable export ({error}); fetch it again") from None
-        return cls(Graph(folder / GRAPH_FILE, layout, tasks, ids, threads=threads), facts)
+        table = FrozenTable.load(folder / TABLE_FILE)
+        return cls(Graph(folder / GRAPH_FILE, layout, tasks, table, threads=threads), facts)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -79,9 +71,3 @@ class Scorer:
             return pa.Table.from_pandas(frame, preserve_index=False)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise BadInputError(f"a feature column mixes types: {error}; give one type a column") from None
-
-
-def _check(file: Path, digest: str) -> None:
-    found = sha256_of(file)
-    if found != digest:
-        raise CorruptError(f"{file}: digest {found[:12]} is not the expected {digest[:12]}; fetch the export again")

@@ -7,8 +7,6 @@ import onnx
 import onnxruntime as ort
 import pyarrow.parquet as pq
 import pytest
-import torch
-from safetensors.numpy import load_file
 
 from feature_jobs.errors import CorruptError, GateError
 from feature_jobs.schema import Quantize
@@ -16,8 +14,8 @@ from feature_jobs.transforms import Layout
 from models import checkpoints
 from models.export import export, refuse_loss
 from models.graph import Graph
-from models.ids import IdMap
 from models.quantization import write_graph
+from models.sparse.serving import FrozenTable
 from models.training import score, train_day
 from tests.unit.models.days import DAYS, day_table, shop, write_day
 
@@ -48,7 +46,7 @@ def shop_export(tmp_path_factory):
 def test_files(shop_export):
     checkpoint, _, output, metrics = shop_export
     assert sorted(file.name for file in output.iterdir()) == [
-        "ids.safetensors", "model.onnx", "quantization.json", "reference.parquet", "serving.json",
+        "embeddings.safetensors", "model.onnx", "quantization.json", "reference.parquet", "serving.json",
     ]  # fmt: skip
     facts = json.loads((output / "quantization.json").read_text())
     assert facts["int8"]["auc"]["click"] == pytest.approx(facts["fp32"]["auc"]["click"], abs=0.01)
@@ -57,15 +55,14 @@ def test_files(shop_export):
     serving = json.loads((output / "serving.json").read_text())
     assert serving["checkpoint"] == checkpoints.digest_of(checkpoint)
     assert serving["tasks"] == ["click", "buy"]
-    keys = load_file(output / "ids.safetensors")["keys"]
-    assert (np.diff(keys) > 0).all()
-    assert len(keys) == metrics["embedding_rows"]
+    assert len(FrozenTable.load(output / "embeddings.safetensors")) == metrics["embedding_rows"]
 
 
 def test_embeddings_and_dense_weights_are_int8(shop_export):
+    table = FrozenTable.load(shop_export[2] / "embeddings.safetensors")
+    assert table.rows_RW.dtype == np.uint8
     graph = onnx.load(shop_export[2] / "model.onnx").graph
-    matrices = {i.name: i.data_type for i in graph.initializer if len(i.dims) == 2 and i.name != "scale_R1"}
-    assert matrices.pop("weight_RD") == onnx.TensorProto.INT8
+    matrices = {i.name: i.data_type for i in graph.initializer if len(i.dims) == 2}
     assert len(matrices) == 6
     assert set(matrices.values()) == {onnx.TensorProto.INT8}
     assert all(not node.doc_string for node in graph.node)
@@ -84,15 +81,16 @@ def test_equal_inputs_give_equal_bytes(shop_export, tmp_path):
 def test_the_fp32_graph_is_the_model(tmp_path, architecture):
     """On a day with ids that the model never saw, nulls and empty lists."""
     checkpoint, _ = made(tmp_path, model__architecture=architecture)
-    ranker, ids = checkpoints.load(checkpoint), IdMap()
-    ids.add(ranker.arena.sorted()[0])
-    weights = torch.cat([torch.zeros(1, 4), ranker.arena.sorted()[1]])
-    write_graph(ranker, weights, tmp_path / "fp32.onnx")
-    table = day_table(DAYS[2], 300)
-    graph = Graph(tmp_path / "fp32.onnx", ranker.layout, ranker.tasks, ids)
-    wanted = score(checkpoint, table)
+    ranker = checkpoints.load(checkpoint)
+    tables = ranker.tables
+    keys_R, rows_R = tables.items()
+    table = FrozenTable.of(keys_R, tables.rows.read(rows_R)[0], tables.rows.read(tables.default_rows)[0])
+    write_graph(ranker, tmp_path / "fp32.onnx")
+    samples = day_table(DAYS[2], 300)
+    graph = Graph(tmp_path / "fp32.onnx", ranker.layout, ranker.tasks, table)
+    wanted = score(checkpoint, samples)
     for t, task in enumerate(ranker.tasks):
-        assert graph.score(table)[:, t] == pytest.approx(wanted[task], abs=1e-6)
+        assert graph.score(samples)[:, t] == pytest.approx(wanted[task], abs=1e-6)
 
 
 def test_int8_scores_stay_near(shop_export):
@@ -139,13 +137,11 @@ def test_the_gate_names_task_numbers_and_allowance(shop_export, tmp_path):
 
 def test_a_rows_score_does_not_depend_on_its_batch(shop_export):
     _, _, output, _ = shop_export
-    ids = IdMap()
-    ids.add(load_file(output / "ids.safetensors")["keys"])
     layout = Layout.from_json(json.loads((output / "serving.json").read_text())["layout"])
-    graph = Graph(output / "model.onnx", layout, ("click", "buy"), ids)
-    table = day_table(DAYS[2], 40)
-    together = graph.score(table)
-    alone = np.concatenate([graph.score(table.slice(row, 1)) for row in range(40)])
+    graph = Graph(output / "model.onnx", layout, ("click", "buy"), FrozenTable.load(output / "embeddings.safetensors"))
+    samples = day_table(DAYS[2], 40)
+    together = graph.score(samples)
+    alone = np.concatenate([graph.score(samples.slice(row, 1)) for row in range(40)])
     assert np.abs(together - alone).max() < 1e-6
 
 
@@ -170,14 +166,11 @@ def test_damaged_checkpoints_are_refused(shop_export, tmp_path):
 
 def test_runs_in_plain_onnx_runtime(shop_export):
     session = ort.InferenceSession(str(shop_export[2] / "model.onnx"))
-    assert {i.name: i.type for i in session.get_inputs()} == {
-        "rows": "tensor(int64)",
-        "numbers": "tensor(float)",
-        "bag:tags": "tensor(int64)",
-        "bag:clicked": "tensor(int64)",
+    assert {i.name: (i.type, i.shape) for i in session.get_inputs()} == {
+        "embeddings": ("tensor(float)", ["B", 8, 4]),
+        "numbers": ("tensor(float)", ["B", 4]),
     }
-    feeds = {"rows": np.zeros((2, 6), np.int64), "numbers": np.full((2, 4), np.nan, np.float32)}
-    feeds |= {"bag:tags": np.zeros((2, 1), np.int64), "bag:clicked": np.zeros((2, 5), np.int64)}
+    feeds = {"embeddings": np.zeros((2, 8, 4), np.float32), "numbers": np.full((2, 4), np.nan, np.float32)}
     (scores,) = session.run(["probabilities"], feeds)
     assert scores.shape == (2, 2)
     assert ((scores > 0) & (scores < 1)).all()

@@ -72,7 +72,7 @@ def test_columns_amiss_are_named(scorer):
         scorer.score(frame.assign(city=["Rome", 3, b"x", None, 1.5]))
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "ids.safetensors", "serving.json"])
+@pytest.mark.parametrize("name", ["model.onnx", "embeddings.safetensors", "serving.json"])
 @pytest.mark.parametrize("damage", ["flipped", "missing"])
 def test_damage_is_refused(folder, tmp_path, name, damage):
     copy = tmp_path / "export"
@@ -91,6 +91,15 @@ def test_the_expected_digest(folder):
     assert Scorer.load(folder, sha256_of(folder / "serving.json")).tasks == ("click", "buy")
     with pytest.raises(CorruptError, match="is not the expected 000"):
         Scorer.load(folder, "0" * 64)
+
+
+def test_an_export_of_another_format_is_refused(folder, tmp_path):
+    copy = tmp_path / "export"
+    shutil.copytree(folder, copy)
+    facts = json.loads((copy / "serving.json").read_text())
+    (copy / "serving.json").write_text(json.dumps({**facts, "format": 1}))
+    with pytest.raises(CorruptError, match="format 1 where this code reads 2"):
+        Scorer.load(copy)
 
 
 def test_facts_lead_back_to_the_checkpoint(scorer, folder):

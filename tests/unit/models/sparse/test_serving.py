@@ -1,0 +1,136 @@
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feature_jobs.errors import CorruptError
+from models.sparse.serving import FrozenTable, quantize_rows, slices
+
+KEYS = st.integers(-(2**63), 2**63 - 1)
+
+
+def rows_of(rng, keys, dim, num_tables=2):
+    """Sorted keys, weights of different size from row to row, default rows."""
+    sizes = 10.0 ** rng.integers(-6, 3, (len(keys), 1))
+    weights = (sizes * rng.normal(size=(len(keys), dim))).astype(np.float32)
+    return np.array(sorted(keys), np.int64), weights, rng.normal(size=(num_tables, dim)).astype(np.float32)
+
+
+def int8_table(keys, weights, defaults):
+    return FrozenTable.from_sorted([(keys, quantize_rows(weights))], len(keys), defaults)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data(), st.sampled_from([1, 4, 7]), st.booleans())
+def test_slots_and_bags_read_what_a_dictionary_would(data, dim, int8):
+    known = data.draw(st.sets(KEYS, max_size=40))
+    rng = np.random.default_rng(data.draw(st.integers(0, 9)))
+    keys, weights, defaults = rows_of(rng, known, dim)
+    table = int8_table(keys, weights, defaults) if int8 else FrozenTable.of(keys, weights, defaults)
+    ids = st.one_of(KEYS, st.sampled_from(sorted(known))) if known else KEYS
+    slot = data.draw(st.lists(ids, max_size=20))
+    bag = [data.draw(st.lists(ids, max_size=4)) for _ in slot]
+    offsets = np.cumsum([0, *map(len, bag)])
+    values = np.array([key for keys in bag for key in keys], np.int64)
+    found = table.embed([np.array(slot, np.int64)], [(values, offsets)], [0, 1], len(slot))
+    row = dict(zip(keys.tolist(), weights, strict=True))
+    wanted = np.zeros((len(slot), 2, dim))
+    allowed = np.full((len(slot), 2, 1), 1e-6)
+    for b, key in enumerate(slot):
+        for feature, ids in enumerate([[key], bag[b]]):
+            read = [row.get(k, defaults[feature]) for k in ids]
+            wanted[b, feature] = np.mean(read, 0) if read else 0
+            largest = max((np.abs(weights).max() for weights in read), default=0)
+            allowed[b, feature] += largest * (0.504 / 127 if int8 else 1e-6)  # half a step, and the scale's rounding
+    assert found.shape == (len(slot), 2, dim)
+    assert (np.abs(found - wanted) <= allowed).all()
+
+
+def test_every_one_of_many_keys_is_found(tmp_path):
+    rng = np.random.default_rng(0)
+    keys, weights, defaults = rows_of(rng, set(rng.integers(-(2**63), 2**63 - 1, 50_000).tolist()), 4, 1)
+    table = FrozenTable.of(keys, weights, defaults)
+    order = rng.permutation(len(keys))
+    assert (table.embed([keys[order]], [], [0], len(order))[:, 0] == weights[order]).all()
+    beside = keys[:-1] + 1
+    unknown = ~np.isin(beside, keys)
+    assert (table.embed([beside], [], [0], len(beside))[unknown, 0] == defaults[0]).all()
+
+
+def test_keys_that_share_a_bucket_are_found():
+    keys = np.arange(-100, 100, dtype=np.int64)
+    weights = keys.astype(np.float32)[:, None]
+    table = FrozenTable.of(keys, weights, np.full((1, 1), 999, np.float32))
+    found = table.embed([np.arange(-102, 102)], [], [0], 204)[:, 0, 0]
+    assert found.tolist() == [999, 999, *range(-100, 100), 999, 999]
+
+
+def test_chunks_make_the_same_table_as_one_piece():
+    keys, weights, defaults = rows_of(np.random.default_rng(1), set(range(0, 1000, 3)), 5)
+    whole = int8_table(keys, weights, defaults)
+    rows = quantize_rows(weights)
+    chunks = ((keys[begin : begin + 7], rows[begin : begin + 7]) for begin in range(0, len(keys), 7))
+    pieces = FrozenTable.from_sorted(chunks, len(keys), defaults)
+    for name in ("keys_R", "starts", "rows_RW", "default_TD"):
+        assert (getattr(pieces, name) == getattr(whole, name)).all()
+
+
+@pytest.mark.parametrize(("keys", "place"), [([3, 3, 4], 1), ([1, 5, 4], 2), ([0, -1], 1)])
+def test_keys_out_of_order_or_twice_are_refused(keys, place):
+    with pytest.raises(ValueError, match=rf"key {keys[place]} at place {place} comes after {keys[place - 1]}"):
+        FrozenTable.of(np.array(keys), np.zeros((len(keys), 4), np.float32), np.zeros((1, 4), np.float32))
+
+
+@pytest.mark.parametrize("num_rows", [2, 4])
+def test_another_number_of_rows_is_refused(num_rows):
+    keys, weights, defaults = rows_of(np.random.default_rng(0), {1, 2, 3}, 4)
+    with pytest.raises(ValueError, match=f"3 rows came where {num_rows} were told"):
+        FrozenTable.from_sorted([(keys, quantize_rows(weights))], num_rows, defaults)
+
+
+def test_a_weight_that_is_not_finite_is_refused():
+    weights = np.zeros((3, 2), np.float32)
+    weights[1, 0] = np.nan
+    with pytest.raises(ValueError, match="row 1 has a weight that is not finite"):
+        quantize_rows(weights)
+
+
+def test_a_saved_table_is_mapped_and_equal_tables_give_equal_bytes(tmp_path):
+    keys, weights, defaults = rows_of(np.random.default_rng(2), set(range(50)), 3)
+    for name in ("a", "b"):
+        int8_table(keys, weights, defaults).save(tmp_path / name)
+    assert (
+        hashlib.sha256((tmp_path / "a").read_bytes()).digest() == hashlib.sha256((tmp_path / "b").read_bytes()).digest()
+    )
+    loaded = FrozenTable.load(tmp_path / "a")
+    assert not loaded.rows_RW.flags.owndata
+    assert (len(loaded), loaded.dim) == (50, 3)
+    made = int8_table(keys, weights, defaults)
+    assert (loaded.embed([keys], [], [0], 50) == made.embed([keys], [], [0], 50)).all()
+
+
+def test_a_table_without_rows(tmp_path):
+    keys, weights, defaults = rows_of(np.random.default_rng(2), set(), 3)
+    int8_table(keys, weights, defaults).save(tmp_path / "empty")
+    loaded = FrozenTable.load(tmp_path / "empty")
+    assert (loaded.embed([np.arange(4)], [], [1], 4)[:, 0] == defaults[1]).all()
+
+
+def test_what_is_no_table_is_refused(tmp_path):
+    file = tmp_path / "embeddings.safetensors"
+    keys, weights, defaults = rows_of(np.random.default_rng(2), set(range(50)), 3)
+    int8_table(keys, weights, defaults).save(file)
+    whole = file.read_bytes()
+    for damaged in (b"", b"no", whole[:100], whole[:-40], whole.replace(b'"keys"', b'"kyes"')):
+        file.write_bytes(damaged)
+        with pytest.raises(CorruptError, match=r"embeddings\.safetensors: not a readable table"):
+            FrozenTable.load(file)
+    with pytest.raises(CorruptError, match="missing"):
+        FrozenTable.load(tmp_path / "missing")
+
+
+def test_slices_cover_all():
+    assert [(s.start, s.stop) for s in slices((1 << 20) + 1)] == [(0, 1 << 20), (1 << 20, (1 << 20) + 1)]
+    assert list(slices(0)) == []
