@@ -1,4 +1,4 @@
-"""Commands about versions: status, rollback, accept, report."""
+"""Commands about versions: status, rollback, accept, report, delta, apply-delta."""
 
 from __future__ import annotations
 
@@ -100,3 +100,40 @@ def report(context: Context, ds: str | None, first: str | None, last: str | None
 
     write_report(context.scenario, context.store, scenario_days(context.scenario, ds, first, last), out)
     click.echo(f"{out}/metrics.json, {out}/progressive.csv")
+
+
+@main.command()
+@click.option("--from", "base_ds", required=True, help="Day whose export the servers have.")
+@click.option("--to", "target_ds", required=True, help="Day whose export they are to have.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the delta.")
+@with_context
+def delta(context: Context, base_ds: str, target_ds: str, out: Path) -> None:
+    """Writes what changed between the exports of two days: rows new, changed or gone, and the dense part."""
+    from models.delta import write_delta
+
+    facts = write_delta(_export(context, base_ds), _export(context, target_ds), out)
+    share = facts["delta_bytes"] / facts["full_bytes"]
+    text = (
+        f"{out}: of {facts['rows']} rows {facts['changed']} changed, {facts['new']} new; {facts['gone']} gone\n"
+        f"{facts['delta_bytes']} bytes, {share:.0%} of the whole export's {facts['full_bytes']}"
+    )
+    context.show(facts, text)
+
+
+def _export(context: Context, ds: str) -> Path:
+    commit = context.store.find("quantize", ds)
+    if commit is None:
+        raise BadInputError(f"{context.store.root}: no export of {ds}; `recloop run --ds {ds}` makes one")
+    return commit.folder
+
+
+@main.command("apply-delta")
+@click.argument("base", type=click.Path(path_type=Path))
+@click.argument("delta", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path))
+def apply_delta(base: Path, delta: Path, output: Path) -> None:
+    """Makes of the export BASE and a DELTA from it the export that the delta leads to, in OUTPUT."""
+    from models.delta import apply_delta as apply
+
+    facts = apply(base, delta, output)
+    click.echo(f"{output}: export {facts['target'][:12]}, {facts['rows']} rows")
