@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -31,17 +33,26 @@ from models.batches import Block, Floats, encoded_blocks, make_block, open_sampl
 from models.crew import Crew
 from models.progress import Progress
 from models.ranker import Ranker
+from models.snapshots import Position, Snapshots
 
 KEYS = ["key.event_time", "key.event_row", "key.user"]
 PREDICTIONS_ROWS = 1_000_000
 
 
 def train_day(
-    scenario: Scenario, ds: str, samples: Path, parent: Path | None, output: Path, *, progress: bool = False
+    scenario: Scenario,
+    ds: str,
+    samples: Path,
+    parent: Path | None,
+    output: Path,
+    *,
+    resume: Path | None = None,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Carries the parent's checkpoint on over a day's samples (folders) and writes the next one into `output`.
 
-    Returns metrics: progressive and holdout metrics per task, rows, rows per second, sizes.
+    `resume`: a folder that outlives a killed run; the next run with the same inputs goes on from what lies there.
+    Returns metrics: progressive and holdout metrics per task, rows, rows per second, sizes, statistics of the tables.
     Raises CorruptError for an unreadable parent or samples file, BadInputError for samples that do not fit.
     """
     layout, tasks = Layout.from_scenario(scenario), scenario.tasks
@@ -52,22 +63,28 @@ def train_day(
     with reproducible(_seed(scenario, ds)), Crew(scenario.train.threads) as crew:
         ranker = Ranker(layout, tasks, scenario.model, scenario.train, scenario.embeddings)
         ranker.crew = crew
-        restored = checkpoints.restore(ranker, parent) if parent else {}
-        ranker.tables.start_day()
-        day = _Day(scenario, ds, parquet, ranker, Progress(f"train {ds}", num_passes, progress))
-        progressive_NT = day.score(0, num_rows) if parent else _unknown(num_rows, len(tasks))
-        day.learn(0, cut)
-        gate_NT = np.concatenate([_unknown(cut, len(tasks)), day.score(cut, num_rows)])
+        bar = Progress(f"train {ds}", num_passes, progress)
+        day = _Day(scenario, ds, parquet, ranker, Snapshots(resume), bar)
+        if not day.go_on():
+            if parent:
+                day.restored = checkpoints.restore(ranker, parent)
+            ranker.tables.start_day()
+            day.scores["progressive"] = day.score(0, num_rows) if parent else _unknown(num_rows, len(tasks))
+        if not day.position.rest:
+            day.learn(0, cut)
+            day.scores["gate"] = np.concatenate([_unknown(cut, len(tasks)), day.score(cut, num_rows)])
+            day.note(Position(day.position.rows, rest=True))
         day.learn(cut, num_rows)
-        ranker.tables.make_room(over=day.day)
+        ranker.tables.make_room(over=day.number)
         day.progress.close()
+    progressive_NT, gate_NT = day.scores["progressive"], day.scores["gate"]
     facts = {
         "format": 1,
         "scenario": scenario.name,
         "ds": ds,
         "parent": checkpoints.digest_of(parent) if parent else None,
         "num_rows": num_rows,
-        "restored": restored,
+        "restored": day.restored,
     }
     checkpoints.save(ranker, output, facts)
     _write_predictions(parquet, tasks, progressive_NT, gate_NT, output / "predictions.parquet")
@@ -76,10 +93,13 @@ def train_day(
     return {
         **judged,
         "num_rows": num_rows,
-        "samples_per_s": round(num_rows / max(day.learn_s, 1e-9)),
+        "samples_per_s": round(day.rows_learned / max(day.learn_s, 1e-9)),
         "learn_s": round(day.learn_s, 3),
         "score_s": round(day.score_s, 3),
         "embedding_rows": len(ranker.tables),
+        "tables": ranker.tables.report(),
+        "skipped_steps": ranker.scaler.skipped,
+        "loss_scale": ranker.scaler.scale,
         "checkpoint_bytes": sum(file.stat().st_size for file in output.iterdir()),
     }
 
@@ -94,31 +114,60 @@ def score(checkpoint: Path, samples: pa.Table) -> dict[str, Floats]:
     return {task: scores_NT[:, t] for t, task in enumerate(ranker.tasks)}
 
 
+@dataclass
 class _Day:
-    """The samples of a day, learned and scored by ranges of rows."""
+    """The samples of a day, learned and scored by ranges of rows. `position`: what has been learned."""
 
-    def __init__(
-        self, scenario: Scenario, ds: str, parquet: pq.ParquetFile, ranker: Ranker, progress: Progress
-    ) -> None:
-        self.scenario, self.ds, self.parquet, self.ranker, self.progress = scenario, ds, parquet, ranker, progress
-        self.day = date.fromisoformat(ds).toordinal()
-        self.learn_s = self.score_s = 0.0
+    scenario: Scenario
+    ds: str
+    parquet: pq.ParquetFile
+    ranker: Ranker
+    snapshots: Snapshots
+    progress: Progress
+    position: Position = field(default_factory=Position)
+    restored: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Floats] = field(default_factory=dict)
+    rows_learned: int = 0
+    learn_s: float = 0.0
+    score_s: float = 0.0
 
-    def _blocks(self, begin: int, end: int) -> Iterator[Block]:
-        layout, tasks = self.ranker.layout, self.ranker.tasks
-        columns = layout.columns + [f"label.{task}" for task in tasks]
-        tables = read_blocks(self.parquet, begin, end, self.scenario.train.shuffle_rows, columns)
-        return encoded_blocks(tables, layout, tasks)
+    @property
+    def number(self) -> int:
+        """The day, counted."""
+        return date.fromisoformat(self.ds).toordinal()
+
+    def go_on(self) -> bool:
+        """Goes back to where a killed run was; False where none was."""
+        found = self.snapshots.load(self.ranker)
+        if found is None:
+            return False
+        self.position, self.restored, self.scores = found
+        return True
+
+    def note(self, position: Position) -> None:
+        """Moves on; what is learned is written down every `train.snapshot_rows`."""
+        rows_before = self.position.rows // self.scenario.train.snapshot_rows
+        self.position = position
+        if position.rows // self.scenario.train.snapshot_rows > rows_before:
+            self.snapshots.save(self.ranker, position, self.restored, self.scores)
 
     def learn(self, begin: int, end: int) -> None:
         """One pass over rows [begin, end), shuffled inside blocks of `train.shuffle_rows`."""
         started = time.perf_counter()
-        for number, block in enumerate(self._blocks(begin, end)):
+        for number, block in enumerate(self._blocks(begin, end, self.position.blocks), self.position.blocks):
             shuffle = np.random.default_rng(_seed(self.scenario, self.ds, begin, number))
             batches = block.batches(self.scenario.train.batch_size, shuffle.permutation(len(block)))
-            for num_rows, loss in self.ranker.learn(batches, self.day):
+            for num_rows, loss in self.ranker.learn(batches, self.number):
                 self.progress.advance(num_rows, f"loss {loss:.4f}")
+            self.rows_learned += len(block)
+            self.note(Position(self.position.rows + len(block), self.position.rest, number + 1))
         self.learn_s += time.perf_counter() - started
+
+    def _blocks(self, begin: int, end: int, skip: int = 0) -> Iterator[Block]:
+        layout, tasks = self.ranker.layout, self.ranker.tasks
+        columns = layout.columns + [f"label.{task}" for task in tasks]
+        tables = read_blocks(self.parquet, begin, end, self.scenario.train.shuffle_rows, columns)
+        return encoded_blocks(itertools.islice(tables, skip, None), layout, tasks)
 
     def score(self, begin: int, end: int) -> Floats:
         """Probabilities [end - begin, T]."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from feature_jobs.schema import Scenario
@@ -56,7 +57,7 @@ class Step:
 
     `daily` steps make up the daily DAG. `on_no` says what a gate's no means to a scheduler: `fail` stops the day,
     `skip` ends the step without alarm. `registry` steps talk to MLflow while they run;
-    `tracked` ones are shown there as a run after their commit.
+    `tracked` ones are shown there as a run after their commit. A `resumable` step notes where it is, see DayConfig.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Step:
     on_no: Literal["fail", "skip"] = "fail"
     registry: bool = False
     tracked: bool = True
+    resumable: bool = False
 
     @property
     def doc(self) -> str:
@@ -84,7 +86,8 @@ class DayConfig:
     """What a step function is told besides its folders.
 
     `store` is set when the step runs inside one (steps that keep to their folders don't look at it). `progress` asks
-    for a progress bar, else plain lines. `options` are the command's own (`tune`: worker).
+    for a progress bar, else plain lines. `options` are the command's own (`tune`: worker). `resume` is given to
+    resumable steps: a folder that outlives a killed run, and that the next one finds if its inputs are the same.
     """
 
     scenario: Scenario
@@ -93,6 +96,7 @@ class DayConfig:
     generation: int = 0
     progress: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    resume: Path | None = None
 
 
 def step(

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,8 @@ def _run(declared: Step, config: DayConfig, store: ScenarioStore) -> tuple[Outco
     inputs = resolve_inputs(declared, scenario, ds, store)
     for commit in _flat(inputs.values()):
         store.verify(commit)
-    with store.scratch() as scratch:
+    with store.scratch() as scratch, _resume_folder(declared, config, inputs, store) as resume:
+        config = replace(config, resume=resume)
         output = scratch / declared.writes
         output.mkdir()
         folders = {argument: _folder(found) for argument, found in inputs.items()}
@@ -150,6 +151,16 @@ def _resolve(declared: Step, argument: str, scenario: Scenario, ds: str, store: 
     if commit is None and not source.optional:
         raise _missing(declared, ds, writer, day, scenario)
     return commit
+
+
+def _resume_folder(
+    declared: Step, config: DayConfig, inputs: Mapping[str, Found], store: ScenarioStore
+) -> contextlib.AbstractContextManager[Path | None]:
+    """Where a resumable step notes its progress: a folder of its own for every set of inputs, config and code."""
+    if not declared.resumable:
+        return contextlib.nullcontext()
+    facts = _facts(declared, config.scenario, inputs, None)
+    return store.resume_folder(f"{config.ds}.{declared.name}", sha256_of(canonical_json(facts)))
 
 
 def window_of(scenario: Scenario, source: Input) -> int:

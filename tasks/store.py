@@ -246,6 +246,24 @@ class ScenarioStore:
                 shutil.rmtree(folder, ignore_errors=True)
                 (top / f"{folder.name}.lock").unlink(missing_ok=True)
 
+    @contextlib.contextmanager
+    def resume_folder(self, name: str, key: str) -> Iterator[Path | None]:
+        """A folder that a killed run leaves to the next one of equal `key`; a run that ends removes it, and so does one
+        of another key. None where another process is at it: what it does is not shared."""
+        top = self.root / ".resume" / name
+        top.mkdir(parents=True, exist_ok=True)
+        with (top.parent / f"{name}.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield None
+                return
+            for other in top.iterdir():
+                if other.name != key:
+                    shutil.rmtree(other, ignore_errors=True)
+            yield top / key
+            shutil.rmtree(top, ignore_errors=True)
+
     def keep_rejected(self, step: str, ds: str, folder: Path) -> Path:
         """Keeps what a refused step wrote (a validation's docs), outside the committed history."""
         target = self.root / "rejected" / ds / step

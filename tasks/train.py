@@ -16,6 +16,7 @@ from tasks.contract import DayConfig, Input, Metrics, Resources, step
     writes="checkpoint",
     config=("model", "features", "labels", "train"),
     resources=Resources(cpus=2, memory_gib=8),
+    resumable=True,
 )
 def train(config: DayConfig, *, samples: Path, validation: Path, parent: Path | None, checkpoint: Path) -> Metrics:
     """Scores the day with its parent, learns it in one pass, and writes the next checkpoint of the chain.
@@ -25,4 +26,5 @@ def train(config: DayConfig, *, samples: Path, validation: Path, parent: Path | 
     """
     from models.training import train_day
 
-    return train_day(config.scenario, config.ds, samples, parent, checkpoint, progress=config.progress)
+    scenario, ds = config.scenario, config.ds
+    return train_day(scenario, ds, samples, parent, checkpoint, resume=config.resume, progress=config.progress)
