@@ -238,13 +238,18 @@ AnyFeature = Annotated[
 
 
 class Model(Section):
-    """The network. Experts are used by `mmoe` only; `bottom` are the shared (or each expert's) layers."""
+    """The network. `bottom` are the shared layers (`mmoe`: each expert's; `dlrm`: those of the numbers), `tower` each
+    task's (`dlrm`: those above the products), and may be empty. `num_experts` are `mmoe`'s. `dcnv2` has `cross_layers`
+    crosses, of `cross_rank` if given, that the MLP reads (`cross: stacked`) or has beside it (`parallel`)."""
 
-    architecture: Literal["shared_bottom", "mmoe"] = "shared_bottom"
+    architecture: Literal["shared_bottom", "mmoe", "deepfm", "dcnv2", "dlrm"] = "shared_bottom"
     embedding_dim: Positive = 16
-    bottom: tuple[Positive, ...] = (128, 64)
+    bottom: Annotated[tuple[Positive, ...], Field(min_length=1)] = (128, 64)
     tower: tuple[Positive, ...] = (32,)
     num_experts: Positive = 4
+    cross: Literal["stacked", "parallel"] = "stacked"
+    cross_layers: Positive = 3
+    cross_rank: Positive | None = None
     dropout: Share = 0.0
 
 

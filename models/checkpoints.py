@@ -129,8 +129,9 @@ def restore(ranker: Ranker, folder: Path) -> dict[str, Any]:
 def _restore_dense(ranker: Ranker, saved: dict[str, Tensor], optimizer: Path) -> dict[str, Any]:
     pieces = _pieces(ranker.network, ranker.network.state_dict())
     report = _fill(pieces, saved)
+    known = {_whole(name) for name in saved if _whole(name) != name}
     for name in report["new"]:
-        if ":" in name.rpartition(".")[2]:  # the weights of a new feature
+        if _whole(name) in known:  # the weights of a new feature
             pieces[name].detach().zero_()
     for moment in MOMENTS:
         fit = {f"{name}/{moment}": piece for name, piece in _moment(ranker, moment).items()}
@@ -139,15 +140,26 @@ def _restore_dense(ranker: Ranker, saved: dict[str, Tensor], optimizer: Path) ->
 
 
 def _pieces(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors named like the network's own, those with named columns as one view for each block of them."""
+    """Tensors named like the network's own, those with named blocks as one view for each: `weight:ROWS:COLUMNS`."""
     pieces = dict(tensors)
     for path, module in network.named_modules():
-        tensor_name, widths = getattr(module, "columns", ("", {}))
-        whole = pieces.pop(f"{path}.{tensor_name}", None)
-        if whole is not None:
-            views = torch.split(whole, list(widths.values()), dim=1)
-            pieces |= {f"{path}.{tensor_name}:{block}": view for block, view in zip(widths, views, strict=True)}
+        for tensor_name, named in getattr(module, "blocks", {}).items():
+            whole = pieces.pop(f"{path}.{tensor_name}", None)
+            views = {} if whole is None else {f"{path}.{tensor_name}": whole}
+            for dim, widths in named.items():
+                views = {
+                    f"{name}:{block}": view
+                    for name, tensor in views.items()
+                    for block, view in zip(widths, torch.split(tensor, list(widths.values()), dim), strict=True)
+                }
+            pieces |= views
     return pieces
+
+
+def _whole(piece: str) -> str:
+    """The name of the tensor that a piece is a block of, or the piece's own."""
+    path, dot, name = piece.rpartition(".")
+    return path + dot + name.partition(":")[0]
 
 
 def _moment(ranker: Ranker, moment: str) -> dict[str, Tensor]:

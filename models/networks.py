@@ -25,7 +25,7 @@ class Standardize(nn.Module):
 
     def __init__(self, names: list[str]) -> None:
         super().__init__()
-        self.columns = ("moments", dict.fromkeys(names, 1))
+        self.blocks = {"moments": {1: dict.fromkeys(names, 1)}}
         self.register_buffer("moments", torch.zeros(3, len(names), dtype=torch.float64))
 
     @torch.no_grad()

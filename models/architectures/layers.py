@@ -8,6 +8,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from feature_jobs.schema import Model
+from models.dropout import Dropout
 
 
 class Architecture(nn.Module):
@@ -22,22 +23,35 @@ class Architecture(nn.Module):
 
 
 class BlockLinear(nn.Linear):
-    """A linear layer over the concatenation of named input blocks.
+    """A linear layer over the concatenation of named blocks, to a number of outputs or to named blocks as well.
 
-    `columns` names the blocks of `weight`'s columns: a checkpoint holds each under its own name, so that adding or
+    `blocks` names the blocks of its tensors' dimensions: a checkpoint holds each under its own name, so that adding or
     dropping a feature leaves the others' weights alone.
     """
 
-    def __init__(self, widths: Mapping[str, int], num_outputs: int) -> None:
-        super().__init__(sum(widths.values()), num_outputs)
-        self.columns = ("weight", dict(widths))
+    def __init__(self, inputs: Mapping[str, int] | int, outputs: Mapping[str, int] | int) -> None:
+        num_inputs, num_outputs = (sum(x.values()) if isinstance(x, Mapping) else x for x in (inputs, outputs))
+        super().__init__(num_inputs, num_outputs)
+        named = {dim: dict(side) for dim, side in enumerate((outputs, inputs)) if isinstance(side, Mapping)}
+        self.blocks = {"weight": named, "bias": {dim: side for dim, side in named.items() if dim == 0}}
+
+
+def split_input(widths: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
+    """The widths of the embeddings, which come first, and of the numbers."""
+    numbers = {name: width for name, width in widths.items() if name.endswith(":number")}
+    return {name: width for name, width in widths.items() if name not in numbers}, numbers
+
+
+def first_layer(widths: Mapping[str, int], num_outputs: int, dropout: float) -> nn.Sequential:
+    """Linear over named blocks, ReLU, dropout."""
+    return nn.Sequential(BlockLinear(widths, num_outputs), nn.ReLU(), Dropout(dropout))
 
 
 def mlp(widths: tuple[int, ...], dropout: float) -> nn.Sequential:
     """Linear, ReLU, dropout from each width to the next."""
     layers: list[nn.Module] = []
     for width, following in pairwise(widths):
-        layers += [nn.Linear(width, following), nn.ReLU(), nn.Dropout(dropout)]
+        layers += [nn.Linear(width, following), nn.ReLU(), Dropout(dropout)]
     return nn.Sequential(*layers)
 
 
@@ -47,3 +61,8 @@ def towers(tasks: Sequence[str], width: int, model: Model) -> nn.ModuleDict:
     return nn.ModuleDict(
         {f"{task}:tower": nn.Sequential(mlp(widths, model.dropout), nn.Linear(widths[-1], 1)) for task in tasks}
     )
+
+
+def block_logits(tasks: Sequence[str], widths: Mapping[str, int]) -> nn.ModuleDict:
+    """For each task a logit [B, 1] that is linear in named blocks."""
+    return nn.ModuleDict({f"{task}:logit": BlockLinear(widths, 1) for task in tasks})

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from feature_jobs.schema import Model
-from models.architectures.layers import Architecture, BlockLinear, mlp, towers
+from models.architectures.layers import Architecture, BlockLinear, first_layer, mlp, towers
 
 
 class MMoE(Architecture):
@@ -17,9 +17,7 @@ class MMoE(Architecture):
     def __init__(self, widths: Mapping[str, int], tasks: Sequence[str], model: Model) -> None:
         super().__init__(widths, tasks, model)
         self.num_experts = model.num_experts
-        self.first = nn.Sequential(  # of all experts, as one product
-            BlockLinear(widths, self.num_experts * model.bottom[0]), nn.ReLU(), nn.Dropout(model.dropout)
-        )
+        self.first = first_layer(widths, self.num_experts * model.bottom[0], model.dropout)  # of all, as one product
         self.experts = nn.ModuleList(mlp(model.bottom, model.dropout) for _ in range(self.num_experts))
         self.gates = nn.ModuleDict({f"{task}:gate": BlockLinear(widths, self.num_experts) for task in tasks})
         self.towers = towers(tasks, model.bottom[-1], model)

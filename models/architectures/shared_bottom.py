@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from feature_jobs.schema import Model
-from models.architectures.layers import Architecture, BlockLinear, mlp, towers
+from models.architectures.layers import Architecture, first_layer, mlp, towers
 
 
 class SharedBottom(Architecture):
@@ -16,7 +16,7 @@ class SharedBottom(Architecture):
 
     def __init__(self, widths: Mapping[str, int], tasks: Sequence[str], model: Model) -> None:
         super().__init__(widths, tasks, model)
-        self.first = nn.Sequential(BlockLinear(widths, model.bottom[0]), nn.ReLU(), nn.Dropout(model.dropout))
+        self.first = first_layer(widths, model.bottom[0], model.dropout)
         self.bottom = mlp(model.bottom, model.dropout)
         self.towers = towers(tasks, model.bottom[-1], model)
 

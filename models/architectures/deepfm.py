@@ -1,0 +1,45 @@
+"""DeepFM (Guo et al., IJCAI 2017): a factorization machine and an MLP over the same embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from feature_jobs.schema import Model
+from models.architectures.layers import Architecture, BlockLinear, block_logits, mlp, split_input, towers
+from models.dropout import Dropout
+from models.interactions import linear_and_factorization
+
+
+class FeatureWeights(nn.Module):
+    """How much each feature takes part in products with others: 1 at first, 0 for one added to a trained model."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(len(names)))
+        self.blocks = {"weight": {0: dict.fromkeys(names, 1)}}
+
+
+class DeepFM(Architecture):
+    """A task's logit: its `model.tower` on the shared `model.bottom`, its own first-order term, and a multiple, 1 at
+    first, of the second-order term of all. With one task and no tower: the paper's."""
+
+    def __init__(self, widths: Mapping[str, int], tasks: Sequence[str], model: Model) -> None:
+        super().__init__(widths, tasks, model)
+        self.dim = model.embedding_dim
+        self.first = BlockLinear(widths, model.bottom[0])
+        self.bottom = nn.Sequential(nn.ReLU(), Dropout(model.dropout), mlp(model.bottom, model.dropout))
+        self.towers = towers(tasks, model.bottom[-1], model)
+        self.linear = block_logits(tasks, widths)
+        self.features = FeatureWeights(list(split_input(widths)[0]))
+        self.multiples = nn.ParameterDict({f"multiple_{task}": nn.Parameter(torch.ones(1)) for task in tasks})
+
+    def forward(self, input_BI: Tensor) -> Tensor:
+        """Logits [B, T]."""
+        layers: list[nn.Linear] = [self.first, *self.linear.values()]  # type: ignore[list-item]
+        (first_BH, *linear), second_B = linear_and_factorization(layers, input_BI, self.features.weight, self.dim)
+        shared_BH = self.bottom(first_BH)
+        deep_BT = torch.cat([tower(shared_BH) for tower in self.towers.values()], 1)
+        return deep_BT + torch.cat(linear, 1) + second_B[:, None] * torch.cat(list(self.multiples.values()))
