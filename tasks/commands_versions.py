@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from feature_jobs.errors import BadInputError
+from feature_jobs.errors import BadInputError, GateError
 from tasks.commands import Context, main, with_context
 from tasks.commands_days import day_options, scenario_days
 from tasks.steps import DAILY
@@ -124,6 +124,8 @@ def _export(context: Context, ds: str) -> Path:
     commit = context.store.find("quantize", ds)
     if commit is None:
         raise BadInputError(f"{context.store.root}: no export of {ds}; `recloop run --ds {ds}` makes one")
+    if gate := commit.manifest.get("gate"):
+        raise GateError(f"the export of {ds} is not to serve: {gate}")
     return commit.folder
 
 

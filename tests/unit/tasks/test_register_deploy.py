@@ -175,7 +175,7 @@ def test_a_version_has_tags_signature_example_and_no_pickle(loop):
     assert not [name for name in names if "training" in name or "mlflow.db" in name]
     recipe = (folder / "MLmodel").read_text()
     assert "python_model" not in recipe  # a pickled model would be named there
-    assert len((folder / "requirements.txt").read_text().split()) == 8
+    assert len((folder / "requirements.txt").read_text().split()) == 9
     assert client.get_run(version["run_id"]).info.run_name == f"register {DAYS[1]}"
 
 
