@@ -6,10 +6,10 @@ JOBS ?= 2
 PYTHON_IN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo down test test-fast lint format screenshots dvc
+.PHONY: help environment demo down test test-fast lint format screenshots dvc benchmark-peers
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
 
 environment: ## .venv from infra/requirements.lock; does nothing where it is up to date
 	@infra/environment.sh
@@ -38,6 +38,9 @@ lint: environment ## style, types, layers
 format: environment ## bring the code into shape
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
+
+benchmark-peers: environment ## .venv-peers, for the peers of benchmarks/ that ours has no room for
+	@benchmarks/peers/environment.sh
 
 screenshots: environment ## pictures of the running demo into docs/images (needs Debian's chromium)
 	@$(PYTHON_IN) -m infra.screenshots --scenario "$(SCENARIO)"
