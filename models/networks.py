@@ -32,11 +32,11 @@ class Standardize(nn.Module):
     def observe(self, numbers_BK: Tensor) -> None:
         """Adds a batch to the running moments."""
         known_BK = ~numbers_BK.isnan()
-        values_BK = numbers_BK.double().nan_to_num()
         count_K, mean_K, squares_K = self.get_buffer("moments")
         added_K = known_BK.sum(0).double()
-        batch_mean_K = values_BK.sum(0) / added_K.clamp(min=1)
-        batch_squares_K = ((values_BK - batch_mean_K).square() * known_BK).sum(0)
+        batch_mean_K = numbers_BK.nan_to_num().sum(0, dtype=torch.float64) / added_K.clamp(min=1)
+        deviation_BK = torch.where(known_BK, numbers_BK - batch_mean_K.float(), 0.0)
+        batch_squares_K = deviation_BK.square().sum(0, dtype=torch.float64)
         total_K = (count_K + added_K).clamp(min=1)
         shift_K = batch_mean_K - mean_K
         mean_K = mean_K + shift_K * added_K / total_K

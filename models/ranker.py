@@ -139,7 +139,8 @@ class Ranker:
             with dropout_seed(seed + number):
                 loss_of = partial(weighted_loss, labels_BT=batch.labels_BT[rows], weight_T=weight_T)
                 losses[number], gradient_BI[:] = self.replica.backward(number, input_BI, loss_of)
-            if not torch.isfinite(gradient_BI.sum(dtype=torch.float32)):
+            # In float16 the last product alone may overflow; else the weights' gradients tell.
+            if self.scaler.dynamic and not torch.isfinite(gradient_BI.sum()):
                 losses[number] = float("nan")
 
         self.crew.run([partial(piece, number) for number in range(num_pieces)], first=meanwhile)
