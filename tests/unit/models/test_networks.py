@@ -9,7 +9,6 @@ from feature_jobs.schema import Model
 from feature_jobs.transforms import Layout
 from models.architectures import ARCHITECTURES
 from models.networks import Network, Standardize
-from models.ranker import masked_loss
 from tests.unit.models.days import shop
 
 
@@ -62,28 +61,3 @@ def test_mmoe_mixes_its_experts_by_each_tasks_gate():
         share = torch.softmax(x @ gate.weight.T + gate.bias, 1)
         mixed = share[:, :1] * experts[0] + share[:, 1:] * experts[1]
         assert torch.allclose(mmoe(x)[:, t], mmoe.towers[f"{task}:tower"](mixed)[:, 0])
-
-
-def test_unknown_labels_are_masked():
-    logits = torch.randn(6, 2, dtype=torch.float64, requires_grad=True)
-    labels = torch.tensor(
-        [[1, 0], [0, np.nan], [np.nan, np.nan], [1, 1], [0, np.nan], [1, np.nan]], dtype=torch.float64
-    )
-    loss = masked_loss(logits, labels, torch.tensor([1.0, 0.5], dtype=torch.float64))
-    loss.backward()
-    wanted = sum(
-        weight * functional.binary_cross_entropy_with_logits(logits[k, t], labels[k, t])
-        for t, weight in enumerate((1.0, 0.5))
-        for k in [~labels[:, t].isnan()]
-    )
-    assert float(loss.detach()) == pytest.approx(float(wanted.detach()))
-    assert not logits.grad[labels.isnan()].any()
-    assert logits.grad[~labels.isnan()].all()
-
-
-def test_a_task_without_a_known_label_costs_nothing():
-    logits = torch.randn(3, 1, requires_grad=True)
-    loss = masked_loss(logits, torch.full((3, 1), np.nan), torch.ones(1))
-    loss.backward()
-    assert float(loss.detach()) == 0
-    assert not logits.grad.any()

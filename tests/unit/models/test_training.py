@@ -82,6 +82,21 @@ def test_equal_inputs_give_equal_bytes_in_another_process(chain, tmp_path):
     assert digests(tmp_path) == digests(second)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_number_of_threads_changes_no_byte(tmp_path, precision):
+    results = []
+    for threads in (1, 2, 3):
+        scenario = shop(
+            tmp_path, train__threads=threads, train__micro_batch=16, train__precision=precision, model__dropout=0.1,
+            features__user__embedding={"min_count": 2, "capacity": 20, "ttl_days": 1},
+        )  # fmt: skip
+        first, _ = train(scenario, tmp_path, DAYS[0], name=f"first-{threads}")
+        second, metrics = train(scenario, tmp_path, DAYS[1], first, name=f"second-{threads}")
+        results.append((digests(second), metrics["tables"]))
+    assert results[0] == results[1] == results[2]
+    assert 0 < results[0][1]["user"]["rows"] <= 20
+
+
 def test_seed_and_day_change_the_result(tmp_path):
     results = [train(shop(tmp_path, train__seed=seed), tmp_path, DAYS[0], name=str(seed))[0] for seed in (1, 2)]
     write_day(tmp_path / f"samples-{DAYS[1]}", DAYS[0])  # the same rows on another day
