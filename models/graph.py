@@ -42,8 +42,9 @@ class Graph:
         self.layout, self.tasks, self.table = layout, tasks, table
         namespaces = [slot.namespace for slot in layout.slots] + [bag.namespace for bag in layout.bags]
         self._table_F = [layout.namespaces.index(namespace) for namespace in namespaces]
-        nothing = np.zeros(1, np.int64)  # so that the kernel is compiled now, and not by the first request
-        table.embed([nothing] * len(layout.slots), [(nothing, nothing)] * len(layout.bags), self._table_F, 0)
+        # So that the kernel is compiled now, and not by the first request.
+        none, offsets = np.empty(0, np.int64), np.zeros(1, np.int64)
+        table.embed([none] * len(layout.slots), [(none, offsets)] * len(layout.bags), self._table_F, 0)
 
     def embed(self, encoded: Encoded) -> Floats:
         """Embeddings [B, F, D]."""

@@ -120,7 +120,7 @@ class FrozenTable:
         self, slots: Sequence[Ints], bags: Sequence[tuple[Ints, Ints]], table_F: Sequence[int], num_samples: int
     ) -> Floats:
         """Embeddings [B, F, D] of slots (keys [B] each), then the means of bags (keys [V], offsets [B + 1]; zeros for
-        an empty one). `table_F` says whose default row an unknown id reads.
+        an empty one). `table_F` says whose default row an unknown id reads. Raises ValueError for keys amiss in number.
         """
         emb_BFD = np.zeros((num_samples, len(table_F), self.dim), np.float32)
         if not len(table_F):
@@ -128,6 +128,9 @@ class FrozenTable:
         one_each = np.arange(num_samples + 1)
         features = [(keys_B, one_each) for keys_B in slots] + list(bags)
         features = [(np.ascontiguousarray(k, np.int64), np.ascontiguousarray(o, np.int64)) for k, o in features]
+        for f, (keys, offsets) in enumerate(features):  # the kernel reads them by address
+            if len(offsets) != num_samples + 1 or offsets[-1] != len(keys):
+                raise ValueError(f"feature {f}: {len(keys)} keys and {len(offsets)} offsets for {num_samples} samples")
         kernels.embed(self.dim, self.rows_RW.dtype == np.uint8)(
             np.array([keys.ctypes.data for keys, _ in features], np.int64),
             np.array([offsets.ctypes.data for _, offsets in features], np.int64),

@@ -30,7 +30,17 @@ if TYPE_CHECKING:
 
 EXPORT_TAG = "recloop.export"
 SCORER = "serving/scorer.py"
-REQUIREMENTS = ("mlflow", "numba", "numpy", "onnxruntime", "pandas", "pyarrow", "pydantic", "ruamel.yaml", "safetensors")
+REQUIREMENTS = (
+    "mlflow",
+    "numba",
+    "numpy",
+    "onnxruntime",
+    "pandas",
+    "pyarrow",
+    "pydantic",
+    "ruamel.yaml",
+    "safetensors",
+)
 EXAMPLE_ROWS = 3
 CHECK_TIMEOUT_S = 300
 BUSY = 6

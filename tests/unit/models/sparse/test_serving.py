@@ -131,6 +131,14 @@ def test_what_is_no_table_is_refused(tmp_path):
         FrozenTable.load(tmp_path / "missing")
 
 
+def test_keys_amiss_in_number_are_refused():
+    table = FrozenTable.of(np.arange(3), np.zeros((3, 4), np.float32), np.zeros((1, 4), np.float32))
+    with pytest.raises(ValueError, match="feature 0: 2 keys and 4 offsets for 3 samples"):
+        table.embed([np.arange(2)], [], [0], 3)
+    with pytest.raises(ValueError, match="feature 1: 5 keys and 4 offsets for 3 samples"):
+        table.embed([np.arange(3)], [(np.arange(5), np.array([0, 1, 2, 3]))], [0, 0], 3)
+
+
 def test_slices_cover_all():
     assert [(s.start, s.stop) for s in slices((1 << 20) + 1)] == [(0, 1 << 20), (1 << 20, (1 << 20) + 1)]
     assert list(slices(0)) == []
