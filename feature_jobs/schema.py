@@ -260,9 +260,14 @@ class Train(Section):
     Embeddings: `embedding_optimizer` with `embedding_learning_rate` and `embedding_epsilon`; the rest: AdamW. Both
     rates rise from 0 over the chain's first `warmup_steps`. Each step learns `batch_size` rows, computed in
     micro-batches of `micro_batch` whose gradients are accumulated; `threads` share them, and change no bit by it.
-    `clip_norm` shortens the dense gradient, and each embedding row's. `precision`: of the dense part's products; weights
-    stay float32, and float16 scales the loss dynamically. Steps whose gradient is not finite are skipped and counted.
-    `snapshot_rows`: how often, in rows, a day's training notes where it is; a killed one goes on from there."""
+    `clip_norm` shortens the dense gradient, and each embedding row's. `precision`: of the dense part's products;
+    weights stay float32; float16 scales the loss dynamically. Steps whose gradient is not finite are skipped, counted.
+    `snapshot_rows`: how often, in rows, a day's training notes where it is; a killed one goes on from there.
+
+    `device`: where the dense part is computed; auto: a GPU if there is one. `cache_rows`: of the embeddings, how many
+    are held where they are learned, in memory or (not set: as many as fit) on the GPU; the others lie in a file of
+    `rows_folder` (not set: beside the checkpoint; with a GPU: in host memory). A cache changes no bit.
+    """
 
     learning_rate: Annotated[float, Field(gt=0)] = 0.001
     embedding_optimizer: Literal["rowwise_adagrad", "adagrad", "adam", "sgd"] = "rowwise_adagrad"
@@ -280,6 +285,9 @@ class Train(Section):
     snapshot_rows: Positive = 10_000_000
     seed: int = 7
     threads: Positive = 2
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    cache_rows: Positive | None = None
+    rows_folder: str | None = None
 
 
 class Evaluate(Section):

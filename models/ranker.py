@@ -27,10 +27,11 @@ from models.dropout import dropout_seed
 from models.networks import Network
 from models.precision import LossScaler, Replica
 from models.sparse.optimizers import Optimizer
-from models.sparse.rows import Step
+from models.sparse.rows import Step, Storage
 from models.sparse.tables import DynamicTables, Lookup
 
 SCORE_ROWS = 4096
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Prepared:
 
 
 class Ranker:
-    """Scores rows for every task, and learns from them. `embeddings`: settings of tables that have any."""
+    """Scores rows for every task, and learns from them. `embeddings`: settings of tables that have any; `rows`: where
+    their rows live, in memory if not given. `placement.make_ranker` makes the one that a scenario asks for."""
 
     def __init__(
         self,
@@ -55,6 +57,9 @@ class Ranker:
         model: Model,
         train: Train | None = None,
         embeddings: Mapping[str, Embedding] | None = None,
+        *,
+        rows: Storage | None = None,
+        device: torch.device = CPU,
     ) -> None:
         self.layout, self.tasks, self.model, self.train = layout, tasks, model, train or Train()
         train = self.train
@@ -65,8 +70,10 @@ class Ranker:
             [namespaces.index(name) for name in layout.feature_namespaces],
             embeddings,
             Optimizer(train.embedding_optimizer, train.embedding_epsilon),
+            rows=rows,
         )
-        self.network = Network(layout, tasks, model)
+        self.device = device
+        self.network = Network(layout, tasks, model).to(device)
         self.optimizer = AdamW(self.network.parameters(), train.learning_rate, train.weight_decay)
         self.replica = Replica(self.network.architecture, train.precision)
         self.scaler = LossScaler.for_precision(train.precision)
@@ -77,7 +84,7 @@ class Ranker:
         # bfloat16 as uint16, which numpy lacks
         self._input_BI = np.zeros((0, width), np.uint16 if train.precision == "bfloat16" else np.float32)
         self._gradient_BI = np.zeros_like(self._input_BI)
-        self._weight_T = torch.tensor([train.task_weights.get(task, 1.0) for task in tasks])
+        self._weight_T = torch.tensor([train.task_weights.get(task, 1.0) for task in tasks], device=device)
 
     def learn(self, batches: Iterator[Batch], day: int) -> Iterator[tuple[int, float]]:
         """Learns batches in turn; gives after each its rows and its loss. `day`: of event time, a number."""

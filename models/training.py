@@ -31,6 +31,7 @@ from feature_jobs.transforms import Layout
 from models import checkpoints, metrics
 from models.batches import Block, Floats, encoded_blocks, make_block, open_samples, read_blocks
 from models.crew import Crew
+from models.placement import make_ranker
 from models.progress import Progress
 from models.ranker import Ranker
 from models.snapshots import Position, Snapshots
@@ -61,7 +62,7 @@ def train_day(
     cut = min(max(round(num_rows * (1 - scenario.train.holdout_share)), 1), max(num_rows - 1, 1))
     num_passes = num_rows + (num_rows - cut) + (num_rows if parent else 0)  # rows learned, judged, scored
     with reproducible(_seed(scenario, ds)), Crew(scenario.train.threads) as crew:
-        ranker = Ranker(layout, tasks, scenario.model, scenario.train, scenario.embeddings)
+        ranker = make_ranker(layout, tasks, scenario.model, scenario.train, scenario.embeddings, scratch=output)
         ranker.crew = crew
         bar = Progress(f"train {ds}", num_passes, progress)
         day = _Day(scenario, ds, parquet, ranker, Snapshots(resume), bar)

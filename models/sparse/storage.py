@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,19 +12,14 @@ HUGE_PAGE_BYTES = 2 << 20
 MAP_NORESERVE = 0x4000  # Linux; the module names it from Python 3.13 on
 
 
-def reserve(shape: tuple[int, ...], dtype: npt.DTypeLike, file: Path | None = None) -> npt.NDArray[Any]:
-    """Zeros of `shape`, of which only touched pages take memory: of a sparse `file` if given, else anonymous.
+def reserve(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Zeros of `shape`, of which only touched pages take memory.
 
-    Anonymous memory asks for huge pages: random access over gigabytes then misses the TLB less often.
+    It asks for huge pages: random access over gigabytes then misses the TLB less often.
     """
     dtype = np.dtype(dtype)
     num_bytes = max(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize, 1)
     num_bytes += -num_bytes % HUGE_PAGE_BYTES
-    if file is not None:
-        with file.open("a+b") as stream:
-            stream.truncate(max(num_bytes, file.stat().st_size))
-            memory = mmap.mmap(stream.fileno(), num_bytes)
-    else:
-        memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
-        memory.madvise(mmap.MADV_HUGEPAGE)
+    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
+    memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, dtype, int(np.prod(shape))).reshape(shape)

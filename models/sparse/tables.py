@@ -23,11 +23,12 @@ from models.sparse import row_kernels as kernels
 from models.sparse.admission import Sketch, leaving
 from models.sparse.id_map import Admission, Columns, Flags, IdMap, Ints, Rows
 from models.sparse.optimizers import Optimizer
-from models.sparse.rows import HostRows, Step
+from models.sparse.rows import HostRows, Step, Storage
 from models.sparse.storage import reserve
 
 RESERVED_ROWS = 1 << 28  # address space, not memory
 STATISTICS = ("lookups", "admitted", "rejected", "evicted")
+CACHE_STATISTICS = ("located", "fetched")  # distinct rows of batches; those that the cache did not hold
 
 Floats = npt.NDArray[np.float32]
 
@@ -59,6 +60,7 @@ class Lookup:
     offsets_U: Rows  # [U + 1]
     segments_N: Rows
     scale_S: Floats  # empty without bags
+    weight_PD: Floats | None = None  # of a batch only scored: what places are in, if not in the storage
 
     def part(self, number: int, parts: int) -> tuple[int, int]:
         """Distinct rows [begin, end) of a part; parts hold about as many occurrences each."""
@@ -69,7 +71,7 @@ class Lookup:
 
 class DynamicTables:
     """Tables by name. `table_F`: the table of each feature, slots first. `settings`: admission and eviction of each
-    table that has any."""
+    table that has any. `rows`: where rows live; in memory if not given."""
 
     def __init__(
         self,
@@ -78,19 +80,21 @@ class DynamicTables:
         table_F: Sequence[int],
         settings: Mapping[str, Embedding] | None = None,
         optimizer: Optimizer | None = None,
+        *,
+        rows: Storage | None = None,
     ) -> None:
         self.dim, self.names, self.optimizer = dim, list(names), optimizer or Optimizer()
         self.table_F = np.array(table_F, np.int32)
         self.settings = [(settings or {}).get(name, Embedding()) for name in names]
         self.sketch = Sketch() if any(s.min_count > 1 for s in self.settings) else None
         self.ids = IdMap(max(len(names), 1))
-        self.rows = HostRows(dim, self.optimizer, RESERVED_ROWS)
+        self.rows = rows or HostRows(dim, self.optimizer, RESERVED_ROWS)
         self.table_R: npt.NDArray[np.int16] = reserve((RESERVED_ROWS,), np.int16)
         self.day_R: Rows = reserve((RESERVED_ROWS,), np.int32)
         self.count_R: Rows = reserve((RESERVED_ROWS,), np.int32)
         self.table_R[: len(names)] = np.arange(len(names))
         self.rows_T = np.zeros(len(names), np.int64)
-        self.statistics = {name: np.zeros(len(names), np.int64) for name in STATISTICS}
+        self.statistics = {name: np.zeros(len(names), np.int64) for name in STATISTICS + CACHE_STATISTICS}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -114,6 +118,8 @@ class DynamicTables:
         self.rows.reset(rows_F, found.fresh_key_F)
         self._count(columns, table_F, found.rejected_C)
         places_U = self.rows.locate(found.rows_U)
+        if self.rows.fetched_M is not None:
+            self._count_cache(found.rows_U, self.rows.fetched_M)
         batch = self._group(ids, found.rows_U, places_U, found.place_N)
         kernels.touch(batch.rows_U, batch.offsets_U, day, self.count_R, self.day_R)
         return batch
@@ -121,14 +127,16 @@ class DynamicTables:
     def find(self, ids: Ids) -> Lookup:
         """Rows of a batch that is only scored: changes nothing."""
         columns = Columns([*ids.slots, *(keys for keys, _ in ids.bags)], self.table_F)
-        places_N, nothing = self.rows.locate(self.ids.find(columns)), np.empty(0, np.int32)
+        places_N, weight_PD = self.rows.find(self.ids.find(columns))
+        nothing = np.empty(0, np.int32)
         num_slots = len(ids.slots)
         split = num_slots * ids.num_samples
         places_BS = np.ascontiguousarray(places_N[:split].reshape(num_slots, ids.num_samples).T)
         bags = _bags(ids, places_N[split:])
         return Lookup(
-            num_slots + len(bags), places_BS, bags, nothing, nothing, np.zeros(1, np.int32), nothing, _scales(ids)
-        )
+            num_slots + len(bags), places_BS, bags, nothing, nothing, np.zeros(1, np.int32), nothing, _scales(ids),
+            weight_PD,
+        )  # fmt: skip
 
     def forward(self, batch: Lookup, begin: int, end: int, input_BI: npt.NDArray[Any]) -> None:
         """Embeddings of samples [begin, end), one feature after the other, into the columns of `input_BI`
@@ -163,13 +171,16 @@ class DynamicTables:
         return len(self.ids.remove(gone_R)) if gone_R.any() else 0
 
     def report(self) -> dict[str, dict[str, float]]:
-        """For each table its rows, what its ids met since the day began, and the share of ids that had a row."""
+        """For each table its rows, what its ids met since the day began, the share of ids that had a row, and behind a
+        cache, the share of the batches' distinct rows that it held."""
         report = {}
         for table, name in enumerate(self.names):
-            counts: dict[str, float] = {key: int(counts_T[table]) for key, counts_T in self.statistics.items()}
+            counts: dict[str, float] = {key: int(self.statistics[key][table]) for key in STATISTICS}
             missed = counts["admitted"] + counts["rejected"]
             hit_rate = 1 - missed / counts["lookups"] if counts["lookups"] else 0.0
             report[name] = {"rows": int(self.rows_T[table]), **counts, "hit_rate": round(hit_rate, 6)}
+            if located := int(self.statistics["located"][table]):
+                report[name]["cache_hit_rate"] = round(1 - int(self.statistics["fetched"][table]) / located, 6)
         return report
 
     def _admission(self) -> Admission | None:
@@ -185,6 +196,10 @@ class DynamicTables:
         admitted_T = np.bincount(fresh_table_F, minlength=num_tables)
         self.statistics["admitted"] += admitted_T
         self.rows_T += admitted_T
+
+    def _count_cache(self, rows_U: Rows, fetched_M: Rows) -> None:
+        for name, rows in (("located", rows_U), ("fetched", fetched_M)):
+            self.statistics[name] += np.bincount(self.table_R[rows], minlength=len(self.names))
 
     def _group(self, ids: Ids, rows_U: Rows, places_U: Rows, place_N: Rows) -> Lookup:
         num_slots, num_features, num_samples = len(ids.slots), len(self.table_F), ids.num_samples

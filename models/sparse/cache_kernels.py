@@ -1,0 +1,106 @@
+"""The passes of a cache of rows over its places, and over the records of rows in memory or in a file.
+
+Shapes: U distinct rows of a batch, M of them missing, C places of the cache, W floats of a record (weights, state).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, types
+
+MOST_USES = 15  # of a place that count; more, and rows that were hot once stay long
+
+# libc's, at the position of a record: half as dear as faults in a mapping whose pages are given back after each batch
+_pread = types.ExternalFunction("pread", types.intp(types.int32, types.uintp, types.uintp, types.int64))
+_pwrite = types.ExternalFunction("pwrite", types.intp(types.int32, types.uintp, types.uintp, types.int64))
+
+
+@njit(nogil=True, cache=True)
+def find(rows_U, place_R, batch_C, uses_C, batch, places_U, missing_U):
+    """Places of rows that are cached, which become the batch's; lists the others.
+
+    `place_R`: place + 1, 0 where the row is not cached. Returns how many are missing, and how many of the found were
+    also the batch before's.
+    """
+    num_missing = num_shared = 0
+    for u in range(rows_U.size):
+        place = place_R[rows_U[u]] - 1
+        if place < 0:
+            missing_U[num_missing] = u
+            num_missing += 1
+            continue
+        places_U[u] = place
+        num_shared += batch_C[place] == batch - 1
+        batch_C[place] = batch
+        uses_C[place] = min(uses_C[place] + 1, MOST_USES)
+    return num_missing, num_shared
+
+
+@njit(nogil=True, cache=True)
+def free(hand, batch_C, uses_C, batch, places_M):
+    """Chooses places to give up, none of this batch's or the one before's; returns where the hand stops.
+
+    A clock whose hand takes one of its uses from each place it passes, and takes a place that has none (GCLOCK: Smith,
+    ACM TODS 1978). What was used once goes first, so a scan does not empty the cache.
+    """
+    for m in range(places_M.size):
+        while batch_C[hand] >= batch - 1 or uses_C[hand] > 0:
+            if batch_C[hand] < batch - 1:
+                uses_C[hand] -= 1
+            hand = hand + 1 if hand + 1 < batch_C.size else 0
+        places_M[m] = hand
+        batch_C[hand] = batch
+    return hand
+
+
+@njit(nogil=True, cache=True)
+def copy_out(record_RW, rows_M, record_MW):
+    """Records of rows."""
+    for m in range(rows_M.size):
+        for w in range(record_RW.shape[1]):
+            record_MW[m, w] = record_RW[rows_M[m], w]
+
+
+@njit(nogil=True, cache=True)
+def copy_in(record_RW, rows_M, record_MW):
+    """Sets records of rows."""
+    for m in range(rows_M.size):
+        for w in range(record_RW.shape[1]):
+            record_RW[rows_M[m], w] = record_MW[m, w]
+
+
+@njit(nogil=True, cache=True)
+def read_file(file, rows_M, record_MW, begin):
+    """Reads records from `begin` on, neighbours at once; returns the first that could not be read, or M."""
+    num_bytes = record_MW.shape[1] * 4
+    m = begin
+    while m < rows_M.size:
+        end = _run(rows_M, m)
+        size = (end - m) * num_bytes
+        if _pread(file, record_MW.ctypes.data + m * num_bytes, size, np.int64(rows_M[m]) * num_bytes) != size:
+            return m
+        m = end
+    return m
+
+
+@njit(nogil=True, cache=True)
+def write_file(file, rows_M, record_MW, begin):
+    """Writes records from `begin` on, neighbours at once; returns the first that could not be written, or M."""
+    num_bytes = record_MW.shape[1] * 4
+    m = begin
+    while m < rows_M.size:
+        end = _run(rows_M, m)
+        size = (end - m) * num_bytes
+        if _pwrite(file, record_MW.ctypes.data + m * num_bytes, size, np.int64(rows_M[m]) * num_bytes) != size:
+            return m
+        m = end
+    return m
+
+
+@njit(nogil=True, cache=True)
+def _run(rows_M, begin):
+    """The end of the run of consecutive rows that begins there."""
+    end = begin + 1
+    while end < rows_M.size and rows_M[end] == rows_M[end - 1] + 1:
+        end += 1
+    return end
