@@ -48,7 +48,7 @@ def test_slots_and_bags_read_what_a_dictionary_would(data, dim, int8):
     assert (np.abs(found - wanted) <= allowed).all()
 
 
-def test_every_one_of_many_keys_is_found(tmp_path):
+def test_every_one_of_many_keys_is_found():
     rng = np.random.default_rng(0)
     keys, weights, defaults = rows_of(rng, set(rng.integers(-(2**63), 2**63 - 1, 50_000).tolist()), 4, 1)
     table = FrozenTable.of(keys, weights, defaults)
