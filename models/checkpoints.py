@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from feature_jobs.errors import CorruptError
 from feature_jobs.schema import Model
 from feature_jobs.transforms import Layout
+from models.networks import Network
 from models.precision import LossScaler
 from models.ranker import Ranker
-from models.tensor_files import Rows, read_rows, read_tensors, write_tensors
+from models.tensor_files import Rows, read_rows, read_shapes, read_tensors, write_tensors
 
 CHECKPOINT, DENSE, EMBEDDINGS, OPTIMIZER = (
     "checkpoint.json",
@@ -126,6 +127,20 @@ def restore(ranker: Ranker, folder: Path) -> dict[str, Any]:
     return report
 
 
+def changes(network: Network, names: Sequence[str], dim: int, optimizer: str, folder: Path) -> dict[str, Any]:
+    """What `restore` would tell of a fresh ranker with tables `names`, of dimension and optimizer: from names and
+    shapes alone. Raises CorruptError where the parent is not readable.
+    """
+    facts = read_facts(folder)
+    try:
+        pieces = _pieces(network, network.state_dict())
+        dense = _compared(_shapes(pieces), read_shapes(folder / DENSE))
+        tables = _table_changes(names, dim, optimizer, facts)
+    except ERRORS as error:
+        raise _unreadable(folder, error) from None
+    return {"dense": {**dense, "restored": len(dense["restored"])}, "tables": tables}
+
+
 def _restore_dense(ranker: Ranker, saved: dict[str, Tensor], optimizer: Path) -> dict[str, Any]:
     pieces = _pieces(ranker.network, ranker.network.state_dict())
     report = _fill(pieces, saved)
@@ -172,9 +187,18 @@ def _moment(ranker: Ranker, moment: str) -> dict[str, Tensor]:
 @torch.no_grad()
 def _fill(pieces: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> dict[str, list[str]]:
     """Copies what has the same name and shape; returns the names restored, new, resized and dropped."""
-    fits = [name for name, piece in pieces.items() if name in saved and saved[name].shape == piece.shape]
-    for name in fits:
+    report = _compared(_shapes(pieces), _shapes(saved))
+    for name in report["restored"]:
         pieces[name].copy_(saved[name])
+    return report
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _compared(pieces: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, list[str]]:
+    fits = [name for name, shape in pieces.items() if saved.get(name) == shape]
     return {
         "restored": sorted(fits),
         "new": sorted(pieces.keys() - saved.keys()),
@@ -216,17 +240,18 @@ def _restore_tables(ranker: Ranker, folder: Path, facts: Mapping[str, Any]) -> d
     _write_leading(ranker, moved_to[old_T].astype(np.int32), defaults[old_T], states if same_optimizer else None)
     if tables.sketch is not None and "embeddings/sketch" in history:
         tables.sketch.counts[:] = history["embeddings/sketch"].numpy()
-    return table_changes(tables.names, tables.dim, facts)
+    return _table_changes(tables.names, tables.dim, tables.optimizer.name, facts)
 
 
-def table_changes(names: Sequence[str], dim: int, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What becomes of a checkpoint's tables in a model that has tables `names`: told before anything is read."""
+def _table_changes(names: Sequence[str], dim: int, optimizer: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     sizes, parent_dim = facts["table_rows"], facts["architecture"]["embedding_dim"]
+    parent_optimizer = facts["embedding_optimizer"]
     return {
         "restored": {name: rows for name, rows in sizes.items() if name in names},
         "new": sorted(set(names) - sizes.keys()),
         "resized": {} if dim == parent_dim else {"from": parent_dim, "to": dim},
         "dropped": {name: rows for name, rows in sizes.items() if name not in names},
+        "optimizer": {} if optimizer == parent_optimizer else {"from": parent_optimizer, "to": optimizer},
     }
 
 

@@ -80,6 +80,12 @@ def read_tensors(file: Path, names: Collection[str] | None = None) -> dict[str, 
         return {name: tensors.get_tensor(name) for name in tensors.keys() if names is None or name in names}  # noqa: SIM118
 
 
+def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of all tensors, from the header alone. Raises ValueError where the file is not readable."""
+    with _opened(file) as tensors:
+        return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+
+
 @contextlib.contextmanager
 def _opened(file: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open

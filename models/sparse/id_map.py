@@ -29,6 +29,7 @@ Flags = npt.NDArray[np.bool_]
 
 MAX_LOAD = 0.7
 FEWEST_ENTRIES = 1 << 10
+ENTRY_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,13 @@ class Resolved:
     fresh_column_F: Rows
     fresh_key_F: Ints
     rejected_C: Ints
+
+
+def capacity_for(num_keys: int, at_least: int = FEWEST_ENTRIES) -> int:
+    """Entries of a map that holds so many keys."""
+    while num_keys > MAX_LOAD * at_least:
+        at_least *= 2
+    return at_least
 
 
 class IdMap:
@@ -135,9 +143,7 @@ class IdMap:
 
     def reserve(self, num_keys: int) -> None:
         """Makes room for `num_keys` keys in all."""
-        capacity = self.capacity
-        while num_keys > MAX_LOAD * capacity:
-            capacity *= 2
+        capacity = capacity_for(num_keys, self.capacity)
         if capacity != self.capacity:
             self._rebuild(capacity, np.empty(0, np.bool_))
 

@@ -27,6 +27,7 @@ from models.sparse.rows import HostRows, Step, Storage
 from models.sparse.storage import reserve
 
 RESERVED_ROWS = 1 << 28  # address space, not memory
+BOOKKEEPING_BYTES = 2 + 4 + 4  # a row's table, day and count
 STATISTICS = ("lookups", "admitted", "rejected", "evicted")
 CACHE_STATISTICS = ("located", "fetched")  # distinct rows of batches; those that the cache did not hold
 

@@ -201,7 +201,10 @@ def restored(scenario, parent):
 
     torch.manual_seed(1)
     ranker = Ranker(Layout.from_scenario(scenario), scenario.tasks, scenario.model, scenario.train)
+    tables = ranker.tables
+    foreseen = checkpoints.changes(ranker.network, tables.names, tables.dim, tables.optimizer.name, parent)
     told = checkpoints.restore(ranker, parent)
+    assert told == foreseen, "told before, as it is"
     return ranker, told
 
 
@@ -261,6 +264,33 @@ def test_another_dimension_keeps_the_leading_ones(chain, tmp_path):
     after = weights_of(tmp_path, "user")
     assert all(np.array_equal(after[key][:4], before[key]) for key in before)
     assert all(after[key][4:].any() for key in before)
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "adam", "sgd"])
+def test_another_embedding_optimizer_keeps_the_weights(chain, tmp_path, optimizer):
+    _, _, first, _, _ = chain
+    scenario = shop(tmp_path, train__embedding_optimizer=optimizer)
+    ranker, told = restored(scenario, first)
+    assert told["tables"]["optimizer"] == {"from": "rowwise_adagrad", "to": optimizer}
+    assert told["tables"]["resized"] == {}
+    assert told["dense"]["new"] == told["dense"]["resized"] == told["dense"]["dropped"] == []
+    weights, state = ranker.tables.rows.read(ranker.tables.items()[1])
+    assert np.array_equal(weights, load_file(first / "embeddings.safetensors")["weights"])
+    assert not state.any()
+    write_day(tmp_path / f"samples-{DAYS[1]}", DAYS[1])
+    child, _ = train(scenario, tmp_path, DAYS[1], first)
+    assert restored(scenario, child)[1]["tables"]["optimizer"] == {}
+
+
+def test_moments_of_another_dimension_keep_their_leading_columns(tmp_path):
+    small, wide = (shop(tmp_path, train__embedding_optimizer="adam", model__embedding_dim=d) for d in (4, 6))
+    parent, _ = train(small, tmp_path, DAYS[0])
+    old = load_file(parent / "optimizer.safetensors")["embeddings/state"].reshape(-1, 2, 4)
+    ranker, told = restored(wide, parent)
+    assert told["tables"]["resized"] == {"from": 4, "to": 6}
+    new = ranker.tables.rows.read(ranker.tables.items()[1])[1].reshape(-1, 2, 6)
+    assert np.array_equal(new[:, :, :4], old)
+    assert not new[:, :, 4:].any()
 
 
 def test_another_architecture_keeps_the_embeddings(chain, tmp_path):
