@@ -24,6 +24,7 @@ from models.adam import AdamW
 from models.batches import Batch, Block, Floats
 from models.crew import Crew
 from models.dropout import dropout_seed
+from models.group import Group
 from models.networks import Network
 from models.precision import LossScaler, Replica
 from models.sparse.optimizers import Optimizer
@@ -48,7 +49,10 @@ class Prepared:
 
 class Ranker:
     """Scores rows for every task, and learns from them. `embeddings`: settings of tables that have any; `rows`: where
-    their rows live, in memory if not given. `placement.make_ranker` makes the one that a scenario asks for."""
+    their rows live, in memory if not given. `placement.make_ranker` makes the one that a scenario asks for.
+
+    In a `group` of processes each has a ranker, all are given the same batches, and each computes its share of them in
+    one piece; they end with the same weights."""
 
     def __init__(
         self,
@@ -60,6 +64,7 @@ class Ranker:
         *,
         rows: Storage | None = None,
         device: torch.device = CPU,
+        group: Group | None = None,
     ) -> None:
         self.layout, self.tasks, self.model, self.train = layout, tasks, model, train or Train()
         train = self.train
@@ -72,7 +77,7 @@ class Ranker:
             Optimizer(train.embedding_optimizer, train.embedding_epsilon),
             rows=rows,
         )
-        self.device = device
+        self.device, self.group = device, group
         self.network = Network(layout, tasks, model).to(device)
         self.optimizer = AdamW(self.network.parameters(), train.learning_rate, train.weight_decay)
         self.replica = Replica(self.network.architecture, train.precision)
@@ -103,21 +108,27 @@ class Ranker:
     def score(self, block: Block) -> Floats:
         """Probabilities [N, T], in float32."""
         self.network.eval()
-        scores_NT = np.empty((len(block), len(self.tasks)), np.float32)
+        scores_NT = np.zeros((len(block), len(self.tasks)), np.float32)
 
         def score_part(begin: int, batch: Batch) -> None:
+            rows = slice(0, len(batch)) if self.group is None else self.group.share(len(batch))
             with torch.no_grad():
                 lookup = self.tables.find(batch.ids)
-                emb_BE = torch.empty(len(batch), self.embedded_width)
-                self.tables.forward(lookup, 0, len(batch), emb_BE.numpy())
-                logits_BT = self.network(emb_BE, torch.from_numpy(batch.numbers_BK))
-                scores_NT[begin : begin + len(batch)] = logits_BT.sigmoid().numpy()
+                emb_BE = torch.empty(rows.stop - rows.start, self.embedded_width)
+                self.tables.forward(lookup, rows.start, rows.stop, emb_BE.numpy())
+                logits_BT = self.network(emb_BE, torch.from_numpy(batch.numbers_BK[rows]))
+                scores_NT[begin + rows.start : begin + rows.stop] = logits_BT.sigmoid().numpy()
 
         begin, parts = 0, []
         for batch in block.batches(SCORE_ROWS) if len(block) else ():
             parts.append(partial(score_part, begin, batch))
             begin += len(batch)
-        self.crew.run(parts)
+        if self.group is None:
+            self.crew.run(parts)
+        else:  # in one order everywhere
+            for part in parts:
+                part()
+            self.group.all_reduce(torch.from_numpy(scores_NT))
         return scores_NT
 
     def _prepare(self, batch: Batch | None, day: int) -> Prepared | None:
@@ -130,8 +141,8 @@ class Ranker:
         return Prepared(self.tables.lookup(batch.ids, day), numbers_BJ, torch.from_numpy(batch.labels_BT))
 
     def _step(self, batch: Prepared, meanwhile: Callable[[], None]) -> float:
-        train, size = self.train, self.train.micro_batch
-        num_pieces = -(-len(batch) // size)
+        train, pieces = self.train, self._pieces(len(batch))
+        num_pieces, first = len(pieces), 0 if self.group is None else self.group.rank
         self._reserve(len(batch), num_pieces)
         known_T = (~batch.labels_BT.isnan()).sum(0).clamp(min=1)
         weight_T = self._weight_T / known_T * self.scaler.scale
@@ -139,11 +150,11 @@ class Ranker:
         losses = [0.0] * num_pieces
 
         def piece(number: int) -> None:
-            rows = slice(number * size, min((number + 1) * size, len(batch)))
+            rows = pieces[number]
             self.tables.forward(batch.lookup, rows.start, rows.stop, self._input_BI[rows])
             input_BI, gradient_BI = _tensor(self._input_BI[rows]), _tensor(self._gradient_BI[rows])
             input_BI[:, self.embedded_width :] = batch.numbers_BJ[rows]
-            with dropout_seed(seed + number):
+            with dropout_seed(seed + first + number):
                 loss_of = partial(weighted_loss, labels_BT=batch.labels_BT[rows], weight_T=weight_T)
                 losses[number], gradient_BI[:] = self.replica.backward(number, input_BI, loss_of)
             # In float16 the last product alone may overflow; else the weights' gradients tell.
@@ -153,12 +164,22 @@ class Ranker:
         self.crew.run([partial(piece, number) for number in range(num_pieces)], first=meanwhile)
         unscale = 1 / self.scaler.scale
         gradient, loss = self.replica.gradient(num_pieces, unscale), sum(losses) * unscale
+        if self.group is not None:
+            both = torch.cat([gradient, torch.tensor([loss])])
+            self.group.all_reduce(both)
+            gradient, loss = both[:-1], float(both[-1])
         norm = float(gradient.norm())
         finite = bool(np.isfinite(norm) and np.isfinite(loss))
         if finite:
             self._update(batch, gradient, norm, unscale)
         self.scaler.update(finite)
         return loss
+
+    def _pieces(self, num_rows: int) -> list[slice]:
+        if self.group is not None:
+            return [self.group.share(num_rows)]
+        size = self.train.micro_batch
+        return [slice(begin, min(begin + size, num_rows)) for begin in range(0, num_rows, size)]
 
     def _update(self, batch: Prepared, gradient: Tensor, norm: float, unscale: float) -> None:
         train = self.train
