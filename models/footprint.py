@@ -21,9 +21,9 @@ def footprint(scenario: Scenario, parent: Path | None) -> dict[str, Any]:
     """What the scenario's model would hold, carried on from a parent's folder or made anew.
 
     {"tables": {name: {"fate", "rows", "weight_bytes", "state_bytes", "bookkeeping_bytes", "row_bytes", "most_bytes",
-    "settings"}}, "id_map_bytes", "sketch_bytes", "dense": {"parameters", "bytes"}, "changes"}. A fate is `restored`,
-    `new` or `dropped`; `most_bytes` is None without a capacity; `changes` as `checkpoints.changes` tells, None without
-    a parent. Raises CorruptError where the parent is not readable.
+    "settings"}}, "id_map_bytes", "sketch_bytes", "cached_rows", "dense": {"parameters", "bytes"}, "changes"}.
+    A fate is `restored`, `new` or `dropped`; `most_bytes` is None without a capacity, `cached_rows` where no rows lie
+    in a file, `changes` (see `checkpoints.changes`) without a parent. Raises CorruptError for an unreadable parent.
     """
     layout, model, train = Layout.from_scenario(scenario), scenario.model, scenario.train
     names, dim = layout.namespaces, model.embedding_dim
@@ -56,6 +56,7 @@ def footprint(scenario: Scenario, parent: Path | None) -> dict[str, Any]:
         "tables": tables,
         "id_map_bytes": ENTRY_BYTES * capacity_for(sum(kept.values())),
         "sketch_bytes": SKETCH_CELLS if counted else 0,
+        "cached_rows": train.cache_rows,
         "dense": {"parameters": num_parameters, "bytes": 3 * FLOAT_BYTES * num_parameters},  # weights, two moments
         "changes": found,
     }

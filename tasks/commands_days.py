@@ -99,13 +99,16 @@ def flat(metrics: Any, prefix: str = "") -> dict[str, Any]:
 @day_options
 @with_context
 def plan(context: Context, ds: str | None, first: str | None, last: str | None) -> None:
-    """Says what `run` would do, without doing it: for each day and step done, to do, or in the way."""
-    from tasks.plan import plan_days, plan_table
+    """Says what `run` would do, without doing it: for each day and step done, to do, or in the way.
+
+    Then what the first training would begin with: rows and bytes of each table; and, where the scenario is not that of
+    the checkpoint it starts from, what is restored, new, resized or dropped.
+    """
+    from tasks.plan import plan_days, plan_table, plan_training, training_table
 
     planned = plan_days(context.scenario, context.store, scenario_days(context.scenario, ds, first, last))
-    context.show(planned, None)
-    if not context.as_json:
-        click.echo(plan_table(planned))
+    training = plan_training(context.scenario, context.store, planned)
+    context.show({"days": planned, "training": training}, f"{plan_table(planned)}\n\n{training_table(training)}")
 
 
 @main.command()
