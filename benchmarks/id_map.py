@@ -7,9 +7,14 @@
 - curve: lookup + gather + update of a sample's 26 ids, one thread, by rows held.
 - stream: RSS while millions of ids that were never seen before come in, under a capacity.
 
-A batch is 8192 samples of 26 columns; each column draws from its own 26th of the ids, Zipf(1.1) or uniform. Rows are
-given out in the order of rank, so hot rows lie together, as they do where hot ids are seen first. No batch comes twice.
-Times are medians; CPU time leaves out when neighbours take the processor away, but not what they take of the caches.
+A batch is 8192 samples of 26 columns, each of which draws from its own 26th of the ids held:
+
+- zipf, same ids: Zipf(1.1) over 1e5 ids, evenly among those held: the same samples, however much is held besides
+- zipf, all ids: Zipf(1.1) over all; the more there are, the more distinct rows a batch has (`distinct_share`)
+- uniform: over all; nearly every id is another row, and nothing stays in a cache
+
+Rows are given out in the order of rank, so hot rows lie together, as they do where hot ids are seen first. No batch
+comes twice. Times are medians; CPU time leaves out when neighbours run, not what they take of the caches.
 """
 
 from __future__ import annotations
@@ -38,8 +43,9 @@ from models.sparse.tables import DynamicTables, Ids
 
 BATCH, NUM_COLUMNS, DIM = 8192, 26, 16
 SIZES = (10**5, 10**6, 10**7, 5 * 10**7)
+FEWEST = SIZES[0]
 LARGEST_OTHER = 10**7  # beyond, a dict takes gigabytes and a batch of managed collision tens of seconds
-KINDS = ("zipf(1.1)", "uniform")
+KINDS = ("zipf, same ids", "zipf, all ids", "uniform")
 BATCH_IDS, REPEATS, FILL_ROWS = BATCH * NUM_COLUMNS, 15, NUM_COLUMNS << 14
 Figures = dict[str, Any]
 
@@ -53,14 +59,14 @@ def keys_of(numbers: npt.NDArray[np.integer[Any]]) -> Ints:
 
 
 def draw(num_rows: int, kind: str, rng: np.random.Generator) -> list[Ints]:
-    """Keys [B] of each column: column c draws ranks r below num_rows / 26, and its ids are 26 r + c."""
-    vocabulary, unit_CB = num_rows // NUM_COLUMNS, rng.random((NUM_COLUMNS, BATCH))
-    if kind == "uniform":
-        rank_CB = unit_CB * vocabulary
-    else:  # inverse of the continuous distribution function with density ~ x^-1.1 on [1, V + 1)
-        rank_CB = (1 - unit_CB * (1 - (vocabulary + 1) ** -0.1)) ** -10 - 1
-    id_CB = np.minimum(rank_CB.astype(np.int64), vocabulary - 1) * NUM_COLUMNS + np.arange(NUM_COLUMNS)[:, None]
-    return list(keys_of(id_CB))
+    """Keys [B] of each column, whose ids are 26 r + c for the ranks r of column c. See KINDS."""
+    held = num_rows // NUM_COLUMNS
+    drawn = FEWEST // NUM_COLUMNS if kind == KINDS[0] else held
+    place_CB = rng.random((NUM_COLUMNS, BATCH)) * drawn
+    if kind != "uniform":  # inverse of the continuous distribution function with density ~ x^-1.1 on [1, V + 1)
+        place_CB = (1 - place_CB / drawn * (1 - (drawn + 1) ** -0.1)) ** -10 - 1
+    rank_CB: Ints = np.minimum(place_CB.astype(np.int64), drawn - 1) * (held // drawn)
+    return list(keys_of(rank_CB * NUM_COLUMNS + np.arange(NUM_COLUMNS)[:, None]))
 
 
 def timed(run: Callable[[list[Ints]], object], batches: Iterator[list[Ints]]) -> tuple[float, float]:
@@ -172,11 +178,13 @@ def curve(args: argparse.Namespace) -> Iterator[Figures]:
                 )
                 distinct = len(batch.rows_U)
             microseconds = (np.median(seconds[1:], 0) / BATCH * 1e6).round(2).tolist()
+            per_row_ns = round(microseconds[3] * 1e3 * BATCH / distinct)
             yield {
                 "rows": num_rows,
                 "ids": kind,
                 "distinct_share": round(distinct / BATCH_IDS, 3),
                 **dict(zip(("lookup_us", "gather_us", "update_us", "all_us", "wall_us"), microseconds, strict=True)),
+                "ns_per_distinct_row": per_row_ns,
                 "rss_mib": rss_mib(),
                 "huge_pages_mib": huge_pages_mib(),
             }
