@@ -72,7 +72,7 @@ def run_days(context: Context, days: list[str]) -> list[dict[str, Any]]:
                 outcomes.append({"step": name, "ds": day, "outcome": "gate_no", "gate": str(error), "exit_code": 3})
                 break
             outcomes.append({**outcome.as_json(), "exit_code": outcome.exit_code})
-            click.echo(f"{day} {name:<9} {_told(outcome)}", err=True)
+            click.echo("\n".join([f"{day} {name:<9} {_told(outcome)}", *_told_of_tables(outcome.metrics)]), err=True)
     return outcomes
 
 
@@ -80,11 +80,25 @@ def _told(outcome: Any) -> str:
     """One step's outcome in a line: how it ended, how long, and its few most telling numbers."""
     if outcome.outcome == "already_done":
         return "done before"
-    metrics = {k: v for k, v in flat(outcome.metrics).items() if k.endswith(("rows", "auc", "version"))}
+    told = {k: v for k, v in outcome.metrics.items() if k != "tables"}
+    metrics = {k: v for k, v in flat(told).items() if k.endswith(("rows", "auc", "version"))}
     numbers = "  ".join(
         f"{key} {value:.4g}" for key, value in list(metrics.items())[:6] if isinstance(value, int | float)
     )
     return f"{outcome.seconds['total']:6.1f} s  {f'gate said no: {outcome.gate}  ' if outcome.gate else ''}{numbers}"
+
+
+def _told_of_tables(metrics: dict[str, Any]) -> list[str]:
+    """A line for each table of embeddings that refused or evicted ids, and one for skipped steps; none is usual."""
+    kinds = ("rows", "admitted", "rejected", "evicted", "hit_rate")
+    lines = [
+        f"    {name}: " + "  ".join(f"{kind} {counts[kind]:,}" for kind in kinds)
+        for name, counts in metrics.get("tables", {}).items()
+        if counts["rejected"] or counts["evicted"]
+    ]
+    if skipped := metrics.get("skipped_steps"):
+        lines.append(f"    {skipped} steps of the chain were skipped: their gradient was not finite")
+    return lines
 
 
 def flat(metrics: Any, prefix: str = "") -> dict[str, Any]:

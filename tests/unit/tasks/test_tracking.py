@@ -12,11 +12,12 @@ import pytest
 
 from feature_jobs.errors import BadInputError, RetryLaterError
 from infra.servers import free_ports
+from models.training import train_day
 from tasks import tracking
 from tasks.contract import Input, Step
 from tasks.store import Commit, ScenarioStore, open_store
 from tests.paths import ROOT
-from tests.unit.tasks.little import DAYS, commit, little_scenario
+from tests.unit.tasks.little import DAYS, NUM_USERS, commit, little_scenario, write_samples
 
 TRAIN = Step("train", lambda **_: {}, {"samples": Input()}, "checkpoint", ("model", "features", "labels", "train"))
 RECORD = {
@@ -122,6 +123,25 @@ def test_a_committed_step_is_one_run_with_what_a_person_looks_for(mlflow, tmp_pa
     assert client.list_artifacts(run_id, "checkpoint/docs/static")[0].path.endswith("page.html")
     history = client.get_metric_history(run_id, "system/cpu_utilization_percentage")
     assert [(m.step, m.value) for m in history] == [(0, 10.0), (1, 90.0), (2, 50.0)]
+
+
+def test_statistics_of_the_embedding_tables_are_metrics_of_train(mlflow_uri, tmp_path):
+    scenario = little_scenario(tmp_path / "s", **{"features.user.embedding": {"min_count": 5, "capacity": 30}})
+    samples, (_, made) = tmp_path / "samples", trained(tmp_path)
+    write_samples(samples, DAYS[0])
+    metrics = train_day(scenario, DAYS[0], samples, None, made.folder)
+    tracking.record_step(TRAIN, scenario, made, {"metrics": metrics})
+    (run,) = runs_of("little")
+    shown = run.data.metrics
+    assert {name.split("/")[1] for name in shown if name.startswith("tables/")} == {"user", "item", "zip", "city"}
+    assert 0 < shown["tables/user/rows"] <= 30
+    assert shown["tables/user/lookups"] == 600
+    assert shown["tables/user/rejected"] == 4 * NUM_USERS
+    assert shown["tables/user/rows"] == shown["tables/user/admitted"] - shown["tables/user/evicted"]
+    for name, counts in metrics["tables"].items():
+        assert {kind: shown[f"tables/{name}/{kind}"] for kind in counts} == counts
+        assert {"rows", "lookups", "admitted", "rejected", "evicted", "hit_rate"} <= counts.keys()
+    assert (shown["skipped_steps"], shown["loss_scale"]) == (0, 1)
 
 
 def test_many_params_and_points_fit_into_batches(mlflow, tmp_path):
