@@ -54,7 +54,8 @@ class Replica:
         self.working = module if precision == "float32" else copy.deepcopy(module).to(self.dtype)
         self._masters: list[Tensor] = list(module.parameters())
         self._working: list[Tensor] = list(self.working.parameters())
-        self._pieces = torch.zeros(0, sum(p.numel() for p in self._masters), dtype=self.dtype)
+        num_weights, device = sum(p.numel() for p in self._masters), self._masters[0].device
+        self._pieces = torch.zeros(0, num_weights, dtype=self.dtype, device=device)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -67,13 +68,13 @@ class Replica:
         if len(self._pieces) < num_pieces:
             self._pieces = self._pieces.new_zeros(num_pieces, self._pieces.shape[1])
 
-    def backward(self, piece: int, input_BI: Tensor, loss_of: Callable[[Tensor], Tensor]) -> tuple[float, Tensor]:
+    def backward(self, piece: int, input_BI: Tensor, loss_of: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Runs a micro-batch forward and backward; keeps the weights' gradient, returns loss and the input's [B, I]."""
         leaf_BI = input_BI.detach().requires_grad_()
         loss = loss_of(self.working(leaf_BI.to(self.dtype)))
         gradient_BI, *gradients = torch.autograd.grad(loss, [leaf_BI, *self._working], materialize_grads=True)
         torch.cat([g.reshape(-1) for g in gradients], out=self._pieces[piece])
-        return float(loss.detach()), gradient_BI
+        return loss.detach(), gradient_BI
 
     def gradient(self, num_pieces: int, unscale: float) -> Tensor:
         """The sum over micro-batches in float32, one flat tensor."""

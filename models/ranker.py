@@ -141,12 +141,10 @@ class Ranker:
         return Prepared(self.tables.lookup(batch.ids, day), numbers_BJ, torch.from_numpy(batch.labels_BT))
 
     def _step(self, batch: Prepared, meanwhile: Callable[[], None]) -> float:
-        train, pieces = self.train, self._pieces(len(batch))
+        pieces = self._pieces(len(batch))
         num_pieces, first = len(pieces), 0 if self.group is None else self.group.rank
         self._reserve(len(batch), num_pieces)
-        known_T = (~batch.labels_BT.isnan()).sum(0).clamp(min=1)
-        weight_T = self._weight_T / known_T * self.scaler.scale
-        seed = (train.seed * 1_000_003 + self.steps + self.scaler.skipped) * 65_537
+        weight_T, seed = self._weights(batch.labels_BT), self._seed()
         losses = [0.0] * num_pieces
 
         def piece(number: int) -> None:
@@ -156,7 +154,8 @@ class Ranker:
             input_BI[:, self.embedded_width :] = batch.numbers_BJ[rows]
             with dropout_seed(seed + first + number):
                 loss_of = partial(weighted_loss, labels_BT=batch.labels_BT[rows], weight_T=weight_T)
-                losses[number], gradient_BI[:] = self.replica.backward(number, input_BI, loss_of)
+                loss, gradient_BI[:] = self.replica.backward(number, input_BI, loss_of)
+            losses[number] = float(loss)
             # In float16 the last product alone may overflow; else the weights' gradients tell.
             if self.scaler.dynamic and not torch.isfinite(gradient_BI.sum()):
                 losses[number] = float("nan")
@@ -181,13 +180,27 @@ class Ranker:
         size = self.train.micro_batch
         return [slice(begin, min(begin + size, num_rows)) for begin in range(0, num_rows, size)]
 
-    def _update(self, batch: Prepared, gradient: Tensor, norm: float, unscale: float) -> None:
+    def _weights(self, labels_BT: Tensor) -> Tensor:
+        """What each task's summed loss is multiplied by [T]."""
+        known_T = (~labels_BT.isnan()).sum(0).clamp(min=1)
+        return self._weight_T / known_T * self.scaler.scale
+
+    def _seed(self) -> int:
+        """Of the batch's dropout; each micro-batch adds its number."""
+        return (self.train.seed * 1_000_003 + self.steps + self.scaler.skipped) * 65_537
+
+    def _begin_update(self, gradient: Tensor, norm: float, unscale: float) -> tuple[Step, float]:
+        """Counts a step and clips the dense gradient; returns the rows' step and the factor of the dense rate."""
         train = self.train
         self.steps += 1
         rate_factor = min(1.0, self.steps / train.warmup_steps) if train.warmup_steps else 1.0
         if train.clip_norm is not None and norm > train.clip_norm:
             gradient *= train.clip_norm / norm
-        step = Step(self.steps, train.embedding_learning_rate * rate_factor, unscale, train.clip_norm or 0.0)
+        rate = train.embedding_learning_rate * rate_factor
+        return Step(self.steps, rate, unscale, train.clip_norm or 0.0), rate_factor
+
+    def _update(self, batch: Prepared, gradient: Tensor, norm: float, unscale: float) -> None:
+        step, rate_factor = self._begin_update(gradient, norm, unscale)
         gradient_BI = self._gradient_BI[: len(batch)]
 
         def update_dense() -> None:

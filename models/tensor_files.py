@@ -35,7 +35,7 @@ class Rows:
 
 def write_tensors(file: Path, tensors: Mapping[str, npt.NDArray[Any] | Tensor | Rows]) -> None:
     """Writes tensors by name; equal tensors give equal bytes."""
-    named = {name: t.detach().numpy() if isinstance(t, Tensor) else t for name, t in sorted(tensors.items())}
+    named = {name: t.detach().cpu().numpy() if isinstance(t, Tensor) else t for name, t in sorted(tensors.items())}
     # The widest types first, so that each is aligned.
     order = sorted(named, key=lambda name: -np.dtype(named[name].dtype).itemsize)
     header, position = {}, 0
