@@ -23,7 +23,7 @@ AHEAD = 16  # rows between a prefetch and its use
 ROWS_AHEAD, SEGMENTS_AHEAD = 8, 16
 ROWWISE_ADAGRAD, ADAGRAD, SGD, ADAM = range(4)
 RULES = {"rowwise_adagrad": ROWWISE_ADAGRAD, "adagrad": ADAGRAD, "sgd": SGD, "adam": ADAM}
-FIRST_DECAY, SECOND_DECAY = np.float32(0.9), np.float32(0.999)
+FIRST_GAIN, SECOND_GAIN = np.float32(0.1), np.float32(0.001)  # of Adam: 1 - β
 
 
 @njit(inline="always")
@@ -191,8 +191,8 @@ def update(name: str, dim: int, half: bool) -> Callable[..., Any]:
             else:
                 first = load(state_RK, state, dim)
                 second = load(state_RK, state + dim, dim)
-                first = first + fill(np.float32(1) - FIRST_DECAY, dim) * (gradient - first)
-                second = second + fill(np.float32(1) - SECOND_DECAY, dim) * (gradient * gradient - second)
+                first = first + fill(FIRST_GAIN, dim) * (gradient - first)
+                second = second + fill(SECOND_GAIN, dim) * (gradient * gradient - second)
                 store(state_RK, state, first)
                 store(state_RK, state + dim, second)
                 scale = np.float32(1 / (1 - 0.999 ** np.float64(step)))

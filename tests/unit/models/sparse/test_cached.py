@@ -168,7 +168,7 @@ def test_the_file_has_no_name_and_takes_only_what_is_written(tmp_path):
     assert np.array_equal(records.read(rows), values)
     assert not records.read(np.array([7], np.int32)).any()
     assert list((tmp_path / "new").iterdir()) == []
-    assert os.fstat(records._file.fileno()).st_blocks * 512 < 1 << 20
+    assert os.fstat(records.fileno()).st_blocks * 512 < 1 << 20
 
 
 def test_a_full_disk_is_told(tmp_path):
