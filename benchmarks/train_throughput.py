@@ -78,14 +78,18 @@ def main() -> None:
     parser.add_argument("--precision", default="bfloat16", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--architecture", default="deepfm")
     parser.add_argument("--learning-rate", type=float, default=5e-3)
-    parser.add_argument("--embedding-learning-rate", type=float, default=0.05)
-    parser.add_argument("--embedding-epsilon", type=float, default=1e-3)
+    parser.add_argument("--embedding-learning-rate", type=float, default=0.1)
+    parser.add_argument("--embedding-epsilon", type=float, default=5e-4)
+    parser.add_argument("--warmup-steps", type=int, default=50)
+    parser.add_argument("--clip-norm", type=float, default=0.05)
     args = parser.parse_args()
     model = Model(architecture=args.architecture, embedding_dim=DIM, bottom=HIDDEN, tower=())
     train = Train(
         learning_rate=args.learning_rate,
         embedding_learning_rate=args.embedding_learning_rate,
         embedding_epsilon=args.embedding_epsilon,
+        warmup_steps=args.warmup_steps,
+        clip_norm=args.clip_norm,
         precision=args.precision,
         batch_size=BATCH,
     )
