@@ -57,6 +57,7 @@ def run(context: Context, ds: str | None, first: str | None, last: str | None) -
 def run_days(context: Context, days: list[str]) -> list[dict[str, Any]]:
     """Runs all daily steps of each day; returns an outcome per step, with its exit code."""
     from tasks.runner import run_step
+    from tasks.summary import table_lines
 
     outcomes: list[dict[str, Any]] = []
     for day in days:
@@ -72,7 +73,8 @@ def run_days(context: Context, days: list[str]) -> list[dict[str, Any]]:
                 outcomes.append({"step": name, "ds": day, "outcome": "gate_no", "gate": str(error), "exit_code": 3})
                 break
             outcomes.append({**outcome.as_json(), "exit_code": outcome.exit_code})
-            click.echo("\n".join([f"{day} {name:<9} {_told(outcome)}", *_told_of_tables(outcome.metrics)]), err=True)
+            lines = [f"{day} {name:<9} {_told(outcome)}", *(f"    {line}" for line in table_lines(outcome.metrics))]
+            click.echo("\n".join(lines), err=True)
     return outcomes
 
 
@@ -86,19 +88,6 @@ def _told(outcome: Any) -> str:
         f"{key} {value:.4g}" for key, value in list(metrics.items())[:6] if isinstance(value, int | float)
     )
     return f"{outcome.seconds['total']:6.1f} s  {f'gate said no: {outcome.gate}  ' if outcome.gate else ''}{numbers}"
-
-
-def _told_of_tables(metrics: dict[str, Any]) -> list[str]:
-    """A line for each table of embeddings that refused or evicted ids, and one for skipped steps; none is usual."""
-    kinds = ("rows", "admitted", "rejected", "evicted", "hit_rate")
-    lines = [
-        f"    {name}: " + "  ".join(f"{kind} {counts[kind]:,}" for kind in kinds)
-        for name, counts in metrics.get("tables", {}).items()
-        if counts["rejected"] or counts["evicted"]
-    ]
-    if skipped := metrics.get("skipped_steps"):
-        lines.append(f"    {skipped} steps of the chain were skipped: their gradient was not finite")
-    return lines
 
 
 def flat(metrics: Any, prefix: str = "") -> dict[str, Any]:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,19 @@ def write_report(scenario: Scenario, store: ScenarioStore, days: list[str], out:
     writer.writeheader()
     writer.writerows(row for row in rows if any(value is not None for key, value in row.items() if key != "ds"))
     (out / "progressive.csv").write_text(text.getvalue())
+
+
+def table_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """A line for each table of embeddings that refused or evicted ids in a training, and one for skipped steps."""
+    kinds = ("rows", "admitted", "rejected", "evicted", "hit_rate")
+    lines = [
+        f"{name}: " + "  ".join(f"{kind} {counts[kind]:,}" for kind in kinds)
+        for name, counts in metrics.get("tables", {}).items()
+        if counts["rejected"] or counts["evicted"]
+    ]
+    if skipped := metrics.get("skipped_steps"):
+        lines.append(f"{skipped} steps of the chain were skipped: their gradient was not finite")
+    return lines
 
 
 def _json(commit: Commit | None, name: str) -> dict[str, Any]:
