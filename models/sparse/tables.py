@@ -89,7 +89,7 @@ class DynamicTables:
         self.settings = [(settings or {}).get(name, Embedding()) for name in names]
         self.sketch = Sketch() if any(s.min_count > 1 for s in self.settings) else None
         self.ids = IdMap(max(len(names), 1))
-        self.rows = rows or HostRows(dim, self.optimizer, RESERVED_ROWS)
+        self.rows: Storage = rows or HostRows(dim, self.optimizer, RESERVED_ROWS)
         self.table_R: npt.NDArray[np.int16] = reserve((RESERVED_ROWS,), np.int16)
         self.day_R: Rows = reserve((RESERVED_ROWS,), np.int32)
         self.count_R: Rows = reserve((RESERVED_ROWS,), np.int32)
