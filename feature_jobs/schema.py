@@ -253,6 +253,27 @@ class Model(Section):
     dropout: Share = 0.0
 
 
+Sharding = Literal["table_wise", "row_wise", "column_wise", "data_parallel"]
+
+
+class Distributed(Section):
+    """How TorchRec shards the tables over `ranks` processes, if `train.backend` is `torchrec`.
+
+    `kind`: of every table but those in `plan`; or `planner: true` lets TorchRec decide between table- and row-wise.
+    `capacity`: rows that a table can hold (`default_capacity`: others); one that evicts needs as many as two batches
+    have ids more than its `embedding.capacity`. `communication`: in what the embeddings and their gradients travel;
+    between CPUs bf16 goes as fp16. `timeout_s`: how long a process waits for another."""
+
+    ranks: Positive = 2
+    kind: Sharding = "row_wise"
+    plan: dict[str, Sharding] = {}
+    planner: bool = False
+    capacity: dict[str, Positive] = {}
+    default_capacity: Positive = 1_000_000
+    communication: Literal["fp32", "fp16", "bf16"] = "fp32"
+    timeout_s: Positive = 300
+
+
 class Train(Section):
     """One pass over the day, from the parent. `holdout_share`: the day's last rows by event time, scored before they
     are learned from; they judge the challenger. `task_weights` default to 1.
@@ -267,6 +288,9 @@ class Train(Section):
     `device`: where the dense part is computed; auto: a GPU if there is one. `cache_rows`: of the embeddings, how many
     are held where they are learned, in memory or (not set: as many as fit) on the GPU; the others lie in a file of
     `rows_folder` (not set: beside the checkpoint; with a GPU: in host memory). A cache changes no bit.
+
+    `backend: torchrec` shards the tables over processes, see `distributed`; each computes its share of a batch in one
+    piece. It knows no `clip_norm`, no `cache_rows` and no `adam`.
     """
 
     learning_rate: Annotated[float, Field(gt=0)] = 0.001
@@ -288,6 +312,8 @@ class Train(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     cache_rows: Positive | None = None
     rows_folder: str | None = None
+    backend: Literal["native", "torchrec"] = "native"
+    distributed: Distributed = Distributed()
 
 
 class Evaluate(Section):

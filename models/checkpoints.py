@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +29,7 @@ from models.precision import LossScaler
 from models.ranker import Ranker
 from models.tensor_files import Rows, read_rows, read_shapes, read_tensors, write_tensors
 
-CHECKPOINT, DENSE, EMBEDDINGS, OPTIMIZER = (
+FILES = CHECKPOINT, DENSE, EMBEDDINGS, OPTIMIZER = (
     "checkpoint.json",
     "dense.safetensors",
     "embeddings.safetensors",
@@ -43,14 +44,15 @@ def write_json(file: Path, document: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
 
 
-def save(ranker: Ranker, folder: Path, facts: Mapping[str, Any]) -> None:
-    """Writes the ranker; `facts` go into checkpoint.json."""
+def save(ranker: Ranker, folder: Path | None, facts: Mapping[str, Any]) -> None:
+    """Writes the ranker; `facts` go into checkpoint.json. Of a group one process has a folder, the others take part."""
+    files = {name: folder / name if folder else Path(os.devnull) for name in FILES}
     tables = ranker.tables
     keys_R, rows_R = tables.items()
     defaults, default_states = tables.rows.read(tables.default_rows)
     width = tables.optimizer.state_width(tables.dim)
     write_tensors(
-        folder / EMBEDDINGS,
+        files[EMBEDDINGS],
         {
             "keys": keys_R,
             "tables": tables.table_R[rows_R],
@@ -58,7 +60,7 @@ def save(ranker: Ranker, folder: Path, facts: Mapping[str, Any]) -> None:
             "defaults": defaults,
         },
     )
-    write_tensors(folder / DENSE, _pieces(ranker.network, ranker.network.state_dict()))
+    write_tensors(files[DENSE], _pieces(ranker.network, ranker.network.state_dict()))
     moments = {f"{name}/{moment}": tensor for moment in MOMENTS for name, tensor in _moment(ranker, moment).items()}
     sparse: dict[str, Any] = {
         "embeddings/state": Rows((len(rows_R), width), np.float32, lambda a, b: tables.rows.read(rows_R[a:b])[1]),
@@ -68,7 +70,7 @@ def save(ranker: Ranker, folder: Path, facts: Mapping[str, Any]) -> None:
     }
     if tables.sketch is not None:
         sparse["embeddings/sketch"] = tables.sketch.counts
-    write_tensors(folder / OPTIMIZER, {**moments, **sparse})
+    write_tensors(files[OPTIMIZER], {**moments, **sparse})
     document = {
         "tasks": list(ranker.tasks),
         "architecture": ranker.model.model_dump(mode="json"),
@@ -78,7 +80,7 @@ def save(ranker: Ranker, folder: Path, facts: Mapping[str, Any]) -> None:
         "embedding_optimizer": tables.optimizer.name,
         "table_rows": {name: int(rows) for name, rows in zip(tables.names, tables.rows_T, strict=True)},
     }
-    write_json(folder / CHECKPOINT, {**facts, **document})
+    write_json(files[CHECKPOINT], {**facts, **document})
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

@@ -46,6 +46,9 @@ class Snapshots:
         """Replaces the snapshot. `restored`: what the parent gave; `scores`: of the rows judged so far."""
         if self.folder is None:
             return
+        if ranker.group is not None and not ranker.group.leads:
+            checkpoints.save(ranker, None, {})
+            return
         number = max(self._numbers(), default=-1) + 1
         scratch = self.folder / "writing"
         shutil.rmtree(scratch, ignore_errors=True)

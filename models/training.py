@@ -31,6 +31,7 @@ from feature_jobs.transforms import Layout
 from models import checkpoints, metrics
 from models.batches import Block, Floats, encoded_blocks, make_block, open_samples, read_blocks
 from models.crew import Crew
+from models.group import Group
 from models.placement import make_ranker
 from models.progress import Progress
 from models.ranker import Ranker
@@ -49,9 +50,11 @@ def train_day(
     *,
     resume: Path | None = None,
     progress: bool = False,
+    group: Group | None = None,
 ) -> dict[str, Any]:
     """Carries the parent's checkpoint on over a day's samples (folders) and writes the next one into `output`.
 
+    `group`: the processes that train together; all are called alike, and the first writes and returns for all.
     `resume`: a folder that outlives a killed run; the next run with the same inputs goes on from what lies there.
     Returns metrics: progressive and holdout metrics per task, rows, rows per second, sizes, statistics of the tables.
     Raises CorruptError for an unreadable parent or samples file, BadInputError for samples that do not fit.
@@ -62,7 +65,9 @@ def train_day(
     cut = min(max(round(num_rows * (1 - scenario.train.holdout_share)), 1), max(num_rows - 1, 1))
     num_passes = num_rows + (num_rows - cut) + (num_rows if parent else 0)  # rows learned, judged, scored
     with reproducible(_seed(scenario, ds)), Crew(scenario.train.threads) as crew:
-        ranker = make_ranker(layout, tasks, scenario.model, scenario.train, scenario.embeddings, scratch=output)
+        ranker = make_ranker(
+            layout, tasks, scenario.model, scenario.train, scenario.embeddings, scratch=output, group=group
+        )
         ranker.crew = crew
         bar = Progress(f"train {ds}", num_passes, progress)
         day = _Day(scenario, ds, parquet, ranker, Snapshots(resume), bar)
@@ -87,7 +92,10 @@ def train_day(
         "num_rows": num_rows,
         "restored": day.restored,
     }
-    checkpoints.save(ranker, output, facts)
+    leads = group is None or group.leads
+    checkpoints.save(ranker, output if leads else None, facts)
+    if not leads:
+        return {}
     _write_predictions(parquet, tasks, progressive_NT, gate_NT, output / "predictions.parquet")
     judged = _judge(parquet, tasks, progressive_NT if parent else None, gate_NT)
     checkpoints.write_json(output / "metrics.json", judged)

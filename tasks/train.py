@@ -24,7 +24,10 @@ def train(config: DayConfig, *, samples: Path, validation: Path, parent: Path | 
     The last rows by event time are scored before they are learned: they judge the challenger. `validation` is read
     for its verdict alone: without it there is no day to train on.
     """
+    from models.distributed_training import train_day_on_ranks
     from models.training import train_day
 
     scenario, ds = config.scenario, config.ds
+    if scenario.train.backend == "torchrec":
+        return train_day_on_ranks(scenario, ds, samples, parent, checkpoint, resume=config.resume)
     return train_day(scenario, ds, samples, parent, checkpoint, resume=config.resume, progress=config.progress)

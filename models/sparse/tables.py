@@ -230,8 +230,8 @@ class DynamicTables:
         first = self.ids.num_defaults
         rows_R = np.arange(first, first + len(keys_R), dtype=np.int32)
         self.ids.load(keys_R, rows_R)
-        self.rows.reset(rows_R, keys_R)
         self.table_R[rows_R], self.day_R[rows_R], self.count_R[rows_R] = table_R, day_R, count_R
+        self.rows.reset(rows_R, keys_R)
         self.rows_T[:] = np.bincount(table_R, minlength=len(self.names))
         return rows_R
 

@@ -1,0 +1,388 @@
+"""Rows sharded over processes by TorchRec (Ivchenko et al., RecSys 2022), updated by FBGEMM's fused optimizers.
+
+Every process looks up the whole batch: id maps, admission and eviction are replicas, so that they need no message. What
+is sharded is the memory of weights and state, and the work on them: a process asks for the pooled embeddings of its
+share of the batch, and gives their gradient back.
+
+TorchRec's tables are of fixed size, so a row of an id holds a slot of its table; slots of evicted rows are given again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from feature_jobs.errors import BadInputError
+from feature_jobs.schema import Distributed, Train
+from models.group import Group
+from models.sparse.id_map import Ints, Rows
+from models.sparse.id_map_kernels import NUM_FREE
+from models.sparse.optimizers import Optimizer
+from models.sparse.rows import Floats, Step, initial
+from models.sparse.storage import reserve
+from models.sparse.tables import RESERVED_ROWS, DynamicTables, Lookup
+
+EXTRA = "pip install 'recloop[distributed]'"
+FUSED = {"rowwise_adagrad": "EXACT_ROWWISE_ADAGRAD", "adagrad": "EXACT_ADAGRAD", "sgd": "EXACT_SGD"}
+
+
+class Slots:
+    """Slots 1 … capacity of a table, of which slot 0 is the default row's. With `parts`, they are given out in turn
+    from as many equal ranges: so row-wise shards fill evenly."""
+
+    def __init__(self, capacity: int, parts: int = 1) -> None:
+        self.parts, self.part_size = parts, -(-(capacity + 1) // parts)
+        self.num_given, self._returned = 1, np.empty(0, np.int64)
+
+    @property
+    def size(self) -> int:
+        """Slots in all, the default's among them; a multiple of `parts`."""
+        return self.parts * self.part_size
+
+    @property
+    def num_free(self) -> int:
+        """Slots that can be given."""
+        return self.size - self.num_given + len(self._returned)
+
+    def give(self, number: int) -> Ints:
+        """Some free slots, those last returned first."""
+        cut = max(len(self._returned) - number, 0)
+        again, self._returned = self._returned[cut:][::-1], self._returned[:cut]
+        fresh = np.arange(self.num_given, self.num_given + number - len(again))
+        self.num_given += len(fresh)
+        return np.concatenate([again, fresh % self.parts * self.part_size + fresh // self.parts])
+
+    def take_back(self, slots: Ints) -> None:
+        """Frees slots."""
+        self._returned = np.concatenate([self._returned, slots])
+
+
+@dataclass(frozen=True)
+class Shard:
+    """This process's part of a table: rows from `begin` on, in some columns of weights and of state. A `replica` is all
+    of the table, and every process has one."""
+
+    begin: int
+    columns: slice
+    weight: Tensor
+    state_columns: slice
+    state: Tensor | None
+    replica: bool = False
+
+
+class ShardedRows:
+    """A storage of rows, see `rows.Storage`. All processes must call `forward`, `update` and `read` in one order; the
+    rest needs no message. `names`: of tables; `table_F`: the table of each feature.
+
+    Raises BadInputError for settings that TorchRec does not know, or where it is not installed.
+    """
+
+    def __init__(self, dim: int, train: Train, names: Sequence[str], table_F: Sequence[int], group: Group) -> None:
+        _check(dim, train, names, group)
+        self.dim, self.optimizer = dim, Optimizer(train.embedding_optimizer, train.embedding_epsilon)
+        self.names, self.table_F, self.group = list(names), list(table_F), group
+        self.fetched_M: Rows | None = None
+        self.slot_R: Rows = reserve((RESERVED_ROWS,), np.int32)  # 0: the default row's, or none
+        self.holder_R: npt.NDArray[np.int16] = reserve((RESERVED_ROWS,), np.int16)  # the table that a slot is of
+        self.holder_R[: len(names)] = np.arange(len(names))
+        self._tables: DynamicTables | None = None
+        settings = train.distributed
+        kinds = [settings.plan.get(name, settings.kind) for name in names]
+        self.slots = [
+            Slots(settings.capacity.get(name, settings.default_capacity), group.size if kind == "row_wise" else 1)
+            for name, kind in zip(names, kinds, strict=True)
+        ]
+        self._rate = train.embedding_learning_rate
+        self._replicas: dict[int, Tensor] = {}
+        cuda = torch.cuda.is_available()
+        self.device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+        self.collection = self._shard(settings, kinds)
+        self.shards = [self._local_shards(table) for table in range(len(names))]
+        self._pooled: tuple[slice, Tensor] | None = None
+        self.write(np.arange(len(names), dtype=np.int32), *self._zeros(len(names)))
+
+    def bind(self, tables: DynamicTables) -> None:
+        """Tells of the tables, which know the table of each row and which rows are free."""
+        self._tables = tables
+
+    def reset(self, rows_F: Rows, keys_F: Ints) -> None:
+        """Gives rows a slot of their table, initial weights and empty state.
+
+        Raises BadInputError where a table is full.
+        """
+        assert self._tables is not None  # noqa: S101 (bound when they were made)
+        self._take_back(rows_F)
+        table_F = self._tables.table_R[rows_F]
+        for table in map(int, np.unique(table_F)):
+            rows, slots = rows_F[table_F == table], self.slots[table]
+            if slots.num_free < len(rows):  # those of rows that were evicted, and that no id has yet
+                ids = self._tables.ids
+                self._take_back(ids.free_rows[: ids.counters[NUM_FREE]])
+            if slots.num_free < len(rows):
+                raise BadInputError(
+                    f"train.distributed: table {self.names[table]} is full at {slots.size - 1} rows; raise"
+                    f" train.distributed.capacity.{self.names[table]}, or lower its embedding.capacity"
+                )
+            self.slot_R[rows], self.holder_R[rows] = slots.give(len(rows)), table
+        self.write(rows_F, *initial(self.dim, self.optimizer, keys_F))
+
+    def locate(self, rows_U: Rows) -> Rows:
+        """Slots of rows, each in its row's table."""
+        return self.slot_R[rows_U]
+
+    def find(self, rows_N: Rows) -> tuple[Rows, Floats | None]:
+        """Slots of rows, each in its row's table."""
+        return self.slot_R[rows_N], None
+
+    def forward(self, batch: Lookup, begin: int, end: int, input_BI: npt.NDArray[Any]) -> None:
+        """See `DynamicTables.forward`. [begin, end) must be this process's share. Where autograd is on, the graph is
+        kept for `update`."""
+        emb_BE = self._pool(batch, begin, end)
+        _tensor(input_BI)[:, : emb_BE.shape[1]] = emb_BE.detach()
+        self._pooled = (slice(begin, end), emb_BE) if emb_BE.requires_grad else None
+
+    def update(self, batch: Lookup, gradient_BI: npt.NDArray[Any], step: Step, part: int, parts: int) -> None:
+        """See `DynamicTables.update`. The first part does all, for this process's share of the batch."""
+        if part or self._pooled is None:
+            return
+        (share, emb_BE), self._pooled = self._pooled, None
+        if step.rate != self._rate:  # in warm-up: FBGEMM updates at the rate that it knew at the forward pass
+            for options in self.collection.fused_optimizer.param_groups:
+                options["lr"] = step.rate
+            self.collection.fused_optimizer.step()  # no step: it hands the rate over
+            self._rate, emb_BE = step.rate, self._pool(batch, share.start, share.stop)
+        gradient_BE = _tensor(gradient_BI[share])[:, : emb_BE.shape[1]].float() * step.unscale
+        emb_BE.backward(gradient_BE.to(self.device))
+        for table, parameter in self._replicas.items():
+            self._update_replica(table, parameter, batch, step.rate)
+
+    def read(self, rows_N: Rows) -> tuple[Floats, Floats]:
+        """Weights [N, D] and state [N, K], gathered from all processes."""
+        weight_ND, state_NK = self._zeros(len(rows_N))
+        for places, shard, index in self._parts(rows_N):
+            if not shard.replica or self.group.leads:
+                weight_ND[places, shard.columns] = shard.weight[index].cpu().numpy()
+                if shard.state is not None:
+                    state_NK[places, shard.state_columns] = shard.state[index].cpu().numpy()
+        for array in (weight_ND, state_NK):
+            self.group.all_reduce(torch.from_numpy(array))
+        return weight_ND, state_NK
+
+    def write(self, rows_N: Rows, weight_ND: Floats, state_NK: Floats) -> None:
+        """Sets weights and state: of the rows that lie here."""
+        for places, shard, index in self._parts(rows_N):
+            shard.weight[index] = torch.from_numpy(weight_ND[places, shard.columns]).to(self.device)
+            if shard.state is not None:
+                shard.state[index] = torch.from_numpy(state_NK[places, shard.state_columns]).to(self.device)
+
+    def _pool(self, batch: Lookup, begin: int, end: int) -> Tensor:
+        pooled = self.collection(self._jagged(batch, begin, end)).wait()
+        emb_BE: Tensor = torch.cat([pooled[f"f{f}"] for f in range(len(self.table_F))], 1)[: end - begin]
+        if not len(batch.scale_S):
+            return emb_BE
+        scale_BF = torch.from_numpy(batch.scale_S.reshape(-1, len(self.table_F))[begin:end]).to(self.device)
+        return (emb_BE.unflatten(1, (-1, self.dim)) * scale_BF.unsqueeze(2)).flatten(1)
+
+    def _zeros(self, num_rows: int) -> tuple[Floats, Floats]:
+        width = self.optimizer.state_width(self.dim)
+        return np.zeros((num_rows, self.dim), np.float32), np.zeros((num_rows, width), np.float32)
+
+    def _take_back(self, rows_N: Rows) -> None:
+        rows = rows_N[self.slot_R[rows_N] > 0]
+        for table in np.unique(self.holder_R[rows]):
+            self.slots[table].take_back(self.slot_R[rows[self.holder_R[rows] == table]])
+        self.slot_R[rows] = 0
+
+    def _parts(self, rows_N: Rows) -> Iterator[tuple[Ints, Shard, Tensor]]:
+        """What of the rows lies here: places among them, the shard, and where in it."""
+        holder_N, slot_N = self.holder_R[rows_N], self.slot_R[rows_N]
+        for table in np.unique(holder_N):
+            for shard in self.shards[table]:
+                index_N = slot_N - shard.begin
+                places = np.flatnonzero((holder_N == table) & (index_N >= 0) & (index_N < len(shard.weight)))
+                if len(places):
+                    yield places, shard, torch.from_numpy(index_N[places]).long().to(self.device)
+
+    def _jagged(self, batch: Lookup, begin: int, end: int) -> Any:
+        """The slots of samples [begin, end), feature by feature. TorchRec wants equal batches of all processes: a share
+        that is a sample short ends with one that has no ids."""
+        from torchrec import KeyedJaggedTensor
+
+        num_samples, num_slots = batch.places_BS.shape
+        longest = -(-num_samples // self.group.size)
+        lengths_FB = np.zeros((len(self.table_F), longest), np.int64)
+        lengths_FB[:num_slots, : end - begin] = 1
+        values = [np.ascontiguousarray(batch.places_BS[begin:end].T).reshape(-1)]
+        for i, (places_V, offsets, _) in enumerate(batch.bags):
+            lengths_FB[num_slots + i, : end - begin] = np.diff(offsets[begin : end + 1])
+            values.append(places_V[offsets[begin] : offsets[end]])
+        return KeyedJaggedTensor(
+            keys=[f"f{f}" for f in range(len(self.table_F))],
+            values=torch.from_numpy(np.concatenate(values)).long().to(self.device),
+            lengths=torch.from_numpy(lengths_FB.reshape(-1)).to(self.device),
+        )
+
+    def _update_replica(self, table: int, parameter: Tensor, batch: Lookup, rate: float) -> None:
+        """TorchRec leaves the update of data-parallel tables to us; their gradients are means over processes."""
+        assert self._tables is not None  # noqa: S101
+        assert parameter.grad is not None  # noqa: S101
+        slots = batch.places_U[self._tables.table_R[batch.rows_U] == table]
+        index = torch.from_numpy(slots).long().to(self.device)
+        gradient_UD = parameter.grad[index] * self.group.size
+        parameter.grad[index] = 0
+        (shard,) = self.shards[table]
+        step_UD = gradient_UD * rate
+        if shard.state is not None:
+            squares = gradient_UD.square()
+            state_UK = shard.state[index] + (squares.mean(1, True) if shard.state.shape[1] == 1 else squares)
+            shard.state[index] = state_UK
+            step_UD /= state_UK.sqrt() + self.optimizer.epsilon
+        shard.weight[index] -= step_UD
+
+    def _shard(self, settings: Distributed, kinds: Sequence[str]) -> Any:
+        """The sharded collection: table `t0` for each table, feature `f0` for each feature."""
+        from fbgemm_gpu.split_embedding_configs import EmbOptimType
+        from torch import distributed
+        from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, PoolingType
+        from torchrec.distributed.comm_ops import set_gradient_division
+        from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+        from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs_registry
+        from torchrec.distributed.types import ShardingEnv
+
+        set_gradient_division(False)  # the loss is of the whole batch: gradients of shares add up
+        tables = [
+            EmbeddingBagConfig(
+                name=f"t{table}",
+                num_embeddings=slots.size,
+                embedding_dim=self.dim,
+                feature_names=[f"f{f}" for f, of in enumerate(self.table_F) if of == table],
+                pooling=PoolingType.SUM,
+                init_fn=lambda weight: weight,  # untouched pages take no memory
+            )
+            for table, slots in enumerate(self.slots)
+        ]
+        communication = CommType(settings.communication)
+        sharder = EmbeddingBagCollectionSharder(
+            fused_params={
+                "optimizer": EmbOptimType[FUSED[self.optimizer.name]],
+                "learning_rate": self._rate,
+                "eps": self.optimizer.epsilon,
+            },
+            qcomm_codecs_registry=get_qcomm_codecs_registry(
+                QCommsConfig(forward_precision=communication, backward_precision=communication), device=self.device
+            ),
+        )
+        collection = EmbeddingBagCollection(tables, device=torch.device("meta"))
+        plan = self._planned(collection, sharder) if settings.planner else self._plan(collection, sharder, kinds)
+        self._kinds = [plan[f"t{table}"].sharding_type for table in range(len(tables))]
+        env = ShardingEnv.from_process_group(distributed.group.WORLD)
+        with torch.random.fork_rng(devices=[]):  # the network's initial weights are the same as without
+            return sharder.shard(collection, plan, env=env, device=self.device)
+
+    def _plan(self, collection: Any, sharder: Any, kinds: Sequence[str]) -> Any:
+        from torchrec.distributed import sharding_plan as plans
+
+        size = self.group.size
+        rows_P = [0] * size
+        wanted = {}
+        for table in sorted(range(len(kinds)), key=lambda t: -self.slots[t].size):
+            if kinds[table] == "table_wise":  # the largest first, each to the process that has least
+                rank = rows_P.index(min(rows_P))
+                rows_P[rank] += self.slots[table].size
+                wanted[f"t{table}"] = plans.table_wise(rank, compute_kernel="fused")
+            elif kinds[table] == "row_wise":
+                wanted[f"t{table}"] = plans.row_wise(compute_kernel="fused")
+            elif kinds[table] == "column_wise":
+                wanted[f"t{table}"] = plans.column_wise(list(range(size)), compute_kernel="fused")
+            else:
+                wanted[f"t{table}"] = plans.data_parallel()
+        return plans.construct_module_sharding_plan(collection, wanted, sharder, size, size, self.device.type)
+
+    def _planned(self, collection: Any, sharder: Any) -> Any:
+        """TorchRec's own plan, among the kinds that keep a row whole. On CPUs it never shards by rows."""
+        from torch import distributed
+        from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+
+        size, kinds = self.group.size, ["table_wise", "row_wise"]
+        planner = EmbeddingShardingPlanner(
+            topology=Topology(world_size=size, compute_device=self.device.type, local_world_size=size),
+            constraints={
+                f"t{table}": ParameterConstraints(sharding_types=kinds, compute_kernels=["fused"])
+                for table in range(len(self.names))
+            },
+        )
+        return planner.collective_plan(collection, [sharder], distributed.group.WORLD).get_plan_for_module("")
+
+    def _local_shards(self, table: int) -> list[Shard]:
+        name = f"embedding_bags.t{table}.weight"
+        weight = self.collection.state_dict()[name]
+        rowwise = self.optimizer.name == "rowwise_adagrad"
+        if self._kinds[table] == "data_parallel":
+            columns = slice(0, self.optimizer.state_width(self.dim))
+            state = torch.zeros(len(weight), columns.stop, device=self.device) if columns.stop else None
+            self._replicas[table] = dict(self.collection.named_parameters())[name]
+            return [Shard(0, slice(0, self.dim), weight.data, columns, state, replica=True)]
+        states = self.collection.fused_optimizer.state_dict()["state"].get(name, {})
+        state = states.get(f"t{table}.momentum1")
+        shards = []
+        for number, part in enumerate(weight.local_shards()):
+            (row, column), (_, width) = part.metadata.shard_offsets, part.metadata.shard_sizes
+            columns = slice(column, column + width)
+            moments = state.local_shards()[number].tensor.data if state is not None else None
+            if rowwise and moments is not None:
+                moments = moments.unsqueeze(1)
+            shards.append(Shard(row, columns, part.tensor.data, slice(0, 1) if rowwise else columns, moments))
+        return shards
+
+
+def _check(dim: int, train: Train, names: Sequence[str], group: Group) -> None:
+    """Raises BadInputError for what can't be sharded."""
+    settings, field = train.distributed, "train.distributed"
+    try:
+        import fbgemm_gpu  # noqa: F401
+        import torchrec  # noqa: F401
+    except (ImportError, OSError) as error:
+        raise BadInputError(
+            f"train.backend: torchrec is not installed here ({error}); {EXTRA}, or set native"
+        ) from None
+    for of in ("plan", "capacity"):
+        for name in getattr(settings, of):
+            if name not in names:
+                raise BadInputError(f"{field}.{of}: no table {name}; there are {', '.join(names)}")
+    if not names:
+        raise BadInputError("train.backend: torchrec shards embeddings, and no feature has any; set native")
+    if train.embedding_optimizer not in FUSED:
+        raise BadInputError(
+            f"train.embedding_optimizer: FBGEMM does not know {train.embedding_optimizer} on CPUs; set one of"
+            f" {', '.join(FUSED)}, or train.backend: native"
+        )
+    if train.clip_norm is not None:
+        raise BadInputError(
+            "train.clip_norm: FBGEMM's updates can't shorten a row's gradient; leave it out, or set train.backend:"
+            " native"
+        )
+    if train.cache_rows is not None:
+        raise BadInputError(
+            "train.cache_rows: TorchRec's tables know no cache; leave it out, or set train.backend: native"
+        )
+    split = [name for name in names if not settings.planner and settings.plan.get(name, settings.kind) == "column_wise"]
+    if split and train.embedding_optimizer == "rowwise_adagrad":
+        raise BadInputError(
+            f"{field}.plan: {split[0]} is column_wise, where rowwise_adagrad would keep another sum for each part of a"
+            " row; set row_wise, or train.embedding_optimizer: adagrad"
+        )
+    if dim % (4 * group.size if split else 4):
+        what = f"4 columns for each of {group.size} ranks" if split else "4"
+        raise BadInputError(f"model.embedding_dim: FBGEMM needs a multiple of {what}, not {dim}")
+
+
+def _tensor(array: npt.NDArray[Any]) -> Tensor:
+    """The same memory; uint16 is bfloat16."""
+    tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor

@@ -1,0 +1,361 @@
+"""Tables sharded by TorchRec over two processes, beside the native ones in this process.
+
+The processes start once; every test reads what they left of its case.
+"""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feature_jobs.errors import BadInputError
+from feature_jobs.schema import Train
+from feature_jobs.transforms import Layout
+from models import checkpoints
+from models.batches import make_block
+from models.crew import Crew
+from models.distributed_training import train_day_on_ranks
+from models.group import Group, joined
+from models.placement import make_ranker
+from models.sparse.sharded import ShardedRows, Slots
+from models.training import reproducible, train_day
+from tests.paths import ROOT
+from tests.unit.models.days import DAYS, day_table, shop, write_day
+
+pytest.importorskip("torchrec", reason="pip install 'recloop[distributed]'")
+RANKS = 2
+NUM_ROWS = 137  # batches of 45 and 46 rows
+ADAGRAD = {"train__embedding_optimizer": "adagrad", "model__embedding_dim": 8}
+MIXED = {"user": "table_wise", "item": "row_wise", "city": "data_parallel", "tags": "table_wise"}
+EVICTION = {  # 50 users, slots for 30
+    "features__user__embedding": {"capacity": 20},
+    "train__distributed__capacity": {"user": 30},
+    "train__batch_size": 10,
+}
+CASES = {
+    "table_wise": {"train__distributed__kind": "table_wise"},
+    "row_wise": {"train__distributed__kind": "row_wise"},
+    "column_wise": {"train__distributed__kind": "column_wise", **ADAGRAD},
+    "data_parallel": {"train__distributed__kind": "data_parallel"},
+    "replicas of adagrad": {"train__distributed__kind": "data_parallel", **ADAGRAD},
+    "mixed": {"train__distributed__plan": MIXED, "train__embedding_optimizer": "sgd"},
+    "planner": {"train__distributed__planner": True},
+    "warm-up": {"train__warmup_steps": 5},
+    "bfloat16": {"train__precision": "bfloat16"},
+    "threads": {"train__threads": 3},
+    "one row": {"train__batch_size": 1, "rows": 3},
+    "eviction": EVICTION,
+    "eviction of replicas": {**EVICTION, "train__distributed__kind": "data_parallel"},
+}
+COMMUNICATION = [(kind, precision) for kind in ("table_wise", "row_wise") for precision in ("fp32", "fp16")]
+
+
+def scenario_of(folder, train__batch_size=46, **overrides):
+    overrides.pop("rows", None)
+    folder.mkdir(exist_ok=True)
+    options = {"train__backend": "torchrec", "train__distributed__default_capacity": 300, **overrides}
+    return shop(folder, train__batch_size=train__batch_size, **options)
+
+
+def learn(scenario, group, num_rows=NUM_ROWS):
+    """What a ranker is after two days: losses, keys, rows, dense weights, statistics, scores of a third day."""
+    layout = Layout.from_scenario(scenario)
+    losses = []
+    with reproducible(3), Crew(scenario.train.threads) as crew:
+        model, train, embeddings = scenario.model, scenario.train, scenario.embeddings
+        ranker = make_ranker(layout, scenario.tasks, model, train, embeddings, scratch=Path(), group=group)
+        ranker.crew = crew
+        for number, ds in enumerate(DAYS[:2]):
+            ranker.tables.start_day()
+            block = make_block(day_table(ds, num_rows), layout, scenario.tasks)
+            batches = block.batches(train.batch_size)
+            losses += [loss for _, loss in ranker.learn(batches, number)]
+            ranker.tables.make_room(over=number)
+        keys_R, rows_R = ranker.tables.items()
+        weight_RD, state_RK = ranker.tables.rows.read(rows_R)
+        scores_NT = ranker.score(make_block(day_table(DAYS[2], num_rows), layout, scenario.tasks))
+    return {
+        "losses": losses,
+        "keys": keys_R,
+        "tables": ranker.tables.table_R[rows_R].copy(),
+        "weights": weight_RD,
+        "state": state_RK,
+        "defaults": ranker.tables.rows.read(ranker.tables.default_rows)[0],
+        "dense": ranker.optimizer.flat.numpy().copy(),
+        "scores": scores_NT,
+        "report": ranker.tables.report(),
+        "skipped": ranker.scaler.skipped,
+    }
+
+
+def bytes_sent(scenario, group):
+    """Bytes of the tensors of floats that one step exchanges, without the dense gradient."""
+    layout = Layout.from_scenario(scenario)
+    ranker = make_ranker(
+        layout, scenario.tasks, scenario.model, scenario.train, scenario.embeddings, scratch=Path(), group=group
+    )
+    steps = ranker.learn(make_block(day_table(DAYS[0], NUM_ROWS), layout, scenario.tasks).batches(46), 0)
+    next(steps)
+    with torch.profiler.profile(record_shapes=True) as profile:
+        next(steps)
+    sizes = {"float": 4, "c10::Half": 2}
+    dense = [len(ranker.optimizer.flat) + 1]
+    return sum(
+        int(np.prod(event.shapes()[0])) * sizes.get(event.dtypes()[0], 0)
+        for event in profile.profiler.kineto_results.events()
+        if event.name().startswith("gloo:") and event.shapes()[0] != dense
+    )
+
+
+def chain(folder, group):
+    """Days by turns: the second is trained by the group, from a parent written by one process."""
+    scenario = scenario_of(folder / f"chain-{group.rank}")
+    output = folder / "day-2"
+    train_day(scenario, DAYS[1], folder / "samples-2", folder / "day-1", output, group=group)
+    train_day(scenario, DAYS[2], folder / "samples-3", folder / "day-2-native", folder / "day-3", group=group)
+
+
+def work(rank, folder):
+    """What each process does."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(RANKS), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(RANKS))
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    found = {}
+    with joined(60, f"file://{folder}/rendezvous") as group:
+        for name, overrides in CASES.items():
+            scenario = scenario_of(folder / f"{name} {rank}", **overrides)
+            found[name] = learn(scenario, group, overrides.get("rows", NUM_ROWS))
+        for kind, precision in COMMUNICATION:
+            options = {"train__distributed__kind": kind, "train__distributed__communication": precision}
+            scenario = scenario_of(folder / f"{kind} {rank}", **options)
+            found[kind, precision] = {**learn(scenario, group), "bytes": bytes_sent(scenario, group)}
+        full = scenario_of(folder / f"full {rank}", train__distributed__capacity={"user": 5})
+        try:
+            learn(full, group)
+        except BadInputError as error:
+            found["full"] = str(error)
+        chain(folder, group)
+    torch.save(found, folder / f"found-{rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the processes worked, beside what this one did."""
+    folder = tmp_path_factory.mktemp("ranks")
+    scenario = scenario_of(folder / "native")
+    for number, ds in enumerate(DAYS, 1):
+        write_day(folder / f"samples-{number}", ds, 300)
+    for name in ("day-1", "day-2", "day-2-native", "day-3", "day-3-native"):
+        (folder / name).mkdir()
+    train_day(scenario, DAYS[0], folder / "samples-1", None, folder / "day-1")
+    train_day(scenario, DAYS[1], folder / "samples-2", folder / "day-1", folder / "day-2-native")
+    train_day(scenario, DAYS[2], folder / "samples-3", folder / "day-2-native", folder / "day-3-native")
+    torch.multiprocessing.spawn(work, (folder,), RANKS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(folder):
+    """What each process found."""
+    return [torch.load(folder / f"found-{rank}.pt", weights_only=False) for rank in range(RANKS)]
+
+
+def assert_close(ours, theirs, tolerance):
+    for name in ("weights", "state", "defaults", "dense", "scores"):
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=tolerance, atol=tolerance, err_msg=name)
+    np.testing.assert_allclose(ours["losses"], theirs["losses"], rtol=tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_learn_what_one_learns(found, tmp_path, name):
+    native = learn(scenario_of(tmp_path, **CASES[name]), None, CASES[name].get("rows", NUM_ROWS))
+    for ours in (rank[name] for rank in found):
+        for what in ("keys", "tables"):
+            assert np.array_equal(ours[what], native[what])
+        assert ours["report"] == native["report"]
+        assert_close(ours, native, 0.02 if name == "bfloat16" else 2e-5)
+    assert np.array_equal(found[0][name]["dense"], found[1][name]["dense"])
+
+
+@pytest.mark.slow
+def test_evicted_rows_give_their_slots_and_state_back(found):
+    for name in ("eviction", "eviction of replicas"):
+        report = found[0][name]["report"]["user"]
+        assert report["evicted"] > 0
+        assert report["rows"] <= 20
+        assert report["rows"] + report["evicted"] > 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["table_wise", "row_wise"])
+def test_half_precision_communication_halves_the_bytes_and_stays_close(found, kind):
+    whole, half = (found[0][kind, precision] for precision in ("fp32", "fp16"))
+    assert half["bytes"] * 2 == whole["bytes"] > 0
+    assert_close(half, whole, 0.02)
+    assert not np.array_equal(half["weights"], whole["weights"])
+
+
+@pytest.mark.slow
+def test_a_full_table_is_told_with_its_remedy(found):
+    for rank in found:
+        assert "table user is full at 5 rows; raise train.distributed.capacity.user" in rank["full"]
+
+
+@pytest.mark.slow
+def test_one_checkpoint_format_for_any_number_of_processes(folder):
+    """Day 1 by one process, 2 by two, 3 by one; and day 3 by two from one's day 2."""
+    scenario = scenario_of(folder / "native")
+    (folder / "day-3-of-both").mkdir(exist_ok=True)
+    train_day(scenario, DAYS[2], folder / "samples-3", folder / "day-2", folder / "day-3-of-both")
+    block = make_block(day_table(DAYS[0], 50), Layout.from_scenario(scenario), scenario.tasks)
+    for name, native in (("day-2", "day-2-native"), ("day-3", "day-3-native"), ("day-3-of-both", "day-3-native")):
+        ours, theirs = (checkpoints.load(folder / of) for of in (name, native))
+        np.testing.assert_allclose(ours.score(block), theirs.score(block), atol=1e-4)
+        for file in ("embeddings.safetensors", "optimizer.safetensors"):
+            got, want = (checkpoints.read_tensors(folder / of / file) for of in (name, native))
+            assert got.keys() == want.keys()
+            for key in got:
+                torch.testing.assert_close(
+                    got[key], want[key], rtol=0.02, atol=1e-4, msg=lambda m, key=key: f"{key}: {m}"
+                )
+        facts = [json.loads((folder / of / "checkpoint.json").read_text()) for of in (name, native)]
+        for fact in facts:
+            fact.pop("parent")
+        assert facts[0] == facts[1]
+
+
+@pytest.mark.slow
+def test_a_day_under_torchrun(tmp_path):
+    scenario = scenario_of(tmp_path, train__distributed__ranks=RANKS)
+    write_day(tmp_path / "samples", DAYS[0], 200)
+    for name in ("ranks", "native"):
+        (tmp_path / name).mkdir()
+    ours = train_day_on_ranks(scenario, DAYS[0], tmp_path / "samples", None, tmp_path / "ranks")
+    theirs = train_day(scenario, DAYS[0], tmp_path / "samples", None, tmp_path / "native")
+    assert ours["tables"] == theirs["tables"]
+    assert ours["holdout"]["click"]["auc"] == pytest.approx(theirs["holdout"]["click"]["auc"], abs=1e-3)
+    assert {f.name for f in (tmp_path / "ranks").iterdir()} == {f.name for f in (tmp_path / "native").iterdir()}
+    with pytest.raises(BadInputError, match="no column clicked"):
+        write_samples_without(tmp_path / "broken", "clicked")
+        train_day_on_ranks(scenario, DAYS[0], tmp_path / "broken", None, tmp_path / "ranks")
+
+
+def write_samples_without(folder, column):
+    import pyarrow.parquet as pq
+
+    folder.mkdir()
+    pq.write_table(day_table(DAYS[0], 20).drop_columns([column]), folder / "samples.parquet")
+
+
+LAUNCH = """
+import sys
+from pathlib import Path
+from feature_jobs.schema import load_scenario
+from models.distributed_training import train_day_on_ranks
+folder = Path(sys.argv[1])
+train_day_on_ranks(
+    load_scenario(folder / "shop.yaml", overrides={"train.backend": "torchrec", "train.batch_size": 1}),
+    sys.argv[2], folder / "samples", None, folder / "output",
+)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["rank", "launcher"])
+def test_processes_end_together(tmp_path, victim):
+    """A killed rank is named; ranks whose launcher is killed do not outlive it."""
+    scenario_of(tmp_path)
+    write_day(tmp_path / "samples", DAYS[0], 20_000)
+    (tmp_path / "output").mkdir()
+    command = [sys.executable, "-c", LAUNCH, str(tmp_path), DAYS[0]]
+    launcher = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        ranks = wait_for_ranks(launcher)
+        os.kill(ranks["1"].pid if victim == "rank" else launcher.pid, signal.SIGKILL)
+        _, errors = launcher.communicate(timeout=60)
+        if victim == "rank":
+            assert f"RetryLaterError: train of {DAYS[0]}: rank 1 of 2 was ended by SIGKILL" in errors
+        assert not psutil.wait_procs(list(ranks.values()), timeout=20)[1]
+    finally:
+        launcher.kill()
+        launcher.wait()
+
+
+def wait_for_ranks(launcher):
+    """The processes by rank, once they are connected to each other."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        ranks = {}
+        for child in psutil.Process(launcher.pid).children(recursive=True):
+            rank = child.environ().get("RANK")
+            if rank is not None and len(child.net_connections("tcp")) > 2:
+                ranks[rank] = child
+        if len(ranks) == RANKS:
+            return ranks
+        time.sleep(0.1)
+    raise TimeoutError("ranks did not start")
+
+
+def rows_of(names=("user",), dim=4, **train):
+    return ShardedRows(dim, Train(**train), names, list(range(len(names))), Group(0, RANKS))
+
+
+def test_what_torchrec_cannot_do_is_refused_with_a_remedy():
+    for message, options in {
+        "embedding_optimizer: FBGEMM does not know adam": {"embedding_optimizer": "adam"},
+        "clip_norm: FBGEMM's updates can't": {"clip_norm": 1.0},
+        "cache_rows: TorchRec's tables": {"cache_rows": 100},
+        "plan: no table usr; there are user": {"distributed": {"plan": {"usr": "row_wise"}}},
+        "capacity: no table usr": {"distributed": {"capacity": {"usr": 3}}},
+        "user is column_wise, where rowwise_adagrad": {"distributed": {"kind": "column_wise"}},
+        "a multiple of 4, not 6": {"dim": 6},
+        "4 columns for each of 2 ranks, not 4": {"embedding_optimizer": "sgd", "distributed": {"kind": "column_wise"}},
+        "no feature has any": {"names": ()},
+    }.items():
+        with pytest.raises(BadInputError, match=message):
+            rows_of(**options)
+
+
+@given(st.integers(1, 30), st.integers(1, 4), st.lists(st.tuples(st.booleans(), st.integers(0, 9)), max_size=30))
+def test_slots_are_given_once_and_again_when_returned(capacity, parts, steps):
+    slots, held = Slots(capacity, parts), []
+    assert capacity < slots.size <= capacity + parts
+    for gives, number in steps:
+        if gives and number <= slots.num_free:
+            given_now = slots.give(number).tolist()
+            assert len(given_now) == number
+            held += given_now
+        elif not gives:
+            returned, held = held[:number], held[number:]
+            slots.take_back(np.array(returned, np.int64))
+        assert len(set(held)) == len(held)
+        assert set(held) <= set(range(1, slots.size))
+        assert slots.num_free == slots.size - 1 - len(held)
+
+
+def test_slots_fill_parts_evenly():
+    slots = Slots(11, 3)
+    assert slots.size == 12
+    assert [slot // 4 for slot in slots.give(5).tolist()] == [1, 2, 0, 1, 2]
+
+
+@given(st.integers(0, 100), st.integers(1, 9))
+def test_shares_cover_a_batch(num_rows, size):
+    shares = [Group(rank, size).share(num_rows) for rank in range(size)]
+    assert [row for share in shares for row in range(num_rows)[share]] == list(range(num_rows))
+    assert max(s.stop - s.start for s in shares) - min(s.stop - s.start for s in shares) <= 1
