@@ -133,11 +133,13 @@ def test_what_changes_on_a_day_is_told_before_and_all_else_is_kept(
 
 def test_without_a_checkpoint_the_plan_tells_what_is_known(three_days: tuple[Path, Path], tmp_path: Path) -> None:
     scenario, _ = three_days
-    told = plan(scenario, tmp_path, {"features.shopper.embedding": {"capacity": 1000, "ttl_days": 3}})
+    overrides = {"features.shopper.embedding": {"capacity": 1000, "ttl_days": 3}, "train.cache_rows": 5000}
+    told = plan(scenario, tmp_path, overrides)
     assert f"training of {DAYS[3]} starts anew" in told
     assert "blocked" in told
     assert "30 B   29.3 KiB  ttl_days 3, capacity 1000" in told
     assert "unbounded" in told
+    assert "5,000 rows at most are held where they are learned, the others lie in a file" in told
 
 
 def test_where_all_is_done_the_plan_tells_of_the_next_training(three_days: tuple[Path, Path]) -> None:
