@@ -8,11 +8,12 @@ from pathlib import Path
 
 from feature_jobs.schema import Embedding, Model, Train
 from feature_jobs.transforms import Layout
+from models.device_ranker import DeviceRanker, choose_device, rows_on
 from models.group import Group
 from models.ranker import Ranker
 from models.sparse.cached import CachedRows
 from models.sparse.optimizers import Optimizer
-from models.sparse.records import FileRecords
+from models.sparse.records import FileRecords, MemoryRecords
 from models.sparse.rows import HostRows
 from models.sparse.sharded import ShardedRows
 from models.sparse.tables import RESERVED_ROWS
@@ -36,10 +37,16 @@ def make_ranker(
         ranker = Ranker(layout, tasks, model, train, embeddings, rows=sharded, group=group)
         sharded.bind(ranker.tables)
         return ranker
-    if train.cache_rows is None:
-        return Ranker(layout, tasks, model, train, embeddings)
     optimizer, dim = Optimizer(train.embedding_optimizer, train.embedding_epsilon), model.embedding_dim
     folder = Path(train.rows_folder) if train.rows_folder else scratch
-    records = FileRecords(RESERVED_ROWS, dim + optimizer.state_width(dim), folder)
-    rows = CachedRows(HostRows(dim, optimizer, train.cache_rows), train.cache_rows, records)
+    width, device = dim + optimizer.state_width(dim), choose_device(train.device)
+    if device.type != "cpu":
+        in_file = train.rows_folder is not None
+        records = FileRecords(RESERVED_ROWS, width, folder) if in_file else MemoryRecords(RESERVED_ROWS, width)
+        rows = rows_on(device, dim, optimizer, train, records)
+        return DeviceRanker(layout, tasks, model, train, embeddings, rows=rows, device=device)
+    if train.cache_rows is None:
+        return Ranker(layout, tasks, model, train, embeddings)
+    cache = HostRows(dim, optimizer, train.cache_rows)
+    rows = CachedRows(cache, train.cache_rows, FileRecords(RESERVED_ROWS, width, folder))
     return Ranker(layout, tasks, model, train, embeddings, rows=rows)
