@@ -41,6 +41,7 @@ def check_scenario(scenario: Scenario) -> list[str]:
     feature_types = check_features(mistakes, outcomes)
     check_segments(mistakes, feature_types)
     _check_names(mistakes)
+    _check_sharding(mistakes)
     for path, search in scenario.tune.space.items():
         _check_search(mistakes, path, search)
     for field, cron in (("schedule.daily", scenario.schedule.daily), ("tune.schedule", scenario.tune.schedule)):
@@ -164,6 +165,17 @@ def _check_names(mistakes: Mistakes) -> None:
     if scenario.validate_.suite is not None and not scenario.suite_file.is_file():
         what = f"no such file ({scenario.suite_file})"
         mistakes.say(("validate", "suite"), scenario.validate_.suite, what, "write it, or leave suite out")
+
+
+def _check_sharding(mistakes: Mistakes) -> None:
+    scenario = mistakes.scenario
+    if scenario.train.backend == "torchrec":
+        from feature_jobs.sharding import sharding_mistakes
+        from feature_jobs.transforms import Layout
+
+        names = Layout.from_scenario(scenario).namespaces
+        for mistake in sharding_mistakes(scenario.train, scenario.model.embedding_dim, names):
+            mistakes.say(*mistake)
 
 
 def _check_search(mistakes: Mistakes, path: str, search: SearchRange) -> None:

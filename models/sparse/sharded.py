@@ -20,6 +20,7 @@ from torch import Tensor
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Distributed, Train
+from feature_jobs.sharding import sharding_mistakes
 from models.group import Group
 from models.sparse.id_map import Ints, Rows
 from models.sparse.id_map_kernels import NUM_FREE
@@ -84,7 +85,7 @@ class ShardedRows:
     """
 
     def __init__(self, dim: int, train: Train, names: Sequence[str], table_F: Sequence[int], group: Group) -> None:
-        _check(dim, train, names, group)
+        _check(dim, train, names)
         self.dim, self.optimizer = dim, Optimizer(train.embedding_optimizer, train.embedding_epsilon)
         self.names, self.table_F, self.group = list(names), list(table_F), group
         self.fetched_M: Rows | None = None
@@ -187,7 +188,8 @@ class ShardedRows:
         if not len(batch.scale_S):
             return emb_BE
         scale_BF = torch.from_numpy(batch.scale_S.reshape(-1, len(self.table_F))[begin:end]).to(self.device)
-        return (emb_BE.unflatten(1, (-1, self.dim)) * scale_BF.unsqueeze(2)).flatten(1)
+        emb_BFD: Tensor = emb_BE.unflatten(1, (-1, self.dim))
+        return (emb_BFD * scale_BF.unsqueeze(2)).flatten(1)
 
     def _zeros(self, num_rows: int) -> tuple[Floats, Floats]:
         width = self.optimizer.state_width(self.dim)
@@ -341,45 +343,21 @@ class ShardedRows:
         return shards
 
 
-def _check(dim: int, train: Train, names: Sequence[str], group: Group) -> None:
+def _check(dim: int, train: Train, names: Sequence[str]) -> None:
     """Raises BadInputError for what can't be sharded."""
-    settings, field = train.distributed, "train.distributed"
+    mistakes = [
+        f"{'.'.join(location)}: {value!r}: {what}; {remedy}"
+        for location, value, what, remedy in sharding_mistakes(train, dim, names)
+    ]
+    if mistakes:
+        raise BadInputError("\n".join(mistakes))
     try:
         import fbgemm_gpu  # noqa: F401
         import torchrec  # noqa: F401
     except (ImportError, OSError) as error:
         raise BadInputError(
-            f"train.backend: torchrec is not installed here ({error}); {EXTRA}, or set native"
+            f"train.backend: 'torchrec': not installed here ({error}); {EXTRA}, or set native"
         ) from None
-    for of in ("plan", "capacity"):
-        for name in getattr(settings, of):
-            if name not in names:
-                raise BadInputError(f"{field}.{of}: no table {name}; there are {', '.join(names)}")
-    if not names:
-        raise BadInputError("train.backend: torchrec shards embeddings, and no feature has any; set native")
-    if train.embedding_optimizer not in FUSED:
-        raise BadInputError(
-            f"train.embedding_optimizer: FBGEMM does not know {train.embedding_optimizer} on CPUs; set one of"
-            f" {', '.join(FUSED)}, or train.backend: native"
-        )
-    if train.clip_norm is not None:
-        raise BadInputError(
-            "train.clip_norm: FBGEMM's updates can't shorten a row's gradient; leave it out, or set train.backend:"
-            " native"
-        )
-    if train.cache_rows is not None:
-        raise BadInputError(
-            "train.cache_rows: TorchRec's tables know no cache; leave it out, or set train.backend: native"
-        )
-    split = [name for name in names if not settings.planner and settings.plan.get(name, settings.kind) == "column_wise"]
-    if split and train.embedding_optimizer == "rowwise_adagrad":
-        raise BadInputError(
-            f"{field}.plan: {split[0]} is column_wise, where rowwise_adagrad would keep another sum for each part of a"
-            " row; set row_wise, or train.embedding_optimizer: adagrad"
-        )
-    if dim % (4 * group.size if split else 4):
-        what = f"4 columns for each of {group.size} ranks" if split else "4"
-        raise BadInputError(f"model.embedding_dim: FBGEMM needs a multiple of {what}, not {dim}")
 
 
 def _tensor(array: npt.NDArray[Any]) -> Tensor:
