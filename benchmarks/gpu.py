@@ -56,7 +56,7 @@ def seconds_of(run: Callable[[], object], device: torch.device, repeats: int = R
     seconds = []
     for _ in range(WARM_UP + repeats):
         if device.type == "cuda":
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             begin.record()
             run()
             end.record()
