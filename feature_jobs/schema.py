@@ -260,9 +260,9 @@ class Distributed(Section):
     """How TorchRec shards the tables over `ranks` processes, if `train.backend` is `torchrec`.
 
     `kind`: of every table but those in `plan`; or `planner: true` lets TorchRec decide between table- and row-wise.
-    `capacity`: rows that a table can hold (`default_capacity`: others); one that evicts needs as many as two batches
-    have ids more than its `embedding.capacity`. `communication`: in what the embeddings and their gradients travel;
-    between CPUs bf16 goes as fp16. `timeout_s`: how long a process waits for another."""
+    `capacity`: rows that a table can hold (`default_capacity`: others), whose memory is taken at once; a table that
+    evicts needs as many as two batches have ids more than its `embedding.capacity`. `communication`: in what embeddings
+    and their gradients travel; between CPUs bf16 goes as fp16. `timeout_s`: how long a process waits for another."""
 
     ranks: Positive = 2
     kind: Sharding = "row_wise"

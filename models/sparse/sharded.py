@@ -265,7 +265,7 @@ class ShardedRows:
                 embedding_dim=self.dim,
                 feature_names=[f"f{f}" for f, of in enumerate(self.table_F) if of == table],
                 pooling=PoolingType.SUM,
-                init_fn=lambda weight: weight,  # untouched pages take no memory
+                init_fn=lambda weight: weight,  # rows are initialised when they are given out
             )
             for table, slots in enumerate(self.slots)
         ]

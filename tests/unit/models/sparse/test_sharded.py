@@ -121,11 +121,21 @@ def bytes_sent(scenario, group):
 
 
 def chain(folder, group):
-    """Days by turns: the second is trained by the group, from a parent written by one process."""
+    """Days by turns: each is trained by the group from a parent written by one process; one day in two parts."""
     scenario = scenario_of(folder / f"chain-{group.rank}")
     output = folder / "day-2"
     train_day(scenario, DAYS[1], folder / "samples-2", folder / "day-1", output, group=group)
     train_day(scenario, DAYS[2], folder / "samples-3", folder / "day-2-native", folder / "day-3", group=group)
+    scenario = in_parts(folder / f"parts-{group.rank}")
+    for name in ("whole", "gone-on"):  # the second finds the first's last snapshot
+        train_day(
+            scenario, DAYS[0], folder / "samples-1", None, folder / name, resume=folder / "snapshots", group=group
+        )
+
+
+def in_parts(folder):
+    options = {"train__shuffle_rows": 60, "train__snapshot_rows": 100, "train__distributed__kind": "table_wise"}
+    return scenario_of(folder, **options)
 
 
 def work(rank, folder):
@@ -160,7 +170,7 @@ def folder(tmp_path_factory):
     scenario = scenario_of(folder / "native")
     for number, ds in enumerate(DAYS, 1):
         write_day(folder / f"samples-{number}", ds, 300)
-    for name in ("day-1", "day-2", "day-2-native", "day-3", "day-3-native"):
+    for name in ("day-1", "day-2", "day-2-native", "day-3", "day-3-native", "whole", "gone-on"):
         (folder / name).mkdir()
     train_day(scenario, DAYS[0], folder / "samples-1", None, folder / "day-1")
     train_day(scenario, DAYS[1], folder / "samples-2", folder / "day-1", folder / "day-2-native")
@@ -240,6 +250,19 @@ def test_one_checkpoint_format_for_any_number_of_processes(folder):
         for fact in facts:
             fact.pop("parent")
         assert facts[0] == facts[1]
+
+
+@pytest.mark.slow
+def test_a_snapshot_of_two_processes_is_gone_on_with_by_two_or_one(folder):
+    names = ["dense.safetensors", "embeddings.safetensors", "optimizer.safetensors", "metrics.json"]
+    for name in names:
+        assert (folder / "gone-on" / name).read_bytes() == (folder / "whole" / name).read_bytes()
+    scenario, output = in_parts(folder / "native"), folder / "gone-on-native"
+    output.mkdir(exist_ok=True)
+    train_day(scenario, DAYS[0], folder / "samples-1", None, output, resume=folder / "snapshots")
+    block = make_block(day_table(DAYS[1], 50), Layout.from_scenario(scenario), scenario.tasks)
+    ours, theirs = (checkpoints.load(folder / of).score(block) for of in ("gone-on-native", "whole"))
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
 @pytest.mark.slow
