@@ -81,11 +81,13 @@ def markdown(runs: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def ratios(runs: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
-    """Our samples per second, at its best precision, over each peer's: the median over rounds, of runs next in turn."""
+    """Our samples per second, at its best precision, over those of each peer that learned as many rows: the median over
+    rounds, of runs in the same turn."""
     ours = max((n for n in runs if n.startswith("ours")), key=lambda n: median(_rates(runs[n])), default=None)
     if ours is None:
         return {}
-    peers = {name: figures for name, figures in runs.items() if not name.startswith("ours")}
+    num_samples = runs[ours][0]["num_samples"]
+    peers = {name: f for name, f in runs.items() if name[:4] != "ours" and f[0]["num_samples"] == num_samples}
     pairs = {name: zip(_rates(runs[ours]), _rates(figures), strict=False) for name, figures in peers.items()}
     return {name: round(median(mine / theirs for mine, theirs in pair), 3) for name, pair in pairs.items()}
 

@@ -61,6 +61,12 @@ class Collection(nn.Module):
         ]
         self.tables = FusedEmbeddingBagCollection(tables, RowWiseAdagrad, {"lr": rate, "eps": epsilon})
 
+    def set_rate(self, rate: float) -> None:
+        """Of the fused optimizer."""
+        for group in self.tables.fused_optimizer().param_groups:
+            group["lr"] = rate
+        self.tables.fused_optimizer().step()  # hands it on to FBGEMM
+
     def forward(self, ids_N: Tensor) -> Tensor:
         """Embeddings [B, F · D]."""
         features = KeyedJaggedTensor(IDS, ids_N, lengths=torch.ones(len(ids_N), dtype=torch.int32))
@@ -82,19 +88,26 @@ class TableBatchedEmbedding(nn.Module):
         )
         self.tables.init_embedding_weights_uniform(-INITIAL_BOUND, INITIAL_BOUND)
 
+    def set_rate(self, rate: float) -> None:
+        """Of the fused optimizer."""
+        self.tables.set_learning_rate(rate)
+
     def forward(self, ids_N: Tensor) -> Tensor:
         """Embeddings [B, F · D]."""
         emb_BI: Tensor = self.tables(ids_N, torch.arange(len(ids_N) + 1))
         return emb_BI
 
 
-EMBEDDINGS = {"tbe": TableBatchedEmbedding, "collection": Collection}
+EMBEDDINGS: dict[str, type[Collection] | type[TableBatchedEmbedding]] = {
+    "tbe": TableBatchedEmbedding,
+    "collection": Collection,
+}
 
 
 class DeepFM(nn.Module):
     """The sizes of ours; like TorchRec's DeepFM without a first-order term, which only costs time here."""
 
-    def __init__(self, embeddings: nn.Module) -> None:
+    def __init__(self, embeddings: Collection | TableBatchedEmbedding) -> None:
         super().__init__()
         self.embeddings = embeddings
         layers = [layer for pair in pairwise((NUM_INPUTS, *HIDDEN)) for layer in (nn.Linear(*pair), nn.ReLU())]
@@ -116,6 +129,7 @@ class Trainer:
         torch.manual_seed(args.seed)
         self.model = DeepFM(EMBEDDINGS[args.embedding](sizes, args.embedding_rate, args.epsilon))
         self.optimizer = torch.optim.Adam(self.model.mlp.parameters(), lr=args.rate, fused=True)
+        self.args, self.steps = args, 0
         self.autocast = partial(torch.autocast, "cpu", torch.bfloat16, enabled=args.precision == "bf16")
 
     def learn(self, batches: Iterator[Batch]) -> int:
@@ -125,11 +139,20 @@ class Trainer:
             with self.autocast():
                 logits_B = self.model(ids_N, numbers_BJ)
             loss = nn.functional.binary_cross_entropy_with_logits(logits_B, labels_B)
+            self.steps += 1
+            if self.steps <= self.args.warmup_steps:
+                self._set_rates(self.steps / self.args.warmup_steps)
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
+            if self.args.clip_norm:
+                nn.utils.clip_grad_norm_(self.model.mlp.parameters(), self.args.clip_norm)
             self.optimizer.step()
             num_samples += len(labels_B)
         return num_samples
+
+    def _set_rates(self, factor: float) -> None:
+        self.optimizer.param_groups[0]["lr"] = self.args.rate * factor
+        self.model.embeddings.set_rate(self.args.embedding_rate * factor)
 
     @torch.no_grad()
     def auc(self, batches: Iterator[Batch]) -> float:
@@ -163,8 +186,10 @@ def main() -> None:
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
     parser.add_argument("--embedding", choices=list(EMBEDDINGS), default="tbe")
     parser.add_argument("--rate", type=float, default=5e-3)
-    parser.add_argument("--embedding-rate", type=float, default=0.05)
+    parser.add_argument("--embedding-rate", type=float, default=0.2)
     parser.add_argument("--epsilon", type=float, default=1e-3)
+    parser.add_argument("--warmup-steps", type=int, default=50)
+    parser.add_argument("--clip-norm", type=float, default=0.05, help="of the dense part's gradient; 0: never")
     parser.add_argument("--room", type=float, default=2.0, help="rows of a table for each distinct id")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
