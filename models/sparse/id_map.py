@@ -1,14 +1,15 @@
 """int64 key → row of the tables, for tens of millions of ids a second.
 
-Open addressing with linear probing. An entry is 16 bytes, so four share a cache line:
+Open addressing in buckets of four entries, a cache line, filled from the front; a full one runs over into the next:
 
     entries[2 p]      the key
-    entries[2 p + 1]  stamp << 32 | row     0: the entry is empty
+    entries[2 p + 1]  epoch << 56 | place << 28 | row     0: the entry is empty
 
-Keys must be well mixed (`feature_jobs.transforms.hash_ids` makes them so): their low bits are the position. While a
-batch is looked up, its distinct rows are numbered in order of appearance. An entry's stamp remembers that number; it
-is valid if the batch's list at that number points back to the entry (the sparse set of Briggs and Torczon, 1993), so
-nothing is cleared between batches.
+Keys must be well mixed (`feature_jobs.transforms.hash_ids` makes them so): their low bits are the bucket. While a
+batch is looked up, its distinct rows are numbered in order of appearance. An entry remembers that number, its place,
+and the batch's epoch, a byte. It is valid if the epoch is the batch's and its list at that place points back to the
+entry (the sparse set of Briggs and Torczon, 1993), so nothing is cleared between batches; the epoch alone would be
+right but once in 256 batches, and spares reading the list for ids that are new to the batch.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ class IdMap:
         self.counters = np.zeros(5, np.int64)
         self.counters[LAST_ROW] = num_defaults - 1
         self.num_defaults = num_defaults
+        self._epoch = 0
         self.free_rows = np.empty(0, np.int32)
         self._buffers = np.empty((4, 0), np.int64)
 
@@ -117,6 +119,7 @@ class IdMap:
         entry_U, rows_U, fresh_F, column_F = self._buffers
         place_N = np.empty(num_keys, np.int32)
         self.counters[NUM_UNIQUES:] = 0
+        self._epoch = (self._epoch + 1) % 256
         if admission is None:
             admission = Admission(np.empty(0, np.uint8), np.ones(num_columns, np.int64))
         default_place_T = np.full(self.num_defaults, -1, np.int64)
@@ -125,8 +128,9 @@ class IdMap:
         while True:
             limit = self.num_defaults + int(MAX_LOAD * self.capacity)
             kernels.resolve(
-                *addresses, columns.default_C, self.entries, limit, self.counters, self.free_rows, admission.counts,
-                admission.threshold_C, rejected_C, entry_U, rows_U, fresh_F, column_F, default_place_T, place_N,
+                *addresses, columns.default_C, self.entries, self._epoch, limit, self.counters, self.free_rows,
+                admission.counts, admission.threshold_C, rejected_C, entry_U, rows_U, fresh_F, column_F,
+                default_place_T, place_N,
             )  # fmt: skip
             if self.counters[NUM_DONE] == num_keys:
                 break
@@ -182,4 +186,4 @@ class IdMap:
     def _grow(self, entry_U: Ints) -> None:
         keys_U = self.entries[2 * np.maximum(entry_U, 0)]
         self._rebuild(2 * self.capacity, np.empty(0, np.bool_))
-        kernels.restamp(self.entries, keys_U, entry_U)
+        kernels.restamp(self.entries, self._epoch, keys_U, entry_U)

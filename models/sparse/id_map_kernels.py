@@ -5,20 +5,38 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from models.sparse.simd import load_int64, prefetch
+from models.sparse.simd import load_int64, lowest_bit, matches, prefetch
 
-CHUNK = 256  # keys whose cache lines are asked for together
-ROW_BITS = 0xFFFFFFFF
+CHUNK = 128  # keys whose cache lines are asked for together
+BUCKET = 4  # entries of a cache line
+KEY_LANES, VALUE_LANES = 0x55, 0xAA  # of a bucket's eight numbers
+EPOCH_SHIFT, PLACE_SHIFT = 56, 28
+ROW_BITS = PLACE_BITS = (1 << 28) - 1
 LAST_ROW, NUM_FREE, NUM_UNIQUES, NUM_DONE, NUM_FRESH = range(5)  # places in IdMap.counters
+
+
+@njit(inline="always")
+def _position(entries, key):
+    """Where the key is, or the first empty entry of the bucket where it belongs."""
+    mask = np.int64(entries.size // 2 - BUCKET)
+    bucket = key & mask
+    while True:
+        found = matches(entries, 2 * bucket, key) & KEY_LANES
+        if found == 0:
+            found = (matches(entries, 2 * bucket, np.int64(0)) & VALUE_LANES) >> 1
+        if found != 0:
+            return bucket + (lowest_bit(found) >> 1)
+        bucket = (bucket + BUCKET) & mask
 
 
 @njit(nogil=True, cache=True)
 def resolve(
-    addresses_C, lengths_C, default_C, entries, limit, counters, free_rows, counts, threshold_C, rejected_C,
+    addresses_C, lengths_C, default_C, entries, epoch, limit, counters, free_rows, counts, threshold_C, rejected_C,
     entry_U, rows_U, fresh_F, column_F, default_place_T, place_N,
 ):  # fmt: skip
     """Fills the lists of `IdMap.resolve`; returns early, to be called again, when the table holds `limit` keys."""
-    mask = np.int64(entries.size // 2 - 1)
+    mask = np.int64(entries.size // 2 - BUCKET)
+    tag = np.int64(epoch) << EPOCH_SHIFT
     num_uniques, num_fresh, done = counters[NUM_UNIQUES], counters[NUM_FRESH], counters[NUM_DONE]
     last_row, num_free = counters[LAST_ROW], counters[NUM_FREE]
     keys = np.empty(CHUNK, np.int64)
@@ -35,11 +53,8 @@ def resolve(
                 prefetch(entries, 2 * (keys[i] & mask))
             for i in range(size):
                 key = keys[i]
-                position = key & mask
+                position = _position(entries, key)
                 value = entries[2 * position + 1]
-                while value != 0 and entries[2 * position] != key:
-                    position = (position + 1) & mask
-                    value = entries[2 * position + 1]
                 if value == 0:
                     if threshold_C[column] > 1 and not _admit(counts, key, threshold_C[column]):
                         rejected_C[column] += 1
@@ -65,15 +80,15 @@ def resolve(
                     fresh_F[num_fresh], column_F[num_fresh] = num_uniques, column
                     num_fresh += 1
                     place = num_uniques
-                    entries[2 * position + 1] = (place << 32) | value
+                    entries[2 * position + 1] = tag | (place << PLACE_SHIFT) | value
                     entry_U[place], rows_U[place] = position, value
                     num_uniques += 1
                 else:
-                    place = value >> 32
-                    if place >= num_uniques or entry_U[place] != position:
+                    place = (value >> PLACE_SHIFT) & PLACE_BITS
+                    if (value ^ tag) >> EPOCH_SHIFT != 0 or place >= num_uniques or entry_U[place] != position:
                         place = num_uniques
                         row = value & ROW_BITS
-                        entries[2 * position + 1] = (place << 32) | row
+                        entries[2 * position + 1] = tag | (place << PLACE_SHIFT) | row
                         entry_U[place], rows_U[place] = position, row
                         num_uniques += 1
                 place_N[done] = place
@@ -99,7 +114,7 @@ def _admit(counts, key, threshold):
 
 @njit(nogil=True, cache=True)
 def find(addresses_C, lengths_C, default_C, entries, rows_N):
-    mask = np.int64(entries.size // 2 - 1)
+    mask = np.int64(entries.size // 2 - BUCKET)
     keys = np.empty(CHUNK, np.int64)
     done = np.int64(0)
     for column in range(addresses_C.size):
@@ -110,21 +125,14 @@ def find(addresses_C, lengths_C, default_C, entries, rows_N):
             for i in range(size):
                 prefetch(entries, 2 * (keys[i] & mask))
             for i in range(size):
-                position = keys[i] & mask
-                value = entries[2 * position + 1]
-                while value != 0 and entries[2 * position] != keys[i]:
-                    position = (position + 1) & mask
-                    value = entries[2 * position + 1]
+                value = entries[2 * _position(entries, keys[i]) + 1]
                 rows_N[done] = value & ROW_BITS if value != 0 else default_C[column]
                 done += 1
 
 
 @njit(inline="always")
-def _place_key(entries, key, row):
-    mask = np.int64(entries.size // 2 - 1)
-    position = key & mask
-    while entries[2 * position + 1] != 0:
-        position = (position + 1) & mask
+def _put(entries, key, row):
+    position = _position(entries, key)
     entries[2 * position] = key
     entries[2 * position + 1] = row
 
@@ -132,29 +140,28 @@ def _place_key(entries, key, row):
 @njit(nogil=True, cache=True)
 def rehash(old, entries, gone_R):
     """Copies entries, without stamps; those whose row is marked in `gone_R` (if it is not empty) are left out."""
-    mask = np.int64(entries.size // 2 - 1)
+    mask = np.int64(entries.size // 2 - BUCKET)
     for position in range(old.size // 2):
         if position + 32 < old.size // 2:
             prefetch(entries, 2 * (old[2 * (position + 32)] & mask))
         row = old[2 * position + 1] & ROW_BITS
         if row != 0 and not (gone_R.size and gone_R[row]):
-            _place_key(entries, old[2 * position], row)
+            _put(entries, old[2 * position], row)
 
 
 @njit(nogil=True, cache=True)
 def put(entries, keys_R, rows_R):
     for i in range(keys_R.size):
-        _place_key(entries, keys_R[i], np.int64(rows_R[i]))
+        _put(entries, keys_R[i], np.int64(rows_R[i]))
 
 
 @njit(nogil=True, cache=True)
-def restamp(entries, keys_U, entry_U):
+def restamp(entries, epoch, keys_U, entry_U):
     """Finds the entries of a batch's distinct keys again after a rehash."""
-    mask = np.int64(entries.size // 2 - 1)
+    tag = np.int64(epoch) << EPOCH_SHIFT
     for place in range(entry_U.size):
         if entry_U[place] >= 0:
-            position = keys_U[place] & mask
-            while entries[2 * position] != keys_U[place] or entries[2 * position + 1] == 0:
-                position = (position + 1) & mask
+            position = _position(entries, keys_U[place])
             entry_U[place] = position
-            entries[2 * position + 1] = (np.int64(place) << 32) | (entries[2 * position + 1] & ROW_BITS)
+            row = entries[2 * position + 1] & ROW_BITS
+            entries[2 * position + 1] = tag | (np.int64(place) << PLACE_SHIFT) | row

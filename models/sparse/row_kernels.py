@@ -123,16 +123,14 @@ def reset(rows_F, tables_F, table_R, count_R):
 
 
 @njit(nogil=True, cache=True)
-def touch(rows_U, offsets_U, day, count_R, day_R):
+def touch(rows_U, offsets_U, day, seen_R2):
     """Counts occurrences of rows, and notes the day that saw them last."""
     for u in range(rows_U.size):
         if u + AHEAD < rows_U.size:
-            later = np.int64(rows_U[u + AHEAD])
-            prefetch(count_R, later)
-            prefetch(day_R, later)
+            prefetch(seen_R2, 2 * np.int64(rows_U[u + AHEAD]))
         row = rows_U[u]
-        count_R[row] += offsets_U[u + 1] - offsets_U[u]
-        day_R[row] = day
+        seen_R2[row, 0] += offsets_U[u + 1] - offsets_U[u]
+        seen_R2[row, 1] = day
 
 
 @lru_cache
@@ -146,10 +144,10 @@ def update(name: str, dim: int, half: bool) -> Callable[..., Any]:
     rule = RULES[name]
 
     @njit(nogil=True, cache=True)
-    def place_of(segment, num_features, width):
-        sample = np.uint32(segment) // np.uint32(num_features)
-        feature = np.uint32(segment) - sample * np.uint32(num_features)
-        return np.int64(sample) * width + np.int64(feature) * dim
+    def place_of(segment, num_features, per_feature, width):
+        # A product, exact for 31 bits, instead of an integer division.
+        sample = np.int64((np.float64(segment) + 0.5) * per_feature)
+        return sample * width + (np.int64(segment) - sample * num_features) * dim
 
     @njit(nogil=True, cache=True)
     def kernel(
@@ -157,6 +155,7 @@ def update(name: str, dim: int, half: bool) -> Callable[..., Any]:
         clip, rate, epsilon, step,
     ):  # fmt: skip
         width, state_width = gradient_BI.shape[1], state_RK.shape[1]
+        per_feature = 1 / np.float64(num_features)
         for u in range(begin, end):
             if u + ROWS_AHEAD < end:
                 prefetch(weight_RD, np.int64(rows_U[u + ROWS_AHEAD]) * dim)
@@ -164,8 +163,9 @@ def update(name: str, dim: int, half: bool) -> Callable[..., Any]:
             gradient = fill(ZERO, dim)
             for n in range(offsets_U[u], offsets_U[u + 1]):
                 if n + SEGMENTS_AHEAD < segments_N.size:
-                    prefetch(gradient_BI, place_of(segments_N[n + SEGMENTS_AHEAD], num_features, width))
-                position = place_of(segments_N[n], num_features, width)
+                    later = segments_N[n + SEGMENTS_AHEAD]
+                    prefetch(gradient_BI, place_of(later, num_features, per_feature, width))
+                position = place_of(segments_N[n], num_features, per_feature, width)
                 part = load_bf16(gradient_BI, position, dim) if half else load(gradient_BI, position, dim)
                 gradient = gradient + (part * fill(scale_S[segments_N[n]], dim) if scale_S.size else part)
             gradient = gradient * fill(np.float32(unscale), dim)

@@ -24,7 +24,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-I8, I16, I32, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.FloatType()
+I8, I16, I32, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 
 
 class Vector(types.Type):
@@ -240,3 +240,29 @@ def load_int64(typing_context, address, index):
         return builder.load(builder.gep(pointer, [args[1]]))
 
     return types.int64(types.int64, types.intp), codegen
+
+
+@intrinsic
+def matches(typing_context, array, index, value):
+    """Bits i < 8 for which array.flat[index + i] == value; of int64."""
+
+    def codegen(context, builder, signature, args):
+        undefined = ir.Constant(ir.VectorType(I64, 8), ir.Undefined)
+        lanes = builder.load(_address(context, builder, signature.args[0], args[0], args[1], I64, 8), align=8)
+        first = builder.insert_element(undefined, args[2], I32(0))
+        all_equal = builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, 8), [0] * 8))
+        return builder.zext(builder.bitcast(builder.icmp_signed("==", lanes, all_equal), I8), I64)
+
+    return types.int64(array, types.intp, types.int64), codegen
+
+
+@intrinsic
+def lowest_bit(typing_context, bits):
+    """The number of the lowest bit that is set; at least one is."""
+
+    def codegen(context, builder, signature, args):
+        count_type = ir.FunctionType(I64, [I64, ir.IntType(1)])
+        count = cgutils.get_or_insert_function(builder.module, count_type, "llvm.cttz.i64")
+        return builder.call(count, [args[0], ir.IntType(1)(1)])
+
+    return types.int64(types.int64), codegen

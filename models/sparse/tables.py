@@ -91,8 +91,8 @@ class DynamicTables:
         self.ids = IdMap(max(len(names), 1))
         self.rows: Storage = rows or HostRows(dim, self.optimizer, RESERVED_ROWS)
         self.table_R: npt.NDArray[np.int16] = reserve((RESERVED_ROWS,), np.int16)
-        self.day_R: Rows = reserve((RESERVED_ROWS,), np.int32)
-        self.count_R: Rows = reserve((RESERVED_ROWS,), np.int32)
+        self.seen_R2: Rows = reserve((RESERVED_ROWS, 2), np.int32)  # count and day: one cache line for both
+        self.count_R, self.day_R = self.seen_R2[:, 0], self.seen_R2[:, 1]
         self.table_R[: len(names)] = np.arange(len(names))
         self.rows_T = np.zeros(len(names), np.int64)
         self.statistics = {name: np.zeros(len(names), np.int64) for name in STATISTICS + CACHE_STATISTICS}
@@ -122,7 +122,7 @@ class DynamicTables:
         if self.rows.fetched_M is not None:
             self._count_cache(found.rows_U, self.rows.fetched_M)
         batch = self._group(ids, found.rows_U, places_U, found.place_N)
-        kernels.touch(batch.rows_U, batch.offsets_U, day, self.count_R, self.day_R)
+        kernels.touch(batch.rows_U, batch.offsets_U, day, self.seen_R2)
         return batch
 
     def find(self, ids: Ids) -> Lookup:
