@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,20 @@ from feature_jobs import errors
 from feature_jobs.errors import RecloopError, RetryLaterError
 from feature_jobs.schema import Scenario
 
-JOB, RESULT, ERROR = "job.json", "result.json", "error.json"
+JOB, RESULT, ERRORS = "job.json", "result.json", "error-*.json"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent ends
 
 
 def train_day_on_ranks(
-    scenario: Scenario, ds: str, samples: Path, parent: Path | None, output: Path, *, resume: Path | None = None
+    scenario: Scenario,
+    ds: str,
+    samples: Path,
+    parent: Path | None,
+    output: Path,
+    *,
+    resume: Path | None = None,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """As `training.train_day`, by `train.distributed.ranks` processes.
 
@@ -37,7 +45,8 @@ def train_day_on_ranks(
         folder = Path(name)
         paths = [str(path.resolve()) if path else None for path in (samples, parent, output, resume)]
         document = scenario.model_dump(mode="json", by_alias=True)
-        (folder / JOB).write_text(json.dumps({"scenario": document, "ds": ds, "paths": paths}))
+        job = {"scenario": document, "ds": ds, "paths": paths, "progress": progress}
+        (folder / JOB).write_text(json.dumps(job))
         _launch(scenario.train.distributed.ranks, ds, folder)
         result: dict[str, Any] = json.loads((folder / RESULT).read_text())
     return result
@@ -61,8 +70,8 @@ def _launch(num_ranks: int, ds: str, folder: Path) -> None:
     try:
         elastic_launch(config, sys.executable)("-m", "models.distributed_training", str(folder))
     except ChildFailedError as error:
-        if (folder / ERROR).exists():
-            told = json.loads((folder / ERROR).read_text())
+        for file in folder.glob(ERRORS):  # all tell the same
+            told = json.loads(file.read_text())
             raise getattr(errors, told["type"])(told["message"]) from None
         # A process that is killed takes the others' connections with it: the signal is the cause, not their errors.
         rank, failure = min(error.failures.items(), key=lambda item: item[1].exitcode >= 0)
@@ -74,8 +83,9 @@ def _launch(num_ranks: int, ds: str, folder: Path) -> None:
             ) from None
         raise RuntimeError(f"train of {ds}: rank {rank} of {num_ranks} failed, see its traceback above") from None
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler or signal.SIG_DFL)
 
 
 def main(folder: Path) -> None:
@@ -92,15 +102,16 @@ def main(folder: Path) -> None:
     scenario = Scenario.model_validate(job["scenario"])
     samples, parent, output, resume = (Path(path) if path else None for path in job["paths"])
     assert samples and output  # noqa: S101 (they always are)
-    leads = os.environ["RANK"] == "0"
+    options = {"resume": resume, "progress": job["progress"]}
     try:
         with joined(scenario.train.distributed.timeout_s) as group:
-            result = train_day(scenario, job["ds"], samples, parent, output, resume=resume, progress=leads, group=group)
+            result = train_day(scenario, job["ds"], samples, parent, output, **options, group=group)
     except RecloopError as error:
-        if leads:
-            (folder / ERROR).write_text(json.dumps({"type": type(error).__name__, "message": str(error)}))
+        file = folder / ERRORS.replace("*", os.environ["RANK"])
+        file.with_suffix(".part").write_text(json.dumps({"type": type(error).__name__, "message": str(error)}))
+        file.with_suffix(".part").rename(file)
         sys.exit(error.exit_code)
-    if leads:
+    if group.leads:
         (folder / RESULT).write_text(json.dumps(result))
 
 

@@ -9,13 +9,13 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress:
-    """Counts rows up to `total`. `bar` asks for a rich progress bar where stderr is a terminal."""
+    """Counts rows up to `total`. `bar` asks for a rich progress bar where stderr is a terminal, `quiet` for nothing."""
 
-    def __init__(self, title: str, total: int, bar: bool) -> None:
-        self.title, self.total, self.done = title, total, 0
+    def __init__(self, title: str, total: int, bar: bool, quiet: bool = False) -> None:
+        self.title, self.total, self.done, self.quiet = title, total, 0, quiet
         self._started = self._printed = time.monotonic()
         self._bar = None
-        if bar and sys.stderr.isatty():
+        if bar and not quiet and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import Progress as Bar
 
@@ -40,5 +40,7 @@ class Progress:
 
     def _print(self, note: str) -> None:
         self._printed = time.monotonic()
+        if self.quiet:
+            return
         speed = self.done / max(self._printed - self._started, 1e-9)
         print(f"{self.title}: {self.done}/{self.total} rows, {speed:.0f} rows/s, {note}", file=sys.stderr, flush=True)

@@ -59,7 +59,7 @@ def train_day(
     Returns metrics: progressive and holdout metrics per task, rows, rows per second, sizes, statistics of the tables.
     Raises CorruptError for an unreadable parent or samples file, BadInputError for samples that do not fit.
     """
-    layout, tasks = Layout.from_scenario(scenario), scenario.tasks
+    layout, tasks, leads = Layout.from_scenario(scenario), scenario.tasks, group is None or group.leads
     parquet = open_samples(samples / "samples.parquet", layout, tasks)
     num_rows = parquet.metadata.num_rows
     cut = min(max(round(num_rows * (1 - scenario.train.holdout_share)), 1), max(num_rows - 1, 1))
@@ -69,7 +69,7 @@ def train_day(
             layout, tasks, scenario.model, scenario.train, scenario.embeddings, scratch=output, group=group
         )
         ranker.crew = crew
-        bar = Progress(f"train {ds}", num_passes, progress)
+        bar = Progress(f"train {ds}", num_passes, progress, quiet=not leads)
         day = _Day(scenario, ds, parquet, ranker, Snapshots(resume), bar)
         if not day.go_on():
             if parent:
@@ -92,7 +92,6 @@ def train_day(
         "num_rows": num_rows,
         "restored": day.restored,
     }
-    leads = group is None or group.leads
     checkpoints.save(ranker, output if leads else None, facts)
     if not leads:
         return {}

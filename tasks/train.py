@@ -28,6 +28,5 @@ def train(config: DayConfig, *, samples: Path, validation: Path, parent: Path | 
     from models.training import train_day
 
     scenario, ds = config.scenario, config.ds
-    if scenario.train.backend == "torchrec":
-        return train_day_on_ranks(scenario, ds, samples, parent, checkpoint, resume=config.resume)
-    return train_day(scenario, ds, samples, parent, checkpoint, resume=config.resume, progress=config.progress)
+    train_with = train_day_on_ranks if scenario.train.backend == "torchrec" else train_day
+    return train_with(scenario, ds, samples, parent, checkpoint, resume=config.resume, progress=config.progress)
