@@ -1,6 +1,6 @@
-"""Builds a frozen int8 table of many rows, maps it, and looks ids up in it: bytes, memory, time.
+"""Builds a frozen table of many rows of 8 or 4 bits, maps it, and looks ids up in it: bytes, memory, time.
 
-    python -m benchmarks.int8_table [--rows 10000000] [--dim 16] [--json]
+    python -m benchmarks.int8_table [--rows 10000000] [--dim 16] [--bits 8] [--json]
 
 The table is made in a process of its own, from sorted chunks; the one that serves maps its file. Ids are drawn evenly,
 so every lookup misses the caches: what popular ids cost is less. One thread. `unknown` of the ids are in no table.
@@ -31,7 +31,7 @@ SAMPLES, FEATURES, UNKNOWN = 500, 26, 0.1
 MEASURED_S = 5.0
 
 
-def chunks(num_rows: int, dim: int) -> Iterator[tuple[Ints, Bytes]]:
+def chunks(num_rows: int, dim: int, bits: int) -> Iterator[tuple[Ints, Bytes]]:
     """Rows with well mixed keys, ascending: chunk i of n has the i-th of n equal ranges of all keys."""
     rng = np.random.default_rng(0)
     num_chunks = max(-(-num_rows // CHUNK_ROWS), 16)
@@ -41,13 +41,14 @@ def chunks(num_rows: int, dim: int) -> Iterator[tuple[Ints, Bytes]]:
         size = (number + 1) * num_rows // num_chunks - number * num_rows // num_chunks
         steps = rng.random(size)  # distinct keys: cumulated gaps, each at least 1
         places = np.cumsum(steps / steps.sum() * (width - 2 * size) + 1).astype(np.int64)
-        yield places + (number * width - (1 << 63)), quantize_rows(weights[:size])
+        yield places + (number * width - (1 << 63)), quantize_rows(weights[:size], bits)
 
 
-def build(file: Path, num_rows: int, dim: int) -> None:
+def build(file: Path, num_rows: int, dim: int, bits: int) -> None:
     """Writes the table; prints seconds and the peak of the process' memory."""
     started = time.perf_counter()
-    table = FrozenTable.from_sorted(chunks(num_rows, dim), num_rows, np.zeros((1, dim), np.float32))
+    defaults = np.zeros((1, dim), np.float32)
+    table = FrozenTable.from_sorted(chunks(num_rows, dim, bits), num_rows, defaults, bits)
     built = time.perf_counter()
     table.save(file)
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -87,21 +88,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--dim", type=int, default=16)
+    parser.add_argument("--bits", type=int, choices=(4, 8), default=8)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--build", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.build:
-        build(given.build, given.rows, given.dim)
+        build(given.build, given.rows, given.dim, given.bits)
         return
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "table.safetensors"
-        command = [sys.executable, "-m", "benchmarks.int8_table", "--rows", str(given.rows), "--dim", str(given.dim)]
-        made = subprocess.run([*command, "--build", str(file)], check=True, capture_output=True, text=True)
+        sizes = ["--rows", str(given.rows), "--dim", str(given.dim), "--bits", str(given.bits)]
+        command = [sys.executable, "-m", "benchmarks.int8_table", *sizes, "--build", str(file)]
+        made = subprocess.run(command, check=True, capture_output=True, text=True)
         build_s, save_s, peak_mib = map(float, made.stdout.split())
         size = file.stat().st_size
         result = {
             "rows": given.rows,
             "dim": given.dim,
+            "bits": given.bits,
             "bytes": size,
             "bytes_per_row": round(size / given.rows, 2),
             "build_s": round(build_s, 2),

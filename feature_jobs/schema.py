@@ -359,8 +359,9 @@ class Tune(Section):
 
 
 class Quantize(Section):
-    """What int8 may cost against the same checkpoint in fp32."""
+    """Bits of the served embeddings (dense layers are int8), and what they may cost against fp32."""
 
+    embedding_bits: Literal[4, 8] = 8
     max_auc_loss: Annotated[float, Field(ge=0)] = 0.002
     max_calibration_shift: Annotated[float, Field(ge=0)] = 0.02
     calibration_rows: Positive = 2048

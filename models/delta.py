@@ -1,7 +1,7 @@
 """What changed from one export to a later one: small enough to send to every server each day. Imports no torch.
 
 delta.json        digests of the base's and the target's serving.json, numbers of rows, digests of the files beside
-rows.safetensors  keys and int8 rows that are new or have other bytes, keys that are gone, the default rows
+rows.safetensors  keys and rows that are new or have other bytes, keys that are gone, the default rows
 ...               the target's other files, as they are
 """
 
@@ -31,13 +31,18 @@ def write_delta(base: Path, target: Path, output: Path) -> dict[str, Any]:
     """Writes what changed from export `base` to export `target` (folders) into `output`, which must be empty or absent.
 
     Returns {"rows", "changed", "new", "gone", "delta_bytes", "full_bytes"}. Raises CorruptError for an unreadable
-    export, BadInputError for a used `output`.
+    export, BadInputError for a used `output` and for rows of other bits, of which none could stay.
     """
     read_serving(base)
     read_serving(target)
+    new, old = FrozenTable.load(target / TABLE_FILE), FrozenTable.load(base / TABLE_FILE)
+    if new.bits != old.bits:
+        raise BadInputError(
+            f"{base}: embeddings of {old.bits} bits, where {target} has {new.bits}: no row could stay; send the whole"
+            " export"
+        )
     _make_empty(output)
-    new = FrozenTable.load(target / TABLE_FILE)
-    old = _of_width(FrozenTable.load(base / TABLE_FILE), new.rows_RW.shape[1])
+    old = _of_width(old, new.rows_RW.shape[1])
     written, gone, num_new = [], [np.empty(0, np.int64)], 0
     for in_old, in_new in _ranges(old.keys_R, new.keys_R):
         found, place = _find(new.keys_R[in_new], old.keys_R[in_old])
@@ -94,7 +99,7 @@ def apply_delta(base: Path, delta: Path, output: Path) -> dict[str, Any]:
         raise CorruptError(f"{delta / ROWS_FILE}: not readable ({error}); fetch the delta again") from None
     old = _of_width(FrozenTable.load(base / TABLE_FILE), rows_CW.shape[1])
     merged = _merged(old, keys_C, rows_CW, gone_G)
-    FrozenTable.from_sorted(merged, facts["rows"], default_TD).save(output / TABLE_FILE)
+    FrozenTable.from_sorted(merged, facts["rows"], default_TD, old.bits).save(output / TABLE_FILE)
     for name in facts["files"]:
         if name != ROWS_FILE:
             shutil.copyfile(delta / name, output / name)
@@ -135,7 +140,7 @@ def _of_width(table: FrozenTable, width: int) -> FrozenTable:
     """The table, or one without rows where its dimension is another: then no row of it can stay."""
     if table.rows_RW.shape[1] == width:
         return table
-    return FrozenTable.of(table.keys_R[:0], np.empty((0, width), np.uint8), table.default_TD)
+    return FrozenTable.of(table.keys_R[:0], np.empty((0, width), np.uint8), table.default_TD, table.bits)
 
 
 def _read(delta: Path) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""The serving form of a checkpoint: int8 embeddings in a table of their own, int8 dense layers in an ONNX graph.
+"""The serving form of a checkpoint: embeddings of 8 or 4 bits in a table, int8 dense layers in an ONNX graph.
 
     embeddings.safetensors  keys and rows, as `models.sparse.serving` maps them
     model.onnx              the dense part as QDQ, weights per channel
     serving.json            tasks, layout, the checkpoint's digest, digests of the files beside it
     reference.parquet       rows of features, scores of the fp32 twin and of int8, which every host must reproduce
-    quantization.json       size, AUC and calibration of both
+    quantization.json       size, AUC and calibration of both, and of embeddings of the other number of bits
 
 Activations are quantized with constants found on calibration rows, so a row's score depends on no other row of its
 batch, and weights to 7 bits, so that no x86 instruction saturates and hosts agree.
@@ -12,27 +12,32 @@ batch, and weights to 7 bits, so that no x86 instruction saturates and hosts agr
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feature_jobs.errors import GateError
 from feature_jobs.schema import Quantize
-from feature_jobs.transforms import encode
+from feature_jobs.transforms import Encoded, Layout, encode
 from models import checkpoints, metrics
 from models.batches import open_samples, read_blocks
-from models.graph import FORMAT, GRAPH_FILE, SERVING_FILE, TABLE_FILE, Graph, sha256_of
+from models.graph import BATCH_ROWS, FORMAT, GRAPH_FILE, SERVING_FILE, TABLE_FILE, Graph, sha256_of
 from models.quantization import correct_bias, largest_inputs, quantize_dense, write_graph
 from models.ranker import Ranker
-from models.sparse.serving import FrozenTable, quantize_rows, slices
+from models.sparse.serving import Bytes, Floats, FrozenTable, Ints, quantize_rows, slices
+from models.sparse.serving_kernels import row_bytes
+from models.sparse.tables import DynamicTables
 
 JUDGED_ROWS = 200_000
 REFERENCE_ROWS = 256
@@ -44,52 +49,120 @@ Facts = dict[str, Any]
 def export(checkpoint: Path, samples: Path, output: Path, quantize: Quantize) -> Facts:
     """Exports a checkpoint (folders), judges int8 against fp32 on the day's samples, and returns the comparison.
 
-    Raises GateError where int8 loses more than `quantize` allows, CorruptError for unreadable input.
+    "int8" is what serves, with embeddings of `quantize.embedding_bits`; "other" has the other bits, to compare.
+    Raises GateError where int8 loses more than `quantize` allows and for weights that are not finite, CorruptError for
+    unreadable input.
     """
     ranker = checkpoints.load(checkpoint)
     table = _spread(samples / "samples.parquet", ranker)
     with tempfile.TemporaryDirectory() as scratch:
-        twin = Path(scratch) / "fp32.onnx"
-        graphs = _write_graphs(ranker, _evenly(table, quantize.calibration_rows), twin, output)
-        scores = {name: graph.score(table) for name, graph in graphs.items()}
-        files = {"fp32": twin, "int8": output / GRAPH_FILE}
-        sizes = {name: files[name].stat().st_size + graph.table.num_bytes for name, graph in graphs.items()}
-        facts: Facts = {name: {"bytes": sizes[name], **_judge(ranker.tasks, table, scores[name])} for name in graphs}
+        graphs = _write_graphs(ranker, table, quantize, Path(scratch), output)
+        scores = _scores(graphs, table)
+        served = graphs["int8"].table
+        facts: Facts = {}
+        for name, graph in graphs.items():
+            file = output / GRAPH_FILE if name == "int8" else Path(scratch) / f"{name}.onnx"
+            num_bytes = file.stat().st_size + _table_bytes(served, graph.table.bits)
+            facts[name] = {"bits": graph.table.bits, "bytes": num_bytes, **_judge(ranker.tasks, table, scores[name])}
         latency_ms = {name: round(_latency_ms(graph, table), 3) for name, graph in graphs.items()}
     checkpoints.write_json(output / "quantization.json", {**facts, "rows": len(table)})
+    del scores["other"]
     _write_reference(ranker, table, scores, output / "reference.parquet")
     _write_serving(ranker, checkpoint, output)
     _print_table(ranker.tasks, facts, latency_ms)
     refuse_loss(ranker.tasks, facts, quantize)
-    return {**facts, "rows": len(table), "latency_ms": latency_ms, "embedding_rows": len(graphs["int8"].table)}
+    return {**facts, "rows": len(table), "latency_ms": latency_ms, "embedding_rows": len(served)}
 
 
-def _write_graphs(ranker: Ranker, calibration: pa.Table, twin: Path, output: Path) -> dict[str, Graph]:
-    """Writes table and graph into `output`, the fp32 twin's graph beside; returns both, loaded."""
-    tables = ranker.tables
+def _write_graphs(ranker: Ranker, table: pa.Table, quantize: Quantize, scratch: Path, output: Path) -> dict[str, Graph]:
+    """Writes what serves into `output`, the graphs of the others into `scratch`; returns all, loaded.
+
+    The others' tables hold the rows of ids in `table` alone: of the whole there would be no room beside training's.
+    """
+    tables, bits = ranker.tables, quantize.embedding_bits
     keys_R, rows_R = tables.items()
-    default_TD, _ = tables.rows.read(tables.default_rows)
-    chunks = ((keys_R[part], quantize_rows(tables.rows.read(rows_R[part])[0])) for part in slices(len(keys_R)))
-    FrozenTable.from_sorted(chunks, len(keys_R), default_TD).save(output / TABLE_FILE)
-    int8_table = FrozenTable.load(output / TABLE_FILE)
-    fp32_table = FrozenTable.of(keys_R, tables.rows.read(rows_R)[0], default_TD)
+    default_TD = _finite(tables, tables.default_rows)
+    chunks = _quantized(tables, keys_R, rows_R, bits)
+    FrozenTable.from_sorted(chunks, len(keys_R), default_TD, bits).save(output / TABLE_FILE)
+    judged_C = np.flatnonzero(np.isin(keys_R, _keys_of(table, ranker.layout), assume_unique=True))
+    keys_C, weight_CD = keys_R[judged_C], tables.rows.read(rows_R[judged_C])[0]
+    other_bits = 4 if bits == 8 else 8
+    embeddings = {
+        "fp32": FrozenTable.of(keys_C, weight_CD, default_TD),
+        "int8": FrozenTable.load(output / TABLE_FILE),
+        "other": FrozenTable.of(keys_C, quantize_rows(weight_CD, other_bits), default_TD, other_bits),
+    }
 
-    def load(file: Path, table: FrozenTable) -> Graph:
-        return Graph(file, ranker.layout, ranker.tasks, table)
+    def load(file: Path, name: str) -> Graph:
+        return Graph(file, ranker.layout, ranker.tasks, embeddings[name])
 
-    write_graph(ranker, twin)
-    fp32 = load(twin, fp32_table)
-    unquantized = twin.with_name("dense.onnx")
+    files = {"fp32": scratch / "fp32.onnx", "int8": output / GRAPH_FILE, "other": scratch / "other.onnx"}
+    calibration = _evenly(table, quantize.calibration_rows)
+    write_graph(ranker, files["fp32"])
+    fp32 = load(files["fp32"], "fp32")
+    unquantized = scratch / "dense.onnx"
     write_graph(ranker, unquantized, largest_inputs(ranker, fp32, calibration))
-    quantize_dense(unquantized, output / GRAPH_FILE, load(unquantized, int8_table), calibration)
-    found = load(output / GRAPH_FILE, int8_table).score(calibration)
-    correct_bias(output / GRAPH_FILE, fp32.score(calibration), found)
-    return {"fp32": fp32, "int8": load(output / GRAPH_FILE, int8_table)}
+    quantize_dense(unquantized, files["int8"], load(unquantized, "int8"), calibration)
+    shutil.copyfile(files["int8"], files["other"])
+    wanted = fp32.score(calibration)
+    for name in ("int8", "other"):
+        correct_bias(files[name], wanted, load(files[name], name).score(calibration))
+    return {name: load(file, name) for name, file in files.items()}
+
+
+def _quantized(
+    tables: DynamicTables, keys_R: Ints, rows_R: npt.NDArray[np.int32], bits: int
+) -> Iterator[tuple[Ints, Bytes]]:
+    for part in slices(len(keys_R)):
+        yield keys_R[part], quantize_rows(_finite(tables, rows_R[part]), bits)
+
+
+def _finite(tables: DynamicTables, rows_N: npt.NDArray[np.int32]) -> Floats:
+    """Weights [N, D] of rows. Raises GateError for one that is not finite."""
+    weight_ND, _ = tables.rows.read(rows_N)
+    amiss_N = ~np.isfinite(weight_ND).all(1)
+    if amiss_N.any():
+        names = sorted({tables.names[t] for t in tables.table_R[rows_N[amiss_N]]})
+        raise GateError(
+            f"embedding table {', '.join(names)}: {int(amiss_N.sum())} of {len(rows_N)} rows have a weight that is not"
+            " finite; lower train.embedding_learning_rate and train again from the last day whose weights are"
+        )
+    return weight_ND
+
+
+def _keys_of(table: pa.Table, layout: Layout) -> Ints:
+    """Each key of a table's ids once."""
+    found = []
+    for encoded in _batches(table, layout):
+        keys = [*encoded.slots, *(keys for keys, _ in encoded.bags.values())]
+        found.append(pc.unique(pa.array(np.concatenate([np.empty(0, np.int64), *keys]))).to_numpy())
+    return np.unique(np.concatenate([np.empty(0, np.int64), *found]))
+
+
+def _scores(graphs: dict[str, Graph], table: pa.Table) -> dict[str, Floats]:
+    """Probabilities [N, T] of each graph."""
+    parts: dict[str, list[Floats]] = {name: [] for name in graphs}
+    for encoded in _batches(table, graphs["int8"].layout):
+        for name, graph in graphs.items():
+            parts[name].append(graph.run(encoded))
+    none = np.zeros((0, len(graphs["int8"].tasks)), np.float32)
+    return {name: np.concatenate([none, *scores]) for name, scores in parts.items()}
+
+
+def _batches(table: pa.Table, layout: Layout) -> Iterator[Encoded]:
+    for begin in range(0, len(table), BATCH_ROWS):
+        yield encode(table.slice(begin, BATCH_ROWS), layout)
+
+
+def _table_bytes(served: FrozenTable, bits: int) -> int:
+    """What all rows of a table take at another number of bits."""
+    return served.num_bytes + len(served) * (row_bytes(served.dim, bits) - row_bytes(served.dim, served.bits))
 
 
 def refuse_loss(tasks: tuple[str, ...], facts: Facts, quantize: Quantize) -> None:
     """Raises GateError where a task's int8 AUC or calibration is further from fp32's than allowed."""
     problems = []
+    form = f"int8 with embeddings of {quantize.embedding_bits} bits"
     for task in tasks:
         fp32, int8 = (({k: facts[name][k][task] for k in ("auc", "calibration")}) for name in ("fp32", "int8"))
         if None in (*fp32.values(), *int8.values()):  # one class only: nothing to compare
@@ -97,16 +170,19 @@ def refuse_loss(tasks: tuple[str, ...], facts: Facts, quantize: Quantize) -> Non
         loss, shift = fp32["auc"] - int8["auc"], abs(int8["calibration"] - fp32["calibration"])
         if loss > quantize.max_auc_loss:
             problems.append(
-                f"{task}: int8 loses {loss:.5f} AUC ({fp32['auc']:.5f} → {int8['auc']:.5f});"
+                f"{task}: {form} loses {loss:.5f} AUC ({fp32['auc']:.5f} → {int8['auc']:.5f});"
                 f" quantize.max_auc_loss allows {quantize.max_auc_loss:g}"
             )
         if shift > quantize.max_calibration_shift:
             problems.append(
-                f"{task}: int8 shifts calibration by {shift:.5f} ({fp32['calibration']:.5f} →"
+                f"{task}: {form} shifts calibration by {shift:.5f} ({fp32['calibration']:.5f} →"
                 f" {int8['calibration']:.5f}); quantize.max_calibration_shift allows {quantize.max_calibration_shift:g}"
             )
     if problems:
-        raise GateError("\n".join(problems) + "\nserve the previous version, retrain, or allow more in quantize")
+        wider = " set quantize.embedding_bits to 8," if quantize.embedding_bits == 4 else ""
+        raise GateError(
+            "\n".join(problems) + f"\nserve the previous version, retrain,{wider} or allow more in quantize"
+        )
 
 
 def _spread(file: Path, ranker: Ranker) -> pa.Table:
@@ -177,12 +253,13 @@ def _write_serving(ranker: Ranker, checkpoint: Path, output: Path) -> None:
 
 
 def _print_table(tasks: tuple[str, ...], facts: Facts, latency_ms: dict[str, float]) -> None:
-    lines = [f"{'':24}{'fp32':>12}{'int8':>12}"]
-    lines.append(f"{'size, bytes':24}{facts['fp32']['bytes']:>12}{facts['int8']['bytes']:>12}")
-    lines.append(f"{f'{LATENCY_ROWS} rows, ms':24}{latency_ms['fp32']:>12.2f}{latency_ms['int8']:>12.2f}")
+    heads = {"fp32": "fp32", "int8": f"{facts['int8']['bits']} bits", "other": f"({facts['other']['bits']} bits)"}
+    lines = [f"{'embeddings of':24}" + "".join(f"{head:>12}" for head in heads.values())]
+    lines.append(f"{'size, bytes':24}" + "".join(f"{facts[name]['bytes']:>12}" for name in heads))
+    lines.append(f"{f'{LATENCY_ROWS} rows, ms':24}" + "".join(f"{latency_ms[name]:>12.2f}" for name in heads))
     for metric in ("auc", "calibration"):
         for task in tasks:
-            values = [facts[name][metric][task] for name in ("fp32", "int8")]
+            values = [facts[name][metric][task] for name in heads]
             shown = "".join(f"{'undefined' if value is None else f'{value:.5f}':>12}" for value in values)
             lines.append(f"{f'{metric} {task}':24}{shown}")
     print("\n".join(lines), file=sys.stderr, flush=True)

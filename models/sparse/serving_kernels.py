@@ -12,16 +12,20 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from models.sparse.simd import fill, load, load_bf16, load_int8, load_int64, prefetch, store, total
+from models.sparse.simd import fill, load, load_bf16, load_int4, load_int8, load_int64, prefetch, store, total
 
 CHUNK = 256  # keys whose cache lines are asked for together
 SIGN = np.uint64(1 << 63)
 SCALE_BYTES = 2
 
 
-def row_bytes(dim: int) -> int:
-    """Bytes of an int8 row: its scale in bfloat16, its weights, and a byte more where that makes the scale aligned."""
-    return SCALE_BYTES + dim + dim % 2
+def row_bytes(dim: int, bits: int) -> int:
+    """Bytes of a row of 4 or 8 bits: its scale in bfloat16, its weights, and a byte more where that makes the scale
+    aligned. Of 32: its weights alone."""
+    if bits == 32:
+        return 4 * dim
+    weight_bytes = dim if bits == 8 else (dim + 1) // 2
+    return SCALE_BYTES + weight_bytes + weight_bytes % 2
 
 
 @njit(inline="always")
@@ -47,13 +51,13 @@ def _find(address, begin, size, keys_R, starts, shift, row_C):
 
 
 @lru_cache
-def embed(dim: int, int8: bool) -> Callable[..., Any]:
+def embed(dim: int, bits: int) -> Callable[..., Any]:
     """Adds the mean of each sample's rows of each feature to `emb_BFD`, zeros before; an unknown id counts with its
     table's default row. A feature is its keys, and offsets [B + 1] where each sample's begin, both by address.
 
-    `rows_RW` holds int8 rows as bytes (see `row_bytes`), or float32.
+    `rows_RW` holds rows of 4 or 8 bits as bytes (see `row_bytes`), or of 32 as float32.
     """
-    width = row_bytes(dim) if int8 else dim
+    width = dim if bits == 32 else row_bytes(dim, bits)
 
     @njit(nogil=True, cache=True)
     def kernel(address_F, offsets_F, table_F, keys_R, starts, shift, rows_RW, default_TD, emb_BFD):
@@ -75,11 +79,15 @@ def embed(dim: int, int8: bool) -> Callable[..., Any]:
                         share = np.float32(1) / np.float32(max(end - first, 1))
                     if row_C[i] < 0:
                         weights = load(default_TD, table_F[f] * dim, dim) * fill(share, dim)
-                    elif int8:
-                        scale = total(load_bf16(rows_RW, row_C[i] * width, 1))
-                        weights = load_int8(rows_RW, row_C[i] * width + SCALE_BYTES, dim) * fill(scale * share, dim)
-                    else:
+                    elif bits == 32:
                         weights = load(rows_RW, row_C[i] * width, dim) * fill(share, dim)
+                    else:
+                        scale = total(load_bf16(rows_RW, row_C[i] * width, 1))
+                        if bits == 8:
+                            whole = load_int8(rows_RW, row_C[i] * width + SCALE_BYTES, dim)
+                        else:
+                            whole = load_int4(rows_RW, row_C[i] * width + SCALE_BYTES, dim)
+                        weights = whole * fill(scale * share, dim)
                     place = (sample * num_features + f) * dim
                     store(emb_BFD, place, load(emb_BFD, place, dim) + weights)
 

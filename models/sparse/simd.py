@@ -7,6 +7,7 @@ LLVM leaves loops over a row of 16 floats scalar, or guards them with more check
     row = load(weight_RD, index, dim)        16 floats from weight_RD.flat[index]
     row = load_bf16(input_BW, index, dim)    bfloat16 held as uint16 (or bytes), widened
     row = load_int8(whole_RW, index, dim)    int8 (or bytes), widened
+    row = load_int4(whole_RW, index, dim)    two int4 a byte, widened: lanes of the first half are the low bits
     store(weight_RD, index, a * b + c)       + − × between vectors of one length; `fill` spreads a scalar
     total(row)                               sum of the lanes, as a tree: the same on every machine
 
@@ -90,6 +91,23 @@ def load_int8(typing_context, array, index, dim):
 
     def codegen(context, builder, signature, args):
         whole = builder.load(_address(context, builder, signature.args[0], args[0], args[1], I8, lanes), align=1)
+        return builder.sitofp(whole, ir.VectorType(F32, lanes))
+
+    return Vector(lanes)(array, types.intp, dim), codegen
+
+
+@intrinsic(prefer_literal=True)
+def load_int4(typing_context, array, index, dim):
+    """`dim` int4 of ceil(dim / 2) bytes from byte array.flat[index] on, widened."""
+    if (lanes := _dim_of(dim)) is None:
+        return None
+
+    def codegen(context, builder, signature, args):
+        half = (lanes + 1) // 2
+        both = builder.load(_address(context, builder, signature.args[0], args[0], args[1], I8, half), align=1)
+        four = _constant(builder, I8, half, 4)
+        low, high = builder.ashr(builder.shl(both, four), four), builder.ashr(both, four)
+        whole = builder.shuffle_vector(low, high, ir.VectorType(I32, lanes)(list(range(lanes))))
         return builder.sitofp(whole, ir.VectorType(F32, lanes))
 
     return Vector(lanes)(array, types.intp, dim), codegen

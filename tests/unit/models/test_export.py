@@ -51,7 +51,7 @@ def test_files(shop_export):
     facts = json.loads((output / "quantization.json").read_text())
     assert facts["int8"]["auc"]["click"] == pytest.approx(facts["fp32"]["auc"]["click"], abs=0.01)
     assert "latency" not in json.dumps(facts)
-    assert metrics["latency_ms"].keys() == {"fp32", "int8"}
+    assert metrics["latency_ms"].keys() == {"fp32", "int8", "other"}
     serving = json.loads((output / "serving.json").read_text())
     assert serving["checkpoint"] == checkpoints.digest_of(checkpoint)
     assert serving["tasks"] == ["click", "buy"]
@@ -124,15 +124,73 @@ def test_models_without_a_kind_of_feature(tmp_path, left_out):
 
 def test_the_gate_names_task_numbers_and_allowance(shop_export, tmp_path):
     checkpoint, samples, _, _ = shop_export
-    with pytest.raises(GateError, match=r"buy: int8 shifts calibration by 0\.0.*max_calibration_shift allows 1e-09"):
+    with pytest.raises(
+        GateError,
+        match=r"buy: int8 with embeddings of 8 bits shifts calibration by 0\.0.*max_calibration_shift allows 1e-09",
+    ):
         export(checkpoint, samples, tmp_path, Quantize(max_auc_loss=1, max_calibration_shift=1e-9))
     facts = {
         "fp32": {"auc": {"a": 0.8, "b": None}, "calibration": {"a": 1.0, "b": None}},
         "int8": {"auc": {"a": 0.79, "b": None}, "calibration": {"a": 0.9, "b": None}},
     }
     refuse_loss(("a", "b"), facts, Quantize(max_auc_loss=0.011, max_calibration_shift=0.11))
-    with pytest.raises(GateError, match=r"a: int8 loses 0\.01000 AUC \(0\.80000 → 0\.79000\).*allows 0\.005"):
+    with pytest.raises(
+        GateError, match=r"a: int8 with embeddings of 8 bits loses 0\.01000 AUC \(0\.80000 → 0\.79000\).*allows 0\.005"
+    ):
         refuse_loss(("a", "b"), facts, Quantize(max_auc_loss=0.005, max_calibration_shift=0.11))
+
+
+def test_embeddings_of_4_bits_are_exported_compared_and_gated(shop_export, tmp_path):
+    checkpoint, samples, _, metrics = shop_export
+    (tmp_path / "export").mkdir()
+    found = export(checkpoint, samples, tmp_path / "export", LOOSE.model_copy(update={"embedding_bits": 4}))
+    table = FrozenTable.load(tmp_path / "export" / "embeddings.safetensors")
+    assert (table.bits, len(table)) == (4, metrics["embedding_rows"])
+    assert {name: found[name]["bits"] for name in ("fp32", "int8", "other")} == {"fp32": 32, "int8": 4, "other": 8}
+    assert found["other"]["auc"] == pytest.approx(metrics["int8"]["auc"], abs=0.002)
+    reference = pq.read_table(tmp_path / "export" / "reference.parquet")
+    assert "other.buy" not in reference.column_names
+    for task in ("click", "buy"):
+        assert reference[f"int8.{task}"].to_numpy() == pytest.approx(reference[f"fp32.{task}"].to_numpy(), abs=0.1)
+    strict = Quantize(embedding_bits=4, max_auc_loss=1, max_calibration_shift=1e-9)
+    (tmp_path / "strict").mkdir()
+    with pytest.raises(
+        GateError, match=r"buy: int8 with embeddings of 4 bits shifts(.|\n)*set quantize.embedding_bits to 8"
+    ):
+        export(checkpoint, samples, tmp_path / "strict", strict)
+
+
+def test_sizes_are_those_of_all_rows(shop_export):
+    """Though the others' tables hold but the rows of ids in the day's samples."""
+    checkpoint, _, output, metrics = shop_export
+    tables = checkpoints.load(checkpoint).tables
+    keys_R, rows_R = tables.items()
+    default_TD = tables.rows.read(tables.default_rows)[0]
+    whole = FrozenTable.of(keys_R, tables.rows.read(rows_R)[0], default_TD)
+    served = FrozenTable.load(output / "embeddings.safetensors")
+    assert metrics["int8"]["bytes"] == served.num_bytes + (output / "model.onnx").stat().st_size
+    dense = metrics["fp32"]["bytes"] - whole.num_bytes
+    assert (output / "model.onnx").stat().st_size / 4 < dense < 4 * (output / "model.onnx").stat().st_size
+    assert metrics["int8"]["bytes"] - metrics["other"]["bytes"] == pytest.approx(2 * len(keys_R), abs=64)
+
+
+@pytest.mark.parametrize("row", ["of an id", "default"])
+def test_a_weight_that_is_not_finite_names_its_table(shop_export, tmp_path, row):
+    checkpoint, samples, _, _ = shop_export
+    ranker = checkpoints.load(checkpoint)
+    tables = ranker.tables
+    amiss = tables.default_rows[tables.names.index("city")]
+    if row == "of an id":
+        _, rows_R = tables.items()
+        amiss = rows_R[tables.table_R[rows_R] == tables.names.index("city")][0]
+    weight_ND, state_NK = tables.rows.read(np.array([amiss]))
+    weight_ND[0, 1] = np.nan
+    tables.rows.write(np.array([amiss]), weight_ND, state_NK)
+    (tmp_path / "checkpoint").mkdir()
+    facts = checkpoints.read_facts(checkpoint)
+    checkpoints.save(ranker, tmp_path / "checkpoint", {name: facts[name] for name in ("format", "scenario", "ds")})
+    with pytest.raises(GateError, match=r"table city: 1 of \d+ rows have a weight that is not finite; lower train\."):
+        export(tmp_path / "checkpoint", samples, tmp_path, LOOSE)
 
 
 def test_a_rows_score_does_not_depend_on_its_batch(shop_export):
@@ -150,7 +208,7 @@ def test_quantizing_prints_nothing_on_stdout(shop_export, tmp_path, capfd):
     export(checkpoint, samples, tmp_path, LOOSE)
     out, err = capfd.readouterr()
     assert out == ""
-    assert err.splitlines()[0].split() == ["fp32", "int8"]
+    assert err.splitlines()[0].split() == ["embeddings", "of", "fp32", "8", "bits", "(4", "bits)"]
     assert "Warn" not in err
 
 

@@ -18,17 +18,19 @@ def rows_of(rng, keys, dim, num_tables=2):
     return np.array(sorted(keys), np.int64), weights, rng.normal(size=(num_tables, dim)).astype(np.float32)
 
 
-def int8_table(keys, weights, defaults):
-    return FrozenTable.from_sorted([(keys, quantize_rows(weights))], len(keys), defaults)
+def table_of(keys, weights, defaults, bits=8):
+    if bits == 32:
+        return FrozenTable.of(keys, weights, defaults)
+    return FrozenTable.from_sorted([(keys, quantize_rows(weights, bits))], len(keys), defaults, bits)
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.data(), st.sampled_from([1, 4, 7]), st.booleans())
-def test_slots_and_bags_read_what_a_dictionary_would(data, dim, int8):
+@given(st.data(), st.sampled_from([1, 2, 4, 7]), st.sampled_from([4, 8, 32]))
+def test_slots_and_bags_read_what_a_dictionary_would(data, dim, bits):
     known = data.draw(st.sets(KEYS, max_size=40))
     rng = np.random.default_rng(data.draw(st.integers(0, 9)))
     keys, weights, defaults = rows_of(rng, known, dim)
-    table = int8_table(keys, weights, defaults) if int8 else FrozenTable.of(keys, weights, defaults)
+    table = table_of(keys, weights, defaults, bits)
     ids = st.one_of(KEYS, st.sampled_from(sorted(known))) if known else KEYS
     slot = data.draw(st.lists(ids, max_size=20))
     bag = [data.draw(st.lists(ids, max_size=4)) for _ in slot]
@@ -43,7 +45,8 @@ def test_slots_and_bags_read_what_a_dictionary_would(data, dim, int8):
             read = [row.get(k, defaults[feature]) for k in ids]
             wanted[b, feature] = np.mean(read, 0) if read else 0
             largest = max((np.abs(weights).max() for weights in read), default=0)
-            allowed[b, feature] += largest * (0.504 / 127 if int8 else 1e-6)  # half a step, and the scale's rounding
+            step = {4: 1 / 7, 8: 1 / 127, 32: 1e-6}[bits]
+            allowed[b, feature] += largest * 0.504 * step  # half a step, and the scale's rounding
     assert found.shape == (len(slot), 2, dim)
     assert (np.abs(found - wanted) <= allowed).all()
 
@@ -67,12 +70,13 @@ def test_keys_that_share_a_bucket_are_found():
     assert found.tolist() == [999, 999, *range(-100, 100), 999, 999]
 
 
-def test_chunks_make_the_same_table_as_one_piece():
+@pytest.mark.parametrize("bits", [4, 8])
+def test_chunks_make_the_same_table_as_one_piece(bits):
     keys, weights, defaults = rows_of(np.random.default_rng(1), set(range(0, 1000, 3)), 5)
-    whole = int8_table(keys, weights, defaults)
-    rows = quantize_rows(weights)
+    whole = table_of(keys, weights, defaults, bits)
+    rows = quantize_rows(weights, bits)
     chunks = ((keys[begin : begin + 7], rows[begin : begin + 7]) for begin in range(0, len(keys), 7))
-    pieces = FrozenTable.from_sorted(chunks, len(keys), defaults)
+    pieces = FrozenTable.from_sorted(chunks, len(keys), defaults, bits)
     for name in ("keys_R", "starts", "rows_RW", "default_TD"):
         assert (getattr(pieces, name) == getattr(whole, name)).all()
 
@@ -87,33 +91,59 @@ def test_keys_out_of_order_or_twice_are_refused(keys, place):
 def test_another_number_of_rows_is_refused(num_rows):
     keys, weights, defaults = rows_of(np.random.default_rng(0), {1, 2, 3}, 4)
     with pytest.raises(ValueError, match=f"3 rows came where {num_rows} were told"):
-        FrozenTable.from_sorted([(keys, quantize_rows(weights))], num_rows, defaults)
+        FrozenTable.from_sorted([(keys, quantize_rows(weights, 8))], num_rows, defaults, 8)
 
 
 def test_a_weight_that_is_not_finite_is_refused():
     weights = np.zeros((3, 2), np.float32)
     weights[1, 0] = np.nan
     with pytest.raises(ValueError, match="row 1 has a weight that is not finite"):
-        quantize_rows(weights)
+        quantize_rows(weights, 8)
 
 
-def test_a_saved_table_is_mapped_and_equal_tables_give_equal_bytes(tmp_path):
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_saved_table_is_mapped_and_equal_tables_give_equal_bytes(tmp_path, bits):
     keys, weights, defaults = rows_of(np.random.default_rng(2), set(range(50)), 3)
     for name in ("a", "b"):
-        int8_table(keys, weights, defaults).save(tmp_path / name)
+        table_of(keys, weights, defaults, bits).save(tmp_path / name)
     assert (
         hashlib.sha256((tmp_path / "a").read_bytes()).digest() == hashlib.sha256((tmp_path / "b").read_bytes()).digest()
     )
     loaded = FrozenTable.load(tmp_path / "a")
     assert not loaded.rows_RW.flags.owndata
-    assert (len(loaded), loaded.dim) == (50, 3)
-    made = int8_table(keys, weights, defaults)
+    assert (len(loaded), loaded.dim, loaded.bits) == (50, 3, bits)
+    made = table_of(keys, weights, defaults, bits)
     assert (loaded.embed([keys], [], [0], 50) == made.embed([keys], [], [0], 50)).all()
+
+
+def test_a_row_of_4_bits_takes_half_the_bytes_and_gives_whole_steps_back():
+    weights = np.array([[-7, -1, 0, 1, 3, 5, 7, 2], [0] * 8], np.float32) / 4
+    rows = quantize_rows(weights, 4)
+    assert rows.shape == (2, 2 + 4)
+    assert quantize_rows(weights, 8).shape == (2, 2 + 8)
+    table = FrozenTable.from_sorted([(np.arange(2), rows)], 2, np.zeros((1, 8), np.float32), 4)
+    assert (table.embed([np.arange(2)], [], [0], 2)[:, 0] == weights).all()
+
+
+def test_a_file_tells_its_bits_and_one_without_them_has_8(tmp_path):
+    """Rows of dim 2 are as wide at 4 bits as at 8: the file alone can tell."""
+    file, weights = tmp_path / "table", np.array([[0.5, -0.25]], np.float32)
+    for bits in (4, 8):
+        table_of(np.arange(1), weights, np.zeros((1, 2), np.float32), bits).save(file)
+        found = FrozenTable.load(file).embed([np.arange(1)], [], [0], 1)[0]
+        assert found == pytest.approx(weights, abs=0.5 / 7 if bits == 4 else 0.5 / 127)
+    whole = file.read_bytes()
+    assert whole.count(b'"bits":"8"') == 1
+    file.write_bytes(whole.replace(b'"bits"', b'"tips"'))
+    assert FrozenTable.load(file).bits == 8
+    file.write_bytes(whole.replace(b'"bits":"8"', b'"bits":"5"'))
+    with pytest.raises(CorruptError, match="rows of 5 bits, where this code reads 4 or 8"):
+        FrozenTable.load(file)
 
 
 def test_a_table_without_rows(tmp_path):
     keys, weights, defaults = rows_of(np.random.default_rng(2), set(), 3)
-    int8_table(keys, weights, defaults).save(tmp_path / "empty")
+    table_of(keys, weights, defaults).save(tmp_path / "empty")
     loaded = FrozenTable.load(tmp_path / "empty")
     assert (loaded.embed([np.arange(4)], [], [1], 4)[:, 0] == defaults[1]).all()
 
@@ -121,7 +151,7 @@ def test_a_table_without_rows(tmp_path):
 def test_what_is_no_table_is_refused(tmp_path):
     file = tmp_path / "embeddings.safetensors"
     keys, weights, defaults = rows_of(np.random.default_rng(2), set(range(50)), 3)
-    int8_table(keys, weights, defaults).save(file)
+    table_of(keys, weights, defaults).save(file)
     whole = file.read_bytes()
     for damaged in (b"", b"no", whole[:100], whole[:-40], whole.replace(b'"keys"', b'"kyes"')):
         file.write_bytes(damaged)
