@@ -100,13 +100,18 @@ def _write_graphs(ranker: Ranker, table: pa.Table, quantize: Quantize, scratch: 
     calibration = _evenly(table, quantize.calibration_rows)
     write_graph(ranker, files["fp32"])
     fp32 = load(files["fp32"], "fp32")
+    wanted_CT = fp32.score(calibration)
+    if not np.isfinite(wanted_CT).all():
+        raise GateError(
+            "dense part: its weights give scores that are not finite; lower train.learning_rate and train again from"
+            " the last day whose scores are"
+        )
     unquantized = scratch / "dense.onnx"
     write_graph(ranker, unquantized, largest_inputs(ranker, fp32, calibration))
     quantize_dense(unquantized, files["int8"], load(unquantized, "int8"), calibration)
     shutil.copyfile(files["int8"], files["other"])
-    wanted = fp32.score(calibration)
     for name in ("int8", "other"):
-        correct_bias(files[name], wanted, load(files[name], name).score(calibration))
+        correct_bias(files[name], wanted_CT, load(files[name], name).score(calibration))
     return {name: load(file, name) for name, file in files.items()}
 
 

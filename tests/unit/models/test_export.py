@@ -193,6 +193,17 @@ def test_a_weight_that_is_not_finite_names_its_table(shop_export, tmp_path, row)
         export(tmp_path / "checkpoint", samples, tmp_path, LOOSE)
 
 
+def test_dense_weights_that_are_not_finite_end_as_a_no(shop_export, tmp_path):
+    checkpoint, samples, _, _ = shop_export
+    ranker = checkpoints.load(checkpoint)
+    next(ranker.network.parameters()).data.fill_(np.nan)
+    (tmp_path / "checkpoint").mkdir()
+    facts = checkpoints.read_facts(checkpoint)
+    checkpoints.save(ranker, tmp_path / "checkpoint", {name: facts[name] for name in ("format", "scenario", "ds")})
+    with pytest.raises(GateError, match=r"dense part: .* not finite; lower train\.learning_rate"):
+        export(tmp_path / "checkpoint", samples, tmp_path, LOOSE)
+
+
 def test_a_rows_score_does_not_depend_on_its_batch(shop_export):
     _, _, output, _ = shop_export
     layout = Layout.from_json(json.loads((output / "serving.json").read_text())["layout"])
