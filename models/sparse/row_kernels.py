@@ -155,7 +155,7 @@ def update(name: str, dim: int, half: bool) -> Callable[..., Any]:
         clip, rate, epsilon, step,
     ):  # fmt: skip
         width, state_width = gradient_BI.shape[1], state_RK.shape[1]
-        per_feature = 1 / np.float64(num_features)
+        per_feature = 1 / np.float64(max(num_features, 1))
         for u in range(begin, end):
             if u + ROWS_AHEAD < end:
                 prefetch(weight_RD, np.int64(rows_U[u + ROWS_AHEAD]) * dim)
