@@ -94,24 +94,26 @@ def test_killed_at_random_moments_the_digest_is_the_same(
     shutil.copytree(store, copy)
     second = days(2)[1]
     command = [sys.executable, "-m", "tasks", "train", "-s", str(shop), "--ds", second, "--store", str(copy), "--json"]
-    shutil.rmtree(copy / "shop" / "g0000" / second / "train")
-    begun = time.monotonic()
-    subprocess.run(command, check=True, cwd=shop.parent, env=environment(), capture_output=True)
-    whole_s = time.monotonic() - begun
+    whole_s = []
+    for _ in range(3):  # the first may compile kernels
+        shutil.rmtree(copy / "shop" / "g0000" / second / "train")
+        begun = time.monotonic()
+        subprocess.run(command, check=True, cwd=shop.parent, env=environment(), capture_output=True)
+        whole_s.append(time.monotonic() - begun)
     rng, killed = random.Random(20), 0
-    for _ in range(20):
+    for _ in range(12):
         shutil.rmtree(copy / "shop" / "g0000" / second / "train", ignore_errors=True)
         shutil.rmtree(copy / "shop" / "tracked", ignore_errors=True)
         process = subprocess.Popen(
             command, cwd=shop.parent, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        time.sleep(rng.uniform(0.3, 1.0) * whole_s)
+        time.sleep(rng.uniform(0.2, 0.9) * min(whole_s))
         os.kill(process.pid, signal.SIGKILL)
         killed += process.wait() == -signal.SIGKILL
         outcome = step("train", shop, second, copy)
         assert outcome["digest"] == digests[1]
         assert len(list((copy / "shop" / ".scratch").iterdir())) == 0
-    assert killed >= 12
+    assert killed >= 6
     recloop("chain", "verify", "-s", str(shop), "--store", str(copy), cwd=shop.parent)
 
 
