@@ -262,7 +262,11 @@ class Distributed(Section):
     `kind`: of every table but those in `plan`; or `planner: true` lets TorchRec decide between table- and row-wise.
     `capacity`: rows that a table can hold (`default_capacity`: others), whose memory is taken at once; a table that
     evicts needs as many as two batches have ids more than its `embedding.capacity`. `communication`: in what embeddings
-    and their gradients travel; between CPUs bf16 goes as fp16. `timeout_s`: how long a process waits for another."""
+    and their gradients travel; between CPUs bf16 goes as fp16. `timeout_s`: how long a process waits for another.
+
+    `dense_communication`: in what the gradient of the dense part travels: rounded, or only the `top_k_share` of its
+    values that are largest; what a step leaves out is added to the next. `hierarchical`: full precision within a node,
+    and that only between nodes."""
 
     ranks: Positive = 2
     kind: Sharding = "row_wise"
@@ -271,6 +275,9 @@ class Distributed(Section):
     capacity: dict[str, Positive] = {}
     default_capacity: Positive = 1_000_000
     communication: Literal["fp32", "fp16", "bf16"] = "fp32"
+    dense_communication: Literal["fp32", "fp16", "int8", "top_k"] = "fp32"
+    top_k_share: Annotated[float, Field(gt=0, le=1)] = 0.01
+    hierarchical: bool = False
     timeout_s: Positive = 300
 
 

@@ -3,8 +3,9 @@
 checkpoint.json        scenario, day, parent, tasks, architecture, layout, steps, loss scaler, what the parent gave
 dense.safetensors      parameters and running moments, by name
 embeddings.safetensors keys [R] ascending, their tables [R], weights [R, D]; default rows [T, D]
-optimizer.safetensors  AdamW moments by parameter name; of the embeddings' rows their optimizer's state [R, K], the day
-                       they were last seen and how often [R]; state of default rows [T, K]; the sketch of rare ids
+optimizer.safetensors  AdamW moments by parameter name, and the rest of a compressed gradient; of the embeddings' rows
+                       their optimizer's state [R, K], the day they were last seen and how often [R]; state of default
+                       rows [T, K]; the sketch of rare ids
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def save(ranker: Ranker, folder: Path | None, facts: Mapping[str, Any]) -> None:
     }
     if tables.sketch is not None:
         sparse["embeddings/sketch"] = tables.sketch.counts
-    write_tensors(files[OPTIMIZER], {**moments, **sparse})
+    write_tensors(files[OPTIMIZER], {**moments, **_rest(ranker), **sparse})
     document = {
         "tasks": list(ranker.tasks),
         "architecture": ranker.model.model_dump(mode="json"),
@@ -153,6 +154,8 @@ def _restore_dense(ranker: Ranker, saved: dict[str, Tensor], optimizer: Path) ->
     for moment in MOMENTS:
         fit = {f"{name}/{moment}": piece for name, piece in _moment(ranker, moment).items()}
         _fill(fit, read_tensors(optimizer, fit))
+    if (rest := _rest(ranker)) and ranker.group is not None and ranker.group.leads:
+        _fill(rest, read_tensors(optimizer, rest))
     return {**report, "restored": len(report["restored"])}
 
 
@@ -184,6 +187,15 @@ def _moment(ranker: Ranker, moment: str) -> dict[str, Tensor]:
     state = ranker.optimizer.state
     found = {name: state[p][moment] for name, p in ranker.network.named_parameters()}
     return found if moment == "step" else _pieces(ranker.network, found)
+
+
+def _rest(ranker: Ranker) -> dict[str, Tensor]:
+    """What a compressed gradient has yet to hand on (see `compression`), for each piece of the network."""
+    if ranker.exchange is None or ranker.exchange.rest_N is None:
+        return {}
+    parts = ranker.optimizer.split(ranker.exchange.rest_N)
+    named = {name: part for (name, _), part in zip(ranker.network.named_parameters(), parts, strict=True)}
+    return {f"{name}/rest": piece for name, piece in _pieces(ranker.network, named).items()}
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from feature_jobs.schema import Embedding, Model, Train
 from feature_jobs.transforms import Layout
 from models.adam import AdamW
 from models.batches import Batch, Block, Floats
+from models.compression import GradientExchange
 from models.crew import Crew
 from models.dropout import dropout_seed
 from models.group import Group
@@ -80,6 +81,8 @@ class Ranker:
         self.device, self.group = device, group
         self.network = Network(layout, tasks, model).to(device)
         self.optimizer = AdamW(self.network.parameters(), train.learning_rate, train.weight_decay)
+        num_weights = len(self.optimizer.flat)
+        self.exchange = GradientExchange(group, train.distributed, num_weights) if group is not None else None
         self.replica = Replica(self.network.architecture, train.precision)
         self.scaler = LossScaler.for_precision(train.precision)
         self.steps = 0
@@ -163,14 +166,14 @@ class Ranker:
         self.crew.run([partial(piece, number) for number in range(num_pieces)], first=meanwhile)
         unscale = 1 / self.scaler.scale
         gradient, loss = self.replica.gradient(num_pieces, unscale), sum(losses) * unscale
-        if self.group is not None:
-            both = torch.cat([gradient, torch.tensor([loss])])
-            self.group.all_reduce(both)
-            gradient, loss = both[:-1], float(both[-1])
+        if self.exchange is not None:
+            gradient, loss = self.exchange.sum(gradient, loss)
         norm = float(gradient.norm())
         finite = bool(np.isfinite(norm) and np.isfinite(loss))
         if finite:
             self._update(batch, gradient, norm, unscale)
+            if self.exchange is not None:
+                self.exchange.keep_rest()
         self.scaler.update(finite)
         return loss
 

@@ -92,6 +92,10 @@ def train_day(
         "num_rows": num_rows,
         "restored": day.restored,
     }
+    sent = {}
+    if ranker.exchange is not None:
+        ranker.exchange.gather_rest()
+        sent = ranker.exchange.report()
     checkpoints.save(ranker, output if leads else None, facts)
     if not leads:
         return {}
@@ -108,6 +112,7 @@ def train_day(
         "tables": ranker.tables.report(),
         "skipped_steps": ranker.scaler.skipped,
         "loss_scale": ranker.scaler.scale,
+        **sent,
         "checkpoint_bytes": sum(file.stat().st_size for file in output.iterdir()),
     }
 
@@ -157,6 +162,8 @@ class _Day:
         rows_before = self.position.rows // self.scenario.train.snapshot_rows
         self.position = position
         if position.rows // self.scenario.train.snapshot_rows > rows_before:
+            if self.ranker.exchange is not None:
+                self.ranker.exchange.gather_rest()  # with or without a folder: it shows in the bits
             self.snapshots.save(self.ranker, position, self.restored, self.scores)
 
     def learn(self, begin: int, end: int) -> None:
