@@ -90,7 +90,11 @@ def execution_mode(environment: Mapping[str, str]) -> Execution:
     mode = environment.get(SETTING) or "process"
     if mode == "process":
         return ProcessExecution()
-    if mode in ("docker", "kubernetes"):
+    if mode == "kubernetes":
+        from dags.kubernetes_execution import KubernetesExecution
+
+        return KubernetesExecution.of(environment)
+    if mode == "docker":
         return NotBuilt(mode)
     raise ValueError(f"{SETTING}={mode}: no such mode; one of process, docker, kubernetes")
 

@@ -96,7 +96,7 @@ def test_a_step_sees_no_airflow_settings() -> None:
 def test_the_mode_is_a_setting() -> None:
     assert isinstance(execution_mode({}), ProcessExecution)
     assert isinstance(execution_mode({"RECLOOP_EXECUTION": "process"}), ProcessExecution)
-    for mode in ("docker", "kubernetes"):
+    for mode in ("docker",):
         planned = execution_mode({"RECLOOP_EXECUTION": mode})
         assert isinstance(planned, NotBuilt)
         with pytest.raises(NotImplementedError, match="not built yet"):
