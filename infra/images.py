@@ -9,22 +9,22 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
-import sysconfig
 import tarfile
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from feature_jobs.errors import BadInputError, RecloopError
+from feature_jobs.errors import RecloopError
 from tasks.containers import release
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "infra" / "docker"
 ROLES = ("step", "step-cuda", "airflow", "mlflow", "notebook")
 ROOMS = ("dags", "feature_jobs", "models", "serving", "tasks")
+UV = "uv==0.13.9"
 DOCKER = os.environ.get("DOCKER", "docker")
 
 
@@ -44,11 +44,11 @@ class Parts:
 
     @classmethod
     def local(cls) -> Parts:
-        """Stand-ins: this machine's uv and pip's folder of wheels, if it has one. Raises BadInputError without uv."""
-        uv = shutil.which("uv", path=f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}")
-        if not uv:
-            raise BadInputError("uv is not there; the images are made with it: pip install uv")
-        _import("recloop-uv", {"uv": Path(uv)})
+        """Stand-ins: uv from the package index, and pip's folder of wheels, if this machine has one."""
+        with tempfile.TemporaryDirectory() as folder:
+            install = [sys.executable, "-m", "pip", "install", "--quiet", "--target", folder, UV]
+            subprocess.run(install, check=True, stdout=sys.stderr)
+            _import("recloop-uv", {"uv": Path(folder) / "bin" / "uv"})
         wheels = [wheel for folder in wheel_folders() for wheel in folder.glob("*.whl")]
         if wheels:
             _import("recloop-wheels", {wheel.name: wheel for wheel in wheels})
