@@ -1,6 +1,6 @@
 """Execution mode `kubernetes`: a step's command in a pod of its own, limited to what the step declares.
 
-The pod has two authors. `infra/kubernetes/step-pod.yaml` says what belongs to a cluster: service account, volumes,
+The pod has two authors. `infra/kubernetes/base/step-pod.yaml` says what belongs to a cluster: service account, volumes,
 where secrets are. The step's declaration says the rest: image, arguments, limits, node pool. What keeps the pod
 harmless is written here and so the same in every cluster.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dags.execution import Sink
 
 ROOT = Path(__file__).resolve().parent.parent
-TEMPLATE = ROOT / "infra" / "kubernetes" / "step-pod.yaml"
+TEMPLATE = ROOT / "infra" / "kubernetes" / "base" / "step-pod.yaml"
 USER = 10001
 GPU = "nvidia.com/gpu"
 POOL = "recloop/pool"  # label of the nodes: cpu or gpu

@@ -113,7 +113,7 @@ def test_secrets_are_named_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_template_can_not_soften_the_pod(tmp_path: Path) -> None:
-    template = yaml.safe_load((ROOT / "infra" / "kubernetes" / "step-pod.yaml").read_text())
+    template = yaml.safe_load((ROOT / "infra" / "kubernetes" / "base" / "step-pod.yaml").read_text())
     template["spec"].update(automountServiceAccountToken=True, hostNetwork=True, hostPID=True)
     template["spec"]["securityContext"] = {"runAsUser": 0, "runAsNonRoot": False}
     template["spec"]["containers"][0]["securityContext"] = {"privileged": True, "allowPrivilegeEscalation": True}
