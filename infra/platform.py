@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from infra.servers import ROOT, USER, write_private
+from tasks.containers import release
 
 HOME = ROOT / ".recloop" / "platform"
 FOLDERS = ("secrets", "postgres", "objects", "airflow-logs", "store")
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--home", type=Path, default=HOME, help="Where to keep all of it.")
     parser.add_argument("--data", type=Path, default=ROOT / "data", help="Folder of the scenarios' logs.")
     parser.add_argument("--images", default="recloop", help="Prefix of our images, such as registry.example/recloop.")
-    parser.add_argument("--tag", default="local", help="Tag of our images.")
+    parser.add_argument("--tag", default=release(), help="Tag of our images.")
     given = parser.parse_args(arguments)
     prepare(given.home.resolve(), given.data.resolve(), given.images, given.tag)
     print(f"Airflow: user {USER}, password in {given.home}/secrets/airflow-passwords", file=sys.stderr)
@@ -68,6 +69,7 @@ def prepare(home: Path, data: Path, images: str, tag: str) -> Path:
     (home / "passwd").write_text(f"postgres:x:{uid}:{gid}::/tmp:/sbin/nologin\n")
     settings = {
         "RECLOOP_HOME": home,
+        "RECLOOP_ROOT": ROOT,
         "RECLOOP_DATA_FOLDER": data,
         "RECLOOP_UID": uid,
         "RECLOOP_GID": gid,

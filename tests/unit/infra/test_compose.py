@@ -139,6 +139,23 @@ def test_only_the_worker_holds_the_engines_socket(services: dict[str, Any]) -> N
     }
 
 
+def test_what_a_step_is_given_has_one_path(home: Path, services: dict[str, Any]) -> None:
+    """The worker names folders to the engine, which looks for them on the host."""
+    volumes = {volume["source"]: volume for volume in services["airflow-worker"]["volumes"]}
+    for folder in (home / "store", home / "data", ROOT / "scenarios"):
+        assert volumes[str(folder)]["target"] == str(folder)
+    assert not volumes[str(home / "store")].get("read_only")
+    assert volumes[str(home / "data")]["read_only"]
+    assert volumes[str(ROOT / "scenarios")]["read_only"]
+    assert services["airflow-worker"]["environment"]["AIRFLOW__CORE__DAGS_FOLDER"] == str(ROOT / "dags")
+
+
+def test_no_container_sees_all_secrets(home: Path, services: dict[str, Any]) -> None:
+    for service in services.values():
+        for volume in service.get("volumes", []):
+            assert not (home / "secrets").is_relative_to(volume["source"])
+
+
 def test_images_are_pinned(services: dict[str, Any]) -> None:
     for name, service in services.items():
         image = service["image"]
