@@ -101,6 +101,7 @@ def _handler(double: ClusterDouble) -> type[BaseHTTPRequestHandler]:
                 self.answer({"kind": "Status", "status": "Failure", "code": 422, "message": error.message}, 422)
 
         def do_DELETE(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
             self.answer(double.delete(urlsplit(self.path).path.rsplit("/", 1)[-1]))
 
         def do_PATCH(self) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,9 +22,9 @@ OURS = re.compile(r"registry\.example/recloop/(airflow|mlflow|step|step-cuda):\d
 PINNED = re.compile(r"[^@]+:[^@:]+@sha256:[0-9a-f]{64}")
 
 
-def _rendered(folder: str) -> list[dict[str, Any]]:
+def _rendered(folder: str, root: Path = ROOT / "infra" / "kubernetes") -> list[dict[str, Any]]:
     program = Path(sys.executable).parent / "kubectl"
-    command = [program, "kustomize", ROOT / "infra" / "kubernetes" / folder]
+    command = [program, "kustomize", root / folder]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not done.stderr, "kustomize warns"
@@ -219,3 +220,40 @@ def test_a_training_is_one_torchrun_over_its_machines(documents: dict[str, list[
         [other] = role["template"]["spec"]["containers"]
         assert other["args"][other["args"].index("--module") :] == command
         assert other["resources"] == container["resources"]
+
+
+PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
+
+
+def test_the_pages_overlay_builds_and_says_where_things_are(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "infra" / "kubernetes", tmp_path / "kubernetes")
+    [overlay] = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "kubernetes" / "mine").mkdir()
+    (tmp_path / "kubernetes" / "mine" / "kustomization.yaml").write_text(overlay)
+    documents = _rendered("mine", tmp_path / "kubernetes")
+    for document in documents:
+        kubernetes_validate.validate(document, VERSION, strict=True)
+    text = json.dumps(documents)
+    assert "example" not in text, "all that is somebody's own is named by the page's overlay"
+    [worker] = [d for d in documents if d["metadata"]["name"] == "airflow-worker" and d["kind"] == "Deployment"]
+    [container] = worker["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "registry.mine/recloop/airflow:0.1.0"
+    assert len(container["env"]) > 15, "the overlay adds settings and takes none"
+
+
+def test_the_page_makes_every_secret_with_every_file_that_is_read(everything: list[dict[str, Any]]) -> None:
+    made = {
+        name: set(files.split()) for name, files in re.findall(r"create secret generic (\S+) \$\(files ([^)]+)\)", PAGE)
+    }
+    read: dict[str, set[str]] = {}
+    for document in everything:
+        for template in _templates(document):
+            for volume in template["spec"]["volumes"]:
+                if "secret" in volume:
+                    used = re.findall(r"/run/secrets/recloop/([a-z0-9-]+)", json.dumps(template))
+                    read.setdefault(volume["secret"]["secretName"], set()).update(used)
+    assert made == read
+    client = set(
+        re.findall(r'"secretKeyRef": {"key": "(\w+)", "name": "recloop-mlflow-client"}', json.dumps(everything))
+    )
+    assert client == set(re.findall(r"--from-(?:literal|file)=(\w+)=", PAGE)) == {"username", "password"}
