@@ -3,10 +3,11 @@ SCENARIO ?= movielens
 DAYS ?= 5
 DATA ?=
 JOBS ?= 2
+ROLES ?= step airflow mlflow notebook
 PYTHON_IN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo down compose-up compose-down test test-fast lint format screenshots dvc benchmark-peers
+.PHONY: help environment demo down compose-up compose-down images test test-fast lint format screenshots dvc benchmark-peers
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -51,6 +52,9 @@ format: environment ## bring the code into shape
 
 benchmark-peers: environment ## .venv-peers, for the peers of benchmarks/ that ours has no room for
 	@benchmarks/peers/environment.sh
+
+images: environment ## images of all roles from this checkout; ROLES="step", LOCAL=1 where no registry can be reached
+	@$(PYTHON_IN) -m infra.images build $(ROLES) $(if $(LOCAL),--local) $(if $(CA),--ca "$(CA)")
 
 screenshots: environment ## pictures of the running demo into docs/images (needs Debian's chromium)
 	@$(PYTHON_IN) -m infra.screenshots --scenario "$(SCENARIO)"

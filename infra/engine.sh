@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # A Docker engine of one's own on a bare Debian machine, as root: nothing of the host's network is touched, and all that
 # it keeps lies in one folder.
-#   engine.sh start DIR   installs Debian's docker.io if it is missing, starts an engine, prints its DOCKER_HOST
+#   engine.sh install DIR installs Debian's docker.io and mmdebstrap where they are missing; logs go to DIR
+#   engine.sh start DIR   starts an engine, installing it if need be, and prints its DOCKER_HOST
 #   engine.sh base DIR    gives that engine a python:3.11-slim-bookworm: pulled, or made of Debian's packages
 #   engine.sh stop DIR    ends its containers, the engine by its pid, unmounts, deletes DIR
 set -euo pipefail
@@ -18,8 +19,16 @@ need() { # need PROGRAM PACKAGE
     say "$1 is not there, and only root on Debian can install it here (apt-get install $2)"
     return 1
   fi
-  { apt-get install -y --no-install-recommends "$2" || { apt-get update && apt-get install -y --no-install-recommends "$2"; }; } \
-    >"$DIR/apt-$2.log" 2>&1 || { tail -3 "$DIR/apt-$2.log" >&2; return 1; }
+  say "installing $2"
+  mkdir -p "$DIR"
+  { apt "$2" || { apt-get update && apt "$2"; }; } >"$DIR/apt.log" 2>&1 || { tail -3 "$DIR/apt.log" >&2; return 1; }
+}
+
+apt() { DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$1"; }
+
+install() {
+  need dockerd docker.io
+  need mmdebstrap mmdebstrap
 }
 
 start() {
@@ -65,6 +74,6 @@ stop() {
 }
 
 case "$1" in
-  start | base | stop) "$1" ;;
-  *) say "start, base or stop"; exit 2 ;;
+  install | start | base | stop) "$1" ;;
+  *) say "install, start, base or stop"; exit 2 ;;
 esac

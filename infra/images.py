@@ -1,4 +1,5 @@
 """`python -m infra.images build ROLE...`: the images of infra/docker from this checkout, named recloop/ROLE:VERSION.
+`python -m infra.images sbom ROLE...` writes what they hold to build/ROLE.spdx.json.
 
 The bases are those of infra/docker/images.lock, by digest. Where no registry can be reached `--local` takes stand-ins
 that `infra/engine.sh base` and this module put into the engine.
@@ -96,6 +97,15 @@ def build(role: str, parts: Parts, tag: str, *, ca: Path | None = None, fresh: b
     return name
 
 
+def write_sbom(role: str, tag: str, file: Path) -> None:
+    """Lists what an image of this engine holds, as SPDX JSON. Raises RecloopError where that fails."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    syft = Path(sys.executable).with_name("syft")
+    command = [syft, "scan", "--quiet", f"docker:recloop/{role}:{tag}", "--output", f"spdx-json={file}"]
+    if subprocess.run(command, env={**os.environ, "SYFT_CHECK_FOR_APP_UPDATE": "false"}, check=False).returncode:
+        raise RecloopError(f"recloop/{role}:{tag}: its content could not be listed; syft's words are above")
+
+
 def code_digest() -> str:
     """One digest of the names and content of all source files."""
     digest = hashlib.sha256()
@@ -132,13 +142,17 @@ def _import(name: str, files: dict[str, Path]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Builds; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m infra.images", description=__doc__)
-    parser.add_argument("command", choices=["build"])
+    parser.add_argument("command", choices=["build", "sbom"])
     parser.add_argument("roles", nargs="+", choices=ROLES, metavar="ROLE")
     parser.add_argument("--tag", default=release(), help="default: the project's version")
     parser.add_argument("--local", action="store_true", help="stand-ins for the bases, where no registry is reachable")
     parser.add_argument("--ca", type=Path, help="certificates to trust while building")
     given = parser.parse_args(arguments)
     try:
+        if given.command == "sbom":
+            for role in given.roles:
+                write_sbom(role, given.tag, ROOT / "build" / f"{role}.spdx.json")
+            return 0
         parts = Parts.local() if given.local else Parts.pinned()
         for role in given.roles:
             print(build(role, parts, given.tag, ca=given.ca))

@@ -198,7 +198,7 @@ def mounts_of(declared: Step, call: Call, writable: list[Path]) -> list[Any]:
     if declared.source:
         readable.append(Path(scenario.data.path))
     if declared.keeps and store:
-        readable.append(store.root)
+        readable += store.root.glob("g[0-9]*")  # the history; neither notes on runs nor what is being written
     mounts = {str(path): True for path in readable if path.exists()} | {str(path): False for path in writable}
     return [Mount(path, path, type="bind", read_only=read_only) for path, read_only in mounts.items()]
 
