@@ -100,7 +100,7 @@ def build(role: str, parts: Parts, tag: str, *, ca: Path | None = None, fresh: b
 def write_sbom(role: str, tag: str, file: Path) -> None:
     """Lists what an image of this engine holds, as SPDX JSON. Raises RecloopError where that fails."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    syft = Path(sys.executable).with_name("syft")
+    syft = str(Path(sys.executable).with_name("syft"))
     command = [syft, "scan", "--quiet", f"docker:recloop/{role}:{tag}", "--output", f"spdx-json={file}"]
     if subprocess.run(command, env={**os.environ, "SYFT_CHECK_FOR_APP_UPDATE": "false"}, check=False).returncode:
         raise RecloopError(f"recloop/{role}:{tag}: its content could not be listed; syft's words are above")
