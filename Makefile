@@ -3,10 +3,11 @@ SCENARIO ?= movielens
 DAYS ?= 5
 DATA ?=
 JOBS ?= 2
+ROLES ?= step airflow mlflow notebook
 PYTHON_IN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo down test test-fast lint format screenshots dvc benchmark-peers
+.PHONY: help environment demo down compose-up compose-down images test test-fast lint format screenshots dvc benchmark-peers
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -19,6 +20,16 @@ demo: environment ## run SCENARIO=movielens for DAYS=5 in Airflow; DATA=folder f
 
 down: ## end the servers that `make demo` started
 	@if [ -x $(PYTHON_IN) ]; then $(PYTHON_IN) -m infra.down; else echo "nothing was running"; fi
+
+COMPOSE = .venv/bin/docker-compose --env-file .recloop/platform/compose.env -f infra/compose.yaml
+
+compose-up: environment ## the whole platform in containers of this host; needs a container engine and our images
+	@$(PYTHON_IN) -m infra.platform $(if $(DATA),--data "$(DATA)") $(if $(TAG),--tag "$(TAG)") $(if $(IMAGES),--images "$(IMAGES)")
+	@$(COMPOSE) up --detach --wait --wait-timeout 600
+	@echo "Airflow http://127.0.0.1:8080  MLflow http://127.0.0.1:5000"
+
+compose-down: ## end the platform; its folders under .recloop/platform stay
+	@if [ -f .recloop/platform/compose.env ]; then $(COMPOSE) down --remove-orphans; else echo "nothing was running"; fi
 
 test: environment lint ## lint, then all tests
 	@$(PYTHON_IN) -m pytest -n $(JOBS) --dist loadfile
@@ -41,6 +52,9 @@ format: environment ## bring the code into shape
 
 benchmark-peers: environment ## .venv-peers, for the peers of benchmarks/ that ours has no room for
 	@benchmarks/peers/environment.sh
+
+images: environment ## images of all roles from this checkout; ROLES="step", LOCAL=1 where no registry can be reached
+	@$(PYTHON_IN) -m infra.images build $(ROLES) $(if $(LOCAL),--local) $(if $(CA),--ca "$(CA)")
 
 screenshots: environment ## pictures of the running demo into docs/images (needs Debian's chromium)
 	@$(PYTHON_IN) -m infra.screenshots --scenario "$(SCENARIO)"

@@ -14,7 +14,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Protocol
 
-SETTING = "RECLOOP_EXECUTION"
+from tasks.launch import MODES, SETTING
+
 KILL_AFTER_S = 3.0  # Airflow kills a task 5 s after asking it to end; its step must be gone before
 
 Sink = Callable[[str], None]
@@ -71,27 +72,16 @@ class ProcessExecution:
         _signal_group(process.pid, signal.SIGKILL)
 
 
-class NotBuilt:
-    """Holds the place of a mode that is planned."""
-
-    def __init__(self, mode: str) -> None:
-        self._mode = mode
-
-    def run(self, arguments: Sequence[str], on_stdout: Sink, on_stderr: Sink) -> int:
-        """Raises NotImplementedError."""
-        raise NotImplementedError(f"{SETTING}={self._mode}: this mode is not built yet; set {SETTING}=process")
-
-    def kill(self) -> None:
-        """Nothing was started."""
-
-
 def execution_mode(environment: Mapping[str, str]) -> Execution:
     """The mode that the setting names. Raises ValueError for an unknown one."""
     mode = environment.get(SETTING) or "process"
-    if mode == "process":
+    if mode in MODES:
+        # In mode docker too: the command commits here, and hands its step's function to a container (tasks.containers).
         return ProcessExecution()
-    if mode in ("docker", "kubernetes"):
-        return NotBuilt(mode)
+    if mode == "kubernetes":
+        from dags.kubernetes_execution import KubernetesExecution
+
+        return KubernetesExecution.of(environment)
     raise ValueError(f"{SETTING}={mode}: no such mode; one of process, docker, kubernetes")
 
 

@@ -86,7 +86,7 @@ class StepOperator(BaseOperator):  # type: ignore[misc]
         try:
             self._execution = execution_mode(os.environ)
             code = self._execution.run(arguments, on_stdout, on_stderr)
-        except (ValueError, NotImplementedError) as error:
+        except ValueError as error:
             raise AirflowFailException(str(error)) from None
         except AirflowTaskTimeout:
             # A step that ran too long once would do so again: a person must look.

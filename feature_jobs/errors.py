@@ -5,10 +5,12 @@
     ├── BadInputError (4)       scenario or data is wrong; a person must change something
     │   └── CorruptError (4)    a committed file no longer has the digest of its manifest
     ├── ParentMissingError (5)  the step needs another day's committed output first
-    └── RetryLaterError (6)     nothing is wrong but the time: a lock, a server that is not up
+    ├── RetryLaterError (6)     nothing is wrong but the time: a lock, a server that is not up
+    └── KilledError (128 + N)   signal N ended the step's container: 137 is also how a memory limit ends one
 
-Exit codes: 0 done, 1 a defect of ours (traceback), 2 wrong command line, 3-6 as above. Only 6 is worth an
-automatic retry. The message of an error names the value, the place (file, field, column, row) and the remedy.
+Exit codes: 0 done, 1 a defect of ours (traceback), 2 wrong command line, 3-6 as above. Only 6 and deaths by a signal
+are worth an automatic retry. The message of an error names the value, the place (file, field, column, row) and the
+remedy.
 """
 
 
@@ -48,3 +50,11 @@ class RetryLaterError(RecloopError):
     """The same command may succeed later, unchanged."""
 
     exit_code = 6
+
+
+class KilledError(RecloopError):
+    """A step's container was ended from outside, with an exit code above 128."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

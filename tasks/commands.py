@@ -16,6 +16,7 @@ import click  # noqa: E402
 
 from feature_jobs.errors import BadInputError, RecloopError  # noqa: E402
 from feature_jobs.schema import Scenario, load_scenario  # noqa: E402
+from tasks.launch import MODES, SETTING  # noqa: E402
 from tasks.store import ScenarioStore, open_store  # noqa: E402
 
 EPILOG = (
@@ -82,6 +83,16 @@ class Context:
         shown = json.dumps(value, sort_keys=True, default=str) if self.as_json else text
         if shown is not None:
             click.echo(shown)
+
+
+execution_option = click.option(
+    "--execution",
+    type=click.Choice(MODES),
+    envvar=SETTING,
+    default="process",
+    show_default=True,
+    help="Where a step's function runs: in this process, or each in a container of its own.",
+)
 
 
 def scenario_file(name: str) -> Path:

@@ -10,7 +10,8 @@ import click
 from feature_jobs.days import day_range
 from feature_jobs.errors import BadInputError, GateError
 from feature_jobs.schema import Scenario
-from tasks.commands import Commands, Context, main, scenario_file, with_context
+from tasks.commands import Commands, Context, execution_option, main, scenario_file, with_context
+from tasks.launch import Launcher, launcher_of
 from tasks.steps import DAILY
 
 TRAINED = DAILY[: DAILY.index("train") + 1]
@@ -41,20 +42,21 @@ def day_options(command: Any) -> Any:
 
 @main.command()
 @day_options
+@execution_option
 @with_context
-def run(context: Context, ds: str | None, first: str | None, last: str | None) -> None:
-    """Runs the daily steps of one day or of several, in order, in this process.
+def run(context: Context, ds: str | None, first: str | None, last: str | None, execution: str) -> None:
+    """Runs the daily steps of one day or of several, in order.
 
     What is done already is left as it is. A gate's no to one version ends its day; the chain goes on with the next.
     """
     context.check()
-    outcomes = run_days(context, scenario_days(context.scenario, ds, first, last))
+    outcomes = run_days(context, scenario_days(context.scenario, ds, first, last), launcher_of(execution))
     context.show(outcomes)
     refused = [o for o in outcomes if o["exit_code"] and o["step"] != "deploy"]
     click.get_current_context().exit(3 if refused else 0)
 
 
-def run_days(context: Context, days: list[str]) -> list[dict[str, Any]]:
+def run_days(context: Context, days: list[str], launcher: Launcher | None = None) -> list[dict[str, Any]]:
     """Runs all daily steps of each day; returns an outcome per step, with its exit code."""
     from tasks.runner import run_step
     from tasks.summary import table_lines
@@ -64,7 +66,13 @@ def run_days(context: Context, days: list[str]) -> list[dict[str, Any]]:
         for name in DAILY:
             try:
                 outcome = run_step(
-                    name, context.scenario, day, context.store, progress=not context.as_json, track=context.track
+                    name,
+                    context.scenario,
+                    day,
+                    context.store,
+                    progress=not context.as_json,
+                    track=context.track,
+                    launcher=launcher,
                 )
             except GateError as error:
                 if name in TRAINED:  # without this day's checkpoint the next day can't learn

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from tasks.commands import STARTED, Context, main, with_context
+from tasks.commands import STARTED, Context, execution_option, main, with_context
 from tasks.contract import Step
+from tasks.launch import launcher_of
 from tasks.steps import STEPS
 
 
@@ -24,8 +25,9 @@ def _options_of(declared: Step) -> list[Any]:
 def _add(declared: Step) -> None:
     @click.option("--ds", required=True, help="The day, 2022-04-25.")
     @click.option("--no-is-done", is_flag=True, help="Exit 0, not 3, where a gate said no and the verdict is kept.")
+    @execution_option
     @with_context
-    def command(context: Context, ds: str, no_is_done: bool, **options: Any) -> None:
+    def command(context: Context, ds: str, no_is_done: bool, execution: str, **options: Any) -> None:
         from tasks.runner import run_step
 
         if "data" in declared.config:  # the steps that read the source's columns
@@ -40,6 +42,7 @@ def _add(declared: Step) -> None:
             progress=not context.as_json,
             track=context.track,
             started=STARTED,
+            launcher=launcher_of(execution),
         )
         if outcome.gate:
             click.secho(f"gate: {outcome.gate}", err=True, fg="yellow")
@@ -54,3 +57,11 @@ def _add(declared: Step) -> None:
 
 for _declared in STEPS.values():
     _add(_declared)
+
+
+@main.command("exec-step", hidden=True)
+def exec_step() -> None:
+    """The entry of a step's container: one request on stdin, one answer on stdout."""
+    from tasks.exec_step import exec_step
+
+    click.get_current_context().exit(exec_step())

@@ -56,8 +56,10 @@ class Step:
     the scenario that are paths of files it depends on.
 
     `daily` steps make up the daily DAG. `on_no` says what a gate's no means to a scheduler: `fail` stops the day,
-    `skip` ends the step without alarm. `registry` steps talk to MLflow while they run;
+    `skip` ends the step without alarm. `registry` steps talk to MLflow while they run, the others to nobody;
     `tracked` ones are shown there as a run after their commit. A `resumable` step notes where it is, see DayConfig.
+    `source` steps read the scenario's source. `keeps` names a folder of the scenario's store that a step writes besides
+    its output; only such a step looks at the store itself.
     """
 
     name: str
@@ -74,6 +76,8 @@ class Step:
     registry: bool = False
     tracked: bool = True
     resumable: bool = False
+    source: bool = False
+    keeps: str | None = None
 
     @property
     def doc(self) -> str:

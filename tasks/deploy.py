@@ -9,7 +9,7 @@ from typing import Any
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
-from tasks.champion import CHALLENGER, ChampionLog, ChampionMovedError, Entry, mirror_alias
+from tasks.champion import CHALLENGER, PREFIX, ChampionLog, ChampionMovedError, Entry, mirror_alias
 from tasks.contract import DayConfig, Input, Metrics, Resources, step
 from tasks.folders import read_json, write_json
 
@@ -34,6 +34,7 @@ class Gate:
     timeout_s=1200,
     on_no="skip",
     registry=True,
+    keeps=PREFIX,
 )
 def deploy(
     config: DayConfig, *, registration: Path, evaluation: Path, export: Path, validation: Path, deployment: Path

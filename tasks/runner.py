@@ -19,7 +19,7 @@ from feature_jobs.errors import BadInputError, GateError, ParentMissingError, Re
 from feature_jobs.schema import Scenario
 from tasks.code import code_digest
 from tasks.contract import DayConfig, Input, Metrics, Step
-from tasks.resources import ImportClock, sampled_resources
+from tasks.launch import Call, InProcess, Launcher
 from tasks.steps import STEPS, writer_of
 from tasks.store import Commit, ScenarioStore, canonical_json, files_of, sha256_of
 
@@ -59,10 +59,12 @@ def run_step(
     progress: bool = False,
     track: bool = True,
     started: float | None = None,
+    launcher: Launcher | None = None,
 ) -> Outcome:
     """Runs one step of one day, or finds it done; with `track` it is then shown in MLflow.
 
-    `started`: when the process began, for the share of imports in its time. Raises RecloopError's subclasses; the
+    `started`: when the process began, for the share of imports in its time. `launcher`: where the step's function is
+    called; all else happens here. Raises RecloopError's subclasses; the
     store is then as it was, but for a journal line and, after a gate's no, the refused output under rejected/.
     """
     declared = STEPS[name]
@@ -70,7 +72,7 @@ def run_step(
     begun = time.time()
     try:
         config = DayConfig(scenario, ds, store, store.generation_of(ds), progress, options or {})
-        outcome, commit = _run(declared, config, store)
+        outcome, commit = _run(declared, config, store, launcher or InProcess())
     except RecloopError as error:
         seconds = {"total": round(time.time() - (started or begun), 3)}
         entry = {"step": name, "ds": ds, "outcome": type(error).__name__, "exit_code": error.exit_code}
@@ -86,7 +88,7 @@ def run_step(
     return outcome
 
 
-def _run(declared: Step, config: DayConfig, store: ScenarioStore) -> tuple[Outcome, Commit | None]:
+def _run(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Launcher) -> tuple[Outcome, Commit | None]:
     scenario, ds, options = config.scenario, config.ds, config.options
     standing = store.find(declared.name, ds)
     if standing is not None and declared.reads:
@@ -99,15 +101,12 @@ def _run(declared: Step, config: DayConfig, store: ScenarioStore) -> tuple[Outco
         output = scratch / declared.writes
         output.mkdir()
         folders = {argument: _folder(found) for argument, found in inputs.items()}
-        begun, imports = time.perf_counter(), ImportClock()
         try:
-            with sampled_resources() as system, imports.running():
-                metrics = declared.function(config, **folders, **{declared.writes: output})
+            ran = launcher.launch(declared, Call(config, folders, output))
         except GateError as error:
             kept = store.keep_rejected(declared.name, ds, output) if any(output.iterdir()) else None
             raise GateError(f"{error}\nkept for a look: {kept}" if kept else str(error)) from None
-        compute_s = time.perf_counter() - begun - imports.seconds
-        seconds = {"compute": round(compute_s, 3), "imports": round(imports.seconds, 3)}
+        metrics, seconds = ran.metrics, ran.seconds
         if "worker" in options:
             return Outcome(declared.name, ds, "done", None, None, metrics, seconds), None
         gate = metrics.pop("gate", None)
@@ -115,7 +114,7 @@ def _run(declared: Step, config: DayConfig, store: ScenarioStore) -> tuple[Outco
         if standing is not None:
             return _compare(declared, scenario, standing, output), standing
         key = f"runs/g{store.generation_of(ds):04}/{ds}/{declared.name}.json"
-        store.write_record(key, {"metrics": metrics, "system": system, "seconds": seconds})
+        store.write_record(key, {"metrics": metrics, "system": ran.system, "seconds": seconds})
         commit, ours = store.commit(declared.name, ds, output, facts)
     outcome = ("gate_no" if gate else "done") if ours else "already_done"
     return Outcome(declared.name, ds, outcome, commit.digest, str(commit.folder), metrics, seconds, gate), commit

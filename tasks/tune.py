@@ -29,6 +29,7 @@ TAIL_DRAWS, MAX_DRAWS = 20, 10_000  # an end of an interval needs about ten draw
     resources=Resources(memory_gib=6.0),
     timeout_s=6 * 3600,
     daily=False,
+    keeps="tuning",
 )
 def tune(
     config: DayConfig,

@@ -83,11 +83,16 @@ def register_version(
                 code_paths=_serving_code(Path(folder)),
                 signature=_signature(export, tasks, never_null),
                 input_example=example,
-                pip_requirements=[f"{name}=={installed(name)}" for name in REQUIREMENTS],
+                pip_requirements=[_pinned(name) for name in REQUIREMENTS],
             )
         )
     _create_version(model, logged, run.run_id, tags)
     return _settled(model, tags)
+
+
+def _pinned(name: str) -> str:
+    """The requirement of what is here; a step's image has MLflow without its server, which has the same version."""
+    return f"{name}=={installed('mlflow-skinny' if name == 'mlflow' else name)}"
 
 
 def _find(model: str, tags: Mapping[str, str]) -> dict[str, Any] | None:

@@ -97,11 +97,22 @@ def test_a_timeout_ends_the_step_and_is_not_retried(monkeypatch: pytest.MonkeyPa
     assert type(caught.value).__name__ == "AirflowFailException"
 
 
-def test_modes_that_are_not_built_fail_with_their_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RECLOOP_EXECUTION", "docker")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"RECLOOP_EXECUTION": "podman"}, "RECLOOP_EXECUTION=podman: no such mode"),
+        ({"RECLOOP_EXECUTION": "kubernetes", "RECLOOP_TAG": ""}, "RECLOOP_TAG=: name the release"),
+    ],
+)
+def test_settings_that_do_not_do_fail_with_their_name(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], message: str
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
     operator = _operator()
-    with pytest.raises(Exception, match="RECLOOP_EXECUTION=docker: this mode is not built yet"):
+    with pytest.raises(Exception, match=message) as caught:
         getattr(type(operator).execute, "__wrapped__", type(operator).execute)(operator, _context())
+    assert type(caught.value).__name__ == "AirflowFailException"
 
 
 def test_days_passed_over_skip(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,108 @@
+"""Takes out of an environment what no role needs at run time, then compiles what it imports. Runs in an image's build.
+
+Compiled files hold no time and are not checked against their sources, which nobody can change in a read-only image.
+"""
+
+from __future__ import annotations
+
+import importlib
+import py_compile
+import shutil
+import struct
+import sys
+from importlib.metadata import distribution
+from pathlib import Path
+
+# Tests, headers and build helpers that wheels bring along, relative to site-packages.
+NOT_NEEDED = (
+    "torch/test",
+    "torch/include",
+    "torch/share",
+    "torch/bin/[!t]*",
+    "torch/bin/test_*",  # torch_shm_manager beside them is needed by `import torch`
+    "pyarrow/include",
+    "numba/tests",
+    "onnx/backend/test/data",
+    "*/tests",
+    "pandas/**/tests",
+    "scipy/**/tests",
+    "sklearn/**/tests",
+    "sympy/**/tests",
+    "numpy/**/tests",
+)
+NAMES = ("*.a", "*.pyi", "*.pyx", "*.pxd", "uv_cache.json")
+# What a step comes to import after its first lines. A module that is in none of these is compiled when it is needed.
+LATE = (
+    "great_expectations.expectations.core",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
+    "mlflow.pyfunc",
+    "onnxruntime.quantization",
+    "optuna.storages.journal",
+    "pyarrow.dataset",
+    "pyarrow.parquet",
+    "torch.onnx",
+    "torch.utils.data",
+)
+STRIPPED_BYTES = 1 << 20
+
+
+def remove(packages: Path) -> None:
+    """Removes the above from a site-packages folder."""
+    for pattern in NOT_NEEDED:
+        for found in sorted(packages.glob(pattern)):
+            shutil.rmtree(found) if found.is_dir() else found.unlink()
+    for pattern in NAMES:
+        for found in packages.rglob(pattern):
+            found.unlink()
+
+
+def strip(library: Path) -> None:
+    """Cuts off a 64-bit ELF library what no segment loads: the symbols for debuggers, a fifth of torch.
+
+    Section headers go too; the loader reads program headers alone (System V ABI, chapter 5).
+    """
+    with library.open("r+b") as stream:
+        header = bytearray(stream.read(64))
+        if header[:6] != b"\x7fELF\x02\x01":  # 64 bits, little-endian
+            return
+        place, size, count = (*struct.unpack_from("<Q", header, 32), *struct.unpack_from("<HH", header, 54))
+        stream.seek(place)
+        segments = stream.read(size * count)
+        ends = [sum(struct.unpack_from("<Q16xQ", segments, size * i + 8)) for i in range(count)]
+        struct.pack_into("<Q", header, 40, 0)
+        struct.pack_into("<HH", header, 60, 0, 0)
+        stream.seek(0)
+        stream.write(header)
+        stream.truncate(max(*ends, place + size * count))
+
+
+def compile_imported(roots: list[str], packages: Path) -> None:
+    """Imports the distributions' modules, then compiles all that this has loaded."""
+    for name in [*roots, *LATE]:
+        try:
+            importlib.import_module(name)
+        except ImportError:  # of another role
+            continue
+    files = {str(getattr(module, "__file__", None)) for module in list(sys.modules.values())}
+    for file in sorted(f for f in files if f.endswith(".py") and f.startswith((str(packages), sys.base_prefix))):
+        py_compile.compile(file, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH, quiet=2)
+
+
+def modules_of(lock: Path) -> list[str]:
+    """Top modules of the distributions in a lock that name them."""
+    found: set[str] = set()
+    for line in lock.read_text().splitlines():
+        given = distribution(line.split("==")[0])
+        top = given.read_text("top_level.txt") or ""
+        found.update(top.split() or [given.metadata["Name"].replace("-", "_")])
+    return sorted(found)
+
+
+if __name__ == "__main__":
+    site = next(Path(sys.prefix).glob("lib/python3.*/site-packages"))
+    remove(site)
+    for file in site.rglob("*.so*"):
+        if file.stat().st_size > STRIPPED_BYTES:
+            strip(file)
+    compile_imported(modules_of(Path(sys.argv[1])), site)

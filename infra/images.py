@@ -1,0 +1,166 @@
+"""`python -m infra.images build ROLE...`: the images of infra/docker from this checkout, named recloop/ROLE:VERSION.
+`python -m infra.images sbom ROLE...` writes what they hold to build/ROLE.spdx.json.
+
+The bases are those of infra/docker/images.lock, by digest. Where no registry can be reached `--local` takes stand-ins
+that `infra/engine.sh base` and this module put into the engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from feature_jobs.errors import RecloopError
+from tasks.containers import release
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "infra" / "docker"
+ROLES = ("step", "step-cuda", "airflow", "mlflow", "notebook")
+ROOMS = ("dags", "feature_jobs", "models", "serving", "tasks")
+UV = "uv==0.13.9"
+DOCKER = os.environ.get("DOCKER", "docker")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Images that a build begins with: the base of all, uv's program, and perhaps wheels to take before the index."""
+
+    base: str
+    uv: str
+    wheels: str = "scratch"
+
+    @classmethod
+    def pinned(cls) -> Parts:
+        """Those of the lock."""
+        base, uv = (FOLDER / "images.lock").read_text().split()
+        return cls(base, uv)
+
+    @classmethod
+    def local(cls) -> Parts:
+        """Stand-ins: uv from the package index, and pip's folder of wheels, if this machine has one."""
+        with tempfile.TemporaryDirectory() as folder:
+            install = [sys.executable, "-m", "pip", "install", "--quiet", "--target", folder, UV]
+            subprocess.run(install, check=True, stdout=sys.stderr)
+            _import("recloop-uv", {"uv": Path(folder) / "bin" / "uv"})
+        wheels = [wheel for folder in wheel_folders() for wheel in folder.glob("*.whl")]
+        if wheels:
+            _import("recloop-wheels", {wheel.name: wheel for wheel in wheels})
+        base = (FOLDER / "images.lock").read_text().split("@")[0]
+        return cls(base, "recloop-uv", "recloop-wheels" if wheels else "scratch")
+
+
+def build(role: str, parts: Parts, tag: str, *, ca: Path | None = None, fresh: bool = False) -> str:
+    """Builds one role's image and returns its name. `ca`: certificates to trust while building; `fresh`: no cache.
+
+    Raises RecloopError where the build fails; what it said is on stderr.
+    """
+    name = f"recloop/{role}:{tag}"
+    torch = "" if role == "step-cuda" or parts.wheels != "scratch" else "cpu"
+    arguments = {
+        "ROLE": role,
+        "BASE": parts.base,
+        "UV": parts.uv,
+        "WHEELS": parts.wheels,
+        "TORCH": torch,
+        "CODE": code_digest(),
+        "REVISION": revision(),
+        "VERSION": release(),
+    }
+    command = [
+        DOCKER,
+        "build",
+        "--network",
+        "host",
+        "--file",
+        str(FOLDER / "Dockerfile"),
+        "--target",
+        role,
+        "--tag",
+        name,
+    ]
+    command += [item for key, value in arguments.items() for item in ("--build-arg", f"{key}={value}")]
+    command += ["--secret", f"id=ca,src={ca}"] if ca else []
+    command += ["--no-cache"] if fresh else []
+    done = subprocess.run(
+        [*command, str(ROOT)], env={**os.environ, "DOCKER_BUILDKIT": "1"}, check=False, stdout=sys.stderr
+    )
+    if done.returncode:
+        raise RecloopError(f"{name} could not be built; the engine's words are above")
+    return name
+
+
+def write_sbom(role: str, tag: str, file: Path) -> None:
+    """Lists what an image of this engine holds, as SPDX JSON. Raises RecloopError where that fails."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    syft = str(Path(sys.executable).with_name("syft"))
+    command = [syft, "scan", "--quiet", f"docker:recloop/{role}:{tag}", "--output", f"spdx-json={file}"]
+    if subprocess.run(command, env={**os.environ, "SYFT_CHECK_FOR_APP_UPDATE": "false"}, check=False).returncode:
+        raise RecloopError(f"recloop/{role}:{tag}: its content could not be listed; syft's words are above")
+
+
+def code_digest() -> str:
+    """One digest of the names and content of all source files."""
+    digest = hashlib.sha256()
+    for file in sorted(file for room in ROOMS for file in (ROOT / room).rglob("*.py")):
+        digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def revision() -> str:
+    """The commit that is checked out, with a mark where files differ from it."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def wheel_folders() -> list[Path]:
+    """Folders of wheels that pip's configuration names: a CPU build of torch may lie there."""
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = [line.partition("=") for line in done.stdout.splitlines()]
+    named = {folder for key, _, value in lines if key.endswith(".find-links") for folder in value.strip("'").split()}
+    return [Path(folder) for folder in sorted(named) if Path(folder).is_dir()]
+
+
+def _import(name: str, files: dict[str, Path]) -> None:
+    """Makes an image that holds some files and nothing else."""
+    with subprocess.Popen([DOCKER, "import", "-", name], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as engine:
+        assert engine.stdin is not None  # noqa: S101 (for the type checker)
+        with tarfile.open(fileobj=engine.stdin, mode="w|") as archive:
+            for place, file in files.items():
+                archive.add(file.resolve(), arcname=place)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Builds; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m infra.images", description=__doc__)
+    parser.add_argument("command", choices=["build", "sbom"])
+    parser.add_argument("roles", nargs="+", choices=ROLES, metavar="ROLE")
+    parser.add_argument("--tag", default=release(), help="default: the project's version")
+    parser.add_argument("--local", action="store_true", help="stand-ins for the bases, where no registry is reachable")
+    parser.add_argument("--ca", type=Path, help="certificates to trust while building")
+    given = parser.parse_args(arguments)
+    try:
+        if given.command == "sbom":
+            for role in given.roles:
+                write_sbom(role, given.tag, ROOT / "build" / f"{role}.spdx.json")
+            return 0
+        parts = Parts.local() if given.local else Parts.pinned()
+        for role in given.roles:
+            print(build(role, parts, given.tag, ca=given.ca))
+    except RecloopError as error:
+        print(f"images: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

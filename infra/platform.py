@@ -1,0 +1,122 @@
+"""What `make compose-up` needs before compose can start: folders, secrets and settings, made once and kept.
+
+    .recloop/platform/compose.env   settings, none of them secret
+    .recloop/platform/secrets/      one file for each secret, readable by its owner alone
+    .recloop/platform/...           folders of Postgres, the object store, Airflow's logs, and the store
+
+Containers run as the folders' owner: the user who calls this, or user 10001 where that is root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import sys
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from pathlib import Path
+
+from infra.servers import ROOT, USER, write_private
+from tasks.containers import release
+
+HOME = ROOT / ".recloop" / "platform"
+FOLDERS = ("secrets", "postgres", "objects", "airflow-logs", "store")
+CONTAINER_USER = 10001
+SOCKET = Path("/var/run/docker.sock")
+TOKENS = (
+    "postgres-password",
+    "airflow-database-password",
+    "mlflow-database-password",
+    "redis-password",
+    "mlflow-password",
+    "airflow-api-key",
+    "airflow-jwt-key",
+    "mlflow-session-key",
+    "objects-secret-key",
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m infra.platform", description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--home", type=Path, default=HOME, help="Where to keep all of it.")
+    parser.add_argument("--data", type=Path, default=ROOT / "data", help="Folder of the scenarios' logs.")
+    parser.add_argument("--images", default="recloop", help="Prefix of our images, such as registry.example/recloop.")
+    parser.add_argument("--tag", default=release(), help="Tag of our images.")
+    given = parser.parse_args(arguments)
+    prepare(given.home.resolve(), given.data.resolve(), given.images, given.tag)
+    print(f"Airflow: user {USER}, password in {given.home}/secrets/airflow-passwords", file=sys.stderr)
+    print(f"MLflow:  user {USER}, password in {given.home}/secrets/mlflow-password", file=sys.stderr)
+    return 0
+
+
+def prepare(home: Path, data: Path, images: str, tag: str) -> Path:
+    """Makes what is missing and returns the file of settings. Secrets that are there already stay."""
+    uid, gid = (os.getuid(), os.getgid()) if os.getuid() else (CONTAINER_USER, CONTAINER_USER)
+    data.mkdir(parents=True, exist_ok=True)
+    for name in FOLDERS:
+        folder = home / name
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        os.chown(folder, uid, gid)
+    for name, text in texts(kept(home / "secrets")).items():
+        file = home / "secrets" / name
+        if not file.exists():
+            write_private(file, text)
+        os.chown(file, uid, gid)
+    (home / "passwd").write_text(f"postgres:x:{uid}:{gid}::/tmp:/sbin/nologin\n")
+    settings = {
+        "RECLOOP_HOME": home,
+        "RECLOOP_ROOT": ROOT,
+        "RECLOOP_DATA_FOLDER": data,
+        "RECLOOP_UID": uid,
+        "RECLOOP_GID": gid,
+        "RECLOOP_DOCKER_GID": SOCKET.stat().st_gid if SOCKET.exists() else gid,
+        "RECLOOP_IMAGES": images,
+        "RECLOOP_TAG": tag,
+    }
+    file = home / "compose.env"
+    file.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+    return file
+
+
+def kept(folder: Path) -> dict[str, str]:
+    """The tokens of an earlier call, and new ones where there is none."""
+    return {
+        name: (folder / name).read_text() if (folder / name).exists() else secrets.token_urlsafe(32) for name in TOKENS
+    }
+
+
+def texts(tokens: Mapping[str, str]) -> dict[str, str]:
+    """Content of each secret's file. Tokens are safe in URLs, in INI files and in shells."""
+    airflow, mlflow = tokens["airflow-database-password"], tokens["mlflow-database-password"]
+    secret = tokens["objects-secret-key"]
+    identity = {
+        "name": "mlflow",
+        "credentials": [{"accessKey": "mlflow", "secretKey": secret}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    auth = {
+        "default_permission": "READ",
+        "database_uri": f"postgresql://mlflow:{mlflow}@postgres/mlflow_users",
+        "admin_username": USER,
+        "admin_password": tokens["mlflow-password"],
+    }
+    return {
+        **tokens,
+        "airflow-fernet-key": urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+        "airflow-passwords": json.dumps({USER: secrets.token_urlsafe(12)}),
+        "airflow-database-url": f"postgresql+psycopg2://airflow:{airflow}@postgres/airflow",
+        "mlflow-database-url": f"postgresql://mlflow:{mlflow}@postgres/mlflow",
+        "mlflow-auth": "[mlflow]\n" + "".join(f"{name} = {value}\n" for name, value in auth.items()),
+        "redis-config": f"requirepass {tokens['redis-password']}\n",
+        "redis-url": f"redis://:{tokens['redis-password']}@redis:6379/0",
+        "objects-config": json.dumps({"identities": [identity]}),
+        "objects-credentials": f"[default]\naws_access_key_id = mlflow\naws_secret_access_key = {secret}\n",
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,259 @@
+"""infra/kubernetes as kustomize renders it: strictly what Kubernetes knows, and nothing that could harm a node."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.cluster_double import VERSION
+from tests.paths import ROOT
+
+FOLDERS = ("base", "training", "training-pytorchjob")
+CUSTOM = {"PyTorchJob"}  # not in Kubernetes' own schemas: its pods are checked, its head is not
+OURS = re.compile(r"registry\.example/recloop/(airflow|mlflow|step|step-cuda):\d+\.\d+\.\d+")
+PINNED = re.compile(r"[^@]+:[^@:]+@sha256:[0-9a-f]{64}")
+
+
+def _rendered(folder: str, root: Path = ROOT / "infra" / "kubernetes") -> list[dict[str, Any]]:
+    program = Path(sys.executable).parent / "kubectl"
+    command = [program, "kustomize", root / folder]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, "kustomize warns"
+    return list(yaml.safe_load_all(done.stdout))
+
+
+@pytest.fixture(scope="module")
+def documents() -> dict[str, list[dict[str, Any]]]:
+    return {folder: _rendered(folder) for folder in FOLDERS}
+
+
+@pytest.fixture(scope="module")
+def everything(documents: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [document for found in documents.values() for document in found]
+
+
+def _templates(value: Any) -> Iterator[dict[str, Any]]:
+    """Every pod template in a document, however deep."""
+    if isinstance(value, dict):
+        if isinstance(value.get("spec"), dict) and "containers" in value["spec"]:
+            yield value
+        for inner in value.values():
+            yield from _templates(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _templates(inner)
+
+
+@pytest.fixture(scope="module")
+def pods(everything: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    found = [template for document in everything for template in _templates(document)]
+    assert len(found) == 11  # redis, mlflow, six of Airflow, the Indexed Job's, two of the PyTorchJob's
+    return found
+
+
+def test_every_document_is_strictly_valid(everything: list[dict[str, Any]]) -> None:
+    for document in everything:
+        if document["kind"] not in CUSTOM:
+            kubernetes_validate.validate(document, VERSION, strict=True)
+        for template in _templates(document):
+            pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "any"}, "template": template}
+            kubernetes_validate.validate(pod, VERSION, strict=True)
+
+
+def test_the_check_sees_a_field_that_is_none(everything: list[dict[str, Any]]) -> None:
+    broken = json.loads(json.dumps(next(d for d in everything if d["kind"] == "Deployment")))
+    broken["spec"]["template"]["spec"]["containers"][0]["resource"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, VERSION, strict=True)
+
+
+def test_pods_keep_to_the_restricted_standard(pods: list[dict[str, Any]]) -> None:
+    for pod in pods:
+        spec = pod["spec"]
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert isinstance(spec["securityContext"]["runAsUser"], int)
+        assert spec["securityContext"]["runAsUser"] > 0
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert spec["automountServiceAccountToken"] is False
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+        kinds = {next(key for key in volume if key != "name") for volume in spec["volumes"]}
+        assert kinds <= {"emptyDir", "secret", "configMap", "persistentVolumeClaim", "projected"}
+        for container in [*spec["containers"], *spec.get("initContainers", [])]:
+            security = container["securityContext"]
+            assert security["capabilities"] == {"drop": ["ALL"]}
+            assert security["readOnlyRootFilesystem"] is True
+            assert security["allowPrivilegeEscalation"] is False
+            assert security["privileged"] is False
+
+
+def test_pods_say_what_they_may_use_and_where(pods: list[dict[str, Any]]) -> None:
+    for pod in pods:
+        for container in pod["spec"]["containers"]:
+            limits = container["resources"]["limits"]
+            assert {"cpu", "memory", "ephemeral-storage"} <= limits.keys()
+            assert limits["memory"] == container["resources"]["requests"]["memory"]
+            gpu = "nvidia.com/gpu" in limits
+            assert pod["spec"]["nodeSelector"] == {"recloop/pool": "gpu" if gpu else "cpu"}
+            assert gpu == any(t["key"] == "nvidia.com/gpu" for t in pod["spec"].get("tolerations", []))
+
+
+def test_images_are_releases(pods: list[dict[str, Any]]) -> None:
+    for pod in pods:
+        for container in pod["spec"]["containers"]:
+            assert OURS.fullmatch(container["image"]) or PINNED.fullmatch(container["image"]), container["image"]
+
+
+def test_secrets_are_referred_to_and_never_held(everything: list[dict[str, Any]], pods: list[dict[str, Any]]) -> None:
+    assert not [d for d in everything if d["kind"] == "Secret"]
+    for pod in pods:
+        for variable in (v for c in pod["spec"]["containers"] for v in c.get("env", []) if "value" in v):
+            if re.search(r"PASSWORD|SECRET|KEY|TOKEN|CONN|BROKER|CREDENTIALS", variable["name"]):
+                assert "/run/secrets/" in variable["value"] or variable["name"].endswith("PASSWORDS_FILE")
+
+
+def test_namespaces_enforce_the_standard_and_start_from_nothing(documents: dict[str, list[dict[str, Any]]]) -> None:
+    base = documents["base"]
+    spaces = {d["metadata"]["name"]: d["metadata"]["labels"] for d in base if d["kind"] == "Namespace"}
+    assert set(spaces) == {"recloop", "recloop-steps"}
+    for name, labels in spaces.items():
+        assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+        mine = [d for d in base if d["metadata"].get("namespace") == name]
+        deny = next(d for d in mine if d["kind"] == "NetworkPolicy" and d["metadata"]["name"] == "default-deny")
+        assert deny["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+        assert {"ResourceQuota", "LimitRange"} <= {d["kind"] for d in mine}
+
+
+def test_a_step_reaches_mlflow_and_names_only(documents: dict[str, list[dict[str, Any]]]) -> None:
+    policies = [
+        d for d in documents["base"] if d["kind"] == "NetworkPolicy" and d["metadata"]["namespace"] == "recloop-steps"
+    ]
+    ports = {
+        (policy["metadata"]["name"], port["port"])
+        for policy in policies
+        for rule in policy["spec"].get("egress", [])
+        for port in rule.get("ports", [])
+    }
+    assert ports == {("names", 53), ("steps-to-mlflow", 5000)}
+    for policy in policies:
+        for rule in policy["spec"].get("egress", []):
+            assert rule.get("to"), f"{policy['metadata']['name']}: a way out to everywhere"
+
+
+def test_what_is_named_exists(documents: dict[str, list[dict[str, Any]]], everything: list[dict[str, Any]]) -> None:
+    claims = {d["metadata"]["name"] for d in everything if d["kind"] == "PersistentVolumeClaim"}
+    accounts = {d["metadata"]["name"] for d in everything if d["kind"] == "ServiceAccount"}
+    maps = {d["metadata"]["name"] for d in everything if d["kind"] == "ConfigMap"} | {"kube-root-ca.crt"}
+    step = yaml.safe_load((ROOT / "infra" / "kubernetes" / "base" / "step-pod.yaml").read_text())
+    text = json.dumps([everything, step])
+    assert set(re.findall(r'"claimName": "([^"]+)"', text)) == claims
+    assert set(re.findall(r'"serviceAccountName": "([^"]+)"', text)) == accounts
+    assert set(re.findall(r'"configMap": {"[^}]*?"name": "([^"]+)"', text)) <= maps
+    for document in everything:
+        if document["kind"] == "Service" and "selector" in document["spec"]:
+            [labels] = [
+                t["metadata"]["labels"]
+                for found in documents.values()
+                if document in found
+                for other in found
+                for t in _templates(other)
+                if document["spec"]["selector"].items() <= t["metadata"]["labels"].items()
+            ]
+            assert labels["app.kubernetes.io/part-of"] == "recloop"
+
+
+def test_only_the_worker_may_start_pods_and_only_among_the_steps(documents: dict[str, list[dict[str, Any]]]) -> None:
+    assert not [d for d in documents["base"] if d["kind"].startswith("ClusterRole")]
+    [binding] = [d for d in documents["base"] if d["kind"] == "RoleBinding"]
+    assert binding["metadata"]["namespace"] == "recloop-steps"
+    assert [subject["name"] for subject in binding["subjects"]] == ["airflow-worker"]
+    [role] = [d for d in documents["base"] if d["kind"] == "Role"]
+    assert {resource for rule in role["rules"] for resource in rule["resources"]} == {"pods", "pods/log", "events"}
+
+
+def test_all_of_airflow_shares_its_settings(documents: dict[str, list[dict[str, Any]]]) -> None:
+    parts = [d for d in documents["base"] if d["metadata"].get("labels", {}).get("recloop/role") == "airflow"]
+    assert len(parts) == 6
+    for part in parts:
+        template = part["spec"]["template"]
+        assert template["metadata"]["labels"]["recloop/role"] == "airflow", "network policies select by it"
+        [container] = template["spec"]["containers"]
+        settings = {variable["name"]: variable.get("value") for variable in container["env"]}
+        assert settings["AIRFLOW__CORE__EXECUTOR"] == "CeleryExecutor"
+        assert "airflow-database-url" in settings["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_CMD"]
+
+
+def test_step_pods_are_of_the_same_release_as_airflow(documents: dict[str, list[dict[str, Any]]]) -> None:
+    [worker] = [d for d in documents["base"] if d["metadata"]["name"] == "airflow-worker" and d["kind"] == "Deployment"]
+    [container] = worker["spec"]["template"]["spec"]["containers"]
+    settings = {variable["name"]: variable.get("value") for variable in container["env"]}
+    assert container["image"] == f"{settings['RECLOOP_IMAGES']}/airflow:{settings['RECLOOP_TAG']}"
+
+
+def test_a_training_is_one_torchrun_over_its_machines(documents: dict[str, list[dict[str, Any]]]) -> None:
+    service, job = sorted(documents["training"], key=lambda d: d["kind"] != "Service")
+    spec = job["spec"]
+    assert spec["completionMode"] == "Indexed"
+    [container] = spec["template"]["spec"]["containers"]
+    arguments = container["args"]
+    assert f"--nnodes={spec['completions']}" in arguments
+    assert spec["parallelism"] == spec["completions"], "machines that wait for each other start together"
+    assert "--node-rank=$(JOB_COMPLETION_INDEX)" in arguments
+    name = service["metadata"]["name"]
+    assert f"--master-addr={job['metadata']['name']}-0.{name}" in arguments
+    assert spec["template"]["spec"]["subdomain"] == name
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["publishNotReadyAddresses"] is True
+    [pytorch] = documents["training-pytorchjob"]
+    replicas = pytorch["spec"]["pytorchReplicaSpecs"]
+    assert sum(role["replicas"] for role in replicas.values()) == spec["completions"]
+    command = arguments[arguments.index("--module") :]
+    for role in replicas.values():
+        [other] = role["template"]["spec"]["containers"]
+        assert other["args"][other["args"].index("--module") :] == command
+        assert other["resources"] == container["resources"]
+
+
+PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
+
+
+def test_the_pages_overlay_builds_and_says_where_things_are(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "infra" / "kubernetes", tmp_path / "kubernetes")
+    [overlay] = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "kubernetes" / "mine").mkdir()
+    (tmp_path / "kubernetes" / "mine" / "kustomization.yaml").write_text(overlay)
+    documents = _rendered("mine", tmp_path / "kubernetes")
+    for document in documents:
+        kubernetes_validate.validate(document, VERSION, strict=True)
+    text = json.dumps(documents)
+    assert "example" not in text, "all that is somebody's own is named by the page's overlay"
+    [worker] = [d for d in documents if d["metadata"]["name"] == "airflow-worker" and d["kind"] == "Deployment"]
+    [container] = worker["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "registry.mine/recloop/airflow:0.1.0"
+    assert len(container["env"]) > 15, "the overlay adds settings and takes none"
+
+
+def test_the_page_makes_every_secret_with_every_file_that_is_read(everything: list[dict[str, Any]]) -> None:
+    made = {
+        name: set(files.split()) for name, files in re.findall(r"create secret generic (\S+) \$\(files ([^)]+)\)", PAGE)
+    }
+    read: dict[str, set[str]] = {}
+    for document in everything:
+        for template in _templates(document):
+            for volume in template["spec"]["volumes"]:
+                if "secret" in volume:
+                    used = re.findall(r"/run/secrets/recloop/([a-z0-9-]+)", json.dumps(template))
+                    read.setdefault(volume["secret"]["secretName"], set()).update(used)
+    assert made == read
+    client = set(
+        re.findall(r'"secretKeyRef": {"key": "(\w+)", "name": "recloop-mlflow-client"}', json.dumps(everything))
+    )
+    assert client == set(re.findall(r"--from-(?:literal|file)=(\w+)=", PAGE)) == {"username", "password"}

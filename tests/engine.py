@@ -1,0 +1,50 @@
+"""A container engine of the tests' own, with the step image of this checkout; gone when they are done."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.paths import ROOT
+
+TAG = "test"
+CA = Path("/etc/ssl/certs/ca-certificates.crt")
+SCRIPT = ROOT / "infra" / "engine.sh"
+DOCKER = "/usr/bin/docker"
+
+
+@contextmanager
+def started_engine() -> Iterator[str]:
+    """Yields the address of a fresh engine that has our base image. Where none can be: fails in CI, skips elsewhere."""
+    folder = Path(tempfile.mkdtemp(prefix="recloop-engine-"))
+    before = {name: os.environ.get(name) for name in ("DOCKER_HOST", "DOCKER")}
+    try:
+        address = _engine("start", folder)
+        os.environ.update(DOCKER_HOST=address, DOCKER=DOCKER)
+        _engine("base", folder)
+        yield address
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+        subprocess.run([SCRIPT, "stop", folder], check=True)
+
+
+def _engine(command: str, folder: Path) -> str:
+    done = subprocess.run([SCRIPT, command, folder], capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = f"no container engine: {done.stderr.strip()}"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    return done.stdout.strip()
+
+
+def docker(*arguments: str, check: bool = True, **options: object) -> str:
+    """Runs the Docker command; returns what it said."""
+    done = subprocess.run([DOCKER, *arguments], capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
+    assert done.returncode == 0 or not check, done.stderr
+    return str(done.stdout + ("" if check else done.stderr))

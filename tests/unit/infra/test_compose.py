@@ -1,0 +1,188 @@
+"""infra/compose.yaml as the real compose reads it, and the secrets that it is given. Nothing is started here."""
+
+import json
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from infra.platform import TOKENS, prepare
+from tests.paths import ROOT
+
+COMPOSE = ROOT / "infra" / "compose.yaml"
+OURS = {"airflow", "mlflow", "step"}
+ONE_SHOT = {"airflow-init", "objects-init"}
+PUBLISHED = {"airflow-api": 8080, "mlflow": 5000}
+
+
+def _compose(*arguments: str, settings: Path, file: Path = COMPOSE) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).parent / "docker-compose"
+    command = [program, "--env-file", settings, "-f", file, "--project-directory", COMPOSE.parent, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("platform")
+
+
+@pytest.fixture(scope="module")
+def settings(home: Path) -> Path:
+    return prepare(home, home / "data", "recloop", "0.1.0")
+
+
+@pytest.fixture(scope="module")
+def rendered(settings: Path) -> str:
+    done = _compose("config", "--format", "json", settings=settings)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def services(rendered: str) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = json.loads(rendered)["services"]
+    return found
+
+
+def test_compose_rejects_a_field_that_it_does_not_know(settings: Path, tmp_path: Path) -> None:
+    document = yaml.safe_load(COMPOSE.read_text())
+    document["services"]["redis"]["privilegd"] = False
+    broken = tmp_path / "compose.yaml"
+    broken.write_text(yaml.safe_dump(document))
+    assert _compose("config", "-q", settings=settings).returncode == 0
+    refused = _compose("config", "-q", settings=settings, file=broken)
+    assert refused.returncode != 0
+    assert "privilegd" in refused.stderr
+
+
+def test_every_part_of_the_platform_is_there(services: dict[str, Any]) -> None:
+    airflow = {f"airflow-{part}" for part in ("init", "api", "scheduler", "dag-processor", "triggerer", "worker")}
+    assert set(services) == airflow | {"postgres", "redis", "objects", "objects-init", "mlflow"}
+
+
+def test_only_the_uis_are_published_and_only_on_the_loopback(services: dict[str, Any]) -> None:
+    published = {name: service["ports"] for name, service in services.items() if service.get("ports")}
+    assert {name: [port["target"] for port in ports] for name, ports in published.items()} == {
+        name: [port] for name, port in PUBLISHED.items()
+    }
+    assert {port["host_ip"] for ports in published.values() for port in ports} == {"127.0.0.1"}
+    assert not any(service.get("network_mode") for service in services.values())
+
+
+def test_networks_have_no_way_out(rendered: str, services: dict[str, Any]) -> None:
+    networks = json.loads(rendered)["networks"]
+    open_ones = {name for name, network in networks.items() if not network.get("internal")}
+    assert open_ones == {"loopback"}
+    assert networks["loopback"]["driver_opts"] == {"com.docker.network.bridge.enable_ip_masquerade": "false"}
+    assert {name for name, service in services.items() if "loopback" in service["networks"]} == set(PUBLISHED)
+    meets = {
+        network: {name for name, service in services.items() if network in service["networks"]} for network in networks
+    }
+    assert meets["objects"] == {"objects", "objects-init", "mlflow"}
+    assert "mlflow" not in meets["broker"]
+
+
+def test_no_secret_is_rendered(home: Path, rendered: str, services: dict[str, Any]) -> None:
+    held = {name: (home / "secrets" / name).read_text() for name in TOKENS}
+    assert not [name for name, value in held.items() if value in rendered]
+    passwords = json.loads((home / "secrets" / "airflow-passwords").read_text())
+    assert not [user for user, password in passwords.items() if password in rendered]
+    for name, service in services.items():
+        for variable, value in (service.get("environment") or {}).items():
+            if re.search(r"PASSWORD|SECRET|KEY|TOKEN|CONN|BROKER|CREDENTIALS", variable):
+                assert "/run/secrets/" in value or variable.endswith("PASSWORDS_FILE"), f"{name}: {variable}"
+
+
+def test_secrets_are_the_owners_alone_and_are_kept(home: Path) -> None:
+    files = sorted((home / "secrets").iterdir())
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+    assert stat.S_IMODE((home / "secrets").stat().st_mode) == 0o700
+    before = {file: file.read_text() for file in files}
+    assert len(set(before.values())) == len(before)
+    prepare(home, home / "data", "recloop", "0.1.0")
+    assert {file: file.read_text() for file in files} == before
+
+
+def test_secrets_live_where_git_does_not_look() -> None:
+    from infra.platform import HOME
+
+    done = subprocess.run(["git", "check-ignore", "-q", HOME / "secrets" / "redis-url"], cwd=ROOT, check=False)
+    assert done.returncode == 0
+
+
+def test_containers_are_hardened(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        user = service["user"].split(":")[0]
+        assert user.isdigit(), name
+        assert int(user) > 0, name
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert not service.get("cap_add"), name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert not service.get("privileged"), name
+        assert service["mem_limit"], name
+        assert service["pids_limit"], name
+
+
+def test_only_the_worker_holds_the_engines_socket(services: dict[str, Any]) -> None:
+    def sources(service: dict[str, Any]) -> set[str]:
+        return {volume["source"] for volume in service.get("volumes", [])}
+
+    assert {name for name, service in services.items() if any("docker.sock" in s for s in sources(service))} == {
+        "airflow-worker"
+    }
+
+
+def test_what_a_step_is_given_has_one_path(home: Path, services: dict[str, Any]) -> None:
+    """The worker names folders to the engine, which looks for them on the host."""
+    volumes = {volume["source"]: volume for volume in services["airflow-worker"]["volumes"]}
+    for folder in (home / "store", home / "data", ROOT / "scenarios"):
+        assert volumes[str(folder)]["target"] == str(folder)
+    assert not volumes[str(home / "store")].get("read_only")
+    assert volumes[str(home / "data")]["read_only"]
+    assert volumes[str(ROOT / "scenarios")]["read_only"]
+    assert services["airflow-worker"]["environment"]["AIRFLOW__CORE__DAGS_FOLDER"] == str(ROOT / "dags")
+
+
+def test_no_container_sees_all_secrets(home: Path, services: dict[str, Any]) -> None:
+    for service in services.values():
+        for volume in service.get("volumes", []):
+            assert not (home / "secrets").is_relative_to(volume["source"])
+
+
+def test_images_are_pinned(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        image = service["image"]
+        assert ":latest" not in image, name
+        assert re.fullmatch(r"[^@]+:[^@:]+@sha256:[0-9a-f]{64}", image) or image in {f"recloop/{i}:0.1.0" for i in OURS}
+
+
+def test_start_is_ordered_by_health(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        if name not in ONE_SHOT:
+            assert service["healthcheck"]["test"], name
+        for before, how in (service.get("depends_on") or {}).items():
+            wanted = "service_completed_successfully" if before in ONE_SHOT else "service_healthy"
+            assert how["condition"] == wanted, f"{name} after {before}"
+    worker = set(services["airflow-worker"]["depends_on"])
+    assert worker >= {"airflow-init", "airflow-api", "mlflow", "redis", "postgres"}
+
+
+def test_mlflow_asks_for_a_password(services: dict[str, Any], home: Path) -> None:
+    assert "--app-name basic-auth" in services["mlflow"]["command"][0]
+    auth = (home / "secrets" / "mlflow-auth").read_text()
+    assert f"admin_password = {(home / 'secrets' / 'mlflow-password').read_text()}" in auth
+
+
+def test_what_a_container_reads_as_a_secret_is_given_to_it(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        given = {secret["source"] for secret in service.get("secrets", [])}
+        used = set(re.findall(r"/run/secrets/([a-z0-9-]+)", json.dumps(service)))
+        mounted = {secret["target"].rsplit("/", 1)[-1] for secret in service.get("secrets", [])}
+        assert used - given - mounted == set(), name
