@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--embedding-learning-rate", type=float, default=0.1)
     parser.add_argument("--embedding-epsilon", type=float, default=5e-4)
     parser.add_argument("--warmup-steps", type=int, default=50)
-    parser.add_argument("--micro-batch", type=int, default=2048)
+    parser.add_argument("--micro-batch", type=int, default=2731)
     parser.add_argument("--clip-norm", type=float, default=0.05)
     args = parser.parse_args()
     model = Model(architecture=args.architecture, embedding_dim=DIM, bottom=HIDDEN, tower=())
