@@ -31,8 +31,12 @@ compose-up: environment ## the whole platform in containers of this host; needs 
 compose-down: ## end the platform; its folders under .recloop/platform stay
 	@if [ -f .recloop/platform/compose.env ]; then $(COMPOSE) down --remove-orphans; else echo "nothing was running"; fi
 
-test: environment lint ## lint, then all tests
-	@$(PYTHON_IN) -m pytest -n $(JOBS) --dist loadfile
+test: environment lint ## lint, then all tests but those of containers
+	@$(PYTHON_IN) -m pytest -n $(JOBS) --dist loadfile -m "not container"
+
+test-containers: environment ## tests that start a container engine of their own (Debian, as root)
+	@infra/engine.sh install "$$(mktemp -d)"
+	@CI=1 $(PYTHON_IN) -m pytest -m container
 
 test-fast: environment ## tests under ten seconds each
 	@$(PYTHON_IN) -m pytest -n $(JOBS) --dist loadfile -m "not slow and not airflow and not gpu and not container"
