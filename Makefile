@@ -7,7 +7,7 @@ ROLES ?= step airflow mlflow notebook
 PYTHON_IN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo down compose-up compose-down images test test-fast lint format screenshots dvc benchmark-peers
+.PHONY: help environment demo down compose-up compose-down images test test-containers test-fast lint format screenshots dvc benchmark-peers
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
