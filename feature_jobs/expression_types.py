@@ -85,7 +85,10 @@ class _Types:
 
     def _same(self, left: ast.expr, right: ast.expr) -> str:
         """Common type of two sides that are compared or chosen between."""
-        kinds = [self.of(left), self.of(right)]
+        return self._common(self.of(left), left, right)
+
+    def _common(self, kind: str, left: ast.expr, right: ast.expr) -> str:
+        kinds = [kind, self.of(right)]
         if "null" in kinds:
             return kinds[0] if kinds[1] == "null" else kinds[1]
         if any(kind.startswith("list") for kind in kinds):
@@ -115,7 +118,7 @@ class _Types:
         elif name == "coalesce":
             kind = self.of(arguments[0])
             for argument in arguments[1:]:
-                kind = self._same(arguments[0], argument) if kind != "null" else self.of(argument)
+                kind = self._common(kind, arguments[0], argument)
         else:
             kinds = [self._number(argument, name) for argument in arguments]
             if name not in _RESULT:

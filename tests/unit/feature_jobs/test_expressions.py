@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import duckdb
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from feature_jobs.errors import BadInputError
@@ -146,6 +146,10 @@ rows = st.fixed_dictionaries(
 
 @settings(max_examples=300, deadline=None)
 @given(conditions | numbers, rows)
+@example(
+    ("coalesce(a, x, a)", lambda row: row["a"] if row["a"] is not None else row["x"]),
+    {"a": None, "x": 0.0, "s": None, "f": None, "user.tags": None},
+)
 def test_sql_answers_as_python_does(term: Term, row: dict[str, Any]) -> None:
     text, model = term
     expected, found = model(row), run(text, row)
