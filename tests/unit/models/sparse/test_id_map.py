@@ -57,7 +57,7 @@ def test_loaded_from_its_items_it_is_the_same_map(batches, divisor):
     again = IdMap(num_defaults=2, capacity=4)
     again.load(keys_R, rows_R)
     assert [a.tolist() for a in again.items()] == [keys_R.tolist(), rows_R.tolist()]
-    rows, _ = add(again, [10_000, 10_001, 10_002])
+    rows, _ = add(again, [key for key in range(9, 200) if key not in keys_R])
     assert not set(rows) & {0, 1, *rows_R.tolist()}, "new keys get rows that nobody has"
 
 
