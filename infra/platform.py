@@ -31,6 +31,7 @@ TOKENS = (
     "mlflow-database-password",
     "redis-password",
     "mlflow-password",
+    "mlflow-recloop-password",
     "airflow-api-key",
     "airflow-jwt-key",
     "mlflow-session-key",

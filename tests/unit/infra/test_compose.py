@@ -16,7 +16,7 @@ from tests.paths import ROOT
 
 COMPOSE = ROOT / "infra" / "compose.yaml"
 OURS = {"airflow", "mlflow", "step"}
-ONE_SHOT = {"airflow-init", "objects-init"}
+ONE_SHOT = {"airflow-init", "mlflow-init", "objects-init"}
 PUBLISHED = {"airflow-api": 8080, "mlflow": 5000}
 
 
@@ -63,7 +63,7 @@ def test_compose_rejects_a_field_that_it_does_not_know(settings: Path, tmp_path:
 
 def test_every_part_of_the_platform_is_there(services: dict[str, Any]) -> None:
     airflow = {f"airflow-{part}" for part in ("init", "api", "scheduler", "dag-processor", "triggerer", "worker")}
-    assert set(services) == airflow | {"postgres", "redis", "objects", "objects-init", "mlflow"}
+    assert set(services) == airflow | {"postgres", "redis", "objects", "mlflow"} | ONE_SHOT
 
 
 def test_only_the_uis_are_published_and_only_on_the_loopback(services: dict[str, Any]) -> None:
@@ -171,13 +171,22 @@ def test_start_is_ordered_by_health(services: dict[str, Any]) -> None:
             wanted = "service_completed_successfully" if before in ONE_SHOT else "service_healthy"
             assert how["condition"] == wanted, f"{name} after {before}"
     worker = set(services["airflow-worker"]["depends_on"])
-    assert worker >= {"airflow-init", "airflow-api", "mlflow", "redis", "postgres"}
+    assert worker >= {"airflow-init", "airflow-api", "mlflow-init", "mlflow", "redis", "postgres"}
 
 
 def test_mlflow_asks_for_a_password(services: dict[str, Any], home: Path) -> None:
     assert "--app-name basic-auth" in services["mlflow"]["command"][0]
     auth = (home / "secrets" / "mlflow-auth").read_text()
     assert f"admin_password = {(home / 'secrets' / 'mlflow-password').read_text()}" in auth
+
+
+def test_steps_do_not_log_in_to_mlflow_as_its_admin(services: dict[str, Any], rendered: str) -> None:
+    [command] = services["airflow-worker"]["command"]
+    assert "MLFLOW_TRACKING_USERNAME=recloop " in command
+    assert "--name=recloop" in services["mlflow-init"]["command"]
+    assert "secrets/mlflow-password" not in rendered
+    holders = {name for name, service in services.items() if "mlflow-auth" in json.dumps(service["secrets"])}
+    assert holders == {"mlflow", "mlflow-init"}
 
 
 def test_what_a_container_reads_as_a_secret_is_given_to_it(services: dict[str, Any]) -> None:
