@@ -24,7 +24,7 @@ from tasks.containers import release
 HOME = ROOT / ".recloop" / "platform"
 FOLDERS = ("secrets", "postgres", "objects", "airflow-logs", "store")
 CONTAINER_USER = 10001
-SOCKET = Path("/var/run/docker.sock")
+SOCKET = "unix:///var/run/docker.sock"  # where DOCKER_HOST names no other
 TOKENS = (
     "postgres-password",
     "airflow-database-password",
@@ -67,6 +67,7 @@ def prepare(home: Path, data: Path, images: str, tag: str) -> Path:
         if not file.exists():
             write_private(file, text)
         os.chown(file, uid, gid)
+    socket = Path(os.environ.get("DOCKER_HOST", SOCKET).removeprefix("unix://"))
     (home / "passwd").write_text(f"postgres:x:{uid}:{gid}::/tmp:/sbin/nologin\n")
     settings = {
         "RECLOOP_HOME": home,
@@ -74,7 +75,8 @@ def prepare(home: Path, data: Path, images: str, tag: str) -> Path:
         "RECLOOP_DATA_FOLDER": data,
         "RECLOOP_UID": uid,
         "RECLOOP_GID": gid,
-        "RECLOOP_DOCKER_GID": SOCKET.stat().st_gid if SOCKET.exists() else gid,
+        "RECLOOP_ENGINE_SOCKET": socket,
+        "RECLOOP_ENGINE_GID": socket.stat().st_gid if socket.exists() else gid,
         "RECLOOP_IMAGES": images,
         "RECLOOP_TAG": tag,
     }
@@ -101,7 +103,7 @@ def texts(tokens: Mapping[str, str]) -> dict[str, str]:
     }
     auth = {
         "default_permission": "READ",
-        "database_uri": f"postgresql://mlflow:{mlflow}@postgres/mlflow_users",
+        "database_uri": f"postgresql+psycopg2://mlflow:{mlflow}@postgres/mlflow_users",
         "admin_username": USER,
         "admin_password": tokens["mlflow-password"],
     }
@@ -110,7 +112,7 @@ def texts(tokens: Mapping[str, str]) -> dict[str, str]:
         "airflow-fernet-key": urlsafe_b64encode(secrets.token_bytes(32)).decode(),
         "airflow-passwords": json.dumps({USER: secrets.token_urlsafe(12)}),
         "airflow-database-url": f"postgresql+psycopg2://airflow:{airflow}@postgres/airflow",
-        "mlflow-database-url": f"postgresql://mlflow:{mlflow}@postgres/mlflow",
+        "mlflow-database-url": f"postgresql+psycopg2://mlflow:{mlflow}@postgres/mlflow",
         "mlflow-auth": "[mlflow]\n" + "".join(f"{name} = {value}\n" for name, value in auth.items()),
         "redis-config": f"requirepass {tokens['redis-password']}\n",
         "redis-url": f"redis://:{tokens['redis-password']}@redis:6379/0",
