@@ -106,6 +106,7 @@ def texts(tokens: Mapping[str, str]) -> dict[str, str]:
         "database_uri": f"postgresql+psycopg2://mlflow:{mlflow}@postgres/mlflow_users",
         "admin_username": USER,
         "admin_password": tokens["mlflow-password"],
+        "auth_cache_ttl_seconds": 60,  # else MLflow hashes the password for each request, for 0.3 s
     }
     return {
         **tokens,

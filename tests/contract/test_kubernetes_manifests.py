@@ -56,7 +56,7 @@ def _templates(value: Any) -> Iterator[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def pods(everything: list[dict[str, Any]]) -> list[dict[str, Any]]:
     found = [template for document in everything for template in _templates(document)]
-    assert len(found) == 11  # redis, mlflow, six of Airflow, the Indexed Job's, two of the PyTorchJob's
+    assert len(found) == 12  # redis, two of MLflow, six of Airflow, the Indexed Job's, two of the PyTorchJob's
     return found
 
 
@@ -146,6 +146,13 @@ def test_a_step_reaches_mlflow_and_names_only(documents: dict[str, list[dict[str
     for policy in policies:
         for rule in policy["spec"].get("egress", []):
             assert rule.get("to"), f"{policy['metadata']['name']}: a way out to everywhere"
+
+
+def test_steps_do_not_log_in_to_mlflow_as_its_admin(documents: dict[str, list[dict[str, Any]]]) -> None:
+    [job] = [d for d in documents["base"] if d["metadata"]["name"] == "mlflow-user" and d["kind"] == "Job"]
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    [made] = [a.removeprefix("--name=") for a in container["args"] if a.startswith("--name=")]
+    assert re.findall(r"recloop-mlflow-client --from-literal=username=(\w+)", PAGE) == [made] == ["recloop"]
 
 
 def test_what_is_named_exists(documents: dict[str, list[dict[str, Any]]], everything: list[dict[str, Any]]) -> None:

@@ -29,6 +29,7 @@ from tasks.runner import run_step
 from tasks.steps import DAILY, STEPS
 from tasks.store import open_store
 from tests.engine import CA, DOCKER, TAG, docker
+from tests.mlflow_server import mlflow_server
 from tests.paths import ROOT
 from tests.small import days, write_small
 
@@ -354,51 +355,6 @@ class socket_server:  # noqa: N801 (a context manager)
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
-
-
-class mlflow_server:  # noqa: N801
-    """MLflow on loopback, which hands artifacts on itself."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> str:
-        import urllib.request
-
-        with socket_server() as port:
-            pass
-        self._folder.mkdir()
-        command = [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "server",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-            "--workers",
-            "1",
-        ]
-        command += ["--backend-store-uri", f"sqlite:///{self._folder}/mlflow.db"]
-        command += ["--artifacts-destination", str(self._folder / "artifacts")]
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        with (self._folder / "log").open("w") as log:
-            self._server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        uri = f"http://127.0.0.1:{port}"
-
-        def answers() -> bool:
-            try:
-                return bool(urllib.request.urlopen(f"{uri}/health", timeout=1).status == 200)
-            except OSError:
-                return False
-
-        _await(answers, within_s=120)
-        return uri
-
-    def __exit__(self, *_: object) -> None:
-        os.killpg(self._server.pid, signal.SIGKILL)
-        self._server.wait()
 
 
 def _in_background(action: Any, errors: list[BaseException] | None = None) -> threading.Thread:
