@@ -69,6 +69,12 @@ class Group:
         if self.size > 1:
             dist.broadcast(tensor, group=self.members, group_src=0)
 
+    def told(self, number: int) -> int:
+        """The leading process's number."""
+        message = torch.tensor([number])
+        self.broadcast(message)
+        return int(message)
+
     def by_node(self, timeout_s: float) -> tuple[Group, Group | None]:
         """The processes of this node, and, for its leading one, the nodes' leading ones.
 

@@ -71,9 +71,12 @@ class Snapshots:
 
         None where nothing was noted.
         """
-        if self.folder is None or not (numbers := self._numbers()):
+        number = max(self._numbers(), default=-1)
+        if ranker.group is not None:
+            number = ranker.group.told(number)  # another machine may not see the newest yet
+        if self.folder is None or number < 0:
             return None
-        newest = self.folder / str(max(numbers))
+        newest = self.folder / str(number)
         checkpoints.restore(ranker, newest)
         facts = checkpoints.read_facts(newest)
         try:

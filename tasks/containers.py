@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feature_jobs.errors import BadInputError, GateError, KilledError, ParentMissingError, RecloopError, RetryLaterError
+from models.machines import Machines
 from tasks.contract import Step
 from tasks.exec_step import request_of
 from tasks.launch import Call, Ran
@@ -74,6 +75,7 @@ class ContainerLauncher:
         """Raises the step's own error, KilledError with what ended it, or RetryLaterError where no engine answers."""
         import docker
 
+        _refuse_several_machines(declared)
         environment = registry_environment(declared)
         writable = writable_folders(declared, call)
         _hand_over(writable)
@@ -218,6 +220,15 @@ def writable_folders(declared: Step, call: Call) -> list[Path]:
 def identity() -> tuple[int, int]:
     """User and group of the container: ours, so that files have one owner, but never root."""
     return os.getuid() or NOBODY, os.getgid() or NOBODY
+
+
+def _refuse_several_machines(declared: Step) -> None:
+    num_machines = Machines.of_environment().size if declared.shared else 1
+    if num_machines > 1:
+        raise BadInputError(
+            f"PET_NNODES={num_machines}: in execution mode docker {declared.name} computes on one machine; set"
+            " RECLOOP_EXECUTION=process, in a container on each machine if you like"
+        )
 
 
 def registry_environment(declared: Step) -> dict[str, str]:

@@ -58,6 +58,8 @@ class Step:
     `daily` steps make up the daily DAG. `on_no` says what a gate's no means to a scheduler: `fail` stops the day,
     `skip` ends the step without alarm. `registry` steps talk to MLflow while they run, the others to nobody;
     `tracked` ones are shown there as a run after their commit. A `resumable` step notes where it is, see DayConfig.
+    A `shared` step can be computed by several machines, each of which runs its command; the leading one's output is
+    committed (models.machines).
     `source` steps read the scenario's source. `keeps` names a folder of the scenario's store that a step writes besides
     its output; only such a step looks at the store itself.
     """
@@ -76,6 +78,7 @@ class Step:
     registry: bool = False
     tracked: bool = True
     resumable: bool = False
+    shared: bool = False
     source: bool = False
     keeps: str | None = None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -15,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from feature_jobs.days import check_day, previous_day, trailing_days
-from feature_jobs.errors import BadInputError, GateError, ParentMissingError, RecloopError
+from feature_jobs.errors import BadInputError, GateError, ParentMissingError, RecloopError, RetryLaterError
 from feature_jobs.schema import Scenario
+from models.machines import Machines
 from tasks.code import code_digest
 from tasks.contract import DayConfig, Input, Metrics, Step
-from tasks.launch import Call, InProcess, Launcher
+from tasks.launch import Call, Folder, InProcess, Launcher
 from tasks.steps import STEPS, writer_of
 from tasks.store import Commit, ScenarioStore, canonical_json, files_of, sha256_of
 
@@ -28,7 +30,8 @@ GATE_NO = 3
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a step ended. `outcome`: done, already_done or gate_no; `exit_code` says the same to a scheduler."""
+    """How a step ended. `outcome`: done, already_done, helped (another machine's commit) or gate_no; `exit_code` says
+    the same to a scheduler."""
 
     step: str
     ds: str
@@ -70,8 +73,10 @@ def run_step(
     declared = STEPS[name]
     check_day(scenario, ds)
     begun = time.time()
+    config = DayConfig(scenario, ds, store, store.generation_of(ds), progress, options or {})
+    if declared.shared and not Machines.of_environment().leads:
+        return _help(declared, config, store, launcher or InProcess())
     try:
-        config = DayConfig(scenario, ds, store, store.generation_of(ds), progress, options or {})
         outcome, commit = _run(declared, config, store, launcher or InProcess())
     except RecloopError as error:
         seconds = {"total": round(time.time() - (started or begun), 3)}
@@ -93,16 +98,13 @@ def _run(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Laun
     standing = store.find(declared.name, ds)
     if standing is not None and declared.reads:
         return _already_done(standing), standing
-    inputs = resolve_inputs(declared, scenario, ds, store)
-    for commit in _flat(inputs.values()):
-        store.verify(commit)
+    inputs = _proven_inputs(declared, config, store)
     with store.scratch() as scratch, _resume_folder(declared, config, inputs, store) as resume:
         config = replace(config, resume=resume)
         output = scratch / declared.writes
         output.mkdir()
-        folders = {argument: _folder(found) for argument, found in inputs.items()}
         try:
-            ran = launcher.launch(declared, Call(config, folders, output))
+            ran = launcher.launch(declared, Call(config, _folders(inputs), output))
         except GateError as error:
             kept = store.keep_rejected(declared.name, ds, output) if any(output.iterdir()) else None
             raise GateError(f"{error}\nkept for a look: {kept}" if kept else str(error)) from None
@@ -120,7 +122,41 @@ def _run(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Laun
     return Outcome(declared.name, ds, outcome, commit.digest, str(commit.folder), metrics, seconds, gate), commit
 
 
+def _help(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Launcher) -> Outcome:
+    """A machine's part of a step that another machine leads: writes nothing, and ends well where that one commits.
+
+    So a job of which the leading machine fails at its commit has no machine that counts as done.
+    """
+    begun, ds = time.time(), config.ds
+    commit = store.find(declared.name, ds)
+    if commit is not None:
+        return _already_done(commit)
+    inputs = _proven_inputs(declared, config, store)
+    resume = store.resume_place(*_resume_key(declared, config, inputs))
+    with tempfile.TemporaryDirectory(prefix="recloop-help-") as output:
+        call = Call(replace(config, resume=resume), _folders(inputs), Path(output))
+        ran = launcher.launch(declared, call)
+    timeout_s = config.scenario.train.distributed.timeout_s
+    deadline = time.monotonic() + timeout_s
+    while (commit := store.find(declared.name, ds)) is None:
+        if time.monotonic() > deadline:
+            raise RetryLaterError(
+                f"{declared.name} of {ds}: this machine's part is done, but the leading one has committed nothing to"
+                f" {store.root} within {timeout_s} s (train.distributed.timeout_s); see its own end"
+            )
+        time.sleep(0.2)
+    seconds = {**ran.seconds, "total": round(time.time() - begun, 3)}
+    return Outcome(declared.name, ds, "helped", commit.digest, str(commit.folder), {}, seconds)
+
+
 Found = Commit | None | dict[str, Commit]
+
+
+def _proven_inputs(declared: Step, config: DayConfig, store: ScenarioStore) -> dict[str, Found]:
+    inputs = resolve_inputs(declared, config.scenario, config.ds, store)
+    for commit in _flat(inputs.values()):
+        store.verify(commit)
+    return inputs
 
 
 def resolve_inputs(declared: Step, scenario: Scenario, ds: str, store: ScenarioStore) -> dict[str, Found]:
@@ -158,8 +194,12 @@ def _resume_folder(
     """Where a resumable step notes its progress: a folder of its own for every set of inputs, config and code."""
     if not declared.resumable:
         return contextlib.nullcontext()
+    return store.resume_folder(*_resume_key(declared, config, inputs))
+
+
+def _resume_key(declared: Step, config: DayConfig, inputs: Mapping[str, Found]) -> tuple[str, str]:
     facts = _facts(declared, config.scenario, inputs, None)
-    return store.resume_folder(f"{config.ds}.{declared.name}", sha256_of(canonical_json(facts)))
+    return f"{config.ds}.{declared.name}", sha256_of(canonical_json(facts))
 
 
 def window_of(scenario: Scenario, source: Input) -> int:
@@ -190,7 +230,11 @@ def _flat(found: Any) -> list[Commit]:
     return commits
 
 
-def _folder(found: Found) -> Path | dict[str, Path] | None:
+def _folders(inputs: Mapping[str, Found]) -> dict[str, Folder]:
+    return {argument: _folder(found) for argument, found in inputs.items()}
+
+
+def _folder(found: Found) -> Folder:
     if isinstance(found, dict):
         return {day: commit.folder for day, commit in found.items()}
     return found.folder if found else None

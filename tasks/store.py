@@ -250,7 +250,8 @@ class ScenarioStore:
     def resume_folder(self, name: str, key: str) -> Iterator[Path | None]:
         """A folder that a killed run leaves to the next one of equal `key`; a run that ends removes it, and so does one
         of another key. None where another process is at it: what it does is not shared."""
-        top = self.root / ".resume" / name
+        place = self.resume_place(name, key)
+        top = place.parent
         top.mkdir(parents=True, exist_ok=True)
         with (top.parent / f"{name}.lock").open("w") as lock:
             try:
@@ -261,8 +262,12 @@ class ScenarioStore:
             for other in top.iterdir():
                 if other.name != key:
                     shutil.rmtree(other, ignore_errors=True)
-            yield top / key
+            yield place
             shutil.rmtree(top, ignore_errors=True)
+
+    def resume_place(self, name: str, key: str) -> Path:
+        """Where that folder is, or would be."""
+        return self.root / ".resume" / name / key
 
     def keep_rejected(self, step: str, ds: str, folder: Path) -> Path:
         """Keeps what a refused step wrote (a validation's docs), outside the committed history."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from feature_jobs.errors import BadInputError
 from tasks.contract import DayConfig, Input, Metrics, Resources, step
 
 
@@ -17,6 +18,7 @@ from tasks.contract import DayConfig, Input, Metrics, Resources, step
     config=("model", "features", "labels", "train"),
     resources=Resources(cpus=2, memory_gib=8),
     resumable=True,
+    shared=True,
 )
 def train(config: DayConfig, *, samples: Path, validation: Path, parent: Path | None, checkpoint: Path) -> Metrics:
     """Scores the day with its parent, learns it in one pass, and writes the next checkpoint of the chain.
@@ -25,8 +27,15 @@ def train(config: DayConfig, *, samples: Path, validation: Path, parent: Path | 
     for its verdict alone: without it there is no day to train on.
     """
     from models.distributed_training import train_day_on_ranks
+    from models.machines import Machines
     from models.training import train_day
 
     scenario, ds = config.scenario, config.ds
     train_with = train_day_on_ranks if scenario.train.backend == "torchrec" else train_day
+    num_machines = Machines.of_environment().size
+    if num_machines > 1 and train_with is train_day:
+        raise BadInputError(
+            f"train.backend: {scenario.train.backend}: trains on one machine, so that PET_NNODES={num_machines} would"
+            " compute the same day as often; set train.backend: torchrec, or start one"
+        )
     return train_with(scenario, ds, samples, parent, checkpoint, resume=config.resume, progress=config.progress)

@@ -1,0 +1,138 @@
+"""`train` as one machine of several: processes of this machine that are told so."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from feature_jobs.errors import BadInputError, RetryLaterError
+from tasks.containers import ContainerLauncher, Settings
+from tasks.contract import DayConfig
+from tasks.launch import Call, Ran
+from tasks.runner import run_step
+from tasks.steps import STEPS
+from tasks.store import ScenarioStore, open_store
+from tests.paths import ROOT
+from tests.unit.tasks import little
+
+DAY = little.DAYS[0]
+TORCHREC = {"train.backend": "torchrec", "train.distributed.ranks": 2, "train.distributed.default_capacity": 300}
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Makes this process one of two machines."""
+
+    def make(rank):
+        for name, value in variables(rank, 29500).items():
+            monkeypatch.setenv(name, value)
+
+    return make
+
+
+def variables(rank, port):
+    return {
+        "PET_NNODES": "2",
+        "PET_NODE_RANK": str(rank),
+        "PET_MASTER_ADDR": "127.0.0.1",
+        "PET_MASTER_PORT": str(port),
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+
+
+def ready(folder: Path) -> ScenarioStore:
+    """A store in which the day is ready to be trained."""
+    store = open_store(folder / "store", "little")
+    little.write_samples(folder / "samples", DAY, 200)
+    little.write_validation(folder / "validation")
+    little.commit(store, "join", DAY, folder / "samples")
+    little.commit(store, "validate", DAY, folder / "validation")
+    return store
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_backend_of_one_machine_is_refused_on_two(tmp_path, machine, rank):
+    machine(rank)
+    store = ready(tmp_path)
+    with pytest.raises(BadInputError, match=r"train\.backend: native: .*PET_NNODES=2 .*set train\.backend: torchrec"):
+        run_step("train", little.little_scenario(tmp_path), DAY, store, track=False)
+    assert store.find("train", DAY) is None
+
+
+def test_ranks_that_machines_cannot_share_are_refused(tmp_path, machine):
+    machine(1)
+    scenario = little.little_scenario(tmp_path, **{**TORCHREC, "train.distributed.ranks": 3})
+    with pytest.raises(BadInputError, match=r"train\.distributed\.ranks: 3 .*PET_NNODES=2"):
+        run_step("train", scenario, DAY, ready(tmp_path), track=False)
+
+
+def test_mode_docker_is_refused_by_name(tmp_path, machine):
+    machine(0)
+    call = Call(DayConfig(little.little_scenario(tmp_path, **TORCHREC), DAY), {}, tmp_path)
+    with pytest.raises(BadInputError, match="PET_NNODES=2: in execution mode docker train computes on one machine"):
+        ContainerLauncher(Settings("recloop", "none")).launch(STEPS["train"], call)
+
+
+class Computed:
+    """A launcher: this machine's part is done at once, and then whatever is to happen meanwhile."""
+
+    def __init__(self, meanwhile=lambda: None):
+        self.meanwhile = meanwhile
+
+    def launch(self, declared, call):
+        assert not any(call.output.iterdir())
+        self.meanwhile()
+        return Ran({}, {}, {"compute": 0.0})
+
+
+def test_a_helping_machine_is_done_when_the_leading_one_has_committed(tmp_path, machine):
+    machine(1)
+    store = ready(tmp_path)
+    files = {path.relative_to(store.root) for path in store.root.rglob("*")}
+    scenario = little.little_scenario(tmp_path, **TORCHREC, **{"train.distributed.timeout_s": 1})
+    with pytest.raises(RetryLaterError, match=r"leading one has committed nothing .* within 1 s"):
+        run_step("train", scenario, DAY, store, track=False, launcher=Computed())
+    assert {path.relative_to(store.root) for path in store.root.rglob("*")} == files, "it writes nothing"
+    leads = Computed(lambda: little.commit(store, "train", DAY, tmp_path / "samples"))
+    outcome = run_step("train", scenario, DAY, store, track=False, launcher=leads)
+    assert (outcome.outcome, outcome.exit_code) == ("helped", 0)
+    assert run_step("train", scenario, DAY, store, track=False).outcome == "already_done"
+
+
+@pytest.mark.slow
+def test_two_machines_commit_what_one_does(tmp_path):
+    pytest.importorskip("torchrec", reason="pip install 'recloop[distributed]'")
+    scenario, store = little.little_scenario(tmp_path, **TORCHREC), ready(tmp_path)
+    shutil.copytree(store.root, tmp_path / "one" / "little")
+    one = run_step("train", scenario, DAY, open_store(tmp_path / "one", "little"), track=False)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    leading, helping = (json.loads(said) for said in machines(tmp_path, port))
+    assert (leading["outcome"], helping["outcome"]) == ("done", "helped")
+    assert leading["digest"] == helping["digest"] == one.digest
+    journal = [json.loads(line)["step"] for line in (store.root / "journal.jsonl").read_text().splitlines()]
+    assert journal == ["train"]
+
+
+def machines(folder, port):
+    """Both, started as a person would; the leading one comes late."""
+    command = [sys.executable, "-P", "-m", "tasks", "train", "-s", folder / "little.yaml", "--ds", DAY, "--no-track"]
+    command += ["--store", folder / "store", *(f"--set={name}={value}" for name, value in TORCHREC.items())]
+    running = []
+    for rank in (1, 0):
+        environment = {**os.environ, **variables(rank, port)}
+        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT))
+        time.sleep(1)
+    try:
+        return [process.communicate(timeout=120)[0] for process in reversed(running)]
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
