@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Writes ROLE.lock beside each ROLE.in: exact versions, those of the one lock wherever it has the package. `step-cuda`
-# is `step` with the torch of the package index, which brings CUDA; the others take its CPU build (see images.py).
+# Writes ROLE.lock beside each ROLE.in: exact versions, those of the one lock wherever it has the package, resolved as
+# pyproject.toml's [tool.uv] says, which uv finds above this folder. `step-cuda` is `step` with the torch of the package
+# index, which brings CUDA, and FBGEMM's CUDA build of the same version; the others take CPU builds (see images.py).
 set -euo pipefail
 cd "$(dirname "$0")"
 unset UV_FIND_LINKS
@@ -10,7 +11,7 @@ resolve() { # resolve FILE.in
     --constraint ../requirements.lock "$1"
 }
 
-resolve step.in >step-cuda.lock
+resolve step.in | sed 's/^fbgemm-gpu-cpu=/fbgemm-gpu=/' >step-cuda.lock
 for role in step airflow mlflow notebook; do
   resolve "$role.in" | grep -vE '^(cuda|nvidia|triton)[-=]' >"$role.lock"
 done

@@ -24,12 +24,15 @@ NOT_NEEDED = (
     "numba/tests",
     "onnx/backend/test/data",
     "*/tests",
+    "networkx/**/tests",
+    "numba/cuda/tests",
     "pandas/**/tests",
     "scipy/**/tests",
     "sklearn/**/tests",
     "sympy/**/tests",
     "numpy/**/tests",
 )
+NEEDED = ("pyre_extensions/tests",)  # which its package imports
 NAMES = ("*.a", "*.pyi", "*.pyx", "*.pxd", "uv_cache.json")
 # What a step comes to import after its first lines. A module that is in none of these is compiled when it is needed.
 LATE = (
@@ -41,8 +44,10 @@ LATE = (
     "optuna.storages.journal",
     "pyarrow.dataset",
     "pyarrow.parquet",
+    "torch.distributed.launcher.api",
     "torch.onnx",
     "torch.utils.data",
+    "torchrec.distributed.planner",
 )
 STRIPPED_BYTES = 1 << 20
 
@@ -50,7 +55,7 @@ STRIPPED_BYTES = 1 << 20
 def remove(packages: Path) -> None:
     """Removes the above from a site-packages folder."""
     for pattern in NOT_NEEDED:
-        for found in sorted(packages.glob(pattern)):
+        for found in sorted({*packages.glob(pattern)} - {packages / needed for needed in NEEDED}):
             shutil.rmtree(found) if found.is_dir() else found.unlink()
     for pattern in NAMES:
         for found in packages.rglob(pattern):
