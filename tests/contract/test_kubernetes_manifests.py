@@ -13,10 +13,13 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from feature_jobs.check import check
+from feature_jobs.schema import load_scenario
+from tasks.steps import STEPS
 from tests.cluster_double import VERSION
 from tests.paths import ROOT
 
-FOLDERS = ("base", "training", "training-pytorchjob")
+FOLDERS = ("base", "training", "training-gpu", "training-pytorchjob")
 CUSTOM = {"PyTorchJob"}  # not in Kubernetes' own schemas: its pods are checked, its head is not
 OURS = re.compile(r"registry\.example/recloop/(airflow|mlflow|step|step-cuda):\d+\.\d+\.\d+")
 PINNED = re.compile(r"[^@]+:[^@:]+@sha256:[0-9a-f]{64}")
@@ -56,7 +59,7 @@ def _templates(value: Any) -> Iterator[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def pods(everything: list[dict[str, Any]]) -> list[dict[str, Any]]:
     found = [template for document in everything for template in _templates(document)]
-    assert len(found) == 12  # redis, two of MLflow, six of Airflow, the Indexed Job's, two of the PyTorchJob's
+    assert len(found) == 13  # redis, two of MLflow, six of Airflow, two of Indexed Jobs, two of the PyTorchJob's
     return found
 
 
@@ -166,7 +169,7 @@ def test_what_is_named_exists(documents: dict[str, list[dict[str, Any]]], everyt
     assert set(re.findall(r'"configMap": {"[^}]*?"name": "([^"]+)"', text)) <= maps
     for document in everything:
         if document["kind"] == "Service" and "selector" in document["spec"]:
-            [labels] = [
+            selected = [
                 t["metadata"]["labels"]
                 for found in documents.values()
                 if document in found
@@ -174,7 +177,7 @@ def test_what_is_named_exists(documents: dict[str, list[dict[str, Any]]], everyt
                 for t in _templates(other)
                 if document["spec"]["selector"].items() <= t["metadata"]["labels"].items()
             ]
-            assert labels["app.kubernetes.io/part-of"] == "recloop"
+            assert {labels["app.kubernetes.io/part-of"] for labels in selected} == {"recloop"}
 
 
 def test_only_the_worker_may_start_pods_and_only_among_the_steps(documents: dict[str, list[dict[str, Any]]]) -> None:
@@ -205,28 +208,49 @@ def test_step_pods_are_of_the_same_release_as_airflow(documents: dict[str, list[
     assert container["image"] == f"{settings['RECLOOP_IMAGES']}/airflow:{settings['RECLOOP_TAG']}"
 
 
-def test_a_training_is_one_torchrun_over_its_machines(documents: dict[str, list[dict[str, Any]]]) -> None:
-    service, job = sorted(documents["training"], key=lambda d: d["kind"] != "Service")
-    spec = job["spec"]
-    assert spec["completionMode"] == "Indexed"
-    [container] = spec["template"]["spec"]["containers"]
-    arguments = container["args"]
-    assert f"--nnodes={spec['completions']}" in arguments
-    assert spec["parallelism"] == spec["completions"], "machines that wait for each other start together"
-    assert "--node-rank=$(JOB_COMPLETION_INDEX)" in arguments
-    name = service["metadata"]["name"]
-    assert f"--master-addr={job['metadata']['name']}-0.{name}" in arguments
-    assert spec["template"]["spec"]["subdomain"] == name
-    assert service["spec"]["clusterIP"] == "None"
-    assert service["spec"]["publishNotReadyAddresses"] is True
+def test_each_machine_of_a_training_is_told_which_it_is(documents: dict[str, list[dict[str, Any]]]) -> None:
+    for folder in ("training", "training-gpu"):
+        service, job = sorted(documents[folder], key=lambda d: d["kind"] != "Service")
+        spec, name = job["spec"], service["metadata"]["name"]
+        [container] = spec["template"]["spec"]["containers"]
+        assert "command" not in container, "the image's entry point: recloop"
+        told = {variable["name"]: variable for variable in container["env"]}
+        assert spec["completionMode"] == "Indexed"
+        assert spec["parallelism"] == spec["completions"] == int(told["PET_NNODES"]["value"])
+        index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+        assert told["PET_NODE_RANK"]["valueFrom"]["fieldRef"]["fieldPath"] == index
+        assert told["PET_MASTER_ADDR"]["value"] == f"{job['metadata']['name']}-0.{name}"
+        assert [int(told["PET_MASTER_PORT"]["value"])] == [port["containerPort"] for port in container["ports"]]
+        assert spec["template"]["spec"]["subdomain"] == name
+        assert service["spec"]["clusterIP"] == "None"
+        assert service["spec"]["publishNotReadyAddresses"] is True
+
+
+def test_the_operators_machines_are_those_of_the_job(documents: dict[str, list[dict[str, Any]]]) -> None:
+    [job] = [d for d in documents["training"] if d["kind"] == "Job"]
+    [container] = job["spec"]["template"]["spec"]["containers"]
     [pytorch] = documents["training-pytorchjob"]
     replicas = pytorch["spec"]["pytorchReplicaSpecs"]
-    assert sum(role["replicas"] for role in replicas.values()) == spec["completions"]
-    command = arguments[arguments.index("--module") :]
+    assert sum(role["replicas"] for role in replicas.values()) == job["spec"]["completions"]
     for role in replicas.values():
         [other] = role["template"]["spec"]["containers"]
-        assert other["args"][other["args"].index("--module") :] == command
-        assert other["resources"] == container["resources"]
+        assert (other["args"], other["resources"]) == (container["args"], container["resources"])
+        assert "command" not in other
+        names = {variable["name"] for variable in other["env"]}
+        assert names == {v["name"] for v in container["env"] if not v["name"].startswith("PET_")}
+
+
+def test_the_trainings_command_is_one_for_several_machines(documents: dict[str, list[dict[str, Any]]]) -> None:
+    [job] = [d for d in documents["training"] if d["kind"] == "Job"]
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    step, *options = container["args"]
+    given = [option.removeprefix("--").split("=", 1) for option in options if "=" in option]
+    settings = dict(value.split("=") for name, value in given if name == "set")
+    scenario = load_scenario(ROOT / dict(given)["scenario"], overrides=settings)
+    assert STEPS[step].shared
+    assert scenario.train.backend == "torchrec"
+    assert scenario.train.distributed.ranks % job["spec"]["completions"] == 0
+    check(scenario, with_data=False)
 
 
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text()

@@ -1,0 +1,188 @@
+"""A day trained by two machines: containers that get what the rendered Job gives its pods, on one network."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from feature_jobs.errors import RetryLaterError
+from feature_jobs.schema import Scenario, load_scenario
+from tasks.runner import run_step
+from tasks.store import ScenarioStore, open_store
+from tests.engine import docker
+from tests.paths import ROOT
+from tests.small import days, write_small
+
+pytestmark = [pytest.mark.container, pytest.mark.slow, pytest.mark.timeout(900)]
+pytest.importorskip("torchrec", reason="pip install 'recloop[distributed]'")
+[DAY] = days(1)
+NETWORK, TIMEOUT_S, WITHIN_S = "recloop-training", 60, 120
+TRAIN = (  # several blocks and snapshots; rows that stay with their rank, so that a day gone on with has the same bits
+    "train: {batch_size: 32, threads: 1, shuffle_rows: 200, snapshot_rows: 200, distributed: {kind: table_wise,"
+    f" default_capacity: 300, timeout_s: {TIMEOUT_S}}}}}"
+)
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A scenario with a store in which the day is ready to be trained."""
+
+    file: Path
+    root: Path
+    settings: dict[str, Any]
+
+    @property
+    def scenario(self) -> Scenario:
+        return load_scenario(self.file, overrides=self.settings)
+
+    def store(self, copy: str) -> ScenarioStore:
+        """A copy of its own; the user of the containers owns it."""
+        folder = self.root.with_name(copy)
+        shutil.copytree(self.root, folder)
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, 10001, 10001)
+        return open_store(folder, self.scenario.name)
+
+
+@pytest.fixture(scope="module")
+def job() -> dict[str, Any]:
+    """The Job's specification, as kustomize renders it."""
+    command = [Path(sys.executable).with_name("kubectl"), "kustomize", ROOT / "infra" / "kubernetes" / "training"]
+    rendered = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    [found] = [document for document in yaml.safe_load_all(rendered) if document["kind"] == "Job"]
+    return {"name": found["metadata"]["name"], **found["spec"]}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory, job: dict[str, Any]) -> Shop:
+    folder = tmp_path_factory.mktemp("machines")
+    file = write_small(folder / "shop", num_days=1, rows=1500)
+    file.write_text(file.read_text().replace("train: {batch_size: 64, threads: 1}", TRAIN))
+    [container] = job["template"]["spec"]["containers"]
+    settings = dict(a.removeprefix("--set=").split("=") for a in container["args"] if a.startswith("--set="))
+    shop = Shop(file, folder / "store", {name: yaml.safe_load(value) for name, value in settings.items()})
+    for step in ("ingest", "join", "validate"):
+        run_step(step, shop.scenario, DAY, open_store(shop.root, "shop"), track=False)
+    return shop
+
+
+@pytest.fixture(scope="module")
+def digest(shop: Shop) -> str:
+    """Of the checkpoint that one machine trains, in this process."""
+    outcome = run_step("train", shop.scenario, DAY, shop.store("one"), track=False)
+    assert outcome.digest is not None
+    return outcome.digest
+
+
+class Machines:
+    """The job's pods as containers of one network."""
+
+    def __init__(self, image: str, job: dict[str, Any], shop: Shop) -> None:
+        self._image, self._job, self._shop = image, job, shop
+        self.names = [f"{job['name']}-{index}" for index in range(job["completions"])]
+
+    def start(self, store: ScenarioStore) -> None:
+        self.remove()
+        for index, name in enumerate(self.names):
+            docker("run", "--detach", "--name", name, *self._options(index, store), self._image, *self._arguments())
+
+    def _options(self, index: int, store: ScenarioStore) -> list[str]:
+        pod = self._job["template"]["spec"]
+        [container] = pod["containers"]
+        security, user = container["securityContext"], pod["securityContext"]["runAsUser"]
+        assert security["readOnlyRootFilesystem"] and not security["allowPrivilegeEscalation"]
+        options = ["--read-only", "--security-opt", "no-new-privileges", "--user", f"{user}:{user}"]
+        options += [f"--tmpfs={m['mountPath']}" for m in container["volumeMounts"] if m["name"] == "scratch"]
+        options += [f"--cap-drop={capability}" for capability in security["capabilities"]["drop"]]
+        name = self.names[index]
+        options += ["--network", NETWORK, "--hostname", name, "--network-alias", f"{name}.{pod['subdomain']}"]
+        environment = {v["name"]: v["value"] for v in container["env"] if "value" in v}
+        environment |= {"PET_NODE_RANK": str(index), "RECLOOP_NO_TRACK": "1"}
+        options += [f"--env={name}={value}" for name, value in environment.items()]
+        [place] = [m["mountPath"] for m in container["volumeMounts"] if m["name"] == "store"]
+        return [*options, f"--volume={store.root.parent}:{place}", f"--volume={self._shop.file.parent}:/shop:ro"]
+
+    def _arguments(self) -> list[str]:
+        """The Job's, with this scenario and its day."""
+        [container] = self._job["template"]["spec"]["containers"]
+        ours = {"--scenario": "/shop/shop.yaml", "--ds": DAY}
+        options = [option.partition("=") for option in container["args"]]
+        return [f"{name}={ours[name]}" if name in ours else f"{name}{equals}{value}" for name, equals, value in options]
+
+    def ended(self) -> list[int]:
+        """Exit codes, once all have ended."""
+        within_s(WITHIN_S, lambda: not docker("ps", "--quiet", "--filter", f"network={NETWORK}").split(), self.said)
+        return [int(docker("wait", name)) for name in self.names]
+
+    def told(self) -> list[dict[str, Any]]:
+        """The JSON line of each."""
+        return [json.loads(docker("logs", name)) for name in self.names]
+
+    def said(self) -> str:
+        return "\n".join(f"{name}: {docker('logs', name, check=False)}" for name in self.names)
+
+    def remove(self) -> None:
+        docker("rm", "--force", "--volumes", *self.names, check=False)
+
+
+@pytest.fixture(scope="module")
+def machines(step_image: str, job: dict[str, Any], shop: Shop) -> Iterator[Machines]:
+    found = Machines(step_image, job, shop)
+    docker("network", "create", NETWORK)
+    yield found
+    found.remove()
+    docker("network", "rm", NETWORK)
+
+
+def within_s(seconds: float, happens: Callable[[], object], said: Callable[[], str]) -> None:
+    deadline = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < deadline, said()
+        time.sleep(0.1)
+
+
+def test_two_machines_train_what_one_trains(machines: Machines, shop: Shop, digest: str) -> None:
+    store = shop.store("two")
+    machines.start(store)
+    assert machines.ended() == [0, 0], machines.said()
+    leading, helping = machines.told()
+    assert (leading["outcome"], helping["outcome"]) == ("done", "helped")
+    commit = store.find("train", DAY)
+    assert commit is not None
+    assert commit.digest == leading["digest"] == helping["digest"] == digest
+    store.verify(commit)
+    steps = [json.loads(line)["step"] for line in (store.root / "journal.jsonl").read_text().splitlines()]
+    assert steps.count("train") == 1, "the helping machine writes nothing"
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_machine_ends_the_other_and_the_day_is_gone_on_with(
+    machines: Machines, shop: Shop, digest: str, victim: int
+) -> None:
+    store = shop.store(f"killed-{victim}")
+    machines.start(store)
+    within_s(WITHIN_S, lambda: list(store.root.glob(".resume/*/*/[0-9]*")), machines.said)
+    docker("kill", machines.names[victim])
+    begun = time.monotonic()
+    codes = machines.ended()
+    assert time.monotonic() - begun < TIMEOUT_S
+    assert codes.pop(victim) == 137
+    assert codes == [RetryLaterError.exit_code], machines.said()
+    assert "Traceback" not in docker("logs", machines.names[1 - victim], check=False)
+    assert store.find("train", DAY) is None
+    machines.start(store)
+    assert machines.ended() == [0, 0], machines.said()
+    commit = store.find("train", DAY)
+    assert commit is not None
+    assert commit.digest == digest
