@@ -264,7 +264,8 @@ class Distributed(Section):
     `kind`: of every table but those in `plan`; or `planner: true` lets TorchRec decide between table- and row-wise.
     `capacity`: rows that a table can hold (`default_capacity`: others), whose memory is taken at once; a table that
     evicts needs as many as two batches have ids more than its `embedding.capacity`. `communication`: in what embeddings
-    and their gradients travel; between CPUs bf16 goes as fp16. `timeout_s`: how long a process or machine waits for another.
+    and their gradients travel; between CPUs bf16 goes as fp16. `timeout_s`: how long a process or machine waits for
+    another.
 
     `dense_communication`: in what the gradient of the dense part travels: rounded, or only the `top_k_share` of its
     values that are largest; what a step leaves out is added to the next. `hierarchical`: full precision within a node,
