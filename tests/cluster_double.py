@@ -1,5 +1,6 @@
 """A stand-in for a Kubernetes API server, not a cluster: it checks pods strictly against the published schemas, and
-runs a script where a kubelet would run the container. It answers what Airflow's pod operator asks, over HTTP."""
+runs a script where a kubelet would run the container; tests/node_double.py runs the container. It answers what
+Airflow's pod operator asks, over HTTP."""
 
 from __future__ import annotations
 
@@ -34,11 +35,10 @@ class ClusterDouble:
     def create(self, pod: dict[str, Any]) -> dict[str, Any]:
         """Raises kubernetes_validate.ValidationError for a pod that is none."""
         kubernetes_validate.validate(pod, VERSION, strict=True)
-        name, container = pod["metadata"]["name"], pod["spec"]["containers"][0]
+        name = pod["metadata"]["name"]
         self.created.append(json.loads(json.dumps(pod)))
-        process = subprocess.Popen(
-            [*self.program, *container["args"]], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        command = self.command(pod)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.processes[name], self.lines[name] = process, []
         self.pods[name] = pod
         self._state(pod, {"running": {"startedAt": _now()}}, "Running")
@@ -50,8 +50,20 @@ class ClusterDouble:
         pod = self.pods.pop(name, None)
         if pod is not None:
             self.deleted.append(name)
-            self.processes[name].kill()
+            self.end(pod)
         return pod
+
+    def command(self, pod: dict[str, Any]) -> list[str]:
+        """What runs in the container's place."""
+        return [*self.program, *pod["spec"]["containers"][0]["args"]]
+
+    def end(self, pod: dict[str, Any]) -> None:
+        """Ends what `command` started."""
+        self.processes[pod["metadata"]["name"]].kill()
+
+    def reason_of(self, pod: dict[str, Any]) -> str:
+        """What the end of the pod's container is called."""
+        return self.reason
 
     def _watch(self, name: str) -> None:
         process = self.processes[name]
@@ -60,9 +72,10 @@ class ClusterDouble:
             self.lines[name].append(f"{_now()} {line}")
         code = process.wait()
         code = 128 - code if code < 0 else code
-        if name in self.pods:
-            state = {"terminated": {"exitCode": code, "reason": self.reason, "finishedAt": _now()}}
-            self._state(self.pods[name], state, "Failed" if code else "Succeeded")
+        pod = self.pods.get(name)
+        if pod is not None:
+            state = {"terminated": {"exitCode": code, "reason": self.reason_of(pod), "finishedAt": _now()}}
+            self._state(pod, state, "Failed" if code else "Succeeded")
 
     def _state(self, pod: dict[str, Any], state: dict[str, Any], phase: str) -> None:
         container = pod["spec"]["containers"][0]

@@ -2,71 +2,26 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
-import re
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from infra.docker import mlflow_user
-from infra.platform import prepare
-from tests.mlflow_server import mlflow_server
+from tests.mlflow_server import ADMIN, STEPS_USER, Server, server_with_passwords
 from tests.paths import ROOT
 from tests.small import days, write_small
 
 pytestmark = pytest.mark.slow
-STEPS, ADMIN = "recloop", "admin"
-
-
-@dataclass
-class Server:
-    """An MLflow with passwords, and the platform's folder of secrets."""
-
-    uri: str
-    secrets: Path
-
-    def make_user(self) -> int:
-        files = ["--auth", str(self.secrets / "mlflow-auth")]
-        files += ["--password-file", str(self.secrets / "mlflow-recloop-password")]
-        return mlflow_user.main(["--server", self.uri, "--name", STEPS, *files])
-
-    def password(self, user: str) -> str:
-        return (self.secrets / {STEPS: "mlflow-recloop-password", ADMIN: "mlflow-password"}[user]).read_text()
-
-    def ask(self, path: str, user: str = "", method: str = "GET", **body: Any) -> tuple[int, str]:
-        headers = {"Content-Type": "application/json"}
-        if user:
-            login = base64.b64encode(f"{user}:{self.password(user)}".encode()).decode()
-            headers["Authorization"] = f"Basic {login}"
-        data = json.dumps(body).encode() if body else None
-        request = urllib.request.Request(f"{self.uri}/{path}", data, headers, method=method)
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("platform")
-    prepare(folder, folder / "data", "recloop", "0.1.0")
-    auth = folder / "secrets" / "mlflow-auth"
-    auth.write_text(re.sub(r"postgresql\S+", f"sqlite:///{folder}/users.db", auth.read_text()))
-    options = ["--app-name", "basic-auth", "--serve-artifacts", "--default-artifact-root", "mlflow-artifacts:/"]
-    settings = {"MLFLOW_AUTH_CONFIG_PATH": str(auth), "MLFLOW_FLASK_SERVER_SECRET_KEY": "of this test"}
-    with mlflow_server(folder / "mlflow", *options, **settings) as uri:
-        found = Server(uri, folder / "secrets")
-        assert found.make_user() == 0
+    with server_with_passwords(tmp_path_factory.mktemp("platform")) as found:
         yield found
 
 
@@ -98,32 +53,32 @@ def test_the_user_of_steps_administers_nobody(server: Server) -> None:
     new = {"username": "another", "password": "one that is long enough"}
     attempts = [
         ("POST", f"{users}/create", new),
-        ("PATCH", f"{users}/update-admin", {"username": STEPS, "is_admin": True}),
+        ("PATCH", f"{users}/update-admin", {"username": STEPS_USER, "is_admin": True}),
         ("PATCH", f"{users}/update-password", {**new, "username": ADMIN}),
         ("DELETE", f"{users}/delete", {"username": ADMIN}),
         ("POST", "api/3.0/mlflow/roles/create", {"name": "any", "workspace": "default"}),
     ]
     for method, path, body in attempts:
-        assert server.ask(path, STEPS, method, **body)[0] == 403, path
+        assert server.ask(path, STEPS_USER, method, **body)[0] == 403, path
         assert server.ask(path, "", method, **body)[0] == 401, path
-    assert '"is_admin":false' in server.ask(f"{users}/get?username={STEPS}", STEPS)[1].replace(" ", "")
+    assert '"is_admin":false' in server.ask(f"{users}/get?username={STEPS_USER}", STEPS_USER)[1].replace(" ", "")
 
 
 def test_what_the_admin_made_is_read_and_not_changed(server: Server) -> None:
     experiments = "api/2.0/mlflow/experiments"
     made = json.loads(server.ask(f"{experiments}/create", ADMIN, "POST", name="the admin's")[1])
-    assert server.ask(f"{experiments}/get?experiment_id={made['experiment_id']}", STEPS)[0] == 200
-    assert server.ask(f"{experiments}/update", STEPS, "POST", **made, new_name="mine")[0] == 403
-    assert server.ask(f"{experiments}/delete", STEPS, "POST", **made)[0] == 403
+    assert server.ask(f"{experiments}/get?experiment_id={made['experiment_id']}", STEPS_USER)[0] == 200
+    assert server.ask(f"{experiments}/update", STEPS_USER, "POST", **made, new_name="mine")[0] == 403
+    assert server.ask(f"{experiments}/delete", STEPS_USER, "POST", **made)[0] == 403
 
 
 def test_making_the_user_again_takes_the_new_password(server: Server) -> None:
-    file, me = server.secrets / "mlflow-recloop-password", f"api/2.0/mlflow/users/get?username={STEPS}"
+    file, me = server.secrets / "mlflow-recloop-password", f"api/2.0/mlflow/users/get?username={STEPS_USER}"
     before = file.read_text()
     file.write_text("another that is long enough")
-    assert server.ask(me, STEPS)[0] == 401
+    assert server.ask(me, STEPS_USER)[0] == 401
     assert server.make_user() == 0
-    assert server.ask(me, STEPS)[0] == 200
+    assert server.ask(me, STEPS_USER)[0] == 200
     file.write_text(before)
     assert server.make_user() == 0
 
@@ -132,9 +87,9 @@ def test_a_no_is_told(server: Server, tmp_path: Path, capsys: pytest.CaptureFixt
     auth, password = tmp_path / "mlflow-auth", tmp_path / "password"
     auth.write_text("[mlflow]\nadmin_username = admin\nadmin_password = 100%wrong\n")
     password.write_text("long enough as it is")
-    arguments = ["--auth", str(auth), "--name", STEPS, "--password-file", str(password)]
+    arguments = ["--auth", str(auth), "--name", STEPS_USER, "--password-file", str(password)]
     assert mlflow_user.main(["--server", server.uri, *arguments]) == 1
-    assert f"MLflow at {server.uri} did not make the user {STEPS}: 401" in capsys.readouterr().err
+    assert f"MLflow at {server.uri} did not make the user {STEPS_USER}: 401" in capsys.readouterr().err
     assert mlflow_user.main(["--server", "http://127.0.0.1:1", *arguments]) == 1
     assert "Connection refused" in capsys.readouterr().err
 
@@ -142,7 +97,7 @@ def test_a_no_is_told(server: Server, tmp_path: Path, capsys: pytest.CaptureFixt
 def test_the_user_of_steps_can_do_what_steps_do(server: Server, tmp_path: Path) -> None:
     scenario = write_small(tmp_path / "shop", num_days=1)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RECLOOP_", "MLFLOW_"))}
-    login = {"MLFLOW_TRACKING_USERNAME": STEPS, "MLFLOW_TRACKING_PASSWORD": server.password(STEPS)}
+    login = {"MLFLOW_TRACKING_USERNAME": STEPS_USER, "MLFLOW_TRACKING_PASSWORD": server.password(STEPS_USER)}
     command = [sys.executable, "-P", "-m", "tasks", "run", "-s", str(scenario), "--ds", days(1)[0]]
     done = subprocess.run(
         [*command, "--store", str(tmp_path / "store")],
@@ -154,7 +109,9 @@ def test_the_user_of_steps_can_do_what_steps_do(server: Server, tmp_path: Path) 
     )
     assert done.returncode == 0, done.stderr
     assert "could not" not in done.stderr
-    status, said = server.ask("api/2.0/mlflow/registered-models/get?name=shop", STEPS)
+    status, said = server.ask("api/2.0/mlflow/registered-models/get?name=shop", STEPS_USER)
     assert (status, json.loads(said)["registered_model"]["aliases"]) == (200, [{"alias": "champion", "version": "1"}])
-    experiments = json.loads(server.ask("api/2.0/mlflow/experiments/search?max_results=10", STEPS)[1])["experiments"]
+    experiments = json.loads(server.ask("api/2.0/mlflow/experiments/search?max_results=10", STEPS_USER)[1])[
+        "experiments"
+    ]
     assert "shop" in {experiment["name"] for experiment in experiments}
