@@ -201,6 +201,26 @@ def test_all_of_airflow_shares_its_settings(documents: dict[str, list[dict[str, 
         assert "airflow-database-url" in settings["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_CMD"]
 
 
+def test_values_of_the_official_chart_say_what_the_base_says(documents: dict[str, list[dict[str, Any]]]) -> None:
+    values = yaml.safe_load((ROOT / "infra" / "kubernetes" / "airflow-chart-values.yaml").read_text())
+    [worker] = [d for d in documents["base"] if d["metadata"]["name"] == "airflow-worker" and d["kind"] == "Deployment"]
+    pod = worker["spec"]["template"]
+    [container] = pod["spec"]["containers"]
+    assert values["securityContexts"] == {
+        "pod": pod["spec"]["securityContext"],
+        "containers": container["securityContext"],
+    }
+    image = values["images"]["airflow"]
+    assert f"{image['repository']}:{image['tag']}" == container["image"]
+    assert f"apache-airflow=={values['airflowVersion']}" in (ROOT / "infra/docker/airflow.lock").read_text().split()
+    said = {variable["name"]: variable["value"] for variable in container["env"]}
+    given = {v["name"]: v["value"] for v in values["env"] + values["workers"]["celery"]["env"]}
+    assert given == {name: value for name, value in said.items() if name.endswith("_CMD") or name.startswith("RECLOOP")}
+    labels = values["labels"] | values["workers"]["celery"]["labels"]
+    assert labels.items() <= pod["metadata"]["labels"].items(), "network policies select by them"
+    assert set(values["enableBuiltInSecretEnvVars"].values()) == {False}
+
+
 def test_step_pods_are_of_the_same_release_as_airflow(documents: dict[str, list[dict[str, Any]]]) -> None:
     [worker] = [d for d in documents["base"] if d["metadata"]["name"] == "airflow-worker" and d["kind"] == "Deployment"]
     [container] = worker["spec"]["template"]["spec"]["containers"]
