@@ -57,6 +57,7 @@ def main() -> None:
     1997-11-12 --to 1997-11-14`; bring your own data in with `recloop init`.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings of a lost peer bring a stack of C++ each
 
 
 class Context:

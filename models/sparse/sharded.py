@@ -304,7 +304,9 @@ class ShardedRows:
                 wanted[f"t{table}"] = plans.column_wise(list(range(size)), compute_kernel="fused")
             else:
                 wanted[f"t{table}"] = plans.data_parallel()
-        return plans.construct_module_sharding_plan(collection, wanted, sharder, size, size, self.device.type)
+        return plans.construct_module_sharding_plan(
+            collection, wanted, sharder, self.group.node_size, size, self.device.type
+        )
 
     def _planned(self, collection: Any, sharder: Any) -> Any:
         """TorchRec's own plan, among the kinds that keep a row whole. On CPUs it never shards by rows."""
