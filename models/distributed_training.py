@@ -149,7 +149,7 @@ def _cause_of_all(cause: Exception, lost: bool, machines: Machines, meeting: TCP
         elif lost:
             meeting.wait(["cause"], timedelta(seconds=WORD_S))
             told = json.loads(meeting.get("cause"))
-            cause = getattr(errors, told["type"])(told["message"])
+            cause = getattr(errors, told["type"])(f"machine 0 of {machines.size}: {told['message']}")
     if not machines.leads:
         with contextlib.suppress(DistError):
             meeting.set(others[machines.rank - 1], "")
@@ -178,6 +178,7 @@ def main(folder: Path) -> None:
                 resume = None
             options = {"resume": resume, "progress": job["progress"]}
             result = train_day(scenario, job["ds"], samples, parent, output, **options, group=group)
+            group.told(0)  # whoever has no more to do ends with the leading one, which writes for all, and as it does
     except RecloopError as error:
         file = folder / ERRORS.replace("*", os.environ["RANK"])
         file.with_suffix(".part").write_text(json.dumps({"type": type(error).__name__, "message": str(error)}))

@@ -91,9 +91,9 @@ def test_a_machine_that_only_lost_the_others_ends_with_the_leading_ones_cause():
     cause, lost = BadInputError("table user is full"), RetryLaterError("others have ended")
     ours, theirs = told_by_both(cause, lost, lost=True)
     assert ours is cause
-    assert (type(theirs), str(theirs)) == (BadInputError, "table user is full")
+    assert (type(theirs), str(theirs)) == (BadInputError, "machine 0 of 2: table user is full")
     ours, theirs = told_by_both(RuntimeError("rank 0 failed"), lost, lost=True)
-    assert (type(theirs), str(theirs)) == (RecloopError, "rank 0 failed")
+    assert (type(theirs), str(theirs)) == (RecloopError, "machine 0 of 2: rank 0 failed")
 
 
 def test_a_machine_with_a_cause_of_its_own_keeps_it():

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -46,10 +47,10 @@ def variables(rank, port):
     }
 
 
-def ready(folder: Path) -> ScenarioStore:
+def ready(folder: Path, num_rows: int = 200) -> ScenarioStore:
     """A store in which the day is ready to be trained."""
     store = open_store(folder / "store", "little")
-    little.write_samples(folder / "samples", DAY, 200)
+    little.write_samples(folder / "samples", DAY, num_rows)
     little.write_validation(folder / "validation")
     little.commit(store, "join", DAY, folder / "samples")
     little.commit(store, "validate", DAY, folder / "validation")
@@ -111,28 +112,49 @@ def test_two_machines_commit_what_one_does(tmp_path):
     scenario, store = little.little_scenario(tmp_path, **TORCHREC), ready(tmp_path)
     shutil.copytree(store.root, tmp_path / "one" / "little")
     one = run_step("train", scenario, DAY, open_store(tmp_path / "one", "little"), track=False)
+    ended = machines(tmp_path)
+    assert [machine.returncode for machine in ended] == [0, 0]
+    leading, helping = (json.loads(machine.stdout) for machine in ended)
+    assert (leading["outcome"], helping["outcome"]) == ("done", "helped")
+    assert leading["digest"] == helping["digest"] == one.digest
+    assert journal(store) == ["train"]
+
+
+@pytest.mark.slow
+def test_what_ends_the_leading_machine_alone_ends_the_other_too(tmp_path):
+    """Its disk is full when it writes what both have computed."""
+    pytest.importorskip("torchrec", reason="pip install 'recloop[distributed]'")
+    little.little_scenario(tmp_path, **TORCHREC)
+    store = ready(tmp_path, num_rows=2000)
+    leading, helping = machines(tmp_path, leading="ulimit -f 24; ")
+    assert "File too large" in leading.stderr
+    assert "machine 0 of 2: train of 2024-01-01: rank 0 of 2 failed" in helping.stderr
+    assert "Traceback" not in helping.stderr
+    assert (leading.returncode, helping.returncode) == (1, 1)
+    assert store.find("train", DAY) is None
+
+
+def journal(store):
+    return [json.loads(line)["step"] for line in (store.root / "journal.jsonl").read_text().splitlines()]
+
+
+def machines(folder, leading=""):
+    """How both ended, started as a person would; the leading one comes late. `leading`: what its shell does first."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-    leading, helping = (json.loads(said) for said in machines(tmp_path, port))
-    assert (leading["outcome"], helping["outcome"]) == ("done", "helped")
-    assert leading["digest"] == helping["digest"] == one.digest
-    journal = [json.loads(line)["step"] for line in (store.root / "journal.jsonl").read_text().splitlines()]
-    assert journal == ["train"]
-
-
-def machines(folder, port):
-    """Both, started as a person would; the leading one comes late."""
     command = [sys.executable, "-P", "-m", "tasks", "train", "-s", folder / "little.yaml", "--ds", DAY, "--no-track"]
     command += ["--store", folder / "store", *(f"--set={name}={value}" for name, value in TORCHREC.items())]
-    running = []
-    for rank in (1, 0):
+
+    def run(rank):
+        time.sleep(1 - rank)
+        shell = ["bash", "-c", f'{"" if rank else leading}exec "$@"', "bash", *command]
         environment = {**os.environ, **variables(rank, port)}
-        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT))
-        time.sleep(1)
-    try:
-        return [process.communicate(timeout=120)[0] for process in reversed(running)]
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
+        done = subprocess.run(
+            shell, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=120, check=False
+        )
+        print(done.stderr)
+        return done
+
+    with ThreadPoolExecutor(2) as threads:
+        return list(threads.map(run, range(2)))
