@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from feature_jobs.check import check
+from feature_jobs.errors import RetryLaterError
 from feature_jobs.schema import load_scenario
 from tasks.steps import STEPS
 from tests.cluster_double import VERSION
@@ -244,6 +245,13 @@ def test_each_machine_of_a_training_is_told_which_it_is(documents: dict[str, lis
         assert spec["template"]["spec"]["subdomain"] == name
         assert service["spec"]["clusterIP"] == "None"
         assert service["spec"]["publishNotReadyAddresses"] is True
+
+
+def test_a_training_that_only_a_person_can_mend_is_not_tried_again(documents: dict[str, list[dict[str, Any]]]) -> None:
+    [job] = [d for d in documents["training"] if d["kind"] == "Job"]
+    rules = {rule["action"]: rule for rule in job["spec"]["podFailurePolicy"]["rules"]}
+    assert rules["FailJob"]["onExitCodes"]["values"] == list(range(1, RetryLaterError.exit_code))
+    assert rules["Ignore"]["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
 
 
 def test_the_operators_machines_are_those_of_the_job(documents: dict[str, list[dict[str, Any]]]) -> None:
