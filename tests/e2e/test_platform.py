@@ -1,0 +1,307 @@
+"""infra/compose.yaml started as a whole: days run through Airflow's API, and what holds a secret tells it to nobody.
+
+Airflow, MLflow and the steps run from our own images. Where no registry can be reached, Postgres, Redis and the object
+store are the stand-ins of tests/platform.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from feature_jobs.schema import load_scenario
+from infra.airflow_api import AirflowApi
+from infra.backfill import Backfill, failure_of
+from infra.servers import free_ports
+from tasks.steps import DAILY
+from tasks.store import open_store
+from tests.engine import CA, DOCKER, TAG, docker
+from tests.paths import ROOT
+from tests.small import days, write_small
+
+pytestmark = [pytest.mark.container, pytest.mark.slow, pytest.mark.airflow, pytest.mark.timeout(900)]
+DAYS = days(2)
+ROOMS = ("dags", "feature_jobs", "infra", "models", "serving", "tasks")
+SERVICES = {"postgres", "redis", "objects", "mlflow", "airflow-api", "airflow-scheduler", "airflow-dag-processor"} | {
+    "airflow-triggerer",
+    "airflow-worker",
+}
+
+
+@dataclass(frozen=True)
+class Platform:
+    """A started platform: a project of its own, its folder of state, and the ports of its pages."""
+
+    project: Path
+    home: Path
+    airflow_port: int
+    mlflow_port: int
+
+    def compose(self, *arguments: str, check: bool = True) -> str:
+        files = ("infra/compose.yaml", str(ROOT / "tests" / "platform" / "compose.yaml"))
+        program = Path(sys.executable).with_name("docker-compose")
+        command = [program, "--env-file", self.home / "compose.env", *(p for file in files for p in ("-f", file))]
+        ports = {"RECLOOP_AIRFLOW_PORT": str(self.airflow_port), "RECLOOP_MLFLOW_PORT": str(self.mlflow_port)}
+        environment = {**os.environ, **ports}
+        done = subprocess.run(
+            [*command, *arguments], cwd=self.project, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0 or not check, done.stdout + done.stderr + self.logs()
+        return done.stdout
+
+    def inside(self, service: str, *command: str) -> str:
+        """What a command says in a service's container, whatever its exit code."""
+        return docker("exec", f"recloop-{service}-1", *command, check=False)
+
+    def logs(self) -> str:
+        """What all containers have said."""
+        names = docker("ps", "-a", "--format", "{{.Names}}").split()
+        return "\n".join(f"== {name}\n{docker('logs', name, check=False)}" for name in names)
+
+    def secret(self, name: str) -> str:
+        return (self.home / "secrets" / name).read_text()
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """Every password and key, alone: not the addresses and files that they are parts of."""
+        from infra.platform import TOKENS
+
+        passwords: dict[str, str] = json.loads(self.secret("airflow-passwords"))
+        keys = {name: self.secret(name) for name in (*TOKENS, "airflow-fernet-key")}
+        return {**keys, **{f"airflow-passwords of {user}": value for user, value in passwords.items()}}
+
+    @property
+    def airflow(self) -> AirflowApi:
+        [(user, password)] = json.loads(self.secret("airflow-passwords")).items()
+        return AirflowApi(f"http://127.0.0.1:{self.airflow_port}", user, password)
+
+
+@pytest.fixture(scope="module")
+def platform(engine: str, step_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    from infra.images import Parts, build
+
+    for role in ("airflow", "mlflow"):
+        build(role, Parts.local(), TAG, ca=CA if CA.exists() else None)
+    trusted = ["--secret", f"id=ca,src={CA}"] if CA.exists() else []
+    environment = {**os.environ, "DOCKER_BUILDKIT": "1"}
+    where = str(ROOT / "tests" / "platform")
+    docker("build", "--network", "host", *trusted, "--tag", "recloop/stand-ins:test", where, env=environment)
+    project = _project(tmp_path_factory.mktemp("project"))
+    home = project / ".recloop" / "platform"
+    prepare = [sys.executable, "-m", "infra.platform", "--tag", TAG]
+    subprocess.run(prepare, cwd=project, env={**os.environ, "PYTHONPATH": str(project)}, check=True)
+    started = Platform(project, home, *free_ports(0, 0))
+    try:
+        started.compose("up", "--detach", "--wait", "--wait-timeout", "300")
+        yield started
+    finally:
+        started.compose("down", "--remove-orphans", "--timeout", "5", check=False)
+
+
+def _project(folder: Path) -> Path:
+    """This code beside the small shop's scenario and logs."""
+    for room in ROOMS:
+        shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
+    write_small(folder / "scenarios", num_days=len(DAYS))
+    (folder / "data").mkdir()
+    (folder / "scenarios" / "data").rename(folder / "data" / "shop")
+    file = folder / "scenarios" / "shop.yaml"
+    file.write_text(file.read_text().replace("path: data\n", "path: ../data/shop\n"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ran(platform: Platform) -> dict[tuple[str, str], str]:
+    """The shop's days, run by the platform: how each task ended, or why it failed, and whether in a container."""
+    scenario = load_scenario(platform.project / "scenarios" / "shop.yaml")
+    backfill = Backfill(platform.airflow, scenario, DAYS, None)
+    backfill.await_dag()
+    platform.airflow.unpause(backfill.dag_id)
+    watch = ["events", "--filter", "event=create", "--filter", "label=recloop.step", "--format", "{{json .Actor}}"]
+    with subprocess.Popen([DOCKER, *watch], stdout=subprocess.PIPE, text=True) as events:
+        backfill.create(lambda _: True)
+        tasks = backfill.watch(Console(file=sys.stderr))
+        events.terminate()
+        created = [json.loads(line)["Attributes"] for line in events.stdout or ()]
+    contained = {(labels["recloop.ds"], labels["recloop.step"]) for labels in created}
+    logs = platform.home / "airflow-logs"
+    ended = {
+        (task.ds, task.step): failure_of(task, backfill.dag_id, logs)[0] if task.state == "failed" else task.state
+        for task in tasks
+    }
+    return {task: f"{how}, {'in' if task in contained else 'without'} a container" for task, how in ended.items()}
+
+
+def test_every_part_is_healthy(platform: Platform) -> None:
+    found = [json.loads(line) for line in platform.compose("ps", "--format", "json").splitlines()]
+    assert {service["Service"]: service["Health"] for service in found} == dict.fromkeys(SERVICES, "healthy")
+
+
+def test_days_run_in_containers_and_give_the_digests_of_a_process(
+    platform: Platform, ran: dict[tuple[str, str], str], tmp_path: Path
+) -> None:
+    assert ran == {(ds, step): "success, in a container" for ds in DAYS for step in DAILY}
+    file, pure = platform.project / "scenarios" / "shop.yaml", DAILY[: DAILY.index("register")]
+    command = [sys.executable, "-P", "-m", "tasks", "run", "-s", str(file), "--store", str(tmp_path / "plain")]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RECLOOP_", "MLFLOW_"))}
+    subprocess.run(command, cwd=platform.project, env=inherited, check=True, capture_output=True)
+    theirs, plain = (
+        {(c.ds, c.step): c.digest for c in open_store(place, "shop").commits() if c.step in pure}
+        for place in (platform.home / "store", tmp_path / "plain")
+    )
+    assert theirs == plain
+    assert len(plain) == len(DAYS) * len(pure)
+    assert not docker("ps", "-aq", "--filter", "label=recloop.step")
+
+
+def test_the_champion_is_registered_and_its_files_are_in_the_object_store(
+    platform: Platform, ran: dict[tuple[str, str], str], tmp_path: Path
+) -> None:
+    code = """if True:
+        import sys
+        import mlflow
+        version = mlflow.MlflowClient().get_model_version_by_alias("shop", "champion")
+        mlflow.artifacts.download_artifacts(version.source, dst_path=sys.argv[1])
+    """
+    environment = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{platform.mlflow_port}",
+        "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",  # the object store is reached through MLflow alone
+        "MLFLOW_TRACKING_USERNAME": "recloop",
+        "MLFLOW_TRACKING_PASSWORD": platform.secret("mlflow-recloop-password"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.rglob("*.onnx"))
+    assert any(file.stat().st_size for file in (platform.home / "objects").rglob("*.dat"))
+
+
+# who may speak with it
+
+
+def test_nobody_is_let_in_without_a_password(platform: Platform) -> None:
+    airflow, mlflow = (f"http://127.0.0.1:{port}" for port in (platform.airflow_port, platform.mlflow_port))
+    refused = {
+        f"{airflow}/api/v2/dags": 401,
+        f"{airflow}/api/v2/connections": 401,
+        f"{mlflow}/": 401,
+        f"{mlflow}/api/2.0/mlflow/registered-models/search": 401,
+        f"{mlflow}/api/2.0/mlflow-artifacts/artifacts": 401,
+    }
+    assert {url: _status(url) for url in refused} == refused
+    assert _status(f"{mlflow}/", "admin:password1234") == 401  # what MLflow itself would take
+    assert _status(f"{mlflow}/", f"admin:{platform.secret('mlflow-password')}") == 200
+    assert _status(f"{airflow}/execution/task-instances/1/state") in (401, 403, 404, 405)
+
+
+def test_pages_are_on_the_loopback_alone(platform: Platform) -> None:
+    bound = re.findall(r'"HostIp": "([^"]*)"', docker("inspect", *docker("ps", "-q").split()))
+    assert set(bound) == {"127.0.0.1"}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing; tells this machine's own address
+        own = probe.getsockname()[0]
+    for port in (platform.airflow_port, platform.mlflow_port):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((own, port), timeout=5)
+
+
+def test_databases_broker_and_objects_ask_for_a_password_within(platform: Platform) -> None:
+    ping = (
+        "import socket; s = socket.create_connection(('redis', 6379), 5); s.sendall(b'PING\\r\\n'); print(s.recv(99))"
+    )
+    assert "NOAUTH" in platform.inside("airflow-worker", "python", "-c", ping)
+    login = "import psycopg2; psycopg2.connect('postgresql://airflow:wrong@postgres/airflow')"
+    assert "password authentication failed" in platform.inside("airflow-worker", "python", "-c", login)
+    other = f"import psycopg2; psycopg2.connect('{platform.secret('airflow-database-url').replace('+psycopg2', '')}')"
+    assert "permission denied" in platform.inside(
+        "airflow-worker", "python", "-c", other.replace("/airflow'", "/mlflow'")
+    )
+    get = "import urllib.request as r; print(r.urlopen('http://objects:8333/mlflow?list-type=2').status)"
+    assert "403" in platform.inside("mlflow", "python", "-c", get)
+
+
+def test_a_step_that_talks_to_mlflow_finds_neither_databases_nor_a_way_out(platform: Platform) -> None:
+    places = ["mlflow:5000", "postgres:5432", "redis:6379", "objects:8333", "1.1.1.1:443", "pypi.org:443"]
+    look = (
+        "import socket\nfrom concurrent.futures import ThreadPoolExecutor\n"
+        "def reached(place):\n"
+        "    host, port = place.split(':')\n"
+        "    try: socket.create_connection((host, int(port)), 3)\n"
+        "    except OSError: return ''\n"
+        "    return place\n"
+        f"places = {places}\n"
+        "print(*ThreadPoolExecutor(len(places)).map(reached, places))\n"
+    )
+    command = ["run", "--rm", "--network", "recloop-control", "--entrypoint", "python", f"recloop/step:{TAG}"]
+    assert docker(*command, "-c", look).split() == ["mlflow:5000"]
+
+
+# what is told of secrets
+
+
+def test_no_secret_is_told(platform: Platform, ran: dict[tuple[str, str], str]) -> None:
+    """In no container's description, arguments or output, no task's log, no database row and no artifact."""
+    containers = docker("ps", "-aq").split()
+    told = {
+        "containers": docker("inspect", *containers),
+        "arguments": "".join(docker("top", container, "-eo", "pid,args") for container in docker("ps", "-q").split()),
+        "images": "".join(
+            docker("image", "inspect", name) + docker("history", "--no-trunc", name)
+            for name in docker("images", "--format", "{{.Repository}}:{{.Tag}}").split()
+            if name.startswith("recloop/")
+        ),
+        "output": platform.logs(),
+        "compose": platform.compose("config"),
+        "task logs": _task_logs(platform),
+        "databases": docker("exec", "recloop-postgres-1", "pg_dumpall", "--username=postgres"),
+    }
+    assert "rendered_task_instance_fields" in told["databases"]
+    assert "exec-step" in told["databases"] or "shop_daily" in told["databases"]
+    for folder in ("objects", "store"):
+        told[folder] = b"".join(p.read_bytes() for p in (platform.home / folder).rglob("*") if p.is_file()).decode(
+            "latin1"
+        )
+    assert {place: len(text) > 100 for place, text in told.items()} == dict.fromkeys(told, True)
+    assert [
+        (name, place) for name, value in platform.secrets.items() for place, text in told.items() if value in text
+    ] == []
+
+
+def test_what_is_stopped_leaves_nothing_and_starts_again(platform: Platform, ran: dict[tuple[str, str], str]) -> None:
+    platform.compose("down", "--timeout", "10")
+    assert not docker("ps", "-aq")
+    assert docker("network", "ls", "--format", "{{.Name}}").split() == ["host", "none"]
+    platform.compose("up", "--detach", "--wait", "--wait-timeout", "300")
+    runs = platform.airflow.runs("shop_daily", DAYS[0], f"{DAYS[-1]}T23:59:59Z")
+    assert [run["state"] for run in runs] == ["success"] * len(DAYS)
+
+
+def _task_logs(platform: Platform) -> str:
+    return "\n".join(file.read_text(errors="replace") for file in (platform.home / "airflow-logs").rglob("*.log"))
+
+
+def _status(url: str, login: str = "") -> int:
+    import base64
+
+    headers = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"} if login else {}
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310 (our own address)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
