@@ -31,15 +31,14 @@ compose-up: environment ## the whole platform in containers of this host; needs 
 compose-down: ## end the platform; its folders under .recloop/platform stay
 	@if [ -f .recloop/platform/compose.env ]; then $(COMPOSE) down --remove-orphans; else echo "nothing was running"; fi
 
-test: environment lint ## lint, then all tests but those of containers
-	@$(PYTHON_IN) -m pytest -n $(JOBS) --dist loadfile -m "not container"
+test: environment lint ## lint, then all tests; those of containers where an engine can be started (infra/engine.sh)
+	@$(PYTHON_IN) -m pytest -n $(JOBS) --dist loadgroup
 
-test-containers: environment ## tests that start a container engine of their own (Debian, as root)
-	@infra/engine.sh install "$$(mktemp -d)"
-	@CI=1 $(PYTHON_IN) -m pytest -m container
+test-containers: environment ## those of containers alone
+	@$(PYTHON_IN) -m pytest -m container
 
 test-fast: environment ## tests under ten seconds each
-	@$(PYTHON_IN) -m pytest -n $(JOBS) --dist loadfile -m "not slow and not airflow and not gpu and not container"
+	@$(PYTHON_IN) -m pytest -n $(JOBS) --dist loadgroup -m "not slow and not airflow and not gpu and not container"
 
 dvc: environment ## run the scenario's days as `dvc repro` does, with the same steps
 	@.venv/bin/dvc repro

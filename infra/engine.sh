@@ -1,40 +1,41 @@
 #!/usr/bin/env bash
 # A Docker engine of one's own on a bare Debian machine, as root: nothing of the host's network is touched, and all that
 # it keeps lies in one folder.
-#   engine.sh install DIR installs Debian's docker.io and mmdebstrap where they are missing; logs go to DIR
-#   engine.sh start DIR   starts an engine, installing it if need be, and prints its DOCKER_HOST
+#   engine.sh install     installs Debian's docker.io and mmdebstrap where they are missing
+#   engine.sh start DIR   starts an engine and prints its DOCKER_HOST
 #   engine.sh base DIR    gives that engine a python:3.11-slim-bookworm: pulled, or made of Debian's packages
 #   engine.sh stop DIR    ends its containers, the engine by its pid, unmounts, deletes DIR
 set -euo pipefail
 export PATH=/usr/bin:/usr/sbin:/bin:/sbin:$PATH
 BASE=python:3.11-slim-bookworm
-DIR=$(realpath -m "${2:?engine.sh COMMAND DIR}")
+DIR=$(realpath -m "${2:-.}")
 export DOCKER_HOST=unix://$DIR/docker.sock
 
 say() { echo "engine: $*" >&2; }
 
-need() { # need PROGRAM PACKAGE
-  command -v "$1" >/dev/null && return
-  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-    say "$1 is not there, and only root on Debian can install it here (apt-get install $2)"
-    return 1
-  fi
-  say "installing $2"
-  mkdir -p "$DIR"
-  { apt "$2" || { apt-get update && apt "$2"; }; } >"$DIR/apt.log" 2>&1 || { tail -3 "$DIR/apt.log" >&2; return 1; }
+need() { # need PROGRAM
+  command -v "$1" >/dev/null || { say "$1 is not there; on Debian, as root: infra/engine.sh install"; return 1; }
 }
-
-apt() { DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$1"; }
 
 install() {
-  need dockerd docker.io
-  need mmdebstrap mmdebstrap
+  local missing=()
+  command -v dockerd >/dev/null || missing+=(docker.io)
+  command -v mmdebstrap >/dev/null || missing+=(mmdebstrap)
+  [ ${#missing[@]} = 0 ] && return
+  [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || { say "only root on Debian can install ${missing[*]} here"; return 1; }
+  say "installing ${missing[*]}"
+  local log
+  log=$(mktemp)
+  { apt "${missing[@]}" || { apt-get update && apt "${missing[@]}"; }; } >"$log" 2>&1 || { tail -3 "$log" >&2; return 1; }
+  rm "$log"
 }
 
+apt() { DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@"; }
+
 start() {
-  mkdir -p "$DIR"
-  need dockerd docker.io
+  need dockerd
   [ "$(id -u)" = 0 ] || { say "an engine needs root"; return 1; }
+  mkdir -p "$DIR"
   setsid nohup dockerd --data-root "$DIR/root" --exec-root "$DIR/exec" --pidfile "$DIR/docker.pid" -H "$DOCKER_HOST" \
     --bridge=none --iptables=false --ip6tables=false --ip-forward=false >"$DIR/dockerd.log" 2>&1 </dev/null &
   local waited
@@ -51,7 +52,7 @@ base() {
   docker image inspect "$BASE" >/dev/null 2>&1 && return
   timeout 60 docker pull -q "$BASE" >/dev/null 2>&1 && return
   say "no registry can be reached; making $BASE of Debian's packages"
-  need mmdebstrap mmdebstrap
+  need mmdebstrap
   mmdebstrap --quiet --variant=apt --dpkgopt=force-unsafe-io --dpkgopt='path-exclude=/usr/share/doc/*' \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
     --include=python3,ca-certificates bookworm - 2>"$DIR/mmdebstrap.log" |
@@ -73,7 +74,8 @@ stop() {
   rm -rf "$DIR"
 }
 
-case "$1" in
-  install | start | base | stop) "$1" ;;
-  *) say "install, start, base or stop"; exit 2 ;;
+case "${1:-}" in
+  install) install ;;
+  start | base | stop) [ -n "${2:-}" ] || { say "$1 DIR: which folder?"; exit 2; }; "$1" ;;
+  *) say "install, or: start, base or stop DIR"; exit 2 ;;
 esac
