@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -44,6 +45,10 @@ def _add(declared: Step) -> None:
             started=STARTED,
             launcher=launcher_of(execution),
         )
+        if declared.name == "tune" and outcome.outcome == "done" and outcome.uri:
+            from tasks.tune import apply_certain
+
+            apply_certain(context.scenario, Path(outcome.uri))
         if outcome.gate:
             click.secho(f"gate: {outcome.gate}", err=True, fg="yellow")
         click.echo(json.dumps(outcome.as_json(), sort_keys=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping
@@ -48,8 +49,8 @@ def tune(
 
     The best of several trials is better by chance too, so the winner and trial 0 are replayed once more and compared
     row by row: `certain` says that some task's AUC is better, and none's worse, at the scenario's confidence,
-    corrected for the number of trials and tasks (Bonferroni). With `tune.apply: auto` only a certain winner is written
-    into the scenario.
+    corrected for the number of trials and tasks (Bonferroni). With `tune.apply: auto` the command writes a certain
+    winner into the scenario, see `apply_certain`.
 
     Writes proposal.json. Raises BadInputError where there is no earlier checkpoint or the space is wrong.
     """
@@ -84,12 +85,21 @@ def tune(
         **replay.evidence(trials[0]["params"], winner["best"], len(trials), proposal / "scratch"),
     }
     _write(proposal / PROPOSAL, report)
-    if scenario.tune.apply == "auto" and report["better"] and report["certain"]:
-        apply(scenario.file, report)
     states = [trial["state"] for trial in trials]
     counts = {state: states.count(state) for state in sorted(set(states))}
     told = ("value", "champion_value", "better", "certain")
     return {"trials": counts, **{name: report[name] for name in told}}
+
+
+def apply_certain(scenario: Scenario, proposal: Path) -> None:
+    """With `tune.apply: auto`, writes a committed proposal's winner into the scenario file if it is certain.
+
+    No part of the step: it writes no file but its output, wherever it runs. Raises BadInputError where the scenario
+    can't be written; `recloop accept` does so where it can.
+    """
+    report = json.loads((proposal / PROPOSAL).read_text())
+    if scenario.tune.apply == "auto" and report["better"] and report["certain"]:
+        apply(scenario.file, report)
 
 
 class _Replay:

@@ -143,7 +143,7 @@ def apply(scenario_file: Path, proposal: Mapping[str, Any]) -> None:
     except OSError as error:
         aside.unlink(missing_ok=True)
         raise BadInputError(
-            f"{scenario_file}: can't be written ({error.strerror}); apply the proposal where it can"
+            f"{scenario_file}: can't be written ({error.strerror}); where it can: recloop accept --ds {proposal['ds']}"
         ) from None
 
 

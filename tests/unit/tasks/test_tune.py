@@ -18,7 +18,7 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.schema import load_scenario
 from models.training import train_day
 from tasks.contract import DayConfig
-from tasks.tune import tune
+from tasks.tune import apply_certain, tune
 from tasks.tuning_space import apply, read_space, with_values
 
 DAYS = ["2022-04-01", "2022-04-02", "2022-04-03"]
@@ -345,13 +345,17 @@ def test_a_difference_within_chance_is_not_certain_and_not_applied_by_itself(cha
     _, output = run(tmp_path, chain)
     proposal = proposal_of(output)
     assert not proposal["certain"] and proposal["evidence"].get("like", {"low": -1})["low"] < 0
+    apply_certain(load_scenario(tmp_path / "tiny.yaml"), output)
     assert load_scenario(tmp_path / "tiny.yaml").train.seed == 7
     assert sorted(p.name for p in output.iterdir()) == ["proposal.json"]
 
 
-def test_auto_applies_the_winner_by_itself(chain, tmp_path):
+def test_auto_applies_the_winner_by_itself_when_the_proposal_is_committed(chain, tmp_path):
     section = TUNE.replace("trials: 5", "trials: 3\n  apply: auto")
     _, output = run(tmp_path, chain, section)
+    file = tmp_path / "tiny.yaml"
+    assert load_scenario(file).train.learning_rate == 0.00001  # the step itself writes its output alone
+    apply_certain(load_scenario(file), output)
     proposal = proposal_of(output)
-    rate = load_scenario(tmp_path / "tiny.yaml").train.learning_rate
-    assert proposal["better"] and rate == proposal["best"]["train.learning_rate"] != 0.00001
+    assert proposal["better"]
+    assert load_scenario(file).train.learning_rate == proposal["best"]["train.learning_rate"] != 0.00001

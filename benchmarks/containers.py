@@ -1,0 +1,216 @@
+"""The same days in every execution mode: digest and seconds of each step, and what the images and a container cost.
+
+    python -m benchmarks.containers [--scenario movielens] [--data FOLDER] [--days 3] [--tag TAG]
+
+Needs an engine (DOCKER_HOST; `infra/engine.sh start` on a bare Debian) that holds the step image of this very checkout:
+`make images ROLES=step`. Each mode has a store of its own and runs `recloop STEP` for every day and step up to
+`quantize`, as Airflow does: `process` beside the caller, `docker` with the step's function in a container, `kubernetes`
+through Airflow's real pod operator against a double of the cluster's API that starts the pod's container on the engine
+(tests/node_double.py), `dvc` under `dvc repro`. Seconds are of the whole command; of dvc, what its steps noted.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import argparse
+import functools
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from feature_jobs.days import day_range
+from feature_jobs.schema import Scenario, load_scenario
+from tasks.commands import scenario_file
+from tasks.containers import Settings, release
+from tasks.steps import DAILY
+from tasks.store import open_store
+
+ROOT = Path(__file__).resolve().parent.parent
+STEPS = DAILY[: DAILY.index("register")]
+ROOMS = ("feature_jobs", "models", "serving", "tasks")
+HARDENED = ("--rm", "--read-only", "--network=none", "--tmpfs=/tmp", "--cap-drop=ALL")
+STARTS = 9
+Cells = dict[tuple[str, str], tuple[str, float]]
+"""Of each day and step, its digest and seconds."""
+
+
+def timed(command: Sequence[str | Path], environment: Mapping[str, str]) -> float:
+    """Seconds that a command takes. Raises SystemExit with what it said where it fails."""
+    begun = time.perf_counter()
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))}\n{done.stderr}")
+    return time.perf_counter() - begun
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    """Ours without settings of Recloop, and without MLflow: the registry is no part of this."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RECLOOP_", "MLFLOW_"))}
+    return {**kept, "RECLOOP_NO_TRACK": "1", **more}
+
+
+def run_commands(mode: str, scenario: Scenario, days: Sequence[str], store: Path, tag: str) -> dict[Any, float]:
+    """Modes `process` and `docker`: a command for each step."""
+    environment = clean_environment(RECLOOP_EXECUTION=mode, RECLOOP_TAG=tag)
+    where = ["-s", str(scenario.file), "--store", str(store), "--data", scenario.data.path]
+    program = [sys.executable, "-P", "-m", "tasks"]
+    return {(ds, step): timed([*program, step, *where, "--ds", ds], environment) for ds in days for step in STEPS}
+
+
+def run_pods(scenario: Scenario, days: Sequence[str], store: Path, tag: str) -> dict[Any, float]:
+    """Mode `kubernetes`: a pod for each step."""
+    import tests.airflow_home  # noqa: F401 (before the first import of Airflow)
+    from dags.kubernetes_execution import KubernetesExecution
+    from dags.kubernetes_execution import Settings as Cluster
+    from tests.cluster_double import serving
+    from tests.node_double import NodeDouble
+
+    claims = {"recloop-store": store, "recloop-data": Path(scenario.data.path).parent}
+    secrets = {"recloop-mlflow-client": {"username": "nobody", "password": "none"}}
+    node = NodeDouble(claims, secrets, {"RECLOOP_NO_TRACK": "1"})
+    seconds = {}
+    with tempfile.TemporaryDirectory() as folder, serving(node, Path(folder)) as kubeconfig:
+        for ds in days:
+            for step in STEPS:
+                instance = SimpleNamespace(
+                    dag_id="d", task_id=step, map_index=-1, try_number=1, xcom_push=lambda **_: None
+                )
+                context: Any = {"ti": instance, "run_id": f"r{ds}", "dag": SimpleNamespace()}
+                cluster = Cluster("recloop", tag, kubeconfig=str(kubeconfig))
+                execution = KubernetesExecution(cluster, functools.partial(dict, context))
+                told: list[str] = []
+                arguments = [step, "--scenario", str(scenario.file), "--ds", ds, "--json"]
+                begun = time.perf_counter()
+                code = execution.run(arguments, told.append, told.append)
+                seconds[ds, step] = time.perf_counter() - begun
+                if code:
+                    sys.exit("\n".join(told))
+    return seconds
+
+
+def run_dvc(scenario: Scenario, days: Sequence[str], folder: Path) -> tuple[Path, dict[Any, float]]:
+    """`dvc repro` of a copy of this code, in a repository of its own. Returns its store too."""
+    for room in ROOMS:
+        shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "scenarios", folder / "scenarios", ignore=shutil.ignore_patterns("data"))
+    shutil.copytree(scenario.data.path, folder / "data" / Path(scenario.data.path).name)
+    (folder / ".gitignore").write_text(".recloop/\n__pycache__/\n")
+    tools = str(Path(sys.executable).parent)
+    environment = clean_environment(PATH=f"{tools}:{os.environ['PATH']}", PYTHONPATH=str(folder))
+    file = f"scenarios/{scenario.file.name}"
+    for command in (
+        ("git", "init", "-q"),
+        ("dvc", "init", "-q"),
+        ("recloop", "dvc-render", "-s", file, "--from", days[0], "--to", days[-1]),
+        ("dvc", "repro", "-q", *(f"quantize-{ds}" for ds in days), *(f"evaluate-{ds}" for ds in days)),
+    ):
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    store = folder / ".recloop" / "dvc"
+    noted = [json.loads(line) for line in (store / scenario.name / "journal.jsonl").read_text().splitlines()]
+    return store, {(entry["ds"], entry["step"]): entry["seconds"]["total"] for entry in noted if entry["step"] in STEPS}
+
+
+def cells(scenario: Scenario, store: Path, seconds: Mapping[Any, float]) -> Cells:
+    """Digests that a store holds, beside the seconds."""
+    commits = {(commit.ds, commit.step): commit.digest for commit in open_store(store, scenario.name).commits()}
+    return {at: (commits[at], taken) for at, taken in seconds.items()}
+
+
+def print_table(by_mode: Mapping[str, Cells]) -> bool:
+    """Returns whether all modes have the same digests."""
+    process = by_mode["process"]
+    print(f"\n{'day':<11}{'step':<10}{'digest':<14}" + "".join(f"{mode:>12}" for mode in by_mode))
+    same = True
+    for at, (digest, _) in process.items():
+        found = [by_mode[mode][at] for mode in by_mode]
+        same &= all(other == digest for other, _ in found)
+        shown = "".join(f"{taken:>10.1f}{' =' if other == digest else ' ≠'}" for other, taken in found)
+        print(f"{at[0]:<11}{at[1]:<10}{digest[:12]:<14}{shown}")
+    totals = {mode: sum(taken for _, taken in found.values()) for mode, found in by_mode.items()}
+    print(f"{'':<11}{'all':<24}" + "".join(f"{total:>10.1f}  " for total in totals.values()))
+    for mode in by_mode:
+        extra = [by_mode[mode][at][1] - process[at][1] for at in process]
+        print(f"{mode}: a step takes {statistics.median(extra):+.2f} s (median) beside a process")
+    return same
+
+
+def print_images(tag: str) -> None:
+    """Sizes of the images that the engine holds, and the largest folders of the step image."""
+    listed = subprocess.run(
+        ["docker", "images", "--format", "{{.Repository}}:{{.Tag}}"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    for name in sorted(name for name in listed if name.startswith("recloop/") and name.endswith(f":{tag}")):
+        told = subprocess.run(
+            ["docker", "image", "inspect", "--format", "{{.Size}}", name], capture_output=True, text=True, check=True
+        )
+        print(f"{name:<24}{int(told.stdout) / 1e9:6.2f} GB")
+    du = "du -xs -B1 /opt/recloop/lib/python3.*/site-packages/* /usr /opt/app | sort -rn | head -12"
+    told = subprocess.run(
+        ["docker", "run", *HARDENED, "--user=0", "--entrypoint=sh", f"recloop/step:{tag}", "-c", du],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for line in told.stdout.splitlines():
+        size, place = line.split()
+        print(f"    {int(size) / 1e6:7.0f} MB  {place}")
+
+
+def print_starts(tag: str) -> None:
+    """A command that does nothing, alternately as a process and in containers."""
+    image = f"recloop/step:{tag}"
+    ways: dict[str, list[str]] = {
+        "a process": [sys.executable, "-P", "-m", "tasks", "train", "--help"],
+        "an empty container": ["docker", "run", *HARDENED, "--entrypoint=/bin/true", image],
+        "a step's container": ["docker", "run", *HARDENED, image, "train", "--help"],
+    }
+    taken: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(STARTS):
+        for way, command in ways.items():
+            taken[way].append(timed(command, clean_environment()))
+    for way, found in taken.items():
+        print(f"{way:<20}{statistics.median(found):6.2f} s ({min(found):.2f}-{max(found):.2f}, {STARTS} starts)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns 0 where all modes gave the same digests."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.containers", description=__doc__.split("\n")[0])
+    parser.add_argument("--scenario", default="movielens")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--days", type=int, default=3)
+    parser.add_argument("--tag", default=release())
+    given = parser.parse_args(arguments)
+    scenario = load_scenario(scenario_file(given.scenario), data=given.data)
+    days = day_range(scenario, str(scenario.data.days.first), str(scenario.data.days.last))[: given.days]
+    os.environ["RECLOOP_TAG"] = given.tag
+    print_images(Settings.of_environment().tag)
+    print_starts(given.tag)
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        by_mode: dict[str, Cells] = {}
+        for mode in ("process", "docker"):
+            store = work / mode
+            by_mode[mode] = cells(scenario, store, run_commands(mode, scenario, days, store, given.tag))
+        (work / "kubernetes").mkdir()
+        pods = run_pods(scenario, days, work / "kubernetes", given.tag)
+        by_mode["kubernetes"] = cells(scenario, work / "kubernetes", pods)
+        store, seconds = run_dvc(scenario, days, work / "dvc")
+        by_mode["dvc"] = cells(scenario, store, seconds)
+        return 0 if print_table(by_mode) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
