@@ -3,8 +3,10 @@ SCENARIO ?= movielens
 DAYS ?= 5
 DATA ?=
 JOBS ?= 2
-ROLES ?= step airflow mlflow notebook
+ROLES ?= step airflow mlflow notebook $(if $(LOCAL),stand-ins)
 PYTHON_IN := .venv/bin/python
+# Containers first: they are one share, and the longest.
+SHARES := --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help environment demo down compose-up compose-down images test test-containers test-fast lint format screenshots dvc benchmark-peers
@@ -21,9 +23,9 @@ demo: environment ## run SCENARIO=movielens for DAYS=5 in Airflow; DATA=folder f
 down: ## end the servers that `make demo` started
 	@if [ -x $(PYTHON_IN) ]; then $(PYTHON_IN) -m infra.down; else echo "nothing was running"; fi
 
-COMPOSE = .venv/bin/docker-compose --env-file .recloop/platform/compose.env -f infra/compose.yaml
+COMPOSE = .venv/bin/docker-compose --env-file .recloop/platform/compose.env -f infra/compose.yaml $(if $(LOCAL),-f infra/compose/local/compose.yaml)
 
-compose-up: environment ## the whole platform in containers of this host; needs a container engine and our images
+compose-up: environment ## the whole platform in containers of this host; needs a container engine and our images (LOCAL=1 as there)
 	@$(PYTHON_IN) -m infra.platform $(if $(DATA),--data "$(DATA)") $(if $(TAG),--tag "$(TAG)") $(if $(IMAGES),--images "$(IMAGES)")
 	@$(COMPOSE) up --detach --wait --wait-timeout 600
 	@echo "Airflow http://127.0.0.1:8080  MLflow http://127.0.0.1:5000"
@@ -32,13 +34,13 @@ compose-down: ## end the platform; its folders under .recloop/platform stay
 	@if [ -f .recloop/platform/compose.env ]; then $(COMPOSE) down --remove-orphans; else echo "nothing was running"; fi
 
 test: environment lint ## lint, then all tests; those of containers where an engine can be started (infra/engine.sh)
-	@$(PYTHON_IN) -m pytest -n $(JOBS) --dist loadgroup
+	@$(PYTHON_IN) -m pytest -n $(JOBS) $(SHARES)
 
 test-containers: environment ## those of containers alone
 	@$(PYTHON_IN) -m pytest -m container
 
 test-fast: environment ## tests under ten seconds each
-	@$(PYTHON_IN) -m pytest -n $(JOBS) --dist loadgroup -m "not slow and not airflow and not gpu and not container"
+	@$(PYTHON_IN) -m pytest -n $(JOBS) $(SHARES) -m "not slow and not airflow and not gpu and not container"
 
 dvc: environment ## run the scenario's days as `dvc repro` does, with the same steps
 	@.venv/bin/dvc repro
@@ -57,7 +59,7 @@ benchmark-peers: environment ## .venv-peers, for the peers of benchmarks/ that o
 	@benchmarks/peers/environment.sh
 
 images: environment ## images of all roles from this checkout; ROLES="step", LOCAL=1 where no registry can be reached
-	@$(PYTHON_IN) -m infra.images build $(ROLES) $(if $(LOCAL),--local) $(if $(CA),--ca "$(CA)")
+	@$(PYTHON_IN) -m infra.images build $(ROLES) $(if $(LOCAL),--local)
 
 screenshots: environment ## pictures of the running demo into docs/images (needs Debian's chromium)
 	@$(PYTHON_IN) -m infra.screenshots --scenario "$(SCENARIO)"

@@ -6,7 +6,8 @@ Needs an engine (DOCKER_HOST; `infra/engine.sh start` on a bare Debian) that hol
 `make images ROLES=step`. Each mode has a store of its own and runs `recloop STEP` for every day and step up to
 `quantize`, as Airflow does: `process` beside the caller, `docker` with the step's function in a container, `kubernetes`
 through Airflow's real pod operator against a double of the cluster's API that starts the pod's container on the engine
-(tests/node_double.py), `dvc` under `dvc repro`. Seconds are of the whole command; of dvc, what its steps noted.
+(tests/containers/node_double.py), `dvc` under `dvc repro`. Seconds are of the whole command; of dvc, what its steps
+noted.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def run_pods(scenario: Scenario, days: Sequence[str], store: Path, tag: str) -> 
     from dags.kubernetes_execution import KubernetesExecution
     from dags.kubernetes_execution import Settings as Cluster
     from tests.cluster_double import serving
-    from tests.node_double import NodeDouble
+    from tests.containers.node_double import NodeDouble
 
     claims = {"recloop-store": store, "recloop-data": Path(scenario.data.path).parent}
     secrets = {"recloop-mlflow-client": {"username": "nobody", "password": "none"}}

@@ -2,7 +2,8 @@
 `python -m infra.images sbom ROLE...` writes what they hold to build/ROLE.spdx.json.
 
 The bases are those of infra/docker/images.lock, by digest. Where no registry can be reached `--local` takes stand-ins
-that `infra/engine.sh base` and this module put into the engine.
+that `infra/engine.sh base` and this module put into the engine, and there is a role `stand-ins` for what compose takes
+from others. What this machine trusts (SSL_CERT_FILE, or Debian's bundle) is trusted while building, and is in no image.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from tasks.containers import release
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "infra" / "docker"
 ROLES = ("step", "step-cuda", "airflow", "mlflow", "notebook")
+STAND_INS = "stand-ins"
+CERTIFICATES = Path(os.environ.get("SSL_CERT_FILE") or "/etc/ssl/certs/ca-certificates.crt")
 ROOMS = ("dags", "feature_jobs", "models", "serving", "tasks")
 UV = "uv==0.13.9"
 DOCKER = os.environ.get("DOCKER", "docker")
@@ -57,12 +60,14 @@ class Parts:
         return cls(base, "recloop-uv", "recloop-wheels" if wheels else "scratch")
 
 
-def build(role: str, parts: Parts, tag: str, *, ca: Path | None = None, fresh: bool = False) -> str:
-    """Builds one role's image and returns its name. `ca`: certificates to trust while building; `fresh`: no cache.
+def build(role: str, parts: Parts, tag: str, *, fresh: bool = False) -> str:
+    """Builds one role's image and returns its name. `fresh`: nothing of an earlier build is taken.
 
     Raises RecloopError where the build fails; what it said is on stderr.
     """
     name = f"recloop/{role}:{tag}"
+    context = ROOT / "infra" / "compose" / "local" if role == STAND_INS else ROOT
+    file = context / "Dockerfile" if role == STAND_INS else FOLDER / "Dockerfile"
     torch = "" if role == "step-cuda" or parts.wheels != "scratch" else "cpu"
     arguments = {
         "ROLE": role,
@@ -74,23 +79,12 @@ def build(role: str, parts: Parts, tag: str, *, ca: Path | None = None, fresh: b
         "REVISION": revision(),
         "VERSION": release(),
     }
-    command = [
-        DOCKER,
-        "build",
-        "--network",
-        "host",
-        "--file",
-        str(FOLDER / "Dockerfile"),
-        "--target",
-        role,
-        "--tag",
-        name,
-    ]
+    command = [DOCKER, "build", "--network", "host", "--file", str(file), "--target", role, "--tag", name]
     command += [item for key, value in arguments.items() for item in ("--build-arg", f"{key}={value}")]
-    command += ["--secret", f"id=ca,src={ca}"] if ca else []
+    command += ["--secret", f"id=ca,src={CERTIFICATES}"] if CERTIFICATES.is_file() else []
     command += ["--no-cache"] if fresh else []
     done = subprocess.run(
-        [*command, str(ROOT)], env={**os.environ, "DOCKER_BUILDKIT": "1"}, check=False, stdout=sys.stderr
+        [*command, str(context)], env={**os.environ, "DOCKER_BUILDKIT": "1"}, check=False, stdout=sys.stderr
     )
     if done.returncode:
         raise RecloopError(f"{name} could not be built; the engine's words are above")
@@ -143,10 +137,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Builds; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m infra.images", description=__doc__)
     parser.add_argument("command", choices=["build", "sbom"])
-    parser.add_argument("roles", nargs="+", choices=ROLES, metavar="ROLE")
+    parser.add_argument("roles", nargs="+", choices=[*ROLES, STAND_INS], metavar="ROLE")
     parser.add_argument("--tag", default=release(), help="default: the project's version")
     parser.add_argument("--local", action="store_true", help="stand-ins for the bases, where no registry is reachable")
-    parser.add_argument("--ca", type=Path, help="certificates to trust while building")
     given = parser.parse_args(arguments)
     try:
         if given.command == "sbom":
@@ -155,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         parts = Parts.local() if given.local else Parts.pinned()
         for role in given.roles:
-            print(build(role, parts, given.tag, ca=given.ca))
+            print(build(role, parts, given.tag))
     except RecloopError as error:
         print(f"images: {error}", file=sys.stderr)
         return error.exit_code

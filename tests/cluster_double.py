@@ -1,5 +1,5 @@
 """A stand-in for a Kubernetes API server, not a cluster: it checks pods strictly against the published schemas, and
-runs a script where a kubelet would run the container; tests/node_double.py runs the container. It answers what
+runs a script where a kubelet would run the container; containers/node_double.py runs the container. It answers what
 Airflow's pod operator asks, over HTTP."""
 
 from __future__ import annotations

@@ -5,6 +5,9 @@ import os
 import pytest
 from hypothesis import settings
 from hypothesis.internal.conjecture import providers
+from xdist.scheduler import LoadFileScheduling
+
+ENGINE = "tests/containers/"
 
 settings.register_profile("same", derandomize=True)
 settings.register_profile("search")
@@ -16,9 +19,11 @@ if profile == "same":
     providers._get_local_constants = lambda: none_found
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `--dist loadgroup`: a file's tests have one worker, and so do all that share the container engine."""
-    for item in items:
-        group = "engine" if item.get_closest_marker("container") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileScheduling:
+    """A file's tests have one worker, and so have all that share the container engine."""
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return ENGINE if nodeid.startswith(ENGINE) else str(super()._split_scope(nodeid))
+
+    return Scheduling(config, log)

@@ -28,7 +28,7 @@ from tasks.launch import Call, InProcess
 from tasks.runner import run_step
 from tasks.steps import DAILY, STEPS
 from tasks.store import open_store
-from tests.engine import CA, DOCKER, TAG, docker
+from tests.containers.engine import DOCKER, TAG, docker
 from tests.mlflow_server import mlflow_server
 from tests.paths import ROOT
 from tests.small import days, write_small
@@ -43,7 +43,7 @@ SECRET = "correct-horse-battery-staple"
 @pytest.fixture(scope="module")
 def probe(step_image: str) -> Settings:
     """A step image in whose place a probe runs."""
-    docker("build", "--tag", f"probe/step:{TAG}", str(ROOT / "tests" / "probe"), env={**os.environ})
+    docker("build", "--tag", f"probe/step:{TAG}", str(ROOT / "tests" / "containers" / "probe"), env={**os.environ})
     return Settings("probe", TAG, "host")
 
 
@@ -219,7 +219,7 @@ def test_a_container_that_someone_kills_is_told_as_killed(probe: Settings, shop:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_task_leaves_no_container(probe: Settings, shop: Path, tmp_path: Path, number: signal.Signals) -> None:
     code = (
-        "from pathlib import Path; from tests.e2e.test_containers import Settings, _probe\n"
+        "from pathlib import Path; from tests.containers.test_steps import Settings, _probe\n"
         f"_probe(Settings('probe', '{TAG}', 'host'), Path({str(shop)!r}), Path({str(tmp_path)!r}), sleep=True)"
     )
     task = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -320,7 +320,7 @@ def test_a_container_adds_little_to_a_step_that_does_nothing(step_image: str) ->
 def test_two_builds_hold_the_same_files(step_image: str, tmp_path: Path) -> None:
     from infra.images import Parts, build
 
-    again = build("step", Parts.local(), "again", ca=CA if CA.exists() else None, fresh=True)
+    again = build("step", Parts.local(), "again", fresh=True)
     first, second = (_files_of(image, tmp_path / "image.tar") for image in (step_image, again))
     assert len(first) > 10_000
     assert {name for name in first.keys() | second.keys() if first.get(name) != second.get(name)} == set()

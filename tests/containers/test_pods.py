@@ -25,9 +25,9 @@ from tasks.runner import run_step
 from tasks.steps import DAILY, STEPS
 from tasks.store import open_store
 from tests.cluster_double import serving
-from tests.engine import TAG, docker
+from tests.containers.engine import TAG, docker
+from tests.containers.node_double import NodeDouble
 from tests.mlflow_server import STEPS_USER, server_with_passwords
-from tests.node_double import NodeDouble
 from tests.paths import ROOT
 from tests.small import days, write_day, write_small
 

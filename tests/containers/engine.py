@@ -14,7 +14,6 @@ import pytest
 from tests.paths import ROOT
 
 TAG = "test"
-CA = Path("/etc/ssl/certs/ca-certificates.crt")
 SCRIPT = ROOT / "infra" / "engine.sh"
 DOCKER = "/usr/bin/docker"
 

@@ -20,7 +20,7 @@ from feature_jobs.errors import RetryLaterError
 from feature_jobs.schema import Scenario, load_scenario
 from tasks.runner import run_step
 from tasks.store import ScenarioStore, open_store
-from tests.engine import docker
+from tests.containers.engine import docker
 from tests.paths import ROOT
 from tests.small import days, write_small
 

@@ -1,7 +1,7 @@
 """infra/compose.yaml started as a whole: days run through Airflow's API, and what holds a secret tells it to nobody.
 
-Airflow, MLflow and the steps run from our own images. Where no registry can be reached, Postgres, Redis and the object
-store are the stand-ins of tests/platform.
+As `make compose-up LOCAL=1` does it: Airflow, MLflow and the steps are our own images, Postgres, Redis and the object
+store are the stand-ins of infra/compose/local.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from infra.backfill import Backfill, failure_of
 from infra.servers import free_ports
 from tasks.steps import DAILY
 from tasks.store import open_store
-from tests.engine import CA, DOCKER, TAG, docker
+from tests.containers.engine import DOCKER, TAG, docker
 from tests.paths import ROOT
 from tests.small import days, write_small
 
@@ -51,7 +51,7 @@ class Platform:
     mlflow_port: int
 
     def compose(self, *arguments: str, check: bool = True) -> str:
-        files = ("infra/compose.yaml", str(ROOT / "tests" / "platform" / "compose.yaml"))
+        files = ("infra/compose.yaml", "infra/compose/local/compose.yaml")
         program = Path(sys.executable).with_name("docker-compose")
         command = [program, "--env-file", self.home / "compose.env", *(p for file in files for p in ("-f", file))]
         ports = {"RECLOOP_AIRFLOW_PORT": str(self.airflow_port), "RECLOOP_MLFLOW_PORT": str(self.mlflow_port)}
@@ -91,14 +91,10 @@ class Platform:
 
 @pytest.fixture(scope="module")
 def platform(engine: str, step_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    from infra.images import Parts, build
+    from infra.images import STAND_INS, Parts, build
 
-    for role in ("airflow", "mlflow"):
-        build(role, Parts.local(), TAG, ca=CA if CA.exists() else None)
-    trusted = ["--secret", f"id=ca,src={CA}"] if CA.exists() else []
-    environment = {**os.environ, "DOCKER_BUILDKIT": "1"}
-    where = str(ROOT / "tests" / "platform")
-    docker("build", "--network", "host", *trusted, "--tag", "recloop/stand-ins:test", where, env=environment)
+    for role in ("airflow", "mlflow", STAND_INS):
+        build(role, Parts.local(), TAG)
     project = _project(tmp_path_factory.mktemp("project"))
     home = project / ".recloop" / "platform"
     prepare = [sys.executable, "-m", "infra.platform", "--tag", TAG]

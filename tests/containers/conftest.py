@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.engine import CA, TAG, started_engine
+from tests.containers.engine import TAG, started_engine
 
 
 @pytest.fixture(scope="session")
@@ -21,4 +21,4 @@ def step_image(engine: str) -> str:
     """Name of the step image, built from this checkout."""
     from infra.images import Parts, build
 
-    return build("step", Parts.local(), TAG, ca=CA if CA.exists() else None)
+    return build("step", Parts.local(), TAG)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster_double import ClusterDouble
-from tests.engine import DOCKER, docker
+from tests.containers.engine import DOCKER, docker
 
 UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 
