@@ -32,6 +32,7 @@ from typing import Any
 
 from feature_jobs.days import day_range
 from feature_jobs.schema import Scenario, load_scenario
+from infra.images import docker
 from tasks.commands import scenario_file
 from tasks.containers import Settings, release
 from tasks.steps import DAILY
@@ -151,16 +152,16 @@ def print_table(by_mode: Mapping[str, Cells]) -> bool:
 def print_images(tag: str) -> None:
     """Sizes of the images that the engine holds, and the largest folders of the step image."""
     listed = subprocess.run(
-        ["docker", "images", "--format", "{{.Repository}}:{{.Tag}}"], capture_output=True, text=True, check=True
+        [docker(), "images", "--format", "{{.Repository}}:{{.Tag}}"], capture_output=True, text=True, check=True
     ).stdout.split()
     for name in sorted(name for name in listed if name.startswith("recloop/") and name.endswith(f":{tag}")):
         told = subprocess.run(
-            ["docker", "image", "inspect", "--format", "{{.Size}}", name], capture_output=True, text=True, check=True
+            [docker(), "image", "inspect", "--format", "{{.Size}}", name], capture_output=True, text=True, check=True
         )
         print(f"{name:<24}{int(told.stdout) / 1e9:6.2f} GB")
     du = "du -xs -B1 /opt/recloop/lib/python3.*/site-packages/* /usr /opt/app | sort -rn | head -12"
     told = subprocess.run(
-        ["docker", "run", *HARDENED, "--user=0", "--entrypoint=sh", f"recloop/step:{tag}", "-c", du],
+        [docker(), "run", *HARDENED, "--user=0", "--entrypoint=sh", f"recloop/step:{tag}", "-c", du],
         capture_output=True,
         text=True,
         check=True,
@@ -175,8 +176,8 @@ def print_starts(tag: str) -> None:
     image = f"recloop/step:{tag}"
     ways: dict[str, list[str]] = {
         "a process": [sys.executable, "-P", "-m", "tasks", "train", "--help"],
-        "an empty container": ["docker", "run", *HARDENED, "--entrypoint=/bin/true", image],
-        "a step's container": ["docker", "run", *HARDENED, image, "train", "--help"],
+        "an empty container": [docker(), "run", *HARDENED, "--entrypoint=/bin/true", image],
+        "a step's container": [docker(), "run", *HARDENED, image, "train", "--help"],
     }
     taken: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(STARTS):

@@ -9,8 +9,10 @@ from others. What this machine trusts (SSL_CERT_FILE, or Debian's bundle) is tru
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -29,7 +31,6 @@ STAND_INS = "stand-ins"
 CERTIFICATES = Path(os.environ.get("SSL_CERT_FILE") or "/etc/ssl/certs/ca-certificates.crt")
 ROOMS = ("dags", "feature_jobs", "models", "serving", "tasks")
 UV = "uv==0.13.9"
-DOCKER = os.environ.get("DOCKER", "docker")
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,25 @@ class Parts:
         return cls(base, "recloop-uv", "recloop-wheels" if wheels else "scratch")
 
 
+def docker() -> str:
+    """The Docker command: DOCKER, else the first on the path that has BuildKit. Raises RecloopError for none."""
+    if chosen := os.environ.get("DOCKER"):
+        return chosen
+    for folder in os.environ.get("PATH", "").split(os.pathsep):
+        found = shutil.which("docker", path=folder)
+        if found and "--secret" in _help_of(found):
+            return found
+    raise RecloopError("no Docker command with BuildKit on the path; install docker-buildx, or name one in DOCKER")
+
+
+@functools.cache
+def _help_of(program: str) -> str:
+    environment = {**os.environ, "DOCKER_BUILDKIT": "1"}
+    return subprocess.run(
+        [program, "build", "--help"], env=environment, capture_output=True, text=True, check=False
+    ).stdout
+
+
 def build(role: str, parts: Parts, tag: str, *, fresh: bool = False) -> str:
     """Builds one role's image and returns its name. `fresh`: nothing of an earlier build is taken.
 
@@ -79,7 +99,7 @@ def build(role: str, parts: Parts, tag: str, *, fresh: bool = False) -> str:
         "REVISION": revision(),
         "VERSION": release(),
     }
-    command = [DOCKER, "build", "--network", "host", "--file", str(file), "--target", role, "--tag", name]
+    command = [docker(), "build", "--network", "host", "--file", str(file), "--target", role, "--tag", name]
     command += [item for key, value in arguments.items() for item in ("--build-arg", f"{key}={value}")]
     command += ["--secret", f"id=ca,src={CERTIFICATES}"] if CERTIFICATES.is_file() else []
     command += ["--no-cache"] if fresh else []
@@ -126,7 +146,7 @@ def wheel_folders() -> list[Path]:
 
 def _import(name: str, files: dict[str, Path]) -> None:
     """Makes an image that holds some files and nothing else."""
-    with subprocess.Popen([DOCKER, "import", "-", name], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as engine:
+    with subprocess.Popen([docker(), "import", "-", name], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as engine:
         assert engine.stdin is not None  # noqa: S101 (for the type checker)
         with tarfile.open(fileobj=engine.stdin, mode="w|") as archive:
             for place, file in files.items():

@@ -22,15 +22,12 @@ DOCKER = "/usr/bin/docker"
 def started_engine() -> Iterator[str]:
     """Yields the address of a fresh engine that has our base image. Where none can be: fails in CI, skips elsewhere."""
     folder = Path(tempfile.mkdtemp(prefix="recloop-engine-"))
-    before = {name: os.environ.get(name) for name in ("DOCKER_HOST", "DOCKER")}
     try:
-        address = _engine("start", folder)
-        os.environ.update(DOCKER_HOST=address, DOCKER=DOCKER)
-        _engine("base", folder)
-        yield address
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DOCKER_HOST", _engine("start", folder))
+            _engine("base", folder)
+            yield os.environ["DOCKER_HOST"]
     finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
         subprocess.run([SCRIPT, "stop", folder], check=True)
 
 
