@@ -8,6 +8,7 @@ this process, even where that is killed: see tasks.exec_step.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -34,6 +35,7 @@ PIDS = 512
 GIB = 1 << 30
 KILLED = 128  # an exit code above says which signal ended it
 STDOUT = 1
+ABANDONED_S = 120.0  # a container is started right after it was made
 ERRORS: dict[int, type[RecloopError]] = {
     error.exit_code: error for error in (GateError, BadInputError, ParentMissingError, RetryLaterError)
 }
@@ -50,7 +52,8 @@ class Settings:
 
     @classmethod
     def of_environment(cls) -> Settings:
-        """Reads RECLOOP_IMAGES, RECLOOP_TAG, RECLOOP_DOCKER_NETWORK. The engine is where DOCKER_HOST says."""
+        """Reads RECLOOP_IMAGES, RECLOOP_TAG, RECLOOP_DOCKER_NETWORK. The engine is found as Docker's own command does:
+        DOCKER_HOST, and for TLS DOCKER_TLS_VERIFY and DOCKER_CERT_PATH."""
         images, tag, network = (os.environ.get(f"RECLOOP_{name}") for name in ("IMAGES", "TAG", "DOCKER_NETWORK"))
         return cls(images or "recloop", tag or release(), network or "")
 
@@ -80,7 +83,8 @@ class ContainerLauncher:
         writable = writable_folders(declared, call)
         _hand_over(writable)
         try:
-            client = docker.APIClient(base_url=os.environ.get("DOCKER_HOST"), version="auto", timeout=60)
+            client = docker.from_env(timeout=60).api
+            _sweep(client)
             container = self._create(client, declared, call, writable)
         except docker.errors.ImageNotFound:
             name = self._settings.image_of(declared)
@@ -260,6 +264,16 @@ def error_of(declared: Step, code: int, answer: str, *, out_of_memory: bool) -> 
     except (ValueError, KeyError):
         message = f"{declared.name} ended with exit code {code}; what it said is above"
     return ERRORS.get(code, RecloopError)(message)
+
+
+def _sweep(client: APIClient) -> None:
+    """Removes containers that were never started: whoever made them was killed in between."""
+    import docker
+
+    for found in client.containers(all=True, filters={"status": "created", "label": "recloop.step"}):
+        if time.time() - found["Created"] > ABANDONED_S:
+            with contextlib.suppress(docker.errors.APIError):  # another has removed it
+                client.remove_container(found["Id"], force=True, v=True)
 
 
 def _hand_over(folders: list[Path]) -> None:

@@ -283,7 +283,7 @@ def test_what_is_stopped_leaves_nothing_and_starts_again(platform: Platform, ran
     assert not docker("ps", "-aq")
     assert docker("network", "ls", "--format", "{{.Name}}").split() == ["host", "none"]
     platform.compose("up", "--detach", "--wait", "--wait-timeout", "300")
-    runs = platform.airflow.runs("shop_daily", DAYS[0], f"{DAYS[-1]}T23:59:59Z")
+    runs = platform.airflow.runs("shop_daily", f"{DAYS[0]}T00:00:00Z", f"{DAYS[-1]}T23:59:59Z")
     assert [run["state"] for run in runs] == ["success"] * len(DAYS)
 
 

@@ -231,6 +231,17 @@ def test_a_killed_task_leaves_no_container(probe: Settings, shop: Path, tmp_path
     assert _none_left()
 
 
+def test_a_container_that_was_made_and_never_started_is_swept(
+    probe: Settings, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.containers.ABANDONED_S", -1.0)
+    docker("create", "--label", "recloop.step=join", f"probe/step:{TAG}")
+    kept = docker("create", f"probe/step:{TAG}").strip()
+    _probe(probe, shop, tmp_path)
+    assert docker("ps", "-aq", "--no-trunc").split() == [kept]
+    docker("rm", kept)
+
+
 def test_an_image_of_other_code_is_refused(step_image: str) -> None:
     request = json.dumps({"step": "join", "code": "0" * 64, "environment": {}})
     command = [DOCKER, "run", "--rm", "--network", "none", "-i", step_image, "exec-step"]

@@ -24,7 +24,7 @@ Term = tuple[str, Callable[[dict[str, Any]], Any]]
 def run(expression: str, row: dict[str, Any], zone: str = "UTC") -> Any:
     sql = to_sql(expression, lambda name: f'"{name}"', zone=zone)
     columns = ", ".join(f'CAST(${i} AS {SQL_TYPES[TYPES[n]]}) AS "{n}"' for i, n in enumerate(row, 1))
-    return duckdb.execute(f"SELECT {sql} FROM (SELECT {columns})", list(row.values())).fetchone()[0]
+    return duckdb.execute(f"SELECT {sql} FROM (SELECT {columns})", list(row.values())).fetchall()[0][0]
 
 
 def strict(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -176,7 +176,7 @@ def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20))
 def test_text_stays_text(value: str) -> None:
     sql = to_sql(repr(value), lambda name: name)
-    assert duckdb.execute(f"SELECT {sql}").fetchone() == (value,)
+    assert duckdb.execute(f"SELECT {sql}").fetchall() == [(value,)]
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Shanghai", "America/New_York"])

@@ -346,9 +346,9 @@ def test_order_of_a_large_file_is_the_files_order(tmp_path: Path) -> None:
     """Equal times keep the order of the source, though two threads read a file of many blocks."""
     scenario_in(tmp_path)
     number = 400_000
-    duckdb.sql(f"SELECT i AS user, i % 7 AS item, 3 AS rating, {T} AS t FROM range({number}) r(i)").write_csv(
-        str(tmp_path / "data/events.csv")
-    )
+    rows = f"SELECT i AS user, i % 7 AS item, 3 AS rating, {T} AS t FROM range({number}) r(i)"
+    with duckdb.connect() as connection:
+        connection.sql(rows).write_csv(str(tmp_path / "data/events.csv"))
     events, _ = land(tmp_path)
     assert events["user"].to_pylist() == list(range(number))
     assert events["key.event_row"].to_pylist() == list(range(number))
