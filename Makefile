@@ -23,12 +23,13 @@ demo: environment ## run SCENARIO=movielens for DAYS=5 in Airflow; DATA=folder f
 down: ## end the servers that `make demo` started
 	@if [ -x $(PYTHON_IN) ]; then $(PYTHON_IN) -m infra.down; else echo "nothing was running"; fi
 
+PLATFORM = $(PYTHON_IN) -m infra.platform $(if $(DATA),--data "$(DATA)") $(if $(TAG),--tag "$(TAG)") $(if $(IMAGES),--images "$(IMAGES)")
 COMPOSE = .venv/bin/docker-compose --env-file .recloop/platform/compose.env -f infra/compose.yaml $(if $(LOCAL),-f infra/compose/local/compose.yaml)
 
 compose-up: environment ## the whole platform in containers of this host; needs a container engine and our images (LOCAL=1 as there)
-	@$(PYTHON_IN) -m infra.platform $(if $(DATA),--data "$(DATA)") $(if $(TAG),--tag "$(TAG)") $(if $(IMAGES),--images "$(IMAGES)")
+	@$(PLATFORM) >/dev/null
 	@$(COMPOSE) up --detach --wait --wait-timeout 600
-	@echo "Airflow http://127.0.0.1:8080  MLflow http://127.0.0.1:5000"
+	@$(PLATFORM)
 
 compose-down: ## end the platform; its folders under .recloop/platform stay
 	@if [ -f .recloop/platform/compose.env ]; then $(COMPOSE) down --remove-orphans; else echo "nothing was running"; fi

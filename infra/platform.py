@@ -18,7 +18,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from pathlib import Path
 
-from infra.servers import ROOT, USER, write_private
+from infra.servers import ROOT, USER, free_ports, write_private
 from tasks.containers import release
 
 HOME = ROOT / ".recloop" / "platform"
@@ -47,9 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", default="recloop", help="Prefix of our images, such as registry.example/recloop.")
     parser.add_argument("--tag", default=release(), help="Tag of our images.")
     given = parser.parse_args(arguments)
-    prepare(given.home.resolve(), given.data.resolve(), given.images, given.tag)
-    print(f"Airflow: user {USER}, password in {given.home}/secrets/airflow-passwords", file=sys.stderr)
-    print(f"MLflow:  user {USER}, password in {given.home}/secrets/mlflow-password", file=sys.stderr)
+    ports = ports_in(prepare(given.home.resolve(), given.data.resolve(), given.images, given.tag))
+    for (name, port), file in zip(ports.items(), ("airflow-passwords", "mlflow-password"), strict=True):
+        print(f"{name} http://127.0.0.1:{port}  user {USER}, password in {given.home}/secrets/{file}")
     return 0
 
 
@@ -68,6 +68,8 @@ def prepare(home: Path, data: Path, images: str, tag: str) -> Path:
             write_private(file, text)
         os.chown(file, uid, gid)
     socket = Path(os.environ.get("DOCKER_HOST", SOCKET).removeprefix("unix://"))
+    file = home / "compose.env"
+    ports = list(ports_in(file).values()) if file.exists() else free_ports(8080, 5000)
     (home / "passwd").write_text(f"postgres:x:{uid}:{gid}::/tmp:/sbin/nologin\n")
     settings = {
         "RECLOOP_HOME": home,
@@ -79,10 +81,17 @@ def prepare(home: Path, data: Path, images: str, tag: str) -> Path:
         "RECLOOP_ENGINE_GID": socket.stat().st_gid if socket.exists() else gid,
         "RECLOOP_IMAGES": images,
         "RECLOOP_TAG": tag,
+        "RECLOOP_AIRFLOW_PORT": ports[0],
+        "RECLOOP_MLFLOW_PORT": ports[1],
     }
-    file = home / "compose.env"
     file.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
     return file
+
+
+def ports_in(settings: Path) -> dict[str, int]:
+    """Ports of the loopback that Airflow and MLflow have; chosen once, so that a second start finds them again."""
+    values = dict(line.split("=", 1) for line in settings.read_text().splitlines())
+    return {name: int(values[f"RECLOOP_{name.upper()}_PORT"]) for name in ("Airflow", "MLflow")}
 
 
 def kept(folder: Path) -> dict[str, str]:

@@ -25,7 +25,7 @@ from rich.console import Console
 from feature_jobs.schema import load_scenario
 from infra.airflow_api import AirflowApi
 from infra.backfill import Backfill, failure_of
-from infra.servers import free_ports
+from infra.platform import TOKENS, ports_in
 from tasks.steps import DAILY
 from tasks.store import open_store
 from tests.containers.engine import DOCKER, TAG, docker
@@ -54,11 +54,7 @@ class Platform:
         files = ("infra/compose.yaml", "infra/compose/local/compose.yaml")
         program = Path(sys.executable).with_name("docker-compose")
         command = [program, "--env-file", self.home / "compose.env", *(p for file in files for p in ("-f", file))]
-        ports = {"RECLOOP_AIRFLOW_PORT": str(self.airflow_port), "RECLOOP_MLFLOW_PORT": str(self.mlflow_port)}
-        environment = {**os.environ, **ports}
-        done = subprocess.run(
-            [*command, *arguments], cwd=self.project, env=environment, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run([*command, *arguments], cwd=self.project, capture_output=True, text=True, check=False)
         assert done.returncode == 0 or not check, done.stdout + done.stderr + self.logs()
         return done.stdout
 
@@ -77,8 +73,6 @@ class Platform:
     @property
     def secrets(self) -> dict[str, str]:
         """Every password and key, alone: not the addresses and files that they are parts of."""
-        from infra.platform import TOKENS
-
         passwords: dict[str, str] = json.loads(self.secret("airflow-passwords"))
         keys = {name: self.secret(name) for name in (*TOKENS, "airflow-fernet-key")}
         return {**keys, **{f"airflow-passwords of {user}": value for user, value in passwords.items()}}
@@ -99,7 +93,7 @@ def platform(engine: str, step_image: str, tmp_path_factory: pytest.TempPathFact
     home = project / ".recloop" / "platform"
     prepare = [sys.executable, "-m", "infra.platform", "--tag", TAG]
     subprocess.run(prepare, cwd=project, env={**os.environ, "PYTHONPATH": str(project)}, check=True)
-    started = Platform(project, home, *free_ports(0, 0))
+    started = Platform(project, home, *ports_in(home / "compose.env").values())
     try:
         started.compose("up", "--detach", "--wait", "--wait-timeout", "300")
         yield started
