@@ -3,8 +3,8 @@
     python -m benchmarks.containers [--scenario movielens] [--data FOLDER] [--days 3] [--tag TAG]
 
 Needs an engine (DOCKER_HOST; `infra/engine.sh start` on a bare Debian) that holds the step image of this very checkout:
-`make images ROLES=step`. Each mode has a store of its own and runs `recloop STEP` for every day and step up to
-`quantize`, as Airflow does: `process` beside the caller, `docker` with the step's function in a container, `kubernetes`
+`make images ROLES=step`. Each mode has a store and an MLflow server of its own and runs `recloop STEP` for every day
+and step, as Airflow does: `process` beside the caller, `docker` with the step's function in a container, `kubernetes`
 through Airflow's real pod operator against a double of the cluster's API that starts the pod's container on the engine
 (tests/containers/node_double.py), `dvc` under `dvc repro`. Seconds are of the whole command; of dvc, what its steps
 noted.
@@ -39,7 +39,7 @@ from tasks.steps import DAILY
 from tasks.store import open_store
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS = DAILY[: DAILY.index("register")]
+NAMED_BY_MLFLOW = "register"  # its output holds ids that MLflow drew
 ROOMS = ("feature_jobs", "models", "serving", "tasks")
 HARDENED = ("--rm", "--read-only", "--network=none", "--tmpfs=/tmp", "--cap-drop=ALL")
 STARTS = 9
@@ -57,20 +57,23 @@ def timed(command: Sequence[str | Path], environment: Mapping[str, str]) -> floa
 
 
 def clean_environment(**more: str) -> dict[str, str]:
-    """Ours without settings of Recloop, and without MLflow: the registry is no part of this."""
+    """Ours without settings of Recloop and MLflow."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RECLOOP_", "MLFLOW_"))}
-    return {**kept, "RECLOOP_NO_TRACK": "1", **more}
+    return {**kept, **more}
 
 
-def run_commands(mode: str, scenario: Scenario, days: Sequence[str], store: Path, tag: str) -> dict[Any, float]:
+def run_commands(
+    mode: str, scenario: Scenario, days: Sequence[str], store: Path, *, tag: str, mlflow: str
+) -> dict[Any, float]:
     """Modes `process` and `docker`: a command for each step."""
-    environment = clean_environment(RECLOOP_EXECUTION=mode, RECLOOP_TAG=tag)
+    settings = {"RECLOOP_EXECUTION": mode, "RECLOOP_TAG": tag, "RECLOOP_DOCKER_NETWORK": "host"}
+    environment = clean_environment(**settings, MLFLOW_TRACKING_URI=mlflow)
     where = ["-s", str(scenario.file), "--store", str(store), "--data", scenario.data.path]
     program = [sys.executable, "-P", "-m", "tasks"]
-    return {(ds, step): timed([*program, step, *where, "--ds", ds], environment) for ds in days for step in STEPS}
+    return {(ds, step): timed([*program, step, *where, "--ds", ds], environment) for ds in days for step in DAILY}
 
 
-def run_pods(scenario: Scenario, days: Sequence[str], store: Path, tag: str) -> dict[Any, float]:
+def run_pods(scenario: Scenario, days: Sequence[str], store: Path, tag: str, mlflow: str) -> dict[Any, float]:
     """Mode `kubernetes`: a pod for each step."""
     import tests.airflow_home  # noqa: F401 (before the first import of Airflow)
     from dags.kubernetes_execution import KubernetesExecution
@@ -80,11 +83,11 @@ def run_pods(scenario: Scenario, days: Sequence[str], store: Path, tag: str) -> 
 
     claims = {"recloop-store": store, "recloop-data": Path(scenario.data.path).parent}
     secrets = {"recloop-mlflow-client": {"username": "nobody", "password": "none"}}
-    node = NodeDouble(claims, secrets, {"RECLOOP_NO_TRACK": "1"})
+    node = NodeDouble(claims, secrets, {"MLFLOW_TRACKING_URI": mlflow}, network="host")
     seconds = {}
     with tempfile.TemporaryDirectory() as folder, serving(node, Path(folder)) as kubeconfig:
         for ds in days:
-            for step in STEPS:
+            for step in DAILY:
                 instance = SimpleNamespace(
                     dag_id="d", task_id=step, map_index=-1, try_number=1, xcom_push=lambda **_: None
                 )
@@ -101,7 +104,7 @@ def run_pods(scenario: Scenario, days: Sequence[str], store: Path, tag: str) -> 
     return seconds
 
 
-def run_dvc(scenario: Scenario, days: Sequence[str], folder: Path) -> tuple[Path, dict[Any, float]]:
+def run_dvc(scenario: Scenario, days: Sequence[str], folder: Path, mlflow: str) -> tuple[Path, dict[Any, float]]:
     """`dvc repro` of a copy of this code, in a repository of its own. Returns its store too."""
     for room in ROOMS:
         shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
@@ -110,19 +113,20 @@ def run_dvc(scenario: Scenario, days: Sequence[str], folder: Path) -> tuple[Path
     (folder / ".gitignore").write_text(".recloop/\n__pycache__/\n")
     tools = str(Path(sys.executable).parent)
     environment = clean_environment(PATH=f"{tools}:{os.environ['PATH']}", PYTHONPATH=str(folder))
+    environment["MLFLOW_TRACKING_URI"] = mlflow
     file = f"scenarios/{scenario.file.name}"
     for command in (
         ("git", "init", "-q"),
         ("dvc", "init", "-q"),
         ("recloop", "dvc-render", "-s", file, "--from", days[0], "--to", days[-1]),
-        ("dvc", "repro", "-q", *(f"quantize-{ds}" for ds in days), *(f"evaluate-{ds}" for ds in days)),
+        ("dvc", "repro", "-q"),
     ):
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             sys.exit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
     store = folder / ".recloop" / "dvc"
     noted = [json.loads(line) for line in (store / scenario.name / "journal.jsonl").read_text().splitlines()]
-    return store, {(entry["ds"], entry["step"]): entry["seconds"]["total"] for entry in noted if entry["step"] in STEPS}
+    return store, {(entry["ds"], entry["step"]): entry["seconds"]["total"] for entry in noted if entry["step"] in DAILY}
 
 
 def cells(scenario: Scenario, store: Path, seconds: Mapping[Any, float]) -> Cells:
@@ -138,8 +142,9 @@ def print_table(by_mode: Mapping[str, Cells]) -> bool:
     same = True
     for at, (digest, _) in process.items():
         found = [by_mode[mode][at] for mode in by_mode]
-        same &= all(other == digest for other, _ in found)
-        shown = "".join(f"{taken:>10.1f}{' =' if other == digest else ' ≠'}" for other, taken in found)
+        same &= at[1] == NAMED_BY_MLFLOW or all(other == digest for other, _ in found)
+        marks = ("  " if at[1] == NAMED_BY_MLFLOW else " =" if other == digest else " ≠" for other, _ in found)
+        shown = "".join(f"{taken:>10.1f}{mark}" for (_, taken), mark in zip(found, marks, strict=True))
         print(f"{at[0]:<11}{at[1]:<10}{digest[:12]:<14}{shown}")
     totals = {mode: sum(taken for _, taken in found.values()) for mode, found in by_mode.items()}
     print(f"{'':<11}{'all':<24}" + "".join(f"{total:>10.1f}  " for total in totals.values()))
@@ -200,17 +205,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ["RECLOOP_TAG"] = given.tag
     print_images(Settings.of_environment().tag)
     print_starts(given.tag)
+    from tests.mlflow_server import mlflow_server
+
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         by_mode: dict[str, Cells] = {}
-        for mode in ("process", "docker"):
+        for mode in ("process", "docker", "kubernetes", "dvc"):
             store = work / mode
-            by_mode[mode] = cells(scenario, store, run_commands(mode, scenario, days, store, given.tag))
-        (work / "kubernetes").mkdir()
-        pods = run_pods(scenario, days, work / "kubernetes", given.tag)
-        by_mode["kubernetes"] = cells(scenario, work / "kubernetes", pods)
-        store, seconds = run_dvc(scenario, days, work / "dvc")
-        by_mode["dvc"] = cells(scenario, store, seconds)
+            store.mkdir()
+            with mlflow_server(work / f"mlflow-{mode}") as mlflow:
+                if mode == "kubernetes":
+                    seconds = run_pods(scenario, days, store, given.tag, mlflow)
+                elif mode == "dvc":
+                    store, seconds = run_dvc(scenario, days, store, mlflow)
+                else:
+                    seconds = run_commands(mode, scenario, days, store, tag=given.tag, mlflow=mlflow)
+            by_mode[mode] = cells(scenario, store, seconds)
         return 0 if print_table(by_mode) else 1
 
 

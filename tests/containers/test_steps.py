@@ -13,6 +13,8 @@ import sys
 import tarfile
 import threading
 import time
+import urllib.error
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +24,7 @@ import pytest
 
 from feature_jobs.errors import BadInputError, KilledError
 from feature_jobs.schema import load_scenario
+from infra.servers import free_ports
 from tasks.containers import NOBODY, ContainerLauncher, Settings
 from tasks.contract import DayConfig, Resources
 from tasks.launch import Call, InProcess
@@ -111,6 +114,41 @@ def test_recloop_is_the_entry_and_works_on_a_read_only_file_system(step_image: s
     said = docker("run", "--rm", *hardened, step_image, "train", "--help")
     assert "Scores the day with its parent" in said
     assert "recloop, version" in docker("run", "--rm", *hardened, step_image, "--version")
+
+
+def test_a_notebook_asks_for_its_token_and_does_not_start_without_one(step_image: str, tmp_path: Path) -> None:
+    from infra.images import Parts, build
+
+    image = build("notebook", Parts.local(), TAG)
+    hardened = ["--rm", "--read-only", "--network", "host", "--cap-drop", "ALL", "--tmpfs", "/tmp"]
+    assert "no token of 16 characters" in docker("run", *hardened, image, check=False)
+    [port] = free_ports(0)
+    token = tmp_path / "token"
+    token.write_text(SECRET)
+    os.chown(token, NOBODY, NOBODY)
+    token.chmod(0o400)
+    given = [f"--volume={token}:/run/secrets/jupyter_token:ro", f"--volume={tmp_path}:/work:ro"]
+    place = ["--ip", "127.0.0.1", "--port", str(port), "--no-browser"]
+    notebook = docker("run", "--detach", *hardened, *given, image, *place).strip()
+
+    def status(path: str, **headers: str) -> int:
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/{path}", headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+    try:
+        _await(lambda: status("api"), within_s=60)
+        paths = ("api/contents", "api/kernels", "api/terminals")
+        assert {path: status(path) for path in paths} == dict.fromkeys(paths, 403)
+        assert status("api/contents", Authorization=f"token {SECRET}") == 200
+        assert SECRET not in docker("logs", notebook, check=False) + docker("inspect", notebook)
+    finally:
+        docker("rm", "--force", notebook)
 
 
 def test_the_list_of_what_the_image_holds_names_every_package(step_image: str, tmp_path: Path) -> None:
