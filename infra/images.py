@@ -30,7 +30,6 @@ ROLES = ("step", "step-cuda", "airflow", "mlflow", "notebook")
 STAND_INS = "stand-ins"
 CERTIFICATES = Path(os.environ.get("SSL_CERT_FILE") or "/etc/ssl/certs/ca-certificates.crt")
 ROOMS = ("dags", "feature_jobs", "models", "serving", "tasks")
-UV = "uv==0.13.9"
 
 
 @dataclass(frozen=True)
@@ -50,14 +49,15 @@ class Parts:
     @classmethod
     def local(cls) -> Parts:
         """Stand-ins: uv from the package index, and pip's folder of wheels, if this machine has one."""
+        base, uv = (image.split("@")[0] for image in (FOLDER / "images.lock").read_text().split())
         with tempfile.TemporaryDirectory() as folder:
-            install = [sys.executable, "-m", "pip", "install", "--quiet", "--target", folder, UV]
+            wanted = f"uv=={uv.rpartition(':')[2]}"
+            install = [sys.executable, "-m", "pip", "install", "--quiet", "--target", folder, wanted]
             subprocess.run(install, check=True, stdout=sys.stderr)
             _import("recloop-uv", {"uv": Path(folder) / "bin" / "uv"})
         wheels = [wheel for folder in wheel_folders() for wheel in folder.glob("*.whl")]
         if wheels:
             _import("recloop-wheels", {wheel.name: wheel for wheel in wheels})
-        base = (FOLDER / "images.lock").read_text().split("@")[0]
         return cls(base, "recloop-uv", "recloop-wheels" if wheels else "scratch")
 
 

@@ -6,7 +6,8 @@ import time
 
 STARTED = time.time()
 
-import json  # noqa: E402 (the clock above also sees the imports)
+import errno  # noqa: E402 (the clock above also sees the imports)
+import json  # noqa: E402
 import os  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -14,7 +15,7 @@ from typing import Any  # noqa: E402
 
 import click  # noqa: E402
 
-from feature_jobs.errors import BadInputError, RecloopError  # noqa: E402
+from feature_jobs.errors import BadInputError, RecloopError, RetryLaterError  # noqa: E402
 from feature_jobs.schema import Scenario, load_scenario  # noqa: E402
 from tasks.launch import MODES, SETTING  # noqa: E402
 from tasks.store import ScenarioStore, open_store  # noqa: E402
@@ -23,6 +24,15 @@ EPILOG = (
     "Exit codes: 0 done; 1 a defect of Recloop; 2 wrong command line; 3 a gate said no; 4 bad input: scenario or data "
     "must change; 5 another day or step must be committed first; 6 try again later."
 )
+
+
+_CHANGE = (BadInputError, "choose another path or change its rights")
+_MAKE_ROOM = (RetryLaterError, "make room; the same command then goes on")
+REMEDIES: dict[int | None, tuple[type[RecloopError], str]] = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EROFS), _CHANGE),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _MAKE_ROOM),
+}
+"""What an operating system's no means: the error that it counts as, and what to do."""
 
 
 class Commands(click.Group):
@@ -39,11 +49,12 @@ class Commands(click.Group):
         except RecloopError as error:
             click.secho(f"recloop: {error}", err=True, fg="red")
             ctx.exit(error.exit_code)
-        except (PermissionError, NotADirectoryError) as error:
-            click.secho(
-                f"recloop: {error.filename}: {error.strerror}; choose another path or change its rights", err=True
-            )
-            ctx.exit(BadInputError.exit_code)
+        except OSError as error:
+            if error.errno not in REMEDIES:
+                raise
+            expected, remedy = REMEDIES[error.errno]
+            click.secho(f"recloop: {error.filename or 'the disk'}: {error.strerror}; {remedy}", err=True, fg="red")
+            ctx.exit(expected.exit_code)
 
 
 @click.group(

@@ -54,6 +54,8 @@ def test_the_step_image_has_neither_airflow_nor_a_test_runner() -> None:
 def test_bases_are_pinned_by_digest_and_every_role_runs_as_nobody() -> None:
     for image in (Parts.pinned().base, Parts.pinned().uv):
         assert re.fullmatch(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}", image)
+    defaults = re.findall(r"^ARG (?:BASE|UV)=(\S+)$", DOCKERFILE, flags=re.MULTILINE)
+    assert defaults == [image.split("@")[0] for image in (Parts.pinned().base, Parts.pinned().uv)]
     _, _, runtime = DOCKERFILE.partition("AS runtime")
     assert re.findall(r"^USER (.*)$", runtime, flags=re.MULTILINE) == ["10001:10001"]
     assert not re.search(r"(?i)(password|secret_key|token)=\S", DOCKERFILE)
