@@ -216,4 +216,11 @@ def _lost_the_others(error: RuntimeError) -> bool:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    code: Any = 0
+    try:
+        main(Path(sys.argv[1]))
+    except SystemExit as ended:
+        code = ended.code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # all is written; torch's threads, still running, can abort a process that ends the long way

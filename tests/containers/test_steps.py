@@ -127,7 +127,9 @@ def test_a_notebook_asks_for_its_token_and_does_not_start_without_one(step_image
     token.write_text(SECRET)
     os.chown(token, NOBODY, NOBODY)
     token.chmod(0o400)
-    given = [f"--volume={token}:/run/secrets/jupyter_token:ro", f"--volume={tmp_path}:/work:ro"]
+    work = tmp_path / "work"
+    work.mkdir()
+    given = [f"--volume={token}:/run/secrets/jupyter_token:ro", f"--volume={work}:/work:ro"]
     place = ["--ip", "127.0.0.1", "--port", str(port), "--no-browser"]
     notebook = docker("run", "--detach", *hardened, *given, image, *place).strip()
 
