@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from typing import Any
 from infra.docker import mlflow_user
 from infra.platform import prepare
 from infra.servers import HOST, free_ports
+from tests.waiting import awaited
 
 START_WITHIN_S = 120.0
 ADMIN, STEPS_USER = "admin", "recloop"
@@ -35,15 +35,14 @@ def mlflow_server(folder: Path, *options: str, **environment: str) -> Iterator[s
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
     command += ["--artifacts-destination", str(folder / "artifacts"), *options]
-    settings = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **environment}
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    settings = {**os.environ, **quiet, **environment}
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(command, env=settings, stdout=log, stderr=log, start_new_session=True)
     try:
         uri = f"http://{HOST}:{port}"
-        deadline = time.monotonic() + START_WITHIN_S
-        while not _answers(uri):
-            assert server.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
-            time.sleep(0.1)
+        awaited(lambda: _answers(uri) or server.poll() is not None, START_WITHIN_S, (folder / "log").read_text)
+        assert server.poll() is None, (folder / "log").read_text()
         yield uri
     finally:
         os.killpg(server.pid, signal.SIGKILL)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.paths import ROOT
+from tests.waiting import awaited
 
 TAG = "test"
 SCRIPT = ROOT / "infra" / "engine.sh"
@@ -37,6 +38,16 @@ def _engine(command: str, folder: Path) -> str:
         reason = f"no container engine: {done.stderr.strip()}"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     return done.stdout.strip()
+
+
+def containers(*filters: str) -> list[str]:
+    """Ids of the containers, running or not, that the filters let through."""
+    return docker("ps", "--all", "--quiet", "--no-trunc", *(f"--filter={filter}" for filter in filters)).split()
+
+
+def await_none(*filters: str, besides: Collection[str] = ()) -> None:
+    """Fails if some stay: the engine removes a container a moment after it has ended."""
+    awaited(lambda: set(containers(*filters)) <= set(besides), 10, lambda: docker("ps", "--all"))
 
 
 def docker(*arguments: str, check: bool = True, **options: object) -> str:

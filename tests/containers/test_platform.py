@@ -28,7 +28,7 @@ from infra.backfill import Backfill, failure_of
 from infra.platform import TOKENS, ports_in
 from tasks.steps import DAILY
 from tasks.store import open_store
-from tests.containers.engine import DOCKER, TAG, docker
+from tests.containers.engine import DOCKER, TAG, await_none, containers, docker
 from tests.paths import ROOT
 from tests.small import days, write_small
 
@@ -154,7 +154,7 @@ def test_days_run_in_containers_and_give_the_digests_of_a_process(
     )
     assert theirs == plain
     assert len(plain) == len(DAYS) * len(pure)
-    assert not docker("ps", "-aq", "--filter", "label=recloop.step")
+    await_none("label=recloop.step")
 
 
 def test_the_champion_is_registered_and_its_files_are_in_the_object_store(
@@ -246,9 +246,8 @@ def test_a_step_that_talks_to_mlflow_finds_neither_databases_nor_a_way_out(platf
 
 def test_no_secret_is_told(platform: Platform, ran: dict[tuple[str, str], str]) -> None:
     """In no container's description, arguments or output, no task's log, no database row and no artifact."""
-    containers = docker("ps", "-aq").split()
     told = {
-        "containers": docker("inspect", *containers),
+        "containers": docker("inspect", *containers()),
         "arguments": "".join(docker("top", container, "-eo", "pid,args") for container in docker("ps", "-q").split()),
         "images": "".join(
             docker("image", "inspect", name) + docker("history", "--no-trunc", name)
@@ -274,7 +273,7 @@ def test_no_secret_is_told(platform: Platform, ran: dict[tuple[str, str], str]) 
 
 def test_what_is_stopped_leaves_nothing_and_starts_again(platform: Platform, ran: dict[tuple[str, str], str]) -> None:
     platform.compose("down", "--timeout", "10")
-    assert not docker("ps", "-aq")
+    assert not containers()
     assert docker("network", "ls", "--format", "{{.Name}}").split() == ["host", "none"]
     platform.compose("up", "--detach", "--wait", "--wait-timeout", "300")
     runs = platform.airflow.runs("shop_daily", f"{DAYS[0]}T00:00:00Z", f"{DAYS[-1]}T23:59:59Z")

@@ -10,7 +10,6 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,11 +24,12 @@ from tasks.runner import run_step
 from tasks.steps import DAILY, STEPS
 from tasks.store import open_store
 from tests.cluster_double import serving
-from tests.containers.engine import TAG, docker
+from tests.containers.engine import TAG, await_none, containers, docker
 from tests.containers.node_double import NodeDouble
 from tests.mlflow_server import STEPS_USER, server_with_passwords
 from tests.paths import ROOT
 from tests.small import days, write_day, write_small
+from tests.waiting import awaited
 
 pytestmark = [pytest.mark.container, pytest.mark.slow, pytest.mark.timeout(900)]
 PURE = DAILY[: DAILY.index("register")]
@@ -50,6 +50,7 @@ SUITE = {
         {"type": "expect_table_row_count_to_be_between", "severity": "critical", "kwargs": {"min_value": 100}}
     ],
 }
+PODS = f"ancestor=shop/step:{TAG}"
 SECRETS = {"recloop-mlflow-client": {"username": STEPS_USER, "password": "of nobody"}}
 
 
@@ -101,21 +102,6 @@ def _arguments(project: Path, step: str, ds: str) -> list[str]:
     return [step, "--scenario", str(project / "scenarios" / "shop.yaml"), "--ds", ds, "--json"]
 
 
-def _containers(*options: str) -> list[str]:
-    return docker("ps", "--quiet", "--filter", f"ancestor=shop/step:{TAG}", *options).split()
-
-
-def _no_container_left() -> bool:
-    return not _containers("--all")
-
-
-def _await(found: Callable[[], Any], within_s: float) -> None:
-    deadline = time.monotonic() + within_s
-    while not found():
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.1)
-
-
 def test_days_as_pods_have_the_digests_and_the_exit_codes_of_processes(
     node: NodeDouble, images: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,7 +130,7 @@ def test_days_as_pods_have_the_digests_and_the_exit_codes_of_processes(
         }
     assert digests["store"] == digests["plain"]
     assert len(digests["store"]) == 2 * len(PURE) + 2
-    _await(_no_container_left, within_s=10)
+    await_none(PODS)
 
 
 def test_pods_register_and_deploy_as_the_user_of_steps(
@@ -178,7 +164,7 @@ def test_too_much_memory_is_told_with_the_limit(
         code = execution.run(_arguments(ROOT, "ingest", FIRST), err.append, err.append)
     assert code == 137, err
     assert re.match(r"recloop: out of memory: ingest needed more than its limit of 0\.015625 GiB", err[-1])
-    _await(_no_container_left, within_s=10)
+    await_none(PODS)
 
 
 def test_a_killed_task_leaves_no_container(
@@ -187,7 +173,7 @@ def test_a_killed_task_leaves_no_container(
     """Airflow's signal handler ends the operator of the task, and then its process: both within the same stack."""
 
     def kill_when_it_runs() -> None:
-        _await(_containers, within_s=60)
+        awaited(lambda: containers(PODS, "status=running"), within_s=60)
         os.kill(os.getpid(), signal.SIGUSR1)
 
     def terminated(*_: object) -> None:
@@ -205,4 +191,4 @@ def test_a_killed_task_leaves_no_container(
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert not node.pods
-    _await(_no_container_left, within_s=10)
+    await_none(PODS)

@@ -15,6 +15,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,10 +32,11 @@ from tasks.launch import Call, InProcess
 from tasks.runner import run_step
 from tasks.steps import DAILY, STEPS
 from tasks.store import open_store
-from tests.containers.engine import DOCKER, TAG, docker
+from tests.containers.engine import DOCKER, TAG, await_none, containers, docker
 from tests.mlflow_server import mlflow_server
 from tests.paths import ROOT
 from tests.small import days, write_small
+from tests.waiting import awaited
 
 pytestmark = [pytest.mark.container, pytest.mark.slow, pytest.mark.timeout(900)]
 PURE = DAILY[: DAILY.index("register")]
@@ -62,15 +64,14 @@ def _recloop(*arguments: str, **environment: str) -> subprocess.CompletedProcess
     return subprocess.run(command, capture_output=True, text=True, env={**inherited, **settings}, cwd=ROOT, check=False)
 
 
-def _containers() -> list[str]:
-    return docker("ps", "-aq").split()
-
-
-def _none_left(within_s: float = 5.0) -> bool:
-    deadline = time.monotonic() + within_s
-    while _containers() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return not _containers()
+@pytest.fixture(autouse=True)
+def none_left(engine: str) -> Iterator[None]:
+    """However a step ends, no container of it stays."""
+    yield
+    try:
+        await_none()
+    finally:
+        docker("rm", "--force", *containers(), check=False)  # else the next test would fail too
 
 
 def _probe(settings: Settings, scenario: Path, folder: Path, step: str = "join", **options: Any) -> dict[str, Any]:
@@ -144,7 +145,7 @@ def test_a_notebook_asks_for_its_token_and_does_not_start_without_one(step_image
             return 0
 
     try:
-        _await(lambda: status("api"), within_s=60)
+        awaited(lambda: status("api"), within_s=60)
         paths = ("api/contents", "api/kernels", "api/terminals")
         assert {path: status(path) for path in paths} == dict.fromkeys(paths, 403)
         assert status("api/contents", Authorization=f"token {SECRET}") == 200
@@ -221,8 +222,8 @@ def test_a_password_is_in_no_image_environment_label_or_log(
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
     monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", SECRET)
     ended = _in_background(lambda: _probe(probe, shop, tmp_path, step="register", sleep=True))
-    [container] = _await(_containers)
-    _await(lambda: "sleeping" in capfd.readouterr().err)
+    [container] = awaited(containers)
+    awaited(lambda: "sleeping" in capfd.readouterr().err)
     said = docker("inspect", container) + docker("top", container, "-eo", "pid,args")
     kept = "".join(path.read_text(errors="replace") for path in tmp_path.rglob("*.json"))
     docker("kill", container)
@@ -241,14 +242,13 @@ def test_too_much_memory_is_told_with_the_limit(probe: Settings, shop: Path, tmp
     with pytest.raises(KilledError, match=r"out of memory: join needed more than its limit of 0\.25 GiB") as caught:
         _probe(probe, shop, tmp_path, memory=True, memory_gib=0.25)
     assert caught.value.exit_code == 137
-    assert _none_left()
 
 
 def test_a_container_that_someone_kills_is_told_as_killed(probe: Settings, shop: Path, tmp_path: Path) -> None:
     errors: list[BaseException] = []
     ended = _in_background(lambda: _probe(probe, shop, tmp_path, sleep=True), errors)
-    [container] = _await(_containers)
-    _await(lambda: "Up" in docker("ps", "--filter", f"id={container}"))
+    [container] = awaited(containers)
+    awaited(lambda: "Up" in docker("ps", "--filter", f"id={container}"))
     docker("kill", container)
     ended.join()
     [error] = errors
@@ -265,10 +265,9 @@ def test_a_killed_task_leaves_no_container(probe: Settings, shop: Path, tmp_path
     task = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert task.stderr is not None
     assert "sleeping" in task.stderr.readline()
-    assert _containers()
+    assert containers()
     task.send_signal(number)
     task.wait(timeout=10)
-    assert _none_left()
 
 
 def test_a_container_that_was_made_and_never_started_is_swept(
@@ -276,10 +275,10 @@ def test_a_container_that_was_made_and_never_started_is_swept(
 ) -> None:
     monkeypatch.setattr("tasks.containers.ABANDONED_S", -1.0)
     docker("create", "--label", "recloop.step=join", f"probe/step:{TAG}")
-    kept = docker("create", f"probe/step:{TAG}").strip()
+    strangers = docker("create", f"probe/step:{TAG}").strip()
     _probe(probe, shop, tmp_path)
-    assert docker("ps", "-aq", "--no-trunc").split() == [kept]
-    docker("rm", kept)
+    await_none(besides=[strangers])
+    docker("rm", strangers)
 
 
 def test_an_image_of_other_code_is_refused(step_image: str) -> None:
@@ -307,7 +306,6 @@ def test_the_same_days_have_the_same_digests(step_image: str, shop: Path, tmp_pa
         digests[mode] = {(c.ds, c.step): (c.digest, c.manifest["code"]) for c in store.commits()}
     assert digests["docker"] == digests["process"]
     assert len(digests["docker"]) == 2 * len(PURE)
-    assert _none_left()
 
 
 def test_an_airflow_task_runs_its_step_in_a_container(
@@ -321,7 +319,7 @@ def test_an_airflow_task_runs_its_step_in_a_container(
         monkeypatch.setenv(f"RECLOOP_{name}", value)
     monkeypatch.chdir(ROOT)
     seen: set[str] = set()
-    watching = _in_background(lambda: seen.update(_await(_containers, within_s=60)))
+    watching = _in_background(lambda: seen.update(awaited(containers, within_s=60)))
     operator = StepOperator(task_id="ingest", step="ingest", scenario=str(shop))
     day = datetime.datetime.fromisoformat(days(1)[0]).replace(tzinfo=datetime.UTC)
     context = {"dag_run": SimpleNamespace(run_type="manual", run_id="r"), "logical_date": day, "params": {}}
@@ -331,7 +329,6 @@ def test_an_airflow_task_runs_its_step_in_a_container(
     commit = open_store(tmp_path / "store", "shop").find("ingest", days(1)[0])
     assert commit is not None and result["digest"] == commit.digest
     assert seen, "no container ran"
-    assert _none_left()
 
 
 def test_registering_and_deploying_in_containers(step_image: str, shop: Path, tmp_path: Path) -> None:
@@ -418,11 +415,3 @@ def _in_background(action: Any, errors: list[BaseException] | None = None) -> th
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     return thread
-
-
-def _await(found: Any, within_s: float = 20.0) -> Any:
-    deadline = time.monotonic() + within_s
-    while not (value := found()):
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.05)
-    return value

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from feature_jobs.errors import RetryLaterError
 from feature_jobs.schema import Scenario, load_scenario
 from tasks.runner import run_step
 from tasks.store import ScenarioStore, open_store
-from tests.containers.engine import docker
+from tests.containers.engine import containers, docker
 from tests.paths import ROOT
 from tests.small import days, write_small
+from tests.waiting import awaited
 
 pytestmark = [pytest.mark.container, pytest.mark.slow, pytest.mark.timeout(900)]
 pytest.importorskip("torchrec", reason="pip install 'recloop[distributed]'")
@@ -122,7 +123,7 @@ class Machines:
 
     def ended(self) -> list[int]:
         """Exit codes, once all have ended."""
-        within_s(WITHIN_S, lambda: not docker("ps", "--quiet", "--filter", f"network={NETWORK}").split(), self.said)
+        awaited(lambda: not containers(f"network={NETWORK}", "status=running"), WITHIN_S, self.said)
         return [int(docker("wait", name)) for name in self.names]
 
     def told(self) -> list[dict[str, Any]]:
@@ -145,13 +146,6 @@ def machines(step_image: str, job: dict[str, Any], shop: Shop) -> Iterator[Machi
     docker("network", "rm", NETWORK)
 
 
-def within_s(seconds: float, happens: Callable[[], object], said: Callable[[], str]) -> None:
-    deadline = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < deadline, said()
-        time.sleep(0.1)
-
-
 def test_two_machines_train_what_one_trains(machines: Machines, shop: Shop, digest: str) -> None:
     store = shop.store("two")
     machines.start(store)
@@ -172,7 +166,7 @@ def test_a_killed_machine_ends_the_other_and_the_day_is_gone_on_with(
 ) -> None:
     store = shop.store(f"killed-{victim}")
     machines.start(store)
-    within_s(WITHIN_S, lambda: list(store.root.glob(".resume/*/*/[0-9]*")), machines.said)
+    awaited(lambda: list(store.root.glob(".resume/*/*/[0-9]*")), WITHIN_S, machines.said)
     docker("kill", machines.names[victim])
     begun = time.monotonic()
     codes = machines.ended()

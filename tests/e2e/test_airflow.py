@@ -19,6 +19,7 @@ from infra.processes import TOKEN
 from infra.servers import USER, Local
 from tests.paths import ROOT
 from tests.small import days, write_small
+from tests.waiting import awaited
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(900)]
 DAG = "shop_daily"
@@ -177,12 +178,7 @@ def test_a_bad_day_stops_with_its_reason_and_goes_on_once_mended(project: Projec
 def test_a_task_that_a_person_stops_ends_its_step(project: Project) -> None:
     api, token = project.api(), project.local().token
     api.call("POST", f"/dags/{DAG}/dagRuns", {"logical_date": f"{days(4)[3]}T13:00:00Z", "dag_run_id": "stopped"})
-    deadline = time.monotonic() + 120
-    steps: list[psutil.Process] = []
-    while not steps and time.monotonic() < deadline:
-        steps = [process for process in processes_of(token) if "--ds" in _command(process)]
-        time.sleep(0.2)
-    assert steps
+    steps = awaited(lambda: [process for process in processes_of(token) if "--ds" in _command(process)], within_s=120)
     api.call("PATCH", f"/dags/{DAG}/dagRuns/stopped", {"state": "failed"})
     _, alive = psutil.wait_procs(steps, timeout=60)
     assert not alive
@@ -211,8 +207,6 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 def _await_run(api: AirflowApi, run_id: str) -> dict[str, dict[str, Any]]:
-    deadline = time.monotonic() + 300
-    while api.call("GET", f"/dags/{DAG}/dagRuns/{run_id}")["state"] not in ("success", "failed"):
-        assert time.monotonic() < deadline
-        time.sleep(1)
+    run = f"/dags/{DAG}/dagRuns/{run_id}"
+    awaited(lambda: api.call("GET", run)["state"] in ("success", "failed"), within_s=300)
     return {task["task_id"]: task for task in api.task_instances(DAG, run_id)}

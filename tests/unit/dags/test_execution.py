@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from dags.execution import ProcessExecution, execution_mode, step_environment
+from tests.waiting import awaited
 
 
 def _python(code: str) -> ProcessExecution:
@@ -58,17 +59,13 @@ def test_kill_ends_the_step_with_its_children(tmp_path: Path) -> None:
     codes: list[int] = []
     thread = threading.Thread(target=lambda: codes.append(execution.run([], print, print)))
     thread.start()
-    deadline = time.monotonic() + 20
-    while not (pids.exists() and pids.read_text().count(" ")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    awaited(lambda: pids.exists() and pids.read_text().count(" "))
     started = time.monotonic()
     execution.kill()
     thread.join(timeout=10)
     assert codes == [-15]
     assert time.monotonic() - started < 5, "Airflow kills the task after 5 s"
-    while any(map(_runs, pids.read_text().split())):  # the kernel ends a killed process in its own time
-        assert time.monotonic() - started < 5
-        time.sleep(0.01)
+    awaited(lambda: not any(map(_runs, pids.read_text().split())))  # the kernel ends a killed process in its own time
 
 
 def test_an_exception_such_as_airflows_timeout_ends_the_step() -> None:

@@ -4,13 +4,13 @@ import os
 import secrets
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from infra.processes import TOKEN, Started, find, start, stop
+from tests.waiting import awaited
 
 SLEEP = "import time; time.sleep(60)"
 
@@ -20,12 +20,8 @@ def _gone(pid: int) -> bool:
 
 
 def _wait_for(file: Path) -> list[int]:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        if file.exists() and file.read_text().endswith("\n"):
-            return [int(word) for word in file.read_text().split()]
-        time.sleep(0.05)
-    raise AssertionError(f"{file} was not written")
+    awaited(lambda: file.exists() and file.read_text().endswith("\n"), said=lambda: f"{file} was not written")
+    return [int(word) for word in file.read_text().split()]
 
 
 def test_children_in_other_sessions_end_too_and_strangers_live(tmp_path: Path) -> None:

@@ -2,20 +2,19 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 
 from feature_jobs.errors import BadInputError, RetryLaterError
-from infra.servers import free_ports
 from models.training import train_day
 from tasks import tracking
 from tasks.contract import Input, Step
 from tasks.store import Commit, ScenarioStore, open_store
+from tests.mlflow_server import mlflow_server
 from tests.paths import ROOT
 from tests.unit.tasks.little import DAYS, NUM_USERS, commit, little_scenario, write_samples
 
@@ -30,40 +29,10 @@ RECORD = {
 @pytest.fixture(scope="module")
 def server(empty_mlflow, tmp_path_factory):
     """A real MLflow server on its own database."""
-    import shutil
-
     folder = tmp_path_factory.mktemp("server")
-    shutil.copyfile(empty_mlflow, folder / "mlflow.db")
-    (port,) = free_ports(0)
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--backend-store-uri",
-        uri,
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    process = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
-                break
-            except OSError:
-                assert process.poll() is None, "the server ended"
-                assert time.monotonic() < deadline
-                time.sleep(0.5)
-        yield uri, f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(20)
+    uri = f"sqlite:///{shutil.copyfile(empty_mlflow, folder / 'mlflow.db')}"
+    with mlflow_server(folder / "artifacts", "--backend-store-uri", uri) as address:
+        yield uri, address
 
 
 @pytest.fixture(

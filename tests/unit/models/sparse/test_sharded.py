@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from models.sparse.sharded import ShardedRows, Slots
 from models.training import reproducible, train_day
 from tests.paths import ROOT
 from tests.unit.models.days import DAYS, day_table, shop, write_day
+from tests.waiting import awaited
 
 pytest.importorskip("torchrec", reason="pip install 'recloop[distributed]'")
 RANKS = 2
@@ -324,17 +324,16 @@ def test_processes_end_together(tmp_path, victim):
 
 def wait_for_ranks(launcher):
     """The processes by rank, once they are connected to each other."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+
+    def connected():
         ranks = {}
         for child in psutil.Process(launcher.pid).children(recursive=True):
             rank = child.environ().get("RANK")
             if rank is not None and len(child.net_connections("tcp")) > 2:
                 ranks[rank] = child
-        if len(ranks) == RANKS:
-            return ranks
-        time.sleep(0.1)
-    raise TimeoutError("ranks did not start")
+        return ranks if len(ranks) == RANKS else None
+
+    return awaited(connected, within_s=60)
 
 
 def rows_of(names=("user",), dim=4, **train):
