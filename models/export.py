@@ -56,8 +56,9 @@ def export(checkpoint: Path, samples: Path, output: Path, quantize: Quantize) ->
     ranker = checkpoints.load(checkpoint)
     table = _spread(samples / "samples.parquet", ranker)
     with tempfile.TemporaryDirectory() as scratch:
-        graphs = _write_graphs(ranker, table, quantize, Path(scratch), output)
-        scores = _scores(graphs, table)
+        batches = list(_batches(table, ranker.layout))
+        graphs = _write_graphs(ranker, table, batches, quantize, scratch=Path(scratch), output=output)
+        scores = _scores(graphs, batches)
         served = graphs["int8"].table
         facts: Facts = {}
         for name, graph in graphs.items():
@@ -74,17 +75,20 @@ def export(checkpoint: Path, samples: Path, output: Path, quantize: Quantize) ->
     return {**facts, "rows": len(table), "latency_ms": latency_ms, "embedding_rows": len(served)}
 
 
-def _write_graphs(ranker: Ranker, table: pa.Table, quantize: Quantize, scratch: Path, output: Path) -> dict[str, Graph]:
+def _write_graphs(
+    ranker: Ranker, table: pa.Table, batches: list[Encoded], quantize: Quantize, *, scratch: Path, output: Path
+) -> dict[str, Graph]:
     """Writes what serves into `output`, the graphs of the others into `scratch`; returns all, loaded.
 
-    The others' tables hold the rows of ids in `table` alone: of the whole there would be no room beside training's.
+    `batches`: `table`, encoded. The others' tables hold the rows of its ids alone: of the whole there would be no room
+    beside training's.
     """
     tables, bits = ranker.tables, quantize.embedding_bits
     keys_R, rows_R = tables.items()
     default_TD = _finite(tables, tables.default_rows)
     chunks = _quantized(tables, keys_R, rows_R, bits)
     FrozenTable.from_sorted(chunks, len(keys_R), default_TD, bits).save(output / TABLE_FILE)
-    judged_C = np.flatnonzero(np.isin(keys_R, _keys_of(table, ranker.layout), assume_unique=True))
+    judged_C = np.flatnonzero(np.isin(keys_R, _keys_of(batches), assume_unique=True))
     keys_C, weight_CD = keys_R[judged_C], tables.rows.read(rows_R[judged_C])[0]
     other_bits = 4 if bits == 8 else 8
     embeddings = {
@@ -112,7 +116,7 @@ def _write_graphs(ranker: Ranker, table: pa.Table, quantize: Quantize, scratch: 
     shutil.copyfile(files["int8"], files["other"])
     for name in ("int8", "other"):
         correct_bias(files[name], wanted_CT, load(files[name], name).score(calibration))
-    return {name: load(file, name) for name, file in files.items()}
+    return {"fp32": fp32, **{name: load(files[name], name) for name in ("int8", "other")}}
 
 
 def _quantized(
@@ -135,19 +139,19 @@ def _finite(tables: DynamicTables, rows_N: npt.NDArray[np.int32]) -> Floats:
     return weight_ND
 
 
-def _keys_of(table: pa.Table, layout: Layout) -> Ints:
-    """Each key of a table's ids once."""
+def _keys_of(batches: list[Encoded]) -> Ints:
+    """Each key once."""
     found = []
-    for encoded in _batches(table, layout):
+    for encoded in batches:
         keys = [*encoded.slots, *(keys for keys, _ in encoded.bags.values())]
         found.append(pc.unique(pa.array(np.concatenate([np.empty(0, np.int64), *keys]))).to_numpy())
     return np.unique(np.concatenate([np.empty(0, np.int64), *found]))
 
 
-def _scores(graphs: dict[str, Graph], table: pa.Table) -> dict[str, Floats]:
+def _scores(graphs: dict[str, Graph], batches: list[Encoded]) -> dict[str, Floats]:
     """Probabilities [N, T] of each graph."""
     parts: dict[str, list[Floats]] = {name: [] for name in graphs}
-    for encoded in _batches(table, graphs["int8"].layout):
+    for encoded in batches:
         for name, graph in graphs.items():
             parts[name].append(graph.run(encoded))
     none = np.zeros((0, len(graphs["int8"].tasks)), np.float32)
