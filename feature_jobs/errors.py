@@ -13,6 +13,15 @@ are worth an automatic retry. The message of an error names the value, the place
 remedy.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def mistake(location: Sequence[str], value: object, what: str, remedy: str) -> str:
+    """The message about a scenario's field; `value` None: it says nothing of what is wrong."""
+    return f"{'.'.join(location)}: {'' if value is None else f'{value!r}: '}{what}; {remedy}"
+
 
 class RecloopError(Exception):
     """Base of all expected errors; `exit_code` is what the command ends with."""

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from feature_jobs.errors import BadInputError
+from feature_jobs.errors import BadInputError, mistake
 from feature_jobs.expression_types import type_of
 from feature_jobs.expressions import EVENT_TIME, columns_of
 from feature_jobs.schema import Scenario, place_of
@@ -35,9 +35,8 @@ class Mistakes:
 
     def say(self, location: tuple[str, ...], value: Any, what: str, remedy: str) -> None:
         """Adds a message about the field at `location`."""
-        text = "" if value is None else f"{value!r}: "
         place = place_of(self.scenario.file, *location)
-        self.messages.append(f"{place}: {'.'.join(location)}: {text}{what}; {remedy}")
+        self.messages.append(f"{place}: {mistake(location, value, what, remedy)}")
 
     def column(self, location: tuple[str, ...], name: str) -> bool:
         """Whether `name` is a column; says so where it is not."""

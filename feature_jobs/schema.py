@@ -258,8 +258,8 @@ Sharding = Literal["table_wise", "row_wise", "column_wise", "data_parallel"]
 
 class Distributed(Section):
     """How TorchRec shards the tables over `ranks` processes, if `train.backend` is `torchrec`. `ranks` counts those of
-    all machines, each of which starts as many; torchrun's variables PET_NNODES, PET_NODE_RANK, PET_MASTER_ADDR and
-    PET_MASTER_PORT tell a machine which it is, and not set that it is the only one.
+    all machines, each of which starts an equal share; torchrun's variables PET_NNODES, PET_NODE_RANK, PET_MASTER_ADDR
+    and PET_MASTER_PORT tell a machine which it is, and not set that it is the only one.
 
     `kind`: of every table but those in `plan`; or `planner: true` lets TorchRec decide between table- and row-wise.
     `capacity`: rows that a table can hold (`default_capacity`: others), whose memory is taken at once; a table that
@@ -300,7 +300,7 @@ class Train(Section):
     `rows_folder` (not set: beside the checkpoint; with a GPU: in host memory). A cache changes no bit.
 
     `backend: torchrec` shards the tables over processes, see `distributed`; each computes its share of a batch in one
-    piece. It knows no `clip_norm`, no `cache_rows` and no `adam`.
+    piece, on the CPU; `device` is then where the tables are. It knows no `clip_norm`, no `cache_rows` and no `adam`.
     """
 
     learning_rate: Annotated[float, Field(gt=0)] = 0.001

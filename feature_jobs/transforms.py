@@ -101,6 +101,12 @@ class Layout:
         """Every namespace of ids, each once."""
         return list(dict.fromkeys(self.feature_namespaces))
 
+    @property
+    def feature_tables(self) -> list[int]:
+        """The namespace of each slot, then of each bag, as its place among `namespaces`."""
+        names = self.namespaces
+        return [names.index(name) for name in self.feature_namespaces]
+
     def to_json(self) -> dict[str, Any]:
         """Plain data; `from_json` reads it back."""
         return asdict(self)

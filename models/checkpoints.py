@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from feature_jobs.errors import CorruptError
 from feature_jobs.schema import Model
 from feature_jobs.transforms import Layout
+from models.group import lost_the_others
 from models.networks import Network
 from models.precision import LossScaler
 from models.ranker import Ranker
@@ -126,6 +127,8 @@ def restore(ranker: Ranker, folder: Path) -> dict[str, Any]:
         if ranker.scaler.dynamic == facts["loss_scaler"]["dynamic"]:
             ranker.scaler = LossScaler(**facts["loss_scaler"])
     except ERRORS as error:
+        if lost_the_others(error):
+            raise
         raise _unreadable(folder, error) from None
     return report
 

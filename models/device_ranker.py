@@ -20,6 +20,7 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Train
 from models.batches import Batch, Block, Floats
 from models.dropout import dropout_seed
+from models.group import Group
 from models.ranker import CPU, SCORE_ROWS, Prepared, Ranker, weighted_loss
 from models.sparse.cached import CachedRows
 from models.sparse.device import DeviceLookup, DeviceRows, upload
@@ -40,6 +41,19 @@ def choose_device(setting: str) -> torch.device:
         )
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic products ask for
     return torch.device("cuda")
+
+
+def device_of_rank(group: Group, device: torch.device) -> torch.device:
+    """The process's own of its machine's GPUs, from now on the current one. Raises BadInputError for too few."""
+    if device.type != "cuda":
+        return device
+    if torch.cuda.device_count() < group.node_size:
+        raise BadInputError(
+            f"train.distributed.ranks: {group.node_size} on this machine, which has {torch.cuda.device_count()} GPUs;"
+            " start one for each GPU, or set train.device to cpu"
+        )
+    torch.cuda.set_device(group.rank % group.node_size)
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def rows_on(device: torch.device, dim: int, optimizer: Optimizer, train: Train, records: Records) -> CachedRows:

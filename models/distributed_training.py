@@ -53,12 +53,12 @@ def train_day_on_ranks(
     resume: Path | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """As `training.train_day`, by `train.distributed.ranks` processes, of which each machine starts as many.
+    """As `training.train_day`, by `train.distributed.ranks` processes, of which each machine starts an equal share.
 
     All machines are called alike, with the same inputs. The leading one's `output` is written and its `resume` used, if
-    it has one; the others' results are empty. Raises what processes raise, in all machines what the leading one does;
-    RetryLaterError where a process was killed or a machine was lost or did not come; BadInputError where machines can't
-    share the processes equally or were told different things.
+    it has one; the others' results are empty. Raises what processes raise, in a machine that only lost the others what
+    the leading one does; RetryLaterError where a process was killed or a machine was lost or did not come;
+    BadInputError where machines can't share the processes equally or were told different things.
     """
     machines = Machines.of_environment()
     with tempfile.TemporaryDirectory(prefix="recloop-ranks-") as name:
@@ -164,7 +164,7 @@ def main(folder: Path) -> None:
     if os.environ["GROUP_WORLD_SIZE"] == "1":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
-    from models.group import joined
+    from models.group import joined, lost_the_others
     from models.training import train_day
 
     job = json.loads((folder / JOB).read_text())
@@ -185,7 +185,7 @@ def main(folder: Path) -> None:
         file.with_suffix(".part").rename(file)
         sys.exit(error.exit_code)
     except RuntimeError as error:
-        if not _lost_the_others(error):
+        if not lost_the_others(error):
             raise
         time.sleep(CAUSE_S)
         sys.exit(LOST)
@@ -206,13 +206,6 @@ def _check_told_the_same(job: dict[str, Any], group: Group) -> None:
             f"train of {job['ds']}: the machines were told different things; start `recloop train` on all of them with"
             " the same --scenario, --set, --ds and --store"
         )
-
-
-def _lost_the_others(error: RuntimeError) -> bool:
-    """Gloo's errors have no class of their own; they name its source."""
-    from torch.distributed import DistError
-
-    return isinstance(error, DistError) or "/gloo/" in str(error)
 
 
 if __name__ == "__main__":

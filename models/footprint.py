@@ -22,8 +22,9 @@ def footprint(scenario: Scenario, parent: Path | None) -> dict[str, Any]:
 
     {"tables": {name: {"fate", "rows", "weight_bytes", "state_bytes", "bookkeeping_bytes", "row_bytes", "most_bytes",
     "settings"}}, "id_map_bytes", "sketch_bytes", "cached_rows", "dense": {"parameters", "bytes"}, "changes"}.
-    A fate is `restored`, `new` or `dropped`; `most_bytes` is None without a capacity, `cached_rows` where no rows lie
-    in a file, `changes` (see `checkpoints.changes`) without a parent. Raises CorruptError for an unreadable parent.
+    A fate is `restored`, `new` or `dropped`; `most_bytes` is None without a capacity, `cached_rows` without
+    `train.cache_rows`, `changes` (see `checkpoints.changes`) without a parent. Raises CorruptError for an unreadable
+    parent.
     """
     layout, model, train = Layout.from_scenario(scenario), scenario.model, scenario.train
     names, dim = layout.namespaces, model.embedding_dim

@@ -40,8 +40,7 @@ class Graph:
         # The exporter leaves out an input that no feature feeds.
         self._names = {tensor.name for tensor in self._session.get_inputs()}
         self.layout, self.tasks, self.table = layout, tasks, table
-        namespaces = [slot.namespace for slot in layout.slots] + [bag.namespace for bag in layout.bags]
-        self._table_F = [layout.namespaces.index(namespace) for namespace in namespaces]
+        self._table_F = layout.feature_tables
         # So that the kernel is compiled now, and not by the first request.
         none, offsets = np.empty(0, np.int64), np.zeros(1, np.int64)
         table.embed([none] * len(layout.slots), [(none, offsets)] * len(layout.bags), self._table_F, 0)

@@ -101,6 +101,11 @@ class Group:
         return self.rank == 0
 
 
+def lost_the_others(error: Exception) -> bool:
+    """Whether it says that another process has gone. Gloo's errors have no class of their own; they name its source."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
+
+
 @contextlib.contextmanager
 def joined(timeout_s: float, init_method: str = "env://") -> Iterator[Group]:
     """Joins the group that RANK, WORLD_SIZE and LOCAL_WORLD_SIZE tell of, as torchrun sets them; a process that waits

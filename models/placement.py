@@ -8,7 +8,7 @@ from pathlib import Path
 
 from feature_jobs.schema import Embedding, Model, Train
 from feature_jobs.transforms import Layout
-from models.device_ranker import DeviceRanker, choose_device, rows_on
+from models.device_ranker import DeviceRanker, choose_device, device_of_rank, rows_on
 from models.group import Group
 from models.ranker import Ranker
 from models.sparse.cached import CachedRows
@@ -31,9 +31,10 @@ def make_ranker(
 ) -> Ranker:
     """A fresh ranker. `scratch`: a folder where rows may lie in a file without a name."""
     if group is not None:
-        namespaces = layout.namespaces
-        table_F = [namespaces.index(name) for name in layout.feature_namespaces]
-        sharded = ShardedRows(model.embedding_dim, train, namespaces, table_F, group)
+        device = device_of_rank(group, choose_device(train.device))
+        sharded = ShardedRows(
+            model.embedding_dim, train, layout.namespaces, layout.feature_tables, group, device=device
+        )
         ranker = Ranker(layout, tasks, model, train, embeddings, rows=sharded, group=group)
         sharded.bind(ranker.tables)
         return ranker

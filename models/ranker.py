@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -28,6 +26,7 @@ from models.dropout import dropout_seed
 from models.group import Group
 from models.networks import Network
 from models.precision import LossScaler, Replica
+from models.sparse.device import as_tensor
 from models.sparse.optimizers import Optimizer
 from models.sparse.rows import Step, Storage
 from models.sparse.tables import DynamicTables, Lookup
@@ -69,11 +68,10 @@ class Ranker:
     ) -> None:
         self.layout, self.tasks, self.model, self.train = layout, tasks, model, train or Train()
         train = self.train
-        namespaces = layout.namespaces
         self.tables = DynamicTables(
             model.embedding_dim,
-            namespaces,
-            [namespaces.index(name) for name in layout.feature_namespaces],
+            layout.namespaces,
+            layout.feature_tables,
             embeddings,
             Optimizer(train.embedding_optimizer, train.embedding_epsilon),
             rows=rows,
@@ -153,7 +151,7 @@ class Ranker:
         def piece(number: int) -> None:
             rows = pieces[number]
             self.tables.forward(batch.lookup, rows.start, rows.stop, self._input_BI[rows])
-            input_BI, gradient_BI = _tensor(self._input_BI[rows]), _tensor(self._gradient_BI[rows])
+            input_BI, gradient_BI = as_tensor(self._input_BI[rows]), as_tensor(self._gradient_BI[rows])
             input_BI[:, self.embedded_width :] = batch.numbers_BJ[rows]
             with dropout_seed(seed + first + number):
                 loss_of = partial(weighted_loss, labels_BT=batch.labels_BT[rows], weight_T=weight_T)
@@ -226,9 +224,3 @@ def weighted_loss(logits_BT: Tensor, labels_BT: Tensor, weight_T: Tensor) -> Ten
     known_BT = ~labels_BT.isnan()
     loss_BT = functional.binary_cross_entropy_with_logits(logits_BT.float(), labels_BT.nan_to_num(), reduction="none")
     return ((loss_BT * known_BT).sum(0) * weight_T).sum()
-
-
-def _tensor(array: npt.NDArray[Any]) -> Tensor:
-    """The same memory, as a tensor that shares autograd's count of changes with no other."""
-    tensor = torch.from_numpy(array)
-    return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from feature_jobs.errors import CorruptError
+from feature_jobs.errors import CorruptError, RetryLaterError
 from models import checkpoints
 from models.ranker import Ranker
 from models.tensor_files import read_tensors, write_tensors
@@ -77,6 +77,8 @@ class Snapshots:
         if self.folder is None or number < 0:
             return None
         newest = self.folder / str(number)
+        if ranker.group is not None and not newest.is_dir():
+            raise RetryLaterError(f"{newest}: the leading machine has it, this one does not see it yet; start it again")
         checkpoints.restore(ranker, newest)
         facts = checkpoints.read_facts(newest)
         try:

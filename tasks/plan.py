@@ -114,12 +114,14 @@ def training_table(plan: dict[str, Any]) -> str:
     ]
     sketch = f", the sketch of ids without a row {_size(plan['sketch_bytes'])}" if plan["sketch_bytes"] else ""
     cached, dense = plan["cached_rows"], plan["dense"]
+    others = "the others lie in a file, or beside a GPU in memory"
+    places = [f"{cached:,} rows at most are held where they are learned, {others}"] if cached else []
     return "\n".join(
         [
             title,
             *(line.rstrip() for line in text),
             f"the id map takes {_size(plan['id_map_bytes'])}{sketch}",
-            *([f"{cached:,} rows at most are held where they are learned, the others lie in a file"] if cached else []),
+            *places,
             f"dense part: {dense['parameters']:,} parameters, {_size(dense['bytes'])} with their moments",
             *(_change_lines(changes) if changes else []),
         ]

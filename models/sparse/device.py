@@ -39,6 +39,12 @@ def upload(array: npt.NDArray[Any], device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
+def as_tensor(array: npt.NDArray[Any]) -> Tensor:
+    """The same memory, uint16 as bfloat16, in a tensor that shares autograd's count of changes with no other."""
+    tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor
+
+
 @dataclass(frozen=True)
 class DeviceLookup:
     """`Lookup` on a device."""
@@ -126,24 +132,9 @@ class DeviceRows:
         if step.clip_norm:
             gradient_UD *= (step.clip_norm / gradient_UD.norm(dim=1, keepdim=True)).clamp(max=1)
         places_U = batch.places_U.long()
-        moved_UD, state_UK = self._moves(gradient_UD, self.state_RK[places_U], step)
+        moved_UD, state_UK = moves(self.optimizer, gradient_UD, self.state_RK[places_U], step)
         self.weight_RD.index_copy_(0, places_U, self.weight_RD[places_U] - moved_UD)
         self.state_RK.index_copy_(0, places_U, state_UK)
-
-    def _moves(self, gradient_UD: Tensor, state_UK: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        """What is taken from the weights, and the next state."""
-        name, epsilon = self.optimizer.name, self.optimizer.epsilon
-        if name == "sgd":
-            return gradient_UD * step.rate, state_UK
-        if name in ("rowwise_adagrad", "adagrad"):
-            squares_UD = gradient_UD.square()
-            state_UK = state_UK + (squares_UD.mean(1, keepdim=True) if name == "rowwise_adagrad" else squares_UD)
-            return gradient_UD * (step.rate / (state_UK.sqrt() + epsilon)), state_UK
-        first_UD, second_UD = state_UK.split(self.dim, 1)
-        first_UD = torch.lerp(first_UD, gradient_UD, 1 - FIRST_DECAY)
-        second_UD = torch.lerp(second_UD, gradient_UD.square(), 1 - SECOND_DECAY)
-        rate, scale = adam_corrections(step)
-        return first_UD * rate / ((second_UD * scale).sqrt() + epsilon), torch.cat([first_UD, second_UD], 1)
 
     def read(self, rows_N: Rows) -> tuple[Floats, Floats]:
         """Weights [N, D] and state [N, K]."""
@@ -156,6 +147,22 @@ class DeviceRows:
         index_N = upload(rows_N.astype(np.int64), self.device)
         self.weight_RD.index_copy_(0, index_N, upload(np.ascontiguousarray(weight_ND), self.device))
         self.state_RK.index_copy_(0, index_N, upload(np.ascontiguousarray(state_NK), self.device))
+
+
+def moves(optimizer: Optimizer, gradient_UD: Tensor, state_UK: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+    """What is taken from the weights [U, D], and the next state [U, K]."""
+    name, epsilon = optimizer.name, optimizer.epsilon
+    if name == "sgd":
+        return gradient_UD * step.rate, state_UK
+    if name in ("rowwise_adagrad", "adagrad"):
+        squares_UD = gradient_UD.square()
+        state_UK = state_UK + (squares_UD.mean(1, keepdim=True) if name == "rowwise_adagrad" else squares_UD)
+        return gradient_UD * (step.rate / (state_UK.sqrt() + epsilon)), state_UK
+    first_UD, second_UD = state_UK.chunk(2, 1)
+    first_UD = torch.lerp(first_UD, gradient_UD, 1 - FIRST_DECAY)
+    second_UD = torch.lerp(second_UD, gradient_UD.square(), 1 - SECOND_DECAY)
+    rate, scale = adam_corrections(step)
+    return first_UD * rate / ((second_UD * scale).sqrt() + epsilon), torch.cat([first_UD, second_UD], 1)
 
 
 def has_triton() -> bool:

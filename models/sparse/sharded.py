@@ -18,10 +18,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from feature_jobs.errors import BadInputError
+from feature_jobs.errors import BadInputError, mistake
 from feature_jobs.schema import Distributed, Train
 from feature_jobs.sharding import sharding_mistakes
 from models.group import Group
+from models.sparse.device import as_tensor, moves
 from models.sparse.id_map import Ints, Rows
 from models.sparse.id_map_kernels import NUM_FREE
 from models.sparse.optimizers import Optimizer
@@ -29,8 +30,8 @@ from models.sparse.rows import Floats, Step, initial
 from models.sparse.storage import reserve
 from models.sparse.tables import RESERVED_ROWS, DynamicTables, Lookup
 
+CPU = torch.device("cpu")
 EXTRA = "pip install 'recloop[distributed]'"
-FUSED = {"rowwise_adagrad": "EXACT_ROWWISE_ADAGRAD", "adagrad": "EXACT_ADAGRAD", "sgd": "EXACT_SGD"}
 
 
 class Slots:
@@ -79,15 +80,24 @@ class Shard:
 
 class ShardedRows:
     """A storage of rows, see `rows.Storage`. All processes must call `forward`, `update` and `read` in one order; the
-    rest needs no message. `names`: of tables; `table_F`: the table of each feature.
+    rest needs no message. `names`: of tables; `table_F`: the table of each feature; `device`: of this process's shards.
 
     Raises BadInputError for settings that TorchRec does not know, or where it is not installed.
     """
 
-    def __init__(self, dim: int, train: Train, names: Sequence[str], table_F: Sequence[int], group: Group) -> None:
+    def __init__(
+        self,
+        dim: int,
+        train: Train,
+        names: Sequence[str],
+        table_F: Sequence[int],
+        group: Group,
+        *,
+        device: torch.device = CPU,
+    ) -> None:
         _check(dim, train, names)
         self.dim, self.optimizer = dim, Optimizer(train.embedding_optimizer, train.embedding_epsilon)
-        self.names, self.table_F, self.group = list(names), list(table_F), group
+        self.names, self.table_F, self.group, self.device = list(names), list(table_F), group, device
         self.fetched_M: Rows | None = None
         self.slot_R: Rows = reserve((RESERVED_ROWS,), np.int32)  # 0: the default row's, or none
         self.holder_R: npt.NDArray[np.int16] = reserve((RESERVED_ROWS,), np.int16)  # the table that a slot is of
@@ -101,8 +111,6 @@ class ShardedRows:
         ]
         self._rate = train.embedding_learning_rate
         self._replicas: dict[int, Tensor] = {}
-        cuda = torch.cuda.is_available()
-        self.device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
         self.collection = self._shard(settings, kinds)
         self.shards = [self._local_shards(table) for table in range(len(names))]
         self._pooled: tuple[slice, Tensor] | None = None
@@ -145,7 +153,7 @@ class ShardedRows:
         """See `DynamicTables.forward`. [begin, end) must be this process's share. Where autograd is on, the graph is
         kept for `update`."""
         emb_BE = self._pool(batch, begin, end)
-        _tensor(input_BI)[:, : emb_BE.shape[1]] = emb_BE.detach()
+        as_tensor(input_BI)[:, : emb_BE.shape[1]] = emb_BE.detach()
         self._pooled = (slice(begin, end), emb_BE) if emb_BE.requires_grad else None
 
     def update(self, batch: Lookup, gradient_BI: npt.NDArray[Any], step: Step, part: int, parts: int) -> None:
@@ -158,10 +166,10 @@ class ShardedRows:
                 options["lr"] = step.rate
             self.collection.fused_optimizer.step()  # no step: it hands the rate over
             self._rate, emb_BE = step.rate, self._pool(batch, share.start, share.stop)
-        gradient_BE = _tensor(gradient_BI[share])[:, : emb_BE.shape[1]].float() * step.unscale
+        gradient_BE = as_tensor(gradient_BI[share])[:, : emb_BE.shape[1]].float() * step.unscale
         emb_BE.backward(gradient_BE.to(self.device))
         for table, parameter in self._replicas.items():
-            self._update_replica(table, parameter, batch, step.rate)
+            self._update_replica(table, parameter, batch, step)
 
     def read(self, rows_N: Rows) -> tuple[Floats, Floats]:
         """Weights [N, D] and state [N, K], gathered from all processes."""
@@ -230,7 +238,7 @@ class ShardedRows:
             lengths=torch.from_numpy(lengths_FB.reshape(-1)).to(self.device),
         )
 
-    def _update_replica(self, table: int, parameter: Tensor, batch: Lookup, rate: float) -> None:
+    def _update_replica(self, table: int, parameter: Tensor, batch: Lookup, step: Step) -> None:
         """TorchRec leaves the update of data-parallel tables to us; their gradients are means over processes."""
         assert self._tables is not None  # noqa: S101
         assert parameter.grad is not None  # noqa: S101
@@ -239,13 +247,9 @@ class ShardedRows:
         gradient_UD = parameter.grad[index] * self.group.size
         parameter.grad[index] = 0
         (shard,) = self.shards[table]
-        step_UD = gradient_UD * rate
-        if shard.state is not None:
-            squares = gradient_UD.square()
-            state_UK = shard.state[index] + (squares.mean(1, True) if shard.state.shape[1] == 1 else squares)
-            shard.state[index] = state_UK
-            step_UD /= state_UK.sqrt() + self.optimizer.epsilon
-        shard.weight[index] -= step_UD
+        assert shard.state is not None  # noqa: S101 (sgd's has no columns)
+        moved_UD, shard.state[index] = moves(self.optimizer, gradient_UD, shard.state[index], step)
+        shard.weight[index] -= moved_UD
 
     def _shard(self, settings: Distributed, kinds: Sequence[str]) -> Any:
         """The sharded collection: table `t0` for each table, feature `f0` for each feature."""
@@ -272,7 +276,7 @@ class ShardedRows:
         communication = CommType(settings.communication)
         sharder = EmbeddingBagCollectionSharder(
             fused_params={
-                "optimizer": EmbOptimType[FUSED[self.optimizer.name]],
+                "optimizer": EmbOptimType[f"EXACT_{self.optimizer.name.upper()}"],
                 "learning_rate": self._rate,
                 "eps": self.optimizer.epsilon,
             },
@@ -315,7 +319,7 @@ class ShardedRows:
 
         size, kinds = self.group.size, ["table_wise", "row_wise"]
         planner = EmbeddingShardingPlanner(
-            topology=Topology(world_size=size, compute_device=self.device.type, local_world_size=size),
+            topology=Topology(world_size=size, compute_device=self.device.type, local_world_size=self.group.node_size),
             constraints={
                 f"t{table}": ParameterConstraints(sharding_types=kinds, compute_kernels=["fused"])
                 for table in range(len(self.names))
@@ -329,7 +333,7 @@ class ShardedRows:
         rowwise = self.optimizer.name == "rowwise_adagrad"
         if self._kinds[table] == "data_parallel":
             columns = slice(0, self.optimizer.state_width(self.dim))
-            state = torch.zeros(len(weight), columns.stop, device=self.device) if columns.stop else None
+            state = torch.zeros(len(weight), columns.stop, device=self.device)
             self._replicas[table] = dict(self.collection.named_parameters())[name]
             return [Shard(0, slice(0, self.dim), weight.data, columns, state, replica=True)]
         states = self.collection.fused_optimizer.state_dict()["state"].get(name, {})
@@ -347,10 +351,7 @@ class ShardedRows:
 
 def _check(dim: int, train: Train, names: Sequence[str]) -> None:
     """Raises BadInputError for what can't be sharded."""
-    mistakes = [
-        f"{'.'.join(location)}: {value!r}: {what}; {remedy}"
-        for location, value, what, remedy in sharding_mistakes(train, dim, names)
-    ]
+    mistakes = [mistake(*found) for found in sharding_mistakes(train, dim, names)]
     if mistakes:
         raise BadInputError("\n".join(mistakes))
     try:
@@ -360,9 +361,3 @@ def _check(dim: int, train: Train, names: Sequence[str]) -> None:
         raise BadInputError(
             f"train.backend: 'torchrec': not installed here ({error}); {EXTRA}, or set native"
         ) from None
-
-
-def _tensor(array: npt.NDArray[Any]) -> Tensor:
-    """The same memory; uint16 is bfloat16."""
-    tensor = torch.from_numpy(array)
-    return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor

@@ -6,21 +6,20 @@ that the bits do not depend on how programs are scheduled. `PAD`: D rounded up t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from models.sparse import device
+from models.sparse.device import DeviceLookup
 from models.sparse.optimizers import Optimizer
+from models.sparse.row_kernels import RULES
 from models.sparse.rows import Step
 
-if TYPE_CHECKING:
-    from models.sparse.device import DeviceLookup
-
 SLOTS_TILE, VALUES_TILE = 64, 16
-RULES = {"rowwise_adagrad": 0, "adagrad": 1, "sgd": 2, "adam": 3}
-FIRST_DECAY, SECOND_DECAY = tl.constexpr(0.9), tl.constexpr(0.999)
+FIRST_DECAY, SECOND_DECAY = tl.constexpr(device.FIRST_DECAY), tl.constexpr(device.SECOND_DECAY)
 
 
 def forward(weight_RD: Tensor, batch: DeviceLookup, input_BI: Tensor) -> None:
@@ -44,10 +43,8 @@ def update(
     optimizer: Optimizer, weight_RD: Tensor, state_RK: Tensor, batch: DeviceLookup, gradient_BI: Tensor, step: Step
 ) -> None:
     """Sums the gradient of each distinct row over its occurrences and applies the optimizer, in one pass."""
-    from models.sparse.device import adam_corrections
-
     dim = weight_RD.shape[1]
-    adam_rate, adam_scale = adam_corrections(step)
+    adam_rate, adam_scale = device.adam_corrections(step)
     rate = adam_rate if optimizer.name == "adam" else step.rate
     _update[(len(batch.places_U),)](
         weight_RD, state_RK, batch.places_U, batch.offsets_U, batch.segments_N, batch.scale_S, gradient_BI,

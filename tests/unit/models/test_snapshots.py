@@ -3,9 +3,13 @@ import random
 import shutil
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from feature_jobs.errors import RetryLaterError
+from models.group import Group
+from models.snapshots import Snapshots
 from models.training import train_day
 from tests.unit.models.days import DAYS, shop, write_day
 from tests.unit.models.test_training import digests
@@ -78,3 +82,12 @@ def test_killed_at_fifty_random_moments_the_bytes_are_the_same(tmp_path, precisi
     assert went_on > 25
     os.waitpid(in_a_child(train), 0)
     assert digests(output) == wanted
+
+
+def test_a_machine_that_does_not_see_the_snapshot_yet_is_to_start_again(tmp_path):
+    class Machine(Group):
+        def told(self, number):
+            return 7  # what the leading machine sees
+
+    with pytest.raises(RetryLaterError, match=r"7: the leading machine has it"):
+        Snapshots(tmp_path).load(SimpleNamespace(group=Machine(1, 2)))

@@ -19,14 +19,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_jobs.errors import BadInputError
+from feature_jobs.errors import BadInputError, RecloopError
 from feature_jobs.schema import Train
 from feature_jobs.transforms import Layout
 from models import checkpoints
 from models.batches import make_block
 from models.crew import Crew
 from models.distributed_training import train_day_on_ranks
-from models.group import Group, joined
+from models.group import Group, joined, lost_the_others
 from models.placement import make_ranker
 from models.sparse.sharded import ShardedRows, Slots
 from models.training import reproducible, train_day
@@ -138,6 +138,20 @@ def in_parts(folder):
     return scenario_of(folder, **options)
 
 
+def left_alone(folder, group):
+    """How the leading process ends that restores rows of another optimizer after the other process has gone."""
+    scenario = scenario_of(folder / f"alone-{group.rank}", **ADAGRAD)
+    layout, embeddings = Layout.from_scenario(scenario), scenario.embeddings
+    model, train = scenario.model, scenario.train
+    ranker = make_ranker(layout, scenario.tasks, model, train, embeddings, scratch=Path(), group=group)
+    if group.leads:
+        try:
+            checkpoints.restore(ranker, folder / "day-1")
+        except (RuntimeError, RecloopError) as error:
+            return lost_the_others(error), type(error).__name__
+    return None
+
+
 def work(rank, folder):
     """What each process does."""
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(RANKS), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(RANKS))
@@ -160,6 +174,7 @@ def work(rank, folder):
         except BadInputError as error:
             found["full"] = str(error)
         chain(folder, group)
+        found["left alone"] = left_alone(folder, group)
     torch.save(found, folder / f"found-{rank}.pt")
 
 
@@ -227,6 +242,12 @@ def test_half_precision_communication_halves_the_bytes_and_stays_close(found, ki
 def test_a_full_table_is_told_with_its_remedy(found):
     for rank in found:
         assert "table user is full at 5 rows; raise train.distributed.capacity.user" in rank["full"]
+
+
+@pytest.mark.slow
+def test_a_lost_process_is_not_taken_for_an_unreadable_parent(found):
+    lost, name = found[0]["left alone"]
+    assert lost, name
 
 
 @pytest.mark.slow
