@@ -7,7 +7,8 @@ from feature_jobs.transforms import Layout
 from models import checkpoints
 from models.batches import make_block
 from models.crew import Crew
-from models.device_ranker import DeviceRanker, rows_on
+from models.device_ranker import DeviceRanker, device_of_rank, rows_on
+from models.group import Group
 from models.ranker import Ranker
 from models.sparse.cached import CachedRows
 from models.sparse.optimizers import Optimizer
@@ -106,6 +107,13 @@ def test_a_missing_device_is_told(tmp_path):
     samples = write_day(tmp_path / "samples", DAYS[0])
     with pytest.raises(BadInputError, match=r"train\.device is cuda, but torch finds no CUDA device"):
         train_day(shop(tmp_path, train__device="cuda"), DAYS[0], samples, None, tmp_path)
+
+
+def test_ranks_that_would_share_a_gpu_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(BadInputError, match=r"train\.distributed\.ranks: 2 on this machine, which has 1 GPUs; start"):
+        device_of_rank(Group(2, 4, node_size=2), torch.device("cuda"))
+    assert device_of_rank(Group(2, 4, node_size=2), CPU) == CPU
 
 
 @pytest.mark.gpu
