@@ -12,7 +12,7 @@ from typing import Any
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
 from tasks.contract import DayConfig, Input, Metrics, Resources, step
-from tasks.tuning_space import apply, read_space, with_values
+from tasks.tuning_space import apply, read_space, started_from, with_values
 from tasks.tuning_study import Report, Study
 
 PROPOSAL = "proposal.json"
@@ -94,11 +94,13 @@ def tune(
 def apply_certain(scenario: Scenario, proposal: Path) -> None:
     """With `tune.apply: auto`, writes a committed proposal's winner into the scenario file if it is certain.
 
-    No part of the step: it writes no file but its output, wherever it runs. Raises BadInputError where the scenario
-    can't be written; `recloop accept` does so where it can.
+    No part of the step: it writes no file but its output, wherever it runs. A scenario that has other values than the
+    proposal started from, because they were applied before or a person set them since, stays as it is. Raises
+    BadInputError where the scenario can't be written; `recloop accept` does so where it can.
     """
     report = json.loads((proposal / PROPOSAL).read_text())
-    if scenario.tune.apply == "auto" and report["better"] and report["certain"]:
+    wanted = scenario.tune.apply == "auto" and report["better"] and report["certain"]
+    if wanted and started_from(scenario, report):
         apply(scenario.file, report)
 
 

@@ -104,6 +104,12 @@ def with_values(scenario: Scenario, values: Mapping[str, Any]) -> Scenario:
     return changed
 
 
+def started_from(scenario: Scenario, proposal: Mapping[str, Any]) -> bool:
+    """Whether the scenario has the values that the proposal's changes begin with."""
+    document = _document(scenario)
+    return all(_lookup(document, path) == change["old"] for path, change in proposal["changes"].items())
+
+
 def apply(scenario_file: Path, proposal: Mapping[str, Any]) -> None:
     """Writes a proposal's changes into the scenario file, comments and order kept.
 

@@ -359,3 +359,6 @@ def test_auto_applies_the_winner_by_itself_when_the_proposal_is_committed(chain,
     proposal = proposal_of(output)
     assert proposal["better"]
     assert load_scenario(file).train.learning_rate == proposal["best"]["train.learning_rate"] != 0.00001
+    written = file.read_text()
+    apply_certain(load_scenario(file), output)  # the step is run again
+    assert file.read_text() == written
