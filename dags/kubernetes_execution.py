@@ -22,6 +22,7 @@ from airflow.sdk import get_current_context
 from airflow.sdk.exceptions import AirflowException
 from kubernetes.client import models as k8s
 
+from tasks.containers import NOBODY
 from tasks.contract import Step
 from tasks.steps import STEPS
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = ROOT / "infra" / "kubernetes" / "base" / "step-pod.yaml"
-USER = 10001
 GPU = "nvidia.com/gpu"
 POOL = "recloop/pool"  # label of the nodes: cpu or gpu
 SCRATCH_GIB = 8  # of the node's disk, for /tmp
@@ -96,11 +96,7 @@ class KubernetesExecution:
         pod.execute_sync(self._context())
         code, reason = ended(pod.remote_pod, pod.base_container_name)
         if reason == OUT_OF_MEMORY:
-            limit_gib = declared.resources.memory_gib
-            on_stderr(
-                f"recloop: out of memory: {declared.name} needed more than its limit of {limit_gib:g} GiB;"
-                f" raise Resources(memory_gib=...) where {declared.name} is declared, or let the scenario ask for less"
-            )
+            on_stderr(f"recloop: {declared.out_of_memory}")
         return code
 
     def kill(self) -> None:
@@ -136,9 +132,9 @@ class StepPod(KubernetesPodOperator):  # type: ignore[misc]
                 "recloop/step": declared.name,
                 "recloop/ds": of["--ds"],
             },
-            image=f"{settings.images}/{image_of(declared)}:{settings.tag}",
+            image=f"{settings.images}/{declared.role}:{settings.tag}",
             arguments=in_image(arguments),
-            env_vars=[k8s.V1EnvVar("OMP_NUM_THREADS", str(max(1, math.floor(declared.resources.cpus))))],
+            env_vars=[k8s.V1EnvVar("OMP_NUM_THREADS", str(declared.resources.threads))],
             container_resources=limits_of(declared),
             node_selector={POOL: "gpu" if declared.resources.gpus else "cpu"},
             tolerations=[k8s.V1Toleration(key=GPU, operator="Exists", effect="NoSchedule")]
@@ -187,11 +183,6 @@ class _Lines(PodManager):  # type: ignore[misc]
             self._sink(line)
 
 
-def image_of(declared: Step) -> str:
-    """Name of the step's image: a step that asks for GPUs runs the same code with CUDA in it."""
-    return f"{declared.image}-cuda" if declared.resources.gpus else declared.image
-
-
 def in_image(arguments: Sequence[str]) -> list[str]:
     """The command with the scenario's path as the image knows it, whose working folder is the project's root."""
     changed = list(arguments)
@@ -218,9 +209,9 @@ def pod_security() -> k8s.V1PodSecurityContext:
     """What the pod security standard `restricted` asks of a pod."""
     return k8s.V1PodSecurityContext(
         run_as_non_root=True,
-        run_as_user=USER,
-        run_as_group=USER,
-        fs_group=USER,
+        run_as_user=NOBODY,
+        run_as_group=NOBODY,
+        fs_group=NOBODY,
         fs_group_change_policy="OnRootMismatch",
         seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault"),
     )

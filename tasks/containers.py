@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import sys
 import threading
@@ -52,15 +51,14 @@ class Settings:
 
     @classmethod
     def of_environment(cls) -> Settings:
-        """Reads RECLOOP_IMAGES, RECLOOP_TAG, RECLOOP_DOCKER_NETWORK. The engine is found as Docker's own command does:
-        DOCKER_HOST, and for TLS DOCKER_TLS_VERIFY and DOCKER_CERT_PATH."""
+        """Reads RECLOOP_IMAGES, RECLOOP_TAG, RECLOOP_DOCKER_NETWORK. The engine is one of this host, at the socket that
+        DOCKER_HOST names, or its usual one."""
         images, tag, network = (os.environ.get(f"RECLOOP_{name}") for name in ("IMAGES", "TAG", "DOCKER_NETWORK"))
         return cls(images or "recloop", tag or release(), network or "")
 
     def image_of(self, declared: Step) -> str:
-        """Name of the step's image; a step that asks for GPUs runs the same code with CUDA in it."""
-        role = f"{declared.image}-cuda" if declared.resources.gpus else declared.image
-        return f"{self.images}/{role}:{self.tag}"
+        """Name of the step's image."""
+        return f"{self.images}/{declared.role}:{self.tag}"
 
 
 def release() -> str:
@@ -75,8 +73,10 @@ class ContainerLauncher:
         self._settings = settings
 
     def launch(self, declared: Step, call: Call) -> Ran:
-        """Raises the step's own error, KilledError with what ended it, or RetryLaterError where no engine answers."""
+        """Raises the step's own error, KilledError with what ended it, BadInputError for what the engine refuses, or
+        RetryLaterError where none answers, or no longer."""
         import docker
+        import requests
 
         _refuse_several_machines(declared)
         environment = registry_environment(declared)
@@ -85,20 +85,22 @@ class ContainerLauncher:
         try:
             client = docker.from_env(timeout=60).api
             _sweep(client)
-            container = self._create(client, declared, call, writable)
+            run = _Run(client, self._create(client, declared, call, writable))
+            try:
+                code = run.until_end(json.dumps(request_of(declared, call, environment)))
+                if code == 0:
+                    return Ran(**json.loads(run.answer))
+                raise error_of(declared, code, run.answer, out_of_memory=run.ran_out_of_memory())
+            finally:
+                run.remove()
         except docker.errors.ImageNotFound:
             name = self._settings.image_of(declared)
             raise BadInputError(f"{name}: no such image on this engine; build it (make images) or pull it") from None
-        except docker.errors.DockerException as error:
+        except (docker.errors.DockerException, requests.RequestException) as error:
+            if isinstance(error, docker.errors.APIError) and error.is_client_error():
+                refusal = f"the container engine at {_engine()} refuses {declared.name}: {error.explanation or error}"
+                raise BadInputError(f"{refusal}; see what its declaration and RECLOOP_DOCKER_NETWORK ask for") from None
             raise RetryLaterError(f"the container engine at {_engine()} does not answer: {error}") from None
-        run = _Run(client, container)
-        try:
-            code = run.until_end(json.dumps(request_of(declared, call, environment)))
-            if code == 0:
-                return Ran(**json.loads(run.answer))
-            raise error_of(declared, code, run.answer, out_of_memory=run.ran_out_of_memory())
-        finally:
-            run.remove()
 
     def _create(self, client: APIClient, declared: Step, call: Call, writable: list[Path]) -> str:
         scenario, resources = call.config.scenario, declared.resources
@@ -125,7 +127,7 @@ class ContainerLauncher:
             command=["exec-step"],
             stdin_open=True,
             user=f"{uid}:{gid}",
-            environment={"OMP_NUM_THREADS": str(max(1, math.floor(resources.cpus)))},
+            environment={"OMP_NUM_THREADS": str(resources.threads)},
             labels={"recloop.scenario": scenario.name, "recloop.step": declared.name, "recloop.ds": call.config.ds},
             host_config=host,
         )
@@ -148,7 +150,7 @@ class _Run:
     def __init__(self, client: APIClient, container: str) -> None:
         self._client, self._container = client, container
         self._begun = int(time.time()) - 1
-        self._code = -1
+        self._code: int | None = None
         self.answer = ""
 
     def until_end(self, request: str) -> int:
@@ -158,7 +160,8 @@ class _Run:
         waiting = threading.Thread(target=self._wait, daemon=True)
         waiting.start()
         self._client.start(self._container)
-        socket._sock.sendall(request.encode() + b"\n")
+        with contextlib.suppress(ConnectionError):
+            socket._sock.sendall(request.encode() + b"\n")
         for stream, data in _frames(socket):
             text = data.decode(errors="replace")
             if stream == STDOUT:
@@ -167,10 +170,15 @@ class _Run:
                 sys.stderr.write(text)
                 sys.stderr.flush()
         waiting.join()
+        if self._code is None:
+            raise RetryLaterError(f"the container engine at {_engine()} was lost while its container ran")
         return self._code
 
     def _wait(self) -> None:
-        self._code = self._client.wait(self._container, condition="next-exit", timeout=None)["StatusCode"]
+        import requests
+
+        with contextlib.suppress(requests.RequestException):
+            self._code = self._client.wait(self._container, condition="next-exit", timeout=None)["StatusCode"]
 
     def ran_out_of_memory(self) -> bool:
         """Whether the kernel ended a process of it for its memory limit."""
@@ -179,18 +187,17 @@ class _Run:
 
     def remove(self) -> None:
         """Ends it, if it is still there."""
-        import docker
+        import requests
 
-        try:
+        with contextlib.suppress(requests.RequestException):  # the engine has removed it, is about to, or is lost
             self._client.remove_container(self._container, force=True, v=True)
-        except docker.errors.APIError:
-            return  # the engine has removed it, or is about to
 
 
 def _frames(socket: Any) -> Iterator[tuple[int, bytes]]:
     from docker.utils.socket import frames_iter
 
-    yield from frames_iter(socket, tty=False)
+    with contextlib.suppress(ConnectionError):  # of a lost engine: `_wait` sees it too
+        yield from frames_iter(socket, tty=False)
 
 
 def mounts_of(declared: Step, call: Call, writable: list[Path]) -> list[Any]:
@@ -250,13 +257,8 @@ def registry_environment(declared: Step) -> dict[str, str]:
 
 def error_of(declared: Step, code: int, answer: str, *, out_of_memory: bool) -> RecloopError:
     """What a container's end means, the same as if its function had been called here."""
-    limit_gib = declared.resources.memory_gib
     if out_of_memory:
-        return KilledError(
-            f"out of memory: {declared.name} needed more than its limit of {limit_gib:g} GiB;"
-            f" raise Resources(memory_gib=...) where {declared.name} is declared, or let the scenario ask for less",
-            max(code, KILLED + 9),
-        )
+        return KilledError(declared.out_of_memory, max(code, KILLED + 9))
     if code > KILLED:
         return KilledError(f"{declared.name}: signal {code - KILLED} ended its container", code)
     try:

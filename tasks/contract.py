@@ -12,6 +12,7 @@ It asks no clock and no unseeded randomness, so equal inputs give equal files. I
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +49,11 @@ class Resources:
     cpus: float = 2.0
     memory_gib: float = 4.0
     gpus: int = 0
+
+    @property
+    def threads(self) -> int:
+        """Threads that its CPUs are good for."""
+        return max(1, math.floor(self.cpus))
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,19 @@ class Step:
     def doc(self) -> str:
         """First paragraph of the function's docstring."""
         return (self.function.__doc__ or "").strip().split("\n\n")[0]
+
+    @property
+    def role(self) -> str:
+        """Of its image: a step that asks for GPUs runs the same code with CUDA in it."""
+        return f"{self.image}-cuda" if self.resources.gpus else self.image
+
+    @property
+    def out_of_memory(self) -> str:
+        """What is told of a container that reached the step's limit."""
+        return (
+            f"out of memory: {self.name} needed more than its limit of {self.resources.memory_gib:g} GiB; raise"
+            f" Resources(memory_gib=...) where {self.name} is declared, or let the scenario ask for less"
+        )
 
 
 @dataclass(frozen=True)

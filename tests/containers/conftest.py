@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from infra.images import Parts, build
 from tests.containers.engine import TAG, started_engine
 
 
@@ -17,8 +18,12 @@ def engine() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def step_image(engine: str) -> str:
-    """Name of the step image, built from this checkout."""
-    from infra.images import Parts, build
+def parts(engine: str) -> Parts:
+    """What images are built from, in the engine."""
+    return Parts.local()
 
-    return build("step", Parts.local(), TAG)
+
+@pytest.fixture(scope="session")
+def step_image(parts: Parts) -> str:
+    """Name of the step image, built from this checkout."""
+    return build("step", parts, TAG)

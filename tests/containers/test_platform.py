@@ -25,6 +25,7 @@ from rich.console import Console
 from feature_jobs.schema import load_scenario
 from infra.airflow_api import AirflowApi
 from infra.backfill import Backfill, failure_of
+from infra.images import STAND_INS, Parts, build
 from infra.platform import TOKENS, ports_in
 from tasks.steps import DAILY
 from tasks.store import open_store
@@ -84,11 +85,9 @@ class Platform:
 
 
 @pytest.fixture(scope="module")
-def platform(engine: str, step_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    from infra.images import STAND_INS, Parts, build
-
+def platform(parts: Parts, step_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     for role in ("airflow", "mlflow", STAND_INS):
-        build(role, Parts.local(), TAG)
+        build(role, parts, TAG)
     project = _project(tmp_path_factory.mktemp("project"))
     home = project / ".recloop" / "platform"
     prepare = [sys.executable, "-m", "infra.platform", "--tag", TAG]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -15,7 +17,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,11 +26,12 @@ from typing import Any
 
 import pytest
 
-from feature_jobs.errors import BadInputError, KilledError
+from feature_jobs.errors import BadInputError, KilledError, RetryLaterError
 from feature_jobs.schema import load_scenario
+from infra.images import FOLDER, Parts, build, code_digest, write_sbom
 from infra.servers import free_ports
 from tasks.containers import NOBODY, ContainerLauncher, Settings
-from tasks.contract import DayConfig, Resources
+from tasks.contract import DayConfig
 from tasks.launch import Call, InProcess
 from tasks.runner import run_step
 from tasks.steps import DAILY, STEPS
@@ -77,8 +81,8 @@ def none_left(engine: str) -> Iterator[None]:
 def _probe(settings: Settings, scenario: Path, folder: Path, step: str = "join", **options: Any) -> dict[str, Any]:
     """What a probe in the place of the step found out; its input is `folder`/events, its output `folder`/out."""
     declared = STEPS[step]
-    if "memory_gib" in options:
-        declared = replace(declared, resources=Resources(memory_gib=options["memory_gib"]))
+    resources = {name: options[name] for name in ("memory_gib", "cpus") if name in options}
+    declared = replace(declared, resources=replace(declared.resources, **resources))
     events, out = folder / "events", folder / "out"
     for made in (events, out):
         made.mkdir(exist_ok=True)
@@ -92,8 +96,6 @@ def _probe(settings: Settings, scenario: Path, folder: Path, step: str = "join",
 
 
 def test_the_image_is_small_runs_as_nobody_and_says_what_code_it_holds(step_image: str) -> None:
-    from infra.images import code_digest
-
     [image] = json.loads(docker("image", "inspect", step_image))
     assert image["Size"] < MAX_IMAGE_BYTES
     assert image["Config"]["User"] == f"{NOBODY}:{NOBODY}"
@@ -117,10 +119,10 @@ def test_recloop_is_the_entry_and_works_on_a_read_only_file_system(step_image: s
     assert "recloop, version" in docker("run", "--rm", *hardened, step_image, "--version")
 
 
-def test_a_notebook_asks_for_its_token_and_does_not_start_without_one(step_image: str, tmp_path: Path) -> None:
-    from infra.images import Parts, build
-
-    image = build("notebook", Parts.local(), TAG)
+def test_a_notebook_asks_for_its_token_and_does_not_start_without_one(
+    step_image: str, parts: Parts, tmp_path: Path
+) -> None:
+    image = build("notebook", parts, TAG)
     hardened = ["--rm", "--read-only", "--network", "host", "--cap-drop", "ALL", "--tmpfs", "/tmp"]
     assert "no token of 16 characters" in docker("run", *hardened, image, check=False)
     [port] = free_ports(0)
@@ -155,8 +157,6 @@ def test_a_notebook_asks_for_its_token_and_does_not_start_without_one(step_image
 
 
 def test_the_list_of_what_the_image_holds_names_every_package(step_image: str, tmp_path: Path) -> None:
-    from infra.images import FOLDER, write_sbom
-
     write_sbom("step", TAG, tmp_path / "sbom.json")
     packages = json.loads((tmp_path / "sbom.json").read_text())["packages"]
     listed = {(package["name"].lower().replace("_", "-"), package.get("versionInfo", "")) for package in packages}
@@ -281,6 +281,30 @@ def test_a_container_that_was_made_and_never_started_is_swept(
     docker("rm", strangers)
 
 
+def test_what_the_engine_refuses_is_told_as_a_persons_to_mend(probe: Settings, shop: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=r"refuses register: .*no-such-network.*RECLOOP_DOCKER_NETWORK"):
+        _probe(replace(probe, network="no-such-network"), shop, tmp_path, step="register")
+    with pytest.raises(BadInputError, match=r"refuses join: .*CPUs"):
+        _probe(probe, shop, tmp_path, cpus=10_000)
+
+
+def test_an_engine_that_is_lost_is_worth_a_retry(
+    probe: Settings, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = os.environ["DOCKER_HOST"].removeprefix("unix://")
+    with relayed(engine, tmp_path / "relay") as lose:
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path / 'relay'}")
+        errors: list[BaseException] = []
+        ended = _in_background(lambda: _probe(probe, shop, tmp_path, sleep=True), errors)
+        awaited(lambda: containers("status=running"))
+        lose()
+        ended.join(timeout=20)
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{engine}")
+    [error] = errors
+    assert isinstance(error, RetryLaterError)
+    assert "relay" in str(error)
+
+
 def test_an_image_of_other_code_is_refused(step_image: str) -> None:
     request = json.dumps({"step": "join", "code": "0" * 64, "environment": {}})
     command = [DOCKER, "run", "--rm", "--network", "none", "-i", step_image, "exec-step"]
@@ -365,10 +389,8 @@ def test_a_container_adds_little_to_a_step_that_does_nothing(step_image: str) ->
     assert container - process < MAX_START_S
 
 
-def test_two_builds_hold_the_same_files(step_image: str, tmp_path: Path) -> None:
-    from infra.images import Parts, build
-
-    again = build("step", Parts.local(), "again", fresh=True)
+def test_two_builds_hold_the_same_files(step_image: str, parts: Parts, tmp_path: Path) -> None:
+    again = build("step", parts, "again", fresh=True)
     first, second = (_files_of(image, tmp_path / "image.tar") for image in (step_image, again))
     assert len(first) > 10_000
     assert {name for name in first.keys() | second.keys() if first.get(name) != second.get(name)} == set()
@@ -403,6 +425,43 @@ class socket_server:  # noqa: N801 (a context manager)
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
+
+
+@contextmanager
+def relayed(target: str, place: Path) -> Iterator[Callable[[], None]]:
+    """A socket at `place` that leads to the one at `target`; yields what cuts all its connections."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(place))
+    listener.listen()
+    ends: list[socket.socket] = [listener]
+
+    def copy(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, far = listener.accept()[0], socket.socket(socket.AF_UNIX)
+                far.connect(target)
+                ends.extend([near, far])
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=copy, args=pair, daemon=True).start()
+
+    def lose() -> None:
+        for end in ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield lose
+    finally:
+        lose()
+        for end in ends:
+            end.close()
 
 
 def _in_background(action: Any, errors: list[BaseException] | None = None) -> threading.Thread:
