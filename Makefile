@@ -27,9 +27,7 @@ PLATFORM = $(PYTHON_IN) -m infra.platform $(if $(DATA),--data "$(DATA)") $(if $(
 COMPOSE = .venv/bin/docker-compose --env-file .recloop/platform/compose.env -f infra/compose.yaml $(if $(LOCAL),-f infra/compose/local/compose.yaml)
 
 compose-up: environment ## the whole platform in containers of this host; needs a container engine and our images (LOCAL=1 as there)
-	@$(PLATFORM) >/dev/null
-	@$(COMPOSE) up --detach --wait --wait-timeout 600
-	@$(PLATFORM)
+	@told=$$($(PLATFORM)) && $(COMPOSE) up --detach --wait --wait-timeout 600 && echo "$$told"
 
 compose-down: ## end the platform; its folders under .recloop/platform stay
 	@if [ -f .recloop/platform/compose.env ]; then $(COMPOSE) down --remove-orphans; else echo "nothing was running"; fi

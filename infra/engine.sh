@@ -59,6 +59,10 @@ base() {
     docker import --change 'ENV PATH=/usr/local/bin:/usr/bin:/bin' - "$BASE" >/dev/null
 }
 
+ours() { # ours PID: whether that process is the engine of DIR
+  tr '\0' ' ' 2>/dev/null <"/proc/$1/cmdline" | grep -qF -- "--pidfile $DIR/docker.pid "
+}
+
 stop() {
   if [ -S "$DIR/docker.sock" ]; then
     docker ps -aq 2>/dev/null | xargs -r docker rm -f >/dev/null 2>&1 || true
@@ -66,8 +70,9 @@ stop() {
   if [ -f "$DIR/docker.pid" ]; then
     local pid
     pid=$(cat "$DIR/docker.pid")
-    kill "$pid" 2>/dev/null || true
-    for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
+    if ours "$pid"; then kill "$pid" || true; fi
+    for _ in $(seq 100); do ours "$pid" || break; sleep 0.1; done
+    ! ours "$pid" || { say "the engine, process $pid, does not end"; return 1; }
   fi
   grep -oE " $DIR/[^ ]+" /proc/mounts | sort -r | xargs -r umount -l 2>/dev/null || true
   ! grep -q " $DIR/" /proc/mounts || { say "something below $DIR is still mounted"; return 1; }

@@ -9,6 +9,7 @@ from others. What this machine trusts (SSL_CERT_FILE, or Debian's bundle) is tru
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import hashlib
 import os
@@ -48,12 +49,17 @@ class Parts:
 
     @classmethod
     def local(cls) -> Parts:
-        """Stand-ins: uv from the package index, and pip's folder of wheels, if this machine has one."""
-        base, uv = (image.split("@")[0] for image in (FOLDER / "images.lock").read_text().split())
+        """Stand-ins: uv from the package index, and pip's folder of wheels, if this machine has one.
+
+        Raises RecloopError where they can't be had.
+        """
+        pinned = cls.pinned()
+        base, uv = pinned.base.split("@")[0], pinned.uv.split("@")[0]
         with tempfile.TemporaryDirectory() as folder:
             wanted = f"uv=={uv.rpartition(':')[2]}"
             install = [sys.executable, "-m", "pip", "install", "--quiet", "--target", folder, wanted]
-            subprocess.run(install, check=True, stdout=sys.stderr)
+            if subprocess.run(install, check=False, stdout=sys.stderr).returncode:
+                raise RecloopError(f"{wanted} could not be installed; pip's words are above")
             _import("recloop-uv", {"uv": Path(folder) / "bin" / "uv"})
         wheels = [wheel for folder in wheel_folders() for wheel in folder.glob("*.whl")]
         if wheels:
@@ -145,12 +151,14 @@ def wheel_folders() -> list[Path]:
 
 
 def _import(name: str, files: dict[str, Path]) -> None:
-    """Makes an image that holds some files and nothing else."""
+    """Makes an image that holds some files and nothing else. Raises RecloopError where the engine does not take it."""
     with subprocess.Popen([docker(), "import", "-", name], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as engine:
         assert engine.stdin is not None  # noqa: S101 (for the type checker)
-        with tarfile.open(fileobj=engine.stdin, mode="w|") as archive:
+        with contextlib.suppress(BrokenPipeError), tarfile.open(fileobj=engine.stdin, mode="w|") as archive:
             for place, file in files.items():
                 archive.add(file.resolve(), arcname=place)
+    if engine.returncode:
+        raise RecloopError(f"{name} could not be made; the engine's words are above")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

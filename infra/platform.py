@@ -19,11 +19,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from infra.servers import ROOT, USER, free_ports, write_private
-from tasks.containers import release
+from tasks.containers import NOBODY, release
 
 HOME = ROOT / ".recloop" / "platform"
 FOLDERS = ("secrets", "postgres", "objects", "airflow-logs", "store")
-CONTAINER_USER = 10001
+PORTS = {"Airflow": 8080, "MLflow": 5000}  # others where these are taken
 SOCKET = "unix:///var/run/docker.sock"  # where DOCKER_HOST names no other
 TOKENS = (
     "postgres-password",
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def prepare(home: Path, data: Path, images: str, tag: str) -> Path:
     """Makes what is missing and returns the file of settings. Secrets that are there already stay."""
-    uid, gid = (os.getuid(), os.getgid()) if os.getuid() else (CONTAINER_USER, CONTAINER_USER)
+    uid, gid = (os.getuid(), os.getgid()) if os.getuid() else (NOBODY, NOBODY)
     data.mkdir(parents=True, exist_ok=True)
     for name in FOLDERS:
         folder = home / name
@@ -67,9 +67,9 @@ def prepare(home: Path, data: Path, images: str, tag: str) -> Path:
         if not file.exists():
             write_private(file, text)
         os.chown(file, uid, gid)
-    socket = Path(os.environ.get("DOCKER_HOST", SOCKET).removeprefix("unix://"))
+    socket = Path((os.environ.get("DOCKER_HOST") or SOCKET).removeprefix("unix://"))
     file = home / "compose.env"
-    ports = list(ports_in(file).values()) if file.exists() else free_ports(8080, 5000)
+    ports = list(ports_in(file).values()) if file.exists() else free_ports(*PORTS.values())
     (home / "passwd").write_text(f"postgres:x:{uid}:{gid}::/tmp:/sbin/nologin\n")
     settings = {
         "RECLOOP_HOME": home,
@@ -91,7 +91,7 @@ def prepare(home: Path, data: Path, images: str, tag: str) -> Path:
 def ports_in(settings: Path) -> dict[str, int]:
     """Ports of the loopback that Airflow and MLflow have; chosen once, so that a second start finds them again."""
     values = dict(line.split("=", 1) for line in settings.read_text().splitlines())
-    return {name: int(values[f"RECLOOP_{name.upper()}_PORT"]) for name in ("Airflow", "MLflow")}
+    return {name: int(values.get(f"RECLOOP_{name.upper()}_PORT", usual)) for name, usual in PORTS.items()}
 
 
 def kept(folder: Path) -> dict[str, str]:

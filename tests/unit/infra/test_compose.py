@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from infra.platform import TOKENS, prepare
+from infra.platform import TOKENS, ports_in, prepare
 from tests.paths import ROOT
 
 COMPOSE = ROOT / "infra" / "compose.yaml"
@@ -107,6 +107,19 @@ def test_secrets_are_the_owners_alone_and_are_kept(home: Path) -> None:
     assert len(set(before.values())) == len(before)
     prepare(home, home / "data", "recloop", "0.1.0")
     assert {file: file.read_text() for file in files} == before
+
+
+def test_settings_are_kept_and_those_of_an_older_version_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def again() -> str:
+        return prepare(home, home / "data", "recloop", "0.1.0").read_text()
+
+    monkeypatch.setenv("DOCKER_HOST", "")  # as Docker's own command: not set
+    before = again()
+    assert "RECLOOP_ENGINE_SOCKET=/var/run/docker.sock" in before
+    assert again() == before
+    (home / "compose.env").write_text("".join(line for line in before.splitlines(keepends=True) if "PORT" not in line))
+    assert ports_in(home / "compose.env") == {"Airflow": 8080, "MLflow": 5000}
+    (home / "compose.env").write_text(before)
 
 
 def test_secrets_live_where_git_does_not_look() -> None:
