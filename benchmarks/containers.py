@@ -30,17 +30,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from feature_jobs.days import day_range
 from feature_jobs.schema import Scenario, load_scenario
 from infra.images import docker
+from tasks.code import ROOMS
 from tasks.commands import scenario_file
-from tasks.containers import Settings, release
+from tasks.commands_days import scenario_days
+from tasks.containers import release
 from tasks.steps import DAILY
 from tasks.store import open_store
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMED_BY_MLFLOW = "register"  # its output holds ids that MLflow drew
-ROOMS = ("feature_jobs", "models", "serving", "tasks")
 HARDENED = ("--rm", "--read-only", "--network=none", "--tmpfs=/tmp", "--cap-drop=ALL")
 STARTS = 9
 Cells = dict[tuple[str, str], tuple[str, float]]
@@ -201,9 +201,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tag", default=release())
     given = parser.parse_args(arguments)
     scenario = load_scenario(scenario_file(given.scenario), data=given.data)
-    days = day_range(scenario, str(scenario.data.days.first), str(scenario.data.days.last))[: given.days]
-    os.environ["RECLOOP_TAG"] = given.tag
-    print_images(Settings.of_environment().tag)
+    days = scenario_days(scenario, None, None, None)[: given.days]
+    print_images(given.tag)
     print_starts(given.tag)
     from tests.mlflow_server import mlflow_server
 

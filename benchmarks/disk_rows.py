@@ -48,7 +48,7 @@ def measure(tables: DynamicTables, num_rows: int, batch_size: int, records: File
     gradient_BI = rng.normal(size=input_BI.shape).astype(np.float32)
     seconds, hits = [], (0, 0)
     for number in range(WARM_UP + REPEATS):
-        ids = Ids([np.ascontiguousarray(keys[:batch_size]) for keys in draw(num_rows, "zipf(1.1)", rng)])
+        ids = Ids([np.ascontiguousarray(keys[:batch_size]) for keys in draw(num_rows, "zipf, all ids", rng)])
         if number == WARM_UP and isinstance(rows, CachedRows):
             hits = rows.hits, rows.misses
         if records is not None and number >= WARM_UP:
