@@ -237,14 +237,16 @@ class ScenarioStore:
         top.mkdir(parents=True, exist_ok=True)
         for old in top.iterdir():
             _remove_if_abandoned(old)
-        folder = Path(tempfile.mkdtemp(dir=top))
-        with (top / f"{folder.name}.lock").open("w") as lock:
+        number, name = tempfile.mkstemp(".lock", dir=top)
+        with os.fdopen(number, "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            folder = Path(name).with_suffix("")  # made under the lock: before it, others would take it for a leftover
+            folder.mkdir(0o700)
             try:
                 yield folder
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
-                (top / f"{folder.name}.lock").unlink(missing_ok=True)
+                Path(name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def resume_folder(self, name: str, key: str) -> Iterator[Path | None]:
@@ -308,7 +310,7 @@ def _remove_if_abandoned(path: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
             lock_file.unlink(missing_ok=True)
     except (BlockingIOError, FileNotFoundError):
-        return  # in use, or so new that its lock is not made yet
+        return  # in use, or another process has removed it
 
 
 def _fsync(file: Path) -> None:
