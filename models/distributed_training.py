@@ -74,6 +74,7 @@ def train_day_on_ranks(
 
 def _launch(scenario: Scenario, ds: str, folder: Path, machines: Machines) -> None:
     from torch.distributed import DistError
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -92,6 +93,7 @@ def _launch(scenario: Scenario, ds: str, folder: Path, machines: Machines) -> No
         max_nodes=machines.size,
         nproc_per_node=num_local,
         max_restarts=0,
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder)),
         **(one if meeting is None else several),
     )
     handlers = {number: signal.getsignal(number) for number in SIGNALS}  # the agent puts its own in their place

@@ -90,7 +90,7 @@ class ContainerLauncher:
                 code = run.until_end(json.dumps(request_of(declared, call, environment)))
                 if code == 0:
                     return Ran(**json.loads(run.answer))
-                raise error_of(declared, code, run.answer, out_of_memory=run.ran_out_of_memory())
+                raise error_of(declared, code, run.answer, out_of_memory=run.ran_out_of_memory(code))
             finally:
                 run.remove()
         except docker.errors.ImageNotFound:
@@ -180,10 +180,11 @@ class _Run:
         with contextlib.suppress(requests.RequestException):
             self._code = self._client.wait(self._container, condition="next-exit", timeout=None)["StatusCode"]
 
-    def ran_out_of_memory(self) -> bool:
-        """Whether the kernel ended a process of it for its memory limit."""
+    def ran_out_of_memory(self, code: int) -> bool:
+        """Whether the kernel ended a process of it for its memory limit. The engine may hear of that after the end."""
+        until = int(time.time()) + (3 if code > KILLED else 1)
         filters = {"container": self._container, "event": "oom"}
-        return any(self._client.events(since=self._begun, until=int(time.time()) + 1, filters=filters))
+        return any(self._client.events(since=self._begun, until=until, filters=filters))
 
     def remove(self) -> None:
         """Ends it, if it is still there."""

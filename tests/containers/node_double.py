@@ -3,6 +3,7 @@ image, arguments, environment, limits, security context and volumes. One contain
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 
 from tests.cluster_double import ClusterDouble
 from tests.containers.engine import DOCKER, docker
+from tests.waiting import awaited
 
 UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 
@@ -54,9 +56,17 @@ class NodeDouble(ClusterDouble):
 
     def reason_of(self, pod: dict[str, Any]) -> str:
         """OOMKilled where the kernel ended a process of the container for its memory limit."""
-        state = "{{.State.OOMKilled}} {{.State.ExitCode}}"
-        out_of_memory, code = docker("inspect", "--format", state, pod["metadata"]["name"]).split()
-        return "OOMKilled" if out_of_memory == "true" else "Error" if int(code) else "Completed"
+        name = pod["metadata"]["name"]
+
+        def state(of: str) -> str:
+            return docker("inspect", "--format", f"{{{{.State.{of}}}}}", name).strip()
+
+        code = int(state("ExitCode"))
+        if code == 137:  # the engine may hear of its reason later
+            with contextlib.suppress(AssertionError):
+                awaited(lambda: state("OOMKilled") == "true", within_s=3)
+                return "OOMKilled"
+        return "Error" if code else "Completed"
 
     def _environment(self, container: dict[str, Any]) -> list[str]:
         values = {}

@@ -156,14 +156,14 @@ def test_pods_register_and_deploy_as_the_user_of_steps(
 def test_too_much_memory_is_told_with_the_limit(
     node: NodeDouble, images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = dataclasses.replace(STEPS["ingest"], resources=Resources(memory_gib=1 / 64))
+    small = dataclasses.replace(STEPS["ingest"], resources=Resources(memory_gib=1 / 16))
     monkeypatch.setitem(STEPS, "ingest", small)
     err: list[str] = []
     with serving(node, tmp_path) as kubeconfig:
         execution = _as_pods(images, kubeconfig, "ingest")
         code = execution.run(_arguments(ROOT, "ingest", FIRST), err.append, err.append)
     assert code == 137, err
-    assert re.match(r"recloop: out of memory: ingest needed more than its limit of 0\.015625 GiB", err[-1])
+    assert re.match(r"recloop: out of memory: ingest needed more than its limit of 0\.0625 GiB", err[-1])
     await_none(PODS)
 
 
