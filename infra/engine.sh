@@ -71,7 +71,7 @@ stop() {
     local pid
     pid=$(cat "$DIR/docker.pid")
     if ours "$pid"; then kill "$pid" || true; fi
-    for _ in $(seq 100); do ours "$pid" || break; sleep 0.1; done
+    for _ in $(seq 600); do ours "$pid" || break; sleep 0.1; done
     ! ours "$pid" || { say "the engine, process $pid, does not end"; return 1; }
   fi
   grep -oE " $DIR/[^ ]+" /proc/mounts | sort -r | xargs -r umount -l 2>/dev/null || true

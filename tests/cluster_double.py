@@ -9,7 +9,7 @@ import datetime
 import json
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class ClusterDouble:
         self.deleted: list[str] = []
         self.processes: dict[str, subprocess.Popen[str]] = {}
         self.lines: dict[str, list[str]] = {}
+        self.on_follow: Callable[[], object] = lambda: None  # called when someone reads a pod's log
 
     def create(self, pod: dict[str, Any]) -> dict[str, Any]:
         """Raises kubernetes_validate.ValidationError for a pod that is none."""
@@ -141,6 +142,7 @@ def _handler(double: ClusterDouble) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Type", "text/plain")
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
+            double.on_follow()
             sent, process = 0, double.processes[name]
             while True:
                 over = (

@@ -3,14 +3,15 @@
 import os
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import providers
 from xdist.scheduler import LoadFileScheduling
 
 ENGINE = "tests/containers/"
 
-settings.register_profile("same", derandomize=True)
-settings.register_profile("search")
+AT_ANY_SPEED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("same", derandomize=True, **AT_ANY_SPEED)
+settings.register_profile("search", **AT_ANY_SPEED)
 profile = os.environ.get("HYPOTHESIS_PROFILE", "same")
 settings.load_profile(profile)
 if profile == "same":

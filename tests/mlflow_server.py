@@ -4,6 +4,7 @@ wanted."""
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import re
@@ -45,7 +46,8 @@ def mlflow_server(folder: Path, *options: str, **environment: str) -> Iterator[s
         assert server.poll() is None, (folder / "log").read_text()
         yield uri
     finally:
-        os.killpg(server.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
         server.wait()
 
 

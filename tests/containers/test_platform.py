@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -26,14 +27,16 @@ from feature_jobs.schema import load_scenario
 from infra.airflow_api import AirflowApi
 from infra.backfill import Backfill, failure_of
 from infra.images import STAND_INS, Parts, build
-from infra.platform import TOKENS, ports_in
+from infra.platform import PORTS, TOKENS, ports_in
+from infra.servers import free_ports
 from tasks.steps import DAILY
 from tasks.store import open_store
 from tests.containers.engine import DOCKER, TAG, await_none, containers, docker
+from tests.environment import inherited
 from tests.paths import ROOT
 from tests.small import days, write_small
 
-pytestmark = [pytest.mark.container, pytest.mark.slow, pytest.mark.airflow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.container, pytest.mark.slow, pytest.mark.airflow, pytest.mark.timeout(1800)]
 DAYS = days(2)
 ROOMS = ("dags", "feature_jobs", "infra", "models", "serving", "tasks")
 SERVICES = {"postgres", "redis", "objects", "mlflow", "airflow-api", "airflow-scheduler", "airflow-dag-processor"} | {
@@ -90,6 +93,9 @@ def platform(parts: Parts, step_image: str, tmp_path_factory: pytest.TempPathFac
         build(role, parts, TAG)
     project = _project(tmp_path_factory.mktemp("project"))
     home = project / ".recloop" / "platform"
+    home.mkdir(parents=True)
+    ports = zip(PORTS, free_ports(0, 0), strict=True)  # others may prefer the usual ones
+    (home / "compose.env").write_text("".join(f"RECLOOP_{name.upper()}_PORT={port}\n" for name, port in ports))
     prepare = [sys.executable, "-m", "infra.platform", "--tag", TAG]
     subprocess.run(prepare, cwd=project, env={**os.environ, "PYTHONPATH": str(project)}, check=True)
     started = Platform(project, home, *ports_in(home / "compose.env").values())
@@ -119,7 +125,8 @@ def ran(platform: Platform) -> dict[tuple[str, str], str]:
     backfill = Backfill(platform.airflow, scenario, DAYS, None)
     backfill.await_dag()
     platform.airflow.unpause(backfill.dag_id)
-    watch = ["events", "--filter", "event=create", "--filter", "label=recloop.step", "--format", "{{json .Actor}}"]
+    made = ["--filter=event=create", "--filter=label=recloop.step", "--format={{json .Actor}}"]
+    watch = ["events", f"--since={int(time.time())}", *made]
     with subprocess.Popen([DOCKER, *watch], stdout=subprocess.PIPE, text=True) as events:
         backfill.create(lambda _: True)
         tasks = backfill.watch(Console(file=sys.stderr))
@@ -145,8 +152,7 @@ def test_days_run_in_containers_and_give_the_digests_of_a_process(
     assert ran == {(ds, step): "success, in a container" for ds in DAYS for step in DAILY}
     file, pure = platform.project / "scenarios" / "shop.yaml", DAILY[: DAILY.index("register")]
     command = [sys.executable, "-P", "-m", "tasks", "run", "-s", str(file), "--store", str(tmp_path / "plain")]
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RECLOOP_", "MLFLOW_"))}
-    subprocess.run(command, cwd=platform.project, env=inherited, check=True, capture_output=True)
+    subprocess.run(command, cwd=platform.project, env=inherited(), check=True, capture_output=True)
     theirs, plain = (
         {(c.ds, c.step): c.digest for c in open_store(place, "shop").commits() if c.step in pure}
         for place in (platform.home / "store", tmp_path / "plain")

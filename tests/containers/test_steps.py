@@ -37,6 +37,7 @@ from tasks.runner import run_step
 from tasks.steps import DAILY, STEPS
 from tasks.store import open_store
 from tests.containers.engine import DOCKER, TAG, await_none, containers, docker
+from tests.environment import inherited
 from tests.mlflow_server import mlflow_server
 from tests.paths import ROOT
 from tests.small import days, write_small
@@ -62,10 +63,11 @@ def shop(tmp_path: Path) -> Path:
 
 
 def _recloop(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("RECLOOP_", "MLFLOW_"))}
     settings = {"RECLOOP_TAG": TAG, "RECLOOP_NO_TRACK": "1", **environment}
     command = [sys.executable, "-P", "-m", "tasks", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env={**inherited, **settings}, cwd=ROOT, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**inherited(), **settings}, cwd=ROOT, check=False
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -335,7 +337,7 @@ def test_the_same_days_have_the_same_digests(step_image: str, shop: Path, tmp_pa
 def test_an_airflow_task_runs_its_step_in_a_container(
     step_image: str, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import tests.airflow_home  # noqa: F401 (before the first import of Airflow)
+    from tests.airflow_home import executed  # isort: skip (before the first import of Airflow)
     from dags.step_operator import StepOperator
 
     settings = {"EXECUTION": "docker", "TAG": TAG, "STORE": str(tmp_path / "store"), "NO_TRACK": "1"}
@@ -347,8 +349,7 @@ def test_an_airflow_task_runs_its_step_in_a_container(
     operator = StepOperator(task_id="ingest", step="ingest", scenario=str(shop))
     day = datetime.datetime.fromisoformat(days(1)[0]).replace(tzinfo=datetime.UTC)
     context = {"dag_run": SimpleNamespace(run_type="manual", run_id="r"), "logical_date": day, "params": {}}
-    execute = type(operator).execute
-    result = getattr(execute, "__wrapped__", execute)(operator, context)
+    result = executed(operator, context)
     watching.join()
     commit = open_store(tmp_path / "store", "shop").find("ingest", days(1)[0])
     assert commit is not None and result["digest"] == commit.digest

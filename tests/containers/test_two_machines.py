@@ -68,7 +68,7 @@ def job() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory, job: dict[str, Any]) -> Shop:
     folder = tmp_path_factory.mktemp("machines")
-    file = write_small(folder / "shop", num_days=1, rows=1500)
+    file = write_small(folder / "shop", num_days=1, rows=6000)
     file.write_text(file.read_text().replace("train: {batch_size: 64, threads: 1}", TRAIN))
     [container] = job["template"]["spec"]["containers"]
     settings = dict(a.removeprefix("--set=").split("=") for a in container["args"] if a.startswith("--set="))
@@ -123,7 +123,7 @@ class Machines:
 
     def ended(self) -> list[int]:
         """Exit codes, once all have ended."""
-        awaited(lambda: not containers(f"network={NETWORK}", "status=running"), WITHIN_S, self.said)
+        awaited(lambda: not containers(f"network={NETWORK}", "status=running"), WITHIN_S, self.said, every_s=0.5)
         return [int(docker("wait", name)) for name in self.names]
 
     def told(self) -> list[dict[str, Any]]:

@@ -178,7 +178,9 @@ def test_a_bad_day_stops_with_its_reason_and_goes_on_once_mended(project: Projec
 def test_a_task_that_a_person_stops_ends_its_step(project: Project) -> None:
     api, token = project.api(), project.local().token
     api.call("POST", f"/dags/{DAG}/dagRuns", {"logical_date": f"{days(4)[3]}T13:00:00Z", "dag_run_id": "stopped"})
-    steps = awaited(lambda: [process for process in processes_of(token) if "--ds" in _command(process)], within_s=120)
+    steps = awaited(
+        lambda: [process for process in processes_of(token) if "--ds" in _command(process)], within_s=120, every_s=0.2
+    )
     api.call("PATCH", f"/dags/{DAG}/dagRuns/stopped", {"state": "failed"})
     _, alive = psutil.wait_procs(steps, timeout=60)
     assert not alive
@@ -208,5 +210,5 @@ def _command(process: psutil.Process) -> list[str]:
 
 def _await_run(api: AirflowApi, run_id: str) -> dict[str, dict[str, Any]]:
     run = f"/dags/{DAG}/dagRuns/{run_id}"
-    awaited(lambda: api.call("GET", run)["state"] in ("success", "failed"), within_s=300)
+    awaited(lambda: api.call("GET", run)["state"] in ("success", "failed"), within_s=300, every_s=1.0)
     return {task["task_id"]: task for task in api.task_instances(DAG, run_id)}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.environment import inherited
 from tests.paths import ROOT
 from tests.small import days, write_day, write_small
 
@@ -35,8 +36,7 @@ def recloop(*arguments: str, cwd: Path, check: int | None = 0) -> subprocess.Com
 
 
 def environment() -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI" and not k.startswith("RECLOOP_")}
-    return {**kept, "PYTHONPATH": str(ROOT), "RECLOOP_NO_TRACK": "1", "OMP_NUM_THREADS": "1"}
+    return {**inherited(), "PYTHONPATH": str(ROOT), "RECLOOP_NO_TRACK": "1", "OMP_NUM_THREADS": "1"}
 
 
 def step(name: str, scenario: Path, ds: str, store: Path, check: int | None = 0) -> dict:
@@ -94,26 +94,27 @@ def test_killed_at_random_moments_the_digest_is_the_same(
     shutil.copytree(store, copy)
     second = days(2)[1]
     command = [sys.executable, "-m", "tasks", "train", "-s", str(shop), "--ds", second, "--store", str(copy), "--json"]
-    whole_s = []
-    for _ in range(3):  # the first may compile kernels
+    for _ in range(2):  # the first may compile kernels
         shutil.rmtree(copy / "shop" / "g0000" / second / "train")
         begun = time.monotonic()
         subprocess.run(command, check=True, cwd=shop.parent, env=environment(), capture_output=True)
-        whole_s.append(time.monotonic() - begun)
+        whole_s = time.monotonic() - begun
     rng, killed = random.Random(20), 0
-    for _ in range(12):
+    while killed < 6:
         shutil.rmtree(copy / "shop" / "g0000" / second / "train", ignore_errors=True)
         shutil.rmtree(copy / "shop" / "tracked", ignore_errors=True)
         process = subprocess.Popen(
             command, cwd=shop.parent, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        time.sleep(rng.uniform(0.2, 0.9) * min(whole_s))
+        time.sleep(rng.uniform(0.2, 0.9) * whole_s)
         os.kill(process.pid, signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
+        if process.wait() == -signal.SIGKILL:
+            killed += 1
+        else:
+            whole_s *= 0.8  # other work on the machine made it look longer
         outcome = step("train", shop, second, copy)
         assert outcome["digest"] == digests[1]
         assert len(list((copy / "shop" / ".scratch").iterdir())) == 0
-    assert killed >= 6
     recloop("chain", "verify", "-s", str(shop), "--store", str(copy), cwd=shop.parent)
 
 

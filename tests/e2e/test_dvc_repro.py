@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.environment import inherited
 from tests.paths import ROOT
 from tests.small import days, write_small
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 def _run(*command: str, cwd: Path, check: bool = True) -> str:
     environment = {
-        **{key: value for key, value in os.environ.items() if not key.startswith(("RECLOOP_", "MLFLOW_", "GIT_"))},
+        **inherited("GIT_"),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(cwd),
         "RECLOOP_NO_TRACK": "1",

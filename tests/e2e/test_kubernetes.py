@@ -1,7 +1,6 @@
 """A day in Airflow's own hands, each task a pod. No cluster: Airflow, its pod operator and the Kubernetes client are
 real, the API they talk to is a double that checks every pod and runs a small script in its place."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from tasks.steps import DAILY
 from tests.airflow_home import airflow_environment
 from tests.cluster_double import ClusterDouble, serving
+from tests.environment import inherited
 from tests.paths import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.airflow]
@@ -28,7 +28,7 @@ def test_a_day_runs_as_pods_in_the_order_of_its_steps_and_a_gates_no_skips(tmp_p
     cluster = ClusterDouble([sys.executable, "-uc", STEP])
     with serving(cluster, tmp_path) as kubeconfig:
         environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "RECLOOP_"))},
+            **inherited("AIRFLOW"),
             **airflow_environment(tmp_path / "airflow"),
             "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
             "PYTHONPATH": str(ROOT),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from infra.docker import mlflow_user
+from tests.environment import inherited
 from tests.mlflow_server import ADMIN, STEPS_USER, Server, server_with_passwords
 from tests.paths import ROOT
 from tests.small import days, write_small
@@ -96,12 +96,11 @@ def test_a_no_is_told(server: Server, tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_the_user_of_steps_can_do_what_steps_do(server: Server, tmp_path: Path) -> None:
     scenario = write_small(tmp_path / "shop", num_days=1)
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RECLOOP_", "MLFLOW_"))}
     login = {"MLFLOW_TRACKING_USERNAME": STEPS_USER, "MLFLOW_TRACKING_PASSWORD": server.password(STEPS_USER)}
     command = [sys.executable, "-P", "-m", "tasks", "run", "-s", str(scenario), "--ds", days(1)[0]]
     done = subprocess.run(
         [*command, "--store", str(tmp_path / "store")],
-        env={**inherited, **login, "MLFLOW_TRACKING_URI": server.uri},
+        env={**inherited(), **login, "MLFLOW_TRACKING_URI": server.uri},
         cwd=ROOT,
         capture_output=True,
         text=True,

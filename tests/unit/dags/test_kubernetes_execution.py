@@ -191,17 +191,16 @@ def test_an_exception_such_as_airflows_timeout_deletes_the_pod(tmp_path: Path) -
 def test_a_pod_that_a_lost_worker_left_is_found_again(tmp_path: Path) -> None:
     from dags.kubernetes_execution import StepPod
 
-    asked = tmp_path / "kubeconfig"  # written when the second worker comes
+    found = tmp_path / "found"
     script = (
-        "import pathlib, time\n"
-        f"while not pathlib.Path({str(asked)!r}).exists(): time.sleep(0.05)\n"
-        f"time.sleep(3); print({RESULT!r})"
+        f"import pathlib, time\nwhile not pathlib.Path({str(found)!r}).exists(): time.sleep(0.05)\nprint({RESULT!r})"
     )
     cluster = ClusterDouble([sys.executable, "-uc", script])
     labels = StepPod._get_ti_pod_labels(_context())
     left = _pod(STEPS["train"])
     left["metadata"]["labels"].update(labels)
     cluster.create(left)
+    cluster.on_follow = found.touch
     assert _run(cluster, tmp_path) == (0, [RESULT], [])
     assert len(cluster.created) == 1
 

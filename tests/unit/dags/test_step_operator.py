@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-import tests.airflow_home  # noqa: F401 (before the first import of Airflow)
+from tests.airflow_home import executed  # isort: skip (before the first import of Airflow)
 from dags.execution import ProcessExecution
 
 LOGICAL = datetime.datetime(2022, 4, 24, 19, tzinfo=datetime.UTC)  # 03:00 of the 25th in Shanghai
@@ -31,8 +31,7 @@ def _execute(
     program = ProcessExecution([sys.executable, "-c", code])
     monkeypatch.setattr("dags.step_operator.execution_mode", lambda environment: program)
     operator = _operator(**arguments)
-    execute = type(operator).execute
-    return getattr(execute, "__wrapped__", execute)(operator, context or _context())
+    return executed(operator, context or _context())
 
 
 def test_xcom_gets_digest_and_uri_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +92,7 @@ def test_a_timeout_ends_the_step_and_is_not_retried(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("dags.step_operator.execution_mode", lambda environment: Late())
     operator = _operator(execution_timeout=datetime.timedelta(seconds=5))
     with pytest.raises(Exception, match="not done within 0:00:05") as caught:
-        getattr(type(operator).execute, "__wrapped__", type(operator).execute)(operator, _context())
+        executed(operator, _context())
     assert type(caught.value).__name__ == "AirflowFailException"
 
 
@@ -111,7 +110,7 @@ def test_settings_that_do_not_do_fail_with_their_name(
         monkeypatch.setenv(name, value)
     operator = _operator()
     with pytest.raises(Exception, match=message) as caught:
-        getattr(type(operator).execute, "__wrapped__", type(operator).execute)(operator, _context())
+        executed(operator, _context())
     assert type(caught.value).__name__ == "AirflowFailException"
 
 

@@ -15,7 +15,7 @@ numbers = st.lists(st.one_of(st.none(), st.floats(-1e9, 1e9)), min_size=1, max_s
 ids = st.lists(st.one_of(st.none(), st.integers(0, 20), st.sampled_from("abc")), min_size=1, max_size=50)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(days=st.lists(numbers, min_size=1, max_size=4))
 def test_merged_number_sketches_are_the_sketch_of_all_rows(days):
     whole = sketch(pd.Series([v for day in days for v in day], dtype="float64"), "number")
@@ -23,7 +23,7 @@ def test_merged_number_sketches_are_the_sketch_of_all_rows(days):
     assert json.loads(json.dumps(whole)) == whole
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(a=ids, b=ids)
 def test_index_is_zero_for_the_same_day_and_never_negative(a, b):
     a, b = (sketch(pd.Series(values, dtype="object"), "id") for values in (a, b))

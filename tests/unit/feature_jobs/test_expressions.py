@@ -144,7 +144,7 @@ rows = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(conditions | numbers, rows)
 @example(
     ("coalesce(a, x, a)", lambda row: row["a"] if row["a"] is not None else row["x"]),
@@ -163,7 +163,7 @@ def test_sql_answers_as_python_does(term: Term, row: dict[str, Any]) -> None:
         assert {"int": int, "float": float, "bool": bool}[kind] in (type(found), type(expected)) or kind == "float"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=30))
 def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
     try:
@@ -181,7 +181,7 @@ def test_text_stays_text(value: str) -> None:
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Shanghai", "America/New_York"])
 @given(moment=st.datetimes(datetime.datetime(1975, 1, 1), datetime.datetime(2035, 1, 1)))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_hour_and_weekday_are_local(zone: str, moment: datetime.datetime) -> None:
     utc = moment.replace(tzinfo=datetime.UTC)
     time_us = (utc - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)) // datetime.timedelta(microseconds=1)

@@ -188,7 +188,7 @@ def scenarios(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Scenario]:
     }
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(events=st.lists(EVENT, max_size=40), states=st.lists(STATE, max_size=8), delay_s=st.sampled_from([0, DELAY_S]))
 def test_join_equals_a_comparison_of_every_event_with_every_other(
     tmp_path_factory: pytest.TempPathFactory,

@@ -3,7 +3,7 @@ import hashlib
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_jobs.errors import BadInputError
@@ -44,7 +44,6 @@ def test_keys_never_change():
     assert keys == [-9064760350146023673, -6994685066496659447, 926648422207719693]
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), unique=True), st.text(max_size=5))
 def test_keys_of_integers(ids, namespace):
     keys = hash_ids(pa.array(ids, pa.int64()), namespace).tolist()
@@ -52,7 +51,6 @@ def test_keys_of_integers(ids, namespace):
     assert len(set(keys)) == len(ids)
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(max_size=200), unique=True))
 def test_keys_of_texts(texts):
     keys = hash_ids(pa.array(texts, pa.string()), "n").tolist()

@@ -10,13 +10,9 @@ import psutil
 import pytest
 
 from infra.processes import TOKEN, Started, find, start, stop
-from tests.waiting import awaited
+from tests.waiting import awaited, runs
 
 SLEEP = "import time; time.sleep(60)"
-
-
-def _gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def _wait_for(file: Path) -> list[int]:
@@ -38,8 +34,8 @@ def test_children_in_other_sessions_end_too_and_strangers_live(tmp_path: Path) -
         [child] = _wait_for(pids)
         assert find(ours) is not None
         assert stop([ours], token) == 2
-        assert _gone(ours.pid)
-        assert _gone(child)
+        assert not runs(ours.pid)
+        assert not runs(child)
         assert stranger.poll() is None
     finally:
         stranger.kill()
@@ -56,7 +52,7 @@ def test_orphans_are_found_by_their_token(tmp_path: Path) -> None:
     ours = start("server", [sys.executable, "-c", code], {**os.environ, TOKEN: token}, tmp_path / "log")
     [orphan] = _wait_for(pids)
     assert stop([ours], token) >= 1
-    assert _gone(orphan)
+    assert not runs(orphan)
 
 
 def test_a_pid_that_was_given_out_again_is_not_ours() -> None:
@@ -81,4 +77,4 @@ def test_one_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.
     ours = start("server", [sys.executable, "-c", code], {**os.environ, TOKEN: token}, tmp_path / "log")
     _wait_for(ready)
     stop([ours], token)
-    assert _gone(ours.pid)
+    assert not runs(ours.pid)

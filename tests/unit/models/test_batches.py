@@ -24,7 +24,7 @@ def layout(tmp_path_factory):
     return Layout.from_scenario(shop(tmp_path_factory.mktemp("shop")))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(num_rows=st.integers(0, 60), batch_size=st.integers(1, 25), seed=st.none() | st.integers(0, 99))
 def test_batches_hold_each_row_once_in_the_given_order(layout, num_rows, batch_size, seed):
     block = make_block(day_table(DAYS[0], num_rows), layout, ("click", "buy"))
@@ -68,7 +68,7 @@ def test_unknown_and_missing_labels_are_nan(layout):
     assert np.isnan(block.labels_NT[:, 1]).all()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(data=st.data(), num_rows=st.integers(1, 100), group=st.integers(1, 40), size=st.integers(1, 50))
 def test_blocks_are_the_rows_of_a_range_in_order(tmp_path_factory, data, num_rows, group, size):
     begin = data.draw(st.integers(0, num_rows))

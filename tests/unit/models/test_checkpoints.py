@@ -66,7 +66,7 @@ def test_learning_goes_on_as_if_nothing_had_been_written(tmp_path, optimizer, pr
     assert written(first, tmp_path / "one") == written(second, tmp_path / "other")
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.permutations(range(200)))
 def test_the_order_in_which_ids_came_leaves_no_trace(tmp_path_factory, order):
     """Rows are written by key: two models that hold the same, in other places, give equal bytes."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_jobs.errors import BadInputError
@@ -230,7 +230,6 @@ def test_a_killed_day_goes_on_to_the_same_bits_and_the_rest_reaches_the_next(fol
     assert torch.load(folder / mode / "metrics.pt")["dense_bytes_sent"] > 0
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(MODES),
     st.integers(1, 2 * BLOCK + 1),

@@ -41,7 +41,7 @@ def read(folder: Path, key: int) -> np.ndarray:
     return FrozenTable.load(folder / "embeddings.safetensors").embed([np.array([key])], [], [1], 1)[0, 0]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(DAY, min_size=2, max_size=4), st.integers(1, 20), st.sampled_from([4, 8]))
 def test_an_export_and_the_deltas_after_it_are_the_last_export(tmp_path_factory, days, chunk_rows, bits):
     root = tmp_path_factory.mktemp("days")

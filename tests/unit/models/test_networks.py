@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
@@ -12,7 +12,6 @@ from models.networks import Network, Standardize
 from tests.unit.models.days import shop
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.one_of(st.floats(-1e3, 1e3), st.none()), min_size=1, max_size=9), min_size=1, max_size=5))
 def test_running_moments_are_those_of_all_rows(batches):
     module = Standardize(["x"])

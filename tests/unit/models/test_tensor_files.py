@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from safetensors.numpy import load_file
@@ -20,7 +20,6 @@ TENSORS = st.dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(TENSORS)
 def test_safetensors_itself_reads_what_was_written(tmp_path_factory, tensors):
     file = tmp_path_factory.mktemp("files") / "some.safetensors"

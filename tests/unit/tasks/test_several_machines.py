@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from feature_jobs.errors import BadInputError, RetryLaterError
+from infra.servers import free_ports
 from tasks.containers import ContainerLauncher, Settings
 from tasks.contract import DayConfig
 from tasks.launch import Call, Ran
@@ -140,9 +140,7 @@ def journal(store):
 
 def machines(folder, leading=""):
     """How both ended, started as a person would; the leading one comes late. `leading`: what its shell does first."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+    [port] = free_ports(0)
     command = [sys.executable, "-P", "-m", "tasks", "train", "-s", folder / "little.yaml", "--ds", DAY, "--no-track"]
     command += ["--store", folder / "store", *(f"--set={name}={value}" for name, value in TORCHREC.items())]
 

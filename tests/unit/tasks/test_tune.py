@@ -20,6 +20,7 @@ from models.training import train_day
 from tasks.contract import DayConfig
 from tasks.tune import apply_certain, tune
 from tasks.tuning_space import apply, read_space, with_values
+from tests.waiting import awaited
 
 DAYS = ["2022-04-01", "2022-04-02", "2022-04-03"]
 SCENARIO = """\
@@ -164,14 +165,21 @@ WORKER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.unit.tasks.test_tune import run
+from tests.unit.tasks.test_tune import meet, run
+meet(Path({folder!r}), {together})
 run(Path({folder!r}), Path({chain!r}), worker={worker}, workers=2)
 """
 
 
-def start_worker(folder: Path, chain: Path, worker: int) -> subprocess.Popen:
+def meet(folder: Path, together: int) -> None:
+    """Returns when as many processes are here."""
+    (folder / f"here-{os.getpid()}").touch()
+    awaited(lambda: len(list(folder.glob("here-*"))) >= together, within_s=60)
+
+
+def start_worker(folder: Path, chain: Path, worker: int, together: int = 1) -> subprocess.Popen:
     root = str(Path(__file__).parents[3])
-    code = WORKER.format(root=root, folder=str(folder), chain=str(chain), worker=worker)
+    code = WORKER.format(root=root, folder=str(folder), chain=str(chain), worker=worker, together=together)
     return subprocess.Popen([sys.executable, "-c", code], cwd=root, stderr=subprocess.DEVNULL)
 
 
@@ -184,8 +192,9 @@ def running_scratch(folder: Path) -> list[Path]:
 def test_a_killed_study_resumes_and_ends_as_if_undisturbed(chain, undisturbed, tmp_path, num_kills):
     (tmp_path / "tiny.yaml").write_text(SCENARIO + TUNE)
     for _ in range(num_kills):
+        before = running_scratch(tmp_path)
         worker = start_worker(tmp_path, chain, 0)
-        while worker.poll() is None and not running_scratch(tmp_path):
+        while worker.poll() is None and running_scratch(tmp_path) in ([], before):
             time.sleep(0.005)
         os.kill(worker.pid, signal.SIGKILL)
         worker.wait()
@@ -205,7 +214,7 @@ def created_trials(folder: Path) -> list[dict]:
 @pytest.mark.slow
 def test_two_workers_share_one_study_and_the_plain_run_only_writes_the_proposal(chain, tmp_path):
     (tmp_path / "tiny.yaml").write_text(SCENARIO + TUNE.replace("trials: 5", "trials: 8"))
-    workers = [start_worker(tmp_path, chain, number) for number in (0, 1)]
+    workers = [start_worker(tmp_path, chain, number, together=2) for number in (0, 1)]
     assert [worker.wait() for worker in workers] == [0, 0]
     assert not list((tmp_path / "proposal").iterdir())
     created = created_trials(tmp_path)

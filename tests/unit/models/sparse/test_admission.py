@@ -41,7 +41,7 @@ def held(tables, salt=0, numbers=range(31), table=0):
     return {number for number, row in zip(numbers, rows, strict=True) if row >= len(tables.names)}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(NUMBERS, st.booleans()), max_size=6), st.integers(1, 6))
 def test_the_nth_occurrence_gets_the_row_and_counts_halve_every_day(batches, min_count):
     tables, counts, admitted = one_table(min_count=min_count), Counter(), set()
@@ -72,7 +72,7 @@ def test_the_nth_occurrence_gets_the_row_and_counts_halve_every_day(batches, min
             statistics.clear()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(NUMBERS, st.integers(2, 6))
 def test_where_ids_share_cells_they_are_admitted_early_never_late(numbers, min_count):
     tables = one_table(min_count=min_count)
@@ -137,7 +137,7 @@ DAYS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(DAYS, st.none() | st.integers(1, 5), st.none() | st.integers(1, 25))
 def test_eviction_is_that_of_a_simple_model(days, ttl_days, capacity):
     tables, model, today = one_table(ttl_days=ttl_days, capacity=capacity), {}, 700_000

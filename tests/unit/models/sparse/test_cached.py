@@ -43,7 +43,7 @@ def embedded(dynamic, lookup, num_samples=6):
     return input_BI
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**32 - 1),
     num_places=st.integers(60, 90),  # a batch has at most 32 distinct rows, two defaults among them

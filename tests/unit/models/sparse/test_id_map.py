@@ -22,7 +22,7 @@ def add(ids, *keys):
     return found.rows_U[found.place_N].tolist(), found
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(STEPS)
 def test_it_behaves_like_a_dict(steps):
     ids, model = IdMap(num_defaults=2, capacity=4), {}
@@ -46,7 +46,6 @@ def test_it_behaves_like_a_dict(steps):
         assert list(zip(keys_R.tolist(), rows_R.tolist(), strict=True)) == sorted(model.items())
 
 
-@settings(deadline=None)
 @given(st.lists(KEYS, min_size=1, max_size=6), st.integers(2, 5))
 def test_loaded_from_its_items_it_is_the_same_map(batches, divisor):
     ids = IdMap(num_defaults=2, capacity=4)

@@ -24,7 +24,7 @@ def table_of(keys, weights, defaults, bits=8):
     return FrozenTable.from_sorted([(keys, quantize_rows(weights, bits))], len(keys), defaults, bits)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data(), st.sampled_from([1, 2, 4, 7]), st.sampled_from([4, 8, 32]))
 def test_slots_and_bags_read_what_a_dictionary_would(data, dim, bits):
     known = data.draw(st.sets(KEYS, max_size=40))

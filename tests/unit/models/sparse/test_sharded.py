@@ -3,6 +3,7 @@
 The processes start once; every test reads what they left of its case.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -349,9 +350,10 @@ def wait_for_ranks(launcher):
     def connected():
         ranks = {}
         for child in psutil.Process(launcher.pid).children(recursive=True):
-            rank = child.environ().get("RANK")
-            if rank is not None and len(child.net_connections("tcp")) > 2:
-                ranks[rank] = child
+            with contextlib.suppress(psutil.Error):  # it has ended
+                rank = child.environ().get("RANK")
+                if rank is not None and len(child.net_connections("tcp")) > 2:
+                    ranks[rank] = child
         return ranks if len(ranks) == RANKS else None
 
     return awaited(connected, within_s=60)

@@ -56,7 +56,7 @@ def pooled(tables, batch, num_samples, half=False, piece=5):
     return emb_BE.view(torch.bfloat16) if half else emb_BE
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(SEEDS, st.integers(1, 12), st.sampled_from([4, 7]))
 def test_slots_are_gathered_and_bags_averaged(seed, num_samples, dim):
     rng = np.random.default_rng(seed)
@@ -118,7 +118,7 @@ def dense_step(name, weight_RD, state, gradient_RD, *, rate, step, epsilon):
 
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("name", sorted(RULES))
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(seed=SEEDS, unscale=st.sampled_from([1.0, 2.0**-16]), clip_norm=st.sampled_from([0.0, 1.5]))
 def test_fused_updates_are_those_of_a_dense_matrix(name, half, seed, unscale, clip_norm):
     rng, rate, epsilon, num_samples, dim = np.random.default_rng(seed), 0.1, 1e-6, 9, 4
@@ -152,7 +152,7 @@ def test_fused_updates_are_those_of_a_dense_matrix(name, half, seed, unscale, cl
         np.testing.assert_allclose(tables.rows.weight_RD[:200], weight_RD, rtol=1e-4, atol=2e-6)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(SEEDS, st.sampled_from([2, 3, 8]), st.sampled_from(sorted(RULES)))
 def test_any_number_of_parts_gives_the_same_bits(seed, parts, name):
     results = []
