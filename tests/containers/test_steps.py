@@ -283,7 +283,10 @@ def test_a_container_that_was_made_and_never_started_is_swept(
     docker("rm", strangers)
 
 
-def test_what_the_engine_refuses_is_told_as_a_persons_to_mend(probe: Settings, shop: Path, tmp_path: Path) -> None:
+def test_what_the_engine_refuses_is_told_as_a_persons_to_mend(
+    probe: Settings, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     with pytest.raises(BadInputError, match=r"refuses register: .*no-such-network.*RECLOOP_DOCKER_NETWORK"):
         _probe(replace(probe, network="no-such-network"), shop, tmp_path, step="register")
     with pytest.raises(BadInputError, match=r"refuses join: .*CPUs"):
