@@ -45,9 +45,9 @@ def containers(*filters: str) -> list[str]:
     return docker("ps", "--all", "--quiet", "--no-trunc", *(f"--filter={filter}" for filter in filters)).split()
 
 
-def await_none(*filters: str, besides: Collection[str] = ()) -> None:
+def await_none(*filters: str, besides: Collection[str] = (), within_s: float = 5.0) -> None:
     """Fails if some stay: the engine removes a container a moment after it has ended."""
-    awaited(lambda: set(containers(*filters)) <= set(besides), 10, lambda: docker("ps", "--all"))
+    awaited(lambda: set(containers(*filters)) <= set(besides), within_s, lambda: docker("ps", "--all"))
 
 
 def docker(*arguments: str, check: bool = True, **options: object) -> str:

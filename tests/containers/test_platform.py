@@ -36,7 +36,7 @@ from tests.environment import inherited
 from tests.paths import ROOT
 from tests.small import days, write_small
 
-pytestmark = [pytest.mark.container, pytest.mark.slow, pytest.mark.airflow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.container, pytest.mark.slow, pytest.mark.airflow, pytest.mark.timeout(900)]
 DAYS = days(2)
 ROOMS = ("dags", "feature_jobs", "infra", "models", "serving", "tasks")
 SERVICES = {"postgres", "redis", "objects", "mlflow", "airflow-api", "airflow-scheduler", "airflow-dag-processor"} | {

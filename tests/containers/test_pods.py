@@ -130,7 +130,7 @@ def test_days_as_pods_have_the_digests_and_the_exit_codes_of_processes(
         }
     assert digests["store"] == digests["plain"]
     assert len(digests["store"]) == 2 * len(PURE) + 2
-    await_none(PODS)
+    await_none(PODS, within_s=10)
 
 
 def test_pods_register_and_deploy_as_the_user_of_steps(
@@ -164,7 +164,7 @@ def test_too_much_memory_is_told_with_the_limit(
         code = execution.run(_arguments(ROOT, "ingest", FIRST), err.append, err.append)
     assert code == 137, err
     assert re.match(r"recloop: out of memory: ingest needed more than its limit of 0\.0625 GiB", err[-1])
-    await_none(PODS)
+    await_none(PODS, within_s=10)
 
 
 def test_a_killed_task_leaves_no_container(
@@ -191,4 +191,4 @@ def test_a_killed_task_leaves_no_container(
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert not node.pods
-    await_none(PODS)
+    await_none(PODS, within_s=10)

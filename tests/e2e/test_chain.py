@@ -94,13 +94,14 @@ def test_killed_at_random_moments_the_digest_is_the_same(
     shutil.copytree(store, copy)
     second = days(2)[1]
     command = [sys.executable, "-m", "tasks", "train", "-s", str(shop), "--ds", second, "--store", str(copy), "--json"]
-    for _ in range(2):  # the first may compile kernels
+    times_s = []
+    for _ in range(3):  # the first may compile kernels
         shutil.rmtree(copy / "shop" / "g0000" / second / "train")
         begun = time.monotonic()
         subprocess.run(command, check=True, cwd=shop.parent, env=environment(), capture_output=True)
-        whole_s = time.monotonic() - begun
-    rng, killed = random.Random(20), 0
-    while killed < 6:
+        times_s.append(time.monotonic() - begun)
+    whole_s, rng, num_runs, killed = min(times_s), random.Random(20), 0, 0
+    while num_runs < 12 or killed < 6:
         shutil.rmtree(copy / "shop" / "g0000" / second / "train", ignore_errors=True)
         shutil.rmtree(copy / "shop" / "tracked", ignore_errors=True)
         process = subprocess.Popen(
@@ -108,6 +109,7 @@ def test_killed_at_random_moments_the_digest_is_the_same(
         )
         time.sleep(rng.uniform(0.2, 0.9) * whole_s)
         os.kill(process.pid, signal.SIGKILL)
+        num_runs += 1
         if process.wait() == -signal.SIGKILL:
             killed += 1
         else:

@@ -181,6 +181,6 @@ def test_bootstrap_beyond_the_cap_has_the_width_of_all_rows(monkeypatch):
 
 
 def test_bootstrap_of_a_hundred_thousand_rows_takes_seconds():
-    begin = time.process_time()
+    begin = time.perf_counter()
     judge(np.random.default_rng(3), 100_000, 1.0, 1.1, resamples=200)
-    assert time.process_time() - begin < 8  # about 1 s
+    assert time.perf_counter() - begin < 8  # about 1 s on two free cores
