@@ -38,6 +38,7 @@ from tasks.commands_days import scenario_days
 from tasks.containers import release
 from tasks.steps import DAILY
 from tasks.store import open_store
+from tests.environment import inherited
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMED_BY_MLFLOW = "register"  # its output holds ids that MLflow drew
@@ -56,18 +57,12 @@ def timed(command: Sequence[str | Path], environment: Mapping[str, str]) -> floa
     return time.perf_counter() - begun
 
 
-def clean_environment(**more: str) -> dict[str, str]:
-    """Ours without settings of Recloop and MLflow."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RECLOOP_", "MLFLOW_"))}
-    return {**kept, **more}
-
-
 def run_commands(
     mode: str, scenario: Scenario, days: Sequence[str], store: Path, *, tag: str, mlflow: str
 ) -> dict[Any, float]:
     """Modes `process` and `docker`: a command for each step."""
     settings = {"RECLOOP_EXECUTION": mode, "RECLOOP_TAG": tag, "RECLOOP_DOCKER_NETWORK": "host"}
-    environment = clean_environment(**settings, MLFLOW_TRACKING_URI=mlflow)
+    environment = {**inherited(), **settings, "MLFLOW_TRACKING_URI": mlflow}
     where = ["-s", str(scenario.file), "--store", str(store), "--data", scenario.data.path]
     program = [sys.executable, "-P", "-m", "tasks"]
     return {(ds, step): timed([*program, step, *where, "--ds", ds], environment) for ds in days for step in DAILY}
@@ -112,8 +107,8 @@ def run_dvc(scenario: Scenario, days: Sequence[str], folder: Path, mlflow: str) 
     shutil.copytree(scenario.data.path, folder / "data" / Path(scenario.data.path).name)
     (folder / ".gitignore").write_text(".recloop/\n__pycache__/\n")
     tools = str(Path(sys.executable).parent)
-    environment = clean_environment(PATH=f"{tools}:{os.environ['PATH']}", PYTHONPATH=str(folder))
-    environment["MLFLOW_TRACKING_URI"] = mlflow
+    paths = {"PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(folder)}
+    environment = {**inherited(), **paths, "MLFLOW_TRACKING_URI": mlflow}
     file = f"scenarios/{scenario.file.name}"
     for command in (
         ("git", "init", "-q"),
@@ -187,7 +182,7 @@ def print_starts(tag: str) -> None:
     taken: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(STARTS):
         for way, command in ways.items():
-            taken[way].append(timed(command, clean_environment()))
+            taken[way].append(timed(command, inherited()))
     for way, found in taken.items():
         print(f"{way:<20}{statistics.median(found):6.2f} s ({min(found):.2f}-{max(found):.2f}, {STARTS} starts)")
 

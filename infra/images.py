@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feature_jobs.errors import RecloopError
+from tasks.code import ROOMS
 from tasks.containers import release
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,7 +31,6 @@ FOLDER = ROOT / "infra" / "docker"
 ROLES = ("step", "step-cuda", "airflow", "mlflow", "notebook")
 STAND_INS = "stand-ins"
 CERTIFICATES = Path(os.environ.get("SSL_CERT_FILE") or "/etc/ssl/certs/ca-certificates.crt")
-ROOMS = ("dags", "feature_jobs", "models", "serving", "tasks")
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def write_sbom(role: str, tag: str, file: Path) -> None:
 def code_digest() -> str:
     """One digest of the names and content of all source files."""
     digest = hashlib.sha256()
-    for file in sorted(file for room in ROOMS for file in (ROOT / room).rglob("*.py")):
+    for file in sorted(file for room in ("dags", *ROOMS) for file in (ROOT / room).rglob("*.py")):
         digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()
 

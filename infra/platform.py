@@ -19,12 +19,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from infra.servers import ROOT, USER, free_ports, write_private
-from tasks.containers import NOBODY, release
+from tasks.containers import NOBODY, engine_address, release
 
 HOME = ROOT / ".recloop" / "platform"
 FOLDERS = ("secrets", "postgres", "objects", "airflow-logs", "store")
 PORTS = {"Airflow": 8080, "MLflow": 5000}  # others where these are taken
-SOCKET = "unix:///var/run/docker.sock"  # where DOCKER_HOST names no other
 TOKENS = (
     "postgres-password",
     "airflow-database-password",
@@ -67,9 +66,9 @@ def prepare(home: Path, data: Path, images: str, tag: str) -> Path:
         if not file.exists():
             write_private(file, text)
         os.chown(file, uid, gid)
-    socket = Path((os.environ.get("DOCKER_HOST") or SOCKET).removeprefix("unix://"))
+    socket = Path(engine_address().removeprefix("unix://"))
     file = home / "compose.env"
-    ports = list(ports_in(file).values()) if file.exists() else free_ports(*PORTS.values())
+    ports = ports_in(file) if file.exists() else dict(zip(PORTS, free_ports(*PORTS.values()), strict=True))
     (home / "passwd").write_text(f"postgres:x:{uid}:{gid}::/tmp:/sbin/nologin\n")
     settings = {
         "RECLOOP_HOME": home,
@@ -81,8 +80,7 @@ def prepare(home: Path, data: Path, images: str, tag: str) -> Path:
         "RECLOOP_ENGINE_GID": socket.stat().st_gid if socket.exists() else gid,
         "RECLOOP_IMAGES": images,
         "RECLOOP_TAG": tag,
-        "RECLOOP_AIRFLOW_PORT": ports[0],
-        "RECLOOP_MLFLOW_PORT": ports[1],
+        **{f"RECLOOP_{name.upper()}_PORT": port for name, port in ports.items()},
     }
     file.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
     return file

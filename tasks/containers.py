@@ -98,9 +98,11 @@ class ContainerLauncher:
             raise BadInputError(f"{name}: no such image on this engine; build it (make images) or pull it") from None
         except (docker.errors.DockerException, requests.RequestException) as error:
             if isinstance(error, docker.errors.APIError) and error.is_client_error():
-                refusal = f"the container engine at {_engine()} refuses {declared.name}: {error.explanation or error}"
+                refusal = (
+                    f"the container engine at {engine_address()} refuses {declared.name}: {error.explanation or error}"
+                )
                 raise BadInputError(f"{refusal}; see what its declaration and RECLOOP_DOCKER_NETWORK ask for") from None
-            raise RetryLaterError(f"the container engine at {_engine()} does not answer: {error}") from None
+            raise RetryLaterError(f"the container engine at {engine_address()} does not answer: {error}") from None
 
     def _create(self, client: APIClient, declared: Step, call: Call, writable: list[Path]) -> str:
         scenario, resources = call.config.scenario, declared.resources
@@ -171,7 +173,7 @@ class _Run:
                 sys.stderr.flush()
         waiting.join()
         if self._code is None:
-            raise RetryLaterError(f"the container engine at {_engine()} was lost while its container ran")
+            raise RetryLaterError(f"the container engine at {engine_address()} was lost while its container ran")
         return self._code
 
     def _wait(self) -> None:
@@ -294,5 +296,6 @@ def _gpus(number: int) -> Any:
     return [DeviceRequest(count=number, capabilities=[["gpu"]])] if number else None
 
 
-def _engine() -> str:
+def engine_address() -> str:
+    """Where this host's container engine listens: DOCKER_HOST, or the usual socket."""
     return os.environ.get("DOCKER_HOST") or "/var/run/docker.sock"

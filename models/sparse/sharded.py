@@ -30,7 +30,6 @@ from models.sparse.rows import Floats, Step, initial
 from models.sparse.storage import reserve
 from models.sparse.tables import RESERVED_ROWS, DynamicTables, Lookup
 
-CPU = torch.device("cpu")
 EXTRA = "pip install 'recloop[distributed]'"
 
 
@@ -93,7 +92,7 @@ class ShardedRows:
         table_F: Sequence[int],
         group: Group,
         *,
-        device: torch.device = CPU,
+        device: torch.device,
     ) -> None:
         _check(dim, train, names)
         self.dim, self.optimizer = dim, Optimizer(train.embedding_optimizer, train.embedding_epsilon)

@@ -3,17 +3,16 @@ image, arguments, environment, limits, security context and volumes. One contain
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tests.cluster_double import ClusterDouble
 from tests.containers.engine import DOCKER, docker
-from tests.waiting import awaited
 
 UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 
@@ -56,17 +55,13 @@ class NodeDouble(ClusterDouble):
 
     def reason_of(self, pod: dict[str, Any]) -> str:
         """OOMKilled where the kernel ended a process of the container for its memory limit."""
-        name = pod["metadata"]["name"]
-
-        def state(of: str) -> str:
-            return docker("inspect", "--format", f"{{{{.State.{of}}}}}", name).strip()
-
-        code = int(state("ExitCode"))
-        if code == 137:  # the engine may hear of its reason later
-            with contextlib.suppress(AssertionError):
-                awaited(lambda: state("OOMKilled") == "true", within_s=3)
-                return "OOMKilled"
-        return "Error" if code else "Completed"
+        state = "{{.State.OOMKilled}} {{.State.ExitCode}}"
+        for _ in range(30):  # the engine may hear of it after the end
+            out_of_memory, code = docker("inspect", "--format", state, pod["metadata"]["name"]).split()
+            if out_of_memory == "true" or code != "137":
+                break
+            time.sleep(0.1)
+        return "OOMKilled" if out_of_memory == "true" else "Error" if int(code) else "Completed"
 
     def _environment(self, container: dict[str, Any]) -> list[str]:
         values = {}

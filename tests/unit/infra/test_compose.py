@@ -109,7 +109,9 @@ def test_secrets_are_the_owners_alone_and_are_kept(home: Path) -> None:
     assert {file: file.read_text() for file in files} == before
 
 
-def test_settings_are_kept_and_those_of_an_older_version_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_kept_and_those_of_an_older_version_read(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def again() -> str:
         return prepare(home, home / "data", "recloop", "0.1.0").read_text()
 
@@ -117,9 +119,9 @@ def test_settings_are_kept_and_those_of_an_older_version_read(home: Path, monkey
     before = again()
     assert "RECLOOP_ENGINE_SOCKET=/var/run/docker.sock" in before
     assert again() == before
-    (home / "compose.env").write_text("".join(line for line in before.splitlines(keepends=True) if "PORT" not in line))
-    assert ports_in(home / "compose.env") == {"Airflow": 8080, "MLflow": 5000}
-    (home / "compose.env").write_text(before)
+    older = tmp_path / "compose.env"
+    older.write_text("".join(line for line in before.splitlines(keepends=True) if "PORT" not in line))
+    assert ports_in(older) == {"Airflow": 8080, "MLflow": 5000}
 
 
 def test_secrets_live_where_git_does_not_look() -> None:

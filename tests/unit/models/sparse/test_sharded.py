@@ -360,7 +360,8 @@ def wait_for_ranks(launcher):
 
 
 def rows_of(names=("user",), dim=4, **train):
-    return ShardedRows(dim, Train(**train), names, list(range(len(names))), Group(0, RANKS))
+    group, device = Group(0, RANKS), torch.device("cpu")
+    return ShardedRows(dim, Train(**train), names, list(range(len(names))), group, device=device)
 
 
 def test_what_torchrec_cannot_do_is_refused_with_a_remedy():
