@@ -32,12 +32,12 @@ from typing import Any
 
 from feature_jobs.schema import Scenario, load_scenario
 from infra.images import docker
-from tasks.code import ROOMS
-from tasks.commands import scenario_file
-from tasks.commands_days import scenario_days
-from tasks.containers import release
+from tasks.commands.common import scenario_file
+from tasks.commands.days import scenario_days
+from tasks.run.container import release
 from tasks.steps import DAILY
-from tasks.store import open_store
+from tasks.store.scenario_store import open_store
+from tasks.store.source_digest import ROOMS
 from tests.environment import inherited
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,7 +72,7 @@ def run_pods(scenario: Scenario, days: Sequence[str], store: Path, tag: str, mlf
     """Mode `kubernetes`: a pod for each step."""
     import tests.airflow_home  # noqa: F401 (before the first import of Airflow)
     from dags.kubernetes_execution import KubernetesExecution
-    from dags.kubernetes_execution import Settings as Cluster
+    from dags.kubernetes_execution import PodSettings as Cluster
     from tests.cluster_double import serving
     from tests.containers.node_double import NodeDouble
 

@@ -23,10 +23,11 @@ import numpy as np
 from benchmarks.common import show
 from benchmarks.id_map import draw, new_keys, rss_mib
 from models.sparse.cached import CachedRows
+from models.sparse.lookup import Ids
 from models.sparse.optimizers import Optimizer
 from models.sparse.records import FileRecords
 from models.sparse.rows import HostRows, Step
-from models.sparse.tables import RESERVED_ROWS, DynamicTables, Ids
+from models.sparse.tables import RESERVED_ROWS, DynamicTables
 
 DIM, NUM_COLUMNS, WARM_UP, REPEATS = 16, 26, 60, 30
 STEP = Step(1, 1e-3)

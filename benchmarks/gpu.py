@@ -29,15 +29,17 @@ from benchmarks.common import BATCH, DIM, HIDDEN
 from benchmarks.id_map import draw
 from benchmarks.train_throughput import LAYOUT
 from feature_jobs.schema import Model, Train
-from models.batches import Block
-from models.crew import Crew
-from models.device_ranker import DeviceRanker, rows_on
-from models.sparse.device import DeviceLookup, DeviceRows, has_triton
+from models.ranking.device_ranker import DeviceRanker, rows_on
+from models.ranking.thread_pool import ThreadPool
+from models.samplers.batches import Block
+from models.sparse.device import DeviceRows, has_triton
+from models.sparse.device_lookup import DeviceLookup
 from models.sparse.id_map import Ints
+from models.sparse.lookup import Ids
 from models.sparse.optimizers import Optimizer
 from models.sparse.records import MemoryRecords
 from models.sparse.rows import Step
-from models.sparse.tables import RESERVED_ROWS, Ids
+from models.sparse.tables import RESERVED_ROWS
 
 COPY_BYTES, REPEATS, WARM_UP, POLL_MS = 1 << 28, 20, 5, 100
 Figures = dict[str, str]
@@ -115,9 +117,9 @@ def measure(args: argparse.Namespace, device: torch.device, fused: bool, bytes_p
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     torch.manual_seed(0)
-    with Crew(2) as crew:
+    with ThreadPool(2) as thread_pool:
         ranker = DeviceRanker(LAYOUT, ("click",), model, train, rows=rows, device=device)
-        ranker.crew = crew
+        ranker.thread_pool = thread_pool
         list(ranker.learn(make_block(args.batch * WARM_UP, args.rows, rng).batches(args.batch), 1))
         block = make_block(args.batch * args.steps, args.rows, rng)
         hits, misses = rows.hits, rows.misses

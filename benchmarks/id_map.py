@@ -38,8 +38,9 @@ import psutil
 
 from feature_jobs.schema import Embedding
 from models.sparse.id_map import Columns, IdMap, Ints
+from models.sparse.lookup import Ids
 from models.sparse.rows import Step
-from models.sparse.tables import DynamicTables, Ids
+from models.sparse.tables import DynamicTables
 
 BATCH, NUM_COLUMNS, DIM = 8192, 26, 16
 SIZES = (10**5, 10**6, 10**7, 5 * 10**7)

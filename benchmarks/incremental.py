@@ -11,8 +11,8 @@ scored whole by the models that the days before it gave, none of which has seen 
 - retrain: all days so far from nothing, one after the other: what incremental training must equal, and does bit for bit
 - shuffled: all days so far from nothing, their rows shuffled together; one pass, like all others
 
-Each is `models.training.train_day` with the scenario's own settings; there is no other training code. `--set` changes
-some. Rows and seconds are what a day's model cost to learn; scoring and files do not count.
+Each is `models.training.day.train_day` with the scenario's own settings; there is no other training code. `--set`
+changes some. Rows and seconds are what a day's model cost to learn; scoring and files do not count.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_jobs.days import parse_ds
 from feature_jobs.schema import Scenario, load_scenario
-from models import metrics
-from models.checkpoints import digest_of
-from models.training import score, train_day
-from tasks.commands import scenario_file
-from tasks.runner import run_step
-from tasks.store import open_store
+from feature_jobs.schema.days import parse_ds
+from models.checkpoints.checkpoint import digest_of
+from models.metrics import scores as metrics
+from models.training.day import score, train_day
+from tasks.commands.common import scenario_file
+from tasks.run.runner import run_step
+from tasks.store.scenario_store import open_store
 
 MEASURES = ("auc", "gauc")
 

@@ -23,8 +23,8 @@ import numpy as np
 import psutil
 
 from benchmarks.common import show
-from models.graph import sha256_of
-from models.sparse.serving import Bytes, FrozenTable, Ints, quantize_rows
+from models.runtime.frozen_tables import Bytes, FrozenTable, Ints, quantize_rows
+from models.runtime.onnx_model import sha256_of
 
 CHUNK_ROWS = 1 << 20
 SAMPLES, FEATURES, UNKNOWN = 500, 26, 0.1

@@ -28,11 +28,11 @@ import pyarrow.parquet as pq
 from benchmarks.common import BATCH, DIM, HIDDEN, IDS, NUMBERS, TEST_SHARE, report, show
 from feature_jobs.schema import Model, Train
 from feature_jobs.transforms import Layout, Number, Slot
-from models import metrics
-from models.batches import Block, encoded_blocks, read_blocks
-from models.crew import Crew
-from models.ranker import Ranker
-from models.training import reproducible
+from models.metrics import scores as metrics
+from models.ranking.ranker import Ranker
+from models.ranking.thread_pool import ThreadPool
+from models.samplers.batches import Block, encoded_blocks, read_blocks
+from models.training.day import reproducible
 
 LAYOUT = Layout(tuple(Slot(c, c, c) for c in IDS), (), tuple(Number(n, "log1p") for n in NUMBERS))
 BLOCK_ROWS = 16 * BATCH
@@ -101,13 +101,13 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "benchmarks.click_log", "--output", args.data], check=True)
     num_rows = pq.ParquetFile(args.data).metadata.num_rows
     cut = int(num_rows * (1 - TEST_SHARE))
-    with reproducible(args.seed), Crew(args.threads) as crew:
+    with reproducible(args.seed), ThreadPool(args.threads) as thread_pool:
         warm_up(Ranker(LAYOUT, ("click",), model, train))
         gc.collect()
         gc.freeze()  # the collector would walk a million objects of torch and numba again and again
         begin, cpu = time.perf_counter(), time.process_time()
         ranker = Ranker(LAYOUT, ("click",), model, train)
-        ranker.crew = crew
+        ranker.thread_pool = thread_pool
         num_samples = learn(ranker, args.data, 0, cut)
         train_s, cpu_s = time.perf_counter() - begin, time.process_time() - cpu
         tested = auc(ranker, args.data, cut, num_rows)

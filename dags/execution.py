@@ -1,6 +1,6 @@
-"""Where a step's command runs: one small class per mode, each taking a command and giving back its exit code.
+"""How an Airflow task runs a step's command, and the way that needs no more than the worker: a process.
 
-`RECLOOP_EXECUTION` names the mode. It is read when a task runs, never when Airflow parses a DAG.
+tasks/run/modes.py chooses by `RECLOOP_EXECUTION`. It is read when a task runs, never when Airflow parses a DAG.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Protocol
-
-from tasks.launch import MODES, SETTING
 
 KILL_AFTER_S = 3.0  # Airflow kills a task 5 s after asking it to end; its step must be gone before
 
@@ -38,6 +36,11 @@ class ProcessExecution:
     def __init__(self, program: Sequence[str] = (sys.executable, "-P", "-m", "tasks")) -> None:
         self._program = program
         self._process: subprocess.Popen[str] | None = None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> ProcessExecution:
+        """The same in every environment."""
+        return cls()
 
     def run(self, arguments: Sequence[str], on_stdout: Sink, on_stderr: Sink) -> int:
         """See Execution."""
@@ -70,19 +73,6 @@ class ProcessExecution:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=KILL_AFTER_S)
         _signal_group(process.pid, signal.SIGKILL)
-
-
-def execution_mode(environment: Mapping[str, str]) -> Execution:
-    """The mode that the setting names. Raises ValueError for an unknown one."""
-    mode = environment.get(SETTING) or "process"
-    if mode in MODES:
-        # In mode docker too: the command commits here, and hands its step's function to a container (tasks.containers).
-        return ProcessExecution()
-    if mode == "kubernetes":
-        from dags.kubernetes_execution import KubernetesExecution
-
-        return KubernetesExecution.of(environment)
-    raise ValueError(f"{SETTING}={mode}: no such mode; one of process, docker, kubernetes")
 
 
 def step_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -22,8 +22,8 @@ from airflow.sdk import get_current_context
 from airflow.sdk.exceptions import AirflowException
 from kubernetes.client import models as k8s
 
-from tasks.containers import NOBODY
 from tasks.contract import Step
+from tasks.run.container import NOBODY
 from tasks.steps import STEPS
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ OUT_OF_MEMORY = "OOMKilled"
 
 
 @dataclass(frozen=True)
-class Settings:
+class PodSettings:
     """What a cluster's owner sets: `images` and `tag` make up an image's name, REGISTRY/recloop/step:TAG."""
 
     images: str
@@ -53,7 +53,7 @@ class Settings:
     kubeconfig: str | None = None
 
     @classmethod
-    def of(cls, environment: Mapping[str, str]) -> Settings:
+    def from_environment(cls, environment: Mapping[str, str]) -> PodSettings:
         """Reads RECLOOP_IMAGES, RECLOOP_TAG, RECLOOP_NAMESPACE, RECLOOP_POD_TEMPLATE, KUBECONFIG. Raises ValueError."""
         tag = environment.get("RECLOOP_TAG", "")
         if not tag or tag == "latest":
@@ -73,15 +73,15 @@ class Settings:
 class KubernetesExecution:
     """A pod for each command; see dags.execution.Execution. A pod that a lost worker left running is found again."""
 
-    def __init__(self, settings: Settings, context: Callable[[], Context] = get_current_context) -> None:
+    def __init__(self, settings: PodSettings, context: Callable[[], Context] = get_current_context) -> None:
         self._settings = settings
         self._context = context
         self._pod: StepPod | None = None
 
     @classmethod
-    def of(cls, environment: Mapping[str, str]) -> KubernetesExecution:
+    def from_environment(cls, environment: Mapping[str, str]) -> KubernetesExecution:
         """Configured from the environment. Raises ValueError where a setting is missing."""
-        return cls(Settings.of(environment))
+        return cls(PodSettings.from_environment(environment))
 
     def run(self, arguments: Sequence[str], on_stdout: Sink, on_stderr: Sink) -> int:
         """See Execution. A pod has one log: the JSON line goes to `on_stdout`, all else to `on_stderr`."""
@@ -113,7 +113,7 @@ class StepPod(KubernetesPodOperator):  # type: ignore[misc]
         *,
         declared: Step,
         arguments: Sequence[str],
-        settings: Settings,
+        settings: PodSettings,
         on_line: Callable[[str], None],
         **airflow: Any,
     ) -> None:

@@ -13,8 +13,9 @@ from zoneinfo import ZoneInfo
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
-from dags.execution import Execution, execution_mode
+from dags.execution import Execution
 from feature_jobs.errors import GateError, RetryLaterError
+from tasks.run.modes import execution_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -84,7 +85,7 @@ class StepOperator(BaseOperator):  # type: ignore[misc]
 
         self.log.info("running: recloop %s", shlex.join(arguments))
         try:
-            self._execution = execution_mode(os.environ)
+            self._execution = execution_of(os.environ)
             code = self._execution.run(arguments, on_stdout, on_stderr)
         except ValueError as error:
             raise AirflowFailException(str(error)) from None

@@ -17,14 +17,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from feature_jobs.days import ONE_DAY, check_day, day_range
 from feature_jobs.errors import BadInputError, RecloopError
 from feature_jobs.schema import Scenario, load_scenario
+from feature_jobs.schema.days import ONE_DAY, check_day, day_range
 from infra.airflow_api import AirflowApi
 from infra.backfill import Backfill, Task, failure_of
 from infra.servers import ROOT, USER, Local, start_servers
 from infra.summary import Times, demo_facts, journal_size, print_days
-from tasks.store import open_store
+from tasks.store.scenario_store import open_store
 
 INTERRUPTED = 130
 

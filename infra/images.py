@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feature_jobs.errors import RecloopError
-from tasks.code import ROOMS
-from tasks.containers import release
+from tasks.run.container import release
+from tasks.store.source_digest import ROOMS
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "infra" / "docker"

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from infra.servers import ROOT, USER, free_ports, write_private
-from tasks.containers import NOBODY, engine_address, release
+from tasks.run.container import NOBODY, engine_address, release
 
 HOME = ROOT / ".recloop" / "platform"
 FOLDERS = ("secrets", "postgres", "objects", "airflow-logs", "store")

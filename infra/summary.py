@@ -13,10 +13,10 @@ from rich.table import Table
 
 from feature_jobs.schema import Scenario
 from infra.backfill import Task
-from tasks.champion import ChampionLog
+from tasks.commands.summary import day_facts
 from tasks.steps import DAILY
-from tasks.store import ScenarioStore
-from tasks.summary import day_facts
+from tasks.store.champion_log import ChampionLog
+from tasks.store.scenario_store import ScenarioStore
 
 JOURNAL = "journal.jsonl"
 PROMOTED = "promoted"

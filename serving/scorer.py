@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from feature_jobs.errors import BadInputError, CorruptError
 from feature_jobs.transforms import Layout
-from models.graph import GRAPH_FILE, TABLE_FILE, Graph, read_serving
-from models.sparse.serving import FrozenTable
+from models.runtime.frozen_tables import FrozenTable
+from models.runtime.onnx_model import GRAPH_FILE, TABLE_FILE, Graph, read_serving
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,5 +1,5 @@
 """`python -m tasks STEP ...` is `recloop STEP ...`."""
 
-from tasks.cli import main
+from tasks.commands.cli import main
 
 main()

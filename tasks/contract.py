@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from feature_jobs.schema import Scenario
 
 if TYPE_CHECKING:
-    from tasks.store import ScenarioStore
+    from tasks.store.scenario_store import ScenarioStore
 
 Metrics = dict[str, Any]
 """What a step reports: names to numbers, nested where that reads better. Times may be in it; files hold none."""
@@ -65,7 +65,7 @@ class Step:
     `skip` ends the step without alarm. `registry` steps talk to MLflow while they run, the others to nobody;
     `tracked` ones are shown there as a run after their commit. A `resumable` step notes where it is, see DayConfig.
     A `shared` step can be computed by several machines, each of which runs its command; the leading one's output is
-    committed (models.machines).
+    committed (models.distributed.nodes).
     `source` steps read the scenario's source. `keeps` names a folder of the scenario's store that a step writes besides
     its output; only such a step looks at the store itself.
     """

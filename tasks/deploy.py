@@ -9,9 +9,9 @@ from typing import Any
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
-from tasks.champion import CHALLENGER, PREFIX, ChampionLog, ChampionMovedError, Entry, mirror_alias
 from tasks.contract import DayConfig, Input, Metrics, Resources, step
-from tasks.folders import read_json, write_json
+from tasks.store.champion_log import CHALLENGER, PREFIX, ChampionLog, ChampionMovedError, Entry
+from tasks.store.output_files import read_json, write_json
 
 NO_CHAMPION = "no champion yet"
 
@@ -76,7 +76,7 @@ def deploy(
     write_json(deployment, "verdict.json", verdict)
     told = "promoted" if not refused else "no: " + "; ".join(gate.reason for gate in refused)
     tracking.set_version_tags(version["name"], version["version"], {tracking.VERDICT_TAG: told[:4000]})
-    mirror_alias(log)
+    tracking.mirror_alias(log)
     if not refused and tracking.aliases(version["name"]).get(CHALLENGER) == version["version"]:
         tracking.delete_alias(version["name"], CHALLENGER)
     metrics: Metrics = {"promoted": not refused, "gates": {gate.name: gate.ok for gate in gates}}

@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from feature_jobs.errors import BadInputError
 from tasks.contract import DayConfig, Input, Metrics, Resources, step
-from tasks.folders import digest_of, read_json, write_json
+from tasks.evaluation.scored_day import ScoredDay, read_day
+from tasks.store.output_files import digest_of, read_json, write_json
 
 if TYPE_CHECKING:
     import numpy as np
-    import pyarrow as pa
     from numpy.typing import NDArray
 
     from feature_jobs.schema import Scenario
-
-    Scores = Mapping[str, NDArray[np.floating[Any]]]  # task → [N]
-
-
-@dataclass(frozen=True)
-class Day:
-    """The N rows of a day in event order: labels (NaN: unknown), users as numbers, segments, and who scored them how.
-
-    `progressive` are the parent's scores before the day was learned; `gate` the challenger's, on the holdout only.
-    """
-
-    labels: Scores
-    users_N: NDArray[Any]
-    segments: dict[str, NDArray[np.bool_]]
-    progressive: Scores | None
-    gate: Scores
-    holdout_N: NDArray[np.bool_]
+    from tasks.evaluation.scored_day import Scores
 
 
 @step(
@@ -67,7 +49,7 @@ def evaluate(
     segment, with paired bootstrap intervals. The champion is compared with the one before it, and the chain with the
     champion, on all rows of the day. Writes evaluation.json and report.html.
     """
-    from tasks.report import write_report
+    from tasks.evaluation.report import write_report
 
     scenario = config.scenario
     day = read_day(scenario, samples, checkpoint)
@@ -98,45 +80,7 @@ def evaluate(
     return _metrics(result)
 
 
-def read_day(scenario: Scenario, samples: Path, checkpoint: Path) -> Day:
-    """The day's rows from predictions.parquet and the segments of samples.parquet. Raises BadInputError where they are
-    not the same rows."""
-    import numpy as np
-    import pyarrow.parquet as pq
-
-    predictions = pq.read_table(checkpoint / "predictions.parquet").sort_by("key.event_row")
-    segments = [f"segment.{name}" for name in scenario.evaluate.segments]
-    rows = pq.read_table(samples / "samples.parquet", columns=["key.event_row", *segments]).sort_by("key.event_row")
-    if not rows["key.event_row"].equals(predictions["key.event_row"]):
-        raise BadInputError(
-            f"{checkpoint / 'predictions.parquet'}: {len(predictions)} rows, which are not the {len(rows)} of"
-            f" {samples / 'samples.parquet'}; train this day anew"
-        )
-    gate = {task: _floats(predictions[f"gate.{task}"]) for task in scenario.tasks}
-    progressive = {task: _floats(predictions[f"progressive.{task}"]) for task in scenario.tasks}
-    users = predictions["key.user"].combine_chunks().dictionary_encode()
-    return Day(
-        labels={task: _floats(predictions[f"label.{task}"]) for task in scenario.tasks},
-        users_N=users.indices.to_numpy(zero_copy_only=False),
-        segments={
-            name: rows[f"segment.{name}"].fill_null(False).to_numpy(zero_copy_only=False)
-            for name in scenario.evaluate.segments
-        },
-        progressive=None if all(np.isnan(scores).all() for scores in progressive.values()) else progressive,
-        gate=gate,
-        holdout_N=np.logical_or.reduce([~np.isnan(scores) for scores in gate.values()]),
-    )
-
-
-def _floats(column: pa.ChunkedArray) -> NDArray[np.floating[Any]]:
-    """Null becomes NaN."""
-    import pyarrow as pa
-
-    floats: NDArray[np.floating[Any]] = column.cast(pa.float32()).to_numpy()
-    return floats
-
-
-def _scores(day: Day, samples: Path, model: Path | None, digest: str | None, parent: str | None) -> Scores | None:
+def _scores(day: ScoredDay, samples: Path, model: Path | None, digest: str | None, parent: str | None) -> Scores | None:
     """What a checkpoint says of every row of the day; the parent has said it before."""
     if model is None:
         return None
@@ -144,7 +88,7 @@ def _scores(day: Day, samples: Path, model: Path | None, digest: str | None, par
         return day.progressive
     import pyarrow.parquet as pq
 
-    from models.training import score
+    from models.training.day import score
 
     return score(model, pq.read_table(samples / "samples.parquet").sort_by("key.event_row"))
 
@@ -156,9 +100,9 @@ def _how(config: DayConfig) -> dict[str, Any]:
     return {"resamples": rules.bootstrap, "confidence": rules.confidence, "seed": seed}
 
 
-def _judge_holdout(config: DayConfig, day: Day, champion: Scores | None) -> dict[str, Any]:
+def _judge_holdout(config: DayConfig, day: ScoredDay, champion: Scores | None) -> dict[str, Any]:
     """{"overall": {task: comparison}, "segments": {segment: {task: comparison}}} on the holdout."""
-    from models.comparison import compare
+    from models.metrics.comparison import compare
 
     def on(rows_N: NDArray[np.bool_], task: str) -> dict[str, Any]:
         theirs = champion[task][rows_N] if champion is not None else None
@@ -172,11 +116,11 @@ def _judge_holdout(config: DayConfig, day: Day, champion: Scores | None) -> dict
     return {"overall": {task: on(day.holdout_N, task) for task in day.labels}, "segments": segments}
 
 
-def verdict(scenario: Scenario, judged: Mapping[str, Any], day: Day) -> dict[str, Any]:
+def verdict(scenario: Scenario, judged: Mapping[str, Any], day: ScoredDay) -> dict[str, Any]:
     """{"ok", "reasons"}: whether the challenger is not worse than the champion, and where it is."""
     import numpy as np
 
-    from models.comparison import is_worse
+    from models.metrics.comparison import is_worse
 
     rules, reasons = scenario.deploy, []
     first = int(np.argmax(day.holdout_N)) if day.holdout_N.any() else len(day.holdout_N)
@@ -204,14 +148,14 @@ def _told(difference: Mapping[str, float], allowed: float) -> str:
 
 
 def _judge_day(
-    config: DayConfig, day: Day, champion: Scores | None, former: Scores | None, *, is_parent: bool
+    config: DayConfig, day: ScoredDay, champion: Scores | None, former: Scores | None, *, is_parent: bool
 ) -> dict[str, Any]:
     """The day that arrived after the champion was promoted judges it, on all rows.
 
     `rollback_proposed`: it is worse than the one before it. `hold`: the chain is worse than it, so what grew from the
     chain should not replace it.
     """
-    from models.comparison import compare, is_worse
+    from models.metrics.comparison import compare, is_worse
 
     def all_rows(names: tuple[str, str], ours: Scores | None, theirs: Scores | None) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -241,9 +185,9 @@ def _judge_day(
     }
 
 
-def _history(config: DayConfig, day: Day, yesterday: Path | None) -> list[dict[str, Any]]:
+def _history(config: DayConfig, day: ScoredDay, yesterday: Path | None) -> list[dict[str, Any]]:
     """Progressive AUC of every day so far: what earlier evaluations carried on, and this day."""
-    from models.comparison import judge
+    from models.metrics.comparison import judge
 
     before = read_json(yesterday, "evaluation.json")["history"] if yesterday else []
     today = []

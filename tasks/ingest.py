@@ -13,6 +13,6 @@ def ingest(config: DayConfig, *, events: Path) -> Metrics:
 
     Refuses a day without events, an unreadable source, and more malformed rows than `ingest.max_quarantined_share`.
     """
-    from feature_jobs.ingest import ingest_day
+    from feature_jobs.sources.ingest import ingest_day
 
     return ingest_day(config.scenario, config.ds, events)

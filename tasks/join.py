@@ -23,6 +23,6 @@ def join(config: DayConfig, *, events: Path, history: Mapping[str, Path], sample
 
     An audit of the source time of every joined value refuses a value that is not older than its event.
     """
-    from feature_jobs.join import join_day
+    from feature_jobs.joins.join import join_day
 
     return join_day(config.scenario, config.ds, events, dict(history), samples)

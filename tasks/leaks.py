@@ -47,7 +47,7 @@ def predictive_auc(values: pd.Series[Any], labels: pd.Series[Any], *, is_id: boo
     import numpy as np
     import pandas as pd
 
-    from models.metrics import auc
+    from models.metrics.scores import auc
 
     known = labels.notna().to_numpy()
     label_N = labels.to_numpy(np.float64, na_value=np.nan)[known]

@@ -18,6 +18,6 @@ def quantize(config: DayConfig, *, samples: Path, checkpoint: Path, export: Path
 
     Says no where int8 loses more AUC or calibration than the scenario allows.
     """
-    from models.export import export as write_export
+    from models.export.export import export as write_export
 
     return write_export(checkpoint, samples, export, config.scenario.quantize)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.champion import CHALLENGER
 from tasks.contract import DayConfig, Input, Metrics, Resources, step
-from tasks.folders import digest_of, manifest_of, read_json, write_json
+from tasks.store.champion_log import CHALLENGER
+from tasks.store.output_files import digest_of, manifest_of, read_json, write_json
 
 if TYPE_CHECKING:
     from feature_jobs.schema import Scenario

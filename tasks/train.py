@@ -26,13 +26,13 @@ def train(config: DayConfig, *, samples: Path, validation: Path, parent: Path | 
     The last rows by event time are scored before they are learned: they judge the challenger. `validation` is read
     for its verdict alone: without it there is no day to train on.
     """
-    from models.distributed_training import train_day_on_ranks
-    from models.machines import Machines
-    from models.training import train_day
+    from models.distributed.nodes import Nodes
+    from models.training.day import train_day
+    from models.training.ranks import train_day_on_ranks
 
     scenario, ds = config.scenario, config.ds
     train_with = train_day_on_ranks if scenario.train.backend == "torchrec" else train_day
-    num_machines = Machines.of_environment().size
+    num_machines = Nodes.from_environment().size
     if num_machines > 1 and train_with is train_day:
         raise BadInputError(
             f"train.backend: {scenario.train.backend}: trains on one machine, so that PET_NNODES={num_machines} would"

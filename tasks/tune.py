@@ -12,8 +12,8 @@ from typing import Any
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
 from tasks.contract import DayConfig, Input, Metrics, Resources, step
-from tasks.tuning_space import apply, read_space, started_from, with_values
-from tasks.tuning_study import Report, Study
+from tasks.tuning.space import apply, read_space, started_from, with_values
+from tasks.tuning.study import Report, Study
 
 PROPOSAL = "proposal.json"
 TAIL_DRAWS, MAX_DRAWS = 20, 10_000  # an end of an interval needs about ten draws beyond it
@@ -125,7 +125,7 @@ class _Replay:
 
     def _days(self, values: dict[str, Any], scratch: Path) -> Iterator[tuple[str, dict[str, Any], Path]]:
         """Replays day after day: the day, the metrics of the rows that judge it, and its checkpoint."""
-        from models.training import train_day
+        from models.training.day import train_day
 
         scenario, parent = with_values(self.scenario, values), self.parent
         for ds, samples in sorted(self.days.items()):
@@ -146,7 +146,7 @@ class _Replay:
         self, champion: dict[str, Any], best: dict[str, Any], num_trials: int, scratch: Path
     ) -> dict[str, Any]:
         """{"certain", "evidence": {task: AUC difference of all judged rows with its interval}}; empty for no change."""
-        from models.bootstrap import paired_bootstrap
+        from models.metrics.bootstrap import paired_bootstrap
 
         if champion == best:
             return {"certain": False, "evidence": {}}
@@ -214,7 +214,7 @@ def _winner(trials: list[dict[str, Any]], *, maximize: bool) -> dict[str, Any]:
 
 def _study_key(config: DayConfig, parent: Path, days: Mapping[str, Path]) -> str:
     """Names the study by all that decides a trial's value, so that no other study is ever continued."""
-    from tasks.store import canonical_json, files_of, sha256_of
+    from tasks.store.scenario_store import canonical_json, files_of, sha256_of
 
     document = config.scenario.model_dump(mode="json", by_alias=True)
     searched = {key: document["tune"][key] for key in ("space", "replay_days", "objective")}

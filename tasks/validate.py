@@ -32,8 +32,8 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
     Writes verdict.json, profile.json (what the next days compare with) and docs/ (Great Expectations' Data Docs).
     Raises GateError, after writing them, where a blocking check failed; BadInputError where the suite is wrong.
     """
-    from feature_jobs import drift
-    from feature_jobs.expectations import load_suite, read_frame, run_suite
+    from feature_jobs.validation import drift
+    from feature_jobs.validation.expectations import load_suite, read_frame, run_suite
     from tasks.leaks import find_leaks
 
     scenario, rules = config.scenario, config.scenario.validate_
@@ -78,7 +78,7 @@ def _problem(expectation: str, column: str | None, severity: str, expected: str,
 
 
 def _missing_suite(source: str, name: str) -> list[dict[str, Any]]:
-    from feature_jobs.expectations import BUILT_IN
+    from feature_jobs.validation.expectations import BUILT_IN
 
     if source != BUILT_IN:
         return []

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from feature_jobs.schema import Model
+from models.architectures.dropout import Dropout
+from models.architectures.interactions import linear_and_factorization
 from models.architectures.layers import Architecture, BlockLinear, block_logits, mlp, split_input, towers
-from models.dropout import Dropout
-from models.interactions import linear_and_factorization
 
 
 class FeatureWeights(nn.Module):

@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from feature_jobs.schema import Model
-from models.dropout import Dropout
+from models.architectures.dropout import Dropout
 
 
 class Architecture(nn.Module):

@@ -12,7 +12,6 @@ current stream. Tables beyond the device's memory: `CachedRows` in front, with `
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,60 +20,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.sparse.device_lookup import FIRST_DECAY, SECOND_DECAY, DeviceLookup, adam_corrections, upload
 from models.sparse.optimizers import Optimizer
 from models.sparse.rows import Step, initial
 
 if TYPE_CHECKING:
     from models.sparse.id_map import Ints, Rows
-    from models.sparse.tables import Lookup
 
 Floats = npt.NDArray[np.float32]
-
-FIRST_DECAY, SECOND_DECAY = 0.9, 0.999
-
-
-def upload(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """The array on the device. To CUDA through pinned memory, without waiting for the copy."""
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def as_tensor(array: npt.NDArray[Any]) -> Tensor:
     """The same memory, uint16 as bfloat16, in a tensor that shares autograd's count of changes with no other."""
     tensor = torch.from_numpy(array)
     return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor
-
-
-@dataclass(frozen=True)
-class DeviceLookup:
-    """`Lookup` on a device."""
-
-    num_features: int
-    places_BS: Tensor
-    bags: list[tuple[Tensor, Tensor, Tensor]]  # places_V, offsets, scale_B
-    places_U: Tensor
-    offsets_U: Tensor
-    segments_N: Tensor
-    scale_S: Tensor
-    weight_PD: Tensor | None
-
-    @classmethod
-    def of(cls, lookup: Lookup, device: torch.device) -> DeviceLookup:
-        """Uploads."""
-        bags = [
-            (upload(places_V, device), upload(offsets.astype(np.int32), device), upload(scale_B, device))
-            for places_V, offsets, scale_B in lookup.bags
-        ]
-        return cls(
-            lookup.num_features,
-            upload(lookup.places_BS, device),
-            bags,
-            upload(lookup.places_U, device),
-            upload(lookup.offsets_U, device),
-            upload(lookup.segments_N, device),
-            upload(lookup.scale_S, device),
-            None if lookup.weight_PD is None else upload(lookup.weight_PD, device),
-        )
 
 
 class DeviceRows:
@@ -168,11 +127,6 @@ def moves(optimizer: Optimizer, gradient_UD: Tensor, state_UK: Tensor, step: Ste
 def has_triton() -> bool:
     """Whether the fused kernels can be imported."""
     return importlib.util.find_spec("triton") is not None
-
-
-def adam_corrections(step: Step) -> tuple[float, float]:
-    """The rate for a first moment and the scale of a second, both free of their bias to zero."""
-    return step.rate / (1 - FIRST_DECAY**step.number), 1 / (1 - SECOND_DECAY**step.number)
 
 
 def _segment_sums(rows_RD: Tensor, index_N: Tensor, offsets: Tensor, scale_N: Tensor | None = None) -> Tensor:

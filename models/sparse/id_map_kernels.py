@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from models.sparse.simd import load_int64, lowest_bit, matches, prefetch
+from models.kernels.simd import load_int64, lowest_bit, matches, prefetch
 
 CHUNK = 128  # keys whose cache lines are asked for together
 BUCKET = 4  # entries of a cache line

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from models.sparse.simd import ZERO, fill, load, load_bf16, store, store_bf16, total
+from models.kernels.simd import ZERO, fill, load, load_bf16, store, store_bf16, total
 
 
 @lru_cache

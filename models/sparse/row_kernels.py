@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from models.sparse.simd import ZERO, fill, load, load_bf16, prefetch, root, store, store_bf16, total
+from models.kernels.simd import ZERO, fill, load, load_bf16, prefetch, root, store, store_bf16, total
 
 AHEAD = 16  # rows between a prefetch and its use
 ROWS_AHEAD, SEGMENTS_AHEAD = 8, 16

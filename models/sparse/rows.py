@@ -19,7 +19,7 @@ from models.sparse.storage import reserve
 
 if TYPE_CHECKING:
     from models.sparse.id_map import Ints, Rows
-    from models.sparse.tables import Lookup
+    from models.sparse.lookup import Lookup
 
 Floats = npt.NDArray[np.float32]
 

@@ -20,15 +20,16 @@ from torch import Tensor
 
 from feature_jobs.errors import BadInputError, mistake
 from feature_jobs.schema import Distributed, Train
-from feature_jobs.sharding import sharding_mistakes
-from models.group import Group
+from feature_jobs.schema.sharding_rules import sharding_problems
+from models.distributed.process_group import Group
 from models.sparse.device import as_tensor, moves
 from models.sparse.id_map import Ints, Rows
 from models.sparse.id_map_kernels import NUM_FREE
+from models.sparse.lookup import Lookup
 from models.sparse.optimizers import Optimizer
 from models.sparse.rows import Floats, Step, initial
 from models.sparse.storage import reserve
-from models.sparse.tables import RESERVED_ROWS, DynamicTables, Lookup
+from models.sparse.tables import RESERVED_ROWS, DynamicTables
 
 EXTRA = "pip install 'recloop[distributed]'"
 
@@ -350,7 +351,7 @@ class ShardedRows:
 
 def _check(dim: int, train: Train, names: Sequence[str]) -> None:
     """Raises BadInputError for what can't be sharded."""
-    mistakes = [mistake(*found) for found in sharding_mistakes(train, dim, names)]
+    mistakes = [mistake(*found) for found in sharding_problems(train, dim, names)]
     if mistakes:
         raise BadInputError("\n".join(mistakes))
     try:

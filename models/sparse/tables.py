@@ -12,7 +12,6 @@ The first row of each table is its default: ids without a row share it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from feature_jobs.schema import Embedding
 from models.sparse import row_kernels as kernels
 from models.sparse.admission import Sketch, leaving
 from models.sparse.id_map import Admission, Columns, Flags, IdMap, Ints, Rows
+from models.sparse.lookup import Ids, Lookup
 from models.sparse.optimizers import Optimizer
 from models.sparse.rows import HostRows, Step, Storage
 from models.sparse.storage import reserve
@@ -32,42 +32,6 @@ STATISTICS = ("lookups", "admitted", "rejected", "evicted")
 CACHE_STATISTICS = ("located", "fetched")  # distinct rows of batches; those that the cache did not hold
 
 Floats = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Ids:
-    """Keys of a batch: one array [B] for each slot, then for each bag its keys [V] and offsets [B + 1]."""
-
-    slots: Sequence[Ints]
-    bags: Sequence[tuple[Ints, Ints]] = ()
-
-    @property
-    def num_samples(self) -> int:
-        """B."""
-        if self.slots:
-            return len(self.slots[0])
-        return len(self.bags[0][1]) - 1 if self.bags else 0
-
-
-@dataclass(frozen=True)
-class Lookup:
-    """A batch's rows. See `row_kernels` for the shapes; `places` are where the storage holds the rows."""
-
-    num_features: int
-    places_BS: Rows
-    bags: list[tuple[Rows, Ints, Floats]]  # places_V, offsets, scale_B
-    rows_U: Rows
-    places_U: Rows
-    offsets_U: Rows  # [U + 1]
-    segments_N: Rows
-    scale_S: Floats  # empty without bags
-    weight_PD: Floats | None = None  # of a batch only scored: what places are in, if not in the storage
-
-    def part(self, number: int, parts: int) -> tuple[int, int]:
-        """Distinct rows [begin, end) of a part; parts hold about as many occurrences each."""
-        cuts = [len(self.segments_N) * n // parts for n in range(parts + 1)]
-        begin, end = np.searchsorted(self.offsets_U[:-1], (cuts[number], cuts[number + 1]))
-        return int(begin), int(end) if number < parts - 1 else len(self.rows_U)
 
 
 class DynamicTables:

@@ -12,14 +12,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from models.sparse import device
-from models.sparse.device import DeviceLookup
+from models.sparse.device_lookup import FIRST_DECAY as FIRST
+from models.sparse.device_lookup import SECOND_DECAY as SECOND
+from models.sparse.device_lookup import DeviceLookup, adam_corrections
 from models.sparse.optimizers import Optimizer
 from models.sparse.row_kernels import RULES
 from models.sparse.rows import Step
 
 SLOTS_TILE, VALUES_TILE = 64, 16
-FIRST_DECAY, SECOND_DECAY = tl.constexpr(device.FIRST_DECAY), tl.constexpr(device.SECOND_DECAY)
+FIRST_DECAY, SECOND_DECAY = tl.constexpr(FIRST), tl.constexpr(SECOND)
 
 
 def forward(weight_RD: Tensor, batch: DeviceLookup, input_BI: Tensor) -> None:
@@ -44,7 +45,7 @@ def update(
 ) -> None:
     """Sums the gradient of each distinct row over its occurrences and applies the optimizer, in one pass."""
     dim = weight_RD.shape[1]
-    adam_rate, adam_scale = device.adam_corrections(step)
+    adam_rate, adam_scale = adam_corrections(step)
     rate = adam_rate if optimizer.name == "adam" else step.rate
     _update[(len(batch.places_U),)](
         weight_RD, state_RK, batch.places_U, batch.offsets_U, batch.segments_N, batch.scale_S, gradient_BI,

@@ -5,6 +5,7 @@ So whatever can be said over its REST API is said that way where a server answer
 where it must be: to log and load models, and to write runs straight into a database.
 """
 
+from tasks.tracking.champion_alias import mirror_alias
 from tasks.tracking.connection import tracking_uri
 from tasks.tracking.logged_models import check_loads, register_version
 from tasks.tracking.registry import (
@@ -25,6 +26,7 @@ __all__ = [
     "aliases",
     "check_loads",
     "delete_alias",
+    "mirror_alias",
     "record_step",
     "register_version",
     "set_alias",

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feature_jobs.errors import RetryLaterError
-from tasks.code import ROOT, imported_files
-from tasks.store import sha256_of
+from tasks.store.scenario_store import sha256_of
+from tasks.store.source_digest import ROOT, imported_files
 from tasks.tracking.connection import SETTINGS, client, library_uri, quiet_mlflow, retrying
 from tasks.tracking.registry import CHECKPOINT_TAG, versions
 from tasks.tracking.runs import RunKey, open_run

@@ -13,7 +13,7 @@ from typing import Any
 
 from feature_jobs.schema import Scenario
 from tasks.contract import Step
-from tasks.store import Commit
+from tasks.store.scenario_store import Commit
 from tasks.tracking.sinks import Run, Sink, open_sink
 
 MAX_VALUE = 6000  # characters of a param; MLflow's own limit

@@ -30,7 +30,7 @@ from infra.images import STAND_INS, Parts, build
 from infra.platform import PORTS, TOKENS, ports_in
 from infra.servers import free_ports
 from tasks.steps import DAILY
-from tasks.store import open_store
+from tasks.store.scenario_store import open_store
 from tests.containers.engine import DOCKER, TAG, await_none, containers, docker
 from tests.environment import inherited
 from tests.paths import ROOT

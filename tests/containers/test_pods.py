@@ -20,9 +20,9 @@ import tests.airflow_home  # noqa: F401 (before the first import of Airflow)
 from dags.execution import Execution, ProcessExecution
 from feature_jobs.schema import load_scenario
 from tasks.contract import Resources
-from tasks.runner import run_step
+from tasks.run.runner import run_step
 from tasks.steps import DAILY, STEPS
-from tasks.store import open_store
+from tasks.store.scenario_store import open_store
 from tests.cluster_double import serving
 from tests.containers.engine import TAG, await_none, containers, docker
 from tests.containers.node_double import NodeDouble
@@ -92,9 +92,9 @@ def _context(step: str) -> Any:
 
 
 def _as_pods(images: str, kubeconfig: Path, step: str) -> Any:
-    from dags.kubernetes_execution import KubernetesExecution, Settings
+    from dags.kubernetes_execution import KubernetesExecution, PodSettings
 
-    settings = Settings(images, TAG, kubeconfig=str(kubeconfig))
+    settings = PodSettings(images, TAG, kubeconfig=str(kubeconfig))
     return KubernetesExecution(settings, lambda: _context(step))
 
 

@@ -30,12 +30,12 @@ from feature_jobs.errors import BadInputError, KilledError, RetryLaterError
 from feature_jobs.schema import load_scenario
 from infra.images import FOLDER, Parts, build, code_digest, write_sbom
 from infra.servers import free_ports
-from tasks.containers import NOBODY, ContainerLauncher, Settings
 from tasks.contract import DayConfig
-from tasks.launch import Call, InProcess
-from tasks.runner import run_step
+from tasks.run.container import NOBODY, ContainerLauncher, ContainerSettings
+from tasks.run.launchers import Call, InProcess
+from tasks.run.runner import run_step
 from tasks.steps import DAILY, STEPS
-from tasks.store import open_store
+from tasks.store.scenario_store import open_store
 from tests.containers.engine import DOCKER, TAG, await_none, containers, docker
 from tests.environment import inherited
 from tests.mlflow_server import mlflow_server
@@ -51,10 +51,10 @@ SECRET = "correct-horse-battery-staple"
 
 
 @pytest.fixture(scope="module")
-def probe(step_image: str) -> Settings:
+def probe(step_image: str) -> ContainerSettings:
     """A step image in whose place a probe runs."""
     docker("build", "--tag", f"probe/step:{TAG}", str(ROOT / "tests" / "containers" / "probe"), env={**os.environ})
-    return Settings("probe", TAG, "host")
+    return ContainerSettings("probe", TAG, "host")
 
 
 @pytest.fixture
@@ -80,7 +80,9 @@ def none_left(engine: str) -> Iterator[None]:
         docker("rm", "--force", *containers(), check=False)  # else the next test would fail too
 
 
-def _probe(settings: Settings, scenario: Path, folder: Path, step: str = "join", **options: Any) -> dict[str, Any]:
+def _probe(
+    settings: ContainerSettings, scenario: Path, folder: Path, step: str = "join", **options: Any
+) -> dict[str, Any]:
     """What a probe in the place of the step found out; its input is `folder`/events, its output `folder`/out."""
     declared = STEPS[step]
     resources = {name: options[name] for name in ("memory_gib", "cpus") if name in options}
@@ -170,7 +172,7 @@ def test_the_list_of_what_the_image_holds_names_every_package(step_image: str, t
 # what a step may reach
 
 
-def test_a_step_writes_its_output_and_nothing_else(probe: Settings, shop: Path, tmp_path: Path) -> None:
+def test_a_step_writes_its_output_and_nothing_else(probe: ContainerSettings, shop: Path, tmp_path: Path) -> None:
     kept = ["/", "/etc", "/opt/app", "/opt/recloop", "/usr/bin", "/var/tmp", str(tmp_path / "events"), str(tmp_path)]
     found = _probe(probe, shop, tmp_path, write=[str(tmp_path / "out"), "/tmp", *kept])
     assert found["write"].pop(str(tmp_path / "out")) == "ok"
@@ -179,7 +181,7 @@ def test_a_step_writes_its_output_and_nothing_else(probe: Settings, shop: Path, 
     assert not {place: told for place, told in found["write"].items() if told not in ("OSError", "PermissionError")}
 
 
-def test_a_step_gains_no_rights_and_is_limited(probe: Settings, shop: Path, tmp_path: Path) -> None:
+def test_a_step_gains_no_rights_and_is_limited(probe: ContainerSettings, shop: Path, tmp_path: Path) -> None:
     found = _probe(probe, shop, tmp_path)
     assert found["uid"] == (os.getuid() or NOBODY)
     assert (found["setuid"], found["chown"], found["mknod"]) == ("PermissionError",) * 3
@@ -188,7 +190,7 @@ def test_a_step_gains_no_rights_and_is_limited(probe: Settings, shop: Path, tmp_
     assert 100 < found["children"] < 512
 
 
-def test_a_step_reaches_no_network_unless_it_declares_one(probe: Settings, shop: Path, tmp_path: Path) -> None:
+def test_a_step_reaches_no_network_unless_it_declares_one(probe: ContainerSettings, shop: Path, tmp_path: Path) -> None:
     with socket_server() as port:
         places = [f"127.0.0.1:{port}", "1.1.1.1:443", "pypi.org:443"]
         found = _probe(probe, shop, tmp_path, connect=places)
@@ -202,7 +204,9 @@ def test_a_step_reaches_no_network_unless_it_declares_one(probe: Settings, shop:
         assert found["connect"] == {places[0]: "ok"}
 
 
-def test_a_step_sees_neither_the_source_nor_another_scenario(probe: Settings, shop: Path, tmp_path: Path) -> None:
+def test_a_step_sees_neither_the_source_nor_another_scenario(
+    probe: ContainerSettings, shop: Path, tmp_path: Path
+) -> None:
     other = write_small(tmp_path / "other", num_days=1)
     secret = tmp_path / "store" / "another" / "g0000" / "commit.json"
     secret.parent.mkdir(parents=True)
@@ -218,7 +222,11 @@ def test_a_step_sees_neither_the_source_nor_another_scenario(probe: Settings, sh
 
 
 def test_a_password_is_in_no_image_environment_label_or_log(
-    probe: Settings, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    probe: ContainerSettings,
+    shop: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
@@ -240,13 +248,13 @@ def test_a_password_is_in_no_image_environment_label_or_log(
 # how a step ends
 
 
-def test_too_much_memory_is_told_with_the_limit(probe: Settings, shop: Path, tmp_path: Path) -> None:
+def test_too_much_memory_is_told_with_the_limit(probe: ContainerSettings, shop: Path, tmp_path: Path) -> None:
     with pytest.raises(KilledError, match=r"out of memory: join needed more than its limit of 0\.25 GiB") as caught:
         _probe(probe, shop, tmp_path, memory=True, memory_gib=0.25)
     assert caught.value.exit_code == 137
 
 
-def test_a_container_that_someone_kills_is_told_as_killed(probe: Settings, shop: Path, tmp_path: Path) -> None:
+def test_a_container_that_someone_kills_is_told_as_killed(probe: ContainerSettings, shop: Path, tmp_path: Path) -> None:
     errors: list[BaseException] = []
     ended = _in_background(lambda: _probe(probe, shop, tmp_path, sleep=True), errors)
     [container] = awaited(containers)
@@ -259,10 +267,12 @@ def test_a_container_that_someone_kills_is_told_as_killed(probe: Settings, shop:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_killed_task_leaves_no_container(probe: Settings, shop: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_killed_task_leaves_no_container(
+    probe: ContainerSettings, shop: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     code = (
-        "from pathlib import Path; from tests.containers.test_steps import Settings, _probe\n"
-        f"_probe(Settings('probe', '{TAG}', 'host'), Path({str(shop)!r}), Path({str(tmp_path)!r}), sleep=True)"
+        "from pathlib import Path; from tests.containers.test_steps import ContainerSettings, _probe\n"
+        f"_probe(ContainerSettings('probe', '{TAG}', 'host'), Path({str(shop)!r}), Path({str(tmp_path)!r}), sleep=True)"
     )
     task = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert task.stderr is not None
@@ -273,9 +283,9 @@ def test_a_killed_task_leaves_no_container(probe: Settings, shop: Path, tmp_path
 
 
 def test_a_container_that_was_made_and_never_started_is_swept(
-    probe: Settings, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    probe: ContainerSettings, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.containers.ABANDONED_S", -1.0)
+    monkeypatch.setattr("tasks.run.container.ABANDONED_S", -1.0)
     docker("create", "--label", "recloop.step=join", f"probe/step:{TAG}")
     strangers = docker("create", f"probe/step:{TAG}").strip()
     _probe(probe, shop, tmp_path)
@@ -284,7 +294,7 @@ def test_a_container_that_was_made_and_never_started_is_swept(
 
 
 def test_what_the_engine_refuses_is_told_as_a_persons_to_mend(
-    probe: Settings, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    probe: ContainerSettings, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     with pytest.raises(BadInputError, match=r"refuses register: .*no-such-network.*RECLOOP_DOCKER_NETWORK"):
@@ -294,7 +304,7 @@ def test_what_the_engine_refuses_is_told_as_a_persons_to_mend(
 
 
 def test_an_engine_that_is_lost_is_worth_a_retry(
-    probe: Settings, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    probe: ContainerSettings, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = os.environ["DOCKER_HOST"].removeprefix("unix://")
     with relayed(engine, tmp_path / "relay") as lose:
@@ -327,7 +337,7 @@ def test_an_image_of_other_code_is_refused(step_image: str) -> None:
 
 def test_the_same_days_have_the_same_digests(step_image: str, shop: Path, tmp_path: Path) -> None:
     scenario, digests = load_scenario(shop), {}
-    for mode, launcher in (("process", InProcess()), ("docker", ContainerLauncher(Settings("recloop", TAG)))):
+    for mode, launcher in (("process", InProcess()), ("docker", ContainerLauncher(ContainerSettings("recloop", TAG)))):
         store = open_store(tmp_path / mode, scenario.name)
         for ds in days(2):
             for step in PURE:

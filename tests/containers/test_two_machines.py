@@ -18,8 +18,8 @@ import yaml
 
 from feature_jobs.errors import RetryLaterError
 from feature_jobs.schema import Scenario, load_scenario
-from tasks.runner import run_step
-from tasks.store import ScenarioStore, open_store
+from tasks.run.runner import run_step
+from tasks.store.scenario_store import ScenarioStore, open_store
 from tests.containers.engine import containers, docker
 from tests.paths import ROOT
 from tests.small import days, write_small
@@ -86,7 +86,7 @@ def digest(shop: Shop) -> str:
     return outcome.digest
 
 
-class Machines:
+class Nodes:
     """The job's pods as containers of one network."""
 
     def __init__(self, image: str, job: dict[str, Any], shop: Shop) -> None:
@@ -138,15 +138,15 @@ class Machines:
 
 
 @pytest.fixture(scope="module")
-def machines(step_image: str, job: dict[str, Any], shop: Shop) -> Iterator[Machines]:
-    found = Machines(step_image, job, shop)
+def machines(step_image: str, job: dict[str, Any], shop: Shop) -> Iterator[Nodes]:
+    found = Nodes(step_image, job, shop)
     docker("network", "create", NETWORK)
     yield found
     found.remove()
     docker("network", "rm", NETWORK)
 
 
-def test_two_machines_train_what_one_trains(machines: Machines, shop: Shop, digest: str) -> None:
+def test_two_machines_train_what_one_trains(machines: Nodes, shop: Shop, digest: str) -> None:
     store = shop.store("two")
     machines.start(store)
     assert machines.ended() == [0, 0], machines.said()
@@ -162,7 +162,7 @@ def test_two_machines_train_what_one_trains(machines: Machines, shop: Shop, dige
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_machine_ends_the_other_and_the_day_is_gone_on_with(
-    machines: Machines, shop: Shop, digest: str, victim: int
+    machines: Nodes, shop: Shop, digest: str, victim: int
 ) -> None:
     store = shop.store(f"killed-{victim}")
     machines.start(store)

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from feature_jobs.schema import load_scenario
-from tasks.commands_days import scenario_days
-from tasks.dvc import render
+from tasks.commands.days import scenario_days
+from tasks.run.dvc import render
 from tasks.steps import DAILY, upstream
 from tests.paths import ROOT, SCENARIOS
 
@@ -33,8 +33,8 @@ def test_stages_depend_on_what_their_steps_read() -> None:
             assert f".recloop/dvc/movielens/g0000/1997-11-13/{writer}" in deps
     assert ".recloop/dvc/movielens/g0000/1997-11-12/train" in stages["train-1997-11-13"]["deps"]
     assert not any(dep.endswith("/train") for dep in stages["train-1997-11-12"]["deps"])
-    assert "models/training.py" in stages["train-1997-11-13"]["deps"]
-    assert "models/training.py" not in stages["join-1997-11-13"]["deps"]
+    assert "models/training/day.py" in stages["train-1997-11-13"]["deps"]
+    assert "models/training/day.py" not in stages["join-1997-11-13"]["deps"]
     params = stages["train-1997-11-13"]["params"]
     assert params == [{"scenarios/movielens.yaml": ["features", "labels", "model", "train"]}]
 

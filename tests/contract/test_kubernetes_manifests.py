@@ -13,7 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from feature_jobs.check import check
+from feature_jobs.checks.check import check
 from feature_jobs.errors import RetryLaterError
 from feature_jobs.schema import load_scenario
 from tasks.steps import STEPS

@@ -35,7 +35,7 @@ def test_declarations_and_scenarios_load_nothing_heavy() -> None:
 
 
 def test_command_line_loads_nothing_heavy() -> None:
-    assert not _modules_after("import tasks.cli") & HEAVY
+    assert not _modules_after("import tasks.commands.cli") & HEAVY
 
 
 def test_serving_loads_neither_torch_nor_mlflow() -> None:

@@ -17,9 +17,9 @@ from safetensors.numpy import load_file
 
 from feature_jobs.schema import load_scenario
 from feature_jobs.transforms import Layout
-from tasks.cli import main
-from tasks.runner import run_step
-from tasks.store import Commit, open_store
+from tasks.commands.cli import main
+from tasks.run.runner import run_step
+from tasks.store.scenario_store import Commit, open_store
 from tests.small import days, write_day, write_small
 
 DAYS = days(4)

@@ -8,7 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dags.execution import ProcessExecution, execution_mode, step_environment
+from dags.execution import ProcessExecution, step_environment
+from tasks.run.modes import execution_of
 from tests.waiting import awaited, runs
 
 
@@ -93,8 +94,8 @@ def test_a_step_sees_no_airflow_settings() -> None:
 
 
 def test_the_mode_is_a_setting() -> None:
-    assert isinstance(execution_mode({}), ProcessExecution)
-    assert isinstance(execution_mode({"RECLOOP_EXECUTION": "process"}), ProcessExecution)
-    assert isinstance(execution_mode({"RECLOOP_EXECUTION": "docker"}), ProcessExecution)  # the command's own setting
+    assert isinstance(execution_of({}), ProcessExecution)
+    assert isinstance(execution_of({"RECLOOP_EXECUTION": "process"}), ProcessExecution)
+    assert isinstance(execution_of({"RECLOOP_EXECUTION": "docker"}), ProcessExecution)  # the command's own setting
     with pytest.raises(ValueError, match="one of process"):
-        execution_mode({"RECLOOP_EXECUTION": "podman"})
+        execution_of({"RECLOOP_EXECUTION": "podman"})

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 import tests.airflow_home  # noqa: F401 (before the first import of Airflow)
-from dags.execution import execution_mode
 from tasks.contract import Resources, Step
+from tasks.run.modes import execution_of
 from tasks.steps import STEPS
 from tests.cluster_double import VERSION, ClusterDouble, serving
 from tests.paths import ROOT
@@ -25,9 +25,9 @@ RESULT = json.dumps({"digest": "d", "uri": "u"})
 
 
 def _settings(**given: Any) -> Any:
-    from dags.kubernetes_execution import Settings
+    from dags.kubernetes_execution import PodSettings
 
-    return Settings(**{"images": "registry.example/recloop", "tag": "0.1.0", **given})
+    return PodSettings(**{"images": "registry.example/recloop", "tag": "0.1.0", **given})
 
 
 def _pod(declared: Step, arguments: list[str] | None = None, **settings: Any) -> dict[str, Any]:
@@ -223,9 +223,7 @@ def test_a_pod_that_was_evicted_is_worth_a_retry() -> None:
 def test_the_setting_wants_a_release_of_the_image(tmp_path: Path) -> None:
     for tag in ({}, {"RECLOOP_TAG": "latest"}):
         with pytest.raises(ValueError, match="not latest"):
-            execution_mode({"RECLOOP_EXECUTION": "kubernetes", **tag})
+            execution_of({"RECLOOP_EXECUTION": "kubernetes", **tag})
     with pytest.raises(ValueError, match=r"nowhere\.yaml: no such file"):
-        execution_mode({"RECLOOP_EXECUTION": "kubernetes", "RECLOOP_TAG": "1", "RECLOOP_POD_TEMPLATE": "nowhere.yaml"})
-    assert (
-        type(execution_mode({"RECLOOP_EXECUTION": "kubernetes", "RECLOOP_TAG": "1"})).__name__ == "KubernetesExecution"
-    )
+        execution_of({"RECLOOP_EXECUTION": "kubernetes", "RECLOOP_TAG": "1", "RECLOOP_POD_TEMPLATE": "nowhere.yaml"})
+    assert type(execution_of({"RECLOOP_EXECUTION": "kubernetes", "RECLOOP_TAG": "1"})).__name__ == "KubernetesExecution"

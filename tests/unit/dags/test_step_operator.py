@@ -29,7 +29,7 @@ def _execute(
     monkeypatch: pytest.MonkeyPatch, code: str, context: dict[str, Any] | None = None, **arguments: Any
 ) -> Any:
     program = ProcessExecution([sys.executable, "-c", code])
-    monkeypatch.setattr("dags.step_operator.execution_mode", lambda environment: program)
+    monkeypatch.setattr("dags.step_operator.execution_of", lambda environment: program)
     operator = _operator(**arguments)
     return executed(operator, context or _context())
 
@@ -89,7 +89,7 @@ def test_a_timeout_ends_the_step_and_is_not_retried(monkeypatch: pytest.MonkeyPa
         def kill(self) -> None:
             pass
 
-    monkeypatch.setattr("dags.step_operator.execution_mode", lambda environment: Late())
+    monkeypatch.setattr("dags.step_operator.execution_of", lambda environment: Late())
     operator = _operator(execution_timeout=datetime.timedelta(seconds=5))
     with pytest.raises(Exception, match="not done within 0:00:05") as caught:
         executed(operator, _context())

@@ -12,7 +12,7 @@ from feature_jobs.schema import Scenario, load_scenario
 from infra.backfill import Task
 from infra.demo import first_days
 from infra.summary import Times, covered, journal_size
-from tasks.store import ScenarioStore
+from tasks.store.scenario_store import ScenarioStore
 from tests.small import write_small
 
 

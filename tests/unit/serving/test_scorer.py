@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_jobs.errors import BadInputError, CorruptError
-from models.graph import sha256_of
-from models.training import score
+from models.runtime.onnx_model import sha256_of
+from models.training.day import score
 from serving.scorer import Scorer
 from tests.paths import ROOT
 from tests.unit.models.days import DAYS, day_table
-from tests.unit.models.test_export import shop_export  # noqa: F401 (a fixture)
+from tests.unit.models.export.test_export import shop_export  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_jobs.schema import Scenario, load_scenario
-from tasks.store import Commit, ScenarioStore
+from tasks.store.scenario_store import Commit, ScenarioStore
 
 SCENARIO = """
 name: little

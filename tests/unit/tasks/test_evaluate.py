@@ -12,8 +12,8 @@ import pytest
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
-from models.comparison import compare, is_worse
-from models.training import score, train_day
+from models.metrics.comparison import compare, is_worse
+from models.training.day import score, train_day
 from tasks.contract import DayConfig
 from tasks.evaluate import evaluate
 from tests.unit.tasks.little import DAYS, little_scenario, write_samples, write_validation

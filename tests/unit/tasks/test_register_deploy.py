@@ -13,15 +13,16 @@ import pytest
 
 from feature_jobs.errors import BadInputError, RetryLaterError
 from feature_jobs.schema import Scenario
-from models.training import train_day
-from tasks import champion, tracking
-from tasks.champion import ChampionLog
+from models.training.day import train_day
+from tasks import tracking
 from tasks.contract import DayConfig
 from tasks.deploy import deploy
 from tasks.evaluate import evaluate
 from tasks.quantize import quantize
 from tasks.register import register
-from tasks.store import ScenarioStore, open_store
+from tasks.store.champion_log import ChampionLog
+from tasks.store.scenario_store import ScenarioStore, open_store
+from tasks.store.scenario_store import champion_log as champion
 from tests.unit.tasks.little import DAYS, commit, little_scenario, write_samples, write_validation
 
 WRITERS = {"checkpoint": "train", "evaluation": "evaluate", "export": "quantize", "validation": "validate"}

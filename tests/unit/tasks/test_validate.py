@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_jobs.errors import BadInputError, GateError
-from feature_jobs.expectations import load_suite, propose_suite, suite_text
 from feature_jobs.schema import Scenario, load_scenario
+from feature_jobs.validation.expectations import load_suite, propose_suite, suite_text
 from tasks.contract import DayConfig
 from tasks.validate import validate
 from tests.paths import SCENARIOS

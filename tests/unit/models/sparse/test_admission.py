@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from feature_jobs.schema import Embedding
 from feature_jobs.transforms import splitmix64
 from models.sparse.admission import Sketch
+from models.sparse.lookup import Ids
 from models.sparse.optimizers import Optimizer
 from models.sparse.rows import Step
-from models.sparse.tables import DynamicTables, Ids
+from models.sparse.tables import DynamicTables
 
 DIM = 4
 NUMBERS = st.lists(st.integers(0, 30), max_size=40)

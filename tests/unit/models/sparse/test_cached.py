@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from feature_jobs.errors import BadInputError, RetryLaterError
 from feature_jobs.schema import Embedding
 from models.sparse.cached import CachedRows
+from models.sparse.lookup import Ids
 from models.sparse.optimizers import Optimizer
 from models.sparse.records import FileRecords, MemoryRecords
 from models.sparse.rows import HostRows, Step
-from models.sparse.tables import DynamicTables, Ids
+from models.sparse.tables import DynamicTables
 
 DIM, NUM_ROWS = 4, 1 << 12
 

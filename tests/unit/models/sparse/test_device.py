@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from models.sparse.cached import CachedRows
-from models.sparse.device import DeviceLookup, DeviceRows, has_triton
+from models.sparse.device import DeviceRows, has_triton
+from models.sparse.device_lookup import DeviceLookup
+from models.sparse.lookup import Ids
 from models.sparse.optimizers import Optimizer
 from models.sparse.records import MemoryRecords
 from models.sparse.rows import HostRows, Step
-from models.sparse.tables import DynamicTables, Ids
+from models.sparse.tables import DynamicTables
 from tests.paths import ROOT
 
 NUM_ROWS, NUM_SAMPLES, DTYPES = 2048, 24, {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -23,14 +23,14 @@ from hypothesis import strategies as st
 from feature_jobs.errors import BadInputError, RecloopError
 from feature_jobs.schema import Train
 from feature_jobs.transforms import Layout
-from models import checkpoints
-from models.batches import make_block
-from models.crew import Crew
-from models.distributed_training import train_day_on_ranks
-from models.group import Group, joined, lost_the_others
-from models.placement import make_ranker
+from models.checkpoints import checkpoint as checkpoints
+from models.distributed.process_group import Group, joined, lost_the_others
+from models.ranking.placement import make_ranker
+from models.ranking.thread_pool import ThreadPool
+from models.samplers.batches import make_block
 from models.sparse.sharded import ShardedRows, Slots
-from models.training import reproducible, train_day
+from models.training.day import reproducible, train_day
+from models.training.ranks import train_day_on_ranks
 from tests.paths import ROOT
 from tests.unit.models.days import DAYS, day_table, shop, write_day
 from tests.waiting import awaited
@@ -75,10 +75,10 @@ def learn(scenario, group, num_rows=NUM_ROWS):
     """What a ranker is after two days: losses, keys, rows, dense weights, statistics, scores of a third day."""
     layout = Layout.from_scenario(scenario)
     losses = []
-    with reproducible(3), Crew(scenario.train.threads) as crew:
+    with reproducible(3), ThreadPool(scenario.train.threads) as thread_pool:
         model, train, embeddings = scenario.model, scenario.train, scenario.embeddings
         ranker = make_ranker(layout, scenario.tasks, model, train, embeddings, scratch=Path(), group=group)
-        ranker.crew = crew
+        ranker.thread_pool = thread_pool
         for number, ds in enumerate(DAYS[:2]):
             ranker.tables.start_day()
             block = make_block(day_table(ds, num_rows), layout, scenario.tasks)
@@ -314,7 +314,7 @@ LAUNCH = """
 import sys
 from pathlib import Path
 from feature_jobs.schema import load_scenario
-from models.distributed_training import train_day_on_ranks
+from models.training.ranks import train_day_on_ranks
 folder = Path(sys.argv[1])
 train_day_on_ranks(
     load_scenario(folder / "shop.yaml", overrides={"train.backend": "torchrec", "train.batch_size": 1}),

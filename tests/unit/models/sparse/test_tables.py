@@ -6,10 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.sparse.lookup import Ids
 from models.sparse.optimizers import Optimizer
 from models.sparse.row_kernels import RULES
 from models.sparse.rows import Step
-from models.sparse.tables import DynamicTables, Ids
+from models.sparse.tables import DynamicTables
 
 NAMES, TABLE_F = ["user", "item"], [0, 1, 0, 1]  # two slots, then two bags that share their tables
 SEEDS = st.integers(0, 2**32 - 1)

@@ -1,0 +1,259 @@
+"""Looks a scenario through before compute is spent on it: columns, types, leaks, search space, and a sample of data."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from feature_jobs.checks.features import check_features, check_labels, check_segments
+from feature_jobs.checks.problems import Problems, closest
+from feature_jobs.errors import BadInputError
+from feature_jobs.expressions.compiler import EVENT_TIME
+from feature_jobs.schema import Column, Scenario, SearchRange, Table, Time, load_scenario
+
+FIXED = ("name", "description", "data", "labels", "tune", "schedule", "deploy")  # what a trial may not change
+
+
+def check(scenario: Scenario, with_data: bool = True) -> dict[str, Any]:
+    """Checks the scenario and, `with_data`, a sample of what its files hold; returns facts found on the way.
+
+    Raises BadInputError with a line for each mistake.
+    """
+    facts: dict[str, Any] = {}
+    messages = check_scenario(scenario)
+    if with_data and not messages:
+        from feature_jobs.checks.data import check_data
+
+        messages, facts = check_data(scenario)
+    if messages:
+        raise BadInputError("\n".join(messages))
+    return facts
+
+
+def check_scenario(scenario: Scenario) -> list[str]:
+    """A line for each mistake that shows without data: FILE:LINE: field: value: what; remedy."""
+    problems = Problems(scenario)
+    _check_sources(problems)
+    _check_days(problems)
+    outcomes = check_labels(problems)
+    feature_types = check_features(problems, outcomes)
+    check_segments(problems, feature_types)
+    _check_names(problems)
+    _check_sharding(problems)
+    for path, search in scenario.tune.space.items():
+        _check_search(problems, path, search)
+    for field, cron in (("schedule.daily", scenario.schedule.daily), ("tune.schedule", scenario.tune.schedule)):
+        if what := cron_problem(cron):
+            problems.say(tuple(field.split(".")), cron, what, "write five fields, 0 3 * * * is daily at 03:00")
+    _check_zone(problems, ("schedule", "zone"), scenario.schedule.zone)
+    return list(dict.fromkeys(problems.messages))
+
+
+def _check_sources(problems: Problems) -> None:
+    data = problems.scenario.data
+    _check_table(problems, ("data", "events"), data.events)
+    _check_time(problems, ("data", "events"), data.events, data.events.time)
+    for field, name in (("user", data.user), ("item", data.item)):
+        column = data.events.columns.get(name)
+        if column is None:
+            problems.say(("data", field), name, "no such column of events", closest(name, data.events.columns))
+        elif column.type not in ("int", "string"):
+            problems.say(("data", field), name, f"is of type {column.type}, not an id", "declare it as int or string")
+    for entity_name, entity in data.entities.items():
+        location = ("data", "entities", entity_name)
+        _check_table(problems, location, entity)
+        if entity.time is not None:
+            _check_time(problems, location, entity, entity.time)
+        mine, theirs = entity.columns.get(entity.key), data.events.columns.get(entity.key)
+        where = (*location, "key")
+        if mine is None:
+            problems.say(where, entity.key, f"no such column of {entity_name}", closest(entity.key, entity.columns))
+        elif theirs is None:
+            what = "no such column of events to join by"
+            remedy = f"name both columns alike, with `from` where the files differ ({', '.join(data.events.columns)})"
+            problems.say(where, entity.key, what, remedy)
+        elif mine.type != theirs.type:
+            what = f"is {mine.type} here and {theirs.type} in events"
+            problems.say(where, entity.key, what, "declare both alike")
+
+
+def _check_table(problems: Problems, location: tuple[str, ...], table: Table) -> None:
+    if table.format == "csv" and len(table.delimiter) != 1:
+        problems.say((*location, "delimiter"), table.delimiter, "is not one character", 'write ",", ";" or "\\t"')
+    seen: dict[str, str] = {}
+    for name, column in table.columns.items():
+        where = (*location, "columns", name)
+        if not name.isidentifier() or keyword.iskeyword(name):
+            remedy = "name it in letters, digits and _, and put the file's name in `from`"
+            problems.say(where, name, "can't stand in an expression", remedy)
+        if name == EVENT_TIME and location == ("data", "events") and name != problems.scenario.data.events.time.column:
+            what = "means the time of the event in expressions, in microseconds"
+            problems.say(where, None, what, "name the column otherwise, with `from`")
+        if (other := seen.setdefault(name.lower(), name)) != name:
+            problems.say(where, name, f"differs from {other} in capitals only", "name it otherwise, with `from`")
+        _check_column(problems, where, column, table.format)
+
+
+def _check_column(problems: Problems, location: tuple[str, ...], column: Column, file_format: str) -> None:
+    is_list = column.type.startswith("list")
+    if is_list and file_format == "csv" and not column.separator:
+        problems.say(location, column.type, "a list in a CSV cell needs a separator", 'add separator: ","')
+    if column.separator is not None and not is_list:
+        what = f"is of no use with type {column.type}"
+        problems.say((*location, "separator"), column.separator, what, 'declare type: "list[string]"')
+    element = column.type[5:-1] if is_list else column.type
+    wanted = {"int": int, "string": str}.get(element)
+    for value in column.values or ():
+        if wanted is None or not isinstance(value, wanted) or isinstance(value, bool):
+            problems.say((*location, "values"), value, f"is no {element}", "list values of the column's type")
+    if (column.min is not None or column.max is not None) and element not in ("int", "float"):
+        problems.say(location, column.type, "min and max are for numbers", "use `values`, or leave them out")
+    if column.min is not None and column.max is not None and column.min > column.max:
+        problems.say((*location, "min"), column.min, f"is above max ({column.max})", "swap them")
+
+
+def _check_time(problems: Problems, location: tuple[str, ...], table: Table, time: Time) -> None:
+    column = table.columns.get(time.column)
+    where = (*location, "time", "column")
+    if column is None:
+        problems.say(where, time.column, "no such column", closest(time.column, table.columns))
+    elif time.unit == "iso" and column.type != "string":
+        problems.say(where, time.column, f"is of type {column.type}, unit iso reads text", "declare it as string")
+    elif time.unit != "iso" and column.type not in ("int", "float"):
+        what = f"is of type {column.type}, unit {time.unit} reads numbers"
+        problems.say(where, time.column, what, "declare it as int, or set unit: iso")
+    _check_zone(problems, (*location, "time", "zone"), time.zone)
+
+
+def _check_zone(problems: Problems, location: tuple[str, ...], zone: str) -> None:
+    try:
+        ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        problems.say(location, zone, "is no time zone", "write a name such as UTC or Asia/Shanghai")
+
+
+def _check_days(problems: Problems) -> None:
+    days, where = problems.scenario.data.days, ("data", "days")
+    if days.last is not None and days.last < days.first:
+        problems.say((*where, "last"), str(days.last), f"is before first ({days.first})", "swap them")
+    if days.warm_up_from is not None and days.warm_up_from > days.first:
+        remedy = "name an earlier day, or leave it out"
+        problems.say((*where, "warm_up_from"), str(days.warm_up_from), f"is after first ({days.first})", remedy)
+    for day in days.skip:
+        if day <= days.first or (days.last is not None and day >= days.last):
+            remedy = "skip days between first and last only"
+            problems.say((*where, "skip"), str(day), f"is not between {days.first} and {days.last}", remedy)
+
+
+def _check_names(problems: Problems) -> None:
+    """Sections that name labels or columns by key."""
+    scenario = problems.scenario
+    for task, weight in scenario.train.task_weights.items():
+        location = ("train", "task_weights", task)
+        if task not in scenario.labels:
+            problems.say(location, task, "no such label", closest(task, scenario.labels))
+        elif weight < 0:
+            problems.say(location, weight, "is below zero", "give a weight of zero or more")
+    lists = [name for name, feature in scenario.features.items() if feature.kind in ("ids", "sequence")]
+    known = [f"{name}.length" if name in lists else name for name in scenario.features]
+    known += [f"label.{task}" for task in scenario.tasks] + [f"segment.{name}" for name in scenario.evaluate.segments]
+    for name in scenario.validate_.drift_columns:
+        if name not in known:
+            problems.say(("validate", "drift_columns"), name, "no such feature or label", closest(name, known))
+    if scenario.validate_.suite is not None and not scenario.suite_file.is_file():
+        what = f"no such file ({scenario.suite_file})"
+        problems.say(("validate", "suite"), scenario.validate_.suite, what, "write it, or leave suite out")
+
+
+def _check_sharding(problems: Problems) -> None:
+    scenario = problems.scenario
+    if scenario.train.backend == "torchrec":
+        from feature_jobs.schema.sharding_rules import sharding_problems
+        from feature_jobs.transforms import Layout
+
+        names = Layout.from_scenario(scenario).namespaces
+        for mistake in sharding_problems(scenario.train, scenario.model.embedding_dim, names):
+            problems.say(*mistake)
+
+
+def _check_search(problems: Problems, path: str, search: SearchRange) -> None:
+    location = ("tune", "space", path)
+    ends = [end for end in (search.low, search.high) if end is not None]
+    problem = None
+    if search.choices is not None and ends:
+        problem = ("has choices and a range", "keep one of them")
+    elif search.choices is not None and not search.choices:
+        problem = ("has no choice", "list some, or give low and high")
+    elif search.choices is None and len(ends) < 2:
+        problem = ("has no range", "give low and high, or choices")
+    elif ends and ends[0] >= ends[1]:
+        problem = (f"low {ends[0]} is not below high {ends[1]}", "swap them")
+    elif search.log and ends and ends[0] <= 0:
+        problem = (f"low {ends[0]} has no logarithm", "raise it above zero, or leave log out")
+    elif search.step is not None and (search.log or search.step <= 0 or not ends):
+        problem = ("step is for ranges without log, and above zero", "leave step or log out")
+    elif path.partition(".")[0] in FIXED:
+        problem = ("is not for a trial to change", "search in model, train, features, join")
+    if problem:
+        problems.say(location, None, *problem)
+        return
+    for expanded in expand(problems.scenario, path):
+        parts = expanded.split(".")
+        features = problems.scenario.features
+        if parts[0] == "features" and len(parts) > 1 and parts[1] not in features:
+            problems.say(location, parts[1], "no such feature", closest(parts[1], features))
+            return
+        for value in search.choices if search.choices is not None else ends:
+            if (refusal := _refusal(problems.scenario, expanded, value)) is not None:
+                problems.say(location, value, *refusal)
+                return
+
+
+def expand(scenario: Scenario, path: str) -> list[str]:
+    """`features.*.enabled` as one path per feature; a path without * as it is."""
+    node: Any = scenario.model_dump(by_alias=True)
+    paths: list[tuple[list[str], Any]] = [([], node)]
+    for part in path.split("."):
+        paths = [
+            ([*done, name], inside.get(name) if isinstance(inside, dict) else None)
+            for done, inside in paths
+            for name in (list(inside) if part == "*" and isinstance(inside, dict) else [part])
+        ]
+    return [".".join(done) for done, _ in paths]
+
+
+def _refusal(scenario: Scenario, path: str, value: Any) -> tuple[str, str] | None:
+    """What the schema has against `value` at `path`, as (what, remedy)."""
+    try:
+        load_scenario(scenario.file, data=scenario.data.path, overrides={path: value})
+    except BadInputError as error:
+        line = str(error).splitlines()[0]
+        what, _, remedy = line.removeprefix(str(scenario.file)).partition(": ")[2].rpartition("; ")
+        return (what, remedy) if what else (remedy, "name a config path and values that the scenario allows")
+    return None
+
+
+_PRESETS = ("@hourly", "@daily", "@weekly", "@monthly", "@yearly", "@annually", "@midnight")
+_CRON = (("minute", 0, 59), ("hour", 0, 23), ("day of month", 1, 31), ("month", 1, 12), ("day of week", 0, 7))
+_CRON_NAMES = re.compile("sun|mon|tue|wed|thu|fri|sat|jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec")
+
+
+def cron_problem(cron: str) -> str | None:
+    """What is wrong with a cron line, or None."""
+    fields = cron.split()
+    if cron.strip() in _PRESETS:
+        return None
+    if len(fields) != 5:
+        return f"has {len(fields)} fields"
+    for text, (name, low, high) in zip(fields, _CRON, strict=True):
+        for part in text.lower().split(","):
+            match = re.fullmatch(r"(?:\*|(\w+)(?:-(\w+))?)(?:/(\d+))?", part)
+            ends = [end for end in match.group(1, 2) if end is not None] if match else []
+            numbers = [int(end) for end in ends if end.isdigit()]
+            named = name in ("month", "day of week") and all(_CRON_NAMES.fullmatch(e) for e in ends if not e.isdigit())
+            readable = match is not None and match.group(3) != "0" and (named or len(numbers) == len(ends))
+            if not readable or any(not low <= number <= high for number in numbers):
+                return f"{part!r} is no {name} ({low}-{high})"
+    return None

@@ -1,0 +1,196 @@
+"""Looks at the files of a scenario: are they there, do they read as declared, are there rows on its days, do the keys
+of entities occur in the log, do labels hold for some rows and not for all."""
+
+from __future__ import annotations
+
+import datetime
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from feature_jobs.checks.problems import Problems
+from feature_jobs.errors import BadInputError
+from feature_jobs.expressions.compiler import columns_of, to_sql
+from feature_jobs.schema import Scenario, place_of
+from feature_jobs.schema.days import ONE_DAY, day_window
+from feature_jobs.sources.tables import Reader, Source, connect, files_of, sources_of
+
+SAMPLE_ROWS = 100_000
+MAX_ENTITY_ROWS = 2_000_000
+MAX_COUNTED_BYTES = 4 * 2**30
+_ALWAYS = (-(2**62), 2**62)
+
+
+def check_data(scenario: Scenario, sample_rows: int = SAMPLE_ROWS) -> tuple[list[str], dict[str, Any]]:
+    """Messages about the data, and facts found on the way: rows by day, labels' means, keys found, what is malformed.
+
+    Reads `sample_rows` of the first day (warm-up included), all times of the log unless it is huge, and entities whole.
+    """
+    with ExitStack() as stack:
+        looked = _Look(scenario, sample_rows, stack)
+        events, *entities = sources_of(scenario)
+        looked.log(events)
+        for entity in entities:
+            looked.entity(entity)
+    return looked.problems.messages, looked.facts
+
+
+class _Look:
+    def __init__(self, scenario: Scenario, sample_rows: int, stack: ExitStack) -> None:
+        self.stack = stack
+        self.scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        self.scenario = scenario
+        self.sample_rows = sample_rows
+        self.problems = Problems(scenario)
+        self.facts: dict[str, Any] = {}
+        self.first = str(scenario.data.days.first)
+        self.keys: dict[str, set[Any]] = {}
+
+    def log(self, source: Source) -> None:
+        """Days of the log, then a sample of its first day."""
+        files = self._files_of_days(source)
+        if not files:
+            return
+        connection = self._connect(source)
+        try:
+            self._days(Reader(connection, self.scenario, source, files, _ALWAYS))
+            sample, window = files_of(self.scenario, source, self.first)[:20], day_window(self.scenario, self.first)
+            Reader(connection, self.scenario, source, sample, window).stage(self.sample_rows)
+        except BadInputError as error:
+            self.problems.messages.append(str(error))
+            return
+        self._malformed(source, connection)
+        self._labels(source, connection)
+        for entity in self.scenario.data.entities.values():
+            at = source.place_of(entity.key)
+            rows = connection.execute(f"SELECT DISTINCT c{at} FROM staged WHERE c{at} IS NOT NULL").fetchall()
+            self.keys[entity.key] = {row[0] for row in rows}
+
+    def entity(self, source: Source) -> None:
+        """Whether an entity reads, and how many of the log's keys it knows."""
+        connection = self._connect(source)
+        try:
+            files = files_of(self.scenario, source, self.first)
+            Reader(connection, self.scenario, source, files, _ALWAYS).stage(MAX_ENTITY_ROWS)
+        except BadInputError as error:
+            self.problems.messages.append(str(error))
+            return
+        self._malformed(source, connection)
+        key = self.scenario.data.entities[source.name].key
+        at = source.place_of(key)
+        num, known = connection.execute(
+            f"SELECT count(*), list(DISTINCT c{at}) FROM staged WHERE reason IS NULL"
+        ).fetchall()[0]
+        wanted = self.keys.get(key, set())
+        share = len(wanted & set(known or ())) / len(wanted) if wanted else None
+        self.facts.setdefault("entities", {})[source.name] = {"rows": num, "keys_found": share and round(share, 4)}
+        if share == 0:
+            some = ", ".join(repr(value) for value in sorted(wanted)[:3])
+            what = f"knows none of the log's {key} ({some}, ...)"
+            self.problems.say(("data", "entities", source.name, "key"), key, what, "name the column that both share")
+
+    def _connect(self, source: Source) -> duckdb.DuckDBPyConnection:
+        return self.stack.enter_context(connect(self.scratch, source.time.zone if source.time else "UTC"))
+
+    def _files_of_days(self, source: Source) -> list[Path]:
+        """All files of the log; says which partitions are missing."""
+        days = self.scenario.data.days
+        if not source.is_partitioned:
+            wanted = [self.first]
+        else:
+            last = days.last or days.first
+            num = (last - days.first).days + 1
+            wanted = [str(d) for d in (days.first + ONE_DAY * i for i in range(num)) if d not in days.skip]
+        files: list[Path] = []
+        missing: list[tuple[str, str]] = []
+        for ds in wanted:
+            try:
+                files += files_of(self.scenario, source, ds)
+            except BadInputError as error:
+                missing.append((ds, str(error)))
+        if len(missing) == 1 or len(missing) == len(wanted):
+            self.problems.messages.append(missing[0][1])
+        elif missing:
+            self.problems.say(("data", "days"), None, f"no partition of {_some([ds for ds, _ in missing])}", _NARROW)
+        return list(dict.fromkeys(files))
+
+    def _days(self, reader: Reader) -> None:
+        """Rows of each day of the log; says which of the scenario's days have none."""
+        days, zone = self.scenario.data.days, self.scenario.data.events.time.zone
+        num_bytes = sum(file.stat().st_size for file in reader.files)
+        if num_bytes > MAX_COUNTED_BYTES:
+            self.facts.setdefault("warnings", []).append(
+                f"rows by day not counted: the log has {num_bytes / 2**30:.0f} GiB"
+            )
+            return
+        counts = reader.count_days(zone)
+        if not counts:
+            self.problems.say(("data", "events", "time"), None, "no row has a time", "mend time.column and time.unit")
+            return
+        first, last = min(counts), max(counts)
+        shown = {ds: num for ds, num in counts.items() if ds >= str(days.first)}
+        self.facts["log"] = f"{sum(counts.values())} rows, {first} to {last}"
+        self.facts["days"] = {ds: num for ds, num in shown.items() if days.last is None or ds <= str(days.last)}
+        end = days.last or datetime.date.fromisoformat(max(first, min(last, str(days.first))))
+        wanted = [days.first + ONE_DAY * i for i in range((end - days.first).days + 1)]
+        empty = [str(day) for day in wanted if day not in days.skip and str(day) not in counts]
+        if empty:
+            what = f"no rows on {_some(empty)}; the log has {first} to {last}"
+            self.problems.say(("data", "days"), None, what, _NARROW)
+
+    def _malformed(self, source: Source, connection: duckdb.DuckDBPyConnection) -> None:
+        """Rows of the sample that ingest would quarantine."""
+        num, bad = connection.execute("SELECT count(*), count(reason) FROM staged").fetchall()[0]
+        if not num:
+            return
+        reasons = connection.execute(
+            "SELECT min(reason), count(*) AS n FROM staged WHERE reason IS NOT NULL "
+            "GROUP BY regexp_replace(reason, '''.*''', '', 's') ORDER BY n DESC, 1 LIMIT 5"
+        ).fetchall()
+        allowed = self.scenario.ingest.max_quarantined_share
+        if bad:
+            self.facts.setdefault("malformed", {})[source.name] = dict(reasons)
+        if bad > allowed * num:
+            what = (
+                f"{bad} of {num} rows are malformed ({'; '.join(f'{reason} ({count})' for reason, count in reasons)})"
+            )
+            remedy = "mend the columns' types, or raise ingest.max_quarantined_share"
+            self.problems.messages.append(
+                f"{place_of(self.scenario.file, *source.place.split('.'))}: {source.place}: {what}; {remedy}"
+            )
+        unknown = [
+            name
+            for i, name in enumerate(source.columns)
+            if connection.execute(f"SELECT count(c{i}) FROM staged").fetchall()[0][0] == 0
+        ]
+        if unknown:
+            self.facts.setdefault("warnings", []).append(
+                f"{source.place}: no value in the sample: {', '.join(unknown)}"
+            )
+
+    def _labels(self, source: Source, connection: duckdb.DuckDBPyConnection) -> None:
+        """Means of the labels that need no entity."""
+        names = {name: f"c{i}" for i, name in enumerate(source.columns)} | {"event_time": "time"}
+        means: dict[str, float | None] = {}
+        for task, expression in self.scenario.labels.items():
+            if columns_of(expression) <= names.keys():
+                sql = to_sql(expression, names.__getitem__, zone=self.scenario.data.events.time.zone)
+                query = f"SELECT avg(CAST(CAST({sql} AS BOOLEAN) AS INT)) FROM staged WHERE reason IS NULL"
+                mean = connection.execute(query).fetchall()[0][0]
+                means[task] = None if mean is None else round(mean, 6)
+                if mean is None or mean in (0, 1):
+                    found = {None: "is unknown", 0: "never holds", 1: "always holds"}[mean]
+                    self.facts.setdefault("warnings", []).append(
+                        f"labels.{task}: {expression!r} {found} in the sample of {self.first}"
+                    )
+        self.facts["labels"] = means
+
+
+_NARROW = "narrow data.days, name them in data.days.skip, or bring the data"
+
+
+def _some(days: list[str]) -> str:
+    return ", ".join(days[:5]) + (f", ... ({len(days)} days)" if len(days) > 5 else "")

@@ -1,0 +1,83 @@
+"""Gathers what is wrong with a scenario, a line for each mistake: FILE:LINE: field: value: what; remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from feature_jobs.errors import BadInputError, mistake
+from feature_jobs.expressions.compiler import EVENT_TIME, columns_of
+from feature_jobs.expressions.types import type_of
+from feature_jobs.schema import Scenario, place_of
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """`did you mean X?`, or what there is to choose from."""
+    names = list(known)
+    part = [n for n in names if name in n.split(".")]
+    close = part or difflib.get_close_matches(name, names, n=1)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"there are: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}" if names else "there are none"
+
+
+class Problems:
+    """Messages about one scenario, and the types of the columns that its expressions may name."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.messages: list[str] = []
+        self.types: dict[str, str] = {name: column.type for name, column in scenario.data.events.columns.items()}
+        self.event_columns = tuple(self.types)
+        for entity_name, entity in scenario.data.entities.items():
+            self.types |= {f"{entity_name}.{name}": column.type for name, column in entity.columns.items()}
+
+    def say(self, location: tuple[str, ...], value: Any, what: str, remedy: str) -> None:
+        """Adds a message about the field at `location`."""
+        place = place_of(self.scenario.file, *location)
+        self.messages.append(f"{place}: {mistake(location, value, what, remedy)}")
+
+    def column(self, location: tuple[str, ...], name: str) -> bool:
+        """Whether `name` is a column; says so where it is not."""
+        if name in self.types or name == EVENT_TIME:
+            return True
+        self.say(location, name, "no such column", closest(name, self.types))
+        return False
+
+    def expression(
+        self, location: tuple[str, ...], expression: str, more: dict[str, str] | None = None
+    ) -> tuple[str | None, set[str]]:
+        """Type of an expression (None where it is wrong, said so) and the columns it reads.
+
+        `more` holds the types of names that are allowed besides columns.
+        """
+        types = {**(more or {}), **self.types}
+        try:
+            columns = columns_of(expression)
+        except BadInputError as error:
+            self.say(location, None, *_split(error))
+            return None, set()
+        unknown = sorted(columns - types.keys() - {EVENT_TIME})
+        for name in unknown:
+            value = None if name == expression.strip() else expression
+            self.say(location, value, f"no column {name}", closest(name, types))
+        if unknown:
+            return None, columns
+        try:
+            return type_of(expression, types.__getitem__), columns
+        except BadInputError as error:
+            self.say(location, None, *_split(error))
+            return None, columns
+
+    def condition(self, location: tuple[str, ...], expression: str, more: dict[str, str] | None = None) -> set[str]:
+        """Checks an expression that must be true or false; returns the columns it reads."""
+        kind, columns = self.expression(location, expression, more)
+        if kind is not None and kind not in ("bool", "int", "float"):
+            self.say(location, expression, f"gives {kind}, not true or false", "compare it: == '...', is not None")
+        return columns
+
+
+def _split(error: BadInputError) -> tuple[str, str]:
+    what, _, remedy = str(error).rpartition("; ")
+    return what, remedy

@@ -1,0 +1,126 @@
+"""Types of expressions: what a scenario's expression yields, found before any data is read."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+
+from feature_jobs.expressions.compiler import EVENT_TIME, column_name, parse, problem
+
+NUMBERS = ("int", "float")
+_KIND = {"int": "a number", "float": "a number", "string": "text", "bool": "a yes/no value", "null": "nothing"}
+_RESULT = {"log1p": "float", "floor": "int", "bucket": "int", "hour": "int", "weekday": "int"}
+
+
+def type_of(expression: str, column_type: Callable[[str], str]) -> str:
+    """`int`, `float`, `string`, `bool`, `list[int]`, `list[string]`, or `null` where it is None alone.
+
+    `column_type` gives the type of each name of `columns_of`, except `event_time`. Raises BadInputError where an
+    operator or a function does not fit what it is given.
+    """
+    return _Types(expression, column_type).of(parse(expression))
+
+
+def _kind(kind: str) -> str:
+    return _KIND.get(kind, "a list")
+
+
+class _Types:
+    def __init__(self, expression: str, column_type: Callable[[str], str]) -> None:
+        self.expression = expression
+        self.column_type = column_type
+
+    def of(self, node: ast.expr) -> str:
+        """Type of one node, its parts checked."""
+        kind = "bool"
+        match node:
+            case ast.Name() | ast.Attribute():
+                name = column_name(node) or ""
+                kind = "int" if name == EVENT_TIME else self.column_type(name)
+            case ast.Constant(value=value):
+                kind = {bool: "bool", int: "int", float: "float", str: "string"}.get(type(value), "null")
+            case ast.BoolOp(values=parts):
+                for part in parts:
+                    self._condition(part)
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                self._condition(operand)
+            case ast.UnaryOp(operand=operand):
+                kind = self._number(operand, "-")
+            case ast.BinOp(left=left, right=right, op=op):
+                kinds = (self._number(left, "arithmetic"), self._number(right, "arithmetic"))
+                kind = "float" if "float" in kinds or isinstance(op, ast.Div) else "int"
+            case ast.Compare():
+                self._compare(node)
+            case ast.Call(func=ast.Name(id=name)):
+                kind = self._call(name, node.args)
+        return kind
+
+    def _condition(self, node: ast.expr) -> None:
+        kind = self.of(node)
+        if kind not in ("bool", "null", *NUMBERS):
+            raise problem(self.expression, node, f"{_kind(kind)} is no condition", "compare it: == '...', is not None")
+
+    def _number(self, node: ast.expr, what: str) -> str:
+        kind = self.of(node)
+        if kind not in ("null", *NUMBERS):
+            remedy = "combine conditions with and, or" if kind == "bool" else "use a column of numbers"
+            raise problem(self.expression, node, f"{what} with {_kind(kind)}", remedy)
+        return kind
+
+    def _text(self, node: ast.expr, what: str) -> None:
+        if (kind := self.of(node)) not in ("string", "null"):
+            raise problem(self.expression, node, f"{what} of {_kind(kind)}", "give it a text")
+
+    def _compare(self, node: ast.Compare) -> None:
+        left = node.left
+        for op, right in zip(node.ops, node.comparators, strict=True):
+            if isinstance(right, ast.List | ast.Tuple | ast.Set):
+                for element in right.elts:
+                    self._same(left, element)
+            elif isinstance(op, ast.In | ast.NotIn):
+                self._member(left, right)
+            else:
+                self._same(left, right)
+            left = right
+
+    def _same(self, left: ast.expr, right: ast.expr) -> str:
+        """Common type of two sides that are compared or chosen between."""
+        return self._common(self.of(left), left, right)
+
+    def _common(self, kind: str, left: ast.expr, right: ast.expr) -> str:
+        kinds = [kind, self.of(right)]
+        if "null" in kinds:
+            return kinds[0] if kinds[1] == "null" else kinds[1]
+        if any(kind.startswith("list") for kind in kinds):
+            raise problem(self.expression, left, "a list is compared", "write value in list_column, or length(list)")
+        if ("string" in kinds) and kinds[0] != kinds[1]:
+            what = f"{_kind(kinds[0])} is compared with {_kind(kinds[1])}"
+            raise problem(self.expression, right, what, "texts stand in quotes, numbers without; or change the type")
+        return "float" if "float" in kinds else kinds[0]
+
+    def _member(self, left: ast.expr, right: ast.expr) -> None:
+        kind, value = self.of(right), self.of(left)
+        if kind == "string":
+            self._text(left, "in a text: looked for is")
+        elif not kind.startswith("list"):
+            raise problem(self.expression, right, f"in needs a list, not {_kind(kind)}", "write x in [1, 2]")
+        elif value not in (kind[5:-1], "null"):
+            raise problem(self.expression, left, f"{_kind(value)} in a {kind}", f"look for {_kind(kind[5:-1])}")
+
+    def _call(self, name: str, arguments: list[ast.expr]) -> str:
+        kind = _RESULT.get(name, "int")
+        if name == "length":
+            if (given := self.of(arguments[0])) in ("bool", *NUMBERS):
+                raise problem(self.expression, arguments[0], f"length of {_kind(given)}", "give it a text or a list")
+        elif name == "lower":
+            self._text(arguments[0], "lower")
+            kind = "string"
+        elif name == "coalesce":
+            kind = self.of(arguments[0])
+            for argument in arguments[1:]:
+                kind = self._common(kind, arguments[0], argument)
+        else:
+            kinds = [self._number(argument, name) for argument in arguments]
+            if name not in _RESULT:
+                kind = "float" if "float" in kinds else kinds[0]
+        return kind

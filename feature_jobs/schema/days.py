@@ -1,0 +1,81 @@
+"""Days of a scenario: their order, and the range of event time that each one's partition covers."""
+
+from __future__ import annotations
+
+import datetime
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from feature_jobs.errors import BadInputError
+from feature_jobs.schema.sections import Scenario
+
+ONE_DAY = datetime.timedelta(days=1)
+
+
+def parse_ds(ds: str) -> datetime.date:
+    """The date of `2022-04-25`. Raises BadInputError for anything else."""
+    try:
+        return datetime.date.fromisoformat(ds)
+    except ValueError:
+        raise BadInputError(f"--ds {ds!r} is no day; write it as 2022-04-25") from None
+
+
+def check_day(scenario: Scenario, ds: str) -> None:
+    """Raises BadInputError where the scenario's data has no such day."""
+    day, days = parse_ds(ds), scenario.data.days
+    if day < days.first or (days.last is not None and day > days.last):
+        last = days.last or "open"
+        raise BadInputError(
+            f"{scenario.file}: data.days: {ds} is outside {days.first}..{last}; choose a day inside or widen data.days"
+        )
+    if day in days.skip:
+        raise BadInputError(f"{scenario.file}: data.days.skip: {ds} is passed over; take it out or choose another")
+
+
+def previous_day(scenario: Scenario, ds: str) -> str | None:
+    """The day before (skipped days left out), or None for the scenario's first."""
+    day, days = parse_ds(ds) - ONE_DAY, scenario.data.days
+    while day in days.skip:
+        day -= ONE_DAY
+    return None if day < days.first else str(day)
+
+
+def trailing_days(scenario: Scenario, ds: str, num_days: int) -> list[str]:
+    """Up to `num_days` days before `ds`, oldest first; skipped days and those before the first are left out."""
+    day, known = parse_ds(ds), scenario.data.days
+    days = [day - ONE_DAY * back for back in range(num_days, 0, -1)]
+    return [str(d) for d in days if d >= known.first and d not in known.skip]
+
+
+def day_range(scenario: Scenario, first: str, last: str) -> list[str]:
+    """All days from `first` to `last`, both included, skipped days left out."""
+    start, end = parse_ds(first), parse_ds(last)
+    if end < start:
+        raise BadInputError(f"--from {first} is after --to {last}; swap them")
+    days = [start + ONE_DAY * i for i in range((end - start).days + 1)]
+    return [str(day) for day in days if day not in scenario.data.days.skip]
+
+
+def day_window(scenario: Scenario, ds: str) -> tuple[int, int]:
+    """Event-time range [start, end) of the day's partition, in microseconds since 1970 UTC.
+
+    The first day's partition begins at `warm_up_from`. A day begins at midnight in the zone of the event time.
+    """
+    day, days = parse_ds(ds), scenario.data.days
+    begin = days.warm_up_from if day == days.first and days.warm_up_from else day
+    return _midnight_us(scenario, begin), _midnight_us(scenario, day + ONE_DAY)
+
+
+def day_start(scenario: Scenario, ds: str) -> int:
+    """Midnight that begins `ds`, in microseconds since 1970 UTC."""
+    return _midnight_us(scenario, parse_ds(ds))
+
+
+def _midnight_us(scenario: Scenario, day: datetime.date) -> int:
+    zone = scenario.data.events.time.zone
+    try:
+        midnight = datetime.datetime.combine(day, datetime.time(), tzinfo=ZoneInfo(zone))
+    except (ZoneInfoNotFoundError, ValueError):
+        raise BadInputError(
+            f"{scenario.file}: data.events.time.zone: {zone!r} is no time zone; write a name such as Asia/Shanghai"
+        ) from None
+    return int(midnight.timestamp()) * 1_000_000

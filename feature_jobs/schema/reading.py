@@ -1,0 +1,49 @@
+"""Reads a scenario file, fills the defaults, and refuses with one message per mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from feature_jobs.errors import BadInputError
+from feature_jobs.schema.explain import explain
+from feature_jobs.schema.sections import Scenario
+from feature_jobs.schema.yaml_file import read_yaml
+
+
+def load_scenario(
+    path: str | Path, *, data: str | Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> Scenario:
+    """Reads and checks a scenario.
+
+    `data` replaces `data.path`; a relative path in the file is relative to the file. `overrides` are config paths
+    and values, `{"train.learning_rate": 0.01}`, applied before the check: any path that the file could hold works.
+
+    Raises BadInputError with a line for each mistake.
+    """
+    file = Path(path).resolve()
+    document = read_yaml(file)
+    for dotted, value in (overrides or {}).items():
+        _set_path(document, dotted, value)
+    try:
+        scenario = Scenario.model_validate(document)
+    except ValidationError as error:
+        lines = [explain(file, document, e) for e in error.errors(include_url=False)]
+        raise BadInputError("\n".join(dict.fromkeys(lines))) from None
+    root = Path(data).resolve() if data else (file.parent / scenario.data.path).resolve()
+    scenario = scenario.model_copy(update={"data": scenario.data.model_copy(update={"path": str(root)})})
+    scenario._file = file
+    return scenario
+
+
+def _set_path(document: Any, dotted: str, value: Any) -> None:
+    *parents, leaf = dotted.split(".")
+    node = document
+    for key in parents:
+        node = node.setdefault(key, {}) if isinstance(node, dict) else None
+        if not isinstance(node, dict):
+            raise BadInputError(f"config path {dotted}: {key} holds no fields; name a path of the scenario")
+    node[leaf] = value

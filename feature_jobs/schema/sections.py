@@ -1,0 +1,327 @@
+"""The scenario: one YAML file that describes one recommender, and the only place where a user writes.
+
+The classes are the reference of every field, in the order of a scenario file. Nothing heavier than pydantic is imported
+here, because the DAG folder reads scenarios while Airflow parses it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PrivateAttr
+
+from feature_jobs.schema.base import Day, Name, Positive, Section, Share
+from feature_jobs.schema.features import AnyFeature, EmbeddedFeature, Embedding
+
+
+class Column(Section):
+    """A typed column of a source table.
+
+    `source` is the name in the file where it differs. `separator` splits a text cell into a list. `values` lists what
+    may occur; anything else is quarantined with a reason, as are values outside `min`..`max` and cells that do not
+    read as `type`. Empty cells are null; `required` columns quarantine the row instead.
+    """
+
+    type: Literal["int", "float", "string", "bool", "list[int]", "list[string]"]
+    source: str | None = Field(None, alias="from")
+    separator: str | None = None
+    values: tuple[str | int, ...] | None = None
+    min: float | None = None
+    max: float | None = None
+    required: bool = False
+
+
+class Time(Section):
+    """The column that tells when a row became known.
+
+    `unit` of a numeric column, or `iso` for text such as 2022-04-25T10:00:00 (read in `zone` where it has no offset).
+    `zone` also says where a day begins and ends.
+    """
+
+    column: str
+    unit: Literal["s", "ms", "us", "ns", "iso"] = "s"
+    zone: str = "UTC"
+
+
+class Table(Section):
+    """A table of the source: a file, a folder of files, or a glob, below `data.path`.
+
+    `{ds}` (2022-04-25) or `{yyyymmdd}` in `path` names one day's partition.
+    """
+
+    path: str
+    format: Literal["csv", "parquet"]
+    delimiter: str = ","
+    columns: dict[str, Column]
+
+
+class Events(Table):
+    """The log: a row for each thing that was shown. `time` is the event time."""
+
+    time: Time
+
+
+class Entity(Table):
+    """What is known of a user, an item, …, joined to events by `key`.
+
+    Without `time` the rows hold for all days. With `time` a row holds from that moment until the next row of the same
+    key, and an event sees the newest row strictly before it.
+    """
+
+    key: str
+    time: Time | None = None
+
+
+class Days(Section):
+    """The days of the data. `first` also lands and trains on everything from `warm_up_from` on, in one go.
+    The chain passes over days in `skip`: days known to have no data."""
+
+    first: Day
+    last: Day | None = None
+    warm_up_from: Day | None = None
+    skip: tuple[Day, ...] = ()
+
+
+class Data(Section):
+    """Where the logs come from. `user` and `item` name the event columns that identify them. `fetch` names what
+    `recloop fetch` brings there, `options` are its settings where it generates."""
+
+    path: str
+    fetch: str | None = None
+    options: dict[str, int | float | str] = {}
+    events: Events
+    entities: dict[Name, Entity] = {}
+    user: str
+    item: str
+    days: Days
+
+
+class Ingest(Section):
+    """`max_quarantined_share`: share of malformed rows above which the day is refused."""
+
+    max_quarantined_share: Share = 0.01
+
+
+class Join(Section):
+    """`lookback_days`: how far trailing features look back. `label_delay_s`: how long after an event its outcome is
+    known; trailing features that look at outcomes see only events at least that old."""
+
+    lookback_days: Positive = 30
+    label_delay_s: Annotated[int, Field(ge=0)] = 0
+
+
+class Model(Section):
+    """The network. `bottom` are the shared layers (`mmoe`: each expert's; `dlrm`: those of the numbers), `tower` each
+    task's (`dlrm`: those above the products), and may be empty. `num_experts` are `mmoe`'s. `dcnv2` has `cross_layers`
+    crosses, of `cross_rank` if given, that the MLP reads (`cross: stacked`) or has beside it (`parallel`)."""
+
+    architecture: Literal["shared_bottom", "mmoe", "deepfm", "dcnv2", "dlrm"] = "shared_bottom"
+    embedding_dim: Positive = 16
+    bottom: Annotated[tuple[Positive, ...], Field(min_length=1)] = (128, 64)
+    tower: tuple[Positive, ...] = (32,)
+    num_experts: Positive = 4
+    cross: Literal["stacked", "parallel"] = "stacked"
+    cross_layers: Positive = 3
+    cross_rank: Positive | None = None
+    dropout: Share = 0.0
+
+
+Sharding = Literal["table_wise", "row_wise", "column_wise", "data_parallel"]
+
+
+class Distributed(Section):
+    """How TorchRec shards the tables over `ranks` processes, if `train.backend` is `torchrec`. `ranks` counts those of
+    all machines, each of which starts an equal share; torchrun's variables PET_NNODES, PET_NODE_RANK, PET_MASTER_ADDR
+    and PET_MASTER_PORT tell a machine which it is, and not set that it is the only one.
+
+    `kind`: of every table but those in `plan`; or `planner: true` lets TorchRec decide between table- and row-wise.
+    `capacity`: rows that a table can hold (`default_capacity`: others), whose memory is taken at once; a table that
+    evicts needs as many as two batches have ids more than its `embedding.capacity`. `communication`: in what embeddings
+    and their gradients travel; between CPUs bf16 goes as fp16. `timeout_s`: how long a process or machine waits for
+    another.
+
+    `dense_communication`: in what the gradient of the dense part travels: rounded, or only the `top_k_share` of its
+    values that are largest; what a step leaves out is added to the next. `hierarchical`: full precision within a node,
+    and that only between nodes."""
+
+    ranks: Positive = 2
+    kind: Sharding = "row_wise"
+    plan: dict[str, Sharding] = {}
+    planner: bool = False
+    capacity: dict[str, Positive] = {}
+    default_capacity: Positive = 1_000_000
+    communication: Literal["fp32", "fp16", "bf16"] = "fp32"
+    dense_communication: Literal["fp32", "fp16", "int8", "top_k"] = "fp32"
+    top_k_share: Annotated[float, Field(gt=0, le=1)] = 0.01
+    hierarchical: bool = False
+    timeout_s: Positive = 300
+
+
+class Train(Section):
+    """One pass over the day, from the parent. `holdout_share`: the day's last rows by event time, scored before they
+    are learned from; they judge the challenger. `task_weights` default to 1.
+
+    Embeddings: `embedding_optimizer` with `embedding_learning_rate` and `embedding_epsilon`; the rest: AdamW. Both
+    rates rise from 0 over the chain's first `warmup_steps`. Each step learns `batch_size` rows, computed in
+    micro-batches of `micro_batch` whose gradients are accumulated; `threads` share them, and change no bit by it.
+    `clip_norm` shortens the dense gradient, and each embedding row's. `precision`: of the dense part's products;
+    weights stay float32; float16 scales the loss dynamically. Steps whose gradient is not finite are skipped, counted.
+    `snapshot_rows`: how often, in rows, a day's training notes where it is; a killed one goes on from there.
+
+    `device`: where the dense part is computed; auto: a GPU if there is one. `cache_rows`: of the embeddings, how many
+    are held where they are learned, in memory or (not set: as many as fit) on the GPU; the others lie in a file of
+    `rows_folder` (not set: beside the checkpoint; with a GPU: in host memory). A cache changes no bit.
+
+    `backend: torchrec` shards the tables over processes, see `distributed`; each computes its share of a batch in one
+    piece, on the CPU; `device` is then where the tables are. It knows no `clip_norm`, no `cache_rows` and no `adam`.
+    """
+
+    learning_rate: Annotated[float, Field(gt=0)] = 0.001
+    embedding_optimizer: Literal["rowwise_adagrad", "adagrad", "adam", "sgd"] = "rowwise_adagrad"
+    embedding_learning_rate: Annotated[float, Field(gt=0)] = 0.05
+    embedding_epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_size: Positive = 512
+    micro_batch: Positive = 2048
+    holdout_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    task_weights: dict[str, float] = {}
+    shuffle_rows: Positive = 1_000_000
+    snapshot_rows: Positive = 10_000_000
+    seed: int = 7
+    threads: Positive = 2
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    cache_rows: Positive | None = None
+    rows_folder: str | None = None
+    backend: Literal["native", "torchrec"] = "native"
+    distributed: Distributed = Distributed()
+
+
+class Evaluate(Section):
+    """`segments`: name → expression over event and entity columns; each is judged on its own too."""
+
+    segments: dict[Name, str] = {}
+    bootstrap: Positive = 200
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+
+
+class Validate(Section):
+    """`suite`: expectations, relative to the scenario file; default NAME.expectations.json. Drift is the population
+    stability index (Siddiqi 2006) of each named column, and the shift of each label's mean, against `trailing_days`."""
+
+    suite: str | None = None
+    trailing_days: Positive = 7
+    drift_columns: tuple[str, ...] = ()
+    max_psi: Annotated[float, Field(gt=0)] = 0.25
+    max_label_shift: Annotated[float, Field(gt=0)] = 0.5
+    drift_severity: Literal["blocking", "warning"] = "warning"
+
+
+class SearchRange(Section):
+    """Values of one config path: a range (`low`, `high`, `log`, `step`) or a list (`choices`)."""
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    step: float | None = None
+    choices: tuple[Any, ...] | None = None
+
+
+class Tune(Section):
+    """`space`: config path → range. A trial replays `replay_days` past days from the checkpoint before them."""
+
+    space: dict[str, SearchRange] = {}
+    trials: Positive = 10
+    replay_days: Positive = 2
+    objective: Literal["auc", "normalized_entropy"] = "auc"
+    workers: Positive = 2
+    apply: Literal["person", "auto"] = "person"
+    schedule: str = "0 6 * * 1"
+
+
+class Quantize(Section):
+    """Bits of the served embeddings (dense layers are int8), and what they may cost against fp32."""
+
+    embedding_bits: Literal[4, 8] = 8
+    max_auc_loss: Annotated[float, Field(ge=0)] = 0.002
+    max_calibration_shift: Annotated[float, Field(ge=0)] = 0.02
+    calibration_rows: Positive = 2048
+
+
+class Deploy(Section):
+    """`model`: the registered name, default the scenario's. A challenger may be worse than the champion by at most
+    these, at the scenario's confidence."""
+
+    model: str | None = None
+    max_auc_drop: Annotated[float, Field(ge=0)] = 0.01
+    max_segment_auc_drop: Annotated[float, Field(ge=0)] = 0.05
+    max_calibration_error: Annotated[float, Field(gt=0)] = 0.25
+    min_segment_rows: Positive = 200
+    tolerance: Annotated[float, Field(gt=0)] = 1e-4
+    keep_versions: Positive = 3
+
+
+class Schedule(Section):
+    """When Airflow runs it. `catch_up_from` is the first scheduled day; without it only the newest day is scheduled,
+    and past days are backfilled."""
+
+    daily: str = "0 3 * * *"
+    catch_up_from: Day | None = None
+    zone: str = "UTC"
+
+
+class Scenario(Section):
+    """One recommender. See the field classes for what each part means."""
+
+    name: Name
+    description: str = ""
+    data: Data
+    labels: dict[Name, str] = Field(min_length=1)
+    outcomes: tuple[str, ...] = ()
+    ingest: Ingest = Ingest()
+    join: Join = Join()
+    features: dict[Name, AnyFeature] = Field(min_length=1)
+    model: Model = Model()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    validate_: Validate = Field(Validate(), alias="validate")
+    tune: Tune = Tune()
+    quantize: Quantize = Quantize()
+    deploy: Deploy = Deploy()
+    schedule: Schedule = Schedule()
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the labels, in the order of the file."""
+        return tuple(self.labels)
+
+    @property
+    def enabled_features(self) -> dict[str, Any]:
+        """Features that the model sees, in the order of the file."""
+        return {name: f for name, f in self.features.items() if f.enabled}
+
+    @property
+    def embeddings(self) -> dict[str, Embedding]:
+        """Settings of the embedding tables, by the feature that holds the table."""
+        holders = {n: f for n, f in self.features.items() if isinstance(f, EmbeddedFeature)}
+        return {name: f.embedding for name, f in holders.items() if getattr(f, "table", None) in (None, name)}
+
+    @property
+    def model_name(self) -> str:
+        """Registered model name."""
+        return self.deploy.model or self.name
+
+    _file: Path = PrivateAttr(Path("scenario.yaml"))
+
+    @property
+    def file(self) -> Path:
+        """Where the scenario was read from, absolute; `recloop`'s messages name it."""
+        return self._file
+
+    @property
+    def suite_file(self) -> Path:
+        """The expectations of the scenario, a JSON file beside it."""
+        return self._file.parent / (self.validate_.suite or f"{self.name}.expectations.json")

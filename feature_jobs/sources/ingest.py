@@ -1,0 +1,226 @@
+"""Ingest: one day of the source as typed, checked, ordered Parquet, and what became of every row.
+
+Each row read ends in exactly one place: the events (or entity), the duplicates (counted), or the quarantine with a
+reason. A row whose time cannot be read belongs to no day; it is quarantined and counted as `undated` for every day
+that reads its file.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from feature_jobs.errors import BadInputError
+from feature_jobs.expressions.compiler import literal
+from feature_jobs.schema import Scenario
+from feature_jobs.schema.days import check_day, day_window
+from feature_jobs.sources import tables as sources
+from feature_jobs.sources.casts import arrow_schema, quote
+from feature_jobs.sources.tables import Reader, Source
+
+_QUARANTINE = pa.schema([("table", pa.string()), ("row", pa.string()), ("reason", pa.string())])
+_NUM_REASONS = 20
+_LONG_AGO = -(2**62)
+_KIND = "regexp_replace(reason, '''.*''', '...', 's')"
+"""SQL of a reason without the cell's value."""
+
+
+def ingest_day(scenario: Scenario, ds: str, output: Path) -> dict[str, Any]:
+    """Writes events.parquet, entities/NAME.parquet, quarantine.parquet and counts.json; returns the counts.
+
+    events.parquet: the declared columns, `key.event_time` (int64 µs since 1970 UTC) and `key.event_row` (0, 1, …),
+    ordered by time, then by place in the source. Entities are ordered by key (and `key.valid_from`).
+    Raises BadInputError for a day without data, an unreadable source, or too many malformed rows.
+    """
+    check_day(scenario, ds)
+    (output / "entities").mkdir(parents=True, exist_ok=True)
+    landed: dict[str, dict[str, Any]] = {}
+    quarantine: list[pa.Table] = []
+    events, *entities = sources.sources_of(scenario)
+    with tempfile.TemporaryDirectory(dir=output, prefix=".scratch-") as scratch:
+        for source in [events, *entities]:
+            with sources.connect(Path(scratch), source.time.zone if source.time else "UTC") as connection:
+                counts, bad_rows = _Landing(connection, scenario, ds, source).land(output)
+            landed[source.place] = counts
+            quarantine.append(bad_rows)
+    bad = pa.concat_tables(quarantine)
+    sources.write_parquet(bad.to_batches(), _QUARANTINE, output / "quarantine.parquet")
+    result = landed[events.place] | {"entities": {entity.name: landed[entity.place] for entity in entities}}
+    text = json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    (output / "counts.json").write_text(text, encoding="utf-8")
+    return result
+
+
+class _Landing:
+    """One table on its way from the source into the output of a day."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, scenario: Scenario, ds: str, source: Source) -> None:
+        self.connection = connection
+        self.scenario = scenario
+        self.ds = ds
+        self.source = source
+        start, end = day_window(scenario, ds)
+        window = (_LONG_AGO if source.key else start, end)  # of an entity, all that was known before the day's end
+        self.reader = Reader(connection, scenario, source, sources.files_of(scenario, source, ds), window)
+        self.what = f"entity {source.name}" if source.key else ds
+        self.dated = "time IS NOT NULL" if source.time else "true"
+
+    def land(self, output: Path) -> tuple[dict[str, Any], pa.Table]:
+        """Writes the table; returns its counts and its quarantined rows."""
+        self.reader.stage()
+        num_read, num_bad, num_undated = self._row(
+            f"SELECT count(*) FILTER ({self.dated}), count(*) FILTER ({self.dated} AND reason IS NOT NULL), "
+            f"count(*) FILTER (NOT ({self.dated})) FROM staged"
+        )
+        self._check_undated(num_undated)
+        self._check_quarantined(num_bad, num_read)
+        if num_read == num_bad:
+            raise self._empty(num_read)
+        num_duplicates = self._drop_duplicates()
+        if self.source.key:
+            num_bad += self._quarantine_conflicts(self.source.key)
+            self._check_quarantined(num_bad, num_read)
+        counts = {
+            "rows_read": num_read,
+            "rows": self._write(output),
+            "duplicates": num_duplicates,
+            "quarantined": num_bad,
+            "undated": num_undated,
+            "reasons": self._reasons(),
+        }
+        return counts, self._quarantined()
+
+    def _row(self, sql: str) -> tuple[Any, ...]:
+        row: tuple[Any, ...] = self.connection.execute(sql).fetchall()[0]
+        return row
+
+    def _drop_duplicates(self) -> int:
+        """Makes the table `good`, of rows that are equal in all declared columns only the first; returns how many
+        went."""
+        columns = ", ".join(f"c{i}" for i in range(len(self.source.columns)))
+        self.connection.execute(
+            f"CREATE TABLE good AS SELECT * EXCLUDE (copy) FROM (SELECT *, row_number() OVER "
+            f"(PARTITION BY {columns} ORDER BY file, row) AS copy FROM staged WHERE reason IS NULL) WHERE copy = 1"
+        )
+        before, left = self._row(
+            "SELECT (SELECT count(*) FROM staged WHERE reason IS NULL), (SELECT count(*) FROM good)"
+        )
+        return int(before - left)
+
+    def _quarantine_conflicts(self, key_name: str) -> int:
+        """Keeps the first row of each key (and time), quarantines those that say something else; returns how many."""
+        key = f"c{self.source.place_of(key_name)}"
+        packed = ", ".join(f"{quote(name)} := c{i}" for i, name in enumerate(self.source.columns))
+        self.connection.execute(
+            f"CREATE TABLE other AS SELECT * FROM (SELECT *, row_number() OVER "
+            f"(PARTITION BY {key}, time ORDER BY file, row) AS nth FROM good) WHERE nth > 1"
+        )
+        self.connection.execute("DELETE FROM good WHERE (file, row) IN (SELECT (file, row) FROM other)")
+        reason = f"{literal(key_name + ': ')} || chr(39) || {key} || chr(39) || ' conflicting: other values before'"
+        self.connection.execute(
+            f"INSERT INTO staged BY NAME SELECT file, row, time, {reason} AS reason, "
+            f"CAST(to_json(struct_pack({packed})) AS VARCHAR) AS raw FROM other"
+        )
+        return int(self._row("SELECT count(*) FROM other")[0])
+
+    def _write(self, output: Path) -> int:
+        """The good rows as Parquet; returns how many."""
+        columns = ", ".join(f"c{i} AS {quote(name)}" for i, name in enumerate(self.source.columns))
+        if self.source.key:
+            time_key = ["key.valid_from"] if self.source.time else []
+            order, path = f"c{self.source.place_of(self.source.key)}, time", f"entities/{self.source.name}.parquet"
+        else:
+            time_key, order, path = ["key.event_time"], "time, file, row", "events.parquet"
+        columns += "".join(f", time AS {quote(key)}" for key in time_key)
+        rows = self.connection.sql(f"SELECT {columns} FROM good ORDER BY {order}")
+        batches: Iterator[pa.RecordBatch] = iter(rows.to_arrow_reader(sources.ROWS_PER_GROUP))
+        if not self.source.key:
+            batches, time_key = _numbered(batches), [*time_key, "key.event_row"]
+        schema = arrow_schema(self.source.columns, *time_key)
+        return sources.write_parquet((batch.cast(schema) for batch in batches), schema, output / path)
+
+    def _quarantined(self) -> pa.Table:
+        rows = self.connection.sql(
+            f"SELECT {literal(self.source.name)} AS \"table\", coalesce(raw, '') AS row, reason FROM staged "
+            f"WHERE reason IS NOT NULL ORDER BY file, abs(staged.row), reason, raw"
+        )
+        return rows.to_arrow_table().cast(_QUARANTINE)
+
+    def _reasons(self) -> dict[str, int]:
+        """The most frequent reasons, cell values left out, with their numbers of rows."""
+        rows = self.connection.execute(
+            f"SELECT {_KIND} AS kind, count(*) AS num FROM staged WHERE reason IS NOT NULL "
+            f"GROUP BY kind ORDER BY num DESC, kind LIMIT {_NUM_REASONS}"
+        ).fetchall()
+        return dict(rows)
+
+    def _check_quarantined(self, num: int, num_read: int) -> None:
+        self._check_share(num, num_read, f"the {num_read} rows of {self.what} are quarantined", self.dated)
+
+    def _check_undated(self, num: int) -> None:
+        """Rows without a time are measured against all rows of the files, as they may be any day's."""
+        if num:
+            broken = self._row("SELECT count(*) FROM staged WHERE starts_with(reason, 'line: ')")[0]
+            num_all = self.reader.span()[2] + broken
+            self._check_share(num, num_all, f"the {num_all} rows have no readable time", f"NOT ({self.dated})")
+
+    def _check_share(self, num: int, of: int, what: str, condition: str) -> None:
+        """Raises BadInputError where too large a share of the rows is malformed."""
+        allowed = self.scenario.ingest.max_quarantined_share
+        if not num or num / of <= allowed:
+            return
+        kinds = self.connection.execute(
+            f"SELECT arg_min(reason, (file, abs(row))), arg_min(row, (file, abs(row))), count(*) AS num FROM staged "
+            f"WHERE reason IS NOT NULL AND ({condition}) GROUP BY {_KIND} ORDER BY num DESC, 1 LIMIT 3"
+        ).fetchall()
+        top = "; ".join(f"{reason} ({_row_name(row)}; {count} such rows)" for reason, row, count in kinds)
+        raise BadInputError(
+            f"{self._files}: {num} of {what}, {num / of:.1%}, allowed {allowed:.1%}: {top}. Mend the rows, or "
+            f"{self.source.place} in {self.scenario.file}, or raise ingest.max_quarantined_share there"
+        )
+
+    def _empty(self, num_read: int) -> BadInputError:
+        if self.source.key:
+            return BadInputError(f"{self._files}: {self.what} has no good row; bring the file again")
+        if num_read:
+            return BadInputError(f"no events on {self.ds} in {self._files}: all {num_read} rows are quarantined")
+        days = [self._day_of(time) for time in self.reader.span()[:2] if time is not None]
+        near = f"nearest days with events: {', '.join(days)}" if days else "it holds no events at all"
+        return BadInputError(
+            f"no events on {self.ds} in {self._files}; {near}. Choose another day, list it under data.days.skip, or "
+            f"mend data.events.time (unit, zone) in {self.scenario.file}"
+        )
+
+    def _day_of(self, time_us: int) -> str:
+        zone = ZoneInfo(self.scenario.data.events.time.zone)
+        try:
+            return str(datetime.datetime.fromtimestamp(time_us // 1_000_000, zone).date())
+        except (ValueError, OverflowError, OSError):
+            return f"{time_us / 1e6:.0f} s after 1970"
+
+    @property
+    def _files(self) -> str:
+        files = self.reader.files
+        return f"{files[0]}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")
+
+
+def _row_name(row: int) -> str:
+    return f"line {-row}" if row < 0 else f"row {row + 1}"
+
+
+def _numbered(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Adds `key.event_row`: 0, 1, …"""
+    start = 0
+    for batch in batches:
+        rows = np.arange(start, start + batch.num_rows)
+        yield batch.append_column("key.event_row", pa.array(rows, pa.int64()))
+        start += batch.num_rows

@@ -1,0 +1,307 @@
+"""What a day's samples must look like: a Great Expectations suite, kept as JSON in git beside the scenario.
+
+The file is GX's own ExpectationSuite format. An expectation's `severity` decides what its failure means: `critical`
+(GX's default) stops the day before train, `warning` and `info` are told. Columns are those of samples.parquet;
+of a list column (ids, sequence) the suite sees its length, as NAME.length.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from feature_jobs.errors import BadInputError
+from feature_jobs.schema import Scenario
+from feature_jobs.schema.days import parse_ds
+from feature_jobs.validation.late_import import late
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SEVERITIES = {"critical": "blocking", "warning": "warning", "info": "info"}  # in GX's words and in ours
+BUILT_IN = "built-in"
+_COLUMN_KEYS = ("column", "column_A", "column_B", "column_list")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An expectation that did not hold: what was asked of which column, and what was there."""
+
+    expectation: str
+    column: str | None
+    severity: str
+    expected: str
+    value: Any
+
+    def __str__(self) -> str:
+        place = f"column {self.column}" if self.column else "the day"
+        return f"{self.expectation}: {place}: expected {self.expected}, found {self.value}"
+
+    def to_json(self) -> dict[str, Any]:
+        """For verdict.json."""
+        return asdict(self)
+
+
+def propose_suite(scenario: Scenario) -> dict[str, Any]:
+    """A first suite, from the scenario alone, for its owner to sharpen; used as it is where the file is missing."""
+    expectations = [
+        _expect("table_row_count_to_be_between", min_value=1),
+        *(_expect("column_values_to_not_be_null", column=name) for name in ("key.event_time", "key.user", "key.item")),
+        _expect("column_values_to_be_unique", column="key.event_row"),
+    ]
+    for task in scenario.tasks:
+        column, known = f"label.{task}", 0.9 if _always_known(scenario, task) else 0.01
+        expectations += [
+            _expect("column_values_to_be_in_set", column=column, value_set=[0, 1]),
+            _expect("column_values_to_not_be_null", column=column, mostly=known),
+            _expect(
+                "column_mean_to_be_between",
+                "warning",
+                column=column,
+                min_value=0,
+                max_value=1,
+                strict_min=True,
+                strict_max=True,
+            ),
+        ]
+    for name, feature in scenario.features.items():
+        expectations += _of_feature(name, feature)
+    return {"name": scenario.name, "expectations": expectations, "meta": {}}
+
+
+def _always_known(scenario: Scenario, task: str) -> bool:
+    """Whether every event has the label: a null in a column that is not required only masks the sample."""
+    from feature_jobs.expressions.compiler import columns_of
+
+    events = scenario.data.events.columns
+    return all(name in events and events[name].required for name in columns_of(scenario.labels[task]))
+
+
+def _expect(kind: str, severity: str = "critical", **kwargs: Any) -> dict[str, Any]:
+    return {"type": f"expect_{kind}", "severity": severity, "kwargs": kwargs, "meta": {}}
+
+
+def _of_feature(name: str, feature: Any) -> Iterator[dict[str, Any]]:
+    if feature.kind in ("id", "cross", "number"):
+        yield _expect("column_values_to_not_be_null", "warning", column=name, mostly=0.95)
+    elif feature.kind == "rate":
+        yield _expect("column_values_to_be_between", column=name, min_value=0, max_value=1)
+    elif feature.kind in ("count", "recency"):
+        yield _expect("column_values_to_be_between", column=name, min_value=0)
+    elif feature.kind == "sequence":
+        yield _expect("column_values_to_be_between", column=f"{name}.length", min_value=0, max_value=feature.length)
+    elif feature.kind == "ids":
+        yield _expect("column_max_to_be_between", "warning", column=f"{name}.length", min_value=1)
+
+
+def suite_text(suite: dict[str, Any]) -> str:
+    """The suite as JSON for git: one expectation a line, so that a change reads well."""
+    lines = ",\n  ".join(json.dumps(expectation) for expectation in suite["expectations"])
+    name, meta = json.dumps(suite["name"]), json.dumps(suite["meta"])
+    return f'{{\n "name": {name},\n "meta": {meta},\n "expectations": [\n  {lines}\n ]\n}}\n'
+
+
+def load_suite(scenario: Scenario) -> tuple[dict[str, Any], str]:
+    """The scenario's suite and the name of its file, or the proposed one and "built-in" where there is no file.
+
+    Raises BadInputError with a line for each thing in the file that is no expectation.
+    """
+    file = scenario.suite_file
+    try:
+        suite = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return propose_suite(scenario), BUILT_IN
+    except json.JSONDecodeError as error:
+        raise BadInputError(f"{file}:{error.lineno}: not readable as JSON: {error.msg}; mend the line") from None
+    except UnicodeDecodeError:
+        raise BadInputError(f"{file}: not UTF-8 text; write the suite as JSON in UTF-8") from None
+    if not isinstance(suite, dict) or not isinstance(suite.get("expectations"), list):
+        raise BadInputError(f'{file}: no suite; write {{"name": "{scenario.name}", "expectations": [...]}}')
+    problems = [
+        line for i, given in enumerate(suite["expectations"]) for line in _problems(f"{file}: expectations[{i}]", given)
+    ]
+    if problems:
+        raise BadInputError("\n".join(problems))
+    return {"name": scenario.name, "meta": {}, **suite}, file.name
+
+
+def _problems(place: str, given: Any) -> Iterator[str]:
+    """What is wrong with one expectation of the file."""
+    if not isinstance(given, dict) or not isinstance(given.get("type"), str):
+        yield f'{place}: no expectation; write {{"type": "expect_...", "kwargs": {{...}}, "severity": "critical"}}'
+        return
+    place = f"{place} {given['type']}"
+    known = ("type", "kwargs", "severity", "meta", "notes", "description", "id")
+    for key in given.keys() - set(known):
+        yield f"{place}: {key}: unknown key; {_hint(key, known)}"
+    severity = given.get("severity", "critical")
+    if severity not in SEVERITIES:
+        yield f"{place}: severity: {severity!r} is not allowed; critical blocks the day, warning and info are told"
+    if not isinstance(given.get("kwargs", {}), dict):
+        yield f"{place}: kwargs: {given['kwargs']!r} is no table; write the arguments as {{name: value}}"
+        return
+    gx = import_gx()
+    from great_expectations.expectations.registry import (
+        get_expectation_impl,
+        list_registered_expectation_implementations,
+    )
+
+    kinds = [name for name in list_registered_expectation_implementations() if name.startswith("expect_")]
+    if given["type"] not in kinds:
+        yield f"{place}: no such expectation in Great Expectations {gx.__version__}; {_hint(given['type'], kinds)}"
+        return
+    from great_expectations.compatibility.pydantic import ValidationError
+
+    try:
+        get_expectation_impl(given["type"])(**given.get("kwargs", {}))
+    except ValidationError as error:
+        for item in error.errors():
+            field = ".".join(str(part) for part in item["loc"] if part != "__root__") or "kwargs"
+            yield f"{place}: {field}: {item['msg']}; change kwargs"
+    except (TypeError, ValueError) as error:
+        yield f"{place}: {error}; change kwargs"
+
+
+def _hint(given: str, known: Any) -> str:
+    close = difflib.get_close_matches(given, list(known), n=1)
+    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(sorted(known))}"
+
+
+def import_gx() -> Any:
+    """Great Expectations, imported without telemetry and without plotting and statistics (see `late`)."""
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    with late("altair", "scipy.stats"):
+        import great_expectations as gx
+    return gx
+
+
+def read_frame(samples: Path) -> pd.DataFrame:
+    """The samples as a frame of R rows: plain columns as they are, list columns as NAME.length."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(samples / "samples.parquet")
+    columns = {}
+    for name in table.column_names:
+        values = table[name]
+        if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+            columns[f"{name}.length"] = pc.list_value_length(values)
+        else:
+            columns[name] = values
+    frame: pd.DataFrame = pa.table(columns).to_pandas()
+    return frame
+
+
+def run_suite(frame: pd.DataFrame, suite: dict[str, Any], source: str, ds: str, docs: Path) -> list[Failure]:
+    """Holds the frame against the suite and builds Data Docs in `docs`; returns what failed, in the suite's order.
+
+    `source`: where the suite was read, for messages. Raises BadInputError where an expectation names a column that the
+    samples lack, or can't be computed on what is there.
+    """
+    _check_columns(frame, suite, source)
+    import datetime
+
+    gx = import_gx()
+    from great_expectations.core.run_identifier import RunIdentifier
+    from great_expectations.data_context.types.base import (
+        DataContextConfig,
+        InMemoryStoreBackendDefaults,
+        ProgressBarsConfig,
+    )
+
+    from feature_jobs.validation.data_docs import BATCH, build_docs
+
+    settings = DataContextConfig(
+        store_backend_defaults=InMemoryStoreBackendDefaults(),
+        progress_bars=ProgressBarsConfig(globally=False),
+        analytics_enabled=False,
+    )
+    context = gx.get_context(project_config=settings, mode="ephemeral")
+    known = context.suites.add(gx.ExpectationSuite(**{key: suite[key] for key in ("name", "expectations", "meta")}))
+    order = {expectation.id: i for i, expectation in enumerate(known.expectations)}
+    asset = context.data_sources.add_pandas(BATCH).add_dataframe_asset(BATCH)
+    batch = asset.add_batch_definition_whole_dataframe(ds).get_batch(batch_parameters={"dataframe": frame})
+    result = batch.validate(known)
+    results = sorted(result.results, key=lambda r: order[r.expectation_config.id])
+    failures = [failure for r in results if (failure := _failure(r, source)) is not None]
+    midnight = datetime.datetime.combine(parse_ds(ds), datetime.time(), tzinfo=datetime.UTC)
+    build_docs(context, result, RunIdentifier(ds, midnight), docs)
+    return failures
+
+
+def _check_columns(frame: pd.DataFrame, suite: dict[str, Any], source: str) -> None:
+    columns = [str(name) for name in frame.columns]
+    problems = []
+    for i, expectation in enumerate(suite["expectations"]):
+        if expectation["type"] == "expect_column_to_exist":
+            continue
+        given = [expectation.get("kwargs", {}).get(key) for key in _COLUMN_KEYS]
+        for name in [n for value in given if value for n in (value if isinstance(value, list) else [value])]:
+            if name not in columns:
+                close = (
+                    [f"{name}.length"] if f"{name}.length" in columns else difflib.get_close_matches(name, columns, n=1)
+                )
+                remedy = f"did you mean {close[0]}?" if close else f"the samples hold {', '.join(columns)}"
+                problems.append(
+                    f"{source}: expectations[{i}] {expectation['type']}: no column {name!r} in the samples; {remedy}"
+                )
+    if problems:
+        raise BadInputError("\n".join(problems))
+
+
+def _failure(result: Any, source: str) -> Failure | None:
+    """None where it held. Raises BadInputError where it could not be computed."""
+    config, details = result.expectation_config, result.to_json_dict()["result"]
+    kwargs = {key: value for key, value in config.kwargs.items() if key != "batch_id" and value is not None}
+    column = kwargs.pop("column", None)
+    trouble = _trouble(result.exception_info or {})
+    if trouble:
+        raise BadInputError(
+            f"{source}: {config.type}: column {column}: can't be computed: {trouble}; change the expectation"
+        )
+    if result.success:
+        return None
+    return Failure(config.type, column, SEVERITIES[config.severity.value], _expected(kwargs), _observed(details))
+
+
+def _expected(kwargs: dict[str, Any]) -> str:
+    """The arguments in words: `at least 0, at most 1`."""
+    words = []
+    for key, value in kwargs.items():
+        if key in ("min_value", "max_value"):
+            edge = ("above", "below") if kwargs.get(f"strict_{key[:3]}") else ("at least", "at most")
+            words.append(f"{edge[key == 'max_value']} {_short(value)}")
+        elif key == "mostly":
+            words.append(f"in {float(value):.4g} of the rows")
+        elif key not in ("strict_min", "strict_max"):
+            words.append(f"{key} {_short(value)}")
+    return ", ".join(words) or "it of every row"
+
+
+def _trouble(info: dict[str, Any]) -> str | None:
+    parts = [info, *(part for part in info.values() if isinstance(part, dict))]
+    return next((str(p["exception_message"]).splitlines()[0] for p in parts if p.get("raised_exception")), None)
+
+
+def _observed(details: dict[str, Any]) -> Any:
+    """The observed value; for expectations on rows how many failed and the first few different values."""
+    if "observed_value" in details:
+        value = details["observed_value"]
+        return value if not isinstance(value, float) else round(value, 6) if math.isfinite(value) else None
+    if "unexpected_count" not in details:
+        return None
+    seen = list(dict.fromkeys(map(_short, details.get("partial_unexpected_list") or [])))[:3]
+    such = f", such as {', '.join(seen)}" if seen and seen != ["None"] else ""
+    return f"{details['unexpected_count']} of {details.get('element_count')} rows failing{such}"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,307 @@
+"""A checkpoint: a folder of JSON and safetensors that knows nothing of pickle, processes or insertion order.
+
+checkpoint.json        scenario, day, parent, tasks, architecture, layout, steps, loss scaler, what the parent gave
+dense.safetensors      parameters and running moments, by name
+embeddings.safetensors keys [R] ascending, their tables [R], weights [R, D]; default rows [T, D]
+optimizer.safetensors  AdamW moments by parameter name, and the rest of a compressed gradient; of the embeddings' rows
+                       their optimizer's state [R, K], the day they were last seen and how often [R]; state of default
+                       rows [T, K]; the sketch of rare ids
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from feature_jobs.errors import CorruptError
+from feature_jobs.schema import Model
+from feature_jobs.transforms import Layout
+from models.checkpoints.tensor_files import Rows, read_rows, read_shapes, read_tensors, write_tensors
+from models.distributed.process_group import lost_the_others
+from models.ranking.networks import Network
+from models.ranking.precision import LossScaler
+from models.ranking.ranker import Ranker
+
+FILES = CHECKPOINT, DENSE, EMBEDDINGS, OPTIMIZER = (
+    "checkpoint.json",
+    "dense.safetensors",
+    "embeddings.safetensors",
+    "optimizer.safetensors",
+)
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+ERRORS = (KeyError, TypeError, ValueError, RuntimeError)
+
+
+def write_json(file: Path, document: Mapping[str, Any]) -> None:
+    """Equal documents give equal bytes."""
+    file.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+
+
+def save(ranker: Ranker, folder: Path | None, facts: Mapping[str, Any]) -> None:
+    """Writes the ranker; `facts` go into checkpoint.json. Of a group one process has a folder, the others take part."""
+    files = {name: folder / name if folder else Path(os.devnull) for name in FILES}
+    tables = ranker.tables
+    keys_R, rows_R = tables.items()
+    defaults, default_states = tables.rows.read(tables.default_rows)
+    width = tables.optimizer.state_width(tables.dim)
+    write_tensors(
+        files[EMBEDDINGS],
+        {
+            "keys": keys_R,
+            "tables": tables.table_R[rows_R],
+            "weights": Rows((len(rows_R), tables.dim), np.float32, lambda a, b: tables.rows.read(rows_R[a:b])[0]),
+            "defaults": defaults,
+        },
+    )
+    write_tensors(files[DENSE], _pieces(ranker.network, ranker.network.state_dict()))
+    moments = {f"{name}/{moment}": tensor for moment in MOMENTS for name, tensor in _moment(ranker, moment).items()}
+    sparse: dict[str, Any] = {
+        "embeddings/state": Rows((len(rows_R), width), np.float32, lambda a, b: tables.rows.read(rows_R[a:b])[1]),
+        "embeddings/defaults": default_states,
+        "embeddings/days": tables.day_R[rows_R],
+        "embeddings/counts": tables.count_R[rows_R],
+    }
+    if tables.sketch is not None:
+        sparse["embeddings/sketch"] = tables.sketch.counts
+    write_tensors(files[OPTIMIZER], {**moments, **_rest(ranker), **sparse})
+    document = {
+        "tasks": list(ranker.tasks),
+        "architecture": ranker.model.model_dump(mode="json"),
+        "layout": ranker.layout.to_json(),
+        "steps": ranker.steps,
+        "loss_scaler": asdict(ranker.scaler),
+        "embedding_optimizer": tables.optimizer.name,
+        "table_rows": {name: int(rows) for name, rows in zip(tables.names, tables.rows_T, strict=True)},
+    }
+    write_json(files[CHECKPOINT], {**facts, **document})
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """checkpoint.json. Raises CorruptError where it is missing or not readable."""
+    try:
+        facts: dict[str, Any] = json.loads((folder / CHECKPOINT).read_text())
+        return facts
+    except (OSError, ValueError) as error:
+        raise _unreadable(folder / CHECKPOINT, error) from None
+
+
+def load(folder: Path) -> Ranker:
+    """The ranker of a checkpoint, for scoring. Raises CorruptError where a file is not readable or does not fit."""
+    facts = read_facts(folder)
+    try:
+        layout, model = Layout.from_json(facts["layout"]), Model(**facts["architecture"])
+        ranker = Ranker(layout, tuple(facts["tasks"]), model)
+        report = _fill(_pieces(ranker.network, ranker.network.state_dict()), read_tensors(folder / DENSE))
+        if report["new"] or report["resized"] or report["dropped"]:
+            raise ValueError(f"{DENSE} is not of this architecture")
+        _restore_tables(ranker, folder, facts)
+        ranker.steps = int(facts["steps"])
+    except ERRORS as error:
+        raise _unreadable(folder, error) from None
+    return ranker
+
+
+def restore(ranker: Ranker, folder: Path) -> dict[str, Any]:
+    """Carries a fresh ranker on from a parent checkpoint; returns what was restored, new, resized and dropped.
+
+    Dense parameters and their optimizer state are matched by name, tables by namespace. What the parent lacks starts
+    anew, with first-layer weights of zero, so that a new feature changes no score before it is learned. A table whose
+    dimension changed keeps its leading dimensions. Raises CorruptError where the parent is not readable.
+    """
+    facts = read_facts(folder)
+    try:
+        report = {
+            "dense": _restore_dense(ranker, read_tensors(folder / DENSE), folder / OPTIMIZER),
+            "tables": _restore_tables(ranker, folder, facts),
+        }
+        ranker.steps = int(facts["steps"])
+        if ranker.scaler.dynamic == facts["loss_scaler"]["dynamic"]:
+            ranker.scaler = LossScaler(**facts["loss_scaler"])
+    except ERRORS as error:
+        if lost_the_others(error):
+            raise
+        raise _unreadable(folder, error) from None
+    return report
+
+
+def changes(network: Network, names: Sequence[str], dim: int, optimizer: str, folder: Path) -> dict[str, Any]:
+    """What `restore` would tell of a fresh ranker with tables `names`, of dimension and optimizer: from names and
+    shapes alone. Raises CorruptError where the parent is not readable.
+    """
+    facts = read_facts(folder)
+    try:
+        pieces = _pieces(network, network.state_dict())
+        dense = _compared(_shapes(pieces), read_shapes(folder / DENSE))
+        tables = _table_changes(names, dim, optimizer, facts)
+    except ERRORS as error:
+        raise _unreadable(folder, error) from None
+    return {"dense": {**dense, "restored": len(dense["restored"])}, "tables": tables}
+
+
+def _restore_dense(ranker: Ranker, saved: dict[str, Tensor], optimizer: Path) -> dict[str, Any]:
+    pieces = _pieces(ranker.network, ranker.network.state_dict())
+    report = _fill(pieces, saved)
+    known = {_whole(name) for name in saved if _whole(name) != name}
+    for name in report["new"]:
+        if _whole(name) in known:  # the weights of a new feature
+            pieces[name].detach().zero_()
+    for moment in MOMENTS:
+        fit = {f"{name}/{moment}": piece for name, piece in _moment(ranker, moment).items()}
+        _fill(fit, read_tensors(optimizer, fit))
+    if (rest := _rest(ranker)) and ranker.group is not None and ranker.group.leads:
+        _fill(rest, read_tensors(optimizer, rest))
+    return {**report, "restored": len(report["restored"])}
+
+
+def _pieces(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors named like the network's own, those with named blocks as one view for each: `weight:ROWS:COLUMNS`."""
+    pieces = dict(tensors)
+    for path, module in network.named_modules():
+        for tensor_name, named in getattr(module, "blocks", {}).items():
+            whole = pieces.pop(f"{path}.{tensor_name}", None)
+            views = {} if whole is None else {f"{path}.{tensor_name}": whole}
+            for dim, widths in named.items():
+                views = {
+                    f"{name}:{block}": view
+                    for name, tensor in views.items()
+                    for block, view in zip(widths, torch.split(tensor, list(widths.values()), dim), strict=True)
+                }
+            pieces |= views
+    return pieces
+
+
+def _whole(piece: str) -> str:
+    """The name of the tensor that a piece is a block of, or the piece's own."""
+    path, dot, name = piece.rpartition(".")
+    return path + dot + name.partition(":")[0]
+
+
+def _moment(ranker: Ranker, moment: str) -> dict[str, Tensor]:
+    """One of the optimizer's moments for each piece of the network; the step count is one for a whole parameter."""
+    state = ranker.optimizer.state
+    found = {name: state[p][moment] for name, p in ranker.network.named_parameters()}
+    return found if moment == "step" else _pieces(ranker.network, found)
+
+
+def _rest(ranker: Ranker) -> dict[str, Tensor]:
+    """What a compressed gradient has yet to hand on (see `compression`), for each piece of the network."""
+    if ranker.exchange is None or ranker.exchange.rest_N is None:
+        return {}
+    parts = ranker.optimizer.split(ranker.exchange.rest_N)
+    named = {name: part for (name, _), part in zip(ranker.network.named_parameters(), parts, strict=True)}
+    return {f"{name}/rest": piece for name, piece in _pieces(ranker.network, named).items()}
+
+
+@torch.no_grad()
+def _fill(pieces: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Copies what has the same name and shape; returns the names restored, new, resized and dropped."""
+    report = _compared(_shapes(pieces), _shapes(saved))
+    for name in report["restored"]:
+        pieces[name].copy_(saved[name])
+    return report
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _compared(pieces: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, list[str]]:
+    fits = [name for name, shape in pieces.items() if saved.get(name) == shape]
+    return {
+        "restored": sorted(fits),
+        "new": sorted(pieces.keys() - saved.keys()),
+        "resized": sorted(pieces.keys() & saved.keys() - set(fits)),
+        "dropped": sorted(saved.keys() - pieces.keys()),
+    }
+
+
+def _restore_tables(ranker: Ranker, folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Fills the ranker's tables with the rows of those tables that it has too; returns what became of each."""
+    tables, names = ranker.tables, Layout.from_json(facts["layout"]).namespaces
+    ours = {name: table for table, name in enumerate(tables.names)}
+    moved_to = np.array([ours.get(name, -1) for name in names] or [-1], np.int16)
+    index = read_tensors(folder / EMBEDDINGS, ("keys", "tables", "defaults"))
+    history = read_tensors(
+        folder / OPTIMIZER, tuple(f"embeddings/{n}" for n in ("days", "counts", "defaults", "sketch"))
+    )
+    table_R = moved_to[index["tables"]]
+    kept_R = table_R >= 0
+    rows_K = tables.load(
+        index["keys"].numpy()[kept_R],
+        table_R[kept_R],
+        history["embeddings/days"].numpy()[kept_R],
+        history["embeddings/counts"].numpy()[kept_R],
+    )
+    rows_R = np.full(len(kept_R), -1, np.int32)
+    rows_R[kept_R] = rows_K
+    same_optimizer = facts["embedding_optimizer"] == tables.optimizer.name
+    parts = zip(
+        read_rows(folder / EMBEDDINGS, "weights"), read_rows(folder / OPTIMIZER, "embeddings/state"), strict=True
+    )
+    for (begin, weight_RD), (_, state_RK) in parts:
+        rows = rows_R[begin : begin + len(weight_RD)]
+        kept = rows >= 0
+        _write_leading(ranker, rows[kept], weight_RD[kept], state_RK[kept] if same_optimizer else None)
+    old_T = np.flatnonzero(moved_to[: len(names)] >= 0)
+    states = history["embeddings/defaults"].numpy()[old_T]
+    defaults = index["defaults"].numpy()
+    _write_leading(ranker, moved_to[old_T].astype(np.int32), defaults[old_T], states if same_optimizer else None)
+    if tables.sketch is not None and "embeddings/sketch" in history:
+        tables.sketch.counts[:] = history["embeddings/sketch"].numpy()
+    return _table_changes(tables.names, tables.dim, tables.optimizer.name, facts)
+
+
+def _table_changes(names: Sequence[str], dim: int, optimizer: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    sizes, parent_dim = facts["table_rows"], facts["architecture"]["embedding_dim"]
+    parent_optimizer = facts["embedding_optimizer"]
+    return {
+        "restored": {name: rows for name, rows in sizes.items() if name in names},
+        "new": sorted(set(names) - sizes.keys()),
+        "resized": {} if dim == parent_dim else {"from": parent_dim, "to": dim},
+        "dropped": {name: rows for name, rows in sizes.items() if name not in names},
+        "optimizer": {} if optimizer == parent_optimizer else {"from": parent_optimizer, "to": optimizer},
+    }
+
+
+def _write_leading(ranker: Ranker, rows_N: Any, weight_ND: Any, state_NK: Any | None) -> None:
+    """Sets rows; of another dimension, as many of their leading columns as fit. Without a state theirs starts anew."""
+    rows, dim = ranker.tables.rows, weight_ND.shape[1]
+    if dim == rows.dim and state_NK is not None:
+        rows.write(rows_N, weight_ND, state_NK)
+        return
+    width = min(dim, rows.dim)
+    ours_ND, ours_NK = rows.read(rows_N)
+    ours_ND[:, :width] = weight_ND[:, :width]
+    if state_NK is not None and state_NK.shape[1] == ours_NK.shape[1]:
+        ours_NK = state_NK
+    elif state_NK is not None:  # of each weight: as many moments, each of `dim` columns
+        moments = state_NK.shape[1] // dim
+        ours = ours_NK.reshape(len(rows_N), moments, rows.dim)
+        ours[:, :, :width] = state_NK.reshape(len(rows_N), moments, dim)[:, :, :width]
+    rows.write(rows_N, ours_ND, ours_NK)
+
+
+def digest_of(folder: Path) -> str:
+    """SHA-256 over names, sizes and digests of a folder's files, its manifest aside: the digest the store gives it."""
+    files = {}
+    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json"):
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        files[file.relative_to(folder).as_posix()] = {"sha256": digest, "bytes": file.stat().st_size}
+    return hashlib.sha256((json.dumps(files, indent=1, sort_keys=True) + "\n").encode()).hexdigest()
+
+
+def _unreadable(place: Path, error: Exception) -> CorruptError:
+    return CorruptError(
+        f"{place}: not a readable checkpoint ({type(error).__name__}: {error}); restore it from a backup, or rebuild"
+        " with `recloop chain replay --from DAY`"
+    )

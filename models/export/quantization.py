@@ -1,0 +1,171 @@
+"""From a ranker's dense part to an ONNX graph, in fp32 or int8.
+
+Weights int8 per output channel, activations uint8 with a constant range per tensor, found from histograms over
+calibration rows. The inputs of the first layer differ in range by orders of magnitude, so their columns are divided by
+the root of their range, which goes into the weights instead (Xiao et al., SmoothQuant, ICML 2023, with α = 1/2). A
+shift of the logits takes out what bias is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pyarrow as pa
+import torch
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from torch import Tensor, nn
+
+from feature_jobs.transforms import Encoded, Floats, encode
+from models.architectures.layers import BlockLinear
+from models.ranking.networks import Standardize, standardize
+from models.ranking.ranker import Ranker
+from models.runtime.onnx_model import Feeds, Graph
+
+OPSET = 17
+CALIBRATION_BATCH = 256
+
+
+class _Standardize(nn.Module):
+    """Standardize with its moments made constants."""
+
+    def __init__(self, running: Standardize) -> None:
+        super().__init__()
+        self.mean_K, self.deviation_K = map(nn.Buffer, running.constants())
+
+    def forward(self, numbers_BK: Tensor) -> Tensor:
+        return standardize(numbers_BK, self.mean_K, self.deviation_K)
+
+
+class _Smoothed(nn.Module):
+    """A layer whose input columns are divided by `divisor_I` and its weights multiplied by it."""
+
+    def __init__(self, layer: BlockLinear, divisor_I: Tensor) -> None:
+        super().__init__()
+        self.factor_I = nn.Buffer(1 / divisor_I)
+        self.layer = layer
+        layer.weight.data.mul_(divisor_I)
+
+    def forward(self, input_BI: Tensor) -> Tensor:
+        return self.layer(input_BI * self.factor_I)  # type: ignore[no-any-return]
+
+
+class _Serving(nn.Module):
+    """Embeddings and numbers in, probabilities [B, T] out."""
+
+    def __init__(self, ranker: Ranker, divisor_I: Tensor) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(ranker.network).eval()
+        self.network.standardize = _Standardize(ranker.network.standardize)  # type: ignore[assignment]
+        # Each layer for itself: some architectures multiply input columns with each other too, as they are.
+        for path, layer in list(self.network.architecture.named_modules()):
+            if isinstance(layer, BlockLinear) and layer.blocks["weight"].get(1) == self.network.widths:
+                self.network.architecture.set_submodule(path, _Smoothed(layer, divisor_I))
+        self.shift_T = nn.Buffer(torch.zeros(len(ranker.tasks)))
+
+    def forward(self, emb_BFD: Tensor, numbers_BK: Tensor) -> Tensor:
+        return (self.network(emb_BFD, numbers_BK) + self.shift_T).sigmoid()  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def largest_inputs(ranker: Ranker, graph: Graph, samples: pa.Table) -> Tensor:
+    """The largest absolute value [I] of each input column of the architecture over some rows."""
+    largest = []
+    for encoded in _batches(graph, samples):
+        emb_BFD, numbers_BK = graph.embed(encoded), torch.from_numpy(encoded.numbers_NK)
+        inputs = [torch.from_numpy(emb_BFD).flatten(1), ranker.network.standardize(numbers_BK)]
+        largest.append(torch.cat(inputs, 1).abs().amax(0))
+    return torch.stack(largest).amax(0)
+
+
+def write_graph(ranker: Ranker, file: Path, largest_I: Tensor | None = None) -> None:
+    """Writes the dense part as an ONNX graph. `largest_I` smooths the first layers' inputs."""
+    layout, widths = ranker.layout, ranker.network.widths
+    divisor_I = torch.ones(sum(widths.values())) if largest_I is None else largest_I.clamp(min=1e-4).sqrt()
+    module = _Serving(ranker, divisor_I).eval()
+    num_embedded = len(layout.slots) + len(layout.bags)
+    example = (torch.zeros(2, num_embedded, ranker.model.embedding_dim), torch.zeros(2, len(layout.numbers)))
+    axes = {name: {0: "B"} for name in ("embeddings", "numbers", "probabilities")}
+    with warnings.catch_warnings():
+        # The exporter that traces: the newer one takes 100 times as long for the same graph.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module, example, str(file), input_names=["embeddings", "numbers"], output_names=["probabilities"],
+            dynamic_axes=axes, opset_version=OPSET, dynamo=False,
+        )  # fmt: skip
+    _strip(file)
+
+
+def quantize_dense(source: Path, target: Path, graph: Graph, samples: pa.Table) -> None:
+    """Quantizes the dense layers of a written graph, with ranges of activations seen on `samples`."""
+    with _quiet():
+        quantize_static(
+            source,
+            target,
+            _Calibration(graph, samples),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Gemm", "MatMul"],
+            per_channel=True,
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.Percentile,
+            # A logit in 256 steps would cost more calibration than all the rest: outputs stay fp32.
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
+        )
+    _strip(target)
+
+
+def correct_bias(file: Path, wanted_NT: Floats, found_NT: Floats) -> None:
+    """Shifts each task's logit so that int8 scores average what fp32 scores do (Nagel et al., ICCV 2019).
+
+    Rounding alone moves the mean of a rare task by a few percent.
+    """
+    model = onnx.load(file)
+    (shift_T,) = (tensor for tensor in model.graph.initializer if tensor.name == "shift_T")
+    wanted_T, found_T = (scores.mean(0, dtype=np.float64).clip(1e-9, 1 - 1e-9) for scores in (wanted_NT, found_NT))
+    logits_T = np.log(wanted_T / (1 - wanted_T)) - np.log(found_T / (1 - found_T))
+    shift_T.CopyFrom(onnx.numpy_helper.from_array(logits_T.astype(np.float32), shift_T.name))
+    onnx.save(model, file)
+
+
+class _Calibration(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, graph: Graph, samples: pa.Table) -> None:
+        self._feeds = (graph.feeds(encoded) for encoded in _batches(graph, samples))
+
+    def get_next(self) -> Feeds | None:
+        return next(self._feeds, None)
+
+
+def _batches(graph: Graph, samples: pa.Table) -> Iterator[Encoded]:
+    # ONNX Runtime stacks the batches' activations: all must be of one size, so a smaller last one is left out.
+    num_batches = max(1, len(samples) // CALIBRATION_BATCH)
+    for begin in range(0, num_batches * CALIBRATION_BATCH, CALIBRATION_BATCH):
+        yield encode(samples.slice(begin, CALIBRATION_BATCH), graph.layout)
+
+
+def _strip(file: Path) -> None:
+    """Takes out texts that name places of the machine which made the graph."""
+    model = onnx.load(file)
+    model.doc_string = model.graph.doc_string = ""
+    for node in model.graph.node:
+        node.doc_string = ""
+    onnx.save(model, file)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantizer prints to stdout, which belongs to the step's result, and warns of what is done on purpose."""
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

@@ -1,0 +1,53 @@
+"""Where a ranker computes and its rows live, as `train.device`, `train.cache_rows`, `train.rows_folder` and, in a group
+of processes, `train.distributed` say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from feature_jobs.schema import Embedding, Model, Train
+from feature_jobs.transforms import Layout
+from models.distributed.process_group import Group
+from models.ranking.device_ranker import DeviceRanker, choose_device, device_of_rank, rows_on
+from models.ranking.ranker import Ranker
+from models.sparse.cached import CachedRows
+from models.sparse.optimizers import Optimizer
+from models.sparse.records import FileRecords, MemoryRecords
+from models.sparse.rows import HostRows
+from models.sparse.sharded import ShardedRows
+from models.sparse.tables import RESERVED_ROWS
+
+
+def make_ranker(
+    layout: Layout,
+    tasks: tuple[str, ...],
+    model: Model,
+    train: Train,
+    embeddings: Mapping[str, Embedding],
+    *,
+    scratch: Path,
+    group: Group | None = None,
+) -> Ranker:
+    """A fresh ranker. `scratch`: a folder where rows may lie in a file without a name."""
+    if group is not None:
+        device = device_of_rank(group, choose_device(train.device))
+        sharded = ShardedRows(
+            model.embedding_dim, train, layout.namespaces, layout.feature_tables, group, device=device
+        )
+        ranker = Ranker(layout, tasks, model, train, embeddings, rows=sharded, group=group)
+        sharded.bind(ranker.tables)
+        return ranker
+    optimizer, dim = Optimizer(train.embedding_optimizer, train.embedding_epsilon), model.embedding_dim
+    folder = Path(train.rows_folder) if train.rows_folder else scratch
+    width, device = dim + optimizer.state_width(dim), choose_device(train.device)
+    if device.type != "cpu":
+        in_file = train.rows_folder is not None
+        records = FileRecords(RESERVED_ROWS, width, folder) if in_file else MemoryRecords(RESERVED_ROWS, width)
+        rows = rows_on(device, dim, optimizer, train, records)
+        return DeviceRanker(layout, tasks, model, train, embeddings, rows=rows, device=device)
+    if train.cache_rows is None:
+        return Ranker(layout, tasks, model, train, embeddings)
+    cache = HostRows(dim, optimizer, train.cache_rows)
+    rows = CachedRows(cache, train.cache_rows, FileRecords(RESERVED_ROWS, width, folder))
+    return Ranker(layout, tasks, model, train, embeddings, rows=rows)

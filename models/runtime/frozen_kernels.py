@@ -1,0 +1,94 @@
+"""The kernel of the frozen table: from keys of ids to the embeddings that the dense part reads, in one pass.
+
+Shapes: B samples, F features, D dim, R rows, W width of a row, T tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from models.kernels.simd import fill, load, load_bf16, load_int4, load_int8, load_int64, prefetch, store, total
+
+CHUNK = 256  # keys whose cache lines are asked for together
+SIGN = np.uint64(1 << 63)
+SCALE_BYTES = 2
+
+
+def row_bytes(dim: int, bits: int) -> int:
+    """Bytes of a row of 4 or 8 bits: its scale in bfloat16, its weights, and a byte more where that makes the scale
+    aligned. Of 32: its weights alone."""
+    if bits == 32:
+        return 4 * dim
+    weight_bytes = dim if bits == 8 else (dim + 1) // 2
+    return SCALE_BYTES + weight_bytes + weight_bytes % 2
+
+
+@njit(inline="always")
+def _bucket(key, shift):
+    """Keys ascend as signed numbers; with the sign flipped their top bits do as unsigned ones."""
+    return np.int64((np.uint64(key) ^ SIGN) >> np.uint64(shift))
+
+
+@njit(nogil=True, cache=True)
+def _find(address, begin, size, keys_R, starts, shift, row_C):
+    """Rows of `size` keys from `begin` on; -1 for an unknown key."""
+    for i in range(size):
+        prefetch(starts, _bucket(load_int64(address, begin + i), shift))
+    for i in range(size):
+        prefetch(keys_R, np.int64(starts[_bucket(load_int64(address, begin + i), shift)]))
+    for i in range(size):
+        key = load_int64(address, begin + i)
+        bucket = _bucket(key, shift)
+        row, end = np.int64(starts[bucket]), np.int64(starts[bucket + 1])
+        while row < end and keys_R[row] < key:
+            row += 1
+        row_C[i] = row if row < end and keys_R[row] == key else -1
+
+
+@lru_cache
+def embed(dim: int, bits: int) -> Callable[..., Any]:
+    """Adds the mean of each sample's rows of each feature to `emb_BFD`, zeros before; an unknown id counts with its
+    table's default row. A feature is its keys, and offsets [B + 1] where each sample's begin, both by address.
+
+    `rows_RW` holds rows of 4 or 8 bits as bytes (see `row_bytes`), or of 32 as float32.
+    """
+    width = dim if bits == 32 else row_bytes(dim, bits)
+
+    @njit(nogil=True, cache=True)
+    def kernel(address_F, offsets_F, table_F, keys_R, starts, shift, rows_RW, default_TD, emb_BFD):
+        num_samples, num_features = emb_BFD.shape[0], emb_BFD.shape[1]
+        row_C = np.empty(CHUNK, np.int64)
+        for f in range(num_features):
+            num_values = load_int64(offsets_F[f], num_samples)
+            sample, end, share = np.int64(-1), np.int64(0), np.float32(0)
+            for begin in range(0, num_values, CHUNK):
+                size = min(CHUNK, num_values - begin)
+                _find(address_F[f], begin, size, keys_R, starts, shift, row_C)
+                for i in range(size):
+                    prefetch(rows_RW, row_C[i] * width)
+                    prefetch(rows_RW, row_C[i] * width + width - 1)
+                for i in range(size):
+                    while begin + i == end:
+                        first, sample = end, sample + 1
+                        end = load_int64(offsets_F[f], sample + 1)
+                        share = np.float32(1) / np.float32(max(end - first, 1))
+                    if row_C[i] < 0:
+                        weights = load(default_TD, table_F[f] * dim, dim) * fill(share, dim)
+                    elif bits == 32:
+                        weights = load(rows_RW, row_C[i] * width, dim) * fill(share, dim)
+                    else:
+                        scale = total(load_bf16(rows_RW, row_C[i] * width, 1))
+                        if bits == 8:
+                            whole = load_int8(rows_RW, row_C[i] * width + SCALE_BYTES, dim)
+                        else:
+                            whole = load_int4(rows_RW, row_C[i] * width + SCALE_BYTES, dim)
+                        weights = whole * fill(scale * share, dim)
+                    place = (sample * num_features + f) * dim
+                    store(emb_BFD, place, load(emb_BFD, place, dim) + weights)
+
+    return kernel

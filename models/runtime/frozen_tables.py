@@ -1,0 +1,217 @@
+"""Frozen tables for serving: 1e8 rows of dim 16 in 2.7 GB at 8 bits, 1.9 GB at 4, ids included, read where the file is
+mapped.
+
+    keys      int64   [R]         ascending, of all tables
+    starts    uint32  [2^b + 1]   where the rows of each bucket begin: of the keys with equal first b bits
+    rows      uint8   [R, W]      a row's scale in bfloat16, then its D weights, symmetric: one or two cache lines.
+                                  At 4 bits two a byte, those of the first half of D low, of the second high
+    defaults  float32 [T, D]      what an unknown id of each table reads
+
+Keys are well mixed, so their first bits all but tell their place: a bucket holds 4 to 8 keys, a line or two of cache.
+There is no row number and no empty entry. The file's metadata tells the bits.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save_file
+
+from feature_jobs.errors import CorruptError
+from models.runtime import frozen_kernels as kernels
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+
+KEYS_PER_BUCKET = 8
+CHUNK_ROWS = 1 << 20
+MOST_ROWS = (1 << 32) - 1  # of `starts`
+DTYPES = {
+    "keys": ("I64", np.int64),
+    "starts": ("U32", np.uint32),
+    "rows": ("U8", np.uint8),
+    "defaults": ("F32", np.float32),
+}
+
+
+@dataclass(frozen=True)
+class FrozenTable:
+    """Rows by key: of 4 or 8 `bits` as the module tells, or of 32: float32 [R, D] in `rows_RW`."""
+
+    keys_R: Ints
+    starts: npt.NDArray[np.uint32]
+    rows_RW: Bytes | Floats
+    default_TD: Floats
+    bits: int
+
+    @classmethod
+    def of(cls, keys_R: Ints, rows_RW: Bytes | Floats, default_TD: Floats, bits: int = 32) -> FrozenTable:
+        """Indexes rows in ascending order of key, without a copy.
+
+        Raises ValueError for keys out of order or there twice, and for more rows than 32 bits count.
+        """
+        if len(keys_R) > MOST_ROWS:
+            raise ValueError(f"{len(keys_R)} rows; a table holds {MOST_ROWS}: split it by feature")
+        _check_order(keys_R)
+        prefix = max((len(keys_R) // KEYS_PER_BUCKET).bit_length(), 1)
+        starts = np.empty((1 << prefix) + 1, np.uint32)
+        for part in slices(1 << prefix):
+            first_C = (np.arange(part.start, part.stop, dtype=np.uint64) << np.uint64(64 - prefix)) ^ kernels.SIGN
+            starts[part] = np.searchsorted(keys_R, first_C.view(np.int64))
+        starts[-1] = len(keys_R)
+        return cls(keys_R, starts, rows_RW, default_TD, bits)
+
+    @classmethod
+    def from_sorted(
+        cls, chunks: Iterable[tuple[Ints, Bytes]], num_rows: int, default_TD: Floats, bits: int
+    ) -> FrozenTable:
+        """From chunks of keys [C] and rows [C, W] of `bits` (see `quantize_rows`), ascending, `num_rows` rows in all.
+
+        Needs no memory but the table's own. Raises ValueError as `of`, and for another number of rows.
+        """
+        keys_R = np.empty(num_rows, np.int64)
+        rows_RW = np.empty((num_rows, kernels.row_bytes(default_TD.shape[1], bits)), np.uint8)
+        end = 0
+        for keys_C, rows_CW in chunks:
+            begin, end = end, end + len(keys_C)
+            if end <= num_rows:
+                keys_R[begin:end], rows_RW[begin:end] = keys_C, rows_CW
+        if end != num_rows:
+            raise ValueError(f"{end} rows came where {num_rows} were told")
+        return cls.of(keys_R, rows_RW, default_TD, bits)
+
+    @classmethod
+    def load(cls, file: Path) -> FrozenTable:
+        """Maps a saved table: nothing is read but its header. Raises CorruptError where it is not one."""
+        try:
+            arrays, bits = _mapped(file)
+            table = cls(arrays["keys"], arrays["starts"], arrays["rows"], arrays["defaults"], bits)
+            num_rows, prefix = len(table), len(table.starts).bit_length() - 1
+            if bits not in (4, 8):
+                raise ValueError(f"rows of {bits} bits, where this code reads 4 or 8")
+            if table.rows_RW.shape != (num_rows, kernels.row_bytes(table.dim, bits)):
+                raise ValueError(f"rows {table.rows_RW.shape} for {num_rows} keys of dim {table.dim} at {bits} bits")
+            if len(table.starts) != (1 << prefix) + 1 or (table.starts[0], table.starts[-1]) != (0, num_rows):
+                raise ValueError(f"starts do not end at {num_rows}")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CorruptError(f"{file}: not a readable table ({error}); fetch the export again") from None
+        return table
+
+    def save(self, file: Path) -> None:
+        """Writes rows of 4 or 8 bits as safetensors; equal tables give equal bytes."""
+        arrays = {"keys": self.keys_R, "starts": self.starts, "rows": self.rows_RW, "defaults": self.default_TD}
+        tensors = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        save_file(tensors, file, {"bits": str(self.bits)})
+        file.chmod(0o644)  # safetensors makes them readable by their owner alone
+
+    def __len__(self) -> int:
+        return len(self.keys_R)
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return int(self.default_TD.shape[1])
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all arrays."""
+        return self.keys_R.nbytes + self.starts.nbytes + self.rows_RW.nbytes + self.default_TD.nbytes
+
+    def embed(
+        self, slots: Sequence[Ints], bags: Sequence[tuple[Ints, Ints]], table_F: Sequence[int], num_samples: int
+    ) -> Floats:
+        """Embeddings [B, F, D] of slots (keys [B] each), then the means of bags (keys [V], offsets [B + 1]; zeros for
+        an empty one). `table_F` says whose default row an unknown id reads. Raises ValueError for keys amiss in number.
+        """
+        emb_BFD = np.zeros((num_samples, len(table_F), self.dim), np.float32)
+        if not len(table_F):
+            return emb_BFD
+        one_each = np.arange(num_samples + 1)
+        features = [(keys_B, one_each) for keys_B in slots] + list(bags)
+        features = [(np.ascontiguousarray(k, np.int64), np.ascontiguousarray(o, np.int64)) for k, o in features]
+        for f, (keys, offsets) in enumerate(features):  # the kernel reads them by address
+            if len(offsets) != num_samples + 1 or offsets[-1] != len(keys):
+                raise ValueError(f"feature {f}: {len(keys)} keys and {len(offsets)} offsets for {num_samples} samples")
+        kernels.embed(self.dim, self.bits)(
+            np.array([keys.ctypes.data for keys, _ in features], np.int64),
+            np.array([offsets.ctypes.data for _, offsets in features], np.int64),
+            np.array(table_F, np.int64),
+            self.keys_R,
+            self.starts,
+            65 - len(self.starts).bit_length(),
+            self.rows_RW,
+            self.default_TD,
+            emb_BFD,
+        )
+        return emb_BFD
+
+
+def quantize_rows(weight_ND: Floats, bits: int) -> Bytes:
+    """Rows [N, W] of 4 or 8 bits: symmetric, a scale each, which is rounded up so that no weight is clipped.
+
+    Raises ValueError for a weight that is not finite.
+    """
+    num_rows, dim = weight_ND.shape
+    largest_N = np.abs(weight_ND).max(1, initial=0)
+    if not np.isfinite(largest_N).all():
+        raise ValueError(f"row {int(np.argmin(np.isfinite(largest_N)))} has a weight that is not finite; train again")
+    most = np.float32((1 << (bits - 1)) - 1)
+    half_N = ((largest_N / most).view(np.uint32) + np.uint32(0xFFFF)) >> np.uint32(16)
+    scale_N = (half_N << np.uint32(16)).view(np.float32)
+    divisor_N = np.where(scale_N > 0, scale_N, np.float32(1))
+    whole_ND = np.rint(weight_ND / divisor_N[:, None]).astype(np.int8).view(np.uint8)
+    if bits == 4:
+        whole_ND = _pairs(whole_ND)
+    rows_NW = np.zeros((num_rows, kernels.row_bytes(dim, bits)), np.uint8)
+    rows_NW[:, : kernels.SCALE_BYTES] = half_N.astype("<u2").view(np.uint8).reshape(-1, 2)
+    rows_NW[:, kernels.SCALE_BYTES : kernels.SCALE_BYTES + whole_ND.shape[1]] = whole_ND
+    return rows_NW
+
+
+def _pairs(whole_ND: Bytes) -> Bytes:
+    """Int4 of the first half of D in the low bits, of the second in the high ones."""
+    dim = whole_ND.shape[1]
+    half = (dim + 1) // 2
+    pairs_NH: Bytes = whole_ND[:, :half] & np.uint8(15)
+    pairs_NH[:, : dim // 2] |= whole_ND[:, half:] << np.uint8(4)
+    return pairs_NH
+
+
+def slices(num_rows: int) -> Iterator[slice]:
+    """Ranges of CHUNK_ROWS rows."""
+    for begin in range(0, num_rows, CHUNK_ROWS):
+        yield slice(begin, min(begin + CHUNK_ROWS, num_rows))
+
+
+def _check_order(keys_R: Ints) -> None:
+    for part in slices(len(keys_R)):
+        keys_C = keys_R[part.start : part.stop + 1]
+        wrong = np.flatnonzero(keys_C[1:] <= keys_C[:-1])
+        if len(wrong):
+            place = part.start + int(wrong[0]) + 1
+            raise ValueError(
+                f"key {keys_R[place]} at place {place} comes after {keys_R[place - 1]}: give each key once, ascending"
+            )
+
+
+def _mapped(file: Path) -> tuple[dict[str, npt.NDArray], int]:  # type: ignore[type-arg]
+    """The arrays of a safetensors file where they lie in its pages (the library's own reader copies them), and the bits
+    of its rows; files without them are from when all had 8."""
+    with file.open("rb") as stream:
+        memory = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    begin = 8 + int.from_bytes(memory[:8], "little")
+    header = json.loads(memory[8:begin])
+    arrays = {}
+    for name, (code, dtype) in DTYPES.items():
+        if header[name]["dtype"] != code:
+            raise ValueError(f"{name} are {header[name]['dtype']}, not {code}")
+        shape, (first, _) = header[name]["shape"], header[name]["data_offsets"]
+        arrays[name] = np.frombuffer(memory, dtype, int(np.prod(shape)), begin + first).reshape(shape)
+    return arrays, int(header.get("__metadata__", {}).get("bits", 8))

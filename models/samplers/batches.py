@@ -1,0 +1,131 @@
+"""From a samples file to batches: streamed in blocks, shuffled inside a block, never padded.
+
+Shapes: N rows of a block, B of a batch, S slots, K numbers, T tasks, V values of a bag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from feature_jobs.errors import BadInputError, CorruptError
+from feature_jobs.transforms import Ints, Layout, encode
+from models.sparse.lookup import Ids
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Keys of ids, numbers (NaN = null), labels (NaN = unknown)."""
+
+    ids: Ids
+    numbers_BK: Floats
+    labels_BT: Floats
+
+    def __len__(self) -> int:
+        return len(self.labels_BT)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Encoded rows of a samples file: for each slot its keys [N], for each bag its keys [V] and offsets [N + 1]."""
+
+    slots: list[Ints]
+    bags: list[tuple[Ints, Ints]]
+    numbers_NK: Floats
+    labels_NT: Floats
+
+    def __len__(self) -> int:
+        return len(self.labels_NT)
+
+    def batches(self, batch_size: int, order_N: Ints | None = None) -> Iterator[Batch]:
+        """Batches in the given order. Their sizes differ by one at most, so no small rest takes a full step."""
+        num_batches = max(1, -(-len(self) // batch_size))
+        for number in range(num_batches):
+            begin, end = (len(self) * n // num_batches for n in (number, number + 1))
+            if order_N is None:  # views: nothing is copied
+                bags = [(keys[o[begin] : o[end]], o[begin : end + 1] - o[begin]) for keys, o in self.bags]
+                ids = Ids([keys_N[begin:end] for keys_N in self.slots], bags)
+                yield Batch(ids, self.numbers_NK[begin:end], self.labels_NT[begin:end])
+            else:
+                index_B = order_N[begin:end]
+                ids = Ids([keys_N.take(index_B) for keys_N in self.slots], [_take(*bag, index_B) for bag in self.bags])
+                yield Batch(ids, self.numbers_NK[index_B], self.labels_NT[index_B])
+
+
+def make_block(samples: pa.Table, layout: Layout, tasks: tuple[str, ...]) -> Block:
+    """Encodes a table."""
+    encoded = encode(samples, layout)
+    labels_NT = np.stack([_label(samples, task) for task in tasks], 1)
+    return Block(encoded.slots, list(encoded.bags.values()), encoded.numbers_NK, labels_NT)
+
+
+def _take(keys_V: Ints, offsets: Ints, index_B: Ints) -> tuple[Ints, Ints]:
+    begin_B = offsets[index_B]
+    taken = np.concatenate([[0], np.cumsum(offsets[index_B + 1] - begin_B)])
+    shift_B = begin_B - taken[:-1]
+    return keys_V[np.arange(taken[-1]) + np.repeat(shift_B, np.diff(taken))], taken
+
+
+def _label(samples: pa.Table, task: str) -> Floats:
+    name = f"label.{task}"
+    if name not in samples.column_names:  # scoring rows that have no labels
+        return np.full(samples.num_rows, np.nan, np.float32)
+    column = pc.fill_null(samples.column(name).cast(pa.float32()), float("nan"))
+    return np.asarray(column.to_numpy(), np.float32)
+
+
+def open_samples(file: Path, layout: Layout, tasks: tuple[str, ...]) -> pq.ParquetFile:
+    """Opens samples.parquet and checks its columns.
+
+    Raises CorruptError where it is not readable, BadInputError where a column is missing or it holds no row.
+    """
+    try:
+        parquet = pq.ParquetFile(file)
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptError(f"{file}: not readable as Parquet ({error}); run the join step of this day again") from None
+    have = set(parquet.schema_arrow.names)
+    missing = [name for name in layout.columns + [f"label.{task}" for task in tasks] if name not in have]
+    if missing:
+        raise BadInputError(f"{file}: no column {', '.join(missing)}; run the join step with this scenario")
+    if not parquet.metadata.num_rows:
+        raise BadInputError(f"{file}: no rows; a day without events trains nothing: narrow data.days or land the day")
+    return parquet
+
+
+def read_blocks(
+    parquet: pq.ParquetFile, begin: int, end: int, block_rows: int, columns: list[str]
+) -> Iterator[pa.Table]:
+    """Rows [begin, end) in tables of at most `block_rows`, reading only the row groups that hold them."""
+    sizes = [parquet.metadata.row_group(g).num_rows for g in range(parquet.metadata.num_row_groups)]
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    wanted = [g for g in range(len(sizes)) if starts[g] < end and starts[g + 1] > begin]
+    position = int(starts[wanted[0]]) if wanted else end
+    for batch in parquet.iter_batches(batch_size=block_rows, row_groups=wanted, columns=columns, use_threads=False):
+        low, high = max(begin - position, 0), min(end - position, len(batch))
+        if low < high:
+            yield pa.Table.from_batches([batch.slice(low, high - low)])
+        position += len(batch)
+
+
+def encoded_blocks(tables: Iterator[pa.Table], layout: Layout, tasks: tuple[str, ...]) -> Iterator[Block]:
+    """Blocks of tables, read and encoded one ahead of use by a thread."""
+
+    def next_block() -> Block | None:
+        table = next(tables, None)
+        return None if table is None else make_block(table, layout, tasks)
+
+    with ThreadPoolExecutor(1, "reader") as reader:
+        ahead = reader.submit(next_block)
+        while (block := ahead.result()) is not None:
+            ahead = reader.submit(next_block)
+            yield block

@@ -1,0 +1,61 @@
+"""The lookup of a batch on a device, and what the plain and the fused updates of rows there share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from models.sparse.rows import Step
+
+if TYPE_CHECKING:
+    from models.sparse.lookup import Lookup
+
+FIRST_DECAY, SECOND_DECAY = 0.9, 0.999
+
+
+def upload(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """The array on the device. To CUDA through pinned memory, without waiting for the copy."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+@dataclass(frozen=True)
+class DeviceLookup:
+    """`Lookup` on a device."""
+
+    num_features: int
+    places_BS: Tensor
+    bags: list[tuple[Tensor, Tensor, Tensor]]  # places_V, offsets, scale_B
+    places_U: Tensor
+    offsets_U: Tensor
+    segments_N: Tensor
+    scale_S: Tensor
+    weight_PD: Tensor | None
+
+    @classmethod
+    def of(cls, lookup: Lookup, device: torch.device) -> DeviceLookup:
+        """Uploads."""
+        bags = [
+            (upload(places_V, device), upload(offsets.astype(np.int32), device), upload(scale_B, device))
+            for places_V, offsets, scale_B in lookup.bags
+        ]
+        return cls(
+            lookup.num_features,
+            upload(lookup.places_BS, device),
+            bags,
+            upload(lookup.places_U, device),
+            upload(lookup.offsets_U, device),
+            upload(lookup.segments_N, device),
+            upload(lookup.scale_S, device),
+            None if lookup.weight_PD is None else upload(lookup.weight_PD, device),
+        )
+
+
+def adam_corrections(step: Step) -> tuple[float, float]:
+    """The rate for a first moment and the scale of a second, both free of their bias to zero."""
+    return step.rate / (1 - FIRST_DECAY**step.number), 1 / (1 - SECOND_DECAY**step.number)

@@ -1,0 +1,269 @@
+"""A day of training: predict, then learn, in one pass.
+
+1. The parent, carried over to the features of today, scores the whole day, of which it has learned nothing: the
+   progressive scores.
+2. It learns the day's first rows, shuffled; `train.holdout_share` of the rows, the last by event time, wait.
+3. It scores those: the gate's scores, of the challenger that the day may promote.
+4. It learns them too, and 5. is written, with the scores.
+
+Everything random is seeded by scenario, day and `train.seed`; equal inputs give equal bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from feature_jobs.schema import Scenario
+from feature_jobs.transforms import Layout
+from models.checkpoints import checkpoint as checkpoints
+from models.checkpoints.snapshots import Position, Snapshots
+from models.distributed.process_group import Group
+from models.metrics import scores as metrics
+from models.ranking.placement import make_ranker
+from models.ranking.ranker import Ranker
+from models.ranking.thread_pool import ThreadPool
+from models.samplers.batches import Block, Floats, encoded_blocks, make_block, open_samples, read_blocks
+from models.training.progress import Progress
+
+KEYS = ["key.event_time", "key.event_row", "key.user"]
+PREDICTIONS_ROWS = 1_000_000
+
+
+def train_day(
+    scenario: Scenario,
+    ds: str,
+    samples: Path,
+    parent: Path | None,
+    output: Path,
+    *,
+    resume: Path | None = None,
+    progress: bool = False,
+    group: Group | None = None,
+) -> dict[str, Any]:
+    """Carries the parent's checkpoint on over a day's samples (folders) and writes the next one into `output`.
+
+    `group`: the processes that train together; all are called alike, and the first writes and returns for all.
+    `resume`: a folder that outlives a killed run; the next run with the same inputs goes on from what lies there.
+    Returns metrics: progressive and holdout metrics per task, rows, rows per second, sizes, statistics of the tables.
+    Raises CorruptError for an unreadable parent or samples file, BadInputError for samples that do not fit.
+    """
+    layout, tasks, leads = Layout.from_scenario(scenario), scenario.tasks, group is None or group.leads
+    parquet = open_samples(samples / "samples.parquet", layout, tasks)
+    num_rows = parquet.metadata.num_rows
+    cut = min(max(round(num_rows * (1 - scenario.train.holdout_share)), 1), max(num_rows - 1, 1))
+    num_passes = num_rows + (num_rows - cut) + (num_rows if parent else 0)  # rows learned, judged, scored
+    with reproducible(_seed(scenario, ds)), ThreadPool(scenario.train.threads) as thread_pool:
+        ranker = make_ranker(
+            layout, tasks, scenario.model, scenario.train, scenario.embeddings, scratch=output, group=group
+        )
+        ranker.thread_pool = thread_pool
+        bar = Progress(f"train {ds}", num_passes, progress, quiet=not leads)
+        day = _Day(scenario, ds, parquet, ranker, Snapshots(resume), bar)
+        if not day.go_on():
+            if parent:
+                day.restored = checkpoints.restore(ranker, parent)
+            ranker.tables.start_day()
+            day.scores["progressive"] = day.score(0, num_rows) if parent else _unknown(num_rows, len(tasks))
+        if not day.position.rest:
+            day.learn(0, cut)
+            day.scores["gate"] = np.concatenate([_unknown(cut, len(tasks)), day.score(cut, num_rows)])
+            day.note(Position(day.position.rows, rest=True))
+        day.learn(cut, num_rows)
+        ranker.tables.make_room(over=day.number)
+        day.progress.close()
+    progressive_NT, gate_NT = day.scores["progressive"], day.scores["gate"]
+    facts = {
+        "format": 1,
+        "scenario": scenario.name,
+        "ds": ds,
+        "parent": checkpoints.digest_of(parent) if parent else None,
+        "num_rows": num_rows,
+        "restored": day.restored,
+    }
+    sent = {}
+    if ranker.exchange is not None:
+        ranker.exchange.gather_rest()
+        sent = ranker.exchange.report()
+    checkpoints.save(ranker, output if leads else None, facts)
+    if not leads:
+        return {}
+    _write_predictions(parquet, tasks, progressive_NT, gate_NT, output / "predictions.parquet")
+    judged = _judge(parquet, tasks, progressive_NT if parent else None, gate_NT)
+    checkpoints.write_json(output / "metrics.json", judged)
+    return {
+        **judged,
+        "num_rows": num_rows,
+        "samples_per_s": round(day.rows_learned / max(day.learn_s, 1e-9)),
+        "learn_s": round(day.learn_s, 3),
+        "score_s": round(day.score_s, 3),
+        "embedding_rows": len(ranker.tables),
+        "tables": ranker.tables.report(),
+        "skipped_steps": ranker.scaler.skipped,
+        "loss_scale": ranker.scaler.scale,
+        **sent,
+        "checkpoint_bytes": sum(file.stat().st_size for file in output.iterdir()),
+    }
+
+
+def score(checkpoint: Path, samples: pa.Table) -> dict[str, Floats]:
+    """Probabilities [N] of each task for rows that have the checkpoint's feature columns.
+
+    Raises CorruptError for an unreadable checkpoint, BadInputError for a missing or mistyped column.
+    """
+    ranker = checkpoints.load(checkpoint)
+    scores_NT = ranker.score(make_block(samples, ranker.layout, ranker.tasks))
+    return {task: scores_NT[:, t] for t, task in enumerate(ranker.tasks)}
+
+
+@dataclass
+class _Day:
+    """The samples of a day, learned and scored by ranges of rows. `position`: what has been learned."""
+
+    scenario: Scenario
+    ds: str
+    parquet: pq.ParquetFile
+    ranker: Ranker
+    snapshots: Snapshots
+    progress: Progress
+    position: Position = field(default_factory=Position)
+    restored: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Floats] = field(default_factory=dict)
+    rows_learned: int = 0
+    learn_s: float = 0.0
+    score_s: float = 0.0
+
+    @property
+    def number(self) -> int:
+        """The day, counted."""
+        return date.fromisoformat(self.ds).toordinal()
+
+    def go_on(self) -> bool:
+        """Goes back to where a killed run was; False where none was."""
+        found = self.snapshots.load(self.ranker)
+        if found is None:
+            return False
+        self.position, self.restored, self.scores = found
+        return True
+
+    def note(self, position: Position) -> None:
+        """Moves on; what is learned is written down every `train.snapshot_rows`."""
+        rows_before = self.position.rows // self.scenario.train.snapshot_rows
+        self.position = position
+        if position.rows // self.scenario.train.snapshot_rows > rows_before:
+            if self.ranker.exchange is not None:
+                self.ranker.exchange.gather_rest()  # with or without a folder: it shows in the bits
+            self.snapshots.save(self.ranker, position, self.restored, self.scores)
+
+    def learn(self, begin: int, end: int) -> None:
+        """One pass over rows [begin, end), shuffled inside blocks of `train.shuffle_rows`."""
+        started = time.perf_counter()
+        for number, block in enumerate(self._blocks(begin, end, self.position.blocks), self.position.blocks):
+            shuffle = np.random.default_rng(_seed(self.scenario, self.ds, begin, number))
+            batches = block.batches(self.scenario.train.batch_size, shuffle.permutation(len(block)))
+            for num_rows, loss in self.ranker.learn(batches, self.number):
+                self.progress.advance(num_rows, f"loss {loss:.4f}")
+            self.rows_learned += len(block)
+            self.note(Position(self.position.rows + len(block), self.position.rest, number + 1))
+        self.learn_s += time.perf_counter() - started
+
+    def _blocks(self, begin: int, end: int, skip: int = 0) -> Iterator[Block]:
+        layout, tasks = self.ranker.layout, self.ranker.tasks
+        columns = layout.columns + [f"label.{task}" for task in tasks]
+        tables = read_blocks(self.parquet, begin, end, self.scenario.train.shuffle_rows, columns)
+        return encoded_blocks(itertools.islice(tables, skip, None), layout, tasks)
+
+    def score(self, begin: int, end: int) -> Floats:
+        """Probabilities [end - begin, T]."""
+        started = time.perf_counter()
+        scores = [_unknown(0, len(self.ranker.tasks))]
+        for block in self._blocks(begin, end):
+            scores.append(self.ranker.score(block))
+            self.progress.advance(len(block), "scoring")
+        self.score_s += time.perf_counter() - started
+        return np.concatenate(scores)
+
+
+@contextlib.contextmanager
+def reproducible(seed: int) -> Iterator[None]:
+    """Seeds torch, asks it for deterministic kernels and one thread each, and puts all back afterwards."""
+    before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.set_num_threads(1)
+        # As use_deterministic_algorithms(True), which imports the whole compiler (2 s) to tell it too.
+        torch.set_deterministic_debug_mode("error")
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before[0])
+            torch.set_deterministic_debug_mode(before[1])
+
+
+def _seed(scenario: Scenario, ds: str, *part: int) -> int:
+    """A seed that is the same in every process: Python's own hash of text is not."""
+    text = "\0".join([scenario.name, ds, str(scenario.train.seed), *map(str, part)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "little")
+
+
+def _unknown(num_rows: int, num_tasks: int) -> Floats:
+    return np.full((num_rows, num_tasks), np.nan, np.float32)
+
+
+def _write_predictions(
+    parquet: pq.ParquetFile, tasks: tuple[str, ...], progressive_NT: Floats, gate_NT: Floats, file: Path
+) -> None:
+    """Keys, labels and scores of every row, a block at a time."""
+    columns = KEYS + [f"label.{task}" for task in tasks]
+    writer, begin = None, 0
+    for table in read_blocks(parquet, 0, parquet.metadata.num_rows, PREDICTIONS_ROWS, columns):
+        rows = slice(begin, begin + len(table))
+        for kind, scores_NT in (("progressive", progressive_NT), ("gate", gate_NT)):
+            for t, task in enumerate(tasks):
+                scores = pa.array(scores_NT[rows, t], pa.float32(), from_pandas=True)  # NaN becomes null
+                table = table.append_column(f"{kind}.{task}", scores)  # noqa: PLW2901
+        table = table.replace_schema_metadata(None)  # noqa: PLW2901
+        writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
+        writer.write_table(table)
+        begin = rows.stop
+    if writer:
+        writer.close()
+
+
+def _judge(
+    parquet: pq.ParquetFile, tasks: tuple[str, ...], progressive_NT: Floats | None, gate_NT: Floats
+) -> dict[str, Any]:
+    """{"progressive": {task: metrics}, "holdout": {task: metrics}}; unknown labels and unscored rows are left out."""
+    table = parquet.read(["key.user", *(f"label.{task}" for task in tasks)])
+    users = table.column("key.user").combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    judged: dict[str, Any] = {"progressive": {}, "holdout": {}}
+    for kind, scores_NT in (("progressive", progressive_NT), ("holdout", gate_NT)):
+        for t, task in enumerate(tasks if scores_NT is not None else ()):
+            assert scores_NT is not None  # noqa: S101 (no task otherwise)
+            labels = table.column(f"label.{task}").cast(pa.float32()).to_numpy()  # null becomes NaN
+            kept = ~(np.isnan(labels) | np.isnan(scores_NT[:, t]))
+            judged[kind][task] = _metrics(users[kept], labels[kept], scores_NT[kept, t])
+    return judged
+
+
+def _metrics(users: Any, labels: Floats, scores: Floats) -> dict[str, float | int | None]:
+    values = {
+        "auc": metrics.auc(labels, scores),
+        "gauc": metrics.gauc(users, labels, scores),
+        "normalized_entropy": metrics.normalized_entropy(labels, scores),
+        "calibration": metrics.calibration(labels, scores),
+    }
+    # JSON knows no NaN: a metric that is undefined (one class only) is null.
+    return {**{k: round(v, 6) if np.isfinite(v) else None for k, v in values.items()}, "rows": len(labels)}

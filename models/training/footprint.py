@@ -1,0 +1,63 @@
+"""What a day's training would begin with: rows and bytes, told before any of it is read or made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from feature_jobs.schema import Scenario
+from feature_jobs.transforms import Layout
+from models.checkpoints import checkpoint as checkpoints
+from models.ranking.networks import Network
+from models.sparse.admission import SKETCH_CELLS
+from models.sparse.id_map import ENTRY_BYTES, capacity_for
+from models.sparse.optimizers import Optimizer
+from models.sparse.tables import BOOKKEEPING_BYTES
+
+FLOAT_BYTES = 4
+
+
+def footprint(scenario: Scenario, parent: Path | None) -> dict[str, Any]:
+    """What the scenario's model would hold, carried on from a parent's folder or made anew.
+
+    {"tables": {name: {"fate", "rows", "weight_bytes", "state_bytes", "bookkeeping_bytes", "row_bytes", "most_bytes",
+    "settings"}}, "id_map_bytes", "sketch_bytes", "cached_rows", "dense": {"parameters", "bytes"}, "changes"}.
+    A fate is `restored`, `new` or `dropped`; `most_bytes` is None without a capacity, `cached_rows` without
+    `train.cache_rows`, `changes` (see `checkpoints.changes`) without a parent. Raises CorruptError for an unreadable
+    parent.
+    """
+    layout, model, train = Layout.from_scenario(scenario), scenario.model, scenario.train
+    names, dim = layout.namespaces, model.embedding_dim
+    network = Network(layout, scenario.tasks, model)
+    found = None
+    if parent is not None:
+        found = checkpoints.changes(network, names, dim, train.embedding_optimizer, parent)
+    kept: dict[str, int] = found["tables"]["restored"] if found else {}
+    dropped: dict[str, int] = found["tables"]["dropped"] if found else {}
+    state_width = Optimizer(train.embedding_optimizer).state_width(dim)
+    row_bytes = FLOAT_BYTES * (dim + state_width) + BOOKKEEPING_BYTES
+    tables: dict[str, dict[str, Any]] = {}
+    for name in names:
+        settings, rows = scenario.embeddings.get(name), kept.get(name, 0)
+        capacity = settings.capacity if settings else None
+        tables[name] = {
+            "fate": "restored" if name in kept else "new",
+            "rows": rows,
+            "weight_bytes": rows * FLOAT_BYTES * dim,
+            "state_bytes": rows * FLOAT_BYTES * state_width,
+            "bookkeeping_bytes": rows * BOOKKEEPING_BYTES,
+            "row_bytes": row_bytes,
+            "most_bytes": capacity * row_bytes if capacity else None,
+            "settings": settings.model_dump(exclude_defaults=True) if settings else {},
+        }
+    tables |= {name: {"fate": "dropped", "rows": rows} for name, rows in dropped.items()}
+    num_parameters = sum(parameter.numel() for parameter in network.parameters())
+    counted = any(table.get("settings", {}).get("min_count", 1) > 1 for table in tables.values())
+    return {
+        "tables": tables,
+        "id_map_bytes": ENTRY_BYTES * capacity_for(sum(kept.values())),
+        "sketch_bytes": SKETCH_CELLS if counted else 0,
+        "cached_rows": train.cache_rows,
+        "dense": {"parameters": num_parameters, "bytes": 3 * FLOAT_BYTES * num_parameters},  # weights, two moments
+        "changes": found,
+    }

@@ -1,0 +1,72 @@
+"""`recloop ingest`, `recloop train`, …: one command for each declared step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tasks.commands.common import STARTED, Context, execution_option, main, with_context
+from tasks.contract import Step
+from tasks.run.modes import launcher_of
+from tasks.steps import STEPS
+
+
+def _options_of(declared: Step) -> list[Any]:
+    if declared.name != "tune":
+        return []
+    return [
+        click.option("--worker", type=int, help="Only add trials, as this of several parallel workers."),
+        click.option("--workers", type=int, help="How many workers there are."),
+    ]
+
+
+def _add(declared: Step) -> None:
+    @click.option("--ds", required=True, help="The day, 2022-04-25.")
+    @click.option("--no-is-done", is_flag=True, help="Exit 0, not 3, where a gate said no and the verdict is kept.")
+    @execution_option
+    @with_context
+    def command(context: Context, ds: str, no_is_done: bool, execution: str, **options: Any) -> None:
+        from tasks.run.runner import run_step
+
+        if "data" in declared.config:  # the steps that read the source's columns
+            context.check()
+        given = {name: value for name, value in options.items() if value is not None}
+        outcome = run_step(
+            declared.name,
+            context.scenario,
+            ds,
+            context.store,
+            options=given,
+            progress=not context.as_json,
+            track=context.track,
+            started=STARTED,
+            launcher=launcher_of(execution),
+        )
+        if declared.name == "tune" and outcome.uri:
+            from tasks.tune import apply_certain
+
+            apply_certain(context.scenario, Path(outcome.uri))
+        if outcome.gate:
+            click.secho(f"gate: {outcome.gate}", err=True, fg="yellow")
+        click.echo(json.dumps(outcome.as_json(), sort_keys=True))
+        click.get_current_context().exit(0 if no_is_done else outcome.exit_code)
+
+    for option in _options_of(declared):
+        command = option(command)
+    first = declared.doc.replace("\n", " ")
+    main.command(declared.name, help=f"{first}\n\nEnds with one JSON line on stdout.")(command)
+
+
+for _declared in STEPS.values():
+    _add(_declared)
+
+
+@main.command("exec-step", hidden=True)
+def exec_step() -> None:
+    """The entry of a step's container: one request on stdin, one answer on stdout."""
+    from tasks.run.exec_step import exec_step
+
+    click.get_current_context().exit(exec_step())

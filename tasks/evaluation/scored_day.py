@@ -1,0 +1,72 @@
+"""The rows of a day that an evaluation judges: labels, users, segments, and who scored them how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from feature_jobs.errors import BadInputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from feature_jobs.schema import Scenario
+
+    Scores = Mapping[str, NDArray[np.floating[Any]]]  # task → [N]
+
+
+@dataclass(frozen=True)
+class ScoredDay:
+    """The N rows of a day in event order: labels (NaN: unknown), users as numbers, segments, and who scored them how.
+
+    `progressive` are the parent's scores before the day was learned; `gate` the challenger's, on the holdout only.
+    """
+
+    labels: Scores
+    users_N: NDArray[Any]
+    segments: dict[str, NDArray[np.bool_]]
+    progressive: Scores | None
+    gate: Scores
+    holdout_N: NDArray[np.bool_]
+
+
+def read_day(scenario: Scenario, samples: Path, checkpoint: Path) -> ScoredDay:
+    """The day's rows from predictions.parquet and the segments of samples.parquet. Raises BadInputError where they are
+    not the same rows."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    predictions = pq.read_table(checkpoint / "predictions.parquet").sort_by("key.event_row")
+    segments = [f"segment.{name}" for name in scenario.evaluate.segments]
+    rows = pq.read_table(samples / "samples.parquet", columns=["key.event_row", *segments]).sort_by("key.event_row")
+    if not rows["key.event_row"].equals(predictions["key.event_row"]):
+        raise BadInputError(
+            f"{checkpoint / 'predictions.parquet'}: {len(predictions)} rows, which are not the {len(rows)} of"
+            f" {samples / 'samples.parquet'}; train this day anew"
+        )
+    gate = {task: _floats(predictions[f"gate.{task}"]) for task in scenario.tasks}
+    progressive = {task: _floats(predictions[f"progressive.{task}"]) for task in scenario.tasks}
+    users = predictions["key.user"].combine_chunks().dictionary_encode()
+    return ScoredDay(
+        labels={task: _floats(predictions[f"label.{task}"]) for task in scenario.tasks},
+        users_N=users.indices.to_numpy(zero_copy_only=False),
+        segments={
+            name: rows[f"segment.{name}"].fill_null(False).to_numpy(zero_copy_only=False)
+            for name in scenario.evaluate.segments
+        },
+        progressive=None if all(np.isnan(scores).all() for scores in progressive.values()) else progressive,
+        gate=gate,
+        holdout_N=np.logical_or.reduce([~np.isnan(scores) for scores in gate.values()]),
+    )
+
+
+def _floats(column: pa.ChunkedArray) -> NDArray[np.floating[Any]]:
+    """Null becomes NaN."""
+    import pyarrow as pa
+
+    floats: NDArray[np.floating[Any]] = column.cast(pa.float32()).to_numpy()
+    return floats

@@ -1,0 +1,306 @@
+"""Execution mode `docker`: a step's function runs in a container that can reach its inputs, its output, and no more.
+
+Folders have the same path inside as outside, so that messages name what a person can open. Inputs are read-only; the
+output, a resumable step's notes and what the step declares to keep are writable; all else is the image's read-only
+file system and a /tmp in memory. There is no network but for steps that talk to the registry. The container ends with
+this process, even where that is killed: see tasks.run.exec_step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from feature_jobs.errors import BadInputError, GateError, KilledError, ParentMissingError, RecloopError, RetryLaterError
+from models.distributed.nodes import Nodes
+from tasks.contract import Step
+from tasks.run.exec_step import request_of
+from tasks.run.launchers import Call, Ran
+
+if TYPE_CHECKING:
+    from docker import APIClient
+
+NOBODY = 10001
+PIDS = 512
+GIB = 1 << 30
+KILLED = 128  # an exit code above says which signal ended it
+STDOUT = 1
+ABANDONED_S = 120.0  # a container is started right after it was made
+ERRORS: dict[int, type[RecloopError]] = {
+    error.exit_code: error for error in (GateError, BadInputError, ParentMissingError, RetryLaterError)
+}
+REGISTRY_SETTINGS = ("MLFLOW_", "AWS_", "RECLOOP_MLFLOW_")
+
+
+@dataclass(frozen=True)
+class ContainerSettings:
+    """`images` and `tag` make up an image's name, recloop/step:0.1.0; `network` is the one that registry steps join."""
+
+    images: str
+    tag: str
+    network: str = ""
+
+    @classmethod
+    def from_environment(cls) -> ContainerSettings:
+        """Reads RECLOOP_IMAGES, RECLOOP_TAG, RECLOOP_DOCKER_NETWORK. The engine is one of this host, at the socket that
+        DOCKER_HOST names, or its usual one."""
+        images, tag, network = (os.environ.get(f"RECLOOP_{name}") for name in ("IMAGES", "TAG", "DOCKER_NETWORK"))
+        return cls(images or "recloop", tag or release(), network or "")
+
+    def image_of(self, declared: Step) -> str:
+        """Name of the step's image."""
+        return f"{self.images}/{declared.role}:{self.tag}"
+
+
+def release() -> str:
+    """The project's version, which its images are tagged with."""
+    return version("recloop")
+
+
+class ContainerLauncher:
+    """See tasks.run.launchers.Launcher."""
+
+    def __init__(self, settings: ContainerSettings) -> None:
+        self._settings = settings
+
+    @classmethod
+    def from_environment(cls) -> ContainerLauncher:
+        """Configured by the environment, see ContainerSettings."""
+        return cls(ContainerSettings.from_environment())
+
+    def launch(self, declared: Step, call: Call) -> Ran:
+        """Raises the step's own error, KilledError with what ended it, BadInputError for what the engine refuses, or
+        RetryLaterError where none answers, or no longer."""
+        import docker
+        import requests
+
+        _refuse_several_machines(declared)
+        environment = registry_environment(declared)
+        writable = writable_folders(declared, call)
+        _hand_over(writable)
+        try:
+            client = docker.from_env(timeout=60).api
+            _sweep(client)
+            run = _Run(client, self._create(client, declared, call, writable))
+            try:
+                code = run.until_end(json.dumps(request_of(declared, call, environment)))
+                if code == 0:
+                    return Ran(**json.loads(run.answer))
+                raise error_of(declared, code, run.answer, out_of_memory=run.ran_out_of_memory(code))
+            finally:
+                run.remove()
+        except docker.errors.ImageNotFound:
+            name = self._settings.image_of(declared)
+            raise BadInputError(f"{name}: no such image on this engine; build it (make images) or pull it") from None
+        except (docker.errors.DockerException, requests.RequestException) as error:
+            if isinstance(error, docker.errors.APIError) and error.is_client_error():
+                refusal = (
+                    f"the container engine at {engine_address()} refuses {declared.name}: {error.explanation or error}"
+                )
+                raise BadInputError(f"{refusal}; see what its declaration and RECLOOP_DOCKER_NETWORK ask for") from None
+            raise RetryLaterError(f"the container engine at {engine_address()} does not answer: {error}") from None
+
+    def _create(self, client: APIClient, declared: Step, call: Call, writable: list[Path]) -> str:
+        scenario, resources = call.config.scenario, declared.resources
+        memory_bytes = int(resources.memory_gib * GIB)
+        uid, gid = identity()
+        host = client.create_host_config(
+            mounts=mounts_of(declared, call, writable),
+            read_only=True,
+            tmpfs={"/tmp": f"rw,noexec,nosuid,nodev,size={memory_bytes},mode=1777"},  # noqa: S108 (the container's)
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges:true"],
+            pids_limit=PIDS,
+            mem_limit=memory_bytes,
+            memswap_limit=memory_bytes,
+            shm_size=memory_bytes // 2,
+            nano_cpus=int(resources.cpus * 1e9),
+            network_mode=self._network(declared),
+            auto_remove=True,
+            log_config={"Type": "none"},
+            device_requests=_gpus(resources.gpus),
+        )
+        created: dict[str, str] = client.create_container(
+            self._settings.image_of(declared),
+            command=["exec-step"],
+            stdin_open=True,
+            user=f"{uid}:{gid}",
+            environment={"OMP_NUM_THREADS": str(resources.threads)},
+            labels={"recloop.scenario": scenario.name, "recloop.step": declared.name, "recloop.ds": call.config.ds},
+            host_config=host,
+        )
+        return created["Id"]
+
+    def _network(self, declared: Step) -> str:
+        if not declared.registry:
+            return "none"
+        if not self._settings.network:
+            raise BadInputError(
+                f"{declared.name} talks to MLflow: name the engine's network that reaches it in RECLOOP_DOCKER_NETWORK"
+                " (`host` for a server on this machine's loopback)"
+            )
+        return self._settings.network
+
+
+class _Run:
+    """One container from its start to its end."""
+
+    def __init__(self, client: APIClient, container: str) -> None:
+        self._client, self._container = client, container
+        self._begun = int(time.time()) - 1
+        self._code: int | None = None
+        self.answer = ""
+
+    def until_end(self, request: str) -> int:
+        """Starts it, hands it the request and its stderr on to ours; returns its exit code."""
+        streams = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+        socket = self._client.attach_socket(self._container, params=streams)
+        waiting = threading.Thread(target=self._wait, daemon=True)
+        waiting.start()
+        self._client.start(self._container)
+        with contextlib.suppress(ConnectionError):
+            socket._sock.sendall(request.encode() + b"\n")
+        for stream, data in _frames(socket):
+            text = data.decode(errors="replace")
+            if stream == STDOUT:
+                self.answer += text
+            else:
+                sys.stderr.write(text)
+                sys.stderr.flush()
+        waiting.join()
+        if self._code is None:
+            raise RetryLaterError(f"the container engine at {engine_address()} was lost while its container ran")
+        return self._code
+
+    def _wait(self) -> None:
+        import requests
+
+        with contextlib.suppress(requests.RequestException):
+            self._code = self._client.wait(self._container, condition="next-exit", timeout=None)["StatusCode"]
+
+    def ran_out_of_memory(self, code: int) -> bool:
+        """Whether the kernel ended a process of it for its memory limit. The engine may hear of that after the end."""
+        until = int(time.time()) + (3 if code > KILLED else 1)
+        filters = {"container": self._container, "event": "oom"}
+        return any(self._client.events(since=self._begun, until=until, filters=filters))
+
+    def remove(self) -> None:
+        """Ends it, if it is still there."""
+        import requests
+
+        with contextlib.suppress(requests.RequestException):  # the engine has removed it, is about to, or is lost
+            self._client.remove_container(self._container, force=True, v=True)
+
+
+def _frames(socket: Any) -> Iterator[tuple[int, bytes]]:
+    from docker.utils.socket import frames_iter
+
+    with contextlib.suppress(ConnectionError):  # of a lost engine: `_wait` sees it too
+        yield from frames_iter(socket, tty=False)
+
+
+def mounts_of(declared: Step, call: Call, writable: list[Path]) -> list[Any]:
+    """The folders and files that a step may see, each where it is outside."""
+    from docker.types import Mount
+
+    scenario, store = call.config.scenario, call.config.store
+    readable = [scenario.file, *(getattr(scenario, name) for name in declared.files)]
+    for folder in call.folders.values():
+        readable += folder.values() if isinstance(folder, dict) else [folder] if folder else []
+    if declared.source:
+        readable.append(Path(scenario.data.path))
+    if declared.keeps and store:
+        readable += store.root.glob("g[0-9]*")  # the history; neither notes on runs nor what is being written
+    mounts = {str(path): True for path in readable if path.exists()} | {str(path): False for path in writable}
+    return [Mount(path, path, type="bind", read_only=read_only) for path, read_only in mounts.items()]
+
+
+def writable_folders(declared: Step, call: Call) -> list[Path]:
+    """What a step may write into; made where it is missing."""
+    folders = [call.output]
+    if call.config.resume:
+        folders.append(call.config.resume)
+    if declared.keeps and call.config.store:
+        folders.append(call.config.store.root / declared.keeps)
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    return folders
+
+
+def identity() -> tuple[int, int]:
+    """User and group of the container: ours, so that files have one owner, but never root."""
+    return os.getuid() or NOBODY, os.getgid() or NOBODY
+
+
+def _refuse_several_machines(declared: Step) -> None:
+    num_machines = Nodes.from_environment().size if declared.shared else 1
+    if num_machines > 1:
+        raise BadInputError(
+            f"PET_NNODES={num_machines}: in execution mode docker {declared.name} computes on one machine; set"
+            " RECLOOP_EXECUTION=process, in a container on each machine if you like"
+        )
+
+
+def registry_environment(declared: Step) -> dict[str, str]:
+    """Where the registry is and who we are to it, for a step that talks to it. Raises BadInputError for a file."""
+    if not declared.registry:
+        return {}
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri.startswith(("http://", "https://")):
+        raise BadInputError(
+            f"MLFLOW_TRACKING_URI={uri}: {declared.name} runs in a container, which shares no database file; start"
+            " `mlflow server` and give its address"
+        )
+    return {name: value for name, value in os.environ.items() if name.startswith(REGISTRY_SETTINGS)}
+
+
+def error_of(declared: Step, code: int, answer: str, *, out_of_memory: bool) -> RecloopError:
+    """What a container's end means, the same as if its function had been called here."""
+    if out_of_memory:
+        return KilledError(declared.out_of_memory, max(code, KILLED + 9))
+    if code > KILLED:
+        return KilledError(f"{declared.name}: signal {code - KILLED} ended its container", code)
+    try:
+        message = json.loads(answer)["error"]
+    except (ValueError, KeyError):
+        message = f"{declared.name} ended with exit code {code}; what it said is above"
+    return ERRORS.get(code, RecloopError)(message)
+
+
+def _sweep(client: APIClient) -> None:
+    """Removes containers that were never started: whoever made them was killed in between."""
+    import docker
+
+    for found in client.containers(all=True, filters={"status": "created", "label": "recloop.step"}):
+        if time.time() - found["Created"] > ABANDONED_S:
+            with contextlib.suppress(docker.errors.APIError):  # another has removed it
+                client.remove_container(found["Id"], force=True, v=True)
+
+
+def _hand_over(folders: list[Path]) -> None:
+    """Root's folders become the container's user's."""
+    if os.getuid() == 0:
+        for folder in folders:
+            os.chown(folder, NOBODY, NOBODY)
+            for path in folder.rglob("*"):
+                os.chown(path, NOBODY, NOBODY)
+
+
+def _gpus(number: int) -> Any:
+    from docker.types import DeviceRequest
+
+    return [DeviceRequest(count=number, capabilities=[["gpu"]])] if number else None
+
+
+def engine_address() -> str:
+    """Where this host's container engine listens: DOCKER_HOST, or the usual socket."""
+    return os.environ.get("DOCKER_HOST") or "/var/run/docker.sock"

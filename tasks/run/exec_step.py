@@ -1,0 +1,105 @@
+"""The step's side of a container: one request comes on stdin, the function is called, one JSON line answers on stdout.
+
+Stdin stays open as a lifeline: when whoever asked is gone, however it ended, stdin ends and the step with it. Nothing
+of the request is in the container's environment, arguments or files, so credentials in it are not either.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from feature_jobs.errors import BadInputError, RecloopError
+from feature_jobs.schema import Scenario
+from tasks.contract import DayConfig, Step
+from tasks.run.launchers import Call, Folder, InProcess
+from tasks.steps import STEPS
+from tasks.store.scenario_store import ScenarioStore
+from tasks.store.source_digest import code_digest
+
+ORPHANED = 143  # as if asked to end
+
+
+def request_of(declared: Step, call: Call, environment: Mapping[str, str]) -> dict[str, Any]:
+    """A call as JSON, with what its process shall find in its environment."""
+    config = call.config
+    return {
+        "step": declared.name,
+        "code": code_digest(declared.name),
+        "scenario": config.scenario.model_dump(mode="json", by_alias=True),
+        "file": str(config.scenario.file),
+        "ds": config.ds,
+        "generation": config.generation,
+        "options": dict(config.options),
+        "resume": _text(config.resume),
+        "store": str(config.store.root) if config.store and declared.keeps else None,
+        "folders": {argument: _text(folder) for argument, folder in call.folders.items()},
+        "output": str(call.output),
+        "environment": dict(environment),
+    }
+
+
+def call_of(request: Mapping[str, Any]) -> Call:
+    """The call that a request describes."""
+    scenario = Scenario.model_validate(request["scenario"])
+    scenario._file = Path(request["file"])
+    config = DayConfig(
+        scenario,
+        request["ds"],
+        ScenarioStore(Path(request["store"])) if request["store"] else None,
+        request["generation"],
+        options=request["options"],
+        resume=Path(request["resume"]) if request["resume"] else None,
+    )
+    return Call(config, {name: _path(text) for name, text in request["folders"].items()}, Path(request["output"]))
+
+
+def exec_step() -> int:
+    """Serves one request; returns the exit code. The step's own output goes to stderr, whoever wrote it."""
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    request = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with, args=(sys.stdin,), daemon=True).start()
+    os.environ.update(request["environment"])
+    declared = STEPS[request["step"]]
+    try:
+        _check_code(declared, request["code"])
+        ran = InProcess().launch(declared, call_of(request))
+    except RecloopError as error:
+        json.dump({"error": str(error)}, answer)
+        answer.flush()
+        return error.exit_code
+    json.dump(vars(ran), answer)
+    answer.flush()
+    return 0
+
+
+def _check_code(declared: Step, expected: str) -> None:
+    """The manifest will name the code of whoever commits: this must be it."""
+    if (found := code_digest(declared.name)) != expected:
+        raise BadInputError(
+            f"{declared.name}: the image holds other code ({found[:12]}) than the project that started it"
+            f" ({expected[:12]}); build the image again: make images"
+        )
+
+
+def _end_with(lifeline: IO[str]) -> None:
+    lifeline.read()
+    os._exit(ORPHANED)
+
+
+def _text(folder: Folder) -> Any:
+    if isinstance(folder, dict):
+        return {day: str(path) for day, path in folder.items()}
+    return str(folder) if folder else None
+
+
+def _path(text: Any) -> Folder:
+    if isinstance(text, dict):
+        return {day: Path(path) for day, path in text.items()}
+    return Path(text) if text else None

@@ -1,0 +1,55 @@
+"""Where a step's function is called: in this process, or somewhere that is handed its folders and nothing else.
+
+Finding inputs, proving and committing stay with the runner, so a launcher decides what a step can reach, never what
+its output is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tasks.contract import DayConfig, Metrics, Step
+from tasks.run.resources import ImportClock, sampled_resources
+
+Folder = Path | dict[str, Path] | None
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a step's function is called with: `folders` by argument, and the `output` that it writes."""
+
+    config: DayConfig
+    folders: Mapping[str, Folder]
+    output: Path
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What came of it: metrics, system metrics by name, and seconds of `compute` and `imports`."""
+
+    metrics: Metrics
+    system: dict[str, list[float]]
+    seconds: dict[str, float]
+
+
+class Launcher(Protocol):
+    """A way to call a step's function."""
+
+    def launch(self, declared: Step, call: Call) -> Ran:
+        """Calls it and waits for its end. Raises what it raises, or KilledError where it was ended from outside."""
+
+
+class InProcess:
+    """Calls the function here."""
+
+    def launch(self, declared: Step, call: Call) -> Ran:
+        """See Launcher."""
+        begun, imports = time.perf_counter(), ImportClock()
+        with sampled_resources() as system, imports.running():
+            metrics = declared.function(call.config, **call.folders, **{declared.writes: call.output})
+        compute_s = time.perf_counter() - begun - imports.seconds
+        return Ran(metrics, system, {"compute": round(compute_s, 3), "imports": round(imports.seconds, 3)})

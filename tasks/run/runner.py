@@ -1,0 +1,321 @@
+"""Runs a declared step inside the store: find its inputs, prove them, run, commit, record.
+
+The same whether a person, Airflow, DVC or a container asked for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from feature_jobs.errors import BadInputError, GateError, ParentMissingError, RecloopError, RetryLaterError
+from feature_jobs.schema import Scenario
+from feature_jobs.schema.days import check_day, previous_day, trailing_days
+from models.distributed.nodes import Nodes
+from tasks.contract import DayConfig, Input, Metrics, Step
+from tasks.run.launchers import Call, Folder, InProcess, Launcher
+from tasks.steps import STEPS, writer_of
+from tasks.store.scenario_store import Commit, ScenarioStore, canonical_json, files_of, sha256_of
+from tasks.store.source_digest import code_digest
+
+GATE_NO = 3
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a step ended. `outcome`: done, already_done, helped (another machine's commit) or gate_no; `exit_code` says
+    the same to a scheduler."""
+
+    step: str
+    ds: str
+    outcome: str
+    digest: str | None
+    uri: str | None
+    metrics: Metrics = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    gate: str | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 where a gate said no."""
+        return GATE_NO if self.gate else 0
+
+    def as_json(self) -> dict[str, Any]:
+        """The one JSON line that a step ends with."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+def run_step(
+    name: str,
+    scenario: Scenario,
+    ds: str,
+    store: ScenarioStore,
+    *,
+    options: Mapping[str, Any] | None = None,
+    progress: bool = False,
+    track: bool = True,
+    started: float | None = None,
+    launcher: Launcher | None = None,
+) -> Outcome:
+    """Runs one step of one day, or finds it done; with `track` it is then shown in MLflow.
+
+    `started`: when the process began, for the share of imports in its time. `launcher`: where the step's function is
+    called; all else happens here. Raises RecloopError's subclasses; the
+    store is then as it was, but for a journal line and, after a gate's no, the refused output under rejected/.
+    """
+    declared = STEPS[name]
+    check_day(scenario, ds)
+    begun = time.time()
+    config = DayConfig(scenario, ds, store, store.generation_of(ds), progress, options or {})
+    if declared.shared and not Nodes.from_environment().leads:
+        return _help(declared, config, store, launcher or InProcess())
+    try:
+        outcome, commit = _run(declared, config, store, launcher or InProcess())
+    except RecloopError as error:
+        seconds = {"total": round(time.time() - (started or begun), 3)}
+        entry = {"step": name, "ds": ds, "outcome": type(error).__name__, "exit_code": error.exit_code}
+        store.note({**entry, "generation": store.generation, "message": str(error), "seconds": seconds})
+        raise
+    if track and declared.tracked and commit is not None:
+        _show_in_mlflow(declared, scenario, commit, store)
+    starting_s = begun - (started or begun)
+    seconds = {**outcome.seconds, "imports": round(starting_s + outcome.seconds.get("imports", 0.0), 3)}
+    seconds["total"] = round(time.time() - (started or begun), 3)
+    outcome = Outcome(**{**vars(outcome), "seconds": seconds})
+    store.note({**outcome.as_json(), "generation": store.generation_of(ds), "exit_code": outcome.exit_code})
+    return outcome
+
+
+def _run(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Launcher) -> tuple[Outcome, Commit | None]:
+    scenario, ds, options = config.scenario, config.ds, config.options
+    standing = store.find(declared.name, ds)
+    if standing is not None and declared.reads:
+        return _already_done(standing), standing
+    inputs = _proven_inputs(declared, config, store)
+    with store.scratch() as scratch, _resume_folder(declared, config, inputs, store) as resume:
+        config = replace(config, resume=resume)
+        output = scratch / declared.writes
+        output.mkdir()
+        try:
+            ran = launcher.launch(declared, Call(config, _folders(inputs), output))
+        except GateError as error:
+            kept = store.keep_rejected(declared.name, ds, output) if any(output.iterdir()) else None
+            raise GateError(f"{error}\nkept for a look: {kept}" if kept else str(error)) from None
+        metrics, seconds = ran.metrics, ran.seconds
+        if "worker" in options:
+            return Outcome(declared.name, ds, "done", None, None, metrics, seconds), None
+        gate = metrics.pop("gate", None)
+        facts = _facts(declared, scenario, inputs, gate)
+        if standing is not None:
+            return _compare(declared, scenario, standing, output), standing
+        key = f"runs/g{store.generation_of(ds):04}/{ds}/{declared.name}.json"
+        store.write_record(key, {"metrics": metrics, "system": ran.system, "seconds": seconds})
+        commit, ours = store.commit(declared.name, ds, output, facts)
+    outcome = ("gate_no" if gate else "done") if ours else "already_done"
+    return Outcome(declared.name, ds, outcome, commit.digest, str(commit.folder), metrics, seconds, gate), commit
+
+
+def _help(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Launcher) -> Outcome:
+    """A machine's part of a step that another machine leads: writes nothing, and ends well where that one commits.
+
+    So a job of which the leading machine fails at its commit has no machine that counts as done.
+    """
+    begun, ds = time.time(), config.ds
+    commit = store.find(declared.name, ds)
+    if commit is not None:
+        return _already_done(commit)
+    inputs = _proven_inputs(declared, config, store)
+    resume = store.resume_place(*_resume_key(declared, config, inputs))
+    with tempfile.TemporaryDirectory(prefix="recloop-help-") as output:
+        call = Call(replace(config, resume=resume), _folders(inputs), Path(output))
+        ran = launcher.launch(declared, call)
+    timeout_s = config.scenario.train.distributed.timeout_s
+    deadline = time.monotonic() + timeout_s
+    while (commit := store.find(declared.name, ds)) is None:
+        if time.monotonic() > deadline:
+            raise RetryLaterError(
+                f"{declared.name} of {ds}: this machine's part is done, but the leading one has committed nothing to"
+                f" {store.root} within {timeout_s} s (train.distributed.timeout_s); see its own end"
+            )
+        time.sleep(0.2)
+    seconds = {**ran.seconds, "total": round(time.time() - begun, 3)}
+    return Outcome(declared.name, ds, "helped", commit.digest, str(commit.folder), {}, seconds)
+
+
+Found = Commit | None | dict[str, Commit]
+
+
+def _proven_inputs(declared: Step, config: DayConfig, store: ScenarioStore) -> dict[str, Found]:
+    inputs = resolve_inputs(declared, config.scenario, config.ds, store)
+    for commit in _flat(inputs.values()):
+        store.verify(commit)
+    return inputs
+
+
+def resolve_inputs(declared: Step, scenario: Scenario, ds: str, store: ScenarioStore) -> dict[str, Found]:
+    """The commits that a step reads on a day, by argument. Raises ParentMissingError where one is not there."""
+    return {argument: _resolve(declared, argument, scenario, ds, store) for argument in declared.reads}
+
+
+def _resolve(declared: Step, argument: str, scenario: Scenario, ds: str, store: ScenarioStore) -> Found:
+    source, writer = declared.reads[argument], writer_of(declared, argument)
+    if source.days == "trailing":
+        days = trailing_days(scenario, ds, window_of(scenario, source))
+        found = {day: store.find(writer, day) for day in days}
+        missing = [day for day, commit in found.items() if commit is None]
+        if missing and not source.optional:
+            raise _missing(declared, ds, writer, missing[0], scenario)
+        return {day: commit for day, commit in found.items() if commit is not None}
+    if source.days in ("champion", "former_champion"):
+        from tasks.store.champion_log import ChampionLog
+
+        champion, former = ChampionLog(store).as_of(ds)
+        entry = champion if source.days == "champion" else former
+        return None if entry is None else store.find_commit(writer, entry.checkpoint)
+    day: str | None = ds if source.days == "same" else previous_day(scenario, ds)
+    if day is None:
+        return None
+    commit = store.find(writer, day)
+    if commit is None and not source.optional:
+        raise _missing(declared, ds, writer, day, scenario)
+    return commit
+
+
+def _resume_folder(
+    declared: Step, config: DayConfig, inputs: Mapping[str, Found], store: ScenarioStore
+) -> contextlib.AbstractContextManager[Path | None]:
+    """Where a resumable step notes its progress: a folder of its own for every set of inputs, config and code."""
+    if not declared.resumable:
+        return contextlib.nullcontext()
+    return store.resume_folder(*_resume_key(declared, config, inputs))
+
+
+def _resume_key(declared: Step, config: DayConfig, inputs: Mapping[str, Found]) -> tuple[str, str]:
+    facts = _facts(declared, config.scenario, inputs, None)
+    return f"{config.ds}.{declared.name}", sha256_of(canonical_json(facts))
+
+
+def window_of(scenario: Scenario, source: Input) -> int:
+    """How many trailing days an input reads: the value at its config path."""
+    value: Any = scenario
+    for part in (source.window or "").split("."):
+        value = getattr(value, part)
+    return int(value)
+
+
+def _missing(declared: Step, ds: str, writer: str, day: str, scenario: Scenario) -> ParentMissingError:
+    first = scenario.data.days.first
+    remedy = f"recloop run --scenario {scenario.file.name} --from {min(day, str(ds))} --to {ds}"
+    return ParentMissingError(
+        f"{declared.name} of {ds} needs the output of {writer} of {day}, which is not committed"
+        f" (the chain begins at {first}); run it first: {remedy}",
+        day,
+    )
+
+
+def _flat(found: Any) -> list[Commit]:
+    commits: list[Commit] = []
+    for item in found:
+        if isinstance(item, Commit):
+            commits.append(item)
+        elif isinstance(item, dict):
+            commits += item.values()
+    return commits
+
+
+def _folders(inputs: Mapping[str, Found]) -> dict[str, Folder]:
+    return {argument: _folder(found) for argument, found in inputs.items()}
+
+
+def _folder(found: Found) -> Folder:
+    if isinstance(found, dict):
+        return {day: commit.folder for day, commit in found.items()}
+    return found.folder if found else None
+
+
+def _facts(declared: Step, scenario: Scenario, inputs: Mapping[str, Found], gate: str | None) -> dict[str, Any]:
+    """What a manifest says besides its files."""
+
+    def digests(found: Found) -> Any:
+        if isinstance(found, dict):
+            return {day: commit.digest for day, commit in found.items()}
+        return found.digest if found else None
+
+    facts: dict[str, Any] = {
+        "scenario": scenario.name,
+        "inputs": {argument: digests(found) for argument, found in inputs.items()},
+        "config": config_digest(scenario, declared),
+        "code": code_digest(declared.name),
+        "gate": gate,
+    }
+    if "parent" in inputs:
+        facts["parent"] = digests(inputs["parent"])
+    return facts
+
+
+def config_digest(scenario: Scenario, declared: Step) -> str:
+    """Digest of what a step's output depends on in the scenario: values of its sections, content of its files.
+
+    Where the data lies on this machine is left out.
+    """
+    document = scenario.model_dump(mode="json", by_alias=True)
+    document["data"] = {key: value for key, value in document["data"].items() if key != "path"}
+    parts = {path: value_at(document, path) for path in declared.config}
+    for name in declared.files:
+        file: Path = getattr(scenario, name)
+        parts[name] = sha256_of(file.read_bytes()) if file.is_file() else None
+    return sha256_of(canonical_json(parts))
+
+
+def value_at(document: Any, path: str) -> Any:
+    """The value at a dotted config path; None where the document has none."""
+    for part in path.split("."):
+        document = document.get(part) if isinstance(document, dict) else None
+    return document
+
+
+def _already_done(standing: Commit) -> Outcome:
+    gate = standing.manifest.get("gate")
+    return Outcome(
+        standing.step, standing.ds, "already_done", standing.digest, str(standing.folder), {}, {"compute": 0.0}, gate
+    )
+
+
+def _compare(declared: Step, scenario: Scenario, standing: Commit, output: Path) -> Outcome:
+    """A source that is read again must say what it said: late or corrected data is never taken silently."""
+    if sha256_of(canonical_json(files_of(output))) == standing.digest:
+        return _already_done(standing)
+    raise BadInputError(
+        f"{scenario.data.path}: the day {standing.ds} reads differently than when it was committed"
+        f" ({_changed(standing, output)}); to learn from the corrected data start a new generation:"
+        f" recloop chain replay --scenario {scenario.file.name} --from {standing.ds}"
+    )
+
+
+def _changed(standing: Commit, output: Path) -> str:
+    rows = [json.loads((folder / "counts.json").read_text())["rows"] for folder in (standing.folder, output)]
+    return f"{rows[0]} rows then, {rows[1]} now" if rows[0] != rows[1] else f"{rows[0]} rows, other content"
+
+
+def _show_in_mlflow(declared: Step, scenario: Scenario, commit: Commit, store: ScenarioStore) -> None:
+    """Shows a committed step in MLflow, once. MLflow is a view: where it can't be reached the commit still stands."""
+    place = f"g{commit.generation:04}/{commit.ds}/{commit.step}"
+    if store.read(f"tracked/{place}") is not None:
+        return
+    from tasks import tracking
+
+    record = store.read(f"runs/{place}.json")
+    try:
+        tracking.record_step(declared, scenario, commit, json.loads(record) if record else {})
+    except RecloopError as error:
+        print(f"not shown in MLflow yet (the next run of the step tries again): {error}", file=sys.stderr)
+        return
+    with contextlib.suppress(OSError):
+        store.put_if_absent(f"tracked/{place}", b"")

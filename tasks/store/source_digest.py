@@ -1,0 +1,63 @@
+"""Which source files decide what a step does: its module and all of the project that it imports, found by reading
+the imports. Their digest is stamped on every output, and dvc.yaml names them as dependencies."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOMS = ("feature_jobs", "models", "tasks", "serving")
+# Rooms and files that run every step and decide no step's output.
+PLUMBING = ("tasks/store/", "tasks/run/", "tasks/steps.py", "tasks/contract.py")
+
+
+def step_files(step: str) -> list[str]:
+    """Source files of a step, relative to the project, sorted."""
+    return sorted(name for name in imported_files(f"tasks/{step}.py") if not name.startswith(PLUMBING))
+
+
+def imported_files(name: str) -> set[str]:
+    """A source file and all of the project that it imports, directly or not; relative to the project."""
+    seen: set[Path] = set()
+    waiting = [ROOT / name]
+    while waiting:
+        file = waiting.pop()
+        if file not in seen:
+            seen.add(file)
+            waiting += _imports(file)
+    return {file.relative_to(ROOT).as_posix() for file in seen}
+
+
+@functools.cache
+def code_digest(step: str) -> str:
+    """One digest of those files' names and content."""
+    digest = hashlib.sha256()
+    for name in step_files(step):
+        digest.update(name.encode() + b"\0" + (ROOT / name).read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+@functools.cache
+def _imports(file: Path) -> list[Path]:
+    """Files of the project that a file imports, wherever in it the import stands."""
+    found: list[Path] = []
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            found += [path for alias in node.names for path in _files(alias.name)]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found += _files(node.module)
+            found += [path for alias in node.names for path in _files(f"{node.module}.{alias.name}")]
+    return found
+
+
+def _files(module: str) -> list[Path]:
+    """The file of a module of the project, and those of the packages around it, which Python runs first."""
+    parts = module.split(".")
+    if parts[0] not in ROOMS:
+        return []
+    packages = [ROOT.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
+    file = ROOT.joinpath(*parts).with_suffix(".py")
+    return [path for path in (*packages, file) if path.is_file()]

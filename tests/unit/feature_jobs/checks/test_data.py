@@ -1,0 +1,149 @@
+"""Checks against data: what is wrong with the files is one line each, and facts come with a sound scenario."""
+
+import datetime
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from feature_jobs.checks.check import check
+from feature_jobs.checks.data import check_data
+from feature_jobs.errors import BadInputError
+from feature_jobs.schema import Scenario, load_scenario
+
+SCENARIO = """
+name: shop
+data:
+  path: data
+  events:
+    path: "{path}"
+    format: csv
+    time: {{column: at, unit: iso, zone: {zone}}}
+    columns:
+      at: {{type: string, required: true}}
+      user: {{type: int, required: true}}
+      item: {{type: string, required: true}}
+      bought: {{type: bool, required: true}}
+      price: {{type: float}}
+      coupon: {{type: string}}
+  entities:
+    person: {{path: people.csv, format: csv, key: user, columns: {{user: {{type: int}}, age: {{type: int}}}}}}
+  user: user
+  item: item
+  days: {{first: 2024-03-02, last: 2024-03-05}}
+labels:
+  buy: bought
+  young_buy: bought and person.age < 30
+features:
+  user: {{kind: id}}
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Callable[..., Scenario]:
+    """Five days of ten rows each from 2024-03-01 on, changed as the keywords say."""
+
+    def make(path: str = "log.csv", zone: str = "UTC", **files: str | None) -> Scenario:
+        data = tmp_path / "data"
+        data.mkdir(exist_ok=True)
+        head, rows = "at,user,item,bought,price,coupon", []
+        for i in range(50):
+            at = datetime.datetime(2024, 3, 1, 12) + datetime.timedelta(hours=24 * (i // 10), minutes=i)
+            rows.append(f"{at},{i % 7},i{i % 3},{str(i % 4 == 0).lower()},{i / 2},")
+        if "{ds}" in path:
+            for day in range(5):
+                name = path.replace("{ds}", f"2024-03-0{day + 1}")
+                (data / name).write_text("\n".join([head, *rows[10 * day : 10 * day + 10]]))
+        else:
+            (data / path).write_text("\n".join([head, *rows]))
+        (data / "people.csv").write_text("user,age\n" + "".join(f"{i},{20 + i}\n" for i in range(5)))
+        for name, text in files.items():
+            target = data / name.replace("__", ".")
+            target.unlink() if text is None else target.write_text(text)
+        file = tmp_path / "shop.yaml"
+        file.write_text(SCENARIO.format(path=path, zone=zone))
+        return load_scenario(file)
+
+    return make
+
+
+def messages(scenario: Scenario) -> str:
+    with pytest.raises(BadInputError) as caught:
+        check(scenario)
+    text = str(caught.value)
+    assert all("; " in line for line in text.splitlines()), text
+    return text
+
+
+def test_facts_of_sound_data(shop: Callable[..., Scenario]) -> None:
+    facts: dict[str, Any] = check(shop())
+    assert facts["log"] == "50 rows, 2024-03-01 to 2024-03-05"
+    assert facts["days"] == {f"2024-03-0{day}": 10 for day in range(2, 6)}
+    assert facts["labels"] == {"buy": 0.2}  # rows 10 to 19, those of the first day
+    assert facts["entities"] == {"person": {"rows": 5, "keys_found": round(5 / 7, 4)}}
+    assert facts["warnings"] == ["data.events: no value in the sample: coupon"]
+    assert check(shop(), with_data=False) == {}
+
+
+def test_days_are_those_of_the_zone(shop: Callable[..., Scenario]) -> None:
+    scenario = shop(zone="Pacific/Kiritimati")  # 14 hours ahead; text without an offset is read there
+    assert check_data(scenario)[1]["log"] == "50 rows, 2024-03-01 to 2024-03-05"
+    log = Path(scenario.data.path) / "log.csv"
+    log.write_text(log.read_text().replace(":00,", ":00Z,"))  # noon in Greenwich is tomorrow in Kiritimati
+    assert check_data(scenario)[1]["log"] == "50 rows, 2024-03-02 to 2024-03-06"
+
+
+def test_days_without_rows(shop: Callable[..., Scenario], tmp_path: Path) -> None:
+    scenario = shop()
+    file = tmp_path / "shop.yaml"
+    file.write_text(file.read_text().replace("last: 2024-03-05", "last: 2024-03-14"))
+    text = messages(load_scenario(scenario.file))
+    assert "no rows on 2024-03-06, 2024-03-07, 2024-03-08, 2024-03-09, 2024-03-10, ... (9 days)" in text
+    assert "the log has 2024-03-01 to 2024-03-05; narrow data.days" in text
+    assert f"{file}:20: data.days: " in text
+
+
+def test_missing_files_are_all_named(shop: Callable[..., Scenario]) -> None:
+    text = messages(shop(log__csv=None, people__csv=None))
+    assert "log.csv: no such file, folder or match" in text
+    assert "people.csv: no such file, folder or match" in text
+
+
+def test_missing_partitions(shop: Callable[..., Scenario]) -> None:
+    path = "{ds}.csv"
+    assert check(shop(path))["days"] == {f"2024-03-0{day}": 10 for day in range(2, 6)}
+    one = {"2024-03-04__csv": None}
+    assert "no partition of 2024-03-04" in messages(shop(path, **one))
+    two = messages(shop(path, **one, **{"2024-03-03__csv": None}))
+    assert "data.days: no partition of 2024-03-03, 2024-03-04; narrow data.days, name them in data.days.skip" in two
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("log__csv", "at,user,item,bought,cost,coupon\n", "no column 'price'"),
+        ("log__csv", "at;user;item;bought;price;coupon\n", "delimiter ',' wrong?"),
+        ("log__csv", "at,user,item,bought,price,coupon\nx,1,a,true,1,\n", "no row has a time; mend time.column"),
+        ("people__csv", "user,age\n100,20\n101,30\n", "knows none of the log's user (0, 1, 2, ...); name the column"),
+        ("people__csv", "user,age\n" + "1,x\n" * 5, "5 of 5 rows are malformed (age: 'x' is not an int (5)); mend"),
+        ("people__csv", "", "people.csv: empty, without even a header"),
+    ],
+)  # fmt: skip
+def test_data_that_does_not_fit(shop: Callable[..., Scenario], name: str, text: str, message: str) -> None:
+    assert message in messages(shop(**{name: text}))
+
+
+def test_a_few_malformed_rows_are_told_not_refused(shop: Callable[..., Scenario]) -> None:
+    scenario = shop()
+    log = Path(scenario.data.path) / "log.csv"
+    rows = "\n".join(f"2024-03-02 13:00:{i % 60:02},1,i1,true,{'x' if i == 7 else 1},c" for i in range(200))
+    log.write_text(log.read_text() + "\n" + rows)
+    assert check(scenario)["malformed"] == {"events": {"price: 'x' is not a float": 1}}
+
+
+def test_a_label_that_never_holds_is_told(shop: Callable[..., Scenario]) -> None:
+    scenario = shop()
+    log = Path(scenario.data.path) / "log.csv"
+    log.write_text(log.read_text().replace("true", "false"))
+    assert "labels.buy: 'bought' never holds in the sample of 2024-03-02" in check(scenario)["warnings"]

@@ -1,0 +1,322 @@
+"""`recloop init`: what it proposes loads, passes the check, and trains two days unedited, on data it has never seen."""
+
+import datetime
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from feature_jobs.checks.check import check
+from feature_jobs.datasets.fetch import fetch
+from feature_jobs.errors import BadInputError
+from feature_jobs.joins.join import join_day
+from feature_jobs.proposals.discover import find_tables
+from feature_jobs.proposals.propose import write_proposal
+from feature_jobs.proposals.roles import choose_days
+from feature_jobs.proposals.yaml_text import scalar
+from feature_jobs.schema import Scenario, load_scenario
+from feature_jobs.sources.ingest import ingest_day
+from models.training.day import train_day
+from tests.paths import KUAIRAND, ROOT, SCENARIOS, needs_kuairand
+from tests.unit.feature_jobs import fabricated
+
+MOVIELENS = ROOT / "data" / "movielens"
+
+
+def proposed(data: Path, out: Path) -> Scenario:
+    write_proposal(data, out, "found")
+    return load_scenario(out / "found.yaml")
+
+
+def train_two_days(scenario: Scenario, root: Path) -> dict[str, Any]:
+    """Ingest, join and train on the first two days; the second day's progressive metrics."""
+    history: dict[str, Path] = {}
+    parent = None
+    metrics: dict[str, Any] = {}
+    for ds in (str(scenario.data.days.first + datetime.timedelta(days=i)) for i in range(2)):
+        events, samples, checkpoint = (root / ds / part for part in ("events", "samples", "checkpoint"))
+        for folder in (events, samples, checkpoint):
+            folder.mkdir(parents=True)
+        ingest_day(scenario, ds, events)
+        join_day(scenario, ds, events, history, samples)
+        metrics = train_day(scenario, ds, samples, parent, checkpoint)
+        history[ds], parent = events, checkpoint
+    return metrics["progressive"]
+
+
+EXPECTED: dict[str, dict[str, Any]] = {
+    "shop": {
+        "path": "events/{ds}.csv",
+        "time": "iso",
+        "keys": ("customer_id", "product_id"),
+        "labels": {"cart": "event_type == 'cart'", "purchase": "event_type == 'purchase'"},
+        "outcomes": (),
+        "entities": {"user": "customers.csv", "item": "products.csv"},
+        "absent": {"session_token", "title", "event_type"},
+    },
+    "library": {
+        "path": "reads.csv",
+        "time": "iso",
+        "keys": ("Reader_ID", "Article"),
+        "labels": {"finished": "Finished"},
+        "outcomes": ("Scrolled",),
+        "entities": {"item": "meta/articles.csv"},
+        "absent": {"scrolled", "finished", "title"},
+    },
+    "ads": {
+        "path": "logs/*.parquet",
+        "time": "ns",
+        "keys": ("cookie", "creative_id"),
+        "labels": {"clicked": "clicked"},
+        "outcomes": ("charged",),
+        "entities": {},
+        "absent": {"charged", "clicked"},
+    },
+    "lake": {
+        "path": "ratings/dt={ds}/*.parquet",
+        "time": "iso",
+        "keys": ("userId", "movieId"),
+        "labels": {"like": "rating >= 8", "love": "rating >= 10"},
+        "outcomes": (),
+        "entities": {"profiles": "profiles.parquet"},
+        "absent": {"rating", "vector"},
+    },
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_unknown_data_is_found_out_and_trains_unedited(name: str, tmp_path: Path) -> None:
+    data, expected = tmp_path / name, EXPECTED[name]
+    data.mkdir()
+    getattr(fabricated, name)(data)
+    fabricated.junk(data)
+    scenario = proposed(data, tmp_path)
+    assert scenario.data.events.path == expected["path"]
+    assert scenario.data.events.time.unit == expected["time"]
+    assert (scenario.data.user, scenario.data.item) == expected["keys"]
+    assert scenario.labels == expected["labels"]
+    assert scenario.outcomes == expected["outcomes"]
+    assert {n: e.path for n, e in scenario.data.entities.items()} == expected["entities"]
+    assert not expected["absent"] & scenario.features.keys()
+    facts = check(scenario)
+    assert facts["days"].keys() == {f"2024-03-0{day}" for day in range(2, 7)}
+    assert "malformed" not in facts
+    progressive = train_two_days(scenario, tmp_path / "out")
+    assert all(progressive[task]["auc"] > 0.6 for task in scenario.tasks), progressive
+
+
+def test_types_and_lists(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    fabricated.library(tmp_path / "data")
+    item = proposed(tmp_path / "data", tmp_path).data.entities["item"]
+    assert item.columns["Tags"].type == "list[string]"
+    assert item.columns["Tags"].separator == ","
+    assert item.columns["Title"].type == "string"  # a comma or a semicolon in a title is no list
+    assert item.columns["Words_count"].source == "Words count"
+
+
+def test_rows_that_change_over_time_become_an_entity_with_time(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    fabricated.lake(tmp_path / "data")
+    entity = proposed(tmp_path / "data", tmp_path).data.entities["profiles"]
+    assert entity.time is not None
+    assert (entity.time.column, entity.time.unit, entity.key) == ("updated_at", "iso", "userId")
+
+
+@pytest.mark.skipif(not MOVIELENS.is_dir(), reason="no MovieLens; recloop fetch brings it")
+def test_movielens_unedited(tmp_path: Path) -> None:
+    scenario = proposed(MOVIELENS, tmp_path)
+    assert scenario.labels == {"like": "rating >= 4", "love": "rating >= 5"}
+    assert (scenario.data.user, scenario.data.item) == ("user_id", "item_id")
+    assert scenario.data.events.columns["rating"].source == "rating:float"
+    assert scenario.data.entities["item"].columns["class_"].separator == " "
+    check(scenario)
+    assert train_two_days(scenario, tmp_path / "out")["like"]["auc"] > 0.65
+
+
+@pytest.mark.slow
+@needs_kuairand
+def test_kuairand_unedited(tmp_path: Path) -> None:
+    scenario = proposed(KUAIRAND, tmp_path)
+    assert set(scenario.labels) == {"is_click", "long_view", "is_like", "is_profile_enter"}
+    assert {"play_time_ms", "profile_stay_time", "comment_stay_time", "is_hate"} <= set(scenario.outcomes)
+    assert (scenario.data.user, scenario.data.item) == ("user_id", "video_id")
+    assert scenario.features["long_watch_seq"].table == "video_id"
+    check(scenario)
+    assert train_two_days(scenario, tmp_path / "out")["is_click"]["auc"] > 0.7
+
+
+def test_synthetic_unedited_and_the_truth_is_no_source(tmp_path: Path) -> None:
+    list(fetch(load_scenario(SCENARIOS / "synthetic.yaml"), tmp_path / "data", {"rows": 3000}))
+    scenario = proposed(tmp_path / "data", tmp_path)
+    assert scenario.data.events.path == "events/{ds}.parquet"
+    assert {n: e.path for n, e in scenario.data.entities.items()} == {
+        "user": "users/*.parquet",
+        "item": "items/*.parquet",
+    }
+    assert scenario.outcomes == ("watch_s",)
+    check(scenario)
+    assert train_two_days(scenario, tmp_path / "out")["click"]["auc"] > 0.55
+
+
+def test_the_file_is_commented_and_its_suite_is_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    fabricated.ads(tmp_path / "data")
+    lines = write_proposal(tmp_path / "data", tmp_path / "scenarios", "ad_log")
+    text = (tmp_path / "scenarios" / "ad_log.yaml").read_text()
+    assert "charged" in text and "# predicts clicked alone with an AUC of 1.000: it knows the answer" in text
+    assert "path: ../data" in text
+    assert "never features: charged" in lines
+    suite = json.loads((tmp_path / "scenarios" / "ad_log.expectations.json").read_text())
+    assert suite["name"] == "ad_log"
+
+
+def test_it_proposes_the_same_twice(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    fabricated.shop(tmp_path / "data")
+    texts = []
+    for out in ("a", "b"):
+        write_proposal(tmp_path / "data", tmp_path / out, "same")
+        texts.append((tmp_path / out / "same.yaml").read_text())
+    assert texts[0] == texts[1]
+
+
+def test_a_scenario_that_exists_stays(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("kept")
+    fabricated.ads(tmp_path / "data")
+    with pytest.raises(BadInputError, match=r"mine.yaml: exists already, and is left as it is; give another --name"):
+        write_proposal(tmp_path / "data", tmp_path, "mine")
+    assert (tmp_path / "mine.yaml").read_text() == "kept"
+
+
+def csv_file(*rows: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / "log.csv").write_text("\n".join(rows) + "\n")  # type: ignore[return-value]
+
+
+HOURS = [f"2024-03-0{day}T{hour:02}:00:00" for day in (1, 2, 3) for hour in range(24)]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: None, "holds no table"),
+        (fabricated.junk, "unrelated.csv: no column of times"),
+        (csv_file("user,item,click", "1,2,0", "2,3,1"), "log.csv: no column of times"),
+        (
+            csv_file("time,click", *(f"{hour},{i % 2}" for i, hour in enumerate(HOURS))),
+            "no columns that identify a user and an item",
+        ),
+        (
+            csv_file("time,user,item", *(f"{hour},{i % 20},{i % 15}" for i, hour in enumerate(HOURS))),
+            "no column that says what became of a row (click, rating, ...)",
+        ),
+    ],
+)
+def test_what_is_no_log_is_told(make: Callable[[Path], None], message: str, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    make(tmp_path / "data")
+    with pytest.raises(BadInputError) as caught:
+        write_proposal(tmp_path / "data", tmp_path / "out")
+    assert message in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_such_path(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="no such file or folder"):
+        write_proposal(tmp_path / "absent", tmp_path)
+
+
+def test_one_file_will_do(tmp_path: Path) -> None:
+    rows = [f"{hour};u{i % 20};{i % 15};{int(i % 3 == 0)}" for i, hour in enumerate(HOURS)]
+    csv_file("at;user;page;clicked", *rows)(tmp_path)
+    scenario = proposed(tmp_path / "log.csv", tmp_path)
+    assert scenario.data.events.delimiter == ";"
+    assert (scenario.data.user, scenario.data.item, scenario.tasks) == ("user", "page", ("clicked",))
+    assert check(scenario)["days"]
+
+
+def test_names_that_expressions_cannot_take_are_renamed(tmp_path: Path) -> None:
+    header = "class,event_time,User-Id,2nd item,is,null,Click"
+    rows = [f"k{i % 3},{hour},{i % 20},{i % 15},{i % 4},{i % 5},{int(i % 3 == 0)}" for i, hour in enumerate(HOURS)]
+    csv_file(header, *rows)(tmp_path)
+    columns = proposed(tmp_path / "log.csv", tmp_path).data.events.columns
+    assert {name: c.source for name, c in columns.items() if c.source} == {
+        "class_": "class",
+        "event_time_": "event_time",
+        "User_Id": "User-Id",
+        "c_2nd_item": "2nd item",
+        "is_": "is",
+        "null_": "null",
+    }
+
+
+def test_rows_without_a_user_are_allowed_for(tmp_path: Path) -> None:
+    rows = [f"{hour},{'' if i % 36 == 0 else i % 20},{i % 15},{int(i % 3 == 0)}" for i, hour in enumerate(HOURS)]
+    csv_file("at,user,item,click", *rows)(tmp_path)
+    scenario = proposed(tmp_path / "log.csv", tmp_path)
+    assert 0.02 < scenario.ingest.max_quarantined_share < 0.1
+    assert check(scenario)["malformed"] == {"events": {"user: missing": 1}}
+
+
+def test_features_never_take_the_name_of_another_column(tmp_path: Path) -> None:
+    rows = [f"{hour},{i % 20},{i % 15},{int(i % 3 == 0)},a,{i % 7}" for i, hour in enumerate(HOURS)]
+    csv_file("at,user,item,click,user_events,hour", *rows)(tmp_path)
+    scenario = proposed(tmp_path / "log.csv", tmp_path)
+    assert scenario.evaluate.segments == {"new_user": "user_events_2 < 5"}
+    assert scenario.features["hour_2"].of == "hour(event_time)"
+    assert "hour" not in scenario.features
+
+
+def test_partitions_that_hold_other_days_are_read_as_one_table(tmp_path: Path) -> None:
+    """Files named after the day of export, not of the events."""
+    fabricated.shop(tmp_path / "data")
+    events = tmp_path / "data" / "events"
+    for day in reversed(range(1, 7)):
+        (events / f"2024-03-0{day}.csv").rename(events / f"2024-03-0{day + 1}.csv")
+    scenario = proposed(tmp_path / "data", tmp_path)
+    assert scenario.data.events.path == "events/*.csv"
+    assert set(check(scenario)["days"]) == {f"2024-03-0{day}" for day in range(2, 7)}
+
+
+def test_files_that_look_alike_are_one_table(tmp_path: Path) -> None:
+    for name in ("log_a_20240301.parquet", "log_b_20240302.parquet", "other.parquet"):
+        pq.write_table(pa.table({"x" if name.startswith("log") else "y": [1]}), tmp_path / name)
+    groups, _ = find_tables(tmp_path)
+    assert [group.path for group in groups] == ["log_*.parquet", "other.parquet"]
+
+
+D = datetime.date(2024, 3, 1)
+DAY = datetime.timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "partitioned", "expected"),
+    [
+        ([100], False, (None, 0, 0)),
+        ([100, 100], False, (None, 0, 1)),
+        ([100] * 8, False, (0, 2, 7)),  # a quarter warms up
+        ([100] * 30, False, (0, 20, 29)),  # the last ten
+        ([100] * 8 + [5], False, (0, 2, 7)),  # a last day cut short
+        ([100, 100, 0] + [100] * 8, False, (0, 3, 10)),  # a gap: what is before it warms up
+        ([100, 100, 0] + [100] * 8, True, (3, 5, 10)),  # no partition to read on the missing day
+        ([3, 0, 4] + [100] * 4, False, (0, 3, 6)),
+    ],
+)
+def test_choice_of_days(rows: list[int], partitioned: bool, expected: tuple[int | None, int, int]) -> None:
+    counts = {D + i * DAY: num for i, num in enumerate(rows) if num}
+    choice = choose_days(counts, partitioned=partitioned)
+    warm_up = None if choice.warm_up_from is None else (choice.warm_up_from - D).days
+    assert (warm_up, (choice.first - D).days, (choice.last - D).days) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "a b", "x == 1", "no", "null", "1", "a: b", "a #b", "'x'", "é", "-", "{ds}.csv", "*"]
+)
+def test_scalars_come_back(text: str) -> None:
+    from ruamel.yaml import YAML
+
+    assert YAML(typ="safe").load(f"{{a: {scalar(text)}}}") == {"a": text}

@@ -1,0 +1,75 @@
+"""The index of drift: against the plain formula, and merging as if the days had been one."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feature_jobs.validation.drift import merge, psi, sketch
+
+numbers = st.lists(st.one_of(st.none(), st.floats(-1e9, 1e9)), min_size=1, max_size=50)
+ids = st.lists(st.one_of(st.none(), st.integers(0, 20), st.sampled_from("abc")), min_size=1, max_size=50)
+
+
+@settings(max_examples=60)
+@given(days=st.lists(numbers, min_size=1, max_size=4))
+def test_merged_number_sketches_are_the_sketch_of_all_rows(days):
+    whole = sketch(pd.Series([v for day in days for v in day], dtype="float64"), "number")
+    assert merge([sketch(pd.Series(day, dtype="float64"), "number") for day in days]) == whole
+    assert json.loads(json.dumps(whole)) == whole
+
+
+@settings(max_examples=60)
+@given(a=ids, b=ids)
+def test_index_is_zero_for_the_same_day_and_never_negative(a, b):
+    a, b = (sketch(pd.Series(values, dtype="object"), "id") for values in (a, b))
+    assert psi(a, a) == 0
+    assert psi(a, b) >= 0
+    assert merge([a, b])["nulls"] == a["nulls"] + b["nulls"]
+
+
+def test_a_sketched_value_is_within_five_percent():
+    values = np.random.default_rng(0).lognormal(3, 4, 2000)
+    kept = np.repeat(*map(np.array, zip(*sketch(pd.Series(values), "number")["counts"], strict=True)))
+    assert np.abs(kept / np.sort(values) - 1).max() <= 0.05 + 1e-9
+
+
+def test_index_agrees_with_the_plain_formula_on_deciles():
+    rng = np.random.default_rng(1)
+    before, after = rng.normal(100, 10, 50_000), rng.normal(105, 10, 50_000)
+    edges = np.quantile(before, np.arange(1, 10) / 10)
+    q, p = (np.bincount(np.searchsorted(edges, x), minlength=10) / len(x) for x in (before, after))
+    expected = ((p - q) * np.log(p / q)).sum()
+    found = psi(sketch(pd.Series(before), "number"), sketch(pd.Series(after), "number"))
+    assert abs(found - expected) < 0.03 and 0.2 < expected < 0.3
+
+
+def test_new_ids_and_nulls_are_drift():
+    base = sketch(pd.Series(["a", "b"] * 500), "id")
+    assert psi(base, sketch(pd.Series(["a", "b"] * 300 + ["new"] * 400), "id")) > 0.25
+    assert psi(base, sketch(pd.Series(["a", "b"] * 300 + [None] * 400), "id")) > 0.25
+    assert psi(base, sketch(pd.Series(["b", "a"] * 450), "id")) < 0.01
+
+
+def test_many_ids_are_kept_as_the_fifty_most_frequent_and_a_rest():
+    kept = sketch(pd.Series([*range(200), 7, 9]), "id")
+    assert len(kept["counts"]) == 50 and [7, 2] in kept["counts"] and kept["other"] == 202 - 52
+
+
+def test_late_modules_answer_when_asked_and_leave_nothing_behind():
+    code = """
+import sys
+from feature_jobs.validation.expectations import import_gx
+import_gx()
+assert "altair" not in sys.modules and "scipy.stats" not in sys.modules
+from great_expectations.expectations.core import expect_column_kl_divergence_to_be_less_than as kl
+assert kl.alt.Chart.__module__.startswith("altair")
+assert kl.stats.entropy([0.5, 0.5]) > 0.69
+import scipy.stats, altair
+assert type(scipy.stats).__name__ == type(altair).__name__ == "module" and altair.Chart is kl.alt.Chart
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,123 @@
+"""A step's side of a container: the request says all, the answer is one line, and the lifeline ends it."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from feature_jobs.errors import BadInputError, KilledError, RecloopError
+from feature_jobs.schema import load_scenario
+from tasks.contract import DayConfig
+from tasks.run.container import error_of, mounts_of, writable_folders
+from tasks.run.exec_step import call_of, request_of
+from tasks.run.launchers import Call
+from tasks.steps import STEPS
+from tasks.store.scenario_store import open_store
+from tasks.store.source_digest import code_digest
+from tests.paths import ROOT, SCENARIOS
+from tests.small import days, write_small
+
+
+def _call(folder: Path, step: str) -> Call:
+    scenario = load_scenario(write_small(folder, num_days=1))
+    output = folder / "out"
+    output.mkdir(exist_ok=True)
+    config = DayConfig(scenario, days(1)[0], open_store(folder / "store", scenario.name), resume=folder / "resume")
+    events = folder / "earlier"
+    events.mkdir(exist_ok=True)
+    folders: dict[str, Any] = {"events": events, "history": {"2024-02-29": events}, "parent": None}
+    return Call(config, {} if step == "ingest" else folders, output)
+
+
+def _start() -> subprocess.Popen[str]:
+    command = [sys.executable, "-P", "-m", "tasks", "exec-step"]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen(command, cwd=ROOT, text=True, **pipes)  # type: ignore[call-overload, no-any-return]
+
+
+def _ask(request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    with _start() as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(json.dumps(request) + "\n")
+        process.stdin.flush()
+        answer = process.stdout.read()
+        return process.wait(timeout=60), json.loads(answer)
+
+
+@pytest.mark.parametrize("file", sorted(SCENARIOS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_scenario_comes_through_whole(file: Path, tmp_path: Path) -> None:
+    scenario = load_scenario(file, overrides={"train.threads": 1})
+    call = Call(
+        DayConfig(scenario, "2024-03-01", options={"worker": 1}), {"samples": tmp_path, "parent": None}, tmp_path
+    )
+    got = call_of(json.loads(json.dumps(request_of(STEPS["train"], call, {}))))
+    assert got.config.scenario == scenario
+    assert got.config.scenario.file == file
+    assert (got.folders, got.output, got.config.options) == (call.folders, call.output, call.config.options)
+
+
+def test_a_request_is_run_and_answered(tmp_path: Path) -> None:
+    call = _call(tmp_path, "ingest")
+    code, answer = _ask(request_of(STEPS["ingest"], call, {}))
+    assert code == 0
+    assert answer["metrics"]["rows"] == 400
+    assert set(answer["seconds"]) == {"compute", "imports"}
+    assert (call.output / "counts.json").is_file()
+
+
+def test_an_expected_error_is_answered_with_its_exit_code(tmp_path: Path) -> None:
+    request = {**request_of(STEPS["ingest"], _call(tmp_path, "ingest"), {}), "ds": "2024-03-02"}
+    code, answer = _ask(request)
+    assert code == BadInputError.exit_code
+    assert "2024-03-02" in answer["error"]
+
+
+def test_other_code_than_that_of_the_project_is_refused(tmp_path: Path) -> None:
+    code, answer = _ask({**request_of(STEPS["ingest"], _call(tmp_path, "ingest"), {}), "code": "0" * 64})
+    assert code == BadInputError.exit_code
+    assert code_digest("ingest")[:12] in answer["error"]
+
+
+def test_the_end_of_the_lifeline_ends_the_step(tmp_path: Path) -> None:
+    with _start() as process:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(request_of(STEPS["ingest"], _call(tmp_path, "ingest"), {})) + "\n")
+        process.stdin.close()
+        begun = time.monotonic()
+        assert process.wait(timeout=20) == 143
+    assert time.monotonic() - begun < 20
+
+
+def test_only_inputs_are_mounted_and_only_outputs_can_be_written(tmp_path: Path) -> None:
+    def mounted(step: str) -> dict[str, bool]:
+        call = _call(tmp_path, step)
+        mounts = mounts_of(STEPS[step], call, writable_folders(STEPS[step], call))
+        return {str(Path(mount["Target"]).relative_to(tmp_path)): mount["ReadOnly"] for mount in mounts}
+
+    assert mounted("join") == {"shop.yaml": True, "earlier": True, "out": False, "resume": False}
+    assert mounted("ingest") == {"shop.yaml": True, "data": True, "out": False, "resume": False}
+    for folder in ("g0000", ".scratch", "runs"):
+        (tmp_path / "store" / "shop" / folder).mkdir(parents=True)
+    kept = {name: read_only for name, read_only in mounted("deploy").items() if name.startswith("store")}
+    assert kept == {"store/shop/g0000": True, "store/shop/champion": False}
+
+
+@pytest.mark.parametrize(
+    ("code", "answer", "out_of_memory", "kind", "said"),
+    [
+        (4, '{"error": "s.yaml: no"}', False, BadInputError, "s.yaml: no"),
+        (1, "", False, RecloopError, "train ended with exit code 1"),
+        (137, "", False, KilledError, "signal 9 ended its container"),
+        (137, "", True, KilledError, "out of memory: train needed more than its limit of 8 GiB"),
+        (1, "", True, KilledError, "out of memory"),
+    ],
+)
+def test_what_an_end_means(code: int, answer: str, out_of_memory: bool, kind: type[RecloopError], said: str) -> None:
+    error = error_of(STEPS["train"], code, answer, out_of_memory=out_of_memory)
+    assert type(error) is kind
+    assert said in str(error)
+    assert error.exit_code == (137 if out_of_memory else code)

@@ -1,0 +1,216 @@
+"""The champion log: one winner per place, fair comparators, rollbacks that are told and can be finished."""
+
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from feature_jobs.errors import BadInputError, RetryLaterError
+from feature_jobs.schema import Scenario
+from tasks import tracking
+from tasks.run.rollback import rollback, status_facts
+from tasks.store.champion_log import ChampionLog, ChampionMovedError, Entry
+from tasks.store.scenario_store import ScenarioStore, open_store
+from tests.paths import ROOT
+from tests.unit.tasks.little import DAYS, commit, little_scenario
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> Scenario:
+    return little_scenario(tmp_path / "scenario")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ScenarioStore:
+    return open_store(tmp_path / "store", "little")
+
+
+def trained(store: ScenarioStore, ds: str, tmp_path: Path, version: str) -> Entry:
+    """An entry whose checkpoint is committed."""
+    folder = tmp_path / "checkpoints" / f"{ds}-{version}"
+    folder.mkdir(parents=True)
+    (folder / "weights").write_text(f"{ds} {version}")
+    made = commit(store, "train", ds, folder, parent=None)
+    return Entry("promotion", "little", version, ds, made.generation, made.digest)
+
+
+def promoted(store: ScenarioStore, tmp_path: Path, num_versions: int) -> list[Entry]:
+    """Version 1 of the first day, version 2 of the second, …"""
+    log = ChampionLog(store)
+    return [log.promote(n, trained(store, DAYS[n], tmp_path, str(n + 1))) for n in range(num_versions)]
+
+
+def registered(num_versions: int) -> None:
+    client = tracking.connection.client()
+    client.create_registered_model("little")
+    for _ in range(num_versions):
+        client.create_model_version("little", source="file:///nowhere")
+
+
+def test_of_two_promotions_after_the_same_record_one_wins(store, tmp_path):
+    log = ChampionLog(store)
+    first = log.promote(0, trained(store, DAYS[0], tmp_path, "1"))
+    with pytest.raises(ChampionMovedError, match="came first"):
+        log.promote(0, trained(store, DAYS[1], tmp_path, "2"))
+    assert log.history() == [first]
+    assert log.current() == first
+
+
+def test_racing_promotions_all_find_a_place_of_their_own(store):
+    entry = Entry("promotion", "little", "1", DAYS[0], 0, "c")
+    wins: list[int] = []
+
+    def promote(version: str) -> None:
+        log = ChampionLog(store)
+        while True:
+            try:
+                wins.append(log.promote(len(log.history()), replace(entry, version=version)).sequence)
+                return
+            except ChampionMovedError:
+                continue
+
+    threads = [threading.Thread(target=promote, args=(str(n),)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(wins) == list(range(1, 9))
+    assert len({e.version for e in ChampionLog(store).history()}) == 8
+
+
+def test_a_comparator_has_not_learned_from_the_day(store, tmp_path):
+    one, two, _ = promoted(store, tmp_path, 3)
+    log = ChampionLog(store)
+    assert log.as_of(DAYS[0]) == (None, None)
+    assert log.as_of(DAYS[1]) == (one, None)
+    assert log.as_of(DAYS[2]) == (two, one)
+
+
+def test_after_a_rollback_the_restored_version_is_compared_and_the_one_before_it_is_former(store, tmp_path):
+    one, two, three = promoted(store, tmp_path, 3)
+    log = ChampionLog(store)
+    back = log.promote(3, replace(two, kind="rollback"))
+    champion, former = log.as_of(DAYS[4])
+    assert (champion, former) == (back, one)
+    assert [e.version for e in log.rollback_targets(3)] == ["1", "3"]
+    newest = log.promote(4, trained(store, DAYS[3], tmp_path, "4"))
+    assert log.as_of(DAYS[4]) == (newest, back)
+    assert three not in log.as_of(DAYS[4])
+
+
+def test_champions_of_a_replaced_history_count_only_where_there_are_no_others(store, tmp_path):
+    one, two, _ = promoted(store, tmp_path, 3)
+    store.new_generation(DAYS[1], "corrected")
+    log = ChampionLog(store)
+    assert log.as_of(DAYS[3]) == (one, None)
+    again = log.promote(3, trained(store, DAYS[1], tmp_path, "4"))
+    assert again.generation == 1
+    assert log.as_of(DAYS[2]) == (again, one)
+    assert log.as_of(DAYS[2], generation=0) == (two, one)
+    store.new_generation(DAYS[0], "all of it")
+    assert log.as_of(DAYS[1])[0] == one
+
+
+def test_an_entry_whose_checkpoint_is_gone_is_no_comparator(store, tmp_path):
+    import shutil
+
+    one, two = promoted(store, tmp_path, 2)
+    shutil.rmtree(store.find("train", DAYS[1]).folder.parent)  # as dvc does before it makes a day anew
+    log = ChampionLog(store)
+    assert log.as_of(DAYS[2]) == (one, None)
+    assert not log.is_committed(two)
+
+
+def test_rollback_goes_one_back_moves_the_alias_and_keeps_the_chain(scenario, store, tmp_path, mlflow_uri):
+    promoted(store, tmp_path, 3)
+    registered(3)
+    tracking.set_alias("little", "champion", "3")
+    facts = rollback(scenario, store)
+    assert (facts["rolled_back"], facts["from"], facts["to"]) == (True, "3", "2")
+    assert tracking.aliases("little")["champion"] == "2"
+    entry = ChampionLog(store).current()
+    assert (entry.kind, entry.version, entry.ds, entry.replaces) == ("rollback", "2", DAYS[1], 3)
+    assert entry.chain_head["ds"] == DAYS[2]  # the next day still learns from here
+    assert f"chain replay --scenario little.yaml --from {DAYS[2]}" in facts["message"]
+    assert rollback(scenario, store)["to"] == "1"
+    with pytest.raises(BadInputError, match="nothing to go back to; with --to it can go to 2, 3"):
+        rollback(scenario, store)
+    # MLflow itself agrees
+    assert tracking.connection.client().get_model_version_by_alias("little", "champion").version == 1
+
+
+def test_rollback_to_a_version(scenario, store, tmp_path, mlflow_uri):
+    promoted(store, tmp_path, 5)
+    registered(5)
+    with pytest.raises(BadInputError, match=r"version 1 is none of the last deploy.keep_versions = 3 .* 4, 3, 2"):
+        rollback(scenario, store, "1")
+    assert rollback(scenario, store, "2")["to"] == "2"
+    again = rollback(scenario, store, "2")
+    assert again["rolled_back"] is False
+    assert "already" in again["message"]
+    assert len(ChampionLog(store).history()) == 6
+
+
+@pytest.mark.parametrize("num_versions", [0, 1])
+def test_nothing_to_go_back_to_is_said(scenario, store, tmp_path, mlflow_uri, num_versions):
+    promoted(store, tmp_path, num_versions)
+    registered(1)
+    with pytest.raises(BadInputError, match="nothing to go back to"):
+        rollback(scenario, store)
+
+
+def test_a_rollback_cut_short_is_finished_and_not_repeated(scenario, store, tmp_path, mlflow_uri, monkeypatch):
+    promoted(store, tmp_path, 3)
+    registered(3)
+    tracking.set_alias("little", "champion", "3")
+
+    def away(*_: str) -> None:
+        raise RetryLaterError("MLflow is away")
+
+    with monkeypatch.context() as broken, pytest.raises(RetryLaterError):
+        broken.setattr(tracking, "set_alias", away)
+        rollback(scenario, store)
+    assert tracking.aliases("little")["champion"] == "3"
+    facts = rollback(scenario, store)
+    assert "finished" in facts["message"]
+    assert tracking.aliases("little")["champion"] == "2"
+    assert ChampionLog(store).current().version == "2"
+
+
+def test_status_tells_and_mends(scenario, store, tmp_path, mlflow_uri):
+    assert status_facts(scenario, store)["champion"] is None
+    promoted(store, tmp_path, 2)
+    registered(2)
+    facts = status_facts(scenario, store)
+    assert facts["champion"]["version"] == "2"
+    assert facts["rollback_targets"] == ["1"]
+    assert [(v["version"], v["aliases"]) for v in facts["versions"]] == [("2", ["champion"]), ("1", [])]
+    assert "moved" in facts["mlflow"]
+    assert status_facts(scenario, store)["mlflow"] == "ok"
+
+
+def test_status_without_mlflow_says_so(scenario, store, tmp_path, monkeypatch):
+    promoted(store, tmp_path, 1)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    facts = status_facts(scenario, store)
+    assert facts["champion"]["version"] == "1"
+    assert "does not answer" in facts["mlflow"]
+
+
+def test_a_rollback_takes_less_than_five_seconds_and_no_mlflow_import(scenario, store, tmp_path, mlflow_uri):
+    promoted(store, tmp_path, 2)
+    registered(2)
+    code = (
+        "import sys\nfrom feature_jobs.schema import load_scenario\nfrom tasks.store.scenario_store import open_store\n"
+        "from tasks.run.rollback import rollback\n"
+        f"rollback(load_scenario({str(scenario.file)!r}), open_store({str(store.root.parent)!r}, 'little'))\n"
+        "assert 'mlflow' not in sys.modules\n"
+    )
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    assert time.perf_counter() - begin < 5
+    assert tracking.aliases("little")["champion"] == "1"

@@ -1,0 +1,120 @@
+"""The store: whole or not at all, first commit stands, any flipped byte is found."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from feature_jobs.errors import BadInputError, CorruptError
+from tasks.store.scenario_store import ScenarioStore, files_of, open_store
+
+
+def _write(store: ScenarioStore, content: str, step: str = "train", ds: str = "2024-01-01") -> tuple:
+    with store.scratch() as scratch:
+        output = scratch / "out"
+        (output / "deep").mkdir(parents=True)
+        (output / "a.txt").write_text(content)
+        (output / "deep" / "b.txt").write_text("b")
+        return store.commit(step, ds, output, {"parent": None})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ScenarioStore:
+    return open_store(tmp_path / "store", "demo")
+
+
+def test_equal_content_has_equal_digest_and_different_content_not(store: ScenarioStore) -> None:
+    first, _ = _write(store, "x", ds="2024-01-01")
+    second, _ = _write(store, "x", ds="2024-01-02")
+    third, _ = _write(store, "y", ds="2024-01-03")
+    assert first.digest == second.digest != third.digest
+
+
+def test_first_commit_stands(store: ScenarioStore) -> None:
+    first, ours = _write(store, "x")
+    second, also_ours = _write(store, "y")
+    assert ours
+    assert not also_ours
+    assert second == first
+    assert (second.folder / "a.txt").read_text() == "x"
+    assert [p.name for p in first.folder.parent.iterdir() if p.is_dir()] == [first.folder.name]
+
+
+def test_concurrent_commits_leave_one(store: ScenarioStore) -> None:
+    results = []
+    threads = [threading.Thread(target=lambda i=i: results.append(_write(store, f"content {i}"))) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(ours for _, ours in results) == 1
+    assert len({commit.digest for commit, _ in results}) == 1
+    store.verify(results[0][0])
+
+
+def test_flipped_byte_missing_and_extra_file_are_found(store: ScenarioStore) -> None:
+    commit, _ = _write(store, "some content")
+    store.verify(commit)
+    file = commit.folder / "deep" / "b.txt"
+    file.write_bytes(b"c")
+    with pytest.raises(CorruptError, match=r"b\.txt: digest .* is not the committed .*replay --from 2024-01-01"):
+        store.verify(commit)
+    file.write_bytes(b"b")
+    store.verify(commit)
+    (commit.folder / "extra").write_text("")
+    with pytest.raises(CorruptError, match="extra"):
+        store.verify(commit)
+    (commit.folder / "extra").unlink()
+    manifest = json.loads((commit.folder / "manifest.json").read_text())
+    (commit.folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CorruptError, match=r"manifest\.json"):
+        store.verify(commit)
+
+
+def test_generations_replace_days_from_theirs_on(store: ScenarioStore) -> None:
+    for day in ("2024-01-01", "2024-01-02", "2024-01-03"):
+        _write(store, f"old {day}", ds=day)
+    assert store.new_generation("2024-01-02", "late data") == 1
+    assert store.find("train", "2024-01-02") is None
+    new, _ = _write(store, "new", ds="2024-01-02")
+    assert new.generation == 1
+    assert store.find("train", "2024-01-01").generation == 0
+    assert (store.find("train", "2024-01-02", generation=0).folder / "a.txt").read_text() == "old 2024-01-02"
+
+
+def test_put_if_absent_never_replaces(store: ScenarioStore) -> None:
+    assert store.put_if_absent("champion/000001.json", b"one")
+    assert not store.put_if_absent("champion/000001.json", b"two")
+    assert store.read("champion/000001.json") == b"one"
+    assert store.keys("champion") == ["champion/000001.json"]
+
+
+def test_scratch_of_a_killed_run_is_removed_and_of_a_running_one_kept(store: ScenarioStore) -> None:
+    script = (
+        "import sys, time; from tasks.store.scenario_store import ScenarioStore; from pathlib import Path\n"
+        "with ScenarioStore(Path(sys.argv[1])).scratch() as s:\n"
+        "  (s / 'half').write_text('x'); print('in', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(store.root)], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    with store.scratch():
+        assert len(list((store.root / ".scratch").rglob("half"))) == 1
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    with store.scratch():
+        assert list((store.root / ".scratch").rglob("half")) == []
+
+
+def test_object_store_url_is_refused_in_words() -> None:
+    with pytest.raises(BadInputError, match="only folders for now"):
+        open_store("s3://bucket/x", "demo")
+
+
+def test_files_of_leaves_out_the_manifest(store: ScenarioStore) -> None:
+    commit, _ = _write(store, "x")
+    assert sorted(files_of(commit.folder)) == ["a.txt", "deep/b.txt"]

@@ -1,0 +1,373 @@
+"""tune with the real Optuna and the real training, on days of a few hundred rows."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from feature_jobs.errors import BadInputError
+from feature_jobs.schema import load_scenario
+from models.training.day import train_day
+from tasks.contract import DayConfig
+from tasks.tune import apply_certain, tune
+from tasks.tuning.space import apply, read_space, with_values
+from tests.waiting import awaited
+
+DAYS = ["2022-04-01", "2022-04-02", "2022-04-03"]
+SCENARIO = """\
+# What this is for.
+name: tiny
+data:
+  path: .
+  events:
+    path: events.csv
+    format: csv
+    time: {column: t}
+    columns: {t: {type: int}, user: {type: int}, item: {type: int}, age: {type: int}, liked: {type: int}}
+  user: user
+  item: item
+  days: {first: 2022-04-01}
+labels: {like: liked == 1}
+features:
+  item: {kind: id}               # tells a little
+  age: {kind: number}
+  recent: {kind: count, by: [user], window_days: 7}
+model:
+  embedding_dim: 4
+  bottom: [8]
+  tower: [4]
+train: {batch_size: 64, threads: 1, learning_rate: 0.00001}  # far too slow
+"""
+TUNE = """
+tune:
+  trials: 5
+  replay_days: 2
+  space:
+    train.learning_rate: {low: 0.0001, high: 0.1, log: true}
+    model.bottom: {choices: [[8], [16, 8]]}
+    "features.*.enabled": {choices: [true, false]}
+"""
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory) -> Path:
+    """Three days of samples, and the checkpoint of the first."""
+    folder = tmp_path_factory.mktemp("chain")
+    (folder / "tiny.yaml").write_text(SCENARIO)
+    scenario = load_scenario(folder / "tiny.yaml")
+    for number, ds in enumerate(DAYS):
+        rng = np.random.default_rng(number)
+        num_rows = 1000
+        item, age = rng.integers(0, 20, num_rows), rng.normal(40, 10, num_rows)
+        likes = 0.5 + np.where(item % 2, 0.15, -0.15) + np.where(age > 40, 0.3, -0.3)
+        table = {
+            "key.event_time": np.arange(num_rows, dtype=np.int64),
+            "key.event_row": np.arange(num_rows, dtype=np.int64),
+            "key.user": rng.integers(0, 30, num_rows),
+            "key.item": item,
+            "item": item,
+            "age": age,
+            "recent": rng.integers(0, 9, num_rows).astype(float),
+            "label.like": (rng.random(num_rows) < likes).astype(np.int8),
+        }
+        (folder / "samples" / ds).mkdir(parents=True)
+        pq.write_table(pa.table(table), folder / "samples" / ds / "samples.parquet")
+    (folder / "checkpoint").mkdir()
+    train_day(scenario, DAYS[0], folder / "samples" / DAYS[0], None, folder / "checkpoint")
+    return folder
+
+
+def run(folder: Path, chain: Path, section: str = TUNE, **options) -> tuple[dict, Path]:
+    """Runs the step in `folder`; returns its metrics and its output folder."""
+    folder.mkdir(exist_ok=True)
+    if not (folder / "tiny.yaml").exists():
+        (folder / "tiny.yaml").write_text(SCENARIO + section)
+    output = folder / "proposal"
+    output.mkdir(exist_ok=True)
+    samples = {ds: chain / "samples" / ds for ds in DAYS}
+    config = DayConfig(load_scenario(folder / "tiny.yaml"), DAYS[2], options=options)
+    metrics = tune(
+        config,
+        samples=samples.pop(DAYS[2]),
+        history=samples,
+        checkpoints={DAYS[0]: chain / "checkpoint"},
+        proposal=output,
+    )
+    return metrics, output
+
+
+def proposal_of(output: Path) -> dict:
+    return json.loads((output / "proposal.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(chain, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run(folder, chain)
+    return folder
+
+
+def test_trial_zero_has_the_scenarios_values_and_the_best_is_proposed(undisturbed):
+    proposal = proposal_of(undisturbed / "proposal")
+    trials = proposal["trials"]
+    assert [t["number"] for t in trials] == list(range(5))
+    assert trials[0]["state"] == "complete" and trials[0]["params"] == {
+        "train.learning_rate": 0.00001,
+        "model.bottom": [8],
+        "features.item.enabled": True,
+        "features.age.enabled": True,
+        "features.recent.enabled": True,
+    }
+    assert proposal["champion_value"] == trials[0]["value"]
+    assert proposal["better"] and proposal["value"] > proposal["champion_value"]
+    assert proposal["replayed"] == DAYS[1:] and proposal["from_checkpoint"] == DAYS[0]
+    assert proposal["changes"]["train.learning_rate"]["old"] == 0.00001
+    evidence = proposal["evidence"]["like"]
+    assert evidence["difference"] > 0 and evidence["low"] < evidence["difference"] < evidence["high"]
+    assert proposal["certain"] and evidence["low"] > 0
+    assert all(set(t["intermediate"]) <= {"1", "2"} for t in trials)
+    assert not (undisturbed / "tuning" / DAYS[2] / proposal["study"] / "trial-0").exists()
+
+
+def test_a_trial_is_judged_on_rows_it_has_not_learned(chain, undisturbed, tmp_path):
+    """Trial 0 again by hand: the first day's holdout, then the whole second day scored by the first day's model."""
+    trial = proposal_of(undisturbed / "proposal")["trials"][0]
+    scenario, parent = load_scenario(undisturbed / "tiny.yaml"), chain / "checkpoint"
+    values = []
+    for ds, rows in ((DAYS[1], "holdout"), (DAYS[2], "progressive")):
+        (tmp_path / ds).mkdir()
+        judged = train_day(scenario, ds, chain / "samples" / ds, parent, tmp_path / ds)
+        values.append(judged[rows]["like"]["auc"])
+        parent = tmp_path / ds
+    assert trial["days"] == {ds: {"like": value} for ds, value in zip(DAYS[1:], values, strict=True)}
+    assert trial["value"] == pytest.approx(sum(values) / 2, abs=1e-6)
+    assert trial["intermediate"]["1"] == pytest.approx(values[0], abs=1e-6)
+
+
+def test_running_it_again_changes_nothing_and_a_fresh_study_gives_the_same_bytes(chain, undisturbed, tmp_path):
+    before = (undisturbed / "proposal/proposal.json").read_bytes()
+    run(undisturbed, chain)
+    assert (undisturbed / "proposal/proposal.json").read_bytes() == before
+    run(tmp_path, chain)
+    assert (tmp_path / "proposal/proposal.json").read_bytes() == before
+
+
+WORKER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from tests.unit.tasks.tuning.test_tune import meet, run
+meet(Path({folder!r}), {together})
+run(Path({folder!r}), Path({chain!r}), worker={worker}, workers=2)
+"""
+
+
+def meet(folder: Path, together: int) -> None:
+    """Returns when as many processes are here."""
+    (folder / f"here-{os.getpid()}").touch()
+    awaited(lambda: len(list(folder.glob("here-*"))) >= together, within_s=60)
+
+
+def start_worker(folder: Path, chain: Path, worker: int, together: int = 1) -> subprocess.Popen:
+    root = str(Path(__file__).parents[4])
+    code = WORKER.format(root=root, folder=str(folder), chain=str(chain), worker=worker, together=together)
+    return subprocess.Popen([sys.executable, "-c", code], cwd=root, stderr=subprocess.DEVNULL)
+
+
+def running_scratch(folder: Path) -> list[Path]:
+    return [p for p in folder.glob("tuning/*/*/trial-*") if p.is_dir() and any(p.iterdir())]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_kills", [1, 3])
+def test_a_killed_study_resumes_and_ends_as_if_undisturbed(chain, undisturbed, tmp_path, num_kills):
+    (tmp_path / "tiny.yaml").write_text(SCENARIO + TUNE)
+    for _ in range(num_kills):
+        before = running_scratch(tmp_path)
+        worker = start_worker(tmp_path, chain, 0)
+        while worker.poll() is None and running_scratch(tmp_path) in ([], before):
+            time.sleep(0.005)
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.wait()
+    assert running_scratch(tmp_path), "nothing was killed in the middle of a trial"
+    metrics, output = run(tmp_path, chain)
+    assert sum(metrics["trials"].values()) == 5
+    assert (output / "proposal.json").read_bytes() == (undisturbed / "proposal/proposal.json").read_bytes()
+    assert not running_scratch(tmp_path)
+
+
+def created_trials(folder: Path) -> list[dict]:
+    (journal,) = folder.glob("tuning/*/*/study.journal")
+    entries = [json.loads(line) for line in journal.read_text().splitlines()]
+    return [entry for entry in entries if entry["op_code"] == 4]  # Optuna's "create trial"
+
+
+@pytest.mark.slow
+def test_two_workers_share_one_study_and_the_plain_run_only_writes_the_proposal(chain, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(SCENARIO + TUNE.replace("trials: 5", "trials: 8"))
+    workers = [start_worker(tmp_path, chain, number, together=2) for number in (0, 1)]
+    assert [worker.wait() for worker in workers] == [0, 0]
+    assert not list((tmp_path / "proposal").iterdir())
+    created = created_trials(tmp_path)
+    assert len({entry["worker_id"] for entry in created}) >= 2, "one worker did it all"
+    metrics, output = run(tmp_path, chain)
+    assert sum(metrics["trials"].values()) == 8 and created_trials(tmp_path) == created
+    trials = proposal_of(output)["trials"]
+    assert len({json.dumps(t["params"], sort_keys=True) for t in trials}) > 4
+    assert trials[0]["params"]["train.learning_rate"] == 0.00001
+
+
+def test_a_journal_with_a_torn_last_line_is_read(chain, undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "torn")
+    (journal,) = (tmp_path / "torn").glob("tuning/*/*/study.journal")
+    with journal.open("ab") as stream:
+        stream.write(b'{"op_code":8,"worker')
+    run(tmp_path / "torn", chain)
+    assert (tmp_path / "torn/proposal/proposal.json").read_bytes() == (
+        undisturbed / "proposal/proposal.json"
+    ).read_bytes()
+
+
+def test_hopeless_trials_are_pruned_after_their_first_day(chain, tmp_path):
+    section = """
+tune: {trials: 12, space: {features.item.enabled: {choices: [true, false]}, train.seed: {low: 1, high: 99}}}
+"""
+    (tmp_path / "tiny.yaml").write_text(SCENARIO.replace("0.00001", "0.03") + section)
+    _, output = run(tmp_path, chain)
+    trials = proposal_of(output)["trials"]
+    pruned = [t for t in trials if t["state"] == "pruned"]
+    assert pruned and all(list(t["intermediate"]) == ["1"] and t["value"] is None for t in pruned)
+    assert any(not t["params"]["features.item.enabled"] for t in pruned)
+    assert proposal_of(output)["best"]["features.item.enabled"]
+    assert isinstance(trials[1]["params"]["train.seed"], int)
+
+
+def test_any_config_path_can_be_searched(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(SCENARIO)
+    scenario = load_scenario(tmp_path / "tiny.yaml")
+    changed = with_values(
+        scenario,
+        {
+            "train.learning_rate": 0.5,
+            "model.bottom": [3, 2],
+            "model.architecture": "mmoe",
+            "features.age.enabled": False,
+            "features.age.buckets": 7,
+            "train.task_weights": {"like": 2.0},
+        },
+    )
+    assert (
+        changed.train.learning_rate == 0.5 and changed.model.bottom == (3, 2) and changed.model.architecture == "mmoe"
+    )
+    assert not changed.features["age"].enabled and changed.features["age"].buckets == 7
+    assert changed.train.task_weights == {"like": 2.0} and changed.file == scenario.file
+    assert scenario.train.learning_rate == 0.00001
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ("features.recent.window_days: {low: 1, high: 9}", "would need another join"),
+        ("features.*.kind: {choices: [id]}", "would need another join"),
+        ("join.lookback_days: {low: 1, high: 9}", "has no part in training"),
+        ("train.holdout_share: {low: 0.1, high: 0.3}", "decides which rows judge a trial"),
+        ("train.learning_rat: {low: 0.1, high: 0.3}", "did you mean train.learning_rate?"),
+        ("features.aeg.enabled: {choices: [true]}", "no such config path"),
+        ("train.batch_size: {low: -5, high: 8}", "tune.space: train.batch_size = -5"),
+        ("train.dropout: {low: 0, high: 1}", "no such config path"),
+        ("model.bottom: {low: 1, high: 2}", "give choices instead"),
+        ("train.learning_rate: {low: 0, high: 1, log: true}", "has no logarithm"),
+        ("model.embedding_dim: {low: 3, high: 9, step: 2}", "is not low + n·step"),
+        ("train.learning_rate: {}", "has no range"),
+    ],
+)
+def test_a_space_that_no_trial_can_try_is_refused(chain, tmp_path, space, message):
+    with pytest.raises(BadInputError) as caught:
+        run(tmp_path, chain, f'\ntune: {{space: {{"{space.split(": ")[0]}": {space.split(": ", 1)[1]}}}}}\n')
+    assert message in str(caught.value) and "tiny.yaml" in str(caught.value)
+
+
+def test_the_scenarios_own_values_are_always_in_the_space(tmp_path):
+    section = (
+        "\ntune: {space: {model.embedding_dim: {choices: [8, 16]}, train.learning_rate: {low: 0.01, high: 0.1}}}\n"
+    )
+    (tmp_path / "tiny.yaml").write_text(SCENARIO + section)
+    dim, rate = read_space(load_scenario(tmp_path / "tiny.yaml"))
+    assert dim.choices == ("4", "8", "16") and (rate.low, rate.high) == (0.00001, 0.1)
+    assert rate.decode(0.0123456) == 0.01235 and rate.decode(rate.champion_raw) == 0.00001
+
+
+def test_the_first_day_has_nothing_to_replay(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(SCENARIO + TUNE)
+    config = DayConfig(load_scenario(tmp_path / "tiny.yaml"), DAYS[0])
+    with pytest.raises(BadInputError, match="no checkpoint of an earlier day"):
+        tune(config, samples=tmp_path, history={}, checkpoints={}, proposal=tmp_path)
+
+
+def test_applying_a_proposal_keeps_comments_and_touches_nothing_else(tmp_path):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(SCENARIO + TUNE)
+    changes = {
+        "train.learning_rate": {"old": 0.00001, "new": 0.0123},
+        "features.age.enabled": {"old": True, "new": False},
+        "model.dropout": {"old": 0.0, "new": 0.1},
+        "quantize.max_auc_loss": {"old": 0.002, "new": 0.003},
+    }
+    apply(file, {"changes": changes})
+    expected = (SCENARIO + TUNE).replace("learning_rate: 0.00001}", "learning_rate: 0.0123}")
+    expected = expected.replace("age: {kind: number}", "age: {kind: number, enabled: false}")
+    expected = expected.replace("  tower: [4]\n", "  tower: [4]\n  dropout: 0.1\n")
+    edited = file.read_text().replace("}   # far", "}  # far")  # a comment keeps its column
+    assert edited == expected + "quantize:\n  max_auc_loss: 0.003\n"
+    scenario = load_scenario(file)
+    assert scenario.train.learning_rate == 0.0123 and not scenario.features["age"].enabled
+    with pytest.raises(BadInputError, match=r"tiny.yaml:\d+: .*the proposal started from"):
+        apply(file, {"changes": changes})
+
+
+def test_the_shipped_scenarios_survive_a_round_trip_and_have_a_space(tmp_path):
+    from tests.paths import SCENARIOS
+
+    for name in ("movielens", "kuairand"):
+        shutil.copy(SCENARIOS / f"{name}.yaml", tmp_path)
+        file = tmp_path / f"{name}.yaml"
+        before = file.read_text()
+        old = load_scenario(file).train.learning_rate
+        apply(file, {"changes": {"train.learning_rate": {"old": old, "new": 0.5}}})
+        changed = [line for line in file.read_text().splitlines() if line not in before.splitlines()]
+        assert len(changed) <= 2 and any("learning_rate: 0.5" in line for line in changed)
+        assert len(read_space(load_scenario(SCENARIOS / f"{name}.yaml"))) >= 4
+
+
+def test_a_difference_within_chance_is_not_certain_and_not_applied_by_itself(chain, tmp_path):
+    section = "\ntune: {trials: 3, apply: auto, space: {train.seed: {low: 1, high: 99}}}\n"
+    (tmp_path / "tiny.yaml").write_text(SCENARIO.replace("0.00001", "0.03") + section)
+    _, output = run(tmp_path, chain)
+    proposal = proposal_of(output)
+    assert not proposal["certain"] and proposal["evidence"].get("like", {"low": -1})["low"] < 0
+    apply_certain(load_scenario(tmp_path / "tiny.yaml"), output)
+    assert load_scenario(tmp_path / "tiny.yaml").train.seed == 7
+    assert sorted(p.name for p in output.iterdir()) == ["proposal.json"]
+
+
+def test_auto_applies_the_winner_by_itself_when_the_proposal_is_committed(chain, tmp_path):
+    section = TUNE.replace("trials: 5", "trials: 3\n  apply: auto")
+    _, output = run(tmp_path, chain, section)
+    file = tmp_path / "tiny.yaml"
+    assert load_scenario(file).train.learning_rate == 0.00001  # the step itself writes its output alone
+    apply_certain(load_scenario(file), output)
+    proposal = proposal_of(output)
+    assert proposal["better"]
+    assert load_scenario(file).train.learning_rate == proposal["best"]["train.learning_rate"] != 0.00001
+    written = file.read_text()
+    apply_certain(load_scenario(file), output)  # the step is run again
+    assert file.read_text() == written
