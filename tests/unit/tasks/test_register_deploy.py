@@ -20,9 +20,9 @@ from tasks.deploy import deploy
 from tasks.evaluate import evaluate
 from tasks.quantize import quantize
 from tasks.register import register
-from tasks.store.champion_log import ChampionLog
+from tasks.run.rollback import rollback
+from tasks.store.champion_log import ChampionLog, Entry
 from tasks.store.scenario_store import ScenarioStore, open_store
-from tasks.store.scenario_store import champion_log as champion
 from tests.unit.tasks.little import DAYS, commit, little_scenario, write_samples, write_validation
 
 WRITERS = {"checkpoint": "train", "evaluation": "evaluate", "export": "quantize", "validation": "validate"}
@@ -97,7 +97,7 @@ def two_days(tmp_path_factory) -> Loop:
     loop = Loop(root, little_scenario(root), open_store(root / "store", "little"))
     loop.make(0)
     first = loop.store.find("train", DAYS[0])
-    ChampionLog(loop.store).promote(0, champion.Entry("promotion", "little", "1", DAYS[0], 0, first.digest))
+    ChampionLog(loop.store).promote(0, Entry("promotion", "little", "1", DAYS[0], 0, first.digest))
     loop.make(1)
     return loop
 
@@ -276,7 +276,7 @@ def test_deploying_again_after_a_kill_changes_nothing(loop, load_once):
 def test_a_rollback_is_not_undone_by_the_same_days_deploy(loop, load_once):
     loop.register(1)
     loop.deploy(1)
-    champion.rollback(loop.scenario, loop.store)
+    rollback(loop.scenario, loop.store)
     assert tracking.aliases("little")["champion"] == "1"
     loop.deploy(1)
     assert tracking.aliases("little")["champion"] == "1"
@@ -320,11 +320,11 @@ def test_each_gate_says_no_with_a_reason(loop, tmp_path):
 def test_a_later_days_champion_is_never_replaced(loop, load_once):
     loop.register(1)
     later = loop.store.find("train", DAYS[1])
-    ChampionLog(loop.store).promote(1, champion.Entry("promotion", "little", "2", DAYS[1], 0, later.digest))
+    ChampionLog(loop.store).promote(1, Entry("promotion", "little", "2", DAYS[1], 0, later.digest))
     _, verdict = loop.deploy(0, evaluation=loop.store.find("evaluate", DAYS[0]).folder)
     # the first day was promoted before and stays so; a version of it that was not is held
     assert verdict["promoted"]
-    held = champion.Entry("promotion", "little", "9", DAYS[0], 0, "other")
+    held = Entry("promotion", "little", "9", DAYS[0], 0, "other")
     from tasks.deploy import _swap
 
     answer, standing = _swap(ChampionLog(loop.store), held, wanted=True)
@@ -335,7 +335,7 @@ def test_a_later_days_champion_is_never_replaced(loop, load_once):
 
 def test_a_comparison_with_another_champion_does_not_count(loop, load_once):
     loop.register(1)
-    other = champion.Entry("promotion", "little", "1", DAYS[0], 0, loop.store.find("train", DAYS[0]).digest)
+    other = Entry("promotion", "little", "1", DAYS[0], 0, loop.store.find("train", DAYS[0]).digest)
     shutil.rmtree(loop.store.root / "champion")
     metrics, _ = loop.deploy(1)
     assert "the champion changed since the comparison" in metrics["gate"]

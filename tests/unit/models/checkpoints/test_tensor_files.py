@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from safetensors.numpy import load_file
 
-from models.checkpoints.checkpoint import tensor_files
+from models.checkpoints import tensor_files
 from models.checkpoints.tensor_files import DTYPES, Rows, read_rows, read_tensors, write_tensors
 
 TENSORS = st.dictionaries(

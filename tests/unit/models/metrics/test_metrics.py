@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import log_loss, roc_auc_score
 
+from models.metrics import bootstrap
 from models.metrics import scores as metrics
-from models.metrics.scores import bootstrap
 
 
 @st.composite

@@ -172,7 +172,7 @@ def test_a_rollback_cut_short_is_finished_and_not_repeated(scenario, store, tmp_
         raise RetryLaterError("MLflow is away")
 
     with monkeypatch.context() as broken, pytest.raises(RetryLaterError):
-        broken.setattr(tracking, "set_alias", away)
+        broken.setattr("tasks.tracking.champion_alias.set_alias", away)
         rollback(scenario, store)
     assert tracking.aliases("little")["champion"] == "3"
     facts = rollback(scenario, store)
