@@ -33,13 +33,24 @@ class Input:
 
     `same` day; `previous` day, None on the scenario's first; `trailing` days, as a dict ds → folder, as many as the
     config path `window` says; `champion`, the checkpoint that served when the day began, or None; `former_champion`,
-    the one before that, or None. An `optional` input is None where nothing is committed.
+    the one before that, or None. An `optional` input is None where nothing is committed. `is_parent`: the output is a
+    link of the chain, and this input is the link before it; its digest is recorded in the manifest as the parent.
     """
 
     of: str | None = None
     days: Literal["same", "previous", "trailing", "champion", "former_champion"] = "same"
     window: str | None = None
     optional: bool = False
+    is_parent: bool = False
+
+
+@dataclass(frozen=True)
+class Option:
+    """A whole number that the step's own command takes besides the day, as `--NAME`. With a `partial` option the run
+    does a part of the step's work for another run to collect: it commits nothing."""
+
+    help: str
+    partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,10 @@ class Resources:
 @dataclass(frozen=True)
 class Step:
     """A declared step. `config` names the config paths that its output depends on, `files` the properties of
-    the scenario that are paths of files it depends on.
+    the scenario that are paths of files it depends on. `imports` are the modules that its function imports: they are
+    loaded before the function is called, so that their time does not count as compute. `options` are its command's own.
+    `needs` is a config path without whose value the step has nothing to do. `after` is called by the command with the
+    scenario and the committed folder: what a step may not do itself, because it writes only its output.
 
     `daily` steps make up the daily DAG. `on_no` says what a gate's no means to a scheduler: `fail` stops the day,
     `skip` ends the step without alarm. `registry` steps talk to MLflow while they run, the others to nobody;
@@ -76,6 +90,10 @@ class Step:
     writes: str
     config: tuple[str, ...]
     files: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
+    options: Mapping[str, Option] = field(default_factory=dict)
+    needs: str | None = None
+    after: Callable[[Scenario, Path], None] | None = None
     image: str = "step"
     resources: Resources = Resources()
     timeout_s: int = 3600
@@ -92,6 +110,10 @@ class Step:
     def doc(self) -> str:
         """First paragraph of the function's docstring."""
         return (self.function.__doc__ or "").strip().split("\n\n")[0]
+
+    def is_partial(self, options: Mapping[str, Any]) -> bool:
+        """Whether a run with these options commits nothing."""
+        return any(self.options[name].partial for name in options)
 
     @property
     def role(self) -> str:
@@ -112,7 +134,7 @@ class DayConfig:
     """What a step function is told besides its folders.
 
     `store` is set when the step runs inside one (steps that keep to their folders don't look at it). `progress` asks
-    for a progress bar, else plain lines. `options` are the command's own (`tune`: worker). `resume` is given to
+    for a progress bar, else plain lines. `options` are the command's own, see `Step.options`. `resume` is given to
     resumable steps: a folder that outlives a killed run, and that the next one finds if its inputs are the same.
     """
 

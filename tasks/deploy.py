@@ -32,6 +32,7 @@ class Gate:
     config=("deploy", "quantize"),
     resources=Resources(memory_gib=3.0),
     timeout_s=1200,
+    imports=("tasks.tracking.logged_models",),
     on_no="skip",
     registry=True,
     keeps=PREFIX,

@@ -7,7 +7,14 @@ from pathlib import Path
 from tasks.contract import DayConfig, Metrics, Resources, step
 
 
-@step(reads={}, writes="events", config=("data", "ingest"), source=True, resources=Resources(cpus=2, memory_gib=4))
+@step(
+    reads={},
+    writes="events",
+    config=("data", "ingest"),
+    source=True,
+    imports=("feature_jobs.sources.ingest",),
+    resources=Resources(cpus=2, memory_gib=4),
+)
 def ingest(config: DayConfig, *, events: Path) -> Metrics:
     """Lands one day of the source as typed Parquet: exact duplicates dropped, malformed rows quarantined, all counted.
 

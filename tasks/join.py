@@ -15,6 +15,7 @@ from tasks.contract import DayConfig, Input, Metrics, Resources, step
     },
     writes="samples",
     config=("data", "join", "features", "labels", "outcomes", "evaluate.segments"),
+    imports=("feature_jobs.joins.join",),
     resources=Resources(cpus=2, memory_gib=8),
 )
 def join(config: DayConfig, *, events: Path, history: Mapping[str, Path], samples: Path) -> Metrics:

@@ -11,6 +11,7 @@ from tasks.contract import DayConfig, Input, Metrics, Resources, step
     reads={"samples": Input(), "checkpoint": Input()},
     writes="export",
     config=("quantize",),
+    imports=("models.export.export", "onnx", "onnxruntime"),
     resources=Resources(cpus=2, memory_gib=8),
 )
 def quantize(config: DayConfig, *, samples: Path, checkpoint: Path, export: Path) -> Metrics:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     config=("data", "deploy", "features", "labels"),
     resources=Resources(memory_gib=3.0),
     timeout_s=1200,
+    imports=("tasks.tracking.logged_models",),
     registry=True,
 )
 def register(

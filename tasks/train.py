@@ -12,11 +12,12 @@ from tasks.contract import DayConfig, Input, Metrics, Resources, step
     reads={
         "samples": Input(),
         "validation": Input(),
-        "parent": Input(of="checkpoint", days="previous"),
+        "parent": Input(of="checkpoint", days="previous", is_parent=True),
     },
     writes="checkpoint",
     config=("model", "features", "labels", "train"),
     resources=Resources(cpus=2, memory_gib=8),
+    imports=("models.training.day",),
     resumable=True,
     shared=True,
 )

@@ -11,12 +11,25 @@ from typing import Any
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
-from tasks.contract import DayConfig, Input, Metrics, Resources, step
+from tasks.contract import DayConfig, Input, Metrics, Option, Resources, step
 from tasks.tuning.space import apply, read_space, started_from, with_values
 from tasks.tuning.study import Report, Study
 
 PROPOSAL = "proposal.json"
 TAIL_DRAWS, MAX_DRAWS = 20, 10_000  # an end of an interval needs about ten draws beyond it
+
+
+def apply_certain(scenario: Scenario, proposal: Path) -> None:
+    """With `tune.apply: auto`, writes a committed proposal's winner into the scenario file if it is certain.
+
+    No part of the step: it writes no file but its output, wherever it runs. A scenario that has other values than the
+    proposal started from, because they were applied before or a person set them since, stays as it is. Raises
+    BadInputError where the scenario can't be written; `recloop accept` does so where it can.
+    """
+    report = json.loads((proposal / PROPOSAL).read_text())
+    wanted = scenario.tune.apply == "auto" and report["better"] and report["certain"]
+    if wanted and started_from(scenario, report):
+        apply(scenario.file, report)
 
 
 @step(
@@ -28,6 +41,13 @@ TAIL_DRAWS, MAX_DRAWS = 20, 10_000  # an end of an interval needs about ten draw
     writes="proposal",
     config=("tune", "train", "model", "features", "labels", "evaluate"),
     resources=Resources(memory_gib=6.0),
+    imports=("models.training.day", "optuna"),
+    options={
+        "worker": Option("Only add trials, as this one of several parallel workers.", partial=True),
+        "workers": Option("How many workers there are."),
+    },
+    needs="tune.space",
+    after=apply_certain,
     timeout_s=6 * 3600,
     daily=False,
     keeps="tuning",
@@ -89,19 +109,6 @@ def tune(
     counts = {state: states.count(state) for state in sorted(set(states))}
     told = ("value", "champion_value", "better", "certain")
     return {"trials": counts, **{name: report[name] for name in told}}
-
-
-def apply_certain(scenario: Scenario, proposal: Path) -> None:
-    """With `tune.apply: auto`, writes a committed proposal's winner into the scenario file if it is certain.
-
-    No part of the step: it writes no file but its output, wherever it runs. A scenario that has other values than the
-    proposal started from, because they were applied before or a person set them since, stays as it is. Raises
-    BadInputError where the scenario can't be written; `recloop accept` does so where it can.
-    """
-    report = json.loads((proposal / PROPOSAL).read_text())
-    wanted = scenario.tune.apply == "auto" and report["better"] and report["certain"]
-    if wanted and started_from(scenario, report):
-        apply(scenario.file, report)
 
 
 class _Replay:

@@ -23,6 +23,7 @@ MAX_TOLD = 3
     writes="validation",
     config=("validate", "labels", "features"),
     files=("suite_file",),
+    imports=("feature_jobs.validation.expectations", "feature_jobs.validation.drift"),
     resources=Resources(memory_gib=4.0),
     timeout_s=1800,
 )

@@ -14,15 +14,6 @@ from tasks.run.modes import launcher_of
 from tasks.steps import STEPS
 
 
-def _options_of(declared: Step) -> list[Any]:
-    if declared.name != "tune":
-        return []
-    return [
-        click.option("--worker", type=int, help="Only add trials, as this of several parallel workers."),
-        click.option("--workers", type=int, help="How many workers there are."),
-    ]
-
-
 def _add(declared: Step) -> None:
     @click.option("--ds", required=True, help="The day, 2022-04-25.")
     @click.option("--no-is-done", is_flag=True, help="Exit 0, not 3, where a gate said no and the verdict is kept.")
@@ -45,17 +36,15 @@ def _add(declared: Step) -> None:
             started=STARTED,
             launcher=launcher_of(execution),
         )
-        if declared.name == "tune" and outcome.uri:
-            from tasks.tune import apply_certain
-
-            apply_certain(context.scenario, Path(outcome.uri))
+        if declared.after and outcome.uri:
+            declared.after(context.scenario, Path(outcome.uri))
         if outcome.gate:
             click.secho(f"gate: {outcome.gate}", err=True, fg="yellow")
         click.echo(json.dumps(outcome.as_json(), sort_keys=True))
         click.get_current_context().exit(0 if no_is_done else outcome.exit_code)
 
-    for option in _options_of(declared):
-        command = option(command)
+    for name, option in declared.options.items():
+        command = click.option(f"--{name}", type=int, help=option.help)(command)
     first = declared.doc.replace("\n", " ")
     main.command(declared.name, help=f"{first}\n\nEnds with one JSON line on stdout.")(command)
 

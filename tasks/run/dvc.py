@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import previous_day, trailing_days
 from tasks.contract import Input, Step
-from tasks.run.runner import value_at, window_of
+from tasks.run.runner import has_work, value_at, window_of
 from tasks.steps import DAILY, STEPS, writer_of
 from tasks.store.source_digest import step_files
 
@@ -25,7 +25,7 @@ STORE = ".recloop/dvc"
 REPORT = f"{STORE}/report"
 HEADER = """\
 # Rendered by `recloop dvc-render --scenario {name}`; edit the scenario, not this file, and render again.
-# A stage for each step and day. `dvc repro` runs what changed, `dvc repro deploy-{last}` one day and all before it.
+# A stage for each step and day. `dvc repro` runs what changed, `dvc repro {end}-{last}` one day and all before it.
 """
 
 
@@ -41,8 +41,9 @@ def render(scenario: Scenario, file: Path, days: list[str]) -> str:
     for ds in days:
         for name in DAILY:
             stages[f"{name}-{ds}"] = _stage(STEPS[name], scenario, file, ds)
-    if scenario.tune.space and len(days) > 1:
-        stages[f"tune-{days[-1]}"] = _stage(STEPS["tune"], scenario, file, days[-1])
+    for name, declared in STEPS.items():
+        if len(days) > 1 and not declared.daily and has_work(declared, scenario):
+            stages[f"{name}-{days[-1]}"] = _stage(declared, scenario, file, days[-1])
     stages["report"] = {
         "cmd": f"recloop report --scenario {file} --store {STORE} --from {days[0]} --to {days[-1]} --out {REPORT}",
         "deps": [_out(scenario, day, step) for day in days for step in ("train", "evaluate", "quantize")],
@@ -65,7 +66,7 @@ def render(scenario: Scenario, file: Path, days: list[str]) -> str:
     yaml = YAML()
     yaml.width, yaml.default_flow_style = 120, False
     yaml.dump(document, text)
-    return HEADER.format(name=scenario.name, last=days[-1]) + text.getvalue()
+    return HEADER.format(name=scenario.name, end=DAILY[-1], last=days[-1]) + text.getvalue()
 
 
 def _stage(declared: Step, scenario: Scenario, file: Path, ds: str) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def _stage(declared: Step, scenario: Scenario, file: Path, ds: str) -> dict[str,
 
 
 def _days_read(scenario: Scenario, writer: str, source: Input, ds: str) -> list[tuple[str, str]]:
-    """(day, step) whose outputs an input reads; the champion is known once the day before is deployed."""
+    """(day, step) whose outputs an input reads; the champion is known once the day before is done."""
     before = previous_day(scenario, ds)
     if source.days == "same":
         return [(ds, writer)]
@@ -96,7 +97,7 @@ def _days_read(scenario: Scenario, writer: str, source: Input, ds: str) -> list[
         return [(day, writer) for day in trailing_days(scenario, ds, window_of(scenario, source))]
     if before is None:
         return []
-    return [(before, writer if source.days == "previous" else "deploy")]
+    return [(before, writer if source.days == "previous" else DAILY[-1])]
 
 
 def _storable(path: str, value: Any) -> list[str]:

@@ -1,12 +1,10 @@
-"""What a step's process uses while it runs: CPU, memory, the GPU where there is one, and time for imports."""
+"""What a step's process uses while it runs: CPU, memory, and the GPU where there is one."""
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import os
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,36 +39,6 @@ def sampled_resources() -> Iterator[dict[str, list[float]]]:
         stop.set()
         thread.join()
         sample()
-
-
-class ImportClock:
-    """Seconds that this thread spent in import statements: a step imports torch and the like when it runs, and that
-    is no useful compute."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """Counts while the context lasts."""
-        plain, owner, depth = builtins.__import__, threading.get_ident(), 0
-
-        def timed(*arguments: Any, **named: Any) -> Any:
-            nonlocal depth
-            if depth or threading.get_ident() != owner:
-                return plain(*arguments, **named)
-            depth, begun = 1, time.perf_counter()
-            try:
-                return plain(*arguments, **named)
-            finally:
-                depth = 0
-                self.seconds += time.perf_counter() - begun
-
-        builtins.__import__ = timed
-        try:
-            yield
-        finally:
-            builtins.__import__ = plain
 
 
 def _gpus() -> list[tuple[int, float, float]]:

@@ -109,14 +109,15 @@ def _run(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Laun
             kept = store.keep_rejected(declared.name, ds, output) if any(output.iterdir()) else None
             raise GateError(f"{error}\nkept for a look: {kept}" if kept else str(error)) from None
         metrics, seconds = ran.metrics, ran.seconds
-        if "worker" in options:
+        if declared.is_partial(options):
             return Outcome(declared.name, ds, "done", None, None, metrics, seconds), None
         gate = metrics.pop("gate", None)
         facts = _facts(declared, scenario, inputs, gate)
         if standing is not None:
-            return _compare(declared, scenario, standing, output), standing
-        key = f"runs/g{store.generation_of(ds):04}/{ds}/{declared.name}.json"
-        store.write_record(key, {"metrics": metrics, "system": ran.system, "seconds": seconds})
+            return _compare(scenario, store, standing, output, metrics), standing
+        # Before the commit: a process that is killed between the two must not leave a commit without its metrics.
+        record = _record_key(store.generation_of(ds), ds, declared.name)
+        store.write_record(record, {"metrics": metrics, "system": ran.system, "seconds": seconds})
         commit, ours = store.commit(declared.name, ds, output, facts)
     outcome = ("gate_no" if gate else "done") if ours else "already_done"
     return Outcome(declared.name, ds, outcome, commit.digest, str(commit.folder), metrics, seconds, gate), commit
@@ -255,8 +256,9 @@ def _facts(declared: Step, scenario: Scenario, inputs: Mapping[str, Found], gate
         "code": code_digest(declared.name),
         "gate": gate,
     }
-    if "parent" in inputs:
-        facts["parent"] = digests(inputs["parent"])
+    for argument, read in declared.reads.items():
+        if read.is_parent:
+            facts["parent"] = digests(inputs[argument])
     return facts
 
 
@@ -274,6 +276,11 @@ def config_digest(scenario: Scenario, declared: Step) -> str:
     return sha256_of(canonical_json(parts))
 
 
+def has_work(declared: Step, scenario: Scenario) -> bool:
+    """Whether the scenario has the value that the step needs."""
+    return declared.needs is None or bool(value_at(scenario.model_dump(by_alias=True), declared.needs))
+
+
 def value_at(document: Any, path: str) -> Any:
     """The value at a dotted config path; None where the document has none."""
     for part in path.split("."):
@@ -288,20 +295,27 @@ def _already_done(standing: Commit) -> Outcome:
     )
 
 
-def _compare(declared: Step, scenario: Scenario, standing: Commit, output: Path) -> Outcome:
+def _compare(scenario: Scenario, store: ScenarioStore, standing: Commit, output: Path, metrics: Metrics) -> Outcome:
     """A source that is read again must say what it said: late or corrected data is never taken silently."""
     if sha256_of(canonical_json(files_of(output))) == standing.digest:
         return _already_done(standing)
     raise BadInputError(
         f"{scenario.data.path}: the day {standing.ds} reads differently than when it was committed"
-        f" ({_changed(standing, output)}); to learn from the corrected data start a new generation:"
+        f" ({_changed(store, standing, metrics)}); to learn from the corrected data start a new generation:"
         f" recloop chain replay --scenario {scenario.file.name} --from {standing.ds}"
     )
 
 
-def _changed(standing: Commit, output: Path) -> str:
-    rows = [json.loads((folder / "counts.json").read_text())["rows"] for folder in (standing.folder, output)]
-    return f"{rows[0]} rows then, {rows[1]} now" if rows[0] != rows[1] else f"{rows[0]} rows, other content"
+def _changed(store: ScenarioStore, standing: Commit, metrics: Metrics) -> str:
+    """What is different, as far as the number of rows shows it."""
+    data = store.read(_record_key(standing.generation, standing.ds, standing.step))
+    then, now = (json.loads(data)["metrics"] if data else {}).get("rows"), metrics.get("rows")
+    return "other content" if then == now or then is None else f"{then} rows then, {now} now"
+
+
+def _record_key(generation: int, ds: str, step: str) -> str:
+    """Key of the record of a step's run: metrics, system metrics, seconds."""
+    return f"runs/g{generation:04}/{ds}/{step}.json"
 
 
 def _show_in_mlflow(declared: Step, scenario: Scenario, commit: Commit, store: ScenarioStore) -> None:
@@ -311,7 +325,7 @@ def _show_in_mlflow(declared: Step, scenario: Scenario, commit: Commit, store: S
         return
     from tasks import tracking
 
-    record = store.read(f"runs/{place}.json")
+    record = store.read(_record_key(commit.generation, commit.ds, commit.step))
     try:
         tracking.record_step(declared, scenario, commit, json.loads(record) if record else {})
     except RecloopError as error:

@@ -14,16 +14,18 @@ go through `put_if_absent`, `read` and `keys` alone, which is what an object sto
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from feature_jobs.errors import BadInputError, CorruptError
 
@@ -237,16 +239,14 @@ class ScenarioStore:
         top.mkdir(parents=True, exist_ok=True)
         for old in top.iterdir():
             _remove_if_abandoned(old)
-        number, name = tempfile.mkstemp(".lock", dir=top)
-        with os.fdopen(number, "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            folder = Path(name).with_suffix("")  # made under the lock: before it, others would take it for a leftover
-            folder.mkdir(0o700)
+        folder = top / uuid.uuid4().hex
+        with FileLock(_lock_of(folder)):
+            folder.mkdir(0o700)  # under the lock: before it, others would take the folder for a leftover
             try:
                 yield folder
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
-                Path(name).unlink(missing_ok=True)
+                _lock_of(folder).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def resume_folder(self, name: str, key: str) -> Iterator[Path | None]:
@@ -255,12 +255,14 @@ class ScenarioStore:
         place = self.resume_place(name, key)
         top = place.parent
         top.mkdir(parents=True, exist_ok=True)
-        with (top.parent / f"{name}.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield None
-                return
+        lock = FileLock(top.parent / f"{name}.lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            yield None
+            return
+        with contextlib.ExitStack() as held:
+            held.callback(lock.release)
             for other in top.iterdir():
                 if other.name != key:
                     shutil.rmtree(other, ignore_errors=True)
@@ -301,16 +303,16 @@ def _remedy(commit: Commit) -> str:
     )
 
 
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
 def _remove_if_abandoned(path: Path) -> None:
-    lock_file = path.with_name(f"{path.name.removesuffix('.lock')}.lock")
+    """Removes a scratch folder whose lock nobody holds, and the lock."""
     folder = path.with_name(path.name.removesuffix(".lock"))
-    try:
-        with lock_file.open("r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-            lock_file.unlink(missing_ok=True)
-    except (BlockingIOError, FileNotFoundError):
-        return  # in use, or another process has removed it
+    with contextlib.suppress(Timeout), FileLock(_lock_of(folder), blocking=False):
+        shutil.rmtree(folder, ignore_errors=True)
+        _lock_of(folder).unlink(missing_ok=True)
 
 
 def _fsync(file: Path) -> None:
