@@ -32,14 +32,15 @@ class Input:
     """What a step reads: the output called `of` (default: the argument's name) of some day.
 
     `same` day; `previous` day, None on the scenario's first; `trailing` days, as a dict ds → folder, as many as the
-    config path `window` says; `champion`, the checkpoint that served when the day began, or None; `former_champion`,
-    the one before that, or None. An `optional` input is None where nothing is committed. `is_parent`: the output is a
-    link of the chain, and this input is the link before it; its digest is recorded in the manifest as the parent.
+    config path `window` says, or the function `window` of the scenario; `champion`, the checkpoint that served when the
+    day began, or None; `former_champion`, the one before that, or None. An `optional` input is None where nothing is
+    committed. `is_parent`: the output is a link of the chain, and this input is the link before it; its digest is
+    recorded in the manifest as the parent.
     """
 
     of: str | None = None
     days: Literal["same", "previous", "trailing", "champion", "former_champion"] = "same"
-    window: str | None = None
+    window: str | Callable[[Scenario], int] | None = None
     optional: bool = False
     is_parent: bool = False
 
@@ -72,7 +73,9 @@ class Step:
     """A declared step. `config` names the config paths that its output depends on, `files` the properties of
     the scenario that are paths of files it depends on. `imports` are the modules that its function imports: they are
     loaded before the function is called, so that their time does not count as compute. `options` are its command's own.
-    `needs` is a config path without whose value the step has nothing to do. `after` is called by the command with the
+    `needs` is a config path without whose value the step has nothing to do. `variants` are config paths whose values
+    name the output, so that a day can hold several: with other values the step is not done yet. `shows` says in text
+    what a committed folder holds, for a person at a terminal. `after` is called by the command with the
     scenario and the committed folder: what a step may not do itself, because it writes only its output.
 
     `daily` steps make up the daily DAG. `on_no` says what a gate's no means to a scheduler: `fail` stops the day,
@@ -93,6 +96,8 @@ class Step:
     imports: tuple[str, ...] = ()
     options: Mapping[str, Option] = field(default_factory=dict)
     needs: str | None = None
+    variants: tuple[str, ...] = ()
+    shows: Callable[[Path], str] | None = None
     after: Callable[[Scenario, Path], None] | None = None
     image: str = "step"
     resources: Resources = Resources()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -77,15 +76,23 @@ def rollback(context: Context, to_version: str | None) -> None:
 @with_context
 def accept(context: Context, ds: str) -> None:
     """Writes a tuning run's proposed values into the scenario file, keeping its comments."""
-    from tasks.tuning.space import apply
+    from tasks.run.runner import output_name_of
+    from tasks.steps import STEPS
+    from tasks.tuning.proposal import apply, read_proposal
 
-    commit = context.store.find("tune", ds)
+    scenario = context.scenario
+    commit = context.store.find(output_name_of(STEPS["tune"], scenario), ds)
     if commit is None:
-        raise BadInputError(f"{context.store.root}: no proposal of {ds}; `recloop tune --ds {ds}` makes one")
-    proposal = json.loads((commit.folder / "proposal.json").read_text())
-    apply(context.scenario.file, proposal)
+        raise BadInputError(
+            f"{context.store.root}: no proposal of {ds} for the present tune.space; search first:"
+            f" recloop tune -s {scenario.name} --ds {ds}"
+        )
+    proposal = read_proposal(commit.folder)
+    if proposal["better"] and not proposal["certain"]:
+        click.secho("warning: the gain may be chance: its interval includes 0", err=True, fg="yellow")
+    apply(scenario.file, proposal["changes"], ds)
     lines = [f"{path}: {change['old']} -> {change['new']}" for path, change in sorted(proposal["changes"].items())]
-    context.show(proposal["changes"], f"{context.scenario.file}:\n" + ("\n".join(lines) or "nothing to change"))
+    context.show(proposal["changes"], f"{scenario.file}:\n" + ("\n".join(lines) or "nothing to change"))
 
 
 @main.command()

@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import previous_day, trailing_days
 from tasks.contract import Input, Step
-from tasks.run.runner import has_work, value_at, window_of
+from tasks.run.runner import has_work, output_name_of, value_at, window_of
 from tasks.steps import DAILY, STEPS, writer_of
 from tasks.store.source_digest import step_files
 
@@ -84,7 +84,7 @@ def _stage(declared: Step, scenario: Scenario, file: Path, ds: str) -> dict[str,
     stage["deps"] = sorted(set(deps))
     if paths:
         stage["params"] = [{str(file): paths}]
-    stage["outs"] = [_out(scenario, ds, declared.name)]
+    stage["outs"] = [_out(scenario, ds, output_name_of(declared, scenario))]
     return stage
 
 

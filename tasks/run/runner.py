@@ -95,7 +95,8 @@ def run_step(
 
 def _run(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Launcher) -> tuple[Outcome, Commit | None]:
     scenario, ds, options = config.scenario, config.ds, config.options
-    standing = store.find(declared.name, ds)
+    output_name = output_name_of(declared, scenario)
+    standing = store.find(output_name, ds)
     if standing is not None and declared.reads:
         return _already_done(standing), standing
     inputs = _proven_inputs(declared, config, store)
@@ -116,9 +117,9 @@ def _run(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Laun
         if standing is not None:
             return _compare(scenario, store, standing, output, metrics), standing
         # Before the commit: a process that is killed between the two must not leave a commit without its metrics.
-        record = _record_key(store.generation_of(ds), ds, declared.name)
+        record = _record_key(store.generation_of(ds), ds, output_name)
         store.write_record(record, {"metrics": metrics, "system": ran.system, "seconds": seconds})
-        commit, ours = store.commit(declared.name, ds, output, facts)
+        commit, ours = store.commit(output_name, ds, output, facts)
     outcome = ("gate_no" if gate else "done") if ours else "already_done"
     return Outcome(declared.name, ds, outcome, commit.digest, str(commit.folder), metrics, seconds, gate), commit
 
@@ -204,11 +205,22 @@ def _resume_key(declared: Step, config: DayConfig, inputs: Mapping[str, Found]) 
 
 
 def window_of(scenario: Scenario, source: Input) -> int:
-    """How many trailing days an input reads: the value at its config path."""
+    """How many trailing days an input reads: the value at its config path, or what its function says."""
+    if callable(source.window):
+        return source.window(scenario)
     value: Any = scenario
     for part in (source.window or "").split("."):
         value = getattr(value, part)
     return int(value)
+
+
+def output_name_of(declared: Step, scenario: Scenario) -> str:
+    """Where a step's output of a day lies in the store: the step's name, and a digest of its variant if it has any."""
+    if not declared.variants:
+        return declared.name
+    document = scenario.model_dump(mode="json", by_alias=True)
+    values = canonical_json({path: value_at(document, path) for path in declared.variants})
+    return f"{declared.name}-{sha256_of(values)[:12]}"
 
 
 def _missing(declared: Step, ds: str, writer: str, day: str, scenario: Scenario) -> ParentMissingError:
@@ -253,6 +265,7 @@ def _facts(declared: Step, scenario: Scenario, inputs: Mapping[str, Found], gate
         "scenario": scenario.name,
         "inputs": {argument: digests(found) for argument, found in inputs.items()},
         "config": config_digest(scenario, declared),
+        "settings": settings_of(scenario, declared),
         "code": code_digest(declared.name),
         "gate": gate,
     }
@@ -263,17 +276,22 @@ def _facts(declared: Step, scenario: Scenario, inputs: Mapping[str, Found], gate
 
 
 def config_digest(scenario: Scenario, declared: Step) -> str:
-    """Digest of what a step's output depends on in the scenario: values of its sections, content of its files.
-
-    Where the data lies on this machine is left out.
-    """
-    document = scenario.model_dump(mode="json", by_alias=True)
-    document["data"] = {key: value for key, value in document["data"].items() if key != "path"}
-    parts = {path: value_at(document, path) for path in declared.config}
+    """Digest of what a step's output depends on in the scenario: values of its sections, content of its files."""
+    parts = settings_of(scenario, declared)
     for name in declared.files:
         file: Path = getattr(scenario, name)
         parts[name] = sha256_of(file.read_bytes()) if file.is_file() else None
     return sha256_of(canonical_json(parts))
+
+
+def settings_of(scenario: Scenario, declared: Step) -> dict[str, Any]:
+    """The values of the config paths that a step's output depends on; where the data lies on this machine is left out.
+
+    A dict, because a scenario can hold anything at a path.
+    """
+    document = scenario.model_dump(mode="json", by_alias=True)
+    document["data"] = {key: value for key, value in document["data"].items() if key != "path"}
+    return {path: value_at(document, path) for path in declared.config}
 
 
 def has_work(declared: Step, scenario: Scenario) -> bool:

@@ -5,27 +5,29 @@ from __future__ import annotations
 import difflib
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario, SearchRange, place_of
 
-# Samples and the rows that judge a trial must be the same for all trials.
-FEATURE_FIELDS = ("enabled", "buckets", "scale", "table")
-NOT_IN_TRAIN = ("holdout_share",)
+SAME_SAMPLES = ("enabled", "buckets", "scale", "table", "embedding")
+"""Fields of a feature that decide how a sample is read, not what is in it."""
+SEARCHED = ("model", "train", "features", "join")
+JUDGING = ("data", "ingest", "labels", "outcomes", "evaluate")
 SIGNIFICANT_DIGITS = 4  # of a searched number: what is written into the scenario is exactly what was tried
+MISSING = object()
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One config path and what it may be. `choices` are JSON texts, as lists are no categories to Optuna."""
+    """One config path and its possible values. `champion` is the value that serves, `own` the scenario's. `choices` are
+    JSON texts, as Optuna takes no lists for categories."""
 
     path: str
     champion: Any
+    own: Any
     choices: tuple[str, ...] = ()
     low: float = 0.0
     high: float = 0.0
@@ -34,8 +36,8 @@ class Dimension:
 
     @property
     def is_int(self) -> bool:
-        """Whether the path holds whole numbers: the scenario's own value tells."""
-        return isinstance(self.champion, int)
+        """Whether the path holds whole numbers, as the scenario's own value does."""
+        return isinstance(self.own, int)
 
     @property
     def distribution(self) -> Any:
@@ -48,39 +50,64 @@ class Dimension:
             return IntDistribution(int(self.low), int(self.high), log=self.log, step=int(self.step or 1))
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
-    @property
-    def champion_raw(self) -> Any:
-        """The scenario's own value, as Optuna stores it."""
-        return json.dumps(self.champion) if self.choices else self.champion
+    def encode(self, value: Any) -> Any:
+        """The value as Optuna stores it."""
+        return json.dumps(value) if self.choices else value
 
     def decode(self, raw: Any) -> Any:
-        """The value for the scenario of what Optuna suggested."""
+        """The value for the scenario that Optuna's value stands for."""
         if self.choices:
             return json.loads(raw)
-        # The champion's own value must not be rounded: trial 0 is the scenario as it is.
-        return raw if self.is_int or raw == self.champion else float(f"{raw:.{SIGNIFICANT_DIGITS}g}")
+        # Known values must not be rounded: trial 0 is what serves, exactly.
+        if self.is_int or raw in (self.champion, self.own):
+            return raw
+        return float(f"{raw:.{SIGNIFICANT_DIGITS}g}")
 
 
-def read_space(scenario: Scenario) -> list[Dimension]:
-    """The scenario's `tune.space`, `*` expanded, in order of path. The scenario's own values are always part of it.
+def read_space(scenario: Scenario, served: Mapping[str, Any] | None = None) -> list[Dimension]:
+    """The scenario's `tune.space`, `*` expanded, in order of path.
 
-    Raises BadInputError for a path that no trial can change, or a range that does not fit its field.
+    `served` holds the sections that the champion was trained with. Its values and the scenario's own are always part of
+    the space. Raises BadInputError for a path that no trial can change, or a range that does not fit its field.
     """
-    from feature_jobs.checks.check import expand
-
     if not scenario.tune.space:
         raise BadInputError(f"{scenario.file}: tune.space: empty; name config paths and ranges to search")
     document = _document(scenario)
     dimensions = {}
-    for pattern, search in scenario.tune.space.items():
-        for path in expand(scenario, pattern):
-            _refuse_fixed(scenario, pattern, path)
-            dimensions[path] = _dimension(scenario, path, search, _value_at(scenario, document, path))
+    for path, (pattern, search) in _searched(scenario).items():
+        _refuse_fixed(scenario, pattern, path)
+        own = _own_value(scenario, document, path)
+        champion = value_in(served or {}, path, own)
+        dimensions[path] = _dimension(scenario, path, search, champion, own)
     found = [dimensions[path] for path in sorted(dimensions)]
     for dimension in found:
         for value in _ends(dimension):
             with_values(scenario, {dimension.path: value})
     return found
+
+
+def _searched(scenario: Scenario) -> dict[str, tuple[str, SearchRange]]:
+    """Every path of the space with the pattern that it comes from and its range."""
+    from feature_jobs.checks.check import expand
+
+    space = scenario.tune.space.items()
+    return {path: (pattern, search) for pattern, search in space for path in expand(scenario, pattern)}
+
+
+def joins_again(path: str) -> bool:
+    """Whether another value at the path needs other samples than those that are committed."""
+    section, *rest = path.split(".")
+    return section == "join" or (section == "features" and len(rest) > 1 and rest[1] not in SAME_SAMPLES)
+
+
+def event_days(scenario: Scenario) -> int:
+    """How many days of events before the tuned one a study reads: none where no trial joins again."""
+    joining = {path: search for path, (_, search) in _searched(scenario).items() if joins_again(path)}
+    if not joining:
+        return 0
+    lookback = joining.get("join.lookback_days")
+    ends = [lookback.high, *(lookback.choices or ())] if lookback else []
+    return scenario.tune.replay_days + int(max([scenario.join.lookback_days, *(end for end in ends if end)]))
 
 
 def with_values(scenario: Scenario, values: Mapping[str, Any]) -> Scenario:
@@ -104,55 +131,6 @@ def with_values(scenario: Scenario, values: Mapping[str, Any]) -> Scenario:
     return changed
 
 
-def started_from(scenario: Scenario, proposal: Mapping[str, Any]) -> bool:
-    """Whether the scenario has the values that the proposal's changes begin with."""
-    document = _document(scenario)
-    return all(_lookup(document, path) == change["old"] for path, change in proposal["changes"].items())
-
-
-def apply(scenario_file: Path, proposal: Mapping[str, Any]) -> None:
-    """Writes a proposal's changes into the scenario file, comments and order kept.
-
-    Raises BadInputError where the file no longer holds the values that the proposal started from, or can't be written.
-    """
-    import io
-
-    from ruamel.yaml import YAML
-
-    from feature_jobs.schema import load_scenario
-
-    document = _document(load_scenario(scenario_file))
-    yaml = YAML(typ="rt")
-    yaml.preserve_quotes, yaml.width = True, 4096
-    text = scenario_file.read_text(encoding="utf-8")
-    edited = yaml.load(text)
-    for path, change in sorted(proposal["changes"].items()):
-        *parents, leaf = path.split(".")
-        place = f"{place_of(scenario_file, *parents, leaf)}: {path}"
-        now = _lookup(document, path)
-        if now != change["old"]:
-            raise BadInputError(
-                f"{place}: is {now!r}, the proposal started from {change['old']!r}; tune again from what it is now"
-            )
-        node = edited
-        for part in parents:
-            if part not in node:
-                node[part] = {}
-            node = node[part]
-        node[leaf] = change["new"]
-    out = io.StringIO()
-    yaml.dump(edited, out)
-    aside = scenario_file.with_name(f".{scenario_file.name}.{os.getpid()}")
-    try:
-        aside.write_text(out.getvalue(), encoding="utf-8")
-        aside.replace(scenario_file)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise BadInputError(
-            f"{scenario_file}: can't be written ({error.strerror}); where it can: recloop accept --ds {proposal['ds']}"
-        ) from None
-
-
 def _document(scenario: Scenario) -> Any:
     return scenario.model_dump(mode="json", by_alias=True)
 
@@ -161,18 +139,20 @@ def _place(scenario: Scenario) -> str:
     return place_of(scenario.file, "tune", "space")
 
 
-def _lookup(document: Any, path: str) -> Any:
-    """The value at a path; None where there is none."""
+def value_in(document: Any, path: str, default: Any = None) -> Any:
+    """The value at a path, or the default where the document has none."""
     for part in path.split("."):
-        document = document.get(part) if isinstance(document, dict) else None
+        if not isinstance(document, Mapping) or part not in document:
+            return default
+        document = document[part]
     return document
 
 
-def _value_at(scenario: Scenario, document: Any, path: str) -> Any:
+def _own_value(scenario: Scenario, document: Any, path: str) -> Any:
     """The scenario's own value. Raises BadInputError, with a did-you-mean, where the scenario has no such path."""
     place = place_of(scenario.file, "tune", "space", path)
     *parents, leaf = path.split(".")
-    section = _lookup(document, ".".join(parents))
+    section = value_in(document, ".".join(parents))
     if not isinstance(section, dict) or leaf not in section:
         known = list(section) if isinstance(section, dict) else []
         close = difflib.get_close_matches(leaf, known, n=1)
@@ -186,34 +166,31 @@ def _value_at(scenario: Scenario, document: Any, path: str) -> Any:
 
 
 def _refuse_fixed(scenario: Scenario, pattern: str, path: str) -> None:
-    section, *rest = path.split(".")
+    section = path.split(".", maxsplit=1)[0]
     place = f"{place_of(scenario.file, 'tune', 'space', pattern)}: tune.space: {path}"
-    if section == "features" and rest and rest[-1] not in FEATURE_FIELDS:
-        raise BadInputError(
-            f"{place}: would need another join, and trials replay the samples that are there;"
-            f" of a feature a trial can change {', '.join(FEATURE_FIELDS)}"
-        )
-    if section == "train" and rest and rest[0] in NOT_IN_TRAIN:
+    if section in JUDGING or path == "train.holdout_share":
         raise BadInputError(f"{place}: decides which rows judge a trial, and must be the same for all; take it out")
-    if section not in ("model", "train", "features"):
-        raise BadInputError(f"{place}: has no part in training; search in model, train or features")
+    if section not in SEARCHED:
+        raise BadInputError(f"{place}: has no part in training; search in {', '.join(SEARCHED)}")
 
 
-def _dimension(scenario: Scenario, path: str, search: SearchRange, champion: Any) -> Dimension:
+def _dimension(scenario: Scenario, path: str, search: SearchRange, champion: Any, own: Any) -> Dimension:
     place = f"{place_of(scenario.file, 'tune', 'space', path)}: tune.space: {path}"
     if search.choices is not None:
-        choices = dict.fromkeys([json.dumps(champion), *map(json.dumps, search.choices)])
-        return Dimension(path, champion, choices=tuple(choices))
+        choices = dict.fromkeys(json.dumps(value) for value in (champion, own, *search.choices))
+        return Dimension(path, champion, own, choices=tuple(choices))
     if search.low is None or search.high is None:
         raise BadInputError(f"{place}: has no range; give low and high, or choices")
-    if isinstance(champion, bool) or not isinstance(champion, int | float):
-        raise BadInputError(f"{place}: the scenario's {champion!r} is no number; give choices instead of low and high")
-    low, high = min(search.low, champion), max(search.high, champion)
+    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in (champion, own)):
+        raise BadInputError(f"{place}: the scenario's {own!r} is not a number; give choices instead of low and high")
+    low, high = min(search.low, champion, own), max(search.high, champion, own)
     if search.log and low <= 0:
         raise BadInputError(f"{place}: {low} has no logarithm; raise it above zero, or leave log out")
-    if search.step is not None and not math.isclose((champion - low) / search.step % 1, 0, abs_tol=1e-9):
-        raise BadInputError(f"{place}: the scenario's {champion} is not low + n·step; change low or step")
-    return Dimension(path, champion, low=low, high=high, log=search.log, step=search.step)
+    if search.step is not None and not all(
+        math.isclose((value - low) / search.step % 1, 0, abs_tol=1e-9) for value in (champion, own)
+    ):
+        raise BadInputError(f"{place}: the scenario's {own} is not low + n·step; change low or step")
+    return Dimension(path, champion, own, low=low, high=high, log=search.log, step=search.step)
 
 
 def _ends(dimension: Dimension) -> list[Any]:

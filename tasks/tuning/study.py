@@ -1,67 +1,59 @@
 """A study that several processes search together and that survives any of them being killed.
 
-Optuna's journal file holds the trials. Who is alive is told by file locks, which the kernel takes back from a killed
-process at once, on any machine that has locks on the store's file system: a running trial whose lock is free was
-killed, counts as failed, and its values are the next to be tried. (Optuna's heartbeat would need a database and wait
-for it to fall silent.) Samplers are seeded by a trial's place among those that count, so that a study killed and
-resumed by one process ends as if nothing had happened.
+Optuna's journal file holds the trials. File locks say which processes are alive: the kernel frees the lock of a killed
+process at once, on any machine that has locks on the store's file system. A running trial whose lock is free was killed
+and counts as failed, and its values are the next to be tried. (Optuna's heartbeat would need a database, and would wait
+for it.) Samplers are seeded by a trial's place among those that count, so that a study that is killed and resumed by
+one process ends as if nothing had happened.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TypedDict
 
-from feature_jobs.errors import BadInputError
+from filelock import FileLock, Timeout
+
+from feature_jobs.errors import BadInputError, RetryLaterError
 from feature_jobs.schema import Scenario
 from tasks.tuning.space import Dimension
 
-CHAMPION = "champion"
+CHAMPION, OWN, ERROR = "champion", "own", "error"
+"""User attributes of Optuna's trials: has the values that serve, has the scenario's own, raised this error."""
 WAIT_S = 0.2
 Report = Callable[[float], bool]
-"""Takes the objective so far after one more replayed day; says whether the trial should stop."""
-Objective = Callable[[dict[str, Any], Path, Report], "tuple[float, dict[str, Any]] | None"]
-"""Values by path, a scratch folder, and `Report` → the value and facts to keep, or None where it stopped early."""
+"""Takes the objective so far after one more replayed day; returns whether the trial should stop."""
 
 
-class FileLock:
-    """A lock that ends with its process. `acquire` and `release` are what Optuna's journal asks of a lock."""
+@dataclass(frozen=True)
+class Judged:
+    """The value of a trial, and its parts by day and task."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self._stream: IO[str] | None = None
+    value: float
+    days: dict[str, dict[str, float]]
 
-    def acquire(self, *, wait: bool = True) -> bool:
-        """True once it is held; False where another process holds it and `wait` is off."""
-        stream = self.file.open("a")
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            stream.close()
-            return False
-        self._stream = stream
-        return True
 
-    def release(self) -> None:
-        """Gives it back."""
-        assert self._stream is not None  # noqa: S101 (held)
-        self._stream.close()
+Objective = Callable[[dict[str, Any], Path, Report], Judged | None]
+"""Values by path, a scratch folder, and `Report` → the trial's value, or None where it stopped early."""
 
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Waits for it and holds it."""
-        self.acquire()
-        try:
-            yield
-        finally:
-            self.release()
+
+class Trial(TypedDict):
+    """A trial as it is reported. `value` is None where it was pruned or failed; `error` says why it failed."""
+
+    number: int
+    state: str
+    params: dict[str, Any]
+    value: float | None
+    intermediate: dict[str, float]
+    days: dict[str, dict[str, float]]
+    error: str | None
 
 
 class Study:
@@ -75,13 +67,13 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         folder.mkdir(parents=True, exist_ok=True)
         self.scenario, self.ds, self.space, self.folder = scenario, ds, space, folder
-        self.mutex = FileLock(folder / "study.lock")
+        self.mutex = FileLock(folder / "study.lock")  # whose turn it is to ask for a trial
         self.distributions = {dimension.path: dimension.distribution for dimension in space}
         journal = folder / "study.journal"
         lock: Any = FileLock(folder / "journal.lock")
-        with self.mutex.held():
-            with lock.held():
-                _mend(journal)
+        with self.mutex:
+            with lock:
+                _cut_torn_line(journal)
             self.study = optuna.create_study(
                 storage=JournalStorage(JournalFileBackend(str(journal), lock)),
                 study_name=f"{scenario.name}-{ds}",
@@ -93,13 +85,12 @@ class Study:
     def run(self, objective: Objective, *, wait: bool) -> None:
         """Tries until `tune.trials` trials count. `wait` for other processes' trials too, and redo those that die."""
         while True:
-            with self.mutex.held():
+            with self.mutex:
                 self._bury()
-                states = [trial.state.name for trial in self.study.get_trials(deepcopy=False)]
-                num_done, num_running = sum(s in ("COMPLETE", "PRUNED") for s in states), states.count("RUNNING")
-                trial = (
-                    self._ask(num_done + num_running) if num_done + num_running < self.scenario.tune.trials else None
-                )
+                trials = self.study.get_trials(deepcopy=False)
+                num_running = sum(trial.state.name == "RUNNING" for trial in trials)
+                place = sum(map(_counts, trials)) + num_running
+                trial = self._ask(place) if place < self.scenario.tune.trials else None
             if trial is not None:
                 self._try(trial, objective)
             elif num_running == 0 or not wait:
@@ -107,18 +98,19 @@ class Study:
             else:
                 time.sleep(WAIT_S)
 
-    def trials(self) -> list[dict[str, Any]]:
-        """What was tried, the champion's values first: number, state, params, value, intermediate, days."""
-        counted = [t for t in self.study.get_trials(deepcopy=False) if t.state.name in ("COMPLETE", "PRUNED")]
+    def trials(self) -> list[Trial]:
+        """What was tried, trial 0 first: the values that serve."""
+        counted = [t for t in self.study.get_trials(deepcopy=False) if _counts(t)]
         counted.sort(key=lambda t: (CHAMPION not in t.user_attrs, t.number))
         return [
             {
                 "number": number,
-                "state": t.state.name.lower(),
+                "state": t.state.name.lower().replace("fail", "failed"),
                 "params": {d.path: d.decode(t.params[d.path]) for d in self.space},
                 "value": t.value if t.state.name == "COMPLETE" else None,
                 "intermediate": {str(step): value for step, value in sorted(t.intermediate_values.items())},
                 "days": t.user_attrs.get("days", {}),
+                "error": t.user_attrs.get(ERROR),
             }
             for number, t in enumerate(counted)
         ]
@@ -136,26 +128,36 @@ class Study:
         )
         trial = self.study.ask(self.distributions)
         lock = self._lock_of(trial.number)
-        lock.acquire()
+        lock.acquire()  # released at the trial's end, or by the kernel
         return _Running(trial, lock, self.folder / f"trial-{trial.number}")
 
     def _bury(self) -> None:
         """Fails trials whose process is gone, and queues their values again; the mutex is held."""
         for trial in self.study.get_trials(deepcopy=False):
-            lock = self._lock_of(trial.number)
-            if trial.state.name != "RUNNING" or not lock.acquire(wait=False):
-                continue
-            dead = self.study.get_trials(deepcopy=False)[trial.number]
-            if dead.state.name == "RUNNING":  # else it ended well between the two looks
-                self.study.tell(dead.number, state=_state("FAIL"))
-                if dead.params.keys() == self.distributions.keys() and CHAMPION not in dead.user_attrs:
-                    self.study.enqueue_trial(dead.params)
-                shutil.rmtree(self.folder / f"trial-{dead.number}", ignore_errors=True)
-            lock.release()
-        standing = [t for t in self.study.get_trials(deepcopy=False) if t.state.name != "FAIL"]
-        if not any(CHAMPION in trial.user_attrs for trial in standing):
-            values = {dimension.path: dimension.champion_raw for dimension in self.space}
-            self.study.enqueue_trial(values, user_attrs={CHAMPION: True})
+            if trial.state.name == "RUNNING":
+                with contextlib.suppress(Timeout), self._lock_of(trial.number).acquire(blocking=False):
+                    self._bury_one(trial.number)
+        standing = [t for t in self.study.get_trials(deepcopy=False) if t.state.name != "FAIL" or _counts(t)]
+        for mark, values in self._known_values():
+            if not any(mark in trial.user_attrs for trial in standing):
+                self.study.enqueue_trial(values, user_attrs={mark: True})
+
+    def _bury_one(self, number: int) -> None:
+        dead = self.study.get_trials(deepcopy=False)[number]
+        if dead.state.name != "RUNNING":  # it ended well between the two looks
+            return
+        self.study.tell(number, state=_state("FAIL"))
+        if dead.params.keys() == self.distributions.keys() and not {CHAMPION, OWN} & dead.user_attrs.keys():
+            self.study.enqueue_trial(dead.params)
+        shutil.rmtree(self.folder / f"trial-{number}", ignore_errors=True)
+
+    def _known_values(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """What is tried first: the values that serve, then the scenario's own where they are others."""
+        champion = {d.path: d.encode(d.champion) for d in self.space}
+        own = {d.path: d.encode(d.own) for d in self.space}
+        yield CHAMPION, champion
+        if own != champion and self.scenario.tune.trials > 1:
+            yield OWN, own
 
     def _try(self, running: _Running, objective: Objective) -> None:
         trial = running.trial
@@ -169,22 +171,34 @@ class Study:
 
         try:
             running.scratch.mkdir(exist_ok=True)
-            outcome = objective(values, running.scratch, report)
-            if outcome is None and is_champion:
+            judged = objective(values, running.scratch, report)
+            if judged is None and is_champion:
                 raise BadInputError(
-                    f"{self.scenario.file}: tune of {self.ds}: the scenario's own values can't be judged: no label has"
-                    " both classes among the rows of a replayed day; tune another day, or raise tune.replay_days"
+                    f"{self.scenario.file}: tune of {self.ds}: the values that serve can't be judged: no label has both"
+                    " classes among the rows of a replayed day; tune another day, or raise tune.replay_days"
                 )
-            if outcome is None:
+            if judged is None:
                 self.study.tell(trial, state=_state("PRUNED"))
             else:
-                value, days = outcome
-                trial.set_user_attr("days", days)
-                self.study.tell(trial, value)
-            self._say(trial.number, "pruned" if outcome is None else f"{outcome[0]:.6f}")
+                trial.set_user_attr("days", judged.days)
+                self.study.tell(trial, judged.value)
+            self._say(trial.number, "pruned" if judged is None else f"{judged.value:.6f}")
+        except (RetryLaterError, OSError):
+            raise  # says nothing of the values: the disk is full, a file is gone
+        except Exception as error:
+            if is_champion:
+                raise
+            self._fail(trial, error)
         finally:
             shutil.rmtree(running.scratch, ignore_errors=True)
             running.lock.release()
+
+    def _fail(self, trial: Any, error: Exception) -> None:
+        """The values are wrong, not the study: the trial counts as failed, and the search goes on."""
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        trial.set_user_attr(ERROR, f"{type(error).__name__}: {reason}" if reason else type(error).__name__)
+        self.study.tell(trial, state=_state("FAIL"))
+        self._say(trial.number, f"failed: {reason}")
 
     def _say(self, number: int, text: str) -> None:
         print(f"tune {self.ds}: trial {number}: {self.scenario.tune.objective} {text}", file=sys.stderr, flush=True)
@@ -204,13 +218,18 @@ class _Running:
         self.trial, self.lock, self.scratch = trial, lock, scratch
 
 
+def _counts(trial: Any) -> bool:
+    """Whether a trial is done: complete, pruned, or failed by itself. One whose process died is tried again."""
+    return trial.state.name in ("COMPLETE", "PRUNED") or ERROR in trial.user_attrs
+
+
 def _state(name: str) -> Any:
     from optuna.trial import TrialState
 
     return TrialState[name]
 
 
-def _mend(journal: Path) -> None:
+def _cut_torn_line(journal: Path) -> None:
     """Cuts off a last line that a crash left unfinished: Optuna would never read past it."""
     if journal.is_file():
         data = journal.read_bytes()

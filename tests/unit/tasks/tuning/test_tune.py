@@ -18,8 +18,9 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.schema import load_scenario
 from models.training.day import train_day
 from tasks.contract import DayConfig
-from tasks.tune import apply_certain, tune
-from tasks.tuning.space import apply, read_space, with_values
+from tasks.tune import tune
+from tasks.tuning.proposal import apply, apply_certain, proposal_table
+from tasks.tuning.space import joins_again, read_space, with_values
 from tests.waiting import awaited
 
 DAYS = ["2022-04-01", "2022-04-02", "2022-04-03"]
@@ -86,7 +87,7 @@ def chain(tmp_path_factory) -> Path:
     return folder
 
 
-def run(folder: Path, chain: Path, section: str = TUNE, **options) -> tuple[dict, Path]:
+def run(folder: Path, chain: Path, section: str = TUNE, champion: Path | None = None, **options) -> tuple[dict, Path]:
     """Runs the step in `folder`; returns its metrics and its output folder."""
     folder.mkdir(exist_ok=True)
     if not (folder / "tiny.yaml").exists():
@@ -100,6 +101,9 @@ def run(folder: Path, chain: Path, section: str = TUNE, **options) -> tuple[dict
         samples=samples.pop(DAYS[2]),
         history=samples,
         checkpoints={DAYS[0]: chain / "checkpoint"},
+        champion=champion,
+        events=None,
+        past_events={},
         proposal=output,
     )
     return metrics, output
@@ -276,9 +280,10 @@ def test_any_config_path_can_be_searched(tmp_path):
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        ("features.recent.window_days: {low: 1, high: 9}", "would need another join"),
-        ("features.*.kind: {choices: [id]}", "would need another join"),
-        ("join.lookback_days: {low: 1, high: 9}", "has no part in training"),
+        ("features.recent.window_days: {low: 1, high: 9}", "needs the events of 2022-04-02, which are not committed"),
+        ("features.*.kind: {choices: [id]}", "tune.space: features.age.kind = 'id'"),
+        ("quantize.embedding_bits: {choices: [4]}", "has no part in training"),
+        ("evaluate.bootstrap: {low: 1, high: 9}", "decides which rows judge a trial"),
         ("train.holdout_share: {low: 0.1, high: 0.3}", "decides which rows judge a trial"),
         ("train.learning_rat: {low: 0.1, high: 0.3}", "did you mean train.learning_rate?"),
         ("features.aeg.enabled: {choices: [true]}", "no such config path"),
@@ -303,14 +308,23 @@ def test_the_scenarios_own_values_are_always_in_the_space(tmp_path):
     (tmp_path / "tiny.yaml").write_text(SCENARIO + section)
     dim, rate = read_space(load_scenario(tmp_path / "tiny.yaml"))
     assert dim.choices == ("4", "8", "16") and (rate.low, rate.high) == (0.00001, 0.1)
-    assert rate.decode(0.0123456) == 0.01235 and rate.decode(rate.champion_raw) == 0.00001
+    assert rate.decode(0.0123456) == 0.01235 and rate.decode(rate.encode(rate.champion)) == 0.00001
 
 
 def test_the_first_day_has_nothing_to_replay(tmp_path):
     (tmp_path / "tiny.yaml").write_text(SCENARIO + TUNE)
     config = DayConfig(load_scenario(tmp_path / "tiny.yaml"), DAYS[0])
     with pytest.raises(BadInputError, match="no checkpoint of an earlier day"):
-        tune(config, samples=tmp_path, history={}, checkpoints={}, proposal=tmp_path)
+        tune(
+            config,
+            samples=tmp_path,
+            history={},
+            checkpoints={},
+            champion=None,
+            events=None,
+            past_events={},
+            proposal=tmp_path,
+        )
 
 
 def test_applying_a_proposal_keeps_comments_and_touches_nothing_else(tmp_path):
@@ -322,7 +336,7 @@ def test_applying_a_proposal_keeps_comments_and_touches_nothing_else(tmp_path):
         "model.dropout": {"old": 0.0, "new": 0.1},
         "quantize.max_auc_loss": {"old": 0.002, "new": 0.003},
     }
-    apply(file, {"changes": changes})
+    apply(file, changes, DAYS[2])
     expected = (SCENARIO + TUNE).replace("learning_rate: 0.00001}", "learning_rate: 0.0123}")
     expected = expected.replace("age: {kind: number}", "age: {kind: number, enabled: false}")
     expected = expected.replace("  tower: [4]\n", "  tower: [4]\n  dropout: 0.1\n")
@@ -331,7 +345,7 @@ def test_applying_a_proposal_keeps_comments_and_touches_nothing_else(tmp_path):
     scenario = load_scenario(file)
     assert scenario.train.learning_rate == 0.0123 and not scenario.features["age"].enabled
     with pytest.raises(BadInputError, match=r"tiny.yaml:\d+: .*the proposal started from"):
-        apply(file, {"changes": changes})
+        apply(file, changes, DAYS[2])
 
 
 def test_the_shipped_scenarios_survive_a_round_trip_and_have_a_space(tmp_path):
@@ -342,7 +356,7 @@ def test_the_shipped_scenarios_survive_a_round_trip_and_have_a_space(tmp_path):
         file = tmp_path / f"{name}.yaml"
         before = file.read_text()
         old = load_scenario(file).train.learning_rate
-        apply(file, {"changes": {"train.learning_rate": {"old": old, "new": 0.5}}})
+        apply(file, {"train.learning_rate": {"old": old, "new": 0.5}}, DAYS[2])
         changed = [line for line in file.read_text().splitlines() if line not in before.splitlines()]
         assert len(changed) <= 2 and any("learning_rate: 0.5" in line for line in changed)
         assert len(read_space(load_scenario(SCENARIOS / f"{name}.yaml"))) >= 4
@@ -371,3 +385,66 @@ def test_auto_applies_the_winner_by_itself_when_the_proposal_is_committed(chain,
     written = file.read_text()
     apply_certain(load_scenario(file), output)  # the step is run again
     assert file.read_text() == written
+
+
+def test_trial_zero_has_the_values_that_serve_and_trial_one_the_scenarios_own(chain, tmp_path):
+    served = tmp_path / "served"
+    served.mkdir()
+    settings = {"train": {"learning_rate": 0.03}, "model": {"bottom": [8]}, "features": {}}
+    (served / "manifest.json").write_text(json.dumps({"digest": "d", "inputs": {}, "settings": settings}))
+    section = "\ntune: {trials: 3, space: {train.learning_rate: {low: 0.0001, high: 0.1, log: true}}}\n"
+    _, output = run(tmp_path, chain, section, champion=served)
+    proposal = proposal_of(output)
+    assert [t["params"]["train.learning_rate"] for t in proposal["trials"][:2]] == [0.03, 0.00001]
+    assert proposal["champion_value"] == proposal["trials"][0]["value"] > proposal["trials"][1]["value"]
+    if not proposal["better"]:
+        assert proposal["changes"] == {}  # the scenario differs from what serves, but nothing was found to be better
+    else:
+        assert proposal["changes"]["train.learning_rate"]["old"] == 0.00001
+
+
+def test_a_trial_that_raises_counts_as_failed_and_the_study_goes_on(chain, tmp_path, monkeypatch):
+    from models.training import day as training
+
+    plain, section = training.train_day, "\ntune: {trials: 4, space: {model.bottom: {choices: [[8], [9]]}}}\n"
+
+    def breaks_on_nine(scenario, *arguments, **named):
+        if scenario.model.bottom == (9,):
+            raise RuntimeError("nine units are too many\nfor a test")
+        return plain(scenario, *arguments, **named)
+
+    monkeypatch.setattr(training, "train_day", breaks_on_nine)
+    metrics, output = run(tmp_path, chain, section)
+    proposal = proposal_of(output)
+    failed = [t for t in proposal["trials"] if t["state"] == "failed"]
+    assert len(proposal["trials"]) == 4 and failed and metrics["trials"]["failed"] == len(failed)
+    assert {t["error"] for t in failed} == {"RuntimeError: nine units are too many"}
+    assert proposal["best"] == {"model.bottom": [8]} and not proposal["better"]
+    assert "failed: RuntimeError: nine units are too many" in proposal_table(output)
+    before = (output / "proposal.json").read_bytes()
+    run(tmp_path, chain, section)  # done: a failed trial is not tried again
+    assert (output / "proposal.json").read_bytes() == before
+
+
+def test_the_table_shows_the_best_trial_first_and_the_command_that_takes_it_over(undisturbed):
+    proposal, lines = proposal_of(undisturbed / "proposal"), proposal_table(undisturbed / "proposal").splitlines()
+    assert lines[0].split()[:3] == ["trial", "auc", "state"]
+    assert lines[1].startswith(str(proposal["best_trial"])) and f"{proposal['value']:.4f}" in lines[1]
+    assert sum("(serves)" in line for line in lines) == 1
+    assert lines[-1] == f"to take it over: recloop accept -s tiny --ds {DAYS[2]}"
+
+
+@pytest.mark.parametrize(
+    ("path", "joins"),
+    [
+        ("train.learning_rate", False),
+        ("features.item.enabled", False),
+        ("features.item.embedding.min_count", False),
+        ("features.item.embedding.capacity", False),
+        ("features.recent.window_days", True),
+        ("features.recent.by", True),
+        ("join.lookback_days", True),
+    ],
+)
+def test_only_what_is_in_the_samples_joins_again(path, joins):
+    assert joins_again(path) == joins

@@ -1,0 +1,165 @@
+"""What a search proposes: its trials, the best values and the evidence for them; and taking it over."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any, TypedDict
+
+from feature_jobs.errors import BadInputError
+from feature_jobs.schema import Scenario, load_scenario, place_of
+from tasks.tuning.replay import Difference
+from tasks.tuning.space import value_in
+from tasks.tuning.study import Trial
+
+PROPOSAL = "proposal.json"
+
+
+class Change(TypedDict):
+    """A value that the proposal would replace in the scenario."""
+
+    old: Any
+    new: Any
+
+
+class Proposal(TypedDict):
+    """proposal.json. `best` are the winner's values by path, trial 0's where no trial was better; `changes` what that
+    means for the scenario file."""
+
+    study: str
+    scenario: str
+    ds: str
+    from_checkpoint: str
+    replayed: list[str]
+    objective: str
+    trials: list[Trial]
+    best: dict[str, Any]
+    best_trial: int
+    value: float
+    champion_value: float
+    better: bool
+    certain: bool
+    evidence: dict[str, Difference]
+    changes: dict[str, Change]
+
+
+def winner(trials: Sequence[Trial], *, maximize: bool) -> Trial:
+    """The best trial; trial 0 where none is better."""
+    complete = [trial for trial in trials if trial["value"] is not None]
+    best = (max if maximize else min)(complete, key=lambda trial: trial["value"] or 0.0)
+    return best if best["value"] != trials[0]["value"] else trials[0]
+
+
+def changes_of(scenario: Scenario, best: Mapping[str, Any]) -> dict[str, Change]:
+    """What has to change in the scenario to have the best values."""
+    document = scenario.model_dump(mode="json", by_alias=True)
+    own = {path: value_in(document, path) for path in best}
+    return {path: {"old": own[path], "new": value} for path, value in best.items() if value != own[path]}
+
+
+def read_proposal(folder: Path) -> Proposal:
+    """The proposal in a committed folder."""
+    loaded: Proposal = json.loads((folder / PROPOSAL).read_text(encoding="utf-8"))
+    return loaded
+
+
+def write_proposal(folder: Path, proposal: Proposal) -> None:
+    """Equal proposals give equal bytes."""
+    text = json.dumps(proposal, indent=1, sort_keys=True) + "\n"
+    (folder / PROPOSAL).write_text(text, encoding="utf-8")
+
+
+def proposal_table(folder: Path) -> str:
+    """The trials, best first, and the proposal, as text for a terminal."""
+    proposal = read_proposal(folder)
+    trials = proposal["trials"]
+    paths = sorted(trials[0]["params"])
+    searched = [path for path in paths if len({json.dumps(t["params"].get(path)) for t in trials}) > 1] or paths
+    sign = -1 if proposal["objective"] == "auc" else 1
+    order = sorted(trials, key=lambda t: (t["value"] is None, sign * (t["value"] or 0.0), t["number"]))
+    rows = [["trial", proposal["objective"], "state", *searched]]
+    for trial in order:
+        value = "-" if trial["value"] is None else f"{trial['value']:.4f}"
+        state = trial["state"] + (f": {trial['error']}" if trial["error"] else "")
+        rows.append([_name(trial), value, state, *(_short(trial["params"].get(path)) for path in searched)])
+    return "\n".join([*_aligned(rows), "", *_verdict(proposal)])
+
+
+def _verdict(proposal: Proposal) -> list[str]:
+    if not proposal["better"]:
+        return ["no trial was better than what serves: nothing to change"]
+    lines = [
+        f"{task}: AUC {d['difference']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}] against trial 0"
+        for task, d in sorted(proposal["evidence"].items())
+    ]
+    lines.append(f"the gain is {'' if proposal['certain'] else 'not '}beyond chance")
+    lines += [f"{path}: {c['old']} -> {c['new']}" for path, c in sorted(proposal["changes"].items())]
+    lines.append(f"to take it over: recloop accept -s {proposal['scenario']} --ds {proposal['ds']}")
+    return lines
+
+
+def _name(trial: Trial) -> str:
+    return f"{trial['number']}{' (serves)' if trial['number'] == 0 else ''}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value) if value is not None else "-"
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def apply_certain(scenario: Scenario, folder: Path) -> None:
+    """With `tune.apply: auto`, writes a committed proposal's winner into the scenario file if its gain is certain.
+
+    The command calls it after the commit, because a step writes nothing but its output. A scenario that has other
+    values than the proposal started from stays as it is: they were applied before, or a person has set them since.
+    Raises BadInputError where the scenario can't be written; `recloop accept` does the same where it can.
+    """
+    proposal = read_proposal(folder)
+    document = scenario.model_dump(mode="json", by_alias=True)
+    unchanged = all(value_in(document, path) == change["old"] for path, change in proposal["changes"].items())
+    if scenario.tune.apply == "auto" and proposal["better"] and proposal["certain"] and unchanged:
+        apply(scenario.file, proposal["changes"], proposal["ds"])
+
+
+def apply(scenario_file: Path, changes: Mapping[str, Change], ds: str) -> None:
+    """Writes a proposal's changes into the scenario file, comments and order kept.
+
+    Raises BadInputError where the file no longer holds the values that the proposal started from, or can't be written.
+    """
+    from ruamel.yaml import YAML
+
+    document = load_scenario(scenario_file).model_dump(mode="json", by_alias=True)
+    yaml = YAML(typ="rt")
+    yaml.preserve_quotes, yaml.width = True, 4096
+    edited = yaml.load(scenario_file.read_text(encoding="utf-8"))
+    for path, change in sorted(changes.items()):
+        *parents, leaf = path.split(".")
+        now = value_in(document, path)
+        if now != change["old"]:
+            raise BadInputError(
+                f"{place_of(scenario_file, *parents, leaf)}: {path}: is {now!r}, the proposal started from"
+                f" {change['old']!r}; tune again from what it is now"
+            )
+        node = edited
+        for part in parents:
+            node = node.setdefault(part, {})
+        node[leaf] = change["new"]
+    out = StringIO()
+    yaml.dump(edited, out)
+    aside = scenario_file.with_name(f".{scenario_file.name}.{os.getpid()}")
+    try:
+        aside.write_text(out.getvalue(), encoding="utf-8")
+        aside.replace(scenario_file)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise BadInputError(
+            f"{scenario_file}: can't be written ({error.strerror}); where it can be: recloop accept -s"
+            f" {scenario_file} --ds {ds}"
+        ) from None

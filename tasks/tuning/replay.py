@@ -1,0 +1,145 @@
+"""Past days, replayed with other values of the scenario, and judged on rows that were not learned."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from feature_jobs.schema import Scenario
+from feature_jobs.schema.days import trailing_days
+from tasks.tuning.space import joins_again, with_values
+from tasks.tuning.study import Judged, Report
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+TAIL_DRAWS, MAX_DRAWS = 20, 10_000  # an end of an interval needs about ten draws beyond it
+
+
+class Difference(TypedDict):
+    """The AUC of the best trial minus that of trial 0 on the judged rows, and its interval."""
+
+    difference: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Whether the best trial's gain is beyond chance. `by_task` is empty where nothing was changed."""
+
+    certain: bool = False
+    by_task: dict[str, Difference] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The days that every trial replays, from one checkpoint. `samples` and `events` are folders by day; `events` also
+    holds the days before, and is read only by trials that join again."""
+
+    scenario: Scenario
+    parent: Path
+    samples: Mapping[str, Path]
+    events: Mapping[str, Path]
+
+    def objective(self, values: dict[str, Any], scratch: Path, report: Report) -> Judged | None:
+        """The mean over replayed days of the mean over tasks; None where the pruner stopped it or it diverged."""
+        by_day: dict[str, dict[str, float]] = {}
+        means: list[float] = []
+        for ds, judged, _ in self._days(values, scratch):
+            by_day[ds] = _values(judged, self.scenario.tune.objective)
+            if not by_day[ds]:
+                return None
+            means.append(sum(by_day[ds].values()) / len(by_day[ds]))
+            if report(_mean(means)) and len(means) < len(self.samples):
+                return None
+        return Judged(_mean(means), by_day)
+
+    def _days(self, values: Mapping[str, Any], scratch: Path) -> Iterator[tuple[str, Mapping[str, Any], Path]]:
+        """Replays day after day: the day, the metrics of the rows that judge it, and its checkpoint."""
+        from models.training.day import train_day
+
+        scenario, parent = with_values(self.scenario, values), self.parent
+        is_joined = any(map(joins_again, values))
+        for ds in sorted(self.samples):
+            checkpoint = scratch / ds
+            checkpoint.mkdir(parents=True)
+            samples = self._join(scenario, ds, scratch / "samples") if is_joined else self.samples[ds]
+            metrics = train_day(scenario, ds, samples, parent, checkpoint)
+            yield ds, metrics[self.judged_by(ds)], checkpoint
+            if parent != self.parent:
+                shutil.rmtree(parent)
+            parent = checkpoint
+        shutil.rmtree(parent)
+
+    def _join(self, scenario: Scenario, ds: str, output: Path) -> Path:
+        """The day's samples as the changed scenario joins them. The labels and the order of rows stay the same."""
+        from feature_jobs.joins.join import join_day
+
+        shutil.rmtree(output, ignore_errors=True)
+        output.mkdir()
+        days = trailing_days(scenario, ds, scenario.join.lookback_days)
+        history = {day: self.events[day] for day in days if day in self.events}
+        join_day(scenario, ds, self.events[ds], history, output)
+        return output
+
+    def judged_by(self, ds: str) -> str:
+        """Which scores judge a day: the holdout's of the first day, the parent's of all rows of later days."""
+        return "holdout" if ds == min(self.samples) else "progressive"
+
+    def evidence(self, champion: dict[str, Any], best: dict[str, Any], num_trials: int, scratch: Path) -> Evidence:
+        """Replays both once more and compares them row by row.
+
+        The best of several trials is better by chance too: the confidence is corrected for the number of trials and
+        tasks (Bonferroni).
+        """
+        from models.metrics.bootstrap import paired_bootstrap
+
+        if champion == best:
+            return Evidence()
+        error = (1 - self.scenario.evaluate.confidence) / (len(self.scenario.tasks) * max(num_trials - 1, 1))
+        resamples = max(self.scenario.evaluate.bootstrap, min(math.ceil(TAIL_DRAWS / error), MAX_DRAWS))
+        seed = self.scenario.train.seed
+        of_champion, of_best = (self._scores(values, scratch) for values in (champion, best))
+        shutil.rmtree(scratch)
+        found: dict[str, Difference] = {}
+        for task, (labels, scores) in of_champion.items():
+            interval = paired_bootstrap(
+                labels, scores, of_best[task][1], resamples=resamples, confidence=1 - error, seed=seed
+            )
+            if math.isfinite(interval.low):
+                difference, low, high = (round(value, 6) for value in interval)
+                found[task] = {"difference": difference, "low": low, "high": high}
+        better = any(interval["low"] > 0 for interval in found.values())
+        return Evidence(better and all(i["high"] >= 0 for i in found.values()), found)
+
+    def _scores(self, values: dict[str, Any], scratch: Path) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+        """Labels and scores [N] of each task over the rows that judge the replayed days."""
+        import numpy as np
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        found: dict[str, list[np.ndarray[Any, Any]]] = {task: [] for task in self.scenario.tasks}
+        for ds, _, checkpoint in self._days(values, scratch):
+            kind = "gate" if self.judged_by(ds) == "holdout" else "progressive"
+            table = pq.read_table(checkpoint / "predictions.parquet")
+            for task, parts in found.items():
+                label, score = table[f"label.{task}"], table[f"{kind}.{task}"]
+                kept = pc.and_(label.is_valid(), score.is_valid())
+                parts.append(np.stack([label.filter(kept).to_numpy(), score.filter(kept).to_numpy()]))
+        joined = {task: np.concatenate(parts, axis=1) for task, parts in found.items()}
+        return {task: (labels, scores) for task, (labels, scores) in joined.items()}
+
+
+def _values(judged: Mapping[str, Any], objective: str) -> dict[str, float]:
+    """The objective of each task for which it is defined."""
+    return {task: facts[objective] for task, facts in judged.items() if facts[objective] is not None}
+
+
+def _mean(values: list[float]) -> float:
+    return round(sum(values) / len(values), 6)
