@@ -9,7 +9,7 @@ PYTHON_IN := .venv/bin/python
 SHARES := --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo down compose-up compose-down images test test-containers test-fast lint format screenshots dvc benchmark-peers
+.PHONY: help environment demo down compose-up compose-down images test test-containers test-fast lint format docs reference screenshots dvc benchmark-peers
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -62,3 +62,9 @@ images: environment ## images of all roles from this checkout; ROLES="step", LOC
 
 screenshots: environment ## pictures of the running demo into docs/images (needs Debian's chromium)
 	@$(PYTHON_IN) -m infra.screenshots --scenario "$(SCENARIO)"
+
+docs: environment ## the site of the docs into .recloop/docs; a warning is an error
+	@.venv/bin/python -m sphinx -W --keep-going -q -d .recloop/doctrees docs .recloop/docs && echo .recloop/docs/index.html
+
+reference: environment ## docs/reference.md from the schema
+	@$(PYTHON_IN) -m infra.reference

@@ -1,4 +1,4 @@
-"""`recloop tune` on a small chain: trials that join again, a changed space on a finished day, taking a proposal over."""
+"""`recloop tune` on a small chain: trials that join again, a changed space on a finished day, an accepted proposal."""
 
 from __future__ import annotations
 

@@ -1,0 +1,166 @@
+"""`make reference`: docs/reference.md, every key of a scenario, kind of feature and function of expressions.
+
+A test compares. All text comes from feature_jobs/schema and feature_jobs/expressions.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import annotated_types
+from pydantic.fields import FieldInfo
+
+from feature_jobs.expressions import compiler
+from feature_jobs.schema import Scenario
+from feature_jobs.schema.base import Section
+from feature_jobs.schema.features import AnyFeature, Feature
+
+FILE = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
+HEAD = """\
+# Reference of a scenario
+
+Written by `make reference` from `feature_jobs/schema` and `feature_jobs/expressions`; edit those, not this page.
+
+A scenario is one file, `scenarios/NAME.yaml`. Its keys are listed in the order of the file. A key without a default is
+required. `recloop check -s NAME` reports every mistake with file, line, value and remedy.
+"""
+PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "any value"}
+
+
+def main() -> None:
+    """Writes the page."""
+    FILE.write_text(page(), encoding="utf-8")
+
+
+def page() -> str:
+    """The whole page as Markdown."""
+    parts = [HEAD, *_sections(Scenario, ""), _features(), _functions()]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _sections(section: type[Section], path: str) -> Iterator[str]:
+    """A part for a section and for every section below it."""
+    title = f"`{path}`" if path else "The scenario"
+    yield f"## {title}\n\n{_text(section)}\n\n{_table(section)}\n"
+    for name, field in section.model_fields.items():
+        inner = _section_in(field.annotation)
+        if inner is None or issubclass(inner, Feature):
+            continue
+        key = field.alias or name
+        in_mapping = get_origin(field.annotation) is dict
+        below = f"{path}.{key}" if path else key
+        yield from _sections(inner, f"{below}.NAME" if in_mapping else below)
+
+
+def _features() -> str:
+    """One part for each kind of feature."""
+    parts = ["## `features.NAME`, by kind\n\nA feature has a name and a `kind`, which decides its other keys.\n"]
+    for feature in get_args(get_args(AnyFeature)[0]):
+        (kind,) = get_args(feature.model_fields["kind"].annotation)
+        parts.append(f"### `kind: {kind}`\n\n{_text(feature)}\n\n{_table(feature, skip=('kind',))}\n")
+    return "\n".join(parts)
+
+
+def _functions() -> str:
+    """The language of expressions: the compiler's own description, and its functions."""
+    about = inspect.cleandoc(compiler.__doc__ or "")
+    rows = [f"| `{name}` | {_cell(function.help)} |" for name, function in compiler.FUNCTIONS.items()]
+    table = "\n".join(["| function | what it gives |", "|---|---|", *rows])
+    return f"## Expressions\n\n{_with_code_blocks(about)}\n\n{table}\n"
+
+
+def _table(section: type[Section], skip: tuple[str, ...] = ()) -> str:
+    rows = ["| key | value | default |", "|---|---|---|"]
+    for name, field in section.model_fields.items():
+        if name not in skip:
+            rows.append(f"| `{field.alias or name}` | {_cell(_value(field))} | {_cell(_default(field))} |")
+    return "\n".join(rows)
+
+
+def _value(field: FieldInfo) -> str:
+    """The allowed values in words: type, range, choices."""
+    words = _type(field.annotation)
+    limits = _limits(field.metadata)
+    return f"{words}, {limits}" if limits else words
+
+
+def _type(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is typing.Annotated:
+        limits = _limits(arguments[1:])
+        plain = _type(arguments[0])
+        return f"{plain}, {limits}" if limits else plain
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in arguments)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_type(a) for a in arguments if a is not type(None)))
+    if origin in (dict, tuple):
+        return f"a mapping of names to {_type(arguments[1])}" if origin is dict else f"a list of {_type(arguments[0])}"
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return "a section"
+    return PLAIN.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def _limits(metadata: Any) -> str:
+    """Bounds that the schema states."""
+    words = {
+        annotated_types.Gt: lambda m: f"above {m.gt:g}",
+        annotated_types.Ge: lambda m: f"{m.ge:g} or more",
+        annotated_types.Lt: lambda m: f"below {m.lt:g}",
+        annotated_types.Le: lambda m: f"at most {m.le:g}",
+        annotated_types.MinLen: lambda m: f"at least {m.min_length}",
+    }
+    found = [words[type(m)](m) for m in _flat(metadata) if type(m) in words]
+    return ", ".join(found)
+
+
+def _flat(metadata: Any) -> Iterator[Any]:
+    for entry in metadata:
+        if isinstance(entry, FieldInfo):
+            yield from entry.metadata
+        else:
+            yield entry
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    default = field.get_default(call_default_factory=True)
+    if isinstance(default, Section):
+        return "the defaults below"
+    if default is None or default in ((), {}, ""):
+        return "none"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    return f"`{list(default)}`" if isinstance(default, tuple) else f"`{default}`"
+
+
+def _section_in(annotation: Any) -> type[Section] | None:
+    """The section class inside an annotation, `dict[Name, Entity]` or `Time | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    found = (_section_in(argument) for argument in get_args(annotation))
+    return next((section for section in found if section is not None), None)
+
+
+def _text(section: type[Section]) -> str:
+    return inspect.cleandoc(section.__doc__ or "")
+
+
+def _with_code_blocks(text: str) -> str:
+    """Indented examples of a docstring as fenced blocks."""
+    return re.sub(r"\n\n((?:    .*\n?)+)", lambda m: f"\n\n```\n{inspect.cleandoc(m[1])}\n```\n", text)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+if __name__ == "__main__":
+    main()
