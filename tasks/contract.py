@@ -56,7 +56,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a step may use; containers are limited to it."""
+    """What a step may use; its container is limited to it."""
 
     cpus: float = 2.0
     memory_gib: float = 4.0
@@ -122,12 +122,12 @@ class Step:
 
     @property
     def role(self) -> str:
-        """Of its image: a step that asks for GPUs runs the same code with CUDA in it."""
+        """The role of its image: a step that asks for GPUs runs the same code in an image with CUDA."""
         return f"{self.image}-cuda" if self.resources.gpus else self.image
 
     @property
     def out_of_memory(self) -> str:
-        """What is told of a container that reached the step's limit."""
+        """The message for a container that reached the step's memory limit."""
         return (
             f"out of memory: {self.name} needed more than its limit of {self.resources.memory_gib:g} GiB; raise"
             f" Resources(memory_gib=...) where {self.name} is declared, or let the scenario ask for less"
@@ -136,7 +136,7 @@ class Step:
 
 @dataclass(frozen=True)
 class DayConfig:
-    """What a step function is told besides its folders.
+    """What a step function gets besides its folders.
 
     `store` is set when the step runs inside one (steps that keep to their folders don't look at it). `progress` asks
     for a progress bar, else plain lines. `options` are the command's own, see `Step.options`. `resume` is given to

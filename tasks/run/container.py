@@ -51,8 +51,8 @@ class ContainerSettings:
 
     @classmethod
     def from_environment(cls) -> ContainerSettings:
-        """Reads RECLOOP_IMAGES, RECLOOP_TAG, RECLOOP_DOCKER_NETWORK. The engine is one of this host, at the socket that
-        DOCKER_HOST names, or its usual one."""
+        """Reads RECLOOP_IMAGES, RECLOOP_TAG, RECLOOP_DOCKER_NETWORK. The engine runs on this host; DOCKER_HOST names its
+        socket if it is not the usual one."""
         images, tag, network = (os.environ.get(f"RECLOOP_{name}") for name in ("IMAGES", "TAG", "DOCKER_NETWORK"))
         return cls(images or "recloop", tag or release(), network or "")
 
@@ -161,7 +161,7 @@ class _Run:
         self.answer = ""
 
     def until_end(self, request: str) -> int:
-        """Starts it, hands it the request and its stderr on to ours; returns its exit code."""
+        """Starts it, sends it the request, passes its stderr on to ours, and returns its exit code."""
         streams = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
         socket = self._client.attach_socket(self._container, params=streams)
         waiting = threading.Thread(target=self._wait, daemon=True)
@@ -188,7 +188,7 @@ class _Run:
             self._code = self._client.wait(self._container, condition="next-exit", timeout=None)["StatusCode"]
 
     def ran_out_of_memory(self, code: int) -> bool:
-        """Whether the kernel ended a process of it for its memory limit. The engine may hear of that after the end."""
+        """Whether the kernel killed one of its processes at the memory limit. The engine can learn of it after the end."""
         until = int(time.time()) + (3 if code > KILLED else 1)
         filters = {"container": self._container, "event": "oom"}
         return any(self._client.events(since=self._begun, until=until, filters=filters))
@@ -209,7 +209,7 @@ def _frames(socket: Any) -> Iterator[tuple[int, bytes]]:
 
 
 def mounts_of(declared: Step, call: Call, writable: list[Path]) -> list[Any]:
-    """The folders and files that a step may see, each where it is outside."""
+    """The folders and files that a step may see, each at the same path as outside."""
     from docker.types import Mount
 
     scenario, store = call.config.scenario, call.config.store
@@ -225,7 +225,7 @@ def mounts_of(declared: Step, call: Call, writable: list[Path]) -> list[Any]:
 
 
 def writable_folders(declared: Step, call: Call) -> list[Path]:
-    """What a step may write into; made where it is missing."""
+    """The folders that a step may write into; missing ones are created."""
     folders = [call.output]
     if call.config.resume:
         folders.append(call.config.resume)
@@ -251,7 +251,7 @@ def _refuse_several_machines(declared: Step) -> None:
 
 
 def registry_environment(declared: Step) -> dict[str, str]:
-    """Where the registry is and who we are to it, for a step that talks to it. Raises BadInputError for a file."""
+    """Address and credentials of the registry, for a step that uses it. Raises BadInputError where it is a file."""
     if not declared.registry:
         return {}
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
@@ -264,7 +264,7 @@ def registry_environment(declared: Step) -> dict[str, str]:
 
 
 def error_of(declared: Step, code: int, answer: str, *, out_of_memory: bool) -> RecloopError:
-    """What a container's end means, the same as if its function had been called here."""
+    """The error that a container's end stands for, the same as if its function had been called here."""
     if out_of_memory:
         return KilledError(declared.out_of_memory, max(code, KILLED + 9))
     if code > KILLED:
@@ -277,7 +277,7 @@ def error_of(declared: Step, code: int, answer: str, *, out_of_memory: bool) -> 
 
 
 def _sweep(client: APIClient) -> None:
-    """Removes containers that were never started: whoever made them was killed in between."""
+    """Removes containers that were never started: the command that created them was killed in between."""
     import docker
 
     for found in client.containers(all=True, filters={"status": "created", "label": "recloop.step"}):
@@ -287,7 +287,7 @@ def _sweep(client: APIClient) -> None:
 
 
 def _hand_over(folders: list[Path]) -> None:
-    """Root's folders become the container's user's."""
+    """Gives root's folders to the container's user."""
     if os.getuid() == 0:
         for folder in folders:
             os.chown(folder, NOBODY, NOBODY)

@@ -1,7 +1,7 @@
 """The step's side of a container: one request comes on stdin, the function is called, one JSON line answers on stdout.
 
-Stdin stays open as a lifeline: when whoever asked is gone, however it ended, stdin ends and the step with it. Nothing
-of the request is in the container's environment, arguments or files, so credentials in it are not either.
+Stdin stays open as a lifeline: when the command that asked is gone, however it ended, stdin ends and the step with it.
+No part of the request is in the container's environment, arguments or files, so its credentials are not there either.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ORPHANED = 143  # as if asked to end
 
 
 def request_of(declared: Step, call: Call, environment: Mapping[str, str]) -> dict[str, Any]:
-    """A call as JSON, with what its process shall find in its environment."""
+    """A call as JSON, with the environment of its process."""
     config = call.config
     return {
         "step": declared.name,
@@ -60,7 +60,7 @@ def call_of(request: Mapping[str, Any]) -> Call:
 
 
 def exec_step() -> int:
-    """Serves one request; returns the exit code. The step's own output goes to stderr, whoever wrote it."""
+    """Serves one request; returns the exit code. Everything that the step prints goes to stderr."""
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     request = json.loads(sys.stdin.readline())
@@ -80,7 +80,7 @@ def exec_step() -> int:
 
 
 def _check_code(declared: Step, expected: str) -> None:
-    """The manifest will name the code of whoever commits: this must be it."""
+    """The manifest will name the code of the command that commits; the image must hold the same."""
     if (found := code_digest(declared.name)) != expected:
         raise BadInputError(
             f"{declared.name}: the image holds other code ({found[:12]}) than the project that started it"
