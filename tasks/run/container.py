@@ -51,8 +51,8 @@ class ContainerSettings:
 
     @classmethod
     def from_environment(cls) -> ContainerSettings:
-        """Reads RECLOOP_IMAGES, RECLOOP_TAG, RECLOOP_DOCKER_NETWORK. The engine runs on this host; DOCKER_HOST names its
-        socket if it is not the usual one."""
+        """Reads RECLOOP_IMAGES, RECLOOP_TAG, RECLOOP_DOCKER_NETWORK. The engine runs on this host; DOCKER_HOST names
+        its socket if it is not the usual one."""
         images, tag, network = (os.environ.get(f"RECLOOP_{name}") for name in ("IMAGES", "TAG", "DOCKER_NETWORK"))
         return cls(images or "recloop", tag or release(), network or "")
 
@@ -188,7 +188,7 @@ class _Run:
             self._code = self._client.wait(self._container, condition="next-exit", timeout=None)["StatusCode"]
 
     def ran_out_of_memory(self, code: int) -> bool:
-        """Whether the kernel killed one of its processes at the memory limit. The engine can learn of it after the end."""
+        """Whether the kernel killed one of its processes at the memory limit; the engine can learn of it afterwards."""
         until = int(time.time()) + (3 if code > KILLED else 1)
         filters = {"container": self._container, "event": "oom"}
         return any(self._client.events(since=self._begun, until=until, filters=filters))
