@@ -1,23 +1,22 @@
-"""Property tests draw the same examples in every run; HYPOTHESIS_PROFILE=search draws others, to look for more."""
+"""Property tests: which examples they draw.
+
+The default profile derives its examples from the test itself. Hypothesis adds constants of the modules that are loaded,
+so the examples may also depend on which test files ran before in the process; each failure therefore prints a
+`@reproduce_failure` line that repeats it exactly. HYPOTHESIS_PROFILE=search draws new examples in every run.
+"""
 
 import os
 
 import pytest
 from hypothesis import HealthCheck, settings
-from hypothesis.internal.conjecture import providers
 from xdist.scheduler import LoadFileScheduling
 
 ENGINE = "tests/containers/"
 
-AT_ANY_SPEED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+AT_ANY_SPEED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "print_blob": True}
 settings.register_profile("same", derandomize=True, **AT_ANY_SPEED)
 settings.register_profile("search", **AT_ANY_SPEED)
-profile = os.environ.get("HYPOTHESIS_PROFILE", "same")
-settings.load_profile(profile)
-if profile == "same":
-    # Else constants found in whichever of our modules are loaded join the examples: others in every order of files.
-    none_found = providers._local_constants
-    providers._get_local_constants = lambda: none_found
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileScheduling:

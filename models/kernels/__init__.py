@@ -1,4 +1,4 @@
-"""What the numba kernels of all rooms share: SIMD registers and the folder of compiled kernels."""
+"""What the numba kernels of all wings share: SIMD registers (`simd`) and the folder of compiled kernels."""
 
 import hashlib
 import os
@@ -7,18 +7,22 @@ from pathlib import Path
 from types import FunctionType
 from typing import Self
 
-from numba.core.caching import CacheImpl, InTreeCacheLocator
+from numba import config
+from numba.core.caching import InTreeCacheLocator
 
 MODELS = Path(__file__).resolve().parent.parent
-ROOMS = ("kernels", "runtime", "sparse")
-"""Folders of kernels below `models`."""
+WINGS = ("kernels", "runtime", "sparse")
+"""Folders below `models` that hold kernels."""
 
 
-def _kernel_cache() -> str:
-    """Where numba keeps compiled kernels: a folder for each state of the sources, since numba itself does not notice
-    an edit to a helper that a kernel of another file inlines."""
+def _cache_folder() -> str:
+    """The folder where numba keeps our compiled kernels, one for each state of the sources.
+
+    Numba's own check covers only the file of a kernel. An edit to a helper that is inlined from another file would
+    leave an old kernel in use, so the folder's name has a digest of all of these sources.
+    """
     digest = hashlib.sha256()
-    for file in sorted(file for room in ROOMS for file in (MODELS / room).glob("*.py")):
+    for file in sorted(file for wing in WINGS for file in (MODELS / wing).glob("*.py")):
         digest.update(file.read_bytes())
     root = Path(os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     if not os.access(root if root.exists() else root.parent, os.W_OK):
@@ -26,18 +30,26 @@ def _kernel_cache() -> str:
     return str(root / "recloop" / f"kernels-{digest.hexdigest()[:12]}")
 
 
-class _Locator(InTreeCacheLocator):
-    """Numba's own tell folders of equal sources apart: each registered model, which carries a copy, would compile."""
+class KernelLocator(InTreeCacheLocator):
+    """Finds the compiled form of our kernels by the content of the sources.
 
-    _folder = _kernel_cache()
+    Numba's own locators use the path of the source. Each registered model carries a copy of the sources, and would
+    compile all kernels when it is first loaded.
+    """
+
+    _folder = _cache_folder()
 
     def get_cache_path(self) -> str:
+        """The folder of compiled kernels."""
         return self._folder
 
     @classmethod
     def from_function(cls, py_func: FunctionType, py_file: str) -> Self | None:
-        """None, for numba's own locators to go on, where it is not a kernel of ours."""
+        """None for a function that is not a kernel of ours: numba then asks the next locator."""
         return super().from_function(py_func, py_file) if Path(py_file).parent.parent == MODELS else None
 
 
-CacheImpl._locator_classes.insert(0, _Locator)
+# The documented setting NUMBA_CACHE_LOCATOR_CLASSES. It is set here and not in the environment, which subprocesses
+# without this package would inherit. It replaces the default list, so that has to be repeated.
+NUMBAS_OWN = "UserProvidedCacheLocator,InTreeCacheLocator,UserWideCacheLocator,IPythonCacheLocator,ZipCacheLocator"
+config.CACHE_LOCATOR_CLASSES = f"{__name__}.{KernelLocator.__name__},{config.CACHE_LOCATOR_CLASSES or NUMBAS_OWN}"
