@@ -8,27 +8,33 @@ Imports neither torch nor mlflow, so that it starts in well under a second.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from feature_jobs.errors import BadInputError, CorruptError
-from feature_jobs.transforms import Layout
+from feature_jobs.transforms import Layout, exact_column
 from models.runtime.frozen_tables import FrozenTable
-from models.runtime.onnx_model import GRAPH_FILE, TABLE_FILE, Graph, read_serving
+from models.runtime.onnx_model import GRAPH_FILE, REFERENCE_FILE, TABLE_FILE, Graph, read_serving
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    Rows = pa.Table | pd.DataFrame | Mapping[str, Any]
+
 
 class Scorer:
-    """An exported model, checked and loaded. `facts` is its serving.json."""
+    """An exported model, checked and loaded. `facts` is its serving.json, `types` the type of each feature's column."""
 
-    def __init__(self, graph: Graph, facts: dict[str, Any]) -> None:
+    def __init__(self, graph: Graph, facts: dict[str, Any], types: Mapping[str, pa.DataType]) -> None:
         self._graph, self.facts = graph, facts
+        self.types = {name: types[name] for name in graph.layout.columns}
+        self._numbers = {number.name for number in graph.layout.numbers}
 
     @classmethod
     def load(cls, folder: str | Path, digest: str | None = None, *, threads: int = 1) -> Scorer:
@@ -38,36 +44,55 @@ class Scorer:
         """
         folder = Path(folder)
         facts = read_serving(folder, digest)
+        table = FrozenTable.load(folder / TABLE_FILE)
         try:
             layout, tasks = Layout.from_json(facts["layout"]), tuple(facts["tasks"])
-        except (ValueError, KeyError, TypeError) as error:
+            types = {field.name: field.type for field in pq.read_schema(folder / REFERENCE_FILE)}
+            return cls(Graph(folder / GRAPH_FILE, layout, tasks, table, threads=threads), facts, types)
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise CorruptError(f"{folder}: not a readable export ({error}); fetch it again") from None
-        table = FrozenTable.load(folder / TABLE_FILE)
-        return cls(Graph(folder / GRAPH_FILE, layout, tasks, table, threads=threads), facts)
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """What it scores."""
+        """The tasks that it scores."""
         return self._graph.tasks
 
     @property
     def columns(self) -> list[str]:
         """The feature columns that it reads."""
-        return self._graph.layout.columns
+        return list(self.types)
 
-    def score(self, rows: pa.Table | pd.DataFrame) -> dict[str, npt.NDArray[np.float32]]:
-        """Probabilities [N] of each task. Columns are named by feature; those that no feature names are ignored.
+    def score(self, rows: Rows, *, fill_missing: bool = False) -> dict[str, npt.NDArray[np.float32]]:
+        """Probabilities [N] of each task.
 
-        Raises BadInputError for a column that is missing or of the wrong type.
+        `rows`: an Arrow table, a pandas frame, or a column (NumPy, pandas, Arrow, list) by name. Columns are named by
+        feature; others are ignored. Integer ids stay exact in all of these, with nulls too. `fill_missing`: a feature
+        without a column is null in all rows.
+
+        Raises BadInputError for a column that is missing or of the wrong type, and for an id that is not exact.
         """
-        scores_NT = self._graph.score(self._table(rows))
+        scores_NT = self._graph.score(self._table(rows, fill_missing=fill_missing))
         return {task: scores_NT[:, t] for t, task in enumerate(self.tasks)}
 
-    def _table(self, rows: pa.Table | pd.DataFrame) -> pa.Table:
-        if isinstance(rows, pa.Table):
-            return rows
-        frame = rows[[name for name in self.columns if name in rows.columns]]
+    def _table(self, rows: Rows, *, fill_missing: bool) -> pa.Table:
+        names = rows.column_names if isinstance(rows, pa.Table) else rows.keys()
+        columns = {name: self._column(rows[name], name) for name in self.columns if name in names}
+        if fill_missing:
+            num_rows = len(next(iter(columns.values()), ())) if isinstance(rows, Mapping) else len(rows)
+            columns |= {name: pa.nulls(num_rows, self.types[name]) for name in self.columns if name not in columns}
         try:
-            return pa.Table.from_pandas(frame, preserve_index=False)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise BadInputError(f"a feature column mixes types: {error}; give one type a column") from None
+            return pa.table(columns)
+        except pa.ArrowInvalid as error:
+            raise BadInputError(f"feature columns differ in length ({error}); give one value per row in each") from None
+
+    def _column(self, values: Any, name: str) -> pa.Array:
+        """A column as Arrow; ids in the type that the model was trained with."""
+        if not isinstance(values, pa.Array | pa.ChunkedArray):
+            try:
+                values = pa.array(values, from_pandas=True)
+            except (pa.ArrowException, OverflowError, TypeError) as error:
+                raise BadInputError(f"feature column {name!r} mixes types: {error}; give one type a column") from None
+        array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+        if pa.types.is_dictionary(array.type):
+            array = array.cast(array.type.value_type)
+        return array if name in self._numbers else exact_column(array, name, self.types[name])

@@ -36,7 +36,16 @@ from models.metrics import scores as metrics
 from models.ranking.ranker import Ranker
 from models.runtime.frozen_kernels import row_bytes
 from models.runtime.frozen_tables import Bytes, Floats, FrozenTable, Ints, quantize_rows, slices
-from models.runtime.onnx_model import BATCH_ROWS, FORMAT, GRAPH_FILE, SERVING_FILE, TABLE_FILE, Graph, sha256_of
+from models.runtime.onnx_model import (
+    BATCH_ROWS,
+    FORMAT,
+    GRAPH_FILE,
+    REFERENCE_FILE,
+    SERVING_FILE,
+    TABLE_FILE,
+    Graph,
+    sha256_of,
+)
 from models.samplers.batches import open_samples, read_blocks
 from models.sparse.tables import DynamicTables
 
@@ -69,7 +78,7 @@ def export(checkpoint: Path, samples: Path, output: Path, quantize: Quantize) ->
         latency_ms = {name: round(_latency_ms(graph, table), 3) for name, graph in graphs.items()}
     checkpoints.write_json(output / "quantization.json", {**facts, "rows": len(table)})
     del scores["other"]
-    _write_reference(ranker, table, scores, output / "reference.parquet")
+    _write_reference(ranker, table, scores, output / REFERENCE_FILE)
     _write_serving(ranker, checkpoint, output)
     _print_table(ranker.tasks, facts, latency_ms)
     refuse_loss(ranker.tasks, facts, quantize)

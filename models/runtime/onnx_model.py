@@ -22,6 +22,7 @@ from models.runtime.frozen_tables import FrozenTable
 BATCH_ROWS = 512
 FORMAT = 2
 GRAPH_FILE, TABLE_FILE, SERVING_FILE = "model.onnx", "embeddings.safetensors", "serving.json"
+REFERENCE_FILE = "reference.parquet"
 
 Feeds = dict[str, Floats]
 

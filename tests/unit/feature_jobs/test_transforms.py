@@ -115,8 +115,8 @@ def test_bags_of_null_empty_and_sliced_lists():
     layout = Layout((), (Bag("b", "n"),), ())
     lists = pa.array([[9], [1, 2], None, [], [3, None]], pa.list_(pa.int64()))
     keys, offsets = encode(pa.table({"b": lists}).slice(1), layout).bags["b"]
-    assert offsets.tolist() == [0, 2, 2, 2, 4]
-    assert keys.tolist() == hash_ids(pa.array([1, 2, 3, None]), "n").tolist()
+    assert offsets.tolist() == [0, 2, 2, 2, 3]  # a null element is left out
+    assert keys.tolist() == hash_ids(pa.array([1, 2, 3]), "n").tolist()
     for empty in (pa.array([None, None]), pa.array([[], []])):  # what a frame of few rows becomes
         keys, offsets = encode(pa.table({"b": empty}), layout).bags["b"]
         assert (keys.tolist(), offsets.tolist()) == ([], [0, 0, 0])
@@ -138,12 +138,46 @@ def test_batch_and_request_give_equal_bytes(tmp_path):
     ("column", "layout", "message"),
     [
         ({"y": [1]}, Layout((Slot("x", "x", "x"),), (), ()), "'x' is missing"),
-        ({"x": [1.5]}, Layout((Slot("x", "x", "x"),), (), ()), "'x': double values are no ids"),
-        ({"x": [[1]]}, Layout((Slot("x", "x", "x"),), (), ()), "no ids"),
-        ({"x": ["a"]}, Layout((), (), (Number("x", "none"),)), "'x': string values are no numbers"),
-        ({"x": [1]}, Layout((), (Bag("x", "x"),), ()), "no lists of ids"),
+        ({"x": [1.5]}, Layout((Slot("x", "x", "x"),), (), ()), "'x', row 0: 1.5 .double. is not an id"),
+        ({"x": [[1]]}, Layout((Slot("x", "x", "x"),), (), ()), "row 0: .1. .* is not an id"),
+        ({"x": ["a"]}, Layout((), (), (Number("x", "none"),)), "'x': string values are not numbers"),
+        ({"x": [1]}, Layout((), (Bag("x", "x"),), ()), "not lists of ids"),
     ],
 )
-def test_columns_amiss_are_named(column, layout, message):
+def test_wrong_columns_are_named(column, layout, message):
     with pytest.raises(BadInputError, match=message):
         encode(pa.table(column), layout)
+
+
+SLOT = Layout((Slot("x", "x", "x"),), (), ())
+
+
+def test_float_ids_below_the_first_merged_number_are_exact_and_nan_is_null():
+    ids = pa.array([2**53 - 1, 1 - 2**53, 0, None])
+    floats = pa.array([2.0**53 - 1, 1 - 2.0**53, 0.0, float("nan")])
+    assert encode(pa.table({"x": floats}), SLOT).slots[0].tolist() == hash_ids(ids, "x").tolist()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (pa.array([1.0, 2.0**53]), r"'x', row 1: 9007199254740992.0 \(double\).*below 9007199254740992: give integers"),
+        (pa.array([2.0**24], pa.float32()), "row 0: 16777216.0 .*below 16777216"),
+        (pa.array([1.0, -np.inf]), "row 1: -inf"),
+        (pa.array([1, 2**64 - 1], pa.uint64()), "row 1: 18446744073709551615 .*64 bits"),
+    ],
+)
+def test_an_id_that_is_not_exact_is_refused(values, message):
+    with pytest.raises(BadInputError, match=message):
+        encode(pa.table({"x": values}), SLOT)
+    lists = pa.ListArray.from_arrays([0, 0, len(values)], values)
+    with pytest.raises(BadInputError, match="'x', row 1: "):
+        encode(pa.table({"x": lists}), Layout((), (Bag("x", "x"),), ()))
+
+
+@pytest.mark.parametrize(
+    "values", [pa.array([2**63 - 1]), pa.array([2**64 - 1], pa.uint64()), pa.array([3], pa.int8()), pa.array([True])]
+)
+def test_any_integer_is_a_number(values):
+    encoded = encode(pa.table({"x": values}), Layout((), (), (Number("x", "none"),)))
+    assert encoded.numbers_NK.tolist() == [[np.float32(int(values[0].as_py()))]]

@@ -62,14 +62,102 @@ def test_rows_of_plain_python(scorer):
     assert len(scorer.score(day_table(DAYS[2], 5).slice(0, 0))["click"]) == 0
 
 
-def test_columns_amiss_are_named(scorer):
+def test_wrong_columns_are_named(scorer):
     frame = day_table(DAYS[2], 5).to_pandas()
     with pytest.raises(BadInputError, match="'price' is missing"):
         scorer.score(frame.drop(columns="price"))
-    with pytest.raises(BadInputError, match=r"'user'.*no ids"):
+    with pytest.raises(BadInputError, match=r"'user', row 0: 0.5 .*is not an id"):
         scorer.score(frame.assign(user=0.5))
-    with pytest.raises(BadInputError, match="mixes types"):
+    with pytest.raises(BadInputError, match="'city' mixes types"):
         scorer.score(frame.assign(city=["Rome", 3, b"x", None, 1.5]))
+    with pytest.raises(BadInputError, match="differ in length"):
+        scorer.score({**frame, "user": [1]})
+
+
+@pytest.fixture(scope="module")
+def batch():
+    """600 rows, which is more than one batch. The user of the last is null."""
+    table = day_table(DAYS[2], 600)
+    users = [*table["user"].to_pylist()[:-1], None]
+    return table.set_column(table.column_names.index("user"), "user", pa.array(users, pa.int64()))
+
+
+def as_objects(ids):
+    return pd.Series(ids, dtype=object)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        list, as_objects, pa.array, lambda ids: pd.array(ids, "Int64"),
+        lambda ids: pa.chunked_array([ids[:9], ids[9:]]),
+        lambda ids: pd.Series(ids, dtype=pd.ArrowDtype(pa.int64())), lambda ids: pa.array(ids).dictionary_encode(),
+        lambda ids: np.array([np.nan if i is None else i for i in ids]),
+        lambda ids: [None if i is None else str(i) for i in ids],
+    ],
+    ids=["list", "objects", "arrow", "nullable", "chunked", "arrow in pandas", "dictionary", "floats", "text"],
+)  # fmt: skip
+def test_ids_score_the_same_in_every_form(scorer, batch, form):
+    columns = {name: batch[name] for name in scorer.columns}
+    wanted = scorer.score(batch)["click"]
+    found = scorer.score({**columns, "user": form(batch["user"].to_pylist())})["click"]
+    assert found.tolist() == wanted.tolist()
+    assert len(set(wanted[:-1].tolist())) > 100
+
+
+def test_ids_beyond_floats_stay_apart(scorer, batch, monkeypatch):
+    ids = [2**53, 2**53 + 1, None, 2**62 + 1, -(2**63)]
+    lists = [[i, None] if i is not None else None for i in ids]
+    keys = []
+    monkeypatch.setattr(scorer._graph, "run", lambda encoded: keys.append(encoded) or np.zeros((5, 2), np.float32))
+    rows = {name: batch[name].slice(0, 5) for name in scorer.columns}
+    frame = pd.DataFrame({name: values.to_pandas() for name, values in rows.items()})
+    for user in (ids, as_objects(ids), pa.array(ids), pd.array(ids, "Int64")):
+        scorer.score({**rows, "user": user, "clicked": lists})
+        scorer.score(frame.assign(user=as_objects(ids), clicked=lists))
+    assert len({tuple(encoded.slots[0].tolist()) for encoded in keys}) == 1
+    assert len(set(keys[0].slots[0].tolist())) == 5
+    assert len(set(keys[0].bags["clicked"][0].tolist())) == 4
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("user", ["1", "x7"], r"'user', row 1: 'x7' \(string\) is not an id; give whole numbers"),
+        ("user", [1.0, 2.0**60], r"'user', row 1: 1.15\d*e\+18 .*give integers"),
+        ("user", [1, 2**64], "'user' mixes types: .*too large"),
+        ("city", [None, 7], "'city', row 1: 7 .*trained with text; give text"),
+        ("clicked", [[1], [2, 3.5]], "'clicked', row 1: 3.5 .*is not an id"),
+        ("clicked", [["5"], ["b"]], "'clicked', row 1: 'b'"),
+        ("clicked", [1, 2], "'clicked': int64 values are not lists"),
+        ("tags", [["a"], 3], "'tags' mixes types"),
+        ("price", ["a", "b"], "'price': string values are not numbers"),
+    ],
+)
+def test_values_that_would_be_unknown_silently_are_refused(scorer, batch, column, values, message):
+    rows = {name: batch[name].slice(0, 2) for name in scorer.columns}
+    with pytest.raises(BadInputError, match=message):
+        scorer.score({**rows, column: values})
+
+
+def test_features_without_a_column_are_null_where_that_is_wanted(scorer, batch):
+    rows = {name: batch[name].slice(0, 3) for name in scorer.columns}
+    nulls = {name: [None] * 3 for name in ("user", "tags", "price")}
+    wanted = scorer.score({**rows, **nulls})["click"].tolist()
+    for name in nulls:
+        del rows[name]
+    assert scorer.score(rows, fill_missing=True)["click"].tolist() == wanted
+    assert scorer.score(pa.table(rows), fill_missing=True)["click"].tolist() == wanted
+
+
+def test_any_integer_is_a_number(scorer, batch):
+    rows = {name: batch[name].slice(0, 2) for name in scorer.columns}
+    for values in ([2, 0], [True, False], np.array([2, 2**63], np.uint64), [2**62 + 1, None]):
+        floats = [None if v is None else float(v) for v in values]
+        assert (
+            scorer.score({**rows, "seen": values})["buy"].tolist()
+            == scorer.score({**rows, "seen": floats})["buy"].tolist()
+        )
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "embeddings.safetensors", "serving.json"])
