@@ -12,6 +12,7 @@ from feature_jobs.checks.problems import Problems, closest
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import EVENT_TIME
 from feature_jobs.schema import Column, Scenario, SearchRange, Table, Time, load_scenario
+from feature_jobs.schema.processor import slow_precision
 
 FIXED = ("name", "description", "data", "labels", "tune", "schedule", "deploy")  # what a trial may not change
 
@@ -29,6 +30,8 @@ def check(scenario: Scenario, with_data: bool = True) -> dict[str, Any]:
         messages, facts = check_data(scenario)
     if messages:
         raise BadInputError("\n".join(messages))
+    if warning := slow_precision(scenario.train.precision, scenario.train.device):
+        facts.setdefault("warnings", []).append(warning)
     return facts
 
 

@@ -166,7 +166,9 @@ class Train(Section):
     rates rise from 0 over the chain's first `warmup_steps`. Each step learns `batch_size` rows, computed in
     micro-batches of `micro_batch` whose gradients are accumulated; `threads` share them, and change no bit by it.
     `clip_norm` shortens the dense gradient, and each embedding row's. `precision`: of the dense part's products;
-    weights stay float32; float16 scales the loss dynamically. Steps whose gradient is not finite are skipped, counted.
+    weights stay float32; float16 scales the loss dynamically; auto takes the faster of bfloat16 and float32 on the
+    processor or GPU that trains the day, so that digests depend on it. Steps whose gradient is not finite are skipped,
+    and counted.
     `snapshot_rows`: how often, in rows, a day's training notes where it is; a killed one goes on from there.
 
     `device`: where the dense part is computed; auto: a GPU if there is one. `cache_rows`: of the embeddings, how many
@@ -184,7 +186,7 @@ class Train(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     clip_norm: Annotated[float, Field(gt=0)] | None = None
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     batch_size: Positive = 512
     micro_batch: Positive = 2048
     holdout_share: Annotated[float, Field(gt=0, lt=1)] = 0.2

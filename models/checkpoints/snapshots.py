@@ -73,7 +73,7 @@ class Snapshots:
         """
         number = max(self._numbers(), default=-1)
         if ranker.group is not None:
-            number = ranker.group.told(number)  # another machine may not see the newest yet
+            number = ranker.group.broadcast_number(number)  # another machine may not see the newest yet
         if self.folder is None or number < 0:
             return None
         newest = self.folder / str(number)

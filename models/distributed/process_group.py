@@ -69,7 +69,7 @@ class Group:
         if self.size > 1:
             dist.broadcast(tensor, group=self.members, group_src=0)
 
-    def told(self, number: int) -> int:
+    def broadcast_number(self, number: int) -> int:
         """The leading process's number."""
         message = torch.tensor([number])
         self.broadcast(message)

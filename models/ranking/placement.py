@@ -10,7 +10,8 @@ from feature_jobs.schema import Embedding, Model, Train
 from feature_jobs.transforms import Layout
 from models.distributed.process_group import Group
 from models.ranking.device_ranker import DeviceRanker, choose_device, device_of_rank, rows_on
-from models.ranking.ranker import Ranker
+from models.ranking.precision import choose_precision
+from models.ranking.ranker import CPU, Ranker
 from models.sparse.cached import CachedRows
 from models.sparse.optimizers import Optimizer
 from models.sparse.records import FileRecords, MemoryRecords
@@ -29,9 +30,15 @@ def make_ranker(
     scratch: Path,
     group: Group | None = None,
 ) -> Ranker:
-    """A fresh ranker. `scratch`: a folder where rows may lie in a file without a name."""
+    """A fresh ranker, with the precision that `auto` stands for. `scratch`: a folder where rows may lie in a file
+    without a name."""
+    device = choose_device(train.device)
     if group is not None:
-        device = device_of_rank(group, choose_device(train.device))
+        device = device_of_rank(group, device)
+    # TorchRec's backend computes the dense part on the processor, wherever its tables are.
+    computes_on = device if group is None else CPU
+    train = train.model_copy(update={"precision": choose_precision(train.precision, computes_on, group)})
+    if group is not None:
         sharded = ShardedRows(
             model.embedding_dim, train, layout.namespaces, layout.feature_tables, group, device=device
         )
@@ -40,7 +47,7 @@ def make_ranker(
         return ranker
     optimizer, dim = Optimizer(train.embedding_optimizer, train.embedding_epsilon), model.embedding_dim
     folder = Path(train.rows_folder) if train.rows_folder else scratch
-    width, device = dim + optimizer.state_width(dim), choose_device(train.device)
+    width = dim + optimizer.state_width(dim)
     if device.type != "cpu":
         in_file = train.rows_folder is not None
         records = FileRecords(RESERVED_ROWS, width, folder) if in_file else MemoryRecords(RESERVED_ROWS, width)

@@ -9,7 +9,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from feature_jobs.schema.processor import bfloat16_is_fast
+from models.distributed.process_group import Group
+
+AMPERE = 8  # the first compute capability with bfloat16 in its tensor cores
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_precision(setting: str, device: torch.device, group: Group | None = None) -> str:
+    """The precision that `train.precision` names; `auto` is the faster of bfloat16 and float32 on this device.
+
+    Processes that train together take rank 0's choice: their nodes may have different processors.
+    """
+    if setting != "auto":
+        return setting
+    fast = bfloat16_is_fast() if device.type == "cpu" else torch.cuda.get_device_capability(device)[0] >= AMPERE
+    if group is not None:
+        fast = bool(group.broadcast_number(int(fast or False)))
+    return "bfloat16" if fast else "float32"
 
 
 @dataclass

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ import pyarrow.parquet as pq
 import torch
 
 from feature_jobs.schema import Scenario
+from feature_jobs.schema.processor import slow_precision
 from feature_jobs.transforms import Layout
 from models.checkpoints import checkpoint as checkpoints
 from models.checkpoints.snapshots import Position, Snapshots
@@ -70,6 +72,8 @@ def train_day(
             layout, tasks, scenario.model, scenario.train, scenario.embeddings, scratch=output, group=group
         )
         ranker.thread_pool = thread_pool
+        if leads and (warning := slow_precision(ranker.train.precision, ranker.device.type)):
+            print(f"train {ds}: warning: {warning}", file=sys.stderr, flush=True)
         bar = Progress(f"train {ds}", num_passes, progress, quiet=not leads)
         day = _Day(scenario, ds, parquet, ranker, Snapshots(resume), bar)
         if not day.go_on():
@@ -113,6 +117,7 @@ def train_day(
         "tables": ranker.tables.report(),
         "skipped_steps": ranker.scaler.skipped,
         "loss_scale": ranker.scaler.scale,
+        "precision": ranker.train.precision,
         **sent,
         "checkpoint_bytes": sum(file.stat().st_size for file in output.iterdir()),
     }

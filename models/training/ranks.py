@@ -176,11 +176,13 @@ def main(folder: Path) -> None:
     try:
         with joined(scenario.train.distributed.timeout_s) as group:
             _check_told_the_same(job, group)
-            if not group.told(int(resume is not None)):
+            if not group.broadcast_number(int(resume is not None)):
                 resume = None
             options = {"resume": resume, "progress": job["progress"]}
             result = train_day(scenario, job["ds"], samples, parent, output, **options, group=group)
-            group.told(0)  # whoever has no more to do ends with the leading one, which writes for all, and as it does
+            group.broadcast_number(
+                0
+            )  # whoever has no more to do ends with the leading one, which writes for all, and as it does
     except RecloopError as error:
         file = folder / ERRORS.replace("*", os.environ["RANK"])
         file.with_suffix(".part").write_text(json.dumps({"type": type(error).__name__, "message": str(error)}))

@@ -12,6 +12,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from feature_jobs.errors import BadInputError, CorruptError
+from feature_jobs.schema import processor
 from models.checkpoints import checkpoint as checkpoints
 from models.training.day import score, train_day
 from tests.paths import ROOT
@@ -383,3 +384,30 @@ def test_score_takes_rows_without_labels(chain):
     assert len(score(first, bare.slice(0, 0))["click"]) == 0
     with pytest.raises(BadInputError, match="'price' is missing"):
         score(first, bare.drop(["price"]))
+
+
+@pytest.mark.parametrize(
+    ("flags", "taken", "warned"), [("amx_bf16", "bfloat16", False), ("avx512_bf16", "float32", True)]
+)
+def test_precision_auto_is_the_fastest_of_the_processor_and_a_slow_one_is_warned_of(
+    tmp_path, monkeypatch, capsys, flags, taken, warned
+):
+    (tmp_path / "cpuinfo").write_text(f"flags : fpu {flags}\n")
+    for function in (processor.bfloat16_is_fast, processor.slow_precision):
+        monkeypatch.setattr(function, "__defaults__", (tmp_path / "cpuinfo",))
+    outputs = {}
+    for precision in ("auto", "bfloat16", taken):
+        output, metrics = train(
+            shop(tmp_path, train__precision=precision, train__device="cpu"),
+            tmp_path,
+            DAYS[0],
+            None,
+            precision + "-x" * (precision in outputs),
+        )
+        outputs[precision] = digests(output)
+        shown = capsys.readouterr().err
+        assert ("train.precision: bfloat16: this processor computes it slower" in shown) == (
+            precision == "bfloat16" and warned
+        )
+        assert metrics["precision"] == (taken if precision == "auto" else precision)
+    assert outputs["auto"] == outputs[taken]
