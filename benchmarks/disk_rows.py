@@ -35,7 +35,7 @@ STEP = Step(1, 1e-3)
 
 def filled(num_rows: int, rows: HostRows | CachedRows) -> DynamicTables:
     """Tables that hold as many ids."""
-    tables = DynamicTables(DIM, ["id"], [0] * NUM_COLUMNS, rows=rows)
+    tables = DynamicTables(DIM, ["id"], [0] * NUM_COLUMNS, storage=rows)
     keys = np.concatenate(list(new_keys(0, num_rows)))
     known = np.zeros(num_rows, np.int32)
     tables.load(keys, known.astype(np.int16), known, known)
@@ -44,7 +44,7 @@ def filled(num_rows: int, rows: HostRows | CachedRows) -> DynamicTables:
 
 def measure(tables: DynamicTables, num_rows: int, batch_size: int, records: FileRecords | None) -> dict[str, Any]:
     """Medians of a sample's cost, and hits after the warm-up. `records`: whose pages are dropped before each batch."""
-    rng, rows = np.random.default_rng(0), tables.rows
+    rng, rows = np.random.default_rng(0), tables.storage
     input_BI = np.zeros((batch_size, NUM_COLUMNS * DIM), np.float32)
     gradient_BI = rng.normal(size=input_BI.shape).astype(np.float32)
     seconds, hits = [], (0, 0)

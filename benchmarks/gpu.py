@@ -118,7 +118,7 @@ def measure(args: argparse.Namespace, device: torch.device, fused: bool, bytes_p
         torch.cuda.reset_peak_memory_stats(device)
     torch.manual_seed(0)
     with ThreadPool(2) as thread_pool:
-        ranker = DeviceRanker(LAYOUT, ("click",), model, train, rows=rows, device=device)
+        ranker = DeviceRanker(LAYOUT, ("click",), model, train, storage=rows, device=device)
         ranker.thread_pool = thread_pool
         list(ranker.learn(make_block(args.batch * WARM_UP, args.rows, rng).batches(args.batch), 1))
         block = make_block(args.batch * args.steps, args.rows, rng)
@@ -140,7 +140,7 @@ def measure(args: argparse.Namespace, device: torch.device, fused: bool, bytes_p
 
 def measure_passes(ranker: DeviceRanker, slots: Sequence[Ints], bytes_per_s: float) -> Figures:
     """Gather and update alone, and their share of the floor."""
-    rows, device = ranker.tables.rows, ranker.device
+    rows, device = ranker.tables.storage, ranker.device
     lookup = ranker.tables.lookup(Ids(slots), 1)
     batch = DeviceLookup.of(lookup, device)
     num_samples, num_ids, num_rows = len(slots[0]), len(lookup.segments_N), len(lookup.places_U)

@@ -1,1 +1,1 @@
-"""Batches, embeddings, architectures, metrics, training, checkpoints and export."""
+"""Models: from samples to a trained checkpoint and its serving export. The only room that imports torch."""

@@ -1,1 +1,1 @@
-"""What runs where the registered model is loaded."""
+"""Serving: scores requests with an exported model. Imports neither torch nor mlflow."""

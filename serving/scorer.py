@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from feature_jobs.errors import BadInputError, CorruptError
 from feature_jobs.transforms import Layout, exact_column
 from models.runtime.frozen_tables import FrozenTable
-from models.runtime.onnx_model import GRAPH_FILE, REFERENCE_FILE, TABLE_FILE, Graph, read_serving
+from models.runtime.onnx_model import MODEL_FILE, REFERENCE_FILE, TABLE_FILE, OnnxModel, read_serving
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class Scorer:
     """An exported model, checked and loaded. `facts` is its serving.json, `types` the type of each feature's column."""
 
-    def __init__(self, graph: Graph, facts: dict[str, Any], types: Mapping[str, pa.DataType]) -> None:
+    def __init__(self, graph: OnnxModel, facts: dict[str, Any], types: Mapping[str, pa.DataType]) -> None:
         self._graph, self.facts = graph, facts
         self.types = {name: types[name] for name in graph.layout.columns}
         self._numbers = {number.name for number in graph.layout.numbers}
@@ -48,7 +48,7 @@ class Scorer:
         try:
             layout, tasks = Layout.from_json(facts["layout"]), tuple(facts["tasks"])
             types = {field.name: field.type for field in pq.read_schema(folder / REFERENCE_FILE)}
-            return cls(Graph(folder / GRAPH_FILE, layout, tasks, table, threads=threads), facts, types)
+            return cls(OnnxModel(folder / MODEL_FILE, layout, tasks, table, threads=threads), facts, types)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CorruptError(f"{folder}: not a readable export ({error}); fetch it again") from None
 

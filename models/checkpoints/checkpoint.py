@@ -51,28 +51,28 @@ def save(ranker: Ranker, folder: Path | None, facts: Mapping[str, Any]) -> None:
     files = {name: folder / name if folder else Path(os.devnull) for name in FILES}
     tables = ranker.tables
     keys_R, rows_R = tables.items()
-    defaults, default_states = tables.rows.read(tables.default_rows)
+    defaults, default_states = tables.storage.read(tables.default_rows)
     width = tables.optimizer.state_width(tables.dim)
     write_tensors(
         files[EMBEDDINGS],
         {
             "keys": keys_R,
             "tables": tables.table_R[rows_R],
-            "weights": Rows((len(rows_R), tables.dim), np.float32, lambda a, b: tables.rows.read(rows_R[a:b])[0]),
+            "weights": Rows((len(rows_R), tables.dim), np.float32, lambda a, b: tables.storage.read(rows_R[a:b])[0]),
             "defaults": defaults,
         },
     )
     write_tensors(files[DENSE], _pieces(ranker.network, ranker.network.state_dict()))
     moments = {f"{name}/{moment}": tensor for moment in MOMENTS for name, tensor in _moment(ranker, moment).items()}
     sparse: dict[str, Any] = {
-        "embeddings/state": Rows((len(rows_R), width), np.float32, lambda a, b: tables.rows.read(rows_R[a:b])[1]),
+        "embeddings/state": Rows((len(rows_R), width), np.float32, lambda a, b: tables.storage.read(rows_R[a:b])[1]),
         "embeddings/defaults": default_states,
         "embeddings/days": tables.day_R[rows_R],
         "embeddings/counts": tables.count_R[rows_R],
     }
     if tables.sketch is not None:
         sparse["embeddings/sketch"] = tables.sketch.counts
-    write_tensors(files[OPTIMIZER], {**moments, **_rest(ranker), **sparse})
+    write_tensors(files[OPTIMIZER], {**moments, **_residual(ranker), **sparse})
     document = {
         "tasks": list(ranker.tasks),
         "architecture": ranker.model.model_dump(mode="json"),
@@ -157,8 +157,8 @@ def _restore_dense(ranker: Ranker, saved: dict[str, Tensor], optimizer: Path) ->
     for moment in MOMENTS:
         fit = {f"{name}/{moment}": piece for name, piece in _moment(ranker, moment).items()}
         _fill(fit, read_tensors(optimizer, fit))
-    if (rest := _rest(ranker)) and ranker.group is not None and ranker.group.leads:
-        _fill(rest, read_tensors(optimizer, rest))
+    if (residual := _residual(ranker)) and ranker.group is not None and ranker.group.is_leader:
+        _fill(residual, read_tensors(optimizer, residual))
     return {**report, "restored": len(report["restored"])}
 
 
@@ -192,11 +192,11 @@ def _moment(ranker: Ranker, moment: str) -> dict[str, Tensor]:
     return found if moment == "step" else _pieces(ranker.network, found)
 
 
-def _rest(ranker: Ranker) -> dict[str, Tensor]:
+def _residual(ranker: Ranker) -> dict[str, Tensor]:
     """What a compressed gradient has yet to hand on (see `compression`), for each piece of the network."""
-    if ranker.exchange is None or ranker.exchange.rest_N is None:
+    if ranker.exchange is None or ranker.exchange.residual_N is None:
         return {}
-    parts = ranker.optimizer.split(ranker.exchange.rest_N)
+    parts = ranker.optimizer.split(ranker.exchange.residual_N)
     named = {name: part for (name, _), part in zip(ranker.network.named_parameters(), parts, strict=True)}
     return {f"{name}/rest": piece for name, piece in _pieces(ranker.network, named).items()}
 
@@ -274,7 +274,7 @@ def _table_changes(names: Sequence[str], dim: int, optimizer: str, facts: Mappin
 
 def _write_leading(ranker: Ranker, rows_N: Any, weight_ND: Any, state_NK: Any | None) -> None:
     """Sets rows; of another dimension, as many of their leading columns as fit. Without a state theirs starts anew."""
-    rows, dim = ranker.tables.rows, weight_ND.shape[1]
+    rows, dim = ranker.tables.storage, weight_ND.shape[1]
     if dim == rows.dim and state_NK is not None:
         rows.write(rows_N, weight_ND, state_NK)
         return

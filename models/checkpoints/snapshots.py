@@ -1,4 +1,4 @@
-"""Where a day's training is: written now and then, so that a killed one goes on from there, to the same bits."""
+"""Snapshots in the middle of a day's training, from which a killed run continues to the same bits."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Position:
-    """Rows learned; blocks learned of the day's first part or, once it is judged, of the `rest`."""
+    """Rows learned so far; blocks learned of the day's first part or, if `in_holdout`, of the holdout."""
 
     rows: int = 0
-    rest: bool = False
+    in_holdout: bool = False
     blocks: int = 0
 
 
 class Snapshots:
-    """The newest state in a folder that outlives a killed run; None: none is kept.
+    """The newest snapshot in a folder that is kept when a run is killed. None: no snapshots are written.
 
     A snapshot is a checkpoint in the middle of a day, with its position and the scores so far. It is written beside the
-    one before and moved in by one rename; a process killed at any moment leaves one of them whole.
+    previous one and moved into place by one rename, so that one of them is complete at any moment.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -43,10 +43,10 @@ class Snapshots:
     def save(
         self, ranker: Ranker, position: Position, restored: Mapping[str, Any], scores: Mapping[str, Floats]
     ) -> None:
-        """Replaces the snapshot. `restored`: what the parent gave; `scores`: of the rows judged so far."""
+        """Replaces the snapshot. `restored`: what was restored of the parent; `scores`: of the rows scored so far."""
         if self.folder is None:
             return
-        if ranker.group is not None and not ranker.group.leads:
+        if ranker.group is not None and not ranker.group.is_leader:
             checkpoints.save(ranker, None, {})
             return
         number = max(self._numbers(), default=-1) + 1
@@ -67,18 +67,18 @@ class Snapshots:
                 shutil.rmtree(self.folder / str(old), ignore_errors=True)
 
     def load(self, ranker: Ranker) -> tuple[Position, dict[str, Any], dict[str, Floats]] | None:
-        """Fills a fresh ranker; returns its position, what the parent gave and the scores so far.
+        """Restores a fresh ranker. Returns its position, what was restored of the parent, and the scores so far.
 
-        None where nothing was noted.
+        Returns None if there is no snapshot.
         """
         number = max(self._numbers(), default=-1)
         if ranker.group is not None:
-            number = ranker.group.broadcast_number(number)  # another machine may not see the newest yet
+            number = ranker.group.broadcast_number(number)  # on a shared disk another node may not see the newest yet
         if self.folder is None or number < 0:
             return None
         newest = self.folder / str(number)
         if ranker.group is not None and not newest.is_dir():
-            raise RetryLaterError(f"{newest}: the leading machine has it, this one does not see it yet; start it again")
+            raise RetryLaterError(f"{newest}: node 0 has this snapshot, this node does not see it yet; start it again")
         checkpoints.restore(ranker, newest)
         facts = checkpoints.read_facts(newest)
         try:

@@ -1,4 +1,4 @@
-"""The processes that train one model together: every one reads the whole batch, each computes its share of it."""
+"""The processes that train one model together: each reads the whole batch and computes its share of it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from feature_jobs.errors import BadInputError
 
 @dataclass
 class Group:
-    """This process is number `rank` of `size`. All of them must call what sends equally often, in one order.
+    """This process is number `rank` of `size`. All processes must make the same collective calls in the same order.
 
-    `node_size`: processes of one machine, whose ranks follow each other. `members`: None for all processes.
-    `sent_bytes` counts what this process sent through this object, by the cheapest algorithms: rings and trees.
+    `node_size`: processes on each node, which have consecutive ranks. `members`: torch's group; None for all processes.
+    `sent_bytes`: what this process sent through this object, counted as if by ring and tree algorithms.
     """
 
     rank: int
@@ -31,17 +31,17 @@ class Group:
     sent_bytes: int = 0
 
     def share(self, num_rows: int) -> slice:
-        """This process's rows of a batch. Shares differ by one at most, and may be empty."""
+        """The rows of a batch that this process computes. Shares differ by at most one row, and may be empty."""
         return slice(num_rows * self.rank // self.size, num_rows * (self.rank + 1) // self.size)
 
     def all_reduce(self, tensor: Tensor) -> None:
-        """Replaces it by the sum over processes, the same bits in all."""
+        """Replaces the tensor by the sum over processes. All get the same bits."""
         self.sent_bytes += 2 * (self.size - 1) * tensor.nbytes // self.size
         if self.size > 1:
             dist.all_reduce(tensor, group=self.members)
 
     def all_to_all(self, message_WB: Tensor) -> Tensor:
-        """Row w goes to process w; returns what each process sent here [W, B]."""
+        """Sends row w to process w. Returns what each process sent to this one [W, B]."""
         self.sent_bytes += (self.size - 1) * message_WB[0].nbytes
         if self.size == 1:
             return message_WB
@@ -50,7 +50,7 @@ class Group:
         return received_WB
 
     def all_gather(self, message_B: Tensor) -> Tensor:
-        """Everyone's message [W, B]."""
+        """The messages of all processes [W, B]."""
         self.sent_bytes += (self.size - 1) * message_B.nbytes
         received_WB = message_B.repeat(self.size, 1)
         if self.size > 1:
@@ -58,59 +58,61 @@ class Group:
         return received_WB
 
     def reduce(self, tensor: Tensor) -> None:
-        """Replaces it, in the leading process, by the sum over processes; what the others hold then is undefined."""
-        self.sent_bytes += 0 if self.leads else tensor.nbytes
+        """Replaces the tensor of rank 0 by the sum over processes. The others' tensors are undefined afterwards."""
+        self.sent_bytes += 0 if self.is_leader else tensor.nbytes
         if self.size > 1:
             dist.reduce(tensor, group=self.members, group_dst=0)
 
     def broadcast(self, tensor: Tensor) -> None:
-        """Replaces it by the leading process's."""
-        self.sent_bytes += (self.size - 1) * tensor.nbytes if self.leads else 0
+        """Replaces the tensor by rank 0's."""
+        self.sent_bytes += (self.size - 1) * tensor.nbytes if self.is_leader else 0
         if self.size > 1:
             dist.broadcast(tensor, group=self.members, group_src=0)
 
     def broadcast_number(self, number: int) -> int:
-        """The leading process's number."""
+        """Rank 0's number, in all processes."""
         message = torch.tensor([number])
         self.broadcast(message)
         return int(message)
 
     def by_node(self, timeout_s: float) -> tuple[Group, Group | None]:
-        """The processes of this node, and, for its leading one, the nodes' leading ones.
+        """The group of this node's processes and, for the node's leader, the group of the leaders of all nodes.
 
-        Raises BadInputError where nodes have different numbers of processes.
+        Raises BadInputError if the nodes have different numbers of processes.
         """
         if self.size % self.node_size:
             raise BadInputError(
                 f"train.distributed.hierarchical: {self.size} ranks, {self.node_size} on this node: nodes differ; start"
-                " as many on each, or set hierarchical: false"
+                " equally many on each, or set hierarchical: false"
             )
         ranks = range(self.size)
         parts = [ranks[node : node + self.node_size] for node in range(0, self.size, self.node_size)]
         parts.append(ranks[:: self.node_size])
         groups = []
-        for part in parts:  # everyone makes all groups, its own or not
+        for part in parts:  # torch needs every process to create all groups, also those it is not in
             members = dist.new_group(list(part), timeout=timedelta(seconds=timeout_s)) if self.size > 1 else None
             if self.rank in part:
                 groups.append(Group(part.index(self.rank), len(part), members=members))
         return groups[0], groups[1] if len(groups) > 1 else None
 
     @property
-    def leads(self) -> bool:
-        """One process writes for all."""
+    def is_leader(self) -> bool:
+        """Whether this is rank 0, which writes the outputs of all."""
         return self.rank == 0
 
 
 def lost_the_others(error: Exception) -> bool:
-    """Whether it says that another process has gone. Gloo's errors have no class of their own; they name its source."""
+    """Whether the error means that another process ended. Gloo's errors have no class, but name its source files."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
 
 
 @contextlib.contextmanager
 def joined(timeout_s: float, init_method: str = "env://") -> Iterator[Group]:
-    """Joins the group that RANK, WORLD_SIZE and LOCAL_WORLD_SIZE tell of, as torchrun sets them; a process that waits
-    longer than `timeout_s` for another gives up with an error. Gloo carries memory, NCCL (where there are GPUs)
-    theirs."""
+    """Joins the group that torchrun describes in RANK, WORLD_SIZE and LOCAL_WORLD_SIZE.
+
+    A process that waits longer than `timeout_s` for another raises an error. Gloo sends tensors in host memory, NCCL
+    those on GPUs.
+    """
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     node_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"

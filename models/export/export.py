@@ -31,7 +31,7 @@ from feature_jobs.errors import GateError
 from feature_jobs.schema import Quantize
 from feature_jobs.transforms import Encoded, Layout, encode
 from models.checkpoints import checkpoint as checkpoints
-from models.export.quantization import correct_bias, largest_inputs, quantize_dense, write_graph
+from models.export.quantization import correct_bias, largest_inputs, quantize_dense, write_onnx
 from models.metrics import scores as metrics
 from models.ranking.ranker import Ranker
 from models.runtime.frozen_kernels import row_bytes
@@ -39,11 +39,11 @@ from models.runtime.frozen_tables import Bytes, Floats, FrozenTable, Ints, quant
 from models.runtime.onnx_model import (
     BATCH_ROWS,
     FORMAT,
-    GRAPH_FILE,
+    MODEL_FILE,
     REFERENCE_FILE,
     SERVING_FILE,
     TABLE_FILE,
-    Graph,
+    OnnxModel,
     sha256_of,
 )
 from models.samplers.batches import open_samples, read_blocks
@@ -67,12 +67,12 @@ def export(checkpoint: Path, samples: Path, output: Path, quantize: Quantize) ->
     table = _spread(samples / "samples.parquet", ranker)
     with tempfile.TemporaryDirectory() as scratch:
         batches = list(_batches(table, ranker.layout))
-        graphs = _write_graphs(ranker, table, batches, quantize, scratch=Path(scratch), output=output)
+        graphs = _write_models(ranker, table, batches, quantize, scratch=Path(scratch), output=output)
         scores = _scores(graphs, batches)
         served = graphs["int8"].table
         facts: Facts = {}
         for name, graph in graphs.items():
-            file = output / GRAPH_FILE if name == "int8" else Path(scratch) / f"{name}.onnx"
+            file = output / MODEL_FILE if name == "int8" else Path(scratch) / f"{name}.onnx"
             num_bytes = file.stat().st_size + _table_bytes(served, graph.table.bits)
             facts[name] = {"bits": graph.table.bits, "bytes": num_bytes, **_judge(ranker.tasks, table, scores[name])}
         latency_ms = {name: round(_latency_ms(graph, table), 3) for name, graph in graphs.items()}
@@ -85,9 +85,9 @@ def export(checkpoint: Path, samples: Path, output: Path, quantize: Quantize) ->
     return {**facts, "rows": len(table), "latency_ms": latency_ms, "embedding_rows": len(served)}
 
 
-def _write_graphs(
+def _write_models(
     ranker: Ranker, table: pa.Table, batches: list[Encoded], quantize: Quantize, *, scratch: Path, output: Path
-) -> dict[str, Graph]:
+) -> dict[str, OnnxModel]:
     """Writes what serves into `output`, the graphs of the others into `scratch`; returns all, loaded.
 
     `batches`: `table`, encoded. The others' tables hold the rows of its ids alone: of the whole there would be no room
@@ -99,7 +99,7 @@ def _write_graphs(
     chunks = _quantized(tables, keys_R, rows_R, bits)
     FrozenTable.from_sorted(chunks, len(keys_R), default_TD, bits).save(output / TABLE_FILE)
     judged_C = np.flatnonzero(np.isin(keys_R, _keys_of(batches), assume_unique=True))
-    keys_C, weight_CD = keys_R[judged_C], tables.rows.read(rows_R[judged_C])[0]
+    keys_C, weight_CD = keys_R[judged_C], tables.storage.read(rows_R[judged_C])[0]
     other_bits = 4 if bits == 8 else 8
     embeddings = {
         "fp32": FrozenTable.of(keys_C, weight_CD, default_TD),
@@ -107,12 +107,12 @@ def _write_graphs(
         "other": FrozenTable.of(keys_C, quantize_rows(weight_CD, other_bits), default_TD, other_bits),
     }
 
-    def load(file: Path, name: str) -> Graph:
-        return Graph(file, ranker.layout, ranker.tasks, embeddings[name])
+    def load(file: Path, name: str) -> OnnxModel:
+        return OnnxModel(file, ranker.layout, ranker.tasks, embeddings[name])
 
-    files = {"fp32": scratch / "fp32.onnx", "int8": output / GRAPH_FILE, "other": scratch / "other.onnx"}
+    files = {"fp32": scratch / "fp32.onnx", "int8": output / MODEL_FILE, "other": scratch / "other.onnx"}
     calibration = _evenly(table, quantize.calibration_rows)
-    write_graph(ranker, files["fp32"])
+    write_onnx(ranker, files["fp32"])
     fp32 = load(files["fp32"], "fp32")
     wanted_CT = fp32.score(calibration)
     if not np.isfinite(wanted_CT).all():
@@ -121,7 +121,7 @@ def _write_graphs(
             " the last day whose scores are"
         )
     unquantized = scratch / "dense.onnx"
-    write_graph(ranker, unquantized, largest_inputs(ranker, fp32, calibration))
+    write_onnx(ranker, unquantized, largest_inputs(ranker, fp32, calibration))
     quantize_dense(unquantized, files["int8"], load(unquantized, "int8"), calibration)
     shutil.copyfile(files["int8"], files["other"])
     for name in ("int8", "other"):
@@ -138,7 +138,7 @@ def _quantized(
 
 def _finite(tables: DynamicTables, rows_N: npt.NDArray[np.int32]) -> Floats:
     """Weights [N, D] of rows. Raises GateError for one that is not finite."""
-    weight_ND, _ = tables.rows.read(rows_N)
+    weight_ND, _ = tables.storage.read(rows_N)
     amiss_N = ~np.isfinite(weight_ND).all(1)
     if amiss_N.any():
         names = sorted({tables.names[t] for t in tables.table_R[rows_N[amiss_N]]})
@@ -158,7 +158,7 @@ def _keys_of(batches: list[Encoded]) -> Ints:
     return np.unique(np.concatenate([np.empty(0, np.int64), *found]))
 
 
-def _scores(graphs: dict[str, Graph], batches: list[Encoded]) -> dict[str, Floats]:
+def _scores(graphs: dict[str, OnnxModel], batches: list[Encoded]) -> dict[str, Floats]:
     """Probabilities [N, T] of each graph."""
     parts: dict[str, list[Floats]] = {name: [] for name in graphs}
     for encoded in batches:
@@ -237,7 +237,7 @@ def _judge(tasks: tuple[str, ...], table: pa.Table, scores_NT: npt.NDArray[np.fl
     return facts
 
 
-def _latency_ms(graph: Graph, table: pa.Table) -> float:
+def _latency_ms(graph: OnnxModel, table: pa.Table) -> float:
     """Median time of one request of up to LATENCY_ROWS rows, from keys and numbers on."""
     encoded = encode(table.slice(0, LATENCY_ROWS), graph.layout)
     times = []
@@ -266,7 +266,7 @@ def _write_serving(ranker: Ranker, checkpoint: Path, output: Path) -> None:
         "checkpoint": checkpoints.digest_of(checkpoint),
         "tasks": list(ranker.tasks),
         "layout": ranker.layout.to_json(),
-        "files": {name: sha256_of(output / name) for name in (GRAPH_FILE, TABLE_FILE)},
+        "files": {name: sha256_of(output / name) for name in (MODEL_FILE, TABLE_FILE)},
     }
     checkpoints.write_json(output / SERVING_FILE, document)
 

@@ -27,7 +27,7 @@ from feature_jobs.transforms import Encoded, Floats, encode
 from models.architectures.layers import BlockLinear
 from models.ranking.networks import Standardize, standardize
 from models.ranking.ranker import Ranker
-from models.runtime.onnx_model import Feeds, Graph
+from models.runtime.onnx_model import Feeds, OnnxModel
 
 OPSET = 17
 CALIBRATION_BATCH = 256
@@ -75,7 +75,7 @@ class _Serving(nn.Module):
 
 
 @torch.no_grad()
-def largest_inputs(ranker: Ranker, graph: Graph, samples: pa.Table) -> Tensor:
+def largest_inputs(ranker: Ranker, graph: OnnxModel, samples: pa.Table) -> Tensor:
     """The largest absolute value [I] of each input column of the architecture over some rows."""
     largest = []
     for encoded in _batches(graph, samples):
@@ -85,7 +85,7 @@ def largest_inputs(ranker: Ranker, graph: Graph, samples: pa.Table) -> Tensor:
     return torch.stack(largest).amax(0)
 
 
-def write_graph(ranker: Ranker, file: Path, largest_I: Tensor | None = None) -> None:
+def write_onnx(ranker: Ranker, file: Path, largest_I: Tensor | None = None) -> None:
     """Writes the dense part as an ONNX graph. `largest_I` smooths the first layers' inputs."""
     layout, widths = ranker.layout, ranker.network.widths
     divisor_I = torch.ones(sum(widths.values())) if largest_I is None else largest_I.clamp(min=1e-4).sqrt()
@@ -103,7 +103,7 @@ def write_graph(ranker: Ranker, file: Path, largest_I: Tensor | None = None) -> 
     _strip(file)
 
 
-def quantize_dense(source: Path, target: Path, graph: Graph, samples: pa.Table) -> None:
+def quantize_dense(source: Path, target: Path, graph: OnnxModel, samples: pa.Table) -> None:
     """Quantizes the dense layers of a written graph, with ranges of activations seen on `samples`."""
     with _quiet():
         quantize_static(
@@ -137,14 +137,14 @@ def correct_bias(file: Path, wanted_NT: Floats, found_NT: Floats) -> None:
 
 
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, graph: Graph, samples: pa.Table) -> None:
+    def __init__(self, graph: OnnxModel, samples: pa.Table) -> None:
         self._feeds = (graph.feeds(encoded) for encoded in _batches(graph, samples))
 
     def get_next(self) -> Feeds | None:
         return next(self._feeds, None)
 
 
-def _batches(graph: Graph, samples: pa.Table) -> Iterator[Encoded]:
+def _batches(graph: OnnxModel, samples: pa.Table) -> Iterator[Encoded]:
     # ONNX Runtime stacks the batches' activations: all must be of one size, so a smaller last one is left out.
     num_batches = max(1, len(samples) // CALIBRATION_BATCH)
     for begin in range(0, num_batches * CALIBRATION_BATCH, CALIBRATION_BATCH):

@@ -1,17 +1,18 @@
-"""What numba lacks: SIMD registers, prefetching, and reading columns by their address.
+"""SIMD vectors, prefetching and reading columns by their address, which numba does not offer.
 
-A vector is `dim` float32 at once, whatever width the machine has (LLVM splits them).
+A vector has `dim` lanes of float32. LLVM splits it to the registers that the processor has.
 
-LLVM leaves loops over a row of 16 floats scalar, or guards them with more checks than work; these never are.
+LLVM compiles a loop over a row of 16 floats to scalar code, or adds more checks than the loop has work. These vectors
+are always compiled to SIMD instructions.
 
     row = load(weight_RD, index, dim)        16 floats from weight_RD.flat[index]
-    row = load_bf16(input_BW, index, dim)    bfloat16 held as uint16 (or bytes), widened
-    row = load_int8(whole_RW, index, dim)    int8 (or bytes), widened
-    row = load_int4(whole_RW, index, dim)    two int4 a byte, widened: lanes of the first half are the low bits
-    store(weight_RD, index, a * b + c)       + − × between vectors of one length; `fill` spreads a scalar
-    total(row)                               sum of the lanes, as a tree: the same on every machine
+    row = load_bf16(input_BW, index, dim)    bfloat16 stored as uint16 (or bytes), converted
+    row = load_int8(whole_RW, index, dim)    int8 (or bytes), converted
+    row = load_int4(whole_RW, index, dim)    two int4 per byte, converted: the low bits are the lanes of the first half
+    store(weight_RD, index, a * b + c)       + − × ÷ between vectors of equal length; `fill` repeats a scalar
+    total(row)                               sum of the lanes as a fixed tree: the same bits on every processor
 
-`dim` must be a constant where it is compiled: a literal, a global, or the variable of an enclosing factory.
+`dim` must be known when the kernel is compiled: a literal, a global, or a variable of an enclosing function.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Vector(types.Type):
 
 @register_model(Vector)
 class VectorModel(models.PrimitiveModel):
-    """Held as an LLVM vector."""
+    """Stored as an LLVM vector."""
 
     def __init__(self, manager: Any, numba_type: Vector) -> None:
         super().__init__(manager, numba_type, ir.VectorType(F32, numba_type.dim))
@@ -59,7 +60,7 @@ def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any
 
 @intrinsic(prefer_literal=True)
 def load(typing_context, array, index, dim):
-    """`dim` float32 from array.flat[index] on."""
+    """`dim` float32, starting at array.flat[index]."""
     if (lanes := _dim_of(dim)) is None:
         return None
 
@@ -71,7 +72,7 @@ def load(typing_context, array, index, dim):
 
 @intrinsic(prefer_literal=True)
 def load_bf16(typing_context, array, index, dim):
-    """`dim` bfloat16 from array.flat[index] on, widened."""
+    """`dim` bfloat16, starting at array.flat[index], converted to float32."""
     if (lanes := _dim_of(dim)) is None:
         return None
 
@@ -85,7 +86,7 @@ def load_bf16(typing_context, array, index, dim):
 
 @intrinsic(prefer_literal=True)
 def load_int8(typing_context, array, index, dim):
-    """`dim` int8 from byte array.flat[index] on, widened."""
+    """`dim` int8, starting at byte array.flat[index], converted to float32."""
     if (lanes := _dim_of(dim)) is None:
         return None
 
@@ -98,7 +99,7 @@ def load_int8(typing_context, array, index, dim):
 
 @intrinsic(prefer_literal=True)
 def load_int4(typing_context, array, index, dim):
-    """`dim` int4 of ceil(dim / 2) bytes from byte array.flat[index] on, widened."""
+    """`dim` int4 in ceil(dim / 2) bytes, starting at byte array.flat[index], converted to float32."""
     if (lanes := _dim_of(dim)) is None:
         return None
 
@@ -115,7 +116,7 @@ def load_int4(typing_context, array, index, dim):
 
 @intrinsic
 def store(typing_context, array, index, value):
-    """Writes a vector to array.flat[index] on."""
+    """Writes a vector to array.flat[index : index + dim]."""
 
     def codegen(context, builder, signature, args):
         dim = signature.args[2].dim
@@ -127,7 +128,7 @@ def store(typing_context, array, index, value):
 
 @intrinsic
 def store_bf16(typing_context, array, index, value):
-    """Writes a vector as bfloat16, to the nearest even; finite values."""
+    """Writes a vector as bfloat16, rounded to the nearest (ties to even). Values must be finite."""
 
     def codegen(context, builder, signature, args):
         dim = signature.args[2].dim
@@ -143,7 +144,7 @@ def store_bf16(typing_context, array, index, value):
 
 @intrinsic(prefer_literal=True)
 def fill(typing_context, value, dim):
-    """A vector of equal lanes."""
+    """A vector whose lanes all have this value."""
     if (lanes := _dim_of(dim)) is None:
         return None
 
@@ -158,15 +159,15 @@ def fill(typing_context, value, dim):
 
 @intrinsic
 def total(typing_context, value):
-    """Sum of the lanes, halves onto halves (a lane left over goes last)."""
+    """Sum of the lanes: one half is added to the other, repeatedly. A lane that is left over is added at the end."""
 
     def codegen(context, builder, signature, args):
         vector, lanes = args[0], signature.args[0].dim
-        rest = []
+        left_over = []
         undefined = ir.Undefined
         while lanes > 1:
             if lanes % 2:
-                rest.append(builder.extract_element(vector, I32(lanes - 1)))
+                left_over.append(builder.extract_element(vector, I32(lanes - 1)))
             half = lanes // 2
             pick = ir.VectorType(I32, half)
             low = builder.shuffle_vector(vector, ir.Constant(vector.type, undefined), pick(list(range(half))))
@@ -175,7 +176,7 @@ def total(typing_context, value):
             )
             vector, lanes = builder.fadd(low, high), half
         result = builder.extract_element(vector, I32(0))
-        for lane in rest:
+        for lane in left_over:
             result = builder.fadd(result, lane)
         return result
 
@@ -184,7 +185,7 @@ def total(typing_context, value):
 
 @intrinsic
 def root(typing_context, value):
-    """Square root of each lane."""
+    """The square root of each lane."""
 
     def codegen(context, builder, signature, args):
         vector_type = args[0].type
@@ -234,7 +235,7 @@ ZERO = np.float32(0)
 
 @intrinsic
 def prefetch(typing_context, array, index):
-    """Asks for the cache line of `array.flat[index]` (C-contiguous) ahead of its use."""
+    """Loads the cache line of `array.flat[index]` (C-contiguous) before it is used."""
 
     def codegen(context, builder, signature, args):
         array_type = signature.args[0]
@@ -251,7 +252,7 @@ def prefetch(typing_context, array, index):
 
 @intrinsic
 def load_int64(typing_context, address, index):
-    """`((int64_t *) address)[index]`: lets one kernel read any number of columns where they lie."""
+    """`((int64_t *) address)[index]`. One compiled kernel can thus read any number of columns without copying them."""
 
     def codegen(context, builder, signature, args):
         pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
@@ -262,7 +263,7 @@ def load_int64(typing_context, address, index):
 
 @intrinsic
 def matches(typing_context, array, index, value):
-    """Bits i < 8 for which array.flat[index + i] == value; of int64."""
+    """A bit mask of the i < 8 for which array.flat[index + i] == value (int64)."""
 
     def codegen(context, builder, signature, args):
         undefined = ir.Constant(ir.VectorType(I64, 8), ir.Undefined)
@@ -276,7 +277,7 @@ def matches(typing_context, array, index, value):
 
 @intrinsic
 def lowest_bit(typing_context, bits):
-    """The number of the lowest bit that is set; at least one is."""
+    """The index of the lowest bit that is set. At least one must be."""
 
     def codegen(context, builder, signature, args):
         count_type = ir.FunctionType(I64, [I64, ir.IntType(1)])

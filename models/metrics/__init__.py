@@ -1,0 +1,1 @@
+"""How good scores are, and whether the difference between two models is more than chance."""

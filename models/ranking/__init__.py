@@ -1,0 +1,1 @@
+"""The ranker that a checkpoint holds: its dense network, optimizer, precision, and where it computes."""

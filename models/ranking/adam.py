@@ -1,6 +1,6 @@
-"""AdamW (Loshchilov and Hutter, ICLR 2019), the same as torch.optim's.
+"""AdamW (Loshchilov and Hutter, ICLR 2019), with the same results as torch.optim's.
 
-Written out because the first optimizer that torch makes imports its compiler: two seconds, as long as a day's training.
+Written here because creating torch's first optimizer imports its compiler: two seconds, as long as a day's training.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ EPSILON = 1e-8
 
 
 class AdamW:
-    """Parameters, which it lays side by side in one `flat` tensor, with their moments: a step is a few passes over all.
+    """Stores all parameters and their moments in flat tensors, so that a step is a few passes over all of them.
 
-    `state` holds step, exp_avg and exp_avg_sq of each parameter, as torch's does: views, but for the common step.
+    `state`: step, exp_avg and exp_avg_sq of each parameter, as in torch. They are views, except for the shared step.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float) -> None:
@@ -33,13 +33,13 @@ class AdamW:
             self.state[parameter] = {"step": self.step_count, "exp_avg": mean, "exp_avg_sq": square}
 
     def split(self, flat: Tensor) -> list[Tensor]:
-        """The parts of a tensor like `flat` that belong to each parameter, in its shape."""
+        """The part of a tensor like `flat` that belongs to each parameter, in the parameter's shape."""
         parts = flat.split([p.numel() for p in self.parameters])
         return [part.view_as(p) for part, p in zip(parts, self.parameters, strict=True)]
 
     @torch.no_grad()
     def step(self, gradient: Tensor, rate_factor: float = 1.0) -> None:
-        """Moves all parameters along a gradient like `flat`, at `rate_factor` times the learning rate."""
+        """Updates all parameters with a gradient like `flat`, at `rate_factor` times the learning rate."""
         self.step_count += 1
         step, rate = float(self.step_count), self.learning_rate * rate_factor
         self._mean.lerp_(gradient, 1 - BETAS[0])

@@ -1,8 +1,8 @@
-"""Learning and scoring on a device: rows of embeddings and the dense part there, ids looked up here.
+"""Learns and scores on a device: embedding rows and the dense part are there, ids are looked up on the host.
 
-A batch is one piece: gather and pool, forward and backward under the replica's type, fused updates. Its launches return
-at once, so the next batch's ids are looked up and uploaded meanwhile; one question about loss and norm is waited for.
-torch.compile and CUDA graphs were left out: numbers of distinct rows and of values change with each batch.
+A batch is one piece: gather and pool, forward and backward in the replica's type, fused updates. CUDA launches return
+at once, so the next batch's ids are looked up and uploaded at the same time. The only wait in a step is for loss and
+gradient norm. torch.compile and CUDA graphs are not used: the numbers of distinct rows and values change every batch.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from models.sparse.device_lookup import DeviceLookup, upload
 from models.sparse.optimizers import Optimizer
 from models.sparse.records import Records
 
-SHARE_OF_MEMORY = 0.5  # of what is free, for rows; the rest is for the batch and its activations
+SHARE_OF_MEMORY = 0.5  # of the free memory is for embedding rows; the batch and its activations need the other half
 
 
 def choose_device(setting: str) -> torch.device:
-    """The device that `train.device` names. Raises BadInputError for cuda where there is none."""
+    """The device that `train.device` names. Raises BadInputError for cuda if there is no CUDA device."""
     if setting == "cpu" or (setting == "auto" and not torch.cuda.is_available()):
         return CPU
     if not torch.cuda.is_available():
@@ -40,17 +40,17 @@ def choose_device(setting: str) -> torch.device:
             "train.device is cuda, but torch finds no CUDA device here: install torch's CUDA build and a driver, or set"
             " train.device to auto or cpu"
         )
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic products ask for
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products in cuBLAS need it
     return torch.device("cuda")
 
 
 def device_of_rank(group: Group, device: torch.device) -> torch.device:
-    """The process's own of its machine's GPUs, from now on the current one. Raises BadInputError for too few."""
+    """Makes one of the node's GPUs the current device of this process. Raises BadInputError if there are too few."""
     if device.type != "cuda":
         return device
     if torch.cuda.device_count() < group.node_size:
         raise BadInputError(
-            f"train.distributed.ranks: {group.node_size} on this machine, which has {torch.cuda.device_count()} GPUs;"
+            f"train.distributed.ranks: {group.node_size} on this node, which has {torch.cuda.device_count()} GPUs;"
             " start one for each GPU, or set train.device to cpu"
         )
     torch.cuda.set_device(group.rank % group.node_size)
@@ -58,7 +58,7 @@ def device_of_rank(group: Group, device: torch.device) -> torch.device:
 
 
 def rows_on(device: torch.device, dim: int, optimizer: Optimizer, train: Train, records: Records) -> CachedRows:
-    """A cache on the device of `train.cache_rows` rows, or as many as fit, before all rows in `records`."""
+    """A cache on the device, of `train.cache_rows` rows or as many as fit, in front of all rows in `records`."""
     num_places = train.cache_rows or records.num_rows
     if device.type == "cuda" and train.cache_rows is None:
         free_bytes, _ = torch.cuda.mem_get_info(device)
@@ -74,7 +74,7 @@ class Uploaded(Prepared):
 
 
 class DeviceRanker(Ranker):
-    """A ranker whose `rows` are `DeviceRows`, or have them as their cache, and whose dense part is on their device."""
+    """A ranker whose storage is on a device (`DeviceRows`, or a cache of them), with the dense part there too."""
 
     def score(self, block: Block) -> Floats:
         """Probabilities [N, T], in float32."""
@@ -84,7 +84,7 @@ class DeviceRanker(Ranker):
             for batch in block.batches(SCORE_ROWS) if len(block) else ():
                 lookup = DeviceLookup.of(self.tables.find(batch.ids), self.device)
                 emb_BE = torch.zeros(len(batch), self.embedded_width, device=self.device)
-                self.tables.rows.forward(lookup, 0, len(batch), emb_BE)
+                self.tables.storage.forward(lookup, 0, len(batch), emb_BE)
                 scores.append(self.network(emb_BE, upload(batch.numbers_BK, self.device)).sigmoid())
         scores_NT: Floats = torch.cat(scores).cpu().numpy()
         return scores_NT
@@ -101,7 +101,7 @@ class DeviceRanker(Ranker):
         return Uploaded(lookup, numbers_BJ, labels_BT, DeviceLookup.of(lookup, self.device))
 
     def _step(self, batch: Prepared, meanwhile: Callable[[], None]) -> float:
-        assert isinstance(batch, Uploaded)  # noqa: S101 (as `_prepare` makes them)
+        assert isinstance(batch, Uploaded)  # noqa: S101 (made by `_prepare`)
         self.replica.reserve(1)
         unscale = 1 / self.scaler.scale
         launched: list[Tensor] = []
@@ -115,18 +115,20 @@ class DeviceRanker(Ranker):
         finite = bool(np.isfinite([loss, norm, total]).all())
         if finite:
             step, rate_factor = self._begin_update(gradient, norm, unscale)
-            self.tables.rows.update(batch.on_device, gradient_BI, step, 0, 1)
+            self.tables.storage.update(batch.on_device, gradient_BI, step, 0, 1)
             self.optimizer.step(gradient, rate_factor)
             self.replica.refresh()
         self.scaler.update(finite)
         return float(loss)
 
     def _gradients(self, batch: Uploaded, unscale: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of the input (scaled) and the weights, and on the device still: loss, norm, a sum that tells of
-        gradients not finite."""
+        """The scaled gradient of the input, the gradient of the weights, and a tensor of loss, norm and a sum.
+
+        The sum is not finite if any gradient of the input is not. Nothing here waits for the device.
+        """
         width = self.embedded_width + batch.numbers_BJ.shape[1]
         input_BI = torch.zeros(len(batch), width, dtype=self.replica.dtype, device=self.device)
-        self.tables.rows.forward(batch.on_device, 0, len(batch), input_BI)
+        self.tables.storage.forward(batch.on_device, 0, len(batch), input_BI)
         input_BI[:, self.embedded_width :] = batch.numbers_BJ
         loss_of = partial(weighted_loss, labels_BT=batch.labels_BT, weight_T=self._weights(batch.labels_BT))
         with dropout_seed(self._seed()):

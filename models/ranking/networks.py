@@ -1,4 +1,4 @@
-"""The dense part of a ranking model: standardised numbers, embeddings and their interaction into an architecture.
+"""The dense part of a ranking model: embeddings and standardised numbers are the input of an architecture.
 
 Shapes: B rows, S slots, F bags, D embedding dim, K numbers, T tasks, I inputs of the architecture.
 """
@@ -18,9 +18,9 @@ LARGEST_DEVIATION = 6.0
 
 
 class Standardize(nn.Module):
-    """Numbers to mean 0, variance 1 over everything learned from; null becomes 0, with a flag beside.
+    """Scales numbers to mean 0 and variance 1 over all rows learned so far. Null becomes 0, with a flag beside it.
 
-    The running moments (count, mean, sum of squared deviations; Chan et al. 1979) lie in a column for each number.
+    The running moments (count, mean, sum of squared deviations; Chan et al. 1979) have a column for each number.
     """
 
     def __init__(self, names: list[str]) -> None:
@@ -44,18 +44,18 @@ class Standardize(nn.Module):
         self.get_buffer("moments").copy_(torch.stack([count_K + added_K, mean_K, squares_K]))
 
     def constants(self) -> tuple[Tensor, Tensor]:
-        """Mean [K] and deviation [K]."""
+        """Mean [K] and standard deviation [K]."""
         count_K, mean_K, squares_K = self.get_buffer("moments")
         deviation_K = (squares_K / count_K.clamp(min=1)).sqrt().clamp(min=1e-4)
         return mean_K.float(), deviation_K.float()
 
     def forward(self, numbers_BK: Tensor) -> Tensor:
-        """[B, K] → [B, 2K]: value and null flag of each number side by side."""
+        """[B, K] → [B, 2K]: the value and the null flag of each number."""
         return standardize(numbers_BK, *self.constants())
 
 
 def standardize(numbers_BK: Tensor, mean_K: Tensor, deviation_K: Tensor) -> Tensor:
-    """Deviations from the mean, in units of the deviation and within ±6, beside the null flags: [B, 2K]."""
+    """Deviations from the mean in units of the standard deviation, clipped to ±6, beside the null flags: [B, 2K]."""
     missing_BK = numbers_BK.isnan()
     scaled_BK = (torch.where(missing_BK, mean_K, numbers_BK) - mean_K) / deviation_K
     scaled_BK = scaled_BK.clamp(-LARGEST_DEVIATION, LARGEST_DEVIATION)
@@ -63,10 +63,10 @@ def standardize(numbers_BK: Tensor, mean_K: Tensor, deviation_K: Tensor) -> Tens
 
 
 class Network(nn.Module):
-    """Embeddings and numbers of a batch, side by side, into an architecture: one logit per task.
+    """Concatenates embeddings and numbers of a batch and feeds them to an architecture: one logit per task.
 
-    Sums of pairwise products (NFM) and products of an item with the user's own were tried here; neither changed the
-    AUC of any task by more than the seed does.
+    Sums of pairwise products (NFM) and products of item and user embeddings were tried here. Neither changed the AUC of
+    any task by more than another seed does.
     """
 
     def __init__(self, layout: Layout, tasks: Sequence[str], model: Model) -> None:
@@ -78,6 +78,6 @@ class Network(nn.Module):
         self.architecture = ARCHITECTURES[model.architecture](self.widths, tasks, model)
 
     def forward(self, emb_BE: Tensor, numbers_BK: Tensor) -> Tensor:
-        """Logits [B, T] from the embeddings of slots, then bags, side by side or [B, F, D], and numbers [B, K]."""
+        """Logits [B, T] from embeddings (slots, then bags; [B, E] or [B, F, D]) and numbers [B, K]."""
         logits_BT: Tensor = self.architecture(torch.cat([emb_BE.flatten(1), self.standardize(numbers_BK)], 1))
         return logits_BT

@@ -1,5 +1,7 @@
-"""Where a ranker computes and its rows live, as `train.device`, `train.cache_rows`, `train.rows_folder` and, in a group
-of processes, `train.distributed` say."""
+"""Makes the ranker that a scenario asks for: where it computes and where its embedding rows are stored.
+
+Read from `train.device`, `train.cache_rows`, `train.rows_folder` and, in a group of processes, `train.distributed`.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,10 @@ def make_ranker(
     scratch: Path,
     group: Group | None = None,
 ) -> Ranker:
-    """A fresh ranker, with the precision that `auto` stands for. `scratch`: a folder where rows may lie in a file
-    without a name."""
+    """A new ranker; `train.precision: auto` is replaced by the precision it stands for.
+
+    `scratch`: a folder for a file of embedding rows, which is deleted with the process.
+    """
     device = choose_device(train.device)
     if group is not None:
         device = device_of_rank(group, device)
@@ -42,7 +46,7 @@ def make_ranker(
         sharded = ShardedRows(
             model.embedding_dim, train, layout.namespaces, layout.feature_tables, group, device=device
         )
-        ranker = Ranker(layout, tasks, model, train, embeddings, rows=sharded, group=group)
+        ranker = Ranker(layout, tasks, model, train, embeddings, storage=sharded, group=group)
         sharded.bind(ranker.tables)
         return ranker
     optimizer, dim = Optimizer(train.embedding_optimizer, train.embedding_epsilon), model.embedding_dim
@@ -51,10 +55,10 @@ def make_ranker(
     if device.type != "cpu":
         in_file = train.rows_folder is not None
         records = FileRecords(RESERVED_ROWS, width, folder) if in_file else MemoryRecords(RESERVED_ROWS, width)
-        rows = rows_on(device, dim, optimizer, train, records)
-        return DeviceRanker(layout, tasks, model, train, embeddings, rows=rows, device=device)
+        storage = rows_on(device, dim, optimizer, train, records)
+        return DeviceRanker(layout, tasks, model, train, embeddings, storage=storage, device=device)
     if train.cache_rows is None:
         return Ranker(layout, tasks, model, train, embeddings)
     cache = HostRows(dim, optimizer, train.cache_rows)
-    rows = CachedRows(cache, train.cache_rows, FileRecords(RESERVED_ROWS, width, folder))
-    return Ranker(layout, tasks, model, train, embeddings, rows=rows)
+    storage = CachedRows(cache, train.cache_rows, FileRecords(RESERVED_ROWS, width, folder))
+    return Ranker(layout, tasks, model, train, embeddings, storage=storage)

@@ -1,4 +1,4 @@
-"""Mixed precision: a copy of the dense part that computes, its gradients gathered in float32, and the loss scale."""
+"""Mixed precision: a copy of the dense part in another type, gradients summed in float32, and the loss scale."""
 
 from __future__ import annotations
 
@@ -32,8 +32,11 @@ def choose_precision(setting: str, device: torch.device, group: Group | None = N
 
 @dataclass
 class LossScaler:
-    """Dynamic loss scaling (Micikevicius et al., ICLR 2018): halved when a gradient is not finite, whose step is then
-    skipped; doubled after `GROW_AFTER` good steps. Only float16 needs it; others keep scale 1 and skip alike."""
+    """Dynamic loss scaling (Micikevicius et al., ICLR 2018).
+
+    The scale is halved when a gradient is not finite, and that step is skipped; it is doubled after `GROW_AFTER` good
+    steps. Only float16 needs it. Other types keep scale 1 and also skip such steps.
+    """
 
     GROW_AFTER = 2000
     LARGEST = 2.0**24
@@ -45,11 +48,11 @@ class LossScaler:
 
     @classmethod
     def for_precision(cls, precision: str) -> LossScaler:
-        """The scaler that a precision begins with."""
+        """The scaler that a precision starts with."""
         return cls(2.0**16, dynamic=True) if precision == "float16" else cls()
 
     def update(self, finite: bool) -> None:
-        """Counts a step, and adapts the scale."""
+        """Counts a step and adapts the scale."""
         self.good_steps = self.good_steps + 1 if finite else 0
         self.skipped += not finite
         if not self.dynamic:
@@ -61,10 +64,10 @@ class LossScaler:
 
 
 class Replica:
-    """A module's float32 weights, and the copy of them that computes in another precision (float32: themselves).
+    """A module's float32 weights and a copy of them in the precision that computes (no copy for float32).
 
-    Micro-batches go through it side by side; their gradients are kept apart and summed in order, so that the number
-    of threads changes no bit.
+    Micro-batches are computed in parallel. Their gradients are stored separately and summed in order, so that the
+    number of threads changes no bit.
     """
 
     def __init__(self, module: nn.Module, precision: str) -> None:
@@ -77,17 +80,20 @@ class Replica:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Copies the weights into the copy."""
+        """Updates the copy from the float32 weights."""
         if self.dtype != torch.float32:
             torch._foreach_copy_(self._working, self._masters)
 
     def reserve(self, num_pieces: int) -> None:
-        """Makes room for the gradients of some micro-batches."""
+        """Allocates space for the gradients of `num_pieces` micro-batches."""
         if len(self._pieces) < num_pieces:
             self._pieces = self._pieces.new_zeros(num_pieces, self._pieces.shape[1])
 
     def backward(self, piece: int, input_BI: Tensor, loss_of: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """Runs a micro-batch forward and backward; keeps the weights' gradient, returns loss and the input's [B, I]."""
+        """Runs a micro-batch forward and backward and keeps the weights' gradient.
+
+        Returns the loss and the gradient of the input [B, I].
+        """
         leaf_BI = input_BI.detach().requires_grad_()
         loss = loss_of(self.working(leaf_BI.to(self.dtype)))
         gradient_BI, *gradients = torch.autograd.grad(loss, [leaf_BI, *self._working], materialize_grads=True)
@@ -95,7 +101,7 @@ class Replica:
         return loss.detach(), gradient_BI
 
     def gradient(self, num_pieces: int, unscale: float) -> Tensor:
-        """The sum over micro-batches in float32, one flat tensor."""
+        """The weights' gradient summed over micro-batches in float32, as one flat tensor."""
         total = self._pieces[0].float()
         for piece in self._pieces[1:num_pieces]:
             total += piece

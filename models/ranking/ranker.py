@@ -1,8 +1,8 @@
-"""The model that a checkpoint holds: tables, network and their optimizers, learning and scoring.
+"""The model that a checkpoint holds: embedding tables, dense network and their optimizers; it learns and scores.
 
-A batch is learned in micro-batches that threads share, while the next batch's ids are looked up.
-Micro-batches are fixed, their gradients are summed in order, and a row's update is one thread's alone: so one seed
-gives the same bits at any number of threads.
+A batch is learned in micro-batches, which threads share while the next batch's ids are looked up. One seed gives the
+same bits with any number of threads: micro-batches do not depend on it, their gradients are summed in order, and each
+embedding row is updated by one thread.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Prepared:
-    """A batch ready for the dense part: rows found, numbers standardised [B, 2K]."""
+    """A batch ready for the dense part: embedding rows looked up, numbers standardised [B, 2K]."""
 
     lookup: Lookup
     numbers_BJ: Tensor
@@ -49,11 +49,13 @@ class Prepared:
 
 
 class Ranker:
-    """Scores rows for every task, and learns from them. `embeddings`: settings of tables that have any; `rows`: where
-    their rows live, in memory if not given. `placement.make_ranker` makes the one that a scenario asks for.
+    """Scores samples for every task, and learns from them. `placement.make_ranker` makes the one for a scenario.
 
-    In a `group` of processes each has a ranker, all are given the same batches, and each computes its share of them in
-    one piece; they end with the same weights."""
+    `embeddings`: settings of the tables that have any. `storage`: where embedding rows are stored (default: in memory).
+
+    In a `group` each process has a ranker. All get the same batches, and each computes its share of a batch in one
+    piece; all end with the same weights.
+    """
 
     def __init__(
         self,
@@ -63,7 +65,7 @@ class Ranker:
         train: Train | None = None,
         embeddings: Mapping[str, Embedding] | None = None,
         *,
-        rows: Storage | None = None,
+        storage: Storage | None = None,
         device: torch.device = CPU,
         group: Group | None = None,
     ) -> None:
@@ -75,7 +77,7 @@ class Ranker:
             layout.feature_tables,
             embeddings,
             Optimizer(train.embedding_optimizer, train.embedding_epsilon),
-            rows=rows,
+            storage=storage,
         )
         self.device, self.group = device, group
         self.network = Network(layout, tasks, model).to(device)
@@ -88,13 +90,13 @@ class Ranker:
         self.thread_pool = ThreadPool(1)
         self.embedded_width = len(self.tables.table_F) * model.embedding_dim
         width = self.embedded_width + 2 * len(layout.numbers)
-        # bfloat16 as uint16, which numpy lacks
+        # numpy has no bfloat16: it is stored as uint16
         self._input_BI = np.zeros((0, width), np.uint16 if train.precision == "bfloat16" else np.float32)
         self._gradient_BI = np.zeros_like(self._input_BI)
         self._weight_T = torch.tensor([train.task_weights.get(task, 1.0) for task in tasks], device=device)
 
     def learn(self, batches: Iterator[Batch], day: int) -> Iterator[tuple[int, float]]:
-        """Learns batches in turn; gives after each its rows and its loss. `day`: of event time, a number."""
+        """Learns batches in order; yields the number of samples and the loss of each. `day`: the day as a number."""
         waiting = [self._prepare(next(batches, None), day)]
 
         def prepare_next() -> None:
@@ -127,7 +129,7 @@ class Ranker:
             begin += len(batch)
         if self.group is None:
             self.thread_pool.run(parts)
-        else:  # in one order everywhere
+        else:  # no threads: all processes must look up and sum in the same order
             for part in parts:
                 part()
             self.group.all_reduce(torch.from_numpy(scores_NT))
@@ -158,7 +160,7 @@ class Ranker:
                 loss_of = partial(weighted_loss, labels_BT=batch.labels_BT[rows], weight_T=weight_T)
                 loss, gradient_BI[:] = self.replica.backward(number, input_BI, loss_of)
             losses[number] = float(loss)
-            # In float16 the last product alone may overflow; else the weights' gradients tell.
+            # In float16 the input's gradient alone can overflow; otherwise the weights' gradients show it.
             if self.scaler.dynamic and not torch.isfinite(gradient_BI.sum()):
                 losses[number] = float("nan")
 
@@ -172,7 +174,7 @@ class Ranker:
         if finite:
             self._update(batch, gradient, norm, unscale)
             if self.exchange is not None:
-                self.exchange.keep_rest()
+                self.exchange.keep_residual()
         self.scaler.update(finite)
         return loss
 
@@ -183,16 +185,19 @@ class Ranker:
         return [slice(begin, min(begin + size, num_rows)) for begin in range(0, num_rows, size)]
 
     def _weights(self, labels_BT: Tensor) -> Tensor:
-        """What each task's summed loss is multiplied by [T]."""
+        """The factor of each task's summed loss [T]."""
         known_T = (~labels_BT.isnan()).sum(0).clamp(min=1)
         return self._weight_T / known_T * self.scaler.scale
 
     def _seed(self) -> int:
-        """Of the batch's dropout; each micro-batch adds its number."""
+        """The seed of the batch's dropout. Each micro-batch adds its number."""
         return (self.train.seed * 1_000_003 + self.steps + self.scaler.skipped) * 65_537
 
     def _begin_update(self, gradient: Tensor, norm: float, unscale: float) -> tuple[Step, float]:
-        """Counts a step and clips the dense gradient; returns the rows' step and the factor of the dense rate."""
+        """Counts a step and clips the dense gradient.
+
+        Returns the step for embedding rows, and the factor of the dense learning rate.
+        """
         train = self.train
         self.steps += 1
         rate_factor = min(1.0, self.steps / train.warmup_steps) if train.warmup_steps else 1.0
@@ -221,7 +226,7 @@ class Ranker:
 
 
 def weighted_loss(logits_BT: Tensor, labels_BT: Tensor, weight_T: Tensor) -> Tensor:
-    """Binary cross-entropy summed over rows and tasks by weight; rows whose label is unknown (NaN) count nothing."""
+    """Binary cross-entropy, summed over samples and tasks with the tasks' weights. Unknown labels (NaN) count zero."""
     known_BT = ~labels_BT.isnan()
     loss_BT = functional.binary_cross_entropy_with_logits(logits_BT.float(), labels_BT.nan_to_num(), reduction="none")
     return ((loss_BT * known_BT).sum(0) * weight_T).sum()

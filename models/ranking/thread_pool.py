@@ -1,4 +1,4 @@
-"""A few threads that share out the tasks of a phase. Tasks spend their time in kernels that release the GIL."""
+"""A few threads that share the tasks of a phase. Tasks spend their time in kernels that release the GIL."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Task = Callable[[], object]
 class ThreadPool:
     """The calling thread and `num_threads - 1` helpers.
 
-    `run(tasks, first)` returns when all are done; a helper begins with `first`, so that the caller, which takes the
-    tasks at once, is not kept from them. Which thread takes which task is chance: tasks must not depend on it.
+    `run(tasks, first)` returns when all are done. A helper begins with `first`, while the calling thread begins with
+    `tasks`. Which thread runs which task is not fixed, so the result of a task must not depend on it.
     """
 
     def __init__(self, num_threads: int) -> None:
@@ -29,7 +29,7 @@ class ThreadPool:
             thread.start()
 
     def run(self, tasks: Iterable[Task], first: Task | None = None) -> None:
-        """Runs all; raises the first error."""
+        """Runs all tasks. Raises the first error."""
         self._tasks.extend(tasks)
         if first is not None:
             (self._first if self._threads else self._tasks).append(first)
@@ -69,7 +69,7 @@ class ThreadPool:
         while tasks:
             try:
                 task = tasks.popleft()
-            except IndexError:  # another thread was faster
+            except IndexError:  # another thread took the last one
                 return
             try:
                 task()

@@ -1,7 +1,7 @@
-"""What changed from one export to a later one: small enough to send to every server each day. Imports no torch.
+"""The difference between two exports, small enough to send to every server each day. Imports no torch.
 
-delta.json        digests of the base's and the target's serving.json, numbers of rows, digests of the files beside
-rows.safetensors  keys and rows that are new or have other bytes, keys that are gone, the default rows
+delta.json        digests of both exports' serving.json, row counts, digests of the other files of the delta
+rows.safetensors  keys and rows that are new or changed, keys that were removed, the default rows
 ...               the target's other files, as they are
 """
 
@@ -28,18 +28,18 @@ DELTA_FILE, ROWS_FILE = "delta.json", "rows.safetensors"
 
 
 def write_delta(base: Path, target: Path, output: Path) -> dict[str, Any]:
-    """Writes what changed from export `base` to export `target` (folders) into `output`, which must be empty or absent.
+    """Writes the delta from export `base` to export `target` (folders) into `output`, which must be empty or absent.
 
-    Returns {"rows", "changed", "new", "gone", "delta_bytes", "full_bytes"}. Raises CorruptError for an unreadable
-    export, BadInputError for a used `output` and for rows of other bits, of which none could stay.
+    Raises CorruptError for an unreadable export, BadInputError if `output` is not empty, or if the exports quantize to
+    different numbers of bits: then every row changes.
     """
     read_serving(base)
     read_serving(target)
     new, old = FrozenTable.load(target / TABLE_FILE), FrozenTable.load(base / TABLE_FILE)
     if new.bits != old.bits:
         raise BadInputError(
-            f"{base}: embeddings of {old.bits} bits, where {target} has {new.bits}: no row could stay; send the whole"
-            " export"
+            f"{base}: its embeddings have {old.bits} bits and those of {target} {new.bits}, so that every row changes;"
+            " send the whole export"
         )
     _make_empty(output)
     old = _of_width(old, new.rows_RW.shape[1])
@@ -78,17 +78,17 @@ def write_delta(base: Path, target: Path, output: Path) -> dict[str, Any]:
 
 
 def apply_delta(base: Path, delta: Path, output: Path) -> dict[str, Any]:
-    """Writes into `output`, which must be empty or absent, the export that `delta` leads to from export `base`: all its
-    files, byte for byte. Returns delta.json.
+    """Applies `delta` to export `base` and writes the target export, byte for byte, into `output`, which must be empty
+    or absent. Returns delta.json.
 
-    Raises BadInputError where `base` is not the export that the delta was made from, CorruptError for damage.
+    Raises BadInputError if `base` is not the export that the delta was made from, CorruptError for damaged files.
     """
     facts = _read(delta)
     read_serving(base)
     found = sha256_of(base / SERVING_FILE)
     if found != facts["base"]:
         raise BadInputError(
-            f"{base}: export {found[:12]}, but {delta} changes export {facts['base'][:12]}; apply the deltas in order,"
+            f"{base}: export {found[:12]}, but {delta} applies to export {facts['base'][:12]}; apply deltas in order,"
             " or fetch the whole export"
         )
     _make_empty(output)
@@ -108,7 +108,7 @@ def apply_delta(base: Path, delta: Path, output: Path) -> dict[str, Any]:
 
 
 def _merged(old: FrozenTable, keys_C: Ints, rows_CW: Bytes, gone_G: Ints) -> Iterator[tuple[Ints, Bytes]]:
-    """Old rows but those changed or gone, and the delta's, ascending, a range of keys at a time."""
+    """Unchanged old rows and the delta's rows, in ascending order of key, a range of keys at a time."""
     for in_old, in_delta, in_gone in _ranges(old.keys_R, keys_C, gone_G):
         keys, rows = old.keys_R[in_old], old.rows_RW[in_old]
         kept = ~(_find(keys, keys_C[in_delta])[0] | _find(keys, gone_G[in_gone])[0])
@@ -118,7 +118,10 @@ def _merged(old: FrozenTable, keys_C: Ints, rows_CW: Bytes, gone_G: Ints) -> Ite
 
 
 def _ranges(*keys: Ints) -> Iterator[tuple[slice, ...]]:
-    """Places of equal ranges of the key space in each ascending array; keys are well mixed, so all are of one size."""
+    """Cuts the key space into equal ranges; yields the slice of each ascending array in each range.
+
+    Keys are hashed, so all slices of an array have about the same size.
+    """
     num_ranges = max(map(len, keys)) // CHUNK_ROWS + 1
     before = [0] * len(keys)
     for number in range(1, num_ranges + 1):
@@ -129,7 +132,7 @@ def _ranges(*keys: Ints) -> Iterator[tuple[slice, ...]]:
 
 
 def _find(keys_N: Ints, among: Ints) -> tuple[npt.NDArray[np.bool_], Ints]:
-    """Whether each key is among ascending others, and its place there."""
+    """Whether each key is in the ascending array `among`, and its index there."""
     place_N = np.searchsorted(among, keys_N)
     if not len(among):
         return np.zeros(len(keys_N), np.bool_), place_N
@@ -137,7 +140,7 @@ def _find(keys_N: Ints, among: Ints) -> tuple[npt.NDArray[np.bool_], Ints]:
 
 
 def _of_width(table: FrozenTable, width: int) -> FrozenTable:
-    """The table, or one without rows where its dimension is another: then no row of it can stay."""
+    """The table, or an empty one if its rows have another width: then no row of it can be reused."""
     if table.rows_RW.shape[1] == width:
         return table
     return FrozenTable.of(table.keys_R[:0], np.empty((0, width), np.uint8), table.default_TD, table.bits)
@@ -147,7 +150,7 @@ def _read(delta: Path) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = json.loads((delta / DELTA_FILE).read_text())
         if facts["format"] != FORMAT:
-            raise ValueError(f"format {facts['format']} where this code reads {FORMAT}")
+            raise ValueError(f"format {facts['format']}; this code reads {FORMAT}")
         for name, expected in facts["files"].items():
             check_digest(delta / name, expected)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -158,7 +161,7 @@ def _read(delta: Path) -> dict[str, Any]:
 def _make_empty(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
-        raise BadInputError(f"{folder}: is not empty; name a new folder")
+        raise BadInputError(f"{folder}: the folder is not empty; name a new one")
 
 
 def _size(folder: Path) -> int:

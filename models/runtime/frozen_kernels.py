@@ -1,4 +1,4 @@
-"""The kernel of the frozen table: from keys of ids to the embeddings that the dense part reads, in one pass.
+"""The kernel of the frozen table: looks up keys and pools their embeddings in one pass.
 
 Shapes: B samples, F features, D dim, R rows, W width of a row, T tables.
 """
@@ -14,14 +14,14 @@ from numba import njit
 
 from models.kernels.simd import fill, load, load_bf16, load_int4, load_int8, load_int64, prefetch, store, total
 
-CHUNK = 256  # keys whose cache lines are asked for together
+CHUNK = 256  # keys whose cache lines are prefetched together
 SIGN = np.uint64(1 << 63)
 SCALE_BYTES = 2
 
 
 def row_bytes(dim: int, bits: int) -> int:
-    """Bytes of a row of 4 or 8 bits: its scale in bfloat16, its weights, and a byte more where that makes the scale
-    aligned. Of 32: its weights alone."""
+    """Bytes of a row. With 4 or 8 bits: a scale in bfloat16, the weights, and a padding byte if needed to align the
+    next row's scale. With 32: the weights alone."""
     if bits == 32:
         return 4 * dim
     weight_bytes = dim if bits == 8 else (dim + 1) // 2
@@ -30,13 +30,13 @@ def row_bytes(dim: int, bits: int) -> int:
 
 @njit(inline="always")
 def _bucket(key, shift):
-    """Keys ascend as signed numbers; with the sign flipped their top bits do as unsigned ones."""
+    """The top bits of a key, with the sign bit flipped: keys ascend as signed numbers, buckets as unsigned ones."""
     return np.int64((np.uint64(key) ^ SIGN) >> np.uint64(shift))
 
 
 @njit(nogil=True, cache=True)
 def _find(address, begin, size, keys_R, starts, shift, row_C):
-    """Rows of `size` keys from `begin` on; -1 for an unknown key."""
+    """Row numbers of the keys [begin, begin + size); -1 for an unknown key."""
     for i in range(size):
         prefetch(starts, _bucket(load_int64(address, begin + i), shift))
     for i in range(size):
@@ -52,10 +52,11 @@ def _find(address, begin, size, keys_R, starts, shift, row_C):
 
 @lru_cache
 def embed(dim: int, bits: int) -> Callable[..., Any]:
-    """Adds the mean of each sample's rows of each feature to `emb_BFD`, zeros before; an unknown id counts with its
-    table's default row. A feature is its keys, and offsets [B + 1] where each sample's begin, both by address.
+    """A kernel that writes the mean embedding of each sample and feature into `emb_BFD`, which is zero at first.
 
-    `rows_RW` holds rows of 4 or 8 bits as bytes (see `row_bytes`), or of 32 as float32.
+    An unknown id has the default row of its table. Each feature has keys [V] and offsets [B + 1], both by address: one
+    compiled kernel then reads any number of features. `rows_RW`: rows of 4 or 8 bits as bytes (see `row_bytes`), or of
+    32 as float32.
     """
     width = dim if bits == 32 else row_bytes(dim, bits)
 
@@ -69,7 +70,7 @@ def embed(dim: int, bits: int) -> Callable[..., Any]:
             for begin in range(0, num_values, CHUNK):
                 size = min(CHUNK, num_values - begin)
                 _find(address_F[f], begin, size, keys_R, starts, shift, row_C)
-                for i in range(size):
+                for i in range(size):  # a row may lie on two cache lines
                     prefetch(rows_RW, row_C[i] * width)
                     prefetch(rows_RW, row_C[i] * width + width - 1)
                 for i in range(size):

@@ -1,14 +1,15 @@
-"""Frozen tables for serving: 1e8 rows of dim 16 in 2.7 GB at 8 bits, 1.9 GB at 4, ids included, read where the file is
-mapped.
+"""The frozen embedding table for serving, read from a memory-mapped file.
 
-    keys      int64   [R]         ascending, of all tables
-    starts    uint32  [2^b + 1]   where the rows of each bucket begin: of the keys with equal first b bits
+1e8 rows of dim 16 take 2.7 GB with 8 bits and 1.9 GB with 4, keys included.
+
+    keys      int64   [R]         of all tables together, ascending
+    starts    uint32  [2^b + 1]   the first row of each bucket; a bucket has the keys with equal first b bits
     rows      uint8   [R, W]      a row's scale in bfloat16, then its D weights, symmetric: one or two cache lines.
-                                  At 4 bits two a byte, those of the first half of D low, of the second high
-    defaults  float32 [T, D]      what an unknown id of each table reads
+                                  With 4 bits a byte has two weights: from the first half of D in the low bits
+    defaults  float32 [T, D]      the embedding of an unknown id, for each table
 
-Keys are well mixed, so their first bits all but tell their place: a bucket holds 4 to 8 keys, a line or two of cache.
-There is no row number and no empty entry. The file's metadata tells the bits.
+Keys are hashes, so their first bits almost give their position: a bucket has 4 to 8 keys, one or two cache lines, which
+are searched one after another. No row number is stored. The number of bits is in the file's metadata.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class FrozenTable:
-    """Rows by key: of 4 or 8 `bits` as the module tells, or of 32: float32 [R, D] in `rows_RW`."""
+    """Rows by key: of 4 or 8 `bits` (see the module), or of 32: float32 [R, D] in `rows_RW`."""
 
     keys_R: Ints
     starts: npt.NDArray[np.uint32]
@@ -53,12 +54,12 @@ class FrozenTable:
 
     @classmethod
     def of(cls, keys_R: Ints, rows_RW: Bytes | Floats, default_TD: Floats, bits: int = 32) -> FrozenTable:
-        """Indexes rows in ascending order of key, without a copy.
+        """Indexes rows in ascending order of key, without copying them.
 
-        Raises ValueError for keys out of order or there twice, and for more rows than 32 bits count.
+        Raises ValueError for keys that are not ascending or not unique, and for more than 2^32 - 1 rows.
         """
         if len(keys_R) > MOST_ROWS:
-            raise ValueError(f"{len(keys_R)} rows; a table holds {MOST_ROWS}: split it by feature")
+            raise ValueError(f"{len(keys_R)} rows, but a table holds at most {MOST_ROWS}; split it by feature")
         _check_order(keys_R)
         prefix = max((len(keys_R) // KEYS_PER_BUCKET).bit_length(), 1)
         starts = np.empty((1 << prefix) + 1, np.uint32)
@@ -72,9 +73,9 @@ class FrozenTable:
     def from_sorted(
         cls, chunks: Iterable[tuple[Ints, Bytes]], num_rows: int, default_TD: Floats, bits: int
     ) -> FrozenTable:
-        """From chunks of keys [C] and rows [C, W] of `bits` (see `quantize_rows`), ascending, `num_rows` rows in all.
+        """Builds a table from ascending chunks of keys [C] and rows [C, W] (see `quantize_rows`), `num_rows` in total.
 
-        Needs no memory but the table's own. Raises ValueError as `of`, and for another number of rows.
+        Needs only the memory of the table itself. Raises ValueError as `of` does, and for another number of rows.
         """
         keys_R = np.empty(num_rows, np.int64)
         rows_RW = np.empty((num_rows, kernels.row_bytes(default_TD.shape[1], bits)), np.uint8)
@@ -84,51 +85,53 @@ class FrozenTable:
             if end <= num_rows:
                 keys_R[begin:end], rows_RW[begin:end] = keys_C, rows_CW
         if end != num_rows:
-            raise ValueError(f"{end} rows came where {num_rows} were told")
+            raise ValueError(f"expected {num_rows} rows, got {end}")
         return cls.of(keys_R, rows_RW, default_TD, bits)
 
     @classmethod
     def load(cls, file: Path) -> FrozenTable:
-        """Maps a saved table: nothing is read but its header. Raises CorruptError where it is not one."""
+        """Maps a saved table; only its header is read. Raises CorruptError if it is not a table."""
         try:
             arrays, bits = _mapped(file)
             table = cls(arrays["keys"], arrays["starts"], arrays["rows"], arrays["defaults"], bits)
             num_rows, prefix = len(table), len(table.starts).bit_length() - 1
             if bits not in (4, 8):
-                raise ValueError(f"rows of {bits} bits, where this code reads 4 or 8")
+                raise ValueError(f"rows of {bits} bits; this code reads 4 or 8")
             if table.rows_RW.shape != (num_rows, kernels.row_bytes(table.dim, bits)):
                 raise ValueError(f"rows {table.rows_RW.shape} for {num_rows} keys of dim {table.dim} at {bits} bits")
             if len(table.starts) != (1 << prefix) + 1 or (table.starts[0], table.starts[-1]) != (0, num_rows):
-                raise ValueError(f"starts do not end at {num_rows}")
+                raise ValueError(f"the bucket starts do not cover {num_rows} rows")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CorruptError(f"{file}: not a readable table ({error}); fetch the export again") from None
         return table
 
     def save(self, file: Path) -> None:
-        """Writes rows of 4 or 8 bits as safetensors; equal tables give equal bytes."""
+        """Writes rows of 4 or 8 bits as safetensors. Equal tables give equal bytes."""
         arrays = {"keys": self.keys_R, "starts": self.starts, "rows": self.rows_RW, "defaults": self.default_TD}
         tensors = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         save_file(tensors, file, {"bits": str(self.bits)})
-        file.chmod(0o644)  # safetensors makes them readable by their owner alone
+        file.chmod(0o644)  # safetensors makes the file readable by its owner only
 
     def __len__(self) -> int:
         return len(self.keys_R)
 
     @property
     def dim(self) -> int:
-        """D."""
+        """The embedding dimension D."""
         return int(self.default_TD.shape[1])
 
     @property
     def num_bytes(self) -> int:
-        """Of all arrays."""
+        """The size of all arrays."""
         return self.keys_R.nbytes + self.starts.nbytes + self.rows_RW.nbytes + self.default_TD.nbytes
 
     def embed(
         self, slots: Sequence[Ints], bags: Sequence[tuple[Ints, Ints]], table_F: Sequence[int], num_samples: int
     ) -> Floats:
-        """Embeddings [B, F, D] of slots (keys [B] each), then the means of bags (keys [V], offsets [B + 1]; zeros for
-        an empty one). `table_F` says whose default row an unknown id reads. Raises ValueError for keys amiss in number.
+        """Embeddings [B, F, D]: of slots (keys [B] each), then the means of bags (keys [V], offsets [B + 1]; zeros for
+        an empty bag). `table_F`: the table whose default row an unknown id of each feature reads.
+
+        Raises ValueError if the number of keys does not fit the offsets.
         """
         emb_BFD = np.zeros((num_samples, len(table_F), self.dim), np.float32)
         if not len(table_F):
@@ -136,7 +139,7 @@ class FrozenTable:
         one_each = np.arange(num_samples + 1)
         features = [(keys_B, one_each) for keys_B in slots] + list(bags)
         features = [(np.ascontiguousarray(k, np.int64), np.ascontiguousarray(o, np.int64)) for k, o in features]
-        for f, (keys, offsets) in enumerate(features):  # the kernel reads them by address
+        for f, (keys, offsets) in enumerate(features):  # checked here: the kernel reads them by address, without bounds
             if len(offsets) != num_samples + 1 or offsets[-1] != len(keys):
                 raise ValueError(f"feature {f}: {len(keys)} keys and {len(offsets)} offsets for {num_samples} samples")
         kernels.embed(self.dim, self.bits)(
@@ -154,9 +157,10 @@ class FrozenTable:
 
 
 def quantize_rows(weight_ND: Floats, bits: int) -> Bytes:
-    """Rows [N, W] of 4 or 8 bits: symmetric, a scale each, which is rounded up so that no weight is clipped.
+    """Quantizes weights to rows [N, W] of 4 or 8 bits: symmetric, with a scale for each row.
 
-    Raises ValueError for a weight that is not finite.
+    The scale is rounded up to bfloat16, so that no weight is clipped. Raises ValueError for a weight that is not
+    finite.
     """
     num_rows, dim = weight_ND.shape
     largest_N = np.abs(weight_ND).max(1, initial=0)
@@ -176,7 +180,7 @@ def quantize_rows(weight_ND: Floats, bits: int) -> Bytes:
 
 
 def _pairs(whole_ND: Bytes) -> Bytes:
-    """Int4 of the first half of D in the low bits, of the second in the high ones."""
+    """Two int4 in a byte: from the first half of D in the low bits, from the second in the high ones."""
     dim = whole_ND.shape[1]
     half = (dim + 1) // 2
     pairs_NH: Bytes = whole_ND[:, :half] & np.uint8(15)
@@ -185,7 +189,7 @@ def _pairs(whole_ND: Bytes) -> Bytes:
 
 
 def slices(num_rows: int) -> Iterator[slice]:
-    """Ranges of CHUNK_ROWS rows."""
+    """Ranges of at most CHUNK_ROWS rows."""
     for begin in range(0, num_rows, CHUNK_ROWS):
         yield slice(begin, min(begin + CHUNK_ROWS, num_rows))
 
@@ -197,13 +201,15 @@ def _check_order(keys_R: Ints) -> None:
         if len(wrong):
             place = part.start + int(wrong[0]) + 1
             raise ValueError(
-                f"key {keys_R[place]} at place {place} comes after {keys_R[place - 1]}: give each key once, ascending"
+                f"key {keys_R[place]} at position {place} follows {keys_R[place - 1]}; give each key once, ascending"
             )
 
 
 def _mapped(file: Path) -> tuple[dict[str, npt.NDArray], int]:  # type: ignore[type-arg]
-    """The arrays of a safetensors file where they lie in its pages (the library's own reader copies them), and the bits
-    of its rows; files without them are from when all had 8."""
+    """The arrays of a safetensors file as views of its mapped pages, and the bits of its rows.
+
+    The library's own reader would copy the arrays. Files without the number of bits are from when all rows had 8.
+    """
     with file.open("rb") as stream:
         memory = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     begin = 8 + int.from_bytes(memory[:8], "little")

@@ -1,7 +1,7 @@
-"""An exported model, run: raw feature rows in, probabilities out. Serving runs this very code.
+"""Runs an exported model: raw feature rows in, probabilities out. Serving and the export's check share this code.
 
-The embeddings lie in a frozen table beside the ONNX graph, whose inputs are `embeddings` [B, F, D] float32 (slots, then
-bags) and `numbers` [B, K] float32 (NaN = null); its output is `probabilities` [B, T]. Imports no torch.
+The embeddings are in a frozen table beside the ONNX graph. The graph's inputs are `embeddings` [B, F, D] float32
+(slots, then bags) and `numbers` [B, K] float32 (NaN = null); its output is `probabilities` [B, T]. Imports no torch.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from models.runtime.frozen_tables import FrozenTable
 
 BATCH_ROWS = 512
 FORMAT = 2
-GRAPH_FILE, TABLE_FILE, SERVING_FILE = "model.onnx", "embeddings.safetensors", "serving.json"
+MODEL_FILE, TABLE_FILE, SERVING_FILE = "model.onnx", "embeddings.safetensors", "serving.json"
 REFERENCE_FILE = "reference.parquet"
 
 Feeds = dict[str, Floats]
 
 
-class Graph:
-    """A session over an exported graph, with the table that it reads embeddings from."""
+class OnnxModel:
+    """An ONNX Runtime session of an exported graph, with the table that holds its embeddings."""
 
     def __init__(
         self, model: Path, layout: Layout, tasks: tuple[str, ...], table: FrozenTable, *, threads: int = 1
@@ -38,11 +38,11 @@ class Graph:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         self._session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        # The exporter leaves out an input that no feature feeds.
+        # The exporter drops an input that no feature uses.
         self._names = {tensor.name for tensor in self._session.get_inputs()}
         self.layout, self.tasks, self.table = layout, tasks, table
         self._table_F = layout.feature_tables
-        # So that the kernel is compiled now, and not by the first request.
+        # Compiles the kernel now: the first request must not wait for it.
         none, offsets = np.empty(0, np.int64), np.zeros(1, np.int64)
         table.embed([none] * len(layout.slots), [(none, offsets)] * len(layout.bags), self._table_F, 0)
 
@@ -60,9 +60,9 @@ class Graph:
         return np.asarray(self._session.run(["probabilities"], self.feeds(encoded))[0], np.float32)
 
     def score(self, samples: pa.Table) -> Floats:
-        """Probabilities [N, T] of rows that have the layout's columns; a row's do not depend on the rows beside it.
+        """Probabilities [N, T] of rows that have the layout's columns. A row's scores do not depend on other rows.
 
-        Raises BadInputError for a column amiss.
+        Raises BadInputError for a column that is missing or of the wrong type.
         """
         parts = [samples.slice(begin, BATCH_ROWS) for begin in range(0, samples.num_rows, BATCH_ROWS)]
         scores = [self.run(encode(part, self.layout)) for part in parts]
@@ -70,16 +70,16 @@ class Graph:
 
 
 def read_serving(folder: Path, digest: str | None = None) -> dict[str, Any]:
-    """serving.json of an export, its files held against the digests in it. `digest`: the SHA-256 that itself must have.
+    """Reads serving.json of an export and checks the files against the digests in it.
 
-    Raises CorruptError where a file is missing or has another digest.
+    `digest`: the SHA-256 that serving.json itself must have. Raises CorruptError if a file is missing or differs.
     """
     try:
         if digest is not None:
             check_digest(folder / SERVING_FILE, digest)
         facts: dict[str, Any] = json.loads((folder / SERVING_FILE).read_text())
         if facts["format"] != FORMAT:
-            raise ValueError(f"format {facts['format']} where this code reads {FORMAT}")
+            raise ValueError(f"format {facts['format']}; this code reads {FORMAT}")
         for name, expected in facts["files"].items():
             check_digest(folder / name, expected)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -88,13 +88,13 @@ def read_serving(folder: Path, digest: str | None = None) -> dict[str, Any]:
 
 
 def check_digest(file: Path, digest: str) -> None:
-    """Raises CorruptError where a file has another SHA-256."""
+    """Raises CorruptError if the file has another SHA-256."""
     found = sha256_of(file)
     if found != digest:
         raise CorruptError(f"{file}: digest {found[:12]} is not the expected {digest[:12]}; fetch the export again")
 
 
 def sha256_of(file: Path) -> str:
-    """Hex digest of a file."""
+    """The SHA-256 of a file, in hex."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""From a samples file to batches: streamed in blocks, shuffled inside a block, never padded.
+"""Reads a samples file into batches: streamed in blocks, shuffled within a block, without padding.
 
 Shapes: N rows of a block, B of a batch, S slots, K numbers, T tasks, V values of a bag.
 """
@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Batch:
-    """Keys of ids, numbers (NaN = null), labels (NaN = unknown)."""
+    """Keys, numbers (NaN = null) and labels (NaN = unknown) of some samples."""
 
     ids: Ids
     numbers_BK: Floats
@@ -48,11 +48,11 @@ class Block:
         return len(self.labels_NT)
 
     def batches(self, batch_size: int, order_N: Ints | None = None) -> Iterator[Batch]:
-        """Batches in the given order. Their sizes differ by one at most, so no small rest takes a full step."""
+        """Batches in the given order. Sizes differ by at most one, so that no small last batch makes a full step."""
         num_batches = max(1, -(-len(self) // batch_size))
         for number in range(num_batches):
             begin, end = (len(self) * n // num_batches for n in (number, number + 1))
-            if order_N is None:  # views: nothing is copied
+            if order_N is None:  # views, without a copy
                 bags = [(keys[o[begin] : o[end]], o[begin : end + 1] - o[begin]) for keys, o in self.bags]
                 ids = Ids([keys_N[begin:end] for keys_N in self.slots], bags)
                 yield Batch(ids, self.numbers_NK[begin:end], self.labels_NT[begin:end])
@@ -63,7 +63,7 @@ class Block:
 
 
 def make_block(samples: pa.Table, layout: Layout, tasks: tuple[str, ...]) -> Block:
-    """Encodes a table."""
+    """Encodes a table of samples."""
     encoded = encode(samples, layout)
     labels_NT = np.stack([_label(samples, task) for task in tasks], 1)
     return Block(encoded.slots, list(encoded.bags.values()), encoded.numbers_NK, labels_NT)
@@ -78,7 +78,7 @@ def _take(keys_V: Ints, offsets: Ints, index_B: Ints) -> tuple[Ints, Ints]:
 
 def _label(samples: pa.Table, task: str) -> Floats:
     name = f"label.{task}"
-    if name not in samples.column_names:  # scoring rows that have no labels
+    if name not in samples.column_names:  # samples to score may have no labels
         return np.full(samples.num_rows, np.nan, np.float32)
     column = pc.fill_null(samples.column(name).cast(pa.float32()), float("nan"))
     return np.asarray(column.to_numpy(), np.float32)
@@ -87,7 +87,7 @@ def _label(samples: pa.Table, task: str) -> Floats:
 def open_samples(file: Path, layout: Layout, tasks: tuple[str, ...]) -> pq.ParquetFile:
     """Opens samples.parquet and checks its columns.
 
-    Raises CorruptError where it is not readable, BadInputError where a column is missing or it holds no row.
+    Raises CorruptError if it is not readable, BadInputError if a column is missing or there are no rows.
     """
     try:
         parquet = pq.ParquetFile(file)
@@ -98,14 +98,16 @@ def open_samples(file: Path, layout: Layout, tasks: tuple[str, ...]) -> pq.Parqu
     if missing:
         raise BadInputError(f"{file}: no column {', '.join(missing)}; run the join step with this scenario")
     if not parquet.metadata.num_rows:
-        raise BadInputError(f"{file}: no rows; a day without events trains nothing: narrow data.days or land the day")
+        raise BadInputError(
+            f"{file}: no rows; a day without events cannot be trained: narrow data.days, or ingest the day's events"
+        )
     return parquet
 
 
 def read_blocks(
     parquet: pq.ParquetFile, begin: int, end: int, block_rows: int, columns: list[str]
 ) -> Iterator[pa.Table]:
-    """Rows [begin, end) in tables of at most `block_rows`, reading only the row groups that hold them."""
+    """Rows [begin, end) in tables of at most `block_rows` rows. Reads only the row groups that contain them."""
     sizes = [parquet.metadata.row_group(g).num_rows for g in range(parquet.metadata.num_row_groups)]
     starts = np.concatenate([[0], np.cumsum(sizes)])
     wanted = [g for g in range(len(sizes)) if starts[g] < end and starts[g + 1] > begin]
@@ -118,7 +120,7 @@ def read_blocks(
 
 
 def encoded_blocks(tables: Iterator[pa.Table], layout: Layout, tasks: tuple[str, ...]) -> Iterator[Block]:
-    """Blocks of tables, read and encoded one ahead of use by a thread."""
+    """Encoded blocks. A thread reads and encodes the next block while one is used."""
 
     def next_block() -> Block | None:
         table = next(tables, None)

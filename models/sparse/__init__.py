@@ -1,3 +1,3 @@
-"""Dynamic embedding tables of raw 64-bit ids: id map, rows, fused sparse optimizers. Kernels in numba on CPU."""
+"""Dynamic embedding tables of raw 64-bit ids: id map, storages of rows, fused sparse optimizers, their kernels."""
 
-import models.kernels  # noqa: F401 (before any kernel is declared: where compiled ones are kept)
+import models.kernels  # noqa: F401 (sets numba's cache; must come before any kernel is declared)

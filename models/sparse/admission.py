@@ -1,4 +1,4 @@
-"""Which ids deserve a row, and which rows go: counts in a sketch before, time and frequency after."""
+"""Which ids get a row (counted in a sketch), and which rows are evicted (by time and frequency)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from feature_jobs.schema import Embedding
 from models.sparse.id_map import Flags, Ints, Rows
 
 SKETCH_CELLS = 1 << 24
-KEEP_SHARE = 0.9  # of a capacity: an eviction sweeps all keys, so it should be rare
+KEEP_SHARE = 0.9  # of the capacity is kept: an eviction sweeps all keys, so it should be rare
 
 
 class Sketch:
-    """Counts ids that have no row yet, two saturating bytes a key (count-min with conservative update: Estan and
-    Varghese, 2002). It errs only upwards: an id may be admitted early, never late. Its size is fixed.
+    """Counts ids that have no row yet, in two saturating bytes per key, in fixed memory.
+
+    Count-min with conservative update (Estan and Varghese, 2002). It never underestimates: an id may be admitted early,
+    never late.
     """
 
     def __init__(self, num_cells: int = SKETCH_CELLS) -> None:
@@ -22,9 +24,10 @@ class Sketch:
 
 
 def leaving(settings: Embedding, keys_R: Ints, count_R: Rows, day_R: Rows, keep_R: Flags, *, over: int | None) -> Flags:
-    """Flags [R] of those of a table's rows that leave: first, when day `over` has ended, the ones unseen for more than
-    `ttl_days`; then, while more than `capacity` are left, the least often seen (among equals the longest unseen, then
-    by key) down to nine tenths of it. Rows `keep_R` stay.
+    """Flags [R] of the rows of a table to evict.
+
+    First, if day `over` has ended, those not seen for more than `ttl_days`. Then, if more than `capacity` are left, the
+    least often seen (ties: the longest unseen, then by key), down to nine tenths of the capacity. Rows `keep_R` stay.
     """
     gone_R: Flags = np.zeros(len(keys_R), np.bool_)
     if settings.ttl_days is not None and over is not None:

@@ -1,4 +1,4 @@
-"""The passes of a cache of rows over its places, and over the records of rows in memory or in a file.
+"""The kernels of a row cache: over its places, and over the records in memory or in a file.
 
 Shapes: U distinct rows of a batch, M of them missing, C places of the cache, W floats of a record (weights, state).
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, types
 
-MOST_USES = 15  # of a place that count; more, and rows that were hot once stay long
+MOST_USES = 15  # a higher limit would keep rows that were hot once for too long
 
 PAGE_BYTES, WILL_NEED = 4096, 3  # Linux's POSIX_FADV_WILLNEED
 
@@ -19,10 +19,10 @@ _fadvise = types.ExternalFunction("posix_fadvise", types.int32(types.int32, type
 
 @njit(nogil=True, cache=True)
 def find(rows_U, place_R, batch_C, uses_C, batch, places_U, missing_U):
-    """Places of rows that are cached, which become the batch's; lists the others.
+    """Finds the places of cached rows and marks them as used by this batch; lists the missing rows.
 
-    `place_R`: place + 1, 0 where the row is not cached. Returns how many are missing, and how many of the found were
-    also the batch before's.
+    `place_R`: place + 1, or 0 if the row is not cached. Returns the number of missing rows, and the number of found
+    rows that the previous batch used too.
     """
     num_missing = num_shared = 0
     for u in range(rows_U.size):
@@ -40,10 +40,10 @@ def find(rows_U, place_R, batch_C, uses_C, batch, places_U, missing_U):
 
 @njit(nogil=True, cache=True)
 def free(hand, batch_C, uses_C, batch, places_M):
-    """Chooses places to give up, none of this batch's or the one before's; returns where the hand stops.
+    """Chooses places to evict, except those of this batch and the previous one. Returns where the clock's hand stops.
 
-    A clock whose hand takes one of its uses from each place it passes, and takes a place that has none (GCLOCK: Smith,
-    ACM TODS 1978). What was used once goes first, so a scan does not empty the cache.
+    GCLOCK (Smith, ACM TODS 1978): the hand decrements the use count of each place that it passes, and evicts a place
+    whose count is 0. Rows used once are evicted first, so that a scan does not empty the cache.
     """
     for m in range(places_M.size):
         while batch_C[hand] >= batch - 1 or uses_C[hand] > 0:
@@ -57,7 +57,7 @@ def free(hand, batch_C, uses_C, batch, places_M):
 
 @njit(nogil=True, cache=True)
 def copy_out(record_RW, rows_M, record_MW):
-    """Records of rows."""
+    """Copies the records of rows into `record_MW`."""
     for m in range(rows_M.size):
         for w in range(record_RW.shape[1]):
             record_MW[m, w] = record_RW[rows_M[m], w]
@@ -65,7 +65,7 @@ def copy_out(record_RW, rows_M, record_MW):
 
 @njit(nogil=True, cache=True)
 def copy_in(record_RW, rows_M, record_MW):
-    """Sets records of rows."""
+    """Copies `record_MW` into the records of rows."""
     for m in range(rows_M.size):
         for w in range(record_RW.shape[1]):
             record_RW[rows_M[m], w] = record_MW[m, w]
@@ -73,7 +73,7 @@ def copy_in(record_RW, rows_M, record_MW):
 
 @njit(nogil=True, cache=True)
 def read_file(file, rows_M, record_MW):
-    """Reads records, neighbours at once; returns the first that could not be read, or M."""
+    """Reads records, consecutive rows together. Returns the index of the first that could not be read, or M."""
     num_bytes = record_MW.shape[1] * 4
     _announce(file, rows_M, num_bytes)
     m = 0
@@ -88,10 +88,10 @@ def read_file(file, rows_M, record_MW):
 
 @njit(nogil=True, cache=True)
 def write_file(file, rows_M, record_MW):
-    """Writes records, neighbours at once; returns the first that could not be written, or M.
+    """Writes records, consecutive rows together. Returns the index of the first that could not be written, or M.
 
-    A page at once at most: larger writes make larger folios of the page cache, and a later write of one record into
-    such a one takes ten times as long (Linux 6.18, ext4).
+    A write is at most one page. Larger writes create larger folios in the page cache, and a later write of one record
+    into such a folio takes ten times as long (Linux 6.18, ext4).
     """
     num_bytes = record_MW.shape[1] * 4
     _announce(file, rows_M, num_bytes)
@@ -107,7 +107,7 @@ def write_file(file, rows_M, record_MW):
 
 @njit(nogil=True, cache=True)
 def _announce(file, rows_M, num_bytes):
-    """Asks for the pages of all rows, ascending, before the first is waited for: the disk serves many at a time."""
+    """Requests the pages of all rows before the first read waits: the disk serves many requests at a time."""
     next_page = 0
     for row in rows_M:
         position = np.int64(row) * num_bytes
@@ -119,7 +119,7 @@ def _announce(file, rows_M, num_bytes):
 
 @njit(nogil=True, cache=True)
 def _run(rows_M, begin, limit):
-    """The end of the run of consecutive rows that begins there, before `limit`."""
+    """The end of the run of consecutive row numbers that begins at `begin`, at most `limit`."""
     end = begin + 1
     while end < min(limit, rows_M.size) and rows_M[end] == rows_M[end - 1] + 1:
         end += 1

@@ -1,7 +1,7 @@
-"""Rows beyond what fits: all in records on disk or in host memory, the hot ones in a cache that the kernels work on.
+"""Tables larger than memory: all rows are records on disk or in host memory, hot rows are in a cache for the kernels.
 
-The cache is a storage itself, of as many rows as it has places: `HostRows` in front of a file, `DeviceRows` in front
-of host memory. A row has the same bits as in a storage that holds all.
+The cache is itself a storage, with one row per place: `HostRows` in front of a file, `DeviceRows` in front of host
+memory. A row has the same bits as in a storage that holds all rows.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from feature_jobs.errors import BadInputError
 from models.sparse import cache_kernels as kernels
+from models.sparse.memory import reserve
 from models.sparse.records import Records
 from models.sparse.rows import Step, Storage, initial
-from models.sparse.storage import reserve
 
 if TYPE_CHECKING:
     from models.sparse.id_map import Ints, Rows
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 
 CHUNK_ROWS = 1 << 18
-FIRST_BATCH = 2  # numbers of the first batches lie above those of places never used
+FIRST_BATCH = 2  # so that a place that was never used does not count as the previous batch's
 
 
 class CachedRows:
-    """`cache`: a storage of `num_places` rows. A batch and the one before it must fit there together.
+    """`cache`: a storage of `num_places` rows. A batch and the previous one must fit into it together.
 
-    Only rows that are learned are cached; scoring and checkpoints read through. All may be called from any thread.
-    `hits` and `misses` count distinct rows of learned batches.
+    Only rows that are learned are cached; scoring and checkpoints read past it. All methods can be called from any
+    thread. `hits` and `misses` count distinct rows of learned batches.
     """
 
     def __init__(self, cache: Storage, num_places: int, records: Records) -> None:
@@ -41,13 +41,14 @@ class CachedRows:
         self.hits = self.misses = 0
         self._place_R: Rows = reserve((records.num_rows,), np.int32)  # place + 1; 0: not cached
         self._row_C: Rows = np.full(num_places, -1, np.int32)
-        self._batch_C = np.zeros(num_places, np.int64)  # the last batch that used it
+        self._batch_C = np.zeros(num_places, np.int64)  # the last batch that used the place
         self._uses_C = np.zeros(num_places, np.uint8)
         self._hand, self._batch, self._num_before = 0, FIRST_BATCH, 0
         self._lock = threading.Lock()
 
     def reset(self, rows_F: Rows, keys_F: Ints) -> None:
-        """Initial weights, a function of key and column alone, and empty state. Not of rows of a batch in flight."""
+        """Sets initial weights, which depend on key and column alone, and state 0. Not for rows of a batch in
+        flight."""
         with self._lock:
             places_F = self._place_R[rows_F]
             self._row_C[places_F[places_F > 0] - 1] = -1
@@ -58,9 +59,9 @@ class CachedRows:
                 self.records.write(rows_F[part][order], np.concatenate([weight_FD, state_FK], 1))
 
     def locate(self, rows_U: Rows) -> Rows:
-        """Places of distinct rows to learn, which stay theirs until the batch after the next is located.
+        """Places of distinct rows to learn. They stay valid until the batch after the next is located.
 
-        Raises BadInputError where they and the batch before need more places than there are.
+        Raises BadInputError if this batch and the previous one need more places than there are.
         """
         with self._lock:
             places_U, missing_M = np.empty_like(rows_U), np.empty_like(rows_U)
@@ -70,8 +71,8 @@ class CachedRows:
             num_needed = len(rows_U) + self._num_before - num_shared
             if num_needed > len(self._row_C):
                 raise BadInputError(
-                    f"train.cache_rows is {len(self._row_C)}: a batch of {len(rows_U)} distinct rows and the one before"
-                    f" it need {num_needed}; raise it to {2 * num_needed} or more, or lower train.batch_size"
+                    f"train.cache_rows is {len(self._row_C)}: a batch of {len(rows_U)} distinct rows and the previous"
+                    f" one need {num_needed}; raise it to {2 * num_needed} or more, or lower train.batch_size"
                 )
             missing_M = missing_M[:num_missing]
             missing_M = missing_M[np.argsort(rows_U[missing_M])]
@@ -82,7 +83,7 @@ class CachedRows:
             return places_U
 
     def find(self, rows_N: Rows) -> tuple[Rows, Floats | None]:
-        """The weights themselves, one for each place: what is scored once need not push out what is learned."""
+        """Returns the weights themselves: rows that are only scored do not evict rows that are learned."""
         return np.arange(len(rows_N), dtype=np.int32), np.ascontiguousarray(self.read(rows_N)[0])
 
     def forward(self, batch: Any, begin: int, end: int, input_BI: Any) -> None:
@@ -114,13 +115,13 @@ class CachedRows:
             self.cache.write(places_N[cached], weight_ND[cached], state_NK[cached])
 
     def _fetch(self, rows_M: Rows) -> Rows:
-        """Brings rows, ascending, into places whose rows go back to the records; returns the places."""
+        """Loads ascending rows into places, whose old rows are written back to the records. Returns the places."""
         places_M = np.empty_like(rows_M)
         self._hand = kernels.free(self._hand, self._batch_C, self._uses_C, self._batch, places_M)
         old_M = self._row_C[places_M]
         used = np.flatnonzero(old_M >= 0)
         used = used[np.argsort(old_M[used])]
-        # A cached row is one that was learned: all go back.
+        # Every cached row was learned, so all of them have changed.
         self.records.write(old_M[used], np.concatenate(self.cache.read(places_M[used]), 1))
         self._place_R[old_M[used]] = 0
         record_MW = self.records.read(rows_M)

@@ -1,12 +1,12 @@
-"""Rows on a device as tensors: plain torch anywhere, fused kernels (`triton_kernels`) on CUDA where triton is there.
+"""Rows as tensors on a device: plain torch anywhere; fused kernels (`triton_kernels`) on CUDA if Triton is installed.
 
     rows = DeviceRows(dim, optimizer, num_rows, torch.device("cuda"))
     batch = DeviceLookup.of(tables.lookup(ids, day), rows.device)
     rows.forward(batch, 0, batch_size, input_BI)       tensors on the device; always the whole batch
     rows.update(batch, gradient_BI, step)
 
-Sums run in the order of the batch, so that one seed gives the same bits on one kind of device. All work goes to the
-current stream. Tables beyond the device's memory: `CachedRows` in front, with `MemoryRecords` or `FileRecords`.
+Sums run in the order of the batch, so that one seed gives the same bits on one kind of device. All work is queued on
+the current stream. For tables larger than the device's memory: `CachedRows` with `MemoryRecords` or `FileRecords`.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ Floats = npt.NDArray[np.float32]
 
 
 def as_tensor(array: npt.NDArray[Any]) -> Tensor:
-    """The same memory, uint16 as bfloat16, in a tensor that shares autograd's count of changes with no other."""
+    """A tensor over the same memory; uint16 becomes bfloat16. Autograd counts its changes separately from other
+    views'."""
     tensor = torch.from_numpy(array)
     return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor
 
 
 class DeviceRows:
-    """All rows in tensors of a fixed size. `fused`: whether Triton's kernels do the passes; by default on CUDA."""
+    """All rows in tensors of a fixed size. `fused`: whether to use Triton's kernels (default: on CUDA)."""
 
     def __init__(
         self, dim: int, optimizer: Optimizer, num_rows: int, device: torch.device, *, fused: bool | None = None
@@ -49,15 +50,15 @@ class DeviceRows:
         self.fused = (device.type == "cuda" and has_triton()) if fused is None else fused
 
     def reset(self, rows_F: Rows, keys_F: Ints) -> None:
-        """Initial weights, a function of key and column alone, and empty state."""
+        """Sets initial weights, which depend on key and column alone, and state 0."""
         self.write(rows_F, *initial(self.dim, self.optimizer, keys_F))
 
     def locate(self, rows_U: Rows) -> Rows:
-        """The rows."""
+        """The row numbers themselves."""
         return rows_U
 
     def find(self, rows_N: Rows) -> tuple[Rows, Floats | None]:
-        """The rows."""
+        """The row numbers themselves."""
         return rows_N, None
 
     @torch.no_grad()
@@ -79,7 +80,7 @@ class DeviceRows:
 
     @torch.no_grad()
     def update(self, batch: DeviceLookup, gradient_BI: Tensor, step: Step, part: int = 0, parts: int = 1) -> None:
-        """See `DynamicTables.update`; of one part: the device shares out the work itself."""
+        """See `DynamicTables.update`; always one part: the device parallelises it itself."""
         if self.fused:
             from models.sparse import triton_kernels
 
@@ -102,14 +103,14 @@ class DeviceRows:
         return weight_ND.cpu().numpy(), state_NK.cpu().numpy()
 
     def write(self, rows_N: Rows, weight_ND: Floats, state_NK: Floats) -> None:
-        """Sets weights and state."""
+        """Overwrites weights and state."""
         index_N = upload(rows_N.astype(np.int64), self.device)
         self.weight_RD.index_copy_(0, index_N, upload(np.ascontiguousarray(weight_ND), self.device))
         self.state_RK.index_copy_(0, index_N, upload(np.ascontiguousarray(state_NK), self.device))
 
 
 def moves(optimizer: Optimizer, gradient_UD: Tensor, state_UK: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-    """What is taken from the weights [U, D], and the next state [U, K]."""
+    """The amounts to subtract from the weights [U, D], and the next state [U, K]."""
     name, epsilon = optimizer.name, optimizer.epsilon
     if name == "sgd":
         return gradient_UD * step.rate, state_UK
@@ -125,7 +126,7 @@ def moves(optimizer: Optimizer, gradient_UD: Tensor, state_UK: Tensor, step: Ste
 
 
 def has_triton() -> bool:
-    """Whether the fused kernels can be imported."""
+    """Whether Triton is installed."""
     return importlib.util.find_spec("triton") is not None
 
 

@@ -1,4 +1,4 @@
-"""The lookup of a batch on a device, and what the plain and the fused updates of rows there share."""
+"""The lookup of a batch on a device, and what the plain and the fused row updates share."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ FIRST_DECAY, SECOND_DECAY = 0.9, 0.999
 
 
 def upload(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """The array on the device. To CUDA through pinned memory, without waiting for the copy."""
+    """Copies the array to the device; to CUDA through pinned memory, without waiting."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 @dataclass(frozen=True)
 class DeviceLookup:
-    """`Lookup` on a device."""
+    """A `Lookup` whose arrays are tensors on a device."""
 
     num_features: int
     places_BS: Tensor
@@ -39,7 +39,7 @@ class DeviceLookup:
 
     @classmethod
     def of(cls, lookup: Lookup, device: torch.device) -> DeviceLookup:
-        """Uploads."""
+        """Copies a lookup to the device."""
         bags = [
             (upload(places_V, device), upload(offsets.astype(np.int32), device), upload(scale_B, device))
             for places_V, offsets, scale_B in lookup.bags
@@ -57,5 +57,5 @@ class DeviceLookup:
 
 
 def adam_corrections(step: Step) -> tuple[float, float]:
-    """The rate for a first moment and the scale of a second, both free of their bias to zero."""
+    """The rate for the first moment and the scale of the second, with Adam's bias correction."""
     return step.rate / (1 - FIRST_DECAY**step.number), 1 / (1 - SECOND_DECAY**step.number)

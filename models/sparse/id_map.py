@@ -1,15 +1,16 @@
-"""int64 key → row of the tables, for tens of millions of ids a second.
+"""A hash map from int64 keys to row numbers, for tens of millions of ids per second.
 
-Open addressing in buckets of four entries, a cache line, filled from the front; a full one runs over into the next:
+Open addressing in buckets of four entries, one cache line. A bucket is filled from the front and overflows into the
+next:
 
     entries[2 p]      the key
     entries[2 p + 1]  epoch << 56 | place << 28 | row     0: the entry is empty
 
-Keys must be well mixed (`feature_jobs.transforms.hash_ids` makes them so): their low bits are the bucket. While a
-batch is looked up, its distinct rows are numbered in order of appearance. An entry remembers that number, its place,
-and the batch's epoch, a byte. It is valid if the epoch is the batch's and its list at that place points back to the
-entry (the sparse set of Briggs and Torczon, 1993), so nothing is cleared between batches; the epoch alone would be
-right but once in 256 batches, and spares reading the list for ids that are new to the batch.
+The low bits of a key are its bucket, so keys must be hashes (`feature_jobs.transforms.hash_ids`). While a batch is
+looked up, its distinct rows are numbered in order of appearance. An entry stores that number, the place, and the
+batch's epoch, one byte. It is valid if the epoch is the current batch's and the batch's list points back from that
+place to the entry (the sparse set of Briggs and Torczon, 1993). So nothing is cleared between batches. The epoch alone
+would be wrong once in 256 batches; it saves reading the list for ids that are new to the batch.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy.typing as npt
 
 from models.sparse import id_map_kernels as kernels
 from models.sparse.id_map_kernels import LAST_ROW, NUM_DONE, NUM_FREE, NUM_FRESH, NUM_UNIQUES, ROW_BITS
-from models.sparse.storage import reserve
+from models.sparse.memory import reserve
 
 Ints = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int32]
@@ -35,7 +36,7 @@ ENTRY_BYTES = 16
 
 @dataclass(frozen=True)
 class Columns:
-    """Keys of a batch, a contiguous array for each feature, and the row that stands for its unknown keys."""
+    """Keys of a batch, one contiguous array per feature, and each feature's default row for unknown keys."""
 
     keys: Sequence[Ints]
     default_C: Rows
@@ -45,7 +46,7 @@ class Columns:
 
     @property
     def addresses(self) -> tuple[Ints, Ints]:
-        """As the kernels read them. The arrays must outlive the call."""
+        """Addresses and lengths, as the kernels read them. The arrays must stay alive during the call."""
         return (
             np.array([keys.ctypes.data for keys in self.keys], np.int64),
             np.array([len(keys) for keys in self.keys], np.int64),
@@ -54,7 +55,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Admission:
-    """How often an id must have been seen before it gets a row: `threshold_C` for each column, counted in a sketch."""
+    """How often an id must be seen before it gets a row: `threshold_C` per column; counted in a sketch."""
 
     counts: npt.NDArray[np.uint8]
     threshold_C: Ints
@@ -62,8 +63,11 @@ class Admission:
 
 @dataclass(frozen=True)
 class Resolved:
-    """Distinct rows [U] of a batch in order of appearance, the place [N] of each id among them, and what is new [F]:
-    places among U, columns and keys of rows given out just now. `rejected_C`: ids of each column not admitted."""
+    """The result of a lookup: distinct rows [U] in order of appearance, and the place [N] of each id among them.
+
+    New rows [F]: their places among U, columns and keys. `rejected_C`: the number of ids per column that were not
+    admitted.
+    """
 
     rows_U: Rows
     place_N: Rows
@@ -74,14 +78,15 @@ class Resolved:
 
 
 def capacity_for(num_keys: int, at_least: int = FEWEST_ENTRIES) -> int:
-    """Entries of a map that holds so many keys."""
+    """The number of entries of a map that holds `num_keys` keys."""
     while num_keys > MAX_LOAD * at_least:
         at_least *= 2
     return at_least
 
 
 class IdMap:
-    """Rows of keys. The first `num_defaults` rows are nobody's; freed rows are given out again, last freed first."""
+    """Row numbers by key. The first `num_defaults` rows belong to no key. Freed rows are reused, the last freed
+    first."""
 
     def __init__(self, num_defaults: int = 1, capacity: int = FEWEST_ENTRIES) -> None:
         self.entries = reserve((2 * capacity,), np.int64)
@@ -97,22 +102,23 @@ class IdMap:
 
     @property
     def num_rows(self) -> int:
-        """One more than the highest row ever given out."""
+        """One more than the highest row number in use so far."""
         return int(self.counters[LAST_ROW]) + 1
 
     @property
     def capacity(self) -> int:
-        """Entries, used or not."""
+        """The number of entries, used or not."""
         return len(self.entries) // 2
 
     def find(self, columns: Columns) -> Rows:
-        """Rows [N]; a column's default row for an unknown key. Changes nothing, so threads may share it."""
+        """Rows [N]; an unknown key has its column's default row. Changes nothing, so that threads can call it at
+        once."""
         rows_N = np.empty(len(columns), np.int32)
         kernels.find(*columns.addresses, columns.default_C, self.entries, rows_N)
         return rows_N
 
     def resolve(self, columns: Columns, admission: Admission | None = None) -> Resolved:
-        """Rows of keys. An unknown one gets the next row, or the default row until it is admitted."""
+        """Rows of keys. An unknown key gets a new row, or its column's default row until it is admitted."""
         num_keys, num_columns = len(columns), len(columns.keys)
         if num_keys + self.num_defaults > self._buffers.shape[1]:
             self._buffers = np.empty((4, num_keys + self.num_defaults), np.int64)
@@ -146,13 +152,14 @@ class IdMap:
         )
 
     def reserve(self, num_keys: int) -> None:
-        """Makes room for `num_keys` keys in all."""
+        """Grows the map for `num_keys` keys in total."""
         capacity = capacity_for(num_keys, self.capacity)
         if capacity != self.capacity:
             self._rebuild(capacity, np.empty(0, np.bool_))
 
     def remove(self, gone_R: Flags) -> Rows:
-        """Forgets the keys of marked rows and frees the rows, which it returns, ascending. One sweep, no tombstones."""
+        """Removes the keys of marked rows and frees the rows; returns them, ascending. One sweep, without
+        tombstones."""
         rows = self.entries[1::2] & ROW_BITS
         rows = rows[rows > 0]
         freed = np.sort(rows[gone_R[rows]]).astype(np.int32)
@@ -162,14 +169,14 @@ class IdMap:
         return freed
 
     def items(self) -> tuple[Ints, Rows]:
-        """All keys, ascending, and their rows: the same however they came in."""
+        """All keys, ascending, and their rows. The order does not depend on the order of insertion."""
         used = np.flatnonzero(self.entries[1::2])
         keys = self.entries[2 * used]
         order = np.argsort(keys)
         return keys[order], (self.entries[2 * used + 1] & ROW_BITS).astype(np.int32)[order]
 
     def load(self, keys_R: Ints, rows_R: Rows) -> None:
-        """Fills an empty map; rows between that no key uses are free."""
+        """Fills an empty map. Rows in between that no key uses are free."""
         self.reserve(len(keys_R))
         kernels.put(self.entries, keys_R, rows_R)
         used = np.zeros(max(int(rows_R.max(initial=0)) + 1, self.num_defaults), np.bool_)

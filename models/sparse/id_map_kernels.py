@@ -7,9 +7,9 @@ from numba import njit
 
 from models.kernels.simd import load_int64, lowest_bit, matches, prefetch
 
-CHUNK = 128  # keys whose cache lines are asked for together
-BUCKET = 4  # entries of a cache line
-KEY_LANES, VALUE_LANES = 0x55, 0xAA  # of a bucket's eight numbers
+CHUNK = 128  # keys whose cache lines are prefetched together
+BUCKET = 4  # entries per cache line
+KEY_LANES, VALUE_LANES = 0x55, 0xAA  # bit masks over a bucket's eight numbers
 EPOCH_SHIFT, PLACE_SHIFT = 56, 28
 ROW_BITS = PLACE_BITS = (1 << 28) - 1
 LAST_ROW, NUM_FREE, NUM_UNIQUES, NUM_DONE, NUM_FRESH = range(5)  # places in IdMap.counters
@@ -17,7 +17,7 @@ LAST_ROW, NUM_FREE, NUM_UNIQUES, NUM_DONE, NUM_FRESH = range(5)  # places in IdM
 
 @njit(inline="always")
 def _position(entries, key):
-    """Where the key is, or the first empty entry of the bucket where it belongs."""
+    """The index of the key's entry, or of the first empty entry where it can be inserted."""
     mask = np.int64(entries.size // 2 - BUCKET)
     bucket = key & mask
     while True:
@@ -34,13 +34,14 @@ def resolve(
     addresses_C, lengths_C, default_C, entries, epoch, limit, counters, free_rows, counts, threshold_C, rejected_C,
     entry_U, rows_U, fresh_F, column_F, default_place_T, place_N,
 ):  # fmt: skip
-    """Fills the lists of `IdMap.resolve`; returns early, to be called again, when the table holds `limit` keys."""
+    """Fills the lists of `IdMap.resolve`. Returns early if the map holds `limit` keys; the caller grows it and
+    continues."""
     mask = np.int64(entries.size // 2 - BUCKET)
     tag = np.int64(epoch) << EPOCH_SHIFT
     num_uniques, num_fresh, done = counters[NUM_UNIQUES], counters[NUM_FRESH], counters[NUM_DONE]
     last_row, num_free = counters[LAST_ROW], counters[NUM_FREE]
     keys = np.empty(CHUNK, np.int64)
-    before = np.int64(0)  # ids of earlier columns
+    before = np.int64(0)  # number of ids in earlier columns
     full = False
     for column in range(addresses_C.size):
         length, address = lengths_C[column], addresses_C[column]
@@ -101,7 +102,7 @@ def resolve(
 
 @njit(inline="always")
 def _admit(counts, key, threshold):
-    """Counts a key in the sketch; True once its estimate reaches `threshold`. Conservative update, two cells a key."""
+    """Counts a key in the sketch (conservative update, two cells per key). True if its estimate reaches `threshold`."""
     mask = np.int64(counts.size - 1)
     first, second = (key >> 20) & mask, (key >> 36) & mask
     estimate = min(counts[first], counts[second])
@@ -114,6 +115,7 @@ def _admit(counts, key, threshold):
 
 @njit(nogil=True, cache=True)
 def find(addresses_C, lengths_C, default_C, entries, rows_N):
+    """Writes the row of each key; an unknown key has its column's default row."""
     mask = np.int64(entries.size // 2 - BUCKET)
     keys = np.empty(CHUNK, np.int64)
     done = np.int64(0)
@@ -132,6 +134,7 @@ def find(addresses_C, lengths_C, default_C, entries, rows_N):
 
 @njit(inline="always")
 def _put(entries, key, row):
+    """Inserts a key that is not in the map."""
     position = _position(entries, key)
     entries[2 * position] = key
     entries[2 * position + 1] = row
@@ -139,7 +142,7 @@ def _put(entries, key, row):
 
 @njit(nogil=True, cache=True)
 def rehash(old, entries, gone_R):
-    """Copies entries, without stamps; those whose row is marked in `gone_R` (if it is not empty) are left out."""
+    """Copies entries without epoch and place. Leaves out rows that are marked in `gone_R` (empty: copies all)."""
     mask = np.int64(entries.size // 2 - BUCKET)
     for position in range(old.size // 2):
         if position + 32 < old.size // 2:
@@ -151,13 +154,14 @@ def rehash(old, entries, gone_R):
 
 @njit(nogil=True, cache=True)
 def put(entries, keys_R, rows_R):
+    """Inserts keys that are not in the map."""
     for i in range(keys_R.size):
         _put(entries, keys_R[i], np.int64(rows_R[i]))
 
 
 @njit(nogil=True, cache=True)
 def restamp(entries, epoch, keys_U, entry_U):
-    """Finds the entries of a batch's distinct keys again after a rehash."""
+    """Writes epoch and place of a batch's distinct keys again after a rehash, and their new entries."""
     tag = np.int64(epoch) << EPOCH_SHIFT
     for place in range(entry_U.size):
         if entry_U[place] >= 0:

@@ -1,4 +1,4 @@
-"""The factorization machine's second-order term: one pass over a micro-batch forward, one backward.
+"""The second-order term of a factorization machine: one pass over a micro-batch forward, one backward.
 
 `input_BI` is float32, or with `half` bfloat16 as uint16: feature f in columns [f D, (f + 1) D). All release the GIL.
 """
@@ -37,7 +37,7 @@ def factorization_forward(dim: int, half: bool) -> Callable[..., Any]:
 
 @lru_cache
 def factorization_backward(dim: int, half: bool) -> Callable[..., Any]:
-    """Adds the term's gradient times `slope_B` to those of the input, and of the weights (lane by lane, [F, D])."""
+    """Adds the term's gradient times `slope_B` to the gradients of the input and of the weights (by lane, [F, D])."""
 
     @njit(nogil=True, cache=True)
     def kernel(input_BI, weight_F, sum_BD, slope_B, gradient_BI, gradient_FD):

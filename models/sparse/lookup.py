@@ -1,4 +1,4 @@
-"""The ids of a batch, and where their rows are."""
+"""The ids of a batch, and the rows and places that they were resolved to."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Ids:
 
     @property
     def num_samples(self) -> int:
-        """B."""
+        """The number of samples B."""
         if self.slots:
             return len(self.slots[0])
         return len(self.bags[0][1]) - 1 if self.bags else 0
@@ -30,7 +30,7 @@ class Ids:
 
 @dataclass(frozen=True)
 class Lookup:
-    """A batch's rows. See `row_kernels` for the shapes; `places` are where the storage holds the rows."""
+    """The rows of a batch; shapes as in `row_kernels`. `places`: where the storage holds the rows."""
 
     num_features: int
     places_BS: Rows
@@ -40,10 +40,10 @@ class Lookup:
     offsets_U: Rows  # [U + 1]
     segments_N: Rows
     scale_S: Floats  # empty without bags
-    weight_PD: Floats | None = None  # of a batch only scored: what places are in, if not in the storage
+    weight_PD: Floats | None = None  # for scoring: the weights that places index, if not those of the storage
 
     def part(self, number: int, parts: int) -> tuple[int, int]:
-        """Distinct rows [begin, end) of a part; parts hold about as many occurrences each."""
+        """The distinct rows [begin, end) of a part. All parts have about as many occurrences of ids."""
         cuts = [len(self.segments_N) * n // parts for n in range(parts + 1)]
         begin, end = np.searchsorted(self.offsets_U[:-1], (cuts[number], cuts[number + 1]))
         return int(begin), int(end) if number < parts - 1 else len(self.rows_U)

@@ -1,11 +1,11 @@
-"""Rows behind a cache: weights and optimizer state side by side in one record of W floats, so that a miss is one read.
+"""The rows behind a cache. A record has a row's weights and optimizer state, W floats, so that a miss is one read.
 
-    record_MW = records.read(rows_M)        rows ascending: reads are sequential
+    record_MW = records.read(rows_M)        ascending rows, so that reads are sequential
     records.write(rows_M, record_MW)
 
-A mapping of the file was measured first. Its faults map the pages around too: the whole table soon counts as the
-process's memory, or, given back after each batch, a miss costs twice a `pread`. It waits for one page after the other
-(asking for all first: a fifth of the time on a cold disk), and a full disk kills the process.
+A memory-mapped file was measured first (docs/decisions/0006). A page fault also maps the pages around it, so that the
+whole table soon counts as the process's memory. Faults wait one after another, where `pread` after `posix_fadvise`
+takes a fifth of the time on a cold disk, and a full disk kills the process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from feature_jobs.errors import RetryLaterError
 from models.sparse import cache_kernels as kernels
-from models.sparse.storage import reserve
+from models.sparse.memory import reserve
 
 if TYPE_CHECKING:
     from models.sparse.id_map import Rows
@@ -29,7 +29,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class Records(Protocol):
-    """Records by row."""
+    """Records, addressed by row number."""
 
     num_rows: int
     width: int
@@ -38,11 +38,11 @@ class Records(Protocol):
         """Records [M, W]."""
 
     def write(self, rows_M: Rows, record_MW: Floats) -> None:
-        """Sets records."""
+        """Overwrites the records of these rows."""
 
 
 class MemoryRecords:
-    """Records in memory, of which only touched pages are taken."""
+    """Records in memory. Only pages that were written take memory."""
 
     def __init__(self, num_rows: int, width: int) -> None:
         self.num_rows, self.width = num_rows, width
@@ -55,25 +55,25 @@ class MemoryRecords:
         return record_MW
 
     def write(self, rows_M: Rows, record_MW: Floats) -> None:
-        """Sets records."""
+        """Overwrites the records of these rows."""
         kernels.copy_in(self.record_RW, rows_M, record_MW)
 
 
 class FileRecords:
-    """Records in a file of `folder` that has no name: it is gone when its process is, however that ends.
+    """Records in an unnamed file in `folder`, which the kernel deletes when the process ends in any way.
 
-    Raises RetryLaterError, with the place, where the disk is full or fails.
+    Raises RetryLaterError, which names the folder, if the disk is full or fails.
     """
 
     def __init__(self, num_rows: int, width: int, folder: Path) -> None:
         self.num_rows, self.width, self.folder = num_rows, width, folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 (lives as long as this)
-        self._file.truncate(num_rows * width * 4)  # a hole: takes no space until written
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 (open as long as this object)
+        self._file.truncate(num_rows * width * 4)  # a sparse file: takes no space until written
         os.posix_fadvise(self.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
 
     def fileno(self) -> int:
-        """The open file's number."""
+        """The file descriptor."""
         return self._file.fileno()
 
     def read(self, rows_M: Rows) -> Floats:
@@ -84,13 +84,13 @@ class FileRecords:
         return record_MW
 
     def write(self, rows_M: Rows, record_MW: Floats) -> None:
-        """Sets records."""
+        """Overwrites the records of these rows."""
         if (m := kernels.write_file(self.fileno(), rows_M, record_MW)) < len(rows_M):
             raise self._failure("write", int(rows_M[m]))
 
     def _failure(self, verb: str, row: int) -> RetryLaterError:
         position, reason = row * self.width * 4, "cut short"
-        try:  # once more, for the reason
+        try:  # again, to get the reason from Python
             if verb == "read":
                 os.pread(self.fileno(), self.width * 4, position)
             else:
@@ -98,6 +98,6 @@ class FileRecords:
         except OSError as error:
             reason = error.strerror or reason
         return RetryLaterError(
-            f"{self.folder}: could not {verb} row {row} of the embeddings ({reason}); make room there, or name a folder"
-            " on a larger disk in train.rows_folder"
+            f"{self.folder}: could not {verb} row {row} of the embeddings ({reason}); check space and permissions, or"
+            " name a folder on a larger disk in train.rows_folder"
         )

@@ -1,7 +1,7 @@
-"""The passes over memory between the tables and the dense part. All release the GIL and take a range, for threads.
+"""The kernels between the tables and the dense part. All release the GIL and take a range, for threads.
 
-Most are factories: the kernel for one dimension and type, compiled once and kept on disk. LLVM leaves a loop over a
-row's 16 floats scalar, so rows are read as vectors (`simd`).
+Most are factories, which return the kernel for one dimension and type; it is compiled once and kept on disk. LLVM
+compiles a loop over a row's 16 floats to scalar code, so rows are read as vectors (`simd`).
 
 Shapes: B samples, F features (slots, then bags), D dim, S = B F segments (one pooled vector each, number b F + f),
 V values of a bag, U distinct rows of a batch, N occurrences of ids, I width of the dense part's input, K of the state.
@@ -23,7 +23,7 @@ AHEAD = 16  # rows between a prefetch and its use
 ROWS_AHEAD, SEGMENTS_AHEAD = 8, 16
 ROWWISE_ADAGRAD, ADAGRAD, SGD, ADAM = range(4)
 RULES = {"rowwise_adagrad": ROWWISE_ADAGRAD, "adagrad": ADAGRAD, "sgd": SGD, "adam": ADAM}
-FIRST_GAIN, SECOND_GAIN = np.float32(0.1), np.float32(0.001)  # of Adam: 1 - β
+FIRST_GAIN, SECOND_GAIN = np.float32(0.1), np.float32(0.001)  # Adam's 1 - β₁ and 1 - β₂
 
 
 @njit(inline="always")
@@ -39,8 +39,8 @@ def _mix(value):
 def group(place_N, num_slots, num_features, segment_V, places_U, offsets_U, segments_N, places_BS):
     """Lists the segments of each distinct row: row u is used by segments_N[offsets_U[u]:offsets_U[u + 1]].
 
-    The first B · num_slots ids are the slots', feature by feature; the rest belong to bags, `segment_V` tells which.
-    Also writes places_BS [B, num_slots], sample by sample. `offsets_U` has U + 2 zeros at first.
+    The first B · num_slots ids are those of slots, feature by feature; the others are those of bags, whose segments are
+    in `segment_V`. Also writes places_BS [B, num_slots], sample by sample. `offsets_U` starts as U + 2 zeros.
     """
     num_samples = places_BS.shape[0]
     for place in place_N:
@@ -64,7 +64,7 @@ def group(place_N, num_slots, num_features, segment_V, places_U, offsets_U, segm
 
 @lru_cache
 def gather_slots(dim: int, half: bool) -> Callable[..., Any]:
-    """The embeddings of slots of samples [begin, end), into rows [0, end - begin) of the input."""
+    """Writes the slot embeddings of samples [begin, end) into rows [0, end - begin) of the input."""
 
     @njit(nogil=True, cache=True)
     def kernel(weight_RD, rows_BS, begin, end, input_BI):
@@ -85,7 +85,7 @@ def gather_slots(dim: int, half: bool) -> Callable[..., Any]:
 
 @lru_cache
 def gather_bag(dim: int, half: bool) -> Callable[..., Any]:
-    """scale · the sum over each bag of samples [begin, end), into columns [column, column + D). Nothing is padded."""
+    """Writes scale · sum over each bag of samples [begin, end) into columns [column, column + D), without padding."""
 
     @njit(nogil=True, cache=True)
     def kernel(weight_RD, rows_V, offsets, scale_B, begin, end, column, input_BI):
@@ -105,7 +105,7 @@ def gather_bag(dim: int, half: bool) -> Callable[..., Any]:
 
 @njit(nogil=True, cache=True)
 def initialize(weight_RD, state_RK, rows_F, keys_F, bound):
-    """Weights uniform in ±bound, a function of key and column alone, so that order does not matter; state 0."""
+    """Sets weights uniform in ±bound and state 0. They depend on key and column alone, not on the order of ids."""
     for i in range(rows_F.size):
         for d in range(weight_RD.shape[1]):
             bits = _mix(np.uint64(keys_F[i]) ^ (np.uint64(d + 1) * np.uint64(0xD1B54A32D192ED03)))
@@ -116,7 +116,7 @@ def initialize(weight_RD, state_RK, rows_F, keys_F, bound):
 
 @njit(nogil=True, cache=True)
 def reset(rows_F, tables_F, table_R, count_R):
-    """A row given out afresh starts from nothing."""
+    """Reinitialises the table and the count of rows that get a new id."""
     for i in range(rows_F.size):
         table_R[rows_F[i]] = tables_F[i]
         count_R[rows_F[i]] = 0
@@ -124,7 +124,7 @@ def reset(rows_F, tables_F, table_R, count_R):
 
 @njit(nogil=True, cache=True)
 def touch(rows_U, offsets_U, day, seen_R2):
-    """Counts occurrences of rows, and notes the day that saw them last."""
+    """Adds the occurrences of rows to their counts, and sets the day that they were last seen."""
     for u in range(rows_U.size):
         if u + AHEAD < rows_U.size:
             prefetch(seen_R2, 2 * np.int64(rows_U[u + AHEAD]))
@@ -135,17 +135,17 @@ def touch(rows_U, offsets_U, day, seen_R2):
 
 @lru_cache
 def update(name: str, dim: int, half: bool) -> Callable[..., Any]:
-    """The kernel: updates distinct rows [begin, end) of a batch.
+    """The kernel that updates distinct rows [begin, end) of a batch.
 
-    A row's gradient is the sum over its occurrences, in the order of the batch, times `unscale`, shortened to the
-    norm `clip`. A row of a batch is one thread's alone, so any number of threads gives the same bits.
-    `scale_S` [S]: a bag's pooling weight (1 / length for the mean), empty if all are 1.
+    A row's gradient is the sum over its occurrences in the order of the batch, times `unscale`, clipped to the norm
+    `clip`. One thread updates a row, so that any number of threads gives the same bits. `scale_S` [S]: a bag's pooling
+    weight (1 / length for the mean); empty if all are 1.
     """
     rule = RULES[name]
 
     @njit(nogil=True, cache=True)
     def place_of(segment, num_features, per_feature, width):
-        # A product, exact for 31 bits, instead of an integer division.
+        # A float product instead of an integer division, which is slow; exact for 31 bits.
         sample = np.int64((np.float64(segment) + 0.5) * per_feature)
         return sample * width + (np.int64(segment) - sample * num_features) * dim
 

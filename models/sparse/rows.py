@@ -1,8 +1,8 @@
-"""Where rows of embeddings and their optimizer state live, and the passes over them.
+"""Storages of embedding rows and their optimizer state.
 
-A storage gives each row a place; tables speak of rows, kernels of places. `HostRows` holds every row in memory, at
-the place of its number; `cached.CachedRows` keeps some in another storage, all in a file or in memory;
-`device.DeviceRows` are on a GPU.
+A storage gives each row a place. Tables use row numbers, kernels use places. `HostRows` has every row in memory, and
+its place is its number. `cached.CachedRows` has all rows in a file or in memory, and some of them in another storage.
+`device.DeviceRows` has them on a GPU.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from models.sparse import row_kernels as kernels
+from models.sparse.memory import reserve
 from models.sparse.optimizers import Optimizer
-from models.sparse.storage import reserve
 
 if TYPE_CHECKING:
     from models.sparse.id_map import Ints, Rows
@@ -28,8 +28,8 @@ INITIAL_SCALE = 0.05
 
 @dataclass(frozen=True)
 class Step:
-    """What an update of a batch needs: its number, the learning rate, by what the gradient is to be multiplied (1 / the
-    loss scale), and the norm that a row's gradient is shortened to (0: never)."""
+    """The settings of one update: its number, the learning rate, the factor of the gradient (1 / the loss scale), and
+    the norm to which a row's gradient is clipped (0: not clipped)."""
 
     number: int
     rate: float
@@ -38,9 +38,9 @@ class Step:
 
 
 class Storage(Protocol):
-    """What tables ask of a storage. `batch` and buffers are as it takes them: of numpy, or tensors on its device.
+    """The interface between tables and a storage. Batches and buffers are NumPy arrays, or tensors on its device.
 
-    `fetched_M`: rows that the last `locate` had to fetch; None where all are at hand.
+    `fetched_M`: the rows that the last `locate` had to fetch; None for a storage that never fetches.
     """
 
     dim: int
@@ -48,13 +48,13 @@ class Storage(Protocol):
     fetched_M: Rows | None
 
     def reset(self, rows_F: Rows, keys_F: Ints) -> None:
-        """Initial weights, a function of key and column alone, and empty state."""
+        """Sets initial weights, which depend on key and column alone, and state 0."""
 
     def locate(self, rows_U: Rows) -> Rows:
-        """Places of distinct rows to learn, which stay theirs until the batch after the next is located."""
+        """Places of distinct rows to learn. They stay valid until the batch after the next is located."""
 
     def find(self, rows_N: Rows) -> tuple[Rows, Floats | None]:
-        """Places of rows that are only scored: in the weights given beside, or (None) in the storage itself."""
+        """Places of rows to score, in the returned weights or, if None, in the storage itself."""
 
     def forward(self, batch: Any, begin: int, end: int, input_BI: Any) -> None:
         """See `DynamicTables.forward`."""
@@ -66,11 +66,11 @@ class Storage(Protocol):
         """Weights [N, D] and state [N, K]."""
 
     def write(self, rows_N: Rows, weight_ND: Floats, state_NK: Floats) -> None:
-        """Sets weights and state."""
+        """Overwrites weights and state."""
 
 
 def initial(dim: int, optimizer: Optimizer, keys_F: Ints) -> tuple[Floats, Floats]:
-    """Weights [F, D] and state [F, K] that rows of these keys begin with."""
+    """The initial weights [F, D] and state [F, K] of rows with these keys."""
     weight_FD = np.empty((len(keys_F), dim), np.float32)
     state_FK = np.empty((len(keys_F), optimizer.state_width(dim)), np.float32)
     kernels.initialize(weight_FD, state_FK, np.arange(len(keys_F), dtype=np.int32), keys_F, _bound(dim))
@@ -78,7 +78,7 @@ def initial(dim: int, optimizer: Optimizer, keys_F: Ints) -> tuple[Floats, Float
 
 
 class HostRows:
-    """Rows in memory, of which only touched pages are taken."""
+    """Rows in memory. Only pages that are used take memory."""
 
     def __init__(self, dim: int, optimizer: Optimizer, num_rows: int) -> None:
         self.dim, self.optimizer = dim, optimizer
@@ -87,15 +87,15 @@ class HostRows:
         self.state_RK: Floats = reserve((num_rows, optimizer.state_width(dim)), np.float32)
 
     def reset(self, rows_F: Rows, keys_F: Ints) -> None:
-        """Initial weights, a function of key and column alone, and empty state."""
+        """Sets initial weights, which depend on key and column alone, and state 0."""
         kernels.initialize(self.weight_RD, self.state_RK, rows_F, keys_F, _bound(self.dim))
 
     def locate(self, rows_U: Rows) -> Rows:
-        """The rows."""
+        """The row numbers themselves."""
         return rows_U
 
     def find(self, rows_N: Rows) -> tuple[Rows, Floats | None]:
-        """The rows."""
+        """The row numbers themselves."""
         return rows_N, None
 
     def forward(self, batch: Lookup, begin: int, end: int, input_BI: npt.NDArray[Any]) -> None:
@@ -122,7 +122,7 @@ class HostRows:
         return self.weight_RD[rows_N], self.state_RK[rows_N]
 
     def write(self, rows_N: Rows, weight_ND: Floats, state_NK: Floats) -> None:
-        """Sets weights and state."""
+        """Overwrites weights and state."""
         self.weight_RD[rows_N], self.state_RK[rows_N] = weight_ND, state_NK
 
 

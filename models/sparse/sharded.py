@@ -1,10 +1,10 @@
 """Rows sharded over processes by TorchRec (Ivchenko et al., RecSys 2022), updated by FBGEMM's fused optimizers.
 
-Every process looks up the whole batch: id maps, admission and eviction are replicas, so that they need no message. What
-is sharded is the memory of weights and state, and the work on them: a process asks for the pooled embeddings of its
-share of the batch, and gives their gradient back.
+Every process looks up the whole batch: id maps, admission and eviction are replicated, so that they need no messages.
+Weights, state and the work on them are sharded: a process requests the pooled embeddings of its share of the batch and
+returns their gradient.
 
-TorchRec's tables are of fixed size, so a row of an id holds a slot of its table; slots of evicted rows are given again.
+TorchRec's tables have a fixed size, so each row gets a slot of its table. Slots of evicted rows are reused.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from models.sparse.device import as_tensor, moves
 from models.sparse.id_map import Ints, Rows
 from models.sparse.id_map_kernels import NUM_FREE
 from models.sparse.lookup import Lookup
+from models.sparse.memory import reserve
 from models.sparse.optimizers import Optimizer
 from models.sparse.rows import Floats, Step, initial
-from models.sparse.storage import reserve
 from models.sparse.tables import RESERVED_ROWS, DynamicTables
 
 EXTRA = "pip install 'recloop[distributed]'"
 
 
 class Slots:
-    """Slots 1 … capacity of a table, of which slot 0 is the default row's. With `parts`, they are given out in turn
-    from as many equal ranges: so row-wise shards fill evenly."""
+    """The slots 1 … capacity of a table; slot 0 is the default row's. With `parts`, slots are taken from that many
+    equal ranges in turn, so that row-wise shards fill evenly."""
 
     def __init__(self, capacity: int, parts: int = 1) -> None:
         self.parts, self.part_size = parts, -(-(capacity + 1) // parts)
@@ -44,16 +44,16 @@ class Slots:
 
     @property
     def size(self) -> int:
-        """Slots in all, the default's among them; a multiple of `parts`."""
+        """The number of slots, with the default row's; a multiple of `parts`."""
         return self.parts * self.part_size
 
     @property
     def num_free(self) -> int:
-        """Slots that can be given."""
+        """The number of free slots."""
         return self.size - self.num_given + len(self._returned)
 
     def give(self, number: int) -> Ints:
-        """Some free slots, those last returned first."""
+        """Takes free slots, the last returned first."""
         cut = max(len(self._returned) - number, 0)
         again, self._returned = self._returned[cut:][::-1], self._returned[:cut]
         fresh = np.arange(self.num_given, self.num_given + number - len(again))
@@ -67,8 +67,8 @@ class Slots:
 
 @dataclass(frozen=True)
 class Shard:
-    """This process's part of a table: rows from `begin` on, in some columns of weights and of state. A `replica` is all
-    of the table, and every process has one."""
+    """This process's part of a table: rows from `begin` on, and some columns of weights and of state. A `replica` is
+    the whole table, which every process has."""
 
     begin: int
     columns: slice
@@ -79,10 +79,12 @@ class Shard:
 
 
 class ShardedRows:
-    """A storage of rows, see `rows.Storage`. All processes must call `forward`, `update` and `read` in one order; the
-    rest needs no message. `names`: of tables; `table_F`: the table of each feature; `device`: of this process's shards.
+    """A storage (see `rows.Storage`). All processes must call `forward`, `update` and `read` in the same order; other
+    methods send no messages.
 
-    Raises BadInputError for settings that TorchRec does not know, or where it is not installed.
+    `names`: the tables; `table_F`: the table of each feature; `device`: where this process's shards are.
+
+    Raises BadInputError for settings that TorchRec does not support, or if it is not installed.
     """
 
     def __init__(
@@ -99,8 +101,8 @@ class ShardedRows:
         self.dim, self.optimizer = dim, Optimizer(train.embedding_optimizer, train.embedding_epsilon)
         self.names, self.table_F, self.group, self.device = list(names), list(table_F), group, device
         self.fetched_M: Rows | None = None
-        self.slot_R: Rows = reserve((RESERVED_ROWS,), np.int32)  # 0: the default row's, or none
-        self.holder_R: npt.NDArray[np.int16] = reserve((RESERVED_ROWS,), np.int16)  # the table that a slot is of
+        self.slot_R: Rows = reserve((RESERVED_ROWS,), np.int32)  # 0: the default row's slot, or no slot
+        self.holder_R: npt.NDArray[np.int16] = reserve((RESERVED_ROWS,), np.int16)  # the table that the slot belongs to
         self.holder_R[: len(names)] = np.arange(len(names))
         self._tables: DynamicTables | None = None
         settings = train.distributed
@@ -117,20 +119,20 @@ class ShardedRows:
         self.write(np.arange(len(names), dtype=np.int32), *self._zeros(len(names)))
 
     def bind(self, tables: DynamicTables) -> None:
-        """Tells of the tables, which know the table of each row and which rows are free."""
+        """Sets the tables, which know the table of each row and the free rows. They are created after this storage."""
         self._tables = tables
 
     def reset(self, rows_F: Rows, keys_F: Ints) -> None:
-        """Gives rows a slot of their table, initial weights and empty state.
+        """Gives each row a slot of its table, initial weights and state 0.
 
-        Raises BadInputError where a table is full.
+        Raises BadInputError if a table is full.
         """
-        assert self._tables is not None  # noqa: S101 (bound when they were made)
+        assert self._tables is not None  # noqa: S101 (set by `bind`)
         self._take_back(rows_F)
         table_F = self._tables.table_R[rows_F]
         for table in map(int, np.unique(table_F)):
             rows, slots = rows_F[table_F == table], self.slots[table]
-            if slots.num_free < len(rows):  # those of rows that were evicted, and that no id has yet
+            if slots.num_free < len(rows):  # also take the slots of evicted rows
                 ids = self._tables.ids
                 self._take_back(ids.free_rows[: ids.counters[NUM_FREE]])
             if slots.num_free < len(rows):
@@ -142,29 +144,29 @@ class ShardedRows:
         self.write(rows_F, *initial(self.dim, self.optimizer, keys_F))
 
     def locate(self, rows_U: Rows) -> Rows:
-        """Slots of rows, each in its row's table."""
+        """The slot of each row, in the row's table."""
         return self.slot_R[rows_U]
 
     def find(self, rows_N: Rows) -> tuple[Rows, Floats | None]:
-        """Slots of rows, each in its row's table."""
+        """The slot of each row, in the row's table."""
         return self.slot_R[rows_N], None
 
     def forward(self, batch: Lookup, begin: int, end: int, input_BI: npt.NDArray[Any]) -> None:
-        """See `DynamicTables.forward`. [begin, end) must be this process's share. Where autograd is on, the graph is
-        kept for `update`."""
+        """See `DynamicTables.forward`. [begin, end) must be this process's share. If autograd is on, its graph is kept
+        for `update`."""
         emb_BE = self._pool(batch, begin, end)
         as_tensor(input_BI)[:, : emb_BE.shape[1]] = emb_BE.detach()
         self._pooled = (slice(begin, end), emb_BE) if emb_BE.requires_grad else None
 
     def update(self, batch: Lookup, gradient_BI: npt.NDArray[Any], step: Step, part: int, parts: int) -> None:
-        """See `DynamicTables.update`. The first part does all, for this process's share of the batch."""
+        """See `DynamicTables.update`. The first part updates everything for this process's share of the batch."""
         if part or self._pooled is None:
             return
         (share, emb_BE), self._pooled = self._pooled, None
-        if step.rate != self._rate:  # in warm-up: FBGEMM updates at the rate that it knew at the forward pass
+        if step.rate != self._rate:  # in warm-up: FBGEMM uses the rate that was set at the forward pass
             for options in self.collection.fused_optimizer.param_groups:
                 options["lr"] = step.rate
-            self.collection.fused_optimizer.step()  # no step: it hands the rate over
+            self.collection.fused_optimizer.step()  # makes no step, only passes the rate on
             self._rate, emb_BE = step.rate, self._pool(batch, share.start, share.stop)
         gradient_BE = as_tensor(gradient_BI[share])[:, : emb_BE.shape[1]].float() * step.unscale
         emb_BE.backward(gradient_BE.to(self.device))
@@ -172,10 +174,10 @@ class ShardedRows:
             self._update_replica(table, parameter, batch, step)
 
     def read(self, rows_N: Rows) -> tuple[Floats, Floats]:
-        """Weights [N, D] and state [N, K], gathered from all processes."""
+        """Weights [N, D] and state [N, K], gathered from all processes. A collective call."""
         weight_ND, state_NK = self._zeros(len(rows_N))
         for places, shard, index in self._parts(rows_N):
-            if not shard.replica or self.group.leads:
+            if not shard.replica or self.group.is_leader:
                 weight_ND[places, shard.columns] = shard.weight[index].cpu().numpy()
                 if shard.state is not None:
                     state_NK[places, shard.state_columns] = shard.state[index].cpu().numpy()
@@ -184,7 +186,7 @@ class ShardedRows:
         return weight_ND, state_NK
 
     def write(self, rows_N: Rows, weight_ND: Floats, state_NK: Floats) -> None:
-        """Sets weights and state: of the rows that lie here."""
+        """Overwrites weights and state of those rows that this process holds."""
         for places, shard, index in self._parts(rows_N):
             shard.weight[index] = torch.from_numpy(weight_ND[places, shard.columns]).to(self.device)
             if shard.state is not None:
@@ -210,7 +212,7 @@ class ShardedRows:
         self.slot_R[rows] = 0
 
     def _parts(self, rows_N: Rows) -> Iterator[tuple[Ints, Shard, Tensor]]:
-        """What of the rows lies here: places among them, the shard, and where in it."""
+        """The rows that this process holds: their indices in `rows_N`, the shard, and their indices in the shard."""
         holder_N, slot_N = self.holder_R[rows_N], self.slot_R[rows_N]
         for table in np.unique(holder_N):
             for shard in self.shards[table]:
@@ -220,8 +222,11 @@ class ShardedRows:
                     yield places, shard, torch.from_numpy(index_N[places]).long().to(self.device)
 
     def _jagged(self, batch: Lookup, begin: int, end: int) -> Any:
-        """The slots of samples [begin, end), feature by feature. TorchRec wants equal batches of all processes: a share
-        that is a sample short ends with one that has no ids."""
+        """The slots of samples [begin, end), feature by feature.
+
+        TorchRec needs batches of equal size in all processes: a share that is one sample shorter gets a sample without
+        ids.
+        """
         from torchrec import KeyedJaggedTensor
 
         num_samples, num_slots = batch.places_BS.shape
@@ -239,7 +244,7 @@ class ShardedRows:
         )
 
     def _update_replica(self, table: int, parameter: Tensor, batch: Lookup, step: Step) -> None:
-        """TorchRec leaves the update of data-parallel tables to us; their gradients are means over processes."""
+        """Updates a data-parallel table, which TorchRec does not. Its gradients are means over processes."""
         assert self._tables is not None  # noqa: S101
         assert parameter.grad is not None  # noqa: S101
         slots = batch.places_U[self._tables.table_R[batch.rows_U] == table]
@@ -247,7 +252,7 @@ class ShardedRows:
         gradient_UD = parameter.grad[index] * self.group.size
         parameter.grad[index] = 0
         (shard,) = self.shards[table]
-        assert shard.state is not None  # noqa: S101 (sgd's has no columns)
+        assert shard.state is not None  # noqa: S101 (for sgd it has no columns)
         moved_UD, shard.state[index] = moves(self.optimizer, gradient_UD, shard.state[index], step)
         shard.weight[index] -= moved_UD
 
@@ -261,7 +266,7 @@ class ShardedRows:
         from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs_registry
         from torchrec.distributed.types import ShardingEnv
 
-        set_gradient_division(False)  # the loss is of the whole batch: gradients of shares add up
+        set_gradient_division(False)  # the loss is of the whole batch, so gradients of shares are summed
         tables = [
             EmbeddingBagConfig(
                 name=f"t{table}",
@@ -288,7 +293,7 @@ class ShardedRows:
         plan = self._planned(collection, sharder) if settings.planner else self._plan(collection, sharder, kinds)
         self._kinds = [plan[f"t{table}"].sharding_type for table in range(len(tables))]
         env = ShardingEnv.from_process_group(distributed.group.WORLD)
-        with torch.random.fork_rng(devices=[]):  # the network's initial weights are the same as without
+        with torch.random.fork_rng(devices=[]):  # so that the network's initial weights do not depend on this
             return sharder.shard(collection, plan, env=env, device=self.device)
 
     def _plan(self, collection: Any, sharder: Any, kinds: Sequence[str]) -> Any:
@@ -298,7 +303,7 @@ class ShardedRows:
         rows_P = [0] * size
         wanted = {}
         for table in sorted(range(len(kinds)), key=lambda t: -self.slots[t].size):
-            if kinds[table] == "table_wise":  # the largest first, each to the process that has least
+            if kinds[table] == "table_wise":  # the largest first, each to the process with the fewest rows
                 rank = rows_P.index(min(rows_P))
                 rows_P[rank] += self.slots[table].size
                 wanted[f"t{table}"] = plans.table_wise(rank, compute_kernel="fused")
@@ -313,7 +318,7 @@ class ShardedRows:
         )
 
     def _planned(self, collection: Any, sharder: Any) -> Any:
-        """TorchRec's own plan, among the kinds that keep a row whole. On CPUs it never shards by rows."""
+        """TorchRec's own plan, among the kinds that do not split a row. On CPUs it never shards by rows."""
         from torch import distributed
         from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
 
@@ -350,7 +355,7 @@ class ShardedRows:
 
 
 def _check(dim: int, train: Train, names: Sequence[str]) -> None:
-    """Raises BadInputError for what can't be sharded."""
+    """Raises BadInputError for settings that cannot be sharded, or if TorchRec is not installed."""
     mistakes = [mistake(*found) for found in sharding_problems(train, dim, names)]
     if mistakes:
         raise BadInputError("\n".join(mistakes))

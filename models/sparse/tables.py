@@ -1,12 +1,12 @@
-"""Dynamic embedding tables of raw 64-bit ids, all of one dimension in one arena.
+"""Dynamic embedding tables of raw 64-bit ids. All have one dimension and share one storage of rows.
 
-    batch = tables.lookup(ids, day)                  ids → rows; new ids get rows. May run a batch ahead
+    batch = tables.lookup(ids, day)                  ids → rows; new ids get rows. Can run one batch ahead
     tables.forward(batch, begin, end, input_BI)      gather and pool into the dense part's input
-    tables.update(batch, gradient_BI, step)          fused sparse optimizer; touched rows only
+    tables.update(batch, gradient_BI, step)          fused sparse optimizer; only rows of the batch change
     tables.make_room(keep)                           eviction, while no other batch is in flight
 
-Threads may run `forward` on ranges of samples, and `update` on parts, side by side; the bits stay the same.
-The first row of each table is its default: ids without a row share it.
+Threads can run `forward` on ranges of samples, and `update` on parts, in parallel; the bits stay the same.
+Each table has a default row, which all ids without a row share.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from models.sparse import row_kernels as kernels
 from models.sparse.admission import Sketch, leaving
 from models.sparse.id_map import Admission, Columns, Flags, IdMap, Ints, Rows
 from models.sparse.lookup import Ids, Lookup
+from models.sparse.memory import reserve
 from models.sparse.optimizers import Optimizer
 from models.sparse.rows import HostRows, Step, Storage
-from models.sparse.storage import reserve
 
-RESERVED_ROWS = 1 << 28  # address space, not memory
+RESERVED_ROWS = 1 << 28  # reserves address space, not memory
 BOOKKEEPING_BYTES = 2 + 4 + 4  # a row's table, day and count
 STATISTICS = ("lookups", "admitted", "rejected", "evicted")
-CACHE_STATISTICS = ("located", "fetched")  # distinct rows of batches; those that the cache did not hold
+CACHE_STATISTICS = ("located", "fetched")  # distinct rows of batches, and those of them that were not in the cache
 
 Floats = npt.NDArray[np.float32]
 
 
 class DynamicTables:
-    """Tables by name. `table_F`: the table of each feature, slots first. `settings`: admission and eviction of each
-    table that has any. `rows`: where rows live; in memory if not given."""
+    """Tables by name. `table_F`: the table of each feature, slots first. `settings`: admission and eviction of the
+    tables that have any. `storage`: of the rows (default: in memory)."""
 
     def __init__(
         self,
@@ -46,16 +46,16 @@ class DynamicTables:
         settings: Mapping[str, Embedding] | None = None,
         optimizer: Optimizer | None = None,
         *,
-        rows: Storage | None = None,
+        storage: Storage | None = None,
     ) -> None:
         self.dim, self.names, self.optimizer = dim, list(names), optimizer or Optimizer()
         self.table_F = np.array(table_F, np.int32)
         self.settings = [(settings or {}).get(name, Embedding()) for name in names]
         self.sketch = Sketch() if any(s.min_count > 1 for s in self.settings) else None
         self.ids = IdMap(max(len(names), 1))
-        self.rows: Storage = rows or HostRows(dim, self.optimizer, RESERVED_ROWS)
+        self.storage: Storage = storage or HostRows(dim, self.optimizer, RESERVED_ROWS)
         self.table_R: npt.NDArray[np.int16] = reserve((RESERVED_ROWS,), np.int16)
-        self.seen_R2: Rows = reserve((RESERVED_ROWS, 2), np.int32)  # count and day: one cache line for both
+        self.seen_R2: Rows = reserve((RESERVED_ROWS, 2), np.int32)  # count and day, side by side on one cache line
         self.count_R, self.day_R = self.seen_R2[:, 0], self.seen_R2[:, 1]
         self.table_R[: len(names)] = np.arange(len(names))
         self.rows_T = np.zeros(len(names), np.int64)
@@ -65,7 +65,7 @@ class DynamicTables:
         return len(self.ids)
 
     def start_day(self) -> None:
-        """Ages counts by half, so that an id must be seen often, not just for long; statistics begin anew."""
+        """Halves all counts, so that ids that are no longer seen lose their rank, and resets the statistics."""
         self.count_R[: self.ids.num_rows] >>= 1
         if self.sketch is not None:
             self.sketch.counts >>= 1
@@ -73,26 +73,28 @@ class DynamicTables:
             counts_T[:] = 0
 
     def lookup(self, ids: Ids, day: int) -> Lookup:
-        """Rows of a batch to learn from. A new id gets a row once the sketch has counted it often enough."""
+        """The rows of a batch to learn. A new id gets a row when the sketch has counted it often enough."""
         columns = Columns([*ids.slots, *(keys for keys, _ in ids.bags)], self.table_F)
         found = self.ids.resolve(columns, self._admission())
         rows_F, table_F = found.rows_U[found.fresh_F], self.table_F[found.fresh_column_F]
         if self.ids.num_rows > RESERVED_ROWS:
-            raise MemoryError(f"{self.ids.num_rows} rows of embeddings: this process holds {RESERVED_ROWS} at most")
+            raise MemoryError(
+                f"{self.ids.num_rows} embedding rows, but a process can hold {RESERVED_ROWS}; set embedding.capacity"
+            )
         kernels.reset(rows_F, table_F, self.table_R, self.count_R)
-        self.rows.reset(rows_F, found.fresh_key_F)
+        self.storage.reset(rows_F, found.fresh_key_F)
         self._count(columns, table_F, found.rejected_C)
-        places_U = self.rows.locate(found.rows_U)
-        if self.rows.fetched_M is not None:
-            self._count_cache(found.rows_U, self.rows.fetched_M)
+        places_U = self.storage.locate(found.rows_U)
+        if self.storage.fetched_M is not None:
+            self._count_cache(found.rows_U, self.storage.fetched_M)
         batch = self._group(ids, found.rows_U, places_U, found.place_N)
         kernels.touch(batch.rows_U, batch.offsets_U, day, self.seen_R2)
         return batch
 
     def find(self, ids: Ids) -> Lookup:
-        """Rows of a batch that is only scored: changes nothing."""
+        """The rows of a batch to score. Changes nothing."""
         columns = Columns([*ids.slots, *(keys for keys, _ in ids.bags)], self.table_F)
-        places_N, weight_PD = self.rows.find(self.ids.find(columns))
+        places_N, weight_PD = self.storage.find(self.ids.find(columns))
         nothing = np.empty(0, np.int32)
         num_slots = len(ids.slots)
         split = num_slots * ids.num_samples
@@ -104,18 +106,21 @@ class DynamicTables:
         )  # fmt: skip
 
     def forward(self, batch: Lookup, begin: int, end: int, input_BI: npt.NDArray[Any]) -> None:
-        """Embeddings of samples [begin, end), one feature after the other, into the columns of `input_BI`
-        [end - begin, I]: slots, then the mean over each bag (zeros where it is empty). Float32, or bfloat16 as uint16.
+        """Writes embeddings of samples [begin, end) into `input_BI` [end - begin, I], feature by feature.
+
+        Slots first, then the mean over each bag (zeros for an empty one). Float32, or bfloat16 as uint16.
         """
-        self.rows.forward(batch, begin, end, input_BI)
+        self.storage.forward(batch, begin, end, input_BI)
 
     def update(self, batch: Lookup, gradient_BI: npt.NDArray[Any], step: Step, part: int = 0, parts: int = 1) -> None:
-        """Updates a part of the batch's rows with the gradient of the whole batch's input."""
-        self.rows.update(batch, gradient_BI, step, part, parts)
+        """Updates one of `parts` parts of the batch's rows, with the gradient of the whole batch's input."""
+        self.storage.update(batch, gradient_BI, step, part, parts)
 
     def make_room(self, keep_U: Rows | None = None, *, over: int | None = None) -> int:
-        """Evicts from tables beyond their capacity and, when day `over` has ended, rows unseen for longer than their
-        time to live; never rows `keep_U`. Freed rows lose all their state. Returns how many left.
+        """Evicts rows from tables that exceed their capacity and, if day `over` has ended, rows beyond their time to
+        live.
+
+        Never evicts rows `keep_U`. A reused row is reinitialised. Returns the number of evicted rows.
         """
         full = [s.capacity is not None and self.rows_T[t] > s.capacity for t, s in enumerate(self.settings)]
         if not any(full) and not (over is not None and any(s.ttl_days for s in self.settings)):
@@ -136,8 +141,11 @@ class DynamicTables:
         return len(self.ids.remove(gone_R)) if gone_R.any() else 0
 
     def report(self) -> dict[str, dict[str, float]]:
-        """For each table its rows, what its ids met since the day began, the share of ids that had a row, and behind a
-        cache, the share of the batches' distinct rows that it held."""
+        """Statistics of each table since the day began.
+
+        `hit_rate`: the share of ids that had a row; `cache_hit_rate`: the share of the batches' distinct rows that were
+        in the cache.
+        """
         report = {}
         for table, name in enumerate(self.names):
             counts: dict[str, float] = {key: int(self.statistics[key][table]) for key in STATISTICS}
@@ -181,7 +189,7 @@ class DynamicTables:
         return Lookup(num_features, places_BS, bags, rows_U, places_U, offsets_U[:-1], segments_N, _scales(ids))
 
     def items(self) -> tuple[Ints, Rows]:
-        """All keys, ascending, and their rows: the same however they came in."""
+        """All keys, ascending, and their rows. The order does not depend on the order of insertion."""
         return self.ids.items()
 
     @property
@@ -190,12 +198,12 @@ class DynamicTables:
         return np.arange(len(self.names), dtype=np.int32)
 
     def load(self, keys_R: Ints, table_R: npt.NDArray[np.int16], day_R: Rows, count_R: Rows) -> Rows:
-        """Fills empty tables with keys and what is known of them; returns their rows, still as new."""
+        """Fills empty tables with keys, their days and counts. Returns their rows, with initial weights."""
         first = self.ids.num_defaults
         rows_R = np.arange(first, first + len(keys_R), dtype=np.int32)
         self.ids.load(keys_R, rows_R)
         self.table_R[rows_R], self.day_R[rows_R], self.count_R[rows_R] = table_R, day_R, count_R
-        self.rows.reset(rows_R, keys_R)
+        self.storage.reset(rows_R, keys_R)
         self.rows_T[:] = np.bincount(table_R, minlength=len(self.names))
         return rows_R
 

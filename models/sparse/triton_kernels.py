@@ -1,7 +1,8 @@
-"""The passes of `row_kernels` as Triton kernels: one read of each row, no tensor in between.
+"""The kernels of `row_kernels` in Triton: each row is read once, without intermediate tensors.
 
-Shapes as in `row_kernels`. A program owns what it writes, and adds in the order of the batch by tiles of fixed size, so
-that the bits do not depend on how programs are scheduled. `PAD`: D rounded up to a power of two, as Triton needs.
+Shapes as in `row_kernels`. Each output is written by one program, which adds in the order of the batch in tiles of
+fixed size, so that the bits do not depend on how programs are scheduled. `PAD`: D rounded up to a power of two, for
+Triton.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ FIRST_DECAY, SECOND_DECAY = tl.constexpr(FIRST), tl.constexpr(SECOND)
 
 
 def forward(weight_RD: Tensor, batch: DeviceLookup, input_BI: Tensor) -> None:
-    """Gathers the slots and pools the bags of a batch into the columns of `input_BI`, in its type."""
+    """Gathers the slots and pools the bags of a batch into the columns of `input_BI`, in the type of `input_BI`."""
     dim, width = weight_RD.shape[1], input_BI.stride(0)
     num_samples, num_slots = batch.places_BS.shape
     shape = {"DIM": dim, "PAD": triton.next_power_of_2(dim)}

@@ -1,10 +1,10 @@
 """A day of training: predict, then learn, in one pass.
 
-1. The parent, carried over to the features of today, scores the whole day, of which it has learned nothing: the
-   progressive scores.
-2. It learns the day's first rows, shuffled; `train.holdout_share` of the rows, the last by event time, wait.
-3. It scores those: the gate's scores, of the challenger that the day may promote.
-4. It learns them too, and 5. is written, with the scores.
+1. The parent's checkpoint is restored into a model with today's features. It scores the whole day before it learns any
+   of it: the progressive scores.
+2. It learns the day's first rows, shuffled. The last rows by event time, `train.holdout_share` of them, are held out.
+3. It scores the holdout: the scores by which the gate judges the challenger that the day may promote.
+4. It learns the holdout too. 5. The checkpoint is written, with the scores.
 
 Everything random is seeded by scenario, day and `train.seed`; equal inputs give equal bytes.
 """
@@ -55,36 +55,38 @@ def train_day(
     progress: bool = False,
     group: Group | None = None,
 ) -> dict[str, Any]:
-    """Carries the parent's checkpoint on over a day's samples (folders) and writes the next one into `output`.
+    """Continues from the parent's checkpoint over a day's samples (folders) and writes the next one into `output`.
 
-    `group`: the processes that train together; all are called alike, and the first writes and returns for all.
-    `resume`: a folder that outlives a killed run; the next run with the same inputs goes on from what lies there.
-    Returns metrics: progressive and holdout metrics per task, rows, rows per second, sizes, statistics of the tables.
+    `group`: the processes that train together. All are called with the same arguments; rank 0 writes the checkpoint and
+    returns the metrics, the others return {}. `resume`: a folder for snapshots, from which the next run with the same
+    inputs continues if this one is killed.
+
     Raises CorruptError for an unreadable parent or samples file, BadInputError for samples that do not fit.
     """
-    layout, tasks, leads = Layout.from_scenario(scenario), scenario.tasks, group is None or group.leads
+    layout, tasks, is_leader = Layout.from_scenario(scenario), scenario.tasks, group is None or group.is_leader
     parquet = open_samples(samples / "samples.parquet", layout, tasks)
     num_rows = parquet.metadata.num_rows
     cut = min(max(round(num_rows * (1 - scenario.train.holdout_share)), 1), max(num_rows - 1, 1))
-    num_passes = num_rows + (num_rows - cut) + (num_rows if parent else 0)  # rows learned, judged, scored
+    # Rows that are learned, scored for the gate, scored by the parent.
+    num_passes = num_rows + (num_rows - cut) + (num_rows if parent else 0)
     with reproducible(_seed(scenario, ds)), ThreadPool(scenario.train.threads) as thread_pool:
         ranker = make_ranker(
             layout, tasks, scenario.model, scenario.train, scenario.embeddings, scratch=output, group=group
         )
         ranker.thread_pool = thread_pool
-        if leads and (warning := slow_precision(ranker.train.precision, ranker.device.type)):
+        if is_leader and (warning := slow_precision(ranker.train.precision, ranker.device.type)):
             print(f"train {ds}: warning: {warning}", file=sys.stderr, flush=True)
-        bar = Progress(f"train {ds}", num_passes, progress, quiet=not leads)
+        bar = Progress(f"train {ds}", num_passes, progress, quiet=not is_leader)
         day = _Day(scenario, ds, parquet, ranker, Snapshots(resume), bar)
-        if not day.go_on():
+        if not day.resume():
             if parent:
                 day.restored = checkpoints.restore(ranker, parent)
             ranker.tables.start_day()
             day.scores["progressive"] = day.score(0, num_rows) if parent else _unknown(num_rows, len(tasks))
-        if not day.position.rest:
+        if not day.position.in_holdout:
             day.learn(0, cut)
             day.scores["gate"] = np.concatenate([_unknown(cut, len(tasks)), day.score(cut, num_rows)])
-            day.note(Position(day.position.rows, rest=True))
+            day.advance_to(Position(day.position.rows, in_holdout=True))
         day.learn(cut, num_rows)
         ranker.tables.make_room(over=day.number)
         day.progress.close()
@@ -99,10 +101,10 @@ def train_day(
     }
     sent = {}
     if ranker.exchange is not None:
-        ranker.exchange.gather_rest()
+        ranker.exchange.gather_residual()
         sent = ranker.exchange.report()
-    checkpoints.save(ranker, output if leads else None, facts)
-    if not leads:
+    checkpoints.save(ranker, output if is_leader else None, facts)
+    if not is_leader:
         return {}
     _write_predictions(parquet, tasks, progressive_NT, gate_NT, output / "predictions.parquet")
     judged = _judge(parquet, tasks, progressive_NT if parent else None, gate_NT)
@@ -135,7 +137,7 @@ def score(checkpoint: Path, samples: pa.Table) -> dict[str, Floats]:
 
 @dataclass
 class _Day:
-    """The samples of a day, learned and scored by ranges of rows. `position`: what has been learned."""
+    """The samples of a day, learned and scored by ranges of rows. `position`: how far it has learned."""
 
     scenario: Scenario
     ds: str
@@ -152,24 +154,24 @@ class _Day:
 
     @property
     def number(self) -> int:
-        """The day, counted."""
+        """The day as a number, counted from year 1."""
         return date.fromisoformat(self.ds).toordinal()
 
-    def go_on(self) -> bool:
-        """Goes back to where a killed run was; False where none was."""
+    def resume(self) -> bool:
+        """Continues from the last snapshot of a killed run. Returns False if there is none."""
         found = self.snapshots.load(self.ranker)
         if found is None:
             return False
         self.position, self.restored, self.scores = found
         return True
 
-    def note(self, position: Position) -> None:
-        """Moves on; what is learned is written down every `train.snapshot_rows`."""
+    def advance_to(self, position: Position) -> None:
+        """Records the new position, and writes a snapshot every `train.snapshot_rows` rows."""
         rows_before = self.position.rows // self.scenario.train.snapshot_rows
         self.position = position
         if position.rows // self.scenario.train.snapshot_rows > rows_before:
             if self.ranker.exchange is not None:
-                self.ranker.exchange.gather_rest()  # with or without a folder: it shows in the bits
+                self.ranker.exchange.gather_residual()  # also without a folder for snapshots, because it changes bits
             self.snapshots.save(self.ranker, position, self.restored, self.scores)
 
     def learn(self, begin: int, end: int) -> None:
@@ -181,7 +183,7 @@ class _Day:
             for num_rows, loss in self.ranker.learn(batches, self.number):
                 self.progress.advance(num_rows, f"loss {loss:.4f}")
             self.rows_learned += len(block)
-            self.note(Position(self.position.rows + len(block), self.position.rest, number + 1))
+            self.advance_to(Position(self.position.rows + len(block), self.position.in_holdout, number + 1))
         self.learn_s += time.perf_counter() - started
 
     def _blocks(self, begin: int, end: int, skip: int = 0) -> Iterator[Block]:
@@ -203,12 +205,12 @@ class _Day:
 
 @contextlib.contextmanager
 def reproducible(seed: int) -> Iterator[None]:
-    """Seeds torch, asks it for deterministic kernels and one thread each, and puts all back afterwards."""
+    """Seeds torch and sets it to deterministic kernels of one thread each; restores its settings afterwards."""
     before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         torch.set_num_threads(1)
-        # As use_deterministic_algorithms(True), which imports the whole compiler (2 s) to tell it too.
+        # The same as use_deterministic_algorithms(True), which would also import torch's compiler (2 s).
         torch.set_deterministic_debug_mode("error")
         try:
             yield
@@ -218,7 +220,7 @@ def reproducible(seed: int) -> Iterator[None]:
 
 
 def _seed(scenario: Scenario, ds: str, *part: int) -> int:
-    """A seed that is the same in every process: Python's own hash of text is not."""
+    """A seed that is equal in every process, which Python's own hash of text is not."""
     text = "\0".join([scenario.name, ds, str(scenario.train.seed), *map(str, part)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "little")
 
@@ -250,7 +252,7 @@ def _write_predictions(
 def _judge(
     parquet: pq.ParquetFile, tasks: tuple[str, ...], progressive_NT: Floats | None, gate_NT: Floats
 ) -> dict[str, Any]:
-    """{"progressive": {task: metrics}, "holdout": {task: metrics}}; unknown labels and unscored rows are left out."""
+    """Metrics of each task, without the rows whose label is unknown and those that have no score."""
     table = parquet.read(["key.user", *(f"label.{task}" for task in tasks)])
     users = table.column("key.user").combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
     judged: dict[str, Any] = {"progressive": {}, "holdout": {}}
@@ -270,5 +272,5 @@ def _metrics(users: Any, labels: Floats, scores: Floats) -> dict[str, float | in
         "normalized_entropy": metrics.normalized_entropy(labels, scores),
         "calibration": metrics.calibration(labels, scores),
     }
-    # JSON knows no NaN: a metric that is undefined (one class only) is null.
+    # JSON has no NaN: a metric that is undefined (one class only) is null.
     return {**{k: round(v, 6) if np.isfinite(v) else None for k, v in values.items()}, "rows": len(labels)}

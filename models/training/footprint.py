@@ -1,4 +1,4 @@
-"""What a day's training would begin with: rows and bytes, told before any of it is read or made."""
+"""The rows and bytes that a day's training would begin with, computed before any of it is read or allocated."""
 
 from __future__ import annotations
 

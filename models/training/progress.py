@@ -1,4 +1,4 @@
-"""How far a long loop is: a bar on a terminal, a plain line every few seconds in a log."""
+"""Shows the progress of a long loop: a bar on a terminal, a plain line every few seconds in a log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress:
-    """Counts rows up to `total`. `bar` asks for a rich progress bar where stderr is a terminal, `quiet` for nothing."""
+    """Counts rows up to `total`. `bar`: show a progress bar if stderr is a terminal; `quiet`: show nothing."""
 
     def __init__(self, title: str, total: int, bar: bool, quiet: bool = False) -> None:
         self.title, self.total, self.done, self.quiet = title, total, 0, quiet
@@ -24,7 +24,7 @@ class Progress:
             self._bar.start()
 
     def advance(self, rows: int, note: str) -> None:
-        """Tells that `rows` more are done."""
+        """Adds `rows` to the rows that are done, and shows `note` beside them."""
         self.done += rows
         if self._bar:
             self._bar.update(self._task, advance=rows, description=f"{self.title} {note}")

@@ -1,9 +1,8 @@
-"""A day of training shared by processes, which torchrun's agent starts, watches and ends together: on this machine, or
-on each of several.
+"""A day of training by several processes, on one node or on several. torchrun's agent starts and ends them together.
 
-`train_day_on_ranks` writes down what is to be done, `main` does it in each process, and the first one's result, or the
-first error, is handed back through the same folder. Machines meet at a store of the leading one's. There it leaves what
-ended its training, for the others, which otherwise only see that it is gone.
+`train_day_on_ranks` writes the job into a folder, `main` runs it in each process, and rank 0's result or the first
+error is returned through the same folder. Nodes share a key-value store of node 0. If the training fails, node 0
+leaves the cause there: the other nodes would only see that their connections were lost.
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ if TYPE_CHECKING:
 
 JOB, RESULT, ERRORS = "job.json", "result.json", "error-*.json"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent ends
-LOST = RetryLaterError.exit_code  # a rank that lost the others ends with it, and without a word
-CAUSE_S = 3  # what ended the others is seen before those that lost them
-WORD_S = 10  # how long machines wait for each other's words
+PR_SET_PDEATHSIG = 1  # Linux: sets the signal that a process gets when its parent ends
+LOST = RetryLaterError.exit_code  # the exit code of a rank that only lost the others
+CAUSE_S = 3  # a rank that lost the others waits, so that the agent sees the failed rank first
+MESSAGE_S = 10  # how long nodes wait for each other's messages in the store
 
 
 def train_day_on_ranks(
@@ -53,115 +52,115 @@ def train_day_on_ranks(
     resume: Path | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """As `training.train_day`, by `train.distributed.ranks` processes, of which each machine starts an equal share.
+    """Trains like `train_day`, with `train.distributed.ranks` processes. Each node starts an equal share of them.
 
-    All machines are called alike, with the same inputs. The leading one's `output` is written and its `resume` used, if
-    it has one; the others' results are empty. Raises what processes raise, in a machine that only lost the others what
-    the leading one does; RetryLaterError where a process was killed or a machine was lost or did not come;
-    BadInputError where machines can't share the processes equally or were told different things.
+    All nodes are called with the same inputs. Node 0 writes its `output` and uses its `resume` folder, if it has one;
+    the results of other nodes are empty. Raises the error of the first process that failed; a node whose processes only
+    lost the others raises node 0's error. RetryLaterError: a process was killed, or a node was lost or did not connect.
+    BadInputError: the nodes cannot share the processes equally, or have different inputs.
     """
-    machines = Nodes.from_environment()
+    nodes = Nodes.from_environment()
     with tempfile.TemporaryDirectory(prefix="recloop-ranks-") as name:
         folder = Path(name)
         paths = [str(path.resolve()) if path else None for path in (samples, parent, output, resume)]
         document = scenario.model_dump(mode="json", by_alias=True)
         job = {"scenario": document, "ds": ds, "paths": paths, "progress": progress}
         (folder / JOB).write_text(json.dumps(job))
-        _launch(scenario, ds, folder, machines)
-        result: dict[str, Any] = json.loads((folder / RESULT).read_text()) if machines.leads else {}
+        _start(scenario, ds, folder, nodes)
+        result: dict[str, Any] = json.loads((folder / RESULT).read_text()) if nodes.is_leader else {}
     return result
 
 
-def _launch(scenario: Scenario, ds: str, folder: Path, machines: Nodes) -> None:
+def _start(scenario: Scenario, ds: str, folder: Path, nodes: Nodes) -> None:
     from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     distributed = scenario.train.distributed
-    num_local = machines.share(distributed.ranks)
-    meeting = machines.meet(distributed.timeout_s)
+    num_local = nodes.share(distributed.ranks)
+    store = nodes.meet(distributed.timeout_s)
     one = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "local_addr": "127.0.0.1", "run_id": folder.name}
     several = {
         "rdzv_backend": "static",
-        "rdzv_endpoint": f"{machines.address}:{machines.port}",
-        "rdzv_configs": {"rank": machines.rank, "timeout": distributed.timeout_s},
+        "rdzv_endpoint": f"{nodes.address}:{nodes.port}",
+        "rdzv_configs": {"rank": nodes.rank, "timeout": distributed.timeout_s},
         "run_id": "train",
     }
     config = LaunchConfig(
-        min_nodes=machines.size,
-        max_nodes=machines.size,
+        min_nodes=nodes.size,
+        max_nodes=nodes.size,
         nproc_per_node=num_local,
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=str(folder)),
-        **(one if meeting is None else several),
+        **(one if store is None else several),
     )
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}  # the agent puts its own in their place
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}  # the agent replaces them
     failures: dict[int, ProcessFailure] = {}
     try:
         elastic_launch(config, sys.executable)("-m", "models.training.ranks", str(folder))
         return
     except ChildFailedError as error:
         failures = error.failures
-    except DistError:  # an agent lost the leading one's store: as a rank that lost the others
+    except DistError:  # the agent lost node 0's store: the same as a rank that lost the others
         pass
     finally:
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():
                 signal.signal(number, handler or signal.SIG_DFL)
     cause, lost = _cause(failures, folder, scenario, ds)
-    raise _cause_of_all(cause, lost, machines, meeting)
+    raise _cause_of_all(cause, lost, nodes, store)
 
 
 def _cause(failures: dict[int, ProcessFailure], folder: Path, scenario: Scenario, ds: str) -> tuple[Exception, bool]:
-    """What ended this machine's ranks, and whether it is only that they lost the others."""
+    """Why this node's ranks ended, and whether they only lost the others."""
     distributed = scenario.train.distributed
-    goes_on = "the same command goes on from where the day's last snapshot was"
-    for file in folder.glob(ERRORS):  # all tell the same
-        told = json.loads(file.read_text())
-        return getattr(errors, told["type"])(told["message"]), False
+    goes_on = "the same command continues from the day's last snapshot"
+    for file in folder.glob(ERRORS):  # all ranks raise the same error
+        found = json.loads(file.read_text())
+        return getattr(errors, found["type"])(found["message"]), False
     codes = {rank: failure.exitcode for rank, failure in failures.items()}
-    # A process that is killed takes the others' connections with it: the signal is the cause, not their errors.
+    # When a process is killed, the others lose their connections. Then the signal is the cause.
     for rank in (rank for rank, code in codes.items() if code < 0):
         return RetryLaterError(
-            f"train of {ds}: rank {rank} of {distributed.ranks} was ended by {failures[rank].signal_name()} (SIGKILL is"
-            f" often the end of memory: lower train.distributed.ranks or capacity); {goes_on}"
+            f"train of {ds}: rank {rank} of {distributed.ranks} was ended by {failures[rank].signal_name()} (SIGKILL"
+            f" often means out of memory: lower train.distributed.ranks or capacity); {goes_on}"
         ), False
     for rank in (rank for rank, code in codes.items() if code != LOST):
-        told = f"train of {ds}: rank {rank} of {distributed.ranks} failed, see its traceback above"
-        return RuntimeError(told), False
+        message = f"train of {ds}: rank {rank} of {distributed.ranks} failed, see its traceback above"
+        return RuntimeError(message), False
     return RetryLaterError(
-        f"train of {ds}: others of the {distributed.ranks} ranks have ended, or were not heard of for"
-        f" {distributed.timeout_s} s (train.distributed.timeout_s); what their machines say is the cause; {goes_on}"
+        f"train of {ds}: other ranks of the {distributed.ranks} have ended, or did not answer for"
+        f" {distributed.timeout_s} s (train.distributed.timeout_s); the logs of their nodes say why; {goes_on}"
     ), True
 
 
-def _cause_of_all(cause: Exception, lost: bool, machines: Nodes, meeting: TCPStore | None) -> Exception:
-    """The leading machine's cause, in those that only lost the others; it waits until they have it."""
-    if meeting is None:
+def _cause_of_all(cause: Exception, lost: bool, nodes: Nodes, store: TCPStore | None) -> Exception:
+    """Node 0's cause, if this node only lost the others. Node 0 waits until the other nodes have read it."""
+    if store is None:
         return cause
     from torch.distributed import DistError
 
-    others = [f"told/{rank}" for rank in range(1, machines.size)]
-    with contextlib.suppress(DistError):  # whoever has gone needs no word, or left none
-        if machines.leads:
+    others = [f"read/{rank}" for rank in range(1, nodes.size)]
+    with contextlib.suppress(DistError):  # a node that has ended needs no message, or left none
+        if nodes.is_leader:
             kind = type(cause).__name__ if isinstance(cause, RecloopError) else RecloopError.__name__
-            meeting.set("cause", json.dumps({"type": kind, "message": str(cause)}))
-            meeting.wait(others, timedelta(seconds=WORD_S))
+            store.set("cause", json.dumps({"type": kind, "message": str(cause)}))
+            store.wait(others, timedelta(seconds=MESSAGE_S))
         elif lost:
-            meeting.wait(["cause"], timedelta(seconds=WORD_S))
-            told = json.loads(meeting.get("cause"))
-            cause = getattr(errors, told["type"])(f"machine 0 of {machines.size}: {told['message']}")
-    if not machines.leads:
+            store.wait(["cause"], timedelta(seconds=MESSAGE_S))
+            found = json.loads(store.get("cause"))
+            cause = getattr(errors, found["type"])(f"node 0 of {nodes.size}: {found['message']}")
+    if not nodes.is_leader:
         with contextlib.suppress(DistError):
-            meeting.set(others[machines.rank - 1], "")
+            store.set(others[nodes.rank - 1], "")
     return cause
 
 
 def main(folder: Path) -> None:
-    """What each process does. torchrun's variables tell which it is."""
+    """Runs the job in one process. torchrun's variables say which rank it is."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    logging.disable(logging.WARNING)  # TorchRec's notes to its developers
+    logging.disable(logging.WARNING)  # TorchRec logs notes for its own developers
     warnings.simplefilter("ignore")
     if os.environ["GROUP_WORLD_SIZE"] == "1":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
@@ -175,14 +174,12 @@ def main(folder: Path) -> None:
     assert samples and output  # noqa: S101 (they always are)
     try:
         with joined(scenario.train.distributed.timeout_s) as group:
-            _check_told_the_same(job, group)
+            _check_same_inputs(job, group)
             if not group.broadcast_number(int(resume is not None)):
                 resume = None
             options = {"resume": resume, "progress": job["progress"]}
             result = train_day(scenario, job["ds"], samples, parent, output, **options, group=group)
-            group.broadcast_number(
-                0
-            )  # whoever has no more to do ends with the leading one, which writes for all, and as it does
+            group.broadcast_number(0)  # the others wait until rank 0 has written
     except RecloopError as error:
         file = folder / ERRORS.replace("*", os.environ["RANK"])
         file.with_suffix(".part").write_text(json.dumps({"type": type(error).__name__, "message": str(error)}))
@@ -193,22 +190,22 @@ def main(folder: Path) -> None:
             raise
         time.sleep(CAUSE_S)
         sys.exit(LOST)
-    if group.leads:
+    if group.is_leader:
         (folder / RESULT).write_text(json.dumps(result))
 
 
-def _check_told_the_same(job: dict[str, Any], group: Group) -> None:
-    """Raises BadInputError in all processes where one has another scenario, day or input. Data lies where it lies."""
+def _check_same_inputs(job: dict[str, Any], group: Group) -> None:
+    """Raises BadInputError in all processes if one has another scenario, day or input. Paths of data may differ."""
     import torch
 
     inputs = [path and Path(path).name for path in job["paths"][:2]]  # a committed folder is named by its digest
-    told = json.dumps([{**job["scenario"], "data": None}, job["ds"], inputs], sort_keys=True)
-    digest = hashlib.blake2b(told.encode(), digest_size=7).digest()
+    compared = json.dumps([{**job["scenario"], "data": None}, job["ds"], inputs], sort_keys=True)
+    digest = hashlib.blake2b(compared.encode(), digest_size=7).digest()
     digests_W1 = group.all_gather(torch.tensor([int.from_bytes(digest)]))
     if (digests_W1 != digests_W1[0]).any():
         raise BadInputError(
-            f"train of {job['ds']}: the machines were told different things; start `recloop train` on all of them with"
-            " the same --scenario, --set, --ds and --store"
+            f"train of {job['ds']}: the nodes have different inputs; start `recloop train` on all of them with the same"
+            " --scenario, --set, --ds and --store"
         )
 
 
@@ -220,4 +217,4 @@ if __name__ == "__main__":
         code = ended.code
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # all is written; torch's threads, still running, can abort a process that ends the long way
+    os._exit(code)  # all is written; in a normal exit torch's threads, which still run, can abort the process

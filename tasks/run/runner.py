@@ -74,7 +74,7 @@ def run_step(
     check_day(scenario, ds)
     begun = time.time()
     config = DayConfig(scenario, ds, store, store.generation_of(ds), progress, options or {})
-    if declared.shared and not Nodes.from_environment().leads:
+    if declared.shared and not Nodes.from_environment().is_leader:
         return _help(declared, config, store, launcher or InProcess())
     try:
         outcome, commit = _run(declared, config, store, launcher or InProcess())

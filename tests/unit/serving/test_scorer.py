@@ -186,7 +186,7 @@ def test_an_export_of_another_format_is_refused(folder, tmp_path):
     shutil.copytree(folder, copy)
     facts = json.loads((copy / "serving.json").read_text())
     (copy / "serving.json").write_text(json.dumps({**facts, "format": 1}))
-    with pytest.raises(CorruptError, match="format 1 where this code reads 2"):
+    with pytest.raises(CorruptError, match="format 1; this code reads 2"):
         Scorer.load(copy)
 
 

@@ -15,7 +15,7 @@ from models.architectures.interactions import factorization
 from models.checkpoints import checkpoint as checkpoints
 from models.export.export import export
 from models.ranking.ranker import Ranker
-from models.runtime.onnx_model import GRAPH_FILE
+from models.runtime.onnx_model import MODEL_FILE
 from models.training.day import score, train_day
 from tests.unit.models.days import DAYS, day_table, shop, write_day
 
@@ -128,7 +128,7 @@ def test_the_export_is_the_model(tmp_path, variant):
     """fp32 to rounding, int8 nearly."""
     checkpoint, samples = learned(scenario_of(tmp_path, variant), tmp_path, DAYS[:2])
     facts = export(checkpoint, samples, tmp_path, Quantize(max_auc_loss=0.01, max_calibration_shift=0.02))
-    assert (tmp_path / GRAPH_FILE).exists()
+    assert (tmp_path / MODEL_FILE).exists()
     wanted = score(checkpoint, pq.read_table(samples / "samples.parquet"))
     reference = pq.read_table(tmp_path / "reference.parquet")
     rows = np.linspace(0, 999, len(reference)).round().astype(int)

@@ -53,12 +53,12 @@ def summed(group, mode, hierarchical):
     arrived = []
     for gradient_N in gradients_of(group.rank):
         total_N, loss = exchange.sum(gradient_N, float(group.rank))
-        exchange.keep_rest()
+        exchange.keep_residual()
         arrived.append(total_N)
-    rest_N = None if exchange.rest_N is None else exchange.rest_N.clone()
+    residual_N = None if exchange.residual_N is None else exchange.residual_N.clone()
     report = exchange.report()
-    exchange.gather_rest()
-    return {"arrived": torch.stack(arrived), "loss": loss, "rest": rest_N, "all": exchange.rest_N, **report}
+    exchange.gather_residual()
+    return {"arrived": torch.stack(arrived), "loss": loss, "rest": residual_N, "all": exchange.residual_N, **report}
 
 
 def sums_and_skips(group, hierarchical):
@@ -103,7 +103,7 @@ def days(folder, group, mode):
         parent, output = folder / mode / "whole" if number else None, folder / mode / name
         samples = folder / f"samples-{number + 1}"
         metrics = train_day(scenario, DAYS[number], samples, parent, output, resume=resume, group=group)
-        if group.leads and name == "whole":
+        if group.is_leader and name == "whole":
             torch.save(metrics, folder / mode / "metrics.pt")
 
 
@@ -243,20 +243,20 @@ def test_what_was_sent_and_what_is_left_are_what_was_given(mode, num_weights, sh
     for seed, scale in steps:
         gradient_N = torch.randn(num_weights, generator=torch.Generator().manual_seed(seed)) * scale
         sent_N += exchange.sum(gradient_N, 1.0)[0]
-        exchange.keep_rest()
+        exchange.keep_residual()
         given_N += gradient_N
         largest = max(largest, float(gradient_N.abs().max()))
-    left_N = 0 if exchange.rest_N is None else exchange.rest_N
+    left_N = 0 if exchange.residual_N is None else exchange.residual_N
     torch.testing.assert_close(sent_N + left_N, given_N, rtol=0, atol=1e-5 * largest)
 
 
 def test_a_skipped_step_leaves_what_is_left():
     exchange = exchange_of("top_k")
     exchange.sum(gradients_of(0)[0], 0.0)
-    exchange.keep_rest()
-    before_N = exchange.rest_N.clone()
+    exchange.keep_residual()
+    before_N = exchange.residual_N.clone()
     assert not exchange.sum(torch.full((WEIGHTS,), torch.nan), 0.0)[0].norm().isfinite()
-    assert torch.equal(exchange.rest_N, before_N)
+    assert torch.equal(exchange.residual_N, before_N)
     assert before_N.any()
 
 
@@ -265,7 +265,7 @@ def test_half_precision_hands_on_what_it_cannot_hold():
     arrived = []
     for gradient in (100_000.0, 0.0):
         arrived.append(float(exchange.sum(torch.tensor([gradient]), 0.0)[0]))
-        exchange.keep_rest()
+        exchange.keep_residual()
     assert arrived == [65504.0, 34496.0]
 
 
@@ -283,7 +283,7 @@ def test_the_largest_parts_alone_do_not_learn_without_the_rest():
             gradient_N = rows_BN.T @ ((rows_BN @ weight_N).sigmoid() - labels_B) / len(labels_B)
             weight_N -= exchange.sum(gradient_N, 0.0)[0]
             if feedback:
-                exchange.keep_rest()
+                exchange.keep_residual()
         return auc(labels_M[10_000:].numpy(), (rows_MN[10_000:] @ weight_N).numpy())
 
     exact = auc_of("fp32")
@@ -300,5 +300,5 @@ def test_a_node_alone_rounds_nothing():
     exchange = exchange_of("int8", hierarchical=True)
     gradient_N = gradients_of(0)[0]
     assert torch.equal(exchange.sum(gradient_N, 0.0)[0], gradient_N)
-    assert exchange.rest_N is None
+    assert exchange.residual_N is None
     assert exchange.report() == {"dense_bytes_sent": 0, "dense_bytes_between_nodes": 0}

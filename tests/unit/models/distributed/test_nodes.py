@@ -34,13 +34,13 @@ def free_port():
 
 def test_torchruns_variables_tell_which_machine_this_is(told):
     assert told(**TOLD) == Nodes(rank=1, size=2, address="shop-0.shop", port=23456)
-    assert not told(**TOLD).leads
-    assert told(**{**TOLD, "PET_NODE_RANK": "0"}).leads
+    assert not told(**TOLD).is_leader
+    assert told(**{**TOLD, "PET_NODE_RANK": "0"}).is_leader
 
 
 def test_without_them_there_is_one_machine(told):
     for alone in (told(), told(PET_NNODES="1", PET_NODE_RANK="0")):
-        assert (alone.size, alone.leads) == (1, True)
+        assert (alone.size, alone.is_leader) == (1, True)
         assert alone.share(3) == 3
         assert alone.meet(0) is None
 

@@ -13,9 +13,9 @@ from feature_jobs.schema import Quantize
 from feature_jobs.transforms import Layout
 from models.checkpoints import checkpoint as checkpoints
 from models.export.export import export, refuse_loss
-from models.export.quantization import write_graph
+from models.export.quantization import write_onnx
 from models.runtime.frozen_tables import FrozenTable
-from models.runtime.onnx_model import Graph
+from models.runtime.onnx_model import OnnxModel
 from models.training.day import score, train_day
 from tests.unit.models.days import DAYS, day_table, shop, write_day
 
@@ -84,10 +84,10 @@ def test_the_fp32_graph_is_the_model(tmp_path, architecture):
     ranker = checkpoints.load(checkpoint)
     tables = ranker.tables
     keys_R, rows_R = tables.items()
-    table = FrozenTable.of(keys_R, tables.rows.read(rows_R)[0], tables.rows.read(tables.default_rows)[0])
-    write_graph(ranker, tmp_path / "fp32.onnx")
+    table = FrozenTable.of(keys_R, tables.storage.read(rows_R)[0], tables.storage.read(tables.default_rows)[0])
+    write_onnx(ranker, tmp_path / "fp32.onnx")
     samples = day_table(DAYS[2], 300)
-    graph = Graph(tmp_path / "fp32.onnx", ranker.layout, ranker.tasks, table)
+    graph = OnnxModel(tmp_path / "fp32.onnx", ranker.layout, ranker.tasks, table)
     wanted = score(checkpoint, samples)
     for t, task in enumerate(ranker.tasks):
         assert graph.score(samples)[:, t] == pytest.approx(wanted[task], abs=1e-6)
@@ -165,8 +165,8 @@ def test_sizes_are_those_of_all_rows(shop_export):
     checkpoint, _, output, metrics = shop_export
     tables = checkpoints.load(checkpoint).tables
     keys_R, rows_R = tables.items()
-    default_TD = tables.rows.read(tables.default_rows)[0]
-    whole = FrozenTable.of(keys_R, tables.rows.read(rows_R)[0], default_TD)
+    default_TD = tables.storage.read(tables.default_rows)[0]
+    whole = FrozenTable.of(keys_R, tables.storage.read(rows_R)[0], default_TD)
     served = FrozenTable.load(output / "embeddings.safetensors")
     assert metrics["int8"]["bytes"] == served.num_bytes + (output / "model.onnx").stat().st_size
     dense = metrics["fp32"]["bytes"] - whole.num_bytes
@@ -183,9 +183,9 @@ def test_a_weight_that_is_not_finite_names_its_table(shop_export, tmp_path, row)
     if row == "of an id":
         _, rows_R = tables.items()
         amiss = rows_R[tables.table_R[rows_R] == tables.names.index("city")][0]
-    weight_ND, state_NK = tables.rows.read(np.array([amiss]))
+    weight_ND, state_NK = tables.storage.read(np.array([amiss]))
     weight_ND[0, 1] = np.nan
-    tables.rows.write(np.array([amiss]), weight_ND, state_NK)
+    tables.storage.write(np.array([amiss]), weight_ND, state_NK)
     (tmp_path / "checkpoint").mkdir()
     facts = checkpoints.read_facts(checkpoint)
     checkpoints.save(ranker, tmp_path / "checkpoint", {name: facts[name] for name in ("format", "scenario", "ds")})
@@ -207,7 +207,9 @@ def test_dense_weights_that_are_not_finite_end_as_a_no(shop_export, tmp_path):
 def test_a_rows_score_does_not_depend_on_its_batch(shop_export):
     _, _, output, _ = shop_export
     layout = Layout.from_json(json.loads((output / "serving.json").read_text())["layout"])
-    graph = Graph(output / "model.onnx", layout, ("click", "buy"), FrozenTable.load(output / "embeddings.safetensors"))
+    graph = OnnxModel(
+        output / "model.onnx", layout, ("click", "buy"), FrozenTable.load(output / "embeddings.safetensors")
+    )
     samples = day_table(DAYS[2], 40)
     together = graph.score(samples)
     alone = np.concatenate([graph.score(samples.slice(row, 1)) for row in range(40)])

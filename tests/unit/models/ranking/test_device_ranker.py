@@ -28,7 +28,7 @@ def rankers(folder, device, **overrides):
     records = MemoryRecords(1 << 16, dim + optimizer.state_width(dim))
     arguments = (layout, scenario.tasks, scenario.model, train, scenario.embeddings)
     torch.manual_seed(0)
-    ours = DeviceRanker(*arguments, rows=rows_on(device, dim, optimizer, train, records), device=device)
+    ours = DeviceRanker(*arguments, storage=rows_on(device, dim, optimizer, train, records), device=device)
     torch.manual_seed(0)
     return ours, Ranker(*arguments)
 
@@ -55,7 +55,7 @@ def test_learns_as_the_host_does(tmp_path, architecture):
     ours, host = compare(
         tmp_path, CPU, 2e-5, model__architecture=architecture, train__clip_norm=0.5, train__warmup_steps=5
     )
-    weights, states = zip(*(one.tables.rows.read(one.tables.items()[1]) for one in (ours, host)), strict=True)
+    weights, states = zip(*(one.tables.storage.read(one.tables.items()[1]) for one in (ours, host)), strict=True)
     np.testing.assert_allclose(*weights, atol=2e-5)
     np.testing.assert_allclose(*states, rtol=1e-3, atol=1e-9)
     np.testing.assert_allclose(ours.optimizer.flat, host.optimizer.flat, atol=2e-5)
@@ -75,12 +75,12 @@ def test_a_step_that_is_not_finite_changes_nothing(tmp_path):
     ours, _ = rankers(tmp_path, CPU, train__precision="float16")
     list(ours.learn(block(ours).batches(64), 1))
     rows_R = ours.tables.items()[1]
-    before, dense, steps, scale = ours.tables.rows.read(rows_R), ours.optimizer.flat.clone(), ours.steps, 2.0**60
+    before, dense, steps, scale = ours.tables.storage.read(rows_R), ours.optimizer.flat.clone(), ours.steps, 2.0**60
     ours.scaler.scale = scale
     ((_, _),) = ours.learn(block(ours).batches(400), 1)
     assert (ours.steps, ours.scaler.skipped, ours.scaler.scale) == (steps, 1, scale / 2)
     assert torch.equal(ours.optimizer.flat, dense)
-    for one, other in zip(ours.tables.rows.read(rows_R), before, strict=True):
+    for one, other in zip(ours.tables.storage.read(rows_R), before, strict=True):
         assert np.array_equal(one, other)
 
 
@@ -90,8 +90,8 @@ def test_any_number_of_threads_gives_the_same_bits_and_a_checkpoint(tmp_path):
         ours, _ = rankers(tmp_path, CPU, model__dropout=0.2)
         with ThreadPool(num_threads) as ours.thread_pool:
             list(ours.learn(block(ours).batches(64), 1))
-        assert isinstance(ours.tables.rows, CachedRows)
-        assert ours.tables.rows.misses > 0
+        assert isinstance(ours.tables.storage, CachedRows)
+        assert ours.tables.storage.misses > 0
         folder = tmp_path / str(num_threads)
         folder.mkdir()
         checkpoints.save(ours, folder, {})

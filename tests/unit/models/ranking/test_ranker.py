@@ -40,7 +40,7 @@ def state(ranker):
     """All that learning changes, with rows in the order of their keys."""
     tables = ranker.tables
     keys_R, rows_R = tables.items()
-    sparse = [*tables.rows.read(rows_R), *tables.rows.read(tables.default_rows)]
+    sparse = [*tables.storage.read(rows_R), *tables.storage.read(tables.default_rows)]
     dense = [ranker.optimizer.flat.numpy(), *(t.numpy() for s in ranker.optimizer.state.values() for t in s.values())]
     moments = ranker.network.standardize.get_buffer("moments").numpy()
     return [np.array(a) for a in (*sparse, *dense, moments, keys_R, tables.table_R[rows_R], tables.count_R[rows_R])]
@@ -61,7 +61,7 @@ def dense_twin(folder, **overrides):
     lookups = [tables.lookup(batch.ids, TODAY) for batch in batches]
     network = copy.deepcopy(ranker.network).double().train()
     adam = torch.optim.AdamW(network.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay)
-    dense = torch.from_numpy(tables.rows.weight_RD[: tables.ids.num_rows].copy()).double().requires_grad_()
+    dense = torch.from_numpy(tables.storage.weight_RD[: tables.ids.num_rows].copy()).double().requires_grad_()
     squares_R1 = torch.zeros(len(dense), 1, dtype=torch.float64)
     for number, (batch, lookup) in enumerate(zip(batches, lookups, strict=True), 1):
         numbers_BK = torch.from_numpy(batch.numbers_BK)
@@ -113,7 +113,7 @@ def test_steps_are_those_of_a_dense_model_in_double_precision(tmp_path, architec
     assert learn(ranker) == pytest.approx([loss for loss, _, _ in wanted], rel=1e-5)
     assert ranker.steps == 4
     _, dense, parameters = wanted[-1]
-    np.testing.assert_allclose(ranker.tables.rows.weight_RD[: len(dense)], dense, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(ranker.tables.storage.weight_RD[: len(dense)], dense, rtol=0, atol=2e-5)
     np.testing.assert_allclose(ranker.optimizer.flat, parameters, rtol=0, atol=2e-4)
 
 
@@ -178,11 +178,11 @@ def test_a_step_whose_gradient_is_infinite_is_skipped_and_counted(tmp_path, prec
     next(learned)
     scale, steps, num_rows = ranker.scaler.scale, ranker.steps, ranker.tables.ids.num_rows
     row = ranker.tables.find(list(block.batches(40))[1].ids).places_BS[-1, 0]
-    before_D = ranker.tables.rows.weight_RD[row].copy()
-    ranker.tables.rows.weight_RD[row] = np.inf
+    before_D = ranker.tables.storage.weight_RD[row].copy()
+    ranker.tables.storage.weight_RD[row] = np.inf
 
     def learned_so_far():
-        rows = ranker.tables.rows.read(np.arange(num_rows))  # without those that the batch ahead was given
+        rows = ranker.tables.storage.read(np.arange(num_rows))  # without those that the batch ahead was given
         moments = [t for tensors in ranker.optimizer.state.values() for t in tensors.values()]
         return [*rows, *(tensor.numpy().copy() for tensor in (ranker.optimizer.flat, *moments))]
 
@@ -192,7 +192,7 @@ def test_a_step_whose_gradient_is_infinite_is_skipped_and_counted(tmp_path, prec
     assert equal(unchanged, learned_so_far())
     assert (ranker.scaler.skipped, ranker.steps) == (1, steps)
     assert ranker.scaler.scale == (scale / 2 if precision == "float16" else 1)
-    ranker.tables.rows.weight_RD[row] = before_D
+    ranker.tables.storage.weight_RD[row] = before_D
     _, loss = next(learned)
     assert np.isfinite(loss)
     assert (ranker.scaler.skipped, ranker.steps) == (1, steps + 1)

@@ -104,10 +104,10 @@ def test_the_default_row_learns_for_all_who_share_it():
     tables = one_table("sgd", min_count=3)
     batch = tables.lookup(Ids([keys_of([1, 2, 2])]), 0)
     assert batch.rows_U.tolist() == [0]
-    before = tables.rows.read(np.arange(1))[0]
+    before = tables.storage.read(np.arange(1))[0]
     gradient_BI = np.arange(12, dtype=np.float32).reshape(3, DIM)
     tables.update(batch, gradient_BI, Step(1, rate=0.5))
-    after = tables.rows.read(np.arange(1))[0]
+    after = tables.storage.read(np.arange(1))[0]
     np.testing.assert_allclose(after, before - 0.5 * gradient_BI.sum(0))
     emb_BD = np.zeros((2, DIM), np.float32)
     tables.forward(tables.find(Ids([keys_of([2, 99])])), 0, 2, emb_BD)
@@ -200,7 +200,7 @@ def test_a_freed_row_begins_anew(optimizer):
     for tables in (used, unused):
         assert sorted(lookup(tables, [7, 8], day=3)) == [1, 2]
     rows = [[int(row) for row in lookup(tables, [7, 8], day=3)] for tables in (used, unused)]
-    for ours, theirs in zip(used.rows.read(np.array(rows[0])), unused.rows.read(np.array(rows[1])), strict=True):
+    for ours, theirs in zip(used.storage.read(np.array(rows[0])), unused.storage.read(np.array(rows[1])), strict=True):
         assert np.array_equal(ours, theirs)
     assert used.count_R[rows[0]].tolist() == unused.count_R[rows[1]].tolist() == [2, 2]
     assert used.ids.num_rows == unused.ids.num_rows, "no new row was taken"

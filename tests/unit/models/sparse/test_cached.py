@@ -27,7 +27,9 @@ def cached(num_places, folder, optimizer):
 
 
 def tables(optimizer, rows, capacity=None):
-    return DynamicTables(DIM, ["user", "tag"], [0, 1, 1], {"user": Embedding(capacity=capacity)}, optimizer, rows=rows)
+    return DynamicTables(
+        DIM, ["user", "tag"], [0, 1, 1], {"user": Embedding(capacity=capacity)}, optimizer, storage=rows
+    )
 
 
 def batch(rng, num_ids, num_samples=6):
@@ -79,14 +81,14 @@ def test_has_the_bits_of_a_storage_that_holds_all(tmp_path_factory, seed, num_pl
             keys_R, rows_R = ours.items()
             assert np.array_equal(keys_R, whole.items()[0])
             some = rng.permutation(len(rows_R))[:10]
-            for mine, theirs in zip(ours.rows.read(rows_R[some]), whole.rows.read(rows_R[some]), strict=True):
+            for mine, theirs in zip(ours.storage.read(rows_R[some]), whole.storage.read(rows_R[some]), strict=True):
                 assert np.array_equal(mine, theirs)
             values = rng.normal(size=(len(some), DIM + optimizer.state_width(DIM))).astype(np.float32) ** 2
             for one in (ours, whole):
-                one.rows.write(rows_R[some], values[:, :DIM], values[:, DIM:])
+                one.storage.write(rows_R[some], values[:, :DIM], values[:, DIM:])
     rows_R = ours.items()[1]
     assert np.array_equal(rows_R, whole.items()[1])
-    for mine, theirs in zip(ours.rows.read(rows_R), whole.rows.read(rows_R), strict=True):
+    for mine, theirs in zip(ours.storage.read(rows_R), whole.storage.read(rows_R), strict=True):
         assert np.array_equal(mine, theirs)
 
 

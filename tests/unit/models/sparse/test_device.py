@@ -36,7 +36,7 @@ def batch(rng, dim, bags=True):
 
 
 def tables(dim, optimizer, rows, bags=True):
-    return DynamicTables(dim, ["a", "b"], [0, 1, 1, 0] if bags else [0, 1], optimizer=optimizer, rows=rows)
+    return DynamicTables(dim, ["a", "b"], [0, 1, 1, 0] if bags else [0, 1], optimizer=optimizer, storage=rows)
 
 
 def compare(device, name, dim, dtype, *, fused, cached=False, bags=True, steps=5):
@@ -62,7 +62,7 @@ def compare(device, name, dim, dtype, *, fused, cached=False, bags=True, steps=5
         ours.update(mine, gradient_BI.to(device), step)
         host.update(theirs, gradient_BI.float().numpy(), step)
     rows_R = np.arange(len(ours.ids) + 2, dtype=np.int32)
-    for mine, theirs in zip(ours.rows.read(rows_R), host.rows.read(rows_R), strict=True):
+    for mine, theirs in zip(ours.storage.read(rows_R), host.storage.read(rows_R), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=2e-5, atol=2e-5)
     scored = batch(rng, dim, bags)
     input_BI, wanted_BI = torch.zeros(NUM_SAMPLES, width, device=device), np.zeros((NUM_SAMPLES, width), np.float32)

@@ -86,7 +86,7 @@ def learn(scenario, group, num_rows=NUM_ROWS):
             losses += [loss for _, loss in ranker.learn(batches, number)]
             ranker.tables.make_room(over=number)
         keys_R, rows_R = ranker.tables.items()
-        weight_RD, state_RK = ranker.tables.rows.read(rows_R)
+        weight_RD, state_RK = ranker.tables.storage.read(rows_R)
         scores_NT = ranker.score(make_block(day_table(DAYS[2], num_rows), layout, scenario.tasks))
     return {
         "losses": losses,
@@ -94,7 +94,7 @@ def learn(scenario, group, num_rows=NUM_ROWS):
         "tables": ranker.tables.table_R[rows_R].copy(),
         "weights": weight_RD,
         "state": state_RK,
-        "defaults": ranker.tables.rows.read(ranker.tables.default_rows)[0],
+        "defaults": ranker.tables.storage.read(ranker.tables.default_rows)[0],
         "dense": ranker.optimizer.flat.numpy().copy(),
         "scores": scores_NT,
         "report": ranker.tables.report(),
@@ -145,7 +145,7 @@ def left_alone(folder, group):
     layout, embeddings = Layout.from_scenario(scenario), scenario.embeddings
     model, train = scenario.model, scenario.train
     ranker = make_ranker(layout, scenario.tasks, model, train, embeddings, scratch=Path(), group=group)
-    if group.leads:
+    if group.is_leader:
         try:
             checkpoints.restore(ranker, folder / "day-1")
         except (RuntimeError, RecloopError) as error:

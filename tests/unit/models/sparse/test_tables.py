@@ -64,7 +64,7 @@ def test_slots_are_gathered_and_bags_averaged(seed, num_samples, dim):
     tables = DynamicTables(dim, NAMES, TABLE_F)
     tables.lookup(random_ids(rng, num_samples, vocabulary=8), 0)
     asked = random_ids(rng, num_samples)  # some of them unknown
-    weight_RD = torch.from_numpy(tables.rows.weight_RD[:200]).double()
+    weight_RD = torch.from_numpy(tables.storage.weight_RD[:200]).double()
     wanted_BE = (pooling(tables, asked) @ weight_RD).reshape(num_samples, -1)
     scored = tables.find(asked)
     torch.testing.assert_close(pooled(tables, scored, num_samples), wanted_BE.float(), rtol=0, atol=1e-7)
@@ -130,7 +130,7 @@ def test_fused_updates_are_those_of_a_dense_matrix(name, half, seed, unscale, cl
         ids = random_ids(rng, num_samples)
         batch = tables.lookup(ids, 0)
         fresh = slice(rows_before, tables.ids.num_rows)
-        weight_RD[fresh] = torch.from_numpy(tables.rows.weight_RD[fresh]).double()
+        weight_RD[fresh] = torch.from_numpy(tables.storage.weight_RD[fresh]).double()
 
         gradient_BI = torch.from_numpy(rng.normal(size=(num_samples, len(TABLE_F) * dim + 2))).float() / unscale
         gradient_BI = gradient_BI.bfloat16() if half else gradient_BI
@@ -142,15 +142,15 @@ def test_fused_updates_are_those_of_a_dense_matrix(name, half, seed, unscale, cl
         # 0 / (sqrt(0) + ε) is 0, so untouched rows stay
         weight_RD = dense_step(name, weight_RD, state, gradient_RD, rate=rate, step=step, epsilon=epsilon)
 
-        before = [array[:200].copy() for array in (tables.rows.weight_RD, tables.rows.state_RK)]
+        before = [array[:200].copy() for array in (tables.storage.weight_RD, tables.storage.state_RK)]
         buffer = gradient_BI.view(torch.uint16).numpy() if half else gradient_BI.numpy()
         for part in range(3):
             tables.update(batch, buffer, Step(step, rate, unscale, clip_norm), part, 3)
         untouched = np.ones(200, np.bool_)
         untouched[batch.rows_U] = False
-        for old, new in zip(before, (tables.rows.weight_RD, tables.rows.state_RK), strict=True):
+        for old, new in zip(before, (tables.storage.weight_RD, tables.storage.state_RK), strict=True):
             assert np.array_equal(old[untouched], new[:200][untouched])
-        np.testing.assert_allclose(tables.rows.weight_RD[:200], weight_RD, rtol=1e-4, atol=2e-6)
+        np.testing.assert_allclose(tables.storage.weight_RD[:200], weight_RD, rtol=1e-4, atol=2e-6)
 
 
 @settings(max_examples=20)
@@ -167,7 +167,7 @@ def test_any_number_of_parts_gives_the_same_bits(seed, parts, name):
         assert (bounds[0][0], bounds[-1][1]) == (0, len(batch.rows_U))
         for part in reversed(range(num_parts)):
             tables.update(batch, gradient_BI, Step(1, 0.1), part, num_parts)
-        results.append([a[: tables.ids.num_rows] for a in (tables.rows.weight_RD, tables.rows.state_RK)])
+        results.append([a[: tables.ids.num_rows] for a in (tables.storage.weight_RD, tables.storage.state_RK)])
     assert all(np.array_equal(one, other) for one, other in zip(*results, strict=True))
 
 
@@ -176,7 +176,7 @@ def test_initial_weights_follow_from_the_key_alone():
     forth, back = (DynamicTables(16, ["user"], [0]) for _ in range(2))
     forth.lookup(Ids([keys]), 0)
     back.lookup(Ids([keys[::-1].copy()]), 5)
-    rows = [tables.rows.read(tables.items()[1])[0] for tables in (forth, back)]
+    rows = [tables.storage.read(tables.items()[1])[0] for tables in (forth, back)]
     assert np.array_equal(*rows)
     assert abs(rows[0].mean()) < 0.001
     assert np.linalg.norm(rows[0], axis=1).mean() == pytest.approx(0.05, rel=0.02), "of any dimension"
@@ -190,13 +190,13 @@ def test_loaded_tables_learn_on_as_those_that_were_saved():
     keys_R, rows_R = first.items()
     second = DynamicTables(4, NAMES, TABLE_F, optimizer=Optimizer("adam"))
     loaded_R = second.load(keys_R, first.table_R[rows_R], first.day_R[rows_R], first.count_R[rows_R])
-    second.rows.write(loaded_R, *first.rows.read(rows_R))
-    second.rows.write(second.default_rows, *first.rows.read(first.default_rows))
+    second.storage.write(loaded_R, *first.storage.read(rows_R))
+    second.storage.write(second.default_rows, *first.storage.read(first.default_rows))
     ids, gradient_BI = random_ids(rng, 50, vocabulary=20), rng.normal(size=(50, 16)).astype(np.float32)
     saved = []
     for tables in (first, second):
         tables.update(tables.lookup(ids, 4), gradient_BI, step)
         keys_R, rows_R = tables.items()
         saved.append([keys_R, tables.table_R[rows_R], tables.day_R[rows_R], tables.count_R[rows_R],
-                      *tables.rows.read(rows_R), tables.rows_T])  # fmt: skip
+                      *tables.storage.read(rows_R), tables.rows_T])  # fmt: skip
     assert all(np.array_equal(ours, theirs) for ours, theirs in zip(*saved, strict=True))

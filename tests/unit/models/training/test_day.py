@@ -275,7 +275,7 @@ def test_another_embedding_optimizer_keeps_the_weights(chain, tmp_path, optimize
     assert told["tables"]["optimizer"] == {"from": "rowwise_adagrad", "to": optimizer}
     assert told["tables"]["resized"] == {}
     assert told["dense"]["new"] == told["dense"]["resized"] == told["dense"]["dropped"] == []
-    weights, state = ranker.tables.rows.read(ranker.tables.items()[1])
+    weights, state = ranker.tables.storage.read(ranker.tables.items()[1])
     assert np.array_equal(weights, load_file(first / "embeddings.safetensors")["weights"])
     assert not state.any()
     write_day(tmp_path / f"samples-{DAYS[1]}", DAYS[1])
@@ -289,7 +289,7 @@ def test_moments_of_another_dimension_keep_their_leading_columns(tmp_path):
     old = load_file(parent / "optimizer.safetensors")["embeddings/state"].reshape(-1, 2, 4)
     ranker, told = restored(wide, parent)
     assert told["tables"]["resized"] == {"from": 4, "to": 6}
-    new = ranker.tables.rows.read(ranker.tables.items()[1])[1].reshape(-1, 2, 6)
+    new = ranker.tables.storage.read(ranker.tables.items()[1])[1].reshape(-1, 2, 6)
     assert np.array_equal(new[:, :, :4], old)
     assert not new[:, :, 4:].any()
 

@@ -1,4 +1,4 @@
-"""Arrays that grow without a copy: address space is reserved once, memory comes page by page as it is touched."""
+"""Arrays that grow without a copy: address space is reserved once, and pages take memory when they are first used."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 HUGE_PAGE_BYTES = 2 << 20
-MAP_NORESERVE = 0x4000  # Linux; the module names it from Python 3.13 on
+MAP_NORESERVE = 0x4000  # Linux; `mmap` has the constant since Python 3.13
 
 
 def reserve(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Zeros of `shape`, of which only touched pages take memory.
+    """Zeros of `shape`. Only pages that are used take memory.
 
-    It asks for huge pages: random access over gigabytes then misses the TLB less often.
+    Requests huge pages, so that random access over gigabytes misses the TLB less often.
     """
     dtype = np.dtype(dtype)
     num_bytes = max(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize, 1)
