@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -112,8 +113,8 @@ def measure(args: argparse.Namespace, device: torch.device, fused: bool, bytes_p
     train = Train(batch_size=args.batch, precision=args.precision, cache_rows=args.cache)
     rng, optimizer = np.random.default_rng(0), Optimizer()
     rows = rows_on(device, DIM, optimizer, train, MemoryRecords(RESERVED_ROWS, DIM + 1))
-    assert isinstance(rows.cache, DeviceRows)  # noqa: S101
-    rows.cache.fused = fused
+    cache = cast(DeviceRows, rows.cache)
+    cache.fused = fused
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     torch.manual_seed(0)

@@ -81,11 +81,13 @@ class Strategies:
 
     def retrain(self, days: Sequence[str]) -> Trained:
         """All days, in order."""
-        parent, rows, seconds = None, 0, 0.0
+        parent: Path | None = None
+        rows, seconds = 0, 0.0
         for number, ds in enumerate(days):
             trained = self._train(ds, self.samples[ds], parent, f"retrain-{number % 2}")
             parent, rows, seconds = trained.checkpoint, rows + trained.rows, seconds + trained.seconds
-        assert parent is not None  # noqa: S101 (a day is scored only after another)
+        if parent is None:
+            raise ValueError("no day to train")
         return Trained(parent, rows, seconds)
 
     def shuffled(self, days: Sequence[str]) -> Trained:
@@ -100,8 +102,8 @@ class Strategies:
         output = self.folder / name
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir()
-        told = train_day(self.scenario, ds, samples, parent, output)
-        return Trained(output, told["num_rows"], told["learn_s"])
+        metrics = train_day(self.scenario, ds, samples, parent, output)
+        return Trained(output, metrics["num_rows"], metrics["learn_s"])
 
 
 def prepare(scenario: Scenario, work: Path, num_days: int) -> dict[str, Path]:
@@ -114,7 +116,8 @@ def prepare(scenario: Scenario, work: Path, num_days: int) -> dict[str, Path]:
             for step in ("ingest", "join"):
                 run_step(step, scenario, ds, store, track=False)
             commit = store.find("join", ds)
-            assert commit is not None  # noqa: S101 (the step ended well)
+            if commit is None:
+                raise LookupError(f"{ds}: the join step ended well, but left no commit")
             samples[ds] = commit.folder
             print(f"{ds}: joined", file=sys.stderr, flush=True)
         day = parse_ds(ds) + timedelta(days=1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy.typing as npt
 import pyarrow as pa
@@ -19,22 +19,22 @@ import pyarrow.parquet as pq
 from feature_jobs.errors import BadInputError, CorruptError
 from feature_jobs.transforms import Layout, exact_column
 from models.runtime.frozen_tables import FrozenTable
-from models.runtime.onnx_model import MODEL_FILE, REFERENCE_FILE, TABLE_FILE, OnnxModel, read_serving
+from models.runtime.onnx_model import MODEL_FILE, REFERENCE_FILE, TABLE_FILE, OnnxModel, ServingFacts, read_serving
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    Rows = pa.Table | pd.DataFrame | Mapping[str, Any]
+    Rows: TypeAlias = pa.Table | pd.DataFrame | Mapping[str, Any]
 
 
 class Scorer:
     """An exported model, checked and loaded. `facts` is its serving.json, `types` the type of each feature's column."""
 
-    def __init__(self, graph: OnnxModel, facts: dict[str, Any], types: Mapping[str, pa.DataType]) -> None:
-        self._graph, self.facts = graph, facts
-        self.types = {name: types[name] for name in graph.layout.columns}
-        self._numbers = {number.name for number in graph.layout.numbers}
+    def __init__(self, model: OnnxModel, facts: ServingFacts, types: Mapping[str, pa.DataType]) -> None:
+        self._model, self.facts = model, facts
+        self.types = {name: types[name] for name in model.layout.columns}
+        self._numbers = {number.name for number in model.layout.numbers}
 
     @classmethod
     def load(cls, folder: str | Path, digest: str | None = None, *, threads: int = 1) -> Scorer:
@@ -55,7 +55,7 @@ class Scorer:
     @property
     def tasks(self) -> tuple[str, ...]:
         """The tasks that it scores."""
-        return self._graph.tasks
+        return self._model.tasks
 
     @property
     def columns(self) -> list[str]:
@@ -71,7 +71,7 @@ class Scorer:
 
         Raises BadInputError for a column that is missing or of the wrong type, and for an id that is not exact.
         """
-        scores_NT = self._graph.score(self._table(rows, fill_missing=fill_missing))
+        scores_NT = self._model.score(self._table(rows, fill_missing=fill_missing))
         return {task: scores_NT[:, t] for t, task in enumerate(self.tasks)}
 
     def _table(self, rows: Rows, *, fill_missing: bool) -> pa.Table:

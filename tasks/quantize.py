@@ -21,4 +21,4 @@ def quantize(config: DayConfig, *, samples: Path, checkpoint: Path, export: Path
     """
     from models.export.export import export as write_export
 
-    return write_export(checkpoint, samples, export, config.scenario.quantize)
+    return dict(write_export(checkpoint, samples, export, config.scenario.quantize))

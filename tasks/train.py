@@ -39,4 +39,4 @@ def train(config: DayConfig, *, samples: Path, validation: Path, parent: Path | 
             f"train.backend: {scenario.train.backend}: trains on one machine, so that PET_NNODES={num_machines} would"
             " compute the same day as often; set train.backend: torchrec, or start one"
         )
-    return train_with(scenario, ds, samples, parent, checkpoint, resume=config.resume, progress=config.progress)
+    return dict(train_with(scenario, ds, samples, parent, checkpoint, resume=config.resume, progress=config.progress))

@@ -21,7 +21,8 @@ class Cross(nn.Module):
 
     def forward(self, first_BI: Tensor, input_BI: Tensor) -> Tensor:
         """[B, I]."""
-        return first_BI * self.mix(self.project(input_BI)) + input_BI  # type: ignore[no-any-return]
+        crossed_BI: Tensor = first_BI * self.mix(self.project(input_BI)) + input_BI
+        return crossed_BI
 
 
 class DCNv2(Architecture):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ class DeepFM(Architecture):
 
     def forward(self, input_BI: Tensor) -> Tensor:
         """Logits [B, T]."""
-        layers: list[nn.Linear] = [self.first, *self.linear.values()]  # type: ignore[list-item]
+        layers = [self.first, *cast(Iterable[nn.Linear], self.linear.values())]
         (first_BH, *linear), second_B = linear_and_factorization(layers, input_BI, self.features.weight, self.dim)
         shared_BH = self.bottom(first_BH)
         deep_BT = torch.cat([tower(shared_BH) for tower in self.towers.values()], 1)

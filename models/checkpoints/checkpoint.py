@@ -1,11 +1,13 @@
-"""A checkpoint: a folder of JSON and safetensors that knows nothing of pickle, processes or insertion order.
+"""A checkpoint is a folder of JSON and safetensors, without pickle.
 
-checkpoint.json        scenario, day, parent, tasks, architecture, layout, steps, loss scaler, what the parent gave
+Its bytes do not depend on the number of processes that wrote it, or on the order in which ids came.
+
+checkpoint.json        scenario, day, parent, tasks, architecture, layout, steps, loss scaler, what was restored
 dense.safetensors      parameters and running moments, by name
 embeddings.safetensors keys [R] ascending, their tables [R], weights [R, D]; default rows [T, D]
-optimizer.safetensors  AdamW moments by parameter name, and the rest of a compressed gradient; of the embeddings' rows
-                       their optimizer's state [R, K], the day they were last seen and how often [R]; state of default
-                       rows [T, K]; the sketch of rare ids
+optimizer.safetensors  dense: AdamW moments by parameter name, and the residual of a compressed gradient ("/rest");
+                       embeddings: optimizer state [R, K], the day each row was last seen and how often [R], state of
+                       default rows [T, K], the sketch of rare ids
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -37,17 +39,49 @@ FILES = CHECKPOINT, DENSE, EMBEDDINGS, OPTIMIZER = (
     "embeddings.safetensors",
     "optimizer.safetensors",
 )
+
+
+class DenseChanges(TypedDict):
+    """Dense tensors by name: how many were restored, and which are new, of another shape or dropped."""
+
+    restored: int
+    new: list[str]
+    resized: list[str]
+    dropped: list[str]
+
+
+class TableChanges(TypedDict):
+    """Tables by name, with their rows in the parent. `resized`: the embedding dimension, `optimizer`: its name, each as
+    {"from", "to"} if it changed, else empty."""
+
+    restored: dict[str, int]
+    new: list[str]
+    resized: dict[str, int]
+    dropped: dict[str, int]
+    optimizer: dict[str, str]
+
+
+class Restored(TypedDict, total=False):
+    """What was restored of a parent's checkpoint; empty without a parent."""
+
+    dense: DenseChanges
+    tables: TableChanges
+
+
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 ERRORS = (KeyError, TypeError, ValueError, RuntimeError)
 
 
 def write_json(file: Path, document: Mapping[str, Any]) -> None:
-    """Equal documents give equal bytes."""
+    """Writes JSON. Equal documents give equal bytes."""
     file.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
 
 
 def save(ranker: Ranker, folder: Path | None, facts: Mapping[str, Any]) -> None:
-    """Writes the ranker; `facts` go into checkpoint.json. Of a group one process has a folder, the others take part."""
+    """Writes the ranker; `facts` go into checkpoint.json.
+
+    In a group all processes must call it, because reading sharded rows is collective. Rank 0 has a folder.
+    """
     files = {name: folder / name if folder else Path(os.devnull) for name in FILES}
     tables = ranker.tables
     keys_R, rows_R = tables.items()
@@ -86,7 +120,7 @@ def save(ranker: Ranker, folder: Path | None, facts: Mapping[str, Any]) -> None:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """checkpoint.json. Raises CorruptError where it is missing or not readable."""
+    """Reads checkpoint.json. Raises CorruptError if it is missing or not readable."""
     try:
         facts: dict[str, Any] = json.loads((folder / CHECKPOINT).read_text())
         return facts
@@ -95,14 +129,14 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def load(folder: Path) -> Ranker:
-    """The ranker of a checkpoint, for scoring. Raises CorruptError where a file is not readable or does not fit."""
+    """The ranker of a checkpoint, for scoring. Raises CorruptError if a file is not readable or does not fit."""
     facts = read_facts(folder)
     try:
         layout, model = Layout.from_json(facts["layout"]), Model(**facts["architecture"])
         ranker = Ranker(layout, tuple(facts["tasks"]), model)
         report = _fill(_pieces(ranker.network, ranker.network.state_dict()), read_tensors(folder / DENSE))
         if report["new"] or report["resized"] or report["dropped"]:
-            raise ValueError(f"{DENSE} is not of this architecture")
+            raise ValueError(f"{DENSE} has another architecture than {CHECKPOINT} names")
         _restore_tables(ranker, folder, facts)
         ranker.steps = int(facts["steps"])
     except ERRORS as error:
@@ -110,16 +144,17 @@ def load(folder: Path) -> Ranker:
     return ranker
 
 
-def restore(ranker: Ranker, folder: Path) -> dict[str, Any]:
-    """Carries a fresh ranker on from a parent checkpoint; returns what was restored, new, resized and dropped.
+def restore(ranker: Ranker, folder: Path) -> Restored:
+    """Restores a new ranker from a parent checkpoint.
 
-    Dense parameters and their optimizer state are matched by name, tables by namespace. What the parent lacks starts
-    anew, with first-layer weights of zero, so that a new feature changes no score before it is learned. A table whose
-    dimension changed keeps its leading dimensions. Raises CorruptError where the parent is not readable.
+    Dense parameters and their optimizer state are matched by name, tables by namespace. What the parent lacks keeps its
+    initial values, but the first-layer weights of a new feature are zero, so that it changes no score before it is
+    learned. If the embedding dimension changed, the first columns are kept. Raises CorruptError if the parent is not
+    readable.
     """
     facts = read_facts(folder)
     try:
-        report = {
+        report: Restored = {
             "dense": _restore_dense(ranker, read_tensors(folder / DENSE), folder / OPTIMIZER),
             "tables": _restore_tables(ranker, folder, facts),
         }
@@ -133,9 +168,10 @@ def restore(ranker: Ranker, folder: Path) -> dict[str, Any]:
     return report
 
 
-def changes(network: Network, names: Sequence[str], dim: int, optimizer: str, folder: Path) -> dict[str, Any]:
-    """What `restore` would tell of a fresh ranker with tables `names`, of dimension and optimizer: from names and
-    shapes alone. Raises CorruptError where the parent is not readable.
+def changes(network: Network, names: Sequence[str], dim: int, optimizer: str, folder: Path) -> Restored:
+    """What `restore` would return for a new ranker with tables `names`, this dimension and optimizer.
+
+    Reads only names and shapes. Raises CorruptError if the parent is not readable.
     """
     facts = read_facts(folder)
     try:
@@ -144,10 +180,10 @@ def changes(network: Network, names: Sequence[str], dim: int, optimizer: str, fo
         tables = _table_changes(names, dim, optimizer, facts)
     except ERRORS as error:
         raise _unreadable(folder, error) from None
-    return {"dense": {**dense, "restored": len(dense["restored"])}, "tables": tables}
+    return {"dense": _counted(dense), "tables": tables}
 
 
-def _restore_dense(ranker: Ranker, saved: dict[str, Tensor], optimizer: Path) -> dict[str, Any]:
+def _restore_dense(ranker: Ranker, saved: dict[str, Tensor], optimizer: Path) -> DenseChanges:
     pieces = _pieces(ranker.network, ranker.network.state_dict())
     report = _fill(pieces, saved)
     known = {_whole(name) for name in saved if _whole(name) != name}
@@ -159,11 +195,11 @@ def _restore_dense(ranker: Ranker, saved: dict[str, Tensor], optimizer: Path) ->
         _fill(fit, read_tensors(optimizer, fit))
     if (residual := _residual(ranker)) and ranker.group is not None and ranker.group.is_leader:
         _fill(residual, read_tensors(optimizer, residual))
-    return {**report, "restored": len(report["restored"])}
+    return _counted(report)
 
 
 def _pieces(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors named like the network's own, those with named blocks as one view for each: `weight:ROWS:COLUMNS`."""
+    """Tensors by the network's names. One with named blocks becomes a view per block: `weight:ROWS:COLUMNS`."""
     pieces = dict(tensors)
     for path, module in network.named_modules():
         for tensor_name, named in getattr(module, "blocks", {}).items():
@@ -180,20 +216,20 @@ def _pieces(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tens
 
 
 def _whole(piece: str) -> str:
-    """The name of the tensor that a piece is a block of, or the piece's own."""
+    """The name of the tensor that a piece is a block of; a whole tensor's own name."""
     path, dot, name = piece.rpartition(".")
     return path + dot + name.partition(":")[0]
 
 
 def _moment(ranker: Ranker, moment: str) -> dict[str, Tensor]:
-    """One of the optimizer's moments for each piece of the network; the step count is one for a whole parameter."""
+    """One of the optimizer's moments for each piece of the network; the step count for each whole parameter."""
     state = ranker.optimizer.state
     found = {name: state[p][moment] for name, p in ranker.network.named_parameters()}
     return found if moment == "step" else _pieces(ranker.network, found)
 
 
 def _residual(ranker: Ranker) -> dict[str, Tensor]:
-    """What a compressed gradient has yet to hand on (see `compression`), for each piece of the network."""
+    """The residual of the compressed gradient (see `compression`), for each piece of the network."""
     if ranker.exchange is None or ranker.exchange.residual_N is None:
         return {}
     parts = ranker.optimizer.split(ranker.exchange.residual_N)
@@ -203,7 +239,7 @@ def _residual(ranker: Ranker) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _fill(pieces: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """Copies what has the same name and shape; returns the names restored, new, resized and dropped."""
+    """Copies tensors of equal name and shape. Returns the names that are restored, new, resized and dropped."""
     report = _compared(_shapes(pieces), _shapes(saved))
     for name in report["restored"]:
         pieces[name].copy_(saved[name])
@@ -224,8 +260,17 @@ def _compared(pieces: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def _restore_tables(ranker: Ranker, folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Fills the ranker's tables with the rows of those tables that it has too; returns what became of each."""
+def _counted(names: Mapping[str, list[str]]) -> DenseChanges:
+    return {
+        "restored": len(names["restored"]),
+        "new": names["new"],
+        "resized": names["resized"],
+        "dropped": names["dropped"],
+    }
+
+
+def _restore_tables(ranker: Ranker, folder: Path, facts: Mapping[str, Any]) -> TableChanges:
+    """Loads the rows of those saved tables that the ranker has. Returns what became of each table."""
     tables, names = ranker.tables, Layout.from_json(facts["layout"]).namespaces
     ours = {name: table for table, name in enumerate(tables.names)}
     moved_to = np.array([ours.get(name, -1) for name in names] or [-1], np.int16)
@@ -260,7 +305,7 @@ def _restore_tables(ranker: Ranker, folder: Path, facts: Mapping[str, Any]) -> d
     return _table_changes(tables.names, tables.dim, tables.optimizer.name, facts)
 
 
-def _table_changes(names: Sequence[str], dim: int, optimizer: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _table_changes(names: Sequence[str], dim: int, optimizer: str, facts: Mapping[str, Any]) -> TableChanges:
     sizes, parent_dim = facts["table_rows"], facts["architecture"]["embedding_dim"]
     parent_optimizer = facts["embedding_optimizer"]
     return {
@@ -273,7 +318,7 @@ def _table_changes(names: Sequence[str], dim: int, optimizer: str, facts: Mappin
 
 
 def _write_leading(ranker: Ranker, rows_N: Any, weight_ND: Any, state_NK: Any | None) -> None:
-    """Sets rows; of another dimension, as many of their leading columns as fit. Without a state theirs starts anew."""
+    """Writes rows. If the dimension changed, as many first columns as fit; without a state, it stays initial."""
     rows, dim = ranker.tables.storage, weight_ND.shape[1]
     if dim == rows.dim and state_NK is not None:
         rows.write(rows_N, weight_ND, state_NK)
@@ -283,7 +328,7 @@ def _write_leading(ranker: Ranker, rows_N: Any, weight_ND: Any, state_NK: Any | 
     ours_ND[:, :width] = weight_ND[:, :width]
     if state_NK is not None and state_NK.shape[1] == ours_NK.shape[1]:
         ours_NK = state_NK
-    elif state_NK is not None:  # of each weight: as many moments, each of `dim` columns
+    elif state_NK is not None:  # a state with moments of `dim` columns each, one value per weight
         moments = state_NK.shape[1] // dim
         ours = ours_NK.reshape(len(rows_N), moments, rows.dim)
         ours[:, :, :width] = state_NK.reshape(len(rows_N), moments, dim)[:, :, :width]
@@ -291,7 +336,7 @@ def _write_leading(ranker: Ranker, rows_N: Any, weight_ND: Any, state_NK: Any | 
 
 
 def digest_of(folder: Path) -> str:
-    """SHA-256 over names, sizes and digests of a folder's files, its manifest aside: the digest the store gives it."""
+    """SHA-256 over names, sizes and digests of a folder's files except its manifest, as the store computes it."""
     files = {}
     for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json"):
         with file.open("rb") as stream:

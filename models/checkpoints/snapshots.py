@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +40,7 @@ class Snapshots:
         self.folder = folder
 
     def save(
-        self, ranker: Ranker, position: Position, restored: Mapping[str, Any], scores: Mapping[str, Floats]
+        self, ranker: Ranker, position: Position, restored: checkpoints.Restored, scores: Mapping[str, Floats]
     ) -> None:
         """Replaces the snapshot. `restored`: what was restored of the parent; `scores`: of the rows scored so far."""
         if self.folder is None:
@@ -66,7 +65,7 @@ class Snapshots:
             if old < number:
                 shutil.rmtree(self.folder / str(old), ignore_errors=True)
 
-    def load(self, ranker: Ranker) -> tuple[Position, dict[str, Any], dict[str, Floats]] | None:
+    def load(self, ranker: Ranker) -> tuple[Position, checkpoints.Restored, dict[str, Floats]] | None:
         """Restores a fresh ranker. Returns its position, what was restored of the parent, and the scores so far.
 
         Returns None if there is no snapshot.

@@ -1,4 +1,4 @@
-"""safetensors files that are written and read a part at a time, so that a table is never in memory twice.
+"""Writes and reads safetensors files in parts, so that a table is never in memory twice.
 
 Format: https://github.com/huggingface/safetensors (8 bytes of header length, a JSON header, the tensors' bytes).
 """
@@ -26,7 +26,7 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Rows:
-    """A tensor that is made a range of rows at a time: `part(begin, end)` gives them."""
+    """A tensor that is produced in ranges of rows: `part(begin, end)` returns one."""
 
     shape: tuple[int, ...]
     dtype: npt.DTypeLike
@@ -34,9 +34,9 @@ class Rows:
 
 
 def write_tensors(file: Path, tensors: Mapping[str, npt.NDArray[Any] | Tensor | Rows]) -> None:
-    """Writes tensors by name; equal tensors give equal bytes."""
+    """Writes tensors by name. Equal tensors give equal bytes."""
     named = {name: t.detach().cpu().numpy() if isinstance(t, Tensor) else t for name, t in sorted(tensors.items())}
-    # The widest types first, so that each is aligned.
+    # The widest types first, so that each tensor is aligned to its type.
     order = sorted(named, key=lambda name: -np.dtype(named[name].dtype).itemsize)
     header, position = {}, 0
     for name in order:
@@ -62,12 +62,12 @@ def _parts(tensor: npt.NDArray[Any] | Rows) -> Iterator[npt.NDArray[Any]]:
 
 
 def read_rows(file: Path, name: str) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """A tensor, a range of rows at a time, each with its first row's number.
+    """Yields a tensor in ranges of rows, each with the number of its first row.
 
-    Raises ValueError where the file is not readable or lacks the tensor.
+    Raises ValueError if the file is not readable or lacks the tensor.
     """
     with _opened(file) as tensors:
-        if name not in tensors.keys():  # noqa: SIM118 (no mapping)
+        if name not in set(tensors.keys()):
             raise ValueError(f"{file.name} has no {name}")
         rows = tensors.get_slice(name)
         for begin in range(0, rows.get_shape()[0], CHUNK_ROWS):
@@ -75,15 +75,17 @@ def read_rows(file: Path, name: str) -> Iterator[tuple[int, npt.NDArray[Any]]]:
 
 
 def read_tensors(file: Path, names: Collection[str] | None = None) -> dict[str, Tensor]:
-    """Those of the named tensors that a file has, or all. Raises ValueError where it is not readable."""
+    """All tensors of a file, or those of `names` that it has. Raises ValueError if it is not readable."""
     with _opened(file) as tensors:
-        return {name: tensors.get_tensor(name) for name in tensors.keys() if names is None or name in names}  # noqa: SIM118
+        held = tensors.keys()
+        return {name: tensors.get_tensor(name) for name in held if names is None or name in names}
 
 
 def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of all tensors, from the header alone. Raises ValueError where the file is not readable."""
+    """Shapes of all tensors, from the header alone. Raises ValueError if the file is not readable."""
     with _opened(file) as tensors:
-        return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        held = tensors.keys()
+        return {name: tuple(tensors.get_slice(name).get_shape()) for name in held}
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ top_k        all processes receive the largest values of all, with their positio
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -20,6 +21,15 @@ from torch.nn import functional
 
 from feature_jobs.schema import Distributed
 from models.distributed.process_group import Group
+
+
+@dataclass(frozen=True)
+class SentBytes:
+    """Bytes of dense gradients that all processes sent; those between nodes are known with `hierarchical` only."""
+
+    total: int
+    between_nodes: int | None
+
 
 BLOCK = 256
 LOSS_BYTES = 4
@@ -128,14 +138,13 @@ class GradientExchange:
         if not self.group.is_leader:
             self.residual_N.zero_()
 
-    def report(self) -> dict[str, int]:
+    def report(self) -> SentBytes:
         """Bytes of dense gradients that all processes sent; with `hierarchical` also those between nodes.
         Collective."""
         sent = torch.tensor([group.sent_bytes if group else 0 for group in (self.node, self.peers)])
         self.group.all_reduce(sent)
         within, between = sent.tolist()
-        report = {"dense_bytes_sent": within + between}
-        return report | {"dense_bytes_between_nodes": between} if self.node is not None else report
+        return SentBytes(within + between, None if self.node is None else between)
 
     def _rounded(self, peers: Group, gradient_N: Tensor, loss: Tensor) -> Tensor:
         codec: Codec = CODECS[self.mode]()

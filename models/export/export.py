@@ -3,11 +3,12 @@
     embeddings.safetensors  keys and rows, as `models.runtime.frozen_tables` maps them
     model.onnx              the dense part as QDQ, weights per channel
     serving.json            tasks, layout, the checkpoint's digest, digests of the files beside it
-    reference.parquet       rows of features, scores of the fp32 twin and of int8, which every host must reproduce
-    quantization.json       size, AUC and calibration of both, and of embeddings of the other number of bits
+    reference.parquet       rows of features with the scores of int8, which every host must reproduce, and of its fp32
+                            counterpart
+    quantization.json       size, AUC and calibration of both, and with embeddings of the other number of bits
 
-Activations are quantized with constants found on calibration rows, so a row's score depends on no other row of its
-batch, and weights to 7 bits, so that no x86 instruction saturates and hosts agree.
+The ranges of activations are constants, found on calibration rows, so that a row's score does not depend on the other
+rows of its batch. Weights have 7 bits, so that no x86 instruction saturates and all hosts compute equal scores.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,7 @@ from models.runtime.onnx_model import (
     SERVING_FILE,
     TABLE_FILE,
     OnnxModel,
+    ServingFacts,
     sha256_of,
 )
 from models.samplers.batches import open_samples, read_blocks
@@ -53,29 +55,58 @@ JUDGED_ROWS = 200_000
 REFERENCE_ROWS = 256
 LATENCY_ROWS, LATENCY_RUNS = 500, 20
 
-Facts = dict[str, Any]
+ByTask = dict[str, float | None]
 
 
-def export(checkpoint: Path, samples: Path, output: Path, quantize: Quantize) -> Facts:
-    """Exports a checkpoint (folders), judges int8 against fp32 on the day's samples, and returns the comparison.
+class VariantFacts(TypedDict):
+    """A variant of the model: bits of its embeddings, its size, and its metrics by task (None: undefined)."""
 
-    "int8" is what serves, with embeddings of `quantize.embedding_bits`; "other" has the other bits, to compare.
-    Raises GateError where int8 loses more than `quantize` allows and for weights that are not finite, CorruptError for
-    unreadable input.
+    bits: int
+    bytes: int
+    auc: ByTask
+    calibration: ByTask
+
+
+class Variants(TypedDict):
+    """The variants that are compared. `int8` serves, with embeddings of `quantize.embedding_bits`; `other` has the
+    other number of bits."""
+
+    fp32: VariantFacts
+    int8: VariantFacts
+    other: VariantFacts
+
+
+class ExportFacts(Variants):
+    """The comparison, on `rows` rows of the day, most of which the model has learned."""
+
+    rows: int
+    latency_ms: dict[str, float]
+    embedding_rows: int
+
+
+def export(checkpoint: Path, samples: Path, output: Path, quantize: Quantize) -> ExportFacts:
+    """Exports a checkpoint (folders), compares int8 with fp32 on the day's samples, and returns the comparison.
+
+    Raises GateError if int8 loses more than `quantize` allows or weights are not finite, CorruptError for unreadable
+    input.
     """
     ranker = checkpoints.load(checkpoint)
     table = _spread(samples / "samples.parquet", ranker)
     with tempfile.TemporaryDirectory() as scratch:
         batches = list(_batches(table, ranker.layout))
-        graphs = _write_models(ranker, table, batches, quantize, scratch=Path(scratch), output=output)
-        scores = _scores(graphs, batches)
-        served = graphs["int8"].table
-        facts: Facts = {}
-        for name, graph in graphs.items():
+        models = _write_models(ranker, table, batches, quantize, scratch=Path(scratch), output=output)
+        scores = _scores(models, batches)
+        served = models["int8"].table
+
+        def judged(name: str) -> VariantFacts:
             file = output / MODEL_FILE if name == "int8" else Path(scratch) / f"{name}.onnx"
-            num_bytes = file.stat().st_size + _table_bytes(served, graph.table.bits)
-            facts[name] = {"bits": graph.table.bits, "bytes": num_bytes, **_judge(ranker.tasks, table, scores[name])}
-        latency_ms = {name: round(_latency_ms(graph, table), 3) for name, graph in graphs.items()}
+            bits = models[name].table.bits
+            num_bytes = file.stat().st_size + _table_bytes(served, bits)
+            auc, calibration = _judge(ranker.tasks, table, scores[name])
+            return {"bits": bits, "bytes": num_bytes, "auc": auc, "calibration": calibration}
+
+        facts: Variants = {"fp32": judged("fp32"), "int8": judged("int8"), "other": judged("other")}
+        latency_ms = {name: round(_latency_ms(model, table), 3) for name, model in models.items()}
     checkpoints.write_json(output / "quantization.json", {**facts, "rows": len(table)})
     del scores["other"]
     _write_reference(ranker, table, scores, output / REFERENCE_FILE)
@@ -88,10 +119,10 @@ def export(checkpoint: Path, samples: Path, output: Path, quantize: Quantize) ->
 def _write_models(
     ranker: Ranker, table: pa.Table, batches: list[Encoded], quantize: Quantize, *, scratch: Path, output: Path
 ) -> dict[str, OnnxModel]:
-    """Writes what serves into `output`, the graphs of the others into `scratch`; returns all, loaded.
+    """Writes the model that serves into `output` and the other variants into `scratch`; returns all, loaded.
 
-    `batches`: `table`, encoded. The others' tables hold the rows of its ids alone: of the whole there would be no room
-    beside training's.
+    `batches`: `table`, encoded. The tables of the other variants have only the rows that `table` needs: all rows would
+    not fit in memory beside the ranker's.
     """
     tables, bits = ranker.tables, quantize.embedding_bits
     keys_R, rows_R = tables.items()
@@ -118,7 +149,7 @@ def _write_models(
     if not np.isfinite(wanted_CT).all():
         raise GateError(
             "dense part: its weights give scores that are not finite; lower train.learning_rate and train again from"
-            " the last day whose scores are"
+            " the last day whose scores are finite"
         )
     unquantized = scratch / "dense.onnx"
     write_onnx(ranker, unquantized, largest_inputs(ranker, fp32, calibration))
@@ -137,20 +168,21 @@ def _quantized(
 
 
 def _finite(tables: DynamicTables, rows_N: npt.NDArray[np.int32]) -> Floats:
-    """Weights [N, D] of rows. Raises GateError for one that is not finite."""
+    """Weights [N, D] of rows. Raises GateError if one is not finite."""
     weight_ND, _ = tables.storage.read(rows_N)
-    amiss_N = ~np.isfinite(weight_ND).all(1)
-    if amiss_N.any():
-        names = sorted({tables.names[t] for t in tables.table_R[rows_N[amiss_N]]})
+    wrong_N = ~np.isfinite(weight_ND).all(1)
+    if wrong_N.any():
+        names = sorted({tables.names[t] for t in tables.table_R[rows_N[wrong_N]]})
         raise GateError(
-            f"embedding table {', '.join(names)}: {int(amiss_N.sum())} of {len(rows_N)} rows have a weight that is not"
-            " finite; lower train.embedding_learning_rate and train again from the last day whose weights are"
+            f"embedding table {', '.join(names)}: {int(wrong_N.sum())} of {len(rows_N)} rows have a weight that is not"
+            " finite; lower train.embedding_learning_rate and train again from the last day whose weights"
+            " are finite"
         )
     return weight_ND
 
 
 def _keys_of(batches: list[Encoded]) -> Ints:
-    """Each key once."""
+    """The distinct keys of all batches."""
     found = []
     for encoded in batches:
         keys = [*encoded.slots, *(keys for keys, _ in encoded.bags.values())]
@@ -158,13 +190,13 @@ def _keys_of(batches: list[Encoded]) -> Ints:
     return np.unique(np.concatenate([np.empty(0, np.int64), *found]))
 
 
-def _scores(graphs: dict[str, OnnxModel], batches: list[Encoded]) -> dict[str, Floats]:
-    """Probabilities [N, T] of each graph."""
-    parts: dict[str, list[Floats]] = {name: [] for name in graphs}
+def _scores(models: dict[str, OnnxModel], batches: list[Encoded]) -> dict[str, Floats]:
+    """Probabilities [N, T] of each variant."""
+    parts: dict[str, list[Floats]] = {name: [] for name in models}
     for encoded in batches:
-        for name, graph in graphs.items():
-            parts[name].append(graph.run(encoded))
-    none = np.zeros((0, len(graphs["int8"].tasks)), np.float32)
+        for name, model in models.items():
+            parts[name].append(model.run(encoded))
+    none = np.zeros((0, len(models["int8"].tasks)), np.float32)
     return {name: np.concatenate([none, *scores]) for name, scores in parts.items()}
 
 
@@ -174,38 +206,39 @@ def _batches(table: pa.Table, layout: Layout) -> Iterator[Encoded]:
 
 
 def _table_bytes(served: FrozenTable, bits: int) -> int:
-    """What all rows of a table take at another number of bits."""
+    """The bytes of a table with all rows, at another number of bits."""
     return served.num_bytes + len(served) * (row_bytes(served.dim, bits) - row_bytes(served.dim, served.bits))
 
 
-def refuse_loss(tasks: tuple[str, ...], facts: Facts, quantize: Quantize) -> None:
-    """Raises GateError where a task's int8 AUC or calibration is further from fp32's than allowed."""
+def refuse_loss(tasks: tuple[str, ...], facts: Variants, quantize: Quantize) -> None:
+    """Raises GateError if a task's int8 AUC or calibration differs from fp32's by more than `quantize` allows."""
     problems = []
     form = f"int8 with embeddings of {quantize.embedding_bits} bits"
     for task in tasks:
-        fp32, int8 = (({k: facts[name][k][task] for k in ("auc", "calibration")}) for name in ("fp32", "int8"))
-        if None in (*fp32.values(), *int8.values()):  # one class only: nothing to compare
-            continue
-        loss, shift = fp32["auc"] - int8["auc"], abs(int8["calibration"] - fp32["calibration"])
+        fp32_auc, int8_auc = facts["fp32"]["auc"][task], facts["int8"]["auc"][task]
+        fp32_mean, int8_mean = facts["fp32"]["calibration"][task], facts["int8"]["calibration"][task]
+        if fp32_auc is None or int8_auc is None or fp32_mean is None or int8_mean is None:
+            continue  # one class only: nothing to compare
+        loss, shift = fp32_auc - int8_auc, abs(int8_mean - fp32_mean)
         if loss > quantize.max_auc_loss:
             problems.append(
-                f"{task}: {form} loses {loss:.5f} AUC ({fp32['auc']:.5f} → {int8['auc']:.5f});"
+                f"{task}: {form} loses {loss:.5f} AUC ({fp32_auc:.5f} → {int8_auc:.5f});"
                 f" quantize.max_auc_loss allows {quantize.max_auc_loss:g}"
             )
         if shift > quantize.max_calibration_shift:
             problems.append(
-                f"{task}: {form} shifts calibration by {shift:.5f} ({fp32['calibration']:.5f} →"
-                f" {int8['calibration']:.5f}); quantize.max_calibration_shift allows {quantize.max_calibration_shift:g}"
+                f"{task}: {form} shifts calibration by {shift:.5f} ({fp32_mean:.5f} →"
+                f" {int8_mean:.5f}); quantize.max_calibration_shift allows {quantize.max_calibration_shift:g}"
             )
     if problems:
         wider = " set quantize.embedding_bits to 8," if quantize.embedding_bits == 4 else ""
         raise GateError(
-            "\n".join(problems) + f"\nserve the previous version, retrain,{wider} or allow more in quantize"
+            "\n".join(problems) + f"\nkeep serving the previous version, retrain,{wider} or allow more in quantize"
         )
 
 
 def _spread(file: Path, ranker: Ranker) -> pa.Table:
-    """Up to JUDGED_ROWS rows, evenly spread over the day."""
+    """At most JUDGED_ROWS rows, evenly spread over the day."""
     parquet = open_samples(file, ranker.layout, ranker.tasks)
     num_rows = parquet.metadata.num_rows
     wanted = _even_places(num_rows, JUDGED_ROWS)
@@ -226,29 +259,30 @@ def _evenly(table: pa.Table, num_rows: int) -> pa.Table:
     return table.take(pa.array(_even_places(len(table), num_rows)))
 
 
-def _judge(tasks: tuple[str, ...], table: pa.Table, scores_NT: npt.NDArray[np.float32]) -> Facts:
-    facts: Facts = {"auc": {}, "calibration": {}}
+def _judge(tasks: tuple[str, ...], table: pa.Table, scores_NT: npt.NDArray[np.float32]) -> tuple[ByTask, ByTask]:
+    """AUC and calibration of each task."""
+    auc, calibration = ByTask(), ByTask()
     for t, task in enumerate(tasks):
         labels = table.column(f"label.{task}").cast(pa.float32()).to_numpy()
         known = ~np.isnan(labels)
-        for name, metric in (("auc", metrics.auc), ("calibration", metrics.calibration)):
+        for found, metric in ((auc, metrics.auc), (calibration, metrics.calibration)):
             value = metric(labels[known], scores_NT[known, t])
-            facts[name][task] = round(value, 6) if np.isfinite(value) else None
-    return facts
+            found[task] = round(value, 6) if np.isfinite(value) else None
+    return auc, calibration
 
 
-def _latency_ms(graph: OnnxModel, table: pa.Table) -> float:
-    """Median time of one request of up to LATENCY_ROWS rows, from keys and numbers on."""
-    encoded = encode(table.slice(0, LATENCY_ROWS), graph.layout)
+def _latency_ms(model: OnnxModel, table: pa.Table) -> float:
+    """Median time of one request of at most LATENCY_ROWS rows, which are encoded already."""
+    encoded = encode(table.slice(0, LATENCY_ROWS), model.layout)
     times = []
     for _ in range(LATENCY_RUNS):
         started = time.perf_counter()
-        graph.run(encoded)
+        model.run(encoded)
         times.append(time.perf_counter() - started)
     return 1000 * statistics.median(times)
 
 
-def _write_reference(ranker: Ranker, table: pa.Table, scores: dict[str, Any], file: Path) -> None:
+def _write_reference(ranker: Ranker, table: pa.Table, scores: dict[str, Floats], file: Path) -> None:
     places = _even_places(len(table), REFERENCE_ROWS)
     reference = table.select(ranker.layout.columns).take(pa.array(places))
     for name, scores_NT in scores.items():
@@ -259,7 +293,7 @@ def _write_reference(ranker: Ranker, table: pa.Table, scores: dict[str, Any], fi
 
 def _write_serving(ranker: Ranker, checkpoint: Path, output: Path) -> None:
     facts = checkpoints.read_facts(checkpoint)
-    document = {
+    document: ServingFacts = {
         "format": FORMAT,
         "scenario": facts["scenario"],
         "ds": facts["ds"],
@@ -271,14 +305,18 @@ def _write_serving(ranker: Ranker, checkpoint: Path, output: Path) -> None:
     checkpoints.write_json(output / SERVING_FILE, document)
 
 
-def _print_table(tasks: tuple[str, ...], facts: Facts, latency_ms: dict[str, float]) -> None:
-    heads = {"fp32": "fp32", "int8": f"{facts['int8']['bits']} bits", "other": f"({facts['other']['bits']} bits)"}
-    lines = [f"{'embeddings of':24}" + "".join(f"{head:>12}" for head in heads.values())]
-    lines.append(f"{'size, bytes':24}" + "".join(f"{facts[name]['bytes']:>12}" for name in heads))
-    lines.append(f"{f'{LATENCY_ROWS} rows, ms':24}" + "".join(f"{latency_ms[name]:>12.2f}" for name in heads))
-    for metric in ("auc", "calibration"):
+def _print_table(tasks: tuple[str, ...], facts: Variants, latency_ms: dict[str, float]) -> None:
+    variants = (facts["fp32"], facts["int8"], facts["other"])
+    heads = ("fp32", f"{facts['int8']['bits']} bits", f"({facts['other']['bits']} bits)")
+    lines = [f"{'embeddings of':24}" + "".join(f"{head:>12}" for head in heads)]
+    lines.append(f"{'size, bytes':24}" + "".join(f"{variant['bytes']:>12,}" for variant in variants))
+    times = (latency_ms[name] for name in ("fp32", "int8", "other"))
+    lines.append(f"{f'{LATENCY_ROWS} rows, ms':24}" + "".join(f"{time_ms:>12.2f}" for time_ms in times))
+    metrics_of = {"auc": [v["auc"] for v in variants], "calibration": [v["calibration"] for v in variants]}
+    for metric, by_variant in metrics_of.items():
         for task in tasks:
-            values = [facts[name][metric][task] for name in heads]
+            values = [by_task[task] for by_task in by_variant]
             shown = "".join(f"{'undefined' if value is None else f'{value:.5f}':>12}" for value in values)
             lines.append(f"{f'{metric} {task}':24}{shown}")
+    lines.append("The model has learned these rows: compare the columns; `evaluate` judges on rows it had not learned.")
     print("\n".join(lines), file=sys.stderr, flush=True)

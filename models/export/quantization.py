@@ -1,9 +1,9 @@
-"""From a ranker's dense part to an ONNX graph, in fp32 or int8.
+"""Writes a ranker's dense part as an ONNX graph, in fp32 or int8.
 
-Weights int8 per output channel, activations uint8 with a constant range per tensor, found from histograms over
-calibration rows. The inputs of the first layer differ in range by orders of magnitude, so their columns are divided by
-the root of their range, which goes into the weights instead (Xiao et al., SmoothQuant, ICML 2023, with α = 1/2). A
-shift of the logits takes out what bias is left.
+Weights are int8 per output channel. Activations are uint8 with a constant range per tensor, from histograms over
+calibration rows. The inputs of the first layer differ in range by orders of magnitude, so each column is divided by the
+root of its range and its weights are multiplied by it (Xiao et al., SmoothQuant, ICML 2023, with α = 1/2). A shift of
+the logits corrects the remaining bias.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CALIBRATION_BATCH = 256
 
 
 class _Standardize(nn.Module):
-    """Standardize with its moments made constants."""
+    """`Standardize` with its moments as constants."""
 
     def __init__(self, running: Standardize) -> None:
         super().__init__()
@@ -54,7 +54,8 @@ class _Smoothed(nn.Module):
         layer.weight.data.mul_(divisor_I)
 
     def forward(self, input_BI: Tensor) -> Tensor:
-        return self.layer(input_BI * self.factor_I)  # type: ignore[no-any-return]
+        output: Tensor = self.layer(input_BI * self.factor_I)
+        return output
 
 
 class _Serving(nn.Module):
@@ -63,23 +64,24 @@ class _Serving(nn.Module):
     def __init__(self, ranker: Ranker, divisor_I: Tensor) -> None:
         super().__init__()
         self.network = copy.deepcopy(ranker.network).eval()
-        self.network.standardize = _Standardize(ranker.network.standardize)  # type: ignore[assignment]
-        # Each layer for itself: some architectures multiply input columns with each other too, as they are.
+        self.network.set_submodule("standardize", _Standardize(ranker.network.standardize))
+        # Only the layers' inputs: some architectures also multiply input columns with each other, unscaled.
         for path, layer in list(self.network.architecture.named_modules()):
             if isinstance(layer, BlockLinear) and layer.blocks["weight"].get(1) == self.network.widths:
                 self.network.architecture.set_submodule(path, _Smoothed(layer, divisor_I))
         self.shift_T = nn.Buffer(torch.zeros(len(ranker.tasks)))
 
     def forward(self, emb_BFD: Tensor, numbers_BK: Tensor) -> Tensor:
-        return (self.network(emb_BFD, numbers_BK) + self.shift_T).sigmoid()  # type: ignore[no-any-return]
+        logits_BT: Tensor = self.network(emb_BFD, numbers_BK) + self.shift_T
+        return logits_BT.sigmoid()
 
 
 @torch.no_grad()
-def largest_inputs(ranker: Ranker, graph: OnnxModel, samples: pa.Table) -> Tensor:
-    """The largest absolute value [I] of each input column of the architecture over some rows."""
+def largest_inputs(ranker: Ranker, model: OnnxModel, samples: pa.Table) -> Tensor:
+    """The largest absolute value [I] of each input column of the architecture over `samples`."""
     largest = []
-    for encoded in _batches(graph, samples):
-        emb_BFD, numbers_BK = graph.embed(encoded), torch.from_numpy(encoded.numbers_NK)
+    for encoded in _batches(model, samples):
+        emb_BFD, numbers_BK = model.embed(encoded), torch.from_numpy(encoded.numbers_NK)
         inputs = [torch.from_numpy(emb_BFD).flatten(1), ranker.network.standardize(numbers_BK)]
         largest.append(torch.cat(inputs, 1).abs().amax(0))
     return torch.stack(largest).amax(0)
@@ -94,7 +96,7 @@ def write_onnx(ranker: Ranker, file: Path, largest_I: Tensor | None = None) -> N
     example = (torch.zeros(2, num_embedded, ranker.model.embedding_dim), torch.zeros(2, len(layout.numbers)))
     axes = {name: {0: "B"} for name in ("embeddings", "numbers", "probabilities")}
     with warnings.catch_warnings():
-        # The exporter that traces: the newer one takes 100 times as long for the same graph.
+        # The tracing exporter is deprecated, but the newer one takes 100 times as long for the same graph.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module, example, str(file), input_names=["embeddings", "numbers"], output_names=["probabilities"],
@@ -103,13 +105,13 @@ def write_onnx(ranker: Ranker, file: Path, largest_I: Tensor | None = None) -> N
     _strip(file)
 
 
-def quantize_dense(source: Path, target: Path, graph: OnnxModel, samples: pa.Table) -> None:
+def quantize_dense(source: Path, target: Path, model: OnnxModel, samples: pa.Table) -> None:
     """Quantizes the dense layers of a written graph, with ranges of activations seen on `samples`."""
     with _quiet():
         quantize_static(
             source,
             target,
-            _Calibration(graph, samples),
+            _Calibration(model, samples),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Gemm", "MatMul"],
             per_channel=True,
@@ -117,14 +119,14 @@ def quantize_dense(source: Path, target: Path, graph: OnnxModel, samples: pa.Tab
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.Percentile,
-            # A logit in 256 steps would cost more calibration than all the rest: outputs stay fp32.
+            # Outputs stay fp32: a logit in 256 steps would cost more calibration than everything else.
             extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
         )
     _strip(target)
 
 
 def correct_bias(file: Path, wanted_NT: Floats, found_NT: Floats) -> None:
-    """Shifts each task's logit so that int8 scores average what fp32 scores do (Nagel et al., ICCV 2019).
+    """Shifts each task's logit so that the int8 and fp32 scores have equal means (Nagel et al., ICCV 2019).
 
     Rounding alone moves the mean of a rare task by a few percent.
     """
@@ -137,22 +139,22 @@ def correct_bias(file: Path, wanted_NT: Floats, found_NT: Floats) -> None:
 
 
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, graph: OnnxModel, samples: pa.Table) -> None:
-        self._feeds = (graph.feeds(encoded) for encoded in _batches(graph, samples))
+    def __init__(self, model: OnnxModel, samples: pa.Table) -> None:
+        self._feeds = (model.feeds(encoded) for encoded in _batches(model, samples))
 
     def get_next(self) -> Feeds | None:
         return next(self._feeds, None)
 
 
-def _batches(graph: OnnxModel, samples: pa.Table) -> Iterator[Encoded]:
-    # ONNX Runtime stacks the batches' activations: all must be of one size, so a smaller last one is left out.
+def _batches(model: OnnxModel, samples: pa.Table) -> Iterator[Encoded]:
+    # ONNX Runtime stacks the activations of all batches, which must have one size: a smaller last batch is left out.
     num_batches = max(1, len(samples) // CALIBRATION_BATCH)
     for begin in range(0, num_batches * CALIBRATION_BATCH, CALIBRATION_BATCH):
-        yield encode(samples.slice(begin, CALIBRATION_BATCH), graph.layout)
+        yield encode(samples.slice(begin, CALIBRATION_BATCH), model.layout)
 
 
 def _strip(file: Path) -> None:
-    """Takes out texts that name places of the machine which made the graph."""
+    """Removes texts that contain paths of the host that wrote the graph: equal models must give equal bytes."""
     model = onnx.load(file)
     model.doc_string = model.graph.doc_string = ""
     for node in model.graph.node:
@@ -162,7 +164,7 @@ def _strip(file: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The quantizer prints to stdout, which belongs to the step's result, and warns of what is done on purpose."""
+    """Silences the quantizer: it prints to stdout, which belongs to the step's result, and warns about our settings."""
     logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stdout(io.StringIO()):

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Self
 
-from numba import config
+from numba.core import config
 from numba.core.caching import InTreeCacheLocator
 
 MODELS = Path(__file__).resolve().parent.parent

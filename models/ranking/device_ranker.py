@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
@@ -101,7 +102,7 @@ class DeviceRanker(Ranker):
         return Uploaded(lookup, numbers_BJ, labels_BT, DeviceLookup.of(lookup, self.device))
 
     def _step(self, batch: Prepared, meanwhile: Callable[[], None]) -> float:
-        assert isinstance(batch, Uploaded)  # noqa: S101 (made by `_prepare`)
+        batch = cast(Uploaded, batch)  # made by `_prepare`
         self.replica.reserve(1)
         unscale = 1 / self.scaler.scale
         launched: list[Tensor] = []

@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +24,37 @@ from models.runtime.frozen_tables import CHUNK_ROWS, Bytes, FrozenTable
 from models.runtime.onnx_model import SERVING_FILE, TABLE_FILE, check_digest, read_serving, sha256_of
 
 FORMAT = 1
+
+
+class DeltaCounts(TypedDict):
+    """Rows of the target export: all, those with other bytes, those that the base lacks; and rows that were removed."""
+
+    rows: int
+    changed: int
+    new: int
+    gone: int
+
+
+class DeltaFacts(DeltaCounts):
+    """delta.json. `base` and `target`: digests of serving.json; `files`: digests of the other files, by name."""
+
+    format: int
+    base: str
+    target: str
+    files: dict[str, str]
+
+
+class DeltaSizes(DeltaCounts):
+    """The counts, and the bytes of the delta and of the whole target export."""
+
+    delta_bytes: int
+    full_bytes: int
+
+
 DELTA_FILE, ROWS_FILE = "delta.json", "rows.safetensors"
 
 
-def write_delta(base: Path, target: Path, output: Path) -> dict[str, Any]:
+def write_delta(base: Path, target: Path, output: Path) -> DeltaSizes:
     """Writes the delta from export `base` to export `target` (folders) into `output`, which must be empty or absent.
 
     Raises CorruptError for an unreadable export, BadInputError if `output` is not empty, or if the exports quantize to
@@ -65,8 +92,13 @@ def write_delta(base: Path, target: Path, output: Path) -> dict[str, Any]:
     for file in target.iterdir():
         if file.name != TABLE_FILE:
             shutil.copyfile(file, output / file.name)
-    counts = {"rows": len(new), "changed": len(rows_C) - num_new, "new": num_new, "gone": len(tensors["gone"])}
-    document = {
+    counts: DeltaCounts = {
+        "rows": len(new),
+        "changed": len(rows_C) - num_new,
+        "new": num_new,
+        "gone": len(tensors["gone"]),
+    }
+    document: DeltaFacts = {
         "format": FORMAT,
         "base": sha256_of(base / SERVING_FILE),
         "target": sha256_of(target / SERVING_FILE),
@@ -77,7 +109,7 @@ def write_delta(base: Path, target: Path, output: Path) -> dict[str, Any]:
     return {**counts, "delta_bytes": _size(output), "full_bytes": _size(target)}
 
 
-def apply_delta(base: Path, delta: Path, output: Path) -> dict[str, Any]:
+def apply_delta(base: Path, delta: Path, output: Path) -> DeltaFacts:
     """Applies `delta` to export `base` and writes the target export, byte for byte, into `output`, which must be empty
     or absent. Returns delta.json.
 
@@ -146,9 +178,9 @@ def _of_width(table: FrozenTable, width: int) -> FrozenTable:
     return FrozenTable.of(table.keys_R[:0], np.empty((0, width), np.uint8), table.default_TD, table.bits)
 
 
-def _read(delta: Path) -> dict[str, Any]:
+def _read(delta: Path) -> DeltaFacts:
     try:
-        facts: dict[str, Any] = json.loads((delta / DELTA_FILE).read_text())
+        facts: DeltaFacts = json.loads((delta / DELTA_FILE).read_text())
         if facts["format"] != FORMAT:
             raise ValueError(f"format {facts['format']}; this code reads {FORMAT}")
         for name, expected in facts["files"].items():

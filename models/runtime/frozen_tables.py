@@ -19,6 +19,7 @@ import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -205,7 +206,7 @@ def _check_order(keys_R: Ints) -> None:
             )
 
 
-def _mapped(file: Path) -> tuple[dict[str, npt.NDArray], int]:  # type: ignore[type-arg]
+def _mapped(file: Path) -> tuple[dict[str, npt.NDArray[Any]], int]:
     """The arrays of a safetensors file as views of its mapped pages, and the bits of its rows.
 
     The library's own reader would copy the arrays. Files without the number of bits are from when all rows had 8.

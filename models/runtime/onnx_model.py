@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import onnxruntime as ort
@@ -25,6 +25,18 @@ MODEL_FILE, TABLE_FILE, SERVING_FILE = "model.onnx", "embeddings.safetensors", "
 REFERENCE_FILE = "reference.parquet"
 
 Feeds = dict[str, Floats]
+
+
+class ServingFacts(TypedDict):
+    """serving.json. `checkpoint`: digest of the checkpoint; `files`: digests of the model and the table, by name."""
+
+    format: int
+    scenario: str
+    ds: str
+    checkpoint: str
+    tasks: list[str]
+    layout: dict[str, Any]
+    files: dict[str, str]
 
 
 class OnnxModel:
@@ -69,7 +81,7 @@ class OnnxModel:
         return np.concatenate(scores) if scores else np.zeros((0, len(self.tasks)), np.float32)
 
 
-def read_serving(folder: Path, digest: str | None = None) -> dict[str, Any]:
+def read_serving(folder: Path, digest: str | None = None) -> ServingFacts:
     """Reads serving.json of an export and checks the files against the digests in it.
 
     `digest`: the SHA-256 that serving.json itself must have. Raises CorruptError if a file is missing or differs.
@@ -77,7 +89,7 @@ def read_serving(folder: Path, digest: str | None = None) -> dict[str, Any]:
     try:
         if digest is not None:
             check_digest(folder / SERVING_FILE, digest)
-        facts: dict[str, Any] = json.loads((folder / SERVING_FILE).read_text())
+        facts: ServingFacts = json.loads((folder / SERVING_FILE).read_text())
         if facts["format"] != FORMAT:
             raise ValueError(f"format {facts['format']}; this code reads {FORMAT}")
         for name, expected in facts["files"].items():

@@ -9,9 +9,10 @@ TorchRec's tables have a fixed size, so each row gets a slot of its table. Slots
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -104,7 +105,7 @@ class ShardedRows:
         self.slot_R: Rows = reserve((RESERVED_ROWS,), np.int32)  # 0: the default row's slot, or no slot
         self.holder_R: npt.NDArray[np.int16] = reserve((RESERVED_ROWS,), np.int16)  # the table that the slot belongs to
         self.holder_R[: len(names)] = np.arange(len(names))
-        self._tables: DynamicTables | None = None
+        self._tables: DynamicTables  # set by `bind`
         settings = train.distributed
         kinds = [settings.plan.get(name, settings.kind) for name in names]
         self.slots = [
@@ -127,7 +128,6 @@ class ShardedRows:
 
         Raises BadInputError if a table is full.
         """
-        assert self._tables is not None  # noqa: S101 (set by `bind`)
         self._take_back(rows_F)
         table_F = self._tables.table_R[rows_F]
         for table in map(int, np.unique(table_F)):
@@ -245,15 +245,14 @@ class ShardedRows:
 
     def _update_replica(self, table: int, parameter: Tensor, batch: Lookup, step: Step) -> None:
         """Updates a data-parallel table, which TorchRec does not. Its gradients are means over processes."""
-        assert self._tables is not None  # noqa: S101
-        assert parameter.grad is not None  # noqa: S101
+        gradient_RD = cast(Tensor, parameter.grad)
         slots = batch.places_U[self._tables.table_R[batch.rows_U] == table]
         index = torch.from_numpy(slots).long().to(self.device)
-        gradient_UD = parameter.grad[index] * self.group.size
-        parameter.grad[index] = 0
+        gradient_UD = gradient_RD[index] * self.group.size
+        gradient_RD[index] = 0
         (shard,) = self.shards[table]
-        assert shard.state is not None  # noqa: S101 (for sgd it has no columns)
-        moved_UD, shard.state[index] = moves(self.optimizer, gradient_UD, shard.state[index], step)
+        state_RK = cast(Tensor, shard.state)  # a replica always has one; for sgd it has no columns
+        moved_UD, state_RK[index] = moves(self.optimizer, gradient_UD, state_RK[index], step)
         shard.weight[index] -= moved_UD
 
     def _shard(self, settings: Distributed, kinds: Sequence[str]) -> Any:
@@ -360,8 +359,8 @@ def _check(dim: int, train: Train, names: Sequence[str]) -> None:
     if mistakes:
         raise BadInputError("\n".join(mistakes))
     try:
-        import fbgemm_gpu  # noqa: F401
-        import torchrec  # noqa: F401
+        for name in ("fbgemm_gpu", "torchrec"):
+            importlib.import_module(name)
     except (ImportError, OSError) as error:
         raise BadInputError(
             f"train.backend: 'torchrec': not installed here ({error}); {EXTRA}, or set native"

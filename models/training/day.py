@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +40,47 @@ from models.ranking.thread_pool import ThreadPool
 from models.samplers.batches import Block, Floats, encoded_blocks, make_block, open_samples, read_blocks
 from models.training.progress import Progress
 
+
+class TaskMetrics(TypedDict):
+    """How good a task's scores are on `rows` rows; None where a metric is undefined (one class only)."""
+
+    auc: float | None
+    gauc: float | None
+    normalized_entropy: float | None
+    calibration: float | None
+    rows: int
+
+
+class JudgedDay(TypedDict):
+    """metrics.json: by task, of the parent's scores for the whole day, and of the model's for the holdout."""
+
+    progressive: dict[str, TaskMetrics]
+    holdout: dict[str, TaskMetrics]
+
+
+class TrainMetrics(TypedDict, total=False):
+    """The metrics of a day of training; empty for processes other than rank 0.
+
+    `tables`: see `DynamicTables.report`. `precision`: what `train.precision: auto` stood for. `dense_bytes_sent`, and
+    with `hierarchical` `dense_bytes_between_nodes`: of several processes only.
+    """
+
+    progressive: dict[str, TaskMetrics]
+    holdout: dict[str, TaskMetrics]
+    num_rows: int
+    samples_per_s: int
+    learn_s: float
+    score_s: float
+    embedding_rows: int
+    tables: dict[str, dict[str, float]]
+    skipped_steps: int
+    loss_scale: float
+    precision: str
+    dense_bytes_sent: int
+    dense_bytes_between_nodes: int
+    checkpoint_bytes: int
+
+
 KEYS = ["key.event_time", "key.event_row", "key.user"]
 PREDICTIONS_ROWS = 1_000_000
 
@@ -54,11 +95,11 @@ def train_day(
     resume: Path | None = None,
     progress: bool = False,
     group: Group | None = None,
-) -> dict[str, Any]:
+) -> TrainMetrics:
     """Continues from the parent's checkpoint over a day's samples (folders) and writes the next one into `output`.
 
     `group`: the processes that train together. All are called with the same arguments; rank 0 writes the checkpoint and
-    returns the metrics, the others return {}. `resume`: a folder for snapshots, from which the next run with the same
+    returns the metrics, the others {}. `resume`: a folder for snapshots, from which the next run with the same
     inputs continues if this one is killed.
 
     Raises CorruptError for an unreadable parent or samples file, BadInputError for samples that do not fit.
@@ -99,17 +140,17 @@ def train_day(
         "num_rows": num_rows,
         "restored": day.restored,
     }
-    sent = {}
+    sent = None
     if ranker.exchange is not None:
         ranker.exchange.gather_residual()
         sent = ranker.exchange.report()
     checkpoints.save(ranker, output if is_leader else None, facts)
     if not is_leader:
-        return {}
+        return TrainMetrics()
     _write_predictions(parquet, tasks, progressive_NT, gate_NT, output / "predictions.parquet")
     judged = _judge(parquet, tasks, progressive_NT if parent else None, gate_NT)
     checkpoints.write_json(output / "metrics.json", judged)
-    return {
+    metrics: TrainMetrics = {
         **judged,
         "num_rows": num_rows,
         "samples_per_s": round(day.rows_learned / max(day.learn_s, 1e-9)),
@@ -120,9 +161,13 @@ def train_day(
         "skipped_steps": ranker.scaler.skipped,
         "loss_scale": ranker.scaler.scale,
         "precision": ranker.train.precision,
-        **sent,
         "checkpoint_bytes": sum(file.stat().st_size for file in output.iterdir()),
     }
+    if sent is not None:
+        metrics["dense_bytes_sent"] = sent.total
+        if sent.between_nodes is not None:
+            metrics["dense_bytes_between_nodes"] = sent.between_nodes
+    return metrics
 
 
 def score(checkpoint: Path, samples: pa.Table) -> dict[str, Floats]:
@@ -146,7 +191,7 @@ class _Day:
     snapshots: Snapshots
     progress: Progress
     position: Position = field(default_factory=Position)
-    restored: dict[str, Any] = field(default_factory=dict)
+    restored: checkpoints.Restored = field(default_factory=checkpoints.Restored)
     scores: dict[str, Floats] = field(default_factory=dict)
     rows_learned: int = 0
     learn_s: float = 0.0
@@ -237,13 +282,13 @@ def _write_predictions(
     writer, begin = None, 0
     for table in read_blocks(parquet, 0, parquet.metadata.num_rows, PREDICTIONS_ROWS, columns):
         rows = slice(begin, begin + len(table))
+        scored = table.replace_schema_metadata(None)
         for kind, scores_NT in (("progressive", progressive_NT), ("gate", gate_NT)):
             for t, task in enumerate(tasks):
                 scores = pa.array(scores_NT[rows, t], pa.float32(), from_pandas=True)  # NaN becomes null
-                table = table.append_column(f"{kind}.{task}", scores)  # noqa: PLW2901
-        table = table.replace_schema_metadata(None)  # noqa: PLW2901
-        writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
-        writer.write_table(table)
+                scored = scored.append_column(f"{kind}.{task}", scores)
+        writer = writer or pq.ParquetWriter(file, scored.schema, compression="zstd")
+        writer.write_table(scored)
         begin = rows.stop
     if writer:
         writer.close()
@@ -251,26 +296,32 @@ def _write_predictions(
 
 def _judge(
     parquet: pq.ParquetFile, tasks: tuple[str, ...], progressive_NT: Floats | None, gate_NT: Floats
-) -> dict[str, Any]:
+) -> JudgedDay:
     """Metrics of each task, without the rows whose label is unknown and those that have no score."""
     table = parquet.read(["key.user", *(f"label.{task}" for task in tasks)])
     users = table.column("key.user").combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    judged: dict[str, Any] = {"progressive": {}, "holdout": {}}
-    for kind, scores_NT in (("progressive", progressive_NT), ("holdout", gate_NT)):
-        for t, task in enumerate(tasks if scores_NT is not None else ()):
-            assert scores_NT is not None  # noqa: S101 (no task otherwise)
+
+    def judged(scores_NT: Floats) -> dict[str, TaskMetrics]:
+        by_task = {}
+        for t, task in enumerate(tasks):
             labels = table.column(f"label.{task}").cast(pa.float32()).to_numpy()  # null becomes NaN
             kept = ~(np.isnan(labels) | np.isnan(scores_NT[:, t]))
-            judged[kind][task] = _metrics(users[kept], labels[kept], scores_NT[kept, t])
-    return judged
+            by_task[task] = _metrics(users[kept], labels[kept], scores_NT[kept, t])
+        return by_task
+
+    return {"progressive": {} if progressive_NT is None else judged(progressive_NT), "holdout": judged(gate_NT)}
 
 
-def _metrics(users: Any, labels: Floats, scores: Floats) -> dict[str, float | int | None]:
-    values = {
-        "auc": metrics.auc(labels, scores),
-        "gauc": metrics.gauc(users, labels, scores),
-        "normalized_entropy": metrics.normalized_entropy(labels, scores),
-        "calibration": metrics.calibration(labels, scores),
+def _metrics(users: Any, labels: Floats, scores: Floats) -> TaskMetrics:
+    return {
+        "auc": _defined(metrics.auc(labels, scores)),
+        "gauc": _defined(metrics.gauc(users, labels, scores)),
+        "normalized_entropy": _defined(metrics.normalized_entropy(labels, scores)),
+        "calibration": _defined(metrics.calibration(labels, scores)),
+        "rows": len(labels),
     }
-    # JSON has no NaN: a metric that is undefined (one class only) is null.
-    return {**{k: round(v, 6) if np.isfinite(v) else None for k, v in values.items()}, "rows": len(labels)}
+
+
+def _defined(value: float) -> float | None:
+    """JSON has no NaN: an undefined metric is null."""
+    return round(value, 6) if np.isfinite(value) else None

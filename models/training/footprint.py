@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from feature_jobs.schema import Scenario
 from feature_jobs.transforms import Layout
@@ -17,14 +17,44 @@ from models.sparse.tables import BOOKKEEPING_BYTES
 FLOAT_BYTES = 4
 
 
-def footprint(scenario: Scenario, parent: Path | None) -> dict[str, Any]:
-    """What the scenario's model would hold, carried on from a parent's folder or made anew.
+class TableFootprint(TypedDict, total=False):
+    """One table. `fate`: `restored`, `new` or `dropped` (then only `fate` and `rows` are given).
 
-    {"tables": {name: {"fate", "rows", "weight_bytes", "state_bytes", "bookkeeping_bytes", "row_bytes", "most_bytes",
-    "settings"}}, "id_map_bytes", "sketch_bytes", "cached_rows", "dense": {"parameters", "bytes"}, "changes"}.
-    A fate is `restored`, `new` or `dropped`; `most_bytes` is None without a capacity, `cached_rows` without
-    `train.cache_rows`, `changes` (see `checkpoints.changes`) without a parent. Raises CorruptError for an unreadable
-    parent.
+    `row_bytes`: of one row; `most_bytes`: of a full table, None without a capacity.
+    """
+
+    fate: str
+    rows: int
+    weight_bytes: int
+    state_bytes: int
+    bookkeeping_bytes: int
+    row_bytes: int
+    most_bytes: int | None
+    settings: dict[str, Any]
+
+
+class DenseFootprint(TypedDict):
+    """The dense part: parameters, and the bytes of weights and two moments."""
+
+    parameters: int
+    bytes: int
+
+
+class Footprint(TypedDict):
+    """What a model would hold. `cached_rows`: None without `train.cache_rows`; `changes`: None without a parent."""
+
+    tables: dict[str, TableFootprint]
+    id_map_bytes: int
+    sketch_bytes: int
+    cached_rows: int | None
+    dense: DenseFootprint
+    changes: checkpoints.Restored | None
+
+
+def footprint(scenario: Scenario, parent: Path | None) -> Footprint:
+    """What the scenario's model would hold, restored from a parent's folder or new.
+
+    Raises CorruptError for an unreadable parent.
     """
     layout, model, train = Layout.from_scenario(scenario), scenario.model, scenario.train
     names, dim = layout.namespaces, model.embedding_dim
@@ -36,7 +66,7 @@ def footprint(scenario: Scenario, parent: Path | None) -> dict[str, Any]:
     dropped: dict[str, int] = found["tables"]["dropped"] if found else {}
     state_width = Optimizer(train.embedding_optimizer).state_width(dim)
     row_bytes = FLOAT_BYTES * (dim + state_width) + BOOKKEEPING_BYTES
-    tables: dict[str, dict[str, Any]] = {}
+    tables: dict[str, TableFootprint] = {}
     for name in names:
         settings, rows = scenario.embeddings.get(name), kept.get(name, 0)
         capacity = settings.capacity if settings else None
@@ -50,9 +80,10 @@ def footprint(scenario: Scenario, parent: Path | None) -> dict[str, Any]:
             "most_bytes": capacity * row_bytes if capacity else None,
             "settings": settings.model_dump(exclude_defaults=True) if settings else {},
         }
-    tables |= {name: {"fate": "dropped", "rows": rows} for name, rows in dropped.items()}
+    for name, rows in dropped.items():
+        tables[name] = {"fate": "dropped", "rows": rows}
     num_parameters = sum(parameter.numel() for parameter in network.parameters())
-    counted = any(table.get("settings", {}).get("min_count", 1) > 1 for table in tables.values())
+    counted = any(settings.min_count > 1 for name, settings in scenario.embeddings.items() if name in names)
     return {
         "tables": tables,
         "id_map_bytes": ENTRY_BYTES * capacity_for(sum(kept.values())),

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
     from models.distributed.process_group import Group
+    from models.training.day import TrainMetrics
 
 JOB, RESULT, ERRORS = "job.json", "result.json", "error-*.json"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
@@ -51,7 +52,7 @@ def train_day_on_ranks(
     *,
     resume: Path | None = None,
     progress: bool = False,
-) -> dict[str, Any]:
+) -> TrainMetrics:
     """Trains like `train_day`, with `train.distributed.ranks` processes. Each node starts an equal share of them.
 
     All nodes are called with the same inputs. Node 0 writes its `output` and uses its `resume` folder, if it has one;
@@ -62,12 +63,16 @@ def train_day_on_ranks(
     nodes = Nodes.from_environment()
     with tempfile.TemporaryDirectory(prefix="recloop-ranks-") as name:
         folder = Path(name)
-        paths = [str(path.resolve()) if path else None for path in (samples, parent, output, resume)]
-        document = scenario.model_dump(mode="json", by_alias=True)
-        job = {"scenario": document, "ds": ds, "paths": paths, "progress": progress}
+        paths = {"samples": samples, "parent": parent, "output": output, "resume": resume}
+        job = {
+            "scenario": scenario.model_dump(mode="json", by_alias=True),
+            "ds": ds,
+            "progress": progress,
+            **{name: str(path.resolve()) if path else None for name, path in paths.items()},
+        }
         (folder / JOB).write_text(json.dumps(job))
         _start(scenario, ds, folder, nodes)
-        result: dict[str, Any] = json.loads((folder / RESULT).read_text()) if nodes.is_leader else {}
+        result: TrainMetrics = json.loads((folder / RESULT).read_text()) if nodes.is_leader else {}
     return result
 
 
@@ -170,8 +175,8 @@ def main(folder: Path) -> None:
 
     job = json.loads((folder / JOB).read_text())
     scenario = Scenario.model_validate(job["scenario"])
-    samples, parent, output, resume = (Path(path) if path else None for path in job["paths"])
-    assert samples and output  # noqa: S101 (they always are)
+    samples, output = Path(job["samples"]), Path(job["output"])
+    parent, resume = (Path(job[name]) if job[name] else None for name in ("parent", "resume"))
     try:
         with joined(scenario.train.distributed.timeout_s) as group:
             _check_same_inputs(job, group)
@@ -198,7 +203,8 @@ def _check_same_inputs(job: dict[str, Any], group: Group) -> None:
     """Raises BadInputError in all processes if one has another scenario, day or input. Paths of data may differ."""
     import torch
 
-    inputs = [path and Path(path).name for path in job["paths"][:2]]  # a committed folder is named by its digest
+    # A committed folder is named by its digest.
+    inputs = [job[name] and Path(job[name]).name for name in ("samples", "parent")]
     compared = json.dumps([{**job["scenario"], "data": None}, job["ds"], inputs], sort_keys=True)
     digest = hashlib.blake2b(compared.encode(), digest_size=7).digest()
     digests_W1 = group.all_gather(torch.tensor([int.from_bytes(digest)]))

@@ -109,7 +109,7 @@ def test_ids_beyond_floats_stay_apart(scorer, batch, monkeypatch):
     ids = [2**53, 2**53 + 1, None, 2**62 + 1, -(2**63)]
     lists = [[i, None] if i is not None else None for i in ids]
     keys = []
-    monkeypatch.setattr(scorer._graph, "run", lambda encoded: keys.append(encoded) or np.zeros((5, 2), np.float32))
+    monkeypatch.setattr(scorer._model, "run", lambda encoded: keys.append(encoded) or np.zeros((5, 2), np.float32))
     rows = {name: batch[name].slice(0, 5) for name in scorer.columns}
     frame = pd.DataFrame({name: values.to_pandas() for name, values in rows.items()})
     for user in (ids, as_objects(ids), pa.array(ids), pd.array(ids, "Int64")):

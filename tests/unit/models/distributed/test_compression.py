@@ -58,7 +58,7 @@ def summed(group, mode, hierarchical):
     residual_N = None if exchange.residual_N is None else exchange.residual_N.clone()
     report = exchange.report()
     exchange.gather_residual()
-    return {"arrived": torch.stack(arrived), "loss": loss, "rest": residual_N, "all": exchange.residual_N, **report}
+    return {"arrived": torch.stack(arrived), "loss": loss, "rest": residual_N, "all": exchange.residual_N, "sent": report}
 
 
 def sums_and_skips(group, hierarchical):
@@ -91,7 +91,7 @@ def learn(scenario, group):
     labels_NT = np.concatenate([batch.labels_BT for batch in unseen.batches(BATCH_SIZE)])
     known_NT = ~np.isnan(labels_NT)
     aucs = [auc(labels_NT[k, t], scores_NT[k, t]) for t, k in enumerate(known_NT.T)]
-    return {"auc": aucs, "dense": ranker.optimizer.flat.clone(), "steps": ranker.steps, **ranker.exchange.report()}
+    return {"auc": aucs, "dense": ranker.optimizer.flat.clone(), "steps": ranker.steps, "sent": ranker.exchange.report()}
 
 
 def days(folder, group, mode):
@@ -301,4 +301,4 @@ def test_a_node_alone_rounds_nothing():
     gradient_N = gradients_of(0)[0]
     assert torch.equal(exchange.sum(gradient_N, 0.0)[0], gradient_N)
     assert exchange.residual_N is None
-    assert exchange.report() == {"dense_bytes_sent": 0, "dense_bytes_between_nodes": 0}
+    assert exchange.report() == SentBytes(0, 0)
