@@ -145,7 +145,7 @@ def test_dropout_is_a_function_of_its_seed_and_not_of_the_thread():
     assert masks(3, torch.bfloat16)[0].dtype == torch.bfloat16
 
 
-def test_dropout_without_a_seed_tells_the_remedy():
+def test_dropout_without_a_seed_names_the_remedy():
     with pytest.raises(RuntimeError, match="within `with dropout_seed"):
         Dropout(0.1)(torch.ones(2))
     assert Dropout(0.1).eval()(torch.ones(2)).tolist() == [1, 1]

@@ -84,10 +84,10 @@ def test_killed_at_fifty_random_moments_the_bytes_are_the_same(tmp_path, precisi
     assert digests(output) == wanted
 
 
-def test_a_machine_that_does_not_see_the_snapshot_yet_is_to_start_again(tmp_path):
-    class Machine(Group):
-        def told(self, number):
-            return 7  # what the leading machine sees
+def test_a_node_that_does_not_see_the_snapshot_yet_starts_again_later(tmp_path):
+    class OtherNode(Group):
+        def broadcast_number(self, number):
+            return 7  # the newest snapshot that node 0 sees
 
-    with pytest.raises(RetryLaterError, match=r"7: the leading machine has it"):
-        Snapshots(tmp_path).load(SimpleNamespace(group=Machine(1, 2)))
+    with pytest.raises(RetryLaterError, match=r"7: node 0 has this snapshot"):
+        Snapshots(tmp_path).load(SimpleNamespace(group=OtherNode(1, 2)))

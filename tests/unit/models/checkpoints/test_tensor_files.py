@@ -73,7 +73,7 @@ def test_named_tensors_are_read_and_what_is_missing_is_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "other"])
-def test_unreadable_files_are_told_by_name(tmp_path, damage):
+def test_unreadable_files_are_named(tmp_path, damage):
     file = tmp_path / "some.safetensors"
     write_tensors(file, {"a": np.arange(3)})
     if damage == "truncated":

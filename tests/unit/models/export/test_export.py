@@ -179,13 +179,13 @@ def test_a_weight_that_is_not_finite_names_its_table(shop_export, tmp_path, row)
     checkpoint, samples, _, _ = shop_export
     ranker = checkpoints.load(checkpoint)
     tables = ranker.tables
-    amiss = tables.default_rows[tables.names.index("city")]
+    wrong = tables.default_rows[tables.names.index("city")]
     if row == "of an id":
         _, rows_R = tables.items()
-        amiss = rows_R[tables.table_R[rows_R] == tables.names.index("city")][0]
-    weight_ND, state_NK = tables.storage.read(np.array([amiss]))
+        wrong = rows_R[tables.table_R[rows_R] == tables.names.index("city")][0]
+    weight_ND, state_NK = tables.storage.read(np.array([wrong]))
     weight_ND[0, 1] = np.nan
-    tables.storage.write(np.array([amiss]), weight_ND, state_NK)
+    tables.storage.write(np.array([wrong]), weight_ND, state_NK)
     (tmp_path / "checkpoint").mkdir()
     facts = checkpoints.read_facts(checkpoint)
     checkpoints.save(ranker, tmp_path / "checkpoint", {name: facts[name] for name in ("format", "scenario", "ds")})

@@ -103,7 +103,7 @@ def test_any_number_of_threads_gives_the_same_bits_and_a_checkpoint(tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
-def test_a_missing_device_is_told(tmp_path):
+def test_a_missing_device_is_named(tmp_path):
     samples = write_day(tmp_path / "samples", DAYS[0])
     with pytest.raises(BadInputError, match=r"train\.device is cuda, but torch finds no CUDA device"):
         train_day(shop(tmp_path, train__device="cuda"), DAYS[0], samples, None, tmp_path)
@@ -111,7 +111,7 @@ def test_a_missing_device_is_told(tmp_path):
 
 def test_ranks_that_would_share_a_gpu_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(BadInputError, match=r"train\.distributed\.ranks: 2 on this machine, which has 1 GPUs; start"):
+    with pytest.raises(BadInputError, match=r"train\.distributed\.ranks: 2 on this node, which has 1 GPUs; start"):
         device_of_rank(Group(2, 4, node_size=2), torch.device("cuda"))
     assert device_of_rank(Group(2, 4, node_size=2), CPU) == CPU
 

@@ -51,7 +51,7 @@ def test_tables_many_times_the_cache_give_an_equal_checkpoint(folder, tmp_path, 
     assert list(away.iterdir()) == []
 
 
-def test_a_cache_too_small_is_told_and_leaves_no_file(folder):
+def test_a_cache_too_small_is_refused_and_leaves_no_file(folder):
     with pytest.raises(BadInputError, match=r"train\.cache_rows is 40"):
         two_days(folder, "small", train__cache_rows=40)
     assert list((folder / f"small-{DAYS[0]}").iterdir()) == []

@@ -50,7 +50,7 @@ def equal(ours, theirs):
     return all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def dense_twin(folder, **overrides):
+def dense_counterpart(folder, **overrides):
     """The same training in double precision: one matrix of embeddings under autograd, torch's AdamW, row-wise Adagrad.
 
     Yields after each batch its loss, the matrix and the parameters.
@@ -108,7 +108,7 @@ def test_steps_are_those_of_a_dense_model_in_double_precision(tmp_path, architec
     overrides = {"model__architecture": architecture, **{f"train__{name}": value for name, value in settings.items()}}
     # A larger epsilon, so that float32 can follow where a gradient all but vanishes.
     overrides["train__embedding_epsilon"] = 1e-4
-    wanted = list(dense_twin(tmp_path, **overrides))
+    wanted = list(dense_counterpart(tmp_path, **overrides))
     ranker = make_ranker(tmp_path, **overrides)
     assert learn(ranker) == pytest.approx([loss for loss, _, _ in wanted], rel=1e-5)
     assert ranker.steps == 4
@@ -209,7 +209,7 @@ def test_the_loss_scale_grows_after_2000_good_steps_and_has_bounds():
     assert scaler.scale == 2 * begin
     for _ in range(1999):
         scaler.update(True)
-    scaler.update(False)  # counting begins anew
+    scaler.update(False)  # counting starts again
     for _ in range(1999):
         scaler.update(True)
     assert (scaler.scale, scaler.skipped) == (begin, 1)
@@ -225,7 +225,7 @@ def test_the_loss_scale_grows_after_2000_good_steps_and_has_bounds():
         assert (still.scale, still.skipped) == (1, 1)
 
 
-def test_the_loss_scale_survives_a_checkpoint_and_a_change_of_precision_starts_it_anew(tmp_path):
+def test_the_loss_scale_survives_a_checkpoint_and_a_change_of_precision_resets_it(tmp_path):
     ranker = make_ranker(tmp_path, train__precision="float16")
     learn(ranker)
     ranker.scaler.update(False)

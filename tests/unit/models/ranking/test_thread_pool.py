@@ -22,10 +22,10 @@ def test_tasks_run_side_by_side():
 
 
 def test_the_caller_is_not_kept_from_its_tasks_by_what_goes_first():
-    told = threading.Event()
+    reached = threading.Event()
     with ThreadPool(2) as thread_pool:
-        thread_pool.run([told.set], first=lambda: told.wait(20))
-    assert told.is_set()
+        thread_pool.run([reached.set], first=lambda: reached.wait(20))
+    assert reached.is_set()
 
 
 @pytest.mark.parametrize("threads", [1, 2])

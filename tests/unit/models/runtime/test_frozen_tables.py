@@ -83,14 +83,14 @@ def test_chunks_make_the_same_table_as_one_piece(bits):
 
 @pytest.mark.parametrize(("keys", "place"), [([3, 3, 4], 1), ([1, 5, 4], 2), ([0, -1], 1)])
 def test_keys_out_of_order_or_twice_are_refused(keys, place):
-    with pytest.raises(ValueError, match=rf"key {keys[place]} at place {place} comes after {keys[place - 1]}"):
+    with pytest.raises(ValueError, match=rf"key {keys[place]} at position {place} follows {keys[place - 1]}"):
         FrozenTable.of(np.array(keys), np.zeros((len(keys), 4), np.float32), np.zeros((1, 4), np.float32))
 
 
 @pytest.mark.parametrize("num_rows", [2, 4])
 def test_another_number_of_rows_is_refused(num_rows):
     keys, weights, defaults = rows_of(np.random.default_rng(0), {1, 2, 3}, 4)
-    with pytest.raises(ValueError, match=f"3 rows came where {num_rows} were told"):
+    with pytest.raises(ValueError, match=f"expected {num_rows} rows, got 3"):
         FrozenTable.from_sorted([(keys, quantize_rows(weights, 8))], num_rows, defaults, 8)
 
 
@@ -125,7 +125,7 @@ def test_a_row_of_4_bits_takes_half_the_bytes_and_gives_whole_steps_back():
     assert (table.embed([np.arange(2)], [], [0], 2)[:, 0] == weights).all()
 
 
-def test_a_file_tells_its_bits_and_one_without_them_has_8(tmp_path):
+def test_a_file_states_its_bits_and_one_without_them_has_8(tmp_path):
     """Rows of dim 2 are as wide at 4 bits as at 8: the file alone can tell."""
     file, weights = tmp_path / "table", np.array([[0.5, -0.25]], np.float32)
     for bits in (4, 8):
@@ -137,7 +137,7 @@ def test_a_file_tells_its_bits_and_one_without_them_has_8(tmp_path):
     file.write_bytes(whole.replace(b'"bits"', b'"tips"'))
     assert FrozenTable.load(file).bits == 8
     file.write_bytes(whole.replace(b'"bits":"8"', b'"bits":"5"'))
-    with pytest.raises(CorruptError, match="rows of 5 bits, where this code reads 4 or 8"):
+    with pytest.raises(CorruptError, match="rows of 5 bits; this code reads 4 or 8"):
         FrozenTable.load(file)
 
 
@@ -161,7 +161,7 @@ def test_what_is_no_table_is_refused(tmp_path):
         FrozenTable.load(tmp_path / "missing")
 
 
-def test_keys_amiss_in_number_are_refused():
+def test_a_wrong_number_of_keys_is_refused():
     table = FrozenTable.of(np.arange(3), np.zeros((3, 4), np.float32), np.zeros((1, 4), np.float32))
     with pytest.raises(ValueError, match="feature 0: 2 keys and 4 offsets for 3 samples"):
         table.embed([np.arange(2)], [], [0], 3)

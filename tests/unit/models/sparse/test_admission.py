@@ -191,7 +191,7 @@ def test_tables_do_not_evict_from_each_other():
 
 
 @pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adam"])
-def test_a_freed_row_begins_anew(optimizer):
+def test_a_reused_row_is_reinitialised(optimizer):
     """Weights, optimizer state, counts: as if nobody had had the row before."""
     used, unused = one_table(optimizer, ttl_days=1), one_table(optimizer, ttl_days=1)
     batch = used.lookup(Ids([keys_of([1, 2, 1])]), 1)

@@ -128,7 +128,7 @@ def test_places_are_the_batchs_until_the_one_after_the_next():
             held.popleft()
 
 
-def test_the_report_tells_the_hit_rate_of_each_table():
+def test_the_report_has_the_hit_rate_of_each_table():
     dynamic = tables(Optimizer(), cached(200, None, Optimizer()))
     rng = np.random.default_rng(0)
     for _ in range(20):
@@ -174,7 +174,7 @@ def test_the_file_has_no_name_and_takes_only_what_is_written(tmp_path):
     assert os.fstat(records.fileno()).st_blocks * 512 < 1 << 20
 
 
-def test_a_full_disk_is_told(tmp_path):
+def test_a_full_disk_is_named(tmp_path):
     records = FileRecords(4, 4, tmp_path)
     records._file.close()
     with Path("/dev/full").open("r+b", buffering=0) as full:

@@ -140,7 +140,7 @@ def in_parts(folder):
 
 
 def left_alone(folder, group):
-    """How the leading process ends that restores rows of another optimizer after the other process has gone."""
+    """How rank 0 ends that restores rows of another optimizer after the other process has gone."""
     scenario = scenario_of(folder / f"alone-{group.rank}", **ADAGRAD)
     layout, embeddings = Layout.from_scenario(scenario), scenario.embeddings
     model, train = scenario.model, scenario.train
@@ -240,7 +240,7 @@ def test_half_precision_communication_halves_the_bytes_and_stays_close(found, ki
 
 
 @pytest.mark.slow
-def test_a_full_table_is_told_with_its_remedy(found):
+def test_a_full_table_is_named_with_its_remedy(found):
     for rank in found:
         assert "table user is full at 5 rows; raise train.distributed.capacity.user" in rank["full"]
 

@@ -13,10 +13,10 @@ def test_bytes_are_those_that_the_arrays_hold(tmp_path, optimizer):
     scenario = shop(tmp_path, train__embedding_optimizer=optimizer, features__user__embedding={"min_count": 2})
     (tmp_path / "checkpoint").mkdir()
     train_day(scenario, DAYS[0], write_day(tmp_path / "samples", DAYS[0]), None, tmp_path / "checkpoint")
-    told = footprint(scenario, tmp_path / "checkpoint")
+    found = footprint(scenario, tmp_path / "checkpoint")
     rows = load_file(tmp_path / "checkpoint" / "embeddings.safetensors")
     sparse = load_file(tmp_path / "checkpoint" / "optimizer.safetensors")
-    for number, (name, table) in enumerate(told["tables"].items()):
+    for number, (name, table) in enumerate(found["tables"].items()):
         inside = rows["tables"] == number
         assert table["fate"] == "restored"
         assert table["rows"] == inside.sum(), name
@@ -26,10 +26,10 @@ def test_bytes_are_those_that_the_arrays_hold(tmp_path, optimizer):
         assert table["bookkeeping_bytes"] == sum(array.nbytes for array in kept)
         parts = table["weight_bytes"] + table["state_bytes"] + table["bookkeeping_bytes"]
         assert table["row_bytes"] * table["rows"] == parts
-    assert told["sketch_bytes"] == sparse["embeddings/sketch"].nbytes
-    assert told["id_map_bytes"] == 16 * capacity_for(len(rows["keys"]))
+    assert found["sketch_bytes"] == sparse["embeddings/sketch"].nbytes
+    assert found["id_map_bytes"] == 16 * capacity_for(len(rows["keys"]))
     dense = {name: array for name, array in sparse.items() if name.endswith("/exp_avg")}
-    assert told["dense"]["parameters"] == sum(array.size for array in dense.values())
+    assert found["dense"]["parameters"] == sum(array.size for array in dense.values())
 
 
 @pytest.mark.parametrize("num_keys", [0, 1, 716, 717, 100_000])
@@ -39,16 +39,16 @@ def test_entries_of_the_id_map_are_foreseen(num_keys):
     assert ids.entries.nbytes == 16 * capacity_for(num_keys)
 
 
-def test_without_a_parent_it_tells_what_is_known(tmp_path):
+def test_without_a_parent_it_states_what_is_known(tmp_path):
     settings = {"min_count": 3, "capacity": 1000}
-    told = footprint(shop(tmp_path, features__user__embedding=settings), None)
-    assert told["changes"] is None
-    assert told["tables"]["user"] == {
+    found = footprint(shop(tmp_path, features__user__embedding=settings), None)
+    assert found["changes"] is None
+    assert found["tables"]["user"] == {
         "fate": "new", "rows": 0, "weight_bytes": 0, "state_bytes": 0, "bookkeeping_bytes": 0,
         "row_bytes": 4 * 4 + 4 + 10, "most_bytes": 30_000, "settings": settings,
     }  # fmt: skip
-    assert told["tables"]["price:bucket"]["most_bytes"] is None
-    assert told["sketch_bytes"] == 2**24
+    assert found["tables"]["price:bucket"]["most_bytes"] is None
+    assert found["sketch_bytes"] == 2**24
     assert footprint(shop(tmp_path), None)["sketch_bytes"] == 0
 
 
