@@ -1,4 +1,4 @@
-"""What ours and the peers share: the model's sizes, the peers' reader of the click log, AUC, the report.
+"""Shared by our benchmark and the peers: the model's sizes, the peers' reader of the click log, AUC, the report.
 
 Shapes: N rows of a block, B of a batch, K numbers.
 """
@@ -32,7 +32,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Raw:
-    """A batch as read: ids [B] of each column; log1p of the numbers (0 where null), then their null flags [B, 2K]."""
+    """A batch as read: ids [B] of each column; log1p of the numbers (null: 0) and their null flags [B, 2K]."""
 
     ids: list[Ints]
     numbers_BJ: Floats
@@ -40,13 +40,13 @@ class Raw:
 
 
 def split_rows(file: Path, rows: int | None = None) -> tuple[int, int]:
-    """Where the test rows begin and end, of the first `rows` rows of the log or of all."""
+    """The first and the last test row, among the first `rows` rows of the log or among all."""
     num_rows = min(rows or 1 << 62, pq.ParquetFile(file).metadata.num_rows)
     return int(num_rows * (1 - TEST_SHARE)), num_rows
 
 
 def ahead(items: Iterator[Item], depth: int) -> Iterator[Item]:
-    """The items, made by a thread of their own, which is up to `depth` ahead."""
+    """Yields the items, which a thread produces up to `depth` ahead."""
     ready: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(depth)
 
     def fill() -> None:

@@ -1,9 +1,9 @@
-"""Ours and the peers on one log, in turns, each run in a process of its own: medians, and the least and most.
+"""Compares our training with the peers on one log: medians and ranges of runs in turn, each in its own process.
 
     python -m benchmarks.compare --data FILE [--rounds 5] [--deepctr-rows N] [--only ours] [--output JSON]
 
-Prints a line as each run ends, then a Markdown table; `--output` keeps every run's figures. Two runs never share the
-machine. DeepCTR-Torch needs `make benchmark-peers` first; it is left out, with a word, where that was not done.
+Prints a line when a run ends, then a Markdown table; `--output` keeps every run's figures. Runs do not overlap.
+DeepCTR-Torch needs `make benchmark-peers` first; without it, it is left out with a message.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FIGURES = {"samples_per_s": ",.0f", "auc": ".4f", "peak_rss_mib": ",.0f", "train
 
 @dataclass(frozen=True)
 class System:
-    """What is compared: how to run it, and in how many rounds."""
+    """A system to compare: its command, and the number of rounds."""
 
     name: str
     command: Sequence[str]
@@ -57,7 +57,7 @@ def systems(args: argparse.Namespace) -> list[System]:
 
 
 def run(system: System) -> dict[str, Any]:
-    """The figures that a run prints, and the machine's load just before."""
+    """The figures that a run prints, and the load of the host before it."""
     load = os.getloadavg()[0]
     done = subprocess.run(system.command, capture_output=True, text=True, check=False, cwd=ROOT)
     if done.returncode:
@@ -67,7 +67,7 @@ def run(system: System) -> dict[str, Any]:
 
 
 def markdown(runs: dict[str, list[dict[str, Any]]]) -> str:
-    """A row for each system: medians, and in brackets the least and the most."""
+    """A row for each system: medians, with the smallest and largest value in brackets."""
     head = ["system", *FIGURES, "rows learned", "runs"]
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
     for name, figures in runs.items():

@@ -1,13 +1,14 @@
-"""The same days in every execution mode: digest and seconds of each step, and what the images and a container cost.
+"""The same days in every execution mode: digest and seconds of each step, and the cost of the images and of a
+container.
 
     python -m benchmarks.containers [--scenario movielens] [--data FOLDER] [--days 3] [--tag TAG]
 
-Needs an engine (DOCKER_HOST; `infra/engine.sh start` on a bare Debian) that holds the step image of this very checkout:
-`make images ROLES=step`. Each mode has a store and an MLflow server of its own and runs `recloop STEP` for every day
+Needs an engine (DOCKER_HOST; `infra/engine.sh start` on a plain Debian) with the step image of this checkout:
+`make images ROLES=step`. Each mode has its own store and MLflow server and runs `recloop STEP` for every day
 and step, as Airflow does: `process` beside the caller, `docker` with the step's function in a container, `kubernetes`
 through Airflow's real pod operator against a double of the cluster's API that starts the pod's container on the engine
-(tests/containers/node_double.py), `dvc` under `dvc repro`. Seconds are of the whole command; of dvc, what its steps
-noted.
+(tests/containers/node_double.py), `dvc` under `dvc repro`. Seconds are those of the whole command; for dvc, those
+that its steps recorded.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ Cells = dict[tuple[str, str], tuple[str, float]]
 
 
 def timed(command: Sequence[str | Path], environment: Mapping[str, str]) -> float:
-    """Seconds that a command takes. Raises SystemExit with what it said where it fails."""
+    """Seconds that a command takes. Raises SystemExit with its output if it fails."""
     begun = time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -89,18 +90,18 @@ def run_pods(scenario: Scenario, days: Sequence[str], store: Path, tag: str, mlf
                 context: Any = {"ti": instance, "run_id": f"r{ds}", "dag": SimpleNamespace()}
                 cluster = Cluster("recloop", tag, kubeconfig=str(kubeconfig))
                 execution = KubernetesExecution(cluster, functools.partial(dict, context))
-                told: list[str] = []
+                output: list[str] = []
                 arguments = [step, "--scenario", str(scenario.file), "--ds", ds, "--json"]
                 begun = time.perf_counter()
-                code = execution.run(arguments, told.append, told.append)
+                code = execution.run(arguments, output.append, output.append)
                 seconds[ds, step] = time.perf_counter() - begun
                 if code:
-                    sys.exit("\n".join(told))
+                    sys.exit("\n".join(output))
     return seconds
 
 
 def run_dvc(scenario: Scenario, days: Sequence[str], folder: Path, mlflow: str) -> tuple[Path, dict[Any, float]]:
-    """`dvc repro` of a copy of this code, in a repository of its own. Returns its store too."""
+    """`dvc repro` of a copy of this code in its own repository. Returns its store too."""
     for room in ROOMS:
         shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "scenarios", folder / "scenarios", ignore=shutil.ignore_patterns("data"))
@@ -125,7 +126,7 @@ def run_dvc(scenario: Scenario, days: Sequence[str], folder: Path, mlflow: str) 
 
 
 def cells(scenario: Scenario, store: Path, seconds: Mapping[Any, float]) -> Cells:
-    """Digests that a store holds, beside the seconds."""
+    """Prints the digests in a store beside the seconds."""
     commits = {(commit.ds, commit.step): commit.digest for commit in open_store(store, scenario.name).commits()}
     return {at: (commits[at], taken) for at, taken in seconds.items()}
 
@@ -155,18 +156,18 @@ def print_images(tag: str) -> None:
         [docker(), "images", "--format", "{{.Repository}}:{{.Tag}}"], capture_output=True, text=True, check=True
     ).stdout.split()
     for name in sorted(name for name in listed if name.startswith("recloop/") and name.endswith(f":{tag}")):
-        told = subprocess.run(
+        shown = subprocess.run(
             [docker(), "image", "inspect", "--format", "{{.Size}}", name], capture_output=True, text=True, check=True
         )
-        print(f"{name:<24}{int(told.stdout) / 1e9:6.2f} GB")
+        print(f"{name:<24}{int(shown.stdout) / 1e9:6.2f} GB")
     du = "du -xs -B1 /opt/recloop/lib/python3.*/site-packages/* /usr /opt/app | sort -rn | head -12"
-    told = subprocess.run(
+    shown = subprocess.run(
         [docker(), "run", *HARDENED, "--user=0", "--entrypoint=sh", f"recloop/step:{tag}", "-c", du],
         capture_output=True,
         text=True,
         check=True,
     )
-    for line in told.stdout.splitlines():
+    for line in shown.stdout.splitlines():
         size, place = line.split()
         print(f"    {int(size) / 1e6:7.0f} MB  {place}")
 
@@ -188,7 +189,7 @@ def print_starts(tag: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0 where all modes gave the same digests."""
+    """Returns 0 if all modes have the same digests."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.containers", description=__doc__.split("\n")[0])
     parser.add_argument("--scenario", default="movielens")
     parser.add_argument("--data", type=Path)

@@ -1,11 +1,11 @@
-"""Tables larger than memory: what a sample costs, the hit rate and the memory, by the size of the cache.
+"""Tables larger than memory: cost per sample, hit rate and memory, by the size of the cache.
 
     python -m benchmarks.disk_rows [--rows 20000000] [--cache 200000 ...] [--batch 2048] [--folder DIR] [--json]
 
 Rows of dim 16 with row-wise Adagrad, 26 ids a sample, Zipf(1.1); lookup + gather + update, one thread, one after the
-other (in training the lookup overlaps with compute). Three ways: all rows in memory; rows in a file that the system's
-page cache holds too; the same with the file's pages dropped before each batch, so that each miss goes to the disk.
-Times are medians over batches that each come once, after a warm-up that fills the cache.
+other (in training the lookup overlaps with compute). Three cases: all rows in memory; rows in a file that is in
+the page cache too; the same with the file's pages dropped before each batch, so that each miss reads the disk.
+Times are medians over distinct batches, after a warm-up that fills the cache.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ DIM, NUM_COLUMNS, WARM_UP, REPEATS = 16, 26, 60, 30
 STEP = Step(1, 1e-3)
 
 
-def filled(num_rows: int, rows: HostRows | CachedRows) -> DynamicTables:
-    """Tables that hold as many ids."""
-    tables = DynamicTables(DIM, ["id"], [0] * NUM_COLUMNS, storage=rows)
+def filled(num_rows: int, storage: HostRows | CachedRows) -> DynamicTables:
+    """Tables with `num_rows` ids."""
+    tables = DynamicTables(DIM, ["id"], [0] * NUM_COLUMNS, storage=storage)
     keys = np.concatenate(list(new_keys(0, num_rows)))
     known = np.zeros(num_rows, np.int32)
     tables.load(keys, known.astype(np.int16), known, known)
@@ -72,13 +72,13 @@ def measure(tables: DynamicTables, num_rows: int, batch_size: int, records: File
 
 
 def drop_pages(records: FileRecords) -> None:
-    """Has the system forget what it holds of the file."""
+    """Drops the file's pages from the page cache."""
     os.fsync(records.fileno())
     os.posix_fadvise(records.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def run(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """One way after the other; each leaves its memory before the next."""
+    """The cases one after another; each frees its memory before the next."""
     optimizer = Optimizer()
     for num_places in [*args.cache, None]:
         before = rss_mib()

@@ -2,13 +2,13 @@
 
     python -m benchmarks.gpu [--rows 20000000] [--batch 65536] [--steps 50] [--precision bfloat16] [--cache ROWS]
 
-Prints a Markdown table; exits with 2 where there is no CUDA device. DeepFM, dim 16, MLP 256-128-64, 26 ids of Zipf(1.1)
+Prints a Markdown table; exits with 2 without a CUDA device. DeepFM, dim 16, MLP 256-128-64, 26 ids of Zipf(1.1)
 and 13 numbers a sample, row-wise Adagrad, from encoded blocks in host memory: ids are looked up on the host, rows and
 the dense part are on the device. `--cache`: rows held there (not set: as many as fit), the others in host memory.
 
-The floor is what must be moved at least: each distinct row once (for the update read and written, with its state),
-places and segments, and the dense part's input or its gradient; over the bandwidth of a copy measured in the same run.
-`--device cpu` runs the same code here, to see that it works: its figures mean nothing.
+The floor is the time to move the necessary bytes at the bandwidth of a copy, measured in the same run: each distinct
+row once (read and written in the update, with its state), places and segments, and the dense part's input or its
+gradient. `--device cpu` runs the same code without a GPU, only to check that it works.
 """
 
 from __future__ import annotations
@@ -81,18 +81,18 @@ def bandwidth(device: torch.device) -> float:
 
 @dataclass
 class Watch:
-    """What nvidia-smi saw: utilisation of each sample, in per cent."""
+    """GPU utilisation in per cent, sampled by nvidia-smi."""
 
     percent: list[int]
 
     def median(self) -> str:
-        """Of the samples."""
+        """The mean of the samples."""
         return f"{np.median(self.percent):.0f} %" if self.percent else "-"
 
 
 @contextlib.contextmanager
 def watched(device: torch.device) -> Iterator[Watch]:
-    """Asks nvidia-smi while the block runs."""
+    """Samples nvidia-smi while the block runs."""
     watch = Watch([])
     if device.type != "cuda":
         yield watch

@@ -1,20 +1,20 @@
-"""The id map alone, the cost of a sample as tables grow, and memory under endless new ids.
+"""The id map alone, the cost per sample as tables grow, and memory under an endless stream of new ids.
 
     python -m benchmarks.id_map [speed] [curve] [stream] [--largest 50000000] [--json]
 
 - speed: ids per second of `IdMap`, one thread, with 1e5 to 5e7 rows held; in the same run TorchRec's managed collision,
-  a Python dict, and `torch.unique` (it numbers the distinct ids of a batch but keeps nothing). Torch has `--threads`.
+  a Python dict, and `torch.unique` (it numbers the distinct ids of a batch, but stores nothing). Torch has `--threads`.
 - curve: lookup + gather + update of a sample's 26 ids, one thread, by rows held.
-- stream: RSS while millions of ids that were never seen before come in, under a capacity.
+- stream: memory (RSS) while millions of new ids arrive, with a capacity.
 
 A batch is 8192 samples of 26 columns, each of which draws from its own 26th of the ids held:
 
-- zipf, same ids: Zipf(1.1) over 1e5 ids, evenly among those held: the same samples, however much is held besides
-- zipf, all ids: Zipf(1.1) over all; the more there are, the more distinct rows a batch has (`distinct_share`)
-- uniform: over all; nearly every id is another row, and nothing stays in a cache
+- zipf, same ids: Zipf(1.1) over 1e5 ids, spread over those held: the same samples at any size of the tables
+- zipf, all ids: Zipf(1.1) over all ids; the more there are, the more distinct rows a batch has (`distinct_share`)
+- uniform: over all ids; nearly every id is another row, so that processor caches do not help
 
-Rows are given out in the order of rank, so hot rows lie together, as they do where hot ids are seen first. No batch
-comes twice. Times are medians; CPU time leaves out when neighbours run, not what they take of the caches.
+Rows are assigned in the order of rank, so that hot rows are close together, as when hot ids are seen first. No batch is
+used twice. Times are medians. CPU time excludes the time of other processes, but not their effect on caches.
 """
 
 from __future__ import annotations

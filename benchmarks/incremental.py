@@ -3,16 +3,16 @@
     python -m benchmarks.incremental [--scenario kuairand] [--data FOLDER] [--days 14]
         [--work FOLDER] [--strategies incremental cold retrain shuffled] [--output FILE.json]
 
-Ingests and joins the days once, into a store in `--work` (kept, so a second call begins at once). Then each day is
-scored whole by the models that the days before it gave, none of which has seen it:
+Ingests and joins the days once, into a store in `--work` (kept, so a second call begins at once). Then each whole day
+is scored by models that were trained on earlier days only:
 
-- incremental: yesterday's checkpoint carried on by yesterday; what `recloop run` does
-- cold: yesterday alone, from nothing
-- retrain: all days so far from nothing, one after the other: what incremental training must equal, and does bit for bit
-- shuffled: all days so far from nothing, their rows shuffled together; one pass, like all others
+- incremental: yesterday's checkpoint, trained on one more day, as `recloop run` does
+- cold: a new model, trained on yesterday alone
+- retrain: a new model, trained on all days in order; incremental training gives the same bits
+- shuffled: a new model, trained on all days with their rows shuffled together; one pass, like the others
 
 Each is `models.training.day.train_day` with the scenario's own settings; there is no other training code. `--set`
-changes some. Rows and seconds are what a day's model cost to learn; scoring and files do not count.
+changes some. Rows and seconds are those of learning; scoring and files do not count.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ Strategy = Callable[[Sequence[str]], Trained]
 
 
 class Strategies:
-    """Ways to a model from the days before the one it will score. `folder` is theirs to write in."""
+    """Trains a model on the days before the one that it will score. Writes into `folder`."""
 
     def __init__(self, scenario: Scenario, samples: dict[str, Path], folder: Path) -> None:
         self.scenario, self.samples, self.folder = scenario, samples, folder
@@ -91,7 +91,7 @@ class Strategies:
         return Trained(parent, rows, seconds)
 
     def shuffled(self, days: Sequence[str]) -> Trained:
-        """All days as one. Their rows lie in the order of time, so the holdout, learned last, is the newest fifth."""
+        """All days as one. Rows are in order of time, so the holdout, which is learned last, is the newest fifth."""
         together = self.folder / "together"
         together.mkdir(exist_ok=True)
         tables = [pq.read_table(self.samples[ds] / "samples.parquet") for ds in days]

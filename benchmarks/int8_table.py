@@ -2,8 +2,9 @@
 
     python -m benchmarks.int8_table [--rows 10000000] [--dim 16] [--bits 8] [--json]
 
-The table is made in a process of its own, from sorted chunks; the one that serves maps its file. Ids are drawn evenly,
-so every lookup misses the caches: what popular ids cost is less. One thread. `unknown` of the ids are in no table.
+One process builds the table from sorted chunks, another maps its file and serves. Ids are drawn uniformly, so that
+every lookup misses the processor's caches; popular ids cost less. One thread. A share `unknown` of the ids is not in
+the table.
 
 Shapes: B samples of a request, F features.
 """
@@ -56,7 +57,7 @@ def build(file: Path, num_rows: int, dim: int, bits: int) -> None:
 
 
 def serve(file: Path) -> dict[str, float]:
-    """Maps the table and looks ids up, each request of other ids."""
+    """Maps the table and looks up ids; each request has other ids."""
     started = time.perf_counter()
     sha256_of(file)  # which a scorer checks first
     checked = time.perf_counter()

@@ -2,9 +2,9 @@
 
     python -m benchmarks.train_throughput --data FILE [--json]
 
-FILE: Parquet with columns label, I1..I13, C1..C26; where there is none, `benchmarks.click_log` writes one of 2,000,000
-rows. Learns the first 90 % of the rows, tests on the rest. The product's own reader, transforms, tables, network and
-training; the clock runs from opening the file to the trained model; imports and loading compiled kernels do not count.
+FILE: Parquet with columns label, I1..I13, C1..C26; if missing, `benchmarks.click_log` writes one with 2,000,000 rows.
+Learns the first 90 % of the rows and tests on the others, with the product's own reader, transforms, tables, network
+and training. Times are from opening the file to the trained model, without imports and loading compiled kernels.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def learn(ranker: Ranker, file: Path, begin: int, end: int) -> int:
 
 
 def auc(ranker: Ranker, file: Path, begin: int, end: int) -> float:
-    """On rows [begin, end)."""
+    """The AUC on rows [begin, end)."""
     parts = [(ranker.score(block)[:, 0], block.labels_NT[:, 0]) for block in blocks(file, begin, end)]
     return metrics.auc(np.concatenate([labels for _, labels in parts]), np.concatenate([scores for scores, _ in parts]))
 

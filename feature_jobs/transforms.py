@@ -1,9 +1,9 @@
-"""What turns a row of features into what the network reads: the one code that training and serving share.
+"""Encodes rows of features into the inputs of the network. Training and serving share this code.
 
-A `Layout` says, for the enabled features of a scenario, which columns are embedded as one id (slots), as several
-(bags), and which are numbers. `encode` applies it to a table: ids become 64-bit keys, namespaced so that equal ids
-of two features never meet unless `table` joins them; numbers are scaled. Nothing is fitted here, so there is no state
-that could differ between the two sides. Needs numpy and pyarrow only.
+A `Layout` says, for the enabled features of a scenario, which columns are embedded as one id (slots), which as several
+ids (bags), and which are numbers. `encode` applies it to a table. Ids become 64-bit keys; each feature has a namespace,
+so that equal ids of two features get different keys unless `table` joins them. Numbers are scaled. Nothing is fitted
+here, so there is no state that could differ between training and serving. Needs only numpy and pyarrow.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from feature_jobs.errors import BadInputError
 if TYPE_CHECKING:
     from feature_jobs.schema import Scenario
 
-# Bytes; blake2b hex of a longer one fits.
+# In bytes. Longer texts are hashed as their blake2b digest in hex, which has 128.
 LONG_TEXT = 128
 # From here on neighbouring whole numbers share one float: an id may have lost its last digits on the way here.
 FIRST_MERGED = {pa.float16(): 2.0**11, pa.float32(): 2.0**24, pa.float64(): 2.0**53}
@@ -62,7 +62,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Layout:
-    """Inputs of a network, in the order of the scenario."""
+    """The inputs of a network, in the order of the scenario."""
 
     slots: tuple[Slot, ...]
     bags: tuple[Bag, ...]
@@ -83,7 +83,7 @@ class Layout:
                 scale = feature.scale if feature.kind == "number" else _SCALE_OF_KIND[feature.kind]
                 numbers.append(Number(name, scale))
                 if feature.buckets:
-                    # ":" is in no feature's name, so the slot can share its name with none.
+                    # No feature's name has ":", so the slot's name is unique.
                     slots.append(Slot(f"{name}:bucket", name, f"{name}:bucket", scale, feature.buckets))
         return cls(tuple(slots), tuple(bags), tuple(numbers))
 
@@ -105,17 +105,17 @@ class Layout:
 
     @property
     def feature_tables(self) -> list[int]:
-        """The namespace of each slot, then of each bag, as its place among `namespaces`."""
+        """The namespace of each slot, then of each bag, as its index in `namespaces`."""
         names = self.namespaces
         return [names.index(name) for name in self.feature_namespaces]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; `from_json` reads it back."""
+        """The layout as JSON; `from_json` reads it."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Layout:
-        """Reads what `to_json` gave."""
+        """Reads the JSON that `to_json` returns."""
         return cls(
             tuple(Slot(**s) for s in document["slots"]),
             tuple(Bag(**b) for b in document["bags"]),
@@ -128,7 +128,7 @@ _SCALE_OF_KIND = {"count": "log1p", "recency": "log1p", "rate": "logit"}
 
 @dataclass(frozen=True)
 class Encoded:
-    """N rows: keys [N] of each slot; per bag its keys [V] and offsets [N + 1]; `numbers_NK` scaled, NaN = null."""
+    """N encoded rows: keys [N] per slot; keys [V] and offsets [N + 1] per bag; scaled numbers, NaN = null."""
 
     slots: list[Ints]
     bags: dict[str, tuple[Ints, Ints]]
@@ -160,8 +160,9 @@ def encode(samples: pa.Table, layout: Layout) -> Encoded:
 def hash_ids(values: pa.Array, namespace: str) -> Ints:
     """64-bit keys of integer or text ids [N].
 
-    An integer x becomes splitmix64(x XOR h), a bijection (Steele, Lea, Flood 2014), h the hash of the namespace, so
-    integers of one namespace never collide. Text enters as a 64-bit hash of its bytes. Null has a key of its own.
+    An integer x becomes splitmix64(x XOR h), where h is the hash of the namespace. It is a bijection (Steele, Lea,
+    Flood 2014), so integers of one namespace never collide. Text becomes a 64-bit hash of its bytes first. Null has its own
+    key.
     """
     salt = _text_hash(namespace)
     if _is_text(values.type):
@@ -184,11 +185,11 @@ def splitmix64(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def _hash_texts(texts: pa.Array) -> npt.NDArray[np.uint64]:
-    """Hashes [N] of texts without nulls: their bytes in words of 8, mixed in one after another, all rows at once."""
+    """Hashes [N] of texts without nulls. Words of 8 bytes are mixed in one after another, for all rows at once."""
     if not len(texts):
         return np.empty(0, np.uint64)
     lengths_N = pc.binary_length(texts).to_numpy(zero_copy_only=False)
-    if lengths_N.max() > LONG_TEXT:  # lest one long text make the words of all rows wide
+    if lengths_N.max() > LONG_TEXT:  # one long text would widen the words of all rows
         return _hash_texts(pa.array(map(_shortened, texts.to_pylist()), pa.large_string()))
     width = -(-int(lengths_N.max()) // 8) * 8
     bytes_NW = np.zeros((len(texts), width), np.uint8)
@@ -197,7 +198,7 @@ def _hash_texts(texts: pa.Array) -> npt.NDArray[np.uint64]:
     bytes_NW[np.arange(width) < lengths_N[:, None]] = text_bytes
     hashes_N = splitmix64(lengths_N.astype(np.uint64))
     for begin, word_N in enumerate(bytes_NW.view("<u8").T):
-        # Only words of the text itself: its hash must not know of longer ones beside it.
+        # Only the text's own words: its hash must not depend on longer texts in the batch.
         hashes_N = np.where(lengths_N > begin * 8, splitmix64(hashes_N ^ word_N), hashes_N)
     return hashes_N
 
@@ -307,7 +308,7 @@ def _scaled(values: pa.Array, name: str, scale: str) -> npt.NDArray[np.float64]:
             f"feature column {name!r}: {values.type} values are not numbers ({error}); give numbers"
         ) from None
     floats = pc.fill_null(floats, float("nan")).to_numpy(zero_copy_only=False)
-    # One infinite value would stay in the running moments of its number for good.
+    # An infinite value would stay in the running moments of its number forever.
     scaled = np.asarray(_SCALES[scale](floats), np.float64)
     return np.where(np.abs(scaled) < LARGEST_NUMBER, scaled, np.nan)
 

@@ -2,8 +2,8 @@
 
     .venv-peers/bin/python -m benchmarks.peers.deepctr_deepfm --data FILE [--rows N] [--json]
 
-It takes all rows as arrays in memory, and its optimizers pass over whole tables for each batch, however few rows that
-touched: so its tables get one row for each distinct id, not two as TorchRec's. Needs benchmarks/peers/environment.sh.
+It takes all rows as arrays in memory. Its optimizers update whole tables for each batch, so its tables get one row per
+distinct id, not two as TorchRec's. Needs benchmarks/peers/environment.sh.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
     python -m benchmarks.peers.torchrec_deepfm --data FILE [--precision bf16] [--embedding tbe] [--json]
 
 `--embedding collection` is TorchRec's FusedEmbeddingBagCollection fed with a KeyedJaggedTensor; `tbe` calls FBGEMM's
-table-batched embedding, which that wraps, directly: the faster one, so the default. Helped where we know how: table
-sizes come from the whole file off the clock, reading and hashing run ahead in threads, a few batches warm everything up
-off the clock, the collector is frozen, and OpenMP does not spin (two threads are otherwise 50 times slower beside a
-busy process).
+table-batched embedding, which that wraps, directly: the faster one, so the default. Tuned as well as we can: table
+sizes come from the whole file and are not timed, reading and hashing run ahead in threads, a few warm-up batches are
+not timed, the garbage collector is frozen, and OpenMP does not spin (else two threads are 50 times slower beside a busy
+process).
 
 Shapes: B samples, F features, D dim, J numbers and null flags, N ids of a batch.
 """
@@ -62,7 +62,7 @@ class Collection(nn.Module):
         self.tables = FusedEmbeddingBagCollection(tables, RowWiseAdagrad, {"lr": rate, "eps": epsilon})
 
     def set_rate(self, rate: float) -> None:
-        """Of the fused optimizer."""
+        """Settings of the fused optimizer."""
         for group in self.tables.fused_optimizer().param_groups:
             group["lr"] = rate
         self.tables.fused_optimizer().step()  # hands it on to FBGEMM
@@ -89,7 +89,7 @@ class TableBatchedEmbedding(nn.Module):
         self.tables.init_embedding_weights_uniform(-INITIAL_BOUND, INITIAL_BOUND)
 
     def set_rate(self, rate: float) -> None:
-        """Of the fused optimizer."""
+        """Settings of the fused optimizer."""
         self.tables.set_learning_rate(rate)
 
     def forward(self, ids_N: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ class Trainer:
 
     @torch.no_grad()
     def auc(self, batches: Iterator[Batch]) -> float:
-        """On batches not learned."""
+        """The AUC on batches that were not learned."""
         with self.autocast():
             scored = [
                 (labels_B.numpy(), self.model(ids_N, numbers_BJ).numpy()) for ids_N, numbers_BJ, labels_B in batches

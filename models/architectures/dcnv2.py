@@ -1,4 +1,4 @@
-"""DCN V2 (Wang et al., WWW 2021): explicit crosses of bounded degree, and an MLP on top of them or beside."""
+"""DCN V2 (Wang et al., WWW 2021): explicit crosses of bounded degree, with an MLP on top of them or in parallel."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from models.architectures.layers import Architecture, BlockLinear, block_logits,
 
 
 class Cross(nn.Module):
-    """x_0 · (W x + b) + x, all [B, I]; with a `rank`, W = U V of it, V x with a bias of its own."""
+    """x_0 · (W x + b) + x, all [B, I]. With a `rank`, W = U V has that rank, and V x has its own bias."""
 
     def __init__(self, widths: Mapping[str, int], rank: int | None) -> None:
         super().__init__()
@@ -26,8 +26,8 @@ class Cross(nn.Module):
 
 
 class DCNv2(Architecture):
-    """`model.cross_layers` crosses; `model.bottom` and each task's `model.tower` read them (`stacked`), or the input
-    while each task's logit is linear in them (`parallel`)."""
+    """`model.cross_layers` crosses. `stacked`: `model.bottom` and each task's `model.tower` read the crosses.
+    `parallel`: they read the input, and each task's logit has a linear term of the crosses."""
 
     def __init__(self, widths: Mapping[str, int], tasks: Sequence[str], model: Model) -> None:
         super().__init__(widths, tasks, model)

@@ -15,7 +15,7 @@ from models.architectures.layers import Architecture, BlockLinear, block_logits,
 
 
 class FeatureWeights(nn.Module):
-    """How much each feature takes part in products with others: 1 at first, 0 for one added to a trained model."""
+    """The weight of each feature in the second-order term: 1 at first, 0 for a feature added to a trained model."""
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__()
@@ -24,8 +24,8 @@ class FeatureWeights(nn.Module):
 
 
 class DeepFM(Architecture):
-    """A task's logit: its `model.tower` on the shared `model.bottom`, its own first-order term, and a multiple, 1 at
-    first, of the second-order term of all. With one task and no tower: the paper's."""
+    """A task's logit is the sum of its `model.tower` on the shared `model.bottom`, its own first-order term, and the
+    shared second-order term times a learned factor, which starts at 1. With one task and no tower it is the paper's."""
 
     def __init__(self, widths: Mapping[str, int], tasks: Sequence[str], model: Model) -> None:
         super().__init__(widths, tasks, model)

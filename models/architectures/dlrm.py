@@ -13,8 +13,8 @@ from models.architectures.layers import Architecture, block_logits, first_layer,
 
 
 class DLRM(Architecture):
-    """Numbers go through `model.bottom` to a vector like an embedding's; it and the products go through `model.tower`,
-    which the tasks share up to its last layer."""
+    """Numbers go through `model.bottom` to a vector of the embeddings' size. This vector and the products go through
+    `model.tower`, which the tasks share except for its last layer."""
 
     def __init__(self, widths: Mapping[str, int], tasks: Sequence[str], model: Model) -> None:
         super().__init__(widths, tasks, model)
@@ -43,7 +43,7 @@ class DLRM(Architecture):
         if self.numbers:
             parts = [self.bottom(self.first(input_BI[:, self.num_embedded * self.dim :]))]
             vectors = torch.cat([emb_BFD, parts[0][:, None]], 1)
-        # Not as a matrix product: the quantizer would make its inputs, which are no weights, int8.
+        # Not a matrix product: the quantizer would convert its inputs, which are not weights, to int8.
         products = torch.einsum("bfd,bgd->bfg", vectors, vectors).flatten(1).index_select(1, self.pairs_P)
         top_BH = self.top(torch.cat([*parts, products], 1))
         return torch.cat([logit(top_BH) for logit in self.logits.values()], 1)

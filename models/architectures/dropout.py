@@ -1,4 +1,4 @@
-"""Dropout whose masks are a function of a seed, not of the thread that draws them."""
+"""Dropout whose masks depend on a seed alone, not on the thread that draws them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _source = _Source()
 
 @contextlib.contextmanager
 def dropout_seed(seed: int) -> Iterator[None]:
-    """Within it, this thread's dropout masks follow from the seed alone. May be nested: the inner one counts."""
+    """Inside this context, dropout masks of this thread depend on the seed alone. If nested, the inner seed counts."""
     outer = _source.seed, getattr(_source, "generators", {})
     _source.seed, _source.generators = seed, {}
     try:
@@ -30,7 +30,7 @@ def dropout_seed(seed: int) -> Iterator[None]:
 
 
 class Dropout(nn.Module):
-    """Zeroes a share `p` of its input in training, and scales the rest by 1 / (1 − p) (Srivastava et al., JMLR 2014).
+    """Zeroes a share `p` of its input in training, and scales the others by 1 / (1 − p) (Srivastava et al., JMLR 2014).
 
     Raises RuntimeError in training outside `dropout_seed`.
     """

@@ -1,4 +1,4 @@
-"""Interactions of features that a product with a weight matrix does not give.
+"""Feature interactions that need more than a product with a weight matrix.
 
 Shapes: B rows, I columns of the architecture's input, F embedded features, D their dim (feature f is in columns
 [f D, (f + 1) D) of the input), H outputs of linear layers.
@@ -28,9 +28,9 @@ def factorization(input_BI: Tensor, weight_F: Tensor, dim: int) -> Tensor:
 def linear_and_factorization(
     layers: Sequence[nn.Linear], input_BI: Tensor, weight_F: Tensor, dim: int
 ) -> tuple[Sequence[Tensor], Tensor]:
-    """The output [B, H] of each of the layers, and `factorization`; on a CPU one Function for both.
+    """The output [B, H] of each layer, and `factorization`. On a CPU one autograd Function computes both.
 
-    The input's gradient through the layers is then the Function's own, so that the term's is added to it in place.
+    The Function owns the input's gradient of the layers, so that the kernel adds the term's gradient to it in place.
     """
     kernels = torch.is_grad_enabled() and not torch.onnx.is_in_onnx_export()
     if not (kernels and input_BI.device.type == "cpu" and input_BI.dtype in _KERNEL_DTYPES):
@@ -46,7 +46,7 @@ _KERNEL_DTYPES = (torch.float32, torch.bfloat16)
 
 class _LinearAndFactorization(torch.autograd.Function):
     @staticmethod
-    def forward(  # noqa: PLR0917  # as autograd passes them
+    def forward(  # noqa: PLR0917 (autograd passes arguments by position)
         ctx: Any, input_BI: Tensor, weight_HI: Tensor, bias_H: Tensor, weight_F: Tensor, dim: int
     ) -> Any:
         input_BI = input_BI.contiguous()

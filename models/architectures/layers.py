@@ -12,7 +12,7 @@ from models.architectures.dropout import Dropout
 
 
 class Architecture(nn.Module):
-    """Input blocks [B, I] in, one logit per task [B, T] out. Built from the widths of the blocks, by name."""
+    """Maps input blocks [B, I] to one logit per task [B, T]. Built from the widths of the named blocks."""
 
     def __init__(self, widths: Mapping[str, int], tasks: Sequence[str], model: Model) -> None:
         super().__init__()
@@ -23,10 +23,10 @@ class Architecture(nn.Module):
 
 
 class BlockLinear(nn.Linear):
-    """A linear layer over the concatenation of named blocks, to a number of outputs or to named blocks as well.
+    """A linear layer over concatenated named blocks. Its outputs are a number, or named blocks too.
 
-    `blocks` names the blocks of its tensors' dimensions: a checkpoint holds each under its own name, so that adding or
-    dropping a feature leaves the others' weights alone.
+    `blocks` names the blocks of each dimension of its tensors. A checkpoint stores each block under its own name, so
+    that adding or dropping a feature does not change the weights of the others.
     """
 
     def __init__(self, inputs: Mapping[str, int] | int, outputs: Mapping[str, int] | int) -> None:
@@ -56,7 +56,7 @@ def mlp(widths: tuple[int, ...], dropout: float) -> nn.Sequential:
 
 
 def towers(tasks: Sequence[str], width: int, model: Model) -> nn.ModuleDict:
-    """For each task its own layers, ending in its logit [B, 1]; named, so that a new task disturbs none."""
+    """The layers of each task, up to its logit [B, 1]. Named by task, so that a new task changes no other."""
     widths = (width, *model.tower)
     return nn.ModuleDict(
         {f"{task}:tower": nn.Sequential(mlp(widths, model.dropout), nn.Linear(widths[-1], 1)) for task in tasks}

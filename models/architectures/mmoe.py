@@ -1,4 +1,4 @@
-"""Multi-gate mixture of experts (Ma et al., KDD 2018): each task weighs the experts by a gate of its own."""
+"""Multi-gate mixture of experts (Ma et al., KDD 2018): each task weights the experts by its own gate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ class MMoE(Architecture):
     def __init__(self, widths: Mapping[str, int], tasks: Sequence[str], model: Model) -> None:
         super().__init__(widths, tasks, model)
         self.num_experts = model.num_experts
-        self.first = first_layer(widths, self.num_experts * model.bottom[0], model.dropout)  # of all, as one product
+        self.first = first_layer(
+            widths, self.num_experts * model.bottom[0], model.dropout
+        )  # of all experts, as one matrix product
         self.experts = nn.ModuleList(mlp(model.bottom, model.dropout) for _ in range(self.num_experts))
         self.gates = nn.ModuleDict({f"{task}:gate": BlockLinear(widths, self.num_experts) for task in tasks})
         self.towers = towers(tasks, model.bottom[-1], model)

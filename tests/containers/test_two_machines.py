@@ -176,7 +176,7 @@ def test_a_killed_machine_ends_the_other_and_the_day_is_gone_on_with(
     assert codes.pop(victim) == 137
     assert codes == [RetryLaterError.exit_code], machines.said()
     said = docker("logs", machines.names[1 - victim], check=False)
-    assert "others of the 2 ranks have ended" in said
+    assert "other ranks of the 2 have ended" in said
     assert "Traceback" not in said and "frame #" not in said
     assert store.find("train", DAY) is None
     machines.start(store)

@@ -128,7 +128,7 @@ def test_what_ends_the_leading_machine_alone_ends_the_other_too(tmp_path):
     store = ready(tmp_path, num_rows=2000)
     leading, helping = machines(tmp_path, leading="ulimit -f 24; ")
     assert "File too large" in leading.stderr
-    assert "machine 0 of 2: train of 2024-01-01: rank 0 of 2 failed" in helping.stderr
+    assert "node 0 of 2: train of 2024-01-01: rank 0 of 2 failed" in helping.stderr
     assert "Traceback" not in helping.stderr
     assert (leading.returncode, helping.returncode) == (1, 1)
     assert store.find("train", DAY) is None
