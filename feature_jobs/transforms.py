@@ -161,8 +161,8 @@ def hash_ids(values: pa.Array, namespace: str) -> Ints:
     """64-bit keys of integer or text ids [N].
 
     An integer x becomes splitmix64(x XOR h), where h is the hash of the namespace. It is a bijection (Steele, Lea,
-    Flood 2014), so integers of one namespace never collide. Text becomes a 64-bit hash of its bytes first. Null has its own
-    key.
+    Flood 2014), so integers of one namespace never collide. Text becomes a 64-bit hash of its bytes first. Null has
+    its own key.
     """
     salt = _text_hash(namespace)
     if _is_text(values.type):
