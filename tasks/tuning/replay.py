@@ -70,7 +70,7 @@ class Replay:
             checkpoint = scratch / ds
             checkpoint.mkdir(parents=True)
             samples = self._join(scenario, ds, scratch / "samples") if is_joined else self.samples[ds]
-            metrics = train_day(scenario, ds, samples, parent, checkpoint)
+            metrics: Mapping[str, Any] = train_day(scenario, ds, samples, parent, checkpoint)
             yield ds, metrics[self.judged_by(ds)], checkpoint
             if parent != self.parent:
                 shutil.rmtree(parent)
