@@ -77,7 +77,7 @@ def run(name: str, num_days: int, data: str | None, home: Path, console: Console
         "useful_compute_share": times.useful_share,
     }
     Path("demo.json").write_text(json.dumps(facts, indent=1) + "\n")
-    print_days(facts, console)
+    print_days(scenario, facts, console)
     console.print(times.text(), soft_wrap=True)
     _say_where(local, console)
     return _say_failures([task for task in tasks if task.state == "failed"], backfill.dag_id, local, console)
