@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow.sdk import DAG
 
-from dags.common import read_scenarios, scenario_dag, step_arguments
+from dags.common import read_scenarios, scenario_dag, step_arguments, timetable_of
 from dags.step_operator import StepOperator
 from feature_jobs.schema import Scenario
 from tasks.steps import DAILY, upstream
@@ -28,7 +28,7 @@ One run is one day, its logical date. The days form a chain, so they run in orde
 def build(scenario: Scenario) -> DAG:
     """The scenario's daily DAG. Airflow registers what is made inside `with`."""
     doc = DOC.format(description=scenario.description, dag_id=f"{scenario.name}_daily", file=scenario.file.name)
-    with scenario_dag(scenario, "daily", scenario.schedule.daily, doc) as dag:
+    with scenario_dag(scenario, "daily", timetable_of(scenario, scenario.schedule.daily, "first"), doc) as dag:
         tasks = {step: StepOperator(task_id=step, **step_arguments(scenario, step)) for step in DAILY}
     for step, task in tasks.items():
         for before in direct_upstream(step):

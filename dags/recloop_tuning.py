@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from airflow.sdk import DAG
 
-from dags.common import read_scenarios, scenario_dag, step_arguments
+from dags.common import read_scenarios, scenario_dag, step_arguments, timetable_of
 from dags.step_operator import StepOperator
+from dags.timetable import Picks
 from feature_jobs.schema import Scenario
 
+PICKS: Picks = "last"  # of the week, the day that ended last
 DOC = """
 {description}
 
@@ -23,8 +25,8 @@ def build(scenario: Scenario) -> DAG | None:
     if not tune.space:
         return None
     doc = DOC.format(description=scenario.description, trials=tune.trials, workers=workers)
-    arguments = {**step_arguments(scenario, "tune"), "day": "last"}
-    with scenario_dag(scenario, "tuning", tune.schedule, doc) as dag:
+    arguments = {**step_arguments(scenario, "tune"), "picks": PICKS}
+    with scenario_dag(scenario, "tuning", timetable_of(scenario, tune.schedule, PICKS), doc) as dag:
         shares = [["--worker", str(worker), "--workers", str(workers)] for worker in range(workers)]
         search = StepOperator.partial(task_id="tune_worker", **arguments).expand(options=shares)
         search >> StepOperator(task_id="tune", **arguments)

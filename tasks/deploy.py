@@ -29,6 +29,7 @@ class Gate:
 @step(
     reads={"registration": Input(), "evaluation": Input(), "export": Input(), "validation": Input()},
     writes="deployment",
+    asset="champion",
     config=("deploy", "quantize"),
     resources=Resources(memory_gib=3.0),
     timeout_s=1200,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 @step(
     reads={"export": Input(), "checkpoint": Input(), "evaluation": Input(), "validation": Input()},
     writes="registration",
+    asset="version",
     config=("data", "deploy", "features", "labels"),
     resources=Resources(memory_gib=3.0),
     timeout_s=1200,

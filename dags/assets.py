@@ -1,0 +1,34 @@
+"""What a scenario's steps announce to other DAGs: its samples, checkpoint, version and champion as Airflow assets.
+
+A DAG of yours runs on a new champion with `schedule=[Asset("movielens.champion")]`. Which steps announce something is
+declared where the step is, as `asset=...`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from airflow.sdk import Asset
+
+QUALITY = ("auc", "version")
+
+
+def asset_of(scenario: str, what: str) -> Asset:
+    """The asset NAME.what of a scenario."""
+    return Asset(name=f"{scenario}.{what}", uri=f"recloop://{scenario}/{what}", group="recloop")
+
+
+def metadata_of(ds: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    """An event's metadata: the day, the output's digest and place, and the step's AUCs and version where it has them."""
+    numbers = {name: value for name, value in _flat(result.get("metrics") or {}) if set(name.split(".")) & {*QUALITY}}
+    return {"ds": ds, "digest": result.get("digest"), "uri": result.get("uri"), **numbers}
+
+
+def _flat(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested metrics as dotted names."""
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
