@@ -11,7 +11,7 @@ from typing import Any
 
 from airflow.sdk import Asset
 
-QUALITY = ("auc", "version")
+QUALITY = {"auc", "version"}
 
 
 def asset_of(scenario: str, what: str) -> Asset:
@@ -19,9 +19,9 @@ def asset_of(scenario: str, what: str) -> Asset:
     return Asset(name=f"{scenario}.{what}", uri=f"recloop://{scenario}/{what}", group="recloop")
 
 
-def metadata_of(ds: str, result: Mapping[str, Any]) -> dict[str, Any]:
-    """An event's metadata: the day, the output's digest and place, and the step's AUCs and version where it has them."""
-    numbers = {name: value for name, value in _flat(result.get("metrics") or {}) if set(name.split(".")) & {*QUALITY}}
+def metadata_of(ds: str, result: Mapping[str, Any]) -> dict[str, object]:
+    """Metadata of an event: the day, the output's digest and place, the step's AUCs and version where it has them."""
+    numbers = {name: value for name, value in _flat(result.get("metrics") or {}) if QUALITY & set(name.split("."))}
     return {"ds": ds, "digest": result.get("digest"), "uri": result.get("uri"), **numbers}
 
 

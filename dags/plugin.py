@@ -5,6 +5,8 @@ Airflow finds this class by the entry point `airflow.plugins` of the installed p
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from airflow.plugins_manager import AirflowPlugin
 
 from dags.timetable import DayTimetable
@@ -14,4 +16,4 @@ class RecloopPlugin(AirflowPlugin):  # type: ignore[misc]
     """What this project adds to Airflow."""
 
     name = "recloop"
-    timetables = [DayTimetable]
+    timetables: ClassVar = [DayTimetable]

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import Asset, BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
 from dags.assets import metadata_of
@@ -35,6 +35,7 @@ class StepOperator(BaseOperator):  # type: ignore[misc]
     """
 
     template_fields: Sequence[str] = ("options",)
+    outlets: list[Asset]
     ui_color = "#e6f2ef"
 
     def __init__(

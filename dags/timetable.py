@@ -70,7 +70,7 @@ class DayTimetable(CronDataIntervalTimetable):  # type: ignore[misc]
             if info is None or info.data_interval is None:
                 return None
             interval = info.data_interval
-            ds = day_of(*interval, self._zone, self._picks)
+            ds = day_of(interval.start, interval.end, self._zone, self._picks)
             if self._last is not None and ds > self._last:
                 return None
             if ds not in self._skip:
@@ -94,6 +94,6 @@ class DayTimetable(CronDataIntervalTimetable):  # type: ignore[misc]
         """
         if data_interval is None:
             return str(super().generate_run_id(run_type=run_type, run_after=run_after, data_interval=None, **extra))
-        ds = day_of(*data_interval, self._zone, self._picks)
+        ds = day_of(data_interval.start, data_interval.end, self._zone, self._picks)
         automated = run_type in (DagRunType.SCHEDULED, DagRunType.BACKFILL_JOB)
         return str(run_type.generate_run_id(suffix=ds if automated else f"{ds}__{run_after.isoformat()}"))

@@ -14,13 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
+import requests
 from websockets.sync.client import ClientConnection, connect
 
 from feature_jobs.errors import BadInputError, RecloopError, RetryLaterError
@@ -132,8 +132,8 @@ def _tab(profile: Path) -> str:
         time.sleep(0.2)
     port = port_file.read_text().split()[0]
     while True:
-        with urllib.request.urlopen(f"http://{HOST}:{port}/json/list", timeout=10) as answer:
-            pages = [target for target in json.load(answer) if target["type"] == "page"]
+        targets = requests.get(f"http://{HOST}:{port}/json/list", timeout=10).json()
+        pages = [target for target in targets if target["type"] == "page"]
         if pages:
             return str(pages[0]["webSocketDebuggerUrl"])
         time.sleep(0.2)
@@ -146,7 +146,10 @@ def take(local: Local, scenario: Scenario, images: Path) -> None:
     runs = api.call("GET", f"/dags/{dag}/dagRuns", limit=1, order_by="-logical_date", run_type="backfill")["dag_runs"]
     if not runs:
         raise BadInputError(f"{dag} has no runs to show; `make demo` first")
-    experiment = _experiment(local, scenario.name)
+    runs_url = local.runs_url(scenario.name)
+    if runs_url is None:
+        raise BadInputError(f"MLflow has no experiment {scenario.name}; `make demo` first")
+    experiment = runs_url.split("/")[-2]
     metrics = [f"metrics.`{kind}/{task}/auc`" for task in scenario.tasks for kind in ("progressive", "holdout")]
     columns = {"selectedColumns": [*metrics, "metrics.`num_rows`"]}
     key = f'MLflowLocalStorage-1.1-ExperimentPage-["{experiment}"]-ReactComponentState'
@@ -156,17 +159,9 @@ def take(local: Local, scenario: Scenario, images: Path) -> None:
         page.open(f"{local.airflow_url}/dags/{dag}/runs/{runs[0]['dag_run_id']}", ["ingest", "deploy"])
         page.save(images / "airflow_dag.png")
         view = {"workflowType": "machine_learning", "compareRunsMode": "TABLE"}
-        search = urllib.parse.urlencode({**view, "searchFilter": "tags.`recloop.step` = 'train'"})
-        url = f"{local.mlflow_url}/#/experiments/{experiment}/runs?{search}"
-        page.open(url, [f"train {scenario.data.days.first}"])
+        search = urlencode({**view, "searchFilter": "tags.`recloop.step` = 'train'"})
+        page.open(f"{runs_url}?{search}", [f"train {scenario.data.days.first}"])
         page.save(images / "mlflow_runs.png")
-
-
-def _experiment(local: Local, name: str) -> str:
-    """MLflow's id of the scenario's experiment."""
-    url = f"{local.mlflow_url}/api/2.0/mlflow/experiments/get-by-name?experiment_name={name}"
-    with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 (our own address)
-        return str(json.load(answer)["experiment"]["experiment_id"])
 
 
 def main() -> int:

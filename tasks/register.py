@@ -60,7 +60,11 @@ def register(
         "export": tags["recloop.export"],
     }
     write_json(registration, "version.json", version)
-    return {"version": int(found["version"])}
+    judged = read_json(evaluation, "evaluation.json")["overall"]
+    return {
+        "version": int(found["version"]),
+        "auc": {task: facts["challenger"]["auc"] for task, facts in judged.items()},
+    }
 
 
 def _data(checkpoint: Path) -> dict[str, Any]:
