@@ -1,7 +1,7 @@
 """What a scenario's steps announce to other DAGs: its samples, checkpoint, version and champion as Airflow assets.
 
-A DAG of yours runs on a new champion with `schedule=[Asset("movielens.champion")]`. Which steps announce something is
-declared where the step is, as `asset=...`.
+A DAG of yours runs on a new champion with `schedule=[Asset.ref(name="movielens.champion")]`. Which steps announce
+something is declared with the step, as `asset=...`.
 """
 
 from __future__ import annotations

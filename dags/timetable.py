@@ -25,9 +25,9 @@ def day_of(start: datetime.datetime, end: datetime.datetime, zone: str, picks: P
 class DayTimetable(CronDataIntervalTimetable):  # type: ignore[misc]
     """A cron schedule that knows the days of a scenario's data.
 
-    A scheduled run is created after its day is over, so Airflow's usual id names the day after. Here the id names the
-    run's own day, in the scenario's time zone: `scheduled__2022-04-25`; see `day_of`. No run is created for days after
-    `last`, or in `skip`.
+    A run starts after its day is over, so Airflow's usual id names the day after. Here the id names the run's own day,
+    in the scenario's time zone: `scheduled__2022-04-25`; see `day_of`. No run is created for days after `last`, or in
+    `skip`.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class DayTimetable(CronDataIntervalTimetable):  # type: ignore[misc]
             if self._last is not None and ds > self._last:
                 return None
             if ds not in self._skip:
-                return info
+                return _named_by(ds, info) if interval.end <= datetime.datetime.now(datetime.UTC) else info
 
     def infer_manual_data_interval(self, *, run_after: DateTime) -> DataInterval:
         """A run that a person triggers is about the day of its logical date, whole."""
@@ -88,12 +88,22 @@ class DayTimetable(CronDataIntervalTimetable):  # type: ignore[misc]
     def generate_run_id(
         self, *, run_type: DagRunType, run_after: DateTime, data_interval: DataInterval | None, **extra: Any
     ) -> str:
-        """`scheduled__2022-04-25`, `backfill__2022-04-25`, `manual__2022-04-25__STARTED`.
+        """`scheduled__2022-04-25`, `manual__2022-04-25__STARTED`.
 
-        Airflow has at most one run of a logical date, so scheduled and backfilled days need no more than the day.
+        Airflow has at most one run of a logical date, so a scheduled one needs no more than the day. A backfill does
+        not ask: see `_named_by`.
         """
         if data_interval is None:
             return str(super().generate_run_id(run_type=run_type, run_after=run_after, data_interval=None, **extra))
         ds = day_of(data_interval.start, data_interval.end, self._zone, self._picks)
-        automated = run_type in (DagRunType.SCHEDULED, DagRunType.BACKFILL_JOB)
-        return str(run_type.generate_run_id(suffix=ds if automated else f"{ds}__{run_after.isoformat()}"))
+        suffix = ds if run_type == DagRunType.SCHEDULED else f"{ds}__{run_after.isoformat()}"
+        return str(run_type.generate_run_id(suffix=suffix))
+
+
+def _named_by(ds: str, info: DagRunInfo) -> DagRunInfo:
+    """The run of a past day, which may start at once: `backfill__2022-04-25T00:00:00+00:00`.
+
+    Airflow takes a backfill's run ids, and the dates in its lists of runs, from `run_after` and from nothing else. For
+    a day that is over any past moment does, so this one says the day in the time zone that Airflow prints: UTC.
+    """
+    return info._replace(run_after=instance(datetime.datetime.fromisoformat(f"{ds}T00:00:00+00:00")))
