@@ -105,7 +105,7 @@ class KubernetesExecution:
             self._pod.on_kill()
 
 
-class StepPod(KubernetesPodOperator):  # type: ignore[misc]
+class StepPod(KubernetesPodOperator):
     """Airflow's operator, but it does not judge how its pod ended: `remote_pod` holds that, and StepOperator judges."""
 
     def __init__(
@@ -171,7 +171,7 @@ class StepPod(KubernetesPodOperator):  # type: ignore[misc]
             self.process_pod_deletion(remote_pod or pod, reraise=False)
 
 
-class _Lines(PodManager):  # type: ignore[misc]
+class _Lines(PodManager):
     """Follows a pod's log through lost connections, and gives each line to a sink rather than to its own logger."""
 
     def __init__(self, client: Any, sink: Callable[[str], None]) -> None:

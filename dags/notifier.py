@@ -15,7 +15,7 @@ SETTING = "RECLOOP_ALERT_URL"
 TIMEOUT_S = 5.0
 
 
-class FailureNotifier(BaseNotifier):  # type: ignore[misc]
+class FailureNotifier(BaseNotifier):
     """Logs one JSON line and posts the same to the webhook that RECLOOP_ALERT_URL names, if one is set.
 
     A webhook that does not answer is logged and changes nothing else.

@@ -12,7 +12,7 @@ from airflow.plugins_manager import AirflowPlugin
 from dags.timetable import DayTimetable
 
 
-class RecloopPlugin(AirflowPlugin):  # type: ignore[misc]
+class RecloopPlugin(AirflowPlugin):
     """What this project adds to Airflow."""
 
     name = "recloop"

@@ -25,7 +25,7 @@ ALREADY_DONE = "already_done"
 KILLED = 128  # shells and containers report signal N as 128 + N
 
 
-class StepOperator(BaseOperator):  # type: ignore[misc]
+class StepOperator(BaseOperator):
     """Runs `recloop STEP --scenario FILE --ds DAY`, where RECLOOP_EXECUTION says, and streams its output to the log.
 
     Exit codes: 0 is success; a gate's no (3) skips the task or fails it, as the step declares; 6 and death by a signal

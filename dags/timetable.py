@@ -22,7 +22,7 @@ def day_of(start: datetime.datetime, end: datetime.datetime, zone: str, picks: P
     return str(moment.astimezone(ZoneInfo(zone)).date())
 
 
-class DayTimetable(CronDataIntervalTimetable):  # type: ignore[misc]
+class DayTimetable(CronDataIntervalTimetable):
     """A cron schedule that knows the days of a scenario's data.
 
     A run starts after its day is over, so Airflow's usual id names the day after. Here the id names the run's own day,

@@ -21,7 +21,7 @@ from pathlib import Path
 import requests
 
 from feature_jobs.errors import RetryLaterError
-from infra.processes import TOKEN, Started, find, start, stop
+from infra.processes import MARK, Started, find, start, stop
 
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
@@ -128,7 +128,7 @@ def start_servers(home: Path, say: Callable[[str], None]) -> Local:
     write_private(home / "airflow" / "passwords.json", json.dumps({USER: local.password}))
     write_private(home / "env.sh", "".join(f"export {k}='{v}'\n" for k, v in settings(local).items()))
     local.save()
-    environment = {**inherited(), **settings(local), TOKEN: local.token}
+    environment = {**inherited(), **settings(local), MARK: local.token}
 
     def ensure(name: str, *command: str) -> None:
         if name not in running:

@@ -129,7 +129,7 @@ def test_tuning_maps_workers_and_ends_in_one_task() -> None:
     assert [share[1] for share in mapped.expand_input.value["options"]] == ["0", "1", "2"]
 
 
-def test_a_broken_scenario_is_told_and_leaves_the_others_alone(tmp_path: Path) -> None:
+def test_a_broken_scenario_is_reported_and_leaves_the_others_alone(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "dags", tmp_path / "dags", ignore=shutil.ignore_patterns("__pycache__"))
     write_small(tmp_path / "scenarios", num_days=1)
     broken = (tmp_path / "scenarios" / "shop.yaml").read_text().replace("labels:", "lables:")

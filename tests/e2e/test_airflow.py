@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from infra.airflow_api import AirflowApi, TaskInstance
-from infra.processes import TOKEN
+from infra.processes import MARK
 from infra.servers import USER, Local
 from tasks.store.scenario_store import open_store
 from tests.paths import ROOT
@@ -84,7 +84,7 @@ def processes_of(token: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(TOKEN) == token and process.status() != psutil.STATUS_ZOMBIE:
+            if process.environ().get(MARK) == token and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except (psutil.Error, OSError):
             continue
