@@ -22,7 +22,7 @@ GPU_POOL = "gpu"
 
 
 def read_scenarios(folder: Path = SCENARIOS) -> tuple[list[Scenario], dict[Path, str]]:
-    """The scenarios that read well, and for each of the others what is wrong with it."""
+    """The valid scenarios, and the error message of each invalid one."""
     good, bad = [], {}
     for file in sorted(folder.glob("*.yaml")):
         try:
@@ -90,5 +90,5 @@ def step_arguments(scenario: Scenario, step: str) -> dict[str, Any]:
 
 
 def wants_gpu(declared: Step) -> bool:
-    """Whether the step takes a slot of the GPU pool; training does on every machine, to run one at a time."""
+    """Whether the step needs a slot of the GPU pool; training always does, so that one runs at a time."""
     return declared.resources.gpus > 0 or declared.writes == "checkpoint"

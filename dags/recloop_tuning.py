@@ -9,18 +9,18 @@ from dags.step_operator import StepOperator
 from dags.timetable import Picks
 from feature_jobs.schema import Scenario
 
-PICKS: Picks = "last"  # of the week, the day that ended last
+PICKS: Picks = "last"  # the last day of the week before the run
 DOC = """
 {description}
 
-Searches the scenario's `tune.space`: {trials} trials by {workers} workers, each from the same parent checkpoint over
-the same past days. A study that was stopped goes on where it was: clear the failed worker. The last task writes the
-proposal, which a person accepts unless the scenario says `tune.apply: auto`.
+Searches the scenario's `tune.space` with {trials} trials on {workers} workers. Each trial starts from the same parent
+checkpoint and learns the same past days. To resume a stopped study, clear the failed worker. The last task writes the
+proposal; a person accepts it (`recloop accept`), unless the scenario says `tune.apply: auto`.
 """
 
 
 def build(scenario: Scenario) -> DAG | None:
-    """The scenario's tuning DAG, if it has a search space. Airflow registers what is made inside `with`."""
+    """The scenario's tuning DAG, if it has a search space. Airflow registers DAGs that are created in a `with` block."""
     tune, workers = scenario.tune, scenario.tune.workers
     if not tune.space:
         return None

@@ -83,7 +83,7 @@ class StepOperator(BaseOperator):
         except ValueError as error:
             raise AirflowFailException(str(error)) from None
         except AirflowTaskTimeout:
-            # A step that ran too long once would do so again: a person must look.
+            # A retry would take as long again, so a person must look.
             raise AirflowFailException(f"{self.step}: not done within {self.execution_timeout}; stopped") from None
         self._judge(code, reason_of(errors))
         result = result_of(output)
@@ -91,7 +91,7 @@ class StepOperator(BaseOperator):
         return {"digest": result.get("digest"), "uri": result.get("uri")}
 
     def on_kill(self) -> None:
-        """Airflow wants the task to end: ends the step with all of its processes."""
+        """Called when Airflow stops the task: stops the step with all its processes."""
         if self._execution is not None:
             self._execution.kill()
 
@@ -108,8 +108,8 @@ class StepOperator(BaseOperator):
         """Attaches metadata to the events that Airflow records for the outlets when this task has succeeded."""
         if not self.outlets:
             return
-        # A first try that finds its output made nothing new, so nobody is to be started by it. A later try may follow
-        # one that was killed between its commit and its event: that event must still come.
+        # A first try that finds its output committed produced nothing new, so it must not trigger other DAGs. A later
+        # try may follow one that was killed between its commit and its event: then the event is still due.
         if result.get("outcome") == ALREADY_DONE and context["ti"].try_number == 1:
             self.outlets = []
         for outlet in self.outlets:

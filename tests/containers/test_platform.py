@@ -14,13 +14,12 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import requests
 from rich.console import Console
 
 from feature_jobs.schema import load_scenario
@@ -290,12 +289,5 @@ def _task_logs(platform: Platform) -> str:
 
 
 def _status(url: str, login: str = "") -> int:
-    import base64
-
-    headers = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"} if login else {}
-    request = urllib.request.Request(url, headers=headers)  # noqa: S310 (our own address)
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
+    user, _, password = login.partition(":")
+    return requests.get(url, auth=(user, password) if login else None, timeout=10).status_code

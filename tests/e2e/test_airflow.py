@@ -137,9 +137,11 @@ def test_all_parts_of_airflow_are_healthy(project: Project) -> None:
 
 
 def test_servers_listen_on_the_loopback_alone(project: Project) -> None:
+    servers = [psutil.Process(started.pid) for started in project.local().processes]
+    children = [child for server in servers for child in server.children(recursive=True)]  # some overwrite their token
     listening = {
         connection.laddr
-        for process in processes_of(project.local().token)
+        for process in {*servers, *children, *processes_of(project.local().token)}
         for connection in process.net_connections(kind="inet")
         if connection.status == psutil.CONN_LISTEN
     }
