@@ -20,7 +20,7 @@ proposal; a person accepts it (`recloop accept`), unless the scenario says `tune
 
 
 def build(scenario: Scenario) -> DAG | None:
-    """The scenario's tuning DAG, if it has a search space. Airflow registers DAGs that are created in a `with` block."""
+    """The scenario's tuning DAG; None without a search space. Airflow registers DAGs created in a `with` block."""
     tune, workers = scenario.tune, scenario.tune.workers
     if not tune.space:
         return None

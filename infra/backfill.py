@@ -82,7 +82,7 @@ class Backfill:
             time.sleep(0.5)
 
     def create(self, committed: Callable[[str], bool]) -> bool:
-        """Asks Airflow for the days that are not done; returns whether there are any.
+        """Asks Airflow to run the days that are not done; returns whether there are any.
 
         A day counts as done where its run succeeded and the store still has its outputs.
         """
@@ -97,7 +97,7 @@ class Backfill:
         return True
 
     def _ask(self, reprocess: str) -> None:
-        """Creates Airflow's backfill, as soon as it can take one."""
+        """Creates Airflow's backfill, as soon as Airflow accepts one."""
         deadline = time.monotonic() + CREATE_TIMEOUT_S
         while True:
             try:
@@ -176,7 +176,7 @@ def failure_of(task: Task, dag_id: str, logs: Path) -> tuple[str, Path]:
     """Why a task failed, as its log says, and the log's path."""
     folder = logs / f"dag_id={dag_id}" / f"run_id={task.run_id}" / f"task_id={task.step}"
     log = folder / f"attempt={task.try_number}.log"
-    reason = "its log says nothing"
+    reason = "its log has no error message"
     if log.is_file():
         for line in log.read_text(errors="replace").splitlines():
             try:

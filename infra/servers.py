@@ -64,7 +64,7 @@ class Local:
     def runs_url(self, experiment: str) -> str | None:
         """Address of the experiment's runs in MLflow's UI; None while MLflow has no such experiment.
 
-        MLflow's own address shows a welcome page instead.
+        MLflow's root address shows a welcome page instead. Without `workflowType` its menu is the one for LLM apps.
         """
         url, named = f"{self.mlflow_url}/api/2.0/mlflow/experiments/get-by-name", {"experiment_name": experiment}
         answer = requests.get(url, params=named, timeout=30)
@@ -72,7 +72,7 @@ class Local:
             return None
         answer.raise_for_status()
         number = answer.json()["experiment"]["experiment_id"]
-        return f"{self.mlflow_url}/#/experiments/{number}/runs"
+        return f"{self.mlflow_url}/#/experiments/{number}/runs?workflowType=machine_learning"
 
     @property
     def store(self) -> Path:
@@ -81,7 +81,7 @@ class Local:
 
     @property
     def tracking_uri(self) -> str:
-        """MLflow's database itself: it works whether a server runs or not."""
+        """MLflow's database itself, which works without a server too."""
         return f"sqlite:///{self.store / 'mlflow.db'}"
 
     @property
@@ -90,13 +90,13 @@ class Local:
         return self.home / "logs"
 
     def save(self) -> None:
-        """Keeps this for the next command."""
+        """Saves this for the next command."""
         document = {**asdict(self), "home": str(self.home)}
         write_private(self.home / "servers.json", json.dumps(document, indent=1))
 
     @classmethod
     def load(cls, home: Path) -> Local | None:
-        """What an earlier command kept, or None."""
+        """What an earlier command saved, or None."""
         try:
             document = json.loads((home / "servers.json").read_text())
         except FileNotFoundError:
@@ -116,10 +116,10 @@ class Local:
 
 
 def start_servers(home: Path, say: Callable[[str], None]) -> Local:
-    """Starts what does not run yet and waits until it answers. Raises RetryLaterError where a server stays down."""
+    """Starts the servers that don't run yet and waits until they answer. Raises RetryLaterError for one that doesn't."""
     local = Local.load(home) or Local.new(home)
     running = {started.name: started for started in local.processes if find(started)}
-    if not running:  # ports and processes of an earlier time are void, its passwords and keys are not
+    if not running:  # ports and processes of an earlier start are obsolete; passwords and keys are kept
         local.airflow_port, local.mlflow_port = free_ports(local.airflow_port, local.mlflow_port)
     local.processes = list(running.values())
     home.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,7 @@ def start_servers(home: Path, say: Callable[[str], None]) -> Local:
 
 
 def stop_servers(home: Path) -> int:
-    """Ends what was started; returns how many processes that were."""
+    """Stops the servers; returns how many processes that were."""
     local = Local.load(home)
     if local is None:
         return 0
@@ -196,7 +196,7 @@ def settings(local: Local) -> dict[str, str]:
 
 
 def inherited() -> dict[str, str]:
-    """Our own environment, less settings of another Airflow or MLflow, and of one scenario's data."""
+    """Our own environment, without settings of another Airflow or MLflow, or of one scenario's data."""
     foreign = ("AIRFLOW_", "MLFLOW_", "RECLOOP_DATA", "RECLOOP_STORE")
     return {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
 
@@ -230,7 +230,7 @@ def free_ports(*wanted: int) -> list[int]:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Writes a file that only its owner can read, whole or not at all."""
+    """Writes a file atomically, readable by its owner only."""
     aside = path.with_name(f".{path.name}.new")
     aside.unlink(missing_ok=True)
     handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

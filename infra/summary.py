@@ -36,7 +36,7 @@ class Times:
     def of(
         cls, store: ScenarioStore, journal_from: int, tasks: Iterable[Task], *, startup_s: float, wall_s: float
     ) -> Times:
-        """Reads the journal from a size on, and Airflow's task times of this demo."""
+        """Reads the journal from byte `journal_from` on, and Airflow's task times of this demo."""
         lines = (store.read(JOURNAL) or b"")[journal_from:].splitlines()
         seconds = [json.loads(line).get("seconds", {}) for line in lines]
         step, compute = (sum(entry.get(kind, 0.0) for entry in seconds) for kind in ("total", "compute"))
@@ -74,7 +74,7 @@ def journal_size(store: ScenarioStore) -> int:
 
 
 def demo_facts(scenario: Scenario, store: ScenarioStore, days: Sequence[str]) -> dict[str, Any]:
-    """The part of demo.json that the store knows."""
+    """The part of demo.json that comes from the store."""
     champion = ChampionLog(store).current()
     return {
         "scenario": scenario.name,

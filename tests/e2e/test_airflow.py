@@ -126,7 +126,7 @@ def test_the_demo_runs_days_and_reports_their_facts(project: Project) -> None:
         f"{project.local().mlflow_url}/api/2.0/mlflow/experiments/get-by-name", EXPERIMENT, timeout=30
     )
     found = number.json()["experiment"]["experiment_id"]
-    assert f"{project.local().mlflow_url}/#/experiments/{found}/runs" in done.stdout
+    assert f"{project.local().mlflow_url}/#/experiments/{found}/runs?workflowType=machine_learning" in done.stdout
 
 
 def test_all_parts_of_airflow_are_healthy(project: Project) -> None:

@@ -118,7 +118,7 @@ def test_the_reason_of_a_failure_comes_from_its_log(tmp_path: Path) -> None:
     tasks = _backfill(airflow, tmp_path).watch(Console(file=io.StringIO()))
     failed = next(task for task in tasks if task.state == "failed")
     reason, log = failure_of(failed, "shop_daily", tmp_path / "logs")
-    assert reason == "its log says nothing"
+    assert reason == "its log has no error message"
     log.parent.mkdir(parents=True)
     log.write_text('not json\n{"event": "x"}\n{"error_detail": [{"exc_value": "join ended with exit code 5: no"}]}\n')
     assert failure_of(failed, "shop_daily", tmp_path / "logs")[0] == "join ended with exit code 5: no"
