@@ -116,7 +116,7 @@ class Local:
 
 
 def start_servers(home: Path, say: Callable[[str], None]) -> Local:
-    """Starts the servers that don't run yet and waits until they answer. Raises RetryLaterError for one that doesn't."""
+    """Starts the servers that don't run yet and waits until they answer. Raises RetryLaterError if one doesn't."""
     local = Local.load(home) or Local.new(home)
     running = {started.name: started for started in local.processes if find(started)}
     if not running:  # ports and processes of an earlier start are obsolete; passwords and keys are kept
