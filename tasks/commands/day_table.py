@@ -27,7 +27,7 @@ def day_table(scenario: Scenario, store: ScenarioStore, days: Sequence[str]) -> 
 
 def table_of(scenario: Scenario, days: Sequence[Mapping[str, Any]]) -> RenderableType:
     """The same from facts that are read already, one `day_facts` for each day."""
-    reasons = [f"{day['ds']} not promoted: {day['gate']}" for day in days if day["gate"] not in (None, PROMOTED)]
+    reasons = [_reason(day) for day in days if day["gate"] not in (None, PROMOTED)]
     return Group(_quality(days), *(Text(line) for line in [_legend(scenario), *reasons]), _seconds(days))
 
 
@@ -46,10 +46,19 @@ def _quality(days: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def verdict_of(day: Mapping[str, Any]) -> str:
-    """`promoted version 5`, `refused version 5`, or how far the day came."""
-    if day["gate"] is None:
+    """`promoted version 5`, `refused version 5`, or how far the day came; more about a promotion is on a second line."""
+    gate: str | None = day["gate"]
+    if gate is None:
         return "-" if day["version"] is None else f"version {day['version']}"
-    return f"{PROMOTED if day['gate'] == PROMOTED else 'refused'} version {day['version']}"
+    if not gate.startswith(PROMOTED):
+        return f"refused version {day['version']}"
+    word = gate.partition(":")[0].removeprefix(PROMOTED).strip(", ")
+    return "\n".join([f"{PROMOTED} version {day['version']}", *([word] if word else [])])
+
+
+def _reason(day: Mapping[str, Any]) -> str:
+    promoted = day["gate"].startswith(PROMOTED)
+    return f"{day['ds']} {'' if promoted else 'not promoted: '}{day['gate']}"
 
 
 def _legend(scenario: Scenario) -> str:

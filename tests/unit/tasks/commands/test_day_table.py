@@ -41,3 +41,10 @@ def test_a_refused_day_says_why_and_an_unfinished_one_shows_dashes(tmp_path: Pat
     assert "refused version 5" in shown
     assert "2024-03-01 not promoted: no: worse than the champion" in shown
     assert "None" not in shown
+
+
+def test_a_promotion_without_a_judgement_says_so(tmp_path: Path) -> None:
+    shown = _shown(tmp_path, _day("2024-03-01", gate="promoted, unjudged: 34 rows are too few"))
+    assert "promoted version 5" in shown
+    assert "not promoted" not in shown
+    assert "2024-03-01 promoted, unjudged: 34 rows are too few" in shown
