@@ -46,7 +46,7 @@ def _quality(days: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def verdict_of(day: Mapping[str, Any]) -> str:
-    """`promoted version 5`, `refused version 5`, or how far the day came; more about a promotion is on a second line."""
+    """`promoted version 5`, `refused version 5`, or how far the day came; a second line says more about it."""
     gate: str | None = day["gate"]
     if gate is None:
         return "-" if day["version"] is None else f"version {day['version']}"

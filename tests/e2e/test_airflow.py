@@ -161,16 +161,17 @@ def test_a_dag_of_a_user_runs_on_a_new_champion(project: Project) -> None:
     newest = promoted[-1]
     assert announced[newest["ds"]]["auc.buy"] == pytest.approx(newest["gate_auc"]["challenger"]["buy"])
 
-    def ended() -> list[dict[str, Any]]:
-        runs = api.call("GET", "/dags/on_champion/dagRuns")["dag_runs"]
-        return runs if runs and all(run["state"] == "success" for run in runs) else []
+    def seen() -> list[int]:
+        """Versions that the user's DAG was started with, over all of its runs."""
+        found: list[int] = []
+        for run in api.call("GET", "/dags/on_champion/dagRuns", state="success")["dag_runs"]:
+            path = f"/dags/on_champion/dagRuns/{run['dag_run_id']}/taskInstances/versions/xcomEntries/return_value"
+            value = api.call("GET", path, deserialize=False)["value"]
+            found += json.loads(value) if isinstance(value, str) else value
+        return sorted(found)
 
-    seen: list[int] = []
-    for run in awaited(ended, within_s=120, every_s=1.0):
-        path = f"/dags/on_champion/dagRuns/{run['dag_run_id']}/taskInstances/versions/xcomEntries/return_value"
-        value = api.call("GET", path, deserialize=False)["value"]
-        seen += json.loads(value) if isinstance(value, str) else value
-    assert sorted(seen) == sorted(int(day["version"]) for day in promoted)
+    expected = [int(day["version"]) for day in promoted]
+    awaited(lambda: seen() == expected, within_s=120, said=lambda: f"{seen()} of {expected}", every_s=1.0)
 
 
 def test_the_tuning_dag_searches_and_proposes(project: Project) -> None:
