@@ -1,7 +1,7 @@
 """What a scenario's steps announce to other DAGs: its samples, checkpoint, version and champion as Airflow assets.
 
-A DAG of yours runs on a new champion with `schedule=[Asset.ref(name="movielens.champion")]`. Which steps announce
-something is declared with the step, as `asset=...`.
+A DAG of yours runs on a new champion with `schedule=[Asset("movielens.champion")]`. Which steps announce something
+is declared with the step, as `asset=...`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,12 @@ QUALITY = {"auc", "version"}
 
 
 def asset_of(scenario: str, what: str) -> Asset:
-    """The asset NAME.what of a scenario."""
-    return Asset(name=f"{scenario}.{what}", uri=f"recloop://{scenario}/{what}", group="recloop")
+    """The asset NAME.what of a scenario.
+
+    It has a name and nothing else, so that `Asset(name)` in a user's DAG is the same asset. `Asset.ref` would find it
+    by name too, but Airflow 3.3 passes no events to a DAG that is scheduled on a reference.
+    """
+    return Asset(f"{scenario}.{what}")
 
 
 def metadata_of(ds: str, result: Mapping[str, Any]) -> dict[str, object]:

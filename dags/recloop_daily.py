@@ -24,7 +24,7 @@ after the data's last, or for skipped days.
 - **Corrected data**: `recloop chain replay -s {scenario} --from DAY --no-run` starts a new generation; then backfill
   from that day with `--reprocess-behavior completed`.
 - **Pool**: `train` needs a slot of the pool `gpu`: `airflow pools set gpu 1 "one training at a time"`.
-- **Your own DAG on a new champion**: `schedule=[Asset.ref(name="{scenario}.champion")]`; `{scenario}.samples`,
+- **Your own DAG on a new champion**: `schedule=[Asset("{scenario}.champion")]`; `{scenario}.samples`,
   `{scenario}.checkpoint` and `{scenario}.version` are assets too. An event's metadata has day, digest and AUC.
 """
 

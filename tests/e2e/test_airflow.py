@@ -18,7 +18,6 @@ import requests
 from infra.airflow_api import AirflowApi, TaskInstance
 from infra.processes import MARK
 from infra.servers import USER, Local
-from tasks.store.scenario_store import open_store
 from tests.paths import ROOT
 from tests.small import days, write_small
 from tests.waiting import awaited
@@ -30,7 +29,7 @@ EXPERIMENT = {"experiment_name": "shop"}
 ON_CHAMPION = """
 from airflow.sdk import DAG, Asset, task
 
-with DAG("on_champion", schedule=[Asset.ref(name="shop.champion")], is_paused_upon_creation=False):
+with DAG("on_champion", schedule=[Asset("shop.champion")], is_paused_upon_creation=False):
 
     @task
     def versions(triggering_asset_events=None):
@@ -165,9 +164,7 @@ def test_a_dag_of_a_user_runs_on_a_new_champion(project: Project) -> None:
         """Versions that the user's DAG was started with, over all of its runs."""
         found: list[int] = []
         for run in api.call("GET", "/dags/on_champion/dagRuns", state="success")["dag_runs"]:
-            path = f"/dags/on_champion/dagRuns/{run['dag_run_id']}/taskInstances/versions/xcomEntries/return_value"
-            value = api.call("GET", path, deserialize=False)["value"]
-            found += json.loads(value) if isinstance(value, str) else value
+            found += _returned(api, "on_champion", run["dag_run_id"], "versions")
         return sorted(found)
 
     expected = [int(day["version"]) for day in promoted]
@@ -182,9 +179,8 @@ def test_the_tuning_dag_searches_and_proposes(project: Project) -> None:
     awaited(lambda: _state(api, "shop_tuning", "search") in ENDED, within_s=400, every_s=1.0)
     tasks = api.task_instances("shop_tuning", "search")
     assert {(task["task_id"], task["state"]) for task in tasks} == {("tune_worker", "success"), ("tune", "success")}
-    proposal = open_store(project.local().store, "shop").find("tune", day)
-    assert proposal is not None
-    trials = json.loads((proposal.folder / "proposal.json").read_text())["trials"]
+    proposal = Path(_returned(api, "shop_tuning", "search", "tune")["uri"])
+    trials = json.loads((proposal / "proposal.json").read_text())["trials"]
     assert [trial["number"] for trial in trials] == [0, 1, 2]
 
 
@@ -227,8 +223,7 @@ def test_xcom_holds_digest_and_uri_alone(project: Project) -> None:
     [run, *_] = api.runs(DAG, f"{days(2)[0]}T00:00:00Z", f"{days(2)[1]}T23:59:59Z")
     path = f"/dags/{DAG}/dagRuns/{run['dag_run_id']}/taskInstances/train/xcomEntries"
     assert [entry["key"] for entry in api.call("GET", path)["xcom_entries"]] == ["return_value"]
-    value = api.call("GET", f"{path}/return_value", deserialize=False)["value"]
-    assert set(json.loads(value) if isinstance(value, str) else value) == {"digest", "uri"}
+    assert set(_returned(api, DAG, run["dag_run_id"], "train")) == {"digest", "uri"}
 
 
 def test_a_day_without_its_parent_fails_at_once_and_says_so(project: Project) -> None:
@@ -290,6 +285,13 @@ def _command(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.Error:
         return []
+
+
+def _returned(api: AirflowApi, dag_id: str, run_id: str, task_id: str) -> Any:
+    """What a task returned."""
+    path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
+    value = api.call("GET", path, deserialize=False)["value"]
+    return json.loads(value) if isinstance(value, str) else value
 
 
 def _state(api: AirflowApi, dag_id: str, run_id: str) -> str:
