@@ -1,4 +1,4 @@
-"""What the daily and the tuning DAG share. Read while Airflow parses: nothing heavy, no clock, no network."""
+"""What the daily and the tuning DAG share. Airflow imports it for every parse: nothing heavy, no clock, no network."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from airflow.sdk import DAG, CronDataIntervalTimetable, Param
+from airflow.sdk import DAG, Param
 
+from dags.assets import asset_of
 from dags.notifier import FailureNotifier
+from dags.timetable import DayTimetable, Picks
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario, load_scenario
 from tasks.contract import Step
@@ -20,7 +22,7 @@ GPU_POOL = "gpu"
 
 
 def read_scenarios(folder: Path = SCENARIOS) -> tuple[list[Scenario], dict[Path, str]]:
-    """The scenarios that read well, and for each of the others what is wrong with it."""
+    """The valid scenarios, and the error message of each invalid one."""
     good, bad = [], {}
     for file in sorted(folder.glob("*.yaml")):
         try:
@@ -30,27 +32,25 @@ def read_scenarios(folder: Path = SCENARIOS) -> tuple[list[Scenario], dict[Path,
     return good, bad
 
 
-def scenario_dag(scenario: Scenario, suffix: str, cron: str, doc: str) -> DAG:
+def scenario_dag(scenario: Scenario, suffix: str, timetable: DayTimetable, doc: str) -> DAG:
     """A DAG of the scenario, without tasks yet.
 
-    `schedule.catch_up_from` schedules all days from there to the data's last; without it only the newest is scheduled,
-    and skips where the data has ended. A backfill may take any day. Airflow leaves tasks out of a run that a person
-    triggers outside of a DAG's dates, and calls such a run of nothing a success: so a DAG has no dates (a step refuses
-    days that are not there), or, to catch up, it has dates and can't be triggered, only backfilled.
+    `schedule.catch_up_from` schedules all days from there to the data's last; without it only the newest is scheduled.
+    A backfill may take any day. Airflow leaves tasks out of a run that a person triggers before a DAG's start date,
+    and calls such a run without tasks a success: so a DAG has no start date (a step refuses days that are not there),
+    or, to catch up, it has one and can't be triggered, only backfilled.
     """
-    zone, schedule, days = ZoneInfo(scenario.schedule.zone), scenario.schedule, scenario.data.days
     dates: dict[str, Any] = {}
-    if schedule.catch_up_from:
-        dates["start_date"] = datetime.datetime.combine(schedule.catch_up_from, datetime.time(), zone)
-        dates["end_date"] = days.last and datetime.datetime.combine(days.last, datetime.time.max, zone)
+    if start := scenario.schedule.catch_up_from:
+        dates["start_date"] = datetime.datetime.combine(start, datetime.time(), ZoneInfo(scenario.schedule.zone))
         dates["allowed_run_types"] = ["scheduled", "backfill"]
     return DAG(
         dag_id=f"{scenario.name}_{suffix}",
         description=scenario.description,
         doc_md=doc,
-        schedule=CronDataIntervalTimetable(cron, timezone=schedule.zone),
+        schedule=timetable,
         **dates,
-        catchup=schedule.catch_up_from is not None,
+        catchup=bool(dates),
         max_active_runs=1,
         params={"data": Param(None, type=["null", "string"], description="Folder of the source, for data.path.")},
         tags=["recloop", scenario.name],
@@ -66,8 +66,15 @@ def scenario_dag(scenario: Scenario, suffix: str, cron: str, doc: str) -> DAG:
     )
 
 
+def timetable_of(scenario: Scenario, cron: str, picks: Picks) -> DayTimetable:
+    """The schedule over the days of the scenario's data."""
+    days = scenario.data.days
+    last = None if days.last is None else str(days.last)
+    return DayTimetable(cron, scenario.schedule.zone, picks=picks, last=last, skip=[str(day) for day in days.skip])
+
+
 def step_arguments(scenario: Scenario, step: str) -> dict[str, Any]:
-    """What the step's declaration says to its Airflow task."""
+    """Arguments of the step's Airflow task, from its declaration."""
     declared = STEPS[step]
     pool = {"pool": GPU_POOL} if wants_gpu(declared) else {}
     return {
@@ -75,8 +82,7 @@ def step_arguments(scenario: Scenario, step: str) -> dict[str, Any]:
         "scenario": str(scenario.file),
         "zone": scenario.schedule.zone,
         "on_no": declared.on_no,
-        "skip_days": [str(day) for day in scenario.data.days.skip],
-        "last_day": str(scenario.data.days.last or "") or None,
+        "outlets": [asset_of(scenario.name, declared.asset)] if declared.asset else [],
         "execution_timeout": datetime.timedelta(seconds=declared.timeout_s),
         "doc_md": f"{declared.doc}\n\nReads: {', '.join(declared.reads) or 'the source'}. Writes: {declared.writes}.",
         **pool,
@@ -84,5 +90,5 @@ def step_arguments(scenario: Scenario, step: str) -> dict[str, Any]:
 
 
 def wants_gpu(declared: Step) -> bool:
-    """Whether the step takes a slot of the GPU pool; training does on every machine, to run one at a time."""
+    """Whether the step needs a slot of the GPU pool; training always does, so that one runs at a time."""
     return declared.resources.gpus > 0 or declared.writes == "checkpoint"

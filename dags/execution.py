@@ -1,6 +1,6 @@
-"""How an Airflow task runs a step's command, and the way that needs no more than the worker: a process.
+"""How an Airflow task runs a step's command: the interface, and its simplest form, a process beside the worker.
 
-tasks/run/modes.py chooses by `RECLOOP_EXECUTION`. It is read when a task runs, never when Airflow parses a DAG.
+tasks/run/modes.py chooses one by `RECLOOP_EXECUTION`, which is read when a task runs, never when Airflow parses a DAG.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import IO, Protocol
+from typing import IO, Protocol, cast
 
 KILL_AFTER_S = 3.0  # Airflow kills a task 5 s after asking it to end; its step must be gone before
 
@@ -21,17 +21,17 @@ Sink = Callable[[str], None]
 
 
 class Execution(Protocol):
-    """A way to run `recloop ARGUMENTS`."""
+    """Runs `recloop ARGUMENTS`."""
 
     def run(self, arguments: Sequence[str], on_stdout: Sink, on_stderr: Sink) -> int:
-        """Runs to the end and returns the exit code, negative for a signal; lines are handed on as they come."""
+        """Waits for the end and returns the exit code, negative for a signal; passes on each line as it is printed."""
 
     def kill(self) -> None:
-        """Ends what `run` started, with all of its children. Safe to call at any time."""
+        """Stops what `run` started, with all of its children. Safe to call at any time."""
 
 
 class ProcessExecution:
-    """A process beside the Airflow worker, in a session of its own so that one signal ends all of it."""
+    """A process beside the Airflow worker, in its own session, so that one signal stops it with all its children."""
 
     def __init__(self, program: Sequence[str] = (sys.executable, "-P", "-m", "tasks")) -> None:
         self._program = program
@@ -39,7 +39,7 @@ class ProcessExecution:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> ProcessExecution:
-        """The same in every environment."""
+        """Needs no settings."""
         return cls()
 
     def run(self, arguments: Sequence[str], on_stdout: Sink, on_stderr: Sink) -> int:
@@ -54,11 +54,11 @@ class ProcessExecution:
             env=step_environment(os.environ),
             start_new_session=True,
         )
-        assert process.stdout is not None and process.stderr is not None  # noqa: S101 (for the type checker)
-        errors = threading.Thread(target=_drain, args=(process.stderr, on_stderr), daemon=True)
+        stdout, stderr = cast("IO[str]", process.stdout), cast("IO[str]", process.stderr)
+        errors = threading.Thread(target=_drain, args=(stderr, on_stderr), daemon=True)
         errors.start()
         try:
-            _drain(process.stdout, on_stdout)
+            _drain(stdout, on_stdout)
             return process.wait()
         finally:
             self.kill()  # after an exception (a timeout) the step must not outlive its task
@@ -76,7 +76,7 @@ class ProcessExecution:
 
 
 def step_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What a step inherits: everything but Airflow's own settings, which hold its keys."""
+    """The environment of a step: everything except Airflow's own settings, which contain its keys."""
     ours = {name: value for name, value in environment.items() if not name.startswith(("AIRFLOW__", "_AIRFLOW"))}
     return {**ours, "PYTHONUNBUFFERED": "1"}
 

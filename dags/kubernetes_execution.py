@@ -1,8 +1,8 @@
-"""Execution mode `kubernetes`: a step's command in a pod of its own, limited to what the step declares.
+"""Execution mode `kubernetes`: each command of a step runs in its own pod, with the limits that the step declares.
 
-The pod has two authors. `infra/kubernetes/base/step-pod.yaml` says what belongs to a cluster: service account, volumes,
-where secrets are. The step's declaration says the rest: image, arguments, limits, node pool. What keeps the pod
-harmless is written here and so the same in every cluster.
+The pod's specification has two sources. `infra/kubernetes/base/step-pod.yaml` has the parts that depend on the cluster:
+service account, volumes, secrets. The step's declaration has the rest: image, arguments, limits, node pool. The
+security settings are written here, so that they are the same in every cluster.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = ROOT / "infra" / "kubernetes" / "base" / "step-pod.yaml"
 GPU = "nvidia.com/gpu"
 POOL = "recloop/pool"  # label of the nodes: cpu or gpu
-SCRATCH_GIB = 8  # of the node's disk, for /tmp
-STOP_WITHIN_S = 3  # less than what Airflow leaves a task that it kills
-DEADLINE_MARGIN_S = 120  # Airflow ends a task that takes too long; the cluster does where Airflow is gone
+SCRATCH_GIB = 8  # for /tmp, on the node's disk
+STOP_WITHIN_S = 3  # less than Airflow's own limit for a task that it kills
+DEADLINE_MARGIN_S = 120  # Airflow stops a task that takes too long; the cluster does it where Airflow is gone
 START_WITHIN_S = 900  # a node pool may have to grow first
 OUT_OF_MEMORY = "OOMKilled"
 
 
 @dataclass(frozen=True)
 class PodSettings:
-    """What a cluster's owner sets: `images` and `tag` make up an image's name, REGISTRY/recloop/step:TAG."""
+    """Settings of a cluster. An image's name is made of `images` and `tag`: REGISTRY/recloop/step:TAG."""
 
     images: str
     tag: str
@@ -62,9 +62,7 @@ class PodSettings:
             )
         template = Path(environment.get("RECLOOP_POD_TEMPLATE") or TEMPLATE)
         if not template.is_file():
-            raise ValueError(
-                f"RECLOOP_POD_TEMPLATE={template}: no such file; it is {TEMPLATE.relative_to(ROOT)} mounted"
-            )
+            raise ValueError(f"RECLOOP_POD_TEMPLATE={template}: no such file; mount {TEMPLATE.relative_to(ROOT)} there")
         namespace = environment.get("RECLOOP_NAMESPACE") or cls.namespace
         images = environment.get("RECLOOP_IMAGES") or "recloop"
         return cls(images, tag, namespace, template, environment.get("KUBECONFIG") or None)
@@ -105,8 +103,8 @@ class KubernetesExecution:
             self._pod.on_kill()
 
 
-class StepPod(KubernetesPodOperator):  # type: ignore[misc]
-    """Airflow's operator, but it does not judge how its pod ended: `remote_pod` holds that, and StepOperator judges."""
+class StepPod(KubernetesPodOperator):
+    """Airflow's operator, except that the pod's end is not judged here: StepOperator reads `remote_pod` and decides."""
 
     def __init__(
         self,
@@ -155,14 +153,14 @@ class StepPod(KubernetesPodOperator):  # type: ignore[misc]
     def build_pod_request_obj(self, context: Context | None = None, *, dry_run: bool = False) -> k8s.V1Pod:
         """The pod to send."""
         pod = super().build_pod_request_obj(context, dry_run=dry_run)
-        # The operator lets a template's yes win over a no of ours.
+        # The operator would let `true` in the template override these.
         pod.spec.automount_service_account_token = False
         pod.spec.host_network = pod.spec.host_pid = pod.spec.host_ipc = None
         return pod
 
     @cached_property
     def pod_manager(self) -> PodManager:
-        """Hands the pod's lines on."""
+        """Passes on the lines of the pod's log."""
         return _Lines(self.client, self._on_line)
 
     def cleanup(self, pod: k8s.V1Pod, remote_pod: k8s.V1Pod, *_: Any, **__: Any) -> None:
@@ -171,8 +169,8 @@ class StepPod(KubernetesPodOperator):  # type: ignore[misc]
             self.process_pod_deletion(remote_pod or pod, reraise=False)
 
 
-class _Lines(PodManager):  # type: ignore[misc]
-    """Follows a pod's log through lost connections, and gives each line to a sink rather than to its own logger."""
+class _Lines(PodManager):
+    """Follows a pod's log across lost connections, and passes each line to a sink instead of its own logger."""
 
     def __init__(self, client: Any, sink: Callable[[str], None]) -> None:
         super().__init__(kube_client=client)
@@ -184,7 +182,7 @@ class _Lines(PodManager):  # type: ignore[misc]
 
 
 def in_image(arguments: Sequence[str]) -> list[str]:
-    """The command with the scenario's path as the image knows it, whose working folder is the project's root."""
+    """The command with the scenario's path relative to the project's root, which is the image's working folder."""
     changed = list(arguments)
     place = changed.index("--scenario") + 1
     file = Path(changed[place])
@@ -194,7 +192,7 @@ def in_image(arguments: Sequence[str]) -> list[str]:
 
 
 def limits_of(declared: Step) -> k8s.V1ResourceRequirements:
-    """Limits as declared. Requests are the same, so that the pod is the last that a full node would evict."""
+    """Limits as declared. Requests are equal to them, so that a full node evicts this pod last."""
     wanted = declared.resources
     amounts = {
         "cpu": f"{math.ceil(wanted.cpus * 1000)}m",
@@ -206,7 +204,7 @@ def limits_of(declared: Step) -> k8s.V1ResourceRequirements:
 
 
 def pod_security() -> k8s.V1PodSecurityContext:
-    """What the pod security standard `restricted` asks of a pod."""
+    """The pod security standard `restricted`, for the pod."""
     return k8s.V1PodSecurityContext(
         run_as_non_root=True,
         run_as_user=NOBODY,
@@ -218,7 +216,7 @@ def pod_security() -> k8s.V1PodSecurityContext:
 
 
 def container_security() -> k8s.V1SecurityContext:
-    """What `restricted` asks of a container, and a root file system that nobody writes to."""
+    """The same standard for the container, and a read-only root file system."""
     return k8s.V1SecurityContext(
         allow_privilege_escalation=False,
         privileged=False,
@@ -229,9 +227,9 @@ def container_security() -> k8s.V1SecurityContext:
 
 
 def ended(pod: k8s.V1Pod | None, container: str) -> tuple[int, str]:
-    """Exit code of the pod's container and the cluster's word for its end.
+    """Exit code of the pod's container and the cluster's reason for its end.
 
-    Raises AirflowException, which is worth a retry, where the container has no end of its own: an evicted pod, a lost
+    Raises AirflowException, which Airflow retries, where the container itself did not end: an evicted pod, a lost
     node, a deadline.
     """
     status = pod.status if pod else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow.sdk import DAG
 
-from dags.common import read_scenarios, scenario_dag, step_arguments
+from dags.common import read_scenarios, scenario_dag, step_arguments, timetable_of
 from dags.step_operator import StepOperator
 from feature_jobs.schema import Scenario
 from tasks.steps import DAILY, upstream
@@ -12,23 +12,27 @@ from tasks.steps import DAILY, upstream
 DOC = """
 {description}
 
-One run is one day, its logical date. The days form a chain, so they run in order and one at a time.
+One run processes one day of data, which is in the run's id: `scheduled__2022-04-25` starts on the 26th. Each day
+learns from the checkpoint of the day before, so the days run in order, one at a time. No run is scheduled for days
+after the data's last, or for skipped days.
 
 - **Past days**: *Trigger → Backfill* above, or
   `airflow backfill create --dag-id {dag_id} --from-date FIRST --to-date LAST --max-active-runs 1`.
-  What is committed already is found done and costs nothing.
-- **A failed day**: the end of the failed task's log says what to do. The days after it failed too, as the chain has
-  a gap: backfill them all with `--reprocess-behavior failed`.
-- **Corrected data**: `recloop chain replay --scenario {file} --from DAY --no-run` begins a generation; then backfill
+  Steps that are committed already are left as they are.
+- **A failed day**: the end of the failed task's log says what to do. The days after it failed too, because the chain
+  has a gap: backfill all of them with `--reprocess-behavior failed`.
+- **Corrected data**: `recloop chain replay -s {scenario} --from DAY --no-run` starts a new generation; then backfill
   from that day with `--reprocess-behavior completed`.
-- **Pool**: `train` takes a slot of the pool `gpu`: `airflow pools set gpu 1 "one training at a time"`.
+- **Pool**: `train` needs a slot of the pool `gpu`: `airflow pools set gpu 1 "one training at a time"`.
+- **Your own DAG on a new champion**: `schedule=[Asset("{scenario}.champion")]`; `{scenario}.samples`,
+  `{scenario}.checkpoint` and `{scenario}.version` are assets too. An event's metadata has day, digest and AUC.
 """
 
 
 def build(scenario: Scenario) -> DAG:
-    """The scenario's daily DAG. Airflow registers what is made inside `with`."""
-    doc = DOC.format(description=scenario.description, dag_id=f"{scenario.name}_daily", file=scenario.file.name)
-    with scenario_dag(scenario, "daily", scenario.schedule.daily, doc) as dag:
+    """The scenario's daily DAG. Airflow registers DAGs that are created in a `with` block."""
+    doc = DOC.format(description=scenario.description, dag_id=f"{scenario.name}_daily", scenario=scenario.name)
+    with scenario_dag(scenario, "daily", timetable_of(scenario, scenario.schedule.daily, "first"), doc) as dag:
         tasks = {step: StepOperator(task_id=step, **step_arguments(scenario, step)) for step in DAILY}
     for step, task in tasks.items():
         for before in direct_upstream(step):
@@ -37,7 +41,7 @@ def build(scenario: Scenario) -> DAG:
 
 
 def direct_upstream(step: str) -> set[str]:
-    """The declared edges into a step, less those that a longer way implies: same order, a graph that one can read."""
+    """The declared edges into a step, without those that a longer path implies: same order, a readable graph."""
     before = set(upstream(step)) & set(DAILY)
     return before.difference(*(ancestors(other) for other in before))
 

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from airflow.sdk import DAG
 
-from dags.common import read_scenarios, scenario_dag, step_arguments
+from dags.common import read_scenarios, scenario_dag, step_arguments, timetable_of
 from dags.step_operator import StepOperator
+from dags.timetable import Picks
 from feature_jobs.schema import Scenario
 
+PICKS: Picks = "last"  # the last day of the week before the run
 DOC = """
 {description}
 
-Searches the scenario's `tune.space`: {trials} trials by {workers} workers, each from the same parent checkpoint over
-the same past days. A study that was stopped goes on where it was: clear the failed worker. The last task writes the
-proposal, which a person accepts unless the scenario says `tune.apply: auto`.
+Searches the scenario's `tune.space` with {trials} trials on {workers} workers. Each trial starts from the same parent
+checkpoint and learns the same past days. To resume a stopped study, clear the failed worker. The last task writes the
+proposal; a person accepts it (`recloop accept`), unless the scenario says `tune.apply: auto`.
 """
 
 
 def build(scenario: Scenario) -> DAG | None:
-    """The scenario's tuning DAG, if it has a search space. Airflow registers what is made inside `with`."""
+    """The scenario's tuning DAG; None without a search space. Airflow registers DAGs created in a `with` block."""
     tune, workers = scenario.tune, scenario.tune.workers
     if not tune.space:
         return None
     doc = DOC.format(description=scenario.description, trials=tune.trials, workers=workers)
-    arguments = {**step_arguments(scenario, "tune"), "day": "last"}
-    with scenario_dag(scenario, "tuning", tune.schedule, doc) as dag:
+    arguments = {**step_arguments(scenario, "tune"), "picks": PICKS}
+    with scenario_dag(scenario, "tuning", timetable_of(scenario, tune.schedule, PICKS), doc) as dag:
         shares = [["--worker", str(worker), "--workers", str(workers)] for worker in range(workers)]
         search = StepOperator.partial(task_id="tune_worker", **arguments).expand(options=shares)
         search >> StepOperator(task_id="tune", **arguments)

@@ -1,4 +1,4 @@
-"""Shows broken scenarios as this file's import error in Airflow, so that they never take the healthy DAGs with them."""
+"""Reports broken scenarios as the import error of this file in Airflow, so that the DAGs of the others still load."""
 
 from __future__ import annotations
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
-from zoneinfo import ZoneInfo
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import Asset, BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
+from dags.assets import metadata_of
 from dags.execution import Execution
+from dags.timetable import Picks, day_of
 from feature_jobs.errors import GateError, RetryLaterError
 from tasks.run.modes import execution_of
 
@@ -21,20 +21,21 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 ERROR_MARK = "recloop: "  # how the command begins its error message
+ALREADY_DONE = "already_done"
 KILLED = 128  # shells and containers report signal N as 128 + N
 
 
-class StepOperator(BaseOperator):  # type: ignore[misc]
+class StepOperator(BaseOperator):
     """Runs `recloop STEP --scenario FILE --ds DAY`, where RECLOOP_EXECUTION says, and streams its output to the log.
 
     Exit codes: 0 is success; a gate's no (3) skips the task or fails it, as the step declares; 6 and death by a signal
-    are retried; all else fails at once, because the same command would fail again. `day` chooses ds from a scheduled
-    run's data interval: its first day, or its last complete one. A run that a person triggers is of its logical
-    date's day. Days in `skip_days` skip, and so do scheduled ones after `last_day`. The run's `data` parameter goes on
-    as --data. XCom gets the output's digest and place, nothing else.
+    are retried; all else fails at once, because the same command would fail again. DAY is a day of the run's data
+    interval, see `dags.timetable.day_of`. The run's `data` parameter is passed on as --data. XCom gets the output's
+    digest and place, nothing else. Each of the task's `outlets` gets an event with more about a new output.
     """
 
     template_fields: Sequence[str] = ("options",)
+    outlets: list[Asset]
     ui_color = "#e6f2ef"
 
     def __init__(
@@ -44,9 +45,7 @@ class StepOperator(BaseOperator):  # type: ignore[misc]
         scenario: str,
         zone: str = "UTC",
         on_no: Literal["fail", "skip"] = "fail",
-        day: Literal["first", "last"] = "first",
-        skip_days: Sequence[str] = (),
-        last_day: str | None = None,
+        picks: Picks = "first",
         options: Sequence[str] = (),
         **airflow: Any,
     ) -> None:
@@ -55,9 +54,7 @@ class StepOperator(BaseOperator):  # type: ignore[misc]
         self.scenario = scenario
         self.zone = zone
         self.on_no = on_no
-        self.day = day
-        self.skip_days = skip_days
-        self.last_day = last_day
+        self.picks = picks
         self.options = options
 
     _execution: Execution | None = None
@@ -65,10 +62,6 @@ class StepOperator(BaseOperator):  # type: ignore[misc]
     def execute(self, context: Context) -> dict[str, str | None]:
         """Runs the step. Raises what Airflow understands as skip, fail or retry."""
         ds = self.ds_of(context)
-        if ds in self.skip_days:
-            raise AirflowSkipException(f"{ds} is in the scenario's data.days.skip")
-        if self.last_day and ds > self.last_day and context["dag_run"].run_type == "scheduled":
-            raise AirflowSkipException(f"the scenario's data ends on {self.last_day}; pause this DAG")
         arguments = [self.step, "--scenario", self.scenario, "--ds", ds, *self.options, "--json"]
         if data := (context.get("params") or {}).get("data"):
             arguments += ["--data", str(data)]
@@ -90,30 +83,37 @@ class StepOperator(BaseOperator):  # type: ignore[misc]
         except ValueError as error:
             raise AirflowFailException(str(error)) from None
         except AirflowTaskTimeout:
-            # A step that ran too long once would do so again: a person must look.
+            # A retry would take as long again, so a person must look.
             raise AirflowFailException(f"{self.step}: not done within {self.execution_timeout}; stopped") from None
         self._judge(code, reason_of(errors))
         result = result_of(output)
+        self._announce(context, ds, result)
         return {"digest": result.get("digest"), "uri": result.get("uri")}
 
     def on_kill(self) -> None:
-        """Airflow wants the task to end: ends the step with all of its processes."""
+        """Called when Airflow stops the task: stops the step with all its processes."""
         if self._execution is not None:
             self._execution.kill()
 
     def ds_of(self, context: Context) -> str:
         """The day that this run is about."""
-        run = context["dag_run"]
-        logical_date = context.get("logical_date")
-        if logical_date is None:
+        if context.get("logical_date") is None:
             raise AirflowFailException(
-                f"run {run.run_id} has no logical date, so it is of no day; trigger it with the day as logical date"
+                f"run {context['dag_run'].run_id} has no logical date, so its day is unknown; trigger it with the day"
+                " as logical date"
             )
-        zone = ZoneInfo(self.zone)
-        if self.day == "last" and run.run_type != "manual":
-            before_end = context["data_interval_end"].astimezone(zone) - datetime.timedelta(days=1)
-            return str(before_end.date())
-        return str(logical_date.astimezone(zone).date())
+        return day_of(context["data_interval_start"], context["data_interval_end"], self.zone, self.picks)
+
+    def _announce(self, context: Context, ds: str, result: dict[str, Any]) -> None:
+        """Attaches metadata to the events that Airflow records for the outlets when this task has succeeded."""
+        if not self.outlets:
+            return
+        # A first try that finds its output committed produced nothing new, so it must not trigger other DAGs. A later
+        # try may follow one that was killed between its commit and its event: then the event is still due.
+        if result.get("outcome") == ALREADY_DONE and context["ti"].try_number == 1:
+            self.outlets = []
+        for outlet in self.outlets:
+            context["outlet_events"][outlet].extra = metadata_of(ds, result)
 
     def _judge(self, code: int, reason: str) -> None:
         if code == 0:

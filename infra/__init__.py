@@ -1,1 +1,1 @@
-"""What surrounds the loop on a machine: the environment, the lock, the local servers of the demo."""
+"""Environment, images and servers: the demo on one machine, compose on one host, Kubernetes on a cluster."""

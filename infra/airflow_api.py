@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-import json
-import urllib.error
-import urllib.parse
-import urllib.request
-from typing import Any
+from typing import Any, TypedDict
+from urllib.parse import quote
+
+import requests
 
 from feature_jobs.errors import BadInputError, RetryLaterError
 
 TIMEOUT_S = 30.0
 UNAUTHORIZED, UNAVAILABLE = 401, 503
+
+
+class DagRun(TypedDict):
+    """A run of a DAG, as far as it is used here."""
+
+    dag_run_id: str
+    logical_date: str
+    state: str
+
+
+class TaskInstance(TypedDict):
+    """A task of a run, as far as it is used here."""
+
+    task_id: str
+    state: str | None
+    try_number: int
+    start_date: str | None
+    end_date: str | None
 
 
 class AirflowApi:
@@ -23,25 +40,25 @@ class AirflowApi:
         self._credentials = {"username": user, "password": password}
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None, **query: Any) -> Any:
-        """One call below /api/v2; logs in when the token is missing or has run out."""
-        for attempt in range(2):
-            try:
-                return self._send(method, f"/api/v2{path}?{urllib.parse.urlencode(query)}", body, self.token)
-            except urllib.error.HTTPError as error:
-                if error.code == UNAUTHORIZED and attempt == 0:
-                    self._token = ""
-                    continue
-                if error.code == UNAVAILABLE:  # Airflow's SQLite was locked, for a moment
-                    raise RetryLaterError(f"Airflow can't do {method} {path} now") from None
-                detail = error.read().decode(errors="replace")[:500]
-                raise BadInputError(f"Airflow refused {method} {path}: {error.code} {detail}") from None
-        raise AssertionError("unreachable")
+        """One call below /api/v2; logs in when the token is missing or has expired."""
+        answer = self._send(method, f"/api/v2{path}", body, query, self.token)
+        if answer.status_code == UNAUTHORIZED:
+            self._token = ""
+            answer = self._send(method, f"/api/v2{path}", body, query, self.token)
+        if answer.status_code == UNAVAILABLE:  # Airflow's SQLite was locked, for a moment
+            raise RetryLaterError(f"Airflow can't do {method} {path} now")
+        if not answer.ok:
+            raise BadInputError(f"Airflow refused {method} {path}: {answer.status_code} {answer.text[:500]}")
+        return answer.json() if answer.content else None
 
     @property
     def token(self) -> str:
-        """What a login gives: the bearer token of the API, and the cookie `_token` of the UI."""
+        """The session's token: bearer of the API, and the cookie `_token` of the UI."""
         if not self._token:
-            self._token = self._send("POST", "/auth/token", self._credentials)["access_token"]
+            answer = self._send("POST", "/auth/token", self._credentials)
+            if not answer.ok:
+                raise BadInputError(f"Airflow refused the login: {answer.status_code} {answer.text[:500]}")
+            self._token = str(answer.json()["access_token"])
         return self._token
 
     def has_dag(self, dag_id: str) -> bool:
@@ -50,7 +67,7 @@ class AirflowApi:
         return any(dag["dag_id"] == dag_id for dag in found["dags"])
 
     def import_errors(self) -> list[str]:
-        """What is wrong with DAG files."""
+        """Stack traces of DAG files that could not be imported."""
         return [error["stack_trace"] for error in self.call("GET", "/importErrors")["import_errors"]]
 
     def unpause(self, dag_id: str) -> None:
@@ -58,14 +75,14 @@ class AirflowApi:
         self.call("PATCH", f"/dags/{dag_id}", {"is_paused": False})
 
     def ensure_pool(self, name: str, slots: int, description: str) -> None:
-        """Makes the pool if it is not there."""
+        """Creates the pool if it does not exist."""
         pools = self.call("GET", "/pools", limit=100)["pools"]
         if all(pool["name"] != name for pool in pools):
             self.call("POST", "/pools", {"name": name, "slots": slots, "description": description})
 
     def backfill(self, dag_id: str, first: str, last: str, conf: dict[str, Any], *, reprocess: str) -> None:
-        """Runs days oldest first, one at a time. `first`, `last`: moments in ISO 8601. `reprocess`: which runs to do
-        again: none, failed or completed ones."""
+        """Runs days oldest first, one at a time. `first`, `last`: moments in ISO 8601. `reprocess`: which existing runs
+        to repeat: `none`, `failed` or `completed`."""
         body = {
             "dag_id": dag_id,
             "from_date": first,
@@ -82,7 +99,7 @@ class AirflowApi:
         found = self.call("GET", "/backfills", dag_id=dag_id, limit=100)["backfills"]
         return [backfill["id"] for backfill in found if backfill["completed_at"] is None]
 
-    def runs(self, dag_id: str, first: str, last: str) -> list[dict[str, Any]]:
+    def runs(self, dag_id: str, first: str, last: str) -> list[DagRun]:
         """The DAG's runs with a logical date in the range, oldest first."""
         query: dict[str, Any] = {
             "logical_date_gte": first,
@@ -90,27 +107,29 @@ class AirflowApi:
             "limit": 100,
             "order_by": "logical_date",
         }
-        runs: list[dict[str, Any]] = self.call("GET", f"/dags/{dag_id}/dagRuns", **query)["dag_runs"]
+        runs: list[DagRun] = self.call("GET", f"/dags/{dag_id}/dagRuns", **query)["dag_runs"]
         return runs
 
-    def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        """Tasks of a run: task_id, state, try_number, start_date, end_date."""
-        run = urllib.parse.quote(run_id, safe="")
-        found: list[dict[str, Any]] = self.call("GET", f"/dags/{dag_id}/dagRuns/{run}/taskInstances", limit=100)[
+    def task_instances(self, dag_id: str, run_id: str) -> list[TaskInstance]:
+        """Tasks of a run."""
+        run = quote(run_id, safe="")
+        found: list[TaskInstance] = self.call("GET", f"/dags/{dag_id}/dagRuns/{run}/taskInstances", limit=100)[
             "task_instances"
         ]
         return found
 
-    def _send(self, method: str, path: str, body: dict[str, Any] | None, token: str | None = None) -> Any:
-        headers = {"Content-Type": "application/json"}
-        if token:
-            headers["Authorization"] = f"Bearer {token}"
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, headers, method=method)  # noqa: S310 (our own address)
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None,
+        query: dict[str, Any] | None = None,
+        token: str | None = None,
+    ) -> requests.Response:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
-                return json.loads(answer.read() or b"null")
-        except urllib.error.HTTPError:
-            raise
-        except (urllib.error.URLError, OSError) as error:
+            return requests.request(
+                method, self.url + path, params=query, json=body, headers=headers, timeout=TIMEOUT_S
+            )
+        except requests.RequestException as error:
             raise RetryLaterError(f"Airflow does not answer at {self.url}: {error}") from None

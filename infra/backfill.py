@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from zoneinfo import ZoneInfo
 
 from rich import box
@@ -19,7 +18,7 @@ from rich.text import Text
 
 from feature_jobs.errors import BadInputError, RetryLaterError
 from feature_jobs.schema import Scenario
-from infra.airflow_api import AirflowApi
+from infra.airflow_api import AirflowApi, DagRun, TaskInstance
 from tasks.steps import DAILY
 
 POLL_S = 1.5
@@ -38,7 +37,7 @@ SHOWN = {
 
 @dataclass(frozen=True)
 class Task:
-    """A task of a day as Airflow tells it. Times in seconds since 1970, None where it has none yet."""
+    """A task of a day as Airflow reports it. Times in seconds since 1970, None where it has none yet."""
 
     ds: str
     step: str
@@ -83,7 +82,7 @@ class Backfill:
             time.sleep(0.5)
 
     def create(self, committed: Callable[[str], bool]) -> bool:
-        """Asks Airflow for the days that are not done; returns whether there are any.
+        """Asks Airflow to run the days that are not done; returns whether there are any.
 
         A day counts as done where its run succeeded and the store still has its outputs.
         """
@@ -98,7 +97,7 @@ class Backfill:
         return True
 
     def _ask(self, reprocess: str) -> None:
-        """Creates Airflow's backfill, as soon as it can take one."""
+        """Creates Airflow's backfill, as soon as Airflow accepts one."""
         deadline = time.monotonic() + CREATE_TIMEOUT_S
         while True:
             try:
@@ -126,12 +125,12 @@ class Backfill:
                 time.sleep(POLL_S)
 
     def _watch_lines(self, console: Console) -> list[Task]:
-        told: set[tuple[str, str, str]] = set()
+        printed: set[tuple[str, str, str]] = set()
         while True:
             ended = self._poll()
             for task in self._all():
-                if task.state in (*ENDED, "up_for_retry") and (task.ds, task.step, task.state) not in told:
-                    told.add((task.ds, task.step, task.state))
+                if task.state in (*ENDED, "up_for_retry") and (task.ds, task.step, task.state) not in printed:
+                    printed.add((task.ds, task.step, task.state))
                     console.print(f"{task.ds} {task.step:<9} {task.text}")
             if ended:
                 return self._all()
@@ -161,11 +160,11 @@ class Backfill:
         tasks = [task for ds in self.days for task in self._tasks.get(ds, [])]
         return sorted(tasks, key=lambda task: (task.ds, task.end or float("inf"), order.get(task.step, 0)))
 
-    def _ds(self, run: dict[str, Any]) -> str:
+    def _ds(self, run: DagRun) -> str:
         return str(datetime.datetime.fromisoformat(run["logical_date"]).astimezone(self.zone).date())
 
 
-def _task(ds: str, run_id: str, instance: dict[str, Any]) -> Task:
+def _task(ds: str, run_id: str, instance: TaskInstance) -> Task:
     def seconds(moment: str | None) -> float | None:
         return datetime.datetime.fromisoformat(moment).timestamp() if moment else None
 
@@ -177,7 +176,7 @@ def failure_of(task: Task, dag_id: str, logs: Path) -> tuple[str, Path]:
     """Why a task failed, as its log says, and the log's path."""
     folder = logs / f"dag_id={dag_id}" / f"run_id={task.run_id}" / f"task_id={task.step}"
     log = folder / f"attempt={task.try_number}.log"
-    reason = "its log says nothing"
+    reason = "its log has no error message"
     if log.is_file():
         for line in log.read_text(errors="replace").splitlines():
             try:

@@ -1,4 +1,4 @@
-"""`make demo`: days of a scenario through a real Airflow and MLflow on this machine, watched, and told at the end.
+"""`make demo`: runs days of a scenario in a real Airflow with MLflow on this machine, and shows what they gave.
 
 `make down` ends the servers. A second call reuses what runs and what is done.
 """
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"demo: {error}", style="red", markup=False)
         return error.exit_code
     except KeyboardInterrupt:
-        console.print("\nno longer watching; what was started goes on: `make demo` watches again, `make down` ends it")
+        console.print("\nstopped watching; the days go on: `make demo` watches again, `make down` ends them")
         return INTERRUPTED
 
 
@@ -56,7 +56,7 @@ def run(name: str, num_days: int, data: str | None, home: Path, console: Console
     finally:
         if fetching is not None and fetching.poll() is None:
             fetching.terminate()
-    _say_where(local, console)
+    _print_addresses(local, scenario, console)
     store = open_store(local.store, scenario.name)
     already = journal_size(store)
     api = AirflowApi(local.airflow_url, USER, local.password)
@@ -77,14 +77,14 @@ def run(name: str, num_days: int, data: str | None, home: Path, console: Console
         "useful_compute_share": times.useful_share,
     }
     Path("demo.json").write_text(json.dumps(facts, indent=1) + "\n")
-    print_days(facts, console)
+    print_days(scenario, facts, console)
     console.print(times.text(), soft_wrap=True)
-    _say_where(local, console)
-    return _say_failures([task for task in tasks if task.state == "failed"], backfill.dag_id, local, console)
+    _print_addresses(local, scenario, console)
+    return _print_failures([task for task in tasks if task.state == "failed"], backfill.dag_id, local, console)
 
 
 def scenario_file(name: str) -> Path:
-    """scenarios/NAME.yaml; Airflow makes DAGs of the scenarios there alone."""
+    """scenarios/NAME.yaml: Airflow's DAGs come from that folder alone."""
     return ROOT / "scenarios" / f"{Path(name).stem}.yaml"
 
 
@@ -103,20 +103,22 @@ def first_days(scenario: Scenario, num_days: int) -> list[str]:
 
 
 def _fetch(scenario: Scenario) -> subprocess.Popen[bytes] | None:
-    """Begins to bring the data, if the scenario says from where; what is there already is left."""
+    """Begins to fetch the data, if the scenario says from where; files that are there already are kept."""
     if scenario.data.fetch is None:
         return None
     command = [sys.executable, "-P", "-m", "tasks", "fetch", "--scenario", str(scenario.file)]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
 
-def _say_where(local: Local, console: Console) -> None:
+def _print_addresses(local: Local, scenario: Scenario, console: Console) -> None:
     console.print(f"Airflow {local.airflow_url}  user {USER}  password {local.password}", markup=False, soft_wrap=True)
-    console.print(f"MLflow  {local.mlflow_url}", markup=False, soft_wrap=True)
+    runs = local.runs_url(scenario.name)
+    if runs is not None:  # before the first step there are none
+        console.print(f"MLflow  {runs}", markup=False, soft_wrap=True)
 
 
-def _say_failures(failed: list[Task], dag_id: str, local: Local, console: Console) -> int:
-    """Tells which steps failed, why, and where to read on; returns the exit code."""
+def _print_failures(failed: list[Task], dag_id: str, local: Local, console: Console) -> int:
+    """Prints which steps failed, why, and where their logs are; returns the exit code."""
     for task in failed:
         reason, log = failure_of(task, dag_id, local.home / "airflow" / "logs")
         console.print(f"{task.ds}: {reason}\n  log: {log}", style="red", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`make down`: ends what `make demo` started, and only that. The store, the runs and the models stay."""
+"""`make down`: stops what `make demo` started, and only that. The store, the runs and the models stay."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from infra.servers import stop_servers
 
 
 def main() -> int:
-    """Ends the servers below --home."""
+    """Stops the servers of --home."""
     parser = argparse.ArgumentParser(prog="make down", description=__doc__)
     parser.add_argument("--home", default=".recloop")
-    ended = stop_servers(Path(parser.parse_args().home).resolve())
-    print(f"ended {ended} processes" if ended else "nothing was running")
+    stopped = stop_servers(Path(parser.parse_args().home).resolve())
+    print(f"stopped {stopped} processes" if stopped else "nothing was running")
     return 0
 
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# A Docker engine of one's own on a bare Debian machine, as root: nothing of the host's network is touched, and all that
-# it keeps lies in one folder.
+# A private Docker engine on a bare Debian machine, as root: it doesn't change the host's network, and keeps all its files
+# in one folder.
 #   engine.sh install     installs Debian's docker.io and mmdebstrap where they are missing
 #   engine.sh start DIR   starts an engine and prints its DOCKER_HOST
-#   engine.sh base DIR    gives that engine a python:3.11-slim-bookworm: pulled, or made of Debian's packages
-#   engine.sh stop DIR    ends its containers, the engine by its pid, unmounts, deletes DIR
+#   engine.sh base DIR    provides python:3.11-slim-bookworm to that engine: pulled, or built from Debian's packages
+#   engine.sh stop DIR    removes its containers, stops the engine by its pid, unmounts and deletes DIR
 set -euo pipefail
 export PATH=/usr/bin:/usr/sbin:/bin:/sbin:$PATH
 BASE=python:3.11-slim-bookworm
@@ -14,7 +14,7 @@ export DOCKER_HOST=unix://$DIR/docker.sock
 say() { echo "engine: $*" >&2; }
 
 need() { # need PROGRAM
-  command -v "$1" >/dev/null || { say "$1 is not there; on Debian, as root: infra/engine.sh install"; return 1; }
+  command -v "$1" >/dev/null || { say "$1 is not installed; on Debian, as root: infra/engine.sh install"; return 1; }
 }
 
 install() {
@@ -34,7 +34,7 @@ apt() { DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 instal
 
 start() {
   need dockerd
-  [ "$(id -u)" = 0 ] || { say "an engine needs root"; return 1; }
+  [ "$(id -u)" = 0 ] || { say "an engine can only be started by root"; return 1; }
   mkdir -p "$DIR"
   setsid nohup dockerd --data-root "$DIR/root" --exec-root "$DIR/exec" --pidfile "$DIR/docker.pid" -H "$DOCKER_HOST" \
     --bridge=none --iptables=false --ip6tables=false --ip-forward=false >"$DIR/dockerd.log" 2>&1 </dev/null &
@@ -51,7 +51,7 @@ start() {
 base() {
   docker image inspect "$BASE" >/dev/null 2>&1 && return
   timeout 60 docker pull -q "$BASE" >/dev/null 2>&1 && return
-  say "no registry can be reached; making $BASE of Debian's packages"
+  say "no registry can be reached; building $BASE from Debian's packages"
   need mmdebstrap
   mmdebstrap --quiet --variant=apt --dpkgopt=force-unsafe-io --dpkgopt='path-exclude=/usr/share/doc/*' \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
@@ -72,7 +72,7 @@ stop() {
     pid=$(cat "$DIR/docker.pid")
     if ours "$pid"; then kill "$pid" || true; fi
     for _ in $(seq 600); do ours "$pid" || break; sleep 0.1; done
-    ! ours "$pid" || { say "the engine, process $pid, does not end"; return 1; }
+    ! ours "$pid" || { say "the engine, process $pid, does not stop"; return 1; }
   fi
   grep -oE " $DIR/[^ ]+" /proc/mounts | sort -r | xargs -r umount -l 2>/dev/null || true
   ! grep -q " $DIR/" /proc/mounts || { say "something below $DIR is still mounted"; return 1; }

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Makes .venv from infra/requirements.lock: CPython 3.11, uv where it can be had, else pip. A second call with the
-# same lock does nothing. PYTHON=/path/to/python3.11 chooses the interpreter.
+# Creates .venv from infra/requirements.lock: CPython 3.11, with uv where it can be installed, else with pip. A second
+# call with the same lock does nothing. PYTHON=/path/to/python3.11 chooses the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 LOCK=infra/requirements.lock
-STAMP=.venv/made-from
+STAMP=.venv/installed-from
 
 say() { echo "environment: $*" >&2; }
 
@@ -42,9 +42,9 @@ fi
 
 if ! { [ -x .venv/bin/python ] && is_311 .venv/bin/python; }; then
   python=$(find_python)
-  say "making .venv with $("$python" -V)"
+  say "creating .venv with $("$python" -V)"
   if ! "$python" -m venv --clear .venv; then
-    say "$python cannot make environments. Debian 12: apt-get install python3-venv"
+    say "$python cannot create environments. Debian 12: apt-get install python3-venv"
     exit 1
   fi
 fi
@@ -66,7 +66,7 @@ say "installing $(grep -c '==' "$LOCK") packages"
 if [ -n "$uv" ] && install "$uv" pip install --quiet --compile-bytecode --python .venv/bin/python; then
   :
 else
-  say "uv is not there or could not install; taking pip, which needs a few minutes"
+  say "uv is missing or failed; installing with pip, which needs a few minutes"
   install .venv/bin/python -m pip install --quiet
 fi
 wanted >"$STAMP"

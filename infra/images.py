@@ -1,9 +1,10 @@
-"""`python -m infra.images build ROLE...`: the images of infra/docker from this checkout, named recloop/ROLE:VERSION.
-`python -m infra.images sbom ROLE...` writes what they hold to build/ROLE.spdx.json.
+"""`python -m infra.images build ROLE...` builds the images of infra/docker from this checkout: recloop/ROLE:VERSION.
+`python -m infra.images sbom ROLE...` lists their content in build/ROLE.spdx.json.
 
-The bases are those of infra/docker/images.lock, by digest. Where no registry can be reached `--local` takes stand-ins
-that `infra/engine.sh base` and this module put into the engine, and there is a role `stand-ins` for what compose takes
-from others. What this machine trusts (SSL_CERT_FILE, or Debian's bundle) is trusted while building, and is in no image.
+The base images are those of infra/docker/images.lock, by digest. Where no registry can be reached, `--local` uses local
+substitutes, which `infra/engine.sh base` and this module put into the engine; the role `local-services` replaces the
+third-party images of compose. The certificates that this machine trusts (SSL_CERT_FILE, or Debian's bundle) are trusted
+during the build, and are not in an image.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 from feature_jobs.errors import RecloopError
 from tasks.run.container import release
@@ -29,13 +31,13 @@ from tasks.store.source_digest import ROOMS
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "infra" / "docker"
 ROLES = ("step", "step-cuda", "airflow", "mlflow", "notebook")
-STAND_INS = "stand-ins"
+LOCAL_SERVICES = "local-services"
 CERTIFICATES = Path(os.environ.get("SSL_CERT_FILE") or "/etc/ssl/certs/ca-certificates.crt")
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Images that a build begins with: the base of all, uv's program, and perhaps wheels to take before the index."""
+    """Images that a build starts from: the base, uv, and optionally wheels that are preferred to the package index."""
 
     base: str
     uv: str
@@ -43,15 +45,15 @@ class Parts:
 
     @classmethod
     def pinned(cls) -> Parts:
-        """Those of the lock."""
+        """The images of the lock."""
         base, uv = (FOLDER / "images.lock").read_text().split()
         return cls(base, uv)
 
     @classmethod
     def local(cls) -> Parts:
-        """Stand-ins: uv from the package index, and pip's folder of wheels, if this machine has one.
+        """Local substitutes: uv from the package index, and pip's folder of wheels, if this machine has one.
 
-        Raises RecloopError where they can't be had.
+        Raises RecloopError where uv can't be installed.
         """
         pinned = cls.pinned()
         base, uv = pinned.base.split("@")[0], pinned.uv.split("@")[0]
@@ -59,7 +61,7 @@ class Parts:
             wanted = f"uv=={uv.rpartition(':')[2]}"
             install = [sys.executable, "-m", "pip", "install", "--quiet", "--target", folder, wanted]
             if subprocess.run(install, check=False, stdout=sys.stderr).returncode:
-                raise RecloopError(f"{wanted} could not be installed; pip's words are above")
+                raise RecloopError(f"{wanted} could not be installed; pip's message is above")
             _import("recloop-uv", {"uv": Path(folder) / "bin" / "uv"})
         wheels = [wheel for folder in wheel_folders() for wheel in folder.glob("*.whl")]
         if wheels:
@@ -87,13 +89,13 @@ def _help_of(program: str) -> str:
 
 
 def build(role: str, parts: Parts, tag: str, *, fresh: bool = False) -> str:
-    """Builds one role's image and returns its name. `fresh`: nothing of an earlier build is taken.
+    """Builds one role's image and returns its name. `fresh`: without the engine's cache.
 
-    Raises RecloopError where the build fails; what it said is on stderr.
+    Raises RecloopError where the build fails; the engine's message is on stderr.
     """
     name = f"recloop/{role}:{tag}"
-    context = ROOT / "infra" / "compose" / "local" if role == STAND_INS else ROOT
-    file = context / "Dockerfile" if role == STAND_INS else FOLDER / "Dockerfile"
+    context = ROOT / "infra" / "compose" / "local" if role == LOCAL_SERVICES else ROOT
+    file = context / "Dockerfile" if role == LOCAL_SERVICES else FOLDER / "Dockerfile"
     torch = "" if role == "step-cuda" or parts.wheels != "scratch" else "cpu"
     arguments = {
         "ROLE": role,
@@ -113,17 +115,17 @@ def build(role: str, parts: Parts, tag: str, *, fresh: bool = False) -> str:
         [*command, str(context)], env={**os.environ, "DOCKER_BUILDKIT": "1"}, check=False, stdout=sys.stderr
     )
     if done.returncode:
-        raise RecloopError(f"{name} could not be built; the engine's words are above")
+        raise RecloopError(f"{name} could not be built; the engine's message is above")
     return name
 
 
 def write_sbom(role: str, tag: str, file: Path) -> None:
-    """Lists what an image of this engine holds, as SPDX JSON. Raises RecloopError where that fails."""
+    """Lists the content of an image as SPDX JSON. Raises RecloopError where that fails."""
     file.parent.mkdir(parents=True, exist_ok=True)
     syft = str(Path(sys.executable).with_name("syft"))
     command = [syft, "scan", "--quiet", f"docker:recloop/{role}:{tag}", "--output", f"spdx-json={file}"]
     if subprocess.run(command, env={**os.environ, "SYFT_CHECK_FOR_APP_UPDATE": "false"}, check=False).returncode:
-        raise RecloopError(f"recloop/{role}:{tag}: its content could not be listed; syft's words are above")
+        raise RecloopError(f"recloop/{role}:{tag}: its content could not be listed; syft's message is above")
 
 
 def code_digest() -> str:
@@ -135,7 +137,7 @@ def code_digest() -> str:
 
 
 def revision() -> str:
-    """The commit that is checked out, with a mark where files differ from it."""
+    """The checked-out commit, marked `-dirty` where files differ from it."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
@@ -151,23 +153,25 @@ def wheel_folders() -> list[Path]:
 
 
 def _import(name: str, files: dict[str, Path]) -> None:
-    """Makes an image that holds some files and nothing else. Raises RecloopError where the engine does not take it."""
+    """Creates an image of some files and nothing else. Raises RecloopError where the engine refuses it."""
     with subprocess.Popen([docker(), "import", "-", name], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as engine:
-        assert engine.stdin is not None  # noqa: S101 (for the type checker)
-        with contextlib.suppress(BrokenPipeError), tarfile.open(fileobj=engine.stdin, mode="w|") as archive:
+        stdin = cast("IO[bytes]", engine.stdin)
+        with contextlib.suppress(BrokenPipeError), tarfile.open(fileobj=stdin, mode="w|") as archive:
             for place, file in files.items():
                 archive.add(file.resolve(), arcname=place)
     if engine.returncode:
-        raise RecloopError(f"{name} could not be made; the engine's words are above")
+        raise RecloopError(f"{name} could not be created; the engine's message is above")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Builds; returns the exit code."""
+    """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m infra.images", description=__doc__)
     parser.add_argument("command", choices=["build", "sbom"])
-    parser.add_argument("roles", nargs="+", choices=[*ROLES, STAND_INS], metavar="ROLE")
+    parser.add_argument("roles", nargs="+", choices=[*ROLES, LOCAL_SERVICES], metavar="ROLE")
     parser.add_argument("--tag", default=release(), help="default: the project's version")
-    parser.add_argument("--local", action="store_true", help="stand-ins for the bases, where no registry is reachable")
+    parser.add_argument(
+        "--local", action="store_true", help="local substitutes for base images, where no registry is reachable"
+    )
     given = parser.parse_args(arguments)
     try:
         if given.command == "sbom":

@@ -1,10 +1,10 @@
-"""What `make compose-up` needs before compose can start: folders, secrets and settings, made once and kept.
+"""Prepares what `make compose-up` needs: folders, secrets and settings, created once and kept.
 
     .recloop/platform/compose.env   settings, none of them secret
     .recloop/platform/secrets/      one file for each secret, readable by its owner alone
     .recloop/platform/...           folders of Postgres, the object store, Airflow's logs, and the store
 
-Containers run as the folders' owner: the user who calls this, or user 10001 where that is root.
+Containers run as the folders' owner: the user who runs this command, or user 10001 instead of root.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tasks.run.container import NOBODY, engine_address, release
 
 HOME = ROOT / ".recloop" / "platform"
 FOLDERS = ("secrets", "postgres", "objects", "airflow-logs", "store")
-PORTS = {"Airflow": 8080, "MLflow": 5000}  # others where these are taken
+PORTS = {"Airflow": 8080, "MLflow": 5000}  # other ports are chosen where these are in use
 TOKENS = (
     "postgres-password",
     "airflow-database-password",
@@ -41,7 +41,7 @@ TOKENS = (
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m infra.platform", description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--home", type=Path, default=HOME, help="Where to keep all of it.")
+    parser.add_argument("--home", type=Path, default=HOME, help="Folder for all of it.")
     parser.add_argument("--data", type=Path, default=ROOT / "data", help="Folder of the scenarios' logs.")
     parser.add_argument("--images", default="recloop", help="Prefix of our images, such as registry.example/recloop.")
     parser.add_argument("--tag", default=release(), help="Tag of our images.")
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def prepare(home: Path, data: Path, images: str, tag: str) -> Path:
-    """Makes what is missing and returns the file of settings. Secrets that are there already stay."""
+    """Creates what is missing and returns the file of settings. Existing secrets are kept."""
     uid, gid = (os.getuid(), os.getgid()) if os.getuid() else (NOBODY, NOBODY)
     data.mkdir(parents=True, exist_ok=True)
     for name in FOLDERS:
@@ -87,13 +87,13 @@ def prepare(home: Path, data: Path, images: str, tag: str) -> Path:
 
 
 def ports_in(settings: Path) -> dict[str, int]:
-    """Ports of the loopback that Airflow and MLflow have; chosen once, so that a second start finds them again."""
+    """Ports of Airflow and MLflow on the loopback; chosen once, so that they stay the same after a restart."""
     values = dict(line.split("=", 1) for line in settings.read_text().splitlines())
     return {name: int(values.get(f"RECLOOP_{name.upper()}_PORT", usual)) for name, usual in PORTS.items()}
 
 
 def kept(folder: Path) -> dict[str, str]:
-    """The tokens of an earlier call, and new ones where there is none."""
+    """The tokens of an earlier call, and new ones for those that are missing."""
     return {
         name: (folder / name).read_text() if (folder / name).exists() else secrets.token_urlsafe(32) for name in TOKENS
     }

@@ -1,7 +1,7 @@
-"""Background processes: started in sessions of their own, recorded, and ended exactly.
+"""Background processes: started in their own sessions, recorded, and stopped exactly.
 
-A process is known by its pid and start time, so a pid that was given out again is never mistaken for ours. Whatever a
-recorded process started in turn carries the record's token in its environment, so nothing of it is missed either.
+A process is identified by its pid and start time, so a reused pid is never mistaken for ours. All its descendants have
+the record's token in their environment, so none of them is missed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-TOKEN = "RECLOOP_STARTED_BY"  # noqa: S105 (the name of a variable)
+MARK = "RECLOOP_STARTED_BY"
 GRACE_S = 8.0
 
 
@@ -53,7 +53,7 @@ def find(started: Started) -> psutil.Process | None:
 
 
 def stop(recorded: Iterable[Started], token: str) -> int:
-    """Ends the recorded processes and all that came from them; returns how many processes that were."""
+    """Stops the recorded processes and their descendants; returns how many there were."""
     ours = {process.pid: process for process in _family(recorded)}
     ours |= {process.pid: process for process in _marked(token)}
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -83,6 +83,6 @@ def _marked(token: str) -> list[psutil.Process]:
     marked: list[psutil.Process] = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.environ().get(TOKEN) == token and process.status() != psutil.STATUS_ZOMBIE:
+            if process.environ().get(MARK) == token and process.status() != psutil.STATUS_ZOMBIE:
                 marked.append(process)
     return marked

@@ -1,7 +1,7 @@
 """`make screenshots`: pictures of the running demo's Airflow and MLflow, for the README.
 
 Needs Debian's Chromium (`apt-get install chromium`) and a demo that has run. The browser is driven over its DevTools
-protocol, so that nothing more needs installing; its profile is a folder that is thrown away.
+protocol, so that nothing else has to be installed; its profile is a temporary folder.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
+import requests
 from websockets.sync.client import ClientConnection, connect
 
 from feature_jobs.errors import BadInputError, RecloopError, RetryLaterError
@@ -29,7 +29,7 @@ from infra.airflow_api import AirflowApi
 from infra.demo import scenario_file
 from infra.servers import HOST, ROOT, USER, Local
 
-REMEMBERED = {  # what a browser remembers of these UIs: the graph is shown, MLflow's assistant is not
+REMEMBERED = {  # settings of the two UIs in the browser's storage: show the graph, hide MLflow's assistant
     "default_dag_view": '"graph"',
     "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
     "mlflow.assistant.panelOpen_v1": "false",
@@ -87,12 +87,12 @@ class Page:
         raise RetryLaterError(f"{url}: not all of {texts} appeared within {WAIT_S:.0f} s; the page says: {seen[:300]}")
 
     def remember(self, items: dict[str, str]) -> None:
-        """Sets what each page finds in its local storage."""
+        """Puts items into the local storage of each page."""
         source = "".join(f"localStorage.setItem({json.dumps(k)}, {json.dumps(v)});" for k, v in items.items())
         self.call("Page.addScriptToEvaluateOnNewDocument", source=source)
 
     def save(self, file: Path) -> None:
-        """Writes what is seen as PNG."""
+        """Writes the visible page as PNG."""
         picture = base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(picture)
@@ -101,7 +101,7 @@ class Page:
 
 @contextmanager
 def browser(width: int, height: int) -> Iterator[Page]:
-    """A tab of a Chromium that ends with the block. Raises BadInputError where there is no Chromium."""
+    """A tab of a Chromium that is closed with the block. Raises BadInputError where Chromium is not installed."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         raise BadInputError("no Chromium found; Debian 12: apt-get install chromium")
@@ -132,8 +132,8 @@ def _tab(profile: Path) -> str:
         time.sleep(0.2)
     port = port_file.read_text().split()[0]
     while True:
-        with urllib.request.urlopen(f"http://{HOST}:{port}/json/list", timeout=10) as answer:
-            pages = [target for target in json.load(answer) if target["type"] == "page"]
+        targets = requests.get(f"http://{HOST}:{port}/json/list", timeout=10).json()
+        pages = [target for target in targets if target["type"] == "page"]
         if pages:
             return str(pages[0]["webSocketDebuggerUrl"])
         time.sleep(0.2)
@@ -146,7 +146,10 @@ def take(local: Local, scenario: Scenario, images: Path) -> None:
     runs = api.call("GET", f"/dags/{dag}/dagRuns", limit=1, order_by="-logical_date", run_type="backfill")["dag_runs"]
     if not runs:
         raise BadInputError(f"{dag} has no runs to show; `make demo` first")
-    experiment = _experiment(local, scenario.name)
+    runs_url = local.runs_url(scenario.name)
+    if runs_url is None:
+        raise BadInputError(f"MLflow has no experiment {scenario.name}; `make demo` first")
+    experiment = runs_url.split("/")[-2]
     metrics = [f"metrics.`{kind}/{task}/auc`" for task in scenario.tasks for kind in ("progressive", "holdout")]
     columns = {"selectedColumns": [*metrics, "metrics.`num_rows`"]}
     key = f'MLflowLocalStorage-1.1-ExperimentPage-["{experiment}"]-ReactComponentState'
@@ -155,18 +158,9 @@ def take(local: Local, scenario: Scenario, images: Path) -> None:
         page.call("Network.setCookie", name="_token", value=api.token, url=local.airflow_url)
         page.open(f"{local.airflow_url}/dags/{dag}/runs/{runs[0]['dag_run_id']}", ["ingest", "deploy"])
         page.save(images / "airflow_dag.png")
-        view = {"workflowType": "machine_learning", "compareRunsMode": "TABLE"}
-        search = urllib.parse.urlencode({**view, "searchFilter": "tags.`recloop.step` = 'train'"})
-        url = f"{local.mlflow_url}/#/experiments/{experiment}/runs?{search}"
-        page.open(url, [f"train {scenario.data.days.first}"])
+        search = urlencode({"compareRunsMode": "TABLE", "searchFilter": "tags.`recloop.step` = 'train'"})
+        page.open(f"{runs_url}&{search}", [f"train {scenario.data.days.first}"])
         page.save(images / "mlflow_runs.png")
-
-
-def _experiment(local: Local, name: str) -> str:
-    """MLflow's id of the scenario's experiment."""
-    url = f"{local.mlflow_url}/api/2.0/mlflow/experiments/get-by-name?experiment_name={name}"
-    with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 (our own address)
-        return str(json.load(answer)["experiment"]["experiment_id"])
 
 
 def main() -> int:

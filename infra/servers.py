@@ -1,7 +1,6 @@
 """Airflow and MLflow on this machine, for one person: loopback only, SQLite, everything below one folder.
 
-Airflow runs as three processes instead of `airflow standalone`'s four: nothing here defers, so no triggerer. The
-settings below are for two cores: few workers, short polling, because a demo's step takes seconds.
+The settings below are for two cores: few workers, short polling, because a demo's step takes seconds.
 """
 
 from __future__ import annotations
@@ -13,21 +12,31 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 
+import requests
+
 from feature_jobs.errors import RetryLaterError
-from infra.processes import TOKEN, Started, find, start, stop
+from infra.processes import MARK, Started, find, start, stop
 
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
 USER = "admin"
 START_TIMEOUT_S = 240.0
+NOT_FOUND = 404
+# Airflow's log servers can't be bound to one address. Here they aren't needed: the API server reads the same files.
+NO_LOG_SERVER = "--skip-serve-logs"
+AIRFLOW = {
+    "api-server": (),
+    "scheduler": (NO_LOG_SERVER,),
+    "dag-processor": (),
+    # Nothing of ours defers, but without a triggerer Airflow's home page shows one that is down, in red.
+    "triggerer": (NO_LOG_SERVER, "--capacity", "1"),
+}
 
 
 @dataclass
@@ -37,8 +46,6 @@ class Local:
     home: Path
     airflow_port: int
     mlflow_port: int
-    log_port: int
-    health_port: int
     password: str
     keys: dict[str, str]
     token: str
@@ -54,6 +61,19 @@ class Local:
         """Address of MLflow's UI."""
         return f"http://{HOST}:{self.mlflow_port}"
 
+    def runs_url(self, experiment: str) -> str | None:
+        """Address of the experiment's runs in MLflow's UI; None while MLflow has no such experiment.
+
+        MLflow's root address shows a welcome page instead. Without `workflowType` its menu is the one for LLM apps.
+        """
+        url, named = f"{self.mlflow_url}/api/2.0/mlflow/experiments/get-by-name", {"experiment_name": experiment}
+        answer = requests.get(url, params=named, timeout=30)
+        if answer.status_code == NOT_FOUND:
+            return None
+        answer.raise_for_status()
+        number = answer.json()["experiment"]["experiment_id"]
+        return f"{self.mlflow_url}/#/experiments/{number}/runs?workflowType=machine_learning"
+
     @property
     def store(self) -> Path:
         """Where the steps commit."""
@@ -61,7 +81,7 @@ class Local:
 
     @property
     def tracking_uri(self) -> str:
-        """MLflow's database itself: it works whether a server runs or not."""
+        """MLflow's database itself, which works without a server too."""
         return f"sqlite:///{self.store / 'mlflow.db'}"
 
     @property
@@ -70,36 +90,37 @@ class Local:
         return self.home / "logs"
 
     def save(self) -> None:
-        """Keeps this for the next command."""
+        """Saves this for the next command."""
         document = {**asdict(self), "home": str(self.home)}
         write_private(self.home / "servers.json", json.dumps(document, indent=1))
 
     @classmethod
     def load(cls, home: Path) -> Local | None:
-        """What an earlier command kept, or None."""
+        """What an earlier command saved, or None."""
         try:
             document = json.loads((home / "servers.json").read_text())
         except FileNotFoundError:
             return None
         processes = [Started(**started) for started in document.pop("processes")]
-        return cls(**{**document, "home": home, "processes": processes})
+        names = {entry.name for entry in fields(cls)}  # an older release kept more ports
+        known = {name: value for name, value in document.items() if name in names}
+        return cls(**{**known, "home": home, "processes": processes})
 
     @classmethod
     def new(cls, home: Path) -> Local:
         """Free ports and fresh keys."""
-        airflow, mlflow, log, health = free_ports(8080, 5000, 8793, 8974)
+        airflow, mlflow = free_ports(8080, 5000)
         fernet = urlsafe_b64encode(secrets.token_bytes(32)).decode()
         keys = {"fernet": fernet, "jwt": secrets.token_urlsafe(48), "secret": secrets.token_urlsafe(32)}
-        return cls(home, airflow, mlflow, log, health, secrets.token_urlsafe(12), keys, secrets.token_hex(16))
+        return cls(home, airflow, mlflow, secrets.token_urlsafe(12), keys, secrets.token_hex(16))
 
 
 def start_servers(home: Path, say: Callable[[str], None]) -> Local:
-    """Starts what does not run yet and waits until it answers. Raises RetryLaterError where a server stays down."""
+    """Starts the servers that don't run yet and waits until they answer. Raises RetryLaterError if one doesn't."""
     local = Local.load(home) or Local.new(home)
     running = {started.name: started for started in local.processes if find(started)}
-    if not running:  # ports and processes of an earlier time are void, its passwords and keys are not
-        ports = free_ports(local.airflow_port, local.mlflow_port, local.log_port, local.health_port)
-        local.airflow_port, local.mlflow_port, local.log_port, local.health_port = ports
+    if not running:  # ports and processes of an earlier start are obsolete; passwords and keys are kept
+        local.airflow_port, local.mlflow_port = free_ports(local.airflow_port, local.mlflow_port)
     local.processes = list(running.values())
     home.mkdir(parents=True, exist_ok=True)
     for folder in (local.store, home / "airflow"):
@@ -107,7 +128,7 @@ def start_servers(home: Path, say: Callable[[str], None]) -> Local:
     write_private(home / "airflow" / "passwords.json", json.dumps({USER: local.password}))
     write_private(home / "env.sh", "".join(f"export {k}='{v}'\n" for k, v in settings(local).items()))
     local.save()
-    environment = {**inherited(), **settings(local), TOKEN: local.token}
+    environment = {**inherited(), **settings(local), MARK: local.token}
 
     def ensure(name: str, *command: str) -> None:
         if name not in running:
@@ -118,19 +139,19 @@ def start_servers(home: Path, say: Callable[[str], None]) -> Local:
     ensure("mlflow", *mlflow_command(local))
     migrated, release = home / "airflow" / "migrated", version("apache-airflow-core")
     if not migrated.exists():
-        (home / "airflow" / "airflow.db").unlink(missing_ok=True)  # half made, by a call that was ended
+        (home / "airflow" / "airflow.db").unlink(missing_ok=True)  # incomplete: the call that created it was stopped
     if not migrated.exists() or migrated.read_text() != release:
         _migrate(environment, local.logs / "migrate.log")
         migrated.write_text(release)
-    for name in ("api-server", "scheduler", "dag-processor"):
-        ensure(name, _tool("airflow"), name)
+    for name, options in AIRFLOW.items():
+        ensure(name, _tool("airflow"), name, *options)
     _await(local, "api-server", f"{local.airflow_url}/api/v2/version")
     _await(local, "mlflow", f"{local.mlflow_url}/health")
     return local
 
 
 def stop_servers(home: Path) -> int:
-    """Ends what was started; returns how many processes that were."""
+    """Stops the servers; returns how many processes that were."""
     local = Local.load(home)
     if local is None:
         return 0
@@ -161,7 +182,6 @@ def settings(local: Local) -> dict[str, str]:
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(airflow / "passwords.json"),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{airflow / 'airflow.db'}",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(airflow / "logs"),
-        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(local.log_port),
         "AIRFLOW__API__HOST": HOST,
         "AIRFLOW__API__PORT": str(local.airflow_port),
         "AIRFLOW__API__BASE_URL": local.airflow_url,
@@ -169,7 +189,6 @@ def settings(local: Local) -> dict[str, str]:
         "AIRFLOW__API__SECRET_KEY": local.keys["secret"],
         "AIRFLOW__API_AUTH__JWT_SECRET": local.keys["jwt"],
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
-        "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_PORT": str(local.health_port),
         "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
@@ -177,7 +196,7 @@ def settings(local: Local) -> dict[str, str]:
 
 
 def inherited() -> dict[str, str]:
-    """Our own environment, less settings of another Airflow or MLflow, and of one scenario's data."""
+    """Our own environment, without settings of another Airflow or MLflow, or of one scenario's data."""
     foreign = ("AIRFLOW_", "MLFLOW_", "RECLOOP_DATA", "RECLOOP_STORE")
     return {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
 
@@ -211,7 +230,7 @@ def free_ports(*wanted: int) -> list[int]:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Writes a file that only its owner can read, whole or not at all."""
+    """Writes a file atomically, readable by its owner only."""
     aside = path.with_name(f".{path.name}.new")
     aside.unlink(missing_ok=True)
     handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -239,9 +258,9 @@ def _await(local: Local, name: str, url: str) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(url, timeout=5):  # noqa: S310 (our own address)
-                return
-        except (urllib.error.URLError, OSError):
+            requests.get(url, timeout=5).raise_for_status()
+            return
+        except requests.RequestException:
             time.sleep(0.5)
         if not any(find(started) for started in local.processes if started.name == name):
             raise RetryLaterError(f"{name} ended while starting; see {log}")

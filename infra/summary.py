@@ -1,4 +1,4 @@
-"""What the demo tells at the end: facts of the days from the store, and where its time went."""
+"""What the demo shows at the end: facts of the days from the store, and where its time went."""
 
 from __future__ import annotations
 
@@ -7,19 +7,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from feature_jobs.schema import Scenario
 from infra.backfill import Task
+from tasks.commands.day_table import table_of
 from tasks.commands.summary import day_facts
-from tasks.steps import DAILY
 from tasks.store.champion_log import ChampionLog
 from tasks.store.scenario_store import ScenarioStore
 
 JOURNAL = "journal.jsonl"
-PROMOTED = "promoted"
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class Times:
     def of(
         cls, store: ScenarioStore, journal_from: int, tasks: Iterable[Task], *, startup_s: float, wall_s: float
     ) -> Times:
-        """Reads the journal from a size on, and Airflow's task times of this demo."""
+        """Reads the journal from byte `journal_from` on, and Airflow's task times of this demo."""
         lines = (store.read(JOURNAL) or b"")[journal_from:].splitlines()
         seconds = [json.loads(line).get("seconds", {}) for line in lines]
         step, compute = (sum(entry.get(kind, 0.0) for entry in seconds) for kind in ("total", "compute"))
@@ -77,7 +74,7 @@ def journal_size(store: ScenarioStore) -> int:
 
 
 def demo_facts(scenario: Scenario, store: ScenarioStore, days: Sequence[str]) -> dict[str, Any]:
-    """The part of demo.json that the store knows."""
+    """The part of demo.json that comes from the store."""
     champion = ChampionLog(store).current()
     return {
         "scenario": scenario.name,
@@ -87,36 +84,9 @@ def demo_facts(scenario: Scenario, store: ScenarioStore, days: Sequence[str]) ->
     }
 
 
-def print_days(facts: dict[str, Any], console: Console) -> None:
-    """Two tables: what the days gave, and what their steps took."""
-    quality = table("day", "rows", "AUC of", "parent", "champion", "challenger", "verdict", "version")
-    for day in facts["days"]:
-        parent, gate = day["auc_progressive"], day["gate_auc"]
-        aucs = [lines(side.values()) for side in (parent, gate["champion"], gate["challenger"])]
-        verdict = day["gate"] if day["gate"] in (None, PROMOTED) else "refused"
-        last = [str(value or "-") for value in (verdict, day["version"])]
-        quality.add_row(day["ds"], str(day["rows"]), "\n".join(parent), *aucs, *last)
-    console.print(quality)
-    for day in facts["days"]:
-        if day["gate"] not in (None, PROMOTED):
-            console.print(f"{day['ds']} refused: {day['gate']}", markup=False)
-    times = table("seconds", *DAILY)
-    for day in facts["days"]:
-        times.add_row(day["ds"], *(f"{day['seconds'][s]:.1f}" if s in day["seconds"] else "-" for s in DAILY))
-    console.print(times)
+def print_days(scenario: Scenario, facts: dict[str, Any], console: Console) -> None:
+    """The table of the days, and which version serves after them."""
+    console.print(table_of(scenario, facts["days"]))
     champion = facts["champion"]
     if champion:
         console.print(f"champion: {champion['name']} version {champion['version']} ({champion['checkpoint'][:12]})")
-
-
-def table(*columns: str) -> Table:
-    """A plain table that fits into 80 columns."""
-    plain = Table(box=box.SIMPLE_HEAD, padding=0)
-    for column in columns:
-        plain.add_column(column, no_wrap=True)
-    return plain
-
-
-def lines(values: Iterable[float | None]) -> str:
-    """Each value on a line of its own: three digits, or a dash."""
-    return "\n".join("-" if value is None else f"{value:.3f}" for value in values)

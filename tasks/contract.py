@@ -84,7 +84,8 @@ class Step:
     A `shared` step can be computed by several machines, each of which runs its command; the leading one's output is
     committed (models.distributed.nodes).
     `source` steps read the scenario's source. `keeps` names a folder of the scenario's store that a step writes besides
-    its output; only such a step looks at the store itself.
+    its output; only such a step looks at the store itself. `asset` is the name under which a scheduler announces a new
+    output to others; without it the output is the pipeline's own affair.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Step:
     shared: bool = False
     source: bool = False
     keeps: str | None = None
+    asset: str | None = None
 
     @property
     def doc(self) -> str:

@@ -29,6 +29,7 @@ class Gate:
 @step(
     reads={"registration": Input(), "evaluation": Input(), "export": Input(), "validation": Input()},
     writes="deployment",
+    asset="champion",
     config=("deploy", "quantize"),
     resources=Resources(memory_gib=3.0),
     timeout_s=1200,
@@ -80,7 +81,12 @@ def deploy(
     tracking.mirror_alias(log)
     if not refused and tracking.aliases(version["name"]).get(CHALLENGER) == version["version"]:
         tracking.delete_alias(version["name"], CHALLENGER)
-    metrics: Metrics = {"promoted": not refused, "gates": {gate.name: gate.ok for gate in gates}}
+    metrics: Metrics = {
+        "promoted": not refused,
+        "version": int(version["version"]),
+        "auc": {task: facts["challenger"]["auc"] for task, facts in judged["overall"].items()},
+        "gates": {gate.name: gate.ok for gate in gates},
+    }
     return metrics if not refused else {**metrics, "gate": told}
 
 

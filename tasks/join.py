@@ -14,6 +14,7 @@ from tasks.contract import DayConfig, Input, Metrics, Resources, step
         "history": Input(of="events", days="trailing", window="join.lookback_days"),
     },
     writes="samples",
+    asset="samples",
     config=("data", "join", "features", "labels", "outcomes", "evaluate.segments"),
     imports=("feature_jobs.joins.join",),
     resources=Resources(cpus=2, memory_gib=8),

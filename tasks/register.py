@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 @step(
     reads={"export": Input(), "checkpoint": Input(), "evaluation": Input(), "validation": Input()},
     writes="registration",
+    asset="version",
     config=("data", "deploy", "features", "labels"),
     resources=Resources(memory_gib=3.0),
     timeout_s=1200,
@@ -59,7 +60,11 @@ def register(
         "export": tags["recloop.export"],
     }
     write_json(registration, "version.json", version)
-    return {"version": int(found["version"])}
+    judged = read_json(evaluation, "evaluation.json")["overall"]
+    return {
+        "version": int(found["version"]),
+        "auc": {task: facts["challenger"]["auc"] for task, facts in judged.items()},
+    }
 
 
 def _data(checkpoint: Path) -> dict[str, Any]:

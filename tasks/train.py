@@ -15,6 +15,7 @@ from tasks.contract import DayConfig, Input, Metrics, Resources, step
         "parent": Input(of="checkpoint", days="previous", is_parent=True),
     },
     writes="checkpoint",
+    asset="checkpoint",
     config=("model", "features", "labels", "train"),
     resources=Resources(cpus=2, memory_gib=8),
     imports=("models.training.day",),

@@ -1,4 +1,4 @@
--- Roles and databases, made once when the volume is new; psql reads the passwords from the secrets' files.
+-- Roles and databases, created once when the volume is new; psql reads the passwords from the secrets' files.
 \set airflow_password `cat /run/secrets/airflow-database-password`
 \set mlflow_password `cat /run/secrets/mlflow-database-password`
 CREATE ROLE airflow LOGIN PASSWORD :'airflow_password';

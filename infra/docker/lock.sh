@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Writes ROLE.lock beside each ROLE.in: exact versions, those of the one lock wherever it has the package, resolved as
-# pyproject.toml's [tool.uv] says, which uv finds above this folder. `step-cuda` is `step` with the torch of the package
-# index, which brings CUDA, and FBGEMM's CUDA build of the same version; the others take CPU builds (see images.py).
+# pyproject.toml's [tool.uv] says, which uv finds above this folder. `step-cuda` is `step` with torch from the package
+# index, which includes CUDA, and FBGEMM's CUDA build of the same version; the others take CPU builds (see images.py).
 set -euo pipefail
 cd "$(dirname "$0")"
 unset UV_FIND_LINKS

@@ -1,6 +1,6 @@
-"""Takes out of an environment what no role needs at run time, then compiles what it imports. Runs in an image's build.
+"""Removes what no role needs at run time from an environment, then compiles what is imported. Runs in an image's build.
 
-Compiled files hold no time and are not checked against their sources, which nobody can change in a read-only image.
+Compiled files contain no timestamp and aren't checked against their sources, which can't change in a read-only image.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from importlib.metadata import distribution
 from pathlib import Path
 
-# Tests, headers and build helpers that wheels bring along, relative to site-packages.
+# Tests, headers and build helpers of wheels, relative to site-packages.
 NOT_NEEDED = (
     "torch/test",
     "torch/include",
@@ -34,7 +34,7 @@ NOT_NEEDED = (
 )
 NEEDED = ("pyre_extensions/tests",)  # which its package imports
 NAMES = ("*.a", "*.pyi", "*.pyx", "*.pxd", "uv_cache.json")
-# What a step comes to import after its first lines. A module that is in none of these is compiled when it is needed.
+# What a step imports later. Any other module is compiled when it is first imported.
 LATE = (
     "great_expectations.expectations.core",
     "matplotlib.backends.backend_agg",

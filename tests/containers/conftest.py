@@ -1,4 +1,4 @@
-"""The engine and the step image, made once for all tests of a worker."""
+"""The engine and the step image, created once for all tests of a worker."""
 
 from __future__ import annotations
 

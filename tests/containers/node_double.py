@@ -1,4 +1,4 @@
-"""A stand-in for a node of a cluster: pods of tests/cluster_double.py run as containers of the local engine, with their
+"""A local double of a cluster node: pods of tests/cluster_double.py run as containers of the local engine, with their
 image, arguments, environment, limits, security context and volumes. One container a pod, no network of its own."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 
 class NodeDouble(ClusterDouble):
     """`claims`: the folder of each persistent volume claim. `secrets`: name → key → value. `environment` is added to
-    every container's: what differs from a cluster, such as that there is no MLflow."""
+    every container's: what differs from a cluster, such as a missing MLflow."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class NodeDouble(ClusterDouble):
         return [DOCKER, "run", *options, container["image"], *container["args"]]
 
     def end(self, pod: dict[str, Any]) -> None:
-        """As a cluster does it: whoever deletes a pod does not wait, and its container has some seconds."""
+        """As a cluster does it: the one who deletes a pod does not wait, and its container has some seconds."""
         name, grace_s = pod["metadata"]["name"], pod["spec"].get("terminationGracePeriodSeconds", 30)
 
         def end() -> None:

@@ -178,7 +178,7 @@ def test_a_step_writes_its_output_and_nothing_else(probe: ContainerSettings, sho
     assert found["write"].pop(str(tmp_path / "out")) == "ok"
     assert found["write"].pop("/tmp") == "ok"  # memory of the container's own
     assert set(found["write"]) == set(kept)
-    assert not {place: told for place, told in found["write"].items() if told not in ("OSError", "PermissionError")}
+    assert not {place: error for place, error in found["write"].items() if error not in ("OSError", "PermissionError")}
 
 
 def test_a_step_gains_no_rights_and_is_limited(probe: ContainerSettings, shop: Path, tmp_path: Path) -> None:
@@ -361,7 +361,8 @@ def test_an_airflow_task_runs_its_step_in_a_container(
     watching = _in_background(lambda: seen.update(awaited(containers, within_s=60)))
     operator = StepOperator(task_id="ingest", step="ingest", scenario=str(shop))
     day = datetime.datetime.fromisoformat(days(1)[0]).replace(tzinfo=datetime.UTC)
-    context = {"dag_run": SimpleNamespace(run_type="manual", run_id="r"), "logical_date": day, "params": {}}
+    interval = {"data_interval_start": day, "data_interval_end": day + datetime.timedelta(days=1)}
+    context = {"dag_run": SimpleNamespace(run_id="r"), "logical_date": day, "params": {}, **interval}
     result = executed(operator, context)
     watching.join()
     commit = open_store(tmp_path / "store", "shop").find("ingest", days(1)[0])
@@ -419,8 +420,8 @@ def _files_of(image: str, archive: Path) -> dict[str, tuple[int, str]]:
     with tarfile.open(archive) as files:
         for member in files:
             stream = files.extractfile(member) if member.isfile() else None
-            told = hashlib.file_digest(stream, "sha256").hexdigest() if stream else member.linkname
-            found[member.name] = (member.mode, told)
+            content = hashlib.file_digest(stream, "sha256").hexdigest() if stream else member.linkname
+            found[member.name] = (member.mode, content)
     return found
 
 

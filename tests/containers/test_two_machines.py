@@ -126,7 +126,7 @@ class Nodes:
         awaited(lambda: not containers(f"network={NETWORK}", "status=running"), WITHIN_S, self.said, every_s=0.5)
         return [int(docker("wait", name)) for name in self.names]
 
-    def told(self) -> list[dict[str, Any]]:
+    def results(self) -> list[dict[str, Any]]:
         """The JSON line of each."""
         return [json.loads(docker("logs", name)) for name in self.names]
 
@@ -150,7 +150,7 @@ def test_two_machines_train_what_one_trains(machines: Nodes, shop: Shop, digest:
     store = shop.store("two")
     machines.start(store)
     assert machines.ended() == [0, 0], machines.said()
-    leading, helping = machines.told()
+    leading, helping = machines.results()
     assert (leading["outcome"], helping["outcome"]) == ("done", "helped")
     commit = store.find("train", DAY)
     assert commit is not None

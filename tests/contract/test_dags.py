@@ -129,7 +129,7 @@ def test_tuning_maps_workers_and_ends_in_one_task() -> None:
     assert [share[1] for share in mapped.expand_input.value["options"]] == ["0", "1", "2"]
 
 
-def test_a_broken_scenario_is_told_and_leaves_the_others_alone(tmp_path: Path) -> None:
+def test_a_broken_scenario_is_reported_and_leaves_the_others_alone(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "dags", tmp_path / "dags", ignore=shutil.ignore_patterns("__pycache__"))
     write_small(tmp_path / "scenarios", num_days=1)
     broken = (tmp_path / "scenarios" / "shop.yaml").read_text().replace("labels:", "lables:")
@@ -161,31 +161,85 @@ def test_a_run_outside_of_the_dates_can_not_be_an_empty_success(dags: dict[str, 
         assert not manual or {(task.start_date, task.end_date) for task in dag.tasks} == {(None, None)}
 
 
-def test_without_catching_up_only_the_newest_day_is_scheduled(dags: dict[str, Any]) -> None:
-    info = _serialized(dags["movielens_daily"]).next_dagrun_info(last_automated_run_info=None)
+def test_without_catching_up_only_the_newest_day_is_scheduled() -> None:
+    info = _serialized(_open_ended()).next_dagrun_info(last_automated_run_info=None)
     assert info is not None
-    assert abs(info.run_after - datetime.datetime.now(datetime.UTC)) <= datetime.timedelta(days=1)
+    assert abs(info.data_interval.end - datetime.datetime.now(datetime.UTC)) <= datetime.timedelta(days=1)
+
+
+def test_no_run_is_scheduled_after_the_data_has_ended(dags: dict[str, Any]) -> None:
+    for dag in dags.values():  # their data ended years ago
+        assert _serialized(dag).next_dagrun_info(last_automated_run_info=None) is None
+
+
+def test_runs_are_named_by_their_day_in_the_zone_of_the_scenario() -> None:
+    from airflow.utils.types import DagRunType
+
+    timetable = _serialized(_catching_up()).timetable
+    [first, *_] = _scheduled(_catching_up())
+    interval = first.data_interval
+    assert interval.start.isoformat() == "1997-11-14T19:00:00+00:00"  # 03:00 of the 15th in Shanghai
+    run_id = timetable.generate_run_id
+    assert run_id(run_type=DagRunType.SCHEDULED, run_after=interval.end, data_interval=interval) == (
+        "scheduled__1997-11-15"
+    )
+    manual = timetable.infer_manual_data_interval(run_after=interval.start)
+    assert run_id(run_type=DagRunType.MANUAL, run_after=interval.end, data_interval=manual).startswith(
+        "manual__1997-11-15__"
+    )
+    assert str(first.run_after.date()) == "1997-11-15"  # which names a backfill's run
+
+
+def test_skipped_days_have_no_run() -> None:
+    days = load_scenario(SCENARIOS / "movielens.yaml").data.days
+    skipped = days.model_copy(update={"skip": (datetime.date(1997, 11, 16), datetime.date(1997, 11, 17))})
+    named = [str(info.run_after.date()) for info in _scheduled(_catching_up(skipped))]
+    assert named == ["1997-11-15", "1997-11-18", "1997-11-19", "1997-11-20", "1997-11-21"]
+
+
+def test_what_steps_announce_are_outlets_of_their_tasks(dags: dict[str, Any]) -> None:
+    for name, dag in dags.items():
+        for task in dag.tasks:
+            arguments = task.partial_kwargs if task.is_mapped else vars(task)
+            declared = STEPS[arguments["step"]]
+            expected = [f"{name.rsplit('_', 1)[0]}.{declared.asset}"] if declared.asset else []
+            assert [outlet.name for outlet in arguments["outlets"]] == expected
+    assert {"samples", "checkpoint", "version", "champion"} == {s.asset for s in STEPS.values() if s.asset}
 
 
 def test_catching_up_begins_where_the_scenario_says_and_ends_with_the_data() -> None:
-    dag = _serialized(_catching_up())
-    info = dag.next_dagrun_info(last_automated_run_info=None)
-    assert info is not None
-    assert info.logical_date.isoformat() == "1997-11-14T19:00:00+00:00"  # 03:00 of the 15th in Shanghai
-    scheduled = [info]
-    while (info := dag.next_dagrun_info(last_automated_run_info=info)) is not None:
-        scheduled.append(info)
+    scheduled = _scheduled(_catching_up())
+    assert scheduled[0].logical_date.isoformat() == "1997-11-14T19:00:00+00:00"  # 03:00 of the 15th in Shanghai
     assert len(scheduled) == 7
 
 
-def _catching_up() -> Any:
+def _scheduled(dag: Any) -> list[Any]:
+    """All runs that the scheduler would create, one after the other."""
+    read = _serialized(dag)
+    infos, info = [], read.next_dagrun_info(last_automated_run_info=None)
+    while info is not None:
+        infos.append(info)
+        info = read.next_dagrun_info(last_automated_run_info=info)
+    return infos
+
+
+def _catching_up(days: Any = None) -> Any:
     from dags.recloop_daily import build
 
     scenario = load_scenario(SCENARIOS / "movielens.yaml")
     schedule = scenario.schedule.model_copy(
         update={"catch_up_from": datetime.date(1997, 11, 15), "zone": "Asia/Shanghai"}
     )
-    return build(scenario.model_copy(update={"schedule": schedule}))
+    data = scenario.data.model_copy(update={"days": days or scenario.data.days})
+    return build(scenario.model_copy(update={"schedule": schedule, "data": data}))
+
+
+def _open_ended() -> Any:
+    from dags.recloop_daily import build
+
+    scenario = load_scenario(SCENARIOS / "movielens.yaml")
+    data = scenario.data.model_copy(update={"days": scenario.data.days.model_copy(update={"last": None})})
+    return build(scenario.model_copy(update={"data": data}))
 
 
 def _serialized(dag: Any) -> Any:

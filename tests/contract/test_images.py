@@ -1,4 +1,4 @@
-"""What goes into the images, as far as one can tell without building them."""
+"""What goes into the images, as far as is visible without building them."""
 
 import fnmatch
 import re

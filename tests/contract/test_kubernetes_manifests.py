@@ -149,14 +149,14 @@ def test_a_step_reaches_mlflow_and_names_only(documents: dict[str, list[dict[str
     assert ports == {("names", 53), ("steps-to-mlflow", 5000)}
     for policy in policies:
         for rule in policy["spec"].get("egress", []):
-            assert rule.get("to"), f"{policy['metadata']['name']}: a way out to everywhere"
+            assert rule.get("to"), f"{policy['metadata']['name']}: egress to everywhere"
 
 
 def test_steps_do_not_log_in_to_mlflow_as_its_admin(documents: dict[str, list[dict[str, Any]]]) -> None:
     [job] = [d for d in documents["base"] if d["metadata"]["name"] == "mlflow-user" and d["kind"] == "Job"]
     [container] = job["spec"]["template"]["spec"]["containers"]
-    [made] = [a.removeprefix("--name=") for a in container["args"] if a.startswith("--name=")]
-    assert re.findall(r"recloop-mlflow-client --from-literal=username=(\w+)", PAGE) == [made] == ["recloop"]
+    [name] = [a.removeprefix("--name=") for a in container["args"] if a.startswith("--name=")]
+    assert re.findall(r"recloop-mlflow-client --from-literal=username=(\w+)", PAGE) == [name] == ["recloop"]
 
 
 def test_what_is_named_exists(documents: dict[str, list[dict[str, Any]]], everything: list[dict[str, Any]]) -> None:
@@ -229,19 +229,19 @@ def test_step_pods_are_of_the_same_release_as_airflow(documents: dict[str, list[
     assert container["image"] == f"{settings['RECLOOP_IMAGES']}/airflow:{settings['RECLOOP_TAG']}"
 
 
-def test_each_machine_of_a_training_is_told_which_it_is(documents: dict[str, list[dict[str, Any]]]) -> None:
+def test_each_machine_of_a_training_knows_its_rank(documents: dict[str, list[dict[str, Any]]]) -> None:
     for folder in ("training", "training-gpu"):
         service, job = sorted(documents[folder], key=lambda d: d["kind"] != "Service")
         spec, name = job["spec"], service["metadata"]["name"]
         [container] = spec["template"]["spec"]["containers"]
         assert "command" not in container, "the image's entry point: recloop"
-        told = {variable["name"]: variable for variable in container["env"]}
+        environment = {variable["name"]: variable for variable in container["env"]}
         assert spec["completionMode"] == "Indexed"
-        assert spec["parallelism"] == spec["completions"] == int(told["PET_NNODES"]["value"])
+        assert spec["parallelism"] == spec["completions"] == int(environment["PET_NNODES"]["value"])
         index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
-        assert told["PET_NODE_RANK"]["valueFrom"]["fieldRef"]["fieldPath"] == index
-        assert told["PET_MASTER_ADDR"]["value"] == f"{job['metadata']['name']}-0.{name}"
-        assert [int(told["PET_MASTER_PORT"]["value"])] == [port["containerPort"] for port in container["ports"]]
+        assert environment["PET_NODE_RANK"]["valueFrom"]["fieldRef"]["fieldPath"] == index
+        assert environment["PET_MASTER_ADDR"]["value"] == f"{job['metadata']['name']}-0.{name}"
+        assert [int(environment["PET_MASTER_PORT"]["value"])] == [port["containerPort"] for port in container["ports"]]
         assert spec["template"]["spec"]["subdomain"] == name
         assert service["spec"]["clusterIP"] == "None"
         assert service["spec"]["publishNotReadyAddresses"] is True

@@ -13,9 +13,10 @@ from typing import Any
 
 import psutil
 import pytest
+import requests
 
-from infra.airflow_api import AirflowApi
-from infra.processes import TOKEN
+from infra.airflow_api import AirflowApi, TaskInstance
+from infra.processes import MARK
 from infra.servers import USER, Local
 from tests.paths import ROOT
 from tests.small import days, write_small
@@ -23,6 +24,19 @@ from tests.waiting import awaited
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(900)]
 DAG = "shop_daily"
+ENDED = ("success", "failed")
+EXPERIMENT = {"experiment_name": "shop"}
+ON_CHAMPION = """
+from airflow.sdk import DAG, Asset, task
+
+with DAG("on_champion", schedule=[Asset("shop.champion")], is_paused_upon_creation=False):
+
+    @task
+    def versions(triggering_asset_events=None):
+        return [event.extra["version"] for events in triggering_asset_events.values() for event in events]
+
+    versions()
+"""
 
 
 @dataclass
@@ -69,7 +83,7 @@ def processes_of(token: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(TOKEN) == token and process.status() != psutil.STATUS_ZOMBIE:
+            if process.environ().get(MARK) == token and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except (psutil.Error, OSError):
             continue
@@ -81,6 +95,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     root = tmp_path_factory.mktemp("project")
     for room in ("dags", "infra"):
         shutil.copytree(ROOT / room, root / room, ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "dags" / "on_champion.py").write_text(ON_CHAMPION)
     write_small(root / "scenarios", num_days=4)
     project = Project(root)
     try:
@@ -89,7 +104,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         project.python("infra.down", "--home", str(project.home))
 
 
-def test_the_demo_runs_days_and_tells_their_facts(project: Project) -> None:
+def test_the_demo_runs_days_and_reports_their_facts(project: Project) -> None:
     done = project.demo(2)
     assert done.returncode == 0, done.stdout + done.stderr
     facts = project.facts()
@@ -106,6 +121,67 @@ def test_the_demo_runs_days_and_tells_their_facts(project: Project) -> None:
     assert facts["tracking_uri"] == f"sqlite:///{project.home}/store/mlflow.db"
     assert project.local().password in done.stdout
     assert "useful compute" in done.stdout
+    number = requests.get(
+        f"{project.local().mlflow_url}/api/2.0/mlflow/experiments/get-by-name", EXPERIMENT, timeout=30
+    )
+    found = number.json()["experiment"]["experiment_id"]
+    assert f"{project.local().mlflow_url}/#/experiments/{found}/runs?workflowType=machine_learning" in done.stdout
+
+
+def test_all_parts_of_airflow_are_healthy(project: Project) -> None:
+    health = project.api().call("GET", "/monitor/health")
+    assert {part: facts["status"] for part, facts in health.items()} == dict.fromkeys(
+        ("metadatabase", "scheduler", "triggerer", "dag_processor"), "healthy"
+    )
+
+
+def test_servers_listen_on_the_loopback_alone(project: Project) -> None:
+    servers = [psutil.Process(started.pid) for started in project.local().processes]
+    children = [child for server in servers for child in server.children(recursive=True)]  # some overwrite their token
+    listening = {
+        connection.laddr
+        for process in {*servers, *children, *processes_of(project.local().token)}
+        for connection in process.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert {address.port for address in listening} >= {project.local().airflow_port, project.local().mlflow_port}
+    assert {address.ip for address in listening} == {"127.0.0.1"}
+
+
+def test_a_dag_of_a_user_runs_on_a_new_champion(project: Project) -> None:
+    api = project.api()
+    promoted = [day for day in project.facts()["days"] if day["gate"] == "promoted"]
+    [champion] = [a for a in api.call("GET", "/assets", limit=100)["assets"] if a["name"] == "shop.champion"]
+    events = api.call("GET", "/assets/events", asset_id=champion["id"])["asset_events"]
+    announced = {event["extra"]["ds"]: event["extra"] for event in events}
+    assert [announced[day["ds"]]["version"] for day in promoted] == [int(day["version"]) for day in promoted]
+    assert len(events) == len(promoted)
+    assert all(len(event["extra"]["digest"]) == 64 for event in events)
+    newest = promoted[-1]
+    assert announced[newest["ds"]]["auc.buy"] == pytest.approx(newest["gate_auc"]["challenger"]["buy"])
+
+    def seen() -> list[int]:
+        """Versions that the user's DAG was started with, over all of its runs."""
+        found: list[int] = []
+        for run in api.call("GET", "/dags/on_champion/dagRuns", state="success")["dag_runs"]:
+            found += _returned(api, "on_champion", run["dag_run_id"], "versions")
+        return sorted(found)
+
+    expected = [int(day["version"]) for day in promoted]
+    awaited(lambda: seen() == expected, within_s=120, said=lambda: f"{seen()} of {expected}", every_s=1.0)
+
+
+def test_the_tuning_dag_searches_and_proposes(project: Project) -> None:
+    api, day = project.api(), days(2)[1]
+    api.unpause("shop_tuning")
+    run = {"logical_date": f"{day}T00:00:00Z", "dag_run_id": "search"}
+    api.call("POST", "/dags/shop_tuning/dagRuns", run)
+    awaited(lambda: _state(api, "shop_tuning", "search") in ENDED, within_s=400, every_s=1.0)
+    tasks = api.task_instances("shop_tuning", "search")
+    assert {(task["task_id"], task["state"]) for task in tasks} == {("tune_worker", "success"), ("tune", "success")}
+    proposal = Path(_returned(api, "shop_tuning", "search", "tune")["uri"])
+    trials = json.loads((proposal / "proposal.json").read_text())["trials"]
+    assert [trial["number"] for trial in trials] == [0, 1, 2]
 
 
 def test_the_same_days_without_airflow_have_the_same_digests(project: Project) -> None:
@@ -134,8 +210,12 @@ def test_a_run_outside_of_the_data_is_never_green_and_empty(project: Project) ->
         api.call("POST", f"/dags/{DAG}/dagRuns", {"logical_date": f"{day}T00:00:00Z", "dag_run_id": run_id})
         assert _await_run(api, run_id)["ingest"]["state"] == "failed"
         assert "exit code 4" in project.log(run_id, "ingest")
-    [scheduled] = api.call("GET", f"/dags/{DAG}/dagRuns", run_type="scheduled")["dag_runs"]  # for yesterday
-    assert _await_run(api, scheduled["dag_run_id"])["ingest"]["state"] == "skipped"
+    assert api.call("GET", f"/dags/{DAG}/dagRuns", run_type="scheduled")["dag_runs"] == []  # the data has ended
+
+
+def test_a_run_is_named_by_its_day(project: Project) -> None:
+    runs = project.api().runs(DAG, f"{days(2)[0]}T00:00:00Z", f"{days(2)[1]}T23:59:59Z")
+    assert [run["dag_run_id"][:20] for run in runs] == [f"backfill__{day}" for day in days(2)]
 
 
 def test_xcom_holds_digest_and_uri_alone(project: Project) -> None:
@@ -143,8 +223,7 @@ def test_xcom_holds_digest_and_uri_alone(project: Project) -> None:
     [run, *_] = api.runs(DAG, f"{days(2)[0]}T00:00:00Z", f"{days(2)[1]}T23:59:59Z")
     path = f"/dags/{DAG}/dagRuns/{run['dag_run_id']}/taskInstances/train/xcomEntries"
     assert [entry["key"] for entry in api.call("GET", path)["xcom_entries"]] == ["return_value"]
-    value = api.call("GET", f"{path}/return_value", deserialize=False)["value"]
-    assert set(json.loads(value) if isinstance(value, str) else value) == {"digest", "uri"}
+    assert set(_returned(api, DAG, run["dag_run_id"], "train")) == {"digest", "uri"}
 
 
 def test_a_day_without_its_parent_fails_at_once_and_says_so(project: Project) -> None:
@@ -154,14 +233,14 @@ def test_a_day_without_its_parent_fails_at_once_and_says_so(project: Project) ->
     assert tasks["join"]["state"] in ("success", "failed")
     failed = [name for name, task in tasks.items() if task["state"] == "failed"]
     assert failed
-    assert tasks[failed[0]]["try_number"] == 1  # no retry mends a missing parent
+    assert tasks[failed[0]]["try_number"] == 1  # no retry helps where a parent is missing
     log = project.log("alone", failed[0])
     assert "exit code 5" in log
     assert "is not committed" in log  # the message names the step and day that are missing
     assert "step_failed" in log  # the notifier's line
 
 
-def test_a_bad_day_stops_with_its_reason_and_goes_on_once_mended(project: Project) -> None:
+def test_a_bad_day_stops_with_its_reason_and_goes_on_once_fixed(project: Project) -> None:
     file = project.root / "scenarios" / "data" / "events" / f"{days(3)[2]}.csv"
     good = file.read_text()
     file.write_text(good.replace(",0,", ",maybe,"))
@@ -170,8 +249,8 @@ def test_a_bad_day_stops_with_its_reason_and_goes_on_once_mended(project: Projec
     assert f"{days(3)[2]}: ingest ended with exit code 4" in bad.stdout
     assert "attempt=1.log" in bad.stdout
     file.write_text(good)
-    mended = project.demo(3)
-    assert mended.returncode == 0, mended.stdout + mended.stderr
+    fixed = project.demo(3)
+    assert fixed.returncode == 0, fixed.stdout + fixed.stderr
     assert [bool(day["checkpoint"]) for day in project.facts()["days"]] == [True, True, True]
 
 
@@ -208,7 +287,17 @@ def _command(process: psutil.Process) -> list[str]:
         return []
 
 
-def _await_run(api: AirflowApi, run_id: str) -> dict[str, dict[str, Any]]:
-    run = f"/dags/{DAG}/dagRuns/{run_id}"
-    awaited(lambda: api.call("GET", run)["state"] in ("success", "failed"), within_s=300, every_s=1.0)
+def _returned(api: AirflowApi, dag_id: str, run_id: str, task_id: str) -> Any:
+    """What a task returned."""
+    path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
+    value = api.call("GET", path, deserialize=False)["value"]
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _state(api: AirflowApi, dag_id: str, run_id: str) -> str:
+    return str(api.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")["state"])
+
+
+def _await_run(api: AirflowApi, run_id: str) -> dict[str, TaskInstance]:
+    awaited(lambda: _state(api, DAG, run_id) in ENDED, within_s=300, every_s=1.0)
     return {task["task_id"]: task for task in api.task_instances(DAG, run_id)}

@@ -89,7 +89,7 @@ def test_a_no_is_told(server: Server, tmp_path: Path, capsys: pytest.CaptureFixt
     password.write_text("long enough as it is")
     arguments = ["--auth", str(auth), "--name", STEPS_USER, "--password-file", str(password)]
     assert mlflow_user.main(["--server", server.uri, *arguments]) == 1
-    assert f"MLflow at {server.uri} did not make the user {STEPS_USER}: 401" in capsys.readouterr().err
+    assert f"MLflow at {server.uri} did not create the user {STEPS_USER}: 401" in capsys.readouterr().err
     assert mlflow_user.main(["--server", "http://127.0.0.1:1", *arguments]) == 1
     assert "Connection refused" in capsys.readouterr().err
 

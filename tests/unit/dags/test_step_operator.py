@@ -22,7 +22,8 @@ def _operator(**arguments: Any) -> Any:
 
 def _context(**given: Any) -> dict[str, Any]:
     run = SimpleNamespace(run_type=given.pop("run_type", "scheduled"), run_id="r")
-    return {"dag_run": run, "logical_date": LOGICAL, "params": {}, **given}
+    interval = {"data_interval_start": LOGICAL, "data_interval_end": LOGICAL + datetime.timedelta(days=1)}
+    return {"dag_run": run, "logical_date": LOGICAL, "params": {}, **interval, **given}
 
 
 def _execute(
@@ -114,30 +115,37 @@ def test_settings_that_do_not_do_fail_with_their_name(
     assert type(caught.value).__name__ == "AirflowFailException"
 
 
-def test_days_passed_over_skip(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Exception, match=r"data\.days\.skip") as caught:
-        _execute(monkeypatch, "", zone="Asia/Shanghai", skip_days=["2022-04-25"])
-    assert type(caught.value).__name__ == "AirflowSkipException"
-
-
-def test_scheduled_days_after_the_data_skip_and_others_are_for_the_step_to_refuse(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    code = "import json; print(json.dumps({'digest': 'd', 'uri': 'u'}))"
-    with pytest.raises(Exception, match="data ends on 2022-04-01") as caught:
-        _execute(monkeypatch, code, last_day="2022-04-01")
-    assert type(caught.value).__name__ == "AirflowSkipException"
-    assert _execute(monkeypatch, code, _context(run_type="manual"), last_day="2022-04-01") == {
-        "digest": "d",
-        "uri": "u",
-    }
-
-
 def test_the_day_of_a_run() -> None:
     end = datetime.datetime(2022, 5, 1, 22, tzinfo=datetime.UTC)  # Monday the 2nd, 06:00 in Shanghai
-    weekly = _operator(zone="Asia/Shanghai", day="last")
+    weekly = _operator(zone="Asia/Shanghai", picks="last")
     assert _operator(zone="Asia/Shanghai").ds_of(_context()) == "2022-04-25"
     assert weekly.ds_of(_context(data_interval_end=end)) == "2022-05-01"
-    assert weekly.ds_of(_context(run_type="manual", data_interval_end=end)) == "2022-04-25"
     with pytest.raises(Exception, match="trigger it with the day as logical date"):
         weekly.ds_of(_context(logical_date=None))
+
+
+def _announced(monkeypatch: pytest.MonkeyPatch, try_number: int = 1, **result: Any) -> tuple[list[str], Any]:
+    """Names of the assets that get an event when the step ends with `result`, and the event's metadata."""
+    from dags.assets import asset_of
+
+    program = ProcessExecution([sys.executable, "-c", f"print({json.dumps(result)!r})"])
+    monkeypatch.setattr("dags.step_operator.execution_of", lambda environment: program)
+    asset, event = asset_of("shop", "champion"), SimpleNamespace(extra=None)
+    operator = _operator(outlets=[asset])
+    executed(operator, _context(ti=SimpleNamespace(try_number=try_number), outlet_events={asset: event}))
+    return [outlet.name for outlet in operator.outlets], event.extra
+
+
+def test_a_new_output_is_announced_with_day_digest_and_auc(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = {"version": 3, "auc": {"buy": 0.7}, "rows": 5}
+    names, metadata = _announced(monkeypatch, outcome="done", digest="ab", uri="/store/x", metrics=metrics)
+    assert names == ["shop.champion"]
+    assert metadata == {"ds": "2022-04-24", "digest": "ab", "uri": "/store/x", "version": 3, "auc.buy": 0.7}
+
+
+def test_an_output_that_was_there_is_announced_only_after_a_lost_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    again: dict[str, Any] = {"outcome": "already_done", "digest": "ab", "uri": "/store/x", "metrics": {}}
+    assert _announced(monkeypatch, **again) == ([], None)
+    names, metadata = _announced(monkeypatch, try_number=2, **again)
+    assert names == ["shop.champion"]
+    assert metadata["digest"] == "ab"

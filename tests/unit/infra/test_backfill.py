@@ -1,8 +1,8 @@
-"""Which runs are asked of Airflow, and how they are shown. Airflow is a stand-in here; tests/e2e has the real one."""
+"""Which runs Airflow is asked for, and how they are shown. Airflow is a double here; tests/e2e uses the real one."""
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from rich.console import Console
@@ -12,6 +12,9 @@ from feature_jobs.schema import load_scenario
 from infra.backfill import Backfill, failure_of
 from tasks.steps import DAILY
 from tests.small import days, write_small
+
+if TYPE_CHECKING:
+    from infra.airflow_api import AirflowApi
 
 
 class Airflow:
@@ -57,7 +60,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _backfill(airflow: Airflow, folder: Path, data: Path | None = None) -> Backfill:
     scenario = load_scenario(write_small(folder, num_days=3))
-    return Backfill(airflow, scenario, days(3), data)  # type: ignore[arg-type]
+    return Backfill(cast("AirflowApi", airflow), scenario, days(3), data)
 
 
 def test_missing_and_failed_days_are_asked_for(tmp_path: Path) -> None:
@@ -91,7 +94,7 @@ def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:
     assert len(airflow.asked) == 1
 
 
-def test_a_dag_that_airflow_refuses_is_told(tmp_path: Path) -> None:
+def test_a_dag_that_airflow_refuses_is_reported(tmp_path: Path) -> None:
     airflow = Airflow()
     airflow.problems = ["shop.yaml:3: data.pth: unknown key"]
     with pytest.raises(BadInputError, match=r"no DAG shop_daily: shop.yaml:3: data.pth"):
@@ -115,7 +118,7 @@ def test_the_reason_of_a_failure_comes_from_its_log(tmp_path: Path) -> None:
     tasks = _backfill(airflow, tmp_path).watch(Console(file=io.StringIO()))
     failed = next(task for task in tasks if task.state == "failed")
     reason, log = failure_of(failed, "shop_daily", tmp_path / "logs")
-    assert reason == "its log says nothing"
+    assert reason == "its log has no error message"
     log.parent.mkdir(parents=True)
     log.write_text('not json\n{"event": "x"}\n{"error_detail": [{"exc_value": "join ended with exit code 5: no"}]}\n')
     assert failure_of(failed, "shop_daily", tmp_path / "logs")[0] == "join ended with exit code 5: no"

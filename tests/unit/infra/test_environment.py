@@ -37,7 +37,7 @@ def test_a_second_call_does_nothing(project: Path) -> None:
     (binary / "python").symlink_to(sys.executable)
     version = f"Python {sys.version.split()[0]}\n"
     digest = hashlib.sha256(f"click==8.2.1\n[project]\n{version}".encode()).hexdigest()
-    (project / ".venv" / "made-from").write_text(digest + "\n")
+    (project / ".venv" / "installed-from").write_text(digest + "\n")
     done = _run(project)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

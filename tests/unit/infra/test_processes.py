@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.processes import TOKEN, Started, find, start, stop
+from infra.processes import MARK, Started, find, start, stop
 from tests.waiting import awaited, runs
 
 SLEEP = "import time; time.sleep(60)"
@@ -30,7 +30,7 @@ def test_children_in_other_sessions_end_too_and_strangers_live(tmp_path: Path) -
     )
     stranger = subprocess.Popen([sys.executable, "-c", SLEEP])
     try:
-        ours = start("server", [sys.executable, "-c", code], {**os.environ, TOKEN: token}, tmp_path / "log")
+        ours = start("server", [sys.executable, "-c", code], {**os.environ, MARK: token}, tmp_path / "log")
         [child] = _wait_for(pids)
         assert find(ours) is not None
         assert stop([ours], token) == 2
@@ -49,7 +49,7 @@ def test_orphans_are_found_by_their_token(tmp_path: Path) -> None:
         f"child = subprocess.Popen([sys.executable, '-c', {SLEEP!r}], start_new_session=True)\n"
         f"open({str(pids)!r}, 'w').write(f'{{child.pid}}\\n')"
     )
-    ours = start("server", [sys.executable, "-c", code], {**os.environ, TOKEN: token}, tmp_path / "log")
+    ours = start("server", [sys.executable, "-c", code], {**os.environ, MARK: token}, tmp_path / "log")
     [orphan] = _wait_for(pids)
     assert stop([ours], token) >= 1
     assert not runs(orphan)
@@ -74,7 +74,7 @@ def test_one_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
         f"open({str(ready)!r}, 'w').write('1\\n'); time.sleep(60)"
     )
-    ours = start("server", [sys.executable, "-c", code], {**os.environ, TOKEN: token}, tmp_path / "log")
+    ours = start("server", [sys.executable, "-c", code], {**os.environ, MARK: token}, tmp_path / "log")
     _wait_for(ready)
     stop([ours], token)
     assert not runs(ours.pid)

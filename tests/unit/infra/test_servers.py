@@ -1,5 +1,6 @@
 """Ports, files and settings of the local servers."""
 
+import json
 import socket
 import stat
 from pathlib import Path
@@ -45,3 +46,11 @@ def test_settings_of_another_airflow_are_not_inherited(monkeypatch: pytest.Monke
     seen = inherited()
     assert not {"AIRFLOW__CORE__DAGS_FOLDER", "RECLOOP_DATA"} & set(seen)
     assert seen["RECLOOP_ALERT_URL"] == "http://127.0.0.1/hook"
+
+
+def test_the_file_of_an_older_release_is_read(tmp_path: Path) -> None:
+    local = Local.new(tmp_path)
+    local.save()
+    file = tmp_path / "servers.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "log_port": 8793}))
+    assert Local.load(tmp_path) == local

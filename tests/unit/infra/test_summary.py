@@ -49,6 +49,6 @@ def test_the_demo_takes_the_first_days_and_passes_over_skipped_ones(scenario: Sc
 
 
 @pytest.mark.parametrize("num_days", [0, -1, 5])
-def test_more_days_than_there_are_is_told(scenario: Scenario, num_days: int) -> None:
+def test_more_days_than_there_are_is_an_error(scenario: Scenario, num_days: int) -> None:
     with pytest.raises(BadInputError, match=f"DAYS={num_days}: shop.yaml has 4 days, 2024-03-01 to 2024-03-04"):
         first_days(scenario, num_days)

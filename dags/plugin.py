@@ -1,0 +1,19 @@
+"""Registers our timetable with Airflow, which reads no other from its database.
+
+Airflow finds this class by the entry point `airflow.plugins` of the installed project (pyproject.toml).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from airflow.plugins_manager import AirflowPlugin
+
+from dags.timetable import DayTimetable
+
+
+class RecloopPlugin(AirflowPlugin):
+    """What this project adds to Airflow."""
+
+    name = "recloop"
+    timetables: ClassVar = [DayTimetable]

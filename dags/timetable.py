@@ -1,0 +1,109 @@
+"""When a scenario's DAGs run: one run for each day of the data, named by that day."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Collection
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+from airflow.timetables.base import DagRunInfo, DataInterval, TimeRestriction
+from airflow.timetables.interval import CronDataIntervalTimetable
+from airflow.utils.types import DagRunType
+from pendulum import DateTime, instance
+
+ONE_DAY = datetime.timedelta(days=1)
+Picks = Literal["first", "last"]
+
+
+def day_of(start: datetime.datetime, end: datetime.datetime, zone: str, picks: Picks) -> str:
+    """The day of the data that the run of an interval is about: its first day, or its last that is over at its end."""
+    moment = start if picks == "first" else end - ONE_DAY
+    return str(moment.astimezone(ZoneInfo(zone)).date())
+
+
+class DayTimetable(CronDataIntervalTimetable):
+    """A cron schedule that knows the days of a scenario's data.
+
+    A run starts after its day is over, so Airflow's usual id names the day after. Here the id names the run's own day,
+    in the scenario's time zone: `scheduled__2022-04-25`; see `day_of`. No run is created for days after `last`, or in
+    `skip`.
+    """
+
+    def __init__(
+        self,
+        cron: str,
+        zone: str,
+        *,
+        picks: Picks = "first",
+        last: str | None = None,
+        skip: Collection[str] = (),
+    ) -> None:
+        super().__init__(cron, ZoneInfo(zone))
+        self._zone = zone
+        self._picks = picks
+        self._last = last
+        self._skip = sorted(skip)
+
+    def serialize(self) -> dict[str, Any]:
+        """The arguments of the constructor, for Airflow's database."""
+        return {
+            "cron": self._expression,
+            "zone": self._zone,
+            "picks": self._picks,
+            "last": self._last,
+            "skip": self._skip,
+        }
+
+    @classmethod
+    def deserialize(cls, data: dict[str, Any]) -> DayTimetable:
+        """See `serialize`."""
+        return cls(**data)
+
+    def next_dagrun_info(
+        self, *, last_automated_data_interval: DataInterval | None, restriction: TimeRestriction
+    ) -> DagRunInfo | None:
+        """The next run; None where the data has ended."""
+        interval = last_automated_data_interval
+        while True:
+            info = super().next_dagrun_info(last_automated_data_interval=interval, restriction=restriction)
+            if info is None or info.data_interval is None:
+                return None
+            interval = info.data_interval
+            ds = day_of(interval.start, interval.end, self._zone, self._picks)
+            if self._last is not None and ds > self._last:
+                return None
+            if ds not in self._skip:
+                return _named_by(ds, info) if interval.end <= datetime.datetime.now(datetime.UTC) else info
+
+    def infer_manual_data_interval(self, *, run_after: DateTime) -> DataInterval:
+        """A run that a person triggers is about the day of its logical date, whole."""
+        day = run_after.astimezone(ZoneInfo(self._zone)).date()
+        start, end = (
+            instance(datetime.datetime.combine(date, datetime.time(), ZoneInfo(self._zone)))
+            for date in (day, day + ONE_DAY)
+        )
+        return DataInterval(start, end)
+
+    def generate_run_id(
+        self, *, run_type: DagRunType, run_after: DateTime, data_interval: DataInterval | None, **extra: Any
+    ) -> str:
+        """`scheduled__2022-04-25`, `manual__2022-04-25__STARTED`.
+
+        Airflow has at most one run of a logical date, so a scheduled one needs no more than the day. A backfill does
+        not ask: see `_named_by`.
+        """
+        if data_interval is None:
+            return str(super().generate_run_id(run_type=run_type, run_after=run_after, data_interval=None, **extra))
+        ds = day_of(data_interval.start, data_interval.end, self._zone, self._picks)
+        suffix = ds if run_type == DagRunType.SCHEDULED else f"{ds}__{run_after.isoformat()}"
+        return str(run_type.generate_run_id(suffix=suffix))
+
+
+def _named_by(ds: str, info: DagRunInfo) -> DagRunInfo:
+    """The run of a past day, which may start at once: `backfill__2022-04-25T00:00:00+00:00`.
+
+    Airflow takes a backfill's run ids, and the dates in its lists of runs, from `run_after` and from nothing else. For
+    a day that is over any past moment does, so this one says the day in the time zone that Airflow prints: UTC.
+    """
+    return info._replace(run_after=instance(datetime.datetime.fromisoformat(f"{ds}T00:00:00+00:00")))
