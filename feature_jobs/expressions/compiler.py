@@ -2,10 +2,15 @@
 
     rating >= 4        item.genres is None        'Drama' in item.genres and not user.age < 18
     hour(event_time)   bucket(video.duration, 5)  gender in ['F', 'M']   coalesce(age, 0) // 10
+    event_time - user.signed_up     item.published >= '2022-04-01'       bucket(event_time - state.since, 3600)
 
-Names are columns, `entity.column`, and `event_time` (microseconds since 1970 UTC). Null is SQL's: whatever touches a
-null is null, `and`/`or` are three-valued, and only `is None`, `== None` and `coalesce` see it. Where Python would fail,
-dividing by zero or taking the logarithm of -1, the result is null. `//` and `%` round down as Python's do.
+Names are columns, `entity.column`, and `event_time`. Null is SQL's: whatever touches a null is null, `and`/`or` are
+three-valued, and only `is None`, `== None` and `coalesce` see it. Where Python would fail, dividing by zero or taking
+the logarithm of -1, the result is null. `//` and `%` round down as Python's do.
+
+`event_time` and columns of type `time` are times, held as microseconds since 1970 UTC. The difference of two is a
+number of seconds; a time plus or minus seconds is a time. A time is compared with a time, or with a text such as
+'2022-04-01' or '2022-04-01T10:00:00+02:00' (without an offset: in the scenario's zone).
 
 Only the listed syntax and functions pass, and every name and value is quoted, so text of a scenario never becomes SQL.
 """
@@ -13,12 +18,14 @@ Only the listed syntax and functions pass, and every name and value is quoted, s
 from __future__ import annotations
 
 import ast
+import datetime
 import difflib
 import functools
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from feature_jobs.errors import BadInputError
 
@@ -46,7 +53,7 @@ FUNCTIONS: dict[str, Function] = {
     "coalesce": Function(2, None, "coalesce(a, b, ...): the first that is not null"),
     "length": Function(1, 1, "length(x): characters of a text, or values of a list"),
     "lower": Function(1, 1, "lower(x): text in small letters"),
-    "hour": Function(1, 1, "hour(t): 0..23 in the scenario's zone; t in microseconds, such as event_time"),
+    "hour": Function(1, 1, "hour(t): 0..23 in the scenario's zone; t is a time, such as event_time"),
     "weekday": Function(1, 1, "weekday(t): Monday 0 .. Sunday 6 in the scenario's zone; t as for hour"),
     "bucket": Function(2, 2, "bucket(x, width): number of the step that x falls into, floor(x / width)"),
 }
@@ -66,19 +73,25 @@ _FOREIGN = {"null": "None", "none": "None", "nan": "None", "nil": "None", "true"
 def columns_of(expression: str) -> set[str]:
     """Names that the expression reads: `rating`, `user.gender`, `event_time`.
 
-    Raises BadInputError where it is no valid expression.
+    Raises BadInputError where it is not a valid expression.
     """
     return set(_names(parse(expression)))
 
 
-def to_sql(expression: str, column_sql: Callable[[str], str], *, zone: str = "UTC") -> str:
+def to_sql(expression: str, column_sql: Callable[[str], str], *, zone: str = "UTC", times: Collection[str] = ()) -> str:
     """The expression as one DuckDB SQL expression, in parentheses where needed.
 
-    `column_sql` maps each name of `columns_of` to its (quoted) SQL. `zone` is that of `hour` and `weekday`.
-    Raises BadInputError where it is no valid expression.
+    `column_sql` maps each name of `columns_of` to its (quoted) SQL; `times` are the names of columns that are times,
+    besides `event_time`. `zone` is that of `hour`, `weekday` and texts that are compared with a time.
+    Raises BadInputError where it is not a valid expression.
     """
     tree = parse(expression)
-    return _Sql(expression, column_sql, zone).of(tree)
+    return _Sql(expression, column_sql, zone, {EVENT_TIME, *times}).of(tree)
+
+
+def is_time(expression: str, times: Collection[str]) -> bool:
+    """Whether the expression yields a time; `times` are the columns that are, besides `event_time`."""
+    return _Sql(expression, str, "UTC", {EVENT_TIME, *times}).is_time(parse(expression))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -245,7 +258,7 @@ def _check_call(text: str, node: ast.Call) -> None:
     if function is None:
         close = difflib.get_close_matches(name, FUNCTIONS, n=1)
         remedy = f"did you mean {close[0]}?" if close else f"functions: {', '.join(FUNCTIONS)}"
-        raise problem(text, node, f"{name} is no function", remedy)
+        raise problem(text, node, f"{name} is not a function", remedy)
     num = len(node.args)
     starred = any(isinstance(argument, ast.Starred) for argument in node.args)
     if node.keywords or starred or num < function.least or (function.most is not None and num > function.most):
@@ -264,10 +277,11 @@ def _is_none(node: ast.AST) -> bool:
 class _Sql:
     """Writes a checked tree as SQL."""
 
-    def __init__(self, expression: str, column_sql: Callable[[str], str], zone: str) -> None:
+    def __init__(self, expression: str, column_sql: Callable[[str], str], zone: str, times: Collection[str]) -> None:
         self.expression = expression
         self.column_sql = column_sql
         self.zone = zone
+        self.times = times
 
     def of(self, node: ast.expr) -> str:
         """SQL of one node; anything that has operators is in parentheses."""
@@ -299,6 +313,8 @@ class _Sql:
 
     def _arithmetic(self, node: ast.BinOp) -> str:
         left, right = self.of(node.left), self.of(node.right)
+        if isinstance(node.op, ast.Add | ast.Sub) and (self.is_time(node.left) or self.is_time(node.right)):
+            return self._time_arithmetic(node, left, right)
         match node.op:
             case ast.Add() | ast.Sub() | ast.Mult():
                 sign = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*"}[type(node.op)]
@@ -308,6 +324,28 @@ class _Sql:
         # DuckDB's % has the sign of the left side and its // rounds to zero; Python's round down.
         mod = f"((({left} % nullif({right}, 0)) + {right}) % nullif({right}, 0))"
         return mod if isinstance(node.op, ast.Mod) else f"round(({left} - {mod}) // nullif({right}, 0))"
+
+    def is_time(self, node: ast.expr) -> bool:
+        """Whether the value is a time; `feature_jobs.expressions.types` refuses what does not fit."""
+        match node:
+            case ast.Name() | ast.Attribute():
+                return column_name(node) in self.times
+            case ast.BinOp(op=ast.Add()):
+                return self.is_time(node.left) or self.is_time(node.right)
+            case ast.BinOp(op=ast.Sub()):
+                return self.is_time(node.left) and not self.is_time(node.right)
+            case ast.Call(func=ast.Name(id="min" | "max" | "coalesce")):
+                return any(self.is_time(argument) for argument in node.args)
+        return False
+
+    def _time_arithmetic(self, node: ast.BinOp, left: str, right: str) -> str:
+        """Times are added and subtracted as 128-bit integers, so that no microsecond is lost and none overflows."""
+        if isinstance(node.op, ast.Sub) and self.is_time(node.left) and self.is_time(node.right):
+            return f"(CAST(CAST({left} AS HUGEINT) - {right} AS DOUBLE) / 1000000)"
+        time, seconds = (left, right) if self.is_time(node.left) else (right, left)
+        sign = "-" if isinstance(node.op, ast.Sub) else "+"
+        us = f"TRY_CAST(round(CAST({seconds} AS DOUBLE) * 1000000) AS HUGEINT)"
+        return f"TRY_CAST(CAST({time} AS HUGEINT) {sign} {us} AS BIGINT)"
 
     def _compare(self, node: ast.Compare) -> str:
         sides = [node.left, *node.comparators]
@@ -325,7 +363,13 @@ class _Sql:
         if _is_none(left) or _is_none(right):
             word = "IS NULL" if isinstance(op, ast.Is | ast.Eq) else "IS NOT NULL"
             return f"({self.of(left if _is_none(right) else right)} {word})"
-        return f"({self.of(left)} {_COMPARE[type(op)]} {self.of(right)})"
+        return f"({self._side(left, right)} {_COMPARE[type(op)]} {self._side(right, left)})"
+
+    def _side(self, node: ast.expr, other: ast.expr) -> str:
+        """SQL of one side of a comparison; a text beside a time is a time."""
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and self.is_time(other):
+            return literal(time_of(self.expression, node, self.zone))
+        return self.of(node)
 
     def _call(self, name: str, arguments: list[str]) -> str:
         joined, first = ", ".join(arguments), arguments[0]
@@ -352,6 +396,21 @@ class _Sql:
         """SQL timestamp of microseconds since 1970 UTC, as a clock in the zone shows it."""
         utc = f"make_timestamp(CAST({time_us} AS BIGINT))"
         return utc if self.zone == "UTC" else f"timezone({literal(self.zone)}, timezone('UTC', {utc}))"
+
+
+def time_of(expression: str, node: ast.Constant, zone: str) -> int:
+    """A text such as '2022-04-01' as microseconds since 1970 UTC, read in `zone` where it has no offset.
+
+    Raises BadInputError where it is not a time.
+    """
+    try:
+        moment = datetime.datetime.fromisoformat(str(node.value).strip())
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=ZoneInfo(zone))
+        since_1970 = moment - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+    except (ValueError, OverflowError, ZoneInfoNotFoundError):
+        raise problem(expression, node, f"{node.value!r} is not a time", "write it as '2022-04-01T10:00:00'") from None
+    return since_1970 // datetime.timedelta(microseconds=1)
 
 
 def literal(value: object) -> str:

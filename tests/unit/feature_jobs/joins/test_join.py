@@ -355,19 +355,19 @@ def test_a_feature_of_its_own_rows_outcome_is_refused(tmp_path: Path, feature: d
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"features.x": {"kind": "id", "of": "group"}}, "'group' is no column; did you mean who.group?"),
+        ({"features.x": {"kind": "id", "of": "group"}}, "'group' is not a column; did you mean who.group?"),
         ({"features.x": {"kind": "id", "of": "who.grup"}}, "did you mean who.group?"),
-        ({"features.x": {"kind": "number", "of": "tag"}}, "features.x: values of type string are no numbers"),
+        ({"features.x": {"kind": "number", "of": "tag"}}, "features.x: values of type string are not numbers"),
         ({"features.x": {"kind": "number", "of": "tag + 1"}}, "features.x.of: 'tag + 1' cannot be computed"),
         ({"features.x": {"kind": "ids", "of": "item"}}, "ids needs a list column"),
         ({"features.x": {"kind": "id", "of": "who.seen"}}, "use kind: ids for lists"),
-        ({"features.x": {"kind": "id", "of": "item / 2"}}, "0.5 is no id; use bucket(x, width)"),
-        ({"features.x": {"kind": "count", "by": ["user"], "where": "tag"}}, "is no condition"),
+        ({"features.x": {"kind": "id", "of": "item / 2"}}, "0.5 is not an id; use bucket(x, width)"),
+        ({"features.x": {"kind": "count", "by": ["user"], "where": "tag"}}, "is not a condition"),
         ({"features.liked.of": "tag"}, "declare it as list[string]"),
         ({"features.liked.history": "who.sen"}, "did you mean who.seen?"),
         ({"labels.stars": "rating"}, "labels.stars: 'rating' is 3, not 0 or 1"),
         ({"labels.stars": "tag"}, "labels.stars: 'tag' is string, not true or false"),
-        ({"evaluate.segments.known": "nobody > 1"}, "'nobody' is no column"),
+        ({"evaluate.segments.known": "nobody > 1"}, "'nobody' is not a column"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:

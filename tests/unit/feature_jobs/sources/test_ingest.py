@@ -155,7 +155,7 @@ def test_undated_rows_are_measured_against_the_whole_file(tmp_path: Path) -> Non
     assert day(tmp_path, lines, STRICT)["undated"] == 1  # one of a hundred, though the day has but one row
     message = refusal(tmp_path / "more", [*lines, "1,1,3,", "1"], STRICT)
     assert "3 of the 102 rows have no readable time, 2.9%, allowed 1.0%" in message
-    assert "t: an empty cell is no time" in message and "line: fewer cells than the header (line 103" in message
+    assert "t: an empty cell is not a time" in message and "line: fewer cells than the header (line 103" in message
 
 
 def test_a_quote_that_never_closes_loses_nothing_silently(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_an_entity_with_time_is_known_until_the_days_end_only(tmp_path: Path) ->
     [
         ({"key": "usr"}, "'usr' is not in data.entities.user.columns; did you mean 'user'?"),
         ({"key": "age"}, "'age' is not in data.events.columns"),
-        ({"time": {"column": "age", "zone": "Mars/Base"}}, "'Mars/Base' is no time zone"),
+        ({"time": {"column": "age", "zone": "Mars/Base"}}, "'Mars/Base' is not a time zone"),
     ],
 )
 def test_an_entity_that_cannot_be_joined_is_refused(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
