@@ -69,7 +69,7 @@ class Settings:
             try:
                 number = float(value)
             except ValueError:
-                raise BadInputError(f"{place}: is no number; write one") from None
+                raise BadInputError(f"{place}: is not a number; write one") from None
             least = {"rows": 1, "users": 1, "items": 1}.get(name, 0)
             if not least <= number <= 1e9 or (known[name] is int and number != int(number)):
                 raise BadInputError(f"{place}: must be a {'whole ' * (known[name] is int)}number from {least} to 1e9")

@@ -180,7 +180,7 @@ def _check(text: str, node: ast.AST) -> None:
             _check_constant(text, node)
         case ast.Name():
             if right := _FOREIGN.get(node.id.lower()):
-                raise problem(text, node, f"{node.id} is no column", f"write {right}")
+                raise problem(text, node, f"{node.id} is not a column", f"write {right}")
         case ast.Attribute():
             if not isinstance(node.value, ast.Name):
                 raise problem(text, node, "a name of more than two parts", "write column or entity.column")

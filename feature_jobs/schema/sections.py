@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr
 
-from feature_jobs.schema.base import Day, Name, Positive, Section, Share
+from feature_jobs.schema.base import ClockTime, Day, Name, Positive, Section, Share
 from feature_jobs.schema.features import AnyFeature, EmbeddedFeature, Embedding
 
 
@@ -96,7 +96,7 @@ class Days(Section):
     last: Day | None = None
     warm_up_from: Day | None = None
     skip: tuple[Day, ...] = ()
-    day_starts: Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")] = "00:00"
+    day_starts: ClockTime = "00:00"
 
 
 class Data(Section):

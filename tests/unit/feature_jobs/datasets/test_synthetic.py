@@ -62,7 +62,7 @@ def test_second_call_finds_all_there_and_other_settings_are_refused(scenario: Sc
     ("options", "message"),
     [
         ({"row": 5}, "the generator has no such option; did you mean rows?"),
-        ({"rows": "many"}, "data.options.rows: 'many': is no number"),
+        ({"rows": "many"}, "data.options.rows: 'many': is not a number"),
         ({"rows": 0}, "must be a whole number from 1 to 1e9"),
         ({"seed": 1.5}, "must be a whole number"),
         ({"drift": "nan"}, "must be a number from 0"),

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_jobs.errors import BadInputError
-from feature_jobs.sources.ingest import ingest_day
 from feature_jobs.sources.files import files_of
+from feature_jobs.sources.ingest import ingest_day
 from feature_jobs.sources.source import sources_of
 from tests.unit.feature_jobs.small_source import DAY_S, HEADER, scenario_in, write_lines
 
