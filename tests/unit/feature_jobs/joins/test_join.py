@@ -439,14 +439,14 @@ def test_fault_7_age_since_a_snapshot(tmp_path: Path) -> None:
     }
     scenario = scenario_in(tmp_path, changes)
     start = DAY_S - 8 * 3600  # midnight in Shanghai
-    write_lines(tmp_path / "data/events.csv", ["user,item,rating,t", *(f"1,1,5,{start + s}" for s in (10, 50, 100))])
-    states = [f"1,{start + 10},1970-01-01T00:00:00", f"1,{start + 40},1970-01-01T01:00:00+02:00"]
+    write_lines(tmp_path / "data/events.csv", ["user,item,rating,t", *(f"1,1,5,{start + s}" for s in (10, 50, 200))])
+    states = [f"1,{start + 10},1970-01-01T00:00:00", f"1,{start + 60},1970-01-01T01:00:00+02:00"]
     write_lines(tmp_path / "data/state.csv", ["user,since,born", *states])
     ingest_day(scenario, "1970-01-02", tmp_path / "day")
     join_day(scenario, "1970-01-02", tmp_path / "day", {}, tmp_path / "out")
     samples = pq.read_table(tmp_path / "out/samples.parquet")
-    assert samples["age"].to_pylist() == [None, 40.0, 60.0]  # the snapshot of the very moment is not known yet
-    assert samples["born"].to_pylist() == [None, DAY_S + 50.0, start + 100 + 3600.0]
+    assert samples["age"].to_pylist() == [None, 40.0, 140.0]  # the snapshot of the very moment is not known yet
+    assert samples["born"].to_pylist() == [None, start + 50.0, start + 200 + 3600.0]
     assert samples["hour"].to_pylist() == [None, 0, 0]
     assert samples["recent"].to_pylist() == [None, 1, 0] and samples["old"].to_pylist() == [None, 1, 0]
 
