@@ -18,6 +18,7 @@ from feature_jobs.joins.trailing import NO_SOURCE, Index, Ints, Timeline, encode
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_window
 from feature_jobs.sources.casts import quote
+from feature_jobs.sources.retyped import refuse_retyped
 
 DAY_US = 86_400_000_000
 WHOLE = slice(None)
@@ -61,7 +62,7 @@ class EventLog:
         tables = []
         for ds in sorted(history):
             table = _load(history[ds], columns)
-            self._refuse_retyped(history[ds], ds, table.schema, day)
+            refuse_retyped(self.scenario, (self.ds, day), (ds, table.schema), history[ds] / "events.parquet")
             newest = pc.max(table["key.event_time"]).as_py()
             if newest is not None and newest >= begin:
                 raise BadInputError(
@@ -71,18 +72,6 @@ class EventLog:
             oldest = begin - self.scenario.join.lookback_days * DAY_US
             tables.append(table.filter(pc.field("key.event_time") >= oldest))
         return tables
-
-    def _refuse_retyped(self, folder: Path, ds: str, past: pa.Schema, day: pa.Schema) -> None:
-        """A column that is new is null in the past; one whose type changed has values that mean something else."""
-        for field in past:
-            wanted = day.field(field.name).type
-            if field.type != wanted:
-                raise BadInputError(
-                    f"{folder / 'events.parquet'}: column {field.name!r} was {field.type} on {ds} and is {wanted} on "
-                    f"{self.ds} ({self.scenario.file}: data.events.columns.{field.name}.type); give the new type a new "
-                    f"name, or ingest the older days again: recloop chain replay --scenario "
-                    f"{self.scenario.file.name} --from {self.scenario.data.days.first}"
-                )
 
     def column(self, name: str, rows: slice) -> pa.Array:
         """A column by its name in expressions, for some rows of the log. Raises BadInputError where there is none."""
