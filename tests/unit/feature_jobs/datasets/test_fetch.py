@@ -92,7 +92,7 @@ def test_a_registry_that_is_away_is_one_line(tmp_path: Path, monkeypatch: pytest
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadInputError, match=r"file/data: Not a directory; free the place"):
+    with pytest.raises(BadInputError, match=r"file/data: Not a directory; check space and permissions"):
         list(fetch(MOVIELENS, tmp_path / "file" / "data"))
 
 
@@ -194,7 +194,7 @@ def test_kuairand_archives_that_are_wrong_leave_nothing(tmp_path: Path) -> None:
         "holds 124 rows of the standard policy, not 1436609": lambda: archive(path),
         "lacks video_features_basic_pure.csv": lambda: archive(path, leave_out="video_features_basic_pure.csv"),
         "Conversion Error": lambda: archive(path, log=[LATE[0].replace("7001", "x")]),
-        "no readable archive": lambda: path.write_bytes(archive(path).read_bytes()[:500]),
+        "not a readable archive": lambda: path.write_bytes(archive(path).read_bytes()[:500]),
     }
     for message, make in cases.items():
         make()
