@@ -100,11 +100,12 @@ def _download(url: str, target: Path, folder: Path) -> None:
         raise RetryLaterError(f"{url}: received {target.stat().st_size} of {expected} bytes; {by_hand}")
 
 
-def _reason(error: Exception) -> str:
-    """What went wrong, without the addresses of objects that some of these messages hold."""
-    if isinstance(error, requests.HTTPError):
+def _reason(error: requests.RequestException) -> str:
+    """What went wrong, in the words of the server or the system: the message around them names internals only."""
+    if error.response is not None:
         return f"{error.response.status_code} {error.response.reason}"
-    return re.sub(r"<[^>]*>: |\(Caused by |[()]", "", str(error)).splitlines()[0][:200]
+    system = re.search(r"\[Errno [^'\")]*|[Tt]imed out[^'\")]*", str(error))
+    return system.group() if system else str(error)[:200]
 
 
 def convert(archive: Path, folder: Path, scratch: Path, num_rows: int = STANDARD_ROWS) -> None:

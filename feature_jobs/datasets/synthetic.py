@@ -59,7 +59,7 @@ class SyntheticOptions:
 
     @classmethod
     def of(cls, scenario: Scenario, options: Mapping[str, Any] | None = None) -> SyntheticOptions:
-        """SyntheticOptions of the scenario, with `options` over them. Raises BadInputError for one that can't be used."""
+        """Those of the scenario, with `options` over them. Raises BadInputError for one that can't be used."""
         known = {name: type(value) for name, value in asdict(cls()).items()}
         given: dict[str, Any] = {}
         for name, value in {**scenario.data.options, **(options or {})}.items():

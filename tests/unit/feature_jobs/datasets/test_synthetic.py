@@ -144,7 +144,8 @@ import sys
 from pathlib import Path
 from feature_jobs.schema import load_scenario
 from feature_jobs.datasets.synthetic import SyntheticOptions, write_day
-write_day(load_scenario("scenarios/synthetic.yaml"), SyntheticOptions(rows=int(sys.argv[1])), "2024-03-02", Path(sys.argv[2]))
+options = SyntheticOptions(rows=int(sys.argv[1]))
+write_day(load_scenario("scenarios/synthetic.yaml"), options, "2024-03-02", Path(sys.argv[2]))
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))  # ru_maxrss would begin with the parent's
 print(status["VmHWM"].split()[0])
 """
