@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 
-from feature_jobs.expressions.compiler import EVENT_TIME, column_name, parse, problem, time_of
+from feature_jobs.expressions.compiler import time_of
+from feature_jobs.expressions.parser import EVENT_TIME, column_name, parse, problem
 
 NUMBERS = ("int", "float")
 _KIND = {
