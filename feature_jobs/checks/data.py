@@ -17,7 +17,7 @@ from feature_jobs.expressions.compiler import columns_of, to_sql
 from feature_jobs.schema import Scenario, place_of
 from feature_jobs.schema.days import ONE_DAY, day_window
 from feature_jobs.sources.files import files_of
-from feature_jobs.sources.source import Source, sources_of
+from feature_jobs.sources.source import Source, sources_of, time_columns
 from feature_jobs.sources.tables import Reader, connect
 
 SAMPLE_ROWS = 100_000
@@ -179,7 +179,8 @@ class _Look:
         means: dict[str, float | None] = {}
         for task, expression in self.scenario.labels.items():
             if columns_of(expression) <= names.keys():
-                sql = to_sql(expression, names.__getitem__, zone=self.scenario.data.events.time.zone)
+                zone = self.scenario.data.events.time.zone
+                sql = to_sql(expression, names.__getitem__, zone=zone, times=time_columns(self.scenario))
                 query = f"SELECT avg(CAST(CAST({sql} AS BOOLEAN) AS INT)) FROM staged WHERE reason IS NULL"
                 mean = connection.execute(query).fetchall()[0][0]
                 means[task] = None if mean is None else round(mean, 6)

@@ -19,6 +19,7 @@ from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_window
 from feature_jobs.sources.casts import quote
 from feature_jobs.sources.retyped import refuse_retyped
+from feature_jobs.sources.source import time_columns
 
 DAY_US = 86_400_000_000
 WHOLE = slice(None)
@@ -178,15 +179,6 @@ class EventLog:
             parts = self.evaluate({f"{place}.by[{i}]": part for i, part in enumerate(by)}, WHOLE)
             self._indexes[by] = Index(self.timeline, encode_keys(list(parts.values())), self.today)
         return self._indexes[by]
-
-
-def time_columns(scenario: Scenario) -> set[str]:
-    """Names, as expressions write them, of the columns of type time."""
-    data = scenario.data
-    names = {name for name, column in data.events.columns.items() if column.type == "time"}
-    for entity_name, entity in data.entities.items():
-        names |= {f"{entity_name}.{name}" for name, column in entity.columns.items() if column.type == "time"}
-    return names
 
 
 def _load(folder: Path, columns: list[str]) -> pa.Table:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import EVENT_TIME, columns_of, is_time
-from feature_jobs.joins.event_log import WHOLE, EventLog, time_columns
+from feature_jobs.joins.event_log import WHOLE, EventLog
 from feature_jobs.joins.trailing import (
     NO_SOURCE,
     Bools,
@@ -41,6 +41,7 @@ from feature_jobs.schema import (
     TrailingFeature,
 )
 from feature_jobs.schema.days import check_day
+from feature_jobs.sources.source import time_columns
 from feature_jobs.sources.tables import write_parquet
 
 _SEPARATOR = chr(31)

@@ -64,6 +64,15 @@ def sources_of(scenario: Scenario) -> list[Source]:
     return [events, *entities]
 
 
+def time_columns(scenario: Scenario) -> set[str]:
+    """Names, as expressions write them, of the columns of type time."""
+    data = scenario.data
+    names = {name for name, column in data.events.columns.items() if column.type == "time"}
+    for entity_name, entity in data.entities.items():
+        names |= {f"{entity_name}.{name}" for name, column in entity.columns.items() if column.type == "time"}
+    return names
+
+
 def _check_declared(scenario: Scenario, source: Source, field: str, name: str) -> None:
     if name not in source.columns:
         hint = did_you_mean(name, source.columns)

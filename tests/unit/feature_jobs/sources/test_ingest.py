@@ -1,4 +1,4 @@
-"""A day of the source: what lands, what is quarantined, what is refused."""
+"""A day of the source: what is written, what is quarantined, what is refused."""
 
 from __future__ import annotations
 
@@ -212,13 +212,23 @@ def test_a_day_begins_at_midnight_of_its_zone(tmp_path: Path) -> None:
     assert [row["user"] for row in rows_of(tmp_path)] == list(range(16, 40))
 
 
-def test_all_days_together_are_the_source(tmp_path: Path) -> None:
+def test_fault_7_a_day_begins_where_the_scenario_says(tmp_path: Path) -> None:
+    changes = {"data.events.time.zone": "Asia/Shanghai", "data.days.day_starts": "07:00"}
+    day(tmp_path, [f"{h},1,3,{h * 3600}" for h in range(72)], changes)
+    assert [row["user"] for row in rows_of(tmp_path)] == list(range(24 - 8 + 7, 48 - 8 + 7))
+    assert "nearest days with events: 1970-01-02" in refusal(
+        tmp_path / "x", [f"1,1,3,{23 * 3600}"], changes, "1970-01-03"
+    )
+
+
+@pytest.mark.parametrize("day_starts", ["00:00", "02:30", "07:00"])
+def test_all_days_together_are_the_source(tmp_path: Path, day_starts: str) -> None:
     """No row is lost or doubled at the borders of days, across a change to summer time."""
     start = 701_000_000  # 1992-03-19; Berlin's clocks change on 03-29
-    lines = [f"{i},1,3,{start + i * 977}" for i in range(1200)]
+    lines = [f"{i},1,3,{start + i * 977}" for i in range(1300)]
     changes = {
         "data.events.time.zone": "Europe/Berlin",
-        "data.days": {"first": "1992-03-20", "last": "1992-03-31"},
+        "data.days": {"first": "1992-03-20", "last": "1992-03-31", "day_starts": day_starts},
     }
     scenario = scenario_in(tmp_path, changes)
     seen: list[int] = []
