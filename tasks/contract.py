@@ -76,7 +76,8 @@ class Step:
     `needs` is a config path without whose value the step has nothing to do. `variants` are config paths whose values
     name the output, so that a day can hold several: with other values the step is not done yet. `shows` says in text
     what a committed folder holds, for a person at a terminal. `after` is called by the command with the
-    scenario and the committed folder: what a step may not do itself, because it writes only its output.
+    scenario and the committed folder: what a step may not do itself, because it writes only its output. `before` is
+    called by the runner where the step is not done yet, and refuses what the step cannot see in its own inputs.
 
     `daily` steps make up the daily DAG. `on_no` says what a gate's no means to a scheduler: `fail` stops the day,
     `skip` ends the step without alarm. `registry` steps talk to MLflow while they run, the others to nobody;
@@ -99,6 +100,7 @@ class Step:
     needs: str | None = None
     variants: tuple[str, ...] = ()
     shows: Callable[[Path], str] | None = None
+    before: Callable[[DayConfig], None] | None = None
     after: Callable[[Scenario, Path], None] | None = None
     image: str = "step"
     resources: Resources = Resources()

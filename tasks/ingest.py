@@ -1,10 +1,21 @@
-"""Step `ingest`: one day of the source lands as typed, checked Parquet."""
+"""Step `ingest`: one day of the source becomes typed, checked Parquet."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from feature_jobs.schema.days import previous_day
 from tasks.contract import DayConfig, Metrics, Resources, step
+
+
+def refuse_retyped(config: DayConfig) -> None:
+    """Raises BadInputError where a column's type is not what it was when the day before was ingested."""
+    day_before = previous_day(config.scenario, config.ds)
+    past = config.store.find("ingest", day_before) if config.store and day_before else None
+    if past is not None and day_before is not None:
+        from feature_jobs.sources.retyped import refuse_retyped_events
+
+        refuse_retyped_events(config.scenario, config.ds, day_before, past.folder)
 
 
 @step(
@@ -13,13 +24,15 @@ from tasks.contract import DayConfig, Metrics, Resources, step
     config=("data", "ingest"),
     source=True,
     imports=("feature_jobs.sources.ingest",),
+    before=refuse_retyped,
     resources=Resources(cpus=2, memory_gib=4),
 )
 def ingest(config: DayConfig, *, events: Path) -> Metrics:
-    """Lands one day of the source as typed Parquet: exact duplicates dropped, malformed rows quarantined, all counted.
+    """Writes one day of the source as typed Parquet: exact duplicates dropped, malformed rows quarantined, all counted.
 
-    Refuses a day without events, an unreadable source, and more malformed rows than `ingest.max_quarantined_share`.
+    Refuses a day without events, an unreadable source, more malformed rows than `ingest.max_quarantined_share`,
+    integers that floats have rounded, and columns of another type than on the day before.
     """
     from feature_jobs.sources.ingest import ingest_day
 
-    return ingest_day(config.scenario, config.ds, events)
+    return {**ingest_day(config.scenario, config.ds, events)}

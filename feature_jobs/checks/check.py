@@ -106,6 +106,8 @@ def _check_column(problems: Problems, location: tuple[str, ...], column: Column,
     if column.separator is not None and not is_list:
         what = f"is of no use with type {column.type}"
         problems.say((*location, "separator"), column.separator, what, 'declare type: "list[string]"')
+    if column.type != "time" and {"unit", "date_format"} & column.model_fields_set:
+        problems.say(location, column.type, "unit and date_format are for columns of times", "declare type: time")
     element = column.type[5:-1] if is_list else column.type
     wanted = {"int": int, "string": str}.get(element)
     for value in column.values or ():
@@ -122,6 +124,11 @@ def _check_time(problems: Problems, location: tuple[str, ...], table: Table, tim
     where = (*location, "time", "column")
     if column is None:
         problems.say(where, time.column, "no such column", closest(time.column, table.columns))
+    elif column.type == "time":
+        if "unit" in time.model_fields_set:
+            what = f"{time.column} is of type time, whose unit belongs to the column"
+            remedy = f"move it to columns.{time.column}.unit"
+            problems.say((*location, "time", "unit"), time.unit, what, remedy)
     elif time.unit == "iso" and column.type != "string":
         problems.say(where, time.column, f"is of type {column.type}, unit iso reads text", "declare it as string")
     elif time.unit != "iso" and column.type not in ("int", "float"):

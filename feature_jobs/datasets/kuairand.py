@@ -3,16 +3,15 @@ what each user saw before them as history, users and videos."""
 
 from __future__ import annotations
 
-import http.client
+import re
 import tarfile
 import tempfile
-import urllib.error
-import urllib.request
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
+import requests
 
 from feature_jobs.errors import BadInputError, RetryLaterError
 from feature_jobs.expressions.compiler import literal
@@ -88,14 +87,25 @@ def bring(folder: Path, url: str = URL, num_rows: int = STANDARD_ROWS) -> Iterat
 def _download(url: str, target: Path, folder: Path) -> None:
     by_hand = f"try again, or put {ARCHIVE} into {folder} yourself"
     try:
-        with urllib.request.urlopen(url, timeout=60) as answer, target.open("wb") as file:  # noqa: S310 (our own URL)
-            while block := answer.read(1 << 20):
+        # A server that declared gzip as the encoding of the answer would have the archive unpacked on the way.
+        as_it_is = {"Accept-Encoding": "identity"}
+        with requests.get(url, headers=as_it_is, stream=True, timeout=60) as answer, target.open("wb") as file:
+            answer.raise_for_status()
+            for block in answer.iter_content(1 << 20):
                 file.write(block)
             expected = int(answer.headers.get("Content-Length") or file.tell())
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-        raise RetryLaterError(f"{url}: {getattr(error, 'reason', None) or error}; {by_hand}") from None
+    except requests.RequestException as error:
+        raise RetryLaterError(f"{url}: {_reason(error)}; {by_hand}") from None
     if target.stat().st_size != expected:
-        raise RetryLaterError(f"{url}: {target.stat().st_size} of {expected} bytes came; {by_hand}")
+        raise RetryLaterError(f"{url}: received {target.stat().st_size} of {expected} bytes; {by_hand}")
+
+
+def _reason(error: requests.RequestException) -> str:
+    """What went wrong, in the words of the server or the system: the message around them names internals only."""
+    if error.response is not None:
+        return f"{error.response.status_code} {error.response.reason}"
+    system = re.search(r"\[Errno [^'\")]*|[Tt]imed out[^'\")]*", str(error))
+    return system.group() if system else str(error)[:200]
 
 
 def convert(archive: Path, folder: Path, scratch: Path, num_rows: int = STANDARD_ROWS) -> None:
@@ -146,7 +156,7 @@ def _unpack(archive: Path, scratch: Path) -> None:
                             file.write(block)
                     wanted.discard(name)
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise BadInputError(f"{archive}: no readable archive ({error}); delete it and fetch again") from None
+        raise BadInputError(f"{archive}: not a readable archive ({error}); delete it and fetch again") from None
     if wanted:
         raise BadInputError(f"{archive}: lacks {', '.join(sorted(wanted))}; delete it and fetch again")
 

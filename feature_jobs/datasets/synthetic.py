@@ -43,7 +43,7 @@ _COUNTRIES = np.array(["BR", "CN", "DE", "FR", "ID", "IN", "JP", "MX", "NG", "US
 
 
 @dataclass(frozen=True)
-class Settings:
+class SyntheticOptions:
     """`data.options` of a synthetic scenario. `rows` a day; `new_users` and `new_items` join each day after the first;
     `drift` is the daily step of item quality, in units of the log odds."""
 
@@ -58,8 +58,8 @@ class Settings:
     seed: int = 7
 
     @classmethod
-    def of(cls, scenario: Scenario, options: Mapping[str, Any] | None = None) -> Settings:
-        """Settings of the scenario, with `options` over them. Raises BadInputError for one that can't be used."""
+    def of(cls, scenario: Scenario, options: Mapping[str, Any] | None = None) -> SyntheticOptions:
+        """Those of the scenario, with `options` over them. Raises BadInputError for one that can't be used."""
         known = {name: type(value) for name, value in asdict(cls()).items()}
         given: dict[str, Any] = {}
         for name, value in {**scenario.data.options, **(options or {})}.items():
@@ -69,7 +69,7 @@ class Settings:
             try:
                 number = float(value)
             except ValueError:
-                raise BadInputError(f"{place}: is no number; write one") from None
+                raise BadInputError(f"{place}: is not a number; write one") from None
             least = {"rows": 1, "users": 1, "items": 1}.get(name, 0)
             if not least <= number <= 1e9 or (known[name] is int and number != int(number)):
                 raise BadInputError(f"{place}: must be a {'whole ' * (known[name] is int)}number from {least} to 1e9")
@@ -102,7 +102,7 @@ def generate(scenario: Scenario, folder: Path, options: Mapping[str, Any] | None
 
     Raises BadInputError where the folder holds days of other settings, or the scenario has no last day.
     """
-    settings, days = Settings.of(scenario, options), scenario.data.days
+    settings, days = SyntheticOptions.of(scenario, options), scenario.data.days
     if days.last is None:
         raise BadInputError(f"{place_of(scenario.file, 'data', 'days')}: data.days.last: missing; say where to stop")
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +118,7 @@ def generate(scenario: Scenario, folder: Path, options: Mapping[str, Any] | None
         day += ONE_DAY
 
 
-def write_day(scenario: Scenario, settings: Settings, ds: str, folder: Path) -> None:
+def write_day(scenario: Scenario, settings: SyntheticOptions, ds: str, folder: Path) -> None:
     """Writes the files of one day, events last, each whole or not at all."""
     date, zero = parse_ds(ds), scenario.data.days.warm_up_from or scenario.data.days.first
     start_ms, end_ms = (day_start(scenario, str(day)) // 1000 for day in (date, date + ONE_DAY))
@@ -165,7 +165,7 @@ def _write(path: Path, tables: list[pa.Table] | Iterator[tuple[pa.Table, pa.Tabl
         part.replace(whole)
 
 
-def _random(settings: Settings, stream: str, day: int = 0, chunk: int = 0) -> np.random.Generator:
+def _random(settings: SyntheticOptions, stream: str, day: int = 0, chunk: int = 0) -> np.random.Generator:
     counter = [0, chunk, day, _STREAMS.index(stream)]
     return np.random.Generator(np.random.Philox(key=settings.seed, counter=counter))
 
@@ -174,7 +174,7 @@ def _num_at(first: int, new: int, day: int) -> int:
     return first + new * day
 
 
-def _world(settings: Settings, day: int) -> _World:
+def _world(settings: SyntheticOptions, day: int) -> _World:
     num_users = _num_at(settings.users, settings.new_users, day)
     num_items = _num_at(settings.items, settings.new_items, day)
     age_U, country_U = _user_traits(settings, num_users)
@@ -191,13 +191,13 @@ def _world(settings: Settings, day: int) -> _World:
     return _World(bias_U.astype(np.float32), 0.4 * bias_taste[:, 1:], quality_I, latent_IL)
 
 
-def _user_traits(settings: Settings, num: int) -> tuple[Ints, Ints]:
+def _user_traits(settings: SyntheticOptions, num: int) -> tuple[Ints, Ints]:
     """Age and country number of users 0..num-1; the same for a user whatever `num`."""
     traits_U2 = _random(settings, "users").random((num, 2))
     return (18 + 62 * traits_U2[:, 0] ** 1.5).astype(np.int64), (10 * traits_U2[:, 1]).astype(np.int64)
 
 
-def _item_traits(settings: Settings, num: int) -> tuple[Ints, Ints, npt.NDArray[Any], Ints]:
+def _item_traits(settings: SyntheticOptions, num: int) -> tuple[Ints, Ints, npt.NDArray[Any], Ints]:
     """Category, publisher, price and three tags of items 0..num-1; the same for an item whatever `num`."""
     traits = _random(settings, "items").random((num, 6))
     category = (_NUM_CATEGORIES * traits[:, 0] ** 2).astype(np.int64)
@@ -211,14 +211,14 @@ def _newcomers(first: int, new: int, day: int) -> slice:
     return slice(0, first) if day == 0 else slice(_num_at(first, new, day - 1), _num_at(first, new, day))
 
 
-def _new_users(settings: Settings, day: int) -> pa.Table:
+def _new_users(settings: SyntheticOptions, day: int) -> pa.Table:
     rows = _newcomers(settings.users, settings.new_users, day)
     age, country = _user_traits(settings, rows.stop)
     ids = np.arange(rows.start, rows.stop)
     return pa.table({"user_id": ids, "age": age[rows], "country": _COUNTRIES[country[rows]]})
 
 
-def _new_items(settings: Settings, day: int) -> pa.Table:
+def _new_items(settings: SyntheticOptions, day: int) -> pa.Table:
     rows = _newcomers(settings.items, settings.new_items, day)
     category, publisher, price, tags = _item_traits(settings, rows.stop)
     lists = pa.FixedSizeListArray.from_arrays(tags[rows].reshape(-1), 3).cast(pa.list_(pa.int64()))
@@ -258,7 +258,7 @@ def _coprime(num: int) -> int:
     return stride
 
 
-def _chunks(settings: Settings, world: _World, day: _Day) -> Iterator[tuple[pa.Table, pa.Table]]:
+def _chunks(settings: SyntheticOptions, world: _World, day: _Day) -> Iterator[tuple[pa.Table, pa.Table]]:
     """The day's rows in order of time, with the probabilities that they were drawn from."""
     cumulated = np.concatenate([[0.0], np.cumsum(_HOURS)]) / _HOURS.sum()
     for chunk, start in enumerate(range(0, settings.rows, CHUNK_ROWS)):

@@ -5,15 +5,23 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 
-from feature_jobs.expressions.compiler import EVENT_TIME, column_name, parse, problem
+from feature_jobs.expressions.compiler import time_of
+from feature_jobs.expressions.parser import EVENT_TIME, column_name, parse, problem
 
 NUMBERS = ("int", "float")
-_KIND = {"int": "a number", "float": "a number", "string": "text", "bool": "a yes/no value", "null": "nothing"}
+_KIND = {
+    "int": "a number",
+    "float": "a number",
+    "string": "text",
+    "bool": "a yes/no value",
+    "time": "a time",
+    "null": "nothing",
+}
 _RESULT = {"log1p": "float", "floor": "int", "bucket": "int", "hour": "int", "weekday": "int"}
 
 
 def type_of(expression: str, column_type: Callable[[str], str]) -> str:
-    """`int`, `float`, `string`, `bool`, `list[int]`, `list[string]`, or `null` where it is None alone.
+    """`int`, `float`, `string`, `bool`, `time`, `list[int]`, `list[string]`, or `null` where it is None alone.
 
     `column_type` gives the type of each name of `columns_of`, except `event_time`. Raises BadInputError where an
     operator or a function does not fit what it is given.
@@ -36,7 +44,7 @@ class _Types:
         match node:
             case ast.Name() | ast.Attribute():
                 name = column_name(node) or ""
-                kind = "int" if name == EVENT_TIME else self.column_type(name)
+                kind = "time" if name == EVENT_TIME else self.column_type(name)
             case ast.Constant(value=value):
                 kind = {bool: "bool", int: "int", float: "float", str: "string"}.get(type(value), "null")
             case ast.BoolOp(values=parts):
@@ -46,24 +54,49 @@ class _Types:
                 self._condition(operand)
             case ast.UnaryOp(operand=operand):
                 kind = self._number(operand, "-")
-            case ast.BinOp(left=left, right=right, op=op):
-                kinds = (self._number(left, "arithmetic"), self._number(right, "arithmetic"))
-                kind = "float" if "float" in kinds or isinstance(op, ast.Div) else "int"
+            case ast.BinOp():
+                kind = self._arithmetic(node)
             case ast.Compare():
                 self._compare(node)
             case ast.Call(func=ast.Name(id=name)):
                 kind = self._call(name, node.args)
         return kind
 
+    def _arithmetic(self, node: ast.BinOp) -> str:
+        kinds = (self.of(node.left), self.of(node.right))
+        match node.op, kinds:
+            case ast.Sub(), ("time", "time"):
+                return "float"
+            case ast.Add(), ("time", "time"):
+                raise problem(
+                    self.expression, node, "a time is added to a time", "write - for the seconds between them"
+                )
+            case ast.Add(), ("time", _):
+                self._number(node.right, "a time plus")
+                return "time"
+            case ast.Add(), (_, "time"):
+                self._number(node.left, "a time plus")
+                return "time"
+            case ast.Sub(), ("time", _):
+                self._number(node.right, "a time minus")
+                return "time"
+        kinds = (self._number(node.left, "arithmetic"), self._number(node.right, "arithmetic"))
+        return "float" if "float" in kinds or isinstance(node.op, ast.Div) else "int"
+
     def _condition(self, node: ast.expr) -> None:
         kind = self.of(node)
         if kind not in ("bool", "null", *NUMBERS):
-            raise problem(self.expression, node, f"{_kind(kind)} is no condition", "compare it: == '...', is not None")
+            raise problem(
+                self.expression, node, f"{_kind(kind)} is not a condition", "compare it: == '...', is not None"
+            )
 
     def _number(self, node: ast.expr, what: str) -> str:
         kind = self.of(node)
         if kind not in ("null", *NUMBERS):
-            remedy = "combine conditions with and, or" if kind == "bool" else "use a column of numbers"
+            remedy = {
+                "bool": "combine conditions with and, or",
+                "time": "subtract another time from it, which gives seconds, or take hour(t) or weekday(t)",
+            }.get(kind, "use a column of numbers")
             raise problem(self.expression, node, f"{what} with {_kind(kind)}", remedy)
         return kind
 
@@ -80,8 +113,16 @@ class _Types:
             elif isinstance(op, ast.In | ast.NotIn):
                 self._member(left, right)
             else:
-                self._same(left, right)
+                self._compared(left, right)
             left = right
+
+    def _compared(self, left: ast.expr, right: ast.expr) -> None:
+        """Two sides of a comparison; a text beside a time must be one."""
+        for node, other in ((left, right), (right, left)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and self.of(other) == "time":
+                time_of(self.expression, node, "UTC")  # whatever the zone, it reads or does not
+                return
+        self._same(left, right)
 
     def _same(self, left: ast.expr, right: ast.expr) -> str:
         """Common type of two sides that are compared or chosen between."""
@@ -93,8 +134,10 @@ class _Types:
             return kinds[0] if kinds[1] == "null" else kinds[1]
         if any(kind.startswith("list") for kind in kinds):
             raise problem(self.expression, left, "a list is compared", "write value in list_column, or length(list)")
-        if ("string" in kinds) and kinds[0] != kinds[1]:
-            what = f"{_kind(kinds[0])} is compared with {_kind(kinds[1])}"
+        what = f"{_kind(kinds[0])} is compared with {_kind(kinds[1])}"
+        if "time" in kinds and kinds[0] != kinds[1]:
+            raise problem(self.expression, right, what, "compare it with a time, or a text such as '2022-04-01'")
+        if "string" in kinds and kinds[0] != kinds[1]:
             raise problem(self.expression, right, what, "texts stand in quotes, numbers without; or change the type")
         return "float" if "float" in kinds else kinds[0]
 
@@ -110,15 +153,17 @@ class _Types:
     def _call(self, name: str, arguments: list[ast.expr]) -> str:
         kind = _RESULT.get(name, "int")
         if name == "length":
-            if (given := self.of(arguments[0])) in ("bool", *NUMBERS):
+            if (given := self.of(arguments[0])) in ("bool", "time", *NUMBERS):
                 raise problem(self.expression, arguments[0], f"length of {_kind(given)}", "give it a text or a list")
         elif name == "lower":
             self._text(arguments[0], "lower")
             kind = "string"
-        elif name == "coalesce":
+        elif name == "coalesce" or (name in ("min", "max") and "time" in map(self.of, arguments)):
             kind = self.of(arguments[0])
             for argument in arguments[1:]:
                 kind = self._common(kind, arguments[0], argument)
+        elif name in ("hour", "weekday") and self.of(arguments[0]) == "time":
+            kind = "int"
         else:
             kinds = [self._number(argument, name) for argument in arguments]
             if name not in _RESULT:

@@ -18,6 +18,8 @@ from feature_jobs.joins.trailing import NO_SOURCE, Index, Ints, Timeline, encode
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_window
 from feature_jobs.sources.casts import quote
+from feature_jobs.sources.retyped import refuse_retyped
+from feature_jobs.sources.source import time_columns
 
 DAY_US = 86_400_000_000
 WHOLE = slice(None)
@@ -38,7 +40,7 @@ class EventLog:
         wanted = {data.user, data.item, *(entity.key for entity in data.entities.values()), *names}
         columns = [name for name in data.events.columns if name in wanted]
         day = _load(events, [*columns, "key.event_row"])
-        self._events = pa.concat_tables([*self._past(history, columns), day], promote_options="default")
+        self._events = pa.concat_tables([*self._past(history, columns, day.schema), day], promote_options="default")
         self._events = self._events.combine_chunks()
         self.times: Ints = np.asarray(self._events["key.event_time"])
         if (np.diff(self.times) < 0).any():
@@ -53,13 +55,15 @@ class EventLog:
         self._entity_rows: dict[str, Ints] = {}
         self._indexes: dict[tuple[str, ...], Index] = {}
         self._database = duckdb.connect(config={"threads": 2})
+        self._times = time_columns(scenario)
 
-    def _past(self, history: Mapping[str, Path], columns: list[str]) -> list[pa.Table]:
-        """Past days, oldest first, within the lookback."""
+    def _past(self, history: Mapping[str, Path], columns: list[str], day: pa.Schema) -> list[pa.Table]:
+        """Past days, oldest first, within the lookback, with the types of `day`."""
         begin = day_window(self.scenario, self.ds)[0]
         tables = []
         for ds in sorted(history):
             table = _load(history[ds], columns)
+            refuse_retyped(self.scenario, (self.ds, day), (ds, table.schema), history[ds] / "events.parquet")
             newest = pc.max(table["key.event_time"]).as_py()
             if newest is not None and newest >= begin:
                 raise BadInputError(
@@ -94,7 +98,7 @@ class EventLog:
         close = difflib.get_close_matches(name, known, n=1)
         full = next((k for k in known if close and k.endswith(f".{close[0]}")), close[0] if close else None)
         hint = f"did you mean {full}?" if full else "name a column of events, or entity.column"
-        raise BadInputError(f"{self.scenario.file}: {name!r} is no column; {hint}")
+        raise BadInputError(f"{self.scenario.file}: {name!r} is not a column; {hint}")
 
     def entity_rows(self, name: str) -> Ints:
         """The entity's row that each event of the log may see, -1 for none; with time, the newest strictly before."""
@@ -149,7 +153,7 @@ class EventLog:
         }
         own = {name: quote(f"v{i}") for i, name in enumerate(names)}
         zone = self.scenario.data.events.time.zone
-        sql = {place: to_sql(e, own.__getitem__, zone=zone) for place, e in expressions.items()}
+        sql = {place: to_sql(e, own.__getitem__, zone=zone, times=self._times) for place, e in expressions.items()}
         self._database.register("log", pa.table(columns))
         try:
             return _select(self._database, sql)
@@ -160,7 +164,7 @@ class EventLog:
                 except duckdb.Error as error:
                     what = str(error).splitlines()[0]
                     raise BadInputError(
-                        f"{self.scenario.file}: {place}: {expression!r} cannot be computed ({what}); mend it"
+                        f"{self.scenario.file}: {place}: {expression!r} cannot be computed ({what}); correct it"
                     ) from None
             raise
         finally:
@@ -178,6 +182,9 @@ class EventLog:
 
 
 def _load(folder: Path, columns: list[str]) -> pa.Table:
+    """The columns that the day has; a day that was ingested before a column was declared lacks it."""
+    present = pq.read_schema(folder / "events.parquet").names
+    columns = [name for name in columns if name in present]
     return pq.read_table(folder / "events.parquet", columns=[*columns, "key.event_time"])
 
 

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_jobs.errors import BadInputError
-from feature_jobs.expressions.compiler import EVENT_TIME, columns_of
-from feature_jobs.joins.event_log import DAY_US, WHOLE, EventLog
+from feature_jobs.expressions.compiler import EVENT_TIME, columns_of, is_time
+from feature_jobs.joins.event_log import WHOLE, EventLog
 from feature_jobs.joins.trailing import (
     NO_SOURCE,
     Bools,
@@ -38,8 +38,10 @@ from feature_jobs.schema import (
     RecencyFeature,
     Scenario,
     SequenceFeature,
+    TrailingFeature,
 )
 from feature_jobs.schema.days import check_day
+from feature_jobs.sources.source import time_columns
 from feature_jobs.sources.tables import write_parquet
 
 _SEPARATOR = chr(31)
@@ -56,6 +58,7 @@ def join_day(scenario: Scenario, ds: str, events: Path, history: Mapping[str, Pa
     """
     check_day(scenario, ds)
     refuse_outcomes(scenario)
+    _refuse_bare_times(scenario)
     log = EventLog(scenario, ds, events, history, set().union(*map(columns_of, _all_expressions(scenario))))
     columns = _same_row(log, {name: f for name, f in scenario.features.items() if isinstance(f, SameRow)})
     trailing, source_times, delays = _all_trailing(log)
@@ -101,6 +104,19 @@ def refuse_outcomes(scenario: Scenario) -> None:
                 raise BadInputError(
                     f"{scenario.file}: features.{name}.{field}: {bad[0]} is an outcome, known only after the event; "
                     f"use it in a trailing feature (count, rate, recency, sequence), or drop {name}"
+                )
+
+
+def _refuse_bare_times(scenario: Scenario) -> None:
+    """A time alone would be a number of microseconds that grows from day to day; only its distance to another says
+    something of a row."""
+    times = time_columns(scenario)
+    for name, feature in scenario.features.items():
+        for field, expression in _same_row_expressions(name, feature):
+            if is_time(expression, times):
+                raise BadInputError(
+                    f"{scenario.file}: features.{name}.{field}: {expression!r} is a time, neither a number nor an id; "
+                    f"write the seconds between two times, as in event_time - t, or hour(t)"
                 )
 
 
@@ -166,10 +182,16 @@ def _ids(values: pa.Array, place: str) -> pa.Array:
     if pa.types.is_floating(values.type):
         finite = values.filter(pc.is_finite(values))
         fractions = finite.filter(pc.not_equal(pc.floor(finite), finite))
-        if not len(fractions):
-            return pc.if_else(pc.is_finite(values), values, None).cast(pa.int64(), safe=False)
-        raise BadInputError(f"{place}: {fractions[0].as_py()} is no id; use bucket(x, width), or kind: number")
-    raise BadInputError(f"{place}: values of type {values.type} are no ids; use kind: ids for lists")
+        if len(fractions):
+            raise BadInputError(f"{place}: {fractions[0].as_py()} is not an id; use bucket(x, width), or kind: number")
+        merged = finite.filter(pc.greater_equal(pc.abs(finite), float(2**53)))
+        if len(merged):
+            raise BadInputError(
+                f"{place}: {merged[0].as_py():.0f} is a float too large to be exact: other ids may have been "
+                f"rounded to it; compute it from integers only"
+            )
+        return pc.if_else(pc.is_finite(values), values, None).cast(pa.int64(), safe=False)
+    raise BadInputError(f"{place}: values of type {values.type} are not ids; use kind: ids for lists")
 
 
 def _id_lists(values: pa.Array, place: str) -> pa.Array:
@@ -190,7 +212,7 @@ def _cross(parts: list[pa.Array], place: str) -> pa.Array:
 def _numbers(values: pa.Array, place: str) -> pa.Array:
     """float64; null where missing, NaN or infinite."""
     if not _is_numeric(values):
-        raise BadInputError(f"{place}: values of type {values.type} are no numbers; use kind: id or ids")
+        raise BadInputError(f"{place}: values of type {values.type} are not numbers; use kind: id or ids")
     whole = values.cast(pa.int64()) if pa.types.is_boolean(values.type) else values
     numbers = whole.cast(pa.float64(), safe=False)
     return pc.if_else(pc.is_finite(numbers), numbers, pa.scalar(None, pa.float64()))
@@ -204,7 +226,7 @@ def _is_numeric(values: pa.Array) -> bool:
 def _condition(values: pa.Array, place: str) -> Bools:
     """True where the value holds; null does not."""
     if not _is_numeric(values):
-        raise BadInputError(f"{place}: {values.type} is no condition; compare it, as in x == 'a'")
+        raise BadInputError(f"{place}: {values.type} is not a condition; compare it, as in x == 'a'")
     held: Bools = np.asarray(values.cast(pa.bool_()).fill_null(False))
     return held
 
@@ -227,9 +249,13 @@ def _all_trailing(log: EventLog) -> tuple[dict[str, pa.Array], dict[str, Ints], 
 
 def _bounds(scenario: Scenario, feature: Trailing, expressions: Iterable[str]) -> Bounds:
     """How far back the feature looks, and how fresh what it looks at may be."""
-    days = min(getattr(feature, "window_days", None) or scenario.join.lookback_days, scenario.join.lookback_days)
+    lookback_s = scenario.join.lookback_days * 86_400
+    window_s = feature.window_s if isinstance(feature, TrailingFeature) else None
     is_outcome = not outcome_columns(scenario).isdisjoint(set().union(*map(columns_of, expressions)))
-    return Bounds(days * DAY_US, scenario.join.label_delay_s * 1_000_000 if is_outcome else 0)
+    return Bounds(
+        min(window_s or lookback_s, lookback_s) * 1_000_000,
+        scenario.join.label_delay_s * 1_000_000 if is_outcome else 0,
+    )
 
 
 def _trailing(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -49,9 +50,9 @@ class Timeline:
         self.unique = times_N[new]
         self.size = len(self.unique) + 1
 
-    def rank_of(self, times: Ints, side: str) -> Ints:
+    def rank_of(self, times: Ints, side: Literal["left", "right"]) -> Ints:
         """How many distinct times of the log lie before (`left`), or before or at (`right`), each time."""
-        found: Ints = np.searchsorted(self.unique, times, side=side)  # type: ignore[call-overload]
+        found: Ints = np.searchsorted(self.unique, times, side=side)
         return found
 
 

@@ -16,7 +16,7 @@ def parse_ds(ds: str) -> datetime.date:
     try:
         return datetime.date.fromisoformat(ds)
     except ValueError:
-        raise BadInputError(f"--ds {ds!r} is no day; write it as 2022-04-25") from None
+        raise BadInputError(f"--ds {ds!r} is not a day; write it as 2022-04-25") from None
 
 
 def check_day(scenario: Scenario, ds: str) -> None:
@@ -58,24 +58,45 @@ def day_range(scenario: Scenario, first: str, last: str) -> list[str]:
 def day_window(scenario: Scenario, ds: str) -> tuple[int, int]:
     """Event-time range [start, end) of the day's partition, in microseconds since 1970 UTC.
 
-    The first day's partition begins at `warm_up_from`. A day begins at midnight in the zone of the event time.
+    The first day's partition begins at `warm_up_from`. A day begins at `data.days.day_starts` in the events' zone.
     """
     day, days = parse_ds(ds), scenario.data.days
     begin = days.warm_up_from if day == days.first and days.warm_up_from else day
-    return _midnight_us(scenario, begin), _midnight_us(scenario, day + ONE_DAY)
+    return _start_us(scenario, begin), _start_us(scenario, day + ONE_DAY)
 
 
 def day_start(scenario: Scenario, ds: str) -> int:
-    """Midnight that begins `ds`, in microseconds since 1970 UTC."""
-    return _midnight_us(scenario, parse_ds(ds))
+    """The moment at which `ds` begins, in microseconds since 1970 UTC."""
+    return _start_us(scenario, parse_ds(ds))
 
 
-def _midnight_us(scenario: Scenario, day: datetime.date) -> int:
+def day_of(scenario: Scenario, time_us: int) -> str | None:
+    """The day in which a moment lies; None for one before the year 2 or after 9998."""
+    try:
+        moment = datetime.datetime.fromtimestamp(time_us // 1_000_000, _zone(scenario))
+    except (ValueError, OverflowError, OSError):
+        return None
+    day = moment.date()
+    if not 1 < day.year < 9998:
+        return None
+    # The clock alone does not decide: an hour that it shows twice may lie on both sides of the day's start.
+    if time_us < _start_us(scenario, day):
+        day -= ONE_DAY
+    elif time_us >= _start_us(scenario, day + ONE_DAY):
+        day += ONE_DAY
+    return str(day)
+
+
+def _start_us(scenario: Scenario, day: datetime.date) -> int:
+    begins = datetime.time.fromisoformat(scenario.data.days.day_starts)
+    return int(datetime.datetime.combine(day, begins, tzinfo=_zone(scenario)).timestamp()) * 1_000_000
+
+
+def _zone(scenario: Scenario) -> ZoneInfo:
     zone = scenario.data.events.time.zone
     try:
-        midnight = datetime.datetime.combine(day, datetime.time(), tzinfo=ZoneInfo(zone))
+        return ZoneInfo(zone)
     except (ZoneInfoNotFoundError, ValueError):
         raise BadInputError(
-            f"{scenario.file}: data.events.time.zone: {zone!r} is no time zone; write a name such as Asia/Shanghai"
+            f"{scenario.file}: data.events.time.zone: {zone!r} is not a time zone; write a name such as Asia/Shanghai"
         ) from None
-    return int(midnight.timestamp()) * 1_000_000

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from feature_jobs.schema.base import Positive, Section
 
@@ -66,12 +66,29 @@ class NumberFeature(Feature):
 
 
 class TrailingFeature(Feature):
-    """Over the earlier events with the same `by` (columns or `entity.column`), within `window_days`, `where` holds."""
+    """Over the earlier events with the same `by` (columns or `entity.column`) for which `where` holds: those of the
+    last `window_days` or `window_hours`, at most one of which is given; default: of `join.lookback_days`."""
 
     by: tuple[str, ...] = Field(min_length=1)
     where: str | None = None
     window_days: Positive | None = None
+    window_hours: Positive | None = None
     buckets: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _one_window(self) -> Self:
+        if self.window_days is not None and self.window_hours is not None:
+            raise ValueError(
+                f"window_days ({self.window_days}) and window_hours ({self.window_hours}) are both given; remove one"
+            )
+        return self
+
+    @property
+    def window_s(self) -> int | None:
+        """The window in seconds; None: `join.lookback_days`."""
+        if self.window_hours is not None:
+            return self.window_hours * 3600
+        return None if self.window_days is None else self.window_days * 86_400
 
 
 class CountFeature(TrailingFeature):
@@ -81,7 +98,8 @@ class CountFeature(TrailingFeature):
 
 
 class RateFeature(TrailingFeature):
-    """Share of earlier events for which `of` holds, drawn to `prior` as if `prior_weight` events had that rate."""
+    """Share of earlier events for which `of` holds, smoothed towards `prior` as if `prior_weight` more events had that
+    rate."""
 
     kind: Literal["rate"]
     of: str

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr
 
-from feature_jobs.schema.base import Day, Name, Positive, Section, Share
+from feature_jobs.schema.base import ClockTime, Day, Name, Positive, Section, Share
 from feature_jobs.schema.features import AnyFeature, EmbeddedFeature, Embedding
 
 
@@ -20,23 +20,31 @@ class Column(Section):
 
     `source` is the name in the file where it differs. `separator` splits a text cell into a list. `values` lists what
     may occur; anything else is quarantined with a reason, as are values outside `min`..`max` and cells that do not
-    read as `type`. Empty cells are null; `required` columns quarantine the row instead.
+    read as `type`. Empty cells and NaN are null; `required` columns quarantine the row instead. Files of some days may
+    lack an `optional` column, which is then null; any other missing column refuses the day.
+
+    A `time` is a moment: a Parquet timestamp or date, a number in `unit`, or text in ISO 8601 (2022-04-25T10:00:00) or
+    in `date_format` (strptime's, "%d/%m/%Y %H:%M"). Where it has no offset, it is read in the zone of the table's time
+    (of the events' where the table has none). In expressions a difference of two times is a number of seconds.
     """
 
-    type: Literal["int", "float", "string", "bool", "list[int]", "list[string]"]
+    type: Literal["int", "float", "string", "bool", "list[int]", "list[string]", "time"]
     source: str | None = Field(None, alias="from")
     separator: str | None = None
     values: tuple[str | int, ...] | None = None
     min: float | None = None
     max: float | None = None
     required: bool = False
+    optional: bool = False
+    unit: Literal["s", "ms", "us", "ns", "iso"] = "iso"
+    date_format: str | None = None
 
 
 class Time(Section):
-    """The column that tells when a row became known.
+    """The column that says when a row became known.
 
-    `unit` of a numeric column, or `iso` for text such as 2022-04-25T10:00:00 (read in `zone` where it has no offset).
-    `zone` also says where a day begins and ends.
+    A column of type `time` has its own unit. For others: `unit` of a numeric column, or `iso` for text such as
+    2022-04-25T10:00:00 (read in `zone` where it has no offset). The events' `zone` also says where a day begins.
     """
 
     column: str
@@ -45,13 +53,16 @@ class Time(Section):
 
 
 class Table(Section):
-    """A table of the source: a file, a folder of files, or a glob, below `data.path`.
+    """A table of the source: a file, a folder of files, or a glob, below `data.path`. A path that exists is itself,
+    even if it holds characters of a glob.
 
-    `{ds}` (2022-04-25) or `{yyyymmdd}` in `path` names one day's partition.
+    `{ds}` (2022-04-25) or `{yyyymmdd}` in `path` names one day's partition, as do `{yyyy}`, `{mm}` and `{dd}` (`{m}`
+    and `{d}`: without leading zeros) in folders such as year={yyyy}/month={mm}/day={dd}. Folders such as country=DE
+    are columns of text. `format: jsonl` is one JSON object a line; an absent key is null.
     """
 
     path: str
-    format: Literal["csv", "parquet"]
+    format: Literal["csv", "parquet", "jsonl"]
     delimiter: str = ","
     columns: dict[str, Column]
 
@@ -74,13 +85,18 @@ class Entity(Table):
 
 
 class Days(Section):
-    """The days of the data. `first` also lands and trains on everything from `warm_up_from` on, in one go.
-    The chain passes over days in `skip`: days known to have no data."""
+    """The days of the data. `first` also ingests and trains on everything from `warm_up_from` on, in one go.
+    The chain passes over days in `skip`: days known to have no data.
+
+    A day begins at `day_starts` ("07:00") on the clock of the events' zone, and ends where the next one begins: on days
+    on which clocks change it has 23 or 25 hours. A time that the clock skips is read with the offset before the change,
+    one that it shows twice is the first."""
 
     first: Day
     last: Day | None = None
     warm_up_from: Day | None = None
     skip: tuple[Day, ...] = ()
+    day_starts: ClockTime = "00:00"
 
 
 class Data(Section):

@@ -1,7 +1,8 @@
-"""Cells of a source table: the SQL that turns a raw cell into its declared type, or says why it cannot."""
+"""Cells of a source table: the SQL that turns a raw cell into its declared type, or gives the reason why it cannot."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ ARROW_TYPES = {
     "bool": pa.bool_(),
     "list[int]": pa.list_(pa.int64()),
     "list[string]": pa.list_(pa.string()),
+    "time": pa.int64(),
 }
 SQL_TYPES = {
     "int": "BIGINT",
@@ -27,11 +29,19 @@ SQL_TYPES = {
     "bool": "BOOLEAN",
     "list[int]": "BIGINT[]",
     "list[string]": "VARCHAR[]",
+    "time": "BIGINT",
 }
+"""A time is stored as microseconds since 1970 UTC, so that it is compared and subtracted as an exact integer."""
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"}
 _FRACTIONS = {"FLOAT", "DOUBLE", "DECIMAL"}
+_MOMENTS = {"DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", "TIMESTAMPTZ_NS"}
+_MOMENTS |= {"TIMESTAMP WITH TIME ZONE"}
 _US_PER = {"s": 1_000_000, "ms": 1_000, "us": 1}
 _LONGEST = 60
+INEXACT = "is a float too large to be exact"
+"""Ends the reason of a cell whose integer may have been rounded to a neighbour before the file was written."""
+# Above these, a float of so many bits has no room for every integer.
+_EXACT_BELOW = {"DOUBLE": 2**53, "FLOAT": 2**24, "HALF": 2**11}
 
 
 def quote(name: str) -> str:
@@ -55,30 +65,41 @@ class Cell:
 
     @property
     def kind(self) -> str:
-        """What the file holds: text, int, float, bool, list or the name of another type."""
+        """What the file holds: text, int, float, bool, list, json, moment, bytes, null or the name of another type."""
         base = self.raw_type.split("(")[0]
-        if base.endswith("]"):
+        if self.raw_type.endswith("]"):
             return "list"
         if base in _INTEGERS:
             return "int"
         if base in _FRACTIONS:
             return "float"
-        return {"VARCHAR": "text", "BOOLEAN": "bool"}.get(base, base)
+        if base in _MOMENTS:
+            return "moment"
+        known = {"VARCHAR": "text", "BOOLEAN": "bool", "HALF": "float", "JSON": "json", "BLOB": "bytes"}
+        return known.get(base, "null" if base == '"NULL"' else base)
 
     def check(self, place: str, file: Path) -> None:
         """Raises BadInputError where the file's type cannot be read as the declared one, or a text list lacks its
         separator."""
         wanted, kind = self.column.type, self.kind
         if wanted.startswith("list"):
-            fits = kind in ("text", "list")
+            fits = kind in ("text", "list", "json", "null")
+        elif wanted == "time":
+            fits = kind in ("text", "int", "float", "moment", "null")
         else:
-            fits = kind in ("text", "int", "float", "bool") or (wanted == "string" and kind != "list")
+            fits = kind in ("text", "int", "float", "bool", "null") or (wanted == "string" and kind != "list")
         if not fits:
+            remedy = {"list": "list[..]", "moment": "time"}.get(kind, "string")
             raise BadInputError(
                 f"{file}: column {self.source!r} is {self.raw_type}, which does not read as {wanted} "
-                f"({place}.{self.name}.type); declare it as {'list[..]' if kind == 'list' else 'string'}"
+                f"({place}.{self.name}.type); declare it as {remedy}"
             )
         self._check_limits(f"{place}.{self.name}")
+        if wanted == "time" and kind in ("int", "float") and self.column.unit == "iso":
+            raise BadInputError(
+                f"{file}: column {self.source!r} is {self.raw_type}, a time in numbers ({place}.{self.name}); "
+                f"add its unit: s, ms, us or ns"
+            )
         if wanted.startswith("list") and kind == "text" and not self.column.separator:
             raise BadInputError(f'{place}.{self.name}: {wanted} read from text; add separator, such as ","')
 
@@ -90,26 +111,56 @@ class Cell:
             if wrong or column.type not in ("int", "list[int]"):
                 given = repr(wrong[0]) if wrong else column.type
                 raise BadInputError(f"{place}.values: {given} does not go with {column.type}; use int or string")
-        if (column.min is not None or column.max is not None) and (texts or column.type == "bool"):
+        if (column.min is not None or column.max is not None) and (texts or column.type in ("bool", "time")):
             raise BadInputError(f"{place}: min and max are for numbers, not {column.type}; drop them")
 
     def value(self, raw: str) -> str:
         """SQL of the typed value; null where the cell is empty, NaN or does not read."""
+        if self.column.type == "time":
+            return _moment(self.column, self.kind, self.raw_type, raw)
         if not self.column.type.startswith("list"):
             return _scalar(self.column.type, self.kind, raw)
+        if self.kind == "null":
+            return f"CAST(NULL AS {SQL_TYPES[self.column.type]})"
         element = "string" if self.column.type == "list[string]" else "int"
+        items = f"list_filter({self._items(raw)}, lambda x: {self._is_item('x')})"
+        return f"list_transform({items}, lambda x: {_scalar(element, self._item.kind, 'x')})"
+
+    @property
+    def _item(self) -> Cell:
+        """An element of the list as a cell of its own; its raw type is that of the file's elements."""
+        inner = self.raw_type[: self.raw_type.rindex("[")] if self.kind == "list" else "VARCHAR"
+        return Cell(self.name, self.column, inner)
+
+    def _items(self, raw: str) -> str:
+        """SQL of the raw elements of a list."""
+        if self.kind == "json":
+            return f"TRY_CAST(TRY_CAST({raw} AS JSON) AS VARCHAR[])"
+        if self.kind == "list":
+            return raw
+        split = f"string_split(nullif(trim({raw}), ''), {literal(self.column.separator or ' ')})"
+        return f"list_transform({split}, lambda x: trim(x))"
+
+    def _is_item(self, x: str) -> str:
+        """SQL of whether a raw element counts: an empty text, a null and a NaN are not elements."""
         if self.kind == "text":
-            split = f"string_split(nullif(trim({raw}), ''), {literal(self.column.separator or ' ')})"
-            items, kind = f"list_filter(list_transform({split}, lambda x: trim(x)), lambda x: x <> '')", "text"
-        else:
-            inner = self.raw_type[: self.raw_type.rindex("[")]
-            items, kind = raw, Cell(self.name, self.column, inner).kind
-        return f"list_transform({items}, lambda x: {_scalar(element, kind, 'x')})"
+            return f"{x} <> ''"
+        is_float = self._item.raw_type in _EXACT_BELOW
+        return f"{x} IS NOT NULL" + (f" AND NOT isnan({x})" if is_float else "")
+
+    def num_dropped(self, raw: str) -> str | None:
+        """SQL of how many null elements a list loses; None where the file cannot hold any."""
+        if not self.column.type.startswith("list") or self.kind not in ("list", "json"):
+            return None
+        return f"coalesce(len(list_filter({self._items(raw)}, lambda x: NOT ({self._is_item('x')}))), 0)"
 
     def reason(self, raw: str, value: str) -> str:
         """SQL of the reason why the row is malformed, null where this cell is good."""
         column = self.column
-        cases = [f"WHEN {self._unread(raw, value)} THEN {self.complaint(raw, f'is not {_article(column.type)}')}"]
+        cases = []
+        if inexact := self._inexact(raw, value):
+            cases.append(f"WHEN {inexact} THEN {self.complaint(raw, INEXACT)}")
+        cases.append(f"WHEN {self._unread(raw, value)} THEN {self.complaint(raw, f'is not {_article(column.type)}')}")
         if column.required or self.is_key:
             cases.append(f"WHEN {value} IS NULL THEN {literal(f'{self.name}: missing')}")
         if column.values is not None:
@@ -117,9 +168,31 @@ class Cell:
             cases.append(f"WHEN {self._unlisted(value)} THEN {self.complaint(raw, allowed)}")
         for bound, sign, word in ((column.min, "<", "below"), (column.max, ">", "above")):
             if bound is not None:
-                bad = self._any(value, lambda v, s=sign, b=bound: f"{v} {s} {b!r}::DOUBLE")  # type: ignore[misc]
+                bad = self._any(value, functools.partial(_beyond, sign, bound))
                 cases.append(f"WHEN {bad} THEN {self.complaint(raw, f'is {word} {bound:g}')}")
         return f"CASE {' '.join(cases)} END"
+
+    def _inexact(self, raw: str, value: str) -> str | None:
+        """SQL of whether an integer came as a float so large that its neighbours are the same float.
+
+        None where that cannot be: other types, and times, of which a rounding error is far below a microsecond's use.
+        """
+        if self.column.type not in ("int", "string", "list[int]", "list[string]"):
+            return None
+        if self.kind == "text" and self.column.type == "int":
+            # Text is exact, but only a float is written with a point at this size.
+            limit = _EXACT_BELOW["DOUBLE"]
+            return f"(({value} >= {limit} OR {value} <= -{limit}) AND contains({raw}, '.'))"
+        if self.kind == "list":
+            inner = self._item
+            return self._any(raw, lambda x: inner._too_large(x) or "false") if inner._too_large("x") else None
+        return self._too_large(raw)
+
+    def _too_large(self, raw: str) -> str | None:
+        if self.raw_type not in _EXACT_BELOW:
+            return None
+        # NaN is null and inf malformed: neither was ever an integer.
+        return f"coalesce(abs({raw}) >= {_EXACT_BELOW[self.raw_type]} AND isfinite({raw}), false)"
 
     def complaint(self, raw: str, what: str) -> str:
         """SQL of `name: 'cell' what`."""
@@ -127,13 +200,16 @@ class Cell:
         return f"({literal(self.name + ': ')} || {shown} || {literal(' ' + what)})"
 
     def _unread(self, raw: str, value: str) -> str:
+        if self.kind == "json":
+            # Text that is not an array gives no list at all, an element of another type gives a null.
+            return f"({raw} IS NOT NULL AND coalesce(list_count({value}) < len({value}), true))"
         if self.column.type.startswith("list"):
             return f"coalesce(list_count({value}) < len({value}), false)"
         if self.kind == "text":
             empty = f"trim({raw}) = ''"
-            nan = f" OR lower(trim({raw})) = 'nan'" if self.column.type == "float" else ""
+            nan = f" OR lower(trim({raw})) = 'nan'" if self.column.type in ("float", "time") else ""
             return f"({value} IS NULL AND {raw} IS NOT NULL AND NOT ({empty}{nan}))"
-        nan = f" AND NOT isnan({raw})" if self.raw_type in ("FLOAT", "DOUBLE") else ""
+        nan = f" AND NOT isnan({raw})" if self.raw_type in _EXACT_BELOW else ""
         return f"({value} IS NULL AND {raw} IS NOT NULL{nan})"
 
     def _unlisted(self, value: str) -> str:
@@ -153,8 +229,14 @@ def _scalar(wanted: str, kind: str, raw: str) -> str:
     text = f"trim({raw})"
     number = f"TRY_CAST({text if kind == 'text' else raw} AS DOUBLE)"
     match wanted, kind:
+        case _, "null":
+            sql = f"CAST(NULL AS {SQL_TYPES[wanted]})"
+        case "string", "text":
+            sql = f"nullif({raw}, '')"
+        case "string", "bytes":
+            sql = f"nullif(TRY(decode({raw})), '')"  # some writers store text without saying that it is text
         case "string", _:
-            sql = f"nullif({raw}, '')" if kind == "text" else f"CAST({raw} AS VARCHAR)"
+            sql = f"CAST({raw} AS VARCHAR)"
         case "int", "text":
             # A cast alone would round 3.7, and read 0x10, 1_000 and 1e3.
             whole = f"regexp_full_match({text}, '[+-]?[0-9]+([.]0*)?')"
@@ -179,8 +261,36 @@ def _scalar(wanted: str, kind: str, raw: str) -> str:
     return sql
 
 
+def _moment(column: Column, kind: str, raw_type: str, raw: str) -> str:
+    """SQL of a cell of type time as microseconds since 1970 UTC, rounded down; null where it does not read.
+
+    What has no offset is read in the time zone of the connection.
+    """
+    unit, ns = Time(column="", unit=column.unit), Time(column="", unit="ns")
+    stamp = f"TRY_CAST({raw} AS TIMESTAMPTZ)"
+    match kind:
+        case "null":
+            stamp = "NULL::TIMESTAMPTZ"
+        case "moment" if raw_type == "TIMESTAMP_NS":  # a cast alone would round up, to a moment that is still to come
+            stamp = f"CAST(make_timestamp({time_sql(f'epoch_ns({raw})', ns, 'int')}) AS TIMESTAMPTZ)"
+        case "moment" if raw_type == "TIMESTAMPTZ_NS":
+            return time_sql(f"epoch_ns({raw})", ns, "int")
+        case "text" if column.date_format:
+            stamp = f"CAST(try_strptime(trim({raw}), {literal(column.date_format)}) AS TIMESTAMPTZ)"
+        case "text" if column.unit == "iso":
+            stamp = f"TRY_CAST(trim({raw}) AS TIMESTAMPTZ)"
+        case "text":
+            whole, fraction = _scalar("int", "text", raw), _scalar("float", "text", raw)
+            return f"coalesce({time_sql(whole, unit, 'int')}, {time_sql(fraction, unit, 'float')})"
+        case "int" | "float":
+            return time_sql(_scalar(kind, kind, raw), unit, kind)
+    return f"TRY(epoch_us({stamp}))"
+
+
 def time_sql(value: str, time: Time, type_name: str) -> str:
-    """SQL of a typed time value as microseconds since 1970 UTC; null where it is none."""
+    """SQL of a typed time value as microseconds since 1970 UTC; null where it is not one."""
+    if type_name == "time":
+        return value
     if time.unit == "iso":
         return f"TRY(epoch_us(TRY_CAST({value} AS TIMESTAMPTZ)))"
     if type_name == "float":
@@ -195,6 +305,10 @@ def arrow_schema(columns: dict[str, Column], *keys: str) -> pa.Schema:
     """The columns as written to Parquet, then the int64 `keys`."""
     fields = [pa.field(name, ARROW_TYPES[column.type]) for name, column in columns.items()]
     return pa.schema(fields + [pa.field(key, pa.int64()) for key in keys])
+
+
+def _beyond(sign: str, bound: float, value: str) -> str:
+    return f"{value} {sign} {bound!r}::DOUBLE"
 
 
 def _article(type_name: str) -> str:

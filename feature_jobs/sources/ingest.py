@@ -7,13 +7,11 @@ that reads its file.
 
 from __future__ import annotations
 
-import datetime
 import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from zoneinfo import ZoneInfo
+from typing import Any, NotRequired, TypedDict
 
 import duckdb
 import numpy as np
@@ -22,10 +20,11 @@ import pyarrow as pa
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import literal
 from feature_jobs.schema import Scenario
-from feature_jobs.schema.days import check_day, day_window
-from feature_jobs.sources import tables as sources
+from feature_jobs.schema.days import check_day, day_of, day_window
 from feature_jobs.sources.casts import arrow_schema, quote
-from feature_jobs.sources.tables import Reader, Source
+from feature_jobs.sources.files import files_of
+from feature_jobs.sources.source import Source, sources_of
+from feature_jobs.sources.tables import ROWS_PER_GROUP, Reader, connect, write_parquet
 
 _QUARANTINE = pa.schema([("table", pa.string()), ("row", pa.string()), ("reason", pa.string())])
 _NUM_REASONS = 20
@@ -34,7 +33,25 @@ _KIND = "regexp_replace(reason, '''.*''', '...', 's')"
 """SQL of a reason without the cell's value."""
 
 
-def ingest_day(scenario: Scenario, ds: str, output: Path) -> dict[str, Any]:
+class TableCounts(TypedDict):
+    """What became of the rows of one table; `reasons` holds the most frequent ones, without the cells' values."""
+
+    rows_read: int
+    rows: int
+    duplicates: int
+    quarantined: int
+    undated: int
+    reasons: dict[str, int]
+    null_elements: NotRequired[int]  # nulls taken out of lists; absent where there are none
+
+
+class DayCounts(TableCounts):
+    """Counts of the log, and of each entity by its name."""
+
+    entities: dict[str, TableCounts]
+
+
+def ingest_day(scenario: Scenario, ds: str, output: Path) -> DayCounts:
     """Writes events.parquet, entities/NAME.parquet, quarantine.parquet and counts.json; returns the counts.
 
     events.parquet: the declared columns, `key.event_time` (int64 µs since 1970 UTC) and `key.event_row` (0, 1, …),
@@ -43,18 +60,18 @@ def ingest_day(scenario: Scenario, ds: str, output: Path) -> dict[str, Any]:
     """
     check_day(scenario, ds)
     (output / "entities").mkdir(parents=True, exist_ok=True)
-    landed: dict[str, dict[str, Any]] = {}
+    landed: dict[str, TableCounts] = {}
     quarantine: list[pa.Table] = []
-    events, *entities = sources.sources_of(scenario)
+    events, *entities = sources_of(scenario)
     with tempfile.TemporaryDirectory(dir=output, prefix=".scratch-") as scratch:
         for source in [events, *entities]:
-            with sources.connect(Path(scratch), source.time.zone if source.time else "UTC") as connection:
+            with connect(Path(scratch), source.zone) as connection:
                 counts, bad_rows = _Landing(connection, scenario, ds, source).land(output)
             landed[source.place] = counts
             quarantine.append(bad_rows)
     bad = pa.concat_tables(quarantine)
-    sources.write_parquet(bad.to_batches(), _QUARANTINE, output / "quarantine.parquet")
-    result = landed[events.place] | {"entities": {entity.name: landed[entity.place] for entity in entities}}
+    write_parquet(bad.to_batches(), _QUARANTINE, output / "quarantine.parquet")
+    result: DayCounts = {**landed[events.place], "entities": {e.name: landed[e.place] for e in entities}}
     text = json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     (output / "counts.json").write_text(text, encoding="utf-8")
     return result
@@ -70,11 +87,11 @@ class _Landing:
         self.source = source
         start, end = day_window(scenario, ds)
         window = (_LONG_AGO if source.key else start, end)  # of an entity, all that was known before the day's end
-        self.reader = Reader(connection, scenario, source, sources.files_of(scenario, source, ds), window)
+        self.reader = Reader(connection, scenario, source, files_of(scenario, source, ds), window)
         self.what = f"entity {source.name}" if source.key else ds
         self.dated = "time IS NOT NULL" if source.time else "true"
 
-    def land(self, output: Path) -> tuple[dict[str, Any], pa.Table]:
+    def land(self, output: Path) -> tuple[TableCounts, pa.Table]:
         """Writes the table; returns its counts and its quarantined rows."""
         self.reader.stage()
         num_read, num_bad, num_undated = self._row(
@@ -89,7 +106,7 @@ class _Landing:
         if self.source.key:
             num_bad += self._quarantine_conflicts(self.source.key)
             self._check_quarantined(num_bad, num_read)
-        counts = {
+        counts: TableCounts = {
             "rows_read": num_read,
             "rows": self._write(output),
             "duplicates": num_duplicates,
@@ -97,6 +114,8 @@ class _Landing:
             "undated": num_undated,
             "reasons": self._reasons(),
         }
+        if num_dropped := int(self._row("SELECT coalesce(sum(dropped), 0) FROM good")[0]):
+            counts["null_elements"] = num_dropped
         return counts, self._quarantined()
 
     def _row(self, sql: str) -> tuple[Any, ...]:
@@ -142,11 +161,11 @@ class _Landing:
             time_key, order, path = ["key.event_time"], "time, file, row", "events.parquet"
         columns += "".join(f", time AS {quote(key)}" for key in time_key)
         rows = self.connection.sql(f"SELECT {columns} FROM good ORDER BY {order}")
-        batches: Iterator[pa.RecordBatch] = iter(rows.to_arrow_reader(sources.ROWS_PER_GROUP))
+        batches: Iterator[pa.RecordBatch] = iter(rows.to_arrow_reader(ROWS_PER_GROUP))
         if not self.source.key:
             batches, time_key = _numbered(batches), [*time_key, "key.event_row"]
         schema = arrow_schema(self.source.columns, *time_key)
-        return sources.write_parquet((batch.cast(schema) for batch in batches), schema, output / path)
+        return write_parquet((batch.cast(schema) for batch in batches), schema, output / path)
 
     def _quarantined(self) -> pa.Table:
         rows = self.connection.sql(
@@ -169,7 +188,7 @@ class _Landing:
     def _check_undated(self, num: int) -> None:
         """Rows without a time are measured against all rows of the files, as they may be any day's."""
         if num:
-            broken = self._row("SELECT count(*) FROM staged WHERE starts_with(reason, 'line: ')")[0]
+            broken = self._row("SELECT count(*) FROM staged WHERE row < 0")[0]
             num_all = self.reader.span()[2] + broken
             self._check_share(num, num_all, f"the {num_all} rows have no readable time", f"NOT ({self.dated})")
 
@@ -184,7 +203,7 @@ class _Landing:
         ).fetchall()
         top = "; ".join(f"{reason} ({_row_name(row)}; {count} such rows)" for reason, row, count in kinds)
         raise BadInputError(
-            f"{self._files}: {num} of {what}, {num / of:.1%}, allowed {allowed:.1%}: {top}. Mend the rows, or "
+            f"{self._files}: {num} of {what}, {num / of:.1%}, allowed {allowed:.1%}: {top}. Correct the rows, or "
             f"{self.source.place} in {self.scenario.file}, or raise ingest.max_quarantined_share there"
         )
 
@@ -193,19 +212,16 @@ class _Landing:
             return BadInputError(f"{self._files}: {self.what} has no good row; bring the file again")
         if num_read:
             return BadInputError(f"no events on {self.ds} in {self._files}: all {num_read} rows are quarantined")
-        days = [self._day_of(time) for time in self.reader.span()[:2] if time is not None]
+        days = [
+            day_of(self.scenario, time) or f"{time / 1e6:.0f} s after 1970"
+            for time in self.reader.span()[:2]
+            if time is not None
+        ]
         near = f"nearest days with events: {', '.join(days)}" if days else "it holds no events at all"
         return BadInputError(
             f"no events on {self.ds} in {self._files}; {near}. Choose another day, list it under data.days.skip, or "
-            f"mend data.events.time (unit, zone) in {self.scenario.file}"
+            f"correct data.events.time (unit, zone) in {self.scenario.file}"
         )
-
-    def _day_of(self, time_us: int) -> str:
-        zone = ZoneInfo(self.scenario.data.events.time.zone)
-        try:
-            return str(datetime.datetime.fromtimestamp(time_us // 1_000_000, zone).date())
-        except (ValueError, OverflowError, OSError):
-            return f"{time_us / 1e6:.0f} s after 1970"
 
     @property
     def _files(self) -> str:

@@ -99,6 +99,8 @@ def _run(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Laun
     standing = store.find(output_name, ds)
     if standing is not None and declared.reads:
         return _already_done(standing), standing
+    if declared.before is not None:
+        declared.before(config)
     inputs = _proven_inputs(declared, config, store)
     with store.scratch() as scratch, _resume_folder(declared, config, inputs, store) as resume:
         config = replace(config, resume=resume)

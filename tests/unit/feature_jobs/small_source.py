@@ -49,7 +49,7 @@ def scenario_in(folder: Path, changes: dict[str, Any] | None = None) -> Scenario
         if value is None:
             node.pop(leaf)
         else:
-            node[leaf] = value
+            node[leaf] = copy.deepcopy(value)  # later changes may reach into it
     (folder / "data").mkdir(parents=True, exist_ok=True)
     file = folder / "small.yaml"
     with file.open("w") as text:

@@ -1,5 +1,6 @@
 """Fetching: known data comes whole or not at all; whatever goes wrong is one line."""
 
+import functools
 import hashlib
 import http.server
 import io
@@ -92,7 +93,7 @@ def test_a_registry_that_is_away_is_one_line(tmp_path: Path, monkeypatch: pytest
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadInputError, match=r"file/data: Not a directory; free the place"):
+    with pytest.raises(BadInputError, match=r"file/data: Not a directory; check space and permissions"):
         list(fetch(MOVIELENS, tmp_path / "file" / "data"))
 
 
@@ -102,8 +103,14 @@ USERS = [
     "full_active,0,1,1,514,500+,150,\"[100,1k)\",34,\"[30,60)\",799,730+,1,1,29,949,1.0,0,0,14,135,6,3,0,0.0,1.0,0.0,0.0,0.0,0.0",
     "UNKNOWN,0,-124,0,5,\"(0,10]\",0,0,0,0,12,15-30,1,1,29,949,,0,0,14,135,6,3,0,,,,,,",
 ]  # fmt: skip
-HEADER = "user_id,video_id,date,hourmin,time_ms,is_click,is_like,is_follow,is_comment,is_forward,is_hate,long_view,play_time_ms,duration_ms,profile_stay_time,comment_stay_time,is_profile_enter,is_rand,tab"  # noqa: E501
-VIDEOS = "video_id,author_id,video_type,upload_dt,upload_type,visible_status,video_duration,server_width,server_height,music_id,music_type,tag\n"  # noqa: E501
+HEADER = (
+    "user_id,video_id,date,hourmin,time_ms,is_click,is_like,is_follow,is_comment,"
+    "is_forward,is_hate,long_view,play_time_ms,duration_ms,profile_stay_time,comment_stay_time,is_profile_enter,is_rand,tab"
+)
+VIDEOS = (
+    "video_id,author_id,video_type,upload_dt,upload_type,visible_status,"
+    "video_duration,server_width,server_height,music_id,music_type,tag\n"
+)
 DAY_MS = 86_400_000
 START_MS = 1650816000000  # 2022-04-25 in Shanghai
 
@@ -194,7 +201,7 @@ def test_kuairand_archives_that_are_wrong_leave_nothing(tmp_path: Path) -> None:
         "holds 124 rows of the standard policy, not 1436609": lambda: archive(path),
         "lacks video_features_basic_pure.csv": lambda: archive(path, leave_out="video_features_basic_pure.csv"),
         "Conversion Error": lambda: archive(path, log=[LATE[0].replace("7001", "x")]),
-        "no readable archive": lambda: path.write_bytes(archive(path).read_bytes()[:500]),
+        "not a readable archive": lambda: path.write_bytes(archive(path).read_bytes()[:500]),
     }
     for message, make in cases.items():
         make()
@@ -213,13 +220,10 @@ def server(tmp_path: Path) -> Iterator[str]:
     archive(site / kuairand.ARCHIVE)
 
     class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args: object, **kwargs: object) -> None:
-            super().__init__(*args, directory=str(site), **kwargs)  # type: ignore[arg-type]
-
         def log_message(self, *args: object) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(site))) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{running.server_port}"
         running.shutdown()

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from feature_jobs.datasets.synthetic import Settings, generate, write_day
+from feature_jobs.datasets.synthetic import SyntheticOptions, generate, write_day
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario, load_scenario
 from feature_jobs.schema.days import day_window
@@ -32,14 +32,14 @@ def folder(scenario: Scenario, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_a_day_alone_is_the_day_in_a_row(scenario: Scenario, folder: Path, tmp_path: Path) -> None:
-    write_day(scenario, Settings.of(scenario), DAYS[4], tmp_path)
+    write_day(scenario, SyntheticOptions.of(scenario), DAYS[4], tmp_path)
     for part in ("events", "truth", "users", "items"):
         name = f"{part}/{DAYS[4]}.parquet"
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
 
 
 def test_a_day_of_several_chunks_is_in_order_of_time(scenario: Scenario, tmp_path: Path) -> None:
-    write_day(scenario, Settings(rows=600_001), DAYS[1], tmp_path)  # three chunks
+    write_day(scenario, SyntheticOptions(rows=600_001), DAYS[1], tmp_path)  # three chunks
     events = pq.read_table(tmp_path / "events" / f"{DAYS[1]}.parquet")
     times = events["time_ms"].to_numpy()
     start, end = day_window(scenario, DAYS[1])
@@ -62,7 +62,7 @@ def test_second_call_finds_all_there_and_other_settings_are_refused(scenario: Sc
     ("options", "message"),
     [
         ({"row": 5}, "the generator has no such option; did you mean rows?"),
-        ({"rows": "many"}, "data.options.rows: 'many': is no number"),
+        ({"rows": "many"}, "data.options.rows: 'many': is not a number"),
         ({"rows": 0}, "must be a whole number from 1 to 1e9"),
         ({"seed": 1.5}, "must be a whole number"),
         ({"drift": "nan"}, "must be a number from 0"),
@@ -70,14 +70,14 @@ def test_second_call_finds_all_there_and_other_settings_are_refused(scenario: Sc
 )
 def test_wrong_options_are_named(scenario: Scenario, options: dict[str, object], message: str) -> None:
     with pytest.raises(BadInputError) as caught:
-        Settings.of(scenario, options)
+        SyntheticOptions.of(scenario, options)
     assert message in str(caught.value)
     assert "synthetic.yaml:" in str(caught.value)
 
 
 def test_options_override_the_scenario(scenario: Scenario) -> None:
-    assert Settings.of(scenario, {"rows": "1e3"}).rows == 1000
-    assert Settings.of(scenario).rows == 20_000
+    assert SyntheticOptions.of(scenario, {"rows": "1e3"}).rows == 1000
+    assert SyntheticOptions.of(scenario).rows == 20_000
 
 
 def test_new_users_and_items_come_every_day(folder: Path) -> None:
@@ -102,7 +102,7 @@ def test_popularity_is_zipf(folder: Path) -> None:
 
 
 def test_truth_is_calibrated_and_planted_things_are_there(scenario: Scenario, tmp_path: Path) -> None:
-    write_day(scenario, Settings(rows=400_000), DAYS[2], tmp_path)
+    write_day(scenario, SyntheticOptions(rows=400_000), DAYS[2], tmp_path)
     events = pq.read_table(tmp_path / "events" / f"{DAYS[2]}.parquet")
     truth = pq.read_table(tmp_path / "truth" / f"{DAYS[2]}.parquet")
     assert events.select(["time_ms", "user_id", "item_id"]).equals(truth.select(["time_ms", "user_id", "item_id"]))
@@ -130,7 +130,7 @@ def test_truth_is_calibrated_and_planted_things_are_there(scenario: Scenario, tm
 
 
 def test_quality_drifts(scenario: Scenario, tmp_path: Path) -> None:
-    still, walking = Settings(rows=1, drift=0.0), Settings(rows=1, drift=0.5)
+    still, walking = SyntheticOptions(rows=1, drift=0.0), SyntheticOptions(rows=1, drift=0.5)
     from feature_jobs.datasets.synthetic import _world
 
     assert np.array_equal(_world(still, 0).quality_I, _world(still, 9).quality_I[:2000])
@@ -143,8 +143,9 @@ def test_memory_does_not_grow_with_rows(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from feature_jobs.schema import load_scenario
-from feature_jobs.datasets.synthetic import Settings, write_day
-write_day(load_scenario("scenarios/synthetic.yaml"), Settings(rows=int(sys.argv[1])), "2024-03-02", Path(sys.argv[2]))
+from feature_jobs.datasets.synthetic import SyntheticOptions, write_day
+options = SyntheticOptions(rows=int(sys.argv[1]))
+write_day(load_scenario("scenarios/synthetic.yaml"), options, "2024-03-02", Path(sys.argv[2]))
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))  # ru_maxrss would begin with the parent's
 print(status["VmHWM"].split()[0])
 """

@@ -23,7 +23,7 @@ from feature_jobs.schema import Scenario, load_scenario
 from feature_jobs.schema.days import day_range, trailing_days
 from feature_jobs.sources.ingest import ingest_day
 from tests.paths import KUAIRAND, ROOT, SCENARIOS, needs_kuairand
-from tests.unit.feature_jobs.small_source import DAY_S, scenario_in
+from tests.unit.feature_jobs.small_source import DAY_S, scenario_in, write_lines
 
 US = 1_000_000
 DS = "1970-01-04"
@@ -349,25 +349,142 @@ def test_a_feature_of_its_own_rows_outcome_is_refused(tmp_path: Path, feature: d
         join_day(scenario, DS, today, history, tmp_path / "out")
 
 
+# Days before a column was declared (fault 4), times and hours (fault 7).
+
+
+def _ingested(root: Path, changes: dict[str, Any], lines: dict[str, list[str]], header: str) -> dict[str, Path]:
+    """Folders of days that ingest wrote with the scenario as it was then."""
+    scenario = scenario_in(root, {"data.events.path": "{ds}.csv", **changes})
+    for ds, rows in lines.items():
+        write_lines(root / "data" / f"{ds}.csv", [header, *rows])
+        ingest_day(scenario, ds, root / "days" / ds)
+    return {ds: root / "days" / ds for ds in lines}
+
+
+@pytest.mark.parametrize("column", [{"type": "string"}, {"type": "list[int]", "separator": " "}, {"type": "time"}])
+def test_fault_4_a_column_that_is_new_is_null_on_older_days(tmp_path: Path, column: dict[str, Any]) -> None:
+    past = _ingested(tmp_path, {}, {"1970-01-02": [f"1,1,5,{DAY_S}"]}, "user,item,rating,t")
+    value = {"string": "a", "list[int]": "7", "time": "1970-01-01"}[column["type"]]
+    changes = {
+        "data.events.path": "{ds}.csv",
+        "data.events.columns.new": column,
+        "features.all": {"kind": "count", "by": ["user"]},
+        "features.with_new": {"kind": "count", "by": ["user"], "where": "new is not None"},
+        "features.without": {"kind": "count", "by": ["user"], "where": "new is None"},
+    }
+    lines = [f"1,1,5,{2 * DAY_S},{value}", f"1,1,5,{2 * DAY_S + 1},"]
+    today = _ingested(tmp_path, changes, {"1970-01-03": lines}, "user,item,rating,t,new")["1970-01-03"]
+    join_day(scenario_in(tmp_path, changes), "1970-01-03", today, past, tmp_path / "out")
+    samples = pq.read_table(tmp_path / "out/samples.parquet")
+    assert samples["all"].to_pylist() == [1, 2]
+    assert samples["with_new"].to_pylist() == [0, 1] and samples["without"].to_pylist() == [1, 1]
+
+
+@pytest.mark.parametrize(("column", "old", "new"), [("rating", "double", "string"), ("item", "int64", "string")])
+def test_fault_4_a_column_of_another_type_on_older_days_is_refused_by_name(
+    tmp_path: Path, column: str, old: str, new: str
+) -> None:
+    past = _ingested(tmp_path, {}, {"1970-01-02": [f"1,1,5,{DAY_S}"]}, "user,item,rating,t")
+    changes = {"data.events.path": "{ds}.csv", f"data.events.columns.{column}": {"type": new}}
+    changes |= {"labels.like": "user >= 1", "features.x": {"kind": "id", "of": column}}
+    today = _ingested(tmp_path, changes, {"1970-01-03": [f"1,1,5,{2 * DAY_S}"]}, "user,item,rating,t")
+    with pytest.raises(BadInputError) as caught:
+        join_day(scenario_in(tmp_path, changes), "1970-01-03", today["1970-01-03"], past, tmp_path / "out")
+    assert f"column '{column}' was {old} on 1970-01-02 and is {new} on 1970-01-03" in str(caught.value)
+    assert f"data.events.columns.{column}.type" in str(caught.value) and "chain replay" in str(caught.value)
+    assert caught.value.exit_code == 4 and not (tmp_path / "out").exists()
+
+
+def test_fault_7_windows_in_hours_count_what_lies_in_them(tmp_path: Path) -> None:
+    hours = (1, 24, 30)
+    features = {f"h{h}": {"kind": "count", "by": ["user"], "window_hours": h} for h in hours}
+    features["d1"] = {"kind": "count", "by": ["user"], "window_days": 1}
+    scenario = scenario_in(tmp_path, {**CHANGES, "features": {"user": {"kind": "id"}, **features}, "evaluate": {}})
+    past = [Event(2 * DAY_S + i * 1801, 1, 1, 4.0, "a") for i in range(47)]
+    today = [Event(3 * DAY_S + i * 1799, 1, 1, 4.0, "a") for i in range(48)]
+    folders = {"1970-01-03": _folder(tmp_path, "1970-01-03", past)}
+    join_day(scenario, DS, _folder(tmp_path, DS, today, _entities()), folders, tmp_path / "out")
+    samples = pq.read_table(tmp_path / "out/samples.parquet")
+    times = [e.time_s for e in past + today]
+    for h in hours:
+        wanted = [sum(e.time_s - h * 3600 <= t < e.time_s for t in times) for e in today]
+        assert samples[f"h{h}"].to_pylist() == wanted
+    assert samples["d1"].to_pylist() == samples["h24"].to_pylist()
+
+
+def test_fault_7_two_windows_of_one_feature_are_refused(tmp_path: Path) -> None:
+    feature = {"kind": "count", "by": ["user"], "window_hours": 5, "window_days": 1}
+    with pytest.raises(BadInputError, match=r"window_days \(1\) and window_hours \(5\) are both given; remove one"):
+        scenario_in(tmp_path, {"features.x": feature})
+
+
+def test_fault_7_age_since_a_snapshot(tmp_path: Path) -> None:
+    """Seconds from a time of the newest snapshot that the event may see."""
+    changes: dict[str, Any] = {
+        "data.events.time.zone": "Asia/Shanghai",
+        "data.entities.state": {
+            "path": "state.csv",
+            "format": "csv",
+            "key": "user",
+            "time": {"column": "since"},
+            "columns": {"user": {"type": "int"}, "since": {"type": "time", "unit": "s"}, "born": {"type": "time"}},
+        },
+        "features": {
+            "age": {"kind": "number", "of": "event_time - state.since", "scale": "none"},
+            "born": {"kind": "number", "of": "event_time - state.born", "scale": "none"},
+            "hour": {"kind": "id", "of": "hour(state.since)"},
+            "recent": {"kind": "id", "of": "event_time - 60 < state.since"},
+            "old": {"kind": "id", "of": "state.since < '1970-01-02 00:00:30'"},
+        },
+    }
+    scenario = scenario_in(tmp_path, changes)
+    start = DAY_S - 8 * 3600  # midnight in Shanghai
+    write_lines(tmp_path / "data/events.csv", ["user,item,rating,t", *(f"1,1,5,{start + s}" for s in (10, 50, 200))])
+    states = [f"1,{start + 10},1970-01-01T00:00:00", f"1,{start + 60},1970-01-01T01:00:00+02:00"]
+    write_lines(tmp_path / "data/state.csv", ["user,since,born", *states])
+    ingest_day(scenario, "1970-01-02", tmp_path / "day")
+    join_day(scenario, "1970-01-02", tmp_path / "day", {}, tmp_path / "out")
+    samples = pq.read_table(tmp_path / "out/samples.parquet")
+    assert samples["age"].to_pylist() == [None, 40.0, 140.0]  # the snapshot of the very moment is not known yet
+    assert samples["born"].to_pylist() == [None, start + 50.0, start + 200 + 3600.0]
+    assert samples["hour"].to_pylist() == [None, 0, 0]
+    assert samples["recent"].to_pylist() == [None, 1, 0] and samples["old"].to_pylist() == [None, 1, 0]
+
+
+@pytest.mark.parametrize("of", ["event_time", "max(event_time, event_time)", "event_time + 5"])
+def test_fault_7_a_bare_time_is_not_a_feature(tmp_path: Path, of: str) -> None:
+    scenario = scenario_in(tmp_path, {**CHANGES, "features.x": {"kind": "number", "of": of}})
+    today, history = _two_days(tmp_path)
+    with pytest.raises(BadInputError, match=r"features\.x\.of: .* is a time, neither a number nor an id; write"):
+        join_day(scenario, DS, today, history, tmp_path / "out")
+
+
+def test_fault_1_an_id_that_a_computation_rounded_is_refused(tmp_path: Path) -> None:
+    scenario = scenario_in(tmp_path, {**CHANGES, "features.x": {"kind": "id", "of": "item * 9007199254740992.0"}})
+    today, history = _two_days(tmp_path)
+    with pytest.raises(BadInputError, match=r"features\.x: \d+ is a float too large to be exact"):
+        join_day(scenario, DS, today, history, tmp_path / "out")
+
+
 # What does not fit.
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"features.x": {"kind": "id", "of": "group"}}, "'group' is no column; did you mean who.group?"),
+        ({"features.x": {"kind": "id", "of": "group"}}, "'group' is not a column; did you mean who.group?"),
         ({"features.x": {"kind": "id", "of": "who.grup"}}, "did you mean who.group?"),
-        ({"features.x": {"kind": "number", "of": "tag"}}, "features.x: values of type string are no numbers"),
+        ({"features.x": {"kind": "number", "of": "tag"}}, "features.x: values of type string are not numbers"),
         ({"features.x": {"kind": "number", "of": "tag + 1"}}, "features.x.of: 'tag + 1' cannot be computed"),
         ({"features.x": {"kind": "ids", "of": "item"}}, "ids needs a list column"),
         ({"features.x": {"kind": "id", "of": "who.seen"}}, "use kind: ids for lists"),
-        ({"features.x": {"kind": "id", "of": "item / 2"}}, "0.5 is no id; use bucket(x, width)"),
-        ({"features.x": {"kind": "count", "by": ["user"], "where": "tag"}}, "is no condition"),
+        ({"features.x": {"kind": "id", "of": "item / 2"}}, "0.5 is not an id; use bucket(x, width)"),
+        ({"features.x": {"kind": "count", "by": ["user"], "where": "tag"}}, "is not a condition"),
         ({"features.liked.of": "tag"}, "declare it as list[string]"),
         ({"features.liked.history": "who.sen"}, "did you mean who.seen?"),
         ({"labels.stars": "rating"}, "labels.stars: 'rating' is 3, not 0 or 1"),
         ({"labels.stars": "tag"}, "labels.stars: 'tag' is string, not true or false"),
-        ({"evaluate.segments.known": "nobody > 1"}, "'nobody' is no column"),
+        ({"evaluate.segments.known": "nobody > 1"}, "'nobody' is not a column"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:

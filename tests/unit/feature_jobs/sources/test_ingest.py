@@ -1,4 +1,4 @@
-"""A day of the source: what lands, what is quarantined, what is refused."""
+"""A day of the source: what is written, what is quarantined, what is refused."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_undated_rows_are_measured_against_the_whole_file(tmp_path: Path) -> Non
     assert day(tmp_path, lines, STRICT)["undated"] == 1  # one of a hundred, though the day has but one row
     message = refusal(tmp_path / "more", [*lines, "1,1,3,", "1"], STRICT)
     assert "3 of the 102 rows have no readable time, 2.9%, allowed 1.0%" in message
-    assert "t: an empty cell is no time" in message and "line: fewer cells than the header (line 103" in message
+    assert "t: an empty cell is not a time" in message and "line: fewer cells than the header (line 103" in message
 
 
 def test_a_quote_that_never_closes_loses_nothing_silently(tmp_path: Path) -> None:
@@ -212,13 +212,23 @@ def test_a_day_begins_at_midnight_of_its_zone(tmp_path: Path) -> None:
     assert [row["user"] for row in rows_of(tmp_path)] == list(range(16, 40))
 
 
-def test_all_days_together_are_the_source(tmp_path: Path) -> None:
+def test_fault_7_a_day_begins_where_the_scenario_says(tmp_path: Path) -> None:
+    changes = {"data.events.time.zone": "Asia/Shanghai", "data.days.day_starts": "07:00"}
+    day(tmp_path, [f"{h},1,3,{h * 3600}" for h in range(72)], changes)
+    assert [row["user"] for row in rows_of(tmp_path)] == list(range(24 - 8 + 7, 48 - 8 + 7))
+    assert "nearest days with events: 1970-01-02" in refusal(
+        tmp_path / "x", [f"1,1,3,{23 * 3600}"], changes, "1970-01-03"
+    )
+
+
+@pytest.mark.parametrize("day_starts", ["00:00", "02:30", "07:00"])
+def test_all_days_together_are_the_source(tmp_path: Path, day_starts: str) -> None:
     """No row is lost or doubled at the borders of days, across a change to summer time."""
     start = 701_000_000  # 1992-03-19; Berlin's clocks change on 03-29
-    lines = [f"{i},1,3,{start + i * 977}" for i in range(1200)]
+    lines = [f"{i},1,3,{start + i * 977}" for i in range(1300)]
     changes = {
         "data.events.time.zone": "Europe/Berlin",
-        "data.days": {"first": "1992-03-20", "last": "1992-03-31"},
+        "data.days": {"first": "1992-03-20", "last": "1992-03-31", "day_starts": day_starts},
     }
     scenario = scenario_in(tmp_path, changes)
     seen: list[int] = []
@@ -288,7 +298,7 @@ def test_an_entity_with_time_is_known_until_the_days_end_only(tmp_path: Path) ->
     [
         ({"key": "usr"}, "'usr' is not in data.entities.user.columns; did you mean 'user'?"),
         ({"key": "age"}, "'age' is not in data.events.columns"),
-        ({"time": {"column": "age", "zone": "Mars/Base"}}, "'Mars/Base' is no time zone"),
+        ({"time": {"column": "age", "zone": "Mars/Base"}}, "'Mars/Base' is not a time zone"),
     ],
 )
 def test_an_entity_that_cannot_be_joined_is_refused(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:

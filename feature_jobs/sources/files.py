@@ -1,0 +1,168 @@
+"""Files of a source table: which ones a day reads, what their first bytes say they are, and the header of a CSV."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal, cast
+from urllib.parse import unquote
+
+from feature_jobs.errors import BadInputError
+from feature_jobs.expressions.compiler import literal
+from feature_jobs.schema import Scenario
+from feature_jobs.schema.days import day_range
+from feature_jobs.sources.source import Source
+
+_ENDINGS = {"csv": (".csv",), "parquet": (".parquet",), "jsonl": (".jsonl", ".ndjson", ".json")}
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+_FOREIGN = {
+    b"PAR1": "a Parquet file; set format: parquet, or bring the file as text",
+    b"PK\x03\x04": "a zip archive; unpack it",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd; unpack it, or compress it with gzip",
+    b"BZh91AY&": "compressed with bzip2; unpack it, or compress it with gzip",
+    b"\xfd7zXZ": "compressed with xz; unpack it, or compress it with gzip",
+    b"\xfe\xff": "UTF-16 with the high byte first; save it as UTF-8",
+}
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """How the text of a file is stored, as its first bytes show, whatever its name says."""
+
+    path: Path
+    compression: Literal["none", "gzip"]
+    encoding: Literal["utf-8", "utf-16"]
+
+    @contextmanager
+    def lines(self) -> Iterator[IO[str]]:
+        """The file as text; bytes that do not decode become the replacement character."""
+        codec = "utf-8-sig" if self.encoding == "utf-8" else "utf-16"
+        with _open(self.path, self.compression) as raw:
+            yield io.TextIOWrapper(raw, codec, errors="replace", newline="")
+
+    def num_lines(self) -> int:
+        """Lines that are not blank."""
+        with self.lines() as lines:
+            return sum(1 for line in lines if line.strip())
+
+
+def files_of(scenario: Scenario, source: Source, ds: str) -> list[Path]:
+    """The files of a table for one day, sorted: a file, a folder's, or those that match a pattern.
+
+    Raises BadInputError for a path that leads to no file, naming the day where the path names one.
+    """
+    root, pattern = Path(scenario.data.path), source.table.path
+    place = f"{scenario.file}: {source.place}.path: {pattern}"
+    if not source.is_partitioned and any(part in pattern for part in ("{yyyy}", "{mm}", "{m}")):
+        raise BadInputError(
+            f"{place}: names a month or year, but not the day; add {{dd}} (or {{d}}), or write * to read all files: "
+            f"rows are then chosen by their time"
+        )
+    days, warm_up = [ds], scenario.data.days.warm_up_from
+    if source.is_partitioned and not source.key and ds == str(scenario.data.days.first) and warm_up:
+        days = day_range(scenario, str(warm_up), ds)
+    found: list[Path] = []
+    for day in days:
+        path = path_of_day(pattern, day)
+        files = _expand(root, path, source.table.format)
+        if not files:
+            what = f"no partition of {day}" if source.is_partitioned else "no such file, folder or match"
+            raise BadInputError(
+                f"{root / path}: {what} ({place}); bring the data there (recloop fetch), or correct data.path or --data"
+            )
+        found += files
+    return list(dict.fromkeys(found))
+
+
+def path_of_day(pattern: str, ds: str) -> str:
+    """The path with its placeholders replaced: {ds} {yyyymmdd} {yyyy} {mm} {dd}, and {m} {d} without leading zeros."""
+    year, month, day = ds.split("-")
+    values = {"ds": ds, "yyyymmdd": year + month + day, "yyyy": year, "mm": month, "dd": day}
+    for name, value in (values | {"m": str(int(month)), "d": str(int(day))}).items():
+        pattern = pattern.replace(f"{{{name}}}", value)
+    return pattern
+
+
+def _expand(root: Path, path: str, file_format: str) -> list[Path]:
+    whole = root / path
+    # A path that exists is itself, even where its name holds characters of a pattern, such as data[x] or e*.csv.
+    if whole.is_dir():
+        ends = tuple(end + more for end in _ENDINGS[file_format] for more in ("", ".gz"))
+        return sorted(p for p in whole.iterdir() if p.is_file() and p.name.endswith(ends))
+    if whole.is_file():
+        return [whole]
+    base, parts = (Path(whole.anchor), whole.parts[1:]) if Path(path).is_absolute() else (root, Path(path).parts)
+    # The same holds for its folders: those that exist are taken as they are, the pattern begins after them.
+    while len(parts) > 1 and (base / parts[0]).is_dir():
+        base, parts = base / parts[0], parts[1:]
+    return sorted(p for p in base.glob("/".join(parts)) if p.is_file()) if parts else []
+
+
+def duckdb_path(file: Path) -> str:
+    """The SQL literal of one existing file; DuckDB would read a name such as e*.csv as a pattern."""
+    return literal("".join(f"[{c}]" if c in "*?[" else c for c in str(file)))
+
+
+def open_text(file: Path, file_format: str) -> TextFile:
+    """What kind of text a file holds. Raises BadInputError for another format or an encoding that cannot be read."""
+    with file.open("rb") as raw:
+        start = raw.read(2)
+    compression: Literal["none", "gzip"] = "gzip" if start.startswith(b"\x1f\x8b") else "none"
+    with _open(file, compression) as raw:
+        start = raw.read(4096)
+    for magic, what in _FOREIGN.items():
+        if start.startswith(magic):
+            raise BadInputError(f"{file}: not readable as {file_format}: it is {what}")
+    if start.startswith(b"\xff\xfe"):
+        return TextFile(file, compression, "utf-16")
+    first_line = start.split(b"\n")[0]
+    if b"\0" in first_line:
+        raise BadInputError(
+            f"{file}: not readable as {file_format}: row 1 holds zero bytes, as in UTF-16 without a byte order mark or "
+            f"in a binary file; save it as UTF-8"
+        )
+    return TextFile(file, compression, "utf-8")
+
+
+@contextmanager
+def _open(file: Path, compression: str) -> Iterator[IO[bytes]]:
+    with file.open("rb") as raw:
+        yield cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if compression == "gzip" else raw
+
+
+def csv_header(text: TextFile, delimiter: str) -> list[str]:
+    """Names of the columns of a CSV file; a column without a name is ''.
+
+    Raises BadInputError for a file without a header, one that is not UTF-8, or one that uses a name twice.
+    """
+    with text.lines() as lines:
+        header = next(csv.reader(lines, delimiter=delimiter), [])
+    if not header:
+        raise BadInputError(f"{text.path}: empty, without even a header; bring the file again")
+    broken = [name for name in header if "\ufffd" in name]
+    if broken:
+        raise BadInputError(f"{text.path}: row 1: the column name {broken[0]!r} is not UTF-8; save the file as UTF-8")
+    refuse_repeated(text.path, header)
+    return header
+
+
+def refuse_repeated(file: Path, names: list[str]) -> None:
+    """Raises BadInputError where two columns of a file have the same name."""
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise BadInputError(f"{file}: the header names {twice[0]!r} twice; rename one")
+
+
+def folder_values(file: Path, root: Path) -> dict[str, str | None]:
+    """Values that folders below `root` give to all rows of a file, as in country=DE/part-0.parquet (Hive's layout)."""
+    try:
+        parts = file.relative_to(root).parts[:-1]
+    except ValueError:
+        return {}
+    pairs = [part.partition("=") for part in parts if "=" in part]
+    return {name: None if value == _HIVE_NULL else unquote(value) for name, _, value in pairs}

@@ -1,0 +1,44 @@
+"""Step `ingest` inside a store: what it refuses before it reads, and what it reports."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from feature_jobs.errors import BadInputError
+from feature_jobs.schema import load_scenario
+from tasks.run.runner import run_step
+from tasks.store.scenario_store import open_store
+from tests.small import days, write_small
+
+FIRST, SECOND = days(2)
+
+
+def test_fault_4_a_retyped_column_is_refused_before_ingest(tmp_path: Path) -> None:
+    file = write_small(tmp_path, 2, rows=50)
+    store = open_store(tmp_path / "store", "shop")
+    run_step("ingest", load_scenario(file), FIRST, store, track=False)
+    retyped = load_scenario(file, overrides={"data.events.columns.rated": {"type": "string"}})
+    with pytest.raises(BadInputError) as caught:
+        run_step("ingest", retyped, SECOND, store, track=False)
+    message = str(caught.value)
+    assert caught.value.exit_code == 4 and store.find("ingest", SECOND) is None
+    assert f"column 'rated' was double on {FIRST} and is string on {SECOND}" in message
+    assert (
+        "data.events.columns.rated.type" in message and f"chain replay --scenario shop.yaml --from {FIRST}" in message
+    )
+    added = load_scenario(file, overrides={"data.events.columns.more": {"type": "int", "optional": True}})
+    assert run_step("ingest", added, SECOND, store, track=False).outcome == "done"
+
+
+def test_ingest_reports_what_it_quarantined_and_dropped(tmp_path: Path) -> None:
+    file = write_small(tmp_path, 1, rows=200)
+    log = tmp_path / "data" / "events" / f"{FIRST}.csv"
+    lines = log.read_text().splitlines()
+    log.write_text("\n".join([*lines, lines[-1], lines[-1].replace(",0,", ",7,", 1).replace(",1,", ",7,", 1)]) + "\n")
+    outcome = run_step("ingest", load_scenario(file), FIRST, open_store(tmp_path / "store", "shop"), track=False)
+    metrics = outcome.metrics
+    assert (metrics["duplicates"], metrics["quarantined"]) == (1, 1) and len(metrics["reasons"]) == 1
+    assert json.loads((Path(str(outcome.uri)) / "counts.json").read_text()) == metrics
