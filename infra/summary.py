@@ -87,19 +87,24 @@ def demo_facts(scenario: Scenario, store: ScenarioStore, days: Sequence[str]) ->
     }
 
 
+def _promoted(day: dict[str, Any]) -> bool:
+    """Also where the version was promoted without a judgement: "promoted, unjudged: …"."""
+    return bool(day["gate"]) and day["gate"].startswith(PROMOTED)
+
+
 def print_days(facts: dict[str, Any], console: Console) -> None:
     """Two tables: what the days gave, and what their steps took."""
     quality = table("day", "rows", "AUC of", "parent", "champion", "challenger", "verdict", "version")
     for day in facts["days"]:
         parent, gate = day["auc_progressive"], day["gate_auc"]
         aucs = [lines(side.values()) for side in (parent, gate["champion"], gate["challenger"])]
-        verdict = day["gate"] if day["gate"] in (None, PROMOTED) else "refused"
+        verdict = day["gate"] and (day["gate"].split(":")[0] if _promoted(day) else "refused")
         last = [str(value or "-") for value in (verdict, day["version"])]
         quality.add_row(day["ds"], str(day["rows"]), "\n".join(parent), *aucs, *last)
     console.print(quality)
     for day in facts["days"]:
         if day["gate"] not in (None, PROMOTED):
-            console.print(f"{day['ds']} refused: {day['gate']}", markup=False)
+            console.print(f"{day['ds']} {'' if _promoted(day) else 'refused: '}{day['gate']}", markup=False)
     times = table("seconds", *DAILY)
     for day in facts["days"]:
         times.add_row(day["ds"], *(f"{day['seconds'][s]:.1f}" if s in day["seconds"] else "-" for s in DAILY))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.contract import DayConfig, Input, Metrics, Resources, step
 from tasks.store.champion_log import CHALLENGER
 from tasks.store.output_files import digest_of, manifest_of, read_json, write_json
+from tasks.tracking.files import VERSION_FILE
 
 if TYPE_CHECKING:
     from feature_jobs.schema import Scenario
@@ -58,7 +59,7 @@ def register(
         "checkpoint": tags["recloop.checkpoint"],
         "export": tags["recloop.export"],
     }
-    write_json(registration, "version.json", version)
+    write_json(registration, VERSION_FILE, version)
     return {"version": int(found["version"])}
 
 

@@ -31,6 +31,7 @@ from feature_jobs.errors import GateError
 from feature_jobs.schema import Quantize
 from feature_jobs.transforms import Encoded, Layout, encode
 from models.checkpoints import checkpoint as checkpoints
+from models.export.files import QUANTIZATION_FILE
 from models.export.quantization import correct_bias, largest_inputs, quantize_dense, write_graph
 from models.metrics import scores as metrics
 from models.ranking.ranker import Ranker
@@ -67,7 +68,7 @@ def export(checkpoint: Path, samples: Path, output: Path, quantize: Quantize) ->
             num_bytes = file.stat().st_size + _table_bytes(served, graph.table.bits)
             facts[name] = {"bits": graph.table.bits, "bytes": num_bytes, **_judge(ranker.tasks, table, scores[name])}
         latency_ms = {name: round(_latency_ms(graph, table), 3) for name, graph in graphs.items()}
-    checkpoints.write_json(output / "quantization.json", {**facts, "rows": len(table)})
+    checkpoints.write_json(output / QUANTIZATION_FILE, {**facts, "rows": len(table)})
     del scores["other"]
     _write_reference(ranker, table, scores, output / "reference.parquet")
     _write_serving(ranker, checkpoint, output)
