@@ -78,9 +78,9 @@ class Step:
     what a committed folder holds, for a person at a terminal. `after` is called by the command with the
     scenario and the committed folder: what a step may not do itself, because it writes only its output.
 
-    `daily` steps make up the daily DAG. A step says no by raising GateError after it wrote its output; `on_no` says what
-    follows. `fail` stops the day and keeps the output aside, uncommitted; `skip` commits the output with the refusal in
-    its manifest, and a scheduler sees a skipped task. `registry` steps talk to MLflow while they run, the others to nobody;
+    `daily` steps make up the daily DAG. A step says no by raising GateError after it wrote its output. Then `on_no`
+    `fail` stops the day and keeps the output aside, uncommitted; `skip` commits the output with the refusal in its
+    manifest, and a scheduler sees a skipped task. `registry` steps talk to MLflow while they run, the others to nobody;
     `tracked` ones are shown there as a run after their commit. A `resumable` step notes where it is, see DayConfig.
     A `shared` step can be computed by several machines, each of which runs its command; the leading one's output is
     committed (models.distributed.nodes).

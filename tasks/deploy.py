@@ -65,7 +65,7 @@ class Decision:
     config=("deploy", "quantize"),
     resources=Resources(memory_gib=3.0),
     timeout_s=1200,
-    imports=("tasks.tracking.logged_models",),
+    imports=("tasks.tracking.logged_models", "models.metrics.judgement"),
     on_no="skip",
     registry=True,
     appends=PREFIX,

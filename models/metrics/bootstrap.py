@@ -38,9 +38,7 @@ def paired_bootstrap(
 
     See `counted_bootstrap`, which also reports how many draws were left out.
     """
-    return counted_bootstrap(
-        labels, champion, challenger, resamples=resamples, confidence=confidence, seed=seed
-    )[0]
+    return counted_bootstrap(labels, champion, challenger, resamples=resamples, confidence=confidence, seed=seed)[0]
 
 
 def counted_bootstrap(

@@ -97,8 +97,8 @@ def calibration(labels: Array, scores: Array, weights: Array | None = None) -> f
 def calibration_interval(groups: Array, labels: Array, scores: Array, *, confidence: float) -> tuple[float, float]:
     """(low, high) of the calibration when whole groups (users) are drawn; high is infinite for very few positives.
 
-    Rows of one user resemble each other, so single rows would give an interval that is too narrow. Fieller 1954, "Some Problems
-    in Interval Estimation": the ratios c for which sum(scores) - c sum(labels) may be zero by chance.
+    Rows of one user resemble each other, so single rows would give an interval that is too narrow. Fieller 1954,
+    "Some Problems in Interval Estimation": the ratios c for which sum(scores) - c sum(labels) may be zero by chance.
     """
     labels, scores = _floats(labels), _floats(scores)
     if not len(labels) or not np.isfinite(scores).all():

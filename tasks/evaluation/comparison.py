@@ -230,11 +230,13 @@ def rare_labels(config: DayConfig, day: ScoredDay, judged: Holdout, days: list[D
 
 
 def calibration_text(quality: Quality) -> str:
-    """"calibration 1.02 [0.95, 1.10]"."""
+    """ "calibration 1.02 [0.95, 1.10]"."""
     import math
 
     low, high = quality["calibration_interval"]
-    shown = ["∞" if n == math.inf else "–" if math.isnan(n) else f"{n:.2f}" for n in (quality["calibration"], low, high)]
+    shown = [
+        "∞" if n == math.inf else "–" if math.isnan(n) else f"{n:.2f}" for n in (quality["calibration"], low, high)
+    ]
     return f"calibration {shown[0]} [{shown[1]}, {shown[2]}]"
 
 

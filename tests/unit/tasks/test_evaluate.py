@@ -207,14 +207,14 @@ def test_thirty_four_rows_are_not_judged(tmp_path, capsys):
     days.train(1, first)
     metrics, result, folder = days.evaluate(1, champion=first)
     assert result["comparison"]["verdict"] == "unknown"
-    assert result["comparison"]["unknown"][1] == "love: 13 rows where 200 are needed"
+    assert result["comparison"]["unknown"][1] == "love: 14 rows where 200 are needed"
     assert result["next_day"]["verdict"] == "ok"  # the parent is the champion: nothing to compare
     assert (metrics["not_worse"], metrics["judged"], metrics["warnings"]) == (False, False, 2)
     page = (folder / "report.html").read_text()
     assert "Unknown: too little data to judge" in page
     assert "not worse" not in page
     printed = capsys.readouterr().err
-    assert "unknown (13 rows where 200 are needed)" in printed
+    assert "unknown (14 rows where 200 are needed)" in printed
     assert "warning: love is rare: " in printed
 
 
@@ -222,7 +222,9 @@ def test_rare_labels_are_named_with_their_calibration(days):
     days.scenario = little_scenario(days.root, evaluate={"bootstrap": 50, "rare_positives": 500})
     _, result, folder = days.evaluate(1, champion=days.trained[0])
     assert len(result["warnings"]) == 1  # like has about 730 positives a day, love about 400
-    found = re.match(r"love is rare: (\d+) positives on 2024-01-02, (\d+) a day on average over 1 days", result["warnings"][0])
+    found = re.match(
+        r"love is rare: (\d+) positives on 2024-01-02, (\d+) a day on average over 1 days", result["warnings"][0]
+    )
     assert found and int(found[1]) == int(found[2]) < 500
     low, high = result["overall"]["love"]["challenger"]["calibration_interval"]
     assert f"[{low:.2f}, {high:.2f}] on the holdout" in result["warnings"][0]

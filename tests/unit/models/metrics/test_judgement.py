@@ -44,7 +44,9 @@ def test_too_little_is_unknown_with_both_numbers(rows: int, positives: int, reas
 
 
 def test_the_demands_are_the_callers() -> None:
-    small = judge_difference(Interval(0.2, 0.1, 0.3), rows=34, positives=12, needs=Evidence(min_rows=30, min_positives=10))
+    small = judge_difference(
+        Interval(0.2, 0.1, 0.3), rows=34, positives=12, needs=Evidence(min_rows=30, min_positives=10)
+    )
     assert small.verdict == "better"
 
 
