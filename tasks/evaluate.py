@@ -72,7 +72,7 @@ def evaluate(
     former = _scores(day, samples, former_champion, digests["former_champion"], digests["parent"])
     judged = compare_holdout(config, day, scores)
     days = history(config, day, read_json(yesterday, EVALUATION_FILE)["history"] if yesterday else [])
-    result = {
+    result: dict[str, Any] = {
         "scenario": scenario.name,
         "ds": config.ds,
         **digests,

@@ -70,7 +70,7 @@ def judge_calibration(
     Unknown, besides too few rows or positives: an interval without an upper end, which means that the positives came
     from too few groups (users).
     """
-    shown = f"calibration {_two(value)} [{_two(low)}, {_two(high)}]"
+    shown = describe_calibration(value, low, high)
     gap = needs.lacks(rows, positives)
     if gap is None and not all(math.isfinite(number) for number in (value, low, high)):
         gap = "the positives came from too few users"
@@ -93,5 +93,7 @@ def _unknown(interval: Interval, rows: int, positives: int, needs: Evidence, dra
     return None
 
 
-def _two(number: float) -> str:
-    return "∞" if number == math.inf else "–" if math.isnan(number) else f"{number:.2f}"
+def describe_calibration(value: float, low: float, high: float) -> str:
+    """A calibration with its interval: calibration 1.02 [0.95, 1.10]."""
+    shown = ["∞" if n == math.inf else "–" if math.isnan(n) else f"{n:.2f}" for n in (value, low, high)]
+    return f"calibration {shown[0]} [{shown[1]}, {shown[2]}]"

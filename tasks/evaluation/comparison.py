@@ -149,10 +149,11 @@ def _on_all_rows(
     """Comparisons by task, with `names` for the two sides instead of challenger and champion."""
     if ours is None or theirs is None:
         return {}
-    rules, found = config.scenario.deploy, {}
+    rules = config.scenario.deploy
+    found: dict[str, dict[str, Any]] = {}
     for task, labels in day.labels.items():
-        limits = {"min_rows": rules.min_rows, "max_drop": rules.max_auc_drop}
-        facts: dict[str, Any] = {**_compare(config, labels, theirs[task], ours[task], day.users_N, **limits)}  # type: ignore[arg-type]
+        scores = (labels, theirs[task], ours[task], day.users_N)
+        facts = dict(_compare(config, *scores, min_rows=rules.min_rows, max_drop=rules.max_auc_drop))
         sides = {names[0]: facts.pop("challenger"), names[1]: facts.pop("champion")}
         found[task] = {**facts, **sides}
     return found
@@ -203,8 +204,8 @@ def history(config: DayConfig, day: ScoredDay, before: list[DayQuality]) -> list
         known_N = day.labels[task] == day.labels[task]  # NaN differs from itself
         labels_N, users_N = day.labels[task][known_N], day.users_N[known_N]
         facts: Quality = judge(labels_N, scores[known_N], users_N, confidence=config.scenario.evaluate.confidence)
-        counts = {"rows": int(known_N.sum()), "positives": int(labels_N.sum())}
-        today.append({"ds": config.ds, "task": task, **counts, **facts})  # type: ignore[typeddict-item]
+        rows, positives = int(known_N.sum()), int(labels_N.sum())
+        today.append({"ds": config.ds, "task": task, "rows": rows, "positives": positives, **facts})
     return [*before, *today]
 
 
@@ -214,41 +215,36 @@ def rare_labels(config: DayConfig, day: ScoredDay, judged: Holdout, days: list[D
     The training moves the bias of a task with every batch. With a few positives a day the scores follow the luck of the
     day: their calibration may differ by several times from one day to the next.
     """
-    limit, warnings = config.scenario.evaluate.rare_positives, []
+    from models.metrics.judgement import describe_calibration
+
+    limit = config.scenario.evaluate.rare_positives
+    warnings: list[str] = []
     for task, labels_N in day.labels.items():
         today = int((labels_N > 0).sum())
         trailing = [p["positives"] for p in days if p["task"] == task and "positives" in p][-TRAILING_DAYS:]
         mean = sum(trailing) / len(trailing) if trailing else float(today)
         if today >= limit and mean >= limit:
             continue
+        ours = judged["overall"][task]["challenger"]
+        calibrated = describe_calibration(ours["calibration"], *ours["calibration_interval"])
         warnings.append(
-            f"{task} is rare: {today} positives on {config.ds}, {mean:.0f} a day on average over {max(1, len(trailing))}"
-            f" days, where evaluate.rare_positives = {limit} are asked for; its metrics of one day vary by chance"
-            f" ({calibration_text(judged['overall'][task]['challenger'])} on the holdout); judge it over several days"
+            f"{task} is rare: {today} positives on {config.ds}, {mean:.0f} a day on average over"
+            f" {max(1, len(trailing))} days, where evaluate.rare_positives = {limit} are asked for; its metrics of one"
+            f" day vary by chance ({calibrated} on the holdout); judge it over several days"
         )
     return warnings
 
 
-def calibration_text(quality: Quality) -> str:
-    """ "calibration 1.02 [0.95, 1.10]"."""
-    import math
-
-    low, high = quality["calibration_interval"]
-    shown = [
-        "∞" if n == math.inf else "–" if math.isnan(n) else f"{n:.2f}" for n in (quality["calibration"], low, high)
-    ]
-    return f"calibration {shown[0]} [{shown[1]}, {shown[2]}]"
-
-
 def comparison_line(task: str, facts: Comparison) -> str:
     """One task of the holdout for the terminal."""
+    from models.metrics.judgement import WORDS, describe_calibration
+
     ours, theirs, found = facts["challenger"], facts["champion"], facts["judgement"]
     text = f"{task}: AUC {ours['auc']:.4f}"
+    calibrated = describe_calibration(ours["calibration"], *ours["calibration_interval"])
     if theirs is None or found is None:
-        return f"{text}, no champion yet; {calibration_text(ours)}"
+        return f"{text}, no champion yet; {calibrated}"
     difference: Difference | None = facts["difference"]
     gap = f" {difference['auc']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]" if difference else ""
-    from models.metrics.judgement import WORDS
-
     verdict = WORDS[found["verdict"]] + (f" ({found['reason']})" if found["verdict"] == "unknown" else "")
-    return f"{text}, champion's {theirs['auc']:.4f}{gap}: {verdict}; {calibration_text(ours)}"
+    return f"{text}, champion's {theirs['auc']:.4f}{gap}: {verdict}; {calibrated}"

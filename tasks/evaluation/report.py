@@ -42,9 +42,7 @@ def write_report(
 
 
 def _values(scenario: Scenario, result: Mapping[str, Any], drawn: Mapping[str, str | None]) -> dict[str, Any]:
-    """What the template shows. Only the figures are marked as HTML; all other values are escaped."""
-    from markupsafe import Markup
-
+    """What the template shows."""
     from models.metrics.judgement import WORDS
 
     judged = {task: facts["judgement"] for task, facts in result["overall"].items()}
@@ -58,8 +56,7 @@ def _values(scenario: Scenario, result: Mapping[str, Any], drawn: Mapping[str, s
         "segment_rows": [
             (f"{name} · {task}", facts) for name, tasks in result["segments"].items() for task, facts in tasks.items()
         ],
-        # matplotlib escapes the text inside of its figures
-        "figures": {name: svg and Markup(svg) for name, svg in drawn.items()},  # noqa: S704
+        "figures": drawn,
     }
 
 

@@ -1,6 +1,6 @@
 """The champion log: which checkpoint serves, and which served before.
 
-    STORE/SCENARIO/champion/000001.json    one record per promotion, rollback or resumption; put-if-absent, never changed
+    STORE/SCENARIO/champion/000001.json    one record per promotion, rollback or resumption; put-if-absent, immutable
 
 A process writes record N+1 only after it has read record N: this is the compare-and-swap that MLflow's aliases lack.
 The alias `champion` mirrors the newest record. After a crash between the two, the next deploy, rollback or status

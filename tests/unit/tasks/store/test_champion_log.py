@@ -54,7 +54,7 @@ def registered(num_versions: int) -> None:
 def test_of_two_promotions_after_the_same_record_one_wins(store, tmp_path):
     log = ChampionLog(store)
     first = log.promote(0, trained(store, DAYS[0], tmp_path, "1"))
-    with pytest.raises(ChampionMovedError, match="came first"):
+    with pytest.raises(ChampionMovedError, match="another process wrote this record first"):
         log.promote(0, trained(store, DAYS[1], tmp_path, "2"))
     assert log.history() == [first]
     assert log.current() == first
