@@ -2,7 +2,7 @@
 
 Folders have the same path inside as outside, so that messages name what a person can open. Inputs are read-only; the
 output, a resumable step's notes and the folder of the store that a step declares are writable; all else is the image's
-read-only file system and a /tmp in memory. There is no network but for steps that talk to the registry. The container ends with
+read-only file system and a /tmp in memory. Only steps that talk to the registry have a network. The container ends with
 this process, even where that is killed: see tasks.run.exec_step.
 """
 
