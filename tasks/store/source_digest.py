@@ -20,7 +20,7 @@ def step_files(step: str) -> list[str]:
     """Source files of a step, relative to the project, sorted."""
     sources = imported_files(f"tasks/{step}.py")
     packages = {Path(name).parent for name in sources if name.endswith("/__init__.py")}
-    found = sources | {file for package in packages for file in _data_files(package)}
+    found = sources | {file for package in packages for file in _data_files(ROOT / package)}
     return sorted(name for name in found if not name.startswith(PLUMBING))
 
 
@@ -49,12 +49,11 @@ def code_digest(step: str) -> str:
 def _data_files(package: Path) -> set[str]:
     """Files of a package that are not Python, also those in its folders that are not packages."""
     found: set[str] = set()
-    for path in (ROOT / package).iterdir():
-        name = path.relative_to(ROOT)
+    for path in package.iterdir():
         if path.is_dir() and not (path / "__init__.py").exists() and path.name != "__pycache__":
-            found |= _data_files(name)
+            found |= _data_files(path)
         elif path.is_file() and path.suffix not in CODE and not path.name.startswith("."):
-            found.add(name.as_posix())
+            found.add(path.relative_to(ROOT).as_posix())
     return found
 
 
