@@ -15,7 +15,8 @@ remedy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def mistake(location: Sequence[str], value: object, what: str, remedy: str) -> str:
@@ -30,9 +31,17 @@ class RecloopError(Exception):
 
 
 class GateError(RecloopError):
-    """A gate said no; the message gives the numbers it decided on."""
+    """A gate said no; the message gives the numbers that it decided on.
+
+    This is the one way in which a step says no. The step writes its output first: the runner commits it or keeps it
+    aside, as the step declares (`on_no`). `metrics` are reported as if the step had returned them.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, metrics: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.metrics = dict(metrics or {})
 
 
 class BadInputError(RecloopError):

@@ -79,14 +79,16 @@ class Step:
     scenario and the committed folder: what a step may not do itself, because it writes only its output. `before` is
     called by the runner where the step is not done yet, and refuses what the step cannot see in its own inputs.
 
-    `daily` steps make up the daily DAG. `on_no` says what a gate's no means to a scheduler: `fail` stops the day,
-    `skip` ends the step without alarm. `registry` steps talk to MLflow while they run, the others to nobody;
+    `daily` steps make up the daily DAG. A step says no by raising GateError after it wrote its output. Then `on_no`
+    `fail` stops the day and keeps the output aside, uncommitted; `skip` commits the output with the refusal in its
+    manifest, and a scheduler sees a skipped task. `registry` steps talk to MLflow while they run, the others to nobody;
     `tracked` ones are shown there as a run after their commit. A `resumable` step notes where it is, see DayConfig.
     A `shared` step can be computed by several machines, each of which runs its command; the leading one's output is
     committed (models.distributed.nodes).
-    `source` steps read the scenario's source. `keeps` names a folder of the scenario's store that a step writes besides
-    its output; only such a step looks at the store itself. `asset` is the name under which a scheduler announces a new
-    output to others; without it the output is the pipeline's own affair.
+    `source` steps read the scenario's source. `asset` is the name under which a scheduler announces a new output to
+    others; without it the output is not announced. Two declarations give a step the store itself, besides its folders:
+    `appends` names a log of the store whose records the step reads, and to which it adds one while it runs, so its
+    output depends on what the log says at that moment; `keeps` names a folder of the store for its own working files.
     """
 
     name: str
@@ -114,6 +116,12 @@ class Step:
     source: bool = False
     keeps: str | None = None
     asset: str | None = None
+    appends: str | None = None
+
+    @property
+    def store_folder(self) -> str | None:
+        """The folder of the store that it may write besides its output; without one it does not see the store."""
+        return self.appends or self.keeps
 
     @property
     def doc(self) -> str:

@@ -2,28 +2,61 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from feature_jobs.errors import BadInputError
+from feature_jobs.errors import BadInputError, GateError
 from feature_jobs.schema import Scenario
+from feature_jobs.validation.files import VERDICT_FILE as VALIDATION_FILE
+from models.export.files import QUANTIZATION_FILE
 from tasks.contract import DayConfig, Input, Metrics, Resources, step
-from tasks.store.champion_log import CHALLENGER, PREFIX, ChampionLog, ChampionMovedError, Entry
+from tasks.evaluation.files import EVALUATION_FILE
+from tasks.store.champion_log import (
+    CHALLENGER,
+    PREFIX,
+    ChampionLog,
+    ChampionMovedError,
+    Entry,
+    promotions_held,
+)
 from tasks.store.output_files import read_json, write_json
+from tasks.tracking.files import VERSION_FILE
 
+DEPLOYMENT_FILE = "verdict.json"
 NO_CHAMPION = "no champion yet"
+Answer = Literal["yes", "no", "unknown"]
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One condition of a promotion, and the numbers that it was decided on."""
+    """One condition of a promotion, and the numbers that it was decided on. `unknown`: too little data to judge."""
 
     name: str
-    ok: bool
+    answer: Answer
     reason: str
     numbers: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the gates say together. `wanted`: the version may be promoted, as far as the log allows it."""
+
+    wanted: bool
+    refused: list[str]
+    unjudged: list[str]
+
+    def words(self, *, promoted: bool) -> str:
+        """The verdict in one line: "promoted", "promoted, unjudged: …" or "no: …"."""
+        doubts = "; ".join(self.unjudged)
+        if promoted:
+            return f"promoted, unjudged: {doubts}" if doubts else "promoted"
+        if self.refused:
+            return "no: " + "; ".join(self.refused)
+        return f"no: held, because deploy.when_unsure is hold and this is unjudged: {doubts}"
 
 
 @step(
@@ -33,10 +66,10 @@ class Gate:
     config=("deploy", "quantize"),
     resources=Resources(memory_gib=3.0),
     timeout_s=1200,
-    imports=("tasks.tracking.logged_models",),
+    imports=("tasks.tracking.logged_models", "models.metrics.judgement"),
     on_no="skip",
     registry=True,
-    keeps=PREFIX,
+    appends=PREFIX,
 )
 def deploy(
     config: DayConfig, *, registration: Path, evaluation: Path, export: Path, validation: Path, deployment: Path
@@ -45,49 +78,80 @@ def deploy(
 
     The version is loaded in a fresh process and must reproduce the stored scores; int8 must stay within its allowance;
     it must not be worse than the champion, be calibrated, come from a valid day, and not replace a later day's
-    champion. Writes verdict.json; the champion log is compared and swapped, the alias follows.
+    champion, nor the champion that a rollback restored. A gate without enough data is unknown, and the scenario says
+    whether that holds the version. Writes verdict.json; the champion log is compared and swapped, the alias follows.
     """
     from tasks import tracking
 
     if config.store is None:
         raise BadInputError("deploy keeps the champion log in the store: run it with --store")
     scenario, log = config.scenario, ChampionLog(config.store)
-    version, judged = read_json(registration, "version.json"), read_json(evaluation, "evaluation.json")
+    version, judged = read_json(registration, VERSION_FILE), _evaluation(config, evaluation)
     champion, _ = log.as_of(config.ds, config.generation)
     gates = [
         _reproduces(scenario, version, export),
-        _quantized(scenario, read_json(export, "quantization.json")),
+        _quantized(scenario, read_json(export, QUANTIZATION_FILE)),
         _not_worse(judged, champion),
         _calibrated(scenario, judged),
-        _valid(read_json(validation, "verdict.json")),
+        _valid(read_json(validation, VALIDATION_FILE)),
         _next_day(judged),
     ]
     candidate = Entry(
         "promotion", version["name"], version["version"], config.ds, config.generation, version["checkpoint"]
     )
-    order, entry = _swap(log, candidate, wanted=all(gate.ok for gate in gates))
-    gates.append(order)
-    refused = [gate for gate in gates if not gate.ok]
+    order, entry = _swap(scenario, log, candidate, wanted=decide(scenario, gates).wanted)
+    decision = decide(scenario, [*gates, order])
+    words = decision.words(promoted=decision.wanted)
     verdict = {
-        "promoted": not refused,
+        "promoted": decision.wanted,
+        "words": words,
+        "unjudged": decision.unjudged,
+        "warnings": judged["warnings"],
         "version": version["version"],
         "checkpoint": version["checkpoint"],
-        "gates": [asdict(gate) for gate in gates],
+        "gates": [asdict(gate) for gate in [*gates, order]],
         "champion": asdict(entry) if entry else None,
     }
-    write_json(deployment, "verdict.json", verdict)
-    told = "promoted" if not refused else "no: " + "; ".join(gate.reason for gate in refused)
-    tracking.set_version_tags(version["name"], version["version"], {tracking.VERDICT_TAG: told[:4000]})
+    write_json(deployment, DEPLOYMENT_FILE, verdict)
+    tracking.set_version_tags(version["name"], version["version"], {tracking.VERDICT_TAG: words[:4000]})
     tracking.mirror_alias(log)
-    if not refused and tracking.aliases(version["name"]).get(CHALLENGER) == version["version"]:
+    if decision.wanted and tracking.aliases(version["name"]).get(CHALLENGER) == version["version"]:
         tracking.delete_alias(version["name"], CHALLENGER)
+    for warning in judged["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
     metrics: Metrics = {
-        "promoted": not refused,
+        "promoted": decision.wanted,
         "version": int(version["version"]),
         "auc": {task: facts["challenger"]["auc"] for task, facts in judged["overall"].items()},
-        "gates": {gate.name: gate.ok for gate in gates},
+        "unjudged": len(decision.unjudged),
+        "gates": {gate.name: gate.answer == "yes" for gate in [*gates, order] if gate.answer != "unknown"},
     }
-    return metrics if not refused else {**metrics, "gate": told}
+    if not decision.wanted:
+        raise GateError(words, metrics)
+    print(words.replace("promoted", f"promoted version {version['version']}", 1), file=sys.stderr)
+    return metrics
+
+
+def decide(scenario: Scenario, gates: list[Gate]) -> Decision:
+    """One no refuses the version; where gates are unknown, `deploy.when_unsure` decides."""
+    refused = [gate.reason for gate in gates if gate.answer == "no"]
+    unjudged = [gate.reason for gate in gates if gate.answer == "unknown"]
+    held = bool(unjudged) and scenario.deploy.when_unsure == "hold"
+    return Decision(not refused and not held, refused, unjudged)
+
+
+def _evaluation(config: DayConfig, folder: Path) -> dict[str, Any]:
+    judged = read_json(folder, EVALUATION_FILE)
+    if "warnings" not in judged:
+        raise BadInputError(
+            f"{folder / EVALUATION_FILE}: an older release wrote it, without verdicts; evaluate the day again:"
+            f" recloop chain replay -s {config.scenario.file.stem} --from {config.ds}"
+        )
+    return judged
+
+
+def _answer(*, bad: object, unknown: object = None) -> Answer:
+    return "no" if bad else "unknown" if unknown else "yes"
 
 
 def _reproduces(scenario: Scenario, version: Mapping[str, Any], export: Path) -> Gate:
@@ -96,31 +160,35 @@ def _reproduces(scenario: Scenario, version: Mapping[str, Any], export: Path) ->
     facts = tracking.check_loads(version["name"], version["version"], export / "reference.parquet")
     tolerance = scenario.deploy.tolerance
     if not facts["loaded"]:
-        return Gate("reproduces", False, f"the registered model does not load: {facts['problem']}", {})
+        return Gate("reproduces", "no", f"the registered model does not load: {facts['problem']}", {})
     numbers = {"rows": facts["rows"], "max_difference": facts["max_difference"], "tolerance": tolerance}
     if not facts["own_code"]:
-        return Gate("reproduces", False, "the registered model needs code that is not in it", numbers)
+        return Gate("reproduces", "no", "the registered model needs code that is not in it", numbers)
     worst = max(facts["max_difference"].values())
     if not worst <= tolerance:
         reason = f"its scores differ by {worst:.2g} from the stored ones where {tolerance:g} is allowed"
-        return Gate("reproduces", False, reason, numbers)
-    return Gate("reproduces", True, f"a fresh process reproduces {facts['rows']} stored scores", numbers)
+        return Gate("reproduces", "no", reason, numbers)
+    return Gate("reproduces", "yes", f"a fresh process reproduces {facts['rows']} stored scores", numbers)
 
 
 def _quantized(scenario: Scenario, facts: Mapping[str, Any]) -> Gate:
     rules, fp32, int8 = scenario.quantize, facts["fp32"], facts["int8"]
-    numbers, problems = {}, []
+    numbers: dict[str, Any] = {}
+    problems, unknown = [], []
     for task in scenario.tasks:
         loss = _gap(fp32["auc"].get(task), int8["auc"].get(task))
         shift = _gap(int8["calibration"].get(task), fp32["calibration"].get(task))
         numbers[task] = {"auc_loss": loss, "calibration_shift": shift}
-        if loss is not None and loss > rules.max_auc_loss:
+        if loss is None:
+            unknown.append(f"{task}: int8 and fp32 have no AUC to compare: the day holds one class only")
+        elif loss > rules.max_auc_loss:
             problems.append(f"{task}: int8 loses {loss:.4f} AUC where {rules.max_auc_loss:g} is allowed")
         if shift is not None and abs(shift) > rules.max_calibration_shift:
             problems.append(
                 f"{task}: int8 shifts calibration by {shift:+.3f} where {rules.max_calibration_shift:g} is allowed"
             )
-    return Gate("int8", not problems, "; ".join(problems) or "int8 costs no more than is allowed", numbers)
+    reason = "; ".join(problems or unknown) or "int8 costs no more than is allowed"
+    return Gate("int8", _answer(bad=problems, unknown=unknown), reason, numbers)
 
 
 def _gap(left: float | None, right: float | None) -> float | None:
@@ -129,37 +197,47 @@ def _gap(left: float | None, right: float | None) -> float | None:
 
 def _not_worse(judged: Mapping[str, Any], champion: Entry | None) -> Gate:
     """The evaluation's comparison, if it was made with the champion that still is the one of this day."""
+
+    def numbers_of(tasks: Mapping[str, Any]) -> dict[str, Any]:
+        return {task: {**(facts["difference"] or {}), "judgement": facts["judgement"]} for task, facts in tasks.items()}
+
     numbers = {
-        "overall": {task: facts["difference"] for task, facts in judged["overall"].items()},
-        "segments": {
-            segment: {task: facts["difference"] for task, facts in tasks.items() if facts["judged"]}
-            for segment, tasks in judged["segments"].items()
-        },
+        "overall": numbers_of(judged["overall"]),
+        "segments": {segment: numbers_of(tasks) for segment, tasks in judged["segments"].items()},
     }
     if judged["champion"] != (champion.checkpoint if champion else None):
         then, now = (
             digest[:12] if digest else "none" for digest in (judged["champion"], champion and champion.checkpoint)
         )
         reason = f"the champion changed since the comparison (then {then}, now {now}); the next day decides"
-        return Gate("not_worse", False, reason, numbers)
+        return Gate("not_worse", "no", reason, numbers)
     comparison = judged["comparison"]
+    verdict = comparison["verdict"]
     good = NO_CHAMPION if champion is None else "not worse than the champion, overall and per segment"
-    return Gate("not_worse", comparison["ok"], "; ".join(comparison["reasons"]) or good, numbers)
+    reason = "; ".join(comparison["reasons"] or comparison["unknown"]) or good
+    return Gate("not_worse", _answer(bad=verdict == "worse", unknown=verdict == "unknown"), reason, numbers)
 
 
 def _calibrated(scenario: Scenario, judged: Mapping[str, Any]) -> Gate:
-    """Whether the calibration's whole interval lies beyond the allowance: more than which users came explains."""
-    allowed = scenario.deploy.max_calibration_error
-    numbers, problems = {}, []
+    from models.metrics.judgement import Evidence, judge_calibration
+
+    rules = scenario.deploy
+    needs = Evidence(rules.min_rows, rules.min_positives)
+    numbers: dict[str, Any] = {}
+    problems, unknown = [], []
     for task, facts in judged["overall"].items():
         value, (low, high) = facts["challenger"]["calibration"], facts["challenger"]["calibration_interval"]
-        if value is None:  # no positive came
-            continue
         numbers[task] = {"calibration": value, "low": low, "high": high}
-        if (low or 0) > 1 + allowed or (high is not None and high < 1 - allowed):
-            interval = f"[{low or 0:.2f}, {'∞' if high is None else f'{high:.2f}'}]"
-            problems.append(f"{task}: calibration {value:.2f} {interval} where 1 ± {allowed:g} is allowed")
-    return Gate("calibration", not problems, "; ".join(problems) or "scores mean what they say", numbers)
+        value, low = (math.nan if number is None else number for number in (value, low))
+        high = math.inf if high is None else high  # JSON knows no infinity
+        counts = {"rows": facts["rows"], "positives": facts["positives"]}
+        found = judge_calibration(value, low, high, **counts, needs=needs, max_error=rules.max_calibration_error)
+        if found.verdict == "worse":
+            problems.append(f"{task}: {found.reason}")
+        elif found.verdict == "unknown":
+            unknown.append(f"{task}: {found.reason}")
+    reason = "; ".join(problems or unknown) or "the mean score is near the mean label in every task"
+    return Gate("calibration", _answer(bad=problems, unknown=unknown), reason, numbers)
 
 
 def _valid(verdict: Mapping[str, Any]) -> Gate:
@@ -167,19 +245,23 @@ def _valid(verdict: Mapping[str, Any]) -> Gate:
     reason = (
         "the day's data passed validation" if verdict["ok"] else f"the day's data failed {failures} blocking checks"
     )
-    return Gate("validation", bool(verdict["ok"]), reason, {"failures": failures})
+    return Gate("validation", _answer(bad=not verdict["ok"]), reason, {"failures": failures})
 
 
 def _next_day(judged: Mapping[str, Any]) -> Gate:
+    """The champion's own next day: where the chain fell behind it, nothing from the chain replaces it."""
     found = judged["next_day"]
-    if found["verdict"] == "hold":
-        return Gate("next_day", False, "the chain fell behind the champion: " + "; ".join(found["reasons"]))
-    reason = "the new day gives no reason to hold" if found["verdict"] == "ok" else "; ".join(found["reasons"])
-    return Gate("next_day", True, reason, {"verdict": found["verdict"]})
+    verdict, numbers = found["verdict"], {"verdict": found["verdict"]}
+    if verdict == "hold":
+        reason = "the chain fell behind the champion: " + "; ".join(found["reasons"])
+    else:
+        reason = "; ".join(found["reasons"] or found["unknown"]) or "the new day gives no reason to hold"
+    return Gate("next_day", _answer(bad=verdict == "hold", unknown=verdict == "unknown"), reason, numbers)
 
 
-def _swap(log: ChampionLog, candidate: Entry, *, wanted: bool) -> tuple[Gate, Entry | None]:
-    """Appends the candidate to the champion log, unless a later day's champion serves; returns what serves then.
+def _swap(scenario: Scenario, log: ChampionLog, candidate: Entry, *, wanted: bool) -> tuple[Gate, Entry | None]:
+    """Appends the candidate to the champion log, unless a later day's champion serves or a rollback holds promotions;
+    returns what serves then.
 
     A run that was killed after its promotion finds it and does not promote again.
     """
@@ -188,17 +270,19 @@ def _swap(log: ChampionLog, candidate: Entry, *, wanted: bool) -> tuple[Gate, En
         current = history[-1] if history else None
         ours = [e for e in history if _same(e, candidate)]
         if ours:
-            return Gate("order", True, "promoted", {"sequence": ours[-1].sequence}), ours[-1]
+            return Gate("order", "yes", "promoted", {"sequence": ours[-1].sequence}), ours[-1]
         if current and current.ds > candidate.ds and log.is_committed(current):
             reason = f"held: champion is of a later day ({current.ds}, version {current.version})"
-            return Gate("order", False, reason, {"champion_ds": current.ds}), current
+            return Gate("order", "no", reason, {"champion_ds": current.ds}), current
+        if held := promotions_held(scenario, log):
+            return Gate("order", "no", held, {}), current
         if not wanted:
-            return Gate("order", True, "no later champion", {}), current
+            return Gate("order", "yes", "no later champion", {}), current
         try:
             entry = log.promote(current.sequence if current else 0, candidate)
         except ChampionMovedError:
-            continue  # look at who came first, and decide again
-        return Gate("order", True, "promoted", {"sequence": entry.sequence}), entry
+            continue  # another process wrote the next record: read it and decide again
+        return Gate("order", "yes", "promoted", {"sequence": entry.sequence}), entry
 
 
 def _same(entry: Entry, candidate: Entry) -> bool:

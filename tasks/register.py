@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.contract import DayConfig, Input, Metrics, Resources, step
+from tasks.evaluation.files import EVALUATION_FILE
 from tasks.store.champion_log import CHALLENGER
 from tasks.store.output_files import digest_of, manifest_of, read_json, write_json
+from tasks.tracking.files import VERSION_FILE
 
 if TYPE_CHECKING:
     from feature_jobs.schema import Scenario
@@ -59,8 +61,8 @@ def register(
         "checkpoint": tags["recloop.checkpoint"],
         "export": tags["recloop.export"],
     }
-    write_json(registration, "version.json", version)
-    judged = read_json(evaluation, "evaluation.json")["overall"]
+    write_json(registration, VERSION_FILE, version)
+    judged = read_json(evaluation, EVALUATION_FILE)["overall"]
     return {
         "version": int(found["version"]),
         "auc": {task: facts["challenger"]["auc"] for task, facts in judged.items()},

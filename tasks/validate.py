@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feature_jobs.errors import GateError
+from feature_jobs.validation.files import VERDICT_FILE
 from tasks.contract import DayConfig, Input, Metrics, Resources, step
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
         "drift_note": found["note"],
     }
     days = drift.window({**trailing, config.ds: day}, rules.trailing_days)
-    _write(validation / "verdict.json", verdict)
+    _write(validation / VERDICT_FILE, verdict)
     _write(validation / "profile.json", {"days": days}, indent=None)  # many small numbers: a line each would be 5x it
     if failures:
         raise GateError(_refusal(config.ds, failures, len(suite["expectations"])))

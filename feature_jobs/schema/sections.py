@@ -219,9 +219,11 @@ class Train(Section):
 
 
 class Evaluate(Section):
-    """`segments`: name → expression over event and entity columns; each is judged on its own too."""
+    """`segments`: name → expression over event and entity columns; each is judged on its own too. A label with fewer
+    than `rare_positives` positives a day gets a warning, because its metrics of one day vary by chance."""
 
     segments: dict[Name, str] = {}
+    rare_positives: Positive = 100
     bootstrap: Positive = 200
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
 
@@ -270,14 +272,22 @@ class Quantize(Section):
 
 
 class Deploy(Section):
-    """`model`: the registered name, default the scenario's. A challenger may be worse than the champion by at most
-    these, at the scenario's confidence."""
+    """`model`: the registered name, default the scenario's. `max_…` say how much worse than the champion a challenger
+    may be, at the scenario's confidence.
+
+    A comparison of fewer than `min_rows` rows (`min_segment_rows` in a segment), or of fewer than `min_positives`
+    positives or negatives, is unknown. `when_unsure` says what happens to a version that no gate refuses, but that
+    could not be judged. `after_rollback`: whether later days may promote before a person lifts the hold."""
 
     model: str | None = None
     max_auc_drop: Annotated[float, Field(ge=0)] = 0.01
     max_segment_auc_drop: Annotated[float, Field(ge=0)] = 0.05
     max_calibration_error: Annotated[float, Field(gt=0)] = 0.25
+    min_rows: Positive = 200
     min_segment_rows: Positive = 200
+    min_positives: Positive = 30
+    when_unsure: Literal["promote", "hold"] = "promote"
+    after_rollback: Literal["hold", "promote"] = "hold"
     tolerance: Annotated[float, Field(gt=0)] = 1e-4
     keep_versions: Positive = 3
 

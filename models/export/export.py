@@ -32,6 +32,7 @@ from feature_jobs.errors import GateError
 from feature_jobs.schema import Quantize
 from feature_jobs.transforms import Encoded, Layout, encode
 from models.checkpoints import checkpoint as checkpoints
+from models.export.files import QUANTIZATION_FILE
 from models.export.quantization import correct_bias, largest_inputs, quantize_dense, write_onnx
 from models.metrics import scores as metrics
 from models.ranking.ranker import Ranker
@@ -107,7 +108,7 @@ def export(checkpoint: Path, samples: Path, output: Path, quantize: Quantize) ->
 
         facts: Variants = {"fp32": judged("fp32"), "int8": judged("int8"), "other": judged("other")}
         latency_ms = {name: round(_latency_ms(model, table), 3) for name, model in models.items()}
-    checkpoints.write_json(output / "quantization.json", {**facts, "rows": len(table)})
+    checkpoints.write_json(output / QUANTIZATION_FILE, {**facts, "rows": len(table)})
     del scores["other"]
     _write_reference(ranker, table, scores, output / REFERENCE_FILE)
     _write_serving(ranker, checkpoint, output)

@@ -5,22 +5,65 @@ N rows. Labels are float with NaN where unknown; such rows count for neither mod
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.metrics import scores as metrics
-from models.metrics.bootstrap import paired_bootstrap
+from models.metrics.bootstrap import counted_bootstrap
+from models.metrics.judgement import Evidence, Verdict, judge_difference
 
 Floats = NDArray[np.floating[Any]]
 
 
-def judge(
-    labels_N: Floats, scores_N: Floats, users_N: NDArray[Any], *, confidence: float
-) -> dict[str, float | list[float]]:
-    """AUC, GAUC by user, normalized entropy, calibration with its interval, expected calibration error of one model;
-    NaN where undefined."""
+class Quality(TypedDict):
+    """How good one model's scores are; NaN where a metric is undefined."""
+
+    auc: float
+    gauc: float
+    normalized_entropy: float
+    calibration: float
+    calibration_interval: list[float]
+    calibration_error: float
+
+
+class Difference(TypedDict):
+    """AUC of the challenger minus AUC of the champion, and its confidence interval."""
+
+    auc: float
+    low: float
+    high: float
+
+
+class Judged(TypedDict):
+    """A models.metrics.judgement.Judgement as JSON."""
+
+    verdict: Verdict
+    reason: str
+
+
+class Comparison(TypedDict):
+    """Both models on the rows whose label is known. Without a champion the last three are None."""
+
+    rows: int
+    positives: int
+    challenger: Quality
+    champion: Quality | None
+    difference: Difference | None
+    judgement: Judged | None
+
+
+class BootstrapSettings(TypedDict):
+    """How intervals are computed."""
+
+    resamples: int
+    confidence: float
+    seed: int
+
+
+def judge(labels_N: Floats, scores_N: Floats, users_N: NDArray[Any], *, confidence: float) -> Quality:
+    """AUC, GAUC by user, normalized entropy, calibration with its interval, expected calibration error of one model."""
     return {
         "auc": metrics.auc(labels_N, scores_N),
         "gauc": metrics.gauc(users_N, labels_N, scores_N),
@@ -40,30 +83,37 @@ def compare(
     resamples: int,
     confidence: float,
     seed: int,
-) -> dict[str, Any]:
-    """{"rows", "positives", "challenger": metrics, "champion": metrics | None, "difference": interval | None}.
+    needs: Evidence | None = None,
+    max_drop: float = 0.0,
+) -> Comparison:
+    """Judges the challenger against the champion on the rows whose label is known.
 
-    `difference` is challenger minus champion AUC: {"auc", "low", "high"}.
+    `needs` and `max_drop` decide the judgement: how much must be compared, and how far the AUC may fall.
     """
     known_N = ~np.isnan(labels_N)
     labels_N, challenger_N, users_N = labels_N[known_N], challenger_N[known_N], users_N[known_N]
-    facts: dict[str, Any] = {
+    facts: Comparison = {
         "rows": len(labels_N),
         "positives": int(labels_N.sum()),
         "challenger": judge(labels_N, challenger_N, users_N, confidence=confidence),
         "champion": None,
         "difference": None,
+        "judgement": None,
     }
     if champion_N is not None:
         champion_N = champion_N[known_N]
-        interval = paired_bootstrap(
+        interval, left_out = counted_bootstrap(
             labels_N, champion_N, challenger_N, resamples=resamples, confidence=confidence, seed=seed
+        )
+        judgement = judge_difference(
+            interval,
+            rows=facts["rows"],
+            positives=facts["positives"],
+            needs=needs or Evidence(),
+            max_drop=max_drop,
+            draws_left_out=left_out,
         )
         facts["champion"] = judge(labels_N, champion_N, users_N, confidence=confidence)
         facts["difference"] = {"auc": interval.difference, "low": interval.low, "high": interval.high}
+        facts["judgement"] = {"verdict": judgement.verdict, "reason": judgement.reason}
     return facts
-
-
-def is_worse(difference: dict[str, float] | None, max_drop: float) -> bool:
-    """Whether an AUC fell by more than is allowed, and by more than chance explains. Undefined is not worse."""
-    return difference is not None and difference["auc"] < -max_drop and difference["high"] < 0

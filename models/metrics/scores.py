@@ -1,7 +1,7 @@
 """How good scores are: AUC, GAUC, normalized entropy, calibration.
 
 Shapes: N rows, B bins. Labels are 0/1 (bool or number), scores are probabilities (AUC and GAUC take any number),
-weights are ≥ 0. Rows whose label is unknown are left out by the caller. Every metric is NaN where it is undefined: no
+weights are ≥ 0. The caller leaves out rows whose label is unknown. Every metric is NaN where it is undefined: no
 rows, one class only, or a score that is not a number.
 """
 
@@ -71,7 +71,7 @@ def gauc(groups: Array, labels: Array, scores: Array, weights: Array | None = No
 
 
 def normalized_entropy(labels: Array, scores: Array, weights: Array | None = None) -> float:
-    """Log loss divided by the log loss of always saying the base rate; below 1 is better than knowing only that.
+    """Log loss divided by the log loss of scoring every row with the base rate; below 1 is better than that.
 
     He et al. 2014, "Practical Lessons from Predicting Clicks on Ads at Facebook".
     """
@@ -88,17 +88,17 @@ def normalized_entropy(labels: Array, scores: Array, weights: Array | None = Non
 
 
 def calibration(labels: Array, scores: Array, weights: Array | None = None) -> float:
-    """Mean score divided by mean label: 1 is right, 1.2 promises a fifth too much."""
+    """Mean score divided by mean label: 1 is right, at 1.2 the scores are a fifth too high."""
     weight_N = _weights(weights, len(labels))
     positives = float((weight_N * _floats(labels)).sum())
     return float((weight_N * _floats(scores)).sum() / positives) if positives > 0 else float("nan")
 
 
 def calibration_interval(groups: Array, labels: Array, scores: Array, *, confidence: float) -> tuple[float, float]:
-    """(low, high) of the calibration when whole groups (users) are drawn; high is infinite where few positives came.
+    """(low, high) of the calibration when whole groups (users) are drawn; high is infinite for very few positives.
 
-    Without it the odd taste of one busy user looks like a model that promises too much. Fieller 1954, "Some Problems
-    in Interval Estimation": the ratios c for which sum(scores) - c sum(labels) may be zero by chance.
+    Rows of one user resemble each other, so single rows would give an interval that is too narrow. Fieller 1954,
+    "Some Problems in Interval Estimation": the ratios c for which sum(scores) - c sum(labels) may be zero by chance.
     """
     labels, scores = _floats(labels), _floats(scores)
     if not len(labels) or not np.isfinite(scores).all():
@@ -134,7 +134,7 @@ class CalibrationCurve(NamedTuple):
 
 
 def calibration_curve(labels: Array, scores: Array, *, num_bins: int = 10) -> CalibrationCurve:
-    """What was promised against what came, by quantile of score; equal scores never part."""
+    """Mean score against mean label, by quantile of score; rows of equal score share a bin."""
     labels, scores = _floats(labels), _floats(scores)
     known = ~np.isnan(scores)
     labels, scores = labels[known], scores[known]

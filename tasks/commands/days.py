@@ -65,25 +65,22 @@ def run_days(context: Context, days: list[str], launcher: Launcher | None = None
     outcomes: list[dict[str, Any]] = []
     for day in days:
         for name in DAILY:
-            try:
-                outcome = run_step(
-                    name,
-                    context.scenario,
-                    day,
-                    context.store,
-                    progress=not context.as_json,
-                    track=context.track,
-                    launcher=launcher,
-                )
-            except GateError as error:
-                if name in TRAINED:  # without this day's checkpoint the next day can't learn
-                    raise
-                click.secho(f"{day} {name}: {error}", err=True, fg="yellow")
-                outcomes.append({"step": name, "ds": day, "outcome": "gate_no", "gate": str(error), "exit_code": 3})
-                break
+            outcome = run_step(
+                name,
+                context.scenario,
+                day,
+                context.store,
+                progress=not context.as_json,
+                track=context.track,
+                launcher=launcher,
+            )
             outcomes.append({**outcome.as_json(), "exit_code": outcome.exit_code})
             lines = [f"{day} {name:<9} {_told(outcome)}", *(f"    {line}" for line in table_lines(outcome.metrics))]
             click.echo("\n".join(lines), err=True)
+            if outcome.gate and not outcome.digest:
+                if name in TRAINED:  # without this day's checkpoint the next day can't learn
+                    raise GateError(outcome.gate)
+                break
     return outcomes
 
 

@@ -43,7 +43,7 @@ def _add(declared: Step) -> None:
         if outcome.gate:
             click.secho(f"gate: {outcome.gate}", err=True, fg="yellow")
         click.echo(json.dumps(outcome.as_json(), sort_keys=True))
-        click.get_current_context().exit(0 if no_is_done else outcome.exit_code)
+        click.get_current_context().exit(0 if no_is_done and outcome.digest else outcome.exit_code)
 
     for name, option in declared.options.items():
         command = click.option(f"--{name}", type=int, help=option.help)(command)

@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from feature_jobs.schema import Scenario
+from models.export.files import QUANTIZATION_FILE
+from tasks.deploy import DEPLOYMENT_FILE
+from tasks.evaluation.files import EVALUATION_FILE
 from tasks.steps import STEPS
 from tasks.store.scenario_store import Commit, ScenarioStore
+from tasks.tracking.files import VERSION_FILE
 
 METRICS = ("auc", "gauc", "normalized_entropy", "calibration")
 
@@ -20,11 +24,11 @@ METRICS = ("auc", "gauc", "normalized_entropy", "calibration")
 def day_facts(scenario: Scenario, store: ScenarioStore, ds: str) -> dict[str, Any]:
     """One day: rows, progressive AUC, gate AUC of champion and challenger, gate verdict, version, checkpoint, seconds.
 
-    What is not committed yet is None.
+    `gate` is "promoted", "promoted, unjudged: …" or "no: …". What is not committed yet is None.
     """
     training = _json(store.find("train", ds), "metrics.json")
-    evaluation = _json(store.find("evaluate", ds), "evaluation.json")
-    verdict = _json(store.find("deploy", ds), "verdict.json")
+    evaluation = _json(store.find("evaluate", ds), EVALUATION_FILE)
+    verdict = _json(store.find("deploy", ds), DEPLOYMENT_FILE)
     checkpoint, deployed = store.find("train", ds), store.find("deploy", ds)
     overall = evaluation.get("overall", {})
     return {
@@ -35,10 +39,8 @@ def day_facts(scenario: Scenario, store: ScenarioStore, ds: str) -> dict[str, An
             side: {task: _number(overall, task, side, "auc") for task in scenario.tasks}
             for side in ("champion", "challenger")
         },
-        "gate": None
-        if deployed is None
-        else ("promoted" if verdict.get("promoted") else deployed.manifest.get("gate")),
-        "version": _json(store.find("register", ds), "version.json").get("version"),
+        "gate": None if deployed is None else verdict.get("words") or deployed.manifest.get("gate") or "promoted",
+        "version": _json(store.find("register", ds), VERSION_FILE).get("version"),
         "checkpoint": checkpoint.digest if checkpoint else None,
         "seconds": step_seconds(store, ds),
     }
@@ -60,7 +62,7 @@ def write_report(scenario: Scenario, store: ScenarioStore, days: list[str], out:
     rows: list[dict[str, Any]] = []
     for ds in days:
         training = _json(store.find("train", ds), "metrics.json")
-        quantized = _json(store.find("quantize", ds), "quantization.json")
+        quantized = _json(store.find("quantize", ds), QUANTIZATION_FILE)
         by_task = {t: {m: _number(training, "progressive", t, m) for m in METRICS} for t in scenario.tasks}
         metrics[ds] = {"progressive": by_task, "export_bytes": _number(quantized, "int8", "bytes")}
         rows.append({"ds": ds} | {f"{t}.{m}": v for t, values in by_task.items() for m, v in values.items()})

@@ -1,4 +1,4 @@
-"""Commands about versions: status, rollback, accept, report, delta, apply-delta."""
+"""Commands about versions: status, rollback, resume-promotions, accept, report, delta, apply-delta."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ def _print_status(facts: dict[str, Any]) -> None:
         click.echo(f"version {version['version']}: {version['ds']} {checkpoint} {version['verdict']}{aliases}")
     targets = ", ".join(facts["rollback_targets"])
     click.echo(f"rollback can go to: {targets}" if targets else "rollback: no earlier version")
+    click.echo(f"promotions: {facts['promotions']}")
     if facts["mlflow"] != "ok":
         click.echo(f"MLflow: {facts['mlflow']}")
 
@@ -64,11 +65,25 @@ def _print_status(facts: dict[str, Any]) -> None:
 @click.option("--to", "to_version", help="Version to go back to; default: the one that served before.")
 @with_context
 def rollback(context: Context, to_version: str | None) -> None:
-    """Makes an earlier version serve again: the one before, or one of the last three with --to."""
+    """Makes an earlier version serve again: the one before, or the one of --to.
+
+    --to may name one of the last `deploy.keep_versions` champions, or a version that a rollback replaced. Later days do
+    not promote until `recloop resume-promotions`.
+    """
     from tasks.run.rollback import rollback as go_back
 
-    facts = go_back(context.scenario, context.store, to_version)
-    context.show(facts, str(facts["message"]))
+    change = go_back(context.scenario, context.store, to_version)
+    context.show(change.as_json(), change.message)
+
+
+@main.command("resume-promotions")
+@with_context
+def resume_promotions(context: Context) -> None:
+    """Allows promotions again after a rollback; the version that serves stays until a later day is promoted."""
+    from tasks.run.rollback import resume_promotions as resume
+
+    change = resume(context.scenario, context.store)
+    context.show(change.as_json(), change.message)
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""The rows of a day that an evaluation judges: labels, users, segments, and who scored them how."""
+"""The rows of a day that an evaluation judges: labels, users, segments, and the scores of each model."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScoredDay:
-    """The N rows of a day in event order: labels (NaN: unknown), users as numbers, segments, and who scored them how.
+    """The N rows of a day in event order: labels (NaN: unknown), users as numbers, segments, and scores.
 
-    `progressive` are the parent's scores before the day was learned; `gate` the challenger's, on the holdout only.
+    `progressive` are the parent's scores of rows that it has not learned; `gate` are the challenger's, which are NaN
+    outside of the holdout.
     """
 
     labels: Scores
@@ -35,8 +36,8 @@ class ScoredDay:
 
 
 def read_day(scenario: Scenario, samples: Path, checkpoint: Path) -> ScoredDay:
-    """The day's rows from predictions.parquet and the segments of samples.parquet. Raises BadInputError where they are
-    not the same rows."""
+    """Reads predictions.parquet, and the segments from samples.parquet. Raises BadInputError where the two files do
+    not hold the same rows."""
     import numpy as np
     import pyarrow.parquet as pq
 
@@ -46,7 +47,7 @@ def read_day(scenario: Scenario, samples: Path, checkpoint: Path) -> ScoredDay:
     if not rows["key.event_row"].equals(predictions["key.event_row"]):
         raise BadInputError(
             f"{checkpoint / 'predictions.parquet'}: {len(predictions)} rows, which are not the {len(rows)} of"
-            f" {samples / 'samples.parquet'}; train this day anew"
+            f" {samples / 'samples.parquet'}; train this day again"
         )
     gate = {task: _floats(predictions[f"gate.{task}"]) for task in scenario.tasks}
     progressive = {task: _floats(predictions[f"progressive.{task}"]) for task in scenario.tasks}

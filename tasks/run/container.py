@@ -1,8 +1,8 @@
 """Execution mode `docker`: a step's function runs in a container that can reach its inputs, its output, and no more.
 
 Folders have the same path inside as outside, so that messages name what a person can open. Inputs are read-only; the
-output, a resumable step's notes and what the step declares to keep are writable; all else is the image's read-only
-file system and a /tmp in memory. There is no network but for steps that talk to the registry. The container ends with
+output, a resumable step's notes and the folder of the store that a step declares are writable; all else is the image's
+read-only file system and a /tmp in memory. Only steps that talk to the registry have a network. The container ends with
 this process, even where that is killed: see tasks.run.exec_step.
 """
 
@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from feature_jobs.errors import BadInputError, GateError, KilledError, ParentMissingError, RecloopError, RetryLaterError
+from feature_jobs.errors import BadInputError, KilledError, ParentMissingError, RecloopError, RetryLaterError
 from models.distributed.nodes import Nodes
 from tasks.contract import Step
 from tasks.run.exec_step import request_of
@@ -36,7 +36,7 @@ KILLED = 128  # an exit code above says which signal ended it
 STDOUT = 1
 ABANDONED_S = 120.0  # a container is started right after it was made
 ERRORS: dict[int, type[RecloopError]] = {
-    error.exit_code: error for error in (GateError, BadInputError, ParentMissingError, RetryLaterError)
+    error.exit_code: error for error in (BadInputError, ParentMissingError, RetryLaterError)
 }
 REGISTRY_SETTINGS = ("MLFLOW_", "AWS_", "RECLOOP_MLFLOW_")
 
@@ -218,7 +218,7 @@ def mounts_of(declared: Step, call: Call, writable: list[Path]) -> list[Any]:
         readable += folder.values() if isinstance(folder, dict) else [folder] if folder else []
     if declared.source:
         readable.append(Path(scenario.data.path))
-    if declared.keeps and store:
+    if declared.store_folder and store:
         readable += store.root.glob("g[0-9]*")  # the history; neither notes on runs nor what is being written
     mounts = {str(path): True for path in readable if path.exists()} | {str(path): False for path in writable}
     return [Mount(path, path, type="bind", read_only=read_only) for path, read_only in mounts.items()]
@@ -229,8 +229,8 @@ def writable_folders(declared: Step, call: Call) -> list[Path]:
     folders = [call.output]
     if call.config.resume:
         folders.append(call.config.resume)
-    if declared.keeps and call.config.store:
-        folders.append(call.config.store.root / declared.keeps)
+    if declared.store_folder and call.config.store:
+        folders.append(call.config.store.root / declared.store_folder)
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     return folders

@@ -37,7 +37,7 @@ def request_of(declared: Step, call: Call, environment: Mapping[str, str]) -> di
         "generation": config.generation,
         "options": dict(config.options),
         "resume": _text(config.resume),
-        "store": str(config.store.root) if config.store and declared.keeps else None,
+        "store": str(config.store.root) if config.store and declared.store_folder else None,
         "folders": {argument: _text(folder) for argument, folder in call.folders.items()},
         "output": str(call.output),
         "environment": dict(environment),

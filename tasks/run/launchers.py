@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from feature_jobs.errors import GateError
 from tasks.contract import DayConfig, Metrics, Step
 from tasks.run.resources import sampled_resources
 
@@ -30,18 +31,23 @@ class Call:
 
 @dataclass(frozen=True)
 class Ran:
-    """What came of it: metrics, system metrics by name, and seconds of `compute` and `imports`."""
+    """What came of it: metrics, system metrics by name, and seconds of `compute` and `imports`.
+
+    `gate`: the reason, where the step said no.
+    """
 
     metrics: Metrics
     system: dict[str, list[float]]
     seconds: dict[str, float]
+    gate: str | None = None
 
 
 class Launcher(Protocol):
     """A way to call a step's function."""
 
     def launch(self, declared: Step, call: Call) -> Ran:
-        """Calls it and waits for its end. Raises what it raises, or KilledError where it was ended from outside."""
+        """Calls it and waits for its end. A GateError of the step is returned as `Ran.gate`; all else that it raises
+        is raised, and KilledError where it was ended from outside."""
 
 
 class InProcess:
@@ -49,11 +55,14 @@ class InProcess:
 
     def launch(self, declared: Step, call: Call) -> Ran:
         """See Launcher."""
-        begun = time.perf_counter()
+        begun, gate = time.perf_counter(), None
         for module in declared.imports:
             importlib.import_module(module)
         imported = time.perf_counter()
         with sampled_resources() as system:
-            metrics = declared.function(call.config, **call.folders, **{declared.writes: call.output})
+            try:
+                metrics = declared.function(call.config, **call.folders, **{declared.writes: call.output})
+            except GateError as error:
+                metrics, gate = error.metrics, str(error)
         compute_s = time.perf_counter() - imported
-        return Ran(metrics, system, {"compute": round(compute_s, 3), "imports": round(imported - begun, 3)})
+        return Ran(metrics, system, {"compute": round(compute_s, 3), "imports": round(imported - begun, 3)}, gate)

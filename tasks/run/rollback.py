@@ -1,58 +1,95 @@
-"""Going back to an earlier champion, and what serves at present."""
+"""Returning to an earlier champion, ending the hold that this puts on promotions, and what serves at present."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from feature_jobs.errors import BadInputError, RecloopError
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_range
 from tasks.store.chain import head
-from tasks.store.champion_log import ChampionLog, Entry, served_in_turn
+from tasks.store.champion_log import ChampionLog, Entry, promotions_held, resume_command, served_in_turn
 from tasks.store.scenario_store import ScenarioStore
 
 
-def rollback(scenario: Scenario, store: ScenarioStore, to_version: str | None = None) -> dict[str, Any]:
-    """Makes an earlier version the champion again: one of the last `deploy.keep_versions`, default the one before.
+@dataclass(frozen=True)
+class ChampionChange:
+    """What a rollback or a resumption did: `changed` is False where there was nothing left to do."""
 
-    The log is written first, then the alias moves. Returns {"rolled_back", "from", "to", "message", "champion"}; a
-    rollback that was cut short between the two is finished, not repeated. Raises BadInputError where there is nothing
-    to go back to, RetryLaterError where MLflow does not answer (the next call finishes the work).
+    changed: bool
+    from_version: str
+    to_version: str
+    message: str
+    champion: Entry
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        facts = asdict(self)
+        return {"from": facts.pop("from_version"), "to": facts.pop("to_version"), **facts}
+
+
+def rollback(scenario: Scenario, store: ScenarioStore, to_version: str | None = None) -> ChampionChange:
+    """Makes an earlier version the champion again: see ChampionLog.rollback_targets; default the one before.
+
+    The log is written first, then the alias moves. A rollback that was interrupted between the two is finished, not
+    repeated. Raises BadInputError where there is no such version, RetryLaterError where MLflow does not answer (the
+    next call finishes the work).
     """
     from tasks import tracking
 
     log = ChampionLog(store)
+    current = _current(scenario, log)
+    if tracking.mirror_alias(log) and current.kind == "rollback" and to_version in (None, current.version):
+        text = f"finished the interrupted rollback to version {current.version}"
+        return ChampionChange(False, current.version, current.version, text, current)
+    if to_version == current.version:
+        text = f"version {current.version} is the champion already"
+        return ChampionChange(False, current.version, current.version, text, current)
+    target = _target(scenario, log, to_version)
+    entry = log.promote(current.sequence, replace(target, kind="rollback", chain_head=_head(store)))
+    tracking.mirror_alias(log)
+    return ChampionChange(True, current.version, entry.version, _advice(scenario, current, entry), entry)
+
+
+def resume_promotions(scenario: Scenario, store: ScenarioStore) -> ChampionChange:
+    """Ends the hold of a rollback: the next day's deploy may promote again. The same version goes on serving."""
+    log = ChampionLog(store)
+    current = _current(scenario, log)
+    version = current.version
+    if log.held_by() is None:
+        text = f"no rollback holds promotions; version {version} serves"
+        return ChampionChange(False, version, version, text, current)
+    entry = log.promote(current.sequence, replace(current, kind="resumption"))
+    text = f"promotions are allowed again; version {version} serves until a later day is promoted"
+    return ChampionChange(True, version, version, text, entry)
+
+
+def _current(scenario: Scenario, log: ChampionLog) -> Entry:
     current = log.current()
     if current is None:
         raise BadInputError(f"{scenario.name}: no version was ever promoted, so there is nothing to go back to")
-    if tracking.mirror_alias(log) and current.kind == "rollback" and to_version in (None, current.version):
-        return _told(False, current, current, f"finished the rollback to version {current.version} that was cut short")
-    if to_version == current.version:
-        return _told(False, current, current, f"version {current.version} is the champion already")
-    target = _target(scenario, log, to_version)
-    entry = log.promote(current.sequence, Entry(**{**asdict(target), "kind": "rollback", "chain_head": _head(store)}))
-    tracking.mirror_alias(log)
-    return _told(True, current, entry, _advice(scenario, current, entry))
+    return current
 
 
 def _target(scenario: Scenario, log: ChampionLog, to_version: str | None) -> Entry:
     targets = log.rollback_targets(scenario.deploy.keep_versions)
+    known = ", ".join(entry.version for entry in targets)
     before = [e for e in served_in_turn(log.history())[:-1] if e in targets]
     if to_version is None and before:
         return before[-1]
     if to_version is None:
-        hint = f"; with --to it can go to {', '.join(e.version for e in targets)}" if targets else ""
+        hint = f"; with --to it can go to {known}" if known else ""
         raise BadInputError(
             f"{scenario.name}: no version served before this one, so there is nothing to go back to{hint}"
         )
     for entry in targets:
         if entry.version == to_version:
             return entry
-    known = ", ".join(e.version for e in targets)
     raise BadInputError(
-        f"{scenario.name}: version {to_version} is none of the last deploy.keep_versions ="
-        f" {scenario.deploy.keep_versions} champions; one of: {known or 'none'}"
+        f"{scenario.name}: version {to_version} is not one of the last deploy.keep_versions ="
+        f" {scenario.deploy.keep_versions} champions, nor one of the last that were rolled back; one of:"
+        f" {known or 'none'}"
     )
 
 
@@ -62,26 +99,25 @@ def _head(store: ScenarioStore) -> dict[str, Any] | None:
 
 
 def _advice(scenario: Scenario, old: Entry, new: Entry) -> str:
-    head = (new.chain_head or {}).get("ds", new.ds)
-    text = f"version {new.version} (learned up to {new.ds}) serves instead of version {old.version} ({old.ds})"
-    if head <= new.ds:
-        return text
-    after = day_range(scenario, new.ds, head)[1]
-    return (
-        f"{text}; training goes on from {head}. To learn anew from version {new.version} on:"
-        f" recloop chain replay --scenario {scenario.file.name} --from {after}"
-    )
-
-
-def _told(done: bool, old: Entry, new: Entry, message: str) -> dict[str, Any]:
-    return {"rolled_back": done, "from": old.version, "to": new.version, "message": message, "champion": asdict(new)}
+    """What serves now, what training continues from, and how promotions start again."""
+    name, head_ds = scenario.file.stem, (new.chain_head or {}).get("ds", new.ds)
+    lines = [f"version {new.version} (learned up to {new.ds}) serves instead of version {old.version} ({old.ds})"]
+    if head_ds > new.ds:
+        after = day_range(scenario, new.ds, head_ds)[1]
+        lines.append(
+            f"training continues from {head_ds}; to learn again from version {new.version} on:"
+            f" recloop chain replay -s {name} --from {after}"
+        )
+    if scenario.deploy.after_rollback == "hold":
+        lines.append(f"later days do not promote until you allow it: {resume_command(scenario)}")
+    return "\n".join(lines)
 
 
 def status_facts(scenario: Scenario, store: ScenarioStore) -> dict[str, Any]:
-    """For `recloop status`: {"champion", "former", "rollback_targets", "versions", "log", "mlflow"}.
+    """For `recloop status`: {"champion", "former", "rollback_targets", "versions", "log", "promotions", "mlflow"}.
 
     `versions` are MLflow's, newest first: version, ds, generation, checkpoint, verdict, aliases. An alias that lags
-    behind the log is mended. Where MLflow does not answer, `mlflow` says why and `versions` is empty.
+    behind the log is corrected. Where MLflow does not answer, `mlflow` says why and `versions` is empty.
     """
     from tasks import tracking
 
@@ -92,13 +128,14 @@ def status_facts(scenario: Scenario, store: ScenarioStore) -> dict[str, Any]:
         "former": asdict(served[-2]) if len(served) > 1 else None,
         "rollback_targets": [e.version for e in log.rollback_targets(scenario.deploy.keep_versions)],
         "log": [asdict(e) for e in log.history()],
+        "promotions": promotions_held(scenario, log) or "allowed",
         "versions": [],
         "mlflow": "ok",
     }
     try:
-        mended = tracking.mirror_alias(log)
+        corrected = tracking.mirror_alias(log)
         facts["versions"] = tracking.versions(scenario.model_name)
-        facts["mlflow"] = "ok: alias champion moved to what the log says" if mended else "ok"
+        facts["mlflow"] = "ok: alias champion moved to what the log says" if corrected else "ok"
     except RecloopError as error:
         facts["mlflow"] = str(error)
     return facts

@@ -20,18 +20,16 @@ from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import check_day, previous_day, trailing_days
 from models.distributed.nodes import Nodes
 from tasks.contract import DayConfig, Input, Metrics, Step
-from tasks.run.launchers import Call, Folder, InProcess, Launcher
+from tasks.run.launchers import Call, Folder, InProcess, Launcher, Ran
 from tasks.steps import STEPS, writer_of
 from tasks.store.scenario_store import Commit, ScenarioStore, canonical_json, files_of, sha256_of
 from tasks.store.source_digest import code_digest
-
-GATE_NO = 3
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How a step ended. `outcome`: done, already_done, helped (another machine's commit) or gate_no; `exit_code` says
-    the same to a scheduler."""
+    the same to a scheduler. `gate` is the reason of a no; without a digest the refused output is not committed."""
 
     step: str
     ds: str
@@ -45,7 +43,7 @@ class Outcome:
     @property
     def exit_code(self) -> int:
         """0, or 3 where a gate said no."""
-        return GATE_NO if self.gate else 0
+        return GateError.exit_code if self.gate else 0
 
     def as_json(self) -> dict[str, Any]:
         """The one JSON line that a step ends with."""
@@ -67,8 +65,8 @@ def run_step(
     """Runs one step of one day, or finds it done; with `track` it is then shown in MLflow.
 
     `started`: when the process began, for the share of imports in its time. `launcher`: where the step's function is
-    called; all else happens here. Raises RecloopError's subclasses; the
-    store is then as it was, but for a journal line and, after a gate's no, the refused output under rejected/.
+    called; all else happens here. A gate's no is an Outcome, see there. Raises RecloopError's subclasses; the store is
+    then as it was, but for a journal line.
     """
     declared = STEPS[name]
     check_day(scenario, ds)
@@ -106,15 +104,12 @@ def _run(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Laun
         config = replace(config, resume=resume)
         output = scratch / declared.writes
         output.mkdir()
-        try:
-            ran = launcher.launch(declared, Call(config, _folders(inputs), output))
-        except GateError as error:
-            kept = store.keep_rejected(declared.name, ds, output) if any(output.iterdir()) else None
-            raise GateError(f"{error}\nkept for a look: {kept}" if kept else str(error)) from None
-        metrics, seconds = ran.metrics, ran.seconds
+        ran = launcher.launch(declared, Call(config, _folders(inputs), output))
+        metrics, seconds, gate = ran.metrics, ran.seconds, ran.gate
+        if gate and declared.on_no == "fail":
+            return _refused(declared, ds, store, output, ran), None
         if declared.is_partial(options):
             return Outcome(declared.name, ds, "done", None, None, metrics, seconds), None
-        gate = metrics.pop("gate", None)
         facts = _facts(declared, scenario, inputs, gate)
         if standing is not None:
             return _compare(scenario, store, standing, output, metrics), standing
@@ -124,6 +119,13 @@ def _run(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Laun
         commit, ours = store.commit(output_name, ds, output, facts)
     outcome = ("gate_no" if gate else "done") if ours else "already_done"
     return Outcome(declared.name, ds, outcome, commit.digest, str(commit.folder), metrics, seconds, gate), commit
+
+
+def _refused(declared: Step, ds: str, store: ScenarioStore, output: Path, ran: Ran) -> Outcome:
+    """A no that stops the day: nothing is committed, and what the step wrote is kept aside for a person to look at."""
+    kept = store.keep_rejected(declared.name, ds, output) if any(output.iterdir()) else None
+    reason = f"{ran.gate}\nthe output is kept in {kept}" if kept else ran.gate
+    return Outcome(declared.name, ds, "gate_no", None, None, ran.metrics, ran.seconds, reason)
 
 
 def _help(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Launcher) -> Outcome:
@@ -140,6 +142,8 @@ def _help(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Lau
     with tempfile.TemporaryDirectory(prefix="recloop-help-") as output:
         call = Call(replace(config, resume=resume), _folders(inputs), Path(output))
         ran = launcher.launch(declared, call)
+    if ran.gate:  # the leading machine commits nothing either
+        return Outcome(declared.name, ds, "gate_no", None, None, ran.metrics, ran.seconds, ran.gate)
     timeout_s = config.scenario.train.distributed.timeout_s
     deadline = time.monotonic() + timeout_s
     while (commit := store.find(declared.name, ds)) is None:

@@ -1,18 +1,24 @@
 """The champion log: which checkpoint serves, and which served before.
 
-    STORE/SCENARIO/champion/000001.json    one record per promotion or rollback, put-if-absent, never changed
+    STORE/SCENARIO/champion/000001.json    one record per promotion, rollback or resumption; put-if-absent, immutable
 
-Whoever writes record N+1 has seen record N: that is the compare-and-swap that MLflow's aliases lack. The alias
-`champion` mirrors the newest record; where a crash fell between the two, the next deploy, rollback or status mends it.
+A process writes record N+1 only after it has read record N: this is the compare-and-swap that MLflow's aliases lack.
+The alias `champion` mirrors the newest record. After a crash between the two, the next deploy, rollback or status
+repairs the alias.
+
+A rollback holds promotions: as long as it is the newest record, later days do not promote. A person ends the hold with
+a resumption, a record that repeats the version that serves (or the scenario allows promotions, see
+`deploy.after_rollback`).
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from feature_jobs.errors import RetryLaterError
+from feature_jobs.schema import Scenario
 from tasks.store.scenario_store import ScenarioStore, canonical_json
 
 PREFIX = "champion"
@@ -20,19 +26,20 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 
 
 class ChampionMovedError(RetryLaterError):
-    """Another promotion or rollback was recorded first."""
+    """Another process wrote the next record first."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One record: from here on `version` of the registered model `model` serves, learned up to `ds`.
+    """One record: from here on `version` of the registered model `model` serves; it has learned up to `ds`.
 
-    `ds`, `generation` and `checkpoint` name its place in the chain: the model, the features of its layout and the
-    checkpoint to learn on from are one thing. `replaces` is the sequence number of the record before. A rollback keeps
-    in `chain_head` what the next day will learn from: that stays, because moving it would fork the chain silently.
+    `ds`, `generation` and `checkpoint` are its place in the chain, so that the model, the features of its layout and
+    the checkpoint to continue from go together. `replaces` is the sequence number of the record before. `chain_head` of
+    a rollback is the checkpoint that the next day learns from: a rollback does not move it, because that would fork the
+    chain silently.
     """
 
-    kind: Literal["promotion", "rollback"]
+    kind: Literal["promotion", "rollback", "resumption"]
     model: str
     version: str
     ds: str
@@ -61,11 +68,16 @@ class ChampionLog:
         history = self.history()
         return history[-1] if history else None
 
+    def held_by(self) -> Entry | None:
+        """The rollback that holds promotions, or None."""
+        current = self.current()
+        return current if current is not None and current.kind == "rollback" else None
+
     def as_of(self, ds: str, generation: int | None = None) -> tuple[Entry | None, Entry | None]:
         """(champion, former champion) as a fair comparator for day `ds`, seen from a generation (default: newest).
 
-        Only what learned from earlier days counts, and what is committed still. Champions of a history that was
-        replaced since count where there are no others.
+        Only versions that learned from earlier days and whose checkpoint is still committed count. Versions of a
+        generation that was replaced count only where there are no others.
         """
         known = [e for e in self.history() if e.ds < ds and self.is_committed(e)]
         valid = [e for e in known if self.store.generation_of(e.ds, generation) == e.generation]
@@ -73,40 +85,71 @@ class ChampionLog:
         return (served[-1] if served else None, served[-2] if len(served) > 1 else None)
 
     def is_committed(self, entry: Entry) -> bool:
-        """Whether the entry's checkpoint is in the store (dvc removes the outputs of days that it makes anew)."""
+        """Whether the entry's checkpoint is in the store (dvc removes the outputs of days that it runs again)."""
         data = self.store.read(f"g{entry.generation:04}/{entry.ds}/train/commit.json")
         return data is not None and json.loads(data)["digest"] == entry.checkpoint
 
     def promote(self, expected_sequence: int, entry: Entry) -> Entry:
         """Appends the record after `expected_sequence` (0: the log is empty).
 
-        Raises ChampionMovedError where another record stands there already.
+        Raises ChampionMovedError where that place is taken.
         """
-        entry = Entry(**{**asdict(entry), "sequence": expected_sequence + 1, "replaces": expected_sequence or None})
+        entry = replace(entry, sequence=expected_sequence + 1, replaces=expected_sequence or None)
         if not self.store.put_if_absent(_key(entry.sequence), canonical_json(asdict(entry))):
             raise ChampionMovedError(
-                f"{self.store.root / _key(entry.sequence)}: another promotion or rollback came first;"
+                f"{self.store.root / _key(entry.sequence)}: another process wrote this record first;"
                 " look at `recloop status` and run this again"
             )
         return entry
 
     def rollback_targets(self, keep_versions: int) -> list[Entry]:
-        """What a rollback may go to: the last distinct versions that served, those before the current one first."""
-        served = served_in_turn(self.history())
+        """The versions that a rollback may choose, newest first in each group.
+
+        First the `keep_versions` that served before the current one, then as many of those that a rollback replaced.
+        """
+        history = self.history()
+        served = served_in_turn(history)
         if not served:
             return []
-        earlier = [*served[-2::-1], *reversed(self.history())]
-        distinct: dict[str, Entry] = {}
-        for entry in earlier:
-            if entry.version != served[-1].version and self.is_committed(entry):
-                distinct.setdefault(entry.version, entry)
-        return list(distinct.values())[:keep_versions]
+        before = self._distinct(served[-2::-1], without={served[-1].version})
+        passed = {entry.version for entry in served}
+        rolled_back = self._distinct(history[::-1], without=passed)
+        return [*before[:keep_versions], *rolled_back[:keep_versions]]
+
+    def _distinct(self, entries: list[Entry], without: set[str]) -> list[Entry]:
+        """The first committed entry of each version."""
+        found: dict[str, Entry] = {}
+        for entry in entries:
+            if entry.version not in without and self.is_committed(entry):
+                found.setdefault(entry.version, entry)
+        return list(found.values())
+
+
+def resume_command(scenario: Scenario) -> str:
+    """The command that ends the hold of a rollback."""
+    return f"recloop resume-promotions -s {scenario.file.stem}"
+
+
+def promotions_held(scenario: Scenario, log: ChampionLog) -> str | None:
+    """Why later days may not promote, with the command that ends it; None where they may."""
+    back = log.held_by()
+    if back is None or scenario.deploy.after_rollback == "promote":
+        return None
+    return (
+        f"held since the rollback to version {back.version} (learned up to {back.ds}, record {back.sequence} of the"
+        f" champion log); to allow promotions again: {resume_command(scenario)}"
+    )
 
 
 def served_in_turn(entries: list[Entry]) -> list[Entry]:
-    """The champions that a chain of rollbacks walks back through: a promotion adds one, a rollback takes some away."""
+    """The champions in the order in which rollbacks go back through them.
+
+    A promotion adds one, a rollback removes those after the version that it restores. A resumption changes nothing.
+    """
     served: list[Entry] = []
     for entry in entries:
+        if entry.kind == "resumption":
+            continue
         if entry.kind == "rollback" and (place := _place(served, entry)) is not None:
             served = served[:place]
         served.append(entry)

@@ -1,5 +1,6 @@
 """Which source files decide what a step does: its module and all of the project that it imports, found by reading
-the imports. Their digest is stamped on every output, and dvc.yaml names them as dependencies."""
+the imports, with the data files (templates) beside them. Their digest is stamped on every output, and dvc.yaml names
+them as dependencies."""
 
 from __future__ import annotations
 
@@ -10,13 +11,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("feature_jobs", "models", "tasks", "serving")
-# Rooms and files that run every step and decide no step's output.
+CODE = (".py", ".pyc")
+# These run every step and decide no step's output.
 PLUMBING = ("tasks/store/", "tasks/run/", "tasks/steps.py", "tasks/contract.py")
 
 
 def step_files(step: str) -> list[str]:
     """Source files of a step, relative to the project, sorted."""
-    return sorted(name for name in imported_files(f"tasks/{step}.py") if not name.startswith(PLUMBING))
+    sources = imported_files(f"tasks/{step}.py")
+    packages = {Path(name).parent for name in sources if name.endswith("/__init__.py")}
+    found = sources | {file for package in packages for file in _data_files(ROOT / package)}
+    return sorted(name for name in found if not name.startswith(PLUMBING))
 
 
 def imported_files(name: str) -> set[str]:
@@ -38,6 +43,18 @@ def code_digest(step: str) -> str:
     for name in step_files(step):
         digest.update(name.encode() + b"\0" + (ROOT / name).read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+@functools.cache
+def _data_files(package: Path) -> set[str]:
+    """Files of a package that are not Python, also those in its folders that are not packages."""
+    found: set[str] = set()
+    for path in package.iterdir():
+        if path.is_dir() and not (path / "__init__.py").exists() and path.name != "__pycache__":
+            found |= _data_files(path)
+        elif path.is_file() and path.suffix not in CODE and not path.name.startswith("."):
+            found.add(path.relative_to(ROOT).as_posix())
+    return found
 
 
 @functools.cache

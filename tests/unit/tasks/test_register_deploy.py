@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from feature_jobs.errors import BadInputError, RetryLaterError
+from feature_jobs.errors import BadInputError, GateError, RetryLaterError
 from feature_jobs.schema import Scenario
 from models.training.day import train_day
 from tasks import tracking
@@ -20,7 +20,7 @@ from tasks.deploy import deploy
 from tasks.evaluate import evaluate
 from tasks.quantize import quantize
 from tasks.register import register
-from tasks.run.rollback import rollback
+from tasks.run.rollback import resume_promotions, rollback
 from tasks.store.champion_log import ChampionLog, Entry
 from tasks.store.scenario_store import ScenarioStore, open_store
 from tests.unit.tasks.little import DAYS, commit, little_scenario, write_samples, write_validation
@@ -84,9 +84,14 @@ class Loop:
         return json.loads((out / "version.json").read_text())
 
     def deploy(self, number: int, **others: Path) -> tuple[dict, dict]:
+        """Metrics and verdict; after a no the metrics hold the reason as `gate`."""
         out = self.folder(number, "deployment")
         reads = self.folders(number, "export", "evaluation", "validation") | others
-        metrics = deploy(self.config(number), registration=self.folder(number, "registration"), **reads, deployment=out)
+        reads["registration"] = self.folder(number, "registration")
+        try:
+            metrics = deploy(self.config(number), **reads, deployment=out)
+        except GateError as error:
+            metrics = {**error.metrics, "gate": str(error)}
         return metrics, json.loads((out / "verdict.json").read_text())
 
 
@@ -249,13 +254,14 @@ def test_a_damaged_artifact_is_not_loaded(loop, tmp_path, mlflow_uri):
 def test_a_good_day_is_promoted_with_all_its_numbers(loop, load_once):
     loop.register(1)
     metrics, verdict = loop.deploy(1)
-    assert verdict["promoted"], [g["reason"] for g in verdict["gates"] if not g["ok"]]
+    assert verdict["promoted"], [g["reason"] for g in verdict["gates"] if g["answer"] != "yes"]
     assert metrics["promoted"] is True
     assert "gate" not in metrics
     names = [g["name"] for g in verdict["gates"]]
     assert names == ["reproduces", "int8", "not_worse", "calibration", "validation", "next_day", "order"]
     assert gate(verdict, "reproduces")["numbers"]["max_difference"]["like"] <= 1e-4
-    assert set(gate(verdict, "not_worse")["numbers"]["overall"]["like"]) == {"auc", "low", "high"}
+    assert verdict["words"] == "promoted"
+    assert set(gate(verdict, "not_worse")["numbers"]["overall"]["like"]) == {"auc", "low", "high", "judgement"}
     assert tracking.aliases("little") == {"champion": "2"}
     assert tracking.versions("little")[0]["verdict"] == "promoted"
     current = ChampionLog(loop.store).current()
@@ -283,11 +289,124 @@ def test_a_rollback_is_not_undone_by_the_same_days_deploy(loop, load_once):
     assert ChampionLog(loop.store).current().version == "1"
 
 
+THIN = {"verdict": "unknown", "reason": "14 rows where 200 are needed"}
+
+
+def thin_evaluation(loop: Loop, tmp_path: Path) -> Path:
+    """The second day's evaluation as of 14 rows of the holdout, of which 5 are positive."""
+    return edited(
+        loop.folders(1, "evaluation")["evaluation"],
+        tmp_path,
+        "evaluation.json",
+        comparison={"verdict": "unknown", "reasons": [], "unknown": [f"like: {THIN['reason']}"]},
+        overall__like__judgement=THIN,
+        overall__like__rows=14,
+        overall__like__positives=5,
+        overall__like__challenger__calibration=1.68,
+        overall__like__challenger__calibration_interval=[0.9, None],
+        warnings=["like is rare: …"],
+    )
+
+
+def test_too_few_rows_are_promoted_with_that_word_or_held_as_the_scenario_says(loop, load_once, tmp_path, capsys):
+    loop.register(1)
+    evaluation = thin_evaluation(loop, tmp_path)
+    loop.scenario = little_scenario(tmp_path / "held", deploy={"max_calibration_error": 3, "when_unsure": "hold"})
+    metrics, verdict = loop.deploy(1, evaluation=evaluation)
+    assert metrics["promoted"] is False
+    assert metrics["gate"].startswith(
+        "no: held, because deploy.when_unsure is hold and this is unjudged: like: 14 rows"
+    )
+    assert ChampionLog(loop.store).current().version == "1"
+    loop.scenario = little_scenario(tmp_path / "promoted", deploy={"max_calibration_error": 3})
+    metrics, verdict = loop.deploy(1, evaluation=evaluation)
+    assert ChampionLog(loop.store).current().version == "2"
+    assert (metrics["promoted"], metrics["unjudged"]) == (True, 2)
+    unjudged = [g["name"] for g in verdict["gates"] if g["answer"] == "unknown"]
+    assert unjudged == ["not_worse", "calibration"]
+    assert gate(verdict, "calibration")["reason"] == ("like: calibration 1.68 [0.90, ∞]: 14 rows where 200 are needed")
+    assert verdict["words"].startswith("promoted, unjudged: like: 14 rows where 200 are needed; like: calibration 1.68")
+    assert tracking.versions("little")[0]["verdict"] == verdict["words"]
+    printed = capsys.readouterr().err
+    assert "promoted version 2, unjudged: " in printed
+    assert "warning: like is rare" in printed
+
+
+def test_a_day_with_one_class_is_unknown_and_not_equal(loop, load_once, tmp_path):
+    loop.register(1)
+    nothing = dict.fromkeys(("auc", "calibration"))
+    evaluation = edited(
+        loop.folders(1, "evaluation")["evaluation"],
+        tmp_path,
+        "evaluation.json",
+        comparison={"verdict": "unknown", "reasons": [], "unknown": ["love: 0 positives where 30 are needed"]},
+        overall__love__positives=0,
+        overall__love__challenger__calibration=None,
+        overall__love__challenger__calibration_interval=[None, None],
+    )
+    export = edited(
+        loop.folders(1, "export")["export"],
+        tmp_path,
+        "quantization.json",
+        **{f"{form}__{metric}__love": None for form in ("fp32", "int8") for metric in nothing},
+    )
+    _, verdict = loop.deploy(1, evaluation=evaluation, export=export)
+    unknown = [g["name"] for g in verdict["gates"] if g["answer"] == "unknown"]
+    assert unknown == ["int8", "not_worse", "calibration"]
+    assert "one class only" in verdict["words"]
+    assert "0 positives where 30 are needed" in verdict["words"]
+
+
+def test_an_evaluation_of_an_older_release_is_refused_with_the_remedy(loop, tmp_path):
+    loop.register(1)
+    folder = edited(loop.folders(1, "evaluation")["evaluation"], tmp_path, "evaluation.json")
+    old = json.loads((folder / "evaluation.json").read_text())
+    del old["warnings"]
+    (folder / "evaluation.json").write_text(json.dumps(old))
+    with pytest.raises(BadInputError, match="an older release wrote it"):
+        loop.deploy(1, evaluation=folder)
+
+
+def test_a_rollback_holds_the_next_two_days_until_a_person_lifts_it(loop, load_once):
+    loop.register(1)
+    loop.deploy(1)
+    rollback(loop.scenario, loop.store)
+    for number in (2, 3):
+        loop.make(number)
+        loop.register(number)
+        metrics, verdict = loop.deploy(number)
+        assert metrics["promoted"] is False
+        assert "held since the rollback to version 1" in metrics["gate"]
+        assert metrics["gate"].endswith("recloop resume-promotions -s little")
+        assert gate(verdict, "order")["answer"] == "no"
+        assert ChampionLog(loop.store).current().version == "1"
+        assert tracking.aliases("little")["champion"] == "1"
+    assert resume_promotions(loop.scenario, loop.store).changed
+    assert tracking.aliases("little")["champion"] == "1"  # until a later day is promoted
+    _, verdict = loop.deploy(3)
+    assert verdict["promoted"], verdict["words"]
+    assert tracking.aliases("little")["champion"] == "4"
+
+
+def test_a_scenario_may_let_the_next_day_promote_after_a_rollback(loop, load_once, tmp_path):
+    loop.register(1)
+    loop.deploy(1)
+    rollback(loop.scenario, loop.store)
+    rules = {"max_calibration_error": 3, "after_rollback": "promote"}
+    loop.scenario = little_scenario(tmp_path / "open", deploy=rules)
+    loop.make(2)
+    loop.register(2)
+    _, verdict = loop.deploy(2)
+    assert verdict["promoted"], verdict["words"]
+    assert ChampionLog(loop.store).current().version == "3"
+
+
 @pytest.mark.slow
 def test_each_gate_says_no_with_a_reason(loop, tmp_path):
     loop.register(1)
     reads = loop.folders(1, "evaluation", "validation", "export")
-    worse = {"ok": False, "reasons": ["like: AUC -0.2000 [-0.3000, -0.1000] where at most -0.0100 is allowed"]}
+    reason = "like: AUC -0.2000 [-0.3000, -0.1000] where at most -0.0100 is allowed"
+    worse = {"verdict": "worse", "reasons": [reason], "unknown": []}
     evaluation = edited(
         reads["evaluation"],
         tmp_path,
@@ -307,11 +426,11 @@ def test_each_gate_says_no_with_a_reason(loop, tmp_path):
         table.set_column(position, "int8.like", [(scores["int8.like"] + 0.01).to_numpy()]), export / "reference.parquet"
     )
     metrics, verdict = loop.deploy(1, evaluation=evaluation, validation=validation, export=export)
-    assert [g["name"] for g in verdict["gates"] if g["ok"]] == ["order"]
+    assert [g["name"] for g in verdict["gates"] if g["answer"] == "yes"] == ["order"]
     assert metrics["promoted"] is False
     assert metrics["gate"].startswith("no: its scores differ by 0.01")
-    for told in ("int8 loses", "int8 shifts calibration", "AUC -0.2000", "calibration 9.00", "blocking", "fell behind"):
-        assert told in metrics["gate"], told
+    for part in ("int8 loses", "int8 shifts calibration", "AUC -0.2000", "calibration 9.00", "blocking", "fell behind"):
+        assert part in metrics["gate"], part
     assert ChampionLog(loop.store).current().version == "1"
     assert tracking.aliases("little") == {"champion": "1", "challenger": "2"}
     assert tracking.versions("little")[0]["verdict"].startswith("no: ")
@@ -327,8 +446,8 @@ def test_a_later_days_champion_is_never_replaced(loop, load_once):
     held = Entry("promotion", "little", "9", DAYS[0], 0, "other")
     from tasks.deploy import _swap
 
-    answer, standing = _swap(ChampionLog(loop.store), held, wanted=True)
-    assert answer.ok is False
+    answer, standing = _swap(loop.scenario, ChampionLog(loop.store), held, wanted=True)
+    assert answer.answer == "no"
     assert answer.reason.startswith("held: champion is of a later day")
     assert standing.version == "2"
 
@@ -348,7 +467,7 @@ def test_a_model_that_does_not_load_is_a_no_and_mlflow_away_is_not(loop, monkeyp
     loop.register(1)
     shutil.rmtree(artifacts("2") / "code")
     metrics, verdict = loop.deploy(1)
-    assert gate(verdict, "reproduces")["ok"] is False
+    assert gate(verdict, "reproduces")["answer"] == "no"
     assert "does not load" in metrics["gate"] or "needs code" in metrics["gate"]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setattr(tracking.connection, "PAUSES_S", (0.01,) * 6)

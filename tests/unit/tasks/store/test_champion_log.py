@@ -1,4 +1,4 @@
-"""The champion log: one winner per place, fair comparators, rollbacks that are told and can be finished."""
+"""The champion log: one winner per place, fair comparators, rollbacks that are reported and can be finished."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ import pytest
 from feature_jobs.errors import BadInputError, RetryLaterError
 from feature_jobs.schema import Scenario
 from tasks import tracking
-from tasks.run.rollback import rollback, status_facts
+from tasks.run.rollback import resume_promotions, rollback, status_facts
 from tasks.store.champion_log import ChampionLog, ChampionMovedError, Entry
 from tasks.store.scenario_store import ScenarioStore, open_store
 from tests.paths import ROOT
@@ -54,7 +54,7 @@ def registered(num_versions: int) -> None:
 def test_of_two_promotions_after_the_same_record_one_wins(store, tmp_path):
     log = ChampionLog(store)
     first = log.promote(0, trained(store, DAYS[0], tmp_path, "1"))
-    with pytest.raises(ChampionMovedError, match="came first"):
+    with pytest.raises(ChampionMovedError, match="another process wrote this record first"):
         log.promote(0, trained(store, DAYS[1], tmp_path, "2"))
     assert log.history() == [first]
     assert log.current() == first
@@ -115,11 +115,11 @@ def test_champions_of_a_replaced_history_count_only_where_there_are_no_others(st
     assert log.as_of(DAYS[1])[0] == one
 
 
-def test_an_entry_whose_checkpoint_is_gone_is_no_comparator(store, tmp_path):
+def test_an_entry_whose_checkpoint_is_gone_does_not_count(store, tmp_path):
     import shutil
 
     one, two = promoted(store, tmp_path, 2)
-    shutil.rmtree(store.find("train", DAYS[1]).folder.parent)  # as dvc does before it makes a day anew
+    shutil.rmtree(store.find("train", DAYS[1]).folder.parent)  # as dvc does before it runs a day again
     log = ChampionLog(store)
     assert log.as_of(DAYS[2]) == (one, None)
     assert not log.is_committed(two)
@@ -130,13 +130,13 @@ def test_rollback_goes_one_back_moves_the_alias_and_keeps_the_chain(scenario, st
     registered(3)
     tracking.set_alias("little", "champion", "3")
     facts = rollback(scenario, store)
-    assert (facts["rolled_back"], facts["from"], facts["to"]) == (True, "3", "2")
+    assert (facts.changed, facts.from_version, facts.to_version) == (True, "3", "2")
     assert tracking.aliases("little")["champion"] == "2"
     entry = ChampionLog(store).current()
     assert (entry.kind, entry.version, entry.ds, entry.replaces) == ("rollback", "2", DAYS[1], 3)
     assert entry.chain_head["ds"] == DAYS[2]  # the next day still learns from here
-    assert f"chain replay --scenario little.yaml --from {DAYS[2]}" in facts["message"]
-    assert rollback(scenario, store)["to"] == "1"
+    assert f"chain replay -s little --from {DAYS[2]}" in facts.message
+    assert rollback(scenario, store).to_version == "1"
     with pytest.raises(BadInputError, match="nothing to go back to; with --to it can go to 2, 3"):
         rollback(scenario, store)
     # MLflow itself agrees
@@ -146,13 +146,60 @@ def test_rollback_goes_one_back_moves_the_alias_and_keeps_the_chain(scenario, st
 def test_rollback_to_a_version(scenario, store, tmp_path, mlflow_uri):
     promoted(store, tmp_path, 5)
     registered(5)
-    with pytest.raises(BadInputError, match=r"version 1 is none of the last deploy.keep_versions = 3 .* 4, 3, 2"):
+    with pytest.raises(BadInputError, match=r"version 1 is not one of the last deploy.keep_versions = 3 .* 4, 3, 2"):
         rollback(scenario, store, "1")
-    assert rollback(scenario, store, "2")["to"] == "2"
+    assert rollback(scenario, store, "2").to_version == "2"
     again = rollback(scenario, store, "2")
-    assert again["rolled_back"] is False
-    assert "already" in again["message"]
+    assert again.changed is False
+    assert "already" in again.message
     assert len(ChampionLog(store).history()) == 6
+
+
+def test_rolled_back_versions_stay_choosable(scenario, store, tmp_path, mlflow_uri):
+    promoted(store, tmp_path, 6)
+    registered(6)
+    rollback(scenario, store, "3")
+    assert [e.version for e in ChampionLog(store).rollback_targets(3)] == ["2", "1", "6", "5", "4"]
+    assert rollback(scenario, store, "5").to_version == "5"
+    assert ChampionLog(store).as_of(DAYS[5])[0].version == "5"
+    assert [e.version for e in ChampionLog(store).rollback_targets(3)] == ["3", "2", "1", "6", "4"]
+
+
+def test_a_rollback_holds_promotions_until_they_are_resumed(scenario, store, tmp_path, mlflow_uri):
+    promoted(store, tmp_path, 3)
+    registered(3)
+    log = ChampionLog(store)
+    assert log.held_by() is None
+    assert resume_promotions(scenario, store).changed is False
+    change = rollback(scenario, store)
+    assert "recloop resume-promotions -s little" in change.message
+    assert log.held_by() == change.champion
+    assert "held since the rollback to version 2" in status_facts(scenario, store)["promotions"]
+    before = log.as_of(DAYS[4])
+    resumed = resume_promotions(scenario, store)
+    assert (resumed.changed, resumed.to_version, resumed.champion.kind) == (True, "2", "resumption")
+    assert log.held_by() is None
+    assert log.as_of(DAYS[4]) == before  # who serves, and who served before, did not change
+    assert log.current().version == tracking.aliases("little")["champion"] == "2"
+    assert status_facts(scenario, store)["promotions"] == "allowed"
+    assert rollback(scenario, store).to_version == "1"
+
+
+def test_records_of_an_older_release_are_read(store):
+    """Byte for byte what 0.1 wrote."""
+    folder = store.root / "champion"
+    folder.mkdir(parents=True)
+    (folder / "000001.json").write_text(
+        '{"chain_head":null,"checkpoint":"ab","ds":"2024-01-01","generation":0,"kind":"promotion","model":"little",'
+        '"replaces":null,"sequence":1,"version":"1"}'
+    )
+    (folder / "000002.json").write_text(
+        '{"chain_head":{"checkpoint":"ab","ds":"2024-01-02","generation":0},"checkpoint":"ab","ds":"2024-01-01",'
+        '"generation":0,"kind":"rollback","model":"little","replaces":1,"sequence":2,"version":"1"}'
+    )
+    log = ChampionLog(store)
+    assert [e.kind for e in log.history()] == ["promotion", "rollback"]
+    assert log.held_by().sequence == 2
 
 
 @pytest.mark.parametrize("num_versions", [0, 1])
@@ -176,12 +223,12 @@ def test_a_rollback_cut_short_is_finished_and_not_repeated(scenario, store, tmp_
         rollback(scenario, store)
     assert tracking.aliases("little")["champion"] == "3"
     facts = rollback(scenario, store)
-    assert "finished" in facts["message"]
+    assert "finished" in facts.message
     assert tracking.aliases("little")["champion"] == "2"
     assert ChampionLog(store).current().version == "2"
 
 
-def test_status_tells_and_mends(scenario, store, tmp_path, mlflow_uri):
+def test_status_reports_and_repairs(scenario, store, tmp_path, mlflow_uri):
     assert status_facts(scenario, store)["champion"] is None
     promoted(store, tmp_path, 2)
     registered(2)

@@ -1,0 +1,3 @@
+"""The files that other rooms read of an export."""
+
+QUANTIZATION_FILE = "quantization.json"

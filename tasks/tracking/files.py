@@ -1,0 +1,3 @@
+"""The file that `register` writes into its output folder."""
+
+VERSION_FILE = "version.json"

@@ -1,0 +1,31 @@
+"""What counts as the code of a step: the modules that it imports, and the data files beside them."""
+
+from pathlib import Path
+
+from tasks.store import source_digest
+
+
+def test_templates_count_as_code_of_the_steps_that_import_their_package():
+    page = "tasks/evaluation/templates/report.html.j2"
+    assert page in source_digest.step_files("evaluate")
+    assert page not in source_digest.step_files("train")
+
+
+def test_another_template_is_another_code_digest(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(source_digest, "ROOT", tmp_path)
+    templates = tmp_path / "tasks" / "pages" / "templates"
+    for folder in (templates, tmp_path / "tasks" / "pages" / "other", tmp_path / "tasks" / "pages" / "__pycache__"):
+        folder.mkdir(parents=True)
+    (tmp_path / "tasks" / "show.py").write_text("from tasks.pages.page import write\n")
+    for name in ("__init__.py", "page.py", "other/__init__.py", "__pycache__/page.cpython-311.pyc", ".hidden"):
+        (tmp_path / "tasks" / "pages" / name).write_text("")
+    (tmp_path / "tasks" / "__init__.py").write_text("")
+    (tmp_path / "tasks" / "pages" / "other" / "unused.txt").write_text("")
+    (templates / "page.j2").write_text("one")
+    names = ["tasks/__init__.py", "tasks/pages/__init__.py", "tasks/pages/page.py", "tasks/pages/templates/page.j2"]
+    assert source_digest.step_files("show") == [*names, "tasks/show.py"]
+    source_digest.code_digest.cache_clear()
+    before = source_digest.code_digest("show")
+    (templates / "page.j2").write_text("two")
+    source_digest.code_digest.cache_clear()
+    assert source_digest.code_digest("show") != before
