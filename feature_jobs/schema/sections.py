@@ -140,7 +140,7 @@ class Model(Section):
     cross: Literal["stacked", "parallel"] = "stacked"
     cross_layers: Positive = 3
     cross_rank: Positive | None = None
-    dropout: Share = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 Sharding = Literal["table_wise", "row_wise", "column_wise", "data_parallel"]
@@ -230,7 +230,9 @@ class Evaluate(Section):
 
 class Validate(Section):
     """`suite`: expectations, relative to the scenario file; default NAME.expectations.json. Drift is the population
-    stability index (Siddiqi 2006) of each named column, and the shift of each label's mean, against `trailing_days`."""
+    stability index (Siddiqi 2006) of each named column, and the shift of each label's mean, against `trailing_days`.
+    `drift_columns` default to the numbers and ids of few values that are read from the row itself: trailing counts and
+    rates move as history grows, and what is computed from `event_time` moves with the weekday."""
 
     suite: str | None = None
     trailing_days: Positive = 7

@@ -1,7 +1,7 @@
 """What a day's samples must look like: a Great Expectations suite, kept as JSON in git beside the scenario.
 
 The file is GX's own ExpectationSuite format. An expectation's `severity` decides what its failure means: `critical`
-(GX's default) stops the day before train, `warning` and `info` are told. Columns are those of samples.parquet;
+(GX's default) stops the day before train, `warning` and `info` are reported. Columns are those of samples.parquet;
 of a list column (ids, sequence) the suite sees its length, as NAME.length.
 """
 
@@ -11,15 +11,13 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Required, TypedDict
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
-from feature_jobs.schema.days import parse_ds
-from feature_jobs.validation.late_import import late
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +25,23 @@ if TYPE_CHECKING:
 SEVERITIES = {"critical": "blocking", "warning": "warning", "info": "info"}  # in GX's words and in ours
 BUILT_IN = "built-in"
 _COLUMN_KEYS = ("column", "column_A", "column_B", "column_list")
+
+
+class Expectation(TypedDict, total=False):
+    """One expectation, as Great Expectations' JSON has it."""
+
+    type: Required[str]
+    severity: str
+    kwargs: dict[str, Any]
+    meta: dict[str, Any]
+
+
+class Suite(TypedDict):
+    """A suite, as Great Expectations' JSON has it."""
+
+    name: str
+    expectations: list[Expectation]
+    meta: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -43,12 +58,8 @@ class Failure:
         place = f"column {self.column}" if self.column else "the day"
         return f"{self.expectation}: {place}: expected {self.expected}, found {self.value}"
 
-    def to_json(self) -> dict[str, Any]:
-        """For verdict.json."""
-        return asdict(self)
 
-
-def propose_suite(scenario: Scenario) -> dict[str, Any]:
+def propose_suite(scenario: Scenario) -> Suite:
     """A first suite, from the scenario alone, for its owner to sharpen; used as it is where the file is missing."""
     expectations = [
         _expect("table_row_count_to_be_between", min_value=1),
@@ -83,11 +94,11 @@ def _always_known(scenario: Scenario, task: str) -> bool:
     return all(name in events and events[name].required for name in columns_of(scenario.labels[task]))
 
 
-def _expect(kind: str, severity: str = "critical", **kwargs: Any) -> dict[str, Any]:
+def _expect(kind: str, severity: str = "critical", **kwargs: Any) -> Expectation:
     return {"type": f"expect_{kind}", "severity": severity, "kwargs": kwargs, "meta": {}}
 
 
-def _of_feature(name: str, feature: Any) -> Iterator[dict[str, Any]]:
+def _of_feature(name: str, feature: Any) -> Iterator[Expectation]:
     if feature.kind in ("id", "cross", "number"):
         yield _expect("column_values_to_not_be_null", "warning", column=name, mostly=0.95)
     elif feature.kind == "rate":
@@ -100,41 +111,87 @@ def _of_feature(name: str, feature: Any) -> Iterator[dict[str, Any]]:
         yield _expect("column_max_to_be_between", "warning", column=f"{name}.length", min_value=1)
 
 
-def suite_text(suite: dict[str, Any]) -> str:
+def suite_text(suite: Suite) -> str:
     """The suite as JSON for git: one expectation a line, so that a change reads well."""
     lines = ",\n  ".join(json.dumps(expectation) for expectation in suite["expectations"])
     name, meta = json.dumps(suite["name"]), json.dumps(suite["meta"])
     return f'{{\n "name": {name},\n "meta": {meta},\n "expectations": [\n  {lines}\n ]\n}}\n'
 
 
-def load_suite(scenario: Scenario) -> tuple[dict[str, Any], str]:
+def load_suite(scenario: Scenario) -> tuple[Suite, str]:
     """The scenario's suite and the name of its file, or the proposed one and "built-in" where there is no file.
 
-    Raises BadInputError with a line for each thing in the file that is no expectation.
+    Raises BadInputError with a line for each entry of the file that is not an expectation of Great Expectations.
     """
-    file = scenario.suite_file
-    try:
-        suite = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    suite = read_suite(scenario)
+    if suite is None:
         return propose_suite(scenario), BUILT_IN
-    except json.JSONDecodeError as error:
-        raise BadInputError(f"{file}:{error.lineno}: not readable as JSON: {error.msg}; mend the line") from None
-    except UnicodeDecodeError:
-        raise BadInputError(f"{file}: not UTF-8 text; write the suite as JSON in UTF-8") from None
-    if not isinstance(suite, dict) or not isinstance(suite.get("expectations"), list):
-        raise BadInputError(f'{file}: no suite; write {{"name": "{scenario.name}", "expectations": [...]}}')
+    file = scenario.suite_file
     problems = [
         line for i, given in enumerate(suite["expectations"]) for line in _problems(f"{file}: expectations[{i}]", given)
     ]
     if problems:
         raise BadInputError("\n".join(problems))
-    return {"name": scenario.name, "meta": {}, **suite}, file.name
+    return suite, file.name
+
+
+def read_suite(scenario: Scenario) -> Suite | None:
+    """The suite as its file has it, without Great Expectations; None where there is no file.
+
+    Raises BadInputError where the file is not a suite.
+    """
+    file = scenario.suite_file
+    try:
+        suite = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError as error:
+        raise BadInputError(f"{file}:{error.lineno}: not readable as JSON: {error.msg}; correct the line") from None
+    except UnicodeDecodeError:
+        raise BadInputError(f"{file}: not UTF-8 text; write the suite as JSON in UTF-8") from None
+    if not isinstance(suite, dict) or not isinstance(suite.get("expectations"), list):
+        raise BadInputError(f'{file}: not a suite; write {{"name": "{scenario.name}", "expectations": [...]}}')
+    # Each entry is checked by `load_suite`. The name becomes a path of Data Docs: it is the scenario's, not the file's.
+    return Suite(name=scenario.name, expectations=suite["expectations"], meta=suite.get("meta") or {})
+
+
+def sample_columns(scenario: Scenario) -> list[str]:
+    """The columns of samples.parquet as the suite sees them: a list feature as NAME.length."""
+    lists = [name for name, feature in scenario.features.items() if feature.kind in ("ids", "sequence")]
+    return [
+        *("key.event_time", "key.event_row", "key.user", "key.item"),
+        *(f"{name}.length" if name in lists else name for name in scenario.features),
+        *(f"label.{task}" for task in scenario.tasks),
+        *(f"segment.{name}" for name in scenario.evaluate.segments),
+    ]
+
+
+def unknown_columns(suite: Suite, columns: Sequence[str], source: str) -> list[str]:
+    """A line for each column that an expectation names and the samples lack: a removed or renamed feature, say."""
+    problems = []
+    for i, expectation in enumerate(suite["expectations"]):
+        kwargs = expectation.get("kwargs") if isinstance(expectation, dict) else None
+        if not isinstance(kwargs, dict) or expectation.get("type") == "expect_column_to_exist":
+            continue
+        given = [kwargs.get(key) for key in _COLUMN_KEYS]
+        for name in [n for value in given if value for n in (value if isinstance(value, list) else [value])]:
+            if name not in columns:
+                place = f"{source}: expectations[{i}] {expectation.get('type')}"
+                problems.append(f"{place}: no column {name!r} in the samples; {_other_column(str(name), columns)}")
+    return problems
+
+
+def _other_column(name: str, columns: Sequence[str]) -> str:
+    close = [f"{name}.length"] if f"{name}.length" in columns else difflib.get_close_matches(name, columns, n=1)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"remove the expectation if its feature was removed; the samples hold {', '.join(columns)}"
 
 
 def _problems(place: str, given: Any) -> Iterator[str]:
     """What is wrong with one expectation of the file."""
     if not isinstance(given, dict) or not isinstance(given.get("type"), str):
-        yield f'{place}: no expectation; write {{"type": "expect_...", "kwargs": {{...}}, "severity": "critical"}}'
+        yield f'{place}: not an expectation; write {{"type": "expect_...", "kwargs": {{...}}, "severity": "critical"}}'
         return
     place = f"{place} {given['type']}"
     known = ("type", "kwargs", "severity", "meta", "notes", "description", "id")
@@ -142,9 +199,9 @@ def _problems(place: str, given: Any) -> Iterator[str]:
         yield f"{place}: {key}: unknown key; {_hint(key, known)}"
     severity = given.get("severity", "critical")
     if severity not in SEVERITIES:
-        yield f"{place}: severity: {severity!r} is not allowed; critical blocks the day, warning and info are told"
+        yield f"{place}: severity: {severity!r} is not allowed; critical blocks the day, warning and info are reported"
     if not isinstance(given.get("kwargs", {}), dict):
-        yield f"{place}: kwargs: {given['kwargs']!r} is no table; write the arguments as {{name: value}}"
+        yield f"{place}: kwargs: {given['kwargs']!r} is not a table; write the arguments as {{name: value}}"
         return
     gx = import_gx()
     from great_expectations.expectations.registry import (
@@ -174,10 +231,10 @@ def _hint(given: str, known: Any) -> str:
 
 
 def import_gx() -> Any:
-    """Great Expectations, imported without telemetry and without plotting and statistics (see `late`)."""
+    """Great Expectations, imported without telemetry."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    with late("altair", "scipy.stats"):
-        import great_expectations as gx
+    import great_expectations as gx
+
     return gx
 
 
@@ -199,24 +256,22 @@ def read_frame(samples: Path) -> pd.DataFrame:
     return frame
 
 
-def run_suite(frame: pd.DataFrame, suite: dict[str, Any], source: str, ds: str, docs: Path) -> list[Failure]:
+def run_suite(frame: pd.DataFrame, suite: Suite, source: str, ds: str, docs: Path) -> list[Failure]:
     """Holds the frame against the suite and builds Data Docs in `docs`; returns what failed, in the suite's order.
 
     `source`: where the suite was read, for messages. Raises BadInputError where an expectation names a column that the
     samples lack, or can't be computed on what is there.
     """
-    _check_columns(frame, suite, source)
-    import datetime
-
+    if problems := unknown_columns(suite, [str(name) for name in frame.columns], source):
+        raise BadInputError("\n".join(problems))
     gx = import_gx()
-    from great_expectations.core.run_identifier import RunIdentifier
     from great_expectations.data_context.types.base import (
         DataContextConfig,
         InMemoryStoreBackendDefaults,
         ProgressBarsConfig,
     )
 
-    from feature_jobs.validation.data_docs import BATCH, build_docs
+    from feature_jobs.validation.data_docs import write_docs
 
     settings = DataContextConfig(
         store_backend_defaults=InMemoryStoreBackendDefaults(),
@@ -224,36 +279,15 @@ def run_suite(frame: pd.DataFrame, suite: dict[str, Any], source: str, ds: str, 
         analytics_enabled=False,
     )
     context = gx.get_context(project_config=settings, mode="ephemeral")
-    known = context.suites.add(gx.ExpectationSuite(**{key: suite[key] for key in ("name", "expectations", "meta")}))
+    known = context.suites.add(gx.ExpectationSuite(**suite))
     order = {expectation.id: i for i, expectation in enumerate(known.expectations)}
-    asset = context.data_sources.add_pandas(BATCH).add_dataframe_asset(BATCH)
+    asset = context.data_sources.add_pandas("samples").add_dataframe_asset("samples")
     batch = asset.add_batch_definition_whole_dataframe(ds).get_batch(batch_parameters={"dataframe": frame})
     result = batch.validate(known)
     results = sorted(result.results, key=lambda r: order[r.expectation_config.id])
     failures = [failure for r in results if (failure := _failure(r, source)) is not None]
-    midnight = datetime.datetime.combine(parse_ds(ds), datetime.time(), tzinfo=datetime.UTC)
-    build_docs(context, result, RunIdentifier(ds, midnight), docs)
+    write_docs(result, known, ds, docs)
     return failures
-
-
-def _check_columns(frame: pd.DataFrame, suite: dict[str, Any], source: str) -> None:
-    columns = [str(name) for name in frame.columns]
-    problems = []
-    for i, expectation in enumerate(suite["expectations"]):
-        if expectation["type"] == "expect_column_to_exist":
-            continue
-        given = [expectation.get("kwargs", {}).get(key) for key in _COLUMN_KEYS]
-        for name in [n for value in given if value for n in (value if isinstance(value, list) else [value])]:
-            if name not in columns:
-                close = (
-                    [f"{name}.length"] if f"{name}.length" in columns else difflib.get_close_matches(name, columns, n=1)
-                )
-                remedy = f"did you mean {close[0]}?" if close else f"the samples hold {', '.join(columns)}"
-                problems.append(
-                    f"{source}: expectations[{i}] {expectation['type']}: no column {name!r} in the samples; {remedy}"
-                )
-    if problems:
-        raise BadInputError("\n".join(problems))
 
 
 def _failure(result: Any, source: str) -> Failure | None:
@@ -282,7 +316,7 @@ def _expected(kwargs: dict[str, Any]) -> str:
             words.append(f"in {float(value):.4g} of the rows")
         elif key not in ("strict_min", "strict_max"):
             words.append(f"{key} {_short(value)}")
-    return ", ".join(words) or "it of every row"
+    return ", ".join(words) or "of every row"
 
 
 def _trouble(info: dict[str, Any]) -> str | None:

@@ -1,15 +1,16 @@
 """The index of drift: against the plain formula, and merging as if the days had been one."""
 
 import json
-import subprocess
-import sys
+import re
 
 import numpy as np
 import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_jobs.validation.drift import merge, psi, sketch
+from feature_jobs.schema import load_scenario
+from feature_jobs.validation.drift import compare, merge, profile_day, psi, sketch
+from tests.paths import SCENARIOS
 
 numbers = st.lists(st.one_of(st.none(), st.floats(-1e9, 1e9)), min_size=1, max_size=50)
 ids = st.lists(st.one_of(st.none(), st.integers(0, 20), st.sampled_from("abc")), min_size=1, max_size=50)
@@ -60,16 +61,35 @@ def test_many_ids_are_kept_as_the_fifty_most_frequent_and_a_rest():
     assert len(kept["counts"]) == 50 and [7, 2] in kept["counts"] and kept["other"] == 202 - 52
 
 
-def test_late_modules_answer_when_asked_and_leave_nothing_behind():
-    code = """
-import sys
-from feature_jobs.validation.expectations import import_gx
-import_gx()
-assert "altair" not in sys.modules and "scipy.stats" not in sys.modules
-from great_expectations.expectations.core import expect_column_kl_divergence_to_be_less_than as kl
-assert kl.alt.Chart.__module__.startswith("altair")
-assert kl.stats.entropy([0.5, 0.5]) > 0.69
-import scipy.stats, altair
-assert type(scipy.stats).__name__ == type(altair).__name__ == "module" and altair.Chart is kl.alt.Chart
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_weekdays_clocks_and_trailing_features_are_not_watched_by_default(tmp_path):
+    text = (SCENARIOS / "movielens.yaml").read_text()
+    text = re.sub(r"drift_columns: .*", "trailing_days: 3", text)
+    text = text.replace(
+        "\nmodel:", "  hour: {kind: id, of: hour(event_time)}\n  day: {kind: number, of: user.age}\n\nmodel:"
+    )
+    (tmp_path / "movielens.yaml").write_text(text)
+    scenario = load_scenario(tmp_path / "movielens.yaml")
+    trailing, found = {}, {}
+    for day in range(5):
+        rng = np.random.default_rng(day)
+        frame = pd.DataFrame({name: rng.integers(0, 9, 500) for name in scenario.features})
+        frame["item_like_rate"] += day * 100
+        frame["day"] = day  # one value a day
+        frame["age"] += 100 * (day == 4)
+        for task in scenario.tasks:
+            frame[f"label.{task}"] = rng.integers(0, 2, 500)
+        profile = profile_day(frame, scenario)
+        found = compare(profile, trailing, scenario)["columns"]
+        trailing[f"2022-04-0{day + 1}"] = profile
+    assert set(found) == {"gender", "occupation", "age", "release_year", "day"}
+    assert found["day"] == {"psi": None, "limit": 0.25, "severity": "warning", "ok": True}
+    assert [name for name, facts in found.items() if not facts["ok"]] == ["age"]
+
+
+def test_a_constant_that_changes_is_drift():
+    constant = [sketch(pd.Series(["v1"] * 300), "id")] * 3
+    profile = {"rows": 300, "labels": {}, "columns": {"gender": constant[0]}}
+    today = {"rows": 300, "labels": {}, "columns": {"gender": sketch(pd.Series(["v2"] * 300), "id")}}
+    scenario = load_scenario(SCENARIOS / "movielens.yaml")
+    found = compare(today, {"a": profile, "b": profile}, scenario)
+    assert not found["columns"]["gender"]["ok"]
