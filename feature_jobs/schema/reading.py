@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ def load_scenario(
     root = Path(data).resolve() if data else (file.parent / scenario.data.path).resolve()
     scenario = scenario.model_copy(update={"data": scenario.data.model_copy(update={"path": str(root)})})
     scenario._file = file
+    settings = [part for path, value in (overrides or {}).items() for part in ("--set", f"{path}={json.dumps(value)}")]
+    scenario._given = (*(["--data", str(root)] if data else []), *settings)
     return scenario
 
 

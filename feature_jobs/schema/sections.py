@@ -6,6 +6,7 @@ here, because the DAG folder reads scenarios while Airflow parses it.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -350,6 +351,15 @@ class Scenario(Section):
     def file(self) -> Path:
         """Where the scenario was read from, absolute; `recloop`'s messages name it."""
         return self._file
+
+    _given: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def option(self) -> str:
+        """`-s movielens`: how a printed command names this scenario, with its data and settings where those were given
+        on the command line, so that the command runs when it is copied."""
+        usual = self.file.parent == Path("scenarios").resolve() and self.file.suffix == ".yaml"
+        return shlex.join(["-s", self.file.stem if usual else str(self.file), *self._given])
 
     @property
     def suite_file(self) -> Path:

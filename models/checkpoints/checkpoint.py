@@ -348,5 +348,5 @@ def digest_of(folder: Path) -> str:
 def _unreadable(place: Path, error: Exception) -> CorruptError:
     return CorruptError(
         f"{place}: not a readable checkpoint ({type(error).__name__}: {error}); restore it from a backup, or rebuild"
-        " with `recloop chain replay --from DAY`"
+        " in a new generation (recloop chain replay)"
     )

@@ -243,7 +243,7 @@ class _Day:
         scores = [_unknown(0, len(self.ranker.tasks))]
         for block in self._blocks(begin, end):
             scores.append(self.ranker.score(block))
-            self.progress.advance(len(block), "scoring")
+            self.progress.advance(len(block), "scoring", scored=True)
         self.score_s += time.perf_counter() - started
         return np.concatenate(scores)
 

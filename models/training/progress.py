@@ -9,10 +9,11 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress:
-    """Counts rows up to `total`. `bar`: show a progress bar if stderr is a terminal; `quiet`: show nothing."""
+    """Shows how far `total` rows are. `bar` asks for a rich progress bar where stderr is a terminal, `quiet` for
+    nothing. Rows that are learned and rows that are scored both move it on; they are counted apart."""
 
     def __init__(self, title: str, total: int, bar: bool, quiet: bool = False) -> None:
-        self.title, self.total, self.done, self.quiet = title, total, 0, quiet
+        self.title, self.total, self.learned, self.scored, self.quiet = title, total, 0, 0, quiet
         self._started = self._printed = time.monotonic()
         self._bar = None
         if bar and not quiet and sys.stderr.isatty():
@@ -23,9 +24,10 @@ class Progress:
             self._task = self._bar.add_task(title, total=total)
             self._bar.start()
 
-    def advance(self, rows: int, note: str) -> None:
-        """Adds `rows` to the rows that are done, and shows `note` beside them."""
-        self.done += rows
+    def advance(self, rows: int, note: str, *, scored: bool = False) -> None:
+        """Counts `rows` more that are learned, or `scored`."""
+        self.scored += rows if scored else 0
+        self.learned += 0 if scored else rows
         if self._bar:
             self._bar.update(self._task, advance=rows, description=f"{self.title} {note}")
         elif time.monotonic() - self._printed > SECONDS_BETWEEN_LINES:
@@ -42,5 +44,8 @@ class Progress:
         self._printed = time.monotonic()
         if self.quiet:
             return
-        speed = self.done / max(self._printed - self._started, 1e-9)
-        print(f"{self.title}: {self.done}/{self.total} rows, {speed:.0f} rows/s, {note}", file=sys.stderr, flush=True)
+        done = self.learned + self.scored
+        speed = done / max(self._printed - self._started, 1e-9)
+        share = f"{done / max(self.total, 1):.0%}"
+        rows = f"{self.learned:,} rows learned, {self.scored:,} scored"
+        print(f"{self.title}: {share}, {rows}, {speed:,.0f} a second, {note}", file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
 """The `recloop` command: whole days, every step, and what a person asks of a running loop."""
 
-from tasks.commands.common import main  # first: its clock also sees the imports below  # isort: skip
-from tasks.commands import days, steps, versions
+from tasks.commands import days, steps, tries, versions
+from tasks.commands.common import main
 
-__all__ = ["days", "main", "steps", "versions"]
+__all__ = ["days", "main", "steps", "tries", "versions"]

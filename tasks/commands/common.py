@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import time
+import errno
+import functools
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
-STARTED = time.time()
+import click
 
-import errno  # noqa: E402 (the clock above also sees the imports)
-import json  # noqa: E402
-import os  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
-
-import click  # noqa: E402
-
-from feature_jobs.errors import BadInputError, RecloopError, RetryLaterError  # noqa: E402
-from feature_jobs.schema import Scenario, load_scenario  # noqa: E402
-from tasks.run.modes import LAUNCHABLE, SETTING  # noqa: E402
-from tasks.store.scenario_store import ScenarioStore, open_store  # noqa: E402
+from feature_jobs.errors import BadInputError, RecloopError, RetryLaterError
+from feature_jobs.schema import Scenario, load_scenario
+from tasks.run.modes import LAUNCHABLE, SETTING
+from tasks.store.scenario_store import DEFAULT_STORE, ScenarioStore, open_store
 
 EPILOG = (
     "Exit codes: 0 done; 1 a defect of Recloop; 2 wrong command line; 3 a gate said no; 4 bad input: scenario or data "
@@ -32,7 +29,7 @@ REMEDIES: dict[int | None, tuple[type[RecloopError], str]] = {
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EROFS), _CHANGE),
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _MAKE_ROOM),
 }
-"""What an operating system's no means: the error that it counts as, and what to do."""
+"""What an error of the operating system means here: the error that it counts as, and what to do."""
 
 
 class Commands(click.Group):
@@ -62,30 +59,51 @@ class Commands(click.Group):
 )
 @click.version_option(package_name="recloop")
 def main() -> None:
-    """The daily loop of a recommender: land, join, validate, train, evaluate, tune, quantize, register, deploy.
+    """The daily loop of a recommender, from the day's logs to the version that serves.
 
-    A scenario (scenarios/NAME.yaml) describes one recommender. Start with `recloop run --scenario movielens --from
-    1997-11-12 --to 1997-11-14`; bring your own data in with `recloop init`.
+    A scenario (scenarios/NAME.yaml) describes one recommender.
+
+    \b
+    Start:           recloop run -s movielens --from 1997-11-12 --to 1997-11-14
+    Your own data:   recloop init FOLDER
+    Try an idea:     recloop try -s movielens --set model.architecture=dcnv2
+    See what is:     recloop status -s movielens
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings of a lost peer bring a stack of C++ each
 
 
 class Context:
-    """What the common options say: the scenario and its store."""
+    """What the common options say: the scenario and its store. `base` is the scenario without `overrides`."""
 
     def __init__(
         self, *, scenario: str, data: str | None, store: str, settings: tuple[str, ...], no_track: bool, as_json: bool
     ) -> None:
-        overrides = dict(_setting(text) for text in settings)
-        self.scenario: Scenario = load_scenario(scenario_file(scenario), data=data, overrides=overrides)
+        self._file, self._data = scenario_file(scenario), data
+        self.overrides: dict[str, Any] = dict(read_setting(text, "--set") for text in settings)
+        self.scenario: Scenario = self.with_overrides(self.overrides)
         self.store: ScenarioStore = open_store(store, self.scenario.name)
+        self.store.scenario_option = self.scenario.option
         self.as_json = as_json
         self.track = not no_track
         os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{self.store.root.parent / 'mlflow.db'}")
 
+    def with_overrides(self, overrides: Mapping[str, Any]) -> Scenario:
+        """The scenario of the file with values at config paths."""
+        return load_scenario(self._file, data=self._data, overrides=overrides)
+
+    @property
+    def base(self) -> Scenario:
+        """The scenario as its file has it."""
+        return self.with_overrides({})
+
+    @property
+    def options(self) -> str:
+        """`-s movielens --store PATH`: for commands that a message prints."""
+        return self.store.options
+
     def check(self) -> None:
-        """Refuses a scenario with mistakes that show without data, before any of its steps runs on them."""
+        """Refuses a scenario with mistakes that can be seen without data, before a step runs."""
         from feature_jobs.checks.check import check
 
         check(self.scenario, with_data=False)
@@ -103,7 +121,7 @@ execution_option = click.option(
     envvar=SETTING,
     default="process",
     show_default=True,
-    help="Where a step's function runs: in this process, or each in a container of its own.",
+    help="Where steps run: in this process, or each in its own container.",
 )
 
 
@@ -113,18 +131,24 @@ def scenario_file(name: str) -> Path:
     return path if path.suffix or len(path.parts) > 1 else Path("scenarios") / f"{name}.yaml"
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def read_setting(text: str, option: str) -> tuple[str, Any]:
+    """`train.learning_rate=0.01` as path and value, which is YAML."""
     from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     path, equals, value = text.partition("=")
-    if not equals:
-        raise BadInputError(f"--set {text!r}: write it as config.path=value, train.learning_rate=0.01")
-    return path, YAML(typ="safe").load(value)
+    if not equals or not path.strip():
+        raise BadInputError(f"{option} {text!r}: write it as config.path=value, train.learning_rate=0.01")
+    try:
+        return path.strip(), YAML(typ="safe").load(value)
+    except YAMLError:
+        raise BadInputError(
+            f"{option} {text!r}: {value!r} is not readable as YAML; check quotes and brackets"
+        ) from None
 
 
 def with_context(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the common options, and passes a Context as first argument."""
-    import functools
 
     @functools.wraps(command)
     def call(**given: Any) -> Any:
@@ -133,13 +157,19 @@ def with_context(command: Callable[..., Any]) -> Callable[..., Any]:
 
     options = [
         click.option("--scenario", "-s", required=True, help="Name in scenarios/, or path of a YAML file."),
-        click.option("--data", envvar="RECLOOP_DATA", help="Folder of the logs, instead of the scenario's data.path."),
+        click.option("--data", envvar="RECLOOP_DATA", help="Folder of the logs; default: the scenario's data.path."),
         click.option(
-            "--store", envvar="RECLOOP_STORE", default=".recloop/store", show_default=True, help="Where outputs go."
+            "--store", envvar="RECLOOP_STORE", default=DEFAULT_STORE, show_default=True, help="Folder for all outputs."
         ),
-        click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Change a value of the scenario."),
-        click.option("--no-track", is_flag=True, envvar="RECLOOP_NO_TRACK", help="Don't show the steps in MLflow."),
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs."),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="PATH=VALUE",
+            help="Change a value of the scenario for this call, --set train.learning_rate=0.01; may be repeated.",
+        ),
+        click.option("--no-track", is_flag=True, envvar="RECLOOP_NO_TRACK", help="Show nothing in MLflow."),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON for programs, nothing for people."),
     ]
     for option in reversed(options):
         call = option(call)

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from feature_jobs.errors import BadInputError, GateError
+from feature_jobs.errors import BadInputError, GateError, RecloopError
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_range
 from tasks.commands.common import Commands, Context, execution_option, main, scenario_file, with_context
 from tasks.run.launchers import Launcher
 from tasks.run.modes import launcher_of
-from tasks.steps import DAILY
+from tasks.run.runner import Outcome
+from tasks.steps import DAILY, STEPS, WRITERS
 
-TRAINED = DAILY[: DAILY.index("train") + 1]
+NEEDED_NEXT_DAY = DAILY[: DAILY.index(WRITERS["checkpoint"]) + 1]
+"""Steps without which the next day can't learn."""
 
 
 def scenario_days(scenario: Scenario, ds: str | None, first: str | None, last: str | None) -> list[str]:
-    """The days of --ds, or of --from and --to, which default to the scenario's."""
+    """The days of --ds, or of --from and --to; default: all days of the scenario."""
     if ds and (first or last):
         raise click.UsageError("give --ds, or --from and --to, not both")
     if ds:
@@ -41,87 +44,126 @@ def day_options(command: Any) -> Any:
     return command
 
 
-@main.command()
+@main.command(short_help="Runs the daily steps of one day or of several.")
 @day_options
+@click.option("--until", type=click.Choice(DAILY), help="The last step to run of each day; default: all.")
 @execution_option
 @with_context
-def run(context: Context, ds: str | None, first: str | None, last: str | None, execution: str) -> None:
-    """Runs the daily steps of one day or of several, in order.
+def run(
+    context: Context, *, ds: str | None, first: str | None, last: str | None, until: str | None, execution: str
+) -> None:
+    """Runs the daily steps of one day or of several, in order, and ends with a table of the days.
 
-    What is done already is left as it is. A gate's no to one version ends its day; the chain goes on with the next.
+    Steps that are done stay as they are; where they were done with other settings than the scenario's of today, the
+    end says so. A version that a gate refuses ends its day; the next day goes on. A day without a checkpoint ends the
+    run, because the next day learns from it. With --json the last line lists the finished steps and, if the run was
+    stopped, the error.
     """
     context.check()
-    outcomes = run_days(context, scenario_days(context.scenario, ds, first, last), launcher_of(execution))
-    context.show(outcomes)
-    refused = [o for o in outcomes if o["exit_code"] and o["step"] != "deploy"]
-    click.get_current_context().exit(3 if refused else 0)
+    days = scenario_days(context.scenario, ds, first, last)
+    ended = run_days(context, days, launcher_of(execution), until=until)
+    context.show(ended.as_json())
+    if not context.as_json:
+        _print_end(context, days)
+    if ended.error is not None:
+        raise ended.error
+    click.get_current_context().exit(ended.exit_code)
 
 
-def run_days(context: Context, days: list[str], launcher: Launcher | None = None) -> list[dict[str, Any]]:
-    """Runs all daily steps of each day; returns an outcome per step, with its exit code."""
-    from tasks.commands.summary import table_lines
+@dataclass(frozen=True)
+class RunEnd:
+    """The outcome of each step that ran, and the error that stopped the run. `refused`: steps that a gate stopped."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    error: RecloopError | None = None
+    stopped_at: tuple[str, str] | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """3 where a gate failed a day, else 0. A refusal by a step with `on_no: skip` does not count."""
+        failed = [o for o in self.outcomes if o.exit_code and STEPS[o.step].on_no == "fail"]
+        return GateError.exit_code if failed else 0
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """An entry for each step; the last one is the error where there is one."""
+        entries = [{**outcome.as_json(), "exit_code": outcome.exit_code} for outcome in self.outcomes]
+        if self.error is not None and self.stopped_at is not None:
+            ds, step = self.stopped_at
+            kind, code = type(self.error).__name__, self.error.exit_code
+            entries.append({"step": step, "ds": ds, "outcome": kind, "message": str(self.error), "exit_code": code})
+        return entries
+
+
+def run_days(context: Context, days: list[str], launcher: Launcher | None = None, until: str | None = None) -> RunEnd:
+    """Runs the daily steps of each day, up to `until`. An error ends the run and is returned, not raised."""
+    from tasks.commands.summary import outcome_lines
     from tasks.run.runner import run_step
 
-    outcomes: list[dict[str, Any]] = []
+    ended = RunEnd()
     for day in days:
-        for name in DAILY:
-            outcome = run_step(
-                name,
-                context.scenario,
-                day,
-                context.store,
-                progress=not context.as_json,
-                track=context.track,
-                launcher=launcher,
-            )
-            outcomes.append({**outcome.as_json(), "exit_code": outcome.exit_code})
-            lines = [f"{day} {name:<9} {_told(outcome)}", *(f"    {line}" for line in table_lines(outcome.metrics))]
-            click.echo("\n".join(lines), err=True)
-            if outcome.gate and not outcome.digest:
-                if name in TRAINED:  # without this day's checkpoint the next day can't learn
-                    raise GateError(outcome.gate)
+        for name in DAILY[: DAILY.index(until) + 1] if until else DAILY:
+            try:
+                outcome = run_step(
+                    name, context.scenario, day, context.store,
+                    progress=not context.as_json, track=context.track, launcher=launcher,
+                )  # fmt: skip
+                if (after := STEPS[name].after) and outcome.uri:
+                    after(context.scenario, Path(outcome.uri))
+            except GateError as error:
+                outcome = Outcome(name, day, "gate_no", None, None, gate=str(error))
+            except RecloopError as error:
+                return replace(ended, error=error, stopped_at=(day, name))
+            nothing_committed = outcome.gate is not None and outcome.digest is None
+            if nothing_committed and name in NEEDED_NEXT_DAY:
+                return replace(ended, error=GateError(str(outcome.gate)), stopped_at=(day, name))
+            ended.outcomes.append(outcome)
+            click.echo("\n".join(outcome_lines(outcome)), err=True)
+            if nothing_committed:  # what follows needs it; the next day does not
                 break
-    return outcomes
+    return ended
 
 
-def _told(outcome: Any) -> str:
-    """One step's outcome in a line: how it ended, how long, and its few most telling numbers."""
-    if outcome.outcome == "already_done":
-        return "done before"
-    told = {k: v for k, v in outcome.metrics.items() if k != "tables"}
-    metrics = {k: v for k, v in flat(told).items() if k.endswith(("rows", "auc", "version"))}
-    numbers = "  ".join(
-        f"{key} {value:.4g}" for key, value in list(metrics.items())[:6] if isinstance(value, int | float)
-    )
-    return f"{outcome.seconds['total']:6.1f} s  {f'gate said no: {outcome.gate}  ' if outcome.gate else ''}{numbers}"
+def _print_end(context: Context, days: list[str]) -> None:
+    """The table of the days that have begun, and which of them were made with other settings."""
+    from rich.console import Console
+
+    from tasks.commands.day_table import day_table
+    from tasks.run.plan import changed_steps
+
+    begun = [ds for ds in days if any(context.store.find(name, ds) for name in DAILY)]
+    if not begun:
+        return
+    Console(stderr=True, highlight=False).print(day_table(context.scenario, context.store, begun))
+    changed = {ds: steps for ds in begun if (steps := changed_steps(context.scenario, context.store, ds))}
+    for ds, steps in changed.items():
+        text = f"{ds}: made with other settings than the scenario has today: {', '.join(steps)}"
+        click.secho(text, err=True, fg="yellow")
+    if changed:
+        remedy = f"recloop chain replay {context.options} --from {min(changed)}"
+        click.secho(f"to make these days again with today's settings: {remedy}", err=True, fg="yellow")
 
 
-def flat(metrics: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested metrics as dotted names."""
-    found: dict[str, Any] = {}
-    for key, value in metrics.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
-
-
-@main.command()
+@main.command(short_help="Shows what `run` would do, without doing it.")
 @day_options
 @with_context
 def plan(context: Context, ds: str | None, first: str | None, last: str | None) -> None:
-    """Says what `run` would do, without doing it: for each day and step done, to do, or in the way.
+    """Shows what `run` would do, without doing it: each step of each day is done, to run, or blocked.
 
-    Then what the first training would begin with: rows and bytes of each table; and, where the scenario is not that of
-    the checkpoint it starts from, what is restored, new, resized or dropped.
+    Then what the first training would begin with: rows and bytes of each table; and, where the scenario has changed
+    since the checkpoint that it starts from, what is restored, new, resized or dropped.
     """
     from tasks.run.plan import plan_days, plan_table, plan_training, training_table
 
     planned = plan_days(context.scenario, context.store, scenario_days(context.scenario, ds, first, last))
     training = plan_training(context.scenario, context.store, planned)
-    context.show({"days": planned, "training": training}, f"{plan_table(planned)}\n\n{training_table(training)}")
+    context.show(
+        {"days": [asdict(day) for day in planned], "training": training},
+        f"{plan_table(planned)}\n\n{training_table(training)}",
+    )
 
 
-@main.command()
-@click.option("--no-data", is_flag=True, help="Look at the scenario only.")
+@main.command(short_help="Checks the scenario and a sample of its data.")
+@click.option("--no-data", is_flag=True, help="Check the scenario alone, not its data.")
 @with_context
 def check(context: Context, no_data: bool) -> None:
     """Checks the whole scenario and a sample of its data, before compute is spent on them."""
@@ -138,11 +180,11 @@ def check(context: Context, no_data: bool) -> None:
         click.secho(f"{context.scenario.file.name}: no problems found", fg="green")
 
 
-@main.command()
+@main.command(short_help="Proposes a scenario for the log files below PATH.")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--name", help="Name of the scenario; default: the folder's.")
+@click.option("--name", help="Name of the scenario; default: that of the folder.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("scenarios"), show_default=True, help="Folder for it."
+    "--out", type=click.Path(path_type=Path), default=Path("scenarios"), show_default=True, help="Folder to write to."
 )
 def init(path: Path, name: str | None, out: Path) -> None:
     """Proposes a scenario for the log files below PATH, for you to read and edit.
@@ -155,11 +197,11 @@ def init(path: Path, name: str | None, out: Path) -> None:
         click.echo(line)
 
 
-@main.command()
-@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="Setting of a generator.")
+@main.command(short_help="Brings the scenario's data to its data folder.")
+@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="Setting of generated data.")
 @with_context
 def fetch(context: Context, options: tuple[str, ...]) -> None:
-    """Brings the scenario's data (`data.fetch`) to its data folder. A second call finds it there."""
+    """Downloads or generates the scenario's data (`data.fetch`) into its data folder; what is there stays."""
     from feature_jobs.datasets.fetch import fetch as fetch_data
 
     settings = dict(option.split("=", 1) for option in options if "=" in option)
@@ -169,7 +211,7 @@ def fetch(context: Context, options: tuple[str, ...]) -> None:
 
 @main.group(cls=Commands)
 def chain() -> None:
-    """The checkpoints of a scenario: log, verify, replay."""
+    """The chain of daily checkpoints: log, verify, replay."""
 
 
 @chain.command("log")
@@ -190,32 +232,37 @@ def chain_log(context: Context) -> None:
 @chain.command("verify")
 @with_context
 def chain_verify(context: Context) -> None:
-    """Proves the digest of every committed file and every parent."""
+    """Checks the digest of every committed file, and that each checkpoint has its parent."""
     from tasks.store.chain import require_sound
 
     facts = require_sound(context.scenario, context.store)
-    context.show(facts, f"{facts['commits']} commits, {facts['bytes'] / 1e6:.1f} MB: every digest is right")
+    context.show(facts, f"{facts['commits']:,} commits, {facts['bytes'] / 1e6:.1f} MB: every digest is right")
 
 
 @chain.command("replay")
 @click.option("--from", "first", required=True, help="The first day to rebuild.")
 @click.option("--to", "last", help="Last day; default: the newest committed one.")
 @click.option("--reason", default="corrected data", show_default=True, help="Kept in the generation's record.")
-@click.option("--no-run", is_flag=True, help="Only start the generation; let Airflow run the days.")
+@click.option("--no-run", is_flag=True, help="Only start the generation; Airflow then runs the days.")
 @with_context
 def chain_replay(context: Context, first: str, last: str | None, reason: str, no_run: bool) -> None:
-    """Starts a new generation from a day on and rebuilds it; the older one stays readable."""
+    """Starts a new generation from a day on and computes its days again; the older one stays readable."""
     from feature_jobs.schema.days import check_day
     from tasks.store.chain import head
 
     check_day(context.scenario, first)
     newest = head(context.store)
     if newest is None:
-        raise BadInputError(f"{context.store.root}: no checkpoint to replay; use `recloop run`")
+        raise BadInputError(
+            f"{context.store.root}: no checkpoint to replay; train some days first: recloop run {context.options}"
+        )
     generation = context.store.new_generation(first, reason)
     days = [] if no_run else day_range(context.scenario, first, last or max(newest.ds, first))
-    outcomes = run_days(context, days)
-    context.show({"generation": generation, "outcomes": outcomes}, f"generation {generation} from {first} on")
+    ended = run_days(context, days)
+    facts = {"generation": generation, "outcomes": ended.as_json()}
+    context.show(facts, f"generation {generation} from {first} on")
+    if ended.error is not None:
+        raise ended.error
 
 
 @main.command("dvc-render")

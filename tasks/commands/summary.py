@@ -12,12 +12,18 @@ from typing import Any
 
 from feature_jobs.schema import Scenario
 from models.export.files import QUANTIZATION_FILE
+from tasks.commands.text_table import number
 from tasks.deploy import DEPLOYMENT_FILE
 from tasks.evaluation.files import EVALUATION_FILE
-from tasks.steps import STEPS
+from tasks.run.runner import Outcome
+from tasks.steps import STEPS, WRITERS
 from tasks.store.scenario_store import Commit, ScenarioStore
 from tasks.tracking.files import VERSION_FILE
 
+STEP_WIDTH = max(map(len, STEPS))
+SHOWN = ("auc", "num_rows")
+SHOWN_IF_ANY = ("quarantined", "duplicates")
+MOST_NUMBERS = 8
 METRICS = ("auc", "gauc", "normalized_entropy", "calibration")
 
 
@@ -26,24 +32,29 @@ def day_facts(scenario: Scenario, store: ScenarioStore, ds: str) -> dict[str, An
 
     `gate` is "promoted", "promoted, unjudged: …" or "no: …". What is not committed yet is None.
     """
-    training = _json(store.find("train", ds), "metrics.json")
-    evaluation = _json(store.find("evaluate", ds), EVALUATION_FILE)
-    verdict = _json(store.find("deploy", ds), DEPLOYMENT_FILE)
-    checkpoint, deployed = store.find("train", ds), store.find("deploy", ds)
+    evaluation = _json(_output(store, "evaluation", ds), EVALUATION_FILE)
+    checkpoint, deployed = (_output(store, name, ds) for name in ("checkpoint", "deployment"))
+    verdict = _json(deployed, DEPLOYMENT_FILE)
     overall = evaluation.get("overall", {})
     return {
         "ds": ds,
-        "rows": _json(store.find("ingest", ds), "counts.json").get("rows"),
-        "auc_progressive": {task: _number(training, "progressive", task, "auc") for task in scenario.tasks},
+        "rows": _json(_output(store, "events", ds), "counts.json").get("rows"),
+        "auc_progressive": parent_auc(scenario, store, ds),
         "gate_auc": {
             side: {task: _number(overall, task, side, "auc") for task in scenario.tasks}
             for side in ("champion", "challenger")
         },
         "gate": None if deployed is None else verdict.get("words") or deployed.manifest.get("gate") or "promoted",
-        "version": _json(store.find("register", ds), VERSION_FILE).get("version"),
+        "version": _json(_output(store, "registration", ds), VERSION_FILE).get("version"),
         "checkpoint": checkpoint.digest if checkpoint else None,
         "seconds": step_seconds(store, ds),
     }
+
+
+def parent_auc(scenario: Scenario, store: ScenarioStore, ds: str) -> dict[str, float | None]:
+    """AUC of each task that the parent reached on all rows of the day, before they were learned."""
+    training = _json(_output(store, "checkpoint", ds), "metrics.json")
+    return {task: _number(training, "progressive", task, "auc") for task in scenario.tasks}
 
 
 def step_seconds(store: ScenarioStore, ds: str, kind: str = "total") -> dict[str, float]:
@@ -61,8 +72,8 @@ def write_report(scenario: Scenario, store: ScenarioStore, days: list[str], out:
     metrics: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
     for ds in days:
-        training = _json(store.find("train", ds), "metrics.json")
-        quantized = _json(store.find("quantize", ds), QUANTIZATION_FILE)
+        training = _json(_output(store, "checkpoint", ds), "metrics.json")
+        quantized = _json(_output(store, "export", ds), QUANTIZATION_FILE)
         by_task = {t: {m: _number(training, "progressive", t, m) for m in METRICS} for t in scenario.tasks}
         metrics[ds] = {"progressive": by_task, "export_bytes": _number(quantized, "int8", "bytes")}
         rows.append({"ds": ds} | {f"{t}.{m}": v for t, values in by_task.items() for m, v in values.items()})
@@ -76,6 +87,45 @@ def write_report(scenario: Scenario, store: ScenarioStore, days: list[str], out:
     (out / "progressive.csv").write_text(text.getvalue())
 
 
+def outcome_lines(outcome: Outcome) -> list[str]:
+    """One step for a person: day, how it ended, seconds, main numbers, and tables that refused or evicted ids."""
+    head = f"{outcome.ds} {outcome.step:<{STEP_WIDTH}}"
+    if outcome.outcome == "already_done":
+        return [f"{head} done before"]
+    words = [f"{head} {outcome.seconds.get('total', 0.0):6.1f} s"]
+    words += [f"gate said no: {outcome.gate}"] if outcome.gate else []
+    words += [verdict] if (verdict := _verdict(outcome.metrics)) else []
+    words += [f"{name} {number(value)}" for name, value in _main_numbers(outcome.metrics).items()]
+    return ["  ".join(words), *(f"    {line}" for line in table_lines(outcome.metrics))]
+
+
+def _verdict(metrics: Mapping[str, Any]) -> str:
+    """What the step decided: `promoted version 5` of {"promoted": True, "version": 5}."""
+    decided = {name.replace("_", " "): value for name, value in metrics.items() if isinstance(value, bool)}
+    words = [name if value else f"not {name}".removeprefix("not not ") for name, value in decided.items()]
+    version = [f"version {metrics['version']}"] if "version" in metrics else []
+    return " ".join([*([", ".join(words)] if words else []), *version])
+
+
+def _main_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Counts of rows and AUCs; rows that were left out only where there are some."""
+    found: dict[str, float] = {}
+    for name, value in flat({key: inner for key, inner in metrics.items() if key != "tables"}).items():
+        leaf = name.rpartition(".")[2]
+        shown = leaf in SHOWN or (leaf in SHOWN_IF_ANY and value) or (leaf == "rows" and "." not in name)
+        if shown and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            found[name] = value
+    return dict(list(found.items())[:MOST_NUMBERS])
+
+
+def flat(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested metrics as dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in metrics.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
 def table_lines(metrics: Mapping[str, Any]) -> list[str]:
     """A line for each table of embeddings that refused or evicted ids in a training, and one for skipped steps."""
     kinds = ("rows", "admitted", "rejected", "evicted", "hit_rate")
@@ -87,6 +137,11 @@ def table_lines(metrics: Mapping[str, Any]) -> list[str]:
     if skipped := metrics.get("skipped_steps"):
         lines.append(f"{skipped} steps of the chain were skipped: their gradient was not finite")
     return lines
+
+
+def _output(store: ScenarioStore, name: str, ds: str) -> Commit | None:
+    """The committed output of that name, whichever step writes it."""
+    return store.find(WRITERS[name], ds)
 
 
 def _json(commit: Commit | None, name: str) -> dict[str, Any]:

@@ -10,30 +10,34 @@ import click
 from feature_jobs.errors import BadInputError, GateError
 from tasks.commands.common import Context, main, with_context
 from tasks.commands.days import day_options, scenario_days
-from tasks.steps import DAILY
+from tasks.commands.text_table import number, table
+from tasks.steps import DAILY, STEPS, WRITERS
 
 
-@main.command()
+@main.command(short_help="Shows days, steps, AUCs, the chain and the versions.")
 @with_context
 def status(context: Context) -> None:
-    """Shows the days and their steps, the head of the chain, and the versions with their aliases."""
+    """Shows the days with their steps and AUCs, the head of the chain, and the versions with their aliases.
+
+    The AUC of a day is that of its parent: yesterday's checkpoint on all rows of the day, before they are learned.
+    """
+    from tasks.commands.summary import parent_auc
     from tasks.run.rollback import status_facts
     from tasks.store.chain import head
 
-    days = sorted({commit.ds for commit in context.store.commits()})
-    steps = {day: {name: _state(context, name, day) for name in DAILY} for day in days}
-    link = head(context.store)
+    scenario, store = context.scenario, context.store
+    days = sorted({commit.ds for commit in store.commits()})
+    link = head(store)
     facts: dict[str, Any] = {
-        "scenario": context.scenario.name,
-        "store": str(context.store.root),
-        "generation": context.store.generation,
-        "days": steps,
+        "scenario": scenario.name,
+        "store": str(store.root),
+        "generation": store.generation,
+        "days": {day: {name: _state(context, name, day) for name in DAILY} for day in days},
+        "auc": {day: parent_auc(scenario, store, day) for day in days},
         "chain_head": vars(link) if link else None,
-        **status_facts(context.scenario, context.store),
+        **status_facts(scenario, store),
     }
-    context.show(facts)
-    if not context.as_json:
-        _print_status(facts)
+    context.show(facts, "\n".join(_status_lines(facts, scenario.tasks)))
 
 
 def _state(context: Context, name: str, day: str) -> str:
@@ -43,25 +47,31 @@ def _state(context: Context, name: str, day: str) -> str:
     return "no" if commit.manifest.get("gate") else "done"
 
 
-def _print_status(facts: dict[str, Any]) -> None:
-    link, width = facts["chain_head"], max(map(len, DAILY)) + 1
-    rows = [("day", list(DAILY)), *((day, list(steps.values())) for day, steps in facts["days"].items())]
-    click.echo(f"{facts['scenario']} in {facts['store']}, generation {facts['generation']}")
-    for day, cells in rows:
-        click.echo(f"{day:<12}" + "".join(f"{cell:<{width}}" for cell in cells).rstrip())
-    click.echo(f"chain head: {link['ds']} {link['checkpoint'][:12]}" if link else "no checkpoint is committed yet")
-    for version in facts["versions"]:
-        aliases = f"  <- {', '.join(version['aliases'])}" if version["aliases"] else ""
-        checkpoint = str(version["checkpoint"])[:12]
-        click.echo(f"version {version['version']}: {version['ds']} {checkpoint} {version['verdict']}{aliases}")
-    targets = ", ".join(facts["rollback_targets"])
-    click.echo(f"rollback can go to: {targets}" if targets else "rollback: no earlier version")
-    click.echo(f"promotions: {facts['promotions']}")
-    if facts["mlflow"] != "ok":
-        click.echo(f"MLflow: {facts['mlflow']}")
+def _status_lines(facts: dict[str, Any], tasks: tuple[str, ...]) -> list[str]:
+    link, targets = facts["chain_head"], ", ".join(facts["rollback_targets"])
+    rows = [
+        [day, *steps.values(), *(number(facts["auc"][day][task]) for task in tasks)]
+        for day, steps in facts["days"].items()
+    ]
+    return [
+        f"{facts['scenario']} in {facts['store']}, generation {facts['generation']}",
+        *table(["day", *DAILY, *(f"AUC {task}" for task in tasks)], rows, left=1 + len(DAILY)),
+        f"chain head: {link['ds']} {link['checkpoint'][:12]}" if link else "no checkpoint is committed yet",
+        *map(_version_line, facts["versions"]),
+        f"rollback can go to: {targets}" if targets else "rollback: no earlier version",
+        f"promotions: {facts['promotions']}",
+        *([] if facts["mlflow"] == "ok" else [f"MLflow: {facts['mlflow']}"]),
+    ]
 
 
-@main.command()
+def _version_line(version: dict[str, Any]) -> str:
+    aliases = f"  <- {', '.join(version['aliases'])}" if version["aliases"] else ""
+    return (
+        f"version {version['version']}: {version['ds']} {str(version['checkpoint'])[:12]} {version['verdict']}{aliases}"
+    )
+
+
+@main.command(short_help="Makes an earlier version serve again.")
 @click.option("--to", "to_version", help="Version to go back to; default: the one that served before.")
 @with_context
 def rollback(context: Context, to_version: str | None) -> None:
@@ -76,7 +86,7 @@ def rollback(context: Context, to_version: str | None) -> None:
     context.show(change.as_json(), change.message)
 
 
-@main.command("resume-promotions")
+@main.command("resume-promotions", short_help="Allows promotions again after a rollback.")
 @with_context
 def resume_promotions(context: Context) -> None:
     """Allows promotions again after a rollback; the version that serves stays until a later day is promoted."""
@@ -86,21 +96,20 @@ def resume_promotions(context: Context) -> None:
     context.show(change.as_json(), change.message)
 
 
-@main.command()
+@main.command(short_help="Writes a tuning proposal into the scenario file.")
 @click.option("--ds", required=True, help="Day of the tuning run whose proposal to accept.")
 @with_context
 def accept(context: Context, ds: str) -> None:
     """Writes a tuning run's proposed values into the scenario file, keeping its comments."""
     from tasks.run.runner import output_name_of
-    from tasks.steps import STEPS
     from tasks.tuning.proposal import apply, read_proposal
 
     scenario = context.scenario
-    commit = context.store.find(output_name_of(STEPS["tune"], scenario), ds)
+    commit = context.store.find(output_name_of(STEPS[WRITERS["proposal"]], scenario), ds)
     if commit is None:
         raise BadInputError(
             f"{context.store.root}: no proposal of {ds} for the present tune.space; search first:"
-            f" recloop tune -s {scenario.name} --ds {ds}"
+            f" recloop tune {context.options} --ds {ds}"
         )
     proposal = read_proposal(commit.folder)
     if proposal["better"] and not proposal["certain"]:
@@ -110,7 +119,7 @@ def accept(context: Context, ds: str) -> None:
     context.show(proposal["changes"], f"{scenario.file}:\n" + ("\n".join(lines) or "nothing to change"))
 
 
-@main.command()
+@main.command(short_help="Writes the days' metrics for `dvc metrics` and `dvc plots`.")
 @day_options
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder for metrics.json and progressive.csv."
@@ -126,26 +135,28 @@ def report(context: Context, ds: str | None, first: str | None, last: str | None
 
 @main.command()
 @click.option("--from", "base_ds", required=True, help="Day whose export the servers have.")
-@click.option("--to", "target_ds", required=True, help="Day whose export they are to have.")
+@click.option("--to", "target_ds", required=True, help="Day whose export the servers get.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the delta.")
 @with_context
 def delta(context: Context, base_ds: str, target_ds: str, out: Path) -> None:
-    """Writes what changed between the exports of two days: rows new, changed or gone, and the dense part."""
+    """Writes the difference between the exports of two days: new, changed and removed rows, and the dense part."""
     from models.runtime.delta import write_delta
 
     facts = write_delta(_export(context, base_ds), _export(context, target_ds), out)
     share = facts["delta_bytes"] / facts["full_bytes"]
     text = (
-        f"{out}: of {facts['rows']} rows {facts['changed']} changed, {facts['new']} new; {facts['gone']} gone\n"
-        f"{facts['delta_bytes']} bytes, {share:.0%} of the whole export's {facts['full_bytes']}"
+        f"{out}: of {facts['rows']:,} rows {facts['changed']:,} changed, {facts['new']:,} new; {facts['gone']:,} gone\n"
+        f"{facts['delta_bytes']:,} bytes, {share:.0%} of the whole export's {facts['full_bytes']:,}"
     )
     context.show(facts, text)
 
 
 def _export(context: Context, ds: str) -> Path:
-    commit = context.store.find("quantize", ds)
+    commit = context.store.find(WRITERS["export"], ds)
     if commit is None:
-        raise BadInputError(f"{context.store.root}: no export of {ds}; `recloop run --ds {ds}` makes one")
+        raise BadInputError(
+            f"{context.store.root}: no export of {ds}; make one: recloop run {context.options} --ds {ds}"
+        )
     if gate := commit.manifest.get("gate"):
         raise GateError(f"the export of {ds} is not to serve: {gate}")
     return commit.folder
@@ -156,8 +167,8 @@ def _export(context: Context, ds: str) -> Path:
 @click.argument("delta", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
 def apply_delta(base: Path, delta: Path, output: Path) -> None:
-    """Makes of the export BASE and a DELTA from it the export that the delta leads to, in OUTPUT."""
+    """Applies DELTA to the export BASE and writes the newer export to OUTPUT."""
     from models.runtime.delta import apply_delta as apply
 
     facts = apply(base, delta, output)
-    click.echo(f"{output}: export {facts['target'][:12]}, {facts['rows']} rows")
+    click.echo(f"{output}: export {facts['target'][:12]}, {facts['rows']:,} rows")

@@ -6,35 +6,59 @@ Nothing is computed, and nothing of the embeddings is read.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from feature_jobs.errors import ParentMissingError
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import check_day, previous_day
-from tasks.steps import DAILY, STEPS, upstream
+from tasks.steps import DAILY, STEPS, WRITERS, upstream
 from tasks.store.scenario_store import Commit, ScenarioStore
 from tasks.store.source_digest import code_digest
 
 MOST_NAMES = 6
+TRAINS = WRITERS["checkpoint"]
 
 
-def plan_days(scenario: Scenario, store: ScenarioStore, days: list[str]) -> list[dict[str, Any]]:
-    """A row a day: {"ds", "generation", "steps": {step: {"state", "why"}}}.
+@dataclass(frozen=True)
+class StepPlan:
+    """What a run would do with a step. `done`: it is committed; `run`; `blocked`: an input of an earlier day is neither
+    committed nor part of this run. `why` gives the reason, or what to know of it."""
 
-    States: `done`; `run`; `blocked`, an input of an earlier day is neither committed nor part of this run.
-    """
-    rows = []
+    state: Literal["done", "run", "blocked"]
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class DayPlan:
+    """One day, with its daily steps in order."""
+
+    ds: str
+    generation: int
+    steps: dict[str, StepPlan]
+
+
+def plan_days(scenario: Scenario, store: ScenarioStore, days: list[str]) -> list[DayPlan]:
+    """What a run of these days would do."""
+    plans: list[DayPlan] = []
     planned: set[str] = set()
     for ds in days:
         check_day(scenario, ds)
         steps = {name: _state(name, scenario, ds, store, planned) for name in DAILY}
-        rows.append({"ds": ds, "generation": store.generation_of(ds), "steps": steps})
+        plans.append(DayPlan(ds, store.generation_of(ds), steps))
         planned.add(ds)
-    return rows
+    return plans
 
 
-def _state(name: str, scenario: Scenario, ds: str, store: ScenarioStore, planned: set[str]) -> dict[str, str]:
+def changed_steps(scenario: Scenario, store: ScenarioStore, ds: str) -> list[str]:
+    """Steps of a day that were committed with other settings than the scenario has today."""
+    from tasks.run.runner import config_digest
+
+    committed = {name: commit for name in DAILY if (commit := store.find(name, ds))}
+    return [n for n, commit in committed.items() if commit.manifest.get("config") != config_digest(scenario, STEPS[n])]
+
+
+def _state(name: str, scenario: Scenario, ds: str, store: ScenarioStore, planned: set[str]) -> StepPlan:
     from tasks.run.runner import config_digest, resolve_inputs
 
     commit = store.find(name, ds)
@@ -45,46 +69,50 @@ def _state(name: str, scenario: Scenario, ds: str, store: ScenarioStore, planned
             for word, now in (("config", config_digest(scenario, STEPS[name])), ("code", code_digest(name)))
             if manifest.get(word) != now
         ]
-        why = f"with other {' and '.join(changed)}; `recloop chain replay --from {ds}` recomputes" if changed else ""
-        return {"state": "done", "why": why}
+        why = f"with other {' and '.join(changed)}; {_again(scenario, store, ds)}" if changed else ""
+        return StepPlan("done", why)
     before = [step for step in upstream(name) if store.find(step, ds) is None]
     for argument, source in STEPS[name].reads.items():
         try:
             resolve_inputs(replace(STEPS[name], reads={argument: source}), scenario, ds, store)
         except ParentMissingError as error:
             if error.ds not in planned and error.ds != ds:
-                return {"state": "blocked", "why": str(error)}
-    return {"state": "run", "why": f"after {', '.join(before)}" if before else ""}
+                return StepPlan("blocked", str(error))
+    return StepPlan("run", f"after {', '.join(before)}" if before else "")
 
 
-def plan_table(rows: list[dict[str, Any]]) -> str:
-    """The plan as text: a line a day, then the reasons."""
+def _again(scenario: Scenario, store: ScenarioStore, ds: str) -> str:
+    return f"to compute it again: recloop chain replay {scenario.option}{store.option} --from {ds}"
+
+
+def plan_table(plans: list[DayPlan]) -> str:
+    """The plan as text: a line for each day, then the reasons."""
     width = max(map(len, DAILY)) + 1
     lines = ["day         " + "".join(f"{name:<{width}}" for name in DAILY)]
     reasons: list[str] = []
-    for row in rows:
-        lines.append(f"{row['ds']}  " + "".join(f"{s['state']:<{width}}" for s in row["steps"].values()))
-        reasons += [f"{row['ds']} {n}: {s['why']}" for n, s in row["steps"].items() if s["state"] != "run" and s["why"]]
-    to_run = sum(s["state"] == "run" for row in rows for s in row["steps"].values())
-    return "\n".join([*lines, *dict.fromkeys(reasons), f"{to_run} steps would run"])
+    for day in plans:
+        lines.append(f"{day.ds}  " + "".join(f"{step.state:<{width}}" for step in day.steps.values()))
+        reasons += [f"{day.ds} {n}: {s.why}" for n, s in day.steps.items() if s.state != "run" and s.why]
+    to_run = sum(step.state == "run" for day in plans for step in day.steps.values())
+    return "\n".join([*lines, *dict.fromkeys(reasons), f"{to_run:,} steps would run"])
 
 
-def plan_training(scenario: Scenario, store: ScenarioStore, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the first training of the planned days (where all are done: the next one) would begin with.
+def plan_training(scenario: Scenario, store: ScenarioStore, plans: list[DayPlan]) -> dict[str, Any]:
+    """What the first training of the planned days would begin with; where all are done, that of the next day.
 
-    {"ds", "parent": {"ds", "digest"}, ...}, the rest as `models.training.footprint` tells it.
+    {"ds", "parent": {"ds", "digest"}}, and what `models.training.footprint` reports.
     """
     from models.training.footprint import footprint
 
-    ds = next((row["ds"] for row in rows if row["steps"]["train"]["state"] != "done"), None)
-    parent = store.find("train", rows[-1]["ds"]) if ds is None else _newest_before(scenario, store, ds)
+    ds = next((day.ds for day in plans if day.steps[TRAINS].state != "done"), None)
+    parent = store.find(TRAINS, plans[-1].ds) if ds is None else _newest_before(scenario, store, ds)
     named = {"ds": parent.ds, "digest": parent.digest} if parent else None
     return {"ds": ds, "parent": named, **footprint(scenario, parent.folder if parent else None)}
 
 
 def _newest_before(scenario: Scenario, store: ScenarioStore, ds: str) -> Commit | None:
     day = previous_day(scenario, ds)
-    while day is not None and (commit := store.find("train", day)) is None:
+    while day is not None and (commit := store.find(TRAINS, day)) is None:
         day = previous_day(scenario, day)
     return None if day is None else commit
 
@@ -93,13 +121,13 @@ HEAD = ("table", "parent gives", "rows", "weights", "state", "bookkeeping", "a r
 
 
 def training_table(plan: dict[str, Any]) -> str:
-    """What `plan_training` told, as text."""
+    """The result of `plan_training` as text."""
     parent, changes = plan["parent"], plan["changes"]
     title = f"training of {plan['ds']}" if plan["ds"] else "the next training"
     if parent:
         title += f" starts from the checkpoint of {parent['ds']} ({parent['digest'][:12]})"
     else:
-        title += " starts anew, no day before it is trained; how many rows its tables will hold is not known"
+        title += " starts without a checkpoint: no earlier day is trained. The number of rows is not known yet"
     lines = [HEAD, *(_table_line(name, table) for name, table in plan["tables"].items())]
     if parent:
         held = [table for table in plan["tables"].values() if table["fate"] == "restored"]
@@ -114,8 +142,8 @@ def training_table(plan: dict[str, Any]) -> str:
     ]
     sketch = f", the sketch of ids without a row {_size(plan['sketch_bytes'])}" if plan["sketch_bytes"] else ""
     cached, dense = plan["cached_rows"], plan["dense"]
-    others = "the others lie in a file, or beside a GPU in memory"
-    places = [f"{cached:,} rows at most are held where they are learned, {others}"] if cached else []
+    others = "the others are in a file, or with a GPU in host memory"
+    places = [f"at most {cached:,} rows are cached where they are learned, {others}"] if cached else []
     return "\n".join(
         [
             title,
@@ -148,11 +176,11 @@ def _change_lines(changes: dict[str, Any]) -> list[str]:
             lines.append(f"  {kind}: {', '.join(names[:MOST_NAMES])}{more}")
     if resized := tables["resized"]:
         kept = min(resized["from"], resized["to"])
-        rest = ", the others begin anew" if resized["to"] > kept else ", the others are dropped"
+        rest = ", the others are initialized" if resized["to"] > kept else ", the others are dropped"
         lines.append(f"embedding_dim {resized['from']} → {resized['to']}: the first {kept} are kept{rest}")
     if optimizer := tables["optimizer"]:
         lines.append(
-            f"embedding_optimizer {optimizer['from']} → {optimizer['to']}: weights are kept, its state begins anew"
+            f"embedding_optimizer {optimizer['from']} → {optimizer['to']}: weights are kept, its state starts from zero"
         )
     return lines
 

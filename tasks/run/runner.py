@@ -179,7 +179,7 @@ def _resolve(declared: Step, argument: str, scenario: Scenario, ds: str, store: 
         found = {day: store.find(writer, day) for day in days}
         missing = [day for day, commit in found.items() if commit is None]
         if missing and not source.optional:
-            raise _missing(declared, ds, writer, missing[0], scenario)
+            raise _missing(declared, ds, writer, missing[0], scenario, option=store.option)
         return {day: commit for day, commit in found.items() if commit is not None}
     if source.days in ("champion", "former_champion"):
         from tasks.store.champion_log import ChampionLog
@@ -192,7 +192,7 @@ def _resolve(declared: Step, argument: str, scenario: Scenario, ds: str, store: 
         return None
     commit = store.find(writer, day)
     if commit is None and not source.optional:
-        raise _missing(declared, ds, writer, day, scenario)
+        raise _missing(declared, ds, writer, day, scenario, option=store.option)
     return commit
 
 
@@ -229,9 +229,9 @@ def output_name_of(declared: Step, scenario: Scenario) -> str:
     return f"{declared.name}-{sha256_of(values)[:12]}"
 
 
-def _missing(declared: Step, ds: str, writer: str, day: str, scenario: Scenario) -> ParentMissingError:
+def _missing(declared: Step, ds: str, writer: str, day: str, scenario: Scenario, *, option: str) -> ParentMissingError:
     first = scenario.data.days.first
-    remedy = f"recloop run --scenario {scenario.file.name} --from {min(day, str(ds))} --to {ds}"
+    remedy = f"recloop run {scenario.option}{option} --from {min(day, str(ds))} --to {ds}"
     return ParentMissingError(
         f"{declared.name} of {ds} needs the output of {writer} of {day}, which is not committed"
         f" (the chain begins at {first}); run it first: {remedy}",
@@ -326,7 +326,7 @@ def _compare(scenario: Scenario, store: ScenarioStore, standing: Commit, output:
     raise BadInputError(
         f"{scenario.data.path}: the day {standing.ds} reads differently than when it was committed"
         f" ({_changed(store, standing, metrics)}); to learn from the corrected data start a new generation:"
-        f" recloop chain replay --scenario {scenario.file.name} --from {standing.ds}"
+        f" recloop chain replay {scenario.option}{store.option} --from {standing.ds}"
     )
 
 

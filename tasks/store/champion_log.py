@@ -98,7 +98,7 @@ class ChampionLog:
         if not self.store.put_if_absent(_key(entry.sequence), canonical_json(asdict(entry))):
             raise ChampionMovedError(
                 f"{self.store.root / _key(entry.sequence)}: another process wrote this record first;"
-                " look at `recloop status` and run this again"
+                f" see recloop status {self.store.options} and run this again"
             )
         return entry
 

@@ -18,8 +18,8 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
         return loaded
     except (OSError, ValueError) as error:
         raise CorruptError(
-            f"{folder / name}: not readable ({type(error).__name__}); restore it from a backup, or rebuild with"
-            " `recloop chain replay --from DAY`"
+            f"{folder / name}: not readable ({type(error).__name__}); restore it from a backup, or compute its day"
+            " again in a new generation (recloop chain replay)"
         ) from None
 
 

@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import tempfile
 import uuid
@@ -30,6 +31,7 @@ from filelock import FileLock, Timeout
 from feature_jobs.errors import BadInputError, CorruptError
 
 MANIFEST = "manifest.json"
+DEFAULT_STORE = ".recloop/store"
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,18 @@ class ScenarioStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.scenario_option = f"-s {root.name}"  # a command knows more: the file, and what else it was given
+
+    @property
+    def option(self) -> str:
+        """` --store PATH`, empty for the default: what a printed command needs so that it runs when it is copied."""
+        store = self.root.parent
+        return "" if store == Path(DEFAULT_STORE).resolve() else f" --store {shlex.quote(str(store))}"
+
+    @property
+    def options(self) -> str:
+        """What a printed command needs to mean this scenario in this store."""
+        return self.scenario_option + self.option
 
     # control records
 
@@ -137,7 +151,9 @@ class ScenarioStore:
         number = self.generation + 1
         record = {"generation": number, "from": from_ds, "reason": reason}
         if not self.put_if_absent(f"g{number:04}/generation.json", canonical_json(record)):
-            raise BadInputError(f"generation {number} was started by another run just now; look at `recloop chain log`")
+            raise BadInputError(
+                f"generation {number} was started by another run just now; see recloop chain log {self.options}"
+            )
         return number
 
     def generation_of(self, ds: str, generation: int | None = None) -> int:
@@ -215,11 +231,11 @@ class ScenarioStore:
         try:
             manifest_bytes = (commit.folder / MANIFEST).read_bytes()
         except FileNotFoundError:
-            raise CorruptError(f"{commit.folder}: {MANIFEST} is missing; {_remedy(commit)}") from None
+            raise CorruptError(f"{commit.folder}: {MANIFEST} is missing; {self._remedy(commit)}") from None
         if sha256_of(manifest_bytes) != record.get("manifest"):
             raise CorruptError(
                 f"{commit.folder / MANIFEST}: digest {sha256_of(manifest_bytes)[:12]} is not the committed "
-                f"{str(record.get('manifest'))[:12]}; {_remedy(commit)}"
+                f"{str(record.get('manifest'))[:12]}; {self._remedy(commit)}"
             )
         expected, found = json.loads(manifest_bytes)["files"], files_of(commit.folder)
         for name in sorted(expected.keys() | found.keys()):
@@ -227,8 +243,14 @@ class ScenarioStore:
                 was = expected.get(name, {}).get("sha256", "no such file")[:12]
                 now = found.get(name, {}).get("sha256", "no such file")[:12]
                 raise CorruptError(
-                    f"{commit.folder / name}: digest {now} is not the committed {was}; {_remedy(commit)}"
+                    f"{commit.folder / name}: digest {now} is not the committed {was}; {self._remedy(commit)}"
                 )
+
+    def _remedy(self, commit: Commit) -> str:
+        return (
+            "restore the file from a backup, or compute the day again in a new generation:"
+            f" recloop chain replay {self.options} --from {commit.ds}"
+        )
 
     # scratch
 
@@ -294,13 +316,6 @@ class ScenarioStore:
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / "journal.jsonl").open("a") as stream:
             stream.write(json.dumps(entry, sort_keys=True) + "\n")
-
-
-def _remedy(commit: Commit) -> str:
-    return (
-        f"restore the file from a backup, or rebuild with `recloop chain replay --from {commit.ds}`"
-        " (starts a new generation)"
-    )
 
 
 def _lock_of(folder: Path) -> Path:

@@ -83,9 +83,9 @@ WORDS = {
     "feature": ["tint     new", "shopper  restored        40", "min_count 2", "1 new, 0 resized, 0 dropped",
                 "new: architecture.first.0.weight:tint", "the sketch of ids without a row 16.0 MiB"],
     "dimension": ["colours  restored", "0 new, 4 resized, 0 dropped", "resized: architecture.first.0.weight:",
-                  "embedding_dim 4 → 6: the first 4 are kept, the others begin anew"],
+                  "embedding_dim 4 → 6: the first 4 are kept, the others are initialized"],
     "optimizer": ["0 new, 0 resized, 0 dropped",
-                  "embedding_optimizer rowwise_adagrad → adam: weights are kept, its state begins anew"],
+                  "embedding_optimizer rowwise_adagrad → adam: weights are kept, its state starts from zero"],
     "less": ["colours  dropped          3", "0 new, 0 resized, 3 dropped",
              "dropped: architecture.first.0.weight:colours, architecture.first.0.weight:seen:number, standardize."],
 }  # fmt: skip
@@ -100,10 +100,10 @@ def test_what_changes_on_a_day_is_told_before_and_all_else_is_kept(
     shutil.copytree(before, store)
     parent = checkpoint(store, DAYS[2])
 
-    told = plan(scenario, store, overrides)
-    assert f"training of {DAYS[3]} starts from the checkpoint of {DAYS[2]} ({parent.digest[:12]})" in told
+    shown = plan(scenario, store, overrides)
+    assert f"training of {DAYS[3]} starts from the checkpoint of {DAYS[2]} ({parent.digest[:12]})" in shown
     for words in WORDS[case]:
-        assert words in told
+        assert words in shown
     foreseen = json.loads(plan(scenario, store, overrides, "--json"))["training"]
 
     train(scenario, store, DAYS[3], overrides)
@@ -119,7 +119,7 @@ def test_what_changes_on_a_day_is_told_before_and_all_else_is_kept(
     for key in unseen:
         assert np.array_equal(new[key].weights[:4], old[key].weights)
         kept = new[key].state.any() if case == "optimizer" else not np.array_equal(new[key].state, old[key].state)
-        assert not kept, "the state is what it was, but of another optimizer, whose begins anew"
+        assert not kept, "the state is what it was, but of another optimizer, whose state starts from zero"
     if case in ("feature", "optimizer"):  # what is new has no say before it is learned
         unchanged = tmp_path / "unchanged"
         shutil.copytree(before, unchanged)
@@ -134,17 +134,17 @@ def test_what_changes_on_a_day_is_told_before_and_all_else_is_kept(
 def test_without_a_checkpoint_the_plan_tells_what_is_known(three_days: tuple[Path, Path], tmp_path: Path) -> None:
     scenario, _ = three_days
     overrides = {"features.shopper.embedding": {"capacity": 1000, "ttl_days": 3}, "train.cache_rows": 5000}
-    told = plan(scenario, tmp_path, overrides)
-    assert f"training of {DAYS[3]} starts anew" in told
-    assert "blocked" in told
-    assert "30 B   29.3 KiB  ttl_days 3, capacity 1000" in told
-    assert "unbounded" in told
-    assert "5,000 rows at most are held where they are learned, the others lie in a file" in told
+    shown = plan(scenario, tmp_path, overrides)
+    assert f"training of {DAYS[3]} starts without a checkpoint" in shown
+    assert "blocked" in shown
+    assert "30 B   29.3 KiB  ttl_days 3, capacity 1000" in shown
+    assert "unbounded" in shown
+    assert "at most 5,000 rows are cached where they are learned, the others are in a file" in shown
 
 
 def test_where_all_is_done_the_plan_tells_of_the_next_training(three_days: tuple[Path, Path]) -> None:
     scenario, store = three_days
     command = ["plan", "-s", str(scenario), "--store", str(store), "--to", DAYS[2]]
-    told = CliRunner().invoke(main, command, catch_exceptions=False).output
-    assert f"the next training starts from the checkpoint of {DAYS[2]}" in told
-    assert "21 tensors restored, 0 new, 0 resized, 0 dropped" in told
+    shown = CliRunner().invoke(main, command, catch_exceptions=False).output
+    assert f"the next training starts from the checkpoint of {DAYS[2]}" in shown
+    assert "21 tensors restored, 0 new, 0 resized, 0 dropped" in shown

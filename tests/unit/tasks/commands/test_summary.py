@@ -1,4 +1,5 @@
-from tasks.commands.summary import table_lines
+from tasks.commands.summary import outcome_lines, table_lines
+from tasks.run.runner import Outcome
 
 
 def counts(**given):
@@ -18,3 +19,16 @@ def test_skipped_steps_are_told_of_and_other_steps_have_no_tables():
         "3 steps of the chain were skipped: their gradient was not finite"
     ]
     assert table_lines({"rows": 3}) == []
+
+
+def test_a_line_says_what_was_decided_with_whole_numbers_in_thousands():
+    metrics = {"rows": 32810, "promoted": True, "version": 5, "like": {"auc": 0.76543, "gauc": 0.7}, "quarantined": 0}
+    outcome = Outcome("deploy", "2024-01-01", "done", "d", "u", metrics, {"total": 4.26})
+    assert outcome_lines(outcome) == ["2024-01-01 deploy      4.3 s  promoted version 5  rows 32,810  like.auc 0.7654"]
+    judged = Outcome(
+        "evaluate", "2024-01-01", "done", "d", "u", {"not_worse": False, "next_day_ok": True}, {"total": 1}
+    )
+    assert outcome_lines(judged) == ["2024-01-01 evaluate    1.0 s  worse, next day ok"]
+    assert outcome_lines(Outcome("deploy", "2024-01-01", "already_done", "d", "u")) == [
+        "2024-01-01 deploy   done before"
+    ]

@@ -62,7 +62,7 @@ def test_flipped_byte_missing_and_extra_file_are_found(store: ScenarioStore) -> 
     store.verify(commit)
     file = commit.folder / "deep" / "b.txt"
     file.write_bytes(b"c")
-    with pytest.raises(CorruptError, match=r"b\.txt: digest .* is not the committed .*replay --from 2024-01-01"):
+    with pytest.raises(CorruptError, match=r"b\.txt: digest .* is not .*replay -s demo --store .* --from 2024-01-01"):
         store.verify(commit)
     file.write_bytes(b"b")
     store.verify(commit)

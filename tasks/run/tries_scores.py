@@ -1,0 +1,203 @@
+"""Two things that scored the same days, side by side: the committed chain, a generation, a day, a try.
+
+A row is judged only by a score that was given before the row was learned: on most days the parent's score of the whole
+day; on the first day of a try the score of the holdout, because what the try changes has learned nothing before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from feature_jobs.schema import Scenario
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+PREDICTIONS = "predictions.parquet"
+MIN_ROWS, MIN_OF_A_CLASS = 200, 30
+"""What a comparison needs to be judged: rows, and positives and negatives among them."""
+WHOLE_DAY, HOLDOUT = "progressive", "gate"
+"""Column prefixes of the two scores in predictions.parquet."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is compared: folders with predictions.parquet by day. `first`: the day that its holdout judges."""
+
+    name: str
+    days: Mapping[str, Path]
+    first: str | None = None
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Metrics of one side on its judged rows; None where a metric is undefined (labels of one class only)."""
+
+    rows: int
+    positives: int
+    auc: float | None
+    gauc: float | None
+    normalized_entropy: float | None
+    calibration: float | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """AUC of the second side minus AUC of the first. `low` and `high` are None where the rows are not the same."""
+
+    auc: float | None
+    low: float | None
+    high: float | None
+    verdict: str
+
+    @classmethod
+    def of(cls, quality: Quality, auc: float | None, low: float | None = None, high: float | None = None) -> Difference:
+        """With what the interval says: better, worse, within chance, equal, too few rows, or unknown without one.
+
+        `quality`: of either side. A bootstrap of few rows or positives is narrow by accident and decides nothing.
+        """
+        if low is None or high is None:
+            return cls(auc, None, None, "unknown")
+        if low == high == 0:
+            return cls(auc, low, high, "equal")
+        if quality.rows < MIN_ROWS or min(quality.positives, quality.rows - quality.positives) < MIN_OF_A_CLASS:
+            return cls(auc, low, high, "too few rows")
+        return cls(auc, low, high, "better" if low > 0 else "worse" if high < 0 else "within chance")
+
+
+@dataclass(frozen=True)
+class TaskComparison:
+    """One task of both sides."""
+
+    first: Quality
+    second: Quality
+    difference: Difference
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Both sides on the days that they share, or each on its own days where the rows are not the same.
+
+    `not_paired` says why the interval is missing. `holdout_days` are judged on their holdout only.
+    """
+
+    first: str
+    second: str
+    days: tuple[str, ...]
+    holdout_days: tuple[str, ...]
+    not_paired: str | None
+    confidence: float
+    tasks: Mapping[str, TaskComparison] = field(default_factory=dict)
+
+
+def compare_sides(scenario: Scenario, first: Side, second: Side) -> Comparison:
+    """Compares on the common days, paired where each of them has the same rows and labels on both sides."""
+    common = tuple(sorted(first.days.keys() & second.days.keys()))
+    holdout = tuple(ds for ds in common if ds in (first.first, second.first))
+    tasks = scenario.tasks
+    if not common:
+        not_paired: str | None = f"{first.name} and {second.name} have no day in common: their rows are not the same"
+        left, right = (_rows(side, tuple(sorted(side.days)), (side.first or "",), tasks) for side in (first, second))
+    else:
+        left, right = (_rows(side, common, holdout, tasks) for side in (first, second))
+        not_paired = _other_rows(left, right, tasks)
+    found = {task: _compare_task(scenario, task, left, right, paired=not_paired is None) for task in tasks}
+    return Comparison(
+        first.name, second.name, common, holdout, not_paired, scenario.evaluate.confidence,
+        {task: comparison for task, comparison in found.items() if comparison},
+    )  # fmt: skip
+
+
+def day_qualities(scenario: Scenario, side: Side) -> dict[str, dict[str, Quality]]:
+    """{day: {task: Quality}}: the curve of a side over its days."""
+    found: dict[str, dict[str, Quality]] = {}
+    for ds in sorted(side.days):
+        rows = _rows(side, (ds,), (side.first or "",), scenario.tasks)
+        found[ds] = {task: quality for task in scenario.tasks if (quality := _quality(rows, task)).rows}
+    return found
+
+
+def _rows(side: Side, days: Sequence[str], holdout: Sequence[str], tasks: Sequence[str]) -> pa.Table:
+    """Rows of all days in order: `key.ds`, `key.event_row`, `key.user`, `label.TASK`, `score.TASK`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    parts = []
+    for ds in days:
+        kind = HOLDOUT if ds in holdout else WHOLE_DAY
+        names = ["key.event_row", "key.user", *(f"label.{t}" for t in tasks), *(f"{kind}.{t}" for t in tasks)]
+        table = pq.read_table(side.days[ds] / PREDICTIONS, columns=names).sort_by("key.event_row")
+        table = table.rename_columns([name.replace(f"{kind}.", "score.") for name in names])
+        parts.append(table.append_column("key.ds", pa.array([ds] * len(table), pa.string())))
+    return pa.concat_tables(parts)
+
+
+def _other_rows(left: pa.Table, right: pa.Table, tasks: Sequence[str]) -> str | None:
+    """Why rows of common days cannot be paired; None where they can."""
+    if len(left) != len(right) or not left["key.event_row"].equals(right["key.event_row"]):
+        return f"the rows of the common days are not the same ({len(left):,} and {len(right):,})"
+    changed = [task for task in tasks if not left[f"label.{task}"].equals(right[f"label.{task}"])]
+    return f"the labels of {', '.join(changed)} are not the same on both sides" if changed else None
+
+
+def _compare_task(
+    scenario: Scenario, task: str, left: pa.Table, right: pa.Table, *, paired: bool
+) -> TaskComparison | None:
+    from models.metrics.bootstrap import paired_bootstrap
+
+    if paired:  # rows that one side has not scored count for neither
+        known = left[f"score.{task}"].is_valid().to_numpy() & right[f"score.{task}"].is_valid().to_numpy()
+        left, right = left.filter(known), right.filter(known)
+    first, second = _quality(left, task), _quality(right, task)
+    if not first.rows or not second.rows:
+        return None
+    if not paired:
+        return TaskComparison(first, second, Difference.of(second, _minus(second.auc, first.auc)))
+    rules = scenario.evaluate
+    labels_N, _, scores_N = _judged(left, task)
+    interval = paired_bootstrap(
+        labels_N, scores_N, _judged(right, task)[2],
+        resamples=rules.bootstrap, confidence=rules.confidence, seed=scenario.train.seed,
+    )  # fmt: skip
+    values = (_number(interval.difference), _number(interval.low), _number(interval.high))
+    return TaskComparison(first, second, Difference.of(second, *values))
+
+
+def _quality(table: pa.Table, task: str) -> Quality:
+    from models.metrics import scores as metrics
+
+    labels_N, users_N, scores_N = _judged(table, task)
+    if not len(labels_N):
+        return Quality(0, 0, None, None, None, None)
+    return Quality(
+        rows=len(labels_N),
+        positives=int(labels_N.sum()),
+        auc=_number(metrics.auc(labels_N, scores_N)),
+        gauc=_number(metrics.gauc(users_N, labels_N, scores_N)),
+        normalized_entropy=_number(metrics.normalized_entropy(labels_N, scores_N)),
+        calibration=_number(metrics.calibration(labels_N, scores_N)),
+    )
+
+
+def _judged(table: pa.Table, task: str) -> tuple[NDArray[np.floating[Any]], NDArray[Any], NDArray[np.floating[Any]]]:
+    """Labels, users and scores [N] of the rows whose label is known and that have a score."""
+    import pyarrow as pa
+
+    kept = table.filter(table[f"label.{task}"].is_valid().to_numpy() & table[f"score.{task}"].is_valid().to_numpy())
+    users = kept["key.user"].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    labels, scores = (kept[f"{kind}.{task}"].cast(pa.float32()).to_numpy() for kind in ("label", "score"))
+    return labels, users, scores
+
+
+def _number(value: float) -> float | None:
+    return round(float(value), 6) if math.isfinite(value) else None
+
+
+def _minus(left: float | None, right: float | None) -> float | None:
+    return None if left is None or right is None else round(left - right, 6)
