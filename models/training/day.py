@@ -151,7 +151,8 @@ def train_day(
     judged = _judge(parquet, tasks, progressive_NT if parent else None, gate_NT)
     checkpoints.write_json(output / "metrics.json", judged)
     metrics: TrainMetrics = {
-        **judged,
+        "progressive": judged["progressive"],
+        "holdout": judged["holdout"],
         "num_rows": num_rows,
         "samples_per_s": round(day.rows_learned / max(day.learn_s, 1e-9)),
         "learn_s": round(day.learn_s, 3),

@@ -204,19 +204,19 @@ def restored(scenario, parent):
     ranker = Ranker(Layout.from_scenario(scenario), scenario.tasks, scenario.model, scenario.train)
     tables = ranker.tables
     foreseen = checkpoints.changes(ranker.network, tables.names, tables.dim, tables.optimizer.name, parent)
-    report = checkpoints.restore(ranker, parent)
-    assert report == foreseen, "footprint foresees what restore does"
-    return ranker, report
+    outcome = checkpoints.restore(ranker, parent)
+    assert outcome == foreseen, "footprint foresees what restore does"
+    return ranker, outcome
 
 
 def test_restore_is_exact(chain, tmp_path):
     scenario, _, first, _, _ = chain
-    ranker, report = restored(scenario, first)
+    ranker, outcome = restored(scenario, first)
     facts = json.loads((first / "checkpoint.json").read_text())
     checkpoints.save(ranker, tmp_path, {k: v for k, v in facts.items() if k not in ("tasks", "architecture", "layout")})
     before = digests(first)
     assert {name: digest for name, digest in before.items() if name in digests(tmp_path)} == digests(tmp_path)
-    assert report["dense"]["new"] == report["dense"]["resized"] == report["dense"]["dropped"] == []
+    assert outcome["dense"]["new"] == outcome["dense"]["resized"] == outcome["dense"]["dropped"] == []
     assert report(first) == {}
 
 
@@ -225,13 +225,13 @@ def test_a_new_feature_leaves_everything_else_alone(tmp_path):
     old = shop(tmp_path, features__city__enabled=False, features__price__enabled=False, features__tags__enabled=False)
     parent, _ = train(old, tmp_path, DAYS[0])
     new = shop(tmp_path)
-    ranker, report = restored(new, parent)
-    assert report["tables"]["new"] == ["city", "price:bucket", "tags"]
-    assert report["dense"]["new"] == sorted(
+    ranker, outcome = restored(new, parent)
+    assert outcome["tables"]["new"] == ["city", "price:bucket", "tags"]
+    assert outcome["dense"]["new"] == sorted(
         ["architecture.first.0.weight:city", "architecture.first.0.weight:price:bucket",
          "architecture.first.0.weight:price:number", "architecture.first.0.weight:tags", "standardize.moments:price"]
     )  # fmt: skip
-    assert report["dense"]["resized"] == report["dense"]["dropped"] == []
+    assert outcome["dense"]["resized"] == outcome["dense"]["dropped"] == []
     checkpoints.save(ranker, tmp_path, {"scenario": "shop", "ds": DAYS[0]})
     for task, scores in score(parent, table).items():
         assert score(tmp_path, table)[task] == pytest.approx(scores, abs=1e-6), "it has no say before it is learned"
@@ -243,9 +243,9 @@ def test_a_new_feature_leaves_everything_else_alone(tmp_path):
 def test_a_dropped_feature_leaves_everything_else_alone(chain, tmp_path):
     _, _, first, _, _ = chain
     before = weights_of(first, "item")
-    ranker, report = restored(shop(tmp_path, features__city__enabled=False), first)
-    assert report["tables"]["dropped"] == {"city": 4}
-    assert report["dense"]["dropped"] == ["architecture.first.0.weight:city"]
+    ranker, outcome = restored(shop(tmp_path, features__city__enabled=False), first)
+    assert outcome["tables"]["dropped"] == {"city": 4}
+    assert outcome["dense"]["dropped"] == ["architecture.first.0.weight:city"]
     checkpoints.save(ranker, tmp_path, {"scenario": "shop", "ds": DAYS[0]})
     after = weights_of(tmp_path, "item")
     assert after.keys() == before.keys()
@@ -258,9 +258,9 @@ def test_a_dropped_feature_leaves_everything_else_alone(chain, tmp_path):
 def test_another_dimension_keeps_the_leading_ones(chain, tmp_path):
     _, _, first, _, _ = chain
     before = weights_of(first, "user")
-    ranker, report = restored(shop(tmp_path, model__embedding_dim=6), first)
-    assert report["tables"]["resized"] == {"from": 4, "to": 6}
-    assert "architecture.first.0.weight:user" in report["dense"]["resized"]
+    ranker, outcome = restored(shop(tmp_path, model__embedding_dim=6), first)
+    assert outcome["tables"]["resized"] == {"from": 4, "to": 6}
+    assert "architecture.first.0.weight:user" in outcome["dense"]["resized"]
     checkpoints.save(ranker, tmp_path, {"scenario": "shop", "ds": DAYS[0]})
     after = weights_of(tmp_path, "user")
     assert all(np.array_equal(after[key][:4], before[key]) for key in before)
@@ -271,10 +271,10 @@ def test_another_dimension_keeps_the_leading_ones(chain, tmp_path):
 def test_another_embedding_optimizer_keeps_the_weights(chain, tmp_path, optimizer):
     _, _, first, _, _ = chain
     scenario = shop(tmp_path, train__embedding_optimizer=optimizer)
-    ranker, report = restored(scenario, first)
-    assert report["tables"]["optimizer"] == {"from": "rowwise_adagrad", "to": optimizer}
-    assert report["tables"]["resized"] == {}
-    assert report["dense"]["new"] == report["dense"]["resized"] == report["dense"]["dropped"] == []
+    ranker, outcome = restored(scenario, first)
+    assert outcome["tables"]["optimizer"] == {"from": "rowwise_adagrad", "to": optimizer}
+    assert outcome["tables"]["resized"] == {}
+    assert outcome["dense"]["new"] == outcome["dense"]["resized"] == outcome["dense"]["dropped"] == []
     weights, state = ranker.tables.storage.read(ranker.tables.items()[1])
     assert np.array_equal(weights, load_file(first / "embeddings.safetensors")["weights"])
     assert not state.any()
@@ -287,8 +287,8 @@ def test_moments_of_another_dimension_keep_their_leading_columns(tmp_path):
     small, wide = (shop(tmp_path, train__embedding_optimizer="adam", model__embedding_dim=d) for d in (4, 6))
     parent, _ = train(small, tmp_path, DAYS[0])
     old = load_file(parent / "optimizer.safetensors")["embeddings/state"].reshape(-1, 2, 4)
-    ranker, report = restored(wide, parent)
-    assert report["tables"]["resized"] == {"from": 4, "to": 6}
+    ranker, outcome = restored(wide, parent)
+    assert outcome["tables"]["resized"] == {"from": 4, "to": 6}
     new = ranker.tables.storage.read(ranker.tables.items()[1])[1].reshape(-1, 2, 6)
     assert np.array_equal(new[:, :, :4], old)
     assert not new[:, :, 4:].any()
@@ -296,18 +296,18 @@ def test_moments_of_another_dimension_keep_their_leading_columns(tmp_path):
 
 def test_another_architecture_keeps_the_embeddings(chain, tmp_path):
     _, _, first, _, _ = chain
-    ranker, report = restored(shop(tmp_path, model__architecture="mmoe"), first)
-    assert report["tables"]["restored"]["item"] == len(weights_of(first, "item"))
-    assert "architecture.gates.buy:gate.weight:user" in report["dense"]["new"]
-    assert "architecture.bottom.0.weight" in report["dense"]["dropped"]
+    ranker, outcome = restored(shop(tmp_path, model__architecture="mmoe"), first)
+    assert outcome["tables"]["restored"]["item"] == len(weights_of(first, "item"))
+    assert "architecture.gates.buy:gate.weight:user" in outcome["dense"]["new"]
+    assert "architecture.bottom.0.weight" in outcome["dense"]["dropped"]
     ranker.network.eval()
 
 
 def test_a_new_task_leaves_the_others_alone(chain, tmp_path):
     _, _, first, _, _ = chain
     scenario = shop(tmp_path, labels={"more": "buys > 2", "buy": "buys > 1", "click": "buys > 0"})
-    ranker, report = restored(scenario, first)
-    assert all("more:tower" in name for name in report["dense"]["new"])
+    ranker, outcome = restored(scenario, first)
+    assert all("more:tower" in name for name in outcome["dense"]["new"])
     checkpoints.save(ranker, tmp_path, {"scenario": "shop", "ds": DAYS[0]})
     table = day_table(DAYS[1])
     assert score(tmp_path, table)["buy"] == pytest.approx(score(first, table)["buy"], abs=1e-6)
