@@ -52,10 +52,5 @@ class KernelLocator(InTreeCacheLocator):
 # The documented setting NUMBA_CACHE_LOCATOR_CLASSES. It is set here and not in the environment, which subprocesses
 # without this package would inherit. It replaces the default list, so that has to be repeated.
 NUMBAS_OWN = "UserProvidedCacheLocator,InTreeCacheLocator,UserWideCacheLocator,IPythonCacheLocator,ZipCacheLocator"
-<<<<<<< HEAD
 SETTING = "CACHE_LOCATOR_CLASSES"
 vars(config)[SETTING] = f"{__name__}.{KernelLocator.__name__},{getattr(config, SETTING) or NUMBAS_OWN}"
-=======
-CLASSES = config.CACHE_LOCATOR_CLASSES or NUMBAS_OWN  # type: ignore[attr-defined]  # numba sets it from the environment
-config.CACHE_LOCATOR_CLASSES = f"{__name__}.{KernelLocator.__name__},{CLASSES}"  # type: ignore[attr-defined]
->>>>>>> models-room
