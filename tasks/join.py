@@ -27,4 +27,4 @@ def join(config: DayConfig, *, events: Path, history: Mapping[str, Path], sample
     """
     from feature_jobs.joins.join import join_day
 
-    return join_day(config.scenario, config.ds, events, dict(history), samples)
+    return {**join_day(config.scenario, config.ds, events, dict(history), samples)}

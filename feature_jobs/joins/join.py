@@ -1,8 +1,9 @@
 """Join: every event of a day with what was known strictly before it, and with its labels.
 
 Same-row features are expressions over the event and its entities. Trailing features look at earlier events, those of
-the trailing days and the day's own (`feature_jobs.joins.trailing`). An event sees nothing of its own time or later:
-ties see nothing of each other. What looks at outcomes (labels, `outcomes`) waits for `join.label_delay_s` besides.
+the trailing days and the day's own (`feature_jobs.joins.trailing`). An event sees only events that are strictly
+earlier, so events of the same time do not see each other. A feature that reads outcomes (the columns of labels and of
+`outcomes`) sees only events that are also at least `join.label_delay_s` older.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -49,7 +50,26 @@ SameRow = IdFeature | IdsFeature | CrossFeature | NumberFeature
 Trailing = CountFeature | RateFeature | RecencyFeature | SequenceFeature
 
 
-def join_day(scenario: Scenario, ds: str, events: Path, history: Mapping[str, Path], output: Path) -> dict[str, Any]:
+class LabelFacts(TypedDict):
+    """Mean of a label where it is known, and the share of rows on which it is not."""
+
+    mean: float
+    unknown_share: float
+
+
+class JoinFacts(TypedDict):
+    """Content of join.json. `smallest_gap_us`: how much older than its event the newest source of a value was, at
+    least, by entity and by feature; None where no value had a source."""
+
+    rows: int
+    history_rows: int
+    labels: dict[str, LabelFacts]
+    missing_share: dict[str, float]
+    segments: dict[str, float]
+    smallest_gap_us: dict[str, dict[str, int | None]]
+
+
+def join_day(scenario: Scenario, ds: str, events: Path, history: Mapping[str, Path], output: Path) -> JoinFacts:
     """Writes samples.parquet and join.json; returns the content of the latter.
 
     `events` is the day's folder as ingest wrote it, `history` those of the trailing days by ds.
@@ -335,8 +355,8 @@ def _segments(log: EventLog, columns: Mapping[str, pa.Array]) -> dict[str, pa.Ar
     }
 
 
-def _facts(scenario: Scenario, samples: pa.Table, log: EventLog, gaps: Mapping[str, Any]) -> dict[str, Any]:
-    """What join.json says of the samples."""
+def _facts(scenario: Scenario, samples: pa.Table, log: EventLog, gaps: dict[str, dict[str, int | None]]) -> JoinFacts:
+    """Describes the samples."""
 
     def missing(column: pa.ChunkedArray) -> float:
         num = column.null_count

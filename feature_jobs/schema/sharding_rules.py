@@ -1,4 +1,4 @@
-"""What of a scenario TorchRec cannot do: told before compute by `recloop check`, and by the ranks themselves."""
+"""Settings that TorchRec cannot compute: reported by `recloop check` before a run, and by the ranks themselves."""
 
 from __future__ import annotations
 
