@@ -1,81 +1,95 @@
-"""Finds tables among files that nobody has described: CSV of any delimiter and Parquet, in one file or in many.
+"""Finds the tables among files that nobody has described: CSV of any delimiter, Parquet and JSON lines.
 
-Text is taken for a table where nine lines in ten have as many cells as the first; files of one folder with equal
-columns are one table, and dates in their paths make it a table of daily partitions. What is no table is told, not
-raised.
+Files of one folder with equal columns are one table. A date in their paths (2024-03-01, 20240301, 2024/03/01 or
+year=2024/month=03/day=01) makes it a table of daily partitions. A file that is not a table is reported, not raised.
 """
 
 from __future__ import annotations
 
 import csv
 import datetime
-import gzip
 import re
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_jobs.errors import BadInputError
+from feature_jobs.sources.files import TextFile, duckdb_path, open_text
 
-DELIMITERS = ("\t", ",", ";", "|", "\x01")
 MAX_FILES = 20_000
-_HEAD_BYTES = 256 * 1024
-_NO_TABLES = {".json", ".jsonl", ".md", ".yaml", ".yml", ".py", ".html", ".pdf", ".png", ".jpg", ".zip", ".gz", ".tar"}
-_DAY = re.compile(r"(?<!\d)(?:19|20)\d\d-\d\d-\d\d(?!\d)")
-_COMPACT_DAY = re.compile(r"(?<!\d)(?:19|20)\d{6}(?!\d)")
+JSON_LINES = (".jsonl", ".ndjson", ".json")
+_NOT_TABLES = (".md", ".yaml", ".yml", ".py", ".html", ".pdf", ".png", ".jpg", ".zip", ".tar", ".ipynb")
+_PARTITION = re.compile(
+    r"(?<!\d)(?P<ds>(?:19|20)\d\d-\d\d-\d\d)(?!\d)"
+    r"|(?<!\d)(?P<yyyymmdd>(?:19|20)\d{6})(?!\d)"
+    r"|(?P<y>(?:19|20)\d\d)(?P<to_month>/(?:m(?:onth)?=)?)(?P<m>\d\d?)(?P<to_day>/(?:d(?:ay)?=)?)(?P<d>\d\d?)(?=/|$)"
+)
+_HOUR = re.compile(r"(?<=/)(?P<name>h(?:our)?=)?(?P<hour>[01]\d|2[0-3])(?=/|$)")
 
 
 @dataclass(frozen=True)
-class Sniffed:
-    """One file that holds a table. `columns` are names and, in Parquet, types."""
+class Dialect:
+    """How a file is read, and the names of its columns. `options` of DuckDB say how its text is stored."""
 
-    file: Path
-    format: Literal["csv", "parquet"]
+    format: str
     delimiter: str
-    columns: tuple[tuple[str, str], ...]
+    columns: tuple[str, ...]
+    options: str = ""
 
 
 @dataclass(frozen=True)
 class FileGroup:
-    """Files of one table. `path` is relative to the root, a glob, or holds {ds} or {yyyymmdd}."""
+    """Files of one table. `path` is relative to the root: a file, a glob, or with placeholders for the day."""
 
     files: tuple[Path, ...]
     path: str
-    format: Literal["csv", "parquet"]
-    delimiter: str
-    columns: tuple[tuple[str, str], ...]
-    days: tuple[datetime.date, ...] = field(default=())
+    dialect: Dialect
+    days: tuple[datetime.date, ...] = ()
 
     @property
     def glob(self) -> str:
-        """The path with a star for the day."""
-        return re.sub(r"\*+", "*", self.path.replace("{ds}", "*").replace("{yyyymmdd}", "*"))
+        """The path with a star for each placeholder."""
+        return re.sub(r"\*+", "*", re.sub(r"\{\w+\}", "*", self.path))
 
 
 def find_tables(root: Path) -> tuple[list[FileGroup], list[str]]:
-    """Tables below a folder (or in one file), and why other files are none. Raises BadInputError where none is."""
+    """The tables below a folder (or in one file), and why other files were left out.
+
+    Raises BadInputError where none of the files is a table.
+    """
     if not root.exists():
         raise BadInputError(f"{root}: no such file or folder; name the folder of the log files")
-    files = [root] if root.is_file() else _walk(root)
-    notes, sniffed = [], []
-    for file in files:
-        found = sniff(file)
-        if isinstance(found, Sniffed):
-            sniffed.append(found)
-        elif found:
-            notes.append(f"left out {file.relative_to(root) if file != root else file.name}: {found}")
-    if not sniffed:
-        raise BadInputError("\n".join([f"{root}: holds no table (CSV with a header, or Parquet)", *notes[:10]]))
-    base = root.parent if root.is_file() else root
-    return _group(base, sniffed), notes
+    base, files = (root.parent, [root]) if root.is_file() else (root, _files_below(root))
+    notes: list[str] = []
+    known: dict[tuple[str, str], Dialect | str] = {}  # thousands of daily files are sniffed once
+    members: dict[tuple[str, str, Dialect], list[Path]] = defaultdict(list)
+    neighbours: dict[tuple[str, str], int] = defaultdict(int)
+    folders = {file.parent: with_placeholders(file.parent.relative_to(base).as_posix()) for file in files}
+    if any("{m}" in folder or "{d}" in folder for folder in folders.values()):  # month=4, and so month=12 too
+        folders = {path: text.replace("{mm}", "{m}").replace("{dd}", "{d}") for path, text in folders.items()}
+    with duckdb.connect() as connection:
+        for file in files:
+            found = _sniff(connection, file, known)
+            if isinstance(found, Dialect):
+                place = (folders[file.parent], _suffix(file))
+                members[(*place, found)].append(file)
+                neighbours[place] += 1
+            elif found:
+                notes.append(f"left out {file.relative_to(base)}: {found}")
+    if not members:
+        raise BadInputError("\n".join([f"{root}: no table (CSV with a header, Parquet or JSON lines)", *notes[:10]]))
+    groups: list[FileGroup] = []
+    for (folder, suffix, dialect), group in members.items():
+        is_all = neighbours[(folder, suffix)] == len(group)
+        groups += [_group(base, path, dialect, some) for path, some in _patterns(base, folder, group, is_all=is_all)]
+    return sorted(groups, key=lambda group: group.path), notes
 
 
-def _walk(root: Path) -> list[Path]:
+def _files_below(root: Path) -> list[Path]:
     found = []
     for path in sorted(root.rglob("*")):
         hidden = any(part.startswith((".", "_")) for part in path.relative_to(root).parts)
@@ -86,119 +100,108 @@ def _walk(root: Path) -> list[Path]:
     return found
 
 
-def sniff(file: Path) -> Sniffed | str:
-    """The file as a table, or why it is none; an empty text for what nobody expects to be one."""
-    try:
-        with file.open("rb") as lines:
-            head = lines.read(4)
-        if head == b"PAR1":
-            schema = pq.read_schema(file)
-            return Sniffed(file, "parquet", "", tuple((f.name, str(f.type)) for f in schema))
-    except (OSError, pa.ArrowException) as error:
-        return f"not readable as Parquet ({str(error).splitlines()[0][:80]})"
-    if file.suffix.lower() in _NO_TABLES and not file.name.endswith((".csv.gz", ".tsv.gz")):
+def _suffix(file: Path) -> str:
+    """`.csv.gz` of part-1.csv.gz, `.parquet` of part-1.snappy.parquet."""
+    return (Path(file.stem).suffix + file.suffix) if file.suffix == ".gz" else file.suffix
+
+
+def _sniff(
+    connection: duckdb.DuckDBPyConnection, file: Path, known: dict[tuple[str, str], Dialect | str]
+) -> Dialect | str:
+    """How the file is read, or why it is not a table; an empty text for files that nobody expects to be one."""
+    suffix = _suffix(file).lower().removesuffix(".gz")
+    if suffix in _NOT_TABLES:
         return ""
-    return _sniff_text(file)
-
-
-def _sniff_text(file: Path) -> Sniffed | str:
     try:
-        with gzip.GzipFile(file) if file.suffix == ".gz" else file.open("rb") as stream:
-            head = stream.read(_HEAD_BYTES)
-    except (OSError, EOFError) as error:
-        return f"not readable ({error})"
-    cut = head[: head.rfind(b"\n") + 1] if len(head) == _HEAD_BYTES else head
+        with file.open("rb") as stream:
+            is_parquet = stream.read(4) == b"PAR1"
+        if is_parquet:
+            return Dialect("parquet", "", tuple(pq.read_schema(file).names))
+        text = open_text(file, "csv")
+        with text.lines() as lines:
+            first = lines.readline(1_000_000)
+    except (BadInputError, OSError, EOFError, pa.ArrowException) as error:
+        return f"not readable ({str(error).splitlines()[0].removeprefix(f'{file}: ')[:120]})"
+    if suffix in JSON_LINES:
+        # A key may be absent in all rows of a file, so files of one name are one table, whatever their keys.
+        is_object = first.lstrip().startswith("{") and first.rstrip().endswith("}")
+        columns = (re.sub(r"\d+", "", file.name),)
+        return Dialect("jsonl", "", columns) if is_object else "not JSON lines; write one object a line"
+    if (suffix, first) not in known:
+        known[(suffix, first)] = _sniff_csv(connection, text, first) if first else "empty"
+    return known[(suffix, first)]
+
+
+def _sniff_csv(connection: duckdb.DuckDBPyConnection, text: TextFile, first: str) -> Dialect | str:
+    stored = f", compression = '{text.compression}', encoding = '{text.encoding}'"
+    # The sniffer does not try \x01, the delimiter of Hive's text tables.
+    options = stored + (", delim = '\x01'" if "\x01" in first else "")
     try:
-        lines = cut.decode("utf-8-sig").splitlines()[:200]
-    except UnicodeDecodeError:
-        return "not UTF-8 text"
-    if not cut.strip() or b"\0" in cut:
-        return "not text" if cut.strip() else "empty"
-    best: tuple[int, str, list[str]] | None = None
-    for delimiter in DELIMITERS:
-        header, *rows = csv.reader(lines, delimiter=delimiter)
-        even = sum(len(row) == len(header) for row in rows)
-        if len(header) > 1 and rows and even >= 0.9 * len(rows) and (best is None or len(header) > best[0]):
-            best = (len(header), delimiter, header)
-    if best is None:
-        return "" if file.suffix.lower() in ("", ".txt", ".log") else "no table: lines of unequal numbers of cells"
-    return _with_header(file, best[1], best[2])
+        delimiter, skipped, has_header, names = connection.execute(
+            "SELECT Delimiter, SkipRows, HasHeader, [c.name for c in Columns] "
+            f"FROM sniff_csv({duckdb_path(text.path)}, ignore_errors = true, sample_size = 2048{options})"
+        ).fetchall()[0]
+        header = next(csv.reader([first], delimiter=delimiter), [])
+    except (duckdb.Error, csv.Error):
+        return "not text with the same number of cells in each line"
+    if skipped or len(names) != len(header):
+        return "not a table: its first line has another number of cells than the others"
+    if len(names) < 2:
+        return "" if text.path.suffix.lower() in ("", ".txt", ".log") else "it has a single column"
+    if not has_header or any(re.fullmatch(r"[-+.\deE]*", name.strip()) for name in header):
+        return "its first line is not a header of names; add one"
+    if [*names] != header:
+        return "its header uses a name twice (perhaps in other capitals), or not at all; rename it"
+    return Dialect("csv", delimiter, tuple(header), stored)
 
 
-def _with_header(file: Path, delimiter: str, header: list[str]) -> Sniffed | str:
-    if any(not name.strip() or _is_number(name) for name in header) or len(set(header)) < len(header):
-        return "its first line is no header of distinct names; add one"
-    return Sniffed(file, "csv", delimiter, tuple((name, "") for name in header))
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _group(root: Path, sniffed: list[Sniffed]) -> list[FileGroup]:
-    """Files of equal columns in one folder (dates in its path aside) make one table."""
-    buckets: dict[tuple[Any, ...], list[Sniffed]] = defaultdict(list)
-    neighbours: dict[tuple[str, str], int] = defaultdict(int)
-    for found in sniffed:
-        folder = _template(found.file.parent.relative_to(root).as_posix())
-        buckets[(folder, found.file.suffix, found.format, found.delimiter, found.columns)].append(found)
-        neighbours[(folder, found.file.suffix)] += 1
-    groups = []
-    for (folder, suffix, *_), members in buckets.items():
-        groups += _patterns(root, folder, members, is_all=neighbours[(folder, suffix)] == len(members))
-    return sorted(groups, key=lambda group: group.path)
-
-
-def _patterns(root: Path, folder: str, members: list[Sniffed], *, is_all: bool) -> list[FileGroup]:
-    names = {_template(found.file.name) for found in members}
-    prefix = "" if folder == "." else f"{folder}/"
-    if is_all and "{" in folder:  # a folder a day: whatever its files are called
-        return [_as_group(members, f"{prefix}*{members[0].file.suffix}")]
-    if len(members) == 1:
-        only = members[0].file.relative_to(root).as_posix()
-        return [_as_group(members, only)]
+def _patterns(root: Path, folder: str, files: list[Path], *, is_all: bool) -> list[tuple[str, list[Path]]]:
+    """Paths that lead to the files and to no other: with placeholders, a glob, or each file by its name."""
+    prefix, suffix = "" if folder == "." else f"{folder}/", _suffix(files[0])
+    if is_all and "{" in folder:  # a folder a day, whatever the names of its files
+        return [(f"{prefix}*{suffix}", files)]
+    if len(files) == 1:
+        return [(files[0].relative_to(root).as_posix(), files)]
+    names = {with_placeholders(file.name) for file in files}
     if len(names) == 1:
-        return [_as_group(members, prefix + names.pop())]
-    start = "" if is_all else _common_start(found.file.name for found in members)
-    pattern = f"{prefix}{start}*{members[0].file.suffix}"
-    if is_all or set(root.glob(pattern)) == {found.file for found in members}:
-        return [_as_group(members, pattern)]
-    return [_as_group([found], found.file.relative_to(root).as_posix()) for found in members]
+        return [(prefix + names.pop(), files)]
+    low, high = min(f.name for f in files), max(f.name for f in files)
+    same = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
+    pattern = f"{prefix}{'' if is_all else low[:same]}*{suffix}"
+    if is_all or set(root.glob(re.sub(r"\{\w+\}", "*", pattern))) == set(files):
+        return [(pattern, files)]
+    return [(file.relative_to(root).as_posix(), [file]) for file in files]
 
 
-def _as_group(members: list[Sniffed], path: str) -> FileGroup:
-    first = members[0]
-    is_daily = "{ds}" in path or "{yyyymmdd}" in path
-    days = sorted({day for found in members if (day := day_in(found.file.as_posix()))}) if is_daily else []
-    files = tuple(found.file for found in members)
-    return FileGroup(files, path, first.format, first.delimiter, first.columns, tuple(days))
+def _group(root: Path, path: str, dialect: Dialect, files: list[Path]) -> FileGroup:
+    days = {day for file in files if (day := day_in(file.relative_to(root).as_posix()))} if "{" in path else set()
+    return FileGroup(tuple(files), path, dialect, tuple(sorted(days)))
 
 
-def _template(path: str) -> str:
-    """The path with {ds} or {yyyymmdd} for its dates."""
-    path = _DAY.sub(lambda match: "{ds}" if _date(match.group()) else match.group(), path)
-    return _COMPACT_DAY.sub(lambda match: "{yyyymmdd}" if _date(match.group()) else match.group(), path)
+def with_placeholders(path: str) -> str:
+    """The path with {ds}, {yyyymmdd} or {yyyy}, {mm}, {dd} for its date, and a star for an hour's folder below it."""
+
+    def replace(match: re.Match[str]) -> str:
+        if _date(match) is None:
+            return match.group()
+        if match["y"]:
+            month, day = ("{mm}" if len(match["m"]) > 1 else "{m}"), ("{dd}" if len(match["d"]) > 1 else "{d}")
+            return "{yyyy}" + match["to_month"] + month + match["to_day"] + day
+        return "{ds}" if match["ds"] else "{yyyymmdd}"
+
+    replaced = _PARTITION.sub(replace, path)
+    return _HOUR.sub(lambda m: f"{m['name'] or ''}*", replaced) if replaced != path else path
 
 
 def day_in(path: str) -> datetime.date | None:
     """The last date that a path names."""
-    dates = [_date(text) for text in _DAY.findall(path) + _COMPACT_DAY.findall(path)]
+    dates = [_date(match) for match in _PARTITION.finditer(path)]
     return next((date for date in reversed(dates) if date), None)
 
 
-def _date(text: str) -> datetime.date | None:
+def _date(match: re.Match[str]) -> datetime.date | None:
+    text = f"{match['y']}-{match['m']:0>2}-{match['d']:0>2}" if match["y"] else match.group()
     try:
         return datetime.date.fromisoformat(text)
     except ValueError:
         return None
-
-
-def _common_start(names: Iterable[str]) -> str:
-    listed = sorted(names)
-    first, last = listed[0], listed[-1]
-    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    return first[:same]

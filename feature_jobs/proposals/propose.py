@@ -1,7 +1,7 @@
 """Proposes a first scenario for log files that nobody has described, for their owner to read and edit.
 
-What it guesses is written with the reason beside it: the log (time, user, item), entity tables, types, labels, columns
-that would leak the answer, days and features. It errs to the side of leaving a column out of the features.
+Each choice is written with its reason beside it: the log (time, user, item), entity tables, types, labels, columns that
+would give the answer away, days and features. In doubt a column is left out of the features.
 """
 
 from __future__ import annotations
@@ -10,28 +10,30 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import duckdb
 
 from feature_jobs.errors import BadInputError
+from feature_jobs.proposals.days import choose_days, count_days
 from feature_jobs.proposals.discover import find_tables
-from feature_jobs.proposals.features import guess_features
-from feature_jobs.proposals.labels import Guessed, guess_labels
+from feature_jobs.proposals.features import Proposed, propose_features
+from feature_jobs.proposals.labels import Answers, find_answers
 from feature_jobs.proposals.profiles import Table, connect, profile
-from feature_jobs.proposals.roles import (
-    DayChoice,
-    FoundEntity,
-    Log,
-    choose_days,
-    count_days,
-    entities_of,
-    keys_of,
-    time_of,
-)
+from feature_jobs.proposals.roles import FoundEntity, Log, clock_of, entities_of, keys_of, near_times
 from feature_jobs.proposals.yaml_text import Proposal, to_yaml
 from feature_jobs.schema import Scenario, load_scenario
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A proposed scenario as YAML, as it reads, and lines for a person on what was chosen and why."""
+
+    text: str
+    scenario: Scenario
+    lines: list[str]
 
 
 def write_proposal(path: Path, out: Path, name: str | None = None) -> list[str]:
@@ -39,22 +41,32 @@ def write_proposal(path: Path, out: Path, name: str | None = None) -> list[str]:
 
     Raises BadInputError where the scenario exists already or the files don't make a log.
     """
+    from feature_jobs.validation.expectations import propose_suite
+
     name = name or _scenario_name(path)
     file = out / f"{name}.yaml"
     if file.exists():
         raise BadInputError(f"{file}: exists already, and is left as it is; give another --name")
-    text, suite, notes = propose(path, name, out)
+    draft = propose(path, name, out)
     out.mkdir(parents=True, exist_ok=True)
-    _write_new(file, text)
-    lines = [f"{file}: {len(text.splitlines())} lines"]
+    _write_new(file, draft.text)
+    written = [f"wrote {file}: {len(draft.text.splitlines())} lines"]
+    suite = propose_suite(draft.scenario)
     if suite is not None and not (suite_file := out / f"{name}.expectations.json").exists():
         _write_new(suite_file, json.dumps(suite, indent=1, sort_keys=True) + "\n")
-        lines.append(f"{suite_file}: {len(suite['expectations'])} expectations")
-    return [*lines, *notes, f"next: read and edit {file}, then recloop check --scenario {file}"]
+        written.append(f"wrote {suite_file}: {len(suite['expectations'])} expectations")
+    short = name if out.resolve() == (Path.cwd() / "scenarios").resolve() else file
+    first = draft.scenario.data.days.first
+    steps = [
+        f"next: read and edit {file}, then copy:",
+        f"  recloop check -s {short}",
+        f"  recloop run -s {short} --from {first} --to {first}",
+    ]
+    return [*draft.lines, *written, *steps]
 
 
-def propose(path: Path, name: str, out: Path = Path("scenarios")) -> tuple[str, dict[str, Any] | None, list[str]]:
-    """The scenario as YAML to stand in `out`, its expectations, and what was found.
+def propose(path: Path, name: str, out: Path = Path("scenarios")) -> Draft:
+    """The scenario that would stand in `out`.
 
     Raises BadInputError where no table can be the log, or no column of it a label.
     """
@@ -67,81 +79,80 @@ def propose(path: Path, name: str, out: Path = Path("scenarios")) -> tuple[str, 
                 notes += tables[-1].notes
             except duckdb.Error as error:
                 notes.append(f"left out {group.path}: not readable ({str(error).splitlines()[0][:120]})")
-        log, guessed = _log_of(connection, path, tables)
+        log, answers = _log_of(connection, path, tables)
         entities = entities_of(connection, [t for t in tables if t is not log.table], log)
-        counts, is_aligned = count_days(connection, log)
-    is_daily = bool(log.table.group.days) and is_aligned
-    days = choose_days(counts, partitioned=is_daily)
-    features = guess_features(log, entities, guessed)
-    events_path = log.table.group.path if is_daily or not log.table.group.days else log.table.group.glob
+        counts = count_days(connection, log)
+    is_daily = bool(log.table.group.days) and counts.is_aligned
+    days = choose_days(counts.rows, partitioned=is_daily)
+    features = propose_features(log, entities, answers)
     root = path.parent if path.is_file() else path
     relative = Path(os.path.relpath(root.resolve(), out.resolve())).as_posix()
-    text = to_yaml(Proposal(name, relative, events_path, log, entities, guessed, days, features))
-    scenario = _loaded(text, name)
-    from feature_jobs.validation.expectations import propose_suite
-
-    return (
-        text,
-        propose_suite(scenario),
-        [*_summary(log, entities, guessed, days), *_left_out(tables, log, entities), *notes],
-    )
+    events_path = log.table.group.path if is_daily else log.table.group.glob
+    text = to_yaml(Proposal(name, relative, events_path, log, entities, answers, counts, days, features))
+    lines = [*_summary(log, entities, answers, features), *days.why]
+    if log.table.group.days and not is_daily:
+        lines.append("the days in the paths are not the days of the rows (in UTC), so the files are read as one table")
+    return Draft(text, _loaded(text, name), [*lines, *_left_out(tables, log, entities), *notes])
 
 
-def _log_of(connection: duckdb.DuckDBPyConnection, path: Path, tables: list[Table]) -> tuple[Log, Guessed]:
+def _log_of(connection: duckdb.DuckDBPyConnection, path: Path, tables: list[Table]) -> tuple[Log, Answers]:
     """The table that is a log with something to predict; of several the one with most rows."""
     why = []
-    logs: list[tuple[Log, Guessed]] = []
+    logs: list[tuple[Log, Answers]] = []
     for table in tables:
-        time = time_of(connection, table)
-        keys = keys_of(table, time[0]) if time else None
-        if time is None or keys is None:
-            what = "no column of times" if time is None else "no columns that identify a user and an item"
-            why.append(f"  {table.group.path}: {what}")
+        clock = clock_of(table)
+        keys = keys_of(table, clock) if clock else None
+        if clock is None or keys is None:
+            what = "no column of times" if clock is None else "no columns that identify a user and an item"
+            why.append("; ".join([f"  {table.group.path}: {what}", *(near_times(table) if clock is None else [])]))
             continue
-        log = Log(table, *time, *keys)
-        guessed = guess_labels(connection, log)
-        if guessed.labels:
-            logs.append((log, guessed))
+        log = Log(table, clock, *keys)
+        answers = find_answers(connection, log)
+        if answers.labels:
+            logs.append((log, answers))
         else:
             why.append(f"  {table.group.path}: no column that says what became of a row (click, rating, ...)")
     if not logs:
-        remedy = "a log needs a time, a user, an item and an outcome in one table; write the scenario by hand otherwise"
+        remedy = "a log needs a time, a user, an item and an outcome in one table; join them, or write the scenario"
         raise BadInputError("\n".join([f"{path}: no table can be the log; {remedy}", *why]))
     return max(logs, key=lambda one: one[0].table.num_rows)
 
 
-def _summary(log: Log, entities: list[FoundEntity], guessed: Guessed, days: DayChoice) -> list[str]:
-    table = log.table
-    lines = [
-        f"log: {table.group.path}, {table.num_rows} rows; time {log.time.name} ({log.unit}), user {log.user.name}, "
-        f"item {log.item.name}"
-    ]
-    lines += [
-        f"entity {entity.name}: {entity.table.group.path}, knows {entity.matched:.0%} of {entity.event_key.name}"
-        for entity in entities
-    ]
-    lines += [f"label {label.name}: {label.expression} ({label.mean:.1%} of rows)" for label in guessed.labels]
-    if guessed.outcomes:
-        lines.append(f"never features: {', '.join(guessed.outcomes)}")
-    total = sum(days.counts.values())
-    lines.append(f"days: {min(days.counts)} to {max(days.counts)}, {total} rows; chosen {days.first} to {days.last}")
-    return lines
+def _summary(log: Log, entities: list[FoundEntity], answers: Answers, features: Sequence[Proposed]) -> list[str]:
+    lines = [f"log: {log.table.group.path}: {log.table.size}", f"time: {log.clock.column.name}, {log.clock.text}"]
+    lines += log.notes
+    for entity in entities:
+        known = f"{entity.table.group.path}: {entity.table.size}; knows {entity.matched:.0%} of {entity.event_key.name}"
+        lines.append(f"entity {entity.name}: {known}")
+        if entity.is_log:
+            lines.append(
+                f"entity {entity.name} is a second log: an event sees the user's last row in it; counts and sequences "
+                f"are over {log.table.group.path} alone"
+            )
+    lines += [f"label {one.name}: {one.expression} ({one.mean:.1%} of rows; {one.why})" for one in answers.labels]
+    lines.append(f"label_delay_s: {answers.delay_s}, {answers.why_delay}")
+    lines += [f"never a feature: {name}, {why}" for name, why in answers.outcomes.items()]
+    left = [f"{feature.name} ({feature.why})" for feature in features if feature.fields is None]
+    return lines + ([f"not proposed as features: {', '.join(left)}"] if left else [])
 
 
 def _left_out(tables: list[Table], log: Log, entities: list[FoundEntity]) -> list[str]:
     used = [log.table, *(entity.table for entity in entities)]
-    return [
-        f"left out {table.group.path}: neither the log nor a table with one row per key of it"
-        for table in tables
-        if all(table is not other for other in used)
-    ]
+    lines = []
+    for table in tables:
+        if any(table is other for other in used):
+            continue
+        why = "neither the log, nor a table with one row per key (or per key and time) of it"
+        if {log.user.name, log.item.name} <= table.columns.keys():
+            why = "its rows repeat those of the log, or have no time of their own; join it to the log if it has answers"
+        lines.append(f"left out {table.group.path}: {why}")
+    return lines
 
 
 def _scenario_name(path: Path) -> str:
     resolved = path.resolve()
-    name = re.sub(r"\W+", "_", (resolved.stem if resolved.is_file() else resolved.name).lower(), flags=re.ASCII).strip(
-        "_"
-    )
+    stem = resolved.name.split(".")[0] if resolved.is_file() else resolved.name
+    name = re.sub(r"\W+", "_", stem.lower(), flags=re.ASCII).strip("_")
     return name if name[:1].isalpha() else f"log_{name}".rstrip("_")
 
 
@@ -158,14 +169,14 @@ def _write_new(file: Path, text: str) -> None:
 
 
 def _loaded(text: str, name: str) -> Scenario:
-    """The proposal as a scenario, checked; a mistake in it is ours."""
+    """The proposal as a scenario, checked; a problem in it is a defect of this package."""
     from feature_jobs.checks.check import check_scenario
 
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / f"{name}.yaml"
         file.write_text(text, encoding="utf-8")
         scenario = load_scenario(file)
-        mistakes = check_scenario(scenario)
-    if mistakes:
-        raise AssertionError("the proposal has mistakes:\n" + "\n".join(mistakes))
+        problems = check_scenario(scenario)
+    if problems:
+        raise AssertionError("the proposal has problems:\n" + "\n".join(problems))
     return scenario

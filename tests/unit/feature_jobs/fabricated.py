@@ -120,7 +120,7 @@ def lake(folder: Path, num_rows: int = 6000) -> None:
             "movieId": drawn["item"],
             "rating": rating,
             "rated_at": pa.array(times, pa.timestamp("ns")),
-            "class": [f"k{int(10 * luck)}" for luck in drawn["luck"]],
+            "class": [f"k{int(10 * luck) % 5}" for luck in drawn["luck"]],
             "vector": pa.array([[0.5, 0.1]] * num_rows, pa.list_(pa.float32())),
             "client": pa.array([{"os": "x"}] * num_rows),
         }

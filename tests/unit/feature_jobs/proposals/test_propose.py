@@ -9,20 +9,24 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 from feature_jobs.checks.check import check
 from feature_jobs.datasets.fetch import fetch
 from feature_jobs.errors import BadInputError
 from feature_jobs.joins.join import join_day
+from feature_jobs.proposals.days import choose_days
 from feature_jobs.proposals.discover import find_tables
 from feature_jobs.proposals.propose import write_proposal
-from feature_jobs.proposals.roles import choose_days
 from feature_jobs.proposals.yaml_text import scalar
 from feature_jobs.schema import Scenario, load_scenario
+from feature_jobs.schema.features import IdFeature
 from feature_jobs.sources.ingest import ingest_day
 from models.training.day import train_day
+from tasks.commands.cli import main
 from tests.paths import KUAIRAND, ROOT, SCENARIOS, needs_kuairand
 from tests.unit.feature_jobs import fabricated
+from tests.unit.feature_jobs.proposals import shapes
 
 MOVIELENS = ROOT / "data" / "movielens"
 
@@ -45,13 +49,14 @@ def train_two_days(scenario: Scenario, root: Path) -> dict[str, Any]:
         join_day(scenario, ds, events, history, samples)
         metrics = train_day(scenario, ds, samples, parent, checkpoint)
         history[ds], parent = events, checkpoint
-    return metrics["progressive"]
+    progressive: dict[str, Any] = metrics["progressive"]
+    return progressive
 
 
 EXPECTED: dict[str, dict[str, Any]] = {
     "shop": {
         "path": "events/{ds}.csv",
-        "time": "iso",
+        "time": "time",
         "keys": ("customer_id", "product_id"),
         "labels": {"cart": "event_type == 'cart'", "purchase": "event_type == 'purchase'"},
         "outcomes": (),
@@ -60,7 +65,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
     },
     "library": {
         "path": "reads.csv",
-        "time": "iso",
+        "time": "time",
         "keys": ("Reader_ID", "Article"),
         "labels": {"finished": "Finished"},
         "outcomes": ("Scrolled",),
@@ -69,7 +74,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
     },
     "ads": {
         "path": "logs/*.parquet",
-        "time": "ns",
+        "time": "int",
         "keys": ("cookie", "creative_id"),
         "labels": {"clicked": "clicked"},
         "outcomes": ("charged",),
@@ -78,7 +83,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
     },
     "lake": {
         "path": "ratings/dt={ds}/*.parquet",
-        "time": "iso",
+        "time": "time",
         "keys": ("userId", "movieId"),
         "labels": {"like": "rating >= 8", "love": "rating >= 10"},
         "outcomes": (),
@@ -96,7 +101,8 @@ def test_unknown_data_is_found_out_and_trains_unedited(name: str, tmp_path: Path
     fabricated.junk(data)
     scenario = proposed(data, tmp_path)
     assert scenario.data.events.path == expected["path"]
-    assert scenario.data.events.time.unit == expected["time"]
+    time = scenario.data.events.time
+    assert scenario.data.events.columns[time.column].type == expected["time"]
     assert (scenario.data.user, scenario.data.item) == expected["keys"]
     assert scenario.labels == expected["labels"]
     assert scenario.outcomes == expected["outcomes"]
@@ -106,7 +112,7 @@ def test_unknown_data_is_found_out_and_trains_unedited(name: str, tmp_path: Path
     assert facts["days"].keys() == {f"2024-03-0{day}" for day in range(2, 7)}
     assert "malformed" not in facts
     progressive = train_two_days(scenario, tmp_path / "out")
-    assert all(progressive[task]["auc"] > 0.6 for task in scenario.tasks), progressive
+    assert all(progressive[task]["auc"] > 0.55 for task in scenario.tasks), progressive
 
 
 def test_types_and_lists(tmp_path: Path) -> None:
@@ -115,7 +121,7 @@ def test_types_and_lists(tmp_path: Path) -> None:
     item = proposed(tmp_path / "data", tmp_path).data.entities["item"]
     assert item.columns["Tags"].type == "list[string]"
     assert item.columns["Tags"].separator == ","
-    assert item.columns["Title"].type == "string"  # a comma or a semicolon in a title is no list
+    assert item.columns["Title"].type == "string"  # a comma or a semicolon in a title is not a list
     assert item.columns["Words_count"].source == "Words count"
 
 
@@ -124,7 +130,7 @@ def test_rows_that_change_over_time_become_an_entity_with_time(tmp_path: Path) -
     fabricated.lake(tmp_path / "data")
     entity = proposed(tmp_path / "data", tmp_path).data.entities["profiles"]
     assert entity.time is not None
-    assert (entity.time.column, entity.time.unit, entity.key) == ("updated_at", "iso", "userId")
+    assert (entity.time.column, entity.key) == ("updated_at", "userId")
 
 
 @pytest.mark.skipif(not MOVIELENS.is_dir(), reason="no MovieLens; recloop fetch brings it")
@@ -145,12 +151,12 @@ def test_kuairand_unedited(tmp_path: Path) -> None:
     assert set(scenario.labels) == {"is_click", "long_view", "is_like", "is_profile_enter"}
     assert {"play_time_ms", "profile_stay_time", "comment_stay_time", "is_hate"} <= set(scenario.outcomes)
     assert (scenario.data.user, scenario.data.item) == ("user_id", "video_id")
-    assert scenario.features["long_watch_seq"].table == "video_id"
+    assert scenario.features["long_watch_seq"].model_dump()["table"] == "video_id"
     check(scenario)
     assert train_two_days(scenario, tmp_path / "out")["is_click"]["auc"] > 0.7
 
 
-def test_synthetic_unedited_and_the_truth_is_no_source(tmp_path: Path) -> None:
+def test_synthetic_unedited_and_the_truth_is_not_a_source(tmp_path: Path) -> None:
     list(fetch(load_scenario(SCENARIOS / "synthetic.yaml"), tmp_path / "data", {"rows": 3000}))
     scenario = proposed(tmp_path / "data", tmp_path)
     assert scenario.data.events.path == "events/{ds}.parquet"
@@ -170,7 +176,7 @@ def test_the_file_is_commented_and_its_suite_is_beside_it(tmp_path: Path) -> Non
     text = (tmp_path / "scenarios" / "ad_log.yaml").read_text()
     assert "charged" in text and "# predicts clicked alone with an AUC of 1.000: it knows the answer" in text
     assert "path: ../data" in text
-    assert "never features: charged" in lines
+    assert "never a feature: charged, predicts clicked alone with an AUC of 1.000: it knows the answer" in lines
     suite = json.loads((tmp_path / "scenarios" / "ad_log.expectations.json").read_text())
     assert suite["name"] == "ad_log"
 
@@ -203,7 +209,7 @@ HOURS = [f"2024-03-0{day}T{hour:02}:00:00" for day in (1, 2, 3) for hour in rang
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: None, "holds no table"),
+        (lambda folder: None, "no table (CSV with a header, Parquet or JSON lines)"),
         (fabricated.junk, "unrelated.csv: no column of times"),
         (csv_file("user,item,click", "1,2,0", "2,3,1"), "log.csv: no column of times"),
         (
@@ -216,7 +222,7 @@ HOURS = [f"2024-03-0{day}T{hour:02}:00:00" for day in (1, 2, 3) for hour in rang
         ),
     ],
 )
-def test_what_is_no_log_is_told(make: Callable[[Path], None], message: str, tmp_path: Path) -> None:
+def test_what_is_not_a_log_is_reported(make: Callable[[Path], None], message: str, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     make(tmp_path / "data")
     with pytest.raises(BadInputError) as caught:
@@ -267,7 +273,7 @@ def test_features_never_take_the_name_of_another_column(tmp_path: Path) -> None:
     csv_file("at,user,item,click,user_events,hour", *rows)(tmp_path)
     scenario = proposed(tmp_path / "log.csv", tmp_path)
     assert scenario.evaluate.segments == {"new_user": "user_events_2 < 5"}
-    assert scenario.features["hour_2"].of == "hour(event_time)"
+    assert scenario.features["hour_2"].model_dump()["of"] == "hour(event_time)"
     assert "hour" not in scenario.features
 
 
@@ -302,8 +308,10 @@ DAY = datetime.timedelta(days=1)
         ([100] * 30, False, (0, 20, 29)),  # the last ten
         ([100] * 8 + [5], False, (0, 2, 7)),  # a last day cut short
         ([100, 100, 0] + [100] * 8, False, (0, 3, 10)),  # a gap: what is before it warms up
-        ([100, 100, 0] + [100] * 8, True, (3, 5, 10)),  # no partition to read on the missing day
+        ([100, 100, 0] + [100] * 8, True, (None, 0, 10)),  # a warm-up has no partition to read on the missing day
         ([3, 0, 4] + [100] * 4, False, (0, 3, 6)),
+        ([34] * 40 + [60_000] * 3 + [34] * 20, False, (0, 40, 42)),  # busy days, not those of the long tail
+        (([100] * 5 + [0, 0]) * 4, False, (0, 14, 25)),  # weekends are skipped
     ],
 )
 def test_choice_of_days(rows: list[int], partitioned: bool, expected: tuple[int | None, int, int]) -> None:
@@ -320,3 +328,142 @@ def test_scalars_come_back(text: str) -> None:
     from ruamel.yaml import YAML
 
     assert YAML(typ="safe").load(f"{{a: {scalar(text)}}}") == {"a": text}
+
+
+def lines_of(make: Callable[[Path], None], folder: Path) -> tuple[Scenario, str]:
+    make(folder / "data")
+    lines = write_proposal(folder / "data", folder / "scenarios", "found")
+    return load_scenario(folder / "scenarios" / "found.yaml"), "\n".join(lines)
+
+
+def test_invoices_of_a_shop(tmp_path: Path) -> None:
+    """Customers and stock codes with gaps rather than invoices and descriptions; busy days; a space to search."""
+    scenario, said = lines_of(shapes.invoices, tmp_path)
+    assert (scenario.data.user, scenario.data.item) == ("CustomerID", "StockCode")
+    assert "user: CustomerID (80 values, 25.2% of rows lack it and will be quarantined)" in said
+    assert "passed over as user or item: InvoiceNo (new in each row or visit), Description (a text)" in said
+    columns = scenario.data.events.columns
+    assert (columns["CustomerID"].type, columns["StockCode"].type) == ("int", "string")
+    assert columns["InvoiceDate"].date_format == "%m/%d/%Y %H:%M"
+    assert not {"invoiceno", "description"} & scenario.features.keys()
+    assert (str(scenario.data.days.first), str(scenario.data.days.last)) == ("2011-01-18", "2011-01-28")
+    assert [str(day) for day in scenario.data.days.skip] == ["2011-01-22"]
+    assert "skipped between them: 2011-01-22; they have under 40 rows, 0 in all" in said
+    assert scenario.tune.space
+    facts = check(scenario)
+    assert set(facts["days"].values()) == {400}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [shapes.invoices, shapes.news, shapes.json_lines, shapes.nested])
+def test_a_proposal_runs_a_day_unedited(make: Callable[[Path], None], tmp_path: Path) -> None:
+    """From init's own last line, as a person would copy it."""
+    _, said = lines_of(make, tmp_path)
+    options = said.rpartition("recloop run ")[2].split()
+    store = ["--store", str(tmp_path / "store"), "--no-track", "--json"]
+    result = CliRunner().invoke(main, ["run", *options, *store])
+    assert result.exit_code == 0, result.output
+
+
+def test_news_with_ids_of_rows_and_a_second_log(tmp_path: Path) -> None:
+    scenario, said = lines_of(shapes.news, tmp_path)
+    assert not {"row_id", "impression_id", "session_id", "split"} & scenario.features.keys()
+    assert "split (says how somebody split the rows" in said
+    assert scenario.outcomes == ("scroll_pct",)  # filled for clicks only
+    assert (scenario.data.events.delimiter, scenario.join.label_delay_s) == (";", 300)
+    assert scenario.data.entities["reads"].time is not None
+    feature = scenario.features["reads_article_id"]
+    assert isinstance(feature, IdFeature)
+    assert (feature.of, feature.table) == ("reads.article_id", "article_id")
+    assert "entity reads is a second log: an event sees the user's last row in it" in said
+    check(scenario)
+
+
+@pytest.mark.parametrize(
+    ("make", "path", "kind"),
+    [
+        (shapes.compressed, "ads.csv.gz", "csv"),
+        (shapes.json_lines, "{yyyy}/{mm}/{dd}/*.jsonl", "jsonl"),
+        (shapes.nested, "year={yyyy}/month={m}/day={d}/*.parquet", "parquet"),
+    ],
+)
+def test_ways_to_lay_out_files(make: Callable[[Path], None], path: str, kind: str, tmp_path: Path) -> None:
+    scenario, said = lines_of(make, tmp_path)
+    assert (scenario.data.events.path, scenario.data.events.format) == (path, kind)
+    assert f"log: {path}: 6,000 rows" in said
+    facts = check(scenario)
+    assert sum(facts["days"].values()) == 4986
+    (tmp_path / "events").mkdir()
+    ingest_day(scenario, str(scenario.data.days.first), tmp_path / "events")
+
+
+def test_inf_is_judged_as_check_does(tmp_path: Path) -> None:
+    """A price that is infinite in one row of fifty is not a number for ingest, so it is not proposed as one."""
+    scenario, said = lines_of(shapes.compressed, tmp_path)
+    assert scenario.data.events.columns["price"].type == "string"
+    assert "column price is declared as text: 2.0% of its cells are not finite numbers" in said
+    assert "malformed" not in check(scenario)
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (lambda hour: str(28_488_000 + hour * 60), "minutes since 1970 would fit"),
+        (lambda hour: f"day {hour // 24} at {hour % 24}", "does not read as a time; write 2024-03-01T10:00:00"),
+    ],
+)
+def test_times_that_nothing_reads_are_named(cell: Callable[[int], str], message: str, tmp_path: Path) -> None:
+    csv_file("time,user,item,click", *(f"{cell(i)},{i % 20},{i % 15},{i % 2}" for i in range(100)))(tmp_path)
+    with pytest.raises(BadInputError, match=message):
+        write_proposal(tmp_path / "log.csv", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("text", "date_format"),
+    [
+        ("%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M"),
+        ("%Y%m%d%H%M%S", "%Y%m%d%H%M%S"),
+        ("%m/%d/%Y %I:%M %p", "%m/%d/%Y %I:%M %p"),
+        ("%Y/%m/%d %H:%M:%S", None),  # read as it is
+    ],
+)
+def test_formats_of_times(text: str, date_format: str | None, tmp_path: Path) -> None:
+    times = [datetime.datetime(2024, 3, 13) + datetime.timedelta(hours=i) for i in range(72)]
+    rows = [f"{time.strftime(text)},{i % 20},{i % 15},{int(i % 3 == 0)}" for i, time in enumerate(times)]
+    csv_file("at,user,item,click", *rows)(tmp_path)
+    column = proposed(tmp_path / "log.csv", tmp_path).data.events.columns["at"]
+    assert (column.type, column.date_format) == ("time", date_format)
+
+
+def test_an_ambiguous_date_is_said(tmp_path: Path) -> None:
+    rows = [f"{1 + i // 24}/3/2024 {i % 24}:00,{i % 20},{i % 15},{int(i % 3 == 0)}" for i in range(72)]
+    csv_file("at,user,item,click", *rows)(tmp_path)
+    said = write_proposal(tmp_path / "log.csv", tmp_path / "out")
+    both = "%m/%d/%Y %H:%M and %d/%m/%Y %H:%M"
+    assert f"log.csv: column at reads as {both}; the first is taken: check it" in said
+
+
+def test_clicks_beside_their_impressions_are_not_a_second_log(tmp_path: Path) -> None:
+    """They are answers to the same rows: as an entity they would say what the next row of the user is about."""
+    shapes.news(tmp_path / "data")
+    clicks = [
+        [row["user_id"], row["article_id"], row["shown_at"], i]
+        for i, row in enumerate(shapes.impressions())
+        if row["clicked"]
+    ]
+    fabricated.write_csv(tmp_path / "data" / "reads.csv", ["user_id", "article_id", "shown_at", "n"], clicks)
+    said = write_proposal(tmp_path / "data", tmp_path / "out", "found")
+    assert any(line.startswith("left out reads.csv: its rows repeat those of the log") for line in said)
+    assert not load_scenario(tmp_path / "out" / "found.yaml").data.entities
+
+
+def test_an_entity_larger_than_the_sample_is_matched_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("feature_jobs.proposals.profiles.SAMPLE_ROWS", 1000)
+    fabricated.shop(tmp_path / "data")
+    users = [f"{i},{i % 7}" for i in range(5000)]
+    (tmp_path / "data" / "customers.csv").write_text("\n".join(["customer_id,tier", *users]) + "\n")
+    said = write_proposal(tmp_path / "data", tmp_path / "out", "found")
+    assert (
+        "entity user: customers.csv: 5,000 rows in 1 file, 1,000 of them, evenly taken, looked at; "
+        "knows 100% of customer_id" in said
+    )

@@ -1,0 +1,58 @@
+"""Words in the names of columns, and what they usually say about a column. All guesses by name begin here."""
+
+from __future__ import annotations
+
+
+def _ranked(text: str) -> tuple[str, ...]:
+    """Words, the likeliest first."""
+    return tuple(text.split())
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+USER = _ranked(
+    "user uid member customer visitor reader viewer listener account client person profile guest device cookie"
+)
+ITEM = _ranked(
+    "item iid product stock video movie film song track article news book photo post note doc document content "
+    "question poi venue sku offer ad banner creative listing hotel restaurant business game app job campaign page url"
+)
+ID_ENDINGS = _words("id uid iid no num nr number code key sku uuid guid")
+# Ids of one row or one visit: they never come again, so nothing can be learned for them.
+ROW = _words("row impression session request invoice order transaction basket trace record log line index uuid")
+SPLIT = _words("split fold train test valid validation holdout subset")
+
+TIME = _words("time timestamp ts datetime date dt at when event logged unixtime epoch day")
+OTHER_TIMES = _words("upload birth register signup release expire modified stay play end join click clicked converted")
+SNAPSHOT = _words("last update updated valid snapshot modified asof effective since")
+CLOCK = _words("date dt day hour hourmin minute second month year week weekday quarter timestamp ts datetime time")
+
+LATE_ACTIONS = _words(
+    "buy bought purchase purchased order ordered convert converted conversion install installed paid sale"
+)
+ACTIONS = LATE_ACTIONS | _words(
+    "click clicked clk view viewed watch watched like liked love favorite fav share shared follow followed comment "
+    "commented cart label target forward save saved subscribe subscribed download play played skip skipped complete "
+    "completed finish finished enter hate hated dislike book booked reply response open opened transaction return "
+    "returned churn y"
+)
+NOT_ACTIONS = _words("rand test new auto train split")
+NEGATIVE = _words("hate hated dislike skip skipped return returned churn")
+PASSIVE = _words("view impression show exposure pv")
+EVENT_TYPE = _words("event type action behavior behaviour activity interaction")
+RATINGS = _words("rating ratings score stars star grade rate review")
+AFTERWARDS = _words(
+    "play played watch watched stay dwell spent elapsed listen listened revenue gmv paid payment quantity qty amount "
+    "consumed completion progress sale"
+)
+DURATIONS = _words("time duration sec secs seconds ms s millis stay dwell")
+
+NUMBERS = _words(
+    "age price cost count num number size duration length len width height days hours minutes amount weight distance "
+    "rank rating score total avg mean sum ratio rate popularity budget bid income salary ms sec seconds"
+)
+CATEGORIES = _words("id uid code zip type category cat level status class kind group segment version year feat feature")
+GROUPS = _words("category cat genre brand author topic publisher type")
+HISTORY = _words("seq sequence history hist past recent list")
