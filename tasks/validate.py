@@ -11,6 +11,8 @@ from tasks.contract import DayConfig, Input, Metrics, Resources, step
 if TYPE_CHECKING:
     import pandas as pd
 
+    from feature_jobs.validation.leaks import Leak
+
 MAX_TOLD = 3
 
 
@@ -35,7 +37,7 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
     """
     from feature_jobs.validation import drift
     from feature_jobs.validation.expectations import load_suite, read_frame, run_suite
-    from tasks.leaks import find_leaks
+    from feature_jobs.validation.leaks import find_leaks
 
     scenario, rules = config.scenario, config.scenario.validate_
     suite, source = load_suite(scenario)
@@ -60,7 +62,7 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
         "expectations": len(suite["expectations"]),
         "failures": failures,
         "warnings": warnings,
-        "leaks": leaks,
+        "leaks": [leak.to_json() for leak in leaks],
         "drift": found["columns"],
         "label_shift": found["labels"],
         "drift_days": found["days"],
@@ -98,10 +100,9 @@ def _row_count(frame: pd.DataFrame, events: Path) -> list[dict[str, Any]]:
     return [_problem("one sample for each event", None, "blocking", f"{num_events} rows", f"{len(frame)} rows")]
 
 
-def _leak(leak: dict[str, Any]) -> dict[str, Any]:
-    severity = "blocking" if leak["enabled"] else "warning"
-    value = f"AUC {leak['auc']} for label {leak['label']}"
-    return _problem("likely leak", leak["feature"], severity, "no column to know a label", value)
+def _leak(leak: Leak) -> dict[str, Any]:
+    value = f"AUC {leak.auc} for label {leak.label}, by its {leak.by}"
+    return _problem("likely leak", leak.feature, leak.severity, "a column that does not know a label", value)
 
 
 def _drifts(found: dict[str, Any]) -> list[dict[str, Any]]:

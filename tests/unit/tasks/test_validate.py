@@ -197,7 +197,7 @@ def test_a_feature_that_knows_the_label_is_a_likely_leak(tmp_path, planted):
         }[planted]
     output, error = run(tmp_path, scenario_in(tmp_path, suite=[]), data)
     feature = "sex" if planted == "id" else "age"
-    assert f"likely leak: column {feature}: expected no column to know a label, found AUC" in str(error)
+    assert f"likely leak: column {feature}: expected a column that does not know a label, found AUC" in str(error)
     assert [(leak["feature"], leak["label"]) for leak in verdict_of(output)["leaks"]] == [(feature, "like")]
 
 
