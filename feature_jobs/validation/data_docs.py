@@ -1,92 +1,153 @@
-"""Great Expectations' Data Docs with the same bytes for the same result.
+"""Great Expectations' Data Docs as pages that open without a network, with the same bytes for the same result.
 
-GX stamps pages with the time of rendering, random element ids, the time a batch was loaded and the machine's time zone.
-Here the views are GX's own but for those. Importing this module imports Great Expectations: do it inside a function.
+GX renders the sections. Its page around them loads styles and scripts from seven public CDNs, draws the index with
+those scripts, and contains the time of rendering and random element ids; the templates here replace those parts.
+They are text in this module, not files beside it, so that the step's code digest covers them.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import itertools
 from pathlib import Path
 from typing import Any
 
-from great_expectations.core.expectation_validation_result import ExpectationSuiteValidationResult
-from great_expectations.data_context.types.resource_identifiers import (
-    ExpectationSuiteIdentifier,
-    ValidationResultIdentifier,
-)
-from great_expectations.render.view import DefaultJinjaIndexPageView, DefaultJinjaPageView
-from jinja2 import pass_context
+import numpy as np
 
-BATCH = "samples"
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ page_title }}</title>
+<link rel="stylesheet" href="{{ root }}style.css">
+</head>
+<body>
+<header><a href="{{ root }}index.html">Data Docs</a> {{ page_title }}</header>
+<div class="page">
+<nav>
+{% for section in sections %}<a href="#section-{{ loop.index }}">{{ section["section_name"] }}</a>{% endfor %}
+</nav>
+<main>
+{% for section in sections %}{% set section_loop = loop -%}{% include "section.j2" %}{% endfor %}
+</main>
+</div>
+</body>
+</html>
+"""
+COLLAPSE = """<details>
+<summary>{{ content_block.get("collapse_toggle_link", "Show more") | render_content_block }}</summary>
+{% for block in content_block["collapse"] %}
+{{ block | render_content_block(content_block_id=content_block_id ~ "-item-" ~ loop.index) }}
+{% endfor %}</details>
+"""
+GRAPH = """<p>(a chart; its numbers are in the result)</p>
+"""
+INDEX = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Data Docs: {{ suite }} {{ ds }}</title>
+<link rel="stylesheet" href="style.css">
+</head>
+<body>
+<header><a href="index.html">Data Docs</a> {{ suite }}, {{ ds }}</header>
+<div class="page"><main>
+<h1>Expectations of the day</h1>
+<table class="table">
+<thead><tr><th>Day</th><th>Result</th><th>Expectations</th><th>Met</th><th>Not met</th><th>Pages</th></tr></thead>
+<tbody><tr>
+<td>{{ ds }}</td>
+<td class="{{ 'text-success' if success else 'text-danger' }}">{{ "all met" if success else "not all met" }}</td>
+<td>{{ total }}</td><td>{{ met }}</td><td>{{ total - met }}</td>
+<td><a href="{{ validation }}">validation</a>, <a href="{{ expectations }}">expectations</a></td>
+</tr></tbody>
+</table>
+<p>This page shows the expectations alone. The verdict, with leaks and drift, is in verdict.json beside this folder.</p>
+</main></div>
+</body>
+</html>
+"""
+STYLE = """:root { color-scheme: light dark; }
+body { margin: 0; font: 15px/1.5 system-ui, sans-serif; }
+header { padding: .8rem 1.5rem; border-bottom: 1px solid #8886; font-weight: 600; }
+header a { margin-right: 1rem; }
+a { color: light-dark(#0b57d0, #8ab4f8); }
+.page { display: flex; gap: 2rem; padding: 1rem 1.5rem; align-items: flex-start; }
+nav { position: sticky; top: 1rem; flex: 0 0 13rem; max-height: 90vh; overflow: auto; }
+nav a { display: block; padding: .15rem 0; overflow-wrap: anywhere; text-decoration: none; }
+main { flex: 1; min-width: 0; }
+h1, h2, h3, h4, h5, h6, .h6 { margin: .6rem 0 .3rem; font-size: 1rem; font-weight: 600; }
+h1 { font-size: 1.3rem; }
+.alert { padding: .5rem .8rem; border-radius: .3rem; background: #8882; }
+.table-responsive { overflow-x: auto; }
+table { width: 100%; border-collapse: collapse; margin: .5rem 0 1.2rem; }
+th, td { padding: .35rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid #8885; }
+td > div { overflow: auto; max-height: 60vh; }
+ul { padding-left: 1.2rem; margin: .2rem 0; }
+.list-group { list-style: none; padding: 0; }
+.badge { padding: 0 .35rem; border-radius: .3rem; background: #8884; font-family: ui-monospace, monospace; }
+.text-success { color: light-dark(#137333, #81c995); }
+.text-danger { color: light-dark(#b3261e, #f28b82); }
+.text-warning { color: light-dark(#8a5a00, #fdd663); }
+.fas { font-style: normal; font-weight: 700; }
+.fa-check-circle::before { content: "\\2713"; }
+.fa-times::before { content: "\\2717"; }
+.fa-exclamation-triangle::before { content: "\\26A0"; }
+.cooltip .top { display: none; }
+details { margin: .5rem 0; }
+"""
+_TO_ROOT = "../../../../"  # GX's result page links to its suite with this many steps up
 
 
-class _SameBytes:
-    """Overrides the two filters that GX's views register in their environment."""
+def write_docs(result: Any, suite: Any, ds: str, folder: Path) -> None:
+    """Writes `folder`/index.html, the page of this result (an ExpectationSuiteValidationResult), and its suite's."""
+    from great_expectations.render.renderer.page_renderer import (
+        ExpectationSuitePageRenderer,
+        ValidationResultsPageRenderer,
+    )
 
-    _num_ids = 0
-
-    @pass_context
-    def add_data_context_id_to_url(self, _jinja_context: Any, url: str, _add_datetime: bool = True) -> str:
-        return url
-
-    def generate_html_element_uuid(self, prefix: str | None = None) -> str:
-        self._num_ids += 1
-        return f"{prefix or ''}{self._num_ids}"
-
-
-class PageView(_SameBytes, DefaultJinjaPageView):  # type: ignore[misc]
-    """A page of one suite or one validation."""
-
-
-class IndexView(_SameBytes, DefaultJinjaIndexPageView):  # type: ignore[misc]
-    """The page that links to them."""
-
-
-def build_docs(context: Any, result: ExpectationSuiteValidationResult, run_id: Any, folder: Path) -> None:
-    """Builds `folder`/index.html and the pages of the context's suite and of this result.
-
-    GX copies 4 MB of pictures and fonts that the pages don't use (they load style and scripts from public CDNs);
-    these are left out.
-    """
-    with _utc():
-        for name in ("batch_markers", "validation_time"):
-            result.meta.pop(name, None)
-        result.meta["run_id"] = run_id
-        suite = ExpectationSuiteIdentifier(result.suite_name)
-        key = ValidationResultIdentifier(expectation_suite_identifier=suite, run_id=run_id, batch_identifier=BATCH)
-        context.validation_results_store.store_validation_results(result, key, suite)
-        page = {"view": {"module_name": __name__, "class_name": PageView.__name__}}
-        site = {
-            "class_name": "SiteBuilder",
-            "show_how_to_buttons": False,
-            "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder)},
-            "site_section_builders": {"expectations": page, "validations": page, "profiling": "none"},
-            "site_index_builder": {
-                "class_name": "DefaultSiteIndexBuilder",
-                "view": {"module_name": __name__, "class_name": IndexView.__name__},
-            },
-        }
-        context.add_data_docs_site("day", site)
-        context.build_data_docs(site_names=["day"])
-    shutil.rmtree(folder / "static", ignore_errors=True)
+    # GX adds the time of validation and of loading to these; both differ between equal runs.
+    result.meta = {
+        "great_expectations_version": result.meta["great_expectations_version"],
+        "run_id": {"run_name": ds, "run_time": f"{ds}T00:00:00Z"},
+    }
+    for one in result.results:
+        one.result = _plain(one.result)
+    validation, expectations = f"validations/{suite.name}/{ds}/samples/index.html", f"expectations/{suite.name}.html"
+    _write(folder / validation, _page(ValidationResultsPageRenderer().render(result), _TO_ROOT))
+    _write(folder / expectations, _page(ExpectationSuitePageRenderer().render(suite), "../"))
+    met = sum(bool(one.success) for one in result.results)
+    facts = {"suite": suite.name, "ds": ds, "success": result.success, "total": len(result.results), "met": met}
+    _write(folder / "index.html", _index(**facts, validation=validation, expectations=expectations))
+    _write(folder / "style.css", STYLE)
 
 
-@contextmanager
-def _utc() -> Iterator[None]:
-    """GX writes the run's time, our `ds`, in the zone of the process."""
-    before = os.environ.get("TZ")
-    os.environ["TZ"] = "UTC"
-    time.tzset()
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TZ"]
-        else:
-            os.environ["TZ"] = before
-        time.tzset()
+def _plain(value: Any) -> Any:
+    """Numbers of Python for those of numpy: GX renders (and serialises) only these."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _page(content: Any, root: str) -> str:
+    """A page of GX's sections in our frame; `root` leads from it to the index."""
+    from great_expectations.render.view import DefaultJinjaPageView
+    from jinja2 import ChoiceLoader, DictLoader
+
+    view, numbers = DefaultJinjaPageView(), itertools.count(1)
+    ours = DictLoader({"page.j2": PAGE, "collapse.j2": COLLAPSE, "graph.j2": GRAPH})
+    view.env.loader = ChoiceLoader([ours, view.env.loader])
+    view.env.filters["generate_html_element_uuid"] = lambda prefix: f"{prefix}{next(numbers)}"
+    return str(view.render(content, root=root))
+
+
+def _index(**facts: Any) -> str:
+    from jinja2 import Environment
+
+    return Environment(autoescape=True).from_string(INDEX).render(**facts)
+
+
+def _write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")

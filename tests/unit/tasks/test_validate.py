@@ -1,6 +1,7 @@
 """validate on small frames, with the real Great Expectations."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -96,9 +97,35 @@ def test_a_good_day_passes_with_docs_and_says_that_its_suite_is_the_built_in_one
     assert pages == [
         "docs/expectations/tiny.html",
         "docs/index.html",
-        "docs/validations/tiny/2022-04-01/20220401T000000.000000Z/samples.html",
+        "docs/validations/tiny/2022-04-01/samples/index.html",
     ]
     assert "2022-04-01" in (output / "docs/index.html").read_text()
+
+
+def test_data_docs_open_without_a_network(tmp_path):
+    suite = [expectation("expect_column_mean_to_be_between", "warning", column="age", max_value=3)]
+    output, _ = run(tmp_path, scenario_in(tmp_path, suite=suite), columns())
+    pages = sorted((output / "docs").rglob("*.html"))
+    for page in [*pages, output / "docs" / "style.css"]:
+        assert not re.search(r"//|<script|url\(", page.read_text()), page
+    for page in pages:
+        links = re.findall(r'(?:href|src)="([^"#]+)"', page.read_text())
+        assert links and all((page.parent / link).is_file() for link in links), (page, links)
+    index = pages[1].read_text()
+    assert pages[1].name == "index.html" and 'href="validations/tiny/2022-04-01/samples/index.html"' in index
+    assert "2022-04-01" in index and "not all met" in index
+    assert "mean must be less than or equal to" in pages[2].read_text()
+
+
+def test_quantiles_are_judged_and_shown(tmp_path):
+    ranges = {"quantiles": [0.1, 0.5], "value_ranges": [[0, 100], [90, 100]]}
+    suite = [
+        expectation("expect_column_quantile_values_to_be_between", "warning", column="age", quantile_ranges=ranges)
+    ]
+    output, _ = run(tmp_path, scenario_in(tmp_path, suite=suite), columns())
+    (failure,) = verdict_of(output)["warnings"]
+    assert failure["column"] == "age" and failure["value"]["quantiles"] == [0.1, 0.5]
+    assert "Quantile" in (output / "docs/validations/tiny/2022-04-01/samples/index.html").read_text()
 
 
 def test_a_blocking_failure_names_expectation_column_expected_and_found_after_writing_everything(tmp_path):
@@ -143,7 +170,7 @@ def test_equal_days_give_equal_bytes_in_any_time_zone(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         run(tmp_path / name, scenario_in(tmp_path / name, suite=suite), columns())
     files = [p.relative_to(tmp_path / "a") for p in sorted((tmp_path / "a/validation").rglob("*")) if p.is_file()]
-    assert len(files) == 5
+    assert len(files) == 6
     for file in files:
         content = (tmp_path / "a" / file).read_bytes()
         assert content == (tmp_path / "b" / file).read_bytes(), file

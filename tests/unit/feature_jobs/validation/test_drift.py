@@ -1,8 +1,6 @@
 """The index of drift: against the plain formula, and merging as if the days had been one."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -58,18 +56,3 @@ def test_new_ids_and_nulls_are_drift():
 def test_many_ids_are_kept_as_the_fifty_most_frequent_and_a_rest():
     kept = sketch(pd.Series([*range(200), 7, 9]), "id")
     assert len(kept["counts"]) == 50 and [7, 2] in kept["counts"] and kept["other"] == 202 - 52
-
-
-def test_late_modules_answer_when_asked_and_leave_nothing_behind():
-    code = """
-import sys
-from feature_jobs.validation.expectations import import_gx
-import_gx()
-assert "altair" not in sys.modules and "scipy.stats" not in sys.modules
-from great_expectations.expectations.core import expect_column_kl_divergence_to_be_less_than as kl
-assert kl.alt.Chart.__module__.startswith("altair")
-assert kl.stats.entropy([0.5, 0.5]) > 0.69
-import scipy.stats, altair
-assert type(scipy.stats).__name__ == type(altair).__name__ == "module" and altair.Chart is kl.alt.Chart
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
