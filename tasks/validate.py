@@ -101,7 +101,7 @@ def _row_count(frame: pd.DataFrame, events: Path) -> list[dict[str, Any]]:
 
 
 def _leak(leak: Leak) -> dict[str, Any]:
-    value = f"AUC {leak.auc} for label {leak.label}, by its {leak.by}"
+    value = f"AUC {leak.auc} for label {leak.label}, by {leak.way}"
     return _problem("likely leak", leak.feature, leak.severity, "a column that does not know a label", value)
 
 

@@ -1,42 +1,50 @@
-"""Looks a scenario through before compute is spent on it: columns, types, leaks, search space, and a sample of data."""
+"""Checks a scenario before compute is spent on it: columns, types, leaks, expectations, search space, data."""
 
 from __future__ import annotations
 
 import keyword
-import re
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from feature_jobs.checks.facts import Facts
 from feature_jobs.checks.features import check_features, check_labels, check_segments
 from feature_jobs.checks.problems import Problems, closest
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import EVENT_TIME
 from feature_jobs.schema import Column, Scenario, SearchRange, Table, Time, load_scenario
 from feature_jobs.schema.processor import slow_precision
+from feature_jobs.validation.expectations import load_suite, read_suite, sample_columns, unknown_columns
 
 FIXED = ("name", "description", "data", "labels", "tune", "schedule", "deploy")  # what a trial may not change
 
 
-def check(scenario: Scenario, with_data: bool = True) -> dict[str, Any]:
-    """Checks the scenario and, `with_data`, a sample of what its files hold; returns facts found on the way.
+def check(scenario: Scenario, with_data: bool = True) -> Facts:
+    """Checks the scenario and, `with_data`, its expectations in full and a sample of its files.
 
-    Raises BadInputError with a line for each mistake.
+    Returns facts found on the way and warnings, a line each. Raises BadInputError with a line for each problem.
     """
-    facts: dict[str, Any] = {}
-    messages = check_scenario(scenario)
+    problems = _check_all(scenario)
+    facts = Facts(warnings=problems.warnings)
+    messages = problems.messages
     if with_data and not messages:
         from feature_jobs.checks.data import check_data
 
-        messages, facts = check_data(scenario)
+        messages, found = check_data(scenario)
+        facts = Facts(**{**found, "warnings": problems.warnings + found["warnings"]})
+        messages += _expectation_problems(scenario)
     if messages:
         raise BadInputError("\n".join(messages))
     if warning := slow_precision(scenario.train.precision, scenario.train.device):
-        facts.setdefault("warnings", []).append(warning)
+        facts["warnings"].append(warning)
     return facts
 
 
 def check_scenario(scenario: Scenario) -> list[str]:
-    """A line for each mistake that shows without data: FILE:LINE: field: value: what; remedy."""
+    """A line for each problem that shows without data: FILE:LINE: field: value: what; remedy."""
+    return _check_all(scenario).messages
+
+
+def _check_all(scenario: Scenario) -> Problems:
     problems = Problems(scenario)
     _check_sources(problems)
     _check_days(problems)
@@ -44,14 +52,16 @@ def check_scenario(scenario: Scenario) -> list[str]:
     feature_types = check_features(problems, outcomes)
     check_segments(problems, feature_types)
     _check_names(problems)
+    _check_suite(problems)
     _check_sharding(problems)
     for path, search in scenario.tune.space.items():
         _check_search(problems, path, search)
     for field, cron in (("schedule.daily", scenario.schedule.daily), ("tune.schedule", scenario.tune.schedule)):
         if what := cron_problem(cron):
-            problems.say(tuple(field.split(".")), cron, what, "write five fields, 0 3 * * * is daily at 03:00")
+            problems.say(tuple(field.split(".")), cron, what, CRON_REMEDY)
     _check_zone(problems, ("schedule", "zone"), scenario.schedule.zone)
-    return list(dict.fromkeys(problems.messages))
+    problems.messages = list(dict.fromkeys(problems.messages))
+    return problems
 
 
 def _check_sources(problems: Problems) -> None:
@@ -92,10 +102,10 @@ def _check_table(problems: Problems, location: tuple[str, ...], table: Table) ->
             remedy = "name it in letters, digits and _, and put the file's name in `from`"
             problems.say(where, name, "can't stand in an expression", remedy)
         if name == EVENT_TIME and location == ("data", "events") and name != problems.scenario.data.events.time.column:
-            what = "means the time of the event in expressions, in microseconds"
-            problems.say(where, None, what, "name the column otherwise, with `from`")
+            what = "is the name of the event's time in expressions, in microseconds"
+            problems.say(where, None, what, "give the column another name, with `from`")
         if (other := seen.setdefault(name.lower(), name)) != name:
-            problems.say(where, name, f"differs from {other} in capitals only", "name it otherwise, with `from`")
+            problems.say(where, name, f"differs from {other} only in capital letters", "rename it, with `from`")
         _check_column(problems, where, column, table.format)
 
 
@@ -112,7 +122,7 @@ def _check_column(problems: Problems, location: tuple[str, ...], column: Column,
     wanted = {"int": int, "string": str}.get(element)
     for value in column.values or ():
         if wanted is None or not isinstance(value, wanted) or isinstance(value, bool):
-            problems.say((*location, "values"), value, f"is no {element}", "list values of the column's type")
+            problems.say((*location, "values"), value, f"is not of type {element}", "list values of the column's type")
     if (column.min is not None or column.max is not None) and element not in ("int", "float"):
         problems.say(location, column.type, "min and max are for numbers", "use `values`, or leave them out")
     if column.min is not None and column.max is not None and column.min > column.max:
@@ -141,7 +151,7 @@ def _check_zone(problems: Problems, location: tuple[str, ...], zone: str) -> Non
     try:
         ZoneInfo(zone)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        problems.say(location, zone, "is no time zone", "write a name such as UTC or Asia/Shanghai")
+        problems.say(location, zone, "is not a time zone", "write a name such as UTC or Asia/Shanghai")
 
 
 def _check_days(problems: Problems) -> None:
@@ -166,15 +176,33 @@ def _check_names(problems: Problems) -> None:
             problems.say(location, task, "no such label", closest(task, scenario.labels))
         elif weight < 0:
             problems.say(location, weight, "is below zero", "give a weight of zero or more")
-    lists = [name for name, feature in scenario.features.items() if feature.kind in ("ids", "sequence")]
-    known = [f"{name}.length" if name in lists else name for name in scenario.features]
-    known += [f"label.{task}" for task in scenario.tasks] + [f"segment.{name}" for name in scenario.evaluate.segments]
+    known = sample_columns(scenario)
     for name in scenario.validate_.drift_columns:
         if name not in known:
             problems.say(("validate", "drift_columns"), name, "no such feature or label", closest(name, known))
-    if scenario.validate_.suite is not None and not scenario.suite_file.is_file():
+
+
+def _check_suite(problems: Problems) -> None:
+    """The expectations are of columns that the samples will have; their kinds need Great Expectations, see `check`."""
+    scenario = problems.scenario
+    try:
+        suite = read_suite(scenario)
+    except BadInputError as error:
+        problems.messages.append(str(error))
+        return
+    if suite is not None:
+        problems.messages += unknown_columns(suite, sample_columns(scenario), str(scenario.suite_file))
+    elif scenario.validate_.suite is not None:
         what = f"no such file ({scenario.suite_file})"
         problems.say(("validate", "suite"), scenario.validate_.suite, what, "write it, or leave suite out")
+
+
+def _expectation_problems(scenario: Scenario) -> list[str]:
+    try:
+        load_suite(scenario)
+    except BadInputError as error:
+        return str(error).splitlines()
+    return []
 
 
 def _check_sharding(problems: Problems) -> None:
@@ -184,8 +212,8 @@ def _check_sharding(problems: Problems) -> None:
         from feature_jobs.transforms import Layout
 
         names = Layout.from_scenario(scenario).namespaces
-        for mistake in sharding_problems(scenario.train, scenario.model.embedding_dim, names):
-            problems.say(*mistake)
+        for problem in sharding_problems(scenario.train, scenario.model.embedding_dim, names):
+            problems.say(*problem)
 
 
 def _check_search(problems: Problems, path: str, search: SearchRange) -> None:
@@ -205,7 +233,7 @@ def _check_search(problems: Problems, path: str, search: SearchRange) -> None:
     elif search.step is not None and (search.log or search.step <= 0 or not ends):
         problem = ("step is for ranges without log, and above zero", "leave step or log out")
     elif path.partition(".")[0] in FIXED:
-        problem = ("is not for a trial to change", "search in model, train, features, join")
+        problem = ("a trial cannot change it", "search in model, train, features, join")
     if problem:
         problems.say(location, None, *problem)
         return
@@ -235,7 +263,7 @@ def expand(scenario: Scenario, path: str) -> list[str]:
 
 
 def _refusal(scenario: Scenario, path: str, value: Any) -> tuple[str, str] | None:
-    """What the schema has against `value` at `path`, as (what, remedy)."""
+    """Why the schema refuses `value` at `path`, as (what, remedy); None where it does not."""
     try:
         load_scenario(scenario.file, data=scenario.data.path, overrides={path: value})
     except BadInputError as error:
@@ -245,25 +273,21 @@ def _refusal(scenario: Scenario, path: str, value: Any) -> tuple[str, str] | Non
     return None
 
 
-_PRESETS = ("@hourly", "@daily", "@weekly", "@monthly", "@yearly", "@annually", "@midnight")
-_CRON = (("minute", 0, 59), ("hour", 0, 23), ("day of month", 1, 31), ("month", 1, 12), ("day of week", 0, 7))
-_CRON_NAMES = re.compile("sun|mon|tue|wed|thu|fri|sat|jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec")
+CRON_REMEDY = (
+    "write five fields: minute 0-59, hour 0-23, day of month 1-31, month 1-12, day of week 0-7; "
+    "0 3 * * * is daily at 03:00"
+)
 
 
 def cron_problem(cron: str) -> str | None:
     """What is wrong with a cron line, or None."""
+    from croniter import croniter
+
     fields = cron.split()
-    if cron.strip() in _PRESETS:
-        return None
-    if len(fields) != 5:
-        return f"has {len(fields)} fields"
-    for text, (name, low, high) in zip(fields, _CRON, strict=True):
-        for part in text.lower().split(","):
-            match = re.fullmatch(r"(?:\*|(\w+)(?:-(\w+))?)(?:/(\d+))?", part)
-            ends = [end for end in match.group(1, 2) if end is not None] if match else []
-            numbers = [int(end) for end in ends if end.isdigit()]
-            named = name in ("month", "day of week") and all(_CRON_NAMES.fullmatch(e) for e in ends if not e.isdigit())
-            readable = match is not None and match.group(3) != "0" and (named or len(numbers) == len(ends))
-            if not readable or any(not low <= number <= high for number in numbers):
-                return f"{part!r} is no {name} ({low}-{high})"
+    if len(fields) != 5 and not cron.startswith("@"):  # croniter also reads seconds and years; Airflow's cron has none
+        return f"has {len(fields)} fields, not five"
+    try:
+        croniter.expand(cron, strict=True)
+    except ValueError as error:
+        return f"is not a schedule ({error})"
     return None

@@ -1,5 +1,5 @@
-"""Looks at the files of a scenario: are they there, do they read as declared, are there rows on its days, do the keys
-of entities occur in the log, do labels hold for some rows and not for all."""
+"""Checks the files of a scenario: are they there, do they read as declared, are there rows on its days, do the keys
+of entities occur in the log, do labels hold for some rows and not for all, does a column alone predict a label."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 
+from feature_jobs.checks.facts import EntityFacts, Facts
 from feature_jobs.checks.problems import Problems
 from feature_jobs.errors import BadInputError
-from feature_jobs.expressions.compiler import columns_of, to_sql
+from feature_jobs.expressions.compiler import EVENT_TIME, columns_of, to_sql
 from feature_jobs.schema import Scenario, place_of
 from feature_jobs.schema.days import ONE_DAY, day_window
 from feature_jobs.sources.files import files_of
 from feature_jobs.sources.source import Source, sources_of, time_columns
 from feature_jobs.sources.tables import Reader, connect
+from feature_jobs.validation.leaks import Leak, judge
 
 SAMPLE_ROWS = 100_000
 MAX_ENTITY_ROWS = 2_000_000
@@ -26,28 +29,28 @@ MAX_COUNTED_BYTES = 4 * 2**30
 _ALWAYS = (-(2**62), 2**62)
 
 
-def check_data(scenario: Scenario, sample_rows: int = SAMPLE_ROWS) -> tuple[list[str], dict[str, Any]]:
-    """Messages about the data, and facts found on the way: rows by day, labels' means, keys found, what is malformed.
+def check_data(scenario: Scenario, sample_rows: int = SAMPLE_ROWS) -> tuple[list[str], Facts]:
+    """Messages about the data, and the facts found on the way.
 
     Reads `sample_rows` of the first day (warm-up included), all times of the log unless it is huge, and entities whole.
     """
     with ExitStack() as stack:
-        looked = _Look(scenario, sample_rows, stack)
+        check = _DataCheck(scenario, sample_rows, stack)
         events, *entities = sources_of(scenario)
-        looked.log(events)
+        check.log(events)
         for entity in entities:
-            looked.entity(entity)
-    return looked.problems.messages, looked.facts
+            check.entity(entity)
+    return check.problems.messages, check.facts
 
 
-class _Look:
+class _DataCheck:
     def __init__(self, scenario: Scenario, sample_rows: int, stack: ExitStack) -> None:
         self.stack = stack
         self.scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         self.scenario = scenario
         self.sample_rows = sample_rows
         self.problems = Problems(scenario)
-        self.facts: dict[str, Any] = {}
+        self.facts = Facts(warnings=self.problems.warnings)
         self.first = str(scenario.data.days.first)
         self.keys: dict[str, set[Any]] = {}
 
@@ -66,6 +69,7 @@ class _Look:
             return
         self._malformed(source, connection)
         self._labels(source, connection)
+        self._leaks(source, connection)
         for entity in self.scenario.data.entities.values():
             at = source.place_of(entity.key)
             rows = connection.execute(f"SELECT DISTINCT c{at} FROM staged WHERE c{at} IS NOT NULL").fetchall()
@@ -88,7 +92,8 @@ class _Look:
         ).fetchall()[0]
         wanted = self.keys.get(key, set())
         share = len(wanted & set(known or ())) / len(wanted) if wanted else None
-        self.facts.setdefault("entities", {})[source.name] = {"rows": num, "keys_found": share and round(share, 4)}
+        found = EntityFacts(rows=num, keys_found=share and round(share, 4))
+        self.facts.setdefault("entities", {})[source.name] = found
         if share == 0:
             some = ", ".join(repr(value) for value in sorted(wanted)[:3])
             what = f"knows none of the log's {key} ({some}, ...)"
@@ -124,13 +129,14 @@ class _Look:
         days = self.scenario.data.days
         num_bytes = sum(file.stat().st_size for file in reader.files)
         if num_bytes > MAX_COUNTED_BYTES:
-            self.facts.setdefault("warnings", []).append(
-                f"rows by day not counted: the log has {num_bytes / 2**30:.0f} GiB"
-            )
+            what = f"rows by day are not counted, the log has {num_bytes / 2**30:.0f} GiB"
+            self.problems.warn(("data", "days"), None, what, "see that each day has rows")
             return
         counts = reader.count_days()
         if not counts:
-            self.problems.say(("data", "events", "time"), None, "no row has a time", "mend time.column and time.unit")
+            self.problems.say(
+                ("data", "events", "time"), None, "no row has a time", "correct time.column and time.unit"
+            )
             return
         first, last = min(counts), max(counts)
         shown = {ds: num for ds, num in counts.items() if ds >= str(days.first)}
@@ -159,7 +165,7 @@ class _Look:
             what = (
                 f"{bad} of {num} rows are malformed ({'; '.join(f'{reason} ({count})' for reason, count in reasons)})"
             )
-            remedy = "mend the columns' types, or raise ingest.max_quarantined_share"
+            remedy = "correct the columns' types, or raise ingest.max_quarantined_share"
             self.problems.messages.append(
                 f"{place_of(self.scenario.file, *source.place.split('.'))}: {source.place}: {what}; {remedy}"
             )
@@ -169,27 +175,79 @@ class _Look:
             if connection.execute(f"SELECT count(c{i}) FROM staged").fetchall()[0][0] == 0
         ]
         if unknown:
-            self.facts.setdefault("warnings", []).append(
-                f"{source.place}: no value in the sample: {', '.join(unknown)}"
-            )
+            what = f"the sample of {self.first} has no value for {', '.join(unknown)}"
+            remedy = "correct the names in the file (`from`), or leave the columns out"
+            self.problems.warn((*source.place.split("."), "columns"), None, what, remedy)
+
+    def _log_columns(self, source: Source) -> dict[str, str]:
+        """The names that expressions over the log alone may use, as columns of the staged sample."""
+        return {name: f"c{i}" for i, name in enumerate(source.columns)} | {EVENT_TIME: "time"}
+
+    def _sql(self, source: Source, expression: str) -> str:
+        zone, names = self.scenario.data.events.time.zone, self._log_columns(source)
+        return to_sql(expression, names.__getitem__, zone=zone, times=time_columns(self.scenario))
+
+    def _label_sql(self, source: Source) -> dict[str, str]:
+        """SQL of each label that needs no entity: 0.0, 1.0 or null."""
+        names = self._log_columns(source)
+        return {
+            task: f"CAST(CAST({self._sql(source, expression)} AS BOOLEAN) AS INT)::DOUBLE"
+            for task, expression in self.scenario.labels.items()
+            if columns_of(expression) <= names.keys()
+        }
 
     def _labels(self, source: Source, connection: duckdb.DuckDBPyConnection) -> None:
         """Means of the labels that need no entity."""
-        names = {name: f"c{i}" for i, name in enumerate(source.columns)} | {"event_time": "time"}
         means: dict[str, float | None] = {}
-        for task, expression in self.scenario.labels.items():
-            if columns_of(expression) <= names.keys():
-                zone = self.scenario.data.events.time.zone
-                sql = to_sql(expression, names.__getitem__, zone=zone, times=time_columns(self.scenario))
-                query = f"SELECT avg(CAST(CAST({sql} AS BOOLEAN) AS INT)) FROM staged WHERE reason IS NULL"
-                mean = connection.execute(query).fetchall()[0][0]
-                means[task] = None if mean is None else round(mean, 6)
-                if mean is None or mean in (0, 1):
-                    found = {None: "is unknown", 0: "never holds", 1: "always holds"}[mean]
-                    self.facts.setdefault("warnings", []).append(
-                        f"labels.{task}: {expression!r} {found} in the sample of {self.first}"
-                    )
+        for task, sql in self._label_sql(source).items():
+            mean = connection.execute(f"SELECT avg({sql}) FROM staged WHERE reason IS NULL").fetchall()[0][0]
+            means[task] = None if mean is None else round(mean, 6)
+            if mean is None or mean in (0, 1):
+                found = {None: "is unknown", 0: "never holds", 1: "always holds"}[mean]
+                what = f"{found} in the sample of {self.first}"
+                self.problems.warn(("labels", task), self.scenario.labels[task], what, "correct the condition")
         self.facts["labels"] = means
+
+    def _leaks(self, source: Source, connection: duckdb.DuckDBPyConnection) -> None:
+        """Features of the log's own columns that alone predict a label; those of entities are judged by `validate`."""
+        labels, features = self._label_sql(source), self._feature_sql(source)
+        if not labels or not features:
+            return
+        chosen = [*labels.values(), *features.values()]
+        named = ", ".join(f"{sql} AS f{i}" for i, sql in enumerate(chosen))
+        frame = connection.execute(f"SELECT {named} FROM staged WHERE reason IS NULL").df()
+        for i, name in enumerate(features, start=len(labels)):
+            feature = self.scenario.features[name]
+            for j, task in enumerate(labels):
+                labels_N = frame[f"f{j}"].to_numpy(np.float64, na_value=np.nan)
+                leak = judge(name, task, frame[f"f{i}"], labels_N, is_id=feature.kind in ("id", "cross"))
+                if leak is not None:
+                    self._say_leak(Leak(leak.feature, leak.label, leak.auc, leak.by, feature.enabled))
+
+    def _feature_sql(self, source: Source) -> dict[str, str]:
+        """SQL of each feature that is read straight from the log's columns: a list as its length, a cross as text."""
+        names = self._log_columns(source)
+        found = {}
+        for name, feature in self.scenario.features.items():
+            if feature.kind not in ("id", "ids", "number", "cross"):
+                continue
+            parts = feature.of if feature.kind == "cross" else (feature.of or name,)
+            if not all(columns_of(part) <= names.keys() for part in parts):
+                continue
+            sqls = [self._sql(source, part) for part in parts]
+            found[name] = {
+                "id": sqls[0],
+                "ids": f"len({sqls[0]})",
+                "number": f"CAST({sqls[0]} AS DOUBLE)",
+                "cross": f"concat_ws(chr(31), {', '.join(f'CAST({sql} AS VARCHAR)' for sql in sqls)})",
+            }[feature.kind]
+        return found
+
+    def _say_leak(self, leak: Leak) -> None:
+        say = self.problems.say if leak.severity == "blocking" else self.problems.warn
+        what = f"alone predicts label {leak.label} with AUC {leak.auc}, by {leak.way}, in the sample of {self.first}"
+        remedy = "if it is known only after the event, name its columns in outcomes; else set enabled: false"
+        say(("features", leak.feature), None, what, remedy)
 
 
 _NARROW = "narrow data.days, name them in data.days.skip, or bring the data"

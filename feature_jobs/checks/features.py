@@ -157,7 +157,7 @@ class _Features:
                 self.problems.say(("features", name, "embedding"), None, what, f"move them to features.{table}")
             if table not in holders:
                 others = closest(table, (n for n in holders if n != name))
-                self.problems.say(location, table, "is no id feature with embeddings of its own", others)
+                self.problems.say(location, table, "is not an id feature with embeddings of its own", others)
                 continue
             mine, theirs = self.types.get(name), self.types.get(table)
             if mine and theirs and _element(mine) != _element(theirs):

@@ -1,4 +1,4 @@
-"""Gathers what is wrong with a scenario, a line for each mistake: FILE:LINE: field: value: what; remedy."""
+"""Gathers what is wrong with a scenario, a line for each problem: FILE:LINE: field: value: what; remedy."""
 
 from __future__ import annotations
 
@@ -23,11 +23,15 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 
 class Problems:
-    """Messages about one scenario, and the types of the columns that its expressions may name."""
+    """Messages about one scenario, and the types of the columns that its expressions may name.
+
+    `messages` refuse the scenario; `warnings` are shown to its author and refuse nothing.
+    """
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         self.messages: list[str] = []
+        self.warnings: list[str] = []
         self.types: dict[str, str] = {name: column.type for name, column in scenario.data.events.columns.items()}
         self.event_columns = tuple(self.types)
         for entity_name, entity in scenario.data.entities.items():
@@ -35,11 +39,17 @@ class Problems:
 
     def say(self, location: tuple[str, ...], value: Any, what: str, remedy: str) -> None:
         """Adds a message about the field at `location`."""
-        place = place_of(self.scenario.file, *location)
-        self.messages.append(f"{place}: {mistake(location, value, what, remedy)}")
+        self.messages.append(self._line(location, value, what, remedy))
+
+    def warn(self, location: tuple[str, ...], value: Any, what: str, remedy: str) -> None:
+        """Adds a warning about the field at `location`."""
+        self.warnings.append(self._line(location, value, what, remedy))
+
+    def _line(self, location: tuple[str, ...], value: Any, what: str, remedy: str) -> str:
+        return f"{place_of(self.scenario.file, *location)}: {mistake(location, value, what, remedy)}"
 
     def column(self, location: tuple[str, ...], name: str) -> bool:
-        """Whether `name` is a column; says so where it is not."""
+        """Whether `name` is a column; adds a message where it is not."""
         if name in self.types or name == EVENT_TIME:
             return True
         self.say(location, name, "no such column", closest(name, self.types))
@@ -48,7 +58,7 @@ class Problems:
     def expression(
         self, location: tuple[str, ...], expression: str, more: dict[str, str] | None = None
     ) -> tuple[str | None, set[str]]:
-        """Type of an expression (None where it is wrong, said so) and the columns it reads.
+        """Type of an expression (None, with a message, where it is wrong) and the columns it reads.
 
         `more` holds the types of names that are allowed besides columns.
         """

@@ -1,7 +1,7 @@
 """What a day's samples must look like: a Great Expectations suite, kept as JSON in git beside the scenario.
 
 The file is GX's own ExpectationSuite format. An expectation's `severity` decides what its failure means: `critical`
-(GX's default) stops the day before train, `warning` and `info` are told. Columns are those of samples.parquet;
+(GX's default) stops the day before train, `warning` and `info` are reported. Columns are those of samples.parquet;
 of a list column (ids, sequence) the suite sees its length, as NAME.length.
 """
 
@@ -11,7 +11,7 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,19 +108,12 @@ def suite_text(suite: dict[str, Any]) -> str:
 def load_suite(scenario: Scenario) -> tuple[dict[str, Any], str]:
     """The scenario's suite and the name of its file, or the proposed one and "built-in" where there is no file.
 
-    Raises BadInputError with a line for each thing in the file that is no expectation.
+    Raises BadInputError with a line for each entry of the file that is not an expectation of Great Expectations.
     """
-    file = scenario.suite_file
-    try:
-        suite = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    suite = read_suite(scenario)
+    if suite is None:
         return propose_suite(scenario), BUILT_IN
-    except json.JSONDecodeError as error:
-        raise BadInputError(f"{file}:{error.lineno}: not readable as JSON: {error.msg}; mend the line") from None
-    except UnicodeDecodeError:
-        raise BadInputError(f"{file}: not UTF-8 text; write the suite as JSON in UTF-8") from None
-    if not isinstance(suite, dict) or not isinstance(suite.get("expectations"), list):
-        raise BadInputError(f'{file}: no suite; write {{"name": "{scenario.name}", "expectations": [...]}}')
+    file = scenario.suite_file
     problems = [
         line for i, given in enumerate(suite["expectations"]) for line in _problems(f"{file}: expectations[{i}]", given)
     ]
@@ -129,10 +122,62 @@ def load_suite(scenario: Scenario) -> tuple[dict[str, Any], str]:
     return {"meta": {}, **suite, "name": scenario.name}, file.name  # a safe name: it becomes a path of Data Docs
 
 
+def read_suite(scenario: Scenario) -> dict[str, Any] | None:
+    """The suite as its file has it, without Great Expectations; None where there is no file.
+
+    Raises BadInputError where the file is not a suite.
+    """
+    file = scenario.suite_file
+    try:
+        suite = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError as error:
+        raise BadInputError(f"{file}:{error.lineno}: not readable as JSON: {error.msg}; correct the line") from None
+    except UnicodeDecodeError:
+        raise BadInputError(f"{file}: not UTF-8 text; write the suite as JSON in UTF-8") from None
+    if not isinstance(suite, dict) or not isinstance(suite.get("expectations"), list):
+        raise BadInputError(f'{file}: not a suite; write {{"name": "{scenario.name}", "expectations": [...]}}')
+    return suite
+
+
+def sample_columns(scenario: Scenario) -> list[str]:
+    """The columns of samples.parquet as the suite sees them: a list feature as NAME.length."""
+    lists = [name for name, feature in scenario.features.items() if feature.kind in ("ids", "sequence")]
+    return [
+        *("key.event_time", "key.event_row", "key.user", "key.item"),
+        *(f"{name}.length" if name in lists else name for name in scenario.features),
+        *(f"label.{task}" for task in scenario.tasks),
+        *(f"segment.{name}" for name in scenario.evaluate.segments),
+    ]
+
+
+def unknown_columns(suite: dict[str, Any], columns: Sequence[str], source: str) -> list[str]:
+    """A line for each column that an expectation names and the samples lack: a removed or renamed feature, say."""
+    problems = []
+    for i, expectation in enumerate(suite["expectations"]):
+        kwargs = expectation.get("kwargs") if isinstance(expectation, dict) else None
+        if not isinstance(kwargs, dict) or expectation.get("type") == "expect_column_to_exist":
+            continue
+        given = [kwargs.get(key) for key in _COLUMN_KEYS]
+        for name in [n for value in given if value for n in (value if isinstance(value, list) else [value])]:
+            if name not in columns:
+                place = f"{source}: expectations[{i}] {expectation.get('type')}"
+                problems.append(f"{place}: no column {name!r} in the samples; {_other_column(str(name), columns)}")
+    return problems
+
+
+def _other_column(name: str, columns: Sequence[str]) -> str:
+    close = [f"{name}.length"] if f"{name}.length" in columns else difflib.get_close_matches(name, columns, n=1)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"remove the expectation if its feature was removed; the samples hold {', '.join(columns)}"
+
+
 def _problems(place: str, given: Any) -> Iterator[str]:
     """What is wrong with one expectation of the file."""
     if not isinstance(given, dict) or not isinstance(given.get("type"), str):
-        yield f'{place}: no expectation; write {{"type": "expect_...", "kwargs": {{...}}, "severity": "critical"}}'
+        yield f'{place}: not an expectation; write {{"type": "expect_...", "kwargs": {{...}}, "severity": "critical"}}'
         return
     place = f"{place} {given['type']}"
     known = ("type", "kwargs", "severity", "meta", "notes", "description", "id")
@@ -140,9 +185,9 @@ def _problems(place: str, given: Any) -> Iterator[str]:
         yield f"{place}: {key}: unknown key; {_hint(key, known)}"
     severity = given.get("severity", "critical")
     if severity not in SEVERITIES:
-        yield f"{place}: severity: {severity!r} is not allowed; critical blocks the day, warning and info are told"
+        yield f"{place}: severity: {severity!r} is not allowed; critical blocks the day, warning and info are reported"
     if not isinstance(given.get("kwargs", {}), dict):
-        yield f"{place}: kwargs: {given['kwargs']!r} is no table; write the arguments as {{name: value}}"
+        yield f"{place}: kwargs: {given['kwargs']!r} is not a table; write the arguments as {{name: value}}"
         return
     gx = import_gx()
     from great_expectations.expectations.registry import (
@@ -203,7 +248,8 @@ def run_suite(frame: pd.DataFrame, suite: dict[str, Any], source: str, ds: str, 
     `source`: where the suite was read, for messages. Raises BadInputError where an expectation names a column that the
     samples lack, or can't be computed on what is there.
     """
-    _check_columns(frame, suite, source)
+    if problems := unknown_columns(suite, [str(name) for name in frame.columns], source):
+        raise BadInputError("\n".join(problems))
     gx = import_gx()
     from great_expectations.data_context.types.base import (
         DataContextConfig,
@@ -228,26 +274,6 @@ def run_suite(frame: pd.DataFrame, suite: dict[str, Any], source: str, ds: str, 
     failures = [failure for r in results if (failure := _failure(r, source)) is not None]
     write_docs(result, known, ds, docs)
     return failures
-
-
-def _check_columns(frame: pd.DataFrame, suite: dict[str, Any], source: str) -> None:
-    columns = [str(name) for name in frame.columns]
-    problems = []
-    for i, expectation in enumerate(suite["expectations"]):
-        if expectation["type"] == "expect_column_to_exist":
-            continue
-        given = [expectation.get("kwargs", {}).get(key) for key in _COLUMN_KEYS]
-        for name in [n for value in given if value for n in (value if isinstance(value, list) else [value])]:
-            if name not in columns:
-                close = (
-                    [f"{name}.length"] if f"{name}.length" in columns else difflib.get_close_matches(name, columns, n=1)
-                )
-                remedy = f"did you mean {close[0]}?" if close else f"the samples hold {', '.join(columns)}"
-                problems.append(
-                    f"{source}: expectations[{i}] {expectation['type']}: no column {name!r} in the samples; {remedy}"
-                )
-    if problems:
-        raise BadInputError("\n".join(problems))
 
 
 def _failure(result: Any, source: str) -> Failure | None:
@@ -276,7 +302,7 @@ def _expected(kwargs: dict[str, Any]) -> str:
             words.append(f"in {float(value):.4g} of the rows")
         elif key not in ("strict_min", "strict_max"):
             words.append(f"{key} {_short(value)}")
-    return ", ".join(words) or "it of every row"
+    return ", ".join(words) or "of every row"
 
 
 def _trouble(info: dict[str, Any]) -> str | None:

@@ -39,6 +39,11 @@ class Leak:
     enabled: bool = True
 
     @property
+    def way(self) -> str:
+        """`by` in words."""
+        return {"nulls": "where it is null", "bins": "its value (50 bins)"}.get(self.by, "its value")
+
+    @property
     def severity(self) -> str:
         """`blocking` at an AUC of 0.98 where the model reads the feature, else `warning`."""
         return "blocking" if self.enabled and self.auc >= BLOCKING_AUC else "warning"
@@ -68,8 +73,12 @@ def judge(name: str, label: str, values: Any, labels_N: Floats, *, is_id: bool) 
     scores = leak_scores(values, labels_N, is_id=is_id)
     if not scores:
         return None
-    by = max(scores, key=lambda way: scores[way])
-    return Leak(name, label, round(scores[by], 4), by) if scores[by] >= WARNING_AUC else None
+    best = max(scores, key=lambda by: scores[by])
+    if scores[best] < WARNING_AUC:
+        return None
+    # Values hold the null pattern too; where that alone says nearly as much, it is the better explanation.
+    by = "nulls" if scores.get("nulls", 0) >= scores[best] - 0.01 else best
+    return Leak(name, label, round(scores[best], 4), by)
 
 
 def leak_score(values: Any, labels_N: Floats, *, is_id: bool) -> float | None:
@@ -86,8 +95,8 @@ def leak_score(values: Any, labels_N: Floats, *, is_id: bool) -> float | None:
 def leak_scores(values: Any, labels_N: Floats, *, is_id: bool) -> dict[str, float]:
     """AUC by way of reading the column: "nulls", "values" (as numbers, in either direction), "bins", "ids".
 
-    Bins are 50 quantiles, and an id with up to 50 values is judged by value; their mean labels are learned on every
-    other row and read on the rest, so that no row predicts itself.
+    Bins are 50 quantiles, and an id with up to 50 values is judged by value; their mean labels are learned on half of
+    the rows and read on the other half.
     """
     import pandas as pd
 
@@ -146,12 +155,15 @@ def _either_way(labels_N: Floats, scores_N: NDArray[Any]) -> float:
 
 
 def _crossed_means(bin_N: NDArray[np.int64], labels_N: Floats) -> Floats:
-    """Each row's bin's mean label over the rows of the other parity, so that no row predicts itself."""
+    """Each row's bin's mean label over the other half of the rows, so that no row predicts itself.
+
+    The halves are random (seeded): every other row would fail on a log where labels alternate.
+    """
     score_N = np.empty(len(labels_N))
-    parity_N = np.arange(len(labels_N)) % 2
+    half_N = np.random.default_rng(0).integers(0, 2, len(labels_N))
     size = int(bin_N.max()) + 1
-    for parity in (0, 1):
-        learn = parity_N != parity
+    for half in (0, 1):
+        learn = half_N != half
         positive_B = np.bincount(bin_N[learn], labels_N[learn], minlength=size)
         rows_B = np.bincount(bin_N[learn], minlength=size)
         mean_B = np.where(rows_B > 0, positive_B / np.maximum(rows_B, 1), labels_N.mean())

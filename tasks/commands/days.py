@@ -131,11 +131,14 @@ def check(context: Context, no_data: bool) -> None:
     from feature_jobs.checks.check import check as check_all
 
     facts = check_all(context.scenario, with_data=not no_data)
-    context.show({"ok": True, **(facts or {})}, None)
+    context.show({"ok": True, **facts}, None)
     if not context.as_json:
-        for key, value in (facts or {}).items():
-            click.echo(f"{key}: {value}")
-        click.secho(f"{context.scenario.file.name}: no mistakes found", fg="green")
+        for key, value in facts.items():
+            if key != "warnings":
+                click.echo(f"{key}: {value}")
+        for warning in facts["warnings"]:
+            click.secho(f"warning: {warning}", fg="yellow")
+        click.secho(f"{context.scenario.file.name}: no problems found", fg="green")
 
 
 @main.command()

@@ -152,7 +152,7 @@ def test_a_blocking_failure_names_expectation_column_expected_and_found_after_wr
     assert (output / "docs/index.html").is_file() and len(verdict_of(output)["failures"]) == 5
 
 
-def test_a_warning_is_told_and_does_not_stop_the_day(tmp_path):
+def test_a_warning_is_reported_and_does_not_stop_the_day(tmp_path):
     suite = [expectation("expect_column_mean_to_be_between", "warning", column="age", max_value=10)]
     output, metrics = run(tmp_path, scenario_in(tmp_path, suite=suite), columns())
     verdict = verdict_of(output)
@@ -278,7 +278,7 @@ def test_a_join_that_lost_rows_and_an_empty_day_block(tmp_path):
         ),
         ([expectation("expect_column_values_to_be_null", column="last")], "did you mean last.length?"),
         ([expectation("expect_column_mean_to_be_between", column="sex", max_value=1)], "column sex: can't be computed"),
-        (["age"], "expectations[0]: no expectation; write"),
+        (["age"], "expectations[0]: not an expectation; write"),
     ],
 )
 def test_a_wrong_suite_is_refused_in_a_line_that_helps(tmp_path, suite, message):
@@ -294,7 +294,7 @@ def test_a_broken_suite_file_is_refused_with_its_line(tmp_path):
     with pytest.raises(BadInputError, match=r"tiny.expectations.json:2: not readable as JSON"):
         load_suite(scenario)
     scenario.suite_file.write_text("[]")
-    with pytest.raises(BadInputError, match="no suite; write"):
+    with pytest.raises(BadInputError, match="not a suite; write"):
         load_suite(scenario)
 
 

@@ -1,9 +1,12 @@
 """A corpus of broken scenarios: each is a sound one with one edit, and each has one message that helps."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from feature_jobs.checks.check import check, check_scenario, cron_problem, expand
@@ -29,7 +32,7 @@ SEARCHES = [
     ("model.architecture: {choices: [mmoe, moe]}", "did you mean mmoe?"),
     ("features.agee.enabled: {choices: [true, false]}", "'agee': no such feature; did you mean age?"),
     ("features.age.enabld: {choices: [true, false]}", "unknown key; did you mean enabled?"),
-    ("data.user: {choices: [user_id]}", "is not for a trial to change; search in model, train, features, join"),
+    ("data.user: {choices: [user_id]}", "a trial cannot change it; search in model, train, features, join"),
 ]
 
 
@@ -48,13 +51,13 @@ def line_of(text: str, new: str) -> int:
     return text[: text.index(new) + len(new)].count("\n") + 1
 
 
-def test_the_unbroken_scenarios_have_no_mistakes() -> None:
+def test_the_unbroken_scenarios_have_no_problems() -> None:
     for file in [GOLDEN / "sound_scenario.yaml", *sorted(SCENARIOS.glob("*.yaml"))]:
         assert check_scenario(load_scenario(file)) == [], file
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=[f"{b['field']}-{i}" for i, b in enumerate(BROKEN)])
-def test_each_mistake_is_named_with_its_place(write: Callable[[str], Path], broken: dict[str, str]) -> None:
+def test_each_problem_is_named_with_its_place(write: Callable[[str], Path], broken: dict[str, str]) -> None:
     field, message = broken["field"], broken["message"]
     assert broken["old"] in GOOD
     file = write(GOOD.replace(broken["old"], broken["new"], 1))
@@ -101,7 +104,7 @@ tune:
     assert expand(scenario, "train.seed") == ["train.seed"]
 
 
-def test_all_mistakes_come_at_once(write: Callable[[str], Path]) -> None:
+def test_all_problems_come_at_once(write: Callable[[str], Path]) -> None:
     text = GOOD.replace("like: rating >= 4", "like: ratng >= 4").replace("of: user.gender", "of: gendr")
     with pytest.raises(BadInputError) as caught:
         check(load_scenario(write(text)), with_data=False)
@@ -123,9 +126,36 @@ def test_cron_lines_that_are_well(cron: str) -> None:
     assert cron_problem(cron) is None
 
 
-@pytest.mark.parametrize("cron", ["", "* * * *", "60 * * * *", "x * * * *", "* * 0 * *", "*/0 * * * *", "1- * * * *"])
+@pytest.mark.parametrize(
+    "cron",
+    ["", "* * * *", "60 * * * *", "x * * * *", "* * 0 * *", "*/0 * * * *", "1- * * * *", "0 0 30 2 *", "0 0 * * * *"],
+)
 def test_cron_lines_that_are_not(cron: str) -> None:
     assert cron_problem(cron) is not None
+
+
+@settings(max_examples=200)
+@given(st.one_of(st.text(max_size=12), st.text("0123456789*/-,LW#@ RH", max_size=14)))
+def test_no_text_breaks_the_check_of_schedules(cron: str) -> None:
+    assert cron_problem(cron) is None or cron_problem(cron) != ""
+
+
+def test_expectations_of_a_removed_feature_are_reported_without_data(write: Callable[[str], Path]) -> None:
+    file = write(GOOD)
+    suite = file.parent / f"{load_scenario(file).name}.expectations.json"
+    expectations = [
+        {"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "height"}},
+        {"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "liked"}},
+        {"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "segment.women"}},
+    ]
+    suite.write_text(json.dumps({"expectations": expectations}))
+    height, liked = check_scenario(load_scenario(file))
+    assert f"{suite}: expectations[0] expect_column_values_to_not_be_null: no column 'height'" in height
+    assert "remove the expectation if its feature was removed" in height
+    assert "no column 'liked' in the samples; did you mean liked.length?" in liked
+    suite.write_text("{")
+    (message,) = check_scenario(load_scenario(file))
+    assert f"{suite}:1: not readable as JSON" in message
 
 
 @pytest.mark.parametrize(

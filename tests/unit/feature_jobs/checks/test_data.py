@@ -1,10 +1,12 @@
 """Checks against data: what is wrong with the files is one line each, and facts come with a sound scenario."""
 
 import datetime
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from feature_jobs.checks.check import check
@@ -82,8 +84,9 @@ def test_facts_of_sound_data(shop: Callable[..., Scenario]) -> None:
     assert facts["days"] == {f"2024-03-0{day}": 10 for day in range(2, 6)}
     assert facts["labels"] == {"buy": 0.2}  # rows 10 to 19, those of the first day
     assert facts["entities"] == {"person": {"rows": 5, "keys_found": round(5 / 7, 4)}}
-    assert facts["warnings"] == ["data.events: no value in the sample: coupon"]
-    assert check(shop(), with_data=False) == {}
+    (warning,) = facts["warnings"]
+    assert "shop.yaml:9: data.events.columns: the sample of 2024-03-02 has no value for coupon; correct" in warning
+    assert check(shop(), with_data=False) == {"warnings": []}
 
 
 def test_days_are_those_of_the_zone(shop: Callable[..., Scenario]) -> None:
@@ -124,9 +127,9 @@ def test_missing_partitions(shop: Callable[..., Scenario]) -> None:
     [
         ("log__csv", "at,user,item,bought,cost,coupon\n", "no column 'price'"),
         ("log__csv", "at;user;item;bought;price;coupon\n", "delimiter ',' wrong?"),
-        ("log__csv", "at,user,item,bought,price,coupon\nx,1,a,true,1,\n", "no row has a time; mend time.column"),
+        ("log__csv", "at,user,item,bought,price,coupon\nx,1,a,true,1,\n", "no row has a time; correct time.column"),
         ("people__csv", "user,age\n100,20\n101,30\n", "knows none of the log's user (0, 1, 2, ...); name the column"),
-        ("people__csv", "user,age\n" + "1,x\n" * 5, "5 of 5 rows are malformed (age: 'x' is not an int (5)); mend"),
+        ("people__csv", "user,age\n" + "1,x\n" * 5, "5 of 5 rows are malformed (age: 'x' is not an int (5)); correct"),
         ("people__csv", "", "people.csv: empty, without even a header"),
     ],
 )  # fmt: skip
@@ -134,7 +137,7 @@ def test_data_that_does_not_fit(shop: Callable[..., Scenario], name: str, text: 
     assert message in messages(shop(**{name: text}))
 
 
-def test_a_few_malformed_rows_are_told_not_refused(shop: Callable[..., Scenario]) -> None:
+def test_a_few_malformed_rows_are_reported_not_refused(shop: Callable[..., Scenario]) -> None:
     scenario = shop()
     log = Path(scenario.data.path) / "log.csv"
     rows = "\n".join(f"2024-03-02 13:00:{i % 60:02},1,i1,true,{'x' if i == 7 else 1},c" for i in range(200))
@@ -142,8 +145,61 @@ def test_a_few_malformed_rows_are_told_not_refused(shop: Callable[..., Scenario]
     assert check(scenario)["malformed"] == {"events": {"price: 'x' is not a float": 1}}
 
 
-def test_a_label_that_never_holds_is_told(shop: Callable[..., Scenario]) -> None:
+def test_a_label_that_never_holds_is_reported(shop: Callable[..., Scenario]) -> None:
     scenario = shop()
     log = Path(scenario.data.path) / "log.csv"
     log.write_text(log.read_text().replace("true", "false"))
-    assert "labels.buy: 'bought' never holds in the sample of 2024-03-02" in check(scenario)["warnings"]
+    assert any(
+        "labels.buy: 'bought': never holds in the sample of 2024-03-02; correct" in line
+        for line in check(scenario)["warnings"]
+    )
+
+
+def leaky(shop: Callable[..., Scenario], share: float, features: str = "price: {kind: number}") -> Scenario:
+    """A thousand rows on the first day, `price` on `share` of the bought rows alone."""
+    scenario = shop()
+    rows = []
+    for i in range(1000):
+        price = str(i % 17) if i % 4 == 0 and (i // 4) % 100 < 100 * share else ""
+        rows.append(f"2024-03-02 13:{i % 60:02}:00,{i % 7},i{i % 3},{str(i % 4 == 0).lower()},{price},")
+    log = Path(scenario.data.path) / "log.csv"
+    log.write_text(log.read_text() + "\n" + "\n".join(rows))
+    scenario.file.write_text(scenario.file.read_text() + f"  {features}\n")
+    return load_scenario(scenario.file)
+
+
+def test_a_column_that_only_positives_have_is_refused_or_a_warning(shop: Callable[..., Scenario]) -> None:
+    found = re.search(
+        r"features\.price: alone predicts label buy with AUC (\S+), by (.*), in", messages(leaky(shop, 1))
+    )
+    assert found is not None
+    assert float(found[1]) > 0.98
+    assert found[2] == "where it is null"
+    (warning,) = [line for line in check(leaky(shop, 0.9))["warnings"] if "price" in line]
+    assert "by where it is null, in the sample of 2024-03-02; if it is known only after the event" in warning
+    assert not any("price" in line for line in check(leaky(shop, 0.5))["warnings"])
+    off = leaky(shop, 1, "price: {kind: number, enabled: false}")
+    assert any("features.price: alone predicts" in line for line in check(off)["warnings"])
+
+
+def test_other_kinds_of_features_are_judged_too(shop: Callable[..., Scenario]) -> None:
+    text = messages(leaky(shop, 1, "paid: {kind: id, of: 'bucket(coalesce(price, -1), 100)'}"))
+    assert "features.paid: alone predicts label buy" in text
+    text = messages(leaky(shop, 1, "paid: {kind: cross, of: [user, price >= 0]}"))
+    assert "features.paid: alone predicts label buy" in text
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_nan_is_null_and_infinity_is_malformed(shop: Callable[..., Scenario], kind: str) -> None:
+    scenario = shop()
+    log = Path(scenario.data.path) / "log.csv"
+    rows = "\n".join(f"2024-03-02 13:00:{i % 60:02},1,i1,true,1,c" for i in range(200))
+    text = f"{log.read_text()}\n{rows}\n"
+    text += "2024-03-02 13:00:00,1,i1,true,nan,c\n2024-03-02 13:00:00,1,i1,true,inf,c\n"
+    log.write_text(text)
+    if kind == "parquet":
+        query = f"SELECT * REPLACE (price::DOUBLE AS price) FROM read_csv('{log}', all_varchar=true, header=true)"
+        duckdb.sql(f"COPY ({query}) TO '{log.with_suffix('.parquet')}' (FORMAT parquet)")
+        file = scenario.file
+        file.write_text(file.read_text().replace('log.csv"\n    format: csv', 'log.parquet"\n    format: parquet'))
+    assert check(load_scenario(scenario.file))["malformed"] == {"events": {"price: 'inf' is not a float": 1}}
