@@ -1,110 +1,110 @@
-"""Says what is wrong with a scenario that pydantic refused, in one line a mistake: file, line, field, value, remedy."""
+"""Says what is wrong with a scenario that pydantic refused, in one line a problem: file, line, field, value, fix."""
 
 from __future__ import annotations
 
+import datetime
 import difflib
-import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
-from feature_jobs.schema.base import Section
-from feature_jobs.schema.features import (
-    CountFeature,
-    CrossFeature,
-    Feature,
-    IdFeature,
-    IdsFeature,
-    NumberFeature,
-    RateFeature,
-    RecencyFeature,
-    SequenceFeature,
-)
-from feature_jobs.schema.sections import Scenario
+from feature_jobs.schema.allowed import FEATURES, NAME, Rule, allowed, keys_at, rule_at
 from feature_jobs.schema.yaml_file import line_of
 
 
 def explain(file: Path, document: Any, error: Any) -> str:
-    """One line for one pydantic error: file:line: field: value: what is wrong; remedy."""
+    """One line for one pydantic error: file:line: field: value: must be what is allowed; fix."""
     # The third part of a feature's location is its kind, which the file doesn't nest by.
     location = [part for i, part in enumerate(error["loc"]) if not (i == 2 and error["loc"][0] == "features")]
-    field = ".".join(str(part) for part in location) or "scenario"
     line = line_of(document, location)
     place = f"{file}:{line}" if line else str(file)
     kind, value = error["type"], error.get("input")
-    if kind == "extra_forbidden":
-        known = _fields_at(document, location[:-1])
-        close = difflib.get_close_matches(str(location[-1]), known, n=1)
-        remedy = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
-        if str(location[-1]).endswith(")"):
-            remedy = "a comma ends an expression within {} or []: put the expression in quotes"
-        return f"{place}: {field}: unknown key; {remedy}"
-    if kind == "missing":
-        return f"{place}: {field}: missing; add it"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        given = value.get("kind") if isinstance(value, dict) else value
-        close = difflib.get_close_matches(str(given), _KINDS, n=1)
-        remedy = f"did you mean {close[0]}?" if close else f"one of: {', '.join(_KINDS)}"
-        return f"{place}: {field}.kind: {given!r} is no kind of feature; {remedy}"
-    if kind == "literal_error":
-        expected = re.findall(r"'([^']+)'", str(error.get("ctx", {}).get("expected", "")))
-        close = difflib.get_close_matches(str(value), expected, n=1)
-        remedy = f"did you mean {close[0]}?" if close else f"one of: {', '.join(expected)}"
-        return f"{place}: {field}: {value!r} is not allowed; {remedy}"
+        location, kind = [*location, "kind"], "missing" if kind == "union_tag_not_found" else kind
+        value = value.get("kind") if isinstance(value, dict) else value
+    rule, depth = rule_at(document, location)
+    known = location if kind in ("extra_forbidden", "union_tag_invalid", "missing") else location[:depth]
+    field = ".".join(str(part) for part in known if part != "[key]") or "scenario"
+    kinds = f"one of: {', '.join(FEATURES)}"
+    if kind == "extra_forbidden":
+        return f"{place}: {field}: unknown key; {_known_key(document, location)}"
+    if kind == "missing":
+        return f"{place}: {field}: missing, must be {kinds if location[-1] == 'kind' else allowed(rule)}; add it"
+    if kind == "union_tag_invalid":
+        return f"{place}: {field}: {shown(value)}: must be {kinds}; {_closest(value, FEATURES) or 'choose one'}"
     if kind == "string_pattern_mismatch":
-        return f"{place}: {field}: {value!r} is no name; use small letters, digits and _, a letter first"
-    return f"{place}: {field}: {_short(value)}: {error['msg'][0].lower()}{error['msg'][1:]}"
+        return f"{place}: {field}: {shown(value)}: must be {NAME}; rename it"
+    return f"{place}: {field}: {shown(value)}: must be {allowed(rule)}; {_fix(rule, value)}"
 
 
-_KINDS = ("id", "ids", "cross", "number", "count", "rate", "recency", "sequence")
-_FEATURES: dict[str, type[Feature]] = dict(
-    zip(
-        _KINDS,
-        (
-            IdFeature,
-            IdsFeature,
-            CrossFeature,
-            NumberFeature,
-            CountFeature,
-            RateFeature,
-            RecencyFeature,
-            SequenceFeature,
-        ),
-        strict=True,
+def _known_key(document: Any, location: Sequence[Any]) -> str:
+    name = str(location[-1])
+    if name.endswith(")"):
+        return "a comma ends an expression within {} or []: put the expression in quotes"
+    known = keys_at(document, location[:-1])
+    return _closest(name, known) or f"known here: {', '.join(known)}"
+
+
+def _closest(value: Any, known: Iterable[str]) -> str | None:
+    close = difflib.get_close_matches(str(value), list(known), n=1)
+    return f"did you mean {close[0]}?" if close else None
+
+
+def _fix(rule: Rule, value: Any) -> str:
+    """What to write instead of `value`."""
+    choice = rule.options[0]
+    origin = get_origin(choice.type)
+    if value is None:
+        return "give it a value, or remove the line"
+    if rule.section is not None or origin is dict:
+        return "write its keys below it, one a line: KEY: VALUE"
+    if origin is Literal:
+        known = [str(one) for one in get_args(choice.type)]
+        return _closest(value, known) or f"write {known[0] if rule.default is None else rule.default}"
+    if origin is tuple:
+        return _fix_list(value)
+    if choice.type in (int, float):
+        return _fix_number(choice, rule.default, value)
+    return _FIXES[choice.type].format(value) if not isinstance(value, list | dict) else "write one value"
+
+
+_FIXES = {
+    bool: "write true or false",
+    datetime.date: 'write it as "2022-04-25"',
+    str: 'write text, in quotes where it looks like something else: "{}"',
+}
+
+
+def _fix_list(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "add an entry"
+    return "write it as a list: [A, B]" if isinstance(value, dict) else f"write it as a list: [{value}]"
+
+
+def _fix_number(rule: Rule, default: Any, value: Any) -> str:
+    if rule.type is int and isinstance(value, float) and abs(value) < 2**53 and _fits(rule, round(value)):
+        return f"write {round(value)}"
+    if isinstance(default, int | float):
+        return f"write {default}, the default"
+    least, most, above = (rule.limit(name) for name in ("ge", "le", "gt"))
+    examples = [least, most, None if above is None else above + 1]
+    return f"write a number such as {next((one for one in examples if one is not None), 1):g}"
+
+
+def _fits(rule: Rule, number: float) -> bool:
+    least, most = rule.limit("ge"), rule.limit("le")
+    above, below = rule.limit("gt"), rule.limit("lt")
+    return (
+        (least is None or number >= least)
+        and (most is None or number <= most)
+        and (above is None or number > above)
+        and (below is None or number < below)
     )
-)
 
 
-def _fields_at(document: Any, location: list[Any]) -> list[str]:
-    """The field names that the schema knows at a place of the document."""
-    section: Any = Scenario
-    keyed = False  # inside a mapping of names to sections, such as `features`
-    node = document
-    for part in location:
-        node = node.get(part) if isinstance(node, dict) else None
-        if keyed:
-            keyed = False
-        else:
-            field = next((f for n, f in section.model_fields.items() if part in (n, f.alias)), None)
-            section = _element(field.annotation) if field else None
-            keyed = field is not None and getattr(field.annotation, "__origin__", None) is dict
-        if section is None:
-            return []
-        if section is Feature and not keyed:
-            section = _FEATURES.get(node.get("kind", "") if isinstance(node, dict) else "", Feature)
-    return [] if keyed else [field.alias or name for name, field in section.model_fields.items()]
-
-
-def _element(annotation: Any) -> Any:
-    """The section class inside an annotation such as `dict[Name, Entity]` or `Time | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return Feature if issubclass(annotation, Feature) else annotation
-    for inner in getattr(annotation, "__args__", ()):
-        found = _element(inner)
-        if found is not None:
-            return found
-    return None
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
+def shown(value: Any) -> str:
+    """A value as a message shows it: as YAML writes it, at most 60 characters."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = str(value) if isinstance(value, datetime.date) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

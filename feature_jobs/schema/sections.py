@@ -140,7 +140,7 @@ class Model(Section):
     cross: Literal["stacked", "parallel"] = "stacked"
     cross_layers: Positive = 3
     cross_rank: Positive | None = None
-    dropout: Share = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 Sharding = Literal["table_wise", "row_wise", "column_wise", "data_parallel"]

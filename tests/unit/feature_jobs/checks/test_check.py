@@ -27,8 +27,8 @@ SEARCHES = [
     ("train.learning_rate: {low: 1, high: 2, choices: [1]}", "has choices and a range"),
     ("train.learning_rate: {choices: []}", "has no choice"),
     ("train.learning_rate: {low: 0.1, high: 2, log: true, step: 0.1}", "step is for ranges without log"),
-    ("train.learning_rate: {low: -1, high: 2}", "-1.0: train.learning_rate: -1.0: input should be greater than 0"),
-    ("model.embedding_dim: {low: 0.5, high: 2}", "input should be a valid integer"),
+    ("train.learning_rate: {low: -1, high: 2}", "-1.0: train.learning_rate: -1.0: must be a number above 0; write 0.001, the default"),
+    ("model.embedding_dim: {low: 0.5, high: 2}", "0.5: must be a whole number above 0; write 16, the default"),
     ("model.architecture: {choices: [mmoe, moe]}", "did you mean mmoe?"),
     ("features.agee.enabled: {choices: [true, false]}", "'agee': no such feature; did you mean age?"),
     ("features.age.enabld: {choices: [true, false]}", "unknown key; did you mean enabled?"),
@@ -61,7 +61,10 @@ def test_each_problem_is_named_with_its_place(write: Callable[[str], Path], brok
     field, message = broken["field"], broken["message"]
     assert broken["old"] in GOOD
     file = write(GOOD.replace(broken["old"], broken["new"], 1))
-    found = check_scenario(load_scenario(file))
+    try:
+        found = check_scenario(load_scenario(file))
+    except BadInputError as error:
+        found = str(error).splitlines()
     assert any(f": {field}: " in line and message in line for line in found), "\n".join(found)
     named = next(line for line in found if f": {field}: " in line and message in line)
     assert named.startswith(f"{file}:")
