@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from feature_jobs.errors import GateError
 from tasks.contract import DayConfig, Input, Metrics, Resources, step
@@ -11,9 +11,37 @@ from tasks.contract import DayConfig, Input, Metrics, Resources, step
 if TYPE_CHECKING:
     import pandas as pd
 
+    from feature_jobs.validation.drift import ColumnDrift, Drift, LabelShift
+    from feature_jobs.validation.expectations import Failure
     from feature_jobs.validation.leaks import Leak
 
-MAX_TOLD = 3
+MAX_SHOWN = 3
+
+
+class Problem(TypedDict):
+    """One entry of `failures` or `warnings` in verdict.json."""
+
+    expectation: str
+    column: str | None
+    severity: str
+    expected: str
+    value: Any
+
+
+class Verdict(TypedDict):
+    """verdict.json."""
+
+    ok: bool
+    rows: int
+    suite: str
+    expectations: int
+    failures: list[Problem]
+    warnings: list[Problem]
+    leaks: list[dict[str, str | float | bool]]
+    drift: dict[str, ColumnDrift]
+    label_shift: dict[str, LabelShift]
+    drift_days: list[str]
+    drift_note: str | None
 
 
 @step(
@@ -30,7 +58,7 @@ MAX_TOLD = 3
     timeout_s=1800,
 )
 def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path | None, validation: Path) -> Metrics:
-    """Holds the day's samples against the scenario's expectations and the days before.
+    """Compares the day's samples with the scenario's expectations and with the days before.
 
     Writes verdict.json, profile.json (what the next days compare with) and docs/ (Great Expectations' Data Docs).
     Raises GateError, after writing them, where a blocking check failed; BadInputError where the suite is wrong.
@@ -46,28 +74,27 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
     day = drift.profile_day(frame, scenario)
     found = drift.compare(day, trailing, scenario)
     leaks = find_leaks(frame, scenario)
-    problems = [
+    problems: list[Problem] = [
         *_missing_suite(source, scenario.suite_file.name),
         *_row_count(frame, events),
-        *(failure.to_json() for failure in run_suite(frame, suite, source, config.ds, validation / "docs")),
+        *map(_failure, run_suite(frame, suite, source, config.ds, validation / "docs")),
         *map(_leak, leaks),
         *_drifts(found),
     ]
     failures = [p for p in problems if p["severity"] == "blocking"]
-    warnings = [p for p in problems if p["severity"] != "blocking"]
-    verdict = {
-        "ok": not failures,
-        "rows": len(frame),
-        "suite": source,
-        "expectations": len(suite["expectations"]),
-        "failures": failures,
-        "warnings": warnings,
-        "leaks": [leak.to_json() for leak in leaks],
-        "drift": found["columns"],
-        "label_shift": found["labels"],
-        "drift_days": found["days"],
-        "drift_note": found["note"],
-    }
+    verdict = Verdict(
+        ok=not failures,
+        rows=len(frame),
+        suite=source,
+        expectations=len(suite["expectations"]),
+        failures=failures,
+        warnings=[p for p in problems if p["severity"] != "blocking"],
+        leaks=[leak.to_json() for leak in leaks],
+        drift=found["columns"],
+        label_shift=found["labels"],
+        drift_days=found["days"],
+        drift_note=found["note"],
+    )
     days = drift.window({**trailing, config.ds: day}, rules.trailing_days)
     _write(validation / "verdict.json", verdict)
     _write(validation / "profile.json", {"days": days}, indent=None)  # many small numbers: a line each would be 5x it
@@ -76,11 +103,11 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
     return _metrics(verdict)
 
 
-def _problem(expectation: str, column: str | None, severity: str, expected: str, value: Any) -> dict[str, Any]:
-    return {"expectation": expectation, "column": column, "severity": severity, "expected": expected, "value": value}
+def _problem(expectation: str, column: str | None, severity: str, expected: str, value: Any) -> Problem:
+    return Problem(expectation=expectation, column=column, severity=severity, expected=expected, value=value)
 
 
-def _missing_suite(source: str, name: str) -> list[dict[str, Any]]:
+def _missing_suite(source: str, name: str) -> list[Problem]:
     from feature_jobs.validation.expectations import BUILT_IN
 
     if source != BUILT_IN:
@@ -90,7 +117,7 @@ def _missing_suite(source: str, name: str) -> list[dict[str, Any]]:
     ]
 
 
-def _row_count(frame: pd.DataFrame, events: Path) -> list[dict[str, Any]]:
+def _row_count(frame: pd.DataFrame, events: Path) -> list[Problem]:
     """Each event is one sample: a join that loses or doubles rows must not go on."""
     import json
 
@@ -100,12 +127,16 @@ def _row_count(frame: pd.DataFrame, events: Path) -> list[dict[str, Any]]:
     return [_problem("one sample for each event", None, "blocking", f"{num_events} rows", f"{len(frame)} rows")]
 
 
-def _leak(leak: Leak) -> dict[str, Any]:
+def _failure(failure: Failure) -> Problem:
+    return _problem(failure.expectation, failure.column, failure.severity, failure.expected, failure.value)
+
+
+def _leak(leak: Leak) -> Problem:
     value = f"AUC {leak.auc} for label {leak.label}, by {leak.way}"
     return _problem("likely leak", leak.feature, leak.severity, "a column that does not know a label", value)
 
 
-def _drifts(found: dict[str, Any]) -> list[dict[str, Any]]:
+def _drifts(found: Drift) -> list[Problem]:
     """Columns and labels that moved further from the trailing days than the scenario allows."""
     psi = [
         _problem("drift", name, facts["severity"], f"psi at most {facts['limit']}", facts["psi"])
@@ -118,7 +149,7 @@ def _drifts(found: dict[str, Any]) -> list[dict[str, Any]]:
             f"label.{task}",
             facts["severity"],
             f"mean within {facts['limit']:.0%} of {facts['trailing_mean']:.4g}",
-            round(facts["mean"], 6),
+            round(facts["mean"] or 0.0, 6),
         )
         for task, facts in found["labels"].items()
         if not facts["ok"]
@@ -126,21 +157,21 @@ def _drifts(found: dict[str, Any]) -> list[dict[str, Any]]:
     return psi + shifts
 
 
-def _refusal(ds: str, failures: list[dict[str, Any]], num_expectations: int) -> str:
-    """What a person reads: the first failures and where the rest is told."""
+def _refusal(ds: str, failures: list[Problem], num_expectations: int) -> str:
+    """The message: the first failures, and where the others are."""
     lines = [
         f"{ds}: the day is not fit to learn from: {len(failures)} blocking ({num_expectations} expectations checked)"
     ]
-    for failure in failures[:MAX_TOLD]:
+    for failure in failures[:MAX_SHOWN]:
         place = f"column {failure['column']}" if failure["column"] else "the whole day"
         lines.append(f"  {failure['expectation']}: {place}: expected {failure['expected']}, found {failure['value']}")
-    if len(failures) > MAX_TOLD:
-        lines.append(f"  and {len(failures) - MAX_TOLD} more in verdict.json")
-    lines.append("mend the data, or the suite beside the scenario; report: docs/index.html and verdict.json")
+    if len(failures) > MAX_SHOWN:
+        lines.append(f"  and {len(failures) - MAX_SHOWN} more in verdict.json")
+    lines.append("correct the data, or the suite beside the scenario; report: docs/index.html and verdict.json")
     return "\n".join(lines)
 
 
-def _metrics(verdict: dict[str, Any]) -> Metrics:
+def _metrics(verdict: Verdict) -> Metrics:
     return {
         "rows": verdict["rows"],
         "expectations": verdict["expectations"],

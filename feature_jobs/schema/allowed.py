@@ -19,7 +19,14 @@ FEATURES: dict[str, type[Feature]] = {
     get_args(feature.model_fields["kind"].annotation)[0]: feature for feature in get_args(get_args(AnyFeature)[0])
 }
 NAME = "a name of small letters, digits and _, beginning with a letter"
-_TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", datetime.date: "a day", Any: "any value"}
+_TYPES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    datetime.date: "a day",
+    Any: "any value",
+}
 _BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 

@@ -228,7 +228,9 @@ class Evaluate(Section):
 
 class Validate(Section):
     """`suite`: expectations, relative to the scenario file; default NAME.expectations.json. Drift is the population
-    stability index (Siddiqi 2006) of each named column, and the shift of each label's mean, against `trailing_days`."""
+    stability index (Siddiqi 2006) of each named column, and the shift of each label's mean, against `trailing_days`.
+    `drift_columns` default to the numbers and ids of few values that are read from the row itself: trailing counts and
+    rates move as history grows, and what is computed from `event_time` moves with the weekday."""
 
     suite: str | None = None
     trailing_days: Positive = 7

@@ -9,23 +9,76 @@ values. Bins of the index are then cut from the trailing days together, never fr
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 
 from feature_jobs.errors import BadInputError
+from feature_jobs.expressions.compiler import EVENT_TIME, columns_of
 from feature_jobs.schema import Scenario
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Sketch = dict[str, Any]
-"""{"kind": "number" | "id", "counts": [[value, rows], ...] in order of value, "nulls": rows, "other": rows}"""
-DayProfile = dict[str, Any]
-"""{"rows", "labels": {task: {"known", "positives"}}, "columns": {name: Sketch}}"""
+Kind = Literal["number", "id"]
+
+
+class Sketch(TypedDict):
+    """What is kept of a column's values: rows by value, in order of value; nulls; rows of the values left out."""
+
+    kind: Kind
+    counts: list[list[Any]]
+    nulls: int
+    other: int
+
+
+class LabelCounts(TypedDict):
+    """Rows whose label is known, and how many of them are 1."""
+
+    known: int
+    positives: int
+
+
+class DayProfile(TypedDict):
+    """What is kept of a day."""
+
+    rows: int
+    labels: dict[str, LabelCounts]
+    columns: dict[str, Sketch]
+
+
+class Judged(TypedDict):
+    """A limit, what passing it means (`blocking` or `warning`), and whether it was kept."""
+
+    limit: float
+    severity: str
+    ok: bool
+
+
+class ColumnDrift(Judged):
+    """`psi` is None below 200 rows on either side, and where each day has one value of its own."""
+
+    psi: float | None
+
+
+class LabelShift(Judged):
+    """`shift` is |mean / trailing mean - 1|, None where fewer than 20 positives came or were expected."""
+
+    mean: float | None
+    trailing_mean: float | None
+    shift: float | None
+
+
+class Drift(TypedDict):
+    """A day against `days`, the trailing ones; `note` says why there is nothing to compare with."""
+
+    note: str | None
+    days: list[str]
+    columns: dict[str, ColumnDrift]
+    labels: dict[str, LabelShift]
+
 
 MAX_IDS = 50  # ids with more values than this are profiled only where the scenario names them
 NUM_BINS = 10  # deciles, as in credit scoring, where the index comes from
@@ -35,16 +88,16 @@ MIN_POSITIVES = 20
 
 
 def profile_day(frame: pd.DataFrame, scenario: Scenario) -> DayProfile:
-    """What is remembered of one day. Raises BadInputError where `validate.drift_columns` names no column."""
+    """The profile of one day. Raises BadInputError where `validate.drift_columns` names a column that is missing."""
     labels = {}
     for task in scenario.tasks:
         known = frame[f"label.{task}"].dropna()
-        labels[task] = {"known": len(known), "positives": int(known.sum())}
+        labels[task] = LabelCounts(known=len(known), positives=int(known.sum()))
     columns = {name: sketch(frame[name], kind) for name, kind in _columns(frame, scenario).items()}
     return {"rows": len(frame), "labels": labels, "columns": columns}
 
 
-def _columns(frame: pd.DataFrame, scenario: Scenario) -> dict[str, str]:
+def _columns(frame: pd.DataFrame, scenario: Scenario) -> dict[str, Kind]:
     """The columns to watch, and whether each is a number or an id."""
     kinds = {name: feature.kind for name, feature in scenario.features.items()}
     named = scenario.validate_.drift_columns
@@ -58,21 +111,33 @@ def _columns(frame: pd.DataFrame, scenario: Scenario) -> dict[str, str]:
         return {
             name: "id" if kinds.get(name) in ids or frame[name].dtype.kind not in "iufb" else "number" for name in named
         }
-    keys = (scenario.data.user, scenario.data.item)  # each day has its own users and items
-    found = {}
+    return _default_columns(frame, scenario)
+
+
+def _default_columns(frame: pd.DataFrame, scenario: Scenario) -> dict[str, Kind]:
+    """Numbers and ids of few values that are read from the row itself.
+
+    Left out: users and items, of which each day has its own; trailing counts, rates and recencies, which move as
+    history grows; and what is computed from the time of the event, such as the weekday.
+    """
+    keys = (scenario.data.user, scenario.data.item)
+    found: dict[str, Kind] = {}
     for name, feature in scenario.features.items():
-        if feature.kind in ("number", "count", "rate"):
+        if feature.kind not in ("number", "id", "cross") or name in keys:
+            continue
+        parts = feature.of if feature.kind == "cross" else (feature.of or name,)
+        if feature.kind != "cross" and parts[0] in keys:
+            continue
+        if any(EVENT_TIME in columns_of(part) for part in parts):
+            continue
+        if feature.kind == "number":
             found[name] = "number"
-        elif feature.kind in ("id", "cross") and frame[name].nunique() <= MAX_IDS:
+        elif frame[name].nunique() <= MAX_IDS:
             found[name] = "id"
-    return {name: kind for name, kind in found.items() if name not in keys and _of(scenario, name) not in keys}
+    return found
 
 
-def _of(scenario: Scenario, name: str) -> Any:
-    return getattr(scenario.features[name], "of", None)
-
-
-def sketch(values: pd.Series[Any], kind: str) -> Sketch:
+def sketch(values: pd.Series[Any], kind: Kind) -> Sketch:
     """The sketch of a column of R rows."""
     known = values.dropna()
     if kind == "number":
@@ -130,7 +195,7 @@ def psi(reference: Sketch, day: Sketch) -> float:
 
 
 def _number_bins(reference: Sketch) -> Any:
-    """Cut at the deciles; values that many rows share are not parted, so there may be fewer bins."""
+    """Cut at the deciles; values that many rows share are not split, so there may be fewer bins."""
     values = np.array([value for value, _ in reference["counts"]])
     share = np.cumsum([rows for _, rows in reference["counts"]])
     if not len(values):
@@ -157,45 +222,52 @@ def _binned(sketched: Sketch, bin_of: Any) -> dict[int, int]:
     return rows_by_bin
 
 
-def compare(day: DayProfile, trailing: Mapping[str, DayProfile], scenario: Scenario) -> dict[str, Any]:
-    """The day against the trailing days: {"note", "days", "columns", "labels"}.
-
-    `columns`: name → psi (None below 200 rows on either side), limit, severity, ok. `labels`: task → mean, trailing
-    mean, shift (|mean / trailing mean - 1|, None where fewer than 20 positives came or were to be expected), the same.
-    """
+def compare(day: DayProfile, trailing: Mapping[str, DayProfile], scenario: Scenario) -> Drift:
+    """The day against the trailing days."""
     rules = scenario.validate_
     if not trailing:
-        return {"note": "first day: nothing to compare with", "days": [], "columns": {}, "labels": {}}
-    columns, labels = {}, {}
+        return Drift(note="first day: nothing to compare with", days=[], columns={}, labels={})
+    columns: dict[str, ColumnDrift] = {}
+    labels: dict[str, LabelShift] = {}
     for name, today in day["columns"].items():
         past = [d["columns"][name] for d in trailing.values() if name in d["columns"]]
         # An id that only some days watched had too many values on the others.
         whole = len(past) == len(trailing) and {p["kind"] for p in past} == {today["kind"]}
-        enough = whole and min(_rows(merge(past)), _rows(today)) >= MIN_ROWS
+        enough = whole and min(_rows(merge(past)), _rows(today)) >= MIN_ROWS and not _differs_by_day(past, today)
         index = round(psi(merge(past), today), 6) if enough else None
-        columns[name] = {"psi": index, **_judged(index, rules.max_psi, rules.drift_severity)}
-    for task, today in day["labels"].items():
-        facts = _label_shift(today, [d["labels"][task] for d in trailing.values() if task in d["labels"]])
-        labels[task] = {**facts, **_judged(facts["shift"], rules.max_label_shift, rules.drift_severity)}
-    return {"note": None, "days": sorted(trailing), "columns": columns, "labels": labels}
+        columns[name] = ColumnDrift(psi=index, **_judged(index, rules.max_psi, rules.drift_severity))
+    for task, counts in day["labels"].items():
+        earlier = [d["labels"][task] for d in trailing.values() if task in d["labels"]]
+        labels[task] = _label_shift(counts, earlier, scenario)
+    return Drift(note=None, days=sorted(trailing), columns=columns, labels=labels)
 
 
-def _judged(value: float | None, limit: float, severity: str) -> dict[str, Any]:
-    return {"limit": limit, "severity": severity, "ok": value is None or value <= limit}
+def _differs_by_day(past: list[Sketch], today: Sketch) -> bool:
+    """Whether the column has one value a day, and other days another: a weekday or date says nothing about drift."""
+    days = [*past, today]
+    if any(len(day["counts"]) != 1 or day["other"] for day in days):
+        return False
+    return len(past) == 1 or len({day["counts"][0][0] for day in past}) > 1
+
+
+def _judged(value: float | None, limit: float, severity: str) -> Judged:
+    return Judged(limit=limit, severity=severity, ok=value is None or value <= limit)
 
 
 def _rows(sketched: Sketch) -> int:
     return int(sum(rows for _, rows in sketched["counts"]) + sketched["nulls"] + sketched["other"])
 
 
-def _label_shift(today: dict[str, int], past: list[dict[str, int]]) -> dict[str, float | None]:
-    known, positives = (sum(d[key] for d in past) for key in ("known", "positives"))
+def _label_shift(today: LabelCounts, past: list[LabelCounts], scenario: Scenario) -> LabelShift:
+    rules = scenario.validate_
+    known, positives = sum(d["known"] for d in past), sum(d["positives"] for d in past)
     mean = today["positives"] / today["known"] if today["known"] else None
     trailing_mean = positives / known if known else None
-    facts: dict[str, float | None] = {"mean": mean, "trailing_mean": trailing_mean, "shift": None}
+    shift = None
     if mean is not None and trailing_mean and max(today["positives"], trailing_mean * today["known"]) >= MIN_POSITIVES:
-        facts["shift"] = round(abs(mean / trailing_mean - 1), 6)
-    return {key: value if value is None or math.isfinite(value) else None for key, value in facts.items()}
+        shift = round(abs(mean / trailing_mean - 1), 6)
+    judged = _judged(shift, rules.max_label_shift, rules.drift_severity)
+    return LabelShift(mean=mean, trailing_mean=trailing_mean, shift=shift, **judged)
 
 
 def read_profile(validation: Path | None) -> dict[str, DayProfile]:

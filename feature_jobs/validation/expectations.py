@@ -12,9 +12,9 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Required, TypedDict
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
@@ -25,6 +25,23 @@ if TYPE_CHECKING:
 SEVERITIES = {"critical": "blocking", "warning": "warning", "info": "info"}  # in GX's words and in ours
 BUILT_IN = "built-in"
 _COLUMN_KEYS = ("column", "column_A", "column_B", "column_list")
+
+
+class Expectation(TypedDict, total=False):
+    """One expectation, as Great Expectations' JSON has it."""
+
+    type: Required[str]
+    severity: str
+    kwargs: dict[str, Any]
+    meta: dict[str, Any]
+
+
+class Suite(TypedDict):
+    """A suite, as Great Expectations' JSON has it."""
+
+    name: str
+    expectations: list[Expectation]
+    meta: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -41,12 +58,8 @@ class Failure:
         place = f"column {self.column}" if self.column else "the day"
         return f"{self.expectation}: {place}: expected {self.expected}, found {self.value}"
 
-    def to_json(self) -> dict[str, Any]:
-        """For verdict.json."""
-        return asdict(self)
 
-
-def propose_suite(scenario: Scenario) -> dict[str, Any]:
+def propose_suite(scenario: Scenario) -> Suite:
     """A first suite, from the scenario alone, for its owner to sharpen; used as it is where the file is missing."""
     expectations = [
         _expect("table_row_count_to_be_between", min_value=1),
@@ -81,11 +94,11 @@ def _always_known(scenario: Scenario, task: str) -> bool:
     return all(name in events and events[name].required for name in columns_of(scenario.labels[task]))
 
 
-def _expect(kind: str, severity: str = "critical", **kwargs: Any) -> dict[str, Any]:
+def _expect(kind: str, severity: str = "critical", **kwargs: Any) -> Expectation:
     return {"type": f"expect_{kind}", "severity": severity, "kwargs": kwargs, "meta": {}}
 
 
-def _of_feature(name: str, feature: Any) -> Iterator[dict[str, Any]]:
+def _of_feature(name: str, feature: Any) -> Iterator[Expectation]:
     if feature.kind in ("id", "cross", "number"):
         yield _expect("column_values_to_not_be_null", "warning", column=name, mostly=0.95)
     elif feature.kind == "rate":
@@ -98,14 +111,14 @@ def _of_feature(name: str, feature: Any) -> Iterator[dict[str, Any]]:
         yield _expect("column_max_to_be_between", "warning", column=f"{name}.length", min_value=1)
 
 
-def suite_text(suite: dict[str, Any]) -> str:
+def suite_text(suite: Suite) -> str:
     """The suite as JSON for git: one expectation a line, so that a change reads well."""
     lines = ",\n  ".join(json.dumps(expectation) for expectation in suite["expectations"])
     name, meta = json.dumps(suite["name"]), json.dumps(suite["meta"])
     return f'{{\n "name": {name},\n "meta": {meta},\n "expectations": [\n  {lines}\n ]\n}}\n'
 
 
-def load_suite(scenario: Scenario) -> tuple[dict[str, Any], str]:
+def load_suite(scenario: Scenario) -> tuple[Suite, str]:
     """The scenario's suite and the name of its file, or the proposed one and "built-in" where there is no file.
 
     Raises BadInputError with a line for each entry of the file that is not an expectation of Great Expectations.
@@ -119,10 +132,10 @@ def load_suite(scenario: Scenario) -> tuple[dict[str, Any], str]:
     ]
     if problems:
         raise BadInputError("\n".join(problems))
-    return {"meta": {}, **suite, "name": scenario.name}, file.name  # a safe name: it becomes a path of Data Docs
+    return suite, file.name
 
 
-def read_suite(scenario: Scenario) -> dict[str, Any] | None:
+def read_suite(scenario: Scenario) -> Suite | None:
     """The suite as its file has it, without Great Expectations; None where there is no file.
 
     Raises BadInputError where the file is not a suite.
@@ -138,7 +151,8 @@ def read_suite(scenario: Scenario) -> dict[str, Any] | None:
         raise BadInputError(f"{file}: not UTF-8 text; write the suite as JSON in UTF-8") from None
     if not isinstance(suite, dict) or not isinstance(suite.get("expectations"), list):
         raise BadInputError(f'{file}: not a suite; write {{"name": "{scenario.name}", "expectations": [...]}}')
-    return suite
+    # Each entry is checked by `load_suite`. The name becomes a path of Data Docs: it is the scenario's, not the file's.
+    return Suite(name=scenario.name, expectations=suite["expectations"], meta=suite.get("meta") or {})
 
 
 def sample_columns(scenario: Scenario) -> list[str]:
@@ -152,7 +166,7 @@ def sample_columns(scenario: Scenario) -> list[str]:
     ]
 
 
-def unknown_columns(suite: dict[str, Any], columns: Sequence[str], source: str) -> list[str]:
+def unknown_columns(suite: Suite, columns: Sequence[str], source: str) -> list[str]:
     """A line for each column that an expectation names and the samples lack: a removed or renamed feature, say."""
     problems = []
     for i, expectation in enumerate(suite["expectations"]):
@@ -242,7 +256,7 @@ def read_frame(samples: Path) -> pd.DataFrame:
     return frame
 
 
-def run_suite(frame: pd.DataFrame, suite: dict[str, Any], source: str, ds: str, docs: Path) -> list[Failure]:
+def run_suite(frame: pd.DataFrame, suite: Suite, source: str, ds: str, docs: Path) -> list[Failure]:
     """Holds the frame against the suite and builds Data Docs in `docs`; returns what failed, in the suite's order.
 
     `source`: where the suite was read, for messages. Raises BadInputError where an expectation names a column that the
@@ -265,7 +279,7 @@ def run_suite(frame: pd.DataFrame, suite: dict[str, Any], source: str, ds: str, 
         analytics_enabled=False,
     )
     context = gx.get_context(project_config=settings, mode="ephemeral")
-    known = context.suites.add(gx.ExpectationSuite(**{key: suite[key] for key in ("name", "expectations", "meta")}))
+    known = context.suites.add(gx.ExpectationSuite(**suite))
     order = {expectation.id: i for i, expectation in enumerate(known.expectations)}
     asset = context.data_sources.add_pandas("samples").add_dataframe_asset("samples")
     batch = asset.add_batch_definition_whole_dataframe(ds).get_batch(batch_parameters={"dataframe": frame})
