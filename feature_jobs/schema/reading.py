@@ -1,4 +1,4 @@
-"""Reads a scenario file, fills the defaults, and refuses with one message per mistake."""
+"""Reads a scenario file, fills the defaults, and refuses it with one message for each problem."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def load_scenario(
     `data` replaces `data.path`; a relative path in the file is relative to the file. `overrides` are config paths
     and values, `{"train.learning_rate": 0.01}`, applied before the check: any path that the file could hold works.
 
-    Raises BadInputError with a line for each mistake.
+    Raises BadInputError with a line for each problem.
     """
     file = Path(path).resolve()
     document = read_yaml(file)

@@ -32,7 +32,7 @@ def read_yaml(file: Path) -> Any:
         where = getattr(error, "problem_mark", None)
         line = f":{where.line + 1}" if where else ""
         problem = getattr(error, "problem", None) or "not UTF-8 text"
-        raise BadInputError(f"{file}{line}: not readable as YAML: {problem}; mend the line") from None
+        raise BadInputError(f"{file}{line}: not readable as YAML: {problem}; correct the line") from None
     if not isinstance(document, dict):
         raise BadInputError(f"{file}: holds {type(document).__name__}, not a scenario; start from `recloop init`")
     return document
