@@ -145,7 +145,8 @@ def rank_auc(labels_N: Floats, scores_N: NDArray[Any]) -> float:
     _, run_N, rows_R = np.unique(scores_N, return_inverse=True, return_counts=True)
     rank_R = np.cumsum(rows_R) - (rows_R - 1) / 2
     num_positive = labels_N.sum()
-    wins = rank_R[run_N] @ labels_N - num_positive * (num_positive + 1) / 2
+    # Not a matrix product: BLAS would start threads for it, whose number changes the last bits.
+    wins = (rank_R * np.bincount(run_N, labels_N)).sum() - num_positive * (num_positive + 1) / 2
     return float(wins / (num_positive * (len(labels_N) - num_positive)))
 
 
