@@ -34,6 +34,8 @@ def explain(file: Path, document: Any, error: Any) -> str:
         return f"{place}: {field}: {shown(value)}: must be {kinds}; {_closest(value, FEATURES) or 'choose one'}"
     if kind == "string_pattern_mismatch":
         return f"{place}: {field}: {shown(value)}: must be {NAME}; rename it"
+    if kind == "value_error":  # a validator of ours, whose message names what is wrong and a fix
+        return f"{place}: {field}: {shown(value)}: {error['ctx']['error']}"
     return f"{place}: {field}: {shown(value)}: must be {allowed(rule)}; {_fix(rule, value)}"
 
 
