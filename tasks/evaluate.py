@@ -115,7 +115,7 @@ def _metrics(result: dict[str, Any]) -> Metrics:
     return {
         "rows": result["rows"],
         "holdout": {task: _sides(facts) for task, facts in result["overall"].items()},
-        "not_worse": verdict not in ("worse", "unknown"),
+        **({} if verdict == "unknown" else {"not_worse": verdict != "worse"}),
         "judged": verdict != "unknown",
         "next_day_ok": result["next_day"]["verdict"] in ("ok", "unknown"),
         "warnings": len(result["warnings"]),
