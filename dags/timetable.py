@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Collection
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from zoneinfo import ZoneInfo
 
 from airflow.timetables.base import DagRunInfo, DataInterval, TimeRestriction
 from airflow.timetables.interval import CronDataIntervalTimetable
-from airflow.utils.types import DagRunType
 from pendulum import DateTime, instance
 
+if TYPE_CHECKING:
+    from airflow.utils.types import DagRunType
+
 ONE_DAY = datetime.timedelta(days=1)
+SCHEDULED = "scheduled"  # a DagRunType, which is a string; its module is slow to import
 Picks = Literal["first", "last"]
 
 
@@ -96,7 +99,7 @@ class DayTimetable(CronDataIntervalTimetable):
         if data_interval is None:
             return str(super().generate_run_id(run_type=run_type, run_after=run_after, data_interval=None, **extra))
         ds = day_of(data_interval.start, data_interval.end, self._zone, self._picks)
-        suffix = ds if run_type == DagRunType.SCHEDULED else f"{ds}__{run_after.isoformat()}"
+        suffix = ds if run_type == SCHEDULED else f"{ds}__{run_after.isoformat()}"
         return str(run_type.generate_run_id(suffix=suffix))
 
 

@@ -9,7 +9,7 @@ import requests
 
 from feature_jobs.errors import BadInputError, RetryLaterError
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 120.0  # a busy machine with two cores answers late
 UNAUTHORIZED, UNAVAILABLE = 401, 503
 
 
