@@ -109,8 +109,6 @@ def run_days(context: Context, days: list[str], launcher: Launcher | None = None
                 )  # fmt: skip
                 if (after := STEPS[name].after) and outcome.uri:
                     after(context.scenario, Path(outcome.uri))
-            except GateError as error:
-                outcome = Outcome(name, day, "gate_no", None, None, gate=str(error))
             except RecloopError as error:
                 return replace(ended, error=error, stopped_at=(day, name))
             nothing_committed = outcome.gate is not None and outcome.digest is None
