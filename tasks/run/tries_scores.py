@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PREDICTIONS = "predictions.parquet"
-MIN_ROWS, MIN_OF_A_CLASS = 200, 30
-"""What a comparison needs to be judged: rows, and positives and negatives among them."""
 WHOLE_DAY, HOLDOUT = "progressive", "gate"
 """Column prefixes of the two scores in predictions.parquet."""
 
@@ -57,17 +55,17 @@ class Difference:
     verdict: str
 
     @classmethod
-    def of(cls, quality: Quality, auc: float | None, low: float | None = None, high: float | None = None) -> Difference:
-        """With what the interval says: better, worse, within chance, equal, too few rows, or unknown without one.
-
-        `quality`: of either side. A bootstrap of few rows or positives is narrow by accident and decides nothing.
-        """
+    def of(
+        cls, auc: float | None, low: float | None = None, high: float | None = None, lacks: str | None = None
+    ) -> Difference:
+        """With what the interval says: better, worse, within chance, equal, or unknown: without an interval, or with
+        what it `lacks` to be judged. A bootstrap of few rows or positives is narrow by accident."""
         if low is None or high is None:
             return cls(auc, None, None, "unknown")
         if low == high == 0:
             return cls(auc, low, high, "equal")
-        if quality.rows < MIN_ROWS or min(quality.positives, quality.rows - quality.positives) < MIN_OF_A_CLASS:
-            return cls(auc, low, high, "too few rows")
+        if lacks:
+            return cls(auc, low, high, f"unknown: {lacks}")
         return cls(auc, low, high, "better" if low > 0 else "worse" if high < 0 else "within chance")
 
 
@@ -150,6 +148,7 @@ def _compare_task(
     scenario: Scenario, task: str, left: pa.Table, right: pa.Table, *, paired: bool
 ) -> TaskComparison | None:
     from models.metrics.bootstrap import paired_bootstrap
+    from models.metrics.judgement import Evidence
 
     if paired:  # rows that one side has not scored count for neither
         known = left[f"score.{task}"].is_valid().to_numpy() & right[f"score.{task}"].is_valid().to_numpy()
@@ -158,15 +157,16 @@ def _compare_task(
     if not first.rows or not second.rows:
         return None
     if not paired:
-        return TaskComparison(first, second, Difference.of(second, _minus(second.auc, first.auc)))
+        return TaskComparison(first, second, Difference.of(_minus(second.auc, first.auc)))
     rules = scenario.evaluate
+    needs = Evidence(scenario.deploy.min_rows, scenario.deploy.min_positives)
     labels_N, _, scores_N = _judged(left, task)
     interval = paired_bootstrap(
         labels_N, scores_N, _judged(right, task)[2],
         resamples=rules.bootstrap, confidence=rules.confidence, seed=scenario.train.seed,
     )  # fmt: skip
     values = (_number(interval.difference), _number(interval.low), _number(interval.high))
-    return TaskComparison(first, second, Difference.of(second, *values))
+    return TaskComparison(first, second, Difference.of(*values, needs.lacks(second.rows, second.positives)))
 
 
 def _quality(table: pa.Table, task: str) -> Quality:

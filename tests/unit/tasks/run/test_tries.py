@@ -105,7 +105,7 @@ def test_an_equal_try_is_found_and_another_of_its_name_replaces_it(shop: Shop) -
     assert {**second, "outcome": "done"} == first
     shop.json("try", "--variant", "again: train.learning_rate=0.02", "--ds", DAYS[2])
     other = shop.json("try", "--variant", "again: train.learning_rate=0.03", "--ds", DAYS[2])["tries"][0]
-    assert {facts["difference"]["verdict"] for facts in other["comparison"]["tasks"].values()} == {"too few rows"}
+    assert "rows where" in other["comparison"]["tasks"]["buy"]["difference"]["verdict"]  # 80 decide nothing
     assert other["notes"] == ["replaces an older try of this name"]
 
 
