@@ -39,7 +39,7 @@ SETTINGS = {
     "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",  # else from the object store itself, which steps can't reach
     "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # the default, seven, waits four minutes for a server that is down
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # the default, seven, waits four minutes for a server that is down
     "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "GIT_PYTHON_REFRESH": "quiet",

@@ -13,6 +13,7 @@ from typing import Any
 
 import mlflow
 import pandas as pd
+from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 
@@ -34,12 +35,16 @@ class RecloopModel(PythonModel):  # type: ignore[misc]
         `model_input` may also be columns by name, or a list of rows, each with values by name: JSON's `inputs`. The
         type hint does not say so, because MLflow would then convert frames to it.
         """
+        from feature_jobs.errors import BadInputError
+
         columns = _columns(model_input)
-        missing = [name for name in self.required if name not in columns]
-        if missing:
-            raise ValueError(f"feature columns {', '.join(missing)} are missing; add them: the model always needs them")
-        index = model_input.index if isinstance(model_input, pd.DataFrame) else None
-        return pd.DataFrame(self.scorer.score(columns, fill_missing=True), index=index)
+        if missing := [name for name in self.required if name not in columns]:
+            raise _refused(f"feature columns {', '.join(missing)} are missing; add them: no training row was without")
+        try:
+            scores = self.scorer.score(columns, fill_missing=True)
+        except BadInputError as error:  # MLflow's server answers its own errors with 400 and their text
+            raise _refused(str(error)) from None
+        return pd.DataFrame(scores, index=model_input.index if isinstance(model_input, pd.DataFrame) else None)
 
 
 def _columns(rows: Any) -> pd.DataFrame | dict[str, list[Any]]:
@@ -51,9 +56,11 @@ def _columns(rows: Any) -> pd.DataFrame | dict[str, list[Any]]:
     if isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
         names = dict.fromkeys(name for row in rows for name in row)
         return {name: [_plain(row.get(name)) for row in rows] for name in names}
-    raise ValueError(
-        f"{type(rows).__name__} is not rows with features by name; give a frame, columns or a list of rows"
-    )
+    raise _refused(f"{type(rows).__name__} is not rows with features by name; give a frame, columns or a list of rows")
+
+
+def _refused(message: str) -> MlflowException:
+    return MlflowException.invalid_parameter_value(message)
 
 
 def _plain(value: Any) -> Any:

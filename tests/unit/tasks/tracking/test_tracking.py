@@ -11,7 +11,6 @@ import pytest
 
 from feature_jobs.errors import BadInputError, RetryLaterError
 from feature_jobs.schema import Scenario
-from models.training.day import train_day
 from tasks import tracking
 from tasks.contract import Input, Step
 from tasks.store.scenario_store import Commit, ScenarioStore, open_store, record_key
@@ -187,6 +186,8 @@ def test_runs_that_were_created_at_once_become_one_again(mlflow_uri, tmp_path):
 
 
 def test_statistics_of_the_embedding_tables_are_metrics_of_train(mlflow_uri, tmp_path):
+    from models.training.day import train_day  # not above: other processes of this module's tests need no torch
+
     scenario = little_scenario(tmp_path / "s", **{"features.user.embedding": {"min_count": 5, "capacity": 30}})
     samples, store = tmp_path / "samples", open_store(tmp_path / "store", "little")
     write_samples(samples, DAYS[0])
