@@ -251,8 +251,8 @@ def test_a_rollback_takes_less_than_five_seconds(scenario, store, tmp_path, mlfl
     promoted(store, tmp_path, 2)
     registered(2)
     code = (
-        "import time\nfrom feature_jobs.schema import load_scenario\nfrom tasks.store.scenario_store import open_store\n"
-        "from tasks.run.rollback import rollback\n"
+        "import time\nfrom feature_jobs.schema import load_scenario\n"
+        "from tasks.store.scenario_store import open_store\nfrom tasks.run.rollback import rollback\n"
         f"rollback(load_scenario({str(scenario.file)!r}), open_store({str(store.root.parent)!r}, 'little'))\n"
         "print(time.process_time())\n"
     )
