@@ -116,7 +116,8 @@ class View:
         end_ms = max(done.end_ms for done in steps)
         metrics = [metric for done in steps for metric in done.headline()]
         metrics += [Metric(f"seconds/{done.declared.name}", done.seconds, done.end_ms) for done in steps]
-        metrics.append(Metric("seconds_total", sum(done.seconds for done in steps), end_ms))
+        if self._is_over(steps):  # not before: a metric keeps each value that was logged
+            metrics.append(Metric("seconds_total", sum(done.seconds for done in steps), end_ms))
         self.runs.log(run, metrics, tags={"recloop.verdict": self._verdict(steps)[:MAX_TAG]})
         self.runs.finish(run, end_ms)
         return run
@@ -127,8 +128,15 @@ class View:
             if gate := done.commit.manifest.get("gate"):
                 return f"{done.declared.name}: {gate}"
         said = [str(done.record["metrics"]["verdict"]) for done in steps if "verdict" in done.record.get("metrics", {})]
-        wanted = sum(declared.tracked and declared.daily for declared in self.steps.values())
-        return said[-1] if said else "finished" if len(steps) == wanted else f"{len(steps)} of {wanted} steps done"
+        unfinished = f"{len(steps)} of {self._num_daily} steps done"
+        return said[-1] if said else "finished" if self._is_over(steps) else unfinished
+
+    def _is_over(self, steps: Sequence[Done]) -> bool:
+        return len(steps) == self._num_daily or any(done.commit.manifest.get("gate") for done in steps)
+
+    @property
+    def _num_daily(self) -> int:
+        return sum(declared.tracked and declared.daily for declared in self.steps.values())
 
     def _show_chain(self, generation: int, days: set[str]) -> None:
         """The run of the chain as this generation sees it: earlier days come from the generation before."""
