@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Metrics = dict[str, Any]
 """What a step reports: names to numbers, nested where that reads better. Times may be in it; files hold none.
 
-Three names are special. `gate`: the reason of a gate's no. `verdict`: a sentence on the day, shown on the day's run.
+Two names are special. `verdict`: a sentence on the day, shown on the day's run.
 `series`: curves over the step's work, name → [[position, number], …], shown on the step's run and not printed."""
 
 

@@ -24,7 +24,6 @@ from tasks.steps import STEPS, writer_of
 from tasks.store.scenario_store import Commit, ScenarioStore, canonical_json, files_of, record_key, sha256_of
 from tasks.store.source_digest import code_digest
 
-
 WORTH_AN_IMPORT_S = 20.0
 
 
