@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from tasks.store.scenario_store import ScenarioStore
 
 Metrics = dict[str, Any]
-"""What a step reports: names to numbers, nested where that reads better. Times may be in it; files hold none."""
+"""What a step reports: names to numbers, nested where that reads better. Times may be in it; files hold none.
+
+Two names are special. `verdict`: a sentence on the day, shown on the day's run.
+`series`: curves over the step's work, name → [[position, number], …], shown on the step's run and not printed."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,10 @@ class Step:
     `daily` steps make up the daily DAG. A step says no by raising GateError after it wrote its output. Then `on_no`
     `fail` stops the day and keeps the output aside, uncommitted; `skip` commits the output with the refusal in its
     manifest, and a scheduler sees a skipped task. `registry` steps talk to MLflow while they run, the others to nobody;
-    `tracked` ones are shown there as a run after their commit. A `resumable` step notes where it is, see DayConfig.
+    `tracked` ones are shown there as a run after their commit. `headline` says which of its metrics the runs of the day
+    and of the chain show, as path → name; a `*` stands for one part of the path: `{"progressive/*/auc": "auc/*"}`.
+    `trials` is the file of its output that lists trials, each shown as a run of its own.
+    A `resumable` step notes where it is, see DayConfig.
     A `shared` step can be computed by several machines, each of which runs its command; the leading one's output is
     committed (models.distributed.nodes).
     `source` steps read the scenario's source. `asset` is the name under which a scheduler announces a new output to
@@ -111,6 +117,8 @@ class Step:
     on_no: Literal["fail", "skip"] = "fail"
     registry: bool = False
     tracked: bool = True
+    headline: Mapping[str, str] = field(default_factory=dict)
+    trials: str | None = None
     resumable: bool = False
     shared: bool = False
     source: bool = False

@@ -70,6 +70,7 @@ class Decision:
     on_no="skip",
     registry=True,
     appends=PREFIX,
+    headline={"promoted": "promoted"},
 )
 def deploy(
     config: DayConfig, *, registration: Path, evaluation: Path, export: Path, validation: Path, deployment: Path
@@ -128,8 +129,9 @@ def deploy(
     }
     if not decision.wanted:
         raise GateError(words, metrics)
-    print(words.replace("promoted", f"promoted version {version['version']}", 1), file=sys.stderr)
-    return metrics
+    said = words.replace("promoted", f"promoted version {version['version']}", 1)
+    print(said, file=sys.stderr)
+    return {**metrics, "verdict": said}
 
 
 def decide(scenario: Scenario, gates: list[Gate]) -> Decision:
@@ -159,16 +161,16 @@ def _reproduces(scenario: Scenario, version: Mapping[str, Any], export: Path) ->
 
     facts = tracking.check_loads(version["name"], version["version"], export / "reference.parquet")
     tolerance = scenario.deploy.tolerance
-    if not facts["loaded"]:
-        return Gate("reproduces", "no", f"the registered model does not load: {facts['problem']}", {})
-    numbers = {"rows": facts["rows"], "max_difference": facts["max_difference"], "tolerance": tolerance}
-    if not facts["own_code"]:
+    if facts.problem:
+        return Gate("reproduces", "no", f"the registered model does not load: {facts.problem}", {})
+    numbers = {"rows": facts.rows, "max_difference": facts.max_difference, "tolerance": tolerance}
+    if not facts.own_code:
         return Gate("reproduces", "no", "the registered model needs code that is not in it", numbers)
-    worst = max(facts["max_difference"].values())
+    worst = max(facts.max_difference.values())
     if not worst <= tolerance:
         reason = f"its scores differ by {worst:.2g} from the stored ones where {tolerance:g} is allowed"
         return Gate("reproduces", "no", reason, numbers)
-    return Gate("reproduces", "yes", f"a fresh process reproduces {facts['rows']} stored scores", numbers)
+    return Gate("reproduces", "yes", f"a fresh process reproduces {facts.rows} stored scores", numbers)
 
 
 def _quantized(scenario: Scenario, facts: Mapping[str, Any]) -> Gate:
@@ -230,7 +232,7 @@ def _calibrated(scenario: Scenario, judged: Mapping[str, Any]) -> Gate:
         numbers[task] = {"calibration": value, "low": low, "high": high}
         value, low = (math.nan if number is None else number for number in (value, low))
         high = math.inf if high is None else high  # JSON knows no infinity
-        counts = {"rows": facts["rows"], "positives": facts["positives"]}
+        counts = {"rows": facts.rows, "positives": facts["positives"]}
         found = judge_calibration(value, low, high, **counts, needs=needs, max_error=rules.max_calibration_error)
         if found.verdict == "worse":
             problems.append(f"{task}: {found.reason}")

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     writes="evaluation",
     config=("evaluate", "deploy", "labels"),
     imports=("models.metrics.comparison", "models.training.day", "tasks.evaluation.report", "matplotlib.figure"),
+    headline={"holdout/*/challenger/auc": "challenger_auc/*", "holdout/*/champion/auc": "champion_auc/*"},
     resources=Resources(memory_gib=4.0),
     timeout_s=1800,
 )

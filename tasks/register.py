@@ -32,7 +32,8 @@ def register(
 
     Its tags name scenario, day, checkpoint, parent, data and code by digest; the gate's verdict is pending until
     deploy.
-    An export that is registered already keeps its version. Writes version.json.
+    An export that is registered already keeps its version. Writes version.json, which holds nothing that MLflow draws
+    at random, so equal exports registered in equal histories have equal digests.
     """
     from tasks import tracking
 
@@ -48,16 +49,13 @@ def register(
         tracking.VERDICT_TAG: "pending",
     }
     del tags["recloop.step"]
-    found = tracking.register_version(
-        scenario.model_name, export, key, tags, tasks=scenario.tasks, never_null=never_null(scenario)
-    )
+    found = tracking.register_version(scenario, export, key, tags, required=never_null(scenario))
     if found["verdict"] == "pending":
         tracking.set_alias(scenario.model_name, CHALLENGER, found["version"])
     version = {
         "name": scenario.model_name,
         "version": found["version"],
         "model_uri": f"models:/{scenario.model_name}/{found['version']}",
-        "run_id": found["run_id"],
         "checkpoint": tags["recloop.checkpoint"],
         "export": tags["recloop.export"],
     }

@@ -19,6 +19,13 @@ from tasks.contract import DayConfig, Input, Metrics, Resources, step
     config=("model", "features", "labels", "train"),
     resources=Resources(cpus=2, memory_gib=8),
     imports=("models.training.day",),
+    headline={
+        "progressive/*/auc": "auc/*",
+        "progressive/*/gauc": "gauc/*",
+        "progressive/*/normalized_entropy": "normalized_entropy/*",
+        "progressive/*/calibration": "calibration/*",
+        "num_rows": "rows",
+    },
     resumable=True,
     shared=True,
 )

@@ -13,7 +13,7 @@ from feature_jobs.schema import Scenario
 from tasks.contract import DayConfig, Input, Metrics, Option, Resources, step
 from tasks.store.output_files import manifest_of
 from tasks.store.scenario_store import canonical_json, files_of, sha256_of
-from tasks.tuning.proposal import Proposal, apply_certain, changes_of, proposal_table, winner, write_proposal
+from tasks.tuning.proposal import PROPOSAL, Proposal, apply_certain, changes_of, proposal_table, winner, write_proposal
 from tasks.tuning.replay import Replay
 from tasks.tuning.space import Dimension, event_days, joins_again, read_space
 from tasks.tuning.study import Study
@@ -29,6 +29,7 @@ from tasks.tuning.study import Study
         "past_events": Input(of="events", days="trailing", window=event_days, optional=True),
     },
     writes="proposal",
+    trials=PROPOSAL,
     config=("tune", "train", "model", "features", "labels", "evaluate", "join"),
     resources=Resources(memory_gib=6.0),
     imports=("models.training.day", "optuna"),

@@ -39,6 +39,7 @@ from models.ranking.ranker import Ranker
 from models.ranking.thread_pool import ThreadPool
 from models.samplers.batches import Block, Floats, encoded_blocks, make_block, open_samples, read_blocks
 from models.training.progress import Progress
+from models.training.series import Series
 
 
 class TaskMetrics(TypedDict):
@@ -76,6 +77,7 @@ class TrainMetrics(TypedDict, total=False):
     skipped_steps: int
     loss_scale: float
     precision: str
+    series: dict[str, list[list[float]]]
     dense_bytes_sent: int
     dense_bytes_between_nodes: int
     checkpoint_bytes: int
@@ -118,7 +120,7 @@ def train_day(
         if is_leader and (warning := slow_precision(ranker.train.precision, ranker.device.type)):
             print(f"train {ds}: warning: {warning}", file=sys.stderr, flush=True)
         bar = Progress(f"train {ds}", num_passes, progress, quiet=not is_leader)
-        day = _Day(scenario, ds, parquet, ranker, Snapshots(resume), bar)
+        day = _Day(scenario, ds, parquet, ranker, Snapshots(resume), bar, Series(scenario.train.learning_rate))
         if not day.resume():
             if parent:
                 day.restored = checkpoints.restore(ranker, parent)
@@ -162,6 +164,7 @@ def train_day(
         "skipped_steps": ranker.scaler.skipped,
         "loss_scale": ranker.scaler.scale,
         "precision": ranker.train.precision,
+        "series": day.series.report(),
         "checkpoint_bytes": sum(file.stat().st_size for file in output.iterdir()),
     }
     if sent is not None:
@@ -191,6 +194,7 @@ class _Day:
     ranker: Ranker
     snapshots: Snapshots
     progress: Progress
+    series: Series
     position: Position = field(default_factory=Position)
     restored: checkpoints.Restored = field(default_factory=checkpoints.Restored)
     scores: dict[str, Floats] = field(default_factory=dict)
@@ -223,11 +227,13 @@ class _Day:
     def learn(self, begin: int, end: int) -> None:
         """One pass over rows [begin, end), shuffled inside blocks of `train.shuffle_rows`."""
         started = time.perf_counter()
+        self.series.start_clock()
         for number, block in enumerate(self._blocks(begin, end, self.position.blocks), self.position.blocks):
             shuffle = np.random.default_rng(_seed(self.scenario, self.ds, begin, number))
             batches = block.batches(self.scenario.train.batch_size, shuffle.permutation(len(block)))
             for num_rows, loss in self.ranker.learn(batches, self.number):
                 self.progress.advance(num_rows, f"loss {loss:.4f}")
+                self.series.add(num_rows, loss)
             self.rows_learned += len(block)
             self.advance_to(Position(self.position.rows + len(block), self.position.in_holdout, number + 1))
         self.learn_s += time.perf_counter() - started

@@ -6,7 +6,6 @@ The same whether a person, Airflow, DVC or a container asked for it.
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import tempfile
 import time
@@ -22,8 +21,10 @@ from models.distributed.nodes import Nodes
 from tasks.contract import DayConfig, Input, Metrics, Step
 from tasks.run.launchers import Call, Folder, InProcess, Launcher, Ran
 from tasks.steps import STEPS, writer_of
-from tasks.store.scenario_store import Commit, ScenarioStore, canonical_json, files_of, sha256_of
+from tasks.store.scenario_store import Commit, ScenarioStore, canonical_json, files_of, record_key, sha256_of
 from tasks.store.source_digest import code_digest
+
+WORTH_AN_IMPORT_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ def run_step(
         entry = {"step": name, "ds": ds, "outcome": type(error).__name__, "exit_code": error.exit_code}
         store.note({**entry, "generation": store.generation, "message": str(error), "seconds": seconds})
         raise
-    if track and declared.tracked and commit is not None:
-        _show_in_mlflow(declared, scenario, commit, store)
+    if track and (commit is not None or outcome.gate) and _is_time_to_show(declared, outcome):
+        _show_in_mlflow(scenario, ds, store)
     starting_s = begun - (started or begun)
     seconds = {**outcome.seconds, "imports": round(starting_s + outcome.seconds.get("imports", 0.0), 3)}
     seconds["total"] = round(time.time() - (started or begun), 3)
@@ -110,12 +111,13 @@ def _run(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Laun
             return _refused(declared, ds, store, output, ran), None
         if declared.is_partial(options):
             return Outcome(declared.name, ds, "done", None, None, metrics, seconds), None
+        series = metrics.pop("series", {})
         facts = _facts(declared, scenario, inputs, gate)
         if standing is not None:
             return _compare(scenario, store, standing, output, metrics), standing
         # Before the commit: a process that is killed between the two must not leave a commit without its metrics.
-        record = _record_key(store.generation_of(ds), ds, output_name)
-        store.write_record(record, {"metrics": metrics, "system": ran.system, "seconds": seconds})
+        record = {"metrics": metrics, "series": series, "system": ran.system, "seconds": seconds}
+        store.write_record(record_key(store.generation_of(ds), ds, output_name), record)
         commit, ours = store.commit(output_name, ds, output, facts)
     outcome = ("gate_no" if gate else "done") if ours else "already_done"
     return Outcome(declared.name, ds, outcome, commit.digest, str(commit.folder), metrics, seconds, gate), commit
@@ -332,28 +334,36 @@ def _compare(scenario: Scenario, store: ScenarioStore, standing: Commit, output:
 
 def _changed(store: ScenarioStore, standing: Commit, metrics: Metrics) -> str:
     """What is different, as far as the number of rows shows it."""
-    data = store.read(_record_key(standing.generation, standing.ds, standing.step))
-    then, now = (json.loads(data)["metrics"] if data else {}).get("rows"), metrics.get("rows")
+    then, now = store.run_record(standing).get("metrics", {}).get("rows"), metrics.get("rows")
     return "other content" if then == now or then is None else f"{then} rows then, {now} now"
 
 
-def _record_key(generation: int, ds: str, step: str) -> str:
-    """Key of the record of a step's run: metrics, system metrics, seconds."""
-    return f"runs/g{generation:04}/{ds}/{step}.json"
+def _is_time_to_show(declared: Step, outcome: Outcome) -> bool:
+    """Whether to show the day in MLflow now, or to leave it to the next step of the day.
+
+    Importing MLflow takes a process 1.5 s, as much as a short step itself. So short steps that have not imported it are
+    shown by the day's next step that has; one of them ends every day (docs/decisions/0009-mlflow-client.md).
+    """
+    is_loaded = "mlflow" in sys.modules
+    is_long = sum(outcome.seconds.values()) >= WORTH_AN_IMPORT_S
+    return is_loaded or is_long or declared.registry or not declared.daily or outcome.gate is not None
 
 
-def _show_in_mlflow(declared: Step, scenario: Scenario, commit: Commit, store: ScenarioStore) -> None:
-    """Shows a committed step in MLflow, once. MLflow is a view: where it can't be reached the commit still stands."""
-    place = f"g{commit.generation:04}/{commit.ds}/{commit.step}"
-    if store.read(f"tracked/{place}") is not None:
+def _show_in_mlflow(scenario: Scenario, ds: str, store: ScenarioStore) -> None:
+    """Shows what is committed of a day and not shown yet. MLflow is a view: where it can't be reached the commits
+    still stand."""
+    found = [store.find(output_name_of(d, scenario), ds) for d in STEPS.values() if d.tracked]
+    marks = {f"tracked/g{c.generation:04}/{c.ds}/{c.step}": c for c in found if c is not None}
+    new = {mark: commit for mark, commit in marks.items() if store.read(mark) is None}
+    if not new:
         return
     from tasks import tracking
 
-    record = store.read(_record_key(commit.generation, commit.ds, commit.step))
     try:
-        tracking.record_step(declared, scenario, commit, json.loads(record) if record else {})
+        tracking.View(scenario, store, STEPS).show(list(new.values()))
     except RecloopError as error:
-        print(f"not shown in MLflow yet (the next run of the step tries again): {error}", file=sys.stderr)
+        print(f"not shown in MLflow yet (the next step of {ds} tries again): {error}", file=sys.stderr)
         return
-    with contextlib.suppress(OSError):
-        store.put_if_absent(f"tracked/{place}", b"")
+    for mark in new:
+        with contextlib.suppress(OSError):
+            store.put_if_absent(mark, b"")

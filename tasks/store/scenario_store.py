@@ -51,6 +51,11 @@ class Commit:
         return loaded
 
 
+def record_key(generation: int, ds: str, step: str) -> str:
+    """Key of the record of a step's run: metrics, series, system metrics, seconds."""
+    return f"runs/g{generation:04}/{ds}/{step}.json"
+
+
 def canonical_json(value: Any) -> bytes:
     """Equal values give equal bytes."""
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
@@ -310,6 +315,12 @@ class ScenarioStore:
         aside = target.with_name(f".{target.name}.{os.getpid()}")
         aside.write_bytes(canonical_json(record))
         aside.rename(target)
+
+    def run_record(self, commit: Commit) -> dict[str, Any]:
+        """What the runner kept of the run that made a commit, see `record_key`; {} where it kept nothing."""
+        data = self.read(record_key(commit.generation, commit.ds, commit.step))
+        record: dict[str, Any] = json.loads(data) if data else {}
+        return record
 
     def note(self, entry: Mapping[str, Any]) -> None:
         """Adds a line to the journal of runs."""

@@ -1,161 +1,170 @@
-"""One MLflow run per committed step: scenario and generation, day, step. Found again by its tags, never made twice."""
+"""Runs of a scenario's experiment in MLflow: found by their tags, made once, written through MLflow's client."""
 
 from __future__ import annotations
 
-import json
-import math
-import re
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from feature_jobs.schema import Scenario
-from tasks.contract import Step
-from tasks.store.scenario_store import Commit
-from tasks.tracking.sinks import Run, Sink, open_sink
+from tasks.tracking.connection import RefusedError, artifact_root, call, client
 
-MAX_VALUE = 6000  # characters of a param; MLflow's own limit
-MAX_POINTS = 200  # of one system metric
-MAX_FILE_BYTES = 20_000_000
+if TYPE_CHECKING:
+    from mlflow.entities import Run as MlflowRun
+
+NOTE = "mlflow.note.content"  # MLflow's UI shows this tag as the description
+PARENT = "mlflow.parentRunId"
+MAX_METRICS, MAX_PARAMS = 800, 100  # of one log_batch: MLflow takes 1000 entries in all, 100 params
+HOW_TO_READ = (
+    "One run per day, with the runs of its steps nested under it. The run `{name} chain` draws AUC, calibration and"
+    " rows over days. These runs are a view of the store: they can be deleted without loss."
+)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One point of a metric. `at_ms` is in ms since 1970."""
+
+    name: str
+    value: float
+    at_ms: int
+    step: int = 0
 
 
 @dataclass(frozen=True)
 class RunKey:
-    """What makes a run the only one of its kind."""
+    """What identifies a run: a step of a day; without `step` the day; without `ds` the whole chain."""
 
     scenario: str
     generation: int
-    ds: str
-    step: str
+    ds: str | None = None
+    step: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """`step`, `day` or `chain`."""
+        return "step" if self.step else "day" if self.ds else "chain"
 
     @property
     def name(self) -> str:
-        """What people see: `train 1997-11-12`."""
-        return f"{self.step} {self.ds}" + (f" (generation {self.generation})" if self.generation else "")
+        """What people see: `train 1997-11-12`, `1997-11-12`, `movielens chain`."""
+        name = " ".join(part for part in (self.step, self.ds) if part) or f"{self.scenario} chain"
+        return name + (f" (generation {self.generation})" if self.generation else "")
 
     @property
     def tags(self) -> dict[str, str]:
-        """What it is found by."""
-        return {
+        """The tags that it is found by."""
+        found = {
             "recloop.scenario": self.scenario,
             "recloop.generation": str(self.generation),
+            "recloop.kind": self.kind,
             "recloop.ds": self.ds,
             "recloop.step": self.step,
         }
+        return {name: value for name, value in found.items() if value is not None}
 
 
-def record_step(declared: Step, scenario: Scenario, commit: Commit, record: Mapping[str, Any]) -> str:
-    """Shows a committed step as a finished run, or finds it shown; returns the run's id.
+@dataclass(frozen=True)
+class Run:
+    """A run as MLflow knows it."""
 
-    `record` is what the runner kept of the work: {"metrics", "system", "seconds"}, all optional. Params are the
-    scenario's sections that the step depends on; artifacts the files that a person reads. Raises RetryLaterError
-    where MLflow does not answer.
+    run_id: str
+    start_ms: int
+    is_finished: bool
+    tags: Mapping[str, str]
+
+
+class Runs:
+    """The runs of one scenario. Its experiment is created where there is none."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.experiment_id = _experiment_id(scenario)
+
+    def find(self, tags: Mapping[str, str]) -> list[Run]:
+        """Runs with all these tags, oldest first."""
+        wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        order = ["attributes.start_time ASC", "attributes.run_id ASC"]
+        search = partial(client().search_runs, [self.experiment_id], wanted, max_results=1000, order_by=order)
+        return [_run(run) for run in call(search)]
+
+    def open(self, key: RunKey, start_ms: int, *, parent: Run | None = None, note: str = "") -> Run:
+        """The run of this key, created where there is none. Of several that were created at once the first stays."""
+        tags = {**key.tags, NOTE: note, **({PARENT: parent.run_id} if parent else {})}
+        source = {"mlflow.source.name": f"recloop {key.step or 'run'}", "mlflow.source.type": "JOB"}
+        if not self.find(key.tags):
+            self.create(key.name, start_ms, {**tags, **source})
+        first, *others = self.find(key.tags)
+        for other in others:
+            call(partial(client().delete_run, other.run_id))
+        return first
+
+    def create(self, name: str, start_ms: int, tags: Mapping[str, str]) -> Run:
+        """A new run."""
+        return _run(call(partial(client().create_run, self.experiment_id, start_ms, dict(tags), name)))
+
+    def log(
+        self,
+        run: Run,
+        metrics: Iterable[Metric],
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Adds to a run. Logging the same again changes nothing."""
+        from mlflow.entities import Metric as MlflowMetric
+        from mlflow.entities import Param, RunTag
+
+        points = [MlflowMetric(m.name, m.value, m.at_ms, m.step) for m in metrics]
+        values = [Param(*param) for param in (params or {}).items()]
+        labels = [RunTag(*tag) for tag in (tags or {}).items()]
+        write = partial(client().log_batch, run.run_id, synchronous=True)
+        call(partial(write, metrics=points[:MAX_METRICS], params=values[:MAX_PARAMS], tags=labels))
+        for begin in range(MAX_METRICS, len(points), MAX_METRICS):
+            call(partial(write, metrics=points[begin : begin + MAX_METRICS]))
+        for begin in range(MAX_PARAMS, len(values), MAX_PARAMS):
+            call(partial(write, params=values[begin : begin + MAX_PARAMS]))
+
+    def upload(self, run: Run, path: Path, under: str) -> None:
+        """Copies a file or a folder to the run's artifacts."""
+        if path.is_dir():
+            call(partial(client().log_artifacts, run.run_id, str(path), f"{under}/{path.name}"))
+        else:
+            call(partial(client().log_artifact, run.run_id, str(path), under))
+
+    def finish(self, run: Run, end_ms: int) -> None:
+        """Ends the run successfully."""
+        call(partial(client().set_terminated, run.run_id, "FINISHED", max(end_ms, run.start_ms)))
+
+
+def experiment_path(scenario: str) -> str:
+    """The page of the scenario's runs in MLflow's UI, to be appended to its address: `/#/experiments/1/runs`.
+
+    The page of all experiments where the scenario has no runs yet.
     """
-    sink = open_sink()
-    manifest = commit.manifest
-    run = open_run(sink, RunKey(scenario.name, commit.generation, commit.ds, declared.name))
-    if run.finished and run.tags.get("recloop.digest") == commit.digest:
-        return run.run_id
-    compute_ms = int(1000 * float(record.get("seconds", {}).get("compute", 0.0)))
-    ends_ms = run.start_ms + compute_ms
-    metrics = [(name, value, ends_ms, 0) for name, value in _numbers(record.get("metrics", {}))]
-    metrics += [(f"seconds/{name}", float(value), ends_ms, 0) for name, value in record.get("seconds", {}).items()]
-    metrics += list(_system(record.get("system", {}), run.start_ms, ends_ms))
-    tags = {"recloop.digest": commit.digest, "recloop.code": str(manifest.get("code", ""))}
-    if manifest.get("gate"):
-        tags["recloop.gate"] = str(manifest["gate"])
-    sink.log(run, metrics, _params(scenario, declared.config), tags)
-    _upload(sink, run, commit.folder, declared.writes)
-    if declared.name == "tune":
-        _record_trials(sink, run, commit)
-    sink.finish(run, ends_ms)
-    return run.run_id
+    found = call(lambda: client().get_experiment_by_name(scenario))
+    return f"/#/experiments/{found.experiment_id}/runs" if found else "/#/experiments"
 
 
-def open_run(sink: Sink, key: RunKey) -> Run:
-    """The run of a step, made where there is none."""
-    experiment = sink.experiment(key.scenario)
-    found = sink.find_runs(experiment, key.tags)
-    if found:
-        return found[0]
-    started_ms = int(time.time() * 1000)
-    source = {"mlflow.source.name": f"recloop {key.step}", "mlflow.source.type": "JOB"}
-    made = sink.create_run(experiment, key.name, started_ms, {**key.tags, **source})
-    first = sink.find_runs(experiment, key.tags)[0]
-    if first.run_id == made.run_id:
-        return made
-    sink.delete_run(made)  # another process was a moment earlier
-    return first
+def _experiment_id(scenario: Scenario) -> str:
+    name = scenario.name
+    note = f"{scenario.description}\n\n{HOW_TO_READ.format(name=name)}".strip()
+    found = call(lambda: client().get_experiment_by_name(name))
+    if found is None:
+        try:
+            created: str = call(partial(client().create_experiment, name, artifact_root(name), {NOTE: note}))
+            return created
+        except RefusedError:  # another process was a moment earlier
+            found = call(lambda: client().get_experiment_by_name(name))
+    if found is None or found.lifecycle_stage != "active":
+        raise RefusedError("RESOURCE_DOES_NOT_EXIST", f"experiment {name} was deleted in MLflow; restore it there")
+    experiment_id: str = found.experiment_id
+    if NOTE not in found.tags:
+        call(partial(client().set_experiment_tag, experiment_id, NOTE, note))
+    return experiment_id
 
 
-def _params(scenario: Scenario, sections: tuple[str, ...]) -> dict[str, str]:
-    """`train.learning_rate` → `0.001`; a feature is one param. Where the data lies on this machine is left out."""
-    document = scenario.model_dump(mode="json", by_alias=True, exclude={"data": {"path"}})
-    params = {}
-    for section in sections:
-        value = document.get(section)
-        for name, inner in value.items() if isinstance(value, dict) else [("", value)]:
-            if inner is None:
-                continue
-            text = inner if isinstance(inner, str) else json.dumps(_without_nulls(inner), sort_keys=True)
-            params[_key(f"{section}.{name}".rstrip("."))] = text[:MAX_VALUE]
-    return params
-
-
-def _without_nulls(value: Any) -> Any:
-    """Only what says something, so that a param stays readable."""
-    if isinstance(value, dict):
-        return {name: _without_nulls(inner) for name, inner in value.items() if inner is not None}
-    return value
-
-
-def _numbers(metrics: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Nested metrics as `progressive/like/auc`; what is no finite number is left out."""
-    if isinstance(metrics, Mapping):
-        for name, inner in metrics.items():
-            yield from _numbers(inner, f"{prefix}/{name}" if prefix else str(name))
-    elif isinstance(metrics, bool | int | float) and math.isfinite(metrics):
-        yield _key(prefix), float(metrics)
-
-
-def _system(samples: Mapping[str, list[float]], begin_ms: int, end_ms: int) -> Iterator[tuple[str, float, int, int]]:
-    """The step's use of the machine over time, under the names that MLflow's System tab shows."""
-    for name, values in samples.items():
-        stride = math.ceil(len(values) / MAX_POINTS) or 1
-        for position in range(0, len(values), stride):
-            at_ms = begin_ms + (end_ms - begin_ms) * position // max(len(values) - 1, 1)
-            yield f"system/{name}", float(values[position]), at_ms, position
-
-
-def _key(name: str) -> str:
-    return re.sub(r"[^\w\-. /]", "_", name)[:250]
-
-
-def _upload(sink: Sink, run: Run, folder: Path, under: str) -> None:
-    """What a person reads: JSON and HTML files, and the data docs."""
-    for file in sorted(folder.iterdir()):
-        readable = file.suffix in (".json", ".html") and file.stat().st_size <= MAX_FILE_BYTES
-        if readable or (file.is_dir() and file.name == "docs"):
-            sink.upload(run, file, under)
-
-
-def _record_trials(sink: Sink, parent: Run, commit: Commit) -> None:
-    """A child run for each trial of the study: what was tried and what came of it."""
-    proposal = json.loads((commit.folder / "proposal.json").read_text())
-    experiment = sink.experiment(parent.experiment)
-    tags = {"mlflow.parentRunId": parent.run_id}
-    known = {run.tags.get("recloop.trial") for run in sink.find_runs(experiment, tags)}
-    for position, trial in enumerate(proposal.get("trials", [])):
-        number = str(trial.get("number", position))
-        if number in known:
-            continue
-        name = f"trial {number}"
-        run = sink.create_run(experiment, name, parent.start_ms, {**tags, "recloop.trial": number})
-        params = {_key(path): json.dumps(value) for path, value in trial.get("params", {}).items()}
-        metrics = [(key, value, parent.start_ms, 0) for key, value in _numbers({"value": trial.get("value")})]
-        steps = trial.get("intermediate", {})
-        metrics += [("intermediate", value, parent.start_ms, int(s)) for s, value in steps.items() if value is not None]
-        sink.log(run, metrics, params, {"recloop.state": str(trial.get("state", ""))})
-        sink.finish(run, parent.start_ms)
+def _run(run: MlflowRun) -> Run:
+    info: Any = run.info
+    return Run(info.run_id, info.start_time, info.status == "FINISHED", dict(run.data.tags))

@@ -22,7 +22,7 @@ from tasks.quantize import quantize
 from tasks.register import register
 from tasks.run.rollback import resume_promotions, rollback
 from tasks.store.champion_log import ChampionLog, Entry
-from tasks.store.scenario_store import ScenarioStore, open_store
+from tasks.store.scenario_store import ScenarioStore, files_of, open_store
 from tests.unit.tasks.little import DAYS, commit, little_scenario, write_samples, write_validation
 
 WRITERS = {"checkpoint": "train", "evaluation": "evaluate", "export": "quantize", "validation": "validate"}
@@ -107,7 +107,7 @@ def two_days(tmp_path_factory) -> Loop:
     return loop
 
 
-ANSWERS: dict[str, dict] = {}
+ANSWERS: dict[str, tracking.LoadCheck] = {}
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def load_once(monkeypatch):
     """The real answer of the fresh process, asked once for each model: it takes seconds."""
     real = tracking.check_loads
 
-    def check(model: str, version: str, reference: Path) -> dict:
+    def check(model: str, version: str, reference: Path) -> tracking.LoadCheck:
         digest = tracking.versions(model)[-int(version)]["tags"]["recloop.export"]
         if digest not in ANSWERS:
             ANSWERS[digest] = real(model, version, reference)
@@ -182,7 +182,15 @@ def test_a_version_has_tags_signature_example_and_no_pickle(loop):
     recipe = (folder / "MLmodel").read_text()
     assert "python_model" not in recipe  # a pickled model would be named there
     assert len((folder / "requirements.txt").read_text().split()) == 9
-    assert client.get_run(version["run_id"]).info.run_name == f"register {DAYS[1]}"
+    assert client.get_run(found.run_id).info.run_name == f"register {DAYS[1]}"
+
+
+def test_the_registration_is_the_same_in_another_mlflow(loop, empty_mlflow, tmp_path, monkeypatch):
+    written = [loop.register(n) and files_of(loop.folder(n, "registration")) for n in (0, 1)]
+    other = shutil.copyfile(empty_mlflow, tmp_path / "other.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{other}")
+    again = [loop.register(n) and files_of(loop.folder(n, "registration")) for n in (0, 1)]
+    assert again == written
 
 
 def test_registering_again_finds_the_version(loop):
@@ -470,7 +478,7 @@ def test_a_model_that_does_not_load_is_a_no_and_mlflow_away_is_not(loop, monkeyp
     assert gate(verdict, "reproduces")["answer"] == "no"
     assert "does not load" in metrics["gate"] or "needs code" in metrics["gate"]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setattr(tracking.connection, "PAUSES_S", (0.01,) * 6)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(RetryLaterError):
         loop.deploy(1)
 
