@@ -216,7 +216,7 @@ def _track(context: Context, found: Sequence[Try]) -> None:
         params = {path: str(value)[:500] for path, value in one.changes.items()}
         params |= {"days": f"{one.days[0]}..{one.days[-1]}", "baseline": "the committed chain, on the same rows"}
         try:
-            record_try(TryRun(context.scenario.name, one.name, one.key, params, _metrics(one), one.seconds))
+            record_try(TryRun(context.scenario, one.name, one.key, params, _metrics(one), one.seconds))
         except RecloopError as error:
             click.secho(f"not shown in MLflow (an equal try later shows it): {error}", err=True, fg="yellow")
             return

@@ -81,7 +81,7 @@ class Runs:
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
-        self.experiment_id = _experiment_id(scenario)
+        self.experiment_id = experiment_id_of(scenario)
 
     def find(self, tags: Mapping[str, str]) -> list[Run]:
         """Runs with all these tags, oldest first."""
@@ -147,7 +147,8 @@ def experiment_path(scenario: str) -> str:
     return f"/#/experiments/{found.experiment_id}/runs" if found else "/#/experiments"
 
 
-def _experiment_id(scenario: Scenario) -> str:
+def experiment_id_of(scenario: Scenario) -> str:
+    """The scenario's experiment, created with a description where it is missing."""
     name = scenario.name
     note = f"{scenario.description}\n\n{HOW_TO_READ.format(name=name)}".strip()
     found = call(lambda: client().get_experiment_by_name(name))

@@ -6,7 +6,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tasks.tracking.connection import artifact_root, client, retrying, tracking_uri
+from feature_jobs.schema import Scenario
+from tasks.tracking.connection import client, retrying
+from tasks.tracking.runs import experiment_id_of
 
 KEY_TAG = "recloop.try_key"
 
@@ -15,7 +17,7 @@ KEY_TAG = "recloop.try_key"
 class TryRun:
     """What MLflow shows of a try. `metrics` are (name, value, step); a step is the number of a day."""
 
-    scenario: str
+    scenario: Scenario
     name: str
     key: str
     params: Mapping[str, str]
@@ -32,15 +34,13 @@ def _record(shown: TryRun) -> None:
     from mlflow.entities import Metric, Param
 
     mlflow = client()
-    found = mlflow.get_experiment_by_name(shown.scenario)
-    root = artifact_root(tracking_uri(), shown.scenario)
-    experiment = found.experiment_id if found else mlflow.create_experiment(shown.scenario, artifact_location=root)
+    experiment = experiment_id_of(shown.scenario)
     if mlflow.search_runs([experiment], f"tags.`{KEY_TAG}` = '{shown.key}' and attributes.status = 'FINISHED'"):
         return
     now_ms = int(time.time() * 1000)
     tags = {
         KEY_TAG: shown.key,
-        "recloop.scenario": shown.scenario,
+        "recloop.scenario": shown.scenario.name,
         "recloop.try": shown.name,
         "mlflow.source.name": f"recloop try {shown.name}",
         "mlflow.source.type": "JOB",
