@@ -53,15 +53,14 @@ def test_every_folder_of_the_readmes_tree_exists_and_every_folder_is_in_it() -> 
     tree = re.search(r"## Where things are\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert tree is not None
     top: set[str] = set()
-    parent = ROOT
     for line in tree[1].splitlines():
-        indent = len(line) - len(line.lstrip())
-        for name in re.findall(r"(?<![\w./])([\w.]+)/(?=\s|$|\w)", line[:36] if indent else line[:16]):
-            if indent == 0:
-                parent = ROOT / name
-                top.add(name)
-            folder = parent if indent == 0 else parent / name
-            assert folder.is_dir(), f"README's tree names {folder.relative_to(ROOT)}/, which is not there"
+        if not line.startswith(" "):
+            room = line.split("/")[0]
+            top.add(room)
+            assert (ROOT / room).is_dir(), f"README's tree names {room}/, which is not there"
+        else:  # wings of the room above, two in a line
+            for wing in re.findall(r"\s{2,}(\w+)/(?=\s)", line):
+                assert (ROOT / room / wing).is_dir(), f"README's tree names {room}/{wing}/, which is not there"
     folders = {path.relative_to(ROOT).parts[0] for path in _tracked() if len(path.relative_to(ROOT).parts) > 1}
     assert {name for name in folders if not name.startswith(".")} == top
 
