@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from feature_jobs.expressions import compiler
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.base import Section
-from feature_jobs.schema.features import AnyFeature, Feature
+from feature_jobs.schema.features import AnyFeature, Embedding, Feature
 
 FILE = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
 HEAD = """\
@@ -59,11 +59,16 @@ def _sections(section: type[Section], path: str) -> Iterator[str]:
 
 
 def _features() -> str:
-    """One part for each kind of feature."""
-    parts = ["## `features.NAME`, by kind\n\nA feature has a name and a `kind`, which decides its other keys.\n"]
+    """One part for each kind of feature, and one for their embeddings."""
+    about = f"A feature has a name and a `kind`, which decides its other keys.\n\n{_text(Feature)}"
+    parts = [f"## `features.NAME`, by kind\n\n{about}\n"]
     for feature in get_args(get_args(AnyFeature)[0]):
         (kind,) = get_args(feature.model_fields["kind"].annotation)
-        parts.append(f"### `kind: {kind}`\n\n{_text(feature)}\n\n{_table(feature, skip=('kind',))}\n")
+        # What several kinds have in common is written at the class that they inherit from.
+        classes = [c for c in feature.__mro__ if issubclass(c, Feature) and c is not Feature]
+        text = "\n\n".join(map(_text, classes))
+        parts.append(f"### `kind: {kind}`\n\n{text}\n\n{_table(feature, skip=('kind',))}\n")
+    parts.append(f"### `features.NAME.embedding`\n\n{_text(Embedding)}\n\n{_table(Embedding)}\n")
     return "\n".join(parts)
 
 
