@@ -39,6 +39,12 @@ class DayChoice:
     skip: tuple[datetime.date, ...]
     why: tuple[str, ...]
 
+    @property
+    def fields(self) -> dict[str, object]:
+        """As a scenario declares them."""
+        days = {"warm_up_from": self.warm_up_from, "first": self.first, "last": self.last, "skip": self.skip}
+        return {name: value for name, value in days.items() if value}
+
 
 def count_days(connection: duckdb.DuckDBPyConnection, log: Log) -> DayCounts:
     """Reads the times, users and items of the whole log."""
