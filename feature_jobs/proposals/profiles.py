@@ -9,7 +9,7 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from feature_jobs.sources.files import duckdb_path
 
 SAMPLE_ROWS = 200_000
 _READS = 0.998  # share of cells that must read as a type: ingest quarantines the rows of the others
-_SEPARATORS = ("|", ";", ",")
 _CANDIDATES = {
     "text": ("int", "float", "bool", "time"),
     "int": ("int",),
@@ -52,7 +51,7 @@ class Profile:
 
     name: str
     column: Column
-    sql: str = ""
+    sql: str
     known: int = 0
     distinct: int = 0
     mean_length: float = 0.0
@@ -93,11 +92,9 @@ class Profile:
 
     def fields(self, name: str, required: bool) -> dict[str, object]:
         """The column as a scenario declares it under a name."""
-        declared = self.column.model_dump(by_alias=True, exclude_defaults=True)
-        if declared["from"] == name:
-            del declared["from"]
-        order = sorted(declared, key=lambda key: key != "from")
-        return {key: declared[key] for key in order} | ({"required": True} if required else {})
+        renamed = {"from": self.column.source} if self.column.source != name else {}
+        declared = self.column.model_dump(exclude={"source"}, exclude_defaults=True)
+        return renamed | declared | ({"required": True} if required else {})
 
 
 @dataclass(frozen=True)
@@ -109,14 +106,13 @@ class Table:
     columns: dict[str, Profile]
     num_rows: int
     num_sampled: int
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
 
     @property
     def stem(self) -> str:
         """A name for it, from its path."""
-        parts = [re.sub(r"[{*].*", "", part) for part in self.group.path.split("/")]
-        words = [part.split(".")[0].strip("_-=") for part in parts]
-        named = [word for word in words if len(word) > 1 and word not in ("year", "dt", "date", "part")]
+        parts = [re.sub(r"[{*].*", "", part).split(".")[0].strip("_-=") for part in self.group.path.split("/")]
+        named = [part for part in parts if len(part) > 1 and part not in ("year", "dt", "date", "part")]
         return clean(named[-1] if named else "table").lower()
 
     @property
@@ -142,15 +138,12 @@ def profile(connection: duckdb.DuckDBPyConnection, group: FileGroup, number: int
     )
     columns: dict[str, Profile] = {}
     notes: list[str] = []
-    summary = f"SELECT column_name, column_type, approx_unique FROM (SUMMARIZE {raw})"
-    for source, kind, distinct in connection.execute(summary).fetchall():
-        column, found = _column(connection, raw, source, kind, distinct)
-        notes += [f"{group.path}: column {source} {note}" for note in found]
-        if column is None and not distinct:
-            column = _typed("string")
-        if column is None:
-            notes.append(f"{group.path}: column {source} is left out: {kind} can't be a feature")
-        else:
+    summary = connection.execute(f"SELECT column_name, column_type, approx_unique FROM (SUMMARIZE {raw})").fetchall()
+    for source, kind, distinct in summary:
+        column, note = _column(connection, raw, source, kind, distinct)
+        if note:
+            notes.append(f"{group.path}: column {source} {note}")
+        if column is not None:
             name = unique(clean(_HEADER_TYPE.sub("", source)), columns)
             column = column.model_copy(update={"source": source})
             columns[name] = Profile(name, column, Cell(name, column, kind).value(quote(source)))
@@ -163,18 +156,16 @@ def profile(connection: duckdb.DuckDBPyConnection, group: FileGroup, number: int
 def scan_of(group: FileGroup) -> str:
     """SQL that reads all rows of a table, CSV as text as ingest does; `_file` is the file of a row. Lines that are not
     rows are left out."""
-    files = "[" + ", ".join(duckdb_path(file) for file in group.files) + "]"
-    if group.dialect.format == "parquet":
-        return f"read_parquet({files}, filename = '_file', hive_partitioning = false)"
-    if group.dialect.format == "jsonl":
-        options = "format = 'newline_delimited', ignore_errors = true, union_by_name = true, hive_partitioning = false"
-        return f"read_json({files}, {options}, filename = '_file')"
-    columns = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in group.dialect.columns)
-    return (
-        f"read_csv({files}, auto_detect = false, header = true, delim = {literal(group.dialect.delimiter)}, "
-        f"quote = '\"', escape = '\"', columns = {{{columns}}}, ignore_errors = true, hive_partitioning = false, "
-        f"filename = '_file'{group.dialect.options})"
-    )
+    dialect = group.dialect
+    files = "[" + ", ".join(duckdb_path(file) for file in group.files) + "], filename = '_file'"
+    if dialect.format == "parquet":
+        return f"read_parquet({files}, hive_partitioning = false)"
+    options = f"{files}, ignore_errors = true, hive_partitioning = false"
+    if dialect.format == "jsonl":
+        return f"read_json({options}, format = 'newline_delimited', union_by_name = true)"
+    columns = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in dialect.columns)
+    written = f"header = true, delim = {literal(dialect.delimiter)}, quote = '\"', escape = '\"'{dialect.options}"
+    return f"read_csv({options}, auto_detect = false, columns = {{{columns}}}, {written})"
 
 
 def words_of(name: str) -> set[str]:
@@ -182,6 +173,12 @@ def words_of(name: str) -> set[str]:
     parts = {part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)}
     joined = _ONE_WORD.fullmatch(name.lower())
     return parts | {name.lower()} | set(joined.groups() if joined else ())
+
+
+def identifier(text: str, prefix: str = "") -> str:
+    """The text in small letters, digits and underscores; `prefix` is added where it does not begin with a letter."""
+    name = re.sub(r"\W+", "_", text.lower(), flags=re.ASCII).strip("_")
+    return name if name[:1].isalpha() else f"{prefix}{name}"
 
 
 def clean(name: str) -> str:
@@ -200,38 +197,44 @@ def unique(name: str, taken: Iterable[str]) -> str:
 
 def _column(
     connection: duckdb.DuckDBPyConnection, raw: str, source: str, kind: str, distinct: int
-) -> tuple[Column | None, list[str]]:
-    """The column with the first type that its cells read as, or None where ingest has no use for it, and notes."""
+) -> tuple[Column | None, str]:
+    """The column with the first type that its cells read as, or None where ingest has no use for it; and a note."""
     cell, shape = quote(source), Cell(source, _typed("string"), kind).kind
-    if kind.startswith(("FLOAT[", "DOUBLE[", "DECIMAL[")):
-        return None, []  # an embedding, not ids
     candidates = [_typed(name) for name in _CANDIDATES.get(shape, ())]
     dates = _date_formats(connection, raw, cell) if shape == "text" else []
     # 20240301 reads as a number too: only the name can say that it is a date.
-    is_time = words_of(_HEADER_TYPE.sub("", source)) & vocabulary.TIME
-    candidates = dates + candidates if is_time else candidates + dates
-    if shape == "float" and distinct > 1000 and not words_of(source) & vocabulary.ID_ENDINGS:
+    words = words_of(_HEADER_TYPE.sub("", source))
+    candidates = dates + candidates if words & vocabulary.TIME else candidates + dates
+    if shape == "float" and distinct > 1000 and not words & vocabulary.ID_ENDINGS:
         candidates = [_typed("float")]  # 17850.0 is an id with gaps, but 12.0 among many others is a measure
+    if kind.startswith(("FLOAT[", "DOUBLE[", "DECIMAL[")):
+        candidates = []  # an embedding, not ids
     cells = [Cell(source, column, kind) for column in candidates]
     known, is_padded, *unread = row_of(
         connection,
-        f"SELECT greatest(count({cell}), 1), bool_or(regexp_full_match(trim(CAST({cell} AS VARCHAR)), '0[0-9]+'))"
+        f"SELECT count({cell}), bool_or(regexp_full_match(trim(CAST({cell} AS VARCHAR)), '0[0-9]+'))"
         + "".join(f", count({one.reason(cell, one.value(cell))})" for one in cells)
         + f" FROM {raw}",
     )
-    notes = []
-    for column, num in zip(candidates, unread, strict=True):
-        if num <= (1 - _READS) * known and not (is_padded and column.type in ("int", "float")):
+    note = ""
+    for column, num in zip(candidates if known else [], unread, strict=False):
+        is_text = is_padded and column.type in ("int", "float")
+        if num <= (1 - _READS) * known and not is_text:
             if column in dates[:1] and len(dates) > 1:
-                both = f"{dates[0].date_format} and {dates[1].date_format}"
-                notes.append(f"reads as {both}; the first is taken: check it")
-            return column, notes
-        if column.type == "float" and num < 0.1 * known and not is_padded:
+                note = f"reads as {dates[0].date_format} and {dates[1].date_format}; the first is taken: check it"
+            return column, note
+        if column.type == "float" and num < 0.1 * known and not is_text:
             what = f"{num / known:.1%} of its cells are not finite numbers, and ingest would quarantine their rows"
-            notes.append(f"is declared as text: {what}")
+            note = f"is declared as text: {what}"
     if shape == "text":
-        return _list_column(connection, raw, source) or _typed("string"), notes
-    return _typed("string") if shape in ("int", "float", "bool") else None, notes
+        return _list_column(connection, raw, source) or _typed("string"), note
+    if shape in ("int", "float", "bool") or not known:
+        return _typed("string"), note
+    return None, f"is left out: {kind} can't be a feature"
+
+
+def _typed(kind: str, **fields: str) -> Column:
+    return Column.model_validate({"type": kind, **fields})
 
 
 def _date_formats(connection: duckdb.DuckDBPyConnection, raw: str, cell: str) -> list[Column]:
@@ -242,21 +245,16 @@ def _date_formats(connection: duckdb.DuckDBPyConnection, raw: str, cell: str) ->
     return [_typed("time", date_format=text) for text, fits in zip(_FORMATS, reads, strict=True) if fits]
 
 
-def _typed(kind: str, **fields: str) -> Column:
-    return Column.model_validate({"type": kind, **fields})
-
-
 def _list_column(connection: duckdb.DuckDBPyConnection, raw: str, source: str) -> Column | None:
     """A list column, where cells hold values that occur again and again between separators; words of titles don't."""
-    cell = quote(source)
-    for separator in (" ",) if source.endswith(":token_seq") else _SEPARATORS:
-        has = f"contains(c, {literal(separator)}) AND NOT regexp_matches(c, '[.!?] |[][(){{}}]')"
-        share, num, distinct, whole = connection.execute(
-            f"WITH cells AS (SELECT trim({cell}) AS c FROM {raw} WHERE {cell} <> ''), "
-            f"parts AS (SELECT trim(unnest(string_split(c, {literal(separator)}))) AS p FROM cells) "
-            f"SELECT (SELECT avg(CAST({has} AS INT)) FROM cells), count(*), count(DISTINCT p), "
-            "bool_and(regexp_full_match(p, '[0-9]*')) FROM parts"
-        ).fetchall()[0]
+    for separator in (" ",) if source.endswith(":token_seq") else ("|", ";", ","):
+        share, num, distinct, whole = row_of(
+            connection,
+            f"WITH cells AS (SELECT trim({quote(source)}) AS c FROM {raw} WHERE {quote(source)} <> ''), "
+            f"parts AS (SELECT trim(unnest(string_split(c, {literal(separator)}))) AS p FROM cells) SELECT "
+            f"(SELECT count_if(contains(c, {literal(separator)}) AND NOT regexp_matches(c, '[.!?] |[][(){{}}]')) "
+            "/ count(*) FROM cells), count(*), count(DISTINCT p), bool_and(regexp_full_match(p, '[0-9]*')) FROM parts",
+        )
         if (share or 0) >= 0.2 and num > 5 * distinct:
             return _typed("list[int]" if whole else "list[string]", separator=separator)
     return None
@@ -267,23 +265,22 @@ def _with_figures(
 ) -> dict[str, Profile]:
     """Exact figures: SUMMARIZE only estimates how many values there are, and whether a key is unique depends on it."""
     texts = ", ".join(f"CAST({quote(name)} AS VARCHAR) AS {quote(name)}" for name in columns)
+    numbers = [name for name, column in columns.items() if column.is_number]
+    bounds = [f"quantile_disc(CAST({quote(name)} AS DOUBLE), [0.001, 0.999])" for name in numbers]
+    ends = dict(
+        zip(numbers, row_of(connection, f"SELECT {', '.join([*bounds, 'count(*)'])} FROM {relation}"), strict=False)
+    )
     counted = connection.execute(
         f"WITH cells AS (UNPIVOT (SELECT {texts or 'NULL AS nothing'} FROM {relation}) ON * INTO NAME name VALUE v), "
         "counted AS (SELECT name, v, count(*) AS n FROM cells GROUP BY ALL) SELECT name, CAST(sum(n) AS BIGINT), "
         "count(*), sum(n * length(v)) / sum(n), list(v ORDER BY n DESC, v)[:12] FROM counted GROUP BY name"
     ).fetchall()
-    found = {
-        name: replace(columns[name], known=known, distinct=distinct, mean_length=length, top=tuple(top))
-        for name, known, distinct, length, top in counted
-    }
-    numbers = [name for name, column in columns.items() if column.is_number]
-    bounds = ", ".join(f"quantile_disc(CAST({quote(name)} AS DOUBLE), [0.001, 0.999])" for name in numbers)
-    for name, pair in zip(
-        numbers, row_of(connection, f"SELECT {bounds} FROM {relation}") if numbers else (), strict=True
-    ):
-        if pair is not None and name in found:
-            found[name] = replace(found[name], low=pair[0], high=pair[1])
-    return {name: found.get(name, column) for name, column in columns.items()}
+    found = {}
+    for name, known, distinct, length, top in counted:
+        low, high = ends.get(name) or (None, None)
+        figures = {"known": known, "distinct": distinct, "mean_length": length, "top": tuple(top)}
+        found[name] = replace(columns[name], **figures, low=low, high=high)
+    return columns | found
 
 
 def row_of(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
@@ -21,54 +19,46 @@ from feature_jobs.proposals.days import choose_days, count_days
 from feature_jobs.proposals.discover import find_tables
 from feature_jobs.proposals.features import Proposed, propose_features
 from feature_jobs.proposals.labels import Answers, find_answers
-from feature_jobs.proposals.profiles import Table, connect, profile
+from feature_jobs.proposals.profiles import Table, connect, identifier, profile
 from feature_jobs.proposals.roles import FoundEntity, Log, clock_of, entities_of, keys_of, near_times
 from feature_jobs.proposals.yaml_text import Proposal, to_yaml
-from feature_jobs.schema import Scenario, load_scenario
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A proposed scenario as YAML, as it reads, and lines for a person on what was chosen and why."""
-
-    text: str
-    scenario: Scenario
-    lines: list[str]
+from feature_jobs.schema import load_scenario
 
 
 def write_proposal(path: Path, out: Path, name: str | None = None) -> list[str]:
-    """Writes NAME.yaml and NAME.expectations.json into `out`; returns lines for a person.
+    """Writes NAME.yaml and NAME.expectations.json into `out`; returns lines for a person on what was chosen and why.
 
-    Raises BadInputError where the scenario exists already or the files don't make a log.
+    Raises BadInputError where the scenario exists already, no table can be the log, or no column of it a label.
     """
+    from feature_jobs.checks.check import check_scenario
     from feature_jobs.validation.expectations import propose_suite
 
-    name = name or _scenario_name(path)
+    name = name or identifier(path.resolve().name.split(".")[0], "log_")
     file, suite_file = out / f"{name}.yaml", out / f"{name}.expectations.json"
     if file.exists():
         raise BadInputError(f"{file}: exists already, and is left as it is; give another --name")
-    draft = propose(path, name, out)
+    text, lines = propose(path, name, out)
     out.mkdir(parents=True, exist_ok=True)
-    file.write_text(draft.text, encoding="utf-8")
-    lines = [*draft.lines, f"wrote {file}: {len(draft.text.splitlines())} lines"]
-    suite = propose_suite(draft.scenario)
+    file.write_text(text, encoding="utf-8")
+    scenario = load_scenario(file)
+    if problems := check_scenario(scenario):  # a defect of this package
+        raise AssertionError("the proposal has problems:\n" + "\n".join(problems))
+    lines.append(f"wrote {file}: {len(text.splitlines())} lines")
+    suite = propose_suite(scenario)
     if suite is not None and not suite_file.exists():
         suite_file.write_text(json.dumps(suite, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         lines.append(f"wrote {suite_file}: {len(suite['expectations'])} expectations")
     short = name if out.resolve() == Path("scenarios").resolve() else file
-    first = draft.scenario.data.days.first
+    first = scenario.data.days.first
     run = f"  recloop run -s {short} --from {first} --to {first}"
     return [*lines, f"next: read and edit {file}, then copy:", f"  recloop check -s {short}", run]
 
 
-def propose(path: Path, name: str, out: Path = Path("scenarios")) -> Draft:
-    """The scenario that would stand in `out`.
-
-    Raises BadInputError where no table can be the log, or no column of it a label.
-    """
+def propose(path: Path, name: str, out: Path) -> tuple[str, list[str]]:
+    """The scenario that would stand in `out`, as YAML, and lines for a person."""
     groups, notes = find_tables(path)
+    tables: list[Table] = []
     with tempfile.TemporaryDirectory() as scratch, connect(Path(scratch)) as connection:
-        tables: list[Table] = []
         for number, group in enumerate(groups):
             try:
                 tables.append(profile(connection, group, number))
@@ -78,7 +68,7 @@ def propose(path: Path, name: str, out: Path = Path("scenarios")) -> Draft:
         log, answers = _log_of(connection, path, tables)
         entities = entities_of(connection, [t for t in tables if t is not log.table], log)
         counts = count_days(connection, log)
-    is_daily = bool(log.table.group.days) and counts.is_aligned
+    is_daily = log.table.group.is_daily and counts.is_aligned
     days = choose_days(counts.rows, partitioned=is_daily)
     features = propose_features(log, entities, answers)
     root = path.parent if path.is_file() else path
@@ -86,9 +76,9 @@ def propose(path: Path, name: str, out: Path = Path("scenarios")) -> Draft:
     events_path = log.table.group.path if is_daily else log.table.group.glob
     text = to_yaml(Proposal(name, relative, events_path, log, entities, answers, counts, days, features))
     lines = [*_summary(log, entities, answers, features), *days.why]
-    if log.table.group.days and not is_daily:
+    if log.table.group.is_daily and not is_daily:
         lines.append("the days in the paths are not the days of the rows (in UTC), so the files are read as one table")
-    return Draft(text, _loaded(text, name), [*lines, *_left_out(tables, log, entities), *notes])
+    return text, [*lines, *_left_out(tables, log, entities), *notes]
 
 
 def _log_of(connection: duckdb.DuckDBPyConnection, path: Path, tables: list[Table]) -> tuple[Log, Answers]:
@@ -140,24 +130,3 @@ def _left_out(tables: list[Table], log: Log, entities: list[FoundEntity]) -> lis
         if table.group.path not in used:
             lines.append(f"left out {table.group.path}: {why}")
     return lines
-
-
-def _scenario_name(path: Path) -> str:
-    resolved = path.resolve()
-    stem = resolved.name.split(".")[0] if resolved.is_file() else resolved.name
-    name = re.sub(r"\W+", "_", stem.lower(), flags=re.ASCII).strip("_")
-    return name if name[:1].isalpha() else f"log_{name}".rstrip("_")
-
-
-def _loaded(text: str, name: str) -> Scenario:
-    """The proposal as a scenario, checked; a problem in it is a defect of this package."""
-    from feature_jobs.checks.check import check_scenario
-
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / f"{name}.yaml"
-        file.write_text(text, encoding="utf-8")
-        scenario = load_scenario(file)
-        problems = check_scenario(scenario)
-    if problems:
-        raise AssertionError("the proposal has problems:\n" + "\n".join(problems))
-    return scenario
