@@ -139,12 +139,10 @@ def _sniff(
 
 def _sniff_csv(connection: duckdb.DuckDBPyConnection, text: TextFile, first: str) -> Dialect | str:
     stored = f", compression = '{text.compression}', encoding = '{text.encoding}'"
-    # The sniffer does not try \x01, the delimiter of Hive's text tables.
-    options = stored + (", delim = '\x01'" if "\x01" in first else "")
     try:
         delimiter, skipped, has_header, names = connection.execute(
             "SELECT Delimiter, SkipRows, HasHeader, [c.name for c in Columns] "
-            f"FROM sniff_csv({duckdb_path(text.path)}, ignore_errors = true, sample_size = 2048{options})"
+            f"FROM sniff_csv({duckdb_path(text.path)}, ignore_errors = true, sample_size = 2048{stored})"
         ).fetchall()[0]
         header = next(csv.reader([first], delimiter=delimiter), [])
     except (duckdb.Error, csv.Error):
@@ -152,7 +150,7 @@ def _sniff_csv(connection: duckdb.DuckDBPyConnection, text: TextFile, first: str
     if skipped or len(names) != len(header):
         return "not a table: its first line has another number of cells than the others"
     if len(names) < 2:
-        return "" if text.path.suffix.lower() in ("", ".txt", ".log") else "it has a single column"
+        return "it has a single column"
     if not has_header or any(re.fullmatch(r"[-+.\deE]*", name.strip()) for name in header):
         return "its first line is not a header of names; add one"
     if names != header:

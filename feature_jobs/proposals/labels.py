@@ -11,7 +11,7 @@ import duckdb
 
 from feature_jobs.expressions.compiler import to_sql
 from feature_jobs.proposals import vocabulary
-from feature_jobs.proposals.profiles import Profile, identifier, row_of
+from feature_jobs.proposals.profiles import Profile, clean, row_of
 from feature_jobs.proposals.roles import Log, is_row_id
 from feature_jobs.sources.casts import quote
 from feature_jobs.validation.leaks import BLOCKING_AUC, WARNING_AUC, leak_score
@@ -61,9 +61,7 @@ def find_answers(connection: duckdb.DuckDBPyConnection, log: Log) -> Answers:
 def _of_column(column: Profile) -> list[Label]:
     name, words = column.name, column.words
     if column.is_flag and words & vocabulary.ACTIONS and not words & vocabulary.NOT_ACTIONS:
-        return [
-            Label(identifier(name, "label_"), name if column.type == "bool" else f"{name} == 1", name, "a behaviour")
-        ]
+        return [Label(clean(name).lower(), name if column.type == "bool" else f"{name} == 1", name, "a behaviour")]
     if column.is_number and words & vocabulary.RATINGS and 2 < column.distinct <= 101 and column.high is not None:
         # `like` from four fifths of the scale on, `love` at its top.
         scale = next((top for top in (1, 5, 10, 100) if column.high <= top), column.high)
@@ -73,9 +71,7 @@ def _of_column(column: Profile) -> list[Label]:
     if column.type == "string" and words & vocabulary.EVENT_TYPE and 2 <= column.distinct <= 12:
         actions = [value for value in column.top if {*re.findall(r"[a-z]+", value.lower())} & vocabulary.ACTIONS]
         wanted = [value for value in actions if value.lower() not in vocabulary.PASSIVE or len(actions) == 1]
-        return [
-            Label(identifier(value, "label_"), f"{name} == {value!r}", name, f"a value of {name}") for value in wanted
-        ]
+        return [Label(clean(value).lower(), f"{name} == {value!r}", name, f"a value of {name}") for value in wanted]
     return []
 
 
@@ -83,7 +79,7 @@ def _high(connection: duckdb.DuckDBPyConnection, log: Log, column: Profile) -> L
     """More than usual of what a row says was bought or watched: all that a log without refusals can teach."""
     usual = row_of(connection, f"SELECT median({quote(column.name)}) FROM {log.table.relation}")[0] or 0
     why = "more than usual; nothing says what was shown and refused"
-    return Label(f"high_{identifier(column.name)}", f"{column.name} > {round(usual, 3):.10g}", column.name, why)
+    return Label(f"high_{column.name.lower()}", f"{column.name} > {round(usual, 3):.10g}", column.name, why)
 
 
 def _measured(connection: duckdb.DuckDBPyConnection, log: Log, labels: list[Label]) -> list[Label]:

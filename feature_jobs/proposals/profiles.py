@@ -175,12 +175,6 @@ def words_of(name: str) -> set[str]:
     return parts | {name.lower()} | set(joined.groups() if joined else ())
 
 
-def identifier(text: str, prefix: str = "") -> str:
-    """The text in small letters, digits and underscores; `prefix` is added where it does not begin with a letter."""
-    name = re.sub(r"\W+", "_", text.lower(), flags=re.ASCII).strip("_")
-    return name if name[:1].isalpha() else f"{prefix}{name}"
-
-
 def clean(name: str) -> str:
     """A name that can stand in expressions."""
     text = re.sub(r"\W+", "_", name.strip(), flags=re.ASCII).strip("_") or "column"

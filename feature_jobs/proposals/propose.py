@@ -19,7 +19,7 @@ from feature_jobs.proposals.days import choose_days, count_days
 from feature_jobs.proposals.discover import find_tables
 from feature_jobs.proposals.features import Proposed, propose_features
 from feature_jobs.proposals.labels import Answers, find_answers
-from feature_jobs.proposals.profiles import Table, connect, identifier, profile
+from feature_jobs.proposals.profiles import Table, clean, connect, profile
 from feature_jobs.proposals.roles import FoundEntity, Log, clock_of, entities_of, keys_of, near_times
 from feature_jobs.proposals.yaml_text import Proposal, to_yaml
 from feature_jobs.schema import load_scenario
@@ -33,7 +33,7 @@ def write_proposal(path: Path, out: Path, name: str | None = None) -> list[str]:
     from feature_jobs.checks.check import check_scenario
     from feature_jobs.validation.expectations import propose_suite
 
-    name = name or identifier(path.resolve().name.split(".")[0], "log_")
+    name = name or clean(path.resolve().name.split(".")[0]).lower()
     file, suite_file = out / f"{name}.yaml", out / f"{name}.expectations.json"
     if file.exists():
         raise BadInputError(f"{file}: exists already, and is left as it is; give another --name")

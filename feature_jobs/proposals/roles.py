@@ -13,12 +13,7 @@ from feature_jobs.schema import Time
 from feature_jobs.sources.casts import quote, time_sql
 
 Unit = Literal["s", "ms", "us", "ns"]
-_UNITS: dict[Unit, tuple[str, float]] = {
-    "s": ("seconds", 1),
-    "ms": ("milliseconds", 1e-3),
-    "us": ("microseconds", 1e-6),
-    "ns": ("nanoseconds", 1e-9),
-}
+_UNITS: dict[Unit, float] = {"s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}  # in seconds
 _OTHER_UNITS = {"minutes": 60, "hours": 3600, "days": 86400}
 _EARLIEST_S, _LATEST_S = 631_152_000, 2_145_916_800  # 1990, 2038
 
@@ -33,8 +28,7 @@ class Clock:
     @property
     def text(self) -> str:
         """How the times are written, for a person."""
-        written = f"times {self.column.column.date_format or ''}".strip()
-        return f"{_UNITS[self.unit][0]} since 1970" if self.unit else written
+        return f"in {self.unit} since 1970" if self.unit else self.column.column.date_format or "times"
 
     @property
     def fields(self) -> dict[str, str]:
@@ -80,7 +74,7 @@ def clock_of(table: Table) -> Clock | None:
     """The column that says when a row happened; None where there is none."""
     found: list[tuple[int, Clock]] = []
     for column in table.columns.values():
-        unit = next((unit for unit, (_, seconds) in _UNITS.items() if _is_recent(column, seconds)), None)
+        unit = next((unit for unit, seconds in _UNITS.items() if _is_recent(column, seconds)), None)
         if (unit or column.type == "time") and column.known >= 0.99 * table.num_sampled and column.distinct > 1:
             named = bool(column.words & (vocabulary.TIME | {f"time{unit}", str(unit)}))
             score = 2 * named + (column.distinct > 100) - 3 * bool(column.words & vocabulary.OTHER_TIMES)
