@@ -11,6 +11,7 @@ import datetime
 import re
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import duckdb
@@ -21,7 +22,7 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.sources.files import TextFile, duckdb_path, open_text
 
 MAX_FILES = 20_000
-JSON_LINES = (".jsonl", ".ndjson", ".json")
+_JSON_LINES = (".jsonl", ".ndjson", ".json")
 _NOT_TABLES = (".md", ".yaml", ".yml", ".py", ".html", ".pdf", ".png", ".jpg", ".zip", ".tar", ".ipynb")
 _PARTITION = re.compile(
     r"(?<!\d)(?P<ds>(?:19|20)\d\d-\d\d-\d\d)(?!\d)"
@@ -45,10 +46,14 @@ class Dialect:
 class FileGroup:
     """Files of one table. `path` is relative to the root: a file, a glob, or with placeholders for the day."""
 
-    files: tuple[Path, ...]
+    files: list[Path]
     path: str
     dialect: Dialect
-    days: tuple[datetime.date, ...] = ()
+
+    @property
+    def is_daily(self) -> bool:
+        """Whether the path names days."""
+        return "{" in self.path
 
     @property
     def glob(self) -> str:
@@ -65,9 +70,8 @@ def find_tables(root: Path) -> tuple[list[FileGroup], list[str]]:
         raise BadInputError(f"{root}: no such file or folder; name the folder of the log files")
     base, files = (root.parent, [root]) if root.is_file() else (root, _files_below(root))
     notes: list[str] = []
-    known: dict[tuple[str, str], Dialect | str] = {}  # thousands of daily files are sniffed once
-    members: dict[tuple[str, str, Dialect], list[Path]] = defaultdict(list)
-    neighbours: dict[tuple[str, str], int] = defaultdict(int)
+    known: dict[tuple[str, str], Dialect | str] = {}
+    members: dict[tuple[str, str], dict[Dialect, list[Path]]] = defaultdict(lambda: defaultdict(list))
     folders = {file.parent: with_placeholders(file.parent.relative_to(base).as_posix()) for file in files}
     if any("{m}" in folder or "{d}" in folder for folder in folders.values()):  # month=4, and so month=12 too
         folders = {path: text.replace("{mm}", "{m}").replace("{dd}", "{d}") for path, text in folders.items()}
@@ -75,29 +79,27 @@ def find_tables(root: Path) -> tuple[list[FileGroup], list[str]]:
         for file in files:
             found = _sniff(connection, file, known)
             if isinstance(found, Dialect):
-                place = (folders[file.parent], _suffix(file))
-                members[(*place, found)].append(file)
-                neighbours[place] += 1
+                members[(folders[file.parent], _suffix(file))][found].append(file)
             elif found:
                 notes.append(f"left out {file.relative_to(base)}: {found}")
     if not members:
         raise BadInputError("\n".join([f"{root}: no table (CSV with a header, Parquet or JSON lines)", *notes[:10]]))
-    groups: list[FileGroup] = []
-    for (folder, suffix, dialect), group in members.items():
-        is_all = neighbours[(folder, suffix)] == len(group)
-        groups += [_group(base, path, dialect, some) for path, some in _patterns(base, folder, group, is_all=is_all)]
+    groups = [
+        FileGroup(some, path, dialect)
+        for (folder, _), tables in members.items()
+        for dialect, group in tables.items()
+        for path, some in _patterns(base, folder, group, is_all=len(tables) == 1)
+    ]
     return sorted(groups, key=lambda group: group.path), notes
 
 
 def _files_below(root: Path) -> list[Path]:
-    found = []
-    for path in sorted(root.rglob("*")):
-        hidden = any(part.startswith((".", "_")) for part in path.relative_to(root).parts)
-        if path.is_file() and not hidden:
-            found.append(path)
-        if len(found) > MAX_FILES:
-            raise BadInputError(f"{root}: more than {MAX_FILES} files; name the folder of one data set")
-    return found
+    paths = (path for path in root.rglob("*") if path.is_file())
+    shown = (path for path in paths if not re.search(r"(^|/)[._]", path.relative_to(root).as_posix()))
+    found = list(islice(shown, MAX_FILES + 1))
+    if len(found) > MAX_FILES:
+        raise BadInputError(f"{root}: more than {MAX_FILES} files; name the folder of one data set")
+    return sorted(found)
 
 
 def _suffix(file: Path) -> str:
@@ -108,7 +110,10 @@ def _suffix(file: Path) -> str:
 def _sniff(
     connection: duckdb.DuckDBPyConnection, file: Path, known: dict[tuple[str, str], Dialect | str]
 ) -> Dialect | str:
-    """How the file is read, or why it is not a table; an empty text for files that nobody expects to be one."""
+    """How the file is read, or why it is not a table; an empty text for files that nobody expects to be one.
+
+    `known` are results by suffix and header, as thousands of daily files are sniffed once.
+    """
     suffix = _suffix(file).lower().removesuffix(".gz")
     if suffix in _NOT_TABLES:
         return ""
@@ -122,9 +127,9 @@ def _sniff(
             first = lines.readline(1_000_000)
     except (BadInputError, OSError, EOFError, pa.ArrowException) as error:
         return f"not readable ({str(error).splitlines()[0].removeprefix(f'{file}: ')[:120]})"
-    if suffix in JSON_LINES:
+    if suffix in _JSON_LINES:
         # A key may be absent in all rows of a file, so files of one name are one table, whatever their keys.
-        is_object = first.lstrip().startswith("{") and first.rstrip().endswith("}")
+        is_object = re.fullmatch(r"\s*\{.*\}\s*", first)
         columns = (re.sub(r"\d+", "", file.name),)
         return Dialect("jsonl", "", columns) if is_object else "not JSON lines; write one object a line"
     if (suffix, first) not in known:
@@ -134,12 +139,10 @@ def _sniff(
 
 def _sniff_csv(connection: duckdb.DuckDBPyConnection, text: TextFile, first: str) -> Dialect | str:
     stored = f", compression = '{text.compression}', encoding = '{text.encoding}'"
-    # The sniffer does not try \x01, the delimiter of Hive's text tables.
-    options = stored + (", delim = '\x01'" if "\x01" in first else "")
     try:
         delimiter, skipped, has_header, names = connection.execute(
             "SELECT Delimiter, SkipRows, HasHeader, [c.name for c in Columns] "
-            f"FROM sniff_csv({duckdb_path(text.path)}, ignore_errors = true, sample_size = 2048{options})"
+            f"FROM sniff_csv({duckdb_path(text.path)}, ignore_errors = true, sample_size = 2048{stored})"
         ).fetchall()[0]
         header = next(csv.reader([first], delimiter=delimiter), [])
     except (duckdb.Error, csv.Error):
@@ -147,10 +150,10 @@ def _sniff_csv(connection: duckdb.DuckDBPyConnection, text: TextFile, first: str
     if skipped or len(names) != len(header):
         return "not a table: its first line has another number of cells than the others"
     if len(names) < 2:
-        return "" if text.path.suffix.lower() in ("", ".txt", ".log") else "it has a single column"
+        return "it has a single column"
     if not has_header or any(re.fullmatch(r"[-+.\deE]*", name.strip()) for name in header):
         return "its first line is not a header of names; add one"
-    if [*names] != header:
+    if names != header:
         return "its header uses a name twice (perhaps in other capitals), or not at all; rename it"
     return Dialect("csv", delimiter, tuple(header), stored)
 
@@ -160,43 +163,36 @@ def _patterns(root: Path, folder: str, files: list[Path], *, is_all: bool) -> li
     prefix, suffix = "" if folder == "." else f"{folder}/", _suffix(files[0])
     if is_all and "{" in folder:  # a folder a day, whatever the names of its files
         return [(f"{prefix}*{suffix}", files)]
-    if len(files) == 1:
-        return [(files[0].relative_to(root).as_posix(), files)]
     names = {with_placeholders(file.name) for file in files}
-    if len(names) == 1:
+    if len(names) == 1 and len(files) > 1:
         return [(prefix + names.pop(), files)]
     low, high = min(f.name for f in files), max(f.name for f in files)
-    same = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
-    pattern = f"{prefix}{'' if is_all else low[:same]}*{suffix}"
-    if is_all or set(root.glob(re.sub(r"\{\w+\}", "*", pattern))) == set(files):
+    same = 0 if is_all else next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
+    pattern = f"{prefix}{low[:same]}*{suffix}"
+    if len(files) > 1 and (is_all or {*root.glob(re.sub(r"\{\w+\}", "*", pattern))} == {*files}):
         return [(pattern, files)]
     return [(file.relative_to(root).as_posix(), [file]) for file in files]
 
 
-def _group(root: Path, path: str, dialect: Dialect, files: list[Path]) -> FileGroup:
-    days = {day for file in files if (day := day_in(file.relative_to(root).as_posix()))} if "{" in path else set()
-    return FileGroup(tuple(files), path, dialect, tuple(sorted(days)))
-
-
 def with_placeholders(path: str) -> str:
     """The path with {ds}, {yyyymmdd} or {yyyy}, {mm}, {dd} for its date, and a star for an hour's folder below it."""
-
-    def replace(match: re.Match[str]) -> str:
-        if _date(match) is None:
-            return match.group()
-        if match["y"]:
-            month, day = ("{mm}" if len(match["m"]) > 1 else "{m}"), ("{dd}" if len(match["d"]) > 1 else "{d}")
-            return "{yyyy}" + match["to_month"] + month + match["to_day"] + day
-        return "{ds}" if match["ds"] else "{yyyymmdd}"
-
-    replaced = _PARTITION.sub(replace, path)
+    replaced = _PARTITION.sub(_placeholder, path)
     return _HOUR.sub(lambda m: f"{m['name'] or ''}*", replaced) if replaced != path else path
+
+
+def _placeholder(match: re.Match[str]) -> str:
+    if _date(match) is None:
+        return match.group()
+    if not match["y"]:
+        return "{ds}" if match["ds"] else "{yyyymmdd}"
+    month, day = ("{mm}" if len(match["m"]) > 1 else "{m}"), ("{dd}" if len(match["d"]) > 1 else "{d}")
+    return "{yyyy}" + match["to_month"] + month + match["to_day"] + day
 
 
 def day_in(path: str) -> datetime.date | None:
     """The last date that a path names."""
-    dates = [_date(match) for match in _PARTITION.finditer(path)]
-    return next((date for date in reversed(dates) if date), None)
+    dates = [date for match in _PARTITION.finditer(path) if (date := _date(match))]
+    return dates[-1] if dates else None
 
 
 def _date(match: re.Match[str]) -> datetime.date | None:

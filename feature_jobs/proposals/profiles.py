@@ -9,8 +9,9 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -23,7 +24,6 @@ from feature_jobs.sources.files import duckdb_path
 
 SAMPLE_ROWS = 200_000
 _READS = 0.998  # share of cells that must read as a type: ingest quarantines the rows of the others
-_SEPARATORS = ("|", ";", ",")
 _CANDIDATES = {
     "text": ("int", "float", "bool", "time"),
     "int": ("int",),
@@ -46,28 +46,28 @@ _ONE_WORD = re.compile(f"({_NOUNS})({'|'.join(sorted(vocabulary.ID_ENDINGS))})")
 
 @dataclass(frozen=True)
 class Profile:
-    """What a column holds. `source` is its name in the file; `low` and `high` are of numbers, without the outermost
+    """What a column holds. `column` is how ingest reads it; `low` and `high` are of numbers, without the outermost
     thousandth on either side; `top` are its twelve most frequent values; `sql` reads it from the files."""
 
-    source: str
     name: str
-    type: str
-    separator: str | None
-    known: int
-    distinct: int
-    low: float | None = None
-    high: float | None = None
+    column: Column
+    sql: str
+    known: int = 0
+    distinct: int = 0
     mean_length: float = 0.0
     top: tuple[str, ...] = ()
-    sql: str = ""
-    date_format: str | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def type(self) -> str:
+        """Its declared type."""
+        return self.column.type
 
     @property
     def words(self) -> set[str]:
-        """The parts of the name and the name: `userId`, `user_id` and `userid` have user and id."""
-        parts = {part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", self.name)}
-        joined = _ONE_WORD.fullmatch(self.name.lower())
-        return parts | {self.name.lower()} | set(joined.groups() if joined else ())
+        """The words of its name."""
+        return words_of(self.name)
 
     @property
     def is_number(self) -> bool:
@@ -82,14 +82,19 @@ class Profile:
     @property
     def is_flag(self) -> bool:
         """Whether it holds yes or no."""
-        return self.type == "bool" or (
-            self.is_number and self.distinct == 2 and set(self.top) <= {"0", "1", "0.0", "1.0"}
-        )
+        is_01 = self.is_number and self.distinct == 2 and {*self.top} <= {"0", "1", "0.0", "1.0"}
+        return is_01 or self.type == "bool"
 
     @property
     def is_text(self) -> bool:
         """Whether it holds sentences or titles."""
         return self.type == "string" and self.mean_length > 12 and any(" " in value for value in self.top)
+
+    def fields(self, name: str, required: bool) -> dict[str, object]:
+        """The column as a scenario declares it under a name."""
+        renamed = {"from": self.column.source} if self.column.source != name else {}
+        declared = self.column.model_dump(exclude={"source"}, exclude_defaults=True)
+        return renamed | declared | ({"required": True} if required else {})
 
 
 @dataclass(frozen=True)
@@ -101,14 +106,13 @@ class Table:
     columns: dict[str, Profile]
     num_rows: int
     num_sampled: int
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
 
     @property
     def stem(self) -> str:
         """A name for it, from its path."""
-        parts = [re.sub(r"[{*].*", "", part) for part in self.group.path.split("/")]
-        words = [part.split(".")[0].strip("_-=") for part in parts]
-        named = [word for word in words if len(word) > 1 and word not in ("year", "dt", "date", "part")]
+        parts = [re.sub(r"[{*].*", "", part).split(".")[0].strip("_-=") for part in self.group.path.split("/")]
+        named = [part for part in parts if len(part) > 1 and part not in ("year", "dt", "date", "part")]
         return clean(named[-1] if named else "table").lower()
 
     @property
@@ -126,44 +130,49 @@ class Table:
 def profile(connection: duckdb.DuckDBPyConnection, group: FileGroup, number: int) -> Table:
     """Samples a table and describes its columns. Raises duckdb.Error where its files can't be read."""
     scan, raw, relation = scan_of(group), f"raw{number}", f"t{number}"
-    described = connection.execute(f"DESCRIBE SELECT * EXCLUDE _file FROM {scan}").fetchall()
-    types = {row[0]: str(row[1]) for row in described}
-    num_rows = int(connection.execute(f"SELECT count(*) FROM {scan}").fetchall()[0][0])
+    num_rows = int(row_of(connection, f"SELECT count(*) FROM {scan}")[0])
     every = -(-num_rows // SAMPLE_ROWS) or 1
     connection.execute(
         f"CREATE TABLE {raw} AS SELECT * EXCLUDE (_nth, _file) FROM "
         f"(SELECT *, row_number() OVER () AS _nth FROM {scan}) WHERE _nth % {every} = 0"
     )
-    table = Table(group, relation, {}, num_rows, num_rows // every)
-    cells: dict[str, Cell] = {}
-    for source, kind in types.items():
-        column = _column(connection, table, raw, source, kind)
-        if column is None:
-            table.notes.append(f"{group.path}: column {source} is left out: {kind} can't be a feature")
-        else:
-            name = unique(clean(_HEADER_TYPE.sub("", source)), cells)
-            cells[name] = Cell(name, column.model_copy(update={"source": source}), kind)
-    values = ", ".join(f"{cell.value(quote(cell.source))} AS {quote(name)}" for name, cell in cells.items())
+    columns: dict[str, Profile] = {}
+    notes: list[str] = []
+    summary = connection.execute(f"SELECT column_name, column_type, approx_unique FROM (SUMMARIZE {raw})").fetchall()
+    for source, kind, distinct in summary:
+        column, note = _column(connection, raw, source, kind, distinct)
+        if note:
+            notes.append(f"{group.path}: column {source} {note}")
+        if column is not None:
+            name = unique(clean(_HEADER_TYPE.sub("", source)), columns)
+            column = column.model_copy(update={"source": source})
+            columns[name] = Profile(name, column, Cell(name, column, kind).value(quote(source)))
+    values = ", ".join(f"{column.sql} AS {quote(name)}" for name, column in columns.items())
     connection.execute(f"CREATE TABLE {relation} AS SELECT {values or 'NULL AS nothing'} FROM {raw}")
     connection.execute(f"DROP TABLE {raw}")
-    return replace(table, columns=_figures(connection, relation, cells))
+    return Table(group, relation, _with_figures(connection, relation, columns), num_rows, num_rows // every, notes)
 
 
 def scan_of(group: FileGroup) -> str:
     """SQL that reads all rows of a table, CSV as text as ingest does; `_file` is the file of a row. Lines that are not
     rows are left out."""
-    files = "[" + ", ".join(duckdb_path(file) for file in group.files) + "]"
-    if group.dialect.format == "parquet":
-        return f"read_parquet({files}, filename = '_file', hive_partitioning = false)"
-    if group.dialect.format == "jsonl":
-        options = "format = 'newline_delimited', ignore_errors = true, union_by_name = true, hive_partitioning = false"
-        return f"read_json({files}, {options}, filename = '_file')"
-    columns = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in group.dialect.columns)
-    return (
-        f"read_csv({files}, auto_detect = false, header = true, delim = {literal(group.dialect.delimiter)}, "
-        f"quote = '\"', escape = '\"', columns = {{{columns}}}, ignore_errors = true, hive_partitioning = false, "
-        f"filename = '_file'{group.dialect.options})"
-    )
+    dialect = group.dialect
+    files = "[" + ", ".join(duckdb_path(file) for file in group.files) + "], filename = '_file'"
+    if dialect.format == "parquet":
+        return f"read_parquet({files}, hive_partitioning = false)"
+    options = f"{files}, ignore_errors = true, hive_partitioning = false"
+    if dialect.format == "jsonl":
+        return f"read_json({options}, format = 'newline_delimited', union_by_name = true)"
+    columns = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in dialect.columns)
+    written = f"header = true, delim = {literal(dialect.delimiter)}, quote = '\"', escape = '\"'{dialect.options}"
+    return f"read_csv({options}, auto_detect = false, columns = {{{columns}}}, {written})"
+
+
+def words_of(name: str) -> set[str]:
+    """The parts of a name and the name: `userId`, `user_id` and `userid` have user and id."""
+    parts = {part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)}
+    joined = _ONE_WORD.fullmatch(name.lower())
+    return parts | {name.lower()} | set(joined.groups() if joined else ())
 
 
 def clean(name: str) -> str:
@@ -180,105 +189,98 @@ def unique(name: str, taken: Iterable[str]) -> str:
     return next(c for c in (name, *(f"{name}_{n}" for n in range(2, 10_000))) if c.lower() not in lowered)
 
 
-def _column(connection: duckdb.DuckDBPyConnection, table: Table, raw: str, source: str, kind: str) -> Column | None:
-    """The column with the first type that its cells read as, or None where ingest has no use for it."""
+def _column(
+    connection: duckdb.DuckDBPyConnection, raw: str, source: str, kind: str, distinct: int
+) -> tuple[Column | None, str]:
+    """The column with the first type that its cells read as, or None where ingest has no use for it; and a note."""
     cell, shape = quote(source), Cell(source, _typed("string"), kind).kind
-    if kind.startswith(("FLOAT[", "DOUBLE[", "DECIMAL[")):
-        return None  # an embedding, not ids
-    named = Profile(source, clean(_HEADER_TYPE.sub("", source)), "string", None, 0, 0)
     candidates = [_typed(name) for name in _CANDIDATES.get(shape, ())]
-    fit = _date_formats(connection, raw, source) if shape == "text" else []
-    if fit:
-        # 20240301 reads as a number too: only the name can say that it is a date.
-        candidates = fit + candidates if named.words & vocabulary.TIME else candidates + fit
-    known, distinct, is_padded = connection.execute(
-        f"SELECT count({cell}), count(DISTINCT {cell}), "
-        f"bool_or(regexp_full_match(trim(CAST({cell} AS VARCHAR)), '0[0-9]+')) FROM {raw}"
-    ).fetchall()[0]
-    for column in candidates if known else []:
-        # Whole numbers with gaps are often written as fractions: 17850.0 is an id, 12.0 may be a price.
-        is_measure = shape == "float" and column.type == "int" and distinct > 1000 and not named.is_id
+    dates = _date_formats(connection, raw, cell) if shape == "text" else []
+    # 20240301 reads as a number too: only the name can say that it is a date.
+    words = words_of(_HEADER_TYPE.sub("", source))
+    candidates = dates + candidates if words & vocabulary.TIME else candidates + dates
+    if shape == "float" and distinct > 1000 and not words & vocabulary.ID_ENDINGS:
+        candidates = [_typed("float")]  # 17850.0 is an id with gaps, but 12.0 among many others is a measure
+    if kind.startswith(("FLOAT[", "DOUBLE[", "DECIMAL[")):
+        candidates = []  # an embedding, not ids
+    cells = [Cell(source, column, kind) for column in candidates]
+    known, is_padded, *unread = row_of(
+        connection,
+        f"SELECT count({cell}), bool_or(regexp_full_match(trim(CAST({cell} AS VARCHAR)), '0[0-9]+'))"
+        + "".join(f", count({one.reason(cell, one.value(cell))})" for one in cells)
+        + f" FROM {raw}",
+    )
+    note = ""
+    for column, num in zip(candidates if known else [], unread, strict=False):
         is_text = is_padded and column.type in ("int", "float")
-        share = 0.0 if is_measure or is_text else _share_read(connection, raw, source, column, kind)
-        if share >= _READS:
-            if column in fit[:1] and len(fit) > 1:
-                both = f"{fit[0].date_format} and {fit[1].date_format}"
-                table.notes.append(f"{table.group.path}: column {source} reads as {both}; the first is taken: check it")
-            return column
-        if column.type == "float" and share > 0.9:
-            what = f"{1 - share:.1%} of its cells are not finite numbers, and ingest would quarantine their rows"
-            table.notes.append(f"{table.group.path}: column {source} is declared as text: {what}")
+        if num <= (1 - _READS) * known and not is_text:
+            if column in dates[:1] and len(dates) > 1:
+                note = f"reads as {dates[0].date_format} and {dates[1].date_format}; the first is taken: check it"
+            return column, note
+        if column.type == "float" and num < 0.1 * known and not is_text:
+            what = f"{num / known:.1%} of its cells are not finite numbers, and ingest would quarantine their rows"
+            note = f"is declared as text: {what}"
     if shape == "text":
-        return _list_column(connection, raw, source) or _typed("string")
-    return _typed("string") if shape in ("int", "float", "bool") or not known else None
-
-
-def _date_formats(connection: duckdb.DuckDBPyConnection, raw: str, source: str) -> list[Column]:
-    """The formats of times in which the first cells read, all of them."""
-    counts = ", ".join(f"count(*) FILTER (try_strptime(c, {literal(text)}) IS NULL)" for text in _FORMATS)
-    head = f"(SELECT trim({quote(source)}) AS c FROM {raw} WHERE {quote(source)} <> '' LIMIT 200)"
-    unread = connection.execute(f"SELECT {counts} FROM {head}").fetchall()[0]
-    return [_typed("time", date_format=text) for text, num in zip(_FORMATS, unread, strict=True) if num == 0]
+        return _list_column(connection, raw, source) or _typed("string"), note
+    if shape in ("int", "float", "bool") or not known:
+        return _typed("string"), note
+    return None, f"is left out: {kind} can't be a feature"
 
 
 def _typed(kind: str, **fields: str) -> Column:
     return Column.model_validate({"type": kind, **fields})
 
 
-def _share_read(connection: duckdb.DuckDBPyConnection, rows: str, source: str, column: Column, kind: str) -> float:
-    cell = Cell(source, column, kind)
-    raw = quote(source)
-    known, unread = connection.execute(
-        f"SELECT count({raw}), count({cell.reason(raw, cell.value(raw))}) FROM {rows}"
-    ).fetchall()[0]
-    return 1 - unread / known if known else 0.0
+def _date_formats(connection: duckdb.DuckDBPyConnection, raw: str, cell: str) -> list[Column]:
+    """The formats of times in which the first cells read, all of them."""
+    counts = ", ".join(f"bool_and(try_strptime(c, {literal(text)}) IS NOT NULL)" for text in _FORMATS)
+    head = f"(SELECT trim({cell}) AS c FROM {raw} WHERE {cell} <> '' LIMIT 200)"
+    reads = row_of(connection, f"SELECT {counts} FROM {head}")
+    return [_typed("time", date_format=text) for text, fits in zip(_FORMATS, reads, strict=True) if fits]
 
 
 def _list_column(connection: duckdb.DuckDBPyConnection, raw: str, source: str) -> Column | None:
     """A list column, where cells hold values that occur again and again between separators; words of titles don't."""
-    cell = quote(source)
-    for separator in (" ",) if source.endswith(":token_seq") else _SEPARATORS:
-        has = f"contains(c, {literal(separator)}) AND NOT regexp_matches(c, '[.!?] |[][(){{}}]')"
-        share, num, distinct, whole = connection.execute(
-            f"WITH cells AS (SELECT trim({cell}) AS c FROM {raw} WHERE {cell} <> ''), "
-            f"parts AS (SELECT trim(unnest(string_split(c, {literal(separator)}))) AS p FROM cells) "
-            f"SELECT (SELECT avg(CAST({has} AS INT)) FROM cells), count(*), count(DISTINCT p), "
-            "bool_and(regexp_full_match(p, '[0-9]*')) FROM parts"
-        ).fetchall()[0]
+    for separator in (" ",) if source.endswith(":token_seq") else ("|", ";", ","):
+        share, num, distinct, whole = row_of(
+            connection,
+            f"WITH cells AS (SELECT trim({quote(source)}) AS c FROM {raw} WHERE {quote(source)} <> ''), "
+            f"parts AS (SELECT trim(unnest(string_split(c, {literal(separator)}))) AS p FROM cells) SELECT "
+            f"(SELECT count_if(contains(c, {literal(separator)}) AND NOT regexp_matches(c, '[.!?] |[][(){{}}]')) "
+            "/ count(*) FROM cells), count(*), count(DISTINCT p), bool_and(regexp_full_match(p, '[0-9]*')) FROM parts",
+        )
         if (share or 0) >= 0.2 and num > 5 * distinct:
             return _typed("list[int]" if whole else "list[string]", separator=separator)
     return None
 
 
-def _figures(connection: duckdb.DuckDBPyConnection, relation: str, cells: dict[str, Cell]) -> dict[str, Profile]:
+def _with_figures(
+    connection: duckdb.DuckDBPyConnection, relation: str, columns: dict[str, Profile]
+) -> dict[str, Profile]:
     """Exact figures: SUMMARIZE only estimates how many values there are, and whether a key is unique depends on it."""
+    texts = ", ".join(f"CAST({quote(name)} AS VARCHAR) AS {quote(name)}" for name in columns)
+    numbers = [name for name, column in columns.items() if column.is_number]
+    bounds = [f"quantile_disc(CAST({quote(name)} AS DOUBLE), [0.001, 0.999])" for name in numbers]
+    ends = dict(
+        zip(numbers, row_of(connection, f"SELECT {', '.join([*bounds, 'count(*)'])} FROM {relation}"), strict=False)
+    )
+    counted = connection.execute(
+        f"WITH cells AS (UNPIVOT (SELECT {texts or 'NULL AS nothing'} FROM {relation}) ON * INTO NAME name VALUE v), "
+        "counted AS (SELECT name, v, count(*) AS n FROM cells GROUP BY ALL) SELECT name, CAST(sum(n) AS BIGINT), "
+        "count(*), sum(n * length(v)) / sum(n), list(v ORDER BY n DESC, v)[:12] FROM counted GROUP BY name"
+    ).fetchall()
     found = {}
-    for name, cell in cells.items():
-        quoted, kind = quote(name), cell.column.type
-        number = f"CAST({quoted} AS DOUBLE)" if kind in ("int", "float") else "NULL::DOUBLE"
-        known, distinct, low, high, length = connection.execute(
-            f"SELECT count({quoted}), count(DISTINCT {quoted}), quantile_disc({number}, 0.001), "
-            f"quantile_disc({number}, 0.999), avg(length(CAST({quoted} AS VARCHAR))) FROM {relation}"
-        ).fetchall()[0]
-        top = connection.execute(
-            f"SELECT CAST({quoted} AS VARCHAR), count(*) FROM {relation} WHERE {quoted} IS NOT NULL "
-            "GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 12"
-        ).fetchall()
-        found[name] = Profile(
-            source=cell.source,
-            name=name,
-            type=kind,
-            separator=cell.column.separator,
-            known=known,
-            distinct=distinct,
-            low=low,
-            high=high,
-            mean_length=length or 0.0,
-            top=tuple(value for value, _ in top),
-            sql=cell.value(quote(cell.source)),
-            date_format=cell.column.date_format,
-        )
-    return found
+    for name, known, distinct, length, top in counted:
+        low, high = ends.get(name) or (None, None)
+        figures = {"known": known, "distinct": distinct, "mean_length": length, "top": tuple(top)}
+        found[name] = replace(columns[name], **figures, low=low, high=high)
+    return columns | found
+
+
+def row_of(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
+    """The first row of a query's result."""
+    row: tuple[Any, ...] = connection.execute(sql).fetchall()[0]
+    return row
 
 
 def connect(scratch: Path) -> duckdb.DuckDBPyConnection:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
@@ -21,58 +19,46 @@ from feature_jobs.proposals.days import choose_days, count_days
 from feature_jobs.proposals.discover import find_tables
 from feature_jobs.proposals.features import Proposed, propose_features
 from feature_jobs.proposals.labels import Answers, find_answers
-from feature_jobs.proposals.profiles import Table, connect, profile
+from feature_jobs.proposals.profiles import Table, clean, connect, profile
 from feature_jobs.proposals.roles import FoundEntity, Log, clock_of, entities_of, keys_of, near_times
 from feature_jobs.proposals.yaml_text import Proposal, to_yaml
-from feature_jobs.schema import Scenario, load_scenario
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A proposed scenario as YAML, as it reads, and lines for a person on what was chosen and why."""
-
-    text: str
-    scenario: Scenario
-    lines: list[str]
+from feature_jobs.schema import load_scenario
 
 
 def write_proposal(path: Path, out: Path, name: str | None = None) -> list[str]:
-    """Writes NAME.yaml and NAME.expectations.json into `out`; returns lines for a person.
+    """Writes NAME.yaml and NAME.expectations.json into `out`; returns lines for a person on what was chosen and why.
 
-    Raises BadInputError where the scenario exists already or the files don't make a log.
+    Raises BadInputError where the scenario exists already, no table can be the log, or no column of it a label.
     """
+    from feature_jobs.checks.check import check_scenario
     from feature_jobs.validation.expectations import propose_suite
 
-    name = name or _scenario_name(path)
-    file = out / f"{name}.yaml"
+    name = name or clean(path.resolve().name.split(".")[0]).lower()
+    file, suite_file = out / f"{name}.yaml", out / f"{name}.expectations.json"
     if file.exists():
         raise BadInputError(f"{file}: exists already, and is left as it is; give another --name")
-    draft = propose(path, name, out)
+    text, lines = propose(path, name, out)
     out.mkdir(parents=True, exist_ok=True)
-    _write_new(file, draft.text)
-    written = [f"wrote {file}: {len(draft.text.splitlines())} lines"]
-    suite = propose_suite(draft.scenario)
-    if suite is not None and not (suite_file := out / f"{name}.expectations.json").exists():
-        _write_new(suite_file, json.dumps(suite, indent=1, sort_keys=True) + "\n")
-        written.append(f"wrote {suite_file}: {len(suite['expectations'])} expectations")
-    short = name if out.resolve() == (Path.cwd() / "scenarios").resolve() else file
-    first = draft.scenario.data.days.first
-    steps = [
-        f"next: read and edit {file}, then copy:",
-        f"  recloop check -s {short}",
-        f"  recloop run -s {short} --from {first} --to {first}",
-    ]
-    return [*draft.lines, *written, *steps]
+    file.write_text(text, encoding="utf-8")
+    scenario = load_scenario(file)
+    if problems := check_scenario(scenario):  # a defect of this package
+        raise AssertionError("the proposal has problems:\n" + "\n".join(problems))
+    lines.append(f"wrote {file}: {len(text.splitlines())} lines")
+    suite = propose_suite(scenario)
+    if suite is not None and not suite_file.exists():
+        suite_file.write_text(json.dumps(suite, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        lines.append(f"wrote {suite_file}: {len(suite['expectations'])} expectations")
+    short = name if out.resolve() == Path("scenarios").resolve() else file
+    first = scenario.data.days.first
+    run = f"  recloop run -s {short} --from {first} --to {first}"
+    return [*lines, f"next: read and edit {file}, then copy:", f"  recloop check -s {short}", run]
 
 
-def propose(path: Path, name: str, out: Path = Path("scenarios")) -> Draft:
-    """The scenario that would stand in `out`.
-
-    Raises BadInputError where no table can be the log, or no column of it a label.
-    """
+def propose(path: Path, name: str, out: Path) -> tuple[str, list[str]]:
+    """The scenario that would stand in `out`, as YAML, and lines for a person."""
     groups, notes = find_tables(path)
+    tables: list[Table] = []
     with tempfile.TemporaryDirectory() as scratch, connect(Path(scratch)) as connection:
-        tables: list[Table] = []
         for number, group in enumerate(groups):
             try:
                 tables.append(profile(connection, group, number))
@@ -82,7 +68,7 @@ def propose(path: Path, name: str, out: Path = Path("scenarios")) -> Draft:
         log, answers = _log_of(connection, path, tables)
         entities = entities_of(connection, [t for t in tables if t is not log.table], log)
         counts = count_days(connection, log)
-    is_daily = bool(log.table.group.days) and counts.is_aligned
+    is_daily = log.table.group.is_daily and counts.is_aligned
     days = choose_days(counts.rows, partitioned=is_daily)
     features = propose_features(log, entities, answers)
     root = path.parent if path.is_file() else path
@@ -90,9 +76,9 @@ def propose(path: Path, name: str, out: Path = Path("scenarios")) -> Draft:
     events_path = log.table.group.path if is_daily else log.table.group.glob
     text = to_yaml(Proposal(name, relative, events_path, log, entities, answers, counts, days, features))
     lines = [*_summary(log, entities, answers, features), *days.why]
-    if log.table.group.days and not is_daily:
+    if log.table.group.is_daily and not is_daily:
         lines.append("the days in the paths are not the days of the rows (in UTC), so the files are read as one table")
-    return Draft(text, _loaded(text, name), [*lines, *_left_out(tables, log, entities), *notes])
+    return text, [*lines, *_left_out(tables, log, entities), *notes]
 
 
 def _log_of(connection: duckdb.DuckDBPyConnection, path: Path, tables: list[Table]) -> tuple[Log, Answers]:
@@ -102,16 +88,16 @@ def _log_of(connection: duckdb.DuckDBPyConnection, path: Path, tables: list[Tabl
     for table in tables:
         clock = clock_of(table)
         keys = keys_of(table, clock) if clock else None
-        if clock is None or keys is None:
-            what = "no column of times" if clock is None else "no columns that identify a user and an item"
-            why.append("; ".join([f"  {table.group.path}: {what}", *(near_times(table) if clock is None else [])]))
-            continue
-        log = Log(table, clock, *keys)
-        answers = find_answers(connection, log)
-        if answers.labels:
-            logs.append((log, answers))
+        if clock is None:
+            problem = "; ".join(["no column of times", *near_times(table)])
+        elif keys is None:
+            problem = "no columns that identify a user and an item"
         else:
-            why.append(f"  {table.group.path}: no column that says what became of a row (click, rating, ...)")
+            log = Log(table, clock, *keys)
+            logs.append((log, find_answers(connection, log)))
+            problem = "no column that says what became of a row (click, rating, ...)"
+        why.append(f"  {table.group.path}: {problem}")
+    logs = [found for found in logs if found[1].labels]
     if not logs:
         remedy = "a log needs a time, a user, an item and an outcome in one table; join them, or write the scenario"
         raise BadInputError("\n".join([f"{path}: no table can be the log; {remedy}", *why]))
@@ -119,16 +105,14 @@ def _log_of(connection: duckdb.DuckDBPyConnection, path: Path, tables: list[Tabl
 
 
 def _summary(log: Log, entities: list[FoundEntity], answers: Answers, features: Sequence[Proposed]) -> list[str]:
-    lines = [f"log: {log.table.group.path}: {log.table.size}", f"time: {log.clock.column.name}, {log.clock.text}"]
-    lines += log.notes
-    for entity in entities:
-        known = f"{entity.table.group.path}: {entity.table.size}; knows {entity.matched:.0%} of {entity.event_key.name}"
-        lines.append(f"entity {entity.name}: {known}")
-        if entity.is_log:
-            lines.append(
-                f"entity {entity.name} is a second log: an event sees the user's last row in it; counts and sequences "
-                f"are over {log.table.group.path} alone"
-            )
+    path = log.table.group.path
+    lines = [f"log: {path}: {log.table.size}", f"time: {log.clock.column.name}, {log.clock.text}", *log.notes]
+    for one in entities:
+        known = f"{one.table.group.path}: {one.table.size}; knows {one.matched:.0%} of {one.event_key.name}"
+        lines.append(f"entity {one.name}: {known}")
+        if one.is_log:
+            seen = "an event sees the user's last row in it; counts and sequences are over"
+            lines.append(f"entity {one.name} is a second log: {seen} {path} alone")
     lines += [f"label {one.name}: {one.expression} ({one.mean:.1%} of rows; {one.why})" for one in answers.labels]
     lines.append(f"label_delay_s: {answers.delay_s}, {answers.why_delay}")
     lines += [f"never a feature: {name}, {why}" for name, why in answers.outcomes.items()]
@@ -137,46 +121,12 @@ def _summary(log: Log, entities: list[FoundEntity], answers: Answers, features: 
 
 
 def _left_out(tables: list[Table], log: Log, entities: list[FoundEntity]) -> list[str]:
-    used = [log.table, *(entity.table for entity in entities)]
+    used = {log.table.group.path, *(entity.table.group.path for entity in entities)}
     lines = []
     for table in tables:
-        if any(table is other for other in used):
-            continue
         why = "neither the log, nor a table with one row per key (or per key and time) of it"
         if {log.user.name, log.item.name} <= table.columns.keys():
             why = "its rows repeat those of the log, or have no time of their own; join it to the log if it has answers"
-        lines.append(f"left out {table.group.path}: {why}")
+        if table.group.path not in used:
+            lines.append(f"left out {table.group.path}: {why}")
     return lines
-
-
-def _scenario_name(path: Path) -> str:
-    resolved = path.resolve()
-    stem = resolved.name.split(".")[0] if resolved.is_file() else resolved.name
-    name = re.sub(r"\W+", "_", stem.lower(), flags=re.ASCII).strip("_")
-    return name if name[:1].isalpha() else f"log_{name}".rstrip("_")
-
-
-def _write_new(file: Path, text: str) -> None:
-    """Writes a file whole, and never over another."""
-    part = file.with_name(f".{file.name}.part")
-    part.write_text(text, encoding="utf-8")
-    try:
-        os.link(part, file)
-    except FileExistsError:
-        raise BadInputError(f"{file}: exists already, and is left as it is; give another --name") from None
-    finally:
-        part.unlink()
-
-
-def _loaded(text: str, name: str) -> Scenario:
-    """The proposal as a scenario, checked; a problem in it is a defect of this package."""
-    from feature_jobs.checks.check import check_scenario
-
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / f"{name}.yaml"
-        file.write_text(text, encoding="utf-8")
-        scenario = load_scenario(file)
-        problems = check_scenario(scenario)
-    if problems:
-        raise AssertionError("the proposal has problems:\n" + "\n".join(problems))
-    return scenario

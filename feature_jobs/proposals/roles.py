@@ -8,12 +8,13 @@ from typing import Literal
 import duckdb
 
 from feature_jobs.proposals import vocabulary
-from feature_jobs.proposals.profiles import Profile, Table, scan_of
+from feature_jobs.proposals.profiles import Profile, Table, row_of, scan_of
 from feature_jobs.schema import Time
 from feature_jobs.sources.casts import quote, time_sql
 
 Unit = Literal["s", "ms", "us", "ns"]
-_PER_SECOND: dict[Unit, float] = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}
+_UNITS: dict[Unit, float] = {"s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}  # in seconds
+_OTHER_UNITS = {"minutes": 60, "hours": 3600, "days": 86400}
 _EARLIEST_S, _LATEST_S = 631_152_000, 2_145_916_800  # 1990, 2038
 
 
@@ -27,8 +28,12 @@ class Clock:
     @property
     def text(self) -> str:
         """How the times are written, for a person."""
-        units = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
-        return f"{units[self.unit]} since 1970" if self.unit else f"times {self.column.date_format or ''}".strip()
+        return f"in {self.unit} since 1970" if self.unit else self.column.column.date_format or "times"
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """As a scenario declares it."""
+        return {"column": self.column.name} | ({"unit": self.unit} if self.unit else {}) | {"zone": "UTC"}
 
     def micros(self, value: str) -> str:
         """SQL of a typed value as microseconds since 1970 UTC; null where it does not read."""
@@ -67,40 +72,32 @@ class FoundEntity:
 
 def clock_of(table: Table) -> Clock | None:
     """The column that says when a row happened; None where there is none."""
-    found = []
-    for position, column in enumerate(table.columns.values()):
-        unit = _unit_of(column)
+    found: list[tuple[int, Clock]] = []
+    for column in table.columns.values():
+        unit = next((unit for unit, seconds in _UNITS.items() if _is_recent(column, seconds)), None)
         if (unit or column.type == "time") and column.known >= 0.99 * table.num_sampled and column.distinct > 1:
-            named = bool(column.words & vocabulary.TIME or column.words & {f"time{unit}", unit})
+            named = bool(column.words & (vocabulary.TIME | {f"time{unit}", str(unit)}))
             score = 2 * named + (column.distinct > 100) - 3 * bool(column.words & vocabulary.OTHER_TIMES)
-            found.append((score, -position, Clock(column, unit)))
-    return max(found, key=lambda one: one[:2])[2] if found else None
+            found.append((score, Clock(column, unit)))
+    return max(found, key=lambda one: one[0])[1] if found else None
 
 
-def _unit_of(column: Profile) -> Unit | None:
-    """The unit in which all numbers of a column lie between 1990 and 2038."""
-    if not column.is_number or column.low is None or column.high is None:
-        return None
+def _is_recent(column: Profile, seconds: float) -> bool:
+    """Whether its numbers, counted in so many seconds since 1970, are times between 1990 and 2038."""
     low, high = column.low, column.high
-    return next((unit for unit, scale in _PER_SECOND.items() if _is_recent(low, high, 1 / scale)), None)
-
-
-def _is_recent(low: float, high: float, seconds: float) -> bool:
-    """Whether numbers, counted in so many seconds since 1970, are times between 1990 and 2038."""
-    return low * seconds >= _EARLIEST_S and high * seconds <= _LATEST_S
+    return low is not None and high is not None and low * seconds >= _EARLIEST_S and high * seconds <= _LATEST_S
 
 
 def near_times(table: Table) -> list[str]:
     """Columns named like times whose values no unit fits, with what they might be."""
     lines = []
     for column in table.columns.values():
-        low, high = column.low, column.high
-        if column.words & vocabulary.TIME and low is not None and high is not None:
-            units = {"minutes": 60.0, "hours": 3600.0, "days": 86400.0}
-            fits = [unit for unit, seconds in units.items() if _is_recent(low, high, seconds)]
+        if column.words & vocabulary.TIME and column.is_number and column.known:
+            fits = [unit for unit, seconds in _OTHER_UNITS.items() if _is_recent(column, seconds)]
             what = f"{fits[0]} since 1970 would fit: turn them into seconds" if fits else "write seconds since 1970"
-            lines.append(f"{column.name} ({low:.10g} to {high:.10g}) is not a recent time in s, ms, us or ns; {what}")
-        elif column.words & vocabulary.TIME and column.type == "string" and column.top:
+            span = f"{column.name} ({column.low:.10g} to {column.high:.10g})"
+            lines.append(f"{span} is not a recent time in s, ms, us or ns; {what}")
+        elif column.words & vocabulary.TIME and column.type == "string" and column.known:
             lines.append(f"{column.name} ({column.top[0]!r}) does not read as a time; write 2024-03-01T10:00:00")
     return lines
 
@@ -115,13 +112,11 @@ def keys_of(table: Table, clock: Clock) -> tuple[Profile, Profile, tuple[str, ..
         column
         for column in table.columns.values()
         if column.type in ("int", "string") and column is not clock.column and column.distinct > 1
-        if not column.is_flag and column.known >= 0.3 * table.num_sampled
+        if not column.is_flag and table.missing(column) <= 0.7
     ]
     lasting = [c for c in ids if not is_row_id(c) and not c.is_text]
-    others = sorted(
-        (c for c in lasting if 10 < c.distinct < 0.9 * c.known and c.known >= 0.95 * table.num_sampled),
-        key=lambda c: (not c.is_id, -c.distinct),
-    )
+    others = [c for c in lasting if 10 < c.distinct < 0.9 * c.known and table.missing(c) <= 0.05]
+    others.sort(key=lambda c: (not c.is_id, -c.distinct))
     users, items = _ranked(lasting, vocabulary.USER), _ranked(lasting, vocabulary.ITEM)
     sessions = [c for c in ids if "session" in c.words and c.distinct < 0.9 * c.known]
     user = next(iter([*users, *(c for c in others if c not in items[:1]), *sessions]), None)
@@ -151,15 +146,11 @@ def is_row_id(column: Profile) -> bool:
 
 
 def _ranked(columns: list[Profile], likely: tuple[str, ...]) -> list[Profile]:
-    """Columns named by one of the words, best first: those that identify, then by the word."""
-    named = []
-    for column in columns:
-        place = next((i for i, word in enumerate(likely) if {word, f"{word}s"} & column.words), None)
-        is_id = column.is_id or (column.name.lower() in likely and column.distinct > 10)
-        if place is not None and (is_id or column.distinct > 10):
-            named.append((not is_id, place, column))
-    named.sort(key=lambda one: one[:2])
-    return [column for is_other, _, column in named if is_other == named[0][0]]
+    """Columns named by one of the words, the likeliest word first: those that identify, or, without any, the others."""
+    places = {c.name: next((i for i, word in enumerate(likely) if {word, f"{word}s"} & c.words), None) for c in columns}
+    named = [c for c in columns if places[c.name] is not None and (c.is_id or c.distinct > 10)]
+    ids = [c for c in named if c.is_id or c.name.lower() in likely]
+    return sorted(ids or named, key=lambda column: places[column.name] or 0)
 
 
 def _why_not(column: Profile) -> str:
@@ -173,19 +164,21 @@ def entities_of(connection: duckdb.DuckDBPyConnection, tables: list[Table], log:
 
     A table that names both a user and an item is another log: what its users did elsewhere, or earlier.
     """
-    entities: list[FoundEntity] = []
+    entities: dict[str, FoundEntity] = {}
     for table in tables:
         columns = {name.lower(): column for name, column in table.columns.items()}
-        user, is_log = columns.get(log.user.name.lower()), log.item.name.lower() in columns
-        is_log = is_log and user is not None
+        user, is_log = columns.get(log.user.name.lower()), {log.user.name.lower(), log.item.name.lower()} <= {*columns}
         if is_log and _has_same_rows(connection, table, log):
             continue
-        keys = [user] if is_log and user is not None else list(columns.values())
-        found = (_entity(connection, table, key, log, is_log=is_log) for key in keys)
-        best = max((one for one in found if one is not None), key=lambda one: one.matched, default=None)
-        if best is not None:
-            entities.append(replace(best, name=_name(best, {other.name for other in entities}, log)))
-    return entities
+        keys = [user] if is_log and user else list(columns.values())
+        found = [one for key in keys if (one := _entity(connection, table, key, log, is_log=is_log))]
+        if found:
+            best, stem = max(found, key=lambda one: one.matched), table.stem
+            role = {log.user.name: "user", log.item.name: "item"}.get(best.event_key.name, stem)
+            names = (stem if best.clock else role, stem, *(f"{stem}_{n}" for n in range(2, 100)))
+            name = next(name for name in names if name not in entities)
+            entities[name] = replace(best, name=name)
+    return list(entities.values())
 
 
 def _has_same_rows(connection: duckdb.DuckDBPyConnection, table: Table, log: Log) -> bool:
@@ -194,7 +187,7 @@ def _has_same_rows(connection: duckdb.DuckDBPyConnection, table: Table, log: Log
     if len(names) < 3:
         return False
     rows, others = (f"SELECT {', '.join(names)} FROM {one.relation}" for one in (table, log.table))
-    num = connection.execute(f"SELECT count(*) FROM ({rows} INTERSECT {others})").fetchall()[0][0]
+    num = row_of(connection, f"SELECT count(*) FROM ({rows} INTERSECT {others})")[0]
     return bool(num > 0.1 * min(table.num_sampled, log.table.num_sampled))
 
 
@@ -205,35 +198,26 @@ def _entity(
     if event_key is None or len(table.columns) < 2 or table.missing(key) > 0.005:
         return None
     # All rows, not the sample: in a sample most keys are absent, and a key with two rows may look unique.
-    keys = f"(SELECT {key.sql} AS k FROM {scan_of(table.group)})"
-    events = f"(SELECT DISTINCT {quote(event_key.name)} AS e FROM {log.table.relation})"
-    num, distinct, matched = connection.execute(
-        f"WITH keys AS MATERIALIZED {keys} SELECT count(k), count(DISTINCT k), "
-        f"(SELECT avg(CAST(e IN (SELECT k FROM keys) AS INT)) FROM {events} WHERE e IS NOT NULL) FROM keys"
-    ).fetchall()[0]
+    num, distinct, matched = row_of(
+        connection,
+        f"WITH keys AS MATERIALIZED (SELECT {key.sql} AS k FROM {scan_of(table.group)}) "
+        "SELECT count(k), count(DISTINCT k), (SELECT avg(CAST(e IN (SELECT k FROM keys) AS INT)) "
+        f"FROM (SELECT DISTINCT {quote(event_key.name)} AS e FROM {log.table.relation}) WHERE e IS NOT NULL) FROM keys",
+    )
     if not matched or (matched < 0.3 and not is_log):
         return None
-    clock = clock_of(table)
-    if clock and not (num == distinct and not clock.column.words & vocabulary.SNAPSHOT):
-        pairs = connection.execute(
-            f"SELECT count(DISTINCT ({quote(key.name)}, {quote(clock.column.name)})) FROM {table.relation}"
-        ).fetchall()[0][0]
-        if pairs >= 0.95 * key.known:
-            return FoundEntity("", table, key, event_key, matched, clock, is_log)
-    return FoundEntity("", table, key, event_key, matched) if num == distinct else None
+    found, clock = FoundEntity("", table, key, event_key, matched), clock_of(table)
+    if clock and (num > distinct or clock.column.words & vocabulary.SNAPSHOT):
+        pair = f"({quote(key.name)}, {quote(clock.column.name)})"
+        if row_of(connection, f"SELECT count(DISTINCT {pair}) FROM {table.relation}")[0] >= 0.95 * key.known:
+            return replace(found, clock=clock, is_log=is_log)
+    return found if num == distinct else None
 
 
 def _event_key(table: Table, key: Profile, log: Log) -> Profile | None:
     """The column of the log that a key column is about: of its name, or `id` in a table named after it."""
-    same = next((c for c in log.table.columns.values() if c.name.lower() == key.name.lower()), None)
-    if same is None and key.name.lower() in ("id", "uuid", "key"):
-        stem = table.stem.rstrip("s")
-        same = next((c for c in log.table.columns.values() if stem in c.words), None)
-    return same if same is not None and same.type == key.type and same is not log.clock.column else None
-
-
-def _name(found: FoundEntity, taken: set[str], log: Log) -> str:
-    wanted = "user" if found.event_key is log.user else "item" if found.event_key is log.item else found.table.stem
-    stem = found.table.stem
-    names = (wanted if found.clock is None else stem, stem, *(f"{stem}_{n}" for n in range(2, 100)))
-    return next(name for name in names if name not in taken)
+    columns = [c for c in log.table.columns.values() if c.type == key.type and c is not log.clock.column]
+    same = [c for c in columns if c.name.lower() == key.name.lower()]
+    if not same and key.name.lower() in ("id", "uuid", "key"):
+        same = [c for c in columns if table.stem.rstrip("s") in c.words]
+    return same[0] if same else None
