@@ -232,7 +232,7 @@ def _calibrated(scenario: Scenario, judged: Mapping[str, Any]) -> Gate:
         numbers[task] = {"calibration": value, "low": low, "high": high}
         value, low = (math.nan if number is None else number for number in (value, low))
         high = math.inf if high is None else high  # JSON knows no infinity
-        counts = {"rows": facts.rows, "positives": facts["positives"]}
+        counts = {"rows": facts["rows"], "positives": facts["positives"]}
         found = judge_calibration(value, low, high, **counts, needs=needs, max_error=rules.max_calibration_error)
         if found.verdict == "worse":
             problems.append(f"{task}: {found.reason}")
