@@ -28,9 +28,11 @@ import pyarrow.parquet as pq
 import torch
 
 from feature_jobs.schema import Scenario
+from feature_jobs.schema.files import SAMPLES_FILE
 from feature_jobs.schema.processor import slow_precision
 from feature_jobs.transforms import Layout
 from models.checkpoints import checkpoint as checkpoints
+from models.checkpoints.files import METRICS_FILE, PREDICTIONS_FILE
 from models.checkpoints.snapshots import Position, Snapshots
 from models.distributed.process_group import Group
 from models.metrics import scores as metrics
@@ -107,7 +109,7 @@ def train_day(
     Raises CorruptError for an unreadable parent or samples file, BadInputError for samples that do not fit.
     """
     layout, tasks, is_leader = Layout.from_scenario(scenario), scenario.tasks, group is None or group.is_leader
-    parquet = open_samples(samples / "samples.parquet", layout, tasks)
+    parquet = open_samples(samples / SAMPLES_FILE, layout, tasks)
     num_rows = parquet.metadata.num_rows
     cut = min(max(round(num_rows * (1 - scenario.train.holdout_share)), 1), max(num_rows - 1, 1))
     # Rows that are learned, scored for the gate, scored by the parent.
@@ -149,9 +151,9 @@ def train_day(
     checkpoints.save(ranker, output if is_leader else None, facts)
     if not is_leader:
         return TrainMetrics()
-    _write_predictions(parquet, tasks, progressive_NT, gate_NT, output / "predictions.parquet")
+    _write_predictions(parquet, tasks, progressive_NT, gate_NT, output / PREDICTIONS_FILE)
     judged = _judge(parquet, tasks, progressive_NT if parent else None, gate_NT)
-    checkpoints.write_json(output / "metrics.json", judged)
+    checkpoints.write_json(output / METRICS_FILE, judged)
     metrics: TrainMetrics = {
         "progressive": judged["progressive"],
         "holdout": judged["holdout"],
