@@ -95,7 +95,7 @@ def tune(
         return {"worker": config.options["worker"], "trials": len(trials)}
     best = winner(trials, maximize=scenario.tune.objective == "auc")
     gain = replay.evidence(trials[0]["params"], best["params"], len(trials), proposal / "scratch")
-    report = _report(config, key, start, replay, trials, best, gain)
+    report = _report(config, replay, key=key, start=start, trials=trials, best=best, gain=gain)
     write_proposal(proposal, report)
     states = [trial["state"] for trial in trials]
     shown = ("value", "champion_value", "better", "certain")
@@ -106,7 +106,7 @@ def tune(
 
 
 def _report(
-    config: DayConfig, key: str, start: str, replay: Replay, trials: Sequence[Trial], best: Trial, gain: Gain
+    config: DayConfig, replay: Replay, *, key: str, start: str, trials: Sequence[Trial], best: Trial, gain: Gain
 ) -> Proposal:
     scenario = config.scenario
     return {

@@ -121,7 +121,10 @@ def save(ranker: Ranker, folder: Path | None, facts: Mapping[str, Any]) -> None:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """Reads checkpoint.json. Raises CorruptError if it is missing or not readable."""
+    """Reads checkpoint.json, whose content depends on the architecture and the release that wrote it.
+
+    Raises CorruptError if it is missing or not readable.
+    """
     try:
         facts: dict[str, Any] = json.loads((folder / CHECKPOINT).read_text())
         return facts

@@ -21,17 +21,8 @@ from models.distributed.nodes import Nodes
 from tasks.contract import DayConfig, Input, Metrics, Step
 from tasks.run.launchers import Call, Folder, InProcess, Launcher, Ran
 from tasks.steps import STEPS, writer_of
-from tasks.store.scenario_store import (
-    Commit,
-    Digests,
-    Facts,
-    RunRecord,
-    ScenarioStore,
-    canonical_json,
-    files_of,
-    record_key,
-    sha256_of,
-)
+from tasks.store.records import Digests, Facts, RunRecord
+from tasks.store.scenario_store import Commit, ScenarioStore, canonical_json, files_of, record_key, sha256_of
 from tasks.store.source_digest import code_digest
 
 WORTH_AN_IMPORT_S = 20.0

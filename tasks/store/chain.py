@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from feature_jobs.errors import CorruptError, RecloopError
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import previous_day
-from tasks.store.scenario_store import Commit, Manifest, ScenarioStore
+from tasks.store.records import Manifest
+from tasks.store.scenario_store import Commit, ScenarioStore
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,13 @@ class Proof:
 
 
 def log(store: ScenarioStore) -> list[Link]:
-    """All checkpoints, oldest day first; of a day that was corrected, all generations."""
+    """All checkpoints, oldest day first; of a day that was corrected, all generations.
+
+    A damaged manifest is left out: `verify` reports it.
+    """
     links = []
     for commit in store.commits():
-        manifest = commit.manifest
+        manifest = _manifest(commit)
         if "parent" in manifest:
             current = store.generation_of(commit.ds) == commit.generation
             links.append(Link(commit.ds, commit.generation, commit.digest, manifest["parent"], current))

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from feature_jobs.errors import CorruptError
-from tasks.store.scenario_store import MANIFEST, Manifest, canonical_json, files_of, sha256_of
+from tasks.store.records import Manifest
+from tasks.store.scenario_store import MANIFEST, canonical_json, files_of, sha256_of
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:

@@ -39,7 +39,7 @@ data:
   days: {first: 2022-04-01}
 labels: {like: liked == 1}
 features:
-  item: {kind: id}               # tells a little
+  item: {kind: id}               # predicts a little
   age: {kind: number}
   recent: {kind: count, by: [user], window_days: 7}
 model:
