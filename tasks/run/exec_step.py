@@ -29,12 +29,14 @@ Folders = str | dict[str, str] | None
 
 
 class Request(TypedDict):
-    """A call of a step's function, as JSON. `file` is the scenario's; `environment` is added to the process's own."""
+    """A call of a step's function, as JSON. `file` is the scenario's, `given` what the command line changed of it;
+    `environment` is added to the process's own."""
 
     step: str
     code: str
     scenario: dict[str, Any]
     file: str
+    given: list[str]
     ds: str
     generation: int
     options: dict[str, Any]
@@ -53,6 +55,7 @@ def request_of(declared: Step, call: Call, environment: Mapping[str, str]) -> Re
         "code": code_digest(declared.name),
         "scenario": config.scenario.model_dump(mode="json", by_alias=True),
         "file": str(config.scenario.file),
+        "given": list(config.scenario._given),
         "ds": config.ds,
         "generation": config.generation,
         "options": dict(config.options),
@@ -67,7 +70,7 @@ def request_of(declared: Step, call: Call, environment: Mapping[str, str]) -> Re
 def call_of(request: Request) -> Call:
     """The call that a request describes."""
     scenario = Scenario.model_validate(request["scenario"])
-    scenario._file = Path(request["file"])
+    scenario._file, scenario._given = Path(request["file"]), tuple(request["given"])
     config = DayConfig(
         scenario,
         request["ds"],
