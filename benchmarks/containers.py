@@ -37,7 +37,7 @@ from tasks.commands.common import scenario_file
 from tasks.commands.days import scenario_days
 from tasks.run.container import release
 from tasks.steps import DAILY
-from tasks.store.scenario_store import open_store
+from tasks.store.scenario_store import JOURNAL, open_store
 from tasks.store.source_digest import ROOMS
 from tests.environment import inherited
 
@@ -121,7 +121,7 @@ def run_dvc(scenario: Scenario, days: Sequence[str], folder: Path, mlflow: str) 
         if done.returncode:
             sys.exit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
     store = folder / ".recloop" / "dvc"
-    noted = [json.loads(line) for line in (store / scenario.name / "journal.jsonl").read_text().splitlines()]
+    noted = [json.loads(line) for line in (store / scenario.name / JOURNAL).read_text().splitlines()]
     return store, {(entry["ds"], entry["step"]): entry["seconds"]["total"] for entry in noted if entry["step"] in DAILY}
 
 

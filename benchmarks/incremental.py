@@ -38,6 +38,7 @@ import pyarrow.parquet as pq
 
 from feature_jobs.schema import Scenario, load_scenario
 from feature_jobs.schema.days import parse_ds
+from feature_jobs.schema.files import SAMPLES_FILE
 from models.checkpoints.checkpoint import digest_of
 from models.metrics import scores as metrics
 from models.training.day import score, train_day
@@ -94,8 +95,8 @@ class Strategies:
         """All days as one. Rows are in order of time, so the holdout, which is learned last, is the newest fifth."""
         together = self.folder / "together"
         together.mkdir(exist_ok=True)
-        tables = [pq.read_table(self.samples[ds] / "samples.parquet") for ds in days]
-        pq.write_table(pa.concat_tables(tables).replace_schema_metadata(None), together / "samples.parquet")
+        tables = [pq.read_table(self.samples[ds] / SAMPLES_FILE) for ds in days]
+        pq.write_table(pa.concat_tables(tables).replace_schema_metadata(None), together / SAMPLES_FILE)
         return self._train(days[-1], together, None, "shuffled")
 
     def _train(self, ds: str, samples: Path, parent: Path | None, name: str) -> Trained:
@@ -126,7 +127,7 @@ def prepare(scenario: Scenario, work: Path, num_days: int) -> dict[str, Path]:
 
 def judge(checkpoint: Path, samples: Path, tasks: Sequence[str]) -> dict[str, dict[str, float]]:
     """AUC and GAUC of each task over a day that the checkpoint has not seen; unknown labels are left out."""
-    table = pq.read_table(samples / "samples.parquet")
+    table = pq.read_table(samples / SAMPLES_FILE)
     users = table.column("key.user").combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
     scores = score(checkpoint, table)
     judged = {}

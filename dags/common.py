@@ -74,7 +74,7 @@ def timetable_of(scenario: Scenario, cron: str, picks: Picks) -> DayTimetable:
 
 
 def step_arguments(scenario: Scenario, step: str) -> dict[str, Any]:
-    """Arguments of the step's Airflow task, from its declaration."""
+    """Keyword arguments of the step's Airflow task, from its declaration; Airflow defines their types."""
     declared = STEPS[step]
     pool = {"pool": GPU_POOL} if wants_gpu(declared) else {}
     return {

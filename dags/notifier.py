@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from airflow.sdk import BaseNotifier
 
@@ -36,7 +36,20 @@ class FailureNotifier(BaseNotifier):
             self.log.error("%s: the alert was not delivered: %s", SETTING, error)
 
 
-def alert_of(context: Context) -> dict[str, Any]:
+class Alert(TypedDict):
+    """What the log and the webhook get."""
+
+    event: str
+    dag_id: str
+    run_id: str
+    task_id: str
+    try_number: int
+    logical_date: str
+    error: str
+    log_url: str | None
+
+
+def alert_of(context: Context) -> Alert:
     """The alert about a failed task."""
     instance = context["ti"]
     return {

@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from airflow.sdk import Asset, BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, AirflowTaskTimeout
@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 ERROR_MARK = "recloop: "  # how the command begins its error message
 ALREADY_DONE = "already_done"
 KILLED = 128  # shells and containers report signal N as 128 + N
+
+
+class Result(TypedDict, total=False):
+    """The JSON line that a step ends with, as far as Airflow uses it: see tasks.run.runner.Outcome."""
+
+    outcome: str
+    digest: str | None
+    uri: str | None
+    metrics: dict[str, Any]
 
 
 class StepOperator(BaseOperator):
@@ -104,7 +113,7 @@ class StepOperator(BaseOperator):
             )
         return day_of(context["data_interval_start"], context["data_interval_end"], self.zone, self.picks)
 
-    def _announce(self, context: Context, ds: str, result: dict[str, Any]) -> None:
+    def _announce(self, context: Context, ds: str, result: Result) -> None:
         """Attaches metadata to the events that Airflow records for the outlets when this task has succeeded."""
         if not self.outlets:
             return
@@ -126,15 +135,15 @@ class StepOperator(BaseOperator):
         raise AirflowFailException(message)
 
 
-def result_of(output: Sequence[str]) -> dict[str, Any]:
+def result_of(output: Sequence[str]) -> Result:
     """The JSON object on the last line of a step's output. Raises AirflowFailException where there is none."""
     try:
-        result = json.loads(last_line(output))
+        found = json.loads(last_line(output))
     except ValueError:
-        result = None
-    if not isinstance(result, dict):
+        found = None
+    if not isinstance(found, dict):
         raise AirflowFailException(f"the step ended without its JSON line but with {last_line(output)!r}")
-    return result
+    return cast("Result", found)
 
 
 def reason_of(errors: Sequence[str]) -> str:

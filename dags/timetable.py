@@ -49,7 +49,7 @@ class DayTimetable(CronDataIntervalTimetable):
         self._skip = sorted(skip)
 
     def serialize(self) -> dict[str, Any]:
-        """The arguments of the constructor, for Airflow's database."""
+        """The arguments of the constructor, for Airflow's database; Airflow's interface asks for a dict."""
         return {
             "cron": self._expression,
             "zone": self._zone,

@@ -110,7 +110,7 @@ class Layout:
         return [names.index(name) for name in self.feature_namespaces]
 
     def to_json(self) -> dict[str, Any]:
-        """The layout as JSON; `from_json` reads it."""
+        """The layout as JSON, a dict only on its way into a file; `from_json` reads it."""
         return asdict(self)
 
     @classmethod

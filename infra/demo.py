@@ -24,6 +24,7 @@ from infra.airflow_api import AirflowApi
 from infra.backfill import Backfill, Task, failure_of
 from infra.servers import ROOT, USER, Local, start_servers
 from infra.summary import Times, demo_facts, journal_size, print_days
+from tasks.steps import WRITERS
 from tasks.store.scenario_store import open_store
 
 INTERRUPTED = 130
@@ -64,19 +65,21 @@ def run(name: str, num_days: int, data: str | None, home: Path, console: Console
     backfill.await_dag()
     api.ensure_pool("gpu", 1, "one training at a time")
     started = time.time()
-    backfill.create(lambda ds: store.find("train", ds) is not None)
+    backfill.create(lambda ds: store.find(WRITERS["checkpoint"], ds) is not None)
     api.unpause(backfill.dag_id)
     tasks = backfill.watch(console)
     fresh = [task for task in tasks if (task.start or 0.0) >= started]
     times = Times.of(store, already, fresh, startup_s=started - begun, wall_s=time.time() - begun)
-    facts = demo_facts(scenario, store, days) | {
+    facts = demo_facts(scenario, store, days)
+    document = {
+        **facts,
         "airflow_url": local.airflow_url,
         "mlflow_url": local.mlflow_url,
         "tracking_uri": local.tracking_uri,
         "store": str(local.store),
         "useful_compute_share": times.useful_share,
     }
-    Path("demo.json").write_text(json.dumps(facts, indent=1) + "\n")
+    Path("demo.json").write_text(json.dumps(document, indent=1) + "\n")
     print_days(scenario, facts, console)
     console.print(times.text(), soft_wrap=True)
     _print_addresses(local, scenario, console)

@@ -59,7 +59,7 @@ class Page:
         self._number = 0
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """One DevTools command and its result."""
+        """One DevTools command and its result, which each command of that protocol defines itself."""
         self._number += 1
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
         while True:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from rich.console import Console
 
 from feature_jobs.schema import Scenario
 from infra.backfill import Task
 from tasks.commands.day_table import table_of
-from tasks.commands.summary import day_facts
+from tasks.commands.summary import DayFacts, day_facts
 from tasks.store.champion_log import ChampionLog
-from tasks.store.scenario_store import ScenarioStore
-
-JOURNAL = "journal.jsonl"
+from tasks.store.scenario_store import JOURNAL, ScenarioStore
 
 
 @dataclass(frozen=True)
@@ -73,18 +71,35 @@ def journal_size(store: ScenarioStore) -> int:
     return len(store.read(JOURNAL) or b"")
 
 
-def demo_facts(scenario: Scenario, store: ScenarioStore, days: Sequence[str]) -> dict[str, Any]:
+class DemoChampion(TypedDict):
+    """The version that serves after the demo."""
+
+    name: str
+    version: str
+    checkpoint: str
+
+
+class DemoFacts(TypedDict):
+    """The part of demo.json that comes from the store."""
+
+    scenario: str
+    days: list[DayFacts]
+    champion: DemoChampion | None
+
+
+def demo_facts(scenario: Scenario, store: ScenarioStore, days: Sequence[str]) -> DemoFacts:
     """The part of demo.json that comes from the store."""
     champion = ChampionLog(store).current()
     return {
         "scenario": scenario.name,
         "days": [day_facts(scenario, store, ds) for ds in days],
-        "champion": champion
-        and {"name": champion.model, "version": champion.version, "checkpoint": champion.checkpoint},
+        "champion": {"name": champion.model, "version": champion.version, "checkpoint": champion.checkpoint}
+        if champion
+        else None,
     }
 
 
-def print_days(scenario: Scenario, facts: dict[str, Any], console: Console) -> None:
+def print_days(scenario: Scenario, facts: DemoFacts, console: Console) -> None:
     """The table of the days, and which version serves after them."""
     console.print(table_of(scenario, facts["days"]))
     champion = facts["champion"]

@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 
 from feature_jobs.errors import BadInputError, CorruptError
 from feature_jobs.transforms import Layout, exact_column
+from models.runtime.files import MODEL_FILE, REFERENCE_FILE, TABLE_FILE
 from models.runtime.frozen_tables import FrozenTable
-from models.runtime.onnx_model import MODEL_FILE, REFERENCE_FILE, TABLE_FILE, OnnxModel, ServingFacts, read_serving
+from models.runtime.onnx_model import OnnxModel, ServingFacts, read_serving
 
 if TYPE_CHECKING:
     import numpy as np

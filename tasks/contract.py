@@ -23,7 +23,7 @@ from feature_jobs.schema import Scenario
 if TYPE_CHECKING:
     from tasks.store.scenario_store import ScenarioStore
 
-Metrics = dict[str, Any]
+Metrics = Mapping[str, object]
 """What a step reports: names to numbers, nested where that reads better. Times may be in it; files hold none.
 
 Two names are special. `verdict`: a sentence on the day, shown on the day's run.

@@ -7,13 +7,15 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from feature_jobs.errors import BadInputError, GateError
 from feature_jobs.schema import Scenario
 from feature_jobs.validation.files import VERDICT_FILE as VALIDATION_FILE
 from models.export.files import QUANTIZATION_FILE
+from models.runtime.files import REFERENCE_FILE
 from tasks.contract import DayConfig, Input, Metrics, Resources, step
+from tasks.evaluation.comparison import Evaluation
 from tasks.evaluation.files import EVALUATION_FILE
 from tasks.store.champion_log import (
     CHALLENGER,
@@ -25,6 +27,9 @@ from tasks.store.champion_log import (
 )
 from tasks.store.output_files import read_json, write_json
 from tasks.tracking.files import VERSION_FILE
+
+if TYPE_CHECKING:
+    from models.metrics.comparison import Comparison
 
 DEPLOYMENT_FILE = "verdict.json"
 NO_CHAMPION = "no champion yet"
@@ -142,13 +147,14 @@ def decide(scenario: Scenario, gates: list[Gate]) -> Decision:
     return Decision(not refused and not held, refused, unjudged)
 
 
-def _evaluation(config: DayConfig, folder: Path) -> dict[str, Any]:
-    judged = read_json(folder, EVALUATION_FILE)
-    if "warnings" not in judged:
+def _evaluation(config: DayConfig, folder: Path) -> Evaluation:
+    written: Any = read_json(folder, EVALUATION_FILE)
+    if "warnings" not in written:
         raise BadInputError(
             f"{folder / EVALUATION_FILE}: an older release wrote it, without verdicts; evaluate the day again:"
             f" recloop chain replay -s {config.scenario.file.stem} --from {config.ds}"
         )
+    judged: Evaluation = written
     return judged
 
 
@@ -159,7 +165,7 @@ def _answer(*, bad: object, unknown: object = None) -> Answer:
 def _reproduces(scenario: Scenario, version: Mapping[str, Any], export: Path) -> Gate:
     from tasks import tracking
 
-    facts = tracking.check_loads(version["name"], version["version"], export / "reference.parquet")
+    facts = tracking.check_loads(version["name"], version["version"], export / REFERENCE_FILE)
     tolerance = scenario.deploy.tolerance
     if facts.problem:
         return Gate("reproduces", "no", f"the registered model does not load: {facts.problem}", {})
@@ -197,10 +203,10 @@ def _gap(left: float | None, right: float | None) -> float | None:
     return None if left is None or right is None else left - right
 
 
-def _not_worse(judged: Mapping[str, Any], champion: Entry | None) -> Gate:
+def _not_worse(judged: Evaluation, champion: Entry | None) -> Gate:
     """The evaluation's comparison, if it was made with the champion that still is the one of this day."""
 
-    def numbers_of(tasks: Mapping[str, Any]) -> dict[str, Any]:
+    def numbers_of(tasks: Mapping[str, Comparison]) -> Metrics:
         return {task: {**(facts["difference"] or {}), "judgement": facts["judgement"]} for task, facts in tasks.items()}
 
     numbers = {
@@ -220,7 +226,7 @@ def _not_worse(judged: Mapping[str, Any], champion: Entry | None) -> Gate:
     return Gate("not_worse", _answer(bad=verdict == "worse", unknown=verdict == "unknown"), reason, numbers)
 
 
-def _calibrated(scenario: Scenario, judged: Mapping[str, Any]) -> Gate:
+def _calibrated(scenario: Scenario, judged: Evaluation) -> Gate:
     from models.metrics.judgement import Evidence, judge_calibration
 
     rules = scenario.deploy
@@ -250,7 +256,7 @@ def _valid(verdict: Mapping[str, Any]) -> Gate:
     return Gate("validation", _answer(bad=not verdict["ok"]), reason, {"failures": failures})
 
 
-def _next_day(judged: Mapping[str, Any]) -> Gate:
+def _next_day(judged: Evaluation) -> Gate:
     """The champion's own next day: where the chain fell behind it, nothing from the chain replaces it."""
     found = judged["next_day"]
     verdict, numbers = found["verdict"], {"verdict": found["verdict"]}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from feature_jobs.schema.files import SAMPLES_FILE
+from models.checkpoints.files import CHECKPOINT_FILE
 from tasks.contract import DayConfig, Input, Metrics, Resources, step
 from tasks.evaluation.comparison import (
+    Evaluation,
     Holdout,
     compare_holdout,
     comparison_line,
@@ -63,24 +66,24 @@ def evaluate(
 
     scenario = config.scenario
     day = read_day(scenario, samples, checkpoint)
-    digests = {
-        "challenger": digest_of(checkpoint),
-        "parent": read_json(checkpoint, "checkpoint.json").get("parent"),
-        "champion": digest_of(champion) if champion else None,
-        "former_champion": digest_of(former_champion) if former_champion else None,
-    }
-    scores = _scores(day, samples, champion, digests["champion"], digests["parent"])
-    former = _scores(day, samples, former_champion, digests["former_champion"], digests["parent"])
+    parent = read_json(checkpoint, CHECKPOINT_FILE).get("parent")
+    champion_digest, former_digest = (digest_of(one) if one else None for one in (champion, former_champion))
+    scores = _scores(day, samples, champion, champion_digest, parent)
+    former = _scores(day, samples, former_champion, former_digest, parent)
     judged = compare_holdout(config, day, scores)
     days = history(config, day, read_json(yesterday, EVALUATION_FILE)["history"] if yesterday else [])
-    result: dict[str, Any] = {
+    result: Evaluation = {
         "scenario": scenario.name,
         "ds": config.ds,
-        **digests,
+        "challenger": digest_of(checkpoint),
+        "parent": parent,
+        "champion": champion_digest,
+        "former_champion": former_digest,
         "rows": {"day": len(day.users_N), "holdout": int(day.holdout_N.sum())},
-        **judged,
+        "overall": judged["overall"],
+        "segments": judged["segments"],
         "comparison": judge_holdout(judged, day),
-        "next_day": judge_day(config, day, scores, former, is_parent=digests["champion"] == digests["parent"]),
+        "next_day": judge_day(config, day, scores, former, is_parent=champion_digest == parent),
         "warnings": rare_labels(config, day, judged, days),
         "history": days,
     }
@@ -101,7 +104,7 @@ def _scores(day: ScoredDay, samples: Path, model: Path | None, digest: str | Non
 
     from models.training.day import score
 
-    return score(model, pq.read_table(samples / "samples.parquet").sort_by("key.event_row"))
+    return score(model, pq.read_table(samples / SAMPLES_FILE).sort_by("key.event_row"))
 
 
 def _print(judged: Holdout, warnings: list[str]) -> None:
@@ -110,7 +113,7 @@ def _print(judged: Holdout, warnings: list[str]) -> None:
     print("\n".join([*lines, *(f"warning: {text}" for text in warnings)]), file=sys.stderr, flush=True)
 
 
-def _metrics(result: dict[str, Any]) -> Metrics:
+def _metrics(result: Evaluation) -> Metrics:
     """The numbers worth a curve."""
     verdict = result["comparison"]["verdict"]
     return {
@@ -123,6 +126,6 @@ def _metrics(result: dict[str, Any]) -> Metrics:
     }
 
 
-def _sides(facts: Comparison) -> dict[str, Any]:
+def _sides(facts: Comparison) -> Metrics:
     sides = {"challenger": facts["challenger"], "champion": facts["champion"]}
     return {**{name: side for name, side in sides.items() if side}, "difference": facts["difference"] or {}}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from models.checkpoints.files import CHECKPOINT_FILE
 from tasks.contract import DayConfig, Input, Metrics, Resources, step
 from tasks.evaluation.files import EVALUATION_FILE
 from tasks.store.champion_log import CHALLENGER
@@ -43,7 +44,7 @@ def register(
     tags = {
         **key.tags,
         **{f"recloop.{name}": digest_of(folder) for name, folder in digests.items()},
-        "recloop.parent": str(read_json(checkpoint, "checkpoint.json").get("parent") or "none"),
+        "recloop.parent": str(read_json(checkpoint, CHECKPOINT_FILE).get("parent") or "none"),
         **{f"recloop.data.{name}": str(digest) for name, digest in _data(checkpoint).items()},
         "recloop.code": str(manifest_of(checkpoint).get("code", "")),
         tracking.VERDICT_TAG: "pending",
@@ -67,7 +68,7 @@ def register(
     }
 
 
-def _data(checkpoint: Path) -> dict[str, Any]:
+def _data(checkpoint: Path) -> dict[str, str]:
     """Digests of what the checkpoint was made from, its parent aside."""
     inputs = manifest_of(checkpoint).get("inputs", {})
     return {name: digest for name, digest in inputs.items() if name != "parent" and isinstance(digest, str)}

@@ -12,11 +12,11 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
 from tasks.contract import DayConfig, Input, Metrics, Option, Resources, step
 from tasks.store.output_files import manifest_of
-from tasks.store.scenario_store import canonical_json, files_of, sha256_of
+from tasks.store.scenario_store import canonical_json, files_of, record_key, sha256_of
 from tasks.tuning.proposal import PROPOSAL, Proposal, apply_certain, changes_of, proposal_table, winner, write_proposal
-from tasks.tuning.replay import Replay
+from tasks.tuning.replay import Gain, Replay
 from tasks.tuning.space import Dimension, event_days, joins_again, read_space
-from tasks.tuning.study import Study
+from tasks.tuning.study import Study, Trial
 
 
 @step(
@@ -30,7 +30,10 @@ from tasks.tuning.study import Study
     },
     writes="proposal",
     trials=PROPOSAL,
-    config=("tune", "train", "model", "features", "labels", "evaluate", "join"),
+    config=(
+        *("tune", "train", "model", "features", "labels", "evaluate", "join"),
+        *("deploy.min_rows", "deploy.min_positives"),
+    ),
     resources=Resources(memory_gib=6.0),
     imports=("models.training.day", "optuna"),
     options={
@@ -66,8 +69,8 @@ def tune(
 
     A study goes on where it was stopped; with the option `worker` it only adds trials. Another `tune.space` on the same
     day is another study. The winner and trial 0 are compared row by row: `certain` says that the AUC of some task is
-    better, and of none worse, at the scenario's confidence, corrected for the number of trials and tasks. With
-    `tune.apply: auto` the command then writes a certain winner into the scenario.
+    better, and of none worse or unknown, at the scenario's confidence, corrected for the number of trials and tasks.
+    With `tune.apply: auto` the command then writes a certain winner into the scenario.
 
     Writes proposal.json. Raises BadInputError where there is no earlier checkpoint or the space is wrong.
     """
@@ -91,30 +94,37 @@ def tune(
     if is_worker:
         return {"worker": config.options["worker"], "trials": len(trials)}
     best = winner(trials, maximize=scenario.tune.objective == "auc")
-    evidence = replay.evidence(trials[0]["params"], best["params"], len(trials), proposal / "scratch")
-    report: Proposal = {
-        "study": key,
-        "scenario": scenario.name,
-        "ds": ds,
-        "from_checkpoint": start,
-        "replayed": sorted(days),
-        "objective": scenario.tune.objective,
-        "trials": trials,
-        "best": best["params"],
-        "best_trial": best["number"],
-        "value": best["value"] or 0.0,
-        "champion_value": trials[0]["value"] or 0.0,
-        "better": best["number"] != 0,
-        "certain": evidence.certain,
-        "evidence": evidence.by_task,
-        "changes": changes_of(scenario, best["params"]) if best["number"] else {},
-    }
+    gain = replay.evidence(trials[0]["params"], best["params"], len(trials), proposal / "scratch")
+    report = _report(config, replay, key=key, start=start, trials=trials, best=best, gain=gain)
     write_proposal(proposal, report)
     states = [trial["state"] for trial in trials]
     shown = ("value", "champion_value", "better", "certain")
     return {
         "trials": {state: states.count(state) for state in sorted(set(states))},
         **{name: value for name, value in report.items() if name in shown},
+    }
+
+
+def _report(
+    config: DayConfig, replay: Replay, *, key: str, start: str, trials: Sequence[Trial], best: Trial, gain: Gain
+) -> Proposal:
+    scenario = config.scenario
+    return {
+        "study": key,
+        "scenario": scenario.name,
+        "ds": config.ds,
+        "from_checkpoint": start,
+        "replayed": sorted(replay.samples),
+        "objective": scenario.tune.objective,
+        "trials": list(trials),
+        "best": best["params"],
+        "best_trial": best["number"],
+        "value": best["value"] or 0.0,
+        "champion_value": trials[0]["value"] or 0.0,
+        "better": best["number"] != 0,
+        "certain": gain.certain,
+        "evidence": gain.by_task,
+        "changes": changes_of(scenario, best["params"]) if best["number"] else {},
     }
 
 
@@ -148,7 +158,7 @@ def _seconds_of_join(config: DayConfig, ds: str) -> float:
     """How long the day's join took when it ran; 0 where that is not known."""
     if config.store is None:
         return 0.0
-    data = config.store.read(f"runs/g{config.store.generation_of(ds):04}/{ds}/join.json")
+    data = config.store.read(record_key(config.store.generation_of(ds), ds, "join"))
     return float(json.loads(data)["seconds"].get("compute", 0.0)) if data else 0.0
 
 

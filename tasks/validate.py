@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from feature_jobs.errors import GateError
-from feature_jobs.validation.files import VERDICT_FILE
+from feature_jobs.sources.output_files import COUNTS_FILE
+from feature_jobs.validation.files import PROFILE_FILE, VERDICT_FILE
 from tasks.contract import DayConfig, Input, Metrics, Resources, step
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
     )
     days = drift.window({**trailing, config.ds: day}, rules.trailing_days)
     _write(validation / VERDICT_FILE, verdict)
-    _write(validation / "profile.json", {"days": days}, indent=None)  # many small numbers: a line each would be 5x it
+    _write(validation / PROFILE_FILE, {"days": days}, indent=None)  # many small numbers: a line each would be 5x it
     if failures:
         raise GateError(_refusal(config.ds, failures, len(suite["expectations"])))
     return _metrics(verdict)
@@ -122,7 +123,7 @@ def _row_count(frame: pd.DataFrame, events: Path) -> list[Problem]:
     """Each event is one sample: a join that loses or doubles rows must not go on."""
     import json
 
-    num_events = json.loads((events / "counts.json").read_text(encoding="utf-8"))["rows"]
+    num_events = json.loads((events / COUNTS_FILE).read_text(encoding="utf-8"))["rows"]
     if num_events == len(frame):
         return []
     return [_problem("one sample for each event", None, "blocking", f"{num_events} rows", f"{len(frame)} rows")]

@@ -17,7 +17,7 @@ def awaited(
     said: Callable[[], str] = lambda: "it did not come",
     every_s: float = 0.05,
 ) -> T:
-    """What `found` returns as soon as that is true. Fails after `within_s` seconds with what `said` tells."""
+    """Waits until `found` returns a true value, and returns it. Fails after `within_s` seconds."""
     deadline = time.monotonic() + within_s
     while not (value := found()):
         assert time.monotonic() < deadline, said()

@@ -18,6 +18,7 @@ from feature_jobs.joins.trailing import NO_SOURCE, Index, Ints, Timeline, encode
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_window
 from feature_jobs.sources.casts import quote
+from feature_jobs.sources.output_files import EVENTS_FILE
 from feature_jobs.sources.retyped import refuse_retyped
 from feature_jobs.sources.source import time_columns
 
@@ -63,7 +64,7 @@ class EventLog:
         tables = []
         for ds in sorted(history):
             table = _load(history[ds], columns)
-            refuse_retyped(self.scenario, (self.ds, day), (ds, table.schema), history[ds] / "events.parquet")
+            refuse_retyped(self.scenario, (self.ds, day), (ds, table.schema), history[ds] / EVENTS_FILE)
             newest = pc.max(table["key.event_time"]).as_py()
             if newest is not None and newest >= begin:
                 raise BadInputError(
@@ -183,9 +184,9 @@ class EventLog:
 
 def _load(folder: Path, columns: list[str]) -> pa.Table:
     """The columns that the day has; a day that was ingested before a column was declared lacks it."""
-    present = pq.read_schema(folder / "events.parquet").names
+    present = pq.read_schema(folder / EVENTS_FILE).names
     columns = [name for name in columns if name in present]
-    return pq.read_table(folder / "events.parquet", columns=[*columns, "key.event_time"])
+    return pq.read_table(folder / EVENTS_FILE, columns=[*columns, "key.event_time"])
 
 
 def _select(connection: duckdb.DuckDBPyConnection, sql: Mapping[str, str]) -> dict[str, pa.Array]:

@@ -42,6 +42,7 @@ from feature_jobs.schema import (
     TrailingFeature,
 )
 from feature_jobs.schema.days import check_day
+from feature_jobs.schema.files import SAMPLES_FILE
 from feature_jobs.sources.source import time_columns
 from feature_jobs.sources.tables import write_parquet
 
@@ -102,7 +103,7 @@ def join_day(scenario: Scenario, ds: str, events: Path, history: Mapping[str, Pa
         }
     )
     output.mkdir(parents=True, exist_ok=True)
-    write_parquet(samples.to_batches(), samples.schema, output / "samples.parquet")
+    write_parquet(samples.to_batches(), samples.schema, output / SAMPLES_FILE)
     facts = _facts(scenario, samples, log, gaps)
     (output / "join.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return facts

@@ -331,7 +331,7 @@ class Scenario(Section):
 
     @property
     def enabled_features(self) -> dict[str, Any]:
-        """Features that the model sees, in the order of the file."""
+        """Features that the model sees, in the order of the file; of type Any, because each kind has its own fields."""
         return {name: f for name, f in self.features.items() if f.enabled}
 
     @property

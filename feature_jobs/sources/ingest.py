@@ -23,6 +23,7 @@ from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import check_day, day_of, day_window
 from feature_jobs.sources.casts import arrow_schema, quote
 from feature_jobs.sources.files import files_of
+from feature_jobs.sources.output_files import COUNTS_FILE, EVENTS_FILE, QUARANTINE_FILE
 from feature_jobs.sources.source import Source, sources_of
 from feature_jobs.sources.tables import ROWS_PER_GROUP, Reader, connect, write_parquet
 
@@ -70,10 +71,10 @@ def ingest_day(scenario: Scenario, ds: str, output: Path) -> DayCounts:
             landed[source.place] = counts
             quarantine.append(bad_rows)
     bad = pa.concat_tables(quarantine)
-    write_parquet(bad.to_batches(), _QUARANTINE, output / "quarantine.parquet")
+    write_parquet(bad.to_batches(), _QUARANTINE, output / QUARANTINE_FILE)
     result: DayCounts = {**landed[events.place], "entities": {e.name: landed[e.place] for e in entities}}
     text = json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    (output / "counts.json").write_text(text, encoding="utf-8")
+    (output / COUNTS_FILE).write_text(text, encoding="utf-8")
     return result
 
 
@@ -158,7 +159,7 @@ class _Landing:
             time_key = ["key.valid_from"] if self.source.time else []
             order, path = f"c{self.source.place_of(self.source.key)}, time", f"entities/{self.source.name}.parquet"
         else:
-            time_key, order, path = ["key.event_time"], "time, file, row", "events.parquet"
+            time_key, order, path = ["key.event_time"], "time, file, row", EVENTS_FILE
         columns += "".join(f", time AS {quote(key)}" for key in time_key)
         rows = self.connection.sql(f"SELECT {columns} FROM good ORDER BY {order}")
         batches: Iterator[pa.RecordBatch] = iter(rows.to_arrow_reader(ROWS_PER_GROUP))

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
 from feature_jobs.sources.casts import arrow_schema
+from feature_jobs.sources.output_files import EVENTS_FILE
 
 
 def refuse_retyped_events(scenario: Scenario, ds: str, past_ds: str, past: Path) -> None:
@@ -17,7 +18,7 @@ def refuse_retyped_events(scenario: Scenario, ds: str, past_ds: str, past: Path)
 
     Raises BadInputError naming the column, both types and the remedy.
     """
-    file = past / "events.parquet"
+    file = past / EVENTS_FILE
     refuse_retyped(scenario, (ds, arrow_schema(scenario.data.events.columns)), (past_ds, pq.read_schema(file)), file)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import EVENT_TIME, columns_of
 from feature_jobs.schema import Scenario
+from feature_jobs.validation.files import PROFILE_FILE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -274,7 +275,7 @@ def read_profile(validation: Path | None) -> dict[str, DayProfile]:
     """The days that yesterday's validation passed on, by ds; none on the first day."""
     if validation is None:
         return {}
-    days: dict[str, DayProfile] = json.loads((validation / "profile.json").read_text(encoding="utf-8"))["days"]
+    days: dict[str, DayProfile] = json.loads((validation / PROFILE_FILE).read_text(encoding="utf-8"))["days"]
     return days
 
 

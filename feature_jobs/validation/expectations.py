@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Required, TypedDict
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
+from feature_jobs.schema.files import SAMPLES_FILE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -244,7 +245,7 @@ def read_frame(samples: Path) -> pd.DataFrame:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    table = pq.read_table(samples / "samples.parquet")
+    table = pq.read_table(samples / SAMPLES_FILE)
     columns = {}
     for name in table.column_names:
         values = table[name]

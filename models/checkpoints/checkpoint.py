@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from feature_jobs.errors import CorruptError
 from feature_jobs.schema import Model
 from feature_jobs.transforms import Layout
+from models.checkpoints.files import CHECKPOINT_FILE
 from models.checkpoints.tensor_files import Rows, read_rows, read_shapes, read_tensors, write_tensors
 from models.distributed.process_group import lost_the_others
 from models.ranking.networks import Network
@@ -34,7 +35,7 @@ from models.ranking.precision import LossScaler
 from models.ranking.ranker import Ranker
 
 FILES = CHECKPOINT, DENSE, EMBEDDINGS, OPTIMIZER = (
-    "checkpoint.json",
+    CHECKPOINT_FILE,
     "dense.safetensors",
     "embeddings.safetensors",
     "optimizer.safetensors",
@@ -120,7 +121,10 @@ def save(ranker: Ranker, folder: Path | None, facts: Mapping[str, Any]) -> None:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """Reads checkpoint.json. Raises CorruptError if it is missing or not readable."""
+    """Reads checkpoint.json, whose content depends on the architecture and the release that wrote it.
+
+    Raises CorruptError if it is missing or not readable.
+    """
     try:
         facts: dict[str, Any] = json.loads((folder / CHECKPOINT).read_text())
         return facts

@@ -30,21 +30,19 @@ import pyarrow.parquet as pq
 
 from feature_jobs.errors import GateError
 from feature_jobs.schema import Quantize
+from feature_jobs.schema.files import SAMPLES_FILE
 from feature_jobs.transforms import Encoded, Layout, encode
 from models.checkpoints import checkpoint as checkpoints
 from models.export.files import QUANTIZATION_FILE
 from models.export.quantization import correct_bias, largest_inputs, quantize_dense, write_onnx
 from models.metrics import scores as metrics
 from models.ranking.ranker import Ranker
+from models.runtime.files import MODEL_FILE, REFERENCE_FILE, SERVING_FILE, TABLE_FILE
 from models.runtime.frozen_kernels import row_bytes
 from models.runtime.frozen_tables import Bytes, Floats, FrozenTable, Ints, quantize_rows, slices
 from models.runtime.onnx_model import (
     BATCH_ROWS,
     FORMAT,
-    MODEL_FILE,
-    REFERENCE_FILE,
-    SERVING_FILE,
-    TABLE_FILE,
     OnnxModel,
     ServingFacts,
     sha256_of,
@@ -92,7 +90,7 @@ def export(checkpoint: Path, samples: Path, output: Path, quantize: Quantize) ->
     input.
     """
     ranker = checkpoints.load(checkpoint)
-    table = _spread(samples / "samples.parquet", ranker)
+    table = _spread(samples / SAMPLES_FILE, ranker)
     with tempfile.TemporaryDirectory() as scratch:
         batches = list(_batches(table, ranker.layout))
         models = _write_models(ranker, table, batches, quantize, scratch=Path(scratch), output=output)

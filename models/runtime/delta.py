@@ -20,8 +20,9 @@ from safetensors.numpy import load_file, save_file
 
 from feature_jobs.errors import BadInputError, CorruptError
 from feature_jobs.transforms import Ints
+from models.runtime.files import SERVING_FILE, TABLE_FILE
 from models.runtime.frozen_tables import CHUNK_ROWS, Bytes, FrozenTable
-from models.runtime.onnx_model import SERVING_FILE, TABLE_FILE, check_digest, read_serving, sha256_of
+from models.runtime.onnx_model import check_digest, read_serving, sha256_of
 
 FORMAT = 1
 

@@ -17,12 +17,11 @@ import pyarrow as pa
 
 from feature_jobs.errors import CorruptError
 from feature_jobs.transforms import Encoded, Floats, Layout, encode
+from models.runtime.files import SERVING_FILE
 from models.runtime.frozen_tables import FrozenTable
 
 BATCH_ROWS = 512
 FORMAT = 2
-MODEL_FILE, TABLE_FILE, SERVING_FILE = "model.onnx", "embeddings.safetensors", "serving.json"
-REFERENCE_FILE = "reference.parquet"
 
 Feeds = dict[str, Floats]
 

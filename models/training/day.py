@@ -28,10 +28,13 @@ import pyarrow.parquet as pq
 import torch
 
 from feature_jobs.schema import Scenario
+from feature_jobs.schema.files import SAMPLES_FILE
 from feature_jobs.schema.processor import slow_precision
 from feature_jobs.transforms import Layout
 from models.checkpoints import checkpoint as checkpoints
+from models.checkpoints.files import METRICS_FILE, PREDICTIONS_FILE
 from models.checkpoints.snapshots import Position, Snapshots
+from models.distributed.compression import SentBytes
 from models.distributed.process_group import Group
 from models.metrics import scores as metrics
 from models.ranking.placement import make_ranker
@@ -107,7 +110,7 @@ def train_day(
     Raises CorruptError for an unreadable parent or samples file, BadInputError for samples that do not fit.
     """
     layout, tasks, is_leader = Layout.from_scenario(scenario), scenario.tasks, group is None or group.is_leader
-    parquet = open_samples(samples / "samples.parquet", layout, tasks)
+    parquet = open_samples(samples / SAMPLES_FILE, layout, tasks)
     num_rows = parquet.metadata.num_rows
     cut = min(max(round(num_rows * (1 - scenario.train.holdout_share)), 1), max(num_rows - 1, 1))
     # Rows that are learned, scored for the gate, scored by the parent.
@@ -121,16 +124,7 @@ def train_day(
             print(f"train {ds}: warning: {warning}", file=sys.stderr, flush=True)
         bar = Progress(f"train {ds}", num_passes, progress, quiet=not is_leader)
         day = _Day(scenario, ds, parquet, ranker, Snapshots(resume), bar, Series(scenario.train.learning_rate))
-        if not day.resume():
-            if parent:
-                day.restored = checkpoints.restore(ranker, parent)
-            ranker.tables.start_day()
-            day.scores["progressive"] = day.score(0, num_rows) if parent else _unknown(num_rows, len(tasks))
-        if not day.position.in_holdout:
-            day.learn(0, cut)
-            day.scores["gate"] = np.concatenate([_unknown(cut, len(tasks)), day.score(cut, num_rows)])
-            day.advance_to(Position(day.position.rows, in_holdout=True))
-        day.learn(cut, num_rows)
+        day.score_and_learn(parent, cut)
         ranker.tables.make_room(over=day.number)
         day.progress.close()
     progressive_NT, gate_NT = day.scores["progressive"], day.scores["gate"]
@@ -149,29 +143,10 @@ def train_day(
     checkpoints.save(ranker, output if is_leader else None, facts)
     if not is_leader:
         return TrainMetrics()
-    _write_predictions(parquet, tasks, progressive_NT, gate_NT, output / "predictions.parquet")
+    _write_predictions(parquet, tasks, progressive_NT, gate_NT, output / PREDICTIONS_FILE)
     judged = _judge(parquet, tasks, progressive_NT if parent else None, gate_NT)
-    checkpoints.write_json(output / "metrics.json", judged)
-    metrics: TrainMetrics = {
-        "progressive": judged["progressive"],
-        "holdout": judged["holdout"],
-        "num_rows": num_rows,
-        "samples_per_s": round(day.rows_learned / max(day.learn_s, 1e-9)),
-        "learn_s": round(day.learn_s, 3),
-        "score_s": round(day.score_s, 3),
-        "embedding_rows": len(ranker.tables),
-        "tables": ranker.tables.report(),
-        "skipped_steps": ranker.scaler.skipped,
-        "loss_scale": ranker.scaler.scale,
-        "precision": ranker.train.precision,
-        "series": day.series.report(),
-        "checkpoint_bytes": sum(file.stat().st_size for file in output.iterdir()),
-    }
-    if sent is not None:
-        metrics["dense_bytes_sent"] = sent.total
-        if sent.between_nodes is not None:
-            metrics["dense_bytes_between_nodes"] = sent.between_nodes
-    return metrics
+    checkpoints.write_json(output / METRICS_FILE, judged)
+    return _report(day, judged, sent, output)
 
 
 def score(checkpoint: Path, samples: pa.Table) -> dict[str, Floats]:
@@ -206,6 +181,20 @@ class _Day:
     def number(self) -> int:
         """The day as a number, counted from year 1."""
         return date.fromisoformat(self.ds).toordinal()
+
+    def score_and_learn(self, parent: Path | None, cut: int) -> None:
+        """The parent scores all rows, then rows are learned; those from `cut` on are scored just before."""
+        num_rows, num_tasks = self.parquet.metadata.num_rows, len(self.scenario.tasks)
+        if not self.resume():
+            if parent:
+                self.restored = checkpoints.restore(self.ranker, parent)
+            self.ranker.tables.start_day()
+            self.scores["progressive"] = self.score(0, num_rows) if parent else _unknown(num_rows, num_tasks)
+        if not self.position.in_holdout:
+            self.learn(0, cut)
+            self.scores["gate"] = np.concatenate([_unknown(cut, num_tasks), self.score(cut, num_rows)])
+            self.advance_to(Position(self.position.rows, in_holdout=True))
+        self.learn(cut, num_rows)
 
     def resume(self) -> bool:
         """Continues from the last snapshot of a killed run. Returns False if there is none."""
@@ -279,6 +268,30 @@ def _seed(scenario: Scenario, ds: str, *part: int) -> int:
 
 def _unknown(num_rows: int, num_tasks: int) -> Floats:
     return np.full((num_rows, num_tasks), np.nan, np.float32)
+
+
+def _report(day: _Day, judged: JudgedDay, sent: SentBytes | None, output: Path) -> TrainMetrics:
+    """The metrics of a day that is learned and written."""
+    metrics: TrainMetrics = {
+        "progressive": judged["progressive"],
+        "holdout": judged["holdout"],
+        "num_rows": day.parquet.metadata.num_rows,
+        "samples_per_s": round(day.rows_learned / max(day.learn_s, 1e-9)),
+        "learn_s": round(day.learn_s, 3),
+        "score_s": round(day.score_s, 3),
+        "embedding_rows": len(day.ranker.tables),
+        "tables": day.ranker.tables.report(),
+        "skipped_steps": day.ranker.scaler.skipped,
+        "loss_scale": day.ranker.scaler.scale,
+        "precision": day.ranker.train.precision,
+        "series": day.series.report(),
+        "checkpoint_bytes": sum(file.stat().st_size for file in output.iterdir()),
+    }
+    if sent is not None:
+        metrics["dense_bytes_sent"] = sent.total
+        if sent.between_nodes is not None:
+            metrics["dense_bytes_between_nodes"] = sent.between_nodes
+    return metrics
 
 
 def _write_predictions(

@@ -85,7 +85,7 @@ class RunEnd:
         return GateError.exit_code if failed else 0
 
     def as_json(self) -> list[dict[str, Any]]:
-        """An entry for each step; the last one is the error where there is one."""
+        """An entry for each step; the last one is the error where there is one. Dicts, as `Outcome.as_json` is one."""
         entries = [{**outcome.as_json(), "exit_code": outcome.exit_code} for outcome in self.outcomes]
         if self.error is not None and self.stopped_at is not None:
             ds, step = self.stopped_at
@@ -155,7 +155,7 @@ def plan(context: Context, ds: str | None, first: str | None, last: str | None) 
     planned = plan_days(context.scenario, context.store, scenario_days(context.scenario, ds, first, last))
     training = plan_training(context.scenario, context.store, planned)
     context.show(
-        {"days": [asdict(day) for day in planned], "training": training},
+        {"days": [asdict(day) for day in planned], "training": training.as_json()},
         f"{plan_table(planned)}\n\n{training_table(training)}",
     )
 
@@ -233,8 +233,8 @@ def chain_verify(context: Context) -> None:
     """Checks the digest of every committed file, and that each checkpoint has its parent."""
     from tasks.store.chain import require_sound
 
-    facts = require_sound(context.scenario, context.store)
-    context.show(facts, f"{facts['commits']:,} commits, {facts['bytes'] / 1e6:.1f} MB: every digest is right")
+    proof = require_sound(context.scenario, context.store)
+    context.show(asdict(proof), f"{proof.commits:,} commits, {proof.bytes / 1e6:.1f} MB: every digest is right")
 
 
 @chain.command("replay")

@@ -8,16 +8,18 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from feature_jobs.schema import Scenario
+from feature_jobs.sources.output_files import COUNTS_FILE
+from models.checkpoints.files import METRICS_FILE
 from models.export.files import QUANTIZATION_FILE
 from tasks.commands.text_table import number
 from tasks.deploy import DEPLOYMENT_FILE
 from tasks.evaluation.files import EVALUATION_FILE
 from tasks.run.runner import Outcome
 from tasks.steps import STEPS, WRITERS
-from tasks.store.scenario_store import Commit, ScenarioStore
+from tasks.store.scenario_store import JOURNAL, Commit, ScenarioStore
 from tasks.tracking.files import VERSION_FILE
 
 STEP_WIDTH = max(map(len, STEPS))
@@ -27,18 +29,34 @@ MOST_NUMBERS = 8
 METRICS = ("auc", "gauc", "normalized_entropy", "calibration")
 
 
-def day_facts(scenario: Scenario, store: ScenarioStore, ds: str) -> dict[str, Any]:
-    """One day: rows, progressive AUC, gate AUC of champion and challenger, gate verdict, version, checkpoint, seconds.
+ByTask = dict[str, float | None]
 
-    `gate` is "promoted", "promoted, unjudged: …" or "no: …". What is not committed yet is None.
+
+class DayFacts(TypedDict):
+    """One day; what is not committed yet is None. `auc_progressive`: the parent's, on all rows of the day.
+
+    `gate_auc`: of champion and challenger on the holdout. `gate`: "promoted", "promoted, unjudged: …" or "no: …".
     """
+
+    ds: str
+    rows: int | None
+    auc_progressive: ByTask
+    gate_auc: dict[str, ByTask]
+    gate: str | None
+    version: str | None
+    checkpoint: str | None
+    seconds: dict[str, float]
+
+
+def day_facts(scenario: Scenario, store: ScenarioStore, ds: str) -> DayFacts:
+    """What is committed of a day, for tables and for demo.json."""
     evaluation = _json(_output(store, "evaluation", ds), EVALUATION_FILE)
     checkpoint, deployed = (_output(store, name, ds) for name in ("checkpoint", "deployment"))
     verdict = _json(deployed, DEPLOYMENT_FILE)
     overall = evaluation.get("overall", {})
     return {
         "ds": ds,
-        "rows": _json(_output(store, "events", ds), "counts.json").get("rows"),
+        "rows": _json(_output(store, "events", ds), COUNTS_FILE).get("rows"),
         "auc_progressive": parent_auc(scenario, store, ds),
         "gate_auc": {
             side: {task: _number(overall, task, side, "auc") for task in scenario.tasks}
@@ -51,16 +69,16 @@ def day_facts(scenario: Scenario, store: ScenarioStore, ds: str) -> dict[str, An
     }
 
 
-def parent_auc(scenario: Scenario, store: ScenarioStore, ds: str) -> dict[str, float | None]:
+def parent_auc(scenario: Scenario, store: ScenarioStore, ds: str) -> ByTask:
     """AUC of each task that the parent reached on all rows of the day, before they were learned."""
-    training = _json(_output(store, "checkpoint", ds), "metrics.json")
+    training = _json(_output(store, "checkpoint", ds), METRICS_FILE)
     return {task: _number(training, "progressive", task, "auc") for task in scenario.tasks}
 
 
 def step_seconds(store: ScenarioStore, ds: str, kind: str = "total") -> dict[str, float]:
     """Seconds of each step's newest run that did its work; `kind`: total or compute."""
     found: dict[str, float] = {}
-    for line in (store.read("journal.jsonl") or b"").splitlines():
+    for line in (store.read(JOURNAL) or b"").splitlines():
         entry = json.loads(line)
         if entry["ds"] == ds and entry["outcome"] in ("done", "gate_no"):
             found[entry["step"]] = entry["seconds"].get(kind, 0.0)
@@ -72,7 +90,7 @@ def write_report(scenario: Scenario, store: ScenarioStore, days: list[str], out:
     metrics: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
     for ds in days:
-        training = _json(_output(store, "checkpoint", ds), "metrics.json")
+        training = _json(_output(store, "checkpoint", ds), METRICS_FILE)
         quantized = _json(_output(store, "export", ds), QUANTIZATION_FILE)
         by_task = {t: {m: _number(training, "progressive", t, m) for m in METRICS} for t in scenario.tasks}
         metrics[ds] = {"progressive": by_task, "export_bytes": _number(quantized, "int8", "bytes")}
@@ -119,7 +137,7 @@ def _main_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def flat(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested metrics as dotted names."""
+    """Nested metrics as dotted names; their values can be of any type."""
     found: dict[str, Any] = {}
     for key, value in metrics.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
@@ -145,6 +163,7 @@ def _output(store: ScenarioStore, name: str, ds: str) -> Commit | None:
 
 
 def _json(commit: Commit | None, name: str) -> dict[str, Any]:
+    """A file of a committed output, empty where it is missing; each step writes its own names."""
     if commit is None or not (commit.folder / name).is_file():
         return {}
     loaded: dict[str, Any] = json.loads((commit.folder / name).read_text())

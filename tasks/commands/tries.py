@@ -113,7 +113,7 @@ def _variants(context: Context, texts: Sequence[str]) -> list[Variant]:
 
 
 def parse_variant(text: str) -> tuple[str, dict[str, Any]]:
-    """`NAME: PATH=VALUE,PATH=VALUE`, where a value is YAML: commas in brackets or quotes belong to it."""
+    """`NAME: PATH=VALUE,PATH=VALUE`, where a value is YAML of any type: commas in brackets or quotes belong to it."""
     name, colon, rest = text.partition(":")
     if not colon or not name.strip() or "=" in name:
         raise BadInputError(
@@ -188,6 +188,8 @@ def _progress(names: Sequence[str], num_days: int, *, shown: bool) -> Iterator[C
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from tasks.run.tries_plan import JOIN
+
     console = Console(stderr=True, quiet=not shown)
     if not console.is_terminal:
         yield lambda name, label: console.print(f"{name}: {label} done", highlight=False)
@@ -198,7 +200,7 @@ def _progress(names: Sequence[str], num_days: int, *, shown: bool) -> Iterator[C
 
         def done(name: str, label: str) -> None:
             if name not in tasks:  # an unnamed variant, or a join that several share
-                only = next(iter(tasks)) if len(tasks) == 1 and name != "join" else None
+                only = next(iter(tasks)) if len(tasks) == 1 and name != JOIN.name else None
                 tasks[name] = tasks[only] if only else bars.add_task(name, total=None)
             bars.update(tasks[name], advance=1, description=f"{name} {label}")
 

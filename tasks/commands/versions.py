@@ -102,7 +102,7 @@ def resume_promotions(context: Context) -> None:
 def accept(context: Context, ds: str) -> None:
     """Writes a tuning run's proposed values into the scenario file, keeping its comments."""
     from tasks.run.runner import output_name_of
-    from tasks.tuning.proposal import apply, read_proposal
+    from tasks.tuning.proposal import apply, doubt, read_proposal
 
     scenario = context.scenario
     commit = context.store.find(output_name_of(STEPS[WRITERS["proposal"]], scenario), ds)
@@ -112,8 +112,8 @@ def accept(context: Context, ds: str) -> None:
             f" recloop tune {context.options} --ds {ds}"
         )
     proposal = read_proposal(commit.folder)
-    if proposal["better"] and not proposal["certain"]:
-        click.secho("warning: the gain may be chance: its interval includes 0", err=True, fg="yellow")
+    if proposal["better"] and (reason := doubt(proposal)):
+        click.secho(f"warning: {reason}", err=True, fg="yellow")
     apply(scenario.file, proposal["changes"], ds)
     lines = [f"{path}: {change['old']} -> {change['new']}" for path, change in sorted(proposal["changes"].items())]
     context.show(proposal["changes"], f"{scenario.file}:\n" + ("\n".join(lines) or "nothing to change"))

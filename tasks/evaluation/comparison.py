@@ -37,6 +37,21 @@ class Finding(TypedDict):
     unknown: list[str]
 
 
+Side = Literal["champion", "former", "chain"]
+
+
+class DayComparison(TypedDict, total=False):
+    """Two models on all rows of a day, as models.metrics.comparison.Comparison, but under the names of the two."""
+
+    rows: int
+    positives: int
+    champion: Quality | None
+    former: Quality | None
+    chain: Quality | None
+    difference: Difference | None
+    judgement: Judged | None
+
+
 class NextDay(TypedDict):
     """How the champion did on the day that arrived after it was promoted, on all rows.
 
@@ -48,8 +63,8 @@ class NextDay(TypedDict):
     rollback_proposed: bool
     reasons: list[str]
     unknown: list[str]
-    champion_against_former: dict[str, dict[str, Any]]
-    chain_against_champion: dict[str, dict[str, Any]]
+    champion_against_former: dict[str, DayComparison]
+    chain_against_champion: dict[str, DayComparison]
 
 
 class DayQuality(TypedDict, total=False):
@@ -65,6 +80,23 @@ class DayQuality(TypedDict, total=False):
     calibration: float
     calibration_interval: list[float]
     calibration_error: float
+
+
+class Evaluation(Holdout):
+    """evaluation.json. `challenger`, `parent`, `champion` and `former_champion` are digests of checkpoints; `rows` are
+    counts of the day and of its holdout; `history` holds the progressive quality of all days so far."""
+
+    scenario: str
+    ds: str
+    challenger: str
+    parent: str | None
+    champion: str | None
+    former_champion: str | None
+    rows: dict[str, int]
+    comparison: Finding
+    next_day: NextDay
+    warnings: list[str]
+    history: list[DayQuality]
 
 
 def compare_holdout(config: DayConfig, day: ScoredDay, champion: Scores | None) -> Holdout:
@@ -144,18 +176,23 @@ def judge_day(
 
 
 def _on_all_rows(
-    config: DayConfig, day: ScoredDay, names: tuple[str, str], ours: Scores | None, theirs: Scores | None
-) -> dict[str, dict[str, Any]]:
+    config: DayConfig, day: ScoredDay, names: tuple[Side, Side], ours: Scores | None, theirs: Scores | None
+) -> dict[str, DayComparison]:
     """Comparisons by task, with `names` for the two sides instead of challenger and champion."""
     if ours is None or theirs is None:
         return {}
     rules = config.scenario.deploy
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, DayComparison] = {}
     for task, labels in day.labels.items():
         scores = (labels, theirs[task], ours[task], day.users_N)
-        facts = dict(_compare(config, *scores, min_rows=rules.min_rows, max_drop=rules.max_auc_drop))
-        sides = {names[0]: facts.pop("challenger"), names[1]: facts.pop("champion")}
-        found[task] = {**facts, **sides}
+        facts = _compare(config, *scores, min_rows=rules.min_rows, max_drop=rules.max_auc_drop)
+        found[task] = {
+            "rows": facts["rows"],
+            "positives": facts["positives"],
+            "difference": facts["difference"],
+            "judgement": facts["judgement"],
+        }
+        found[task][names[0]], found[task][names[1]] = facts["challenger"], facts["champion"]
     return found
 
 
@@ -191,8 +228,8 @@ def _reasons(named: Iterable[tuple[str, Judged | None]], verdict: Verdict) -> li
     return [f"{name}: {found['reason']}" for name, found in named if found is not None and found["verdict"] == verdict]
 
 
-def _any_worse(tasks: Mapping[str, Mapping[str, Any]]) -> bool:
-    return any(facts["judgement"]["verdict"] == "worse" for facts in tasks.values())
+def _any_worse(tasks: Mapping[str, DayComparison]) -> bool:
+    return any(facts["judgement"] and facts["judgement"]["verdict"] == "worse" for facts in tasks.values())
 
 
 def history(config: DayConfig, day: ScoredDay, before: list[DayQuality]) -> list[DayQuality]:

@@ -42,7 +42,7 @@ def write_report(
 
 
 def _values(scenario: Scenario, result: Mapping[str, Any], drawn: Mapping[str, str | None]) -> dict[str, Any]:
-    """What the template shows."""
+    """What the template shows, by the names that it uses."""
     from models.metrics.judgement import WORDS
 
     judged = {task: facts["judgement"] for task, facts in result["overall"].items()}

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feature_jobs.errors import BadInputError
+from feature_jobs.schema.files import SAMPLES_FILE
+from models.checkpoints.files import PREDICTIONS_FILE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,13 +43,13 @@ def read_day(scenario: Scenario, samples: Path, checkpoint: Path) -> ScoredDay:
     import numpy as np
     import pyarrow.parquet as pq
 
-    predictions = pq.read_table(checkpoint / "predictions.parquet").sort_by("key.event_row")
+    predictions = pq.read_table(checkpoint / PREDICTIONS_FILE).sort_by("key.event_row")
     segments = [f"segment.{name}" for name in scenario.evaluate.segments]
-    rows = pq.read_table(samples / "samples.parquet", columns=["key.event_row", *segments]).sort_by("key.event_row")
+    rows = pq.read_table(samples / SAMPLES_FILE, columns=["key.event_row", *segments]).sort_by("key.event_row")
     if not rows["key.event_row"].equals(predictions["key.event_row"]):
         raise BadInputError(
-            f"{checkpoint / 'predictions.parquet'}: {len(predictions)} rows, which are not the {len(rows)} of"
-            f" {samples / 'samples.parquet'}; train this day again"
+            f"{checkpoint / PREDICTIONS_FILE}: {len(predictions)} rows, which are not the {len(rows)} of"
+            f" {samples / SAMPLES_FILE}; train this day again"
         )
     gate = {task: _floats(predictions[f"gate.{task}"]) for task in scenario.tasks}
     progressive = {task: _floats(predictions[f"progressive.{task}"]) for task in scenario.tasks}

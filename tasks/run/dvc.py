@@ -10,7 +10,7 @@ import datetime
 import io
 import os.path
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from ruamel.yaml import YAML
 
@@ -18,11 +18,13 @@ from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import previous_day, trailing_days
 from tasks.contract import Input, Step
 from tasks.run.runner import has_work, output_name_of, value_at, window_of
-from tasks.steps import DAILY, STEPS, writer_of
+from tasks.steps import DAILY, STEPS, WRITERS, writer_of
 from tasks.store.source_digest import step_files
 
 STORE = ".recloop/dvc"
 REPORT = f"{STORE}/report"
+REPORTED = ("checkpoint", "evaluation", "export")
+"""The outputs of a day that `recloop report` waits for."""
 HEADER = """\
 # Rendered by `recloop dvc-render --scenario {name}`; edit the scenario, not this file, and render again.
 # A stage for each step and day. `dvc repro` runs what changed, `dvc repro {end}-{last}` one day and all before it.
@@ -31,7 +33,7 @@ HEADER = """\
 
 def render(scenario: Scenario, file: Path, days: list[str]) -> str:
     """The text of dvc.yaml for these days."""
-    stages: dict[str, Any] = {}
+    stages: dict[str, Stage] = {}
     if scenario.data.fetch:
         stages["fetch"] = {
             "cmd": f"recloop fetch --scenario {file}",
@@ -44,9 +46,10 @@ def render(scenario: Scenario, file: Path, days: list[str]) -> str:
     for name, declared in STEPS.items():
         if len(days) > 1 and not declared.daily and has_work(declared, scenario):
             stages[f"{name}-{days[-1]}"] = _stage(declared, scenario, file, days[-1])
+    reported = [WRITERS[output] for output in REPORTED]
     stages["report"] = {
         "cmd": f"recloop report --scenario {file} --store {STORE} --from {days[0]} --to {days[-1]} --out {REPORT}",
-        "deps": [_out(scenario, day, step) for day in days for step in ("train", "evaluate", "quantize")],
+        "deps": [_out(scenario, day, step) for day in days for step in reported],
         "outs": [f"{REPORT}/metrics.json", f"{REPORT}/progressive.csv"],
     }
     document = {
@@ -69,7 +72,16 @@ def render(scenario: Scenario, file: Path, days: list[str]) -> str:
     return HEADER.format(name=scenario.name, end=DAILY[-1], last=days[-1]) + text.getvalue()
 
 
-def _stage(declared: Step, scenario: Scenario, file: Path, ds: str) -> dict[str, Any]:
+class Stage(TypedDict, total=False):
+    """A stage of dvc.yaml. `params` and an output may be a mapping: a file to its config paths, a path to settings."""
+
+    cmd: str
+    deps: list[str]
+    params: list[dict[str, list[str]]]
+    outs: list[str | dict[str, dict[str, bool]]]
+
+
+def _stage(declared: Step, scenario: Scenario, file: Path, ds: str) -> Stage:
     deps = list(step_files(declared.name))
     if not declared.reads:
         deps.append(_relative(Path(scenario.data.path), file))
@@ -80,7 +92,7 @@ def _stage(declared: Step, scenario: Scenario, file: Path, ds: str) -> dict[str,
     written = YAML(typ="safe").load(file.read_text())
     paths = sorted(path for name in declared.config for path in _storable(name, value_at(written, name)))
     command = f"recloop {declared.name} --scenario {file} --ds {ds} --store {STORE}"
-    stage: dict[str, Any] = {"cmd": command + (" --no-is-done" if declared.on_no == "skip" else "")}
+    stage: Stage = {"cmd": command + (" --no-is-done" if declared.on_no == "skip" else "")}
     stage["deps"] = sorted(set(deps))
     if paths:
         stage["params"] = [{str(file): paths}]

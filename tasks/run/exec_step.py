@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypedDict
 
 from feature_jobs.errors import BadInputError, RecloopError
 from feature_jobs.schema import Scenario
@@ -25,7 +25,29 @@ from tasks.store.source_digest import code_digest
 ORPHANED = 143  # as if asked to end
 
 
-def request_of(declared: Step, call: Call, environment: Mapping[str, str]) -> dict[str, Any]:
+Folders = str | dict[str, str] | None
+
+
+class Request(TypedDict):
+    """A call of a step's function, as JSON. `file` is the scenario's, `given` what the command line changed of it;
+    `environment` is added to the process's own."""
+
+    step: str
+    code: str
+    scenario: dict[str, Any]
+    file: str
+    given: list[str]
+    ds: str
+    generation: int
+    options: dict[str, Any]
+    resume: str | None
+    store: str | None
+    folders: dict[str, Folders]
+    output: str
+    environment: dict[str, str]
+
+
+def request_of(declared: Step, call: Call, environment: Mapping[str, str]) -> Request:
     """A call as JSON, with the environment of its process."""
     config = call.config
     return {
@@ -33,10 +55,11 @@ def request_of(declared: Step, call: Call, environment: Mapping[str, str]) -> di
         "code": code_digest(declared.name),
         "scenario": config.scenario.model_dump(mode="json", by_alias=True),
         "file": str(config.scenario.file),
+        "given": list(config.scenario._given),
         "ds": config.ds,
         "generation": config.generation,
         "options": dict(config.options),
-        "resume": _text(config.resume),
+        "resume": str(config.resume) if config.resume else None,
         "store": str(config.store.root) if config.store and declared.store_folder else None,
         "folders": {argument: _text(folder) for argument, folder in call.folders.items()},
         "output": str(call.output),
@@ -44,10 +67,10 @@ def request_of(declared: Step, call: Call, environment: Mapping[str, str]) -> di
     }
 
 
-def call_of(request: Mapping[str, Any]) -> Call:
+def call_of(request: Request) -> Call:
     """The call that a request describes."""
     scenario = Scenario.model_validate(request["scenario"])
-    scenario._file = Path(request["file"])
+    scenario._file, scenario._given = Path(request["file"]), tuple(request["given"])
     config = DayConfig(
         scenario,
         request["ds"],
@@ -63,7 +86,7 @@ def exec_step() -> int:
     """Serves one request; returns the exit code. Everything that the step prints goes to stderr."""
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    request = json.loads(sys.stdin.readline())
+    request: Request = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with, args=(sys.stdin,), daemon=True).start()
     os.environ.update(request["environment"])
     declared = STEPS[request["step"]]
@@ -93,13 +116,13 @@ def _end_with(lifeline: IO[str]) -> None:
     os._exit(ORPHANED)
 
 
-def _text(folder: Folder) -> Any:
+def _text(folder: Folder) -> Folders:
     if isinstance(folder, dict):
         return {day: str(path) for day, path in folder.items()}
     return str(folder) if folder else None
 
 
-def _path(text: Any) -> Folder:
+def _path(text: Folders) -> Folder:
     if isinstance(text, dict):
         return {day: Path(path) for day, path in text.items()}
     return Path(text) if text else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from feature_jobs.errors import ParentMissingError
 from feature_jobs.schema import Scenario
@@ -15,6 +15,10 @@ from feature_jobs.schema.days import check_day, previous_day
 from tasks.steps import DAILY, STEPS, WRITERS, upstream
 from tasks.store.scenario_store import Commit, ScenarioStore
 from tasks.store.source_digest import code_digest
+
+if TYPE_CHECKING:
+    from models.checkpoints.checkpoint import Restored
+    from models.training.footprint import Footprint, TableFootprint
 
 MOST_NAMES = 6
 TRAINS = WRITERS["checkpoint"]
@@ -97,17 +101,34 @@ def plan_table(plans: list[DayPlan]) -> str:
     return "\n".join([*lines, *dict.fromkeys(reasons), f"{to_run:,} steps would run"])
 
 
-def plan_training(scenario: Scenario, store: ScenarioStore, plans: list[DayPlan]) -> dict[str, Any]:
-    """What the first training of the planned days would begin with; where all are done, that of the next day.
+class Parent(TypedDict):
+    """The checkpoint that a training starts from."""
 
-    {"ds", "parent": {"ds", "digest"}}, and what `models.training.footprint` reports.
-    """
+    ds: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What a training would begin with. `ds`: its day; None where all planned days are trained already."""
+
+    ds: str | None
+    parent: Parent | None
+    footprint: Footprint
+
+    def as_json(self) -> dict[str, object]:
+        """For `--json`."""
+        return {"ds": self.ds, "parent": self.parent, **self.footprint}
+
+
+def plan_training(scenario: Scenario, store: ScenarioStore, plans: list[DayPlan]) -> TrainingPlan:
+    """What the first training of the planned days would begin with; where all are done, that of the next day."""
     from models.training.footprint import footprint
 
     ds = next((day.ds for day in plans if day.steps[TRAINS].state != "done"), None)
     parent = store.find(TRAINS, plans[-1].ds) if ds is None else _newest_before(scenario, store, ds)
-    named = {"ds": parent.ds, "digest": parent.digest} if parent else None
-    return {"ds": ds, "parent": named, **footprint(scenario, parent.folder if parent else None)}
+    named: Parent | None = {"ds": parent.ds, "digest": parent.digest} if parent else None
+    return TrainingPlan(ds, named, footprint(scenario, parent.folder if parent else None))
 
 
 def _newest_before(scenario: Scenario, store: ScenarioStore, ds: str) -> Commit | None:
@@ -120,18 +141,19 @@ def _newest_before(scenario: Scenario, store: ScenarioStore, ds: str) -> Commit 
 HEAD = ("table", "parent gives", "rows", "weights", "state", "bookkeeping", "a row", "at most", "settings")
 
 
-def training_table(plan: dict[str, Any]) -> str:
+def training_table(plan: TrainingPlan) -> str:
     """The result of `plan_training` as text."""
-    parent, changes = plan["parent"], plan["changes"]
-    title = f"training of {plan['ds']}" if plan["ds"] else "the next training"
+    parent, found = plan.parent, plan.footprint
+    changes = found["changes"]
+    title = f"training of {plan.ds}" if plan.ds else "the next training"
     if parent:
         title += f" starts from the checkpoint of {parent['ds']} ({parent['digest'][:12]})"
     else:
         title += " starts without a checkpoint: no earlier day is trained. The number of rows is not known yet"
-    lines = [HEAD, *(_table_line(name, table) for name, table in plan["tables"].items())]
+    lines = [HEAD, *(_table_line(name, table) for name, table in found["tables"].items())]
     if parent:
-        held = [table for table in plan["tables"].values() if table["fate"] == "restored"]
-        sums = (sum(t[key] for t in held) for key in ("weight_bytes", "state_bytes", "bookkeeping_bytes"))
+        held = [table for table in found["tables"].values() if table["fate"] == "restored"]
+        sums = map(sum, zip(*map(_held_bytes, held), strict=True)) if held else (0, 0, 0)
         lines.append(("all", "", f"{sum(t['rows'] for t in held):,}", *map(_size, sums), "", "", ""))
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
     text = [
@@ -140,15 +162,15 @@ def training_table(plan: dict[str, Any]) -> str:
         + line[-1]
         for line in lines
     ]
-    sketch = f", the sketch of ids without a row {_size(plan['sketch_bytes'])}" if plan["sketch_bytes"] else ""
-    cached, dense = plan["cached_rows"], plan["dense"]
+    sketch = f", the sketch of ids without a row {_size(found['sketch_bytes'])}" if found["sketch_bytes"] else ""
+    cached, dense = found["cached_rows"], found["dense"]
     others = "the others are in a file, or with a GPU in host memory"
     places = [f"at most {cached:,} rows are cached where they are learned, {others}"] if cached else []
     return "\n".join(
         [
             title,
             *(line.rstrip() for line in text),
-            f"the id map takes {_size(plan['id_map_bytes'])}{sketch}",
+            f"the id map takes {_size(found['id_map_bytes'])}{sketch}",
             *places,
             f"dense part: {dense['parameters']:,} parameters, {_size(dense['bytes'])} with their moments",
             *(_change_lines(changes) if changes else []),
@@ -156,22 +178,25 @@ def training_table(plan: dict[str, Any]) -> str:
     )
 
 
-def _table_line(name: str, table: dict[str, Any]) -> tuple[str, ...]:
+def _held_bytes(table: TableFootprint) -> tuple[int, int, int]:
+    return table["weight_bytes"], table["state_bytes"], table["bookkeeping_bytes"]
+
+
+def _table_line(name: str, table: TableFootprint) -> tuple[str, ...]:
     if table["fate"] == "dropped":
         return (name, "dropped", f"{table['rows']:,}", *[""] * 6)
     settings = ", ".join(f"{key} {value}" for key, value in table["settings"].items())
-    sizes = [_size(table[key]) for key in ("weight_bytes", "state_bytes", "bookkeeping_bytes")]
-    known = (f"{table['rows']:,}", *sizes) if table["fate"] == "restored" else ("-",) * 4
+    known = (f"{table['rows']:,}", *map(_size, _held_bytes(table))) if table["fate"] == "restored" else ("-",) * 4
     most = "unbounded" if table["most_bytes"] is None else _size(table["most_bytes"])
     return (name, table["fate"], *known, _size(table["row_bytes"]), most, settings)
 
 
-def _change_lines(changes: dict[str, Any]) -> list[str]:
+def _change_lines(changes: Restored) -> list[str]:
     dense, tables = changes["dense"], changes["tables"]
-    kinds = ("new", "resized", "dropped")
-    lines = [f"  {dense['restored']} tensors restored, " + ", ".join(f"{len(dense[kind])} {kind}" for kind in kinds)]
-    for kind in kinds:
-        if names := dense[kind]:
+    kinds = {"new": dense["new"], "resized": dense["resized"], "dropped": dense["dropped"]}
+    lines = [f"  {dense['restored']} tensors restored, " + ", ".join(f"{len(kinds[kind])} {kind}" for kind in kinds)]
+    for kind, names in kinds.items():
+        if names:
             more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
             lines.append(f"  {kind}: {', '.join(names[:MOST_NAMES])}{more}")
     if resized := tables["resized"]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from feature_jobs.errors import BadInputError, RecloopError
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_range
 from tasks.store.chain import head
-from tasks.store.champion_log import ChampionLog, Entry, promotions_held, resume_command, served_in_turn
+from tasks.store.champion_log import ChainHead, ChampionLog, Entry, promotions_held, resume_command, served_in_turn
 from tasks.store.scenario_store import ScenarioStore
+
+if TYPE_CHECKING:
+    from tasks.tracking import Version
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class ChampionChange:
     champion: Entry
 
     def as_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """For `--json`; a dict, because `from` can't be the name of a field."""
         facts = asdict(self)
         return {"from": facts.pop("from_version"), "to": facts.pop("to_version"), **facts}
 
@@ -93,14 +96,14 @@ def _target(scenario: Scenario, log: ChampionLog, to_version: str | None) -> Ent
     )
 
 
-def _head(store: ScenarioStore) -> dict[str, Any] | None:
+def _head(store: ScenarioStore) -> ChainHead | None:
     link = head(store)
     return {"ds": link.ds, "generation": link.generation, "checkpoint": link.checkpoint} if link else None
 
 
 def _advice(scenario: Scenario, old: Entry, new: Entry) -> str:
     """What serves now, what training continues from, and how promotions start again."""
-    name, head_ds = scenario.file.stem, (new.chain_head or {}).get("ds", new.ds)
+    name, head_ds = scenario.file.stem, new.chain_head["ds"] if new.chain_head else new.ds
     lines = [f"version {new.version} (learned up to {new.ds}) serves instead of version {old.version} ({old.ds})"]
     if head_ds > new.ds:
         after = day_range(scenario, new.ds, head_ds)[1]
@@ -113,17 +116,28 @@ def _advice(scenario: Scenario, old: Entry, new: Entry) -> str:
     return "\n".join(lines)
 
 
-def status_facts(scenario: Scenario, store: ScenarioStore) -> dict[str, Any]:
-    """For `recloop status`: {"champion", "former", "rollback_targets", "versions", "log", "promotions", "mlflow"}.
+class ServingStatus(TypedDict):
+    """What serves, as `recloop status --json` shows it. `champion`, `former` and `log` are champion_log.Entry as JSON.
 
-    `versions` are MLflow's, newest first: version, ds, generation, checkpoint, verdict, aliases. An alias that lags
-    behind the log is corrected. Where MLflow does not answer, `mlflow` says why and `versions` is empty.
+    `versions` are MLflow's, newest first. Where MLflow does not answer, `mlflow` says why and `versions` is empty.
     """
+
+    champion: dict[str, Any] | None
+    former: dict[str, Any] | None
+    rollback_targets: list[str]
+    log: list[dict[str, Any]]
+    promotions: str
+    versions: list[Version]
+    mlflow: str
+
+
+def status_facts(scenario: Scenario, store: ScenarioStore) -> ServingStatus:
+    """For `recloop status`. An alias that lags behind the champion log is corrected."""
     from tasks import tracking
 
     log = ChampionLog(store)
     served = served_in_turn(log.history())
-    facts: dict[str, Any] = {
+    facts: ServingStatus = {
         "champion": asdict(served[-1]) if served else None,
         "former": asdict(served[-2]) if len(served) > 1 else None,
         "rollback_targets": [e.version for e in log.rollback_targets(scenario.deploy.keep_versions)],

@@ -21,6 +21,7 @@ from models.distributed.nodes import Nodes
 from tasks.contract import DayConfig, Input, Metrics, Step
 from tasks.run.launchers import Call, Folder, InProcess, Launcher, Ran
 from tasks.steps import STEPS, writer_of
+from tasks.store.records import Digests, Facts, RunRecord
 from tasks.store.scenario_store import Commit, ScenarioStore, canonical_json, files_of, record_key, sha256_of
 from tasks.store.source_digest import code_digest
 
@@ -47,7 +48,7 @@ class Outcome:
         return GateError.exit_code if self.gate else 0
 
     def as_json(self) -> dict[str, Any]:
-        """The one JSON line that a step ends with."""
+        """The one JSON line that a step ends with; a dict, because what is None is left out."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
@@ -111,12 +112,12 @@ def _run(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Laun
             return _refused(declared, ds, store, output, ran), None
         if declared.is_partial(options):
             return Outcome(declared.name, ds, "done", None, None, metrics, seconds), None
-        series = metrics.pop("series", {})
+        series, metrics = metrics.get("series", {}), {name: metrics[name] for name in metrics if name != "series"}
         facts = _facts(declared, scenario, inputs, gate)
         if standing is not None:
             return _compare(scenario, store, standing, output, metrics), standing
         # Before the commit: a process that is killed between the two must not leave a commit without its metrics.
-        record = {"metrics": metrics, "series": series, "system": ran.system, "seconds": seconds}
+        record: RunRecord = {"metrics": metrics, "series": series, "system": ran.system, "seconds": seconds}
         store.write_record(record_key(store.generation_of(ds), ds, output_name), record)
         commit, ours = store.commit(output_name, ds, output, facts)
     outcome = ("gate_no" if gate else "done") if ours else "already_done"
@@ -261,15 +262,15 @@ def _folder(found: Found) -> Folder:
     return found.folder if found else None
 
 
-def _facts(declared: Step, scenario: Scenario, inputs: Mapping[str, Found], gate: str | None) -> dict[str, Any]:
+def _facts(declared: Step, scenario: Scenario, inputs: Mapping[str, Found], gate: str | None) -> Facts:
     """What a manifest says besides its files."""
 
-    def digests(found: Found) -> Any:
+    def digests(found: Found) -> Digests:
         if isinstance(found, dict):
             return {day: commit.digest for day, commit in found.items()}
         return found.digest if found else None
 
-    facts: dict[str, Any] = {
+    facts: Facts = {
         "scenario": scenario.name,
         "inputs": {argument: digests(found) for argument, found in inputs.items()},
         "config": config_digest(scenario, declared),
@@ -279,7 +280,8 @@ def _facts(declared: Step, scenario: Scenario, inputs: Mapping[str, Found], gate
     }
     for argument, read in declared.reads.items():
         if read.is_parent:
-            facts["parent"] = digests(inputs[argument])
+            link = inputs[argument]
+            facts["parent"] = link.digest if isinstance(link, Commit) else None
     return facts
 
 

@@ -13,14 +13,15 @@ import difflib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
+from models.checkpoints.files import PREDICTIONS_FILE
 from tasks.contract import DayConfig
-from tasks.run.runner import resolve_inputs
+from tasks.run.runner import Found, resolve_inputs
 from tasks.run.tries_plan import (
     COMMITTED,
     JOIN,
@@ -35,7 +36,7 @@ from tasks.run.tries_plan import (
     committed_inputs,
     plan,
 )
-from tasks.run.tries_scores import PREDICTIONS, Side, compare_sides, day_qualities
+from tasks.run.tries_scores import Side, compare_sides, day_qualities
 from tasks.run.tries_workers import Chain, ChainEnd, Job, run_chains
 from tasks.store.scenario_store import ScenarioStore, canonical_json
 
@@ -113,7 +114,7 @@ def _judged(base: Base, planned: Planned, folder: Path, **ended: Any) -> Try:
     record = planned.record
     side = Side(record.name, {ds: folder / ds for ds in record.days}, record.days[0])
     comparison = compare_sides(planned.scenario, base.side, side)
-    return Try(**{**vars(record), "comparison": comparison, "curve": day_qualities(planned.scenario, side), **ended})
+    return replace(record, comparison=comparison, curve=day_qualities(planned.scenario, side), **ended)
 
 
 def _run(
@@ -127,12 +128,12 @@ def _run(
     for planned in plans:
         if planned not in ready:
             end = join_ends[str(planned.join_key)]
-            ended[planned.record.name] = Try(**{**vars(planned.record), **_failed(end)})
+            ended[planned.record.name] = _failed(planned, end)
     return ended
 
 
-def _failed(end: ChainEnd) -> dict[str, Any]:
-    return {"outcome": "failed", **asdict(end)}
+def _failed(planned: Planned, end: ChainEnd) -> Try:
+    return replace(planned.record, outcome="failed", **asdict(end))
 
 
 def _join(
@@ -145,8 +146,8 @@ def _join(
         for ds in base.days:
             inputs = {a: _folders(c) for a, c in resolve_inputs(JOIN, scenario, ds, base.store).items()}
             arguments = (scenario, ds, inputs, scratch / "samples" / key / ds)
-            job = Job(f"join {ds}", join_day, arguments)
-            chains.append(Chain("join", [job], scratch / "logs" / f"{key[:8]}-{ds}.log"))
+            job = Job(f"{JOIN.name} {ds}", join_day, arguments)
+            chains.append(Chain(JOIN.name, [job], scratch / "logs" / f"{key[:8]}-{ds}.log"))
             keys.append(key)
     found = (
         run_chains(chains, workers, IMPORTS, lambda number, job: done(chains[number].name, job.label)) if chains else []
@@ -174,7 +175,7 @@ def _chain(base: Base, planned: Planned, scratch: Path) -> Chain:
     return Chain(name, jobs, scratch / "logs" / f"{name}.log")
 
 
-def _same_day(base: Base, ds: str) -> dict[str, Any]:
+def _same_day(base: Base, ds: str) -> dict[str, Found]:
     """What the training reads of its own day, as committed."""
     inputs = resolve_inputs(TRAIN, base.scenario, ds, base.store)
     return {argument: found for argument, found in inputs.items() if TRAIN.reads[argument].days == "same"}
@@ -183,7 +184,7 @@ def _same_day(base: Base, ds: str) -> dict[str, Any]:
 def _keep(base: Base, planned: Planned, end: ChainEnd, scratch: Path) -> Try:
     """Judges a finished try and moves it to its place, whole; an older one of the same name makes room."""
     if end.error:
-        return Try(**{**vars(planned.record), **_failed(end)})
+        return _failed(planned, end)
     made = scratch / "tries" / planned.record.name
     _shed(made / base.days[-1])
     tried = _judged(base, planned, made, seconds=end.seconds, cpu_s=end.cpu_s)
@@ -192,7 +193,7 @@ def _keep(base: Base, planned: Planned, end: ChainEnd, scratch: Path) -> Try:
         old = scratch / "replaced" / tried.name
         old.parent.mkdir(exist_ok=True)
         place.rename(old)
-        tried = Try(**{**vars(tried), "notes": (*tried.notes, "replaces an older try of this name")})
+        tried = replace(tried, notes=(*tried.notes, "replaces an older try of this name"))
     (made / RECORD).write_bytes(canonical_json(asdict(tried)))
     place.parent.mkdir(exist_ok=True)
     made.rename(place)
@@ -204,7 +205,7 @@ def _shed(checkpoint: Path) -> None:
     for path in checkpoint.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != PREDICTIONS:
+        elif path.name != PREDICTIONS_FILE:
             path.unlink()
 
 

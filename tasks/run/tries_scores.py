@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feature_jobs.schema import Scenario
+from models.checkpoints.files import PREDICTIONS_FILE
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
 
-PREDICTIONS = "predictions.parquet"
 WHOLE_DAY, HOLDOUT = "progressive", "gate"
 """Column prefixes of the two scores in predictions.parquet."""
 
@@ -130,7 +130,7 @@ def _rows(side: Side, days: Sequence[str], holdout: Sequence[str], tasks: Sequen
     for ds in days:
         kind = HOLDOUT if ds in holdout else WHOLE_DAY
         names = ["key.event_row", "key.user", *(f"label.{t}" for t in tasks), *(f"{kind}.{t}" for t in tasks)]
-        table = pq.read_table(side.days[ds] / PREDICTIONS, columns=names).sort_by("key.event_row")
+        table = pq.read_table(side.days[ds] / PREDICTIONS_FILE, columns=names).sort_by("key.event_row")
         table = table.rename_columns([name.replace(f"{kind}.", "score.") for name in names])
         parts.append(table.append_column("key.ds", pa.array([ds] * len(table), pa.string())))
     return pa.concat_tables(parts)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 from feature_jobs.errors import RetryLaterError
 from feature_jobs.schema import Scenario
@@ -27,6 +27,14 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 
 class ChampionMovedError(RetryLaterError):
     """Another process wrote the next record first."""
+
+
+class ChainHead(TypedDict):
+    """The newest checkpoint of the chain, as a record names it."""
+
+    ds: str
+    generation: int
+    checkpoint: str
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Entry:
     checkpoint: str
     sequence: int = 0
     replaces: int | None = None
-    chain_head: dict[str, Any] | None = None
+    chain_head: ChainHead | None = None
 
 
 class ChampionLog:
@@ -86,8 +94,7 @@ class ChampionLog:
 
     def is_committed(self, entry: Entry) -> bool:
         """Whether the entry's checkpoint is in the store (dvc removes the outputs of days that it runs again)."""
-        data = self.store.read(f"g{entry.generation:04}/{entry.ds}/train/commit.json")
-        return data is not None and json.loads(data)["digest"] == entry.checkpoint
+        return self.store.is_committed(entry.checkpoint, entry.ds, entry.generation)
 
     def promote(self, expected_sequence: int, entry: Entry) -> Entry:
         """Appends the record after `expected_sequence` (0: the log is empty).

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from feature_jobs.errors import CorruptError
+from tasks.store.records import Manifest
 from tasks.store.scenario_store import MANIFEST, canonical_json, files_of, sha256_of
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """A JSON file of a step's output. Raises CorruptError where it is missing or not readable."""
+    """A JSON file of a step's output; a dict, because each step writes its own names.
+
+    Raises CorruptError where the file is missing or not readable.
+    """
     try:
         loaded: dict[str, Any] = json.loads((folder / name).read_text())
         return loaded
@@ -39,14 +43,15 @@ def finite(value: Any) -> Any:
     return value
 
 
-def manifest_of(folder: Path) -> dict[str, Any]:
-    """What the store wrote about the folder; of a folder outside a store, no more than its digest."""
+def manifest_of(folder: Path) -> Manifest:
+    """What the store wrote about the folder; outside a store there is no manifest, so it gets only a digest."""
     if (folder / MANIFEST).is_file():
-        return read_json(folder, MANIFEST)
+        written: Any = read_json(folder, MANIFEST)
+        manifest: Manifest = written
+        return manifest
     return {"digest": sha256_of(canonical_json(files_of(folder))), "inputs": {}}
 
 
 def digest_of(folder: Path) -> str:
     """The digest of the folder's content."""
-    digest: str = manifest_of(folder)["digest"]
-    return digest
+    return manifest_of(folder)["digest"]

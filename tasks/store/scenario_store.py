@@ -29,8 +29,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from feature_jobs.errors import BadInputError, CorruptError
+from tasks.store.records import Facts, FileFacts, Generation, Manifest, RunRecord
 
-MANIFEST = "manifest.json"
+MANIFEST, RECORD = "manifest.json", "commit.json"
+JOURNAL = "journal.jsonl"
 DEFAULT_STORE = ".recloop/store"
 
 
@@ -45,9 +47,9 @@ class Commit:
     folder: Path
 
     @property
-    def manifest(self) -> dict[str, Any]:
-        """What the manifest says: files, inputs, config, code, parent, gate."""
-        loaded: dict[str, Any] = json.loads((self.folder / MANIFEST).read_text())
+    def manifest(self) -> Manifest:
+        """What the manifest says."""
+        loaded: Manifest = json.loads((self.folder / MANIFEST).read_text())
         return loaded
 
 
@@ -66,9 +68,9 @@ def sha256_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def files_of(folder: Path) -> dict[str, dict[str, Any]]:
+def files_of(folder: Path) -> dict[str, FileFacts]:
     """Digest and size of every file below `folder`, the manifest left out."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, FileFacts] = {}
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = file.relative_to(folder).as_posix()
         if name != MANIFEST:
@@ -139,11 +141,12 @@ class ScenarioStore:
 
     # generations
 
-    def generations(self) -> list[dict[str, Any]]:
-        """All generations, oldest first: {"generation", "from", "reason"}; the first has no `from`."""
-        found: list[dict[str, Any]] = [{"generation": 0, "from": None, "reason": "first"}]
+    def generations(self) -> list[Generation]:
+        """All generations, oldest first."""
+        found = [Generation(0, None, "first")]
         while (data := self.read(f"g{len(found):04}/generation.json")) is not None:
-            found.append(json.loads(data))
+            record = json.loads(data)
+            found.append(Generation(record["generation"], record["from"], record["reason"]))
         return found
 
     @property
@@ -165,7 +168,7 @@ class ScenarioStore:
         """The generation that holds day `ds` as seen from `generation` (default: the newest)."""
         records = self.generations()
         number = len(records) - 1 if generation is None else generation
-        while number > 0 and ds < records[number]["from"]:
+        while number > 0 and ds < (records[number].from_ds or ""):
             number -= 1
         return number
 
@@ -175,7 +178,7 @@ class ScenarioStore:
         """The committed output of a step on a day, or None."""
         number = self.generation_of(ds, generation)
         key = f"g{number:04}/{ds}/{step}"
-        data = self.read(f"{key}/commit.json")
+        data = self.read(f"{key}/{RECORD}")
         if data is None:
             return None
         digest = json.loads(data)["digest"]
@@ -184,11 +187,16 @@ class ScenarioStore:
     def commits(self) -> list[Commit]:
         """Every committed output of every generation, in the order generation, day, step."""
         found = []
-        for path in sorted(self.root.glob("g[0-9][0-9][0-9][0-9]/*/*/commit.json")):
+        for path in sorted(self.root.glob(f"g[0-9][0-9][0-9][0-9]/*/*/{RECORD}")):
             generation, ds, step = int(path.parts[-4][1:]), path.parts[-3], path.parts[-2]
             digest = json.loads(path.read_bytes())["digest"]
             found.append(Commit(step, ds, generation, digest, path.parent / digest[:16]))
         return found
+
+    def is_committed(self, digest: str, ds: str, generation: int) -> bool:
+        """Whether a step's output with that digest is committed on a day of a generation."""
+        records = (self.root / f"g{generation:04}" / ds).glob(f"*/{RECORD}")
+        return any(json.loads(record.read_bytes())["digest"] == digest for record in records)
 
     def find_commit(self, step: str, digest: str) -> Commit | None:
         """The committed output with that digest, in whatever day and generation."""
@@ -199,7 +207,7 @@ class ScenarioStore:
         commit = self.find_commit(step, digest)
         return commit.folder if commit else None
 
-    def commit(self, step: str, ds: str, folder: Path, facts: Mapping[str, Any]) -> tuple[Commit, bool]:
+    def commit(self, step: str, ds: str, folder: Path, facts: Facts) -> tuple[Commit, bool]:
         """Commits a finished folder; returns the commit that stands and whether it is ours.
 
         `facts` go into the manifest (inputs, config, code, gate). Where another run committed first, theirs stands.
@@ -214,14 +222,14 @@ class ScenarioStore:
         key = f"g{self.generation_of(ds):04}/{ds}/{step}"
         target = self.root / key / digest[:16]
         target.parent.mkdir(parents=True, exist_ok=True)
-        if self.read(f"{key}/commit.json") is None:
+        if self.read(f"{key}/{RECORD}") is None:
             if target.exists() and files_of(target) != files:  # torn by a crash of the machine
                 shutil.rmtree(target)
             with contextlib.suppress(OSError):  # already there, from a killed or a concurrent run: one is enough
                 folder.rename(target)
             _fsync_folder(target.parent)
         record = {"step": step, "ds": ds, "digest": digest, "manifest": sha256_of(manifest)}
-        ours = self.put_if_absent(f"{key}/commit.json", canonical_json(record))
+        ours = self.put_if_absent(f"{key}/{RECORD}", canonical_json(record))
         standing = self.find(step, ds)
         assert standing is not None  # noqa: S101 (put_if_absent has just seen it)
         if not ours and standing.digest != digest and target.exists():
@@ -231,7 +239,7 @@ class ScenarioStore:
     def verify(self, commit: Commit) -> None:
         """Raises CorruptError where a file, the manifest or the commit record disagree."""
         place = commit.folder.relative_to(self.root)
-        data = self.read(f"{place.parent}/commit.json")
+        data = self.read(f"{place.parent}/{RECORD}")
         record = json.loads(data) if data else {}
         try:
             manifest_bytes = (commit.folder / MANIFEST).read_bytes()
@@ -245,8 +253,7 @@ class ScenarioStore:
         expected, found = json.loads(manifest_bytes)["files"], files_of(commit.folder)
         for name in sorted(expected.keys() | found.keys()):
             if expected.get(name) != found.get(name):
-                was = expected.get(name, {}).get("sha256", "no such file")[:12]
-                now = found.get(name, {}).get("sha256", "no such file")[:12]
+                was, now = (side[name]["sha256"][:12] if name in side else "no such file" for side in (expected, found))
                 raise CorruptError(
                     f"{commit.folder / name}: digest {now} is not the committed {was}; {self._remedy(commit)}"
                 )
@@ -316,16 +323,16 @@ class ScenarioStore:
         aside.write_bytes(canonical_json(record))
         aside.rename(target)
 
-    def run_record(self, commit: Commit) -> dict[str, Any]:
+    def run_record(self, commit: Commit) -> RunRecord:
         """What the runner kept of the run that made a commit, see `record_key`; {} where it kept nothing."""
         data = self.read(record_key(commit.generation, commit.ds, commit.step))
-        record: dict[str, Any] = json.loads(data) if data else {}
+        record: RunRecord = json.loads(data) if data else {}
         return record
 
     def note(self, entry: Mapping[str, Any]) -> None:
         """Adds a line to the journal of runs."""
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / "journal.jsonl").open("a") as stream:
+        with (self.root / JOURNAL).open("a") as stream:
             stream.write(json.dumps(entry, sort_keys=True) + "\n")
 
 

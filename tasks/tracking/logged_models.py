@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from feature_jobs.errors import RetryLaterError
 from feature_jobs.schema import Scenario
+from models.runtime.files import REFERENCE_FILE, SERVING_FILE
 from tasks.store.scenario_store import sha256_of
 from tasks.store.source_digest import ROOT, imported_files
 from tasks.tracking.connection import SETTINGS, RefusedError, call, client, client_uri, quiet_mlflow
@@ -93,7 +94,7 @@ def register_version(
                 python_model=str(Path(__file__).with_name("pyfunc_model.py")),
                 artifacts={"export": str(export)},
                 model_config={
-                    "serving_sha256": sha256_of((export / "serving.json").read_bytes()),
+                    "serving_sha256": sha256_of((export / SERVING_FILE).read_bytes()),
                     "required": sorted(required),
                 },
                 code_paths=_serving_code(Path(folder)),
@@ -151,14 +152,14 @@ def _features(export: Path) -> pa.Schema:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return pa.schema([field for field in pq.read_schema(export / "reference.parquet") if "." not in field.name])
+    return pa.schema([field for field in pq.read_schema(export / REFERENCE_FILE) if "." not in field.name])
 
 
 def _example(export: Path) -> list[dict[str, Any]]:
-    """A few rows as JSON has them: a frame would lose integers beside a null."""
+    """A few rows as JSON has them, with the scenario's own columns: a frame would lose integers beside a null."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(export / "reference.parquet", columns=_features(export).names)
+    table = pq.read_table(export / REFERENCE_FILE, columns=_features(export).names)
     rows: list[dict[str, Any]] = table.slice(0, EXAMPLE_ROWS).to_pylist()
     return rows
 

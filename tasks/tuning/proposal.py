@@ -91,14 +91,29 @@ def proposal_table(folder: Path) -> str:
 def _verdict(proposal: Proposal) -> list[str]:
     if not proposal["better"]:
         return ["no trial was better than what serves: nothing to change"]
-    lines = [
-        f"{task}: AUC {d['difference']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}] against trial 0"
-        for task, d in sorted(proposal["evidence"].items())
-    ]
-    lines.append(f"the gain is {'' if proposal['certain'] else 'not '}beyond chance")
+    lines = [f"{task}: {_difference(facts)} against trial 0" for task, facts in sorted(proposal["evidence"].items())]
+    lines.append(doubt(proposal) or "the gain is beyond chance")
     lines += [f"{path}: {c['old']} -> {c['new']}" for path, c in sorted(proposal["changes"].items())]
     lines.append(f"to take it over: recloop accept -s {proposal['scenario']} --ds {proposal['ds']}")
     return lines
+
+
+def doubt(proposal: Proposal) -> str | None:
+    """Why the gain is not certain; None where it is."""
+    if proposal["certain"]:
+        return None
+    unknown = {task: facts["reason"] for task, facts in proposal["evidence"].items() if facts["verdict"] == "unknown"}
+    if unknown:
+        return "the gain is unknown: " + "; ".join(f"{task}: {reason}" for task, reason in sorted(unknown.items()))
+    worse = sorted(task for task, facts in proposal["evidence"].items() if facts["verdict"] == "worse")
+    return f"{', '.join(worse)} would be worse" if worse else "the gain is not beyond chance: its interval includes 0"
+
+
+def _difference(facts: Difference) -> str:
+    """`AUC +0.0123 [+0.0040, +0.0201]: better`."""
+    shown = ["–" if value is None else f"{value:+.4f}" for value in (facts["difference"], facts["low"], facts["high"])]
+    word = facts["verdict"].replace("_", " ")
+    return f"AUC {shown[0]} [{shown[1]}, {shown[2]}]: {word}"
 
 
 def _name(trial: Trial) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import trailing_days
+from models.checkpoints.files import PREDICTIONS_FILE
 from tasks.tuning.space import joins_again, with_values
 from tasks.tuning.study import Judged, Report
 
@@ -18,20 +19,30 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from models.metrics.judgement import Verdict
+
 TAIL_DRAWS, MAX_DRAWS = 20, 10_000  # an end of an interval needs about ten draws beyond it
 
 
 class Difference(TypedDict):
-    """The AUC of the best trial minus that of trial 0 on the judged rows, and its interval."""
+    """The AUC of the best trial minus that of trial 0 on the judged rows, its interval, and what both are worth.
 
-    difference: float
-    low: float
-    high: float
+    `verdict` and `reason`: see models.metrics.judgement. The numbers are None where they are undefined.
+    """
+
+    difference: float | None
+    low: float | None
+    high: float | None
+    verdict: Verdict
+    reason: str
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """Whether the best trial's gain is beyond chance. `by_task` is empty where nothing was changed."""
+class Gain:
+    """Whether the best trial's gain is certain: beyond chance in some task, and no task is worse or unknown.
+
+    `by_task` is empty where nothing was changed.
+    """
 
     certain: bool = False
     by_task: dict[str, Difference] = field(default_factory=dict)
@@ -92,16 +103,18 @@ class Replay:
         """Which scores judge a day: the holdout's of the first day, the parent's of all rows of later days."""
         return "holdout" if ds == min(self.samples) else "progressive"
 
-    def evidence(self, champion: dict[str, Any], best: dict[str, Any], num_trials: int, scratch: Path) -> Evidence:
+    def evidence(self, champion: dict[str, Any], best: dict[str, Any], num_trials: int, scratch: Path) -> Gain:
         """Replays both once more and compares them row by row.
 
         The best of several trials is better by chance too: the confidence is corrected for the number of trials and
-        tasks (Bonferroni).
+        tasks (Bonferroni). Too few rows or positives (`deploy.min_rows`, `deploy.min_positives`) are unknown.
         """
-        from models.metrics.bootstrap import paired_bootstrap
+        from models.metrics.bootstrap import counted_bootstrap
+        from models.metrics.judgement import Evidence, judge_difference
 
         if champion == best:
-            return Evidence()
+            return Gain()
+        needs = Evidence(self.scenario.deploy.min_rows, self.scenario.deploy.min_positives)
         error = (1 - self.scenario.evaluate.confidence) / (len(self.scenario.tasks) * max(num_trials - 1, 1))
         resamples = max(self.scenario.evaluate.bootstrap, min(math.ceil(TAIL_DRAWS / error), MAX_DRAWS))
         seed = self.scenario.train.seed
@@ -109,14 +122,21 @@ class Replay:
         shutil.rmtree(scratch)
         found: dict[str, Difference] = {}
         for task, (labels, scores) in of_champion.items():
-            interval = paired_bootstrap(
+            interval, left_out = counted_bootstrap(
                 labels, scores, of_best[task][1], resamples=resamples, confidence=1 - error, seed=seed
             )
-            if math.isfinite(interval.low):
-                difference, low, high = (round(value, 6) for value in interval)
-                found[task] = {"difference": difference, "low": low, "high": high}
-        better = any(interval["low"] > 0 for interval in found.values())
-        return Evidence(better and all(i["high"] >= 0 for i in found.values()), found)
+            counts = {"rows": len(labels), "positives": int(labels.sum())}
+            judged = judge_difference(interval, **counts, needs=needs, draws_left_out=left_out)
+            difference, low, high = (round(value, 6) if math.isfinite(value) else None for value in interval)
+            found[task] = {
+                "difference": difference,
+                "low": low,
+                "high": high,
+                "verdict": judged.verdict,
+                "reason": judged.reason,
+            }
+        verdicts = {facts["verdict"] for facts in found.values()}
+        return Gain("better" in verdicts and not verdicts & {"worse", "unknown"}, found)
 
     def _scores(self, values: dict[str, Any], scratch: Path) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
         """Labels and scores [N] of each task over the rows that judge the replayed days."""
@@ -127,7 +147,7 @@ class Replay:
         found: dict[str, list[np.ndarray[Any, Any]]] = {task: [] for task in self.scenario.tasks}
         for ds, _, checkpoint in self._days(values, scratch):
             kind = "gate" if self.judged_by(ds) == "holdout" else "progressive"
-            table = pq.read_table(checkpoint / "predictions.parquet")
+            table = pq.read_table(checkpoint / PREDICTIONS_FILE)
             for task, parts in found.items():
                 label, score = table[f"label.{task}"], table[f"{kind}.{task}"]
                 kept = pc.and_(label.is_valid(), score.is_valid())

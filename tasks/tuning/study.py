@@ -152,7 +152,10 @@ class Study:
         shutil.rmtree(self.folder / f"trial-{number}", ignore_errors=True)
 
     def _known_values(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """What is tried first: the values that serve, then the scenario's own where they are others."""
+        """What is tried first: the values that serve, then the scenario's own where they are others.
+
+        A scenario's values can be of any type.
+        """
         champion = {d.path: d.encode(d.champion) for d in self.space}
         own = {d.path: d.encode(d.own) for d in self.space}
         yield CHAMPION, champion

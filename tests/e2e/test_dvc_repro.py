@@ -78,9 +78,9 @@ def test_checkpoints_equal_those_of_a_plain_run(project: Path) -> None:
 
 
 def test_a_second_run_does_nothing(project: Path) -> None:
-    told = _run(sys.executable, "-m", "dvc", "repro", cwd=project)
-    assert "Running stage" not in told
-    assert "up to date" in told
+    printed = _run(sys.executable, "-m", "dvc", "repro", cwd=project)
+    assert "Running stage" not in printed
+    assert "up to date" in printed
 
 
 def test_an_experiment_changes_the_metrics_and_the_diff_shows_it(project: Path) -> None:

@@ -65,6 +65,6 @@ def test_windows_and_joins_are_searched_a_changed_space_is_searched_again_and_ac
 
     accepted = recloop(shop, "accept")
     assert accepted.exit_code == 0, accepted.output
-    assert ("may be chance" in accepted.stderr) == (found["better"] and not found["certain"])
+    assert ("warning: " in accepted.stderr) == (found["better"] and not found["certain"])
     changed = load_scenario(shop / "shop.yaml").join.lookback_days
     assert changed == found["best"]["join.lookback_days"] if found["better"] else changed == 7

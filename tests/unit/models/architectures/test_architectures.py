@@ -15,7 +15,7 @@ from models.architectures.interactions import factorization
 from models.checkpoints import checkpoint as checkpoints
 from models.export.export import export
 from models.ranking.ranker import Ranker
-from models.runtime.onnx_model import MODEL_FILE
+from models.runtime.files import MODEL_FILE
 from models.training.day import score, train_day
 from tests.unit.models.days import DAYS, day_table, shop, write_day
 

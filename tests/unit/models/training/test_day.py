@@ -318,7 +318,7 @@ FILES = ("checkpoint.json", "dense.safetensors", "embeddings.safetensors", "opti
 
 @pytest.mark.parametrize(
     ("name", "damage"),
-    # A dense file of other names is no damage: another architecture was trained the day before.
+    # A dense file of other names is not damaged: another architecture was trained the day before.
     sorted({(name, damage) for name in FILES for damage in ("missing", "truncated", "other")} - {(FILES[1], "other")}),
 )
 def test_an_unreadable_parent_is_refused(chain, tmp_path, name, damage):

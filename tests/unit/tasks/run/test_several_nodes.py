@@ -1,4 +1,4 @@
-"""`train` as one machine of several: processes of this machine that are told so."""
+"""`train` on several machines, each of them a process of this machine that gets its place by environment variables."""
 
 import json
 import os

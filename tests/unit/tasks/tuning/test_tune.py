@@ -19,7 +19,7 @@ from feature_jobs.schema import load_scenario
 from models.training.day import train_day
 from tasks.contract import DayConfig
 from tasks.tune import tune
-from tasks.tuning.proposal import apply, apply_certain, proposal_table
+from tasks.tuning.proposal import apply, apply_certain, doubt, proposal_table
 from tasks.tuning.space import joins_again, read_space, with_values
 from tests.waiting import awaited
 
@@ -39,7 +39,7 @@ data:
   days: {first: 2022-04-01}
 labels: {like: liked == 1}
 features:
-  item: {kind: id}               # tells a little
+  item: {kind: id}               # predicts a little
   age: {kind: number}
   recent: {kind: count, by: [user], window_days: 7}
 model:
@@ -137,7 +137,7 @@ def test_trial_zero_has_the_scenarios_values_and_the_best_is_proposed(undisturbe
     assert proposal["changes"]["train.learning_rate"]["old"] == 0.00001
     evidence = proposal["evidence"]["like"]
     assert evidence["difference"] > 0 and evidence["low"] < evidence["difference"] < evidence["high"]
-    assert proposal["certain"] and evidence["low"] > 0
+    assert proposal["certain"] and evidence["low"] > 0 and evidence["verdict"] == "better"
     assert all(set(t["intermediate"]) <= {"1", "2"} for t in trials)
     assert not (undisturbed / "tuning" / DAYS[2] / proposal["study"] / "trial-0").exists()
 
@@ -371,6 +371,20 @@ def test_a_difference_within_chance_is_not_certain_and_not_applied_by_itself(cha
     apply_certain(load_scenario(tmp_path / "tiny.yaml"), output)
     assert load_scenario(tmp_path / "tiny.yaml").train.seed == 7
     assert sorted(p.name for p in output.iterdir()) == ["proposal.json"]
+
+
+def test_a_gain_on_too_few_rows_is_unknown_and_not_applied_by_itself(chain, tmp_path):
+    section = TUNE.replace("trials: 5", "trials: 3\n  apply: auto") + "\ndeploy: {min_rows: 50000}\n"
+    _, output = run(tmp_path, chain, section)
+    proposal = proposal_of(output)
+    facts = proposal["evidence"]["like"]
+    assert proposal["better"] and facts["low"] > 0  # the interval alone would call it better
+    assert facts["verdict"] == "unknown" and not proposal["certain"]
+    assert "rows where 50000 are needed" in facts["reason"]
+    assert "like: AUC" in proposal_table(output) and ": unknown against trial 0" in proposal_table(output)
+    assert doubt(proposal) == f"the gain is unknown: like: {facts['reason']}"
+    apply_certain(load_scenario(tmp_path / "tiny.yaml"), output)
+    assert load_scenario(tmp_path / "tiny.yaml").train.learning_rate == 0.00001
 
 
 def test_auto_applies_the_winner_by_itself_when_the_proposal_is_committed(chain, tmp_path):

@@ -1,0 +1,68 @@
+"""The chain is read from the manifests: it belongs to whichever step declares a parent."""
+
+from pathlib import Path
+
+import pytest
+
+from feature_jobs.errors import CorruptError
+from feature_jobs.schema import Scenario
+from tasks.store.chain import Proof, head, log, require_sound, verify
+from tasks.store.scenario_store import Commit, ScenarioStore, open_store
+from tests.unit.tasks.little import DAYS, little_scenario
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> Scenario:
+    return little_scenario(tmp_path)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ScenarioStore:
+    return open_store(tmp_path / "store", "little")
+
+
+def _commit(store: ScenarioStore, step: str, ds: str, **facts) -> Commit:
+    with store.scratch() as scratch:
+        (scratch / "content").write_text(f"{step} {ds} {store.generation}")
+        return store.commit(step, ds, scratch, facts)[0]
+
+
+def test_a_link_is_what_names_a_parent_whatever_its_step_is_called(scenario, store):
+    first = _commit(store, "fit", DAYS[0], parent=None)
+    _commit(store, "report", DAYS[0])
+    second = _commit(store, "fit", DAYS[1], parent=first.digest)
+    assert [(link.ds, link.checkpoint, link.parent) for link in log(store)] == [
+        (DAYS[0], first.digest, None),
+        (DAYS[1], second.digest, first.digest),
+    ]
+    assert head(store) == log(store)[-1]
+    size = sum(file["bytes"] for commit in store.commits() for file in commit.manifest["files"].values())
+    assert verify(scenario, store) == Proof(3, size, [])
+
+
+def test_a_parent_that_is_not_the_day_befores_is_a_problem(scenario, store):
+    first = _commit(store, "fit", DAYS[0], parent=None)
+    _commit(store, "fit", DAYS[1], parent="0" * 64)
+    with pytest.raises(CorruptError, match=rf"fit of {DAYS[1]} .*parent 000000000000 is not committed"):
+        require_sound(scenario, store)
+    store.new_generation(DAYS[0], "corrected data")
+    _commit(store, "fit", DAYS[0], parent=None)
+    _commit(store, "fit", DAYS[1], parent=first.digest)
+    assert [link.current for link in log(store)] == [False, True, False, True]
+    assert any("learned from" in problem for problem in verify(scenario, store).problems)
+
+
+def test_an_output_is_found_by_its_digest_day_and_generation(store):
+    commit = _commit(store, "fit", DAYS[0], parent=None)
+    assert store.is_committed(commit.digest, DAYS[0], 0)
+    assert not store.is_committed(commit.digest, DAYS[1], 0)
+    assert not store.is_committed(commit.digest, DAYS[0], 1)
+
+
+def test_a_damaged_manifest_is_one_problem_and_the_others_are_still_checked(scenario, store):
+    commit = _commit(store, "report", DAYS[0])
+    _commit(store, "fit", DAYS[0], parent="1" * 64)
+    (commit.folder / "manifest.json").write_text("{")
+    problems = verify(scenario, store).problems
+    assert len(problems) == 2 and "manifest.json" in problems[0] and "names parent 111111111111" in problems[1]
+    assert [link.ds for link in log(store)] == [DAYS[0]]
