@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -26,10 +27,16 @@ def read_scenarios(folder: Path = SCENARIOS) -> tuple[list[Scenario], dict[Path,
     good, bad = [], {}
     for file in sorted(folder.glob("*.yaml")):
         try:
-            good.append(load_scenario(file))
+            good.append(_load(file, file.stat().st_mtime_ns))
         except BadInputError as error:
             bad[file] = str(error)
     return good, bad
+
+
+@functools.cache
+def _load(file: Path, modified_ns: int) -> Scenario:
+    """Each DAG file reads all scenarios; a process that parses several of them reads an unchanged file once."""
+    return load_scenario(file)
 
 
 def scenario_dag(scenario: Scenario, suffix: str, timetable: DayTimetable, doc: str) -> DAG:
