@@ -34,5 +34,5 @@ def refuse_retyped(scenario: Scenario, now: tuple[str, pa.Schema], past: tuple[s
             raise BadInputError(
                 f"{file}: column {name!r} was {old} on {past_ds} and is {new} on {ds} ({scenario.file}: "
                 f"data.events.columns.{name}.type); give the new type a new name, or ingest the older days again: "
-                f"recloop chain replay --scenario {scenario.file.name} --from {scenario.data.days.first}"
+                f"recloop chain replay {scenario.option} --from {scenario.data.days.first}"
             )

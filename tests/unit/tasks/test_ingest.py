@@ -27,7 +27,7 @@ def test_fault_4_a_retyped_column_is_refused_before_ingest(tmp_path: Path) -> No
     assert caught.value.exit_code == 4 and store.find("ingest", SECOND) is None
     assert f"column 'rated' was double on {FIRST} and is string on {SECOND}" in message
     assert (
-        "data.events.columns.rated.type" in message and f"chain replay --scenario shop.yaml --from {FIRST}" in message
+        "data.events.columns.rated.type" in message and f"--from {FIRST}" in message and "chain replay -s " in message
     )
     added = load_scenario(file, overrides={"data.events.columns.more": {"type": "int", "optional": True}})
     assert run_step("ingest", added, SECOND, store, track=False).outcome == "done"
