@@ -80,7 +80,7 @@ def test_day_without_its_parent_is_refused(shop: Path, tmp_path: Path) -> None:
     assert "needs the output of join of 2024-03-02, which is not committed" in refused["stderr"]
     refused = step("join", shop, second, tmp_path, check=5)
     assert "needs the output of ingest of 2024-03-01" in refused["stderr"]
-    assert "recloop run --scenario shop.yaml --from 2024-03-01 --to 2024-03-02" in refused["stderr"]
+    assert f"recloop run -s {shop} --store {tmp_path} --from 2024-03-01 --to 2024-03-02" in refused["stderr"]
 
 
 @pytest.mark.slow

@@ -373,7 +373,7 @@ def test_a_log_gets_plain_lines(chain, tmp_path, capfd):
     train_day(scenario, DAYS[1], folder / f"samples-{DAYS[1]}", first, tmp_path, progress=True)
     out, err = capfd.readouterr()
     assert out == ""
-    assert f"train {DAYS[1]}: 1100/1100 rows" in err
+    assert f"train {DAYS[1]}: 100%, 500 rows learned, 600 scored" in err
 
 
 def test_score_takes_rows_without_labels(chain):
