@@ -78,8 +78,9 @@ class Step:
     loaded before the function is called, so that their time does not count as compute. `options` are its command's own.
     `needs` is a config path without whose value the step has nothing to do. `variants` are config paths whose values
     name the output, so that a day can hold several: with other values the step is not done yet. `shows` says in text
-    what a committed folder holds, for a person at a terminal. `after` is called by the command with the
-    scenario and the committed folder: what a step may not do itself, because it writes only its output. `before` is
+    what a committed folder holds, for a person at a terminal, who may copy commands with the given options. `after` is
+    called by the command with the scenario and the committed folder: what a step may not do itself, because it writes
+    only its output. `before` is
     called by the runner where the step is not done yet, and refuses what the step cannot see in its own inputs.
 
     `daily` steps make up the daily DAG. A step says no by raising GateError after it wrote its output. Then `on_no`
@@ -107,7 +108,7 @@ class Step:
     options: Mapping[str, Option] = field(default_factory=dict)
     needs: str | None = None
     variants: tuple[str, ...] = ()
-    shows: Callable[[Path], str] | None = None
+    shows: Callable[[Path, str], str] | None = None
     before: Callable[[DayConfig], None] | None = None
     after: Callable[[Scenario, Path], None] | None = None
     image: str = "step"

@@ -152,7 +152,7 @@ def _evaluation(config: DayConfig, folder: Path) -> Evaluation:
     if "warnings" not in written:
         raise BadInputError(
             f"{folder / EVALUATION_FILE}: an older release wrote it, without verdicts; evaluate the day again:"
-            f" recloop chain replay -s {config.scenario.file.stem} --from {config.ds}"
+            f" recloop chain replay {config.scenario.option} --from {config.ds}"
         )
     judged: Evaluation = written
     return judged

@@ -49,7 +49,7 @@ def _add(declared: Step) -> None:
         if declared.after and outcome.uri:
             declared.after(context.scenario, Path(outcome.uri))
         if declared.shows and outcome.uri and not context.as_json:
-            click.echo(declared.shows(Path(outcome.uri)), err=True)
+            click.echo(declared.shows(Path(outcome.uri), context.options), err=True)
         if outcome.gate:
             click.secho(f"gate: {outcome.gate}", err=True, fg="yellow")
         click.echo(json.dumps(outcome.as_json(), sort_keys=True))

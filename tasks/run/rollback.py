@@ -52,7 +52,7 @@ def rollback(scenario: Scenario, store: ScenarioStore, to_version: str | None = 
     target = _target(scenario, log, to_version)
     entry = log.promote(current.sequence, replace(target, kind="rollback", chain_head=_head(store)))
     tracking.mirror_alias(log)
-    return ChampionChange(True, current.version, entry.version, _advice(scenario, current, entry), entry)
+    return ChampionChange(True, current.version, entry.version, _advice(scenario, store.options, current, entry), entry)
 
 
 def resume_promotions(scenario: Scenario, store: ScenarioStore) -> ChampionChange:
@@ -101,18 +101,18 @@ def _head(store: ScenarioStore) -> ChainHead | None:
     return {"ds": link.ds, "generation": link.generation, "checkpoint": link.checkpoint} if link else None
 
 
-def _advice(scenario: Scenario, old: Entry, new: Entry) -> str:
+def _advice(scenario: Scenario, options: str, old: Entry, new: Entry) -> str:
     """What serves now, what training continues from, and how promotions start again."""
-    name, head_ds = scenario.file.stem, new.chain_head["ds"] if new.chain_head else new.ds
+    head_ds = new.chain_head["ds"] if new.chain_head else new.ds
     lines = [f"version {new.version} (learned up to {new.ds}) serves instead of version {old.version} ({old.ds})"]
     if head_ds > new.ds:
         after = day_range(scenario, new.ds, head_ds)[1]
         lines.append(
             f"training continues from {head_ds}; to learn again from version {new.version} on:"
-            f" recloop chain replay -s {name} --from {after}"
+            f" recloop chain replay {options} --from {after}"
         )
     if scenario.deploy.after_rollback == "hold":
-        lines.append(f"later days do not promote until you allow it: {resume_command(scenario)}")
+        lines.append(f"later days do not promote until you allow it: {resume_command(options)}")
     return "\n".join(lines)
 
 
@@ -142,7 +142,7 @@ def status_facts(scenario: Scenario, store: ScenarioStore) -> ServingStatus:
         "former": asdict(served[-2]) if len(served) > 1 else None,
         "rollback_targets": [e.version for e in log.rollback_targets(scenario.deploy.keep_versions)],
         "log": [asdict(e) for e in log.history()],
-        "promotions": promotions_held(scenario, log) or "allowed",
+        "promotions": promotions_held(scenario, log, store.options) or "allowed",
         "versions": [],
         "mlflow": "ok",
     }

@@ -132,19 +132,22 @@ class ChampionLog:
         return list(found.values())
 
 
-def resume_command(scenario: Scenario) -> str:
-    """The command that ends the hold of a rollback."""
-    return f"recloop resume-promotions -s {scenario.file.stem}"
+def resume_command(options: str) -> str:
+    """The command that ends the hold of a rollback; `options` name the scenario and the store."""
+    return f"recloop resume-promotions {options}"
 
 
-def promotions_held(scenario: Scenario, log: ChampionLog) -> str | None:
-    """Why later days may not promote, with the command that ends it; None where they may."""
+def promotions_held(scenario: Scenario, log: ChampionLog, options: str | None = None) -> str | None:
+    """Why later days may not promote, with the command that ends it; None where they may.
+
+    `options` are the command's for a person at a terminal. Without them the text holds no path, as a file needs it.
+    """
     back = log.held_by()
     if back is None or scenario.deploy.after_rollback == "promote":
         return None
     return (
         f"held since the rollback to version {back.version} (learned up to {back.ds}, record {back.sequence} of the"
-        f" champion log); to allow promotions again: {resume_command(scenario)}"
+        f" champion log); to allow promotions again: {resume_command(options or f'-s {scenario.name}')}"
     )
 
 

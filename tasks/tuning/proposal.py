@@ -72,8 +72,8 @@ def write_proposal(folder: Path, proposal: Proposal) -> None:
     (folder / PROPOSAL).write_text(text, encoding="utf-8")
 
 
-def proposal_table(folder: Path) -> str:
-    """The trials, best first, and the proposal, as text for a terminal."""
+def proposal_table(folder: Path, options: str) -> str:
+    """The trials, best first, and the proposal, as text for a terminal; `options` are those of its next command."""
     proposal = read_proposal(folder)
     trials = proposal["trials"]
     paths = sorted(trials[0]["params"])
@@ -85,16 +85,16 @@ def proposal_table(folder: Path) -> str:
         value = "-" if trial["value"] is None else f"{trial['value']:.4f}"
         state = trial["state"] + (f": {trial['error']}" if trial["error"] else "")
         rows.append([_name(trial), value, state, *(_short(trial["params"].get(path)) for path in searched)])
-    return "\n".join([*_aligned(rows), "", *_verdict(proposal)])
+    return "\n".join([*_aligned(rows), "", *_verdict(proposal, options)])
 
 
-def _verdict(proposal: Proposal) -> list[str]:
+def _verdict(proposal: Proposal, options: str) -> list[str]:
     if not proposal["better"]:
         return ["no trial was better than what serves: nothing to change"]
     lines = [f"{task}: {_difference(facts)} against trial 0" for task, facts in sorted(proposal["evidence"].items())]
     lines.append(doubt(proposal) or "the gain is beyond chance")
     lines += [f"{path}: {c['old']} -> {c['new']}" for path, c in sorted(proposal["changes"].items())]
-    lines.append(f"to take it over: recloop accept -s {proposal['scenario']} --ds {proposal['ds']}")
+    lines.append(f"to take it over: recloop accept {options} --ds {proposal['ds']}")
     return lines
 
 

@@ -381,7 +381,9 @@ def test_a_gain_on_too_few_rows_is_unknown_and_not_applied_by_itself(chain, tmp_
     assert proposal["better"] and facts["low"] > 0  # the interval alone would call it better
     assert facts["verdict"] == "unknown" and not proposal["certain"]
     assert "rows where 50000 are needed" in facts["reason"]
-    assert "like: AUC" in proposal_table(output) and ": unknown against trial 0" in proposal_table(output)
+    assert "like: AUC" in proposal_table(output, "-s tiny") and ": unknown against trial 0" in proposal_table(
+        output, "-s tiny"
+    )
     assert doubt(proposal) == f"the gain is unknown: like: {facts['reason']}"
     apply_certain(load_scenario(tmp_path / "tiny.yaml"), output)
     assert load_scenario(tmp_path / "tiny.yaml").train.learning_rate == 0.00001
@@ -434,14 +436,17 @@ def test_a_trial_that_raises_counts_as_failed_and_the_study_goes_on(chain, tmp_p
     assert len(proposal["trials"]) == 4 and failed and metrics["trials"]["failed"] == len(failed)
     assert {t["error"] for t in failed} == {"RuntimeError: nine units are too many"}
     assert proposal["best"] == {"model.bottom": [8]} and not proposal["better"]
-    assert "failed: RuntimeError: nine units are too many" in proposal_table(output)
+    assert "failed: RuntimeError: nine units are too many" in proposal_table(output, "-s tiny")
     before = (output / "proposal.json").read_bytes()
     run(tmp_path, chain, section)  # done: a failed trial is not tried again
     assert (output / "proposal.json").read_bytes() == before
 
 
 def test_the_table_shows_the_best_trial_first_and_the_command_that_takes_it_over(undisturbed):
-    proposal, lines = proposal_of(undisturbed / "proposal"), proposal_table(undisturbed / "proposal").splitlines()
+    proposal, lines = (
+        proposal_of(undisturbed / "proposal"),
+        proposal_table(undisturbed / "proposal", "-s tiny").splitlines(),
+    )
     assert lines[0].split()[:3] == ["trial", "auc", "state"]
     assert lines[1].startswith(str(proposal["best_trial"])) and f"{proposal['value']:.4f}" in lines[1]
     assert sum("(serves)" in line for line in lines) == 1
