@@ -15,7 +15,7 @@ from tasks.store.output_files import manifest_of
 from tasks.store.scenario_store import canonical_json, files_of, record_key, sha256_of
 from tasks.tuning.proposal import PROPOSAL, Proposal, apply_certain, changes_of, proposal_table, winner, write_proposal
 from tasks.tuning.replay import Gain, Replay
-from tasks.tuning.space import Dimension, event_days, joins_again, read_space
+from tasks.tuning.space import SERVED, Dimension, event_days, joins_again, read_space, serving_scenario
 from tasks.tuning.study import Study, Trial
 
 
@@ -80,21 +80,26 @@ def tune(
             f"tune of {ds}: there is no checkpoint of an earlier day to start from (the chain begins at"
             f" {scenario.data.days.first}); tune a later day"
         )
-    space = read_space(scenario, manifest_of(champion).get("settings") if champion else None)
+    served = manifest_of(champion).get("settings") if champion else None
+    space, serving = read_space(scenario, served), serving_scenario(scenario, served)
     start = min(checkpoints)
     days = {**{day: folder for day, folder in sorted(history.items()) if day > start}, ds: samples}
-    replay = Replay(scenario, checkpoints[start], days, {**past_events, **({ds: events} if events else {})})
+    replay = Replay(scenario, serving, checkpoints[start], days, {**past_events, **({ds: events} if events else {})})
     _say_what_is_tried(config, space, replay)
     place = config.store.root if config.store else proposal.parent
     key = _study_key(scenario, space, replay)
-    study = Study(scenario, ds, space, place / "tuning" / ds / key)
+    study = Study(scenario, ds, space, place / "tuning" / ds / key, differs=serving != scenario)
     is_worker = "worker" in config.options
     study.run(replay.objective, wait=not is_worker)
     trials = study.trials()
     if is_worker:
         return {"worker": config.options["worker"], "trials": len(trials)}
     best = winner(trials, maximize=scenario.tune.objective == "auc")
-    gain = replay.evidence(trials[0]["params"], best["params"], len(trials), proposal / "scratch")
+    gain = (
+        replay.evidence(trials[0]["params"], best["params"], len(trials), proposal / "scratch")
+        if best["number"]
+        else Gain()
+    )
     report = _report(config, replay, key=key, start=start, trials=trials, best=best, gain=gain)
     write_proposal(proposal, report)
     states = [trial["state"] for trial in trials]
@@ -130,10 +135,10 @@ def _report(
 
 def _say_what_is_tried(config: DayConfig, space: Sequence[Dimension], replay: Replay) -> None:
     """Reports before the search what a person would want to know: values that differ from the champion's, and joins."""
-    other = [f"{d.path}: {d.champion} serves, the scenario has {d.own}" for d in space if d.champion != d.own]
+    other = [f"{path}: {old} serves, the scenario has {new}" for path, old, new in replay.differences()]
     if other:
         print(
-            f"tune {config.ds}: trial 0 has what serves, trial 1 the scenario's values: {'; '.join(other)}",
+            f"tune {config.ds}: trial 0 has what serves, trial 1 the scenario's settings: {'; '.join(other[:5])}",
             file=sys.stderr,
         )
     joining = [dimension.path for dimension in space if joins_again(dimension.path)]
@@ -164,13 +169,13 @@ def _seconds_of_join(config: DayConfig, ds: str) -> float:
 
 def _study_key(scenario: Scenario, space: Sequence[Dimension], replay: Replay) -> str:
     """Names the study by all that decides a trial's value, so that no other study is ever continued."""
-    document = scenario.model_dump(mode="json", by_alias=True)
+    document, serving = (s.model_dump(mode="json", by_alias=True) for s in (scenario, replay.serving))
     searched = {key: document["tune"][key] for key in ("space", "replay_days", "objective")}
     is_joined = any(joins_again(dimension.path) for dimension in space)
     decisive: dict[str, Any] = {
         "config": {key: document[key] for key in ("model", "train", "features", "labels", "join")},
         "tune": searched,
-        "champion": {dimension.path: dimension.champion for dimension in space},
+        "serving": {key: serving[key] for key in SERVED},
         "parent": files_of(replay.parent),
         "days": {ds: files_of(folder) for ds, folder in replay.samples.items()},
         "events": {ds: files_of(folder) for ds, folder in replay.events.items()} if is_joined else {},

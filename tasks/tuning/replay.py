@@ -50,19 +50,35 @@ class Gain:
 
 @dataclass(frozen=True)
 class Replay:
-    """The days that every trial replays, from one checkpoint. `samples` and `events` are folders by day; `events` also
-    holds the days before, and is read only by trials that join again."""
+    """The days that every trial replays, from one checkpoint. `serving` is the scenario with the settings of the
+    champion. `samples` and `events` are folders by day; `events` also holds the days before, and is read only by trials
+    that join again."""
 
     scenario: Scenario
+    serving: Scenario
     parent: Path
     samples: Mapping[str, Path]
     events: Mapping[str, Path]
 
-    def objective(self, values: dict[str, Any], scratch: Path, report: Report) -> Judged | None:
+    def differences(self) -> list[tuple[str, Any, Any]]:
+        """Config paths at which the scenario differs from what serves, with both values."""
+        found: list[tuple[str, Any, Any]] = []
+
+        def compare(path: str, old: Any, new: Any) -> None:
+            if isinstance(old, dict) and isinstance(new, dict):
+                for key in sorted(old.keys() | new.keys()):
+                    compare(f"{path}.{key}" if path else key, old.get(key), new.get(key))
+            elif old != new:
+                found.append((path, old, new))
+
+        compare("", *(s.model_dump(mode="json", by_alias=True) for s in (self.serving, self.scenario)))
+        return found
+
+    def objective(self, values: dict[str, Any], scratch: Path, report: Report, serves: bool) -> Judged | None:
         """The mean over replayed days of the mean over tasks; None where the pruner stopped it or it diverged."""
         by_day: dict[str, dict[str, float]] = {}
         means: list[float] = []
-        for ds, judged, _ in self._days(values, scratch):
+        for ds, judged, _ in self._days(values, scratch, serves=serves):
             by_day[ds] = _values(judged, self.scenario.tune.objective)
             if not by_day[ds]:
                 return None
@@ -71,11 +87,13 @@ class Replay:
                 return None
         return Judged(_mean(means), by_day)
 
-    def _days(self, values: Mapping[str, Any], scratch: Path) -> Iterator[tuple[str, Mapping[str, Any], Path]]:
+    def _days(
+        self, values: Mapping[str, Any], scratch: Path, *, serves: bool
+    ) -> Iterator[tuple[str, Mapping[str, Any], Path]]:
         """Replays day after day: the day, the metrics of the rows that judge it, and its checkpoint."""
         from models.training.day import train_day
 
-        scenario, parent = with_values(self.scenario, values), self.parent
+        scenario, parent = with_values(self.serving if serves else self.scenario, values), self.parent
         is_joined = any(map(joins_again, values))
         for ds in sorted(self.samples):
             checkpoint = scratch / ds
@@ -112,13 +130,11 @@ class Replay:
         from models.metrics.bootstrap import counted_bootstrap
         from models.metrics.judgement import Evidence, judge_difference
 
-        if champion == best:
-            return Gain()
         needs = Evidence(self.scenario.deploy.min_rows, self.scenario.deploy.min_positives)
         error = (1 - self.scenario.evaluate.confidence) / (len(self.scenario.tasks) * max(num_trials - 1, 1))
         resamples = max(self.scenario.evaluate.bootstrap, min(math.ceil(TAIL_DRAWS / error), MAX_DRAWS))
         seed = self.scenario.train.seed
-        of_champion, of_best = (self._scores(values, scratch) for values in (champion, best))
+        of_champion, of_best = (self._scores(v, scratch, serves=s) for v, s in ((champion, True), (best, False)))
         shutil.rmtree(scratch)
         found: dict[str, Difference] = {}
         for task, (labels, scores) in of_champion.items():
@@ -138,14 +154,16 @@ class Replay:
         verdicts = {facts["verdict"] for facts in found.values()}
         return Gain("better" in verdicts and not verdicts & {"worse", "unknown"}, found)
 
-    def _scores(self, values: dict[str, Any], scratch: Path) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+    def _scores(
+        self, values: dict[str, Any], scratch: Path, *, serves: bool
+    ) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
         """Labels and scores [N] of each task over the rows that judge the replayed days."""
         import numpy as np
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
         found: dict[str, list[np.ndarray[Any, Any]]] = {task: [] for task in self.scenario.tasks}
-        for ds, _, checkpoint in self._days(values, scratch):
+        for ds, _, checkpoint in self._days(values, scratch, serves=serves):
             kind = "gate" if self.judged_by(ds) == "holdout" else "progressive"
             table = pq.read_table(checkpoint / PREDICTIONS_FILE)
             for task, parts in found.items():

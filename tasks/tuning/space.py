@@ -14,6 +14,8 @@ from feature_jobs.schema import Scenario, SearchRange, place_of
 
 SAME_SAMPLES = ("enabled", "buckets", "scale", "table", "embedding")
 """Fields of a feature that decide how a sample is read, not what is in it."""
+SERVED = ("model", "train", "features")
+"""Sections that decide what a checkpoint is."""
 SEARCHED = ("model", "train", "features", "join")
 JUDGING = ("data", "ingest", "labels", "outcomes", "evaluate")
 SIGNIFICANT_DIGITS = 4  # of a searched number: what is written into the scenario is exactly what was tried
@@ -92,6 +94,20 @@ def _searched(scenario: Scenario) -> dict[str, tuple[str, SearchRange]]:
 
     space = scenario.tune.space.items()
     return {path: (pattern, search) for pattern, search in space for path in expand(scenario, pattern)}
+
+
+def serving_scenario(scenario: Scenario, served: Mapping[str, Any] | None) -> Scenario:
+    """The scenario with the settings that the champion was trained with; the scenario itself where those are not known
+    or not valid any more (a feature was renamed, say)."""
+    from pydantic import ValidationError
+
+    document = {**_document(scenario), **{key: served[key] for key in SERVED if served and key in served}}
+    try:
+        serving = Scenario.model_validate(document)
+    except ValidationError:
+        return scenario
+    serving._file, serving._given = scenario._file, scenario._given
+    return serving
 
 
 def joins_again(path: str) -> bool:

@@ -40,8 +40,9 @@ class Judged:
     days: dict[str, dict[str, float]]
 
 
-Objective = Callable[[dict[str, Any], Path, Report], Judged | None]
-"""Values by path, a scratch folder, and `Report` → the trial's value, or None where it stopped early."""
+Objective = Callable[[dict[str, Any], Path, Report, bool], Judged | None]
+"""Values by path, a scratch folder, `Report`, and whether the trial is what serves → the trial's value, or None where
+it stopped early."""
 
 
 class Trial(TypedDict):
@@ -59,7 +60,10 @@ class Trial(TypedDict):
 class Study:
     """The trials of one space over one replay, kept in `folder`."""
 
-    def __init__(self, scenario: Scenario, ds: str, space: list[Dimension], folder: Path) -> None:
+    def __init__(
+        self, scenario: Scenario, ds: str, space: list[Dimension], folder: Path, *, differs: bool = False
+    ) -> None:
+        """`differs`: the scenario has other settings than what serves, also where the space does not look."""
         import optuna
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
@@ -67,6 +71,7 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         folder.mkdir(parents=True, exist_ok=True)
         self.scenario, self.ds, self.space, self.folder = scenario, ds, space, folder
+        self.differs = differs
         self.mutex = FileLock(folder / "study.lock")  # whose turn it is to ask for a trial
         self.distributions = {dimension.path: dimension.distribution for dimension in space}
         journal = folder / "study.journal"
@@ -159,7 +164,7 @@ class Study:
         champion = {d.path: d.encode(d.champion) for d in self.space}
         own = {d.path: d.encode(d.own) for d in self.space}
         yield CHAMPION, champion
-        if own != champion and self.scenario.tune.trials > 1:
+        if (self.differs or own != champion) and self.scenario.tune.trials > 1:
             yield OWN, own
 
     def _try(self, running: _Running, objective: Objective) -> None:
@@ -174,7 +179,7 @@ class Study:
 
         try:
             running.scratch.mkdir(exist_ok=True)
-            judged = objective(values, running.scratch, report)
+            judged = objective(values, running.scratch, report, is_champion)
             if judged is None and is_champion:
                 raise BadInputError(
                     f"{self.scenario.file}: tune of {self.ds}: the values that serve can't be judged: no label has both"

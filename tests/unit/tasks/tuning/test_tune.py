@@ -419,6 +419,22 @@ def test_trial_zero_has_the_values_that_serve_and_trial_one_the_scenarios_own(ch
         assert proposal["changes"]["train.learning_rate"]["old"] == 0.00001
 
 
+def test_settings_that_are_not_searched_are_the_champions_in_trial_zero_too(chain, undisturbed, tmp_path):
+    """The scenario was edited after the champion was trained: trial 0 is judged with the champion's settings."""
+    served = tmp_path / "served"
+    served.mkdir()
+    scenario = load_scenario(undisturbed / "tiny.yaml").model_dump(mode="json", by_alias=True)
+    settings = {key: scenario[key] for key in ("model", "train", "features")}
+    (served / "manifest.json").write_text(json.dumps({"digest": "d", "inputs": {}, "settings": settings}))
+    section = "\ntune: {trials: 2, space: {model.embedding_dim: {choices: [4]}}}\n"
+    (tmp_path / "tiny.yaml").write_text(SCENARIO.replace("0.00001", "0.03") + section)
+    _, output = run(tmp_path, chain, champion=served)
+    trials = proposal_of(output)["trials"]
+    expected = proposal_of(undisturbed / "proposal")["trials"][0]["value"]  # all settings equal to the champion's
+    assert trials[0]["value"] == expected and trials[1]["value"] > expected
+    assert trials[0]["params"] == trials[1]["params"] == {"model.embedding_dim": 4}
+
+
 def test_a_trial_that_raises_counts_as_failed_and_the_study_goes_on(chain, tmp_path, monkeypatch):
     from models.training import day as training
 
