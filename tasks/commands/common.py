@@ -32,6 +32,9 @@ REMEDIES: dict[int | None, tuple[type[RecloopError], str]] = {
 """What an error of the operating system means here: the error that it counts as, and what to do."""
 
 
+INTERRUPTED = 130  # as a shell reports SIGINT: 128 + 2
+
+
 class Commands(click.Group):
     """Ends expected errors with one message on stderr and their exit code; shows the steps in the order of the day."""
 
@@ -46,6 +49,9 @@ class Commands(click.Group):
         except RecloopError as error:
             click.secho(f"recloop: {error}", err=True, fg="red")
             ctx.exit(error.exit_code)
+        except (KeyboardInterrupt, click.Abort):
+            click.secho("recloop: interrupted; what is committed stands", err=True, fg="red")
+            ctx.exit(INTERRUPTED)
         except OSError as error:
             if error.errno not in REMEDIES:
                 raise

@@ -28,7 +28,8 @@ def day_table(scenario: Scenario, store: ScenarioStore, days: Sequence[str]) -> 
 def table_of(scenario: Scenario, days: Sequence[Mapping[str, Any]]) -> RenderableType:
     """The same from facts that are read already, one `day_facts` for each day."""
     reasons = [_reason(day) for day in days if day["gate"] not in (None, PROMOTED)]
-    return Group(_quality(days), *(Text(line) for line in [_legend(scenario), *reasons]), _seconds(days))
+    lines = [Text(line, no_wrap=True, overflow="ignore") for line in reasons]  # a wrapped command can't be copied
+    return Group(_quality(days), Text(_legend(scenario)), *lines, _seconds(days))
 
 
 def _quality(days: Sequence[Mapping[str, Any]]) -> Table:
@@ -58,7 +59,7 @@ def verdict_of(day: Mapping[str, Any]) -> str:
 
 def _reason(day: Mapping[str, Any]) -> str:
     promoted = day["gate"].startswith(PROMOTED)
-    return f"{day['ds']} {'' if promoted else 'not promoted: '}{day['gate']}"
+    return f"{day['ds']} {'' if promoted else 'not promoted: '}{day['gate'].removeprefix('no: ')}"
 
 
 def _legend(scenario: Scenario) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from feature_jobs.errors import BadInputError, GateError, RecloopError
+from feature_jobs.errors import BadInputError, GateError
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_range
 from tasks.commands.common import Commands, Context, execution_option, main, scenario_file, with_context
@@ -75,7 +75,7 @@ class RunEnd:
     """The outcome of each step that ran, and the error that stopped the run. `refused`: steps that a gate stopped."""
 
     outcomes: list[Outcome] = field(default_factory=list)
-    error: RecloopError | None = None
+    error: Exception | None = None
     stopped_at: tuple[str, str] | None = None
 
     @property
@@ -89,7 +89,7 @@ class RunEnd:
         entries = [{**outcome.as_json(), "exit_code": outcome.exit_code} for outcome in self.outcomes]
         if self.error is not None and self.stopped_at is not None:
             ds, step = self.stopped_at
-            kind, code = type(self.error).__name__, self.error.exit_code
+            kind, code = type(self.error).__name__, getattr(self.error, "exit_code", 1)  # 1: a defect of ours
             entries.append({"step": step, "ds": ds, "outcome": kind, "message": str(self.error), "exit_code": code})
         return entries
 
@@ -109,7 +109,7 @@ def run_days(context: Context, days: list[str], launcher: Launcher | None = None
                 )  # fmt: skip
                 if (after := STEPS[name].after) and outcome.uri:
                     after(context.scenario, Path(outcome.uri))
-            except RecloopError as error:
+            except Exception as error:  # a program must learn of finished steps also where one has a defect
                 return replace(ended, error=error, stopped_at=(day, name))
             nothing_committed = outcome.gate is not None and outcome.digest is None
             if nothing_committed and name in NEEDED_NEXT_DAY:

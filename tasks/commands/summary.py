@@ -111,7 +111,7 @@ def outcome_lines(outcome: Outcome) -> list[str]:
     if outcome.outcome == "already_done":
         return [f"{head} done before"]
     words = [f"{head} {outcome.seconds.get('total', 0.0):6.1f} s"]
-    words += [f"gate said no: {outcome.gate}"] if outcome.gate else []
+    words += [f"gate said no: {outcome.gate.removeprefix('no: ')}"] if outcome.gate else []
     words += [verdict] if (verdict := _verdict(outcome.metrics)) else []
     words += [f"{name} {number(value)}" for name, value in _main_numbers(outcome.metrics).items()]
     return ["  ".join(words), *(f"    {line}" for line in table_lines(outcome.metrics))]

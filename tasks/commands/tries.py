@@ -148,7 +148,7 @@ def _days(context: Context, ds: str | None, first: str | None, last: str | None)
     if not trained and not (ds or first):
         raise BadInputError(
             f"{context.store.root}: no day is trained yet, so there is nothing to compare with; run some first:"
-            f" recloop run {context.scenario.option}{context.store.option}"
+            f" recloop run {context.scenario.option_as_in_file}{context.store.option}"
         )
     if ds:
         return scenario_days(context.scenario, ds, first, last)

@@ -182,7 +182,7 @@ def _resolve(declared: Step, argument: str, scenario: Scenario, ds: str, store: 
         found = {day: store.find(writer, day) for day in days}
         missing = [day for day, commit in found.items() if commit is None]
         if missing and not source.optional:
-            raise _missing(declared, ds, writer, missing[0], scenario, option=store.option)
+            raise _missing(declared, ds, writer, missing[0], scenario=scenario, store=store)
         return {day: commit for day, commit in found.items() if commit is not None}
     if source.days in ("champion", "former_champion"):
         from tasks.store.champion_log import ChampionLog
@@ -195,7 +195,7 @@ def _resolve(declared: Step, argument: str, scenario: Scenario, ds: str, store: 
         return None
     commit = store.find(writer, day)
     if commit is None and not source.optional:
-        raise _missing(declared, ds, writer, day, scenario, option=store.option)
+        raise _missing(declared, ds, writer, day, scenario=scenario, store=store)
     return commit
 
 
@@ -232,9 +232,13 @@ def output_name_of(declared: Step, scenario: Scenario) -> str:
     return f"{declared.name}-{sha256_of(values)[:12]}"
 
 
-def _missing(declared: Step, ds: str, writer: str, day: str, scenario: Scenario, *, option: str) -> ParentMissingError:
-    first = scenario.data.days.first
-    remedy = f"recloop run {scenario.option}{option} --from {min(day, str(ds))} --to {ds}"
+def _missing(
+    declared: Step, ds: str, writer: str, day: str, *, scenario: Scenario, store: ScenarioStore
+) -> ParentMissingError:
+    first, begin = scenario.data.days.first, min(day, ds)
+    while (before := previous_day(scenario, begin)) and store.find(writer, before) is None:
+        begin = before  # the missing day needs the days before it, too
+    remedy = f"recloop run {scenario.option}{store.option} --from {begin} --to {ds}"
     return ParentMissingError(
         f"{declared.name} of {ds} needs the output of {writer} of {day}, which is not committed"
         f" (the chain begins at {first}); run it first: {remedy}",

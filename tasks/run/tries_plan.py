@@ -102,7 +102,7 @@ def committed_days(scenario: Scenario, days: tuple[str, ...], store: ScenarioSto
         if commit is None:
             raise ParentMissingError(
                 f"{store.root}: {ds} is not trained, and a try is compared with the committed chain; run it first:"
-                f" recloop run {scenario.option}{store.option} --ds {ds}",
+                f" recloop run {scenario.option_as_in_file}{store.option} --to {ds}",
                 ds,
             )
         checkpoints[ds] = commit
@@ -111,7 +111,8 @@ def committed_days(scenario: Scenario, days: tuple[str, ...], store: ScenarioSto
     if checkpoints[days[0]].manifest.get("parent") != (parent.digest if parent else None):
         raise BadInputError(
             f"{store.root}: {days[0]} has not learned from the checkpoint of {before} that is committed now; a try"
-            f" would start elsewhere. Rebuild it: recloop chain replay {scenario.option}{store.option} --from {days[0]}"
+            " would start elsewhere. Rebuild it: recloop chain replay"
+            f" {scenario.option_as_in_file}{store.option} --from {days[0]}"
         )
     return Base(scenario, store, days, checkpoints, parent)
 

@@ -39,7 +39,7 @@ def test_a_refused_day_says_why_and_an_unfinished_one_shows_dashes(tmp_path: Pat
     unfinished = _day("2024-03-02", rows=None, gate=None, version=None, seconds={}, auc_progressive=nothing)
     shown = _shown(tmp_path, refused, unfinished)
     assert "refused version 5" in shown
-    assert "2024-03-01 not promoted: no: worse than the champion" in shown
+    assert "2024-03-01 not promoted: worse than the champion" in shown
     assert "None" not in shown
 
 

@@ -59,6 +59,19 @@ def test_json_lists_the_finished_steps_and_the_error_when_a_day_stops(shop: Path
     assert done.stderr.splitlines()[-1].startswith("recloop: ")
 
 
+def test_json_lists_the_finished_steps_where_a_step_has_a_defect(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr("feature_jobs.joins.join.join_day", broken)
+    store = str(shop.parent / "other")
+    done = CliRunner().invoke(main, ["run", "-s", str(shop), "--store", store, "--no-track", "--to", DAYS[0], "--json"])
+    *finished, error = json.loads(done.stdout)
+    assert [one["step"] for one in finished] == ["ingest"]
+    assert (error["step"], error["outcome"], error["exit_code"]) == ("join", "ZeroDivisionError", 1)
+    assert isinstance(done.exception, ZeroDivisionError)  # a defect keeps its traceback
+
+
 def test_a_day_made_with_other_settings_is_named_with_a_command_that_can_be_copied(shop: Path) -> None:
     done = recloop(shop, "run", "--ds", DAYS[1], "--until", "join", "--set", "join.lookback_days=3")
     assert done.exit_code == 0, done.output
