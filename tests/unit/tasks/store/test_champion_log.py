@@ -134,7 +134,7 @@ def test_rollback_goes_one_back_moves_the_alias_and_keeps_the_chain(scenario, st
     entry = ChampionLog(store).current()
     assert (entry.kind, entry.version, entry.ds, entry.replaces) == ("rollback", "2", DAYS[1], 3)
     assert entry.chain_head["ds"] == DAYS[2]  # the next day still learns from here
-    assert f"chain replay -s little --from {DAYS[2]}" in facts.message
+    assert "recloop chain replay -s " in facts.message and f" --from {DAYS[2]}" in facts.message
     assert rollback(scenario, store).to_version == "1"
     with pytest.raises(BadInputError, match="nothing to go back to; with --to it can go to 2, 3"):
         rollback(scenario, store)
