@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from feature_jobs.validation.leaks import Leak
 
 MAX_SHOWN = 3
+MAX_LINE = 200  # on the screen; verdict.json has the whole
 
 
 class Problem(TypedDict):
@@ -39,10 +41,11 @@ class Verdict(TypedDict):
     expectations: int
     failures: list[Problem]
     warnings: list[Problem]
-    leaks: list[dict[str, str | float | bool]]
+    leaks: list[dict[str, str | float | bool | None]]
     drift: dict[str, ColumnDrift]
     label_shift: dict[str, LabelShift]
     drift_days: list[str]
+    drift_left_out: dict[str, str]
     drift_note: str | None
 
 
@@ -74,7 +77,7 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
     frame = read_frame(samples)
     trailing = drift.window(drift.read_profile(yesterday), rules.trailing_days)
     day = drift.profile_day(frame, scenario)
-    found = drift.compare(day, trailing, scenario)
+    found = drift.compare(config.ds, day, trailing, scenario)
     leaks = find_leaks(frame, scenario)
     problems: list[Problem] = [
         *_missing_suite(source, scenario.suite_file.name),
@@ -95,11 +98,14 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
         drift=found["columns"],
         label_shift=found["labels"],
         drift_days=found["days"],
+        drift_left_out=found["left_out"],
         drift_note=found["note"],
     )
     days = drift.window({**trailing, config.ds: day}, rules.trailing_days)
     _write(validation / VERDICT_FILE, verdict)
     _write(validation / PROFILE_FILE, {"days": days}, indent=None)  # many small numbers: a line each would be 5x it
+    for warning in verdict["warnings"]:  # on stderr, because stdout holds the JSON line
+        print(_short(f"warning: {config.ds}: {_line(warning)}"), file=sys.stderr, flush=True)
     if failures:
         raise GateError(_refusal(config.ds, failures, len(suite["expectations"])))
     return _metrics(verdict)
@@ -141,7 +147,7 @@ def _leak(leak: Leak) -> Problem:
 def _drifts(found: Drift) -> list[Problem]:
     """Columns and labels that moved further from the trailing days than the scenario allows."""
     psi = [
-        _problem("drift", name, facts["severity"], f"psi at most {facts['limit']}", facts["psi"])
+        _problem("drift", name, facts["severity"], f"psi at most {facts['limit']}", _drift_found(facts))
         for name, facts in found["columns"].items()
         if not facts["ok"]
     ]
@@ -159,14 +165,27 @@ def _drifts(found: Drift) -> list[Problem]:
     return psi + shifts
 
 
+def _drift_found(facts: ColumnDrift) -> str:
+    return f"{facts['psi']} against {facts['against']}"
+
+
+def _line(problem: Problem) -> str:
+    """A problem for a person."""
+    place = f"column {problem['column']}" if problem["column"] else "the whole day"
+    return f"{problem['expectation']}: {place}: expected {problem['expected']}, found {problem['value']}"
+
+
+def _short(line: str) -> str:
+    return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 3]}..."
+
+
 def _refusal(ds: str, failures: list[Problem], num_expectations: int) -> str:
     """The message: the first failures, and where the others are."""
     lines = [
         f"{ds}: the day is not fit to learn from: {len(failures)} blocking ({num_expectations} expectations checked)"
     ]
     for failure in failures[:MAX_SHOWN]:
-        place = f"column {failure['column']}" if failure["column"] else "the whole day"
-        lines.append(f"  {failure['expectation']}: {place}: expected {failure['expected']}, found {failure['value']}")
+        lines.append(f"  {_line(failure)}")
     if len(failures) > MAX_SHOWN:
         lines.append(f"  and {len(failures) - MAX_SHOWN} more in verdict.json")
     lines.append("correct the data, or the suite beside the scenario; report: docs/index.html and verdict.json")

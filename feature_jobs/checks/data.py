@@ -4,8 +4,10 @@ of entities occur in the log, do labels hold for some rows and not for all, does
 from __future__ import annotations
 
 import datetime
+import itertools
 import tempfile
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,13 @@ from feature_jobs.schema.days import ONE_DAY, day_window
 from feature_jobs.sources.files import files_of
 from feature_jobs.sources.source import Source, sources_of, time_columns
 from feature_jobs.sources.tables import Reader, connect
-from feature_jobs.validation.leaks import Leak, judge
+from feature_jobs.validation.leaks import Leak, judge, judge_parts, worst
 
 SAMPLE_ROWS = 100_000
 MAX_ENTITY_ROWS = 2_000_000
 MAX_COUNTED_BYTES = 4 * 2**30
 _ALWAYS = (-(2**62), 2**62)
+_WHOLE = ""  # beside the parts of a feature, which are expressions
 
 
 def check_data(scenario: Scenario, sample_rows: int = SAMPLE_ROWS) -> tuple[list[str], Facts]:
@@ -214,34 +217,41 @@ class _DataCheck:
         labels, features = self._label_sql(source), self._feature_sql(source)
         if not labels or not features:
             return
-        chosen = [*labels.values(), *features.values()]
+        chosen = [*labels.values(), *(sql for by_part in features.values() for sql in by_part.values())]
         named = ", ".join(f"{sql} AS f{i}" for i, sql in enumerate(chosen))
         frame = connection.execute(f"SELECT {named} FROM staged WHERE reason IS NULL").df()
-        for i, name in enumerate(features, start=len(labels)):
+        numbers = itertools.count(len(labels))
+        for name, by_part in features.items():
             feature = self.scenario.features[name]
+            columns = {part: frame[f"f{next(numbers)}"] for part in by_part}
+            parts = {part: values for part, values in columns.items() if part != _WHOLE}
             for j, task in enumerate(labels):
                 labels_N = frame[f"f{j}"].to_numpy(np.float64, na_value=np.nan)
-                leak = judge(name, task, frame[f"f{i}"], labels_N, is_id=feature.kind in ("id", "cross"))
-                if leak is not None:
-                    self._say_leak(Leak(leak.feature, leak.label, leak.auc, leak.by, feature.enabled))
+                found = judge_parts(name, task, parts, labels_N)
+                if _WHOLE in columns:
+                    whole = judge(name, task, columns[_WHOLE], labels_N, is_id=feature.kind in ("id", "cross"))
+                    found += [whole] if whole else []
+                if (leak := worst(found)) is not None:
+                    self._say_leak(replace(leak, enabled=feature.enabled))
 
-    def _feature_sql(self, source: Source) -> dict[str, str]:
-        """SQL of each feature that is read straight from the log's columns: a list as its length, a cross as text."""
+    def _feature_sql(self, source: Source) -> dict[str, dict[str, str]]:
+        """SQL of each feature that is read straight from the log's columns, as a whole (a list as its length, a cross
+        as text), and of each part of a cross; a cross with an entity's column has its other parts alone."""
         names = self._log_columns(source)
-        found = {}
+        found: dict[str, dict[str, str]] = {}
         for name, feature in self.scenario.features.items():
             if feature.kind not in ("id", "ids", "number", "cross"):
                 continue
             parts = feature.of if feature.kind == "cross" else (feature.of or name,)
-            if not all(columns_of(part) <= names.keys() for part in parts):
-                continue
-            sqls = [self._sql(source, part) for part in parts]
-            found[name] = {
-                "id": sqls[0],
-                "ids": f"len({sqls[0]})",
-                "number": f"CAST({sqls[0]} AS DOUBLE)",
-                "cross": f"concat_ws(chr(31), {', '.join(f'CAST({sql} AS VARCHAR)' for sql in sqls)})",
-            }[feature.kind]
+            sqls = {part: self._sql(source, part) for part in parts if columns_of(part) <= names.keys()}
+            if feature.kind == "cross":
+                found[name] = dict(sqls)
+                if len(sqls) == len(parts):
+                    texts = ", ".join(f"CAST({sql} AS VARCHAR)" for sql in sqls.values())
+                    found[name][_WHOLE] = f"concat_ws(chr(31), {texts})"
+            elif sqls:
+                form = {"id": "{}", "ids": "len({})", "number": "CAST({} AS DOUBLE)"}[feature.kind]
+                found[name] = {_WHOLE: form.format(*sqls.values())}
         return found
 
     def _say_leak(self, leak: Leak) -> None:

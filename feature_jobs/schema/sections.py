@@ -233,7 +233,10 @@ class Validate(Section):
     """`suite`: expectations, relative to the scenario file; default NAME.expectations.json. Drift is the population
     stability index (Siddiqi 2006) of each named column, and the shift of each label's mean, against `trailing_days`.
     `drift_columns` default to the numbers and ids of few values that are read from the row itself: trailing counts and
-    rates move as history grows, and what is computed from `event_time` moves with the weekday."""
+    rates move as history grows, and what is computed from `event_time` moves with the weekday. Of the default ones,
+    growing counters are left out, and one that differs from all trailing days must differ from the same weekday too
+    (before there is one: from the same kind of day, weekend or not). Columns that are named are always judged, against
+    the same weekday where `trailing_days` reaches back to one."""
 
     suite: str | None = None
     trailing_days: Positive = 7

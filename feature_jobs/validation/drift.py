@@ -4,14 +4,21 @@ A day's profile is small and mergeable, so that the trailing days travel from on
 old samples are read: a number is kept to two significant digits (at most 90 values for each power of ten, within 5 %
 of the true value, a decimal form of the sketch of Masson, Rim and Lee 2019, "DDSketch"), an id as its 50 most frequent
 values. Bins of the index are then cut from the trailing days together, never from the day that is judged.
+
+Two changes are ordinary and give no warning. A column that differs from all trailing days drifts only if it differs
+from the same weekday too; before the window holds one, from the same kind of day (Saturday and Sunday, or the others).
+A number whose days lie one beyond the other is a growing counter or a clock and is left out. Columns that the scenario
+names in `drift_columns` are always judged: against the same weekday where the window holds one, else against all days.
 """
 
 from __future__ import annotations
 
+import datetime
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 
@@ -43,11 +50,13 @@ class LabelCounts(TypedDict):
 
 
 class DayProfile(TypedDict):
-    """What is kept of a day."""
+    """What is kept of a day. `middle`: the quartiles of each number, exact, because a sketch rounds a counter's steps
+    away; profiles that an older release wrote lack it."""
 
     rows: int
     labels: dict[str, LabelCounts]
     columns: dict[str, Sketch]
+    middle: NotRequired[dict[str, list[float]]]
 
 
 class Judged(TypedDict):
@@ -59,9 +68,11 @@ class Judged(TypedDict):
 
 
 class ColumnDrift(Judged):
-    """`psi` is None below 200 rows on either side, and where each day has one value of its own."""
+    """`psi` is None below 200 rows on either side, where each day has one value of its own, and where the column
+    differs from all days and none of them is comparable. `against` says which days it was compared with."""
 
     psi: float | None
+    against: str
 
 
 class LabelShift(Judged):
@@ -73,10 +84,12 @@ class LabelShift(Judged):
 
 
 class Drift(TypedDict):
-    """A day against `days`, the trailing ones; `note` says why there is nothing to compare with."""
+    """A day against `days`, the trailing ones; `note` says why there is nothing to compare with, `left_out` why a
+    column is not judged."""
 
     note: str | None
     days: list[str]
+    left_out: dict[str, str]
     columns: dict[str, ColumnDrift]
     labels: dict[str, LabelShift]
 
@@ -86,6 +99,10 @@ NUM_BINS = 10  # deciles, as in credit scoring, where the index comes from
 NUM_TOP_IDS = 20
 MIN_ROWS = 200  # by chance alone the index is about bins / rows
 MIN_POSITIVES = 20
+_SATURDAY = 5
+ALL_DAYS = "all trailing days"
+GROWING = "a growing counter or a clock: the middle half of each day lies beyond that of the day before"
+UNDECIDED = "lies beyond the only day before: whether it grows or jumped, the next day shows"
 
 
 def profile_day(frame: pd.DataFrame, scenario: Scenario) -> DayProfile:
@@ -94,8 +111,14 @@ def profile_day(frame: pd.DataFrame, scenario: Scenario) -> DayProfile:
     for task in scenario.tasks:
         known = frame[f"label.{task}"].dropna()
         labels[task] = LabelCounts(known=len(known), positives=int(known.sum()))
-    columns = {name: sketch(frame[name], kind) for name, kind in _columns(frame, scenario).items()}
-    return {"rows": len(frame), "labels": labels, "columns": columns}
+    kinds = _columns(frame, scenario)
+    columns = {name: sketch(frame[name], kind) for name, kind in kinds.items()}
+    middle = {
+        name: [float(q) for q in np.quantile(frame[name].dropna().to_numpy(np.float64), (0.25, 0.75))]
+        for name, kind in kinds.items()
+        if kind == "number" and frame[name].notna().any()
+    }
+    return {"rows": len(frame), "labels": labels, "columns": columns, "middle": middle}
 
 
 def _columns(frame: pd.DataFrame, scenario: Scenario) -> dict[str, Kind]:
@@ -223,24 +246,76 @@ def _binned(sketched: Sketch, bin_of: Any) -> dict[int, int]:
     return rows_by_bin
 
 
-def compare(day: DayProfile, trailing: Mapping[str, DayProfile], scenario: Scenario) -> Drift:
-    """The day against the trailing days."""
-    rules = scenario.validate_
+def compare(ds: str, day: DayProfile, trailing: Mapping[str, DayProfile], scenario: Scenario) -> Drift:
+    """The day `ds` against the trailing days, by ds."""
     if not trailing:
-        return Drift(note="first day: nothing to compare with", days=[], columns={}, labels={})
+        return Drift(note="first day: nothing to compare with", days=[], left_out={}, columns={}, labels={})
     columns: dict[str, ColumnDrift] = {}
     labels: dict[str, LabelShift] = {}
+    left_out: dict[str, str] = {}
     for name, today in day["columns"].items():
-        past = [d["columns"][name] for d in trailing.values() if name in d["columns"]]
+        if reason := _moves_on(name, day, trailing, scenario):
+            left_out[name] = reason
+            continue
+        past = {d: profile["columns"][name] for d, profile in trailing.items() if name in profile["columns"]}
         # An id that only some days watched had too many values on the others.
-        whole = len(past) == len(trailing) and {p["kind"] for p in past} == {today["kind"]}
-        enough = whole and min(_rows(merge(past)), _rows(today)) >= MIN_ROWS and not _differs_by_day(past, today)
-        index = round(psi(merge(past), today), 6) if enough else None
-        columns[name] = ColumnDrift(psi=index, **_judged(index, rules.max_psi, rules.drift_severity))
+        whole = len(past) == len(trailing) and {p["kind"] for p in past.values()} == {today["kind"]}
+        columns[name] = _column_drift(ds, today, past if whole else {}, scenario)
     for task, counts in day["labels"].items():
         earlier = [d["labels"][task] for d in trailing.values() if task in d["labels"]]
         labels[task] = _label_shift(counts, earlier, scenario)
-    return Drift(note=None, days=sorted(trailing), columns=columns, labels=labels)
+    return Drift(note=None, days=sorted(trailing), left_out=left_out, columns=columns, labels=labels)
+
+
+def _moves_on(name: str, day: DayProfile, trailing: Mapping[str, DayProfile], scenario: Scenario) -> str | None:
+    """Why a number is not judged because its days lie one beyond the other; None where it is judged."""
+    rules = scenario.validate_
+    days = [*(trailing[ds] for ds in sorted(trailing)), day]
+    middles = [profile.get("middle", {}).get(name) for profile in days]
+    known = [middle for middle in middles if middle is not None]
+    if rules.drift_columns or len(known) < len(days):
+        return None
+    steps = list(itertools.pairwise(known))
+    if not (all(b[0] > a[1] for a, b in steps) or all(b[1] < a[0] for a, b in steps)):
+        return None
+    if len(steps) > 1:
+        return GROWING
+    # With a window of one day there is never a second step to wait for.
+    return UNDECIDED if rules.trailing_days > 1 else None
+
+
+def _column_drift(ds: str, today: Sketch, past: Mapping[str, Sketch], scenario: Scenario) -> ColumnDrift:
+    """Against all trailing days, and where that fails against those that are comparable with `ds`."""
+    rules = scenario.validate_
+    index, against = _index(list(past.values()), today), ALL_DAYS
+    if index is not None and index > rules.max_psi:
+        named = bool(rules.drift_columns)
+        if not named:
+            index, against = None, "no day: none of this kind (weekend or not) in the window"
+        for words, days in _comparable(ds, past, only_weekday=named):
+            narrower = _index([past[d] for d in days], today)
+            if narrower is not None:
+                index, against = narrower, words
+                break
+    return ColumnDrift(psi=index, against=against, **_judged(index, rules.max_psi, rules.drift_severity))
+
+
+def _comparable(ds: str, days: Iterable[str], *, only_weekday: bool) -> Iterator[tuple[str, list[str]]]:
+    """The days to compare `ds` with where it differs from all, best first, each with its words."""
+    weekday_of = {d: datetime.date.fromisoformat(d).weekday() for d in [*days, ds]}
+    weekday = weekday_of.pop(ds)
+    yield "the same weekday", [d for d, other in weekday_of.items() if other == weekday]
+    if not only_weekday:
+        weekend = weekday >= _SATURDAY
+        words = "days of a weekend" if weekend else "days from Monday to Friday"
+        yield words, [d for d, other in weekday_of.items() if (other >= _SATURDAY) == weekend]
+
+
+def _index(past: list[Sketch], today: Sketch) -> float | None:
+    """The index against days together; None where there is too little to judge."""
+    if not past or min(_rows(merge(past)), _rows(today)) < MIN_ROWS or _differs_by_day(past, today):
+        return None
+    return round(psi(merge(past), today), 6)
 
 
 def _differs_by_day(past: list[Sketch], today: Sketch) -> bool:

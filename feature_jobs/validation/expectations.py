@@ -303,7 +303,27 @@ def _failure(result: Any, source: str) -> Failure | None:
         )
     if result.success:
         return None
-    return Failure(config.type, column, SEVERITIES[config.severity.value], _expected(kwargs), _observed(details))
+    severity = SEVERITIES[config.severity.value]
+    if "quantile_ranges" in kwargs:
+        broken = _broken_quantiles(str(column), kwargs["quantile_ranges"], details["observed_value"]["values"])
+        return Failure(config.type, column, severity, "each quantile in its range", broken)
+    return Failure(config.type, column, severity, _expected(kwargs), _observed(details))
+
+
+def _broken_quantiles(column: str, ranges: dict[str, Any], values: list[float | None]) -> str:
+    """The quantiles out of their ranges: `0.5-quantile of price is 17.02, expected 10 to 11`."""
+    lines = []
+    for quantile, (low, high), value in zip(ranges["quantiles"], ranges["value_ranges"], values, strict=True):
+        if value is None or (low is not None and value < low) or (high is not None and value > high):
+            found = "unknown" if value is None else f"{value:.6g}"
+            lines.append(f"{quantile}-quantile of {column} is {found}, expected {_range(low, high)}")
+    return "; ".join(lines)
+
+
+def _range(low: float | None, high: float | None) -> str:
+    if low is None:
+        return f"at most {high:g}"
+    return f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
 
 
 def _expected(kwargs: dict[str, Any]) -> str:

@@ -1,12 +1,14 @@
 """Leaks: one column that alone predicts a label almost perfectly, by its values or by where it is null.
 
 A column that is filled only after the event (a scroll depth, present on clicked rows only) says the label even where
-its values say nothing, so the null pattern is judged as a score of its own.
+its values say nothing, so the null pattern is judged as a score of its own. The parts of a cross are judged too:
+together they have too many values, and one null among known parts makes no null.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,31 +26,37 @@ MIN_OF_EACH_CLASS = 20
 MAX_ROWS = 200_000  # evenly taken from a larger day: a leak shows in far fewer
 MAX_IDS = 50
 NUM_BINS = 50
+PART_SEPARATOR = chr(31)  # between the parts of a cross in the samples
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Leak:
-    """A feature or column that alone predicts `label` with this AUC; `by` says what of it does."""
+    """A feature or column that alone predicts `label` with this AUC; `by` says what of it does, `part` which part of
+    a cross."""
 
     feature: str
     label: str
     auc: float
     by: str
     enabled: bool = True
+    part: str | None = None
 
     @property
     def way(self) -> str:
         """`by` in words."""
-        return {"nulls": "where it is null", "bins": "its value (50 bins)"}.get(self.by, "its value")
+        if self.by == "nulls":
+            return "where it is null" if self.part is None else f"where its part {self.part!r} is null"
+        value = "its value" if self.part is None else f"the value of its part {self.part!r}"
+        return f"{value} (50 bins)" if self.by == "bins" else value
 
     @property
     def severity(self) -> str:
         """`blocking` at an AUC of 0.98 where the model reads the feature, else `warning`."""
         return "blocking" if self.enabled and self.auc >= BLOCKING_AUC else "warning"
 
-    def to_json(self) -> dict[str, str | float | bool]:
+    def to_json(self) -> dict[str, str | float | bool | None]:
         """For verdict.json."""
         return asdict(self)
 
@@ -60,12 +68,43 @@ def find_leaks(frame: pd.DataFrame, scenario: Scenario) -> list[Leak]:
     leaks = []
     for name, feature in scenario.features.items():
         column = name if name in rows.columns else f"{name}.length"
+        parts = _split(rows[column], feature.of) if feature.kind == "cross" else {}
         for task in scenario.tasks:
             labels_N = rows[f"label.{task}"].to_numpy(np.float64, na_value=np.nan)
-            leak = judge(name, task, rows[column], labels_N, is_id=feature.kind in ("id", "cross"))
+            whole = judge(name, task, rows[column], labels_N, is_id=feature.kind in ("id", "cross"))
+            leak = worst([*judge_parts(name, task, parts, labels_N), *([whole] if whole else [])])
             if leak is not None:
-                leaks.append(Leak(leak.feature, leak.label, leak.auc, leak.by, feature.enabled))
+                leaks.append(replace(leak, enabled=feature.enabled))
     return leaks
+
+
+def worst(leaks: Sequence[Leak]) -> Leak | None:
+    """The one of the highest AUC, the first of equal ones."""
+    return max(leaks, key=lambda leak: leak.auc, default=None)
+
+
+def judge_parts(name: str, label: str, parts: Mapping[str, pd.Series[Any]], labels_N: Floats) -> list[Leak]:
+    """The leaks among the parts of the cross `name`. Whole numbers are judged by size too: an id can be a duration."""
+    import pandas as pd
+
+    found = [
+        (part, judge(name, label, values, labels_N, is_id=not pd.api.types.is_numeric_dtype(values)))
+        for part, values in parts.items()
+    ]
+    return [replace(leak, part=part) for part, leak in found if leak is not None]
+
+
+def _split(values: pd.Series[Any], parts: Sequence[str]) -> dict[str, pd.Series[Any]]:
+    """The parts of a cross as `join` writes it: a null part is empty, numbers are text, all null make null."""
+    import pandas as pd
+
+    texts = values.str.split(PART_SEPARATOR, n=len(parts) - 1, expand=True).reindex(columns=range(len(parts)))
+    texts = texts.where(texts.notna() & (texts != ""))
+    found = {}
+    for i, part in enumerate(parts):
+        numbers = pd.to_numeric(texts[i], errors="coerce")
+        found[part] = numbers if (numbers.isna() == texts[i].isna()).all() else texts[i]
+    return found
 
 
 def judge(name: str, label: str, values: Any, labels_N: Floats, *, is_id: bool) -> Leak | None:

@@ -124,7 +124,10 @@ def test_quantiles_are_judged_and_shown(tmp_path):
     ]
     output, _ = run(tmp_path, scenario_in(tmp_path, suite=suite), columns())
     (failure,) = verdict_of(output)["warnings"]
-    assert failure["column"] == "age" and failure["value"]["quantiles"] == [0.1, 0.5]
+    median = np.quantile(columns()["age"], 0.5)
+    assert failure["column"] == "age" and failure["expected"] == "each quantile in its range"
+    found = re.fullmatch(r"0\.5-quantile of age is (\S+), expected 90 to 100", failure["value"])
+    assert found and float(found[1]) == pytest.approx(median, abs=0.1)
     assert "Quantile" in (output / "docs/validations/tiny/2022-04-01/samples/index.html").read_text()
 
 
@@ -196,6 +199,21 @@ def test_drift_and_label_shift_are_flagged_against_the_trailing_days(tmp_path):
     assert not shift["ok"] and shift["mean"] == 0.1 and 0.7 < shift["shift"] < 0.9
     assert verdict["drift_days"] == ["2022-04-01", "2022-04-02"]
     assert list(json.loads((third / "profile.json").read_text())["days"]) == ["2022-04-02", "2022-04-03"]
+
+
+def test_warnings_are_printed_a_short_line_each(tmp_path, capsys):
+    scenario = scenario_in(tmp_path, suite=[expectation("expect_column_to_exist", column="age")])
+    first, _ = run(tmp_path, scenario, columns(), "2022-04-04")
+    assert "warning" not in capsys.readouterr().err
+    moved = columns(seed=1)
+    moved["sex"] = ["X" * 40] * 1000
+    moved["age"] = moved["label.like"] + np.where(np.arange(1000) % 12 == 0, 1, 0.0)
+    run(tmp_path, scenario, moved, "2022-04-05", yesterday=first)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    starts = ["likely leak: column age: expected", "drift: column sex: expected psi at most 0.25, found "]
+    assert len(lines) == 2 and all(len(line) <= 200 for line in lines)
+    assert all(line.startswith(f"warning: 2022-04-05: {s}") for line, s in zip(lines, starts, strict=True)), lines
+    assert lines[1].endswith(" against all trailing days") or "against days from Monday to Friday" in lines[1]
 
 
 def test_drift_blocks_where_the_scenario_says_so(tmp_path):

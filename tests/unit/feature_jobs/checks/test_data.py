@@ -189,6 +189,15 @@ def test_other_kinds_of_features_are_judged_too(shop: Callable[..., Scenario]) -
     assert "features.paid: alone predicts label buy" in text
 
 
+def test_a_part_of_a_cross_that_only_positives_have_is_refused(shop: Callable[..., Scenario]) -> None:
+    text = messages(
+        leaky(shop, 1, "paid: {kind: cross, of: ['bucket(price, 1)', user]}")
+    )  # too many values to be judged whole
+    assert (
+        "features.paid: alone predicts label buy with AUC 1.0, by where its part 'bucket(price, 1)' is null, in" in text
+    )
+
+
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_nan_is_null_and_infinity_is_malformed(shop: Callable[..., Scenario], kind: str) -> None:
     scenario = shop()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_jobs.schema import load_scenario
-from feature_jobs.validation.drift import compare, merge, profile_day, psi, sketch
+from feature_jobs.validation.drift import GROWING, UNDECIDED, compare, merge, profile_day, psi, sketch, window
 from tests.paths import SCENARIOS
 
 numbers = st.lists(st.one_of(st.none(), st.floats(-1e9, 1e9)), min_size=1, max_size=50)
@@ -79,10 +79,11 @@ def test_weekdays_clocks_and_trailing_features_are_not_watched_by_default(tmp_pa
         for task in scenario.tasks:
             frame[f"label.{task}"] = rng.integers(0, 2, 500)
         profile = profile_day(frame, scenario)
-        found = compare(profile, trailing, scenario)["columns"]
+        drift = compare(f"2022-04-0{day + 1}", profile, trailing, scenario)
+        found = drift["columns"]
         trailing[f"2022-04-0{day + 1}"] = profile
-    assert set(found) == {"gender", "occupation", "age", "release_year", "day"}
-    assert found["day"] == {"psi": None, "limit": 0.25, "severity": "warning", "ok": True}
+    assert set(found) == {"gender", "occupation", "age", "release_year"}
+    assert drift["left_out"] == {"day": GROWING}
     assert [name for name, facts in found.items() if not facts["ok"]] == ["age"]
 
 
@@ -91,5 +92,83 @@ def test_a_constant_that_changes_is_drift():
     profile = {"rows": 300, "labels": {}, "columns": {"gender": constant[0]}}
     today = {"rows": 300, "labels": {}, "columns": {"gender": sketch(pd.Series(["v2"] * 300), "id")}}
     scenario = load_scenario(SCENARIOS / "movielens.yaml")
-    found = compare(today, {"a": profile, "b": profile}, scenario)
+    found = compare("2022-04-06", today, {"2022-04-04": profile, "2022-04-05": profile}, scenario)
     assert not found["columns"]["gender"]["ok"]
+
+
+def shop_scenario(folder, rules="trailing_days: 7"):
+    text = (SCENARIOS / "movielens.yaml").read_text()
+    text = re.sub(r"drift_columns: .*", rules, text)
+    text = text.replace(
+        "\nmodel:", "  device: {kind: id, of: user.gender}\n  pid: {kind: number, of: user.age}\n\nmodel:"
+    )
+    (folder / "movielens.yaml").write_text(text)
+    return load_scenario(folder / "movielens.yaml")
+
+
+def shop_day(scenario, number):
+    """Ten days from a Thursday on: other devices at weekends, a counter that grows by the row, ages that stay."""
+    rng = np.random.default_rng(number)
+    frame = pd.DataFrame({name: rng.integers(0, 9, 1000) for name in scenario.features})
+    shares = (0.6, 0.35, 0.05) if number % 7 in (2, 3) else (0.35, 0.25, 0.4)
+    frame["device"] = rng.choice(["phone", "desk", "tablet"], 1000, p=shares)
+    frame["pid"] = 5_000_000 + 1000 * number + rng.integers(0, 1200, 1000)  # a step below two digits
+    frame["age"] = rng.normal(40, 5, 1000)
+    for task in scenario.tasks:
+        frame[f"label.{task}"] = rng.integers(0, 2, 1000)
+    return frame
+
+
+def run_days(scenario, change=lambda frame, number: None, numbers=range(10)):
+    """Each day's drift, with the columns that failed."""
+    trailing, found = {}, []
+    for number in numbers:
+        ds = f"2024-03-{7 + number:02}"
+        frame = shop_day(scenario, number)
+        change(frame, number)
+        profile = json.loads(json.dumps(profile_day(frame, scenario)))
+        drift = compare(ds, profile, trailing, scenario)
+        found.append((drift, [name for name, facts in drift["columns"].items() if not facts["ok"]]))
+        trailing = window({**trailing, ds: profile}, scenario.validate_.trailing_days)
+    return found
+
+
+def test_weekends_and_a_growing_counter_do_not_warn_on_any_day(tmp_path):
+    found = run_days(shop_scenario(tmp_path))
+    assert [failed for _, failed in found] == [[]] * 10
+    assert [drift["left_out"] for drift, _ in found[1:]] == [{"pid": UNDECIDED}] + [{"pid": GROWING}] * 8
+    against = [drift["columns"]["device"]["against"] for drift, _ in found[1:]]
+    assert against[1] == "no day: none of this kind (weekend or not) in the window"  # the first Saturday
+    assert against[2] == "days of a weekend" and against[-1] == "the same weekday"  # Sunday, Saturday of week two
+
+
+def test_a_jump_on_weekdays_and_a_shift_of_three_deviations_are_found(tmp_path):
+    def change(frame, number):
+        if number >= 7:
+            frame["age"] += 15
+        if number in (7, 8):
+            frame["device"] = np.where(np.arange(1000) % 3 == 0, "phone", "watch")
+
+    found = run_days(shop_scenario(tmp_path), change)
+    assert [failed for _, failed in found[:7]] == [[]] * 7
+    assert [sorted(failed) for _, failed in found[7:]] == [["age", "device"], ["age", "device"], ["age"]]
+    assert found[7][0]["columns"]["age"]["against"] == "the same weekday"
+
+
+def test_a_jump_on_the_second_day_is_found_on_the_third(tmp_path):
+    def change(frame, number):
+        frame["age"] += 30 * (number > 4)
+
+    (_, second), (_, third) = run_days(shop_scenario(tmp_path), change, range(4, 7))[1:]
+    assert (second, third) == ([], ["age"])
+
+
+def test_named_columns_are_always_judged_and_compared_with_the_same_weekday(tmp_path):
+    scenario = shop_scenario(tmp_path, "drift_columns: [device, pid]")
+
+    def change(frame, number):
+        frame["pid"] -= 4_980_000  # from 20,000 on
+
+    found = [failed for _, failed in run_days(scenario, change)]
+    assert all("pid" in failed for failed in found[1:])
+    assert "device" in found[2] and "device" not in found[9]  # the first Saturday, the second

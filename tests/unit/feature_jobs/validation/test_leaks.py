@@ -2,10 +2,14 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
-from feature_jobs.validation.leaks import BLOCKING_AUC, Leak, judge, leak_score, rank_auc
+from feature_jobs.joins.join import _cross
+from feature_jobs.schema import load_scenario
+from feature_jobs.validation.leaks import BLOCKING_AUC, Leak, find_leaks, judge, leak_score, rank_auc
 from models.metrics.scores import auc
+from tests.paths import SCENARIOS
 
 RNG = np.random.default_rng(5)
 LABELS_N = (RNG.random(2000) < 0.3).astype(np.float64)
@@ -59,3 +63,32 @@ def test_many_ids_are_not_judged_by_value():
 def test_rank_auc_is_the_metric_of_models():
     scores_N = np.round(NOISE_N + 0.3 * LABELS_N, 1)
     assert rank_auc(LABELS_N, scores_N) == pytest.approx(auc(LABELS_N, scores_N), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("part", "way"),
+    [
+        (pa.array(["slow" if label else None for label in LABELS_N]), "where its part 'skip_reason' is null"),
+        (pa.array(np.where(LABELS_N == 1, "yes", "no")), "the value of its part 'skip_reason'"),
+        (pa.array((1000 * LABELS_N + 900 * NOISE_N).astype(np.int64)), "the value of its part 'skip_reason'"),
+        (pa.array((NOISE_N * 40).astype(np.int64)), None),
+    ],
+    ids=["null", "word", "amount", "honest"],
+)
+def test_a_part_of_a_cross_that_knows_the_label_is_found_in_the_joined_text(tmp_path, part, way):
+    text = (SCENARIOS / "movielens.yaml").read_text()
+    text = text.replace("\nmodel:", "  skip: {kind: cross, of: [skip_reason, movie_id]}\n\nmodel:")
+    text = text.replace("    columns:\n", "    columns:\n      skip_reason: {type: string}\n", 1)
+    (tmp_path / "movielens.yaml").write_text(text)
+    scenario = load_scenario(tmp_path / "movielens.yaml")
+    items = pa.array((RNG.random(2000) * 900).astype(np.int64))
+    frame = pd.DataFrame({"skip": _cross([part, items], "here").to_pandas()})
+    for name, feature in scenario.features.items():
+        if name != "skip":
+            frame[f"{name}.length" if feature.kind in ("ids", "sequence") else name] = NOISE_N
+    for task in scenario.tasks:
+        frame[f"label.{task}"] = LABELS_N
+    found = find_leaks(frame, scenario)
+    assert {(leak.feature, leak.severity, leak.way) for leak in found} == (
+        {("skip", "blocking", way)} if way else set()
+    )
