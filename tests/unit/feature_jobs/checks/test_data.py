@@ -190,12 +190,12 @@ def test_other_kinds_of_features_are_judged_too(shop: Callable[..., Scenario]) -
 
 
 def test_a_part_of_a_cross_that_only_positives_have_is_refused(shop: Callable[..., Scenario]) -> None:
-    text = messages(
-        leaky(shop, 1, "paid: {kind: cross, of: ['bucket(price, 1)', user]}")
-    )  # too many values to be judged whole
-    assert (
-        "features.paid: alone predicts label buy with AUC 1.0, by where its part 'bucket(price, 1)' is null, in" in text
-    )
+    """The cross as a whole has too many values to be judged."""
+    text = messages(leaky(shop, 1, "paid: {kind: cross, of: ['bucket(price, 1)', user]}"))
+    found = re.search(r"features\.paid: alone predicts label buy with AUC (\S+), by where (.*), in", text)
+    assert found is not None
+    assert float(found[1]) > 0.98
+    assert found[2] == "its part 'bucket(price, 1)' is null"
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
