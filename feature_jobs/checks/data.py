@@ -21,11 +21,14 @@ from feature_jobs.expressions.compiler import EVENT_TIME, columns_of, to_sql
 from feature_jobs.schema import Scenario, place_of
 from feature_jobs.schema.days import ONE_DAY, day_window
 from feature_jobs.sources.files import files_of
+from feature_jobs.sources.malformed import kinds_of, retyped_columns
 from feature_jobs.sources.source import Source, sources_of, time_columns
 from feature_jobs.sources.tables import Reader, connect
 from feature_jobs.validation.leaks import Leak, judge, judge_parts, worst
 
 SAMPLE_ROWS = 100_000
+HEAD_ROWS = 100
+MAX_HEADS = 400
 MAX_ENTITY_ROWS = 2_000_000
 MAX_COUNTED_BYTES = 4 * 2**30
 _ALWAYS = (-(2**62), 2**62)
@@ -66,11 +69,14 @@ class _DataCheck:
         try:
             self._days(Reader(connection, self.scenario, source, files, _ALWAYS))
             sample, window = files_of(self.scenario, source, self.first)[:20], day_window(self.scenario, self.first)
-            Reader(connection, self.scenario, source, sample, window).stage(self.sample_rows)
+            staged = Reader(connection, self.scenario, source, sample, window)
+            staged.stage(self.sample_rows)
         except BadInputError as error:
             self.problems.messages.append(str(error))
             return
-        self._malformed(source, connection)
+        self.facts["sample_of"] = self.first
+        self._malformed(source, staged)
+        self._heads(source)
         self._labels(source, connection)
         self._leaks(source, connection)
         for entity in self.scenario.data.entities.values():
@@ -83,11 +89,13 @@ class _DataCheck:
         connection = self._connect(source)
         try:
             files = files_of(self.scenario, source, self.first)
-            Reader(connection, self.scenario, source, files, _ALWAYS).stage(MAX_ENTITY_ROWS)
+            staged = Reader(connection, self.scenario, source, files, _ALWAYS)
+            staged.stage(MAX_ENTITY_ROWS)
         except BadInputError as error:
             self.problems.messages.append(str(error))
             return
-        self._malformed(source, connection)
+        self._malformed(source, staged)
+        self._heads(source)
         key = self.scenario.data.entities[source.name].key
         at = source.place_of(key)
         num, known = connection.execute(
@@ -152,25 +160,55 @@ class _DataCheck:
             what = f"no rows on {_some(empty)}; the log has {first} to {last}"
             self.problems.say(("data", "days"), None, what, _NARROW)
 
-    def _malformed(self, source: Source, connection: duckdb.DuckDBPyConnection) -> None:
+    def _heads(self, source: Source) -> None:
+        """Whether the first rows of every file read as declared; of many files, of some spread evenly."""
+        files = self._all_files(source)
+        chosen = [files[i * len(files) // MAX_HEADS] for i in range(MAX_HEADS)] if len(files) > MAX_HEADS else files
+        if len(chosen) < len(files):
+            where = f"{self.facts['heads']}; " if "heads" in self.facts else ""
+            self.facts["heads"] = f"{where}{source.name}: read in {len(chosen)} of {len(files)} files, spread evenly"
+        reader = Reader(self._connect(source), self.scenario, source, chosen, _ALWAYS)
+        try:
+            reader.stage(HEAD_ROWS)
+            found = retyped_columns(reader, self.scenario.ingest.max_quarantined_share)
+        except BadInputError as error:
+            found = [str(error)]
+        self.problems.messages += [message for message in found if message not in self.problems.messages]
+
+    def _all_files(self, source: Source) -> list[Path]:
+        """The files of all days; where no last day is declared, up to the first day without files."""
+        days = self.scenario.data.days
+        day, files = days.first, list[Path]()
+        while days.last is None or day <= days.last:
+            try:
+                files += files_of(self.scenario, source, str(day))
+            except BadInputError:  # `_files_of_days` says which days have no files
+                if days.last is None and day not in days.skip:
+                    break
+            if not source.is_partitioned:
+                break
+            day += ONE_DAY
+        return list(dict.fromkeys(files))
+
+    def _malformed(self, source: Source, staged: Reader) -> None:
         """Rows of the sample that ingest would quarantine."""
-        num, bad = connection.execute("SELECT count(*), count(reason) FROM staged").fetchall()[0]
+        connection = staged.connection
+        num, bad, undated = connection.execute(
+            "SELECT count(*), count(reason), count(*) FILTER (time IS NULL) FROM staged"
+        ).fetchall()[0]
         if not num:
             return
-        reasons = connection.execute(
-            "SELECT min(reason), count(*) AS n FROM staged WHERE reason IS NOT NULL "
-            "GROUP BY regexp_replace(reason, '''.*''', '', 's') ORDER BY n DESC, 1 LIMIT 5"
-        ).fetchall()
-        allowed = self.scenario.ingest.max_quarantined_share
-        if bad:
-            self.facts.setdefault("malformed", {})[source.name] = dict(reasons)
-        if bad > allowed * num:
-            what = (
-                f"{bad} of {num} rows are malformed ({'; '.join(f'{reason} ({count})' for reason, count in reasons)})"
-            )
-            remedy = "correct the columns' types, or raise ingest.max_quarantined_share"
+        kinds = kinds_of(staged, limit=5)
+        if kinds:
+            self.facts.setdefault("malformed", {})[source.name] = {kind.reason: kind.num for kind in kinds}
+        if undated and source.time and not source.is_partitioned:
+            self.facts.setdefault("undated", {})[source.name] = undated
+        if bad > self.scenario.ingest.max_quarantined_share * num:
+            shown = "; ".join(f"{kind.reason} ({kind.num}; {kind.file}, {kind.place})" for kind in kinds)
+            remedy = kinds[0].remedy or "correct the columns' types, or raise ingest.max_quarantined_share"
             self.problems.messages.append(
-                f"{place_of(self.scenario.file, *source.place.split('.'))}: {source.place}: {what}; {remedy}"
+                f"{place_of(self.scenario.file, *source.place.split('.'))}: {source.place}: {bad} of {num} rows are "
+                f"malformed: {shown}; {remedy}"
             )
         unknown = [
             name

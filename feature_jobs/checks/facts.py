@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Required, TypedDict
 
+_MOST_DAYS = 15
+
 
 class EntityFacts(TypedDict):
     """Rows of an entity table, and the share of the log's keys that it has (None where the log's sample is empty)."""
@@ -13,7 +15,11 @@ class EntityFacts(TypedDict):
 
 
 class Facts(TypedDict, total=False):
-    """All but `warnings` come from the data: rows by day, means of labels, malformed rows of the sample by reason."""
+    """All but `warnings` come from the data: rows by day, means of labels, malformed rows of the sample by reason.
+
+    `undated`: rows of the sample without a readable time, by table. `sample_of`: the day. `heads`: how many files were
+    read at their head, where that was not all.
+    """
 
     warnings: Required[list[str]]
     log: str
@@ -21,3 +27,35 @@ class Facts(TypedDict, total=False):
     labels: dict[str, float | None]
     entities: dict[str, EntityFacts]
     malformed: dict[str, dict[str, int]]
+    undated: dict[str, int]
+    sample_of: str
+    heads: str
+
+
+def fact_lines(facts: Facts) -> list[str]:
+    """The facts for a person, a line each; warnings are not among them."""
+    lines = [f"log: {facts['log']}"] if "log" in facts else []
+    days = facts.get("days", {})
+    shown = [f"{ds} {num:,}" for ds, num in days.items()]
+    if len(shown) > _MOST_DAYS:
+        shown = [*shown[: _MOST_DAYS - 1], "...", shown[-1]]
+    lines += [f"rows by day: {', '.join(shown)}"] if shown else []
+    sample = f"the sample of {facts['sample_of']}" if "sample_of" in facts else "the sample"
+    for name, reasons in facts.get("malformed", {}).items():
+        kinds = "; ".join(f"{reason} ({num:,})" for reason, num in reasons.items())
+        lines.append(f"malformed rows of {name} in {sample}: {kinds}")
+    for name, num in facts.get("undated", {}).items():
+        lines.append(
+            f"rows of {name} without a readable time in {sample}: {num:,}; each day that reads the file "
+            f"quarantines them"
+        )
+    means = [
+        f"{name} {'unknown' if mean is None else f'{mean * 100:.1f} %'}"
+        for name, mean in facts.get("labels", {}).items()
+    ]
+    lines += [f"labels in {sample}: {', '.join(means)}"] if means else []
+    for name, entity in facts.get("entities", {}).items():
+        found = entity["keys_found"]
+        known = "" if found is None else f", knows {found * 100:.1f} % of the log's keys in {sample}"
+        lines.append(f"entity {name}: {entity['rows']:,} rows{known}")
+    return lines + ([f"heads of files: {facts['heads']}"] if "heads" in facts else [])

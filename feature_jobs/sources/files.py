@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ _FOREIGN = {
     b"\xfd7zXZ": "compressed with xz; unpack it, or compress it with gzip",
     b"\xfe\xff": "UTF-16 with the high byte first; save it as UTF-8",
 }
+_UTF_32 = b"\xff\xfe\0\0"  # begins like UTF-16
 
 
 @dataclass(frozen=True)
@@ -118,15 +120,39 @@ def open_text(file: Path, file_format: str) -> TextFile:
     for magic, what in _FOREIGN.items():
         if start.startswith(magic):
             raise BadInputError(f"{file}: not readable as {file_format}: it is {what}")
-    if start.startswith(b"\xff\xfe"):
+    if start.startswith(b"\xff\xfe") and not start.startswith(_UTF_32):
         return TextFile(file, compression, "utf-16")
     first_line = start.split(b"\n")[0]
     if b"\0" in first_line:
         raise BadInputError(
-            f"{file}: not readable as {file_format}: row 1 holds zero bytes, as in UTF-16 without a byte order mark or "
-            f"in a binary file; save it as UTF-8"
+            f"{file}: not readable as {file_format}: row 1 holds zero bytes, as in UTF-16 without a byte order mark, "
+            f"in UTF-32 or in a binary file; save it as UTF-8"
         )
     return TextFile(file, compression, "utf-8")
+
+
+def refuse_text(file: Path) -> None:
+    """Raises BadInputError for CSV or JSON lines where Parquet is expected."""
+    with file.open("rb") as raw:
+        start = raw.read(4096)
+    if start.startswith(b"PAR1"):  # Parquet that is cut off is not text
+        return
+    compressed = start.startswith(b"\x1f\x8b")
+    if compressed:
+        try:
+            with _open(file, "gzip") as raw:
+                start = raw.read(4096)
+        except (OSError, EOFError, zlib.error):
+            return
+    text = start.decode("utf-8", errors="replace").lstrip("\ufeff")
+    if not text.strip() or not all(char.isprintable() or char.isspace() for char in text):
+        return
+    what, file_format = ("JSON lines", "jsonl") if text.lstrip().startswith("{") else ("CSV", "csv")
+    gzipped = " compressed with gzip" if compressed else ""
+    raise BadInputError(
+        f"{file}: not readable as parquet: it is {what}{gzipped}; set format: {file_format}, or bring the file as "
+        f"Parquet"
+    )
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Ingest: one day of the source as typed, checked, ordered Parquet, and what became of every row.
 
 Each row read ends in exactly one place: the events (or entity), the duplicates (counted), or the quarantine with a
-reason. A row whose time cannot be read belongs to no day; it is quarantined and counted as `undated` for every day
-that reads its file.
+reason. A row whose time cannot be read belongs to the day of its partition; in files without a day it belongs to no
+day, so it is quarantined and counted as `undated` for every day that reads its file.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import check_day, day_of, day_window
 from feature_jobs.sources.casts import arrow_schema, quote
 from feature_jobs.sources.files import files_of
+from feature_jobs.sources.malformed import KIND, kinds_of, retyped_columns
 from feature_jobs.sources.output_files import COUNTS_FILE, EVENTS_FILE, QUARANTINE_FILE
 from feature_jobs.sources.source import Source, sources_of
 from feature_jobs.sources.tables import ROWS_PER_GROUP, Reader, connect, write_parquet
@@ -30,8 +31,6 @@ from feature_jobs.sources.tables import ROWS_PER_GROUP, Reader, connect, write_p
 _QUARANTINE = pa.schema([("table", pa.string()), ("row", pa.string()), ("reason", pa.string())])
 _NUM_REASONS = 20
 _LONG_AGO = -(2**62)
-_KIND = "regexp_replace(reason, '''.*''', '...', 's')"
-"""SQL of a reason without the cell's value."""
 
 
 class TableCounts(TypedDict):
@@ -90,7 +89,8 @@ class _Landing:
         window = (_LONG_AGO if source.key else start, end)  # of an entity, all that was known before the day's end
         self.reader = Reader(connection, scenario, source, files_of(scenario, source, ds), window)
         self.what = f"entity {source.name}" if source.key else ds
-        self.dated = "time IS NOT NULL" if source.time else "true"
+        # A partition is read for one day alone, so that its rows are that day's even without a time.
+        self.dated = "time IS NOT NULL" if source.time and not source.is_partitioned else "true"
 
     def land(self, output: Path) -> tuple[TableCounts, pa.Table]:
         """Writes the table; returns its counts and its quarantined rows."""
@@ -178,7 +178,7 @@ class _Landing:
     def _reasons(self) -> dict[str, int]:
         """The most frequent reasons, cell values left out, with their numbers of rows."""
         rows = self.connection.execute(
-            f"SELECT {_KIND} AS kind, count(*) AS num FROM staged WHERE reason IS NOT NULL "
+            f"SELECT {KIND} AS kind, count(*) AS num FROM staged WHERE reason IS NOT NULL "
             f"GROUP BY kind ORDER BY num DESC, kind LIMIT {_NUM_REASONS}"
         ).fetchall()
         return dict(rows)
@@ -198,15 +198,21 @@ class _Landing:
         allowed = self.scenario.ingest.max_quarantined_share
         if not num or num / of <= allowed:
             return
-        kinds = self.connection.execute(
-            f"SELECT arg_min(reason, (file, abs(row))), arg_min(row, (file, abs(row))), count(*) AS num FROM staged "
-            f"WHERE reason IS NOT NULL AND ({condition}) GROUP BY {_KIND} ORDER BY num DESC, 1 LIMIT 3"
-        ).fetchall()
-        top = "; ".join(f"{reason} ({_row_name(row)}; {count} such rows)" for reason, row, count in kinds)
-        raise BadInputError(
-            f"{self._files}: {num} of {what}, {num / of:.1%}, allowed {allowed:.1%}: {top}. Correct the rows, or "
-            f"{self.source.place} in {self.scenario.file}, or raise ingest.max_quarantined_share there"
+        if retyped := retyped_columns(self.reader, allowed):
+            raise BadInputError(retyped[0])
+        kinds = kinds_of(self.reader, condition)
+        several = len(self.reader.files) > 1
+        top = "; ".join(
+            f"{kind.reason} ({f'{kind.file.name}, ' if several else ''}{kind.place}; {kind.num} such rows)"
+            for kind in kinds
         )
+        remedy = (
+            f"Correct the rows, or {self.source.place} in {self.scenario.file}, or raise ingest.max_quarantined_share "
+            f"there"
+        )
+        if kinds[0].remedy:
+            remedy = f"Remedy: {kinds[0].remedy}"
+        raise BadInputError(f"{self._files}: {num} of {what}, {num / of:.1%}, allowed {allowed:.1%}: {top}. {remedy}")
 
     def _empty(self, num_read: int) -> BadInputError:
         if self.source.key:
@@ -228,10 +234,6 @@ class _Landing:
     def _files(self) -> str:
         files = self.reader.files
         return f"{files[0]}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")
-
-
-def _row_name(row: int) -> str:
-    return f"line {-row}" if row < 0 else f"row {row + 1}"
 
 
 def _numbered(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -23,7 +23,15 @@ from feature_jobs.expressions.compiler import literal
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_of
 from feature_jobs.sources.casts import INEXACT, SQL_TYPES, Cell, time_sql
-from feature_jobs.sources.files import TextFile, csv_header, duckdb_path, folder_values, open_text, refuse_repeated
+from feature_jobs.sources.files import (
+    TextFile,
+    csv_header,
+    duckdb_path,
+    folder_values,
+    open_text,
+    refuse_repeated,
+    refuse_text,
+)
 from feature_jobs.sources.source import Source, did_you_mean
 
 ROWS_PER_GROUP = 131_072
@@ -127,16 +135,23 @@ class Reader:
     def span(self) -> tuple[int | None, int | None, int]:
         """Newest time before the window, oldest after it (µs), and how many rows of all times can be read."""
         start, end = self.window
+        # DuckDB rejects a line only for the columns that it reads: a plain count(*) would count broken lines as well.
+        every = f"hash({', '.join(f'c{i}' for i in range(len(self.source.columns)))})"
         facts = [
             self._read(
                 number,
-                f"SELECT max(time) FILTER (time < {start}), min(time) FILTER (time >= {end}), count(*) FROM ({{rows}})",
+                f"SELECT max(time) FILTER (time < {start}), min(time) FILTER (time >= {end}), "
+                f"count({every}) FROM ({{rows}})",
             )[0]
             for number in range(len(self.files))
         ]
         before = [low for low, _, _ in facts if low is not None]
         after = [high for _, high, _ in facts if high is not None]
         return max(before, default=None), min(after, default=None), sum(num for _, _, num in facts)
+
+    def num_values(self, number: int, column: int) -> int:
+        """How many cells of a declared column (by position) read as its type, in the whole of one file."""
+        return self._read(number, f"SELECT count(c{column}) FROM ({{rows}})")[0][0]
 
     def count_days(self) -> dict[str, int]:
         """How many rows each day of the scenario has, whatever the window; days as 2022-04-25."""
@@ -237,6 +252,7 @@ class Reader:
             scan = f"read_parquet({duckdb_path(file)}, hive_partitioning = false, file_row_number = true)"
             rows = self.connection.execute(f"DESCRIBE FROM {scan}").fetchall()[:-1]
         except (duckdb.Error, pa.ArrowException, OSError) as error:
+            refuse_text(file)
             raise self._unreadable(file, error) from None
         refuse_repeated(file, schema.names)
         types = {
@@ -311,6 +327,10 @@ class Reader:
         if not missing:
             return
         hint = did_you_mean(missing[0], layout.raws)
+        hint += "" if hint.endswith("?") else "."
+        same = [found for found in layout.raws if found.lower() == missing[0].lower()]
+        if same:
+            hint = f"the file writes it {same[0]!r}: add `from: {same[0]}` to the column."
         if len(layout.raws) == 1 and source.table.format == "csv":
             hint += f" Or is {source.place}.delimiter {source.table.delimiter!r} wrong?"
         place = f"{self.scenario.file}: {source.place}.columns.{wanted[missing[0]]}"

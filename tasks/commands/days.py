@@ -166,13 +166,13 @@ def plan(context: Context, ds: str | None, first: str | None, last: str | None) 
 def check(context: Context, no_data: bool) -> None:
     """Checks the whole scenario and a sample of its data, before compute is spent on them."""
     from feature_jobs.checks.check import check as check_all
+    from feature_jobs.checks.facts import fact_lines
 
     facts = check_all(context.scenario, with_data=not no_data)
     context.show({"ok": True, **facts}, None)
     if not context.as_json:
-        for key, value in facts.items():
-            if key != "warnings":
-                click.echo(f"{key}: {value}")
+        for line in fact_lines(facts):
+            click.echo(line)
         for warning in facts["warnings"]:
             click.secho(f"warning: {warning}", fg="yellow")
         click.secho(f"{context.scenario.file.name}: no problems found", fg="green")

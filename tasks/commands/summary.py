@@ -24,7 +24,7 @@ from tasks.tracking.files import VERSION_FILE
 
 STEP_WIDTH = max(map(len, STEPS))
 SHOWN = ("auc", "num_rows")
-SHOWN_IF_ANY = ("quarantined", "duplicates")
+SHOWN_IF_ANY = ("quarantined", "undated", "duplicates")
 MOST_NUMBERS = 8
 METRICS = ("auc", "gauc", "normalized_entropy", "calibration")
 
@@ -114,7 +114,7 @@ def outcome_lines(outcome: Outcome) -> list[str]:
     words += [f"gate said no: {outcome.gate.removeprefix('no: ')}"] if outcome.gate else []
     words += [verdict] if (verdict := _verdict(outcome.metrics)) else []
     words += [f"{name} {number(value)}" for name, value in _main_numbers(outcome.metrics).items()]
-    return ["  ".join(words), *(f"    {line}" for line in table_lines(outcome.metrics))]
+    return ["  ".join(words), *(f"    {line}" for line in (*table_lines(outcome.metrics), *_undated(outcome.metrics)))]
 
 
 def _verdict(metrics: Mapping[str, Any]) -> str:
@@ -155,6 +155,13 @@ def table_lines(metrics: Mapping[str, Any]) -> list[str]:
     if skipped := metrics.get("skipped_steps"):
         lines.append(f"{skipped} steps of the chain were skipped: their gradient was not finite")
     return lines
+
+
+def _undated(metrics: Mapping[str, Any]) -> list[str]:
+    """What `undated` means: the same rows are counted by every day that reads their file."""
+    names = [name for name, value in flat(metrics).items() if name.rpartition(".")[2] == "undated" and value]
+    what = "rows without a readable time belong to no day: they are in the quarantine of every day that reads the file"
+    return [f"{', '.join(names)}: {what}"] if names else []
 
 
 def _output(store: ScenarioStore, name: str, ds: str) -> Commit | None:

@@ -129,7 +129,7 @@ def test_missing_partitions(shop: Callable[..., Scenario]) -> None:
         ("log__csv", "at;user;item;bought;price;coupon\n", "delimiter ',' wrong?"),
         ("log__csv", "at,user,item,bought,price,coupon\nx,1,a,true,1,\n", "no row has a time; correct time.column"),
         ("people__csv", "user,age\n100,20\n101,30\n", "knows none of the log's user (0, 1, 2, ...); name the column"),
-        ("people__csv", "user,age\n" + "1,x\n" * 5, "5 of 5 rows are malformed (age: 'x' is not an int (5)); correct"),
+        ("people__csv", "user,age\n" + "1,x\n" * 5, "people.csv: column 'age' is text, and no cell of it reads as int"),
         ("people__csv", "", "people.csv: empty, without even a header"),
     ],
 )  # fmt: skip

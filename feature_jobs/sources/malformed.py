@@ -1,0 +1,85 @@
+"""Malformed rows in words: which column, which file and row, how many, and what to do about them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from feature_jobs.expressions.compiler import literal
+from feature_jobs.sources.tables import Reader
+
+KIND = "regexp_replace(reason, '''.*''', '...', 's')"
+"""SQL of a reason without the cell's value."""
+# The sign of an infinite cell says which computation went wrong, so both signs are counted apart.
+_KIND_AND_SIGN = f"CASE WHEN regexp_matches(reason, '''\\s*[+-]?inf(inity)?\\s*''', 'i') THEN reason ELSE {KIND} END"
+_BEYOND_INT64 = re.compile(r"(\w+): '([+-]?\d{19,})' is not an int")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Malformed rows of one kind; reason, file and row are those of the first. A negative row is a line's number."""
+
+    reason: str
+    file: Path
+    row: int
+    num: int
+
+    @property
+    def place(self) -> str:
+        """Where the first one is, in its file."""
+        return f"line {-self.row}" if self.row < 0 else f"row {self.row + 1}"
+
+    @property
+    def remedy(self) -> str | None:
+        """What to do about this kind, where more can be said than that the rows are wrong."""
+        if self.reason == "line: not UTF-8":
+            return "save the file as UTF-8"
+        if (found := _BEYOND_INT64.fullmatch(self.reason)) and not -(2**63) <= int(found[2]) < 2**63:
+            return f"{found[1]} is beyond 64-bit integers: declare it as string"
+        return None
+
+
+def kinds_of(reader: Reader, condition: str = "true", limit: int = 3) -> list[Kind]:
+    """The most frequent kinds of malformed rows among the staged ones."""
+    rows = reader.connection.execute(
+        f"SELECT arg_min(reason, (file, abs(row))), arg_min(file, (file, abs(row))), arg_min(row, (file, abs(row))), "
+        f"count(*) AS num FROM staged WHERE reason IS NOT NULL AND ({condition}) GROUP BY {_KIND_AND_SIGN} "
+        f"ORDER BY num DESC, 1 LIMIT {limit}"
+    ).fetchall()
+    return [Kind(reason, reader.files[file], row, num) for reason, file, row, num in rows]
+
+
+def retyped_columns(reader: Reader, allowed: float) -> list[str]:
+    """A message for each file and column of which no cell reads as the declared type, and more than the share
+    `allowed` of the staged rows are malformed by it."""
+    messages = []
+    for i, (name, column) in enumerate(reader.source.columns.items()):
+        unread = f"starts_with(reason, {literal(name + ': ')}) AND regexp_matches(reason, ' is not an? [a-z0-9]+$')"
+        files = reader.connection.execute(
+            f"SELECT file, arg_min(reason, row) FILTER ({unread}), min(row) FILTER ({unread}) FROM staged "
+            f"GROUP BY file "
+            f"HAVING count(c{i}) = 0 AND count(*) FILTER ({unread}) > {allowed} * count(*) ORDER BY file"
+        ).fetchall()
+        for number, reason, row in files:
+            if reader.num_values(number, i):  # rows that are not staged may read well
+                continue
+            file = reader.files[number]
+            first = Kind(reason, file, row, 1)
+            found = _type_in(file, reader.source.table.format, column.source or name)
+            remedy = first.remedy or f"write the column as {column.type} in this file too, or declare it as string"
+            messages.append(
+                f"{file}: column {column.source or name!r} is {found}, and no cell of it reads as {column.type}, the "
+                f"type declared ({reader.scenario.file}: {reader.source.place}.columns.{name}.type); {first.place}: "
+                f"{reason}; {remedy}"
+            )
+    return messages
+
+
+def _type_in(file: Path, file_format: str, column: str) -> str:
+    if file_format != "parquet":
+        return "text"
+    schema = pq.read_schema(file)
+    return str(schema.field(column).type) if column in schema.names else "text"
