@@ -48,6 +48,7 @@ def test_a_warning_is_shown_and_in_the_json(tmp_path: Path) -> None:
     assert "\x1b[33mwarning: " in shown.output
     assert "features.scroll: alone predicts label buy with AUC 0.95, by where it is null" in shown.output
     assert "shop.yaml: no problems found" in shown.output
+    assert "labels in the sample of 1970-01-01: buy 33.3 %" in shown.output and "{" not in shown.output
     facts = json.loads(CliRunner().invoke(main, [*asked, "--json"]).output)
     assert facts["ok"] is True
     assert len(facts["warnings"]) == 1

@@ -35,6 +35,6 @@ def test_a_line_says_what_was_decided_with_whole_numbers_in_thousands():
 
 
 def test_rows_of_no_day_are_explained() -> None:
-    lines = outcome_lines(Outcome("ingest", "2024-03-01", "done", metrics={"rows": 5, "undated": 1}))
+    lines = outcome_lines(Outcome("ingest", "2024-03-01", "done", "d", "u", {"rows": 5, "undated": 1}))
     assert "undated 1" in lines[0]
     assert "undated: rows without a readable time belong to no day" in lines[1]
