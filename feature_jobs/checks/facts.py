@@ -36,10 +36,10 @@ def fact_lines(facts: Facts) -> list[str]:
     """The facts for a person, a line each; warnings are not among them."""
     lines = [f"log: {facts['log']}"] if "log" in facts else []
     days = facts.get("days", {})
-    shown = [f"{ds} {num:,}" for ds, num in days.items()]
+    shown = [f"{ds}: {num:,}" for ds, num in days.items()]
     if len(shown) > _MOST_DAYS:
         shown = [*shown[: _MOST_DAYS - 1], "...", shown[-1]]
-    lines += [f"rows by day: {', '.join(shown)}"] if shown else []
+    lines += [f"rows by day: {'; '.join(shown)}"] if shown else []
     sample = f"the sample of {facts['sample_of']}" if "sample_of" in facts else "the sample"
     for name, reasons in facts.get("malformed", {}).items():
         kinds = "; ".join(f"{reason} ({num:,})" for reason, num in reasons.items())

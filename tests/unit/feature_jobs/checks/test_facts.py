@@ -16,7 +16,7 @@ def test_facts_are_plain_lines() -> None:
     )
     assert fact_lines(facts) == [
         "log: 2500 rows, 2025-03-01 to 2025-03-01",
-        "rows by day: 2025-03-01 2,500",
+        "rows by day: 2025-03-01: 2,500",
         "malformed rows of events in the sample of 2025-03-01: v: '-inf' is not a float (2)",
         "rows of events without a readable time in the sample of 2025-03-01: 1; each day that reads the file "
         "quarantines them",
