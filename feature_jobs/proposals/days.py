@@ -126,8 +126,8 @@ def _why_left(days: DayChoice, left: Counts, num_chosen: int, usual: int) -> str
         return f"none of them has more than {max(left.values()):,} rows, where a usual day has {usual:,}"
     change = "change data.days to use them"
     if min(left) > days.last:
-        gap = (min(left) - days.last).days
-        return f"they come {gap} days later, and have under half the rows of the busiest {MAX_DAYS} days; {change}"
+        gap = f"after a gap of over {MAX_GAP_DAYS} days without a usual number of rows"
+        return f"{gap} they have under half the rows of the busiest {MAX_DAYS} days; {change}"
     if num_chosen >= MAX_DAYS:
         return f"{MAX_DAYS} days are enough to begin with; {change}"
     begin = days.warm_up_from or days.first

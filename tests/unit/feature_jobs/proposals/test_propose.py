@@ -2,7 +2,7 @@
 
 import datetime
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def train_two_days(scenario: Scenario, root: Path) -> dict[str, Any]:
     """Ingest, join and train on the first two days; the second day's progressive metrics."""
     history: dict[str, Path] = {}
     parent = None
-    metrics: dict[str, Any] = {}
+    metrics: Mapping[str, Any] = {}
     for ds in (str(scenario.data.days.first + datetime.timedelta(days=i)) for i in range(2)):
         events, samples, checkpoint = (root / ds / part for part in ("events", "samples", "checkpoint"))
         for folder in (events, samples, checkpoint):
@@ -365,7 +365,7 @@ def test_choice_of_days(rows: list[int], partitioned: bool, expected: tuple[int 
         (
             {**dict.fromkeys(range(10), 100), 20: 100},
             False,
-            "they come 11 days later, and have under half the rows of the busiest 10 days",
+            "after a gap of over 7 days without a usual number of rows they have under half the rows of the busiest 10",
         ),
     ],
 )
@@ -555,12 +555,13 @@ def test_an_entity_larger_than_the_sample_is_matched_whole(tmp_path: Path, monke
 def test_ids_and_counters_are_not_quantities(tmp_path: Path) -> None:
     """By their values, as none of the names says it; true quantities beside them stay."""
     random = np.random.default_rng(7)
-    names, header = {}, "at,user_id,item_id,pid,ticket,seen,visitor,account,label_text,price_cents,pause_ms,gap,click"
+    users: dict[int, int] = {}
+    header = "at,user_id,item_id,pid,ticket,seen,visitor,account,label_text,price_cents,pause_ms,gap,click"
     rows = []
     for i in range(3000):
         user, item = int(random.integers(0, 300)), int(random.integers(0, 60))
         visit = i // 4  # four rows in a row are of one user and one request
-        user = names.setdefault(visit, user)
+        user = users.setdefault(visit, user)
         rows.append(
             f"{datetime.datetime(2024, 3, 1) + i * datetime.timedelta(minutes=2)},{user},{900 + item},"
             f"{500 + visit},{(i * 7919) % 3001},{visit * 7919 % 751},{'' if i % 5 == 0 else 7 * user + 3},{user // 2},"
