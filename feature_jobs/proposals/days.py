@@ -120,6 +120,23 @@ def _warm_up(first: Day, counts: Counts, *, partitioned: bool) -> Day | None:
     return day if day < first else None
 
 
+def _why_left(days: DayChoice, left: Counts, num_chosen: int, usual: int) -> str:
+    """Why the days of `left`, all before or all after the chosen ones, are not used."""
+    if max(left.values()) < 0.5 * usual:
+        return f"none of them has more than {max(left.values()):,} rows, where a usual day has {usual:,}"
+    change = "change data.days to use them"
+    if min(left) > days.last:
+        gap = f"after a gap of over {MAX_GAP_DAYS} days without a usual number of rows"
+        return f"{gap} they have under half the rows of the busiest {MAX_DAYS} days; {change}"
+    if num_chosen >= MAX_DAYS:
+        return f"{MAX_DAYS} days are enough to begin with; {change}"
+    begin = days.warm_up_from or days.first
+    if (days.first - max(left)).days > MAX_WARM_UP_DAYS:
+        reach = f"they lie more than {MAX_WARM_UP_DAYS} days before {days.first}, farther than a warm-up reaches back"
+        return f"{reach}, and a gap of over {MAX_GAP_DAYS} days ends a run of days; {change}"
+    return f"there is no partition of {begin - _DAY}, and a warm-up must not reach over a gap; {change}"
+
+
 def _why(days: DayChoice, counts: Counts, least: int) -> list[str]:
     inside = [num for day, num in counts.items() if days.first <= day <= days.last and day not in days.skip]
     begin = days.warm_up_from or days.first
@@ -137,9 +154,7 @@ def _why(days: DayChoice, counts: Counts, least: int) -> list[str]:
     for what in ("earlier", "later"):
         left = {d: num for d, num in counts.items() if (d < begin if what == "earlier" else d > days.last)}
         if left:
-            why = f"{MAX_DAYS} days are enough to begin with; change data.days to use them"
-            if max(left.values()) < 0.5 * usual:
-                why = f"none of them has more than {max(left.values()):,} rows, where a usual day has {usual:,}"
+            why = _why_left(days, left, len(inside), usual)
             span = f"{len(left):,} {what}, {min(left)} to {max(left)} ({sum(left.values()):,} rows)"
             lines.append(f"left out: {span}; {why}")
     return [f"days: {line}" for line in lines]

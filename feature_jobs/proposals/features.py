@@ -23,17 +23,25 @@ class Proposed:
     why: str = ""
 
 
-def propose_features(log: Log, entities: list[FoundEntity], answers: Answers) -> list[Proposed]:
-    """Ids, columns of the log, of entities, then what earlier events of the user and the item say."""
+def propose_features(
+    log: Log, entities: list[FoundEntity], answers: Answers, useless: Mapping[str, str]
+) -> list[Proposed]:
+    """Ids, columns of the log, of entities, then what earlier events of the user and the item say. `useless` are
+    columns of the log to leave out, with the reason."""
     names = _Names({name.lower() for name in log.table.columns})
     features = [_of(column.name.lower(), column.name, {"kind": "id"}) for column in (log.user, log.item)]
-    known = {label.column for label in answers.labels} | answers.outcomes.keys() | {key.name for key in log.keys}
-    features += [_of_event(log, column) for column in log.table.columns.values() if column.name not in known]
+    known = parts_taken(log, answers)
+    features += [_of_event(log, column, useless) for column in log.table.columns.values() if column.name not in known]
     features += [_of(names.take(part), f"{part}(event_time)", {"kind": "id"}) for part in ("hour", "weekday")]
     for entity in entities:
         keys = (entity.key, entity.clock.column if entity.clock else None)
         features += [_of_entity(names, log, entity, c) for c in entity.table.columns.values() if c not in keys]
     return features + _trailing(names, log, answers.labels, _category(log, entities))
+
+
+def parts_taken(log: Log, answers: Answers) -> set[str]:
+    """Columns of the log that are keys, labels or outcomes."""
+    return {label.column for label in answers.labels} | answers.outcomes.keys() | {key.name for key in log.keys}
 
 
 class _Names:
@@ -54,10 +62,12 @@ def _of(name: str, of: str, fields: dict[str, Any], why: str = "") -> Proposed:
     return Proposed(name, fields if name == of else {"kind": fields["kind"], "of": of} | fields, why)
 
 
-def _of_event(log: Log, column: Profile) -> Proposed:
-    why = _left_out(column, is_log=True)
-    name = column.name.lower()
-    return Proposed(column.name, None, why) if why else _of(name, column.name, _fields(log, column))
+def _of_event(log: Log, column: Profile, useless: Mapping[str, str]) -> Proposed:
+    why = _left_out(column, is_log=True) or useless.get(column.name)
+    if why:
+        return Proposed(column.name, None, why)
+    fields = {"kind": "id"} if column.name in log.passed_over else _fields(log, column)
+    return _of(column.name.lower(), column.name, fields)
 
 
 def _of_entity(names: _Names, log: Log, entity: FoundEntity, column: Profile) -> Proposed:
@@ -103,10 +113,11 @@ def _left_out(column: Profile, *, is_log: bool) -> str | None:
         (is_log and is_row_id(column), "an id of a row or a visit: it never comes again"),
         (is_log and is_clock, "event_time says it"),
         (column.type.startswith("list"), None),
-        (column.is_text, "a text"),
-        (is_named and is_single, "nearly another one in each row"),
-        (is_named and (distinct > MAX_VALUES or column.mean_length > 80), "a text"),
-        (not is_named and is_large, "a time, or an id that is not named one?"),
+        (column.is_text, f"free text: {distinct:,} values, {column.mean_length:.0f} characters long on average"),
+        (is_named and is_single, f"{distinct:,} values in {column.known:,} rows: nearly another one in each"),
+        (is_named and distinct > MAX_VALUES, f"{distinct:,} values, more than {MAX_VALUES:,}"),
+        (is_named and column.mean_length > 80, f"long text: {column.mean_length:.0f} characters on average"),
+        (not is_named and is_large, f"{distinct:,} values up to {column.high or 0:.10g}: perhaps a time or an id"),
     ]
     return next((why for holds, why in rules if holds), None)
 

@@ -17,12 +17,13 @@ import duckdb
 
 from feature_jobs.expressions.compiler import literal
 from feature_jobs.proposals import vocabulary
-from feature_jobs.proposals.discover import FileGroup
+from feature_jobs.proposals.discover import FileGroup, day_in
 from feature_jobs.schema import Column
 from feature_jobs.sources.casts import Cell, quote
 from feature_jobs.sources.files import duckdb_path
 
 SAMPLE_ROWS = 200_000
+FEW_TEXTS = 20  # so few different texts are categories, however long they are
 _READS = 0.998  # share of cells that must read as a type: ingest quarantines the rows of the others
 _CANDIDATES = {
     "text": ("int", "float", "bool", "time"),
@@ -32,7 +33,7 @@ _CANDIDATES = {
     "list": ("list[int]", "list[string]"),
     "moment": ("time",),
 }
-# Month first stands before day first: where every day is below 13, both read.
+# Where every day is below 13, month first and day first both read: `_likeliest_date` decides.
 _FORMATS = [
     f"{date}{clock}"
     for date in ("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%m-%d-%Y", "%d-%m-%Y", "%d-%b-%Y", "%d %b %Y", "%m/%d/%y")
@@ -87,8 +88,9 @@ class Profile:
 
     @property
     def is_text(self) -> bool:
-        """Whether it holds sentences or titles."""
-        return self.type == "string" and self.mean_length > 12 and any(" " in value for value in self.top)
+        """Whether it holds sentences or titles: long, of several words, and many. Names of countries are not."""
+        num_words = sum(len(value.split()) for value in self.top) / max(len(self.top), 1)
+        return self.type == "string" and self.mean_length > 12 and num_words > 1.5 and self.distinct > FEW_TEXTS
 
     def fields(self, name: str, required: bool) -> dict[str, object]:
         """The column as a scenario declares it under a name."""
@@ -133,12 +135,14 @@ def profile(connection: duckdb.DuckDBPyConnection, group: FileGroup, number: int
     num_rows = int(row_of(connection, f"SELECT count(*) FROM {scan}")[0])
     every = -(-num_rows // SAMPLE_ROWS) or 1
     connection.execute(
-        f"CREATE TABLE {raw} AS SELECT * EXCLUDE (_nth, _file) FROM "
+        f"CREATE TABLE {raw} AS SELECT * EXCLUDE (_nth) FROM "
         f"(SELECT *, row_number() OVER () AS _nth FROM {scan}) WHERE _nth % {every} = 0"
     )
     columns: dict[str, Profile] = {}
     notes: list[str] = []
-    summary = connection.execute(f"SELECT column_name, column_type, approx_unique FROM (SUMMARIZE {raw})").fetchall()
+    summary = connection.execute(
+        f"SELECT column_name, column_type, approx_unique FROM (SUMMARIZE SELECT * EXCLUDE (_file) FROM {raw})"
+    ).fetchall()
     for source, kind, distinct in summary:
         column, note = _column(connection, raw, source, kind, distinct)
         if note:
@@ -211,12 +215,12 @@ def _column(
         + f" FROM {raw}",
     )
     note = ""
+    read = [column for column, num in zip(candidates, unread, strict=True) if known and num <= (1 - _READS) * known]
     for column, num in zip(candidates if known else [], unread, strict=False):
         is_text = is_padded and column.type in ("int", "float")
-        if num <= (1 - _READS) * known and not is_text:
-            if column in dates[:1] and len(dates) > 1:
-                note = f"reads as {dates[0].date_format} and {dates[1].date_format}; the first is taken: check it"
-            return column, note
+        if column in read and not is_text:
+            rivals = [date for date in dates if date in read]
+            return _likeliest_date(connection, raw, cell, rivals) if column in rivals[:-1] else (column, note)
         if column.type == "float" and num < 0.1 * known and not is_text:
             what = f"{num / known:.1%} of its cells are not finite numbers, and ingest would quarantine their rows"
             note = f"is declared as text: {what}"
@@ -237,6 +241,28 @@ def _date_formats(connection: duckdb.DuckDBPyConnection, raw: str, cell: str) ->
     head = f"(SELECT trim({cell}) AS c FROM {raw} WHERE {cell} <> '' LIMIT 200)"
     reads = row_of(connection, f"SELECT {counts} FROM {head}")
     return [_typed("time", date_format=text) for text, fits in zip(_FORMATS, reads, strict=True) if fits]
+
+
+def _likeliest_date(
+    connection: duckdb.DuckDBPyConnection, raw: str, cell: str, rivals: list[Column]
+) -> tuple[Column, str]:
+    """Of formats that all read: the one whose days are in the names of their files, or follow each other most closely;
+    and a note that others read too."""
+    found = []
+    for place, column in enumerate(rivals):
+        rows = connection.execute(
+            f"SELECT _file, CAST(try_strptime(trim({cell}), {literal(str(column.date_format))}) AS DATE) AS day, "
+            f"count(*) FROM {raw} GROUP BY ALL HAVING day IS NOT NULL"
+        ).fetchall()
+        days = {day for _, day, _ in rows}
+        num_in_file = sum(num for file, day, num in rows if day_in(file) == day)
+        found.append((-num_in_file, ((max(days) - min(days)).days + 1) / len(days), place))
+    found.sort()
+    (in_file, spread, first), (in_other, other_spread, second) = found[:2]
+    why = "as the files' names have its days" if in_file < in_other else "as its days follow each other"
+    why = why if (in_file, spread) != (in_other, other_spread) else "a guess, as nothing decides"
+    formats = f"{rivals[first].date_format} and {rivals[second].date_format}"
+    return rivals[first], f"reads as {formats}; the first is taken, {why}: check it"
 
 
 def _list_column(connection: duckdb.DuckDBPyConnection, raw: str, source: str) -> Column | None:

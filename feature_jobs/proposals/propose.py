@@ -17,41 +17,90 @@ import duckdb
 from feature_jobs.errors import BadInputError
 from feature_jobs.proposals.days import choose_days, count_days
 from feature_jobs.proposals.discover import find_tables
-from feature_jobs.proposals.features import Proposed, propose_features
+from feature_jobs.proposals.features import Proposed, parts_taken, propose_features
+from feature_jobs.proposals.ids import useless_ids
 from feature_jobs.proposals.labels import Answers, find_answers
 from feature_jobs.proposals.profiles import Table, clean, connect, profile
 from feature_jobs.proposals.roles import FoundEntity, Log, clock_of, entities_of, keys_of, near_times
 from feature_jobs.proposals.yaml_text import Proposal, to_yaml
-from feature_jobs.schema import load_scenario
+from feature_jobs.schema import Scenario, load_scenario
+from feature_jobs.validation.expectations import Suite
+
+_EXISTS = "{}: exists already, and is left as it is; give another --name"
 
 
 def write_proposal(path: Path, out: Path, name: str | None = None) -> list[str]:
     """Writes NAME.yaml and NAME.expectations.json into `out`; returns lines for a person on what was chosen and why.
 
-    Raises BadInputError where the scenario exists already, no table can be the log, or no column of it a label.
+    Raises BadInputError where the scenario exists already, no table can be the log, or no column of it a label; then
+    nothing is written.
     """
-    from feature_jobs.checks.check import check_scenario
-    from feature_jobs.validation.expectations import propose_suite
-
     name = name or clean(path.resolve().name.split(".")[0]).lower()
     file, suite_file = out / f"{name}.yaml", out / f"{name}.expectations.json"
     if file.exists():
-        raise BadInputError(f"{file}: exists already, and is left as it is; give another --name")
+        raise BadInputError(_EXISTS.format(file))
     text, lines = propose(path, name, out)
+    # Innermost first: they are removed again if the proposal fails.
+    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+    written: list[Path] = []
     out.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8")
-    scenario = load_scenario(file)
-    if problems := check_scenario(scenario):  # a defect of this package
-        raise AssertionError("the proposal has problems:\n" + "\n".join(problems))
+    try:
+        scenario, suite = _checked(path, file, text)
+        if not suite_file.exists():  # before the scenario, so that the scenario is never without it
+            _put_if_absent(suite_file, json.dumps(suite, indent=1, sort_keys=True) + "\n")
+            written.append(suite_file)
+            lines.append(f"wrote {suite_file}: {len(suite['expectations'])} expectations")
+        if not _put_if_absent(file, text):
+            raise BadInputError(_EXISTS.format(file))
+    except BaseException:
+        for done in written:
+            done.unlink(missing_ok=True)
+        for folder in missing:
+            if not any(folder.iterdir()):
+                folder.rmdir()
+        raise
     lines.append(f"wrote {file}: {len(text.splitlines())} lines")
-    suite = propose_suite(scenario)
-    if suite is not None and not suite_file.exists():
-        suite_file.write_text(json.dumps(suite, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        lines.append(f"wrote {suite_file}: {len(suite['expectations'])} expectations")
     short = name if out.resolve() == Path("scenarios").resolve() else file
     first = scenario.data.days.first
     run = f"  recloop run -s {short} --from {first} --to {first}"
     return [*lines, f"next: read and edit {file}, then copy:", f"  recloop check -s {short}", run]
+
+
+def _checked(path: Path, file: Path, text: str) -> tuple[Scenario, Suite]:
+    """The proposal as a scenario, read from a file aside that is removed again, and its expectations.
+
+    Raises BadInputError where the proposal fails the check.
+    """
+    from feature_jobs.checks.check import check_scenario
+    from feature_jobs.validation.expectations import propose_suite
+
+    # In the same folder, as paths are relative to it; not named .yaml, as every .yaml file there is a scenario.
+    aside = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        scenario = load_scenario(aside)
+        if problems := check_scenario(scenario):
+            raise BadInputError("\n".join(problems))
+        return scenario, propose_suite(scenario)
+    except BadInputError as error:
+        remedy = "nothing was written; give another --name if the file named here is one of yours, else report a defect"
+        listed = str(error).replace(str(aside.resolve()), str(file))
+        raise BadInputError(f"{path}: the proposal fails its own check; {remedy}:\n{listed}") from None
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _put_if_absent(file: Path, text: str) -> bool:
+    """Writes a file whole, or returns False where it exists already."""
+    aside = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.link(aside, file)  # unlike a rename, it never replaces a file that came meanwhile
+    except FileExistsError:
+        return False
+    finally:
+        aside.unlink(missing_ok=True)
+    return True
 
 
 def propose(path: Path, name: str, out: Path) -> tuple[str, list[str]]:
@@ -67,10 +116,11 @@ def propose(path: Path, name: str, out: Path) -> tuple[str, list[str]]:
                 notes.append(f"left out {group.path}: not readable ({str(error).splitlines()[0][:120]})")
         log, answers = _log_of(connection, path, tables)
         entities = entities_of(connection, [t for t in tables if t is not log.table], log)
+        useless = useless_ids(connection, log, parts_taken(log, answers))
         counts = count_days(connection, log)
     is_daily = log.table.group.is_daily and counts.is_aligned
     days = choose_days(counts.rows, partitioned=is_daily)
-    features = propose_features(log, entities, answers)
+    features = propose_features(log, entities, answers, useless)
     root = path.parent if path.is_file() else path
     relative = Path(os.path.relpath(root.resolve(), out.resolve())).as_posix()
     events_path = log.table.group.path if is_daily else log.table.group.glob

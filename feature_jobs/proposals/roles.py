@@ -42,13 +42,15 @@ class Clock:
 
 @dataclass(frozen=True)
 class Log:
-    """The events table and its columns' parts. `notes` say what was passed over, and why."""
+    """The events table and its columns' parts. `notes` say what was passed over, and why; `passed_over` are columns
+    that might have been the user or the item, so they are ids and not quantities."""
 
     table: Table
     clock: Clock
     user: Profile
     item: Profile
     notes: tuple[str, ...] = ()
+    passed_over: frozenset[str] = frozenset()
 
     @property
     def keys(self) -> tuple[Profile, Profile, Profile]:
@@ -102,8 +104,9 @@ def near_times(table: Table) -> list[str]:
     return lines
 
 
-def keys_of(table: Table, clock: Clock) -> tuple[Profile, Profile, tuple[str, ...]] | None:
-    """The columns that identify user and item, and notes on others that might: by name, else by their values.
+def keys_of(table: Table, clock: Clock) -> tuple[Profile, Profile, tuple[str, ...], frozenset[str]] | None:
+    """The columns that identify user and item, notes on others that might, and the names of these others: by name,
+    else by their values.
 
     A column with gaps that is named after a person is better than a full one that is not: rows without it are
     quarantined.
@@ -133,7 +136,8 @@ def keys_of(table: Table, clock: Clock) -> tuple[Profile, Profile, tuple[str, ..
     similar = [c for c in ids if c not in (user, item) and (c.is_id or c in users or c in items or c.is_text)]
     if similar:
         notes.append("passed over as user or item: " + ", ".join(f"{c.name} ({_why_not(c)})" for c in similar))
-    return user, item, tuple(notes)
+    quantities = vocabulary.NUMBERS - {"number"}
+    return user, item, tuple(notes), frozenset(c.name for c in similar if not c.is_text and not c.words & quantities)
 
 
 def is_row_id(column: Profile) -> bool:

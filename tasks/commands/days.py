@@ -187,7 +187,9 @@ def check(context: Context, no_data: bool) -> None:
 def init(path: Path, name: str | None, out: Path) -> None:
     """Proposes a scenario for the log files below PATH, for you to read and edit.
 
-    It guesses the events table, entity tables, types, time column, labels, and columns that would leak the answer.
+    It proposes the events table, other tables, the types of columns, the columns of time, user and item, the labels,
+    the days and the features, with a reason for each. It prints what it left out, and why: columns that give a label
+    away, ids of rows, days with few rows. A scenario file that exists is never changed.
     """
     from feature_jobs.proposals.propose import write_proposal
 

@@ -2,10 +2,11 @@
 
 import datetime
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +16,7 @@ from feature_jobs.checks.check import check
 from feature_jobs.datasets.fetch import fetch
 from feature_jobs.errors import BadInputError
 from feature_jobs.joins.join import join_day
+from feature_jobs.proposals import propose as proposals
 from feature_jobs.proposals.days import choose_days
 from feature_jobs.proposals.discover import find_tables
 from feature_jobs.proposals.propose import write_proposal
@@ -40,7 +42,7 @@ def train_two_days(scenario: Scenario, root: Path) -> dict[str, Any]:
     """Ingest, join and train on the first two days; the second day's progressive metrics."""
     history: dict[str, Path] = {}
     parent = None
-    metrics: dict[str, Any] = {}
+    metrics: Mapping[str, Any] = {}
     for ds in (str(scenario.data.days.first + datetime.timedelta(days=i)) for i in range(2)):
         events, samples, checkpoint = (root / ds / part for part in ("events", "samples", "checkpoint"))
         for folder in (events, samples, checkpoint):
@@ -199,6 +201,38 @@ def test_a_scenario_that_exists_stays(tmp_path: Path) -> None:
     assert (tmp_path / "mine.yaml").read_text() == "kept"
 
 
+def test_a_proposal_that_fails_its_own_check_leaves_nothing(tmp_path: Path) -> None:
+    """Expectations that stayed behind, of a feature that the proposal doesn't have, make the check fail."""
+    fabricated.ads(tmp_path / "data")
+    out = tmp_path / "new" / "scenarios"
+    out.mkdir(parents=True)
+    kept = {
+        "name": "mine",
+        "expectations": [{"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "gone"}}],
+    }
+    (out / "mine.expectations.json").write_text(json.dumps(kept))
+    with pytest.raises(BadInputError, match=r"(?s)fails its own check; nothing was written.*mine.expectations.json"):
+        write_proposal(tmp_path / "data", out, "mine")
+    assert [file.name for file in out.iterdir()] == ["mine.expectations.json"]
+    assert json.loads((out / "mine.expectations.json").read_text()) == kept
+
+
+def test_a_scenario_that_comes_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fabricated.ads(tmp_path / "data")
+    out = tmp_path / "new" / "scenarios"
+    check_of_proposal = proposals._checked
+
+    def another_comes(path: Path, file: Path, text: str) -> Any:
+        result = check_of_proposal(path, file, text)
+        file.write_text("kept")
+        return result
+
+    monkeypatch.setattr(proposals, "_checked", another_comes)
+    with pytest.raises(BadInputError, match=r"mine.yaml: exists already, and is left as it is"):
+        write_proposal(tmp_path / "data", out, "mine")
+    assert [(file.name, file.read_text()) for file in out.iterdir()] == [("mine.yaml", "kept")]
+
+
 def csv_file(*rows: str) -> Callable[[Path], None]:
     return lambda folder: (folder / "log.csv").write_text("\n".join(rows) + "\n")  # type: ignore[return-value]
 
@@ -322,6 +356,27 @@ def test_choice_of_days(rows: list[int], partitioned: bool, expected: tuple[int 
 
 
 @pytest.mark.parametrize(
+    ("days", "partitioned", "reason"),
+    [
+        (dict.fromkeys(range(0, 270, 30), 100), False, "they lie more than 90 days before 2024-10-27, farther than"),
+        (dict.fromkeys(range(0, 270, 30), 100), True, "there is no partition of 2024-10-26, and a warm-up must not"),
+        (dict.fromkeys(range(120), 100), False, "10 days are enough to begin with"),
+        ({0: 3, 150: 100, 151: 100}, False, "none of them has more than 3 rows, where a usual day has 100"),
+        (
+            {**dict.fromkeys(range(10), 100), 20: 100},
+            False,
+            "after a gap of over 7 days without a usual number of rows they have under half the rows of the busiest 10",
+        ),
+    ],
+)
+def test_the_reason_for_leaving_days_out_is_true(days: dict[int, int], partitioned: bool, reason: str) -> None:
+    choice = choose_days({D + day * DAY: num for day, num in days.items()}, partitioned=partitioned)
+    left = [line for line in choice.why if line.startswith("days: left out")]
+    assert len(left) == 1 and reason in left[0], left
+    assert "10 days are enough" not in left[0] or (choice.last - choice.first).days == 9
+
+
+@pytest.mark.parametrize(
     "text", ["a", "a b", "x == 1", "no", "null", "1", "a: b", "a #b", "'x'", "é", "-", "{ds}.csv", "*"]
 )
 def test_scalars_come_back(text: str) -> None:
@@ -346,6 +401,8 @@ def test_invoices_of_a_shop(tmp_path: Path) -> None:
     assert (columns["CustomerID"].type, columns["StockCode"].type) == ("int", "string")
     assert columns["InvoiceDate"].date_format == "%m/%d/%Y %H:%M"
     assert not {"invoiceno", "description"} & scenario.features.keys()
+    assert "Description (free text: 50 values, " in said
+    assert isinstance(scenario.features["country"], IdFeature)
     assert (str(scenario.data.days.first), str(scenario.data.days.last)) == ("2011-01-18", "2011-01-28")
     assert [str(day) for day in scenario.data.days.skip] == ["2011-01-22"]
     assert "skipped between them: 2011-01-22; they have under 40 rows, 0 in all" in said
@@ -439,8 +496,34 @@ def test_an_ambiguous_date_is_said(tmp_path: Path) -> None:
     rows = [f"{1 + i // 24}/3/2024 {i % 24}:00,{i % 20},{i % 15},{int(i % 3 == 0)}" for i in range(72)]
     csv_file("at,user,item,click", *rows)(tmp_path)
     said = write_proposal(tmp_path / "log.csv", tmp_path / "out")
-    both = "%m/%d/%Y %H:%M and %d/%m/%Y %H:%M"
-    assert f"log.csv: column at reads as {both}; the first is taken: check it" in said
+    both = "%d/%m/%Y %H:%M and %m/%d/%Y %H:%M"
+    assert f"log.csv: column at reads as {both}; the first is taken, as its days follow each other: check it" in said
+
+
+@pytest.mark.parametrize(
+    ("date_format", "names", "why"),
+    [
+        ("%d/%m/%Y", None, "as its days follow each other"),
+        ("%m/%d/%Y", None, "as its days follow each other"),
+        ("%d/%m/%Y", "%Y-%m-%d.csv", "as the files' names have its days"),
+        ("%m/%d/%Y", "%Y-%m-%d.csv", "as the files' names have its days"),
+    ],
+)
+def test_the_reading_of_an_ambiguous_date(date_format: str, names: str | None, why: str, tmp_path: Path) -> None:
+    """Day first or month first, 1 to 9 November: by the days that it makes, and by the names of the files."""
+    days = [datetime.date(2024, 11, 1) + i * DAY for i in range(9)]
+    if names:  # far apart in the right reading, and close together in the wrong one: the names decide
+        days = [datetime.date(2024, month, 3) for month in range(1, 9)]
+    (tmp_path / "data").mkdir()
+    for day in days:
+        rows = [f"{day.strftime(date_format)},{i % 20},{i % 15},{int(i % 3 == 0)}\n" for i in range(40)]
+        file = tmp_path / "data" / (day.strftime(names) if names else "log.csv")
+        file.write_text((file.read_text() if file.exists() else "day,user,item,click\n") + "".join(rows))
+    said = "\n".join(write_proposal(tmp_path / "data", tmp_path / "out", "found"))
+    scenario = load_scenario(tmp_path / "out" / "found.yaml")
+    assert scenario.data.events.columns["day"].date_format == date_format
+    assert f"the first is taken, {why}: check it" in said
+    assert f"on {len(days)} days, {days[0]} to {days[-1]}" in said
 
 
 def test_clicks_beside_their_impressions_are_not_a_second_log(tmp_path: Path) -> None:
@@ -467,3 +550,39 @@ def test_an_entity_larger_than_the_sample_is_matched_whole(tmp_path: Path, monke
         "entity user: customers.csv: 5,000 rows in 1 file, 1,000 of them, evenly taken, looked at; "
         "knows 100% of customer_id" in said
     )
+
+
+def test_ids_and_counters_are_not_quantities(tmp_path: Path) -> None:
+    """By their values, as none of the names says it; true quantities beside them stay."""
+    random = np.random.default_rng(7)
+    users: dict[int, int] = {}
+    header = "at,user_id,item_id,pid,ticket,seen,visitor,account,label_text,price_cents,pause_ms,gap,click"
+    rows = []
+    for i in range(3000):
+        user, item = int(random.integers(0, 300)), int(random.integers(0, 60))
+        visit = i // 4  # four rows in a row are of one user and one request
+        user = users.setdefault(visit, user)
+        rows.append(
+            f"{datetime.datetime(2024, 3, 1) + i * datetime.timedelta(minutes=2)},{user},{900 + item},"
+            f"{500 + visit},{(i * 7919) % 3001},{visit * 7919 % 751},{'' if i % 5 == 0 else 7 * user + 3},{user // 2},"
+            f"Big Green Thing of kind {item},{100 + 7 * item},{(i * 7919) % 3001},{i * 37 % 600},{int(i % 3 == 0)}"
+        )
+    csv_file(header, *rows)(tmp_path)
+    said = "\n".join(write_proposal(tmp_path / "log.csv", tmp_path / "out", "found"))
+    features = load_scenario(tmp_path / "out" / "found.yaml").features
+    assert "pid (its numbers grow with the event time: an id of rows or requests, or a counter)" in said
+    assert "ticket (3,000 whole numbers in 3,000 rows: an id of rows)" in said
+    assert "seen (750 values in 3,000 rows, each of one user: an id of requests or visits)" in said
+    assert "visitor (one-to-one with user_id, which is a feature already)" in said
+    assert "label_text (free text: 60 values, " in said
+    assert not {"pid", "ticket", "seen", "visitor", "label_text"} & features.keys()
+    assert isinstance(features["account"], IdFeature)  # two users share it: an id, though its name is less likely
+    assert {features[name].kind for name in ("price_cents", "pause_ms", "gap")} == {"number"}
+
+
+def test_short_texts_beside_an_item_are_not_a_second_id(tmp_path: Path) -> None:
+    rows = [f"{hour},{i % 20},{i % 15},sku{i % 15},{i % 4},{int(i % 3 == 0)}" for i, hour in enumerate(HOURS)]
+    csv_file("at,user,item,label,slot,click", *rows)(tmp_path)
+    said = write_proposal(tmp_path / "log.csv", tmp_path / "out", "found")
+    assert any("label (one-to-one with item, which is a feature already)" in line for line in said)
+    assert "slot" in load_scenario(tmp_path / "out" / "found.yaml").features
