@@ -332,7 +332,9 @@ def test_too_few_rows_are_promoted_with_that_word_or_held_as_the_scenario_says(l
     assert (metrics["promoted"], metrics["unjudged"]) == (True, 2)
     unjudged = [g["name"] for g in verdict["gates"] if g["answer"] == "unknown"]
     assert unjudged == ["not_worse", "calibration"]
-    assert gate(verdict, "calibration")["reason"] == ("like: calibration 1.68 [0.90, ∞]: 14 rows where 200 are needed")
+    assert gate(verdict, "calibration")["reason"] == (
+        "like: calibration 1.68 [0.90, ∞] not judged: 14 rows where 200 are needed"
+    )
     assert verdict["words"].startswith("promoted, unjudged: like: 14 rows where 200 are needed; like: calibration 1.68")
     assert tracking.versions("little")[0]["verdict"] == verdict["words"]
     printed = capsys.readouterr().err
