@@ -128,7 +128,7 @@ def _metrics(scenario: Scenario, result: Evaluation) -> Metrics:
 def _verdicts(scenario: Scenario, result: Evaluation) -> Metrics:
     """Each is shown by its name: {"not_worse": True, "calibration_unknown": True} as not worse, calibration unknown."""
     compared, next_day = result["comparison"]["verdict"], result["next_day"]
-    found: Metrics = {"not_worse": compared != "worse"}
+    found = {"not_worse": compared != "worse"}
     if compared in ("unknown", "no_champion"):
         found = {"judged": False} if compared == "unknown" else {"no_champion_yet": True}
     calibrated = [judge_scores(scenario, facts).verdict for facts in result["overall"].values()]
