@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,7 +14,7 @@ from feature_jobs.validation.files import VERDICT_FILE as VALIDATION_FILE
 from models.export.files import QUANTIZATION_FILE
 from models.runtime.files import REFERENCE_FILE
 from tasks.contract import DayConfig, Input, Metrics, Resources, step
-from tasks.evaluation.comparison import Evaluation
+from tasks.evaluation.comparison import Evaluation, judge_scores
 from tasks.evaluation.files import EVALUATION_FILE
 from tasks.store.champion_log import (
     CHALLENGER,
@@ -163,6 +162,7 @@ def _answer(*, bad: object, unknown: object = None) -> Answer:
 
 
 def _reproduces(scenario: Scenario, version: Mapping[str, Any], export: Path) -> Gate:
+    from models.metrics.judgement import counted
     from tasks import tracking
 
     facts = tracking.check_loads(version["name"], version["version"], export / REFERENCE_FILE)
@@ -176,7 +176,7 @@ def _reproduces(scenario: Scenario, version: Mapping[str, Any], export: Path) ->
     if not worst <= tolerance:
         reason = f"its scores differ by {worst:.2g} from the stored ones where {tolerance:g} is allowed"
         return Gate("reproduces", "no", reason, numbers)
-    return Gate("reproduces", "yes", f"a fresh process reproduces {facts.rows} stored scores", numbers)
+    return Gate("reproduces", "yes", f"a fresh process reproduces {counted(facts.rows, 'stored score')}", numbers)
 
 
 def _quantized(scenario: Scenario, facts: Mapping[str, Any]) -> Gate:
@@ -227,19 +227,12 @@ def _not_worse(judged: Evaluation, champion: Entry | None) -> Gate:
 
 
 def _calibrated(scenario: Scenario, judged: Evaluation) -> Gate:
-    from models.metrics.judgement import Evidence, judge_calibration
-
-    rules = scenario.deploy
-    needs = Evidence(rules.min_rows, rules.min_positives)
     numbers: dict[str, Any] = {}
     problems, unknown = [], []
     for task, facts in judged["overall"].items():
         value, (low, high) = facts["challenger"]["calibration"], facts["challenger"]["calibration_interval"]
         numbers[task] = {"calibration": value, "low": low, "high": high}
-        value, low = (math.nan if number is None else number for number in (value, low))
-        high = math.inf if high is None else high  # JSON knows no infinity
-        counts = {"rows": facts["rows"], "positives": facts["positives"]}
-        found = judge_calibration(value, low, high, **counts, needs=needs, max_error=rules.max_calibration_error)
+        found = judge_scores(scenario, facts)
         if found.verdict == "worse":
             problems.append(f"{task}: {found.reason}")
         elif found.verdict == "unknown":
@@ -249,10 +242,11 @@ def _calibrated(scenario: Scenario, judged: Evaluation) -> Gate:
 
 
 def _valid(verdict: Mapping[str, Any]) -> Gate:
+    from models.metrics.judgement import counted
+
     failures = len(verdict.get("failures", []))
-    reason = (
-        "the day's data passed validation" if verdict["ok"] else f"the day's data failed {failures} blocking checks"
-    )
+    failed = f"the day's data failed {counted(failures, 'blocking check')}"
+    reason = "the day's data passed validation" if verdict["ok"] else failed
     return Gate("validation", _answer(bad=not verdict["ok"]), reason, {"failures": failures})
 
 

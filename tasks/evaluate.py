@@ -17,6 +17,7 @@ from tasks.evaluation.comparison import (
     history,
     judge_day,
     judge_holdout,
+    judge_scores,
     rare_labels,
 )
 from tasks.evaluation.files import EVALUATION_FILE
@@ -24,6 +25,7 @@ from tasks.evaluation.scored_day import ScoredDay, read_day
 from tasks.store.output_files import digest_of, read_json, write_json
 
 if TYPE_CHECKING:
+    from feature_jobs.schema import Scenario
     from models.metrics.comparison import Comparison
     from tasks.evaluation.scored_day import Scores
 
@@ -90,8 +92,8 @@ def evaluate(
     write_json(evaluation, EVALUATION_FILE, result)
     as_written = read_json(evaluation, EVALUATION_FILE)
     write_report(scenario, as_written, day, champion=scores, validation=validation, output=evaluation)
-    _print(judged, result["warnings"])
-    return _metrics(result)
+    _print(scenario, judged, result["warnings"])
+    return _metrics(scenario, result)
 
 
 def _scores(day: ScoredDay, samples: Path, model: Path | None, digest: str | None, parent: str | None) -> Scores | None:
@@ -107,23 +109,38 @@ def _scores(day: ScoredDay, samples: Path, model: Path | None, digest: str | Non
     return score(model, pq.read_table(samples / SAMPLES_FILE).sort_by("key.event_row"))
 
 
-def _print(judged: Holdout, warnings: list[str]) -> None:
+def _print(scenario: Scenario, judged: Holdout, warnings: list[str]) -> None:
     """One line for each task, then the warnings; on stderr, because stdout holds the JSON line."""
-    lines = [comparison_line(task, facts) for task, facts in judged["overall"].items()]
+    lines = [comparison_line(scenario, task, facts) for task, facts in judged["overall"].items()]
     print("\n".join([*lines, *(f"warning: {text}" for text in warnings)]), file=sys.stderr, flush=True)
 
 
-def _metrics(result: Evaluation) -> Metrics:
-    """The numbers worth a curve."""
-    verdict = result["comparison"]["verdict"]
+def _metrics(scenario: Scenario, result: Evaluation) -> Metrics:
+    """The numbers worth a curve, and the verdicts by name; a verdict on nothing is not there."""
     return {
         "rows": result["rows"],
         "holdout": {task: _sides(facts) for task, facts in result["overall"].items()},
-        **({} if verdict == "unknown" else {"not_worse": verdict != "worse"}),
-        "judged": verdict != "unknown",
-        "next_day_ok": result["next_day"]["verdict"] in ("ok", "unknown"),
+        **_verdicts(scenario, result),
         "warnings": len(result["warnings"]),
     }
+
+
+def _verdicts(scenario: Scenario, result: Evaluation) -> Metrics:
+    """Each is shown by its name: {"not_worse": True, "calibration_unknown": True} as not worse, calibration unknown."""
+    compared, next_day = result["comparison"]["verdict"], result["next_day"]
+    found = {"not_worse": compared != "worse"}
+    if compared in ("unknown", "no_champion"):
+        found = {"judged": False} if compared == "unknown" else {"no_champion_yet": True}
+    calibrated = [judge_scores(scenario, facts).verdict for facts in result["overall"].values()]
+    if "worse" in calibrated or "unknown" not in calibrated:
+        found["calibrated"] = "worse" not in calibrated
+    else:
+        found["calibration_unknown"] = True
+    if next_day["verdict"] == "unknown":
+        found["next_day_unknown"] = True
+    elif next_day["champion_against_former"] or next_day["chain_against_champion"]:
+        found["next_day_ok"] = next_day["verdict"] == "ok"
+    return found
 
 
 def _sides(facts: Comparison) -> Metrics:

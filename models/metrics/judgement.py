@@ -7,6 +7,7 @@ on 34 rows) and says nothing about the rows that did not come. Such a comparison
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,10 +30,10 @@ class Evidence:
     def lacks(self, rows: int, positives: int) -> str | None:
         """What is missing, with both numbers; None where there is enough."""
         if rows < self.min_rows:
-            return f"{rows} rows where {self.min_rows} are needed"
-        for count, name in ((positives, "positives"), (rows - positives, "negatives")):
+            return _lacking(rows, "row", self.min_rows)
+        for count, name in ((positives, "positive"), (rows - positives, "negative")):
             if count < self.min_positives:
-                return f"{count} {name} where {self.min_positives} are needed"
+                return _lacking(count, name, self.min_positives)
         return None
 
 
@@ -56,10 +57,10 @@ def judge_difference(
     gap = _unknown(interval, rows, positives, needs, draws_left_out)
     if gap:
         return Judgement("unknown", gap)
-    shown = f"AUC {interval.difference:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
+    found = f"AUC {describe_difference(*interval)}"
     if interval.difference < -max_drop and interval.high < 0:
-        return Judgement("worse", f"{shown} where at most {-max_drop:.4f} is allowed")
-    return Judgement("better" if interval.low > 0 else "not_worse", shown)
+        return Judgement("worse", f"{found} where at most {-max_drop:.4f} is allowed")
+    return Judgement("better" if interval.low > 0 else "not_worse", found)
 
 
 def judge_calibration(
@@ -67,18 +68,20 @@ def judge_calibration(
 ) -> Judgement:
     """Judges mean score / mean label with its interval: worse where the interval lies outside of 1 ± `max_error`.
 
-    Unknown, besides too few rows or positives: an interval without an upper end, which means that the positives came
-    from too few groups (users).
+    An interval that lies outside is evidence however few positives there are, because `calibration_interval` is wide
+    enough for few positives. Unknown: the interval holds an allowed value, and there are too few rows or positives, or
+    it has no upper end, which means that the positives came from too few groups (users).
     """
-    shown = describe_calibration(value, low, high)
+    found = describe_calibration(value, low, high)
+    if low > 1 + max_error or high < 1 - max_error:
+        direction = describe_direction(value, low, high)
+        return Judgement("worse", f"{found} where 1 ± {max_error:g} is allowed: {direction}")
     gap = needs.lacks(rows, positives)
     if gap is None and not all(math.isfinite(number) for number in (value, low, high)):
         gap = "the positives came from too few users"
     if gap:
-        return Judgement("unknown", f"{shown}: {gap}")
-    if low > 1 + max_error or high < 1 - max_error:
-        return Judgement("worse", f"{shown} where 1 ± {max_error:g} is allowed")
-    return Judgement("not_worse", shown)
+        return Judgement("unknown", f"{found} not judged: {gap}")
+    return Judgement("not_worse", found)
 
 
 def _unknown(interval: Interval, rows: int, positives: int, needs: Evidence, draws_left_out: int) -> str | None:
@@ -87,13 +90,72 @@ def _unknown(interval: Interval, rows: int, positives: int, needs: Evidence, dra
     if not all(math.isfinite(number) for number in interval):
         return "the interval is undefined: one class only, or a score that is not a number"
     if draws_left_out:
-        return f"{draws_left_out} draws of the bootstrap held one class only"
+        return f"{counted(draws_left_out, 'draw')} of the bootstrap held one class only"
     if interval.low == interval.high:
         return f"the interval {interval.low:+.4f} … {interval.high:+.4f} has no width: every draw gave the same"
     return None
 
 
+def _lacking(count: int, name: str, needed: int) -> str:
+    return f"{counted(count, name)} where {needed} {'is' if needed == 1 else 'are'} needed"
+
+
+def counted(count: int, noun: str) -> str:
+    """A count with its noun: 1 row, 2 rows."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def shown(value: float | None, form: str = "{:.4f}") -> str:
+    """A metric for people: – where it is undefined (NaN, or null in JSON), ∞ where it has no upper end."""
+    if value is None or math.isnan(value):
+        return "–"
+    return "∞" if value == math.inf else form.format(value)
+
+
+def describe_difference(difference: float, low: float, high: float) -> str:
+    """A difference of AUCs: +0.0100 [-0.0020, +0.0220]. Without an interval where that is undefined."""
+    form = "{:+.4f}"
+    if math.isnan(low) or math.isnan(high):
+        return shown(difference, form)
+    return f"{shown(difference, form)} [{shown(low, form)}, {shown(high, form)}]"
+
+
+def calibration_numbers(value: float | None, interval: Sequence[float | None]) -> tuple[float, float, float]:
+    """(calibration, low, high), also where they were read from JSON, which has null for NaN and for infinity."""
+    low, high = interval
+    if low is None:
+        return _nan(value), math.nan, math.nan
+    return _nan(value), low, math.inf if high is None else high
+
+
+def _nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
 def describe_calibration(value: float, low: float, high: float) -> str:
     """A calibration with its interval: calibration 1.02 [0.95, 1.10]."""
-    shown = ["∞" if n == math.inf else "–" if math.isnan(n) else f"{n:.2f}" for n in (value, low, high)]
-    return f"calibration {shown[0]} [{shown[1]}, {shown[2]}]"
+    return f"calibration {shown(value, '{:.2f}')} {calibration_interval_text(value, low, high)}".rstrip()
+
+
+def calibration_interval_text(value: float, low: float, high: float) -> str:
+    """[0.95, 1.10]; nothing where the calibration or its interval is undefined."""
+    if math.isnan(value) or math.isnan(low):
+        return ""
+    return f"[{shown(low, '{:.2f}')}, {shown(high, '{:.2f}')}]"
+
+
+def describe_direction(value: float, low: float, high: float) -> str:
+    """Whether scores are too high or too low, and by how much; at least that much where the interval excludes 1."""
+    if low > 1:
+        return f"scores are at least {_factor(low)} too high"
+    if high < 1:
+        return f"scores are at least {_factor(1 / high if high > 0 else math.inf)} too low"
+    if math.isnan(value):
+        return "whether scores are too high or too low is unknown"
+    if value >= 1:
+        return f"scores are {_factor(value)} too high, which may be chance"
+    return f"scores are {_factor(1 / value if value > 0 else math.inf)} too low, which may be chance"
+
+
+def _factor(ratio: float) -> str:
+    return f"{shown(ratio, '{:,.1f}')} times" if ratio >= 2 else f"{100 * (ratio - 1):.0f} %"

@@ -31,6 +31,7 @@ __all__ = [
 Array = NDArray[np.generic]
 Floats = NDArray[np.float64]
 
+FEW_POSITIVES = 30  # below, sums of labels are not near a normal distribution: the interval is widened
 SMALLEST_PROBABILITY = 1e-7  # a float32 sigmoid saturates near here; log(0) would drown every other row
 
 
@@ -99,20 +100,43 @@ def calibration_interval(groups: Array, labels: Array, scores: Array, *, confide
 
     Rows of one user resemble each other, so single rows would give an interval that is too narrow. Fieller 1954,
     "Some Problems in Interval Estimation": the ratios c for which sum(scores) - c sum(labels) may be zero by chance.
+    Below 30 positives the interval also holds the limits of a Poisson count, so that it may be trusted there too.
     """
     labels, scores = _floats(labels), _floats(scores)
     if not len(labels) or not np.isfinite(scores).all():
         return float("nan"), float("nan")
     group_N = np.unique(np.asarray(groups), return_inverse=True)[1]
     label_G, score_G = np.bincount(group_N, labels), np.bincount(group_N, scores)
-    z2 = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    z2 = z**2
     # The interval's ends solve a c² - 2 b c + d = 0.
     a = label_G.sum() ** 2 - z2 * (label_G**2).sum()
     b = label_G.sum() * score_G.sum() - z2 * (label_G * score_G).sum()
     d = score_G.sum() ** 2 - z2 * (score_G**2).sum()
     root = np.sqrt(max(b * b - a * d, 0.0))
     low = 0.0 if d <= 0 else float(d / (b + root)) if b + root > 0 else float("inf")
-    return low, float((b + root) / a) if a > 0 else float("inf")
+    high = float((b + root) / a) if a > 0 else float("inf")
+    positives = float(label_G.sum())
+    if positives >= FEW_POSITIVES:
+        return low, high
+    # Positives of one user come together: they count as one event of this mean size (the design effect of a sample).
+    size = float((label_G**2).sum()) / positives if positives else 1.0
+    fewest, most = _poisson_limits(positives / size, z)
+    promised = float(score_G.sum()) / size
+    return min(low, promised / most), max(high, promised / fewest if fewest > 0 else float("inf"))
+
+
+def _poisson_limits(count: float, z: float) -> tuple[float, float]:
+    """The smallest and the largest mean under which a Poisson count may be seen, without a table of chi-squared.
+
+    Byar's approximation of the exact limits (Garwood 1936), from Breslow and Day 1987, "Statistical Methods in Cancer
+    Research II", section 2.3: within 1 % for the upper one, and lower (on the safe side) for the lower one.
+    """
+    more = count + 1
+    most = more * (1 - 1 / (9 * more) + z / (3 * more**0.5)) ** 3
+    if count <= 0:
+        return 0.0, most
+    return count * max(0.0, 1 - 1 / (9 * count) - z / (3 * count**0.5)) ** 3, most
 
 
 def expected_calibration_error(labels: Array, scores: Array, *, num_bins: int = 15) -> float:

@@ -5,9 +5,11 @@ Every comparison ends in one of four verdicts, see models.metrics.judgement: bet
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from feature_jobs.schema import Scenario
 from tasks.contract import DayConfig
 from tasks.evaluation.scored_day import ScoredDay
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.metrics.comparison import Comparison, Difference, Judged, Quality
-    from models.metrics.judgement import Verdict
+    from models.metrics.judgement import Judgement, Verdict
     from tasks.evaluation.scored_day import Scores
 
 TRAILING_DAYS = 7
@@ -145,11 +147,15 @@ def _without_score(day: ScoredDay) -> list[str]:
     """A challenger that diverged scores some rows of the holdout with NaN."""
     import numpy as np
 
+    from models.metrics.judgement import counted
+
     if not day.holdout_N.any():
         return ["the challenger has no score on any row of the holdout"]
     first = int(np.argmax(day.holdout_N))
     counts = {task: int(np.isnan(scores[first:]).sum()) for task, scores in day.gate.items()}
-    return [f"{task}: the challenger has no score on {n} rows of the holdout" for task, n in counts.items() if n]
+    return [
+        f"{task}: the challenger has no score on {counted(n, 'row')} of the holdout" for task, n in counts.items() if n
+    ]
 
 
 def judge_day(
@@ -252,7 +258,7 @@ def rare_labels(config: DayConfig, day: ScoredDay, judged: Holdout, days: list[D
     The training moves the bias of a task with every batch. With a few positives a day the scores follow the luck of the
     day: their calibration may differ by several times from one day to the next.
     """
-    from models.metrics.judgement import describe_calibration
+    from models.metrics.judgement import calibration_numbers, counted, describe_calibration, describe_direction
 
     limit = config.scenario.evaluate.rare_positives
     warnings: list[str] = []
@@ -263,25 +269,39 @@ def rare_labels(config: DayConfig, day: ScoredDay, judged: Holdout, days: list[D
         if today >= limit and mean >= limit:
             continue
         ours = judged["overall"][task]["challenger"]
-        calibrated = describe_calibration(ours["calibration"], *ours["calibration_interval"])
+        found = calibration_numbers(ours["calibration"], ours["calibration_interval"])
         warnings.append(
-            f"{task} is rare: {today} positives on {config.ds}, {mean:.0f} a day on average over"
-            f" {max(1, len(trailing))} days, where evaluate.rare_positives = {limit} are asked for; its metrics of one"
-            f" day vary by chance ({calibrated} on the holdout); judge it over several days"
+            f"{task} is rare: {counted(today, 'positive')} on {config.ds}, {mean:.0f} a day on average over"
+            f" {counted(max(1, len(trailing)), 'day')}, where evaluate.rare_positives = {limit} are asked for; on the"
+            f" holdout {describe_direction(*found)} ({describe_calibration(*found)}); metrics of one day vary by"
+            " chance: judge it over several days"
         )
     return warnings
 
 
-def comparison_line(task: str, facts: Comparison) -> str:
-    """One task of the holdout for the terminal."""
-    from models.metrics.judgement import WORDS, describe_calibration
+def judge_scores(scenario: Scenario, facts: Comparison, min_rows: int | None = None) -> Judgement:
+    """Whether the mean of the challenger's scores is near the mean label; `facts` may come from evaluation.json."""
+    from models.metrics.judgement import Evidence, calibration_numbers, judge_calibration
 
-    ours, theirs, found = facts["challenger"], facts["champion"], facts["judgement"]
-    text = f"{task}: AUC {ours['auc']:.4f}"
-    calibrated = describe_calibration(ours["calibration"], *ours["calibration_interval"])
-    if theirs is None or found is None:
+    rules, ours = scenario.deploy, facts["challenger"]
+    return judge_calibration(
+        *calibration_numbers(ours["calibration"], ours["calibration_interval"]),
+        rows=facts["rows"],
+        positives=facts["positives"],
+        needs=Evidence(min_rows or rules.min_rows, rules.min_positives),
+        max_error=rules.max_calibration_error,
+    )
+
+
+def comparison_line(scenario: Scenario, task: str, facts: Comparison) -> str:
+    """One task of the holdout for the terminal."""
+    from models.metrics.judgement import WORDS, describe_difference, shown
+
+    theirs, found, gap = facts["champion"], facts["judgement"], facts["difference"]
+    text = f"{task}: AUC {shown(facts['challenger']['auc'])}"
+    calibrated = judge_scores(scenario, facts).reason
+    if theirs is None or found is None or gap is None:
         return f"{text}, no champion yet; {calibrated}"
-    difference: Difference | None = facts["difference"]
-    gap = f" {difference['auc']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]" if difference else ""
+    difference = "" if math.isnan(gap["auc"]) else f" {describe_difference(gap['auc'], gap['low'], gap['high'])}"
     verdict = WORDS[found["verdict"]] + (f" ({found['reason']})" if found["verdict"] == "unknown" else "")
-    return f"{text}, champion's {theirs['auc']:.4f}{gap}: {verdict}; {calibrated}"
+    return f"{text}, champion's {shown(theirs['auc'])}{difference}: {verdict}; {calibrated}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from feature_jobs.validation.files import VERDICT_FILE
 from tasks.evaluation import figures
+from tasks.evaluation.comparison import judge_scores
 from tasks.evaluation.files import REPORT_FILE
 from tasks.store.output_files import read_json
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
     from feature_jobs.schema import Scenario
+    from models.metrics.comparison import Comparison, Quality
+    from models.metrics.judgement import Judgement
     from tasks.evaluation.scored_day import ScoredDay, Scores
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -45,6 +48,9 @@ def _values(scenario: Scenario, result: Mapping[str, Any], drawn: Mapping[str, s
     """What the template shows, by the names that it uses."""
     from models.metrics.judgement import WORDS
 
+    def judge_calibration(facts: Comparison, min_rows: int) -> Judgement:
+        return judge_scores(scenario, facts, min_rows)
+
     judged = {task: facts["judgement"] for task, facts in result["overall"].items()}
     return {
         "scenario": scenario,
@@ -52,6 +58,12 @@ def _values(scenario: Scenario, result: Mapping[str, Any], drawn: Mapping[str, s
         "confidence": scenario.evaluate.confidence,
         "result": result,
         "words": WORDS,
+        "judge_calibration": judge_calibration,
+        "uncalibrated": [
+            f"{task}: {found.reason}"
+            for task, facts in result["overall"].items()
+            if (found := judge_scores(scenario, facts)).verdict == "worse"
+        ],
         "better": [task for task, found in judged.items() if found and found["verdict"] == "better"],
         "segment_rows": [
             (f"{name} · {task}", facts) for name, tasks in result["segments"].items() for task, facts in tasks.items()
@@ -63,6 +75,8 @@ def _values(scenario: Scenario, result: Mapping[str, Any], drawn: Mapping[str, s
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    from models.metrics.judgement import counted, shown
+
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -71,9 +85,11 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["number"] = _number
+    environment.filters |= {"number": shown, "counted": counted, "calibration_interval": _calibration_interval}
     return environment
 
 
-def _number(value: float | None, form: str = "{:.4f}", missing: str = "–") -> str:
-    return missing if value is None else form.format(value)
+def _calibration_interval(quality: Quality) -> str:
+    from models.metrics.judgement import calibration_interval_text, calibration_numbers
+
+    return calibration_interval_text(*calibration_numbers(quality["calibration"], quality["calibration_interval"]))

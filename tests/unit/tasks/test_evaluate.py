@@ -17,6 +17,7 @@ from models.metrics.comparison import compare
 from models.training.day import score, train_day
 from tasks.contract import DayConfig
 from tasks.evaluate import evaluate
+from tasks.evaluation.comparison import judge_scores
 from tests.unit.tasks.little import DAYS, little_scenario, write_samples, write_validation
 
 
@@ -77,7 +78,8 @@ def test_the_first_day_has_the_challengers_numbers_only(days):
     assert result["comparison"] == {"verdict": "no_champion", "reasons": [], "unknown": []}
     assert result["next_day"]["verdict"] == "ok"
     assert result["history"] == []
-    assert metrics["not_worse"] is True
+    assert "not_worse" not in metrics and "next_day_ok" not in metrics  # nothing was compared
+    assert metrics["no_champion_yet"] is True
 
 
 def test_challenger_and_champion_meet_on_the_holdout_alone(days):
@@ -224,11 +226,11 @@ def test_rare_labels_are_named_with_their_calibration(days):
     _, result, folder = days.evaluate(1, champion=days.trained[0])
     assert len(result["warnings"]) == 1  # like has about 730 positives a day, love about 400
     found = re.match(
-        r"love is rare: (\d+) positives on 2024-01-02, (\d+) a day on average over 1 days", result["warnings"][0]
+        r"love is rare: (\d+) positives on 2024-01-02, (\d+) a day on average over 1 day,", result["warnings"][0]
     )
     assert found and int(found[1]) == int(found[2]) < 500
     low, high = result["overall"]["love"]["challenger"]["calibration_interval"]
-    assert f"[{low:.2f}, {high:.2f}] on the holdout" in result["warnings"][0]
+    assert f"[{low:.2f}, {high:.2f}])" in result["warnings"][0]
     assert result["warnings"][0] in (folder / "report.html").read_text()
 
 
@@ -239,3 +241,49 @@ def test_a_history_of_an_older_release_is_read(days):
     (folder / "evaluation.json").write_text(json.dumps(result))
     _, later, _ = days.evaluate(2, champion=days.trained[1], yesterday=folder)
     assert len(later["history"]) == 4
+
+
+def test_a_first_day_with_few_rows_is_not_called_good(tmp_path, capsys):
+    days = Days(tmp_path, little_scenario(tmp_path))
+    days.num_rows = 7
+    days.train(0, None)
+    metrics, _, folder = days.evaluate(0)
+    verdicts = {name: value for name, value in metrics.items() if isinstance(value, bool)}
+    assert verdicts == {"no_champion_yet": True, "calibration_unknown": True}
+    printed = capsys.readouterr().err
+    assert "no champion yet; calibration" in printed
+    assert " not judged: 3 rows where 200 are needed" in printed
+    page = (folder / "report.html").read_text()
+    assert page.count(">unknown</td>") == 6  # calibration of two labels: overall and in two segments
+    for text in (printed, page):
+        assert not re.search(r"\bnan\b|\binf\b|\b1 (rows|positives|days)\b", text)
+
+
+def with_scores(days: Days, number: int, task: str, value: float, positives: int) -> None:
+    """The challenger scores every row of the holdout with `value`, and that many of its labels are 1."""
+    path = days.trained[number] / "predictions.parquet"
+    table = pq.read_table(path)
+    holdout = ~np.isnan(table[f"gate.{task}"].to_numpy())
+    labels = (np.cumsum(holdout) <= positives) & holdout
+    scores = pa.array(np.where(holdout, value, np.nan), pa.float32(), from_pandas=True)
+    for name, column in ((f"gate.{task}", scores), (f"label.{task}", pa.array(labels.astype(np.int8)))):
+        table = table.set_column(table.column_names.index(name), name, column)
+    pq.write_table(table, path)
+
+
+@pytest.mark.parametrize("positives", [0, 2])
+def test_scores_many_times_too_high_are_refused_on_few_positives(days, capsys, positives):
+    with_scores(days, 1, "love", 0.5, positives)
+    metrics, result, folder = days.evaluate(1, champion=days.trained[0])
+    assert metrics["calibrated"] is False
+    found = judge_scores(days.scenario, result["overall"]["love"])
+    times = {0: r"8\d\.\d", 2: r"4\d\.\d"}[positives]  # 300 promised; at most 3.7, or 7.2, expected
+    assert found.verdict == "worse"
+    assert re.search(f"scores are at least {times} times too high$", found.reason), found.reason
+    printed, page = capsys.readouterr().err, (folder / "report.html").read_text()
+    assert f"; {found.reason}\n" in printed  # the same words on the screen, in the report and in deploy's verdict
+    assert f"love: {found.reason}" in page
+    assert re.search(f"warning: love is rare: {positives} positives .*{found.reason[-40:]} \\(calibration", printed)
+    if not positives:
+        assert "love: AUC –, champion's –: unknown (0 positives where 30 are needed); calibration – where" in printed
+        assert "nan" not in printed and "nan" not in page

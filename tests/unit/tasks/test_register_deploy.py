@@ -332,12 +332,32 @@ def test_too_few_rows_are_promoted_with_that_word_or_held_as_the_scenario_says(l
     assert (metrics["promoted"], metrics["unjudged"]) == (True, 2)
     unjudged = [g["name"] for g in verdict["gates"] if g["answer"] == "unknown"]
     assert unjudged == ["not_worse", "calibration"]
-    assert gate(verdict, "calibration")["reason"] == ("like: calibration 1.68 [0.90, ∞]: 14 rows where 200 are needed")
+    assert gate(verdict, "calibration")["reason"] == (
+        "like: calibration 1.68 [0.90, ∞] not judged: 14 rows where 200 are needed"
+    )
     assert verdict["words"].startswith("promoted, unjudged: like: 14 rows where 200 are needed; like: calibration 1.68")
     assert tracking.versions("little")[0]["verdict"] == verdict["words"]
     printed = capsys.readouterr().err
     assert "promoted version 2, unjudged: " in printed
     assert "warning: like is rare" in printed
+
+
+def test_a_version_whose_few_positives_show_scores_far_too_high_is_refused(loop, load_once, tmp_path):
+    loop.register(1)
+    evaluation = edited(
+        thin_evaluation(loop, tmp_path),
+        tmp_path / "far",
+        "evaluation.json",
+        overall__like__challenger__calibration=97.61,
+        overall__like__challenger__calibration_interval=[40.69, None],
+    )
+    metrics, verdict = loop.deploy(1, evaluation=evaluation)
+    assert metrics["promoted"] is False
+    assert gate(verdict, "calibration")["answer"] == "no"
+    assert verdict["words"] == (
+        "no: like: calibration 97.61 [40.69, ∞] where 1 ± 3 is allowed: scores are at least 40.7 times too high"
+    )
+    assert ChampionLog(loop.store).current().version == "1"
 
 
 def test_a_day_with_one_class_is_unknown_and_not_equal(loop, load_once, tmp_path):

@@ -96,6 +96,24 @@ def test_calibration_interval_of_one_user_or_no_positive_knows_nothing():
     assert high == float("inf")
 
 
+@pytest.mark.parametrize("rate", [0.001, 0.004])
+def test_calibration_interval_covers_as_often_as_it_says_with_few_positives(rate):
+    rng, covered = np.random.default_rng(5), 0
+    for _ in range(400):  # two, or eight, positives are expected
+        labels = rng.random(2000) < rate
+        low, high = metrics.calibration_interval(np.arange(2000), labels, np.full(2000, rate), confidence=0.95)
+        covered += low <= 1 <= high
+    assert covered >= 0.95 * 400
+
+
+def test_positives_of_one_user_are_weaker_evidence_than_those_of_many():
+    labels, scores, users = np.arange(300) < 4, np.full(300, 0.5), np.arange(300)
+    low, _ = metrics.calibration_interval(users, labels, scores, confidence=0.95)
+    assert low == pytest.approx(150 / 10.24, rel=0.01)  # the exact upper limit of a count of four
+    one_user, _ = metrics.calibration_interval(np.maximum(users, 3), labels, scores, confidence=0.95)
+    assert one_user == pytest.approx(150 / 4 / 5.57, rel=0.01)  # of a count of one
+
+
 def test_expected_calibration_error_of_a_known_case():
     scores = np.array([0.1, 0.1, 0.9, 0.9])
     assert metrics.expected_calibration_error(np.array([0, 0, 1, 1]), scores, num_bins=10) == pytest.approx(0.1)
