@@ -144,7 +144,7 @@ def test_a_day_that_is_not_trained_is_named_with_the_command_that_trains_it(shop
     empty = Shop(shop.scenario, open_store(tmp_path / "my store", "shop"))
     done = empty.call("try", "--set", "train.seed=3", "--ds", DAYS[0])
     assert done.exit_code == 5
-    command = f"recloop run -s {shop.scenario} --store '{tmp_path / 'my store'}' --ds {DAYS[0]}"
+    command = f"recloop run -s {shop.scenario} --store '{tmp_path / 'my store'}' --to {DAYS[0]}"
     assert command in done.stderr
     assert "no day is trained yet" in empty.call("try", "--set", "train.seed=3").stderr
 
