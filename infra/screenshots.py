@@ -140,7 +140,7 @@ def _tab(profile: Path) -> str:
 
 
 def take(local: Local, scenario: Scenario, images: Path) -> None:
-    """Airflow's graph of the newest run, and MLflow's training runs with their progressive AUC."""
+    """Airflow's graph of the newest run, MLflow's runs of days, and the curves of the run of the whole chain."""
     api = AirflowApi(local.airflow_url, USER, local.password)
     dag = f"{scenario.name}_daily"
     runs = api.call("GET", f"/dags/{dag}/dagRuns", limit=1, order_by="-logical_date", run_type="backfill")["dag_runs"]
@@ -149,18 +149,33 @@ def take(local: Local, scenario: Scenario, images: Path) -> None:
     runs_url = local.runs_url(scenario.name)
     if runs_url is None:
         raise BadInputError(f"MLflow has no experiment {scenario.name}; `make demo` first")
-    experiment = runs_url.split("/")[-2]
-    metrics = [f"metrics.`{kind}/{task}/auc`" for task in scenario.tasks for kind in ("progressive", "holdout")]
-    columns = {"selectedColumns": [*metrics, "metrics.`num_rows`"]}
+    page_of_runs = runs_url.partition("?")[0]
+    experiment = page_of_runs.split("/")[-2]
+    metrics = [f"metrics.`{kind}/{task}`" for task in scenario.tasks for kind in ("auc", "calibration")]
+    columns = {"selectedColumns": [*metrics, "metrics.`rows`", "metrics.`seconds_total`"]}
     key = f'MLflowLocalStorage-1.1-ExperimentPage-["{experiment}"]-ReactComponentState'
     with browser(1440, 640) as page:
         page.remember({**REMEMBERED, key: json.dumps(columns)})
         page.call("Network.setCookie", name="_token", value=api.token, url=local.airflow_url)
         page.open(f"{local.airflow_url}/dags/{dag}/runs/{runs[0]['dag_run_id']}", ["ingest", "deploy"])
         page.save(images / "airflow_dag.png")
-        search = urlencode({"compareRunsMode": "TABLE", "searchFilter": "tags.`recloop.step` = 'train'"})
-        page.open(f"{runs_url}&{search}", [f"train {scenario.data.days.first}"])
-        page.save(images / "mlflow_runs.png")
+        search = urlencode({"compareRunsMode": "TABLE", "searchFilter": "tags.`recloop.kind` = 'day'"})
+        page.open(f"{runs_url}&{search}", [str(scenario.data.days.first)])
+        page.save(images / "mlflow_days.png")
+        curves = urlencode({"workflowType": "machine_learning"})
+        page.open(f"{page_of_runs}/{_chain_run(local, experiment)}/model-metrics?{curves}", ["auc"])
+        page.save(images / "mlflow_chain.png")
+
+
+def _chain_run(local: Local, experiment: str) -> str:
+    """Id of the run that holds the chain's metrics over days."""
+    asked = {"experiment_ids": [experiment], "filter": "tags.`recloop.kind` = 'chain'", "max_results": 1}
+    answer = requests.post(f"{local.mlflow_url}/api/2.0/mlflow/runs/search", json=asked, timeout=30)
+    answer.raise_for_status()
+    found = answer.json().get("runs", [])
+    if not found:
+        raise BadInputError("MLflow has no run of the whole chain; `make demo` first")
+    return str(found[0]["info"]["run_id"])
 
 
 def main() -> int:
