@@ -9,7 +9,7 @@ from models.checkpoints.files import CHECKPOINT_FILE
 from tasks.contract import DayConfig, Input, Metrics, Resources, step
 from tasks.evaluation.files import EVALUATION_FILE
 from tasks.store.champion_log import CHALLENGER
-from tasks.store.output_files import digest_of, manifest_of, read_json, write_json
+from tasks.store.output_files import digest_of, facts_of, read_json, write_json
 from tasks.tracking.files import VERSION_FILE
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def register(
         **{f"recloop.{name}": digest_of(folder) for name, folder in digests.items()},
         "recloop.parent": str(read_json(checkpoint, CHECKPOINT_FILE).get("parent") or "none"),
         **{f"recloop.data.{name}": str(digest) for name, digest in _data(checkpoint).items()},
-        "recloop.code": str(manifest_of(checkpoint).get("code", "")),
+        "recloop.code": str(facts_of(checkpoint).get("code", "")),
         tracking.VERDICT_TAG: "pending",
     }
     del tags["recloop.step"]
@@ -70,7 +70,7 @@ def register(
 
 def _data(checkpoint: Path) -> dict[str, str]:
     """Digests of what the checkpoint was made from, its parent aside."""
-    inputs = manifest_of(checkpoint).get("inputs", {})
+    inputs = facts_of(checkpoint).get("inputs", {})
     return {name: digest for name, digest in inputs.items() if name != "parent" and isinstance(digest, str)}
 
 

@@ -11,8 +11,10 @@ from typing import Any
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
 from tasks.contract import DayConfig, Input, Metrics, Option, Resources, step
-from tasks.store.output_files import manifest_of
-from tasks.store.scenario_store import canonical_json, files_of, record_key, sha256_of
+from tasks.store.digests import canonical_json, sha256_of
+from tasks.store.objects import files_of
+from tasks.store.output_files import facts_of
+from tasks.store.scenario_store import record_key
 from tasks.tuning.proposal import PROPOSAL, Proposal, apply_certain, changes_of, proposal_table, winner, write_proposal
 from tasks.tuning.replay import Gain, Replay
 from tasks.tuning.space import SERVED, Dimension, event_days, joins_again, read_space, serving_scenario
@@ -80,13 +82,13 @@ def tune(
             f"tune of {ds}: there is no checkpoint of an earlier day to start from (the chain begins at"
             f" {scenario.data.days.first}); tune a later day"
         )
-    served = manifest_of(champion).get("settings") if champion else None
+    served = facts_of(champion).get("settings") if champion else None
     space, serving = read_space(scenario, served), serving_scenario(scenario, served)
     start = min(checkpoints)
     days = {**{day: folder for day, folder in sorted(history.items()) if day > start}, ds: samples}
     replay = Replay(scenario, serving, checkpoints[start], days, {**past_events, **({ds: events} if events else {})})
     _say_what_is_tried(config, space, replay)
-    place = config.store.root if config.store else proposal.parent
+    place = config.store.work if config.store else proposal.parent
     key = _study_key(scenario, space, replay)
     study = Study(scenario, ds, space, place / "tuning" / ds / key, differs=serving != scenario)
     is_worker = "worker" in config.options

@@ -92,7 +92,7 @@ class Context:
         self.store.scenario_option = self.scenario.option
         self.as_json = as_json
         self.track = not no_track
-        os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{self.store.root.parent / 'mlflow.db'}")
+        os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{self.store.work.parent / 'mlflow.db'}")
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> Scenario:
         """The scenario of the file with values at config paths."""

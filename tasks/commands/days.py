@@ -233,7 +233,7 @@ def chain_log(context: Context) -> None:
 @with_context
 def chain_verify(context: Context) -> None:
     """Checks the digest of every committed file, and that each checkpoint has its parent."""
-    from tasks.store.chain import require_sound
+    from tasks.store.verify import require_sound
 
     proof = require_sound(context.scenario, context.store)
     context.show(asdict(proof), f"{proof.commits:,} commits, {proof.bytes / 1e6:.1f} MB: every digest is right")
@@ -254,7 +254,7 @@ def chain_replay(context: Context, first: str, last: str | None, reason: str, no
     newest = head(context.store)
     if newest is None:
         raise BadInputError(
-            f"{context.store.root}: no checkpoint to replay; train some days first: recloop run {context.options}"
+            f"{context.store.url}: no checkpoint to replay; train some days first: recloop run {context.options}"
         )
     generation = context.store.new_generation(first, reason)
     days = [] if no_run else day_range(context.scenario, first, last or max(newest.ds, first))

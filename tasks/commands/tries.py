@@ -147,7 +147,7 @@ def _days(context: Context, ds: str | None, first: str | None, last: str | None)
     trained = trained_days(context.store)
     if not trained and not (ds or first):
         raise BadInputError(
-            f"{context.store.root}: no day is trained yet, so there is nothing to compare with; run some first:"
+            f"{context.store.url}: no day is trained yet, so there is nothing to compare with; run some first:"
             f" recloop run {context.scenario.option_as_in_file}{context.store.option}"
         )
     if ds:
@@ -168,7 +168,7 @@ def _side(context: Context, name: str) -> Side:
     if re.fullmatch(r"g\d+", name):
         generation, newest = int(name[1:]), store.generation
         if generation > newest:
-            raise BadInputError(f"{store.root}: no generation {name}; the newest is g{newest}")
+            raise BadInputError(f"{store.url}: no generation {name}; the newest is g{newest}")
     is_day = re.fullmatch(r"\d{4}-\d\d-\d\d", name)
     if generation is None and name != COMMITTED and not is_day:
         return load_side(store, name)
@@ -176,7 +176,7 @@ def _side(context: Context, name: str) -> Side:
     days = {ds: commit.folder for ds, commit in found.items() if commit}
     if not days:
         raise BadInputError(
-            f"{store.root}: {name} has no trained day; `recloop status {context.scenario.option}{store.option}`"
+            f"{store.url}: {name} has no trained day; `recloop status {context.scenario.option}{store.option}`"
             " shows what there is"
         )
     return Side(name, days)

@@ -30,7 +30,7 @@ def status(context: Context) -> None:
     link = head(store)
     facts: dict[str, Any] = {
         "scenario": scenario.name,
-        "store": str(store.root),
+        "store": store.url,
         "generation": store.generation,
         "days": {day: {name: _state(context, name, day) for name in DAILY} for day in days},
         "auc": {day: parent_auc(scenario, store, day) for day in days},
@@ -108,7 +108,7 @@ def accept(context: Context, ds: str) -> None:
     commit = context.store.find(output_name_of(STEPS[WRITERS["proposal"]], scenario), ds)
     if commit is None:
         raise BadInputError(
-            f"{context.store.root}: no proposal of {ds} for the present tune.space; search first:"
+            f"{context.store.url}: no proposal of {ds} for the present tune.space; search first:"
             f" recloop tune {context.options} --ds {ds}"
         )
     proposal = read_proposal(commit.folder)
@@ -155,7 +155,7 @@ def _export(context: Context, ds: str) -> Path:
     commit = context.store.find(WRITERS["export"], ds)
     if commit is None:
         raise BadInputError(
-            f"{context.store.root}: no export of {ds}; make one: recloop run {context.options} --ds {ds}"
+            f"{context.store.url}: no export of {ds}; make one: recloop run {context.options} --ds {ds}"
         )
     if gate := commit.manifest.get("gate"):
         raise GateError(f"the export of {ds} is not to serve: {gate}")

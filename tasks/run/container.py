@@ -219,7 +219,7 @@ def mounts_of(declared: Step, call: Call, writable: list[Path]) -> list[Any]:
     if declared.source:
         readable.append(Path(scenario.data.path))
     if declared.store_folder and store:
-        readable += store.root.glob("g[0-9]*")  # the history; neither notes on runs nor what is being written
+        readable += store.work.glob("g[0-9]*")  # the history; neither notes on runs nor what is being written
     mounts = {str(path): True for path in readable if path.exists()} | {str(path): False for path in writable}
     return [Mount(path, path, type="bind", read_only=read_only) for path, read_only in mounts.items()]
 
@@ -230,7 +230,7 @@ def writable_folders(declared: Step, call: Call) -> list[Path]:
     if call.config.resume:
         folders.append(call.config.resume)
     if declared.store_folder and call.config.store:
-        folders.append(call.config.store.root / declared.store_folder)
+        folders.append(call.config.store.work / declared.store_folder)
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     return folders

@@ -60,7 +60,7 @@ def request_of(declared: Step, call: Call, environment: Mapping[str, str]) -> Re
         "generation": config.generation,
         "options": dict(config.options),
         "resume": str(config.resume) if config.resume else None,
-        "store": str(config.store.root) if config.store and declared.store_folder else None,
+        "store": str(config.store.work) if config.store and declared.store_folder else None,
         "folders": {argument: _text(folder) for argument, folder in call.folders.items()},
         "output": str(call.output),
         "environment": dict(environment),

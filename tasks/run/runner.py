@@ -21,8 +21,10 @@ from models.distributed.nodes import Nodes
 from tasks.contract import DayConfig, Input, Metrics, Step
 from tasks.run.launchers import Call, Folder, InProcess, Launcher, Ran
 from tasks.steps import STEPS, writer_of
-from tasks.store.records import Digests, Facts, RunRecord
-from tasks.store.scenario_store import Commit, ScenarioStore, canonical_json, files_of, record_key, sha256_of
+from tasks.store.digests import canonical_json, sha256_of
+from tasks.store.objects import files_of
+from tasks.store.records import Digests, Facts
+from tasks.store.scenario_store import Commit, ScenarioStore, record_key
 from tasks.store.source_digest import code_digest
 
 WORTH_AN_IMPORT_S = 20.0
@@ -96,7 +98,7 @@ def run_step(
 def _run(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Launcher) -> tuple[Outcome, Commit | None]:
     scenario, ds, options = config.scenario, config.ds, config.options
     output_name = output_name_of(declared, scenario)
-    standing = store.find(output_name, ds)
+    standing = store.find(output_name, ds, config.generation)
     if standing is not None and declared.reads:
         return _already_done(standing), standing
     if declared.before is not None:
@@ -114,14 +116,16 @@ def _run(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Laun
             return Outcome(declared.name, ds, "done", None, None, metrics, seconds), None
         series, metrics = metrics.get("series", {}), {name: metrics[name] for name in metrics if name != "series"}
         facts = _facts(declared, scenario, inputs, gate)
+        if declared.appends and (appended := store.newest(declared.appends)):
+            facts["appended"] = appended
         if standing is not None:
             return _compare(scenario, store, standing, output, metrics), standing
         # Before the commit: a process that is killed between the two must not leave a commit without its metrics.
-        record: RunRecord = {"metrics": metrics, "series": series, "system": ran.system, "seconds": seconds}
-        store.write_record(record_key(store.generation_of(ds), ds, output_name), record)
-        commit, ours = store.commit(output_name, ds, output, facts)
+        record = {"metrics": metrics, "series": series, "system": ran.system, "seconds": seconds}
+        store.write_record(record_key(config.generation, ds, output_name), record)
+        commit, ours = store.commit(output_name, ds, output, facts, config.generation)
     outcome = ("gate_no" if gate else "done") if ours else "already_done"
-    return Outcome(declared.name, ds, outcome, commit.digest, str(commit.folder), metrics, seconds, gate), commit
+    return Outcome(declared.name, ds, outcome, commit.digest, commit.uri, metrics, seconds, gate), commit
 
 
 def _refused(declared: Step, ds: str, store: ScenarioStore, output: Path, ran: Ran) -> Outcome:
@@ -141,7 +145,7 @@ def _help(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Lau
     if commit is not None:
         return _already_done(commit)
     inputs = _proven_inputs(declared, config, store)
-    resume = store.resume_place(*_resume_key(declared, config, inputs))
+    resume = store.objects.scratch.resume_place(*_resume_key(declared, config, inputs))
     with tempfile.TemporaryDirectory(prefix="recloop-help-") as output:
         call = Call(replace(config, resume=resume), _folders(inputs), Path(output))
         ran = launcher.launch(declared, call)
@@ -153,11 +157,11 @@ def _help(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Lau
         if time.monotonic() > deadline:
             raise RetryLaterError(
                 f"{declared.name} of {ds}: this machine's part is done, but the leading one has committed nothing to"
-                f" {store.root} within {timeout_s} s (train.distributed.timeout_s); see its own end"
+                f" {store.url} within {timeout_s} s (train.distributed.timeout_s); see its own end"
             )
         time.sleep(0.2)
     seconds = {**ran.seconds, "total": round(time.time() - begun, 3)}
-    return Outcome(declared.name, ds, "helped", commit.digest, str(commit.folder), {}, seconds)
+    return Outcome(declared.name, ds, "helped", commit.digest, commit.uri, {}, seconds)
 
 
 Found = Commit | None | dict[str, Commit]
@@ -205,7 +209,7 @@ def _resume_folder(
     """Where a resumable step notes its progress: a folder of its own for every set of inputs, config and code."""
     if not declared.resumable:
         return contextlib.nullcontext()
-    return store.resume_folder(*_resume_key(declared, config, inputs))
+    return store.objects.scratch.resume_folder(*_resume_key(declared, config, inputs))
 
 
 def _resume_key(declared: Step, config: DayConfig, inputs: Mapping[str, Found]) -> tuple[str, str]:
@@ -277,6 +281,7 @@ def _facts(declared: Step, scenario: Scenario, inputs: Mapping[str, Found], gate
     facts: Facts = {
         "scenario": scenario.name,
         "inputs": {argument: digests(found) for argument, found in inputs.items()},
+        "sources": [commit.source for commit in _flat(inputs.values())],
         "config": config_digest(scenario, declared),
         "settings": settings_of(scenario, declared),
         "code": code_digest(declared.name),
@@ -323,7 +328,7 @@ def value_at(document: Any, path: str) -> Any:
 def _already_done(standing: Commit) -> Outcome:
     gate = standing.manifest.get("gate")
     return Outcome(
-        standing.step, standing.ds, "already_done", standing.digest, str(standing.folder), {}, {"compute": 0.0}, gate
+        standing.step, standing.ds, "already_done", standing.digest, standing.uri, {}, {"compute": 0.0}, gate
     )
 
 

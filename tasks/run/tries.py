@@ -38,7 +38,8 @@ from tasks.run.tries_plan import (
 )
 from tasks.run.tries_scores import Side, compare_sides, day_qualities
 from tasks.run.tries_workers import Chain, ChainEnd, Job, run_chains
-from tasks.store.scenario_store import ScenarioStore, canonical_json
+from tasks.store.digests import canonical_json
+from tasks.store.scenario_store import ScenarioStore
 
 FOLDER, RECORD = "tries", "try.json"
 IMPORTS = (__name__, *JOIN.imports, *TRAIN.imports)
@@ -87,15 +88,15 @@ def load_side(store: ScenarioStore, name: str) -> Side:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"tries: {', '.join(known) or 'none'}"
         raise BadInputError(
-            f"{store.root}: {name!r} is not a try, a day (2022-04-25), a generation (g0) or {COMMITTED!r}; {hint}"
+            f"{store.url}: {name!r} is not a try, a day (2022-04-25), a generation (g0) or {COMMITTED!r}; {hint}"
         )
     days = json.loads(data)["days"]
-    return Side(name, {ds: store.root / FOLDER / name / ds for ds in days}, days[0])
+    return Side(name, {ds: store.work / FOLDER / name / ds for ds in days}, days[0])
 
 
 def tries(store: ScenarioStore) -> list[str]:
     """Names of all tries."""
-    return sorted(path.parent.name for path in (store.root / FOLDER).glob(f"*/{RECORD}"))
+    return sorted(path.parent.name for path in (store.work / FOLDER).glob(f"*/{RECORD}"))
 
 
 def _is_done(planned: Planned, store: ScenarioStore) -> bool:
@@ -106,7 +107,7 @@ def _is_done(planned: Planned, store: ScenarioStore) -> bool:
 def _load_done(base: Base, planned: Planned) -> Try:
     data = json.loads(base.store.read(f"{FOLDER}/{planned.record.name}/{RECORD}") or b"{}")
     times = {name: data[name] for name in ("seconds", "cpu_s")}
-    return _judged(base, planned, base.store.root / FOLDER / planned.record.name, outcome="already_done", **times)
+    return _judged(base, planned, base.store.work / FOLDER / planned.record.name, outcome="already_done", **times)
 
 
 def _judged(base: Base, planned: Planned, folder: Path, **ended: Any) -> Try:
@@ -188,7 +189,7 @@ def _keep(base: Base, planned: Planned, end: ChainEnd, scratch: Path) -> Try:
     made = scratch / "tries" / planned.record.name
     _shed(made / base.days[-1])
     tried = _judged(base, planned, made, seconds=end.seconds, cpu_s=end.cpu_s)
-    place = base.store.root / FOLDER / tried.name
+    place = base.store.work / FOLDER / tried.name
     if place.exists():
         old = scratch / "replaced" / tried.name
         old.parent.mkdir(exist_ok=True)

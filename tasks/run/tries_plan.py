@@ -13,7 +13,8 @@ from feature_jobs.schema.days import check_day, previous_day
 from tasks.run.runner import config_digest, resolve_inputs
 from tasks.run.tries_scores import Comparison, Quality, Side
 from tasks.steps import STEPS, WRITERS
-from tasks.store.scenario_store import Commit, ScenarioStore, canonical_json, sha256_of
+from tasks.store.digests import canonical_json, sha256_of
+from tasks.store.scenario_store import Commit, ScenarioStore
 from tasks.store.source_digest import code_digest
 
 COMMITTED = "committed"
@@ -101,7 +102,7 @@ def committed_days(scenario: Scenario, days: tuple[str, ...], store: ScenarioSto
         commit = store.find(TRAIN.name, ds)
         if commit is None:
             raise ParentMissingError(
-                f"{store.root}: {ds} is not trained, and a try is compared with the committed chain; run it first:"
+                f"{store.url}: {ds} is not trained, and a try is compared with the committed chain; run it first:"
                 f" recloop run {scenario.option_as_in_file}{store.option} --to {ds}",
                 ds,
             )
@@ -110,7 +111,7 @@ def committed_days(scenario: Scenario, days: tuple[str, ...], store: ScenarioSto
     parent = store.find(TRAIN.name, before) if before else None
     if checkpoints[days[0]].manifest.get("parent") != (parent.digest if parent else None):
         raise BadInputError(
-            f"{store.root}: {days[0]} has not learned from the checkpoint of {before} that is committed now; a try"
+            f"{store.url}: {days[0]} has not learned from the checkpoint of {before} that is committed now; a try"
             " would start elsewhere. Rebuild it: recloop chain replay"
             f" {scenario.option_as_in_file}{store.option} --from {days[0]}"
         )
@@ -194,7 +195,7 @@ def _digests(found: Any) -> Any:
 def _find(store: ScenarioStore, step: str, ds: str) -> Commit:
     commit = store.find(step, ds)
     if commit is None:
-        raise ParentMissingError(f"{store.root}: the output of {step} of {ds} is not committed", ds)
+        raise ParentMissingError(f"{store.url}: the output of {step} of {ds} is not committed", ds)
     return commit
 
 

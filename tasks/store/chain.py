@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from feature_jobs.errors import CorruptError, RecloopError
-from feature_jobs.schema import Scenario
-from feature_jobs.schema.days import previous_day
+from feature_jobs.errors import CorruptError
 from tasks.store.records import Manifest
 from tasks.store.scenario_store import Commit, ScenarioStore
 
@@ -26,23 +24,13 @@ class Link:
     current: bool
 
 
-@dataclass(frozen=True)
-class Proof:
-    """What `verify` read: commits, bytes of their files, and a message for each problem."""
-
-    commits: int
-    bytes: int
-    problems: list[str]
-
-
 def log(store: ScenarioStore) -> list[Link]:
     """All checkpoints, oldest day first; of a day that was corrected, all generations.
 
-    A damaged manifest is left out: `verify` reports it.
+    A damaged record or manifest is left out: `verify` reports it.
     """
     links = []
-    for commit in store.commits():
-        manifest = _manifest(commit)
+    for commit, manifest in readable_commits(store):
         if "parent" in manifest:
             current = store.generation_of(commit.ds) == commit.generation
             links.append(Link(commit.ds, commit.generation, commit.digest, manifest["parent"], current))
@@ -55,51 +43,14 @@ def head(store: ScenarioStore) -> Link | None:
     return current[-1] if current else None
 
 
-def verify(scenario: Scenario, store: ScenarioStore) -> Proof:
-    """Checks the digest of every committed file, and that each link of the chain has its parent."""
-    problems: list[str] = []
-    commits = store.commits()
-    for commit in commits:
+def readable_commits(store: ScenarioStore) -> list[tuple[Commit, Manifest]]:
+    """Every commit whose record and manifest are sound, with its manifest."""
+    found = []
+    for key in store.commit_keys():
         try:
-            store.verify(commit)
-        except RecloopError as error:
-            problems.append(str(error))
-    manifests = [(commit, _manifest(commit)) for commit in commits]
-    digests = {(commit.step, commit.digest) for commit in commits}
-    for commit, manifest in manifests:
-        if "parent" in manifest:
-            problems += _parent_problems(scenario, store, commit, manifest["parent"], digests)
-    num_bytes = sum(file["bytes"] for _, manifest in manifests for file in manifest.get("files", {}).values())
-    return Proof(len(commits), num_bytes, problems)
-
-
-def require_sound(scenario: Scenario, store: ScenarioStore) -> Proof:
-    """As `verify`, but raises CorruptError where there are problems."""
-    proof = verify(scenario, store)
-    if proof.problems:
-        raise CorruptError("\n".join(proof.problems))
-    return proof
-
-
-def _parent_problems(
-    scenario: Scenario, store: ScenarioStore, commit: Commit, parent: str | None, digests: set[tuple[str, str]]
-) -> list[str]:
-    step, ds = commit.step, commit.ds
-    before = previous_day(scenario, ds)
-    if before is None:
-        return [] if parent is None else [f"{step} of {ds} is the first day, yet names parent {parent[:12]}"]
-    expected = store.find(step, before, commit.generation)
-    if parent is None or (step, parent) not in digests:
-        return [f"{step} of {ds} (generation {commit.generation}): parent {str(parent)[:12]} is not committed"]
-    if expected is None or expected.digest != parent:
-        found = expected.digest[:12] if expected else "nothing"
-        return [f"{step} of {ds} learned from {parent[:12]}, but {before} holds {found}"]
-    return []
-
-
-def _manifest(commit: Commit) -> Manifest:
-    """Empty where the manifest is not readable: that is reported by its digest."""
-    try:
-        return commit.manifest
-    except (OSError, ValueError):
-        return {}
+            commit = store.commit_at(key)
+            if commit is not None:
+                found.append((commit, commit.manifest))
+        except CorruptError:
+            continue
+    return found

@@ -13,13 +13,16 @@ a resumption, a record that repeats the version that serves (or the scenario all
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
-from typing import Literal, TypedDict
+from typing import Literal
 
-from feature_jobs.errors import RetryLaterError
+from typing_extensions import TypedDict  # pydantic needs it in Python 3.11
+
+from feature_jobs.errors import CorruptError, RetryLaterError
 from feature_jobs.schema import Scenario
-from tasks.store.scenario_store import ScenarioStore, canonical_json
+from tasks.store.digests import canonical_json
+from tasks.store.records import Source
+from tasks.store.scenario_store import ScenarioStore, follows
 
 PREFIX = "champion"
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -44,7 +47,7 @@ class Entry:
     `ds`, `generation` and `checkpoint` are its place in the chain, so that the model, the features of its layout and
     the checkpoint to continue from go together. `replaces` is the sequence number of the record before. `chain_head` of
     a rollback is the checkpoint that the next day learns from: a rollback does not move it, because that would fork the
-    chain silently.
+    chain silently. `previous` is the digest of the record before, so that a changed record is found.
     """
 
     kind: Literal["promotion", "rollback", "resumption"]
@@ -56,6 +59,7 @@ class Entry:
     sequence: int = 0
     replaces: int | None = None
     chain_head: ChainHead | None = None
+    previous: str | None = None
 
 
 class ChampionLog:
@@ -65,11 +69,30 @@ class ChampionLog:
         self.store = store
 
     def history(self) -> list[Entry]:
-        """All records, oldest first."""
-        found: list[Entry] = []
-        while (data := self.store.read(_key(len(found) + 1))) is not None:
-            found.append(Entry(**json.loads(data)))
+        """All records, oldest first. Raises CorruptError where one does not follow the one before."""
+        return [entry for entry, _ in self._records()]
+
+    def sources(self) -> list[Source]:
+        """Every record with its digest, oldest first."""
+        return [{"record": _key(entry.sequence), "manifest": digest} for entry, digest in self._records()]
+
+    def _records(self) -> list[tuple[Entry, str]]:
+        found: list[tuple[Entry, str]] = []
+        while (read := self.store.record(_key(len(found) + 1), Entry, self._remedy())) is not None:
+            entry, _ = read
+            before = found[-1][1] if found else None
+            if entry.sequence != len(found) + 1 or not follows(entry.previous, before):
+                raise CorruptError(
+                    f"{self.store.url}/{_key(len(found) + 1)}: does not follow the record before; {self._remedy()}"
+                )
+            found.append(read)
         return found
+
+    def _remedy(self) -> str:
+        return (
+            f"restore {PREFIX}/ from a backup, or move it out of the store: the next deploy then starts a new log, and"
+            f" recloop chain replay {self.store.options} makes the days' own records agree with it"
+        )
 
     def current(self) -> Entry | None:
         """The newest record: what serves."""
@@ -101,10 +124,16 @@ class ChampionLog:
 
         Raises ChampionMovedError where that place is taken.
         """
-        entry = replace(entry, sequence=expected_sequence + 1, replaces=expected_sequence or None)
+        records = self._records()[:expected_sequence]
+        entry = replace(
+            entry,
+            sequence=expected_sequence + 1,
+            replaces=expected_sequence or None,
+            previous=records[-1][1] if records else None,
+        )
         if not self.store.put_if_absent(_key(entry.sequence), canonical_json(asdict(entry))):
             raise ChampionMovedError(
-                f"{self.store.root / _key(entry.sequence)}: another process wrote this record first;"
+                f"{self.store.url}/{_key(entry.sequence)}: another process wrote this record first;"
                 f" see recloop status {self.store.options} and run this again"
             )
         return entry

@@ -7,9 +7,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+from feature_jobs.control_records import read_record_file
 from feature_jobs.errors import CorruptError
-from tasks.store.records import Manifest
-from tasks.store.scenario_store import MANIFEST, canonical_json, files_of, sha256_of
+from tasks.store.digests import MANIFEST, canonical_json, sha256_of
+from tasks.store.objects import files_of
+from tasks.store.records import Facts, Manifest
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
@@ -43,15 +45,18 @@ def finite(value: Any) -> Any:
     return value
 
 
-def manifest_of(folder: Path) -> Manifest:
-    """What the store wrote about the folder; outside a store there is no manifest, so it gets only a digest."""
-    if (folder / MANIFEST).is_file():
-        written: Any = read_json(folder, MANIFEST)
-        manifest: Manifest = written
-        return manifest
-    return {"digest": sha256_of(canonical_json(files_of(folder))), "inputs": {}}
+def facts_of(folder: Path) -> Facts:
+    """What the manifest of a committed output says of its making; nothing of a folder outside a store."""
+    manifest = _manifest(folder)
+    return manifest if manifest else {}
 
 
 def digest_of(folder: Path) -> str:
     """The digest of the folder's content."""
-    return manifest_of(folder)["digest"]
+    manifest = _manifest(folder)
+    return manifest["digest"] if manifest else sha256_of(canonical_json(files_of(folder)))
+
+
+def _manifest(folder: Path) -> Manifest | None:
+    file = folder / MANIFEST
+    return read_record_file(file, Manifest) if file.is_file() else None

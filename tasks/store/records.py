@@ -1,10 +1,14 @@
-"""What the store's JSON holds: manifests, records of runs, generations."""
+"""What the store's JSON holds: commit records, manifests, generations, records of runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import (
+    Any,
+    NotRequired,  # pydantic needs these in Python 3.11
+)
+
+from typing_extensions import TypedDict
 
 
 class FileFacts(TypedDict):
@@ -18,15 +22,25 @@ Digests = str | dict[str, str] | None
 """The digest of an input, the digests of several days, or nothing where there was no such input."""
 
 
+class Source(TypedDict):
+    """An input's commit: the key of its record, and the digest of the manifest that the record names."""
+
+    record: str
+    manifest: str
+
+
 class Facts(TypedDict, total=False):
     """What the runner knows of a step's run besides its files; goes into the manifest.
 
     `settings` are the values of the scenario that decided the output, by config path. `parent` is there where the step
-    makes a link of the chain.
+    makes a link of the chain. `sources` prove the inputs, and `appended` the newest record of the log that the step
+    appends to, as it was when the step ended: both make one graph of all that the store holds.
     """
 
     scenario: str
     inputs: dict[str, Digests]
+    sources: list[Source]
+    appended: Source
     config: str
     settings: dict[str, Any]
     code: str
@@ -34,29 +48,50 @@ class Facts(TypedDict, total=False):
     parent: str | None
 
 
-class Manifest(Facts, total=False):
-    """manifest.json of a committed output."""
+class Manifest(Facts):
+    """manifest.json of a committed output. `generation` is where it was committed, and proves that record."""
 
     step: str
     ds: str
     digest: str
     files: dict[str, FileFacts]
+    generation: NotRequired[Source | None]
+
+
+class CommitRecord(TypedDict):
+    """commit.json. `digest` of the files' names and content, `manifest` of the manifest; `folder` holds both."""
+
+    step: str
+    ds: str
+    digest: str
+    manifest: str
+    folder: NotRequired[str]
 
 
 class RunRecord(TypedDict, total=False):
     """What is kept of the run that made a commit; no digest depends on it. `metrics` and `series`: see tasks.contract;
     `system`: system metrics by name, `seconds`: of `compute` and `imports`."""
 
-    metrics: Mapping[str, Any]
+    metrics: dict[str, Any]
     series: Any
-    system: Mapping[str, list[float]]
-    seconds: Mapping[str, float]
+    system: dict[str, list[float]]
+    seconds: dict[str, float]
+
+
+GenerationRecord = TypedDict(
+    "GenerationRecord",
+    {"generation": int, "from": str, "to": NotRequired[str | None], "reason": str, "previous": NotRequired[str | None]},
+)
+"""generation.json. `to`: the last day that the generation before had; `previous`: digest of the record before."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """A history of the chain. `from_ds`: the first day that it replaces; the first generation has none."""
+    """A history of the chain. `from_ds`: the first day that it replaces, `to_ds`: the last one that was there to be
+    replaced; the first generation has neither. `digest` of its record."""
 
     number: int
     from_ds: str | None
+    to_ds: str | None
     reason: str
+    digest: str | None

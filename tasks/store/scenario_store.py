@@ -1,83 +1,89 @@
 """The store: committed outputs of steps, each a folder whose content decides its digest.
 
-    STORE/SCENARIO/g0000/DS/STEP/commit.json            the commit record, put-if-absent: exists or not, never changes
-    STORE/SCENARIO/g0000/DS/STEP/<digest>/manifest.json digest of every file, of inputs, config and code
-    STORE/SCENARIO/g0000/DS/STEP/<digest>/...           the files
-    STORE/SCENARIO/g0001/generation.json                from which day a corrected history replaces the older one
-    STORE/SCENARIO/runs/, journal.jsonl, rejected/      times and metrics of runs; never part of a digest
+    STORE/SCENARIO/g0000/DS/STEP/commit.json              the commit record, put-if-absent: exists or not, never changes
+    STORE/SCENARIO/g0000/DS/STEP/<manifest>/manifest.json digest of every file, of inputs, config and code
+    STORE/SCENARIO/g0000/DS/STEP/<manifest>/...           the files
+    STORE/SCENARIO/g0001/generation.json                  from which day a corrected history replaces the older one
+    STORE/SCENARIO/runs/, journal.jsonl, rejected/        times and metrics of runs; never part of a digest
 
 A step writes into scratch, files are fsynced, the manifest comes last, the folder is moved in by one rename, and one
-put-if-absent of the commit record makes it visible. Killed anywhere before that, nothing was written. Control records
-go through `put_if_absent`, `read` and `keys` alone, which is what an object store offers.
+put-if-absent of the commit record makes it visible. Killed anywhere before that, nothing was written. The folder's name
+is the digest of its manifest: a record can't point to the folder of a run with other inputs, config or code.
+Only `tasks.store.objects` touches the place itself.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import os
 import shlex
-import shutil
-import tempfile
-import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from filelock import FileLock, Timeout
+from feature_jobs.control_records import checked_name, read_record
+from feature_jobs.errors import BadInputError, CorruptError, RetryLaterError
+from tasks.store.digests import MANIFEST, canonical_json, sha256_of
+from tasks.store.objects import LocalObjects, Objects, files_of, remove_empty_folders
+from tasks.store.records import CommitRecord, Facts, Generation, GenerationRecord, Manifest, RunRecord, Source
 
-from feature_jobs.errors import BadInputError, CorruptError
-from tasks.store.records import Facts, FileFacts, Generation, Manifest, RunRecord
-
-MANIFEST, RECORD = "manifest.json", "commit.json"
+RECORD = "commit.json"
 JOURNAL = "journal.jsonl"
 DEFAULT_STORE = ".recloop/store"
+FOLDER_NAME = 16  # hex digits of the manifest's digest
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Commit:
-    """A committed output: `digest` of its content, `folder` with its files."""
+    """A committed output: `digest` of its files, `manifest_digest` of all that is known of it, `name` of its folder."""
 
     step: str
     ds: str
     generation: int
     digest: str
-    folder: Path
+    manifest_digest: str
+    name: str
+    store: ScenarioStore = field(repr=False, compare=False)
+
+    @property
+    def key(self) -> str:
+        """Key below which its files and its manifest lie."""
+        return f"{commit_key(self.generation, self.ds, self.step)}/{self.name}"
+
+    @property
+    def uri(self) -> str:
+        """Where its files lie."""
+        return f"{self.store.url}/{self.key}"
+
+    @property
+    def source(self) -> Source:
+        """How another manifest names it."""
+        return {
+            "record": f"{commit_key(self.generation, self.ds, self.step)}/{RECORD}",
+            "manifest": self.manifest_digest,
+        }
+
+    @property
+    def folder(self) -> Path:
+        """Its files, in a folder on this machine."""
+        return self.store.objects.fetch(self.key, self.manifest["files"])
 
     @property
     def manifest(self) -> Manifest:
-        """What the manifest says."""
-        loaded: Manifest = json.loads((self.folder / MANIFEST).read_text())
-        return loaded
+        """What the manifest says. Raises CorruptError where it is not the committed one."""
+        return self.store.manifest_of(self)
+
+
+def commit_key(generation: int, ds: str, step: str) -> str:
+    """Where the outputs of a step on a day lie."""
+    return f"g{generation:04}/{ds}/{step}"
 
 
 def record_key(generation: int, ds: str, step: str) -> str:
     """Key of the record of a step's run: metrics, series, system metrics, seconds."""
     return f"runs/g{generation:04}/{ds}/{step}.json"
-
-
-def canonical_json(value: Any) -> bytes:
-    """Equal values give equal bytes."""
-    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
-
-
-def sha256_of(data: bytes) -> str:
-    """Hex digest of bytes."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def files_of(folder: Path) -> dict[str, FileFacts]:
-    """Digest and size of every file below `folder`, the manifest left out."""
-    found: dict[str, FileFacts] = {}
-    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        name = file.relative_to(folder).as_posix()
-        if name != MANIFEST:
-            with file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            found[name] = {"sha256": digest, "bytes": file.stat().st_size}
-    return found
 
 
 def open_store(url: str | Path, scenario_name: str) -> ScenarioStore:
@@ -89,17 +95,27 @@ def open_store(url: str | Path, scenario_name: str) -> ScenarioStore:
 
 
 class ScenarioStore:
-    """Everything kept for one scenario, below `root`."""
+    """Everything kept for one scenario: in the folder `place`, or in what Objects stands for."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.scenario_option = f"-s {root.name}"  # a command knows more: the file, and what else it was given
+    def __init__(self, place: Path | Objects) -> None:
+        self.objects: Objects = LocalObjects(place) if isinstance(place, Path) else place
+        self.scenario_option = f"-s {self.url.rpartition('/')[2]}"  # a command knows more: the file, and its settings
+
+    @property
+    def url(self) -> str:
+        """Where the scenario's part is, as messages name it."""
+        return self.objects.url
+
+    @property
+    def work(self) -> Path:
+        """A folder on this machine for locks and for unfinished work. Where the store is local, it is the store's."""
+        return self.objects.scratch.work
 
     @property
     def option(self) -> str:
         """` --store PATH`, empty for the default: what a printed command needs so that it runs when it is copied."""
-        store = self.root.parent
-        return "" if store == Path(DEFAULT_STORE).resolve() else f" --store {shlex.quote(str(store))}"
+        store = self.url.rpartition("/")[0]
+        return "" if store == str(Path(DEFAULT_STORE).resolve()) else f" --store {shlex.quote(store)}"
 
     @property
     def options(self) -> str:
@@ -110,59 +126,65 @@ class ScenarioStore:
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Writes the record whole, or returns False where it exists already."""
-        target = self.root / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".put-")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.chmod(name, 0o644)  # noqa: PTH101 (mkstemp gives 0600; other users of a shared store must read)
-            os.link(name, target)
-        except FileExistsError:
-            return False
-        finally:
-            Path(name).unlink(missing_ok=True)
-        _fsync_folder(target.parent)
-        return True
+        return self.objects.put_if_absent(key, data)
 
     def read(self, key: str) -> bytes | None:
         """The record, or None."""
-        try:
-            return (self.root / key).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        return self.objects.read(key)
 
-    def keys(self, prefix: str) -> list[str]:
-        """Keys of all records below a prefix, sorted."""
-        top = self.root / prefix
-        return sorted(p.relative_to(self.root).as_posix() for p in top.rglob("*") if p.is_file())
+    def keys(self, pattern: str) -> list[str]:
+        """Keys of the records that match a pattern, sorted; see Objects."""
+        return self.objects.keys(pattern)
+
+    def record(self, key: str, kind: type[T], remedy: str) -> tuple[T, str] | None:
+        """A record with its digest, or None. Raises CorruptError, with the remedy, where it is not of that kind."""
+        data = self.read(key)
+        return None if data is None else (read_record(data, kind, f"{self.url}/{key}", remedy), sha256_of(data))
+
+    def newest(self, log: str) -> Source | None:
+        """How a manifest names the newest record of a log, a folder of numbered records; None where it is empty."""
+        keys = self.keys(f"{log}/*.json")
+        return {"record": keys[-1], "manifest": sha256_of(self.read(keys[-1]) or b"")} if keys else None
 
     # generations
 
     def generations(self) -> list[Generation]:
-        """All generations, oldest first."""
-        found = [Generation(0, None, "first")]
-        while (data := self.read(f"g{len(found):04}/generation.json")) is not None:
-            record = json.loads(data)
-            found.append(Generation(record["generation"], record["from"], record["reason"]))
-        return found
+        """All generations, oldest first. Raises CorruptError where a record does not follow the one before."""
+        found = [Generation(0, None, None, "first", None)]
+        while True:
+            key = _generation_key(len(found))
+            remedy = (
+                "restore it from a backup, or move this generation's folder out of the store and start it again:"
+                f" recloop chain replay {self.options}"
+            )
+            if (read := self.record(key, GenerationRecord, remedy)) is None:
+                return found
+            record, digest = read
+            if record["generation"] != len(found) or not follows(record.get("previous"), found[-1].digest):
+                raise CorruptError(f"{self.url}/{key}: does not follow the generation before; {remedy}")
+            found.append(Generation(len(found), record["from"], record.get("to"), record["reason"], digest))
 
     @property
     def generation(self) -> int:
         """The newest generation; the only one that is written to."""
         return len(self.generations()) - 1
 
-    def new_generation(self, from_ds: str, reason: str) -> int:
+    def new_generation(self, from_ds: str, reason: str, to_ds: str | None = None) -> int:
         """Starts a generation whose days from `from_ds` on replace the older ones; those stay readable."""
-        number = self.generation + 1
-        record = {"generation": number, "from": from_ds, "reason": reason}
-        if not self.put_if_absent(f"g{number:04}/generation.json", canonical_json(record)):
-            raise BadInputError(
-                f"generation {number} was started by another run just now; see recloop chain log {self.options}"
+        newest = self.generations()[-1]
+        record: GenerationRecord = {
+            "generation": newest.number + 1,
+            "from": from_ds,
+            "to": to_ds,
+            "reason": reason,
+            "previous": newest.digest,
+        }
+        if not self.put_if_absent(_generation_key(newest.number + 1), canonical_json(record)):
+            raise RetryLaterError(
+                f"generation {newest.number + 1} was started by another run just now; see"
+                f" recloop chain log {self.options} and run this again"
             )
-        return number
+        return newest.number + 1
 
     def generation_of(self, ds: str, generation: int | None = None) -> int:
         """The generation that holds day `ds` as seen from `generation` (default: the newest)."""
@@ -176,27 +198,54 @@ class ScenarioStore:
 
     def find(self, step: str, ds: str, generation: int | None = None) -> Commit | None:
         """The committed output of a step on a day, or None."""
-        number = self.generation_of(ds, generation)
-        key = f"g{number:04}/{ds}/{step}"
-        data = self.read(f"{key}/{RECORD}")
-        if data is None:
+        return self.commit_at(commit_key(self.generation_of(ds, generation), ds, step))
+
+    def commit_at(self, key: str) -> Commit | None:
+        """The commit whose record lies below `key`."""
+        generation, ds, step = key.split("/")
+        found = self.record(f"{key}/{RECORD}", CommitRecord, self.remedy(ds))
+        if found is None:
             return None
-        digest = json.loads(data)["digest"]
-        return Commit(step, ds, number, digest, self.root / key / digest[:16])
+        record, _ = found
+        if (record["step"], record["ds"]) != (step, ds):
+            raise CorruptError(
+                f"{self.url}/{key}/{RECORD}: is the record of {record['step']} of {record['ds']}; {self.remedy(ds)}"
+            )
+        folder = record.get("folder") or record["digest"][:FOLDER_NAME]  # earlier releases named it by its files
+        checked_name(folder, f"{self.url}/{key}/{RECORD}", self.remedy(ds))
+        return Commit(step, ds, int(generation[1:]), record["digest"], record["manifest"], folder, self)
+
+    def manifest_of(self, commit: Commit) -> Manifest:
+        """The manifest that a commit record names. Raises CorruptError where another one lies there, or none."""
+        key, remedy = f"{commit.key}/{MANIFEST}", self.remedy(commit.ds)
+        data = self.read(key)
+        if data is None:
+            raise CorruptError(f"{self.url}/{key}: missing; {remedy}")
+        if (found := sha256_of(data)) != commit.manifest_digest:
+            raise CorruptError(
+                f"{self.url}/{key}: digest {found[:12]} is not the committed {commit.manifest_digest[:12]}; {remedy}"
+            )
+        manifest = read_record(data, Manifest, f"{self.url}/{key}", remedy)
+        said, is_so = (manifest["step"], manifest["ds"], manifest["digest"]), (commit.step, commit.ds, commit.digest)
+        if said != is_so or sha256_of(canonical_json(manifest["files"])) != commit.digest:
+            raise CorruptError(f"{self.url}/{key}: does not describe what the commit record names; {remedy}")
+        for name in manifest["files"]:
+            checked_name(name, f"{self.url}/{key}", remedy)
+        return manifest
+
+    def commit_keys(self) -> list[str]:
+        """Where the outputs of all generations lie that have a commit record, readable or not."""
+        return [key.removesuffix(f"/{RECORD}") for key in self.keys(f"g*/*/*/{RECORD}")]
 
     def commits(self) -> list[Commit]:
         """Every committed output of every generation, in the order generation, day, step."""
-        found = []
-        for path in sorted(self.root.glob(f"g[0-9][0-9][0-9][0-9]/*/*/{RECORD}")):
-            generation, ds, step = int(path.parts[-4][1:]), path.parts[-3], path.parts[-2]
-            digest = json.loads(path.read_bytes())["digest"]
-            found.append(Commit(step, ds, generation, digest, path.parent / digest[:16]))
-        return found
+        found = (self.commit_at(key) for key in self.commit_keys())
+        return [commit for commit in found if commit is not None]
 
     def is_committed(self, digest: str, ds: str, generation: int) -> bool:
         """Whether a step's output with that digest is committed on a day of a generation."""
-        records = (self.root / f"g{generation:04}" / ds).glob(f"*/{RECORD}")
-        return any(json.loads(record.read_bytes())["digest"] == digest for record in records)
+        keys = self.keys(f"g{generation:04}/{ds}/*/{RECORD}")
+        return any((c := self.commit_at(key.removesuffix(f"/{RECORD}"))) and c.digest == digest for key in keys)
 
     def find_commit(self, step: str, digest: str) -> Commit | None:
         """The committed output with that digest, in whatever day and generation."""
@@ -207,155 +256,116 @@ class ScenarioStore:
         commit = self.find_commit(step, digest)
         return commit.folder if commit else None
 
-    def commit(self, step: str, ds: str, folder: Path, facts: Facts) -> tuple[Commit, bool]:
+    def commit(
+        self, step: str, ds: str, folder: Path, facts: Facts, generation: int | None = None
+    ) -> tuple[Commit, bool]:
         """Commits a finished folder; returns the commit that stands and whether it is ours.
 
-        `facts` go into the manifest (inputs, config, code, gate). Where another run committed first, theirs stands.
+        `facts` go into the manifest (inputs, config, code, gate). `generation` held the day when the inputs were read
+        (default: the one that holds it now). Where another run committed first, theirs stands. Raises RetryLaterError
+        where a newer generation holds the day by now: the inputs were those of the older one.
         """
+        number = self.generation_of(ds) if generation is None else generation
+        source = generation_source(self.generations()[number])
+        self._require_current(step, ds, number)
+        remove_empty_folders(folder)
         files = files_of(folder)
         digest = sha256_of(canonical_json(files))
-        manifest = canonical_json({**facts, "step": step, "ds": ds, "digest": digest, "files": files})
-        for name in files:
-            _fsync(folder / name)
+        described: Manifest = {**facts, "step": step, "ds": ds, "digest": digest, "files": files, "generation": source}
+        manifest = canonical_json(described)
         (folder / MANIFEST).write_bytes(manifest)
-        _fsync(folder / MANIFEST)
-        key = f"g{self.generation_of(ds):04}/{ds}/{step}"
-        target = self.root / key / digest[:16]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if self.read(f"{key}/{RECORD}") is None:
-            if target.exists() and files_of(target) != files:  # torn by a crash of the machine
-                shutil.rmtree(target)
-            with contextlib.suppress(OSError):  # already there, from a killed or a concurrent run: one is enough
-                folder.rename(target)
-            _fsync_folder(target.parent)
-        record = {"step": step, "ds": ds, "digest": digest, "manifest": sha256_of(manifest)}
-        ours = self.put_if_absent(f"{key}/{RECORD}", canonical_json(record))
-        standing = self.find(step, ds)
-        assert standing is not None  # noqa: S101 (put_if_absent has just seen it)
-        if not ours and standing.digest != digest and target.exists():
-            shutil.rmtree(target)
-        return standing, ours
+        name = sha256_of(manifest)[:FOLDER_NAME]
+        mine = Commit(step, ds, number, digest, sha256_of(manifest), name, self)
+        key = commit_key(number, ds, step)
+        if (standing := self.commit_at(key)) is None:
+            self.objects.publish(folder, mine.key, files)
+            record: CommitRecord = {
+                "step": step,
+                "ds": ds,
+                "digest": digest,
+                "manifest": mine.manifest_digest,
+                "folder": name,
+            }
+            self._require_current(step, ds, number)
+            if self.put_if_absent(f"{key}/{RECORD}", canonical_json(record)):
+                self._remove_leftovers(key, keep=mine)
+                return mine, True
+            standing = self.commit_at(key)
+            assert standing is not None  # noqa: S101 (put_if_absent has just seen it)
+            if standing != mine:
+                self.objects.delete(mine.key)
+        return standing, False
+
+    def _remove_leftovers(self, key: str, keep: Commit) -> None:
+        """Removes what killed runs published below `key` without a commit. The record stands, so no run needs it."""
+        for other in {found.rsplit("/", 1)[0] for found in self.keys(f"{key}/*/*")} - {keep.key}:
+            self.objects.delete(other)
+
+    def _require_current(self, step: str, ds: str, generation: int) -> None:
+        newest = self.generation_of(ds)
+        if newest != generation:
+            raise RetryLaterError(
+                f"{step} of {ds}: was computed for generation {generation}, but generation {newest} holds the day now;"
+                f" nothing was committed, run it again: recloop chain log {self.options} shows the generations"
+            )
 
     def verify(self, commit: Commit) -> None:
         """Raises CorruptError where a file, the manifest or the commit record disagree."""
-        place = commit.folder.relative_to(self.root)
-        data = self.read(f"{place.parent}/{RECORD}")
-        record = json.loads(data) if data else {}
-        try:
-            manifest_bytes = (commit.folder / MANIFEST).read_bytes()
-        except FileNotFoundError:
-            raise CorruptError(f"{commit.folder}: {MANIFEST} is missing; {self._remedy(commit)}") from None
-        if sha256_of(manifest_bytes) != record.get("manifest"):
-            raise CorruptError(
-                f"{commit.folder / MANIFEST}: digest {sha256_of(manifest_bytes)[:12]} is not the committed "
-                f"{str(record.get('manifest'))[:12]}; {self._remedy(commit)}"
-            )
-        expected, found = json.loads(manifest_bytes)["files"], files_of(commit.folder)
-        for name in sorted(expected.keys() | found.keys()):
-            if expected.get(name) != found.get(name):
-                was, now = (side[name]["sha256"][:12] if name in side else "no such file" for side in (expected, found))
-                raise CorruptError(
-                    f"{commit.folder / name}: digest {now} is not the committed {was}; {self._remedy(commit)}"
-                )
+        for problem in self.objects.problems_of(commit.key, commit.manifest["files"]):
+            raise CorruptError(f"{problem}; {self.remedy(commit.ds)}")
 
-    def _remedy(self, commit: Commit) -> str:
+    def remedy(self, ds: str) -> str:
+        """What to do where an output of a day is damaged."""
         return (
             "restore the file from a backup, or compute the day again in a new generation:"
-            f" recloop chain replay {self.options} --from {commit.ds}"
+            f" recloop chain replay {self.options} --from {ds}"
         )
 
-    # scratch
+    # scratch, and what no digest depends on
 
-    @contextlib.contextmanager
-    def scratch(self) -> Iterator[Path]:
-        """A folder to write into, on the store's own file system. Leftovers of killed runs are removed."""
-        top = self.root / ".scratch"
-        top.mkdir(parents=True, exist_ok=True)
-        for old in top.iterdir():
-            _remove_if_abandoned(old)
-        folder = top / uuid.uuid4().hex
-        with FileLock(_lock_of(folder)):
-            folder.mkdir(0o700)  # under the lock: before it, others would take the folder for a leftover
-            try:
-                yield folder
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-                _lock_of(folder).unlink(missing_ok=True)
+    def scratch(self) -> contextlib.AbstractContextManager[Path]:
+        """A folder to write into. Leftovers of killed runs are removed."""
+        return self.objects.scratch.folder()
 
-    @contextlib.contextmanager
-    def resume_folder(self, name: str, key: str) -> Iterator[Path | None]:
-        """A folder that a killed run leaves to the next one of equal `key`; a run that ends removes it, and so does one
-        of another key. None where another process is at it: what it does is not shared."""
-        place = self.resume_place(name, key)
-        top = place.parent
-        top.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(top.parent / f"{name}.lock")
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            yield None
-            return
-        with contextlib.ExitStack() as held:
-            held.callback(lock.release)
-            for other in top.iterdir():
-                if other.name != key:
-                    shutil.rmtree(other, ignore_errors=True)
-            yield place
-            shutil.rmtree(top, ignore_errors=True)
-
-    def resume_place(self, name: str, key: str) -> Path:
-        """Where that folder is, or would be."""
-        return self.root / ".resume" / name / key
-
-    def keep_rejected(self, step: str, ds: str, folder: Path) -> Path:
-        """Keeps what a refused step wrote (a validation's docs), outside the committed history."""
-        target = self.root / "rejected" / ds / step
-        shutil.rmtree(target, ignore_errors=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(folder, target)
-        return target
+    def keep_rejected(self, step: str, ds: str, folder: Path) -> str:
+        """Keeps what a refused step wrote (a validation's docs), outside the committed history; returns where."""
+        key = f"rejected/{ds}/{step}"
+        self.objects.delete(key)
+        self.objects.publish(folder, key, files_of(folder))
+        return f"{self.url}/{key}"
 
     def write_record(self, key: str, record: Mapping[str, Any]) -> None:
         """Writes or replaces a record that no digest depends on."""
-        target = self.root / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".{target.name}.{os.getpid()}")
-        aside.write_bytes(canonical_json(record))
-        aside.rename(target)
+        self.objects.put(key, canonical_json(record))
 
     def run_record(self, commit: Commit) -> RunRecord:
         """What the runner kept of the run that made a commit, see `record_key`; {} where it kept nothing."""
-        data = self.read(record_key(commit.generation, commit.ds, commit.step))
-        record: RunRecord = json.loads(data) if data else {}
-        return record
+        key = record_key(commit.generation, commit.ds, commit.step)
+        found = self.record(key, RunRecord, "remove it: it holds only times and metrics")
+        return found[0] if found else {}
 
     def note(self, entry: Mapping[str, Any]) -> None:
         """Adds a line to the journal of runs."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / JOURNAL).open("a") as stream:
-            stream.write(json.dumps(entry, sort_keys=True) + "\n")
+        self.objects.append(JOURNAL, (json.dumps(entry, sort_keys=True) + "\n").encode())
+
+    def journal(self) -> Iterator[dict[str, Any]]:
+        """The lines of the journal that can be read, oldest first."""
+        for line in self.objects.lines(JOURNAL):
+            with contextlib.suppress(ValueError):  # a line that a crash of the machine cut short
+                yield json.loads(line)
 
 
-def _lock_of(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.lock")
+def follows(named: str | None, before: str | None) -> bool:
+    """Whether a record of a log names the one before it, if it names any: records of earlier releases do not."""
+    return named is None or named == before
 
 
-def _remove_if_abandoned(path: Path) -> None:
-    """Removes a scratch folder whose lock nobody holds, and the lock."""
-    folder = path.with_name(path.name.removesuffix(".lock"))
-    with contextlib.suppress(Timeout), FileLock(_lock_of(folder), blocking=False):
-        shutil.rmtree(folder, ignore_errors=True)
-        _lock_of(folder).unlink(missing_ok=True)
+def generation_source(generation: Generation) -> Source | None:
+    """How a manifest names the record of its generation; the first generation has none."""
+    if generation.digest is None:
+        return None
+    return {"record": _generation_key(generation.number), "manifest": generation.digest}
 
 
-def _fsync(file: Path) -> None:
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())
-
-
-def _fsync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _generation_key(number: int) -> str:
+    return f"g{number:04}/generation.json"

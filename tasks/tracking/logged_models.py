@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from feature_jobs.errors import RetryLaterError
 from feature_jobs.schema import Scenario
 from models.runtime.files import REFERENCE_FILE, SERVING_FILE
-from tasks.store.scenario_store import sha256_of
+from tasks.store.digests import sha256_of
 from tasks.store.source_digest import ROOT, imported_files
 from tasks.tracking.connection import SETTINGS, RefusedError, call, client, client_uri, quiet_mlflow
 from tasks.tracking.registry import CHECKPOINT_TAG, EXPORT_TAG, NOT_FOUND, Version, versions

@@ -65,7 +65,7 @@ class View:
         from filelock import FileLock
 
         # Two processes that look for a run at the same moment would both create it.
-        with FileLock(self.store.root / ".tracking.lock"):
+        with FileLock(self.store.work / ".tracking.lock"):
             self.runs = Runs(self.scenario)
             days = {(commit.generation, commit.ds) for commit in commits}
             parents = {day: self._show_day(*day) for day in sorted(days)}

@@ -112,7 +112,7 @@ class Nodes:
         environment |= {"PET_NODE_RANK": str(index), "RECLOOP_NO_TRACK": "1"}
         options += [f"--env={name}={value}" for name, value in environment.items()]
         [place] = [m["mountPath"] for m in container["volumeMounts"] if m["name"] == "store"]
-        return [*options, f"--volume={store.root.parent}:{place}", f"--volume={self._shop.file.parent}:/shop:ro"]
+        return [*options, f"--volume={store.work.parent}:{place}", f"--volume={self._shop.file.parent}:/shop:ro"]
 
     def _arguments(self) -> list[str]:
         """The Job's, with this scenario and its day."""
@@ -156,7 +156,7 @@ def test_two_machines_train_what_one_trains(machines: Nodes, shop: Shop, digest:
     assert commit is not None
     assert commit.digest == leading["digest"] == helping["digest"] == digest
     store.verify(commit)
-    steps = [json.loads(line)["step"] for line in (store.root / "journal.jsonl").read_text().splitlines()]
+    steps = [json.loads(line)["step"] for line in (store.work / "journal.jsonl").read_text().splitlines()]
     assert steps.count("train") == 1, "the helping machine writes nothing"
 
 
@@ -166,7 +166,7 @@ def test_a_killed_machine_ends_the_other_and_the_day_is_gone_on_with(
 ) -> None:
     store = shop.store(f"killed-{victim}")
     machines.start(store)
-    awaited(lambda: list(store.root.glob(".resume/*/*/[0-9]*")), WITHIN_S, machines.said)
+    awaited(lambda: list(store.work.glob(".resume/*/*/[0-9]*")), WITHIN_S, machines.said)
     docker("kill", machines.names[victim])
     begun = time.monotonic()
     codes = machines.ended()

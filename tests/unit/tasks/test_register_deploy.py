@@ -22,7 +22,8 @@ from tasks.quantize import quantize
 from tasks.register import register
 from tasks.run.rollback import resume_promotions, rollback
 from tasks.store.champion_log import ChampionLog, Entry
-from tasks.store.scenario_store import ScenarioStore, files_of, open_store
+from tasks.store.objects import files_of
+from tasks.store.scenario_store import ScenarioStore, open_store
 from tests.unit.tasks.little import DAYS, commit, little_scenario, write_samples, write_validation
 
 WRITERS = {"checkpoint": "train", "evaluation": "evaluate", "export": "quantize", "validation": "validate"}
@@ -483,7 +484,7 @@ def test_a_later_days_champion_is_never_replaced(loop, load_once):
 def test_a_comparison_with_another_champion_does_not_count(loop, load_once):
     loop.register(1)
     other = Entry("promotion", "little", "1", DAYS[0], 0, loop.store.find("train", DAYS[0]).digest)
-    shutil.rmtree(loop.store.root / "champion")
+    shutil.rmtree(loop.store.work / "champion")
     metrics, _ = loop.deploy(1)
     assert "the champion changed since the comparison" in metrics["gate"]
     assert ChampionLog(loop.store).history() == []

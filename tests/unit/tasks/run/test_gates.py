@@ -37,7 +37,7 @@ def test_a_no_that_stops_the_day_commits_nothing_and_keeps_the_output_aside(tmp_
     assert (outcome.outcome, outcome.exit_code, outcome.digest) == ("gate_no", 3, None)
     assert outcome.metrics == {"rows": 7}
     assert store.find("ingest", days(1)[0]) is None
-    kept = store.root / "rejected" / days(1)[0] / "ingest"
+    kept = store.work / "rejected" / days(1)[0] / "ingest"
     assert (kept / "verdict.json").read_text() == '{"seven": 7}'
     assert outcome.gate == f"{REASON}\nthe output is kept in {kept}"
     journal = json.loads((store.read("journal.jsonl") or b"").splitlines()[-1])
@@ -50,7 +50,7 @@ def test_a_no_that_only_skips_is_committed_with_its_reason(tmp_path, monkeypatch
     commit = store.find("ingest", days(1)[0])
     assert commit is not None and commit.digest == outcome.digest
     assert commit.manifest["gate"] == REASON
-    assert not (store.root / "rejected").exists()
+    assert not (store.work / "rejected").exists()
 
 
 def test_a_no_comes_through_a_container_whole(tmp_path):

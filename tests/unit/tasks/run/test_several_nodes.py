@@ -95,11 +95,11 @@ class Computed:
 def test_a_helping_machine_is_done_when_the_leading_one_has_committed(tmp_path, machine):
     machine(1)
     store = ready(tmp_path)
-    files = {path.relative_to(store.root) for path in store.root.rglob("*")}
+    files = {path.relative_to(store.work) for path in store.work.rglob("*")}
     scenario = little.little_scenario(tmp_path, **TORCHREC, **{"train.distributed.timeout_s": 1})
     with pytest.raises(RetryLaterError, match=r"leading one has committed nothing .* within 1 s"):
         run_step("train", scenario, DAY, store, track=False, launcher=Computed())
-    assert {path.relative_to(store.root) for path in store.root.rglob("*")} == files, "it writes nothing"
+    assert {path.relative_to(store.work) for path in store.work.rglob("*")} == files, "it writes nothing"
     leads = Computed(lambda: little.commit(store, "train", DAY, tmp_path / "samples"))
     outcome = run_step("train", scenario, DAY, store, track=False, launcher=leads)
     assert (outcome.outcome, outcome.exit_code) == ("helped", 0)
@@ -110,7 +110,7 @@ def test_a_helping_machine_is_done_when_the_leading_one_has_committed(tmp_path, 
 def test_two_machines_commit_what_one_does(tmp_path):
     pytest.importorskip("torchrec", reason="pip install 'recloop[distributed]'")
     scenario, store = little.little_scenario(tmp_path, **TORCHREC), ready(tmp_path)
-    shutil.copytree(store.root, tmp_path / "one" / "little")
+    shutil.copytree(store.work, tmp_path / "one" / "little")
     one = run_step("train", scenario, DAY, open_store(tmp_path / "one", "little"), track=False)
     ended = machines(tmp_path)
     assert [machine.returncode for machine in ended] == [0, 0]
@@ -135,7 +135,7 @@ def test_what_ends_the_leading_machine_alone_ends_the_other_too(tmp_path):
 
 
 def journal(store):
-    return [json.loads(line)["step"] for line in (store.root / "journal.jsonl").read_text().splitlines()]
+    return [json.loads(line)["step"] for line in (store.work / "journal.jsonl").read_text().splitlines()]
 
 
 def machines(folder, leading=""):

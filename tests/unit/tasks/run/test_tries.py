@@ -20,7 +20,8 @@ from tasks.commands.cli import main
 from tasks.commands.tries import parse_variant
 from tasks.run.runner import run_step
 from tasks.run.tries_workers import Chain, Job, run_chains
-from tasks.store.scenario_store import ScenarioStore, files_of, open_store
+from tasks.store.objects import files_of
+from tasks.store.scenario_store import ScenarioStore, open_store
 from tests.small import days, write_small
 from tests.unit.tasks.little import commit, write_validation
 
@@ -32,7 +33,7 @@ class Shop(NamedTuple):
     store: ScenarioStore
 
     def call(self, command: str, *arguments: str, track: bool = False) -> Result:
-        place = ["-s", str(self.scenario), "--store", str(self.store.root.parent)]
+        place = ["-s", str(self.scenario), "--store", str(self.store.work.parent)]
         quiet = [] if track else ["--no-track"]
         return CliRunner().invoke(main, [command, *place, *quiet, *arguments], catch_exceptions=False)
 
@@ -78,7 +79,7 @@ def test_variants_share_a_call_and_the_chain_stays_as_it_is(shop: Shop) -> None:
     ]
     found = shop.json("try", *variants)
     assert committed(shop.store) == before
-    assert list((shop.store.root / ".scratch").iterdir()) == []
+    assert list((shop.store.work / ".scratch").iterdir()) == []
     same, wide = found["tries"]
     assert same["days"] == DAYS
     # The number of threads changes no bit: such a try repeats the chain, so that its baseline is the right one.
@@ -86,7 +87,7 @@ def test_variants_share_a_call_and_the_chain_stays_as_it_is(shop: Shop) -> None:
         assert facts["first"] == facts["second"]
         assert facts["difference"] == {"auc": 0.0, "low": 0.0, "high": 0.0, "verdict": "equal"}
     for ds in DAYS:
-        predictions = shop.store.root / "tries" / "same" / ds / "predictions.parquet"
+        predictions = shop.store.work / "tries" / "same" / ds / "predictions.parquet"
         trained = shop.store.find("train", ds)
         assert trained is not None
         assert predictions.read_bytes() == (trained.folder / "predictions.parquet").read_bytes()
@@ -208,11 +209,11 @@ def test_a_try_is_a_run_in_mlflow_once(shop: Shop, mlflow_uri: str) -> None:
 
 @pytest.mark.slow
 def test_killed_it_leaves_no_process_and_no_try(shop: Shop) -> None:
-    place = ["-s", str(shop.scenario), "--store", str(shop.store.root.parent), "--no-track"]
+    place = ["-s", str(shop.scenario), "--store", str(shop.store.work.parent), "--no-track"]
     slow = [f"s{n}: train.seed={n},model.bottom=[2048, 2048]" for n in range(2)]
     command = [sys.executable, "-m", "tasks", "try", *place, *(part for text in slow for part in ("--variant", text))]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
-    scratch, deadline = shop.store.root / ".scratch", time.monotonic() + 120
+    scratch, deadline = shop.store.work / ".scratch", time.monotonic() + 120
     while not list(scratch.glob("*/tries/*")):
         assert process.poll() is None
         assert time.monotonic() < deadline
@@ -224,7 +225,7 @@ def test_killed_it_leaves_no_process_and_no_try(shop: Shop) -> None:
         time.sleep(0.05)
     with shop.store.scratch() as mine:
         assert list(scratch.glob("*/")) == [mine]  # the next to come removes what was left
-    assert not (shop.store.root / "tries" / "s0").exists()
+    assert not (shop.store.work / "tries" / "s0").exists()
 
 
 def _group_lives(group: int) -> bool:

@@ -6,8 +6,9 @@ import pytest
 
 from feature_jobs.errors import CorruptError
 from feature_jobs.schema import Scenario
-from tasks.store.chain import Proof, head, log, require_sound, verify
+from tasks.store.chain import head, log
 from tasks.store.scenario_store import Commit, ScenarioStore, open_store
+from tasks.store.verify import Proof, require_sound, verify
 from tests.unit.tasks.little import DAYS, little_scenario
 
 
@@ -43,7 +44,7 @@ def test_a_link_is_what_names_a_parent_whatever_its_step_is_called(scenario, sto
 def test_a_parent_that_is_not_the_day_befores_is_a_problem(scenario, store):
     first = _commit(store, "fit", DAYS[0], parent=None)
     _commit(store, "fit", DAYS[1], parent="0" * 64)
-    with pytest.raises(CorruptError, match=rf"fit of {DAYS[1]} .*parent 000000000000 is not committed"):
+    with pytest.raises(CorruptError, match=rf"fit of {DAYS[1]} .*learned from 000000000000, but {DAYS[0]} holds"):
         require_sound(scenario, store)
     store.new_generation(DAYS[0], "corrected data")
     _commit(store, "fit", DAYS[0], parent=None)

@@ -186,7 +186,7 @@ def test_a_rollback_holds_promotions_until_they_are_resumed(scenario, store, tmp
 
 def test_records_of_an_older_release_are_read(store):
     """Byte for byte what 0.1 wrote."""
-    folder = store.root / "champion"
+    folder = store.work / "champion"
     folder.mkdir(parents=True)
     (folder / "000001.json").write_text(
         '{"chain_head":null,"checkpoint":"ab","ds":"2024-01-01","generation":0,"kind":"promotion","model":"little",'
@@ -254,7 +254,7 @@ def test_a_rollback_loads_nothing_that_trains_joins_or_scores(scenario, store, t
     code = (
         "import sys\nfrom feature_jobs.schema import load_scenario\n"
         "from tasks.store.scenario_store import open_store\nfrom tasks.run.rollback import rollback\n"
-        f"rollback(load_scenario({str(scenario.file)!r}), open_store({str(store.root.parent)!r}, 'little'))\n"
+        f"rollback(load_scenario({str(scenario.file)!r}), open_store({str(store.work.parent)!r}, 'little'))\n"
         "print(*{module.split('.')[0] for module in sys.modules})\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)

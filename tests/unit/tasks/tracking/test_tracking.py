@@ -277,7 +277,7 @@ def test_several_processes_write_one_new_database_at_once(tmp_path):
     code = (
         "from feature_jobs.schema import load_scenario\nfrom tasks.store.scenario_store import open_store\n"
         "from tests.unit.tasks.tracking.test_tracking import runs_of, show\n"
-        f"store = open_store({str(store.root.parent)!r}, 'little')\n"
+        f"store = open_store({str(store.work.parent)!r}, 'little')\n"
         f"show(load_scenario({str(scenario.file)!r}), store, store.find('train', {DAYS[0]!r}))\n"
         "print(sorted(run.info.run_id for run in runs_of('little')))\n"
     )

@@ -1,0 +1,28 @@
+"""Digests of what the store keeps: equal values give equal bytes, equal bytes an equal digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import IO, Any
+
+MANIFEST = "manifest.json"
+BUFFER = 1 << 20
+
+
+def canonical_json(value: Any) -> bytes:
+    """Equal values give equal bytes."""
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+
+
+def sha256_of(data: bytes) -> str:
+    """Hex digest of bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of_file(stream: IO[bytes]) -> str:
+    """Hex digest of what is left to read of an open file."""
+    digest = hashlib.sha256()
+    while piece := stream.read(BUFFER):
+        digest.update(piece)
+    return digest.hexdigest()

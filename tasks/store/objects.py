@@ -1,0 +1,245 @@
+"""Where a store lies: control records by key, and committed folders. Everything else in this package goes through it.
+
+`LocalObjects` keeps them in a folder, `tasks.store.object_store` in a bucket. Keys are relative, with slashes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from feature_jobs.control_records import open_regular, read_regular
+from feature_jobs.errors import CorruptError
+from tasks.store.digests import MANIFEST, sha256_of_file
+from tasks.store.records import FileFacts
+from tasks.store.scratch import Scratch
+
+
+class Objects(Protocol):
+    """One scenario's part of a store."""
+
+    @property
+    def url(self) -> str:
+        """Where it is, as messages name it."""
+
+    @property
+    def scratch(self) -> Scratch:
+        """Folders on this machine for unfinished work."""
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Writes a record whole, or returns False where it exists already. Durable when it returns."""
+
+    def put(self, key: str, data: bytes) -> None:
+        """Writes or replaces a record that no digest depends on."""
+
+    def append(self, key: str, line: bytes) -> None:
+        """Adds a line to a record that no digest depends on."""
+
+    def lines(self, key: str) -> list[bytes]:
+        """The lines that were added to it, however many."""
+
+    def read(self, key: str) -> bytes | None:
+        """The record, or None. Raises CorruptError where it is too large, or not a regular file."""
+
+    def keys(self, pattern: str) -> list[str]:
+        """Keys of the records that match, sorted; `*` stands for characters of one part: `g*/*/*/commit.json`."""
+
+    def publish(self, folder: Path, key: str, files: Mapping[str, FileFacts]) -> None:
+        """Makes the content of a finished scratch folder the content below `key`: `files`, and last the manifest.
+
+        The key of a commit ends with a digest of its manifest, so what is there already is the same; where it is torn,
+        it is replaced.
+        """
+
+    def fetch(self, key: str, files: Mapping[str, FileFacts]) -> Path:
+        """A folder on this machine with the files below `key`; the caller proves them."""
+
+    def problems_of(self, key: str, files: Mapping[str, FileFacts]) -> Iterator[str]:
+        """What is wrong with the files below `key`: each with other content, missing, added, or not a regular file."""
+
+    def delete(self, key: str) -> None:
+        """Removes the record, or everything below the key."""
+
+
+class LocalObjects:
+    """A folder. Records and committed folders appear by one link or rename, after an fsync."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.scratch = Scratch(root)
+
+    @property
+    def url(self) -> str:
+        """The folder's path."""
+        return str(self.root)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """See Objects."""
+        target = self.root / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with self.scratch.folder() as aside:
+            record = aside / target.name
+            record.write_bytes(data)
+            record.chmod(0o644)  # whatever the umask: other users of a shared store must read it
+            fsync(record)
+            try:
+                os.link(record, target)
+            except FileExistsError:
+                return False
+        self._fsync_above(target)
+        return True
+
+    def put(self, key: str, data: bytes) -> None:
+        """See Objects."""
+        target = self.root / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with self.scratch.folder() as aside:
+            record = aside / target.name
+            record.write_bytes(data)
+            record.rename(target)
+
+    def append(self, key: str, line: bytes) -> None:
+        """See Objects."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / key).open("ab") as stream:
+            stream.write(line)
+
+    def lines(self, key: str) -> list[bytes]:
+        """See Objects."""
+        try:
+            with open_regular(self.root / key) as stream:
+                return stream.read().splitlines()
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def read(self, key: str) -> bytes | None:
+        """See Objects."""
+        try:
+            return read_regular(self.root / key)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def keys(self, pattern: str) -> list[str]:
+        """See Objects."""
+        return sorted(p.relative_to(self.root).as_posix() for p in self.root.glob(pattern) if not p.is_dir())
+
+    def publish(self, folder: Path, key: str, files: Mapping[str, FileFacts]) -> None:
+        """See Objects."""
+        target = self.root / key
+        for name, mode in _entries(folder):
+            if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+                fsync(folder / name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(target) and any(self.problems_of(key, files)):  # torn by a crash of the machine
+            with self.scratch.folder() as aside, contextlib.suppress(FileNotFoundError):
+                target.rename(aside / "torn")
+        try:
+            folder.rename(target)
+        except OSError:  # a killed or a concurrent run of equal content was first
+            if not target.is_dir():
+                raise
+        self._fsync_above(target)
+
+    def fetch(self, key: str, files: Mapping[str, FileFacts]) -> Path:
+        """See Objects."""
+        return self.root / key
+
+    def problems_of(self, key: str, files: Mapping[str, FileFacts]) -> Iterator[str]:
+        """See Objects."""
+        return folder_problems(self.root / key, files)
+
+    def delete(self, key: str) -> None:
+        """See Objects. A folder is renamed first, so that a reader never sees half of it."""
+        with self.scratch.folder() as aside, contextlib.suppress(FileNotFoundError):
+            (self.root / key).rename(aside / "deleted")
+
+    def _fsync_above(self, target: Path) -> None:
+        """Makes the entry durable, and the folders on its way, which may be new."""
+        for folder in target.parents:
+            fsync(folder)
+            if folder == self.root:
+                return
+
+
+def files_of(folder: Path) -> dict[str, FileFacts]:
+    """Digest and size of every file below `folder`, the manifest left out.
+
+    Raises CorruptError where something is neither a folder nor a regular file.
+    """
+    found: dict[str, FileFacts] = {}
+    for name, mode in _entries(folder):
+        if stat.S_ISDIR(mode):
+            continue
+        if not stat.S_ISREG(mode):
+            raise CorruptError(f"{folder / name}: not a regular file; a step writes regular files only")
+        if name != MANIFEST:
+            with open_regular(folder / name) as stream:
+                found[name] = {"sha256": sha256_of_file(stream), "bytes": os.fstat(stream.fileno()).st_size}
+    return found
+
+
+def folder_problems(folder: Path, files: Mapping[str, FileFacts]) -> Iterator[str]:
+    """See Objects.problems_of. Nothing but regular files is read."""
+    seen: set[str] = {MANIFEST}
+    wanted_folders = {part.as_posix() for name in files for part in Path(name).parents}
+    try:
+        entries = list(_entries(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        yield f"{folder}: not a folder"
+        return
+    for name, mode in entries:
+        seen.add(name)
+        if stat.S_ISDIR(mode):
+            if name not in wanted_folders:
+                yield f"{folder / name}: a folder that was not committed"
+        elif not stat.S_ISREG(mode):
+            yield f"{folder / name}: not a regular file"
+        elif name != MANIFEST:
+            with open_regular(folder / name) as stream:
+                digest = sha256_of_file(stream)
+            committed = files[name]["sha256"][:12] if name in files else "no such file"
+            if name not in files or digest != files[name]["sha256"]:
+                yield f"{folder / name}: digest {digest[:12]} is not the committed {committed}"
+    for name in sorted(files.keys() - seen):
+        yield f"{folder / name}: missing; committed with digest {files[name]['sha256'][:12]}"
+
+
+def _entries(folder: Path) -> Iterator[tuple[str, int]]:
+    """Relative name and mode of everything below a folder, sorted; no symlink is followed."""
+    if folder.is_symlink():
+        raise NotADirectoryError(str(folder))
+    waiting = [folder]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in sorted(entries, key=lambda one: one.name):
+                mode = entry.stat(follow_symlinks=False).st_mode
+                yield Path(entry.path).relative_to(folder).as_posix(), mode
+                if stat.S_ISDIR(mode):
+                    waiting.append(Path(entry.path))
+
+
+def remove_empty_folders(folder: Path) -> None:
+    """Below `folder`: an object store has none, and no digest would name them."""
+    for name, mode in sorted(_entries(folder), reverse=True):
+        if stat.S_ISDIR(mode):
+            with contextlib.suppress(OSError):
+                (folder / name).rmdir()
+
+
+def fsync(path: Path) -> None:
+    """Makes a file, or the entries of a folder, durable."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def matches(pattern: str, key: str) -> bool:
+    """Whether a key matches a pattern of `Objects.keys`."""
+    return re.fullmatch(re.escape(pattern).replace(r"\*", "[^/]*"), key) is not None

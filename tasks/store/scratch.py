@@ -1,0 +1,77 @@
+"""Folders to write into before a commit: scratch folders, and folders that a killed run leaves to the next one.
+
+WORK/.scratch/<uuid>, <uuid>.lock    of one run; its lock says whether the run is alive
+WORK/.resume/NAME/KEY, NAME.lock     progress of a resumable step; KEY is a digest of its inputs, config and code
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+SCRATCH, RESUME = ".scratch", ".resume"
+
+
+class Scratch:
+    """The folders of unfinished work below `work`. Where the store is local, they are on its file system."""
+
+    def __init__(self, work: Path) -> None:
+        self.work = work
+
+    @contextlib.contextmanager
+    def folder(self) -> Iterator[Path]:
+        """An empty folder, removed with the block. Leftovers of killed runs are removed first."""
+        self.remove_abandoned()
+        folder = self.work / SCRATCH / uuid.uuid4().hex
+        with FileLock(_lock_of(folder)):
+            folder.mkdir(0o700)  # under the lock: before it, others would take the folder for a leftover
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+                _lock_of(folder).unlink(missing_ok=True)
+
+    def remove_abandoned(self) -> None:
+        """Removes the scratch folders whose lock is free: their run was killed."""
+        top = self.work / SCRATCH
+        top.mkdir(parents=True, exist_ok=True)
+        for old in top.iterdir():
+            folder = old.with_name(old.name.removesuffix(".lock"))
+            # A lock of another user can't be opened; that user's next run removes it.
+            with contextlib.suppress(Timeout, OSError), FileLock(_lock_of(folder), blocking=False):
+                shutil.rmtree(folder, ignore_errors=True)
+                _lock_of(folder).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def resume_folder(self, name: str, key: str) -> Iterator[Path | None]:
+        """A folder that a killed run leaves to the next one of equal `key`; a run that ends removes it, and so does one
+        of another key. None where another process is at it: what it does is not shared."""
+        top = self.work / RESUME / name
+        top.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(_lock_of(top))
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            yield None
+            return
+        with contextlib.ExitStack() as held:
+            held.callback(lock.release)
+            for other in top.iterdir():
+                if other.name != key:
+                    shutil.rmtree(other, ignore_errors=True)
+            yield top / key
+            shutil.rmtree(top, ignore_errors=True)
+            _lock_of(top).unlink(missing_ok=True)  # FileLock looks whether the file it has locked is still there
+
+    def resume_place(self, name: str, key: str) -> Path:
+        """Where that folder is, or would be."""
+        return self.work / RESUME / name / key
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
