@@ -232,11 +232,16 @@ def chain_log(context: Context) -> None:
 @chain.command("verify")
 @with_context
 def chain_verify(context: Context) -> None:
-    """Checks the digest of every committed file, and that each checkpoint has its parent."""
+    """Proves every commit, record and file, from the newest back to the first.
+
+    It ends with one digest over all of them. Nothing in the store names its newest records, so only a digest that was
+    kept elsewhere shows whether somebody replaced them.
+    """
     from tasks.store.verify import require_sound
 
     proof = require_sound(context.scenario, context.store)
-    context.show(asdict(proof), f"{proof.commits:,} commits, {proof.bytes / 1e6:.1f} MB: every digest is right")
+    text = f"{proof.commits:,} commits, {proof.bytes / 1e6:.1f} MB: every digest is right\nhead {proof.head}"
+    context.show(asdict(proof), text)
 
 
 @chain.command("replay")
@@ -244,23 +249,21 @@ def chain_verify(context: Context) -> None:
 @click.option("--to", "last", help="Last day; default: the newest committed one.")
 @click.option("--reason", default="corrected data", show_default=True, help="Kept in the generation's record.")
 @click.option("--no-run", is_flag=True, help="Only start the generation; Airflow then runs the days.")
+@click.option("--restart", is_flag=True, help="Start over, also where the newest generation is not finished.")
 @with_context
-def chain_replay(context: Context, first: str, last: str | None, reason: str, no_run: bool) -> None:
-    """Starts a new generation from a day on and computes its days again; the older one stays readable."""
-    from feature_jobs.schema.days import check_day
-    from tasks.store.chain import head
+def chain_replay(context: Context, first: str, last: str | None, reason: str, *, no_run: bool, restart: bool) -> None:
+    """Starts a new generation from a day on and computes its days again; the older one stays readable.
 
-    check_day(context.scenario, first)
-    newest = head(context.store)
-    if newest is None:
-        raise BadInputError(
-            f"{context.store.url}: no checkpoint to replay; train some days first: recloop run {context.options}"
-        )
-    generation = context.store.new_generation(first, reason)
-    days = [] if no_run else day_range(context.scenario, first, last or max(newest.ds, first))
-    ended = run_days(context, days)
-    facts = {"generation": generation, "outcomes": ended.as_json()}
-    context.show(facts, f"generation {generation} from {first} on")
+    A replay that was interrupted goes on where it stopped when the same command is given again.
+    """
+    from tasks.run.replay import begin_replay
+
+    replay = begin_replay(context.scenario, context.store, first, last, reason, restart=restart)
+    begun = "goes on with generation" if replay.resumed else "generation"
+    click.echo(f"{begun} {replay.generation}: {replay.days[0]} to {replay.days[-1]}", err=True)
+    ended = run_days(context, [] if no_run else replay.days)
+    facts = {"generation": replay.generation, "resumed": replay.resumed, "outcomes": ended.as_json()}
+    context.show(facts, f"generation {replay.generation} from {first} on")
     if ended.error is not None:
         raise ended.error
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -13,11 +14,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from feature_jobs.control_records import open_regular, read_regular
+from feature_jobs.control_records import RESTORE, open_regular, read_regular
 from feature_jobs.errors import CorruptError
 from tasks.store.digests import MANIFEST, sha256_of_file
 from tasks.store.records import FileFacts
 from tasks.store.scratch import Scratch
+
+IS_THERE = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)  # why a folder can't be renamed to a name that is taken
 
 
 class Objects(Protocol):
@@ -43,8 +46,8 @@ class Objects(Protocol):
     def lines(self, key: str) -> list[bytes]:
         """The lines that were added to it, however many."""
 
-    def read(self, key: str) -> bytes | None:
-        """The record, or None. Raises CorruptError where it is too large, or not a regular file."""
+    def read(self, key: str, remedy: str = RESTORE) -> bytes | None:
+        """The record, or None. Raises CorruptError, with the remedy, where it is too large or not a regular file."""
 
     def keys(self, pattern: str) -> list[str]:
         """Keys of the records that match, sorted; `*` stands for characters of one part: `g*/*/*/commit.json`."""
@@ -117,10 +120,10 @@ class LocalObjects:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
-    def read(self, key: str) -> bytes | None:
+    def read(self, key: str, remedy: str = RESTORE) -> bytes | None:
         """See Objects."""
         try:
-            return read_regular(self.root / key)
+            return read_regular(self.root / key, remedy=remedy)
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -135,15 +138,24 @@ class LocalObjects:
             if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
                 fsync(folder / name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if os.path.lexists(target) and any(self.problems_of(key, files)):  # torn by a crash of the machine
-            with self.scratch.folder() as aside, contextlib.suppress(FileNotFoundError):
-                target.rename(aside / "torn")
+        while not self._moved(folder, target, files):
+            pass  # another run of equal content moved its folder in or out just now
+        self._fsync_above(target)
+
+    def _moved(self, folder: Path, target: Path, files: Mapping[str, FileFacts]) -> bool:
+        """Whether the target has the folder's content, moved there now or by another run."""
         try:
             folder.rename(target)
-        except OSError:  # a killed or a concurrent run of equal content was first
-            if not target.is_dir():
+            return True
+        except OSError as error:
+            if error.errno not in IS_THERE:
                 raise
-        self._fsync_above(target)
+        with contextlib.suppress(FileNotFoundError):  # it was moved out in between
+            if not any(folder_problems(target, files)):
+                return True
+        with self.scratch.folder() as aside, contextlib.suppress(FileNotFoundError):
+            target.rename(aside / "torn")  # by a crash of the machine
+        return False
 
     def fetch(self, key: str, files: Mapping[str, FileFacts]) -> Path:
         """See Objects."""

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from feature_jobs.control_records import checked_name, read_record
+from feature_jobs.control_records import RESTORE, checked_name, read_record
 from feature_jobs.errors import BadInputError, CorruptError, RetryLaterError
 from tasks.store.digests import MANIFEST, canonical_json, sha256_of
 from tasks.store.objects import LocalObjects, Objects, files_of, remove_empty_folders
@@ -128,9 +128,9 @@ class ScenarioStore:
         """Writes the record whole, or returns False where it exists already."""
         return self.objects.put_if_absent(key, data)
 
-    def read(self, key: str) -> bytes | None:
+    def read(self, key: str, remedy: str = RESTORE) -> bytes | None:
         """The record, or None."""
-        return self.objects.read(key)
+        return self.objects.read(key, remedy)
 
     def keys(self, pattern: str) -> list[str]:
         """Keys of the records that match a pattern, sorted; see Objects."""
@@ -138,7 +138,7 @@ class ScenarioStore:
 
     def record(self, key: str, kind: type[T], remedy: str) -> tuple[T, str] | None:
         """A record with its digest, or None. Raises CorruptError, with the remedy, where it is not of that kind."""
-        data = self.read(key)
+        data = self.read(key, remedy)
         return None if data is None else (read_record(data, kind, f"{self.url}/{key}", remedy), sha256_of(data))
 
     def newest(self, log: str) -> Source | None:
@@ -218,7 +218,7 @@ class ScenarioStore:
     def manifest_of(self, commit: Commit) -> Manifest:
         """The manifest that a commit record names. Raises CorruptError where another one lies there, or none."""
         key, remedy = f"{commit.key}/{MANIFEST}", self.remedy(commit.ds)
-        data = self.read(key)
+        data = self.read(key, remedy)
         if data is None:
             raise CorruptError(f"{self.url}/{key}: missing; {remedy}")
         if (found := sha256_of(data)) != commit.manifest_digest:

@@ -51,6 +51,7 @@ class _Verifier:
         self.scenario, self.store = scenario, store
         self.keys = store.commit_keys()
         self.sound: list[tuple[Commit, Manifest]] = []
+        self.has_generations = False  # whether their records can be read
         self.named: dict[str, str] = {}  # key of a record → digest by which others name it
 
     def problems(self) -> Iterator[str]:
@@ -67,7 +68,7 @@ class _Verifier:
                 yield str(error)
         for commit, manifest in self.sound:
             yield from self._sources(commit, manifest)
-            if "parent" in manifest:
+            if "parent" in manifest and self.has_generations:
                 yield from self._parent(commit, manifest["parent"])
 
     def _logs(self) -> Iterator[str]:
@@ -75,6 +76,7 @@ class _Verifier:
             for generation in self.store.generations():
                 if source := generation_source(generation):
                     self.named[source["record"]] = source["manifest"]
+            self.has_generations = True
             started = {f"g{generation.number:04}" for generation in self.store.generations()}
             for name in sorted({key.split("/")[0] for key in self.keys} - started):
                 yield f"{self.store.url}/{name}: a generation that was never started; move it out of the store"
