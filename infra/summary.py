@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
@@ -14,7 +13,7 @@ from infra.backfill import Task
 from tasks.commands.day_table import table_of
 from tasks.commands.summary import DayFacts, day_facts
 from tasks.store.champion_log import ChampionLog
-from tasks.store.scenario_store import JOURNAL, ScenarioStore
+from tasks.store.scenario_store import ScenarioStore
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,8 @@ class Times:
     def of(
         cls, store: ScenarioStore, journal_from: int, tasks: Iterable[Task], *, startup_s: float, wall_s: float
     ) -> Times:
-        """Reads the journal from byte `journal_from` on, and Airflow's task times of this demo."""
-        lines = (store.read(JOURNAL) or b"")[journal_from:].splitlines()
-        seconds = [json.loads(line).get("seconds", {}) for line in lines]
+        """Reads the journal from line `journal_from` on, and Airflow's task times of this demo."""
+        seconds = [entry.get("seconds", {}) for entry in list(store.journal())[journal_from:]]
         step, compute = (sum(entry.get(kind, 0.0) for entry in seconds) for kind in ("total", "compute"))
         running = covered([(t.start, t.end) for t in tasks if t.start and t.end]) if seconds else 0.0
         return cls(wall_s, startup_s, min(running, wall_s - startup_s), step, compute)
@@ -67,8 +65,8 @@ def covered(intervals: Sequence[tuple[float, float]]) -> float:
 
 
 def journal_size(store: ScenarioStore) -> int:
-    """Bytes in the journal so far."""
-    return len(store.read(JOURNAL) or b"")
+    """Lines in the journal so far."""
+    return len(list(store.journal()))
 
 
 class DemoChampion(TypedDict):

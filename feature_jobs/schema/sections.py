@@ -307,6 +307,12 @@ class Schedule(Section):
     zone: str = "UTC"
 
 
+class Store(Section):
+    """`keep_days`: `recloop gc` deletes the files of older days that nothing needs any more; without it, none."""
+
+    keep_days: Positive | None = None
+
+
 class Scenario(Section):
     """One recommender. See the field classes for what each part means."""
 
@@ -326,6 +332,7 @@ class Scenario(Section):
     quantize: Quantize = Quantize()
     deploy: Deploy = Deploy()
     schedule: Schedule = Schedule()
+    store: Store = Store()
 
     @property
     def tasks(self) -> tuple[str, ...]:

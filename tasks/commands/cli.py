@@ -1,6 +1,6 @@
 """The `recloop` command: whole days, every step, and what a person asks of a running loop."""
 
-from tasks.commands import days, steps, tries, versions
+from tasks.commands import days, steps, storage, tries, versions
 from tasks.commands.common import main
 
-__all__ = ["days", "main", "steps", "tries", "versions"]
+__all__ = ["days", "main", "steps", "storage", "tries", "versions"]

@@ -19,7 +19,8 @@ from tasks.deploy import DEPLOYMENT_FILE
 from tasks.evaluation.files import EVALUATION_FILE
 from tasks.run.runner import Outcome
 from tasks.steps import STEPS, WRITERS
-from tasks.store.scenario_store import JOURNAL, Commit, ScenarioStore
+from tasks.store.output_files import read_json
+from tasks.store.scenario_store import Commit, ScenarioStore
 from tasks.tracking.files import VERSION_FILE
 
 STEP_WIDTH = max(map(len, STEPS))
@@ -78,8 +79,7 @@ def parent_auc(scenario: Scenario, store: ScenarioStore, ds: str) -> ByTask:
 def step_seconds(store: ScenarioStore, ds: str, kind: str = "total") -> dict[str, float]:
     """Seconds of each step's newest run that did its work; `kind`: total or compute."""
     found: dict[str, float] = {}
-    for line in (store.read(JOURNAL) or b"").splitlines():
-        entry = json.loads(line)
+    for entry in store.journal():
         if entry["ds"] == ds and entry["outcome"] in ("done", "gate_no"):
             found[entry["step"]] = entry["seconds"].get(kind, 0.0)
     return {step: found[step] for step in STEPS if step in found}
@@ -173,8 +173,7 @@ def _json(commit: Commit | None, name: str) -> dict[str, Any]:
     """A file of a committed output, empty where it is missing; each step writes its own names."""
     if commit is None or not (commit.folder / name).is_file():
         return {}
-    loaded: dict[str, Any] = json.loads((commit.folder / name).read_text())
-    return loaded
+    return read_json(commit.folder, name)
 
 
 def _number(facts: Any, *path: str) -> float | None:

@@ -9,7 +9,7 @@ import contextlib
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -169,7 +169,7 @@ Found = Commit | None | dict[str, Commit]
 
 def _proven_inputs(declared: Step, config: DayConfig, store: ScenarioStore) -> dict[str, Found]:
     inputs = resolve_inputs(declared, config.scenario, config.ds, store)
-    for commit in _flat(inputs.values()):
+    for commit in flat(inputs.values()):
         store.verify(commit)
     return inputs
 
@@ -250,7 +250,8 @@ def _missing(
     )
 
 
-def _flat(found: Any) -> list[Commit]:
+def flat(found: Iterable[Found]) -> list[Commit]:
+    """The commits of several inputs."""
     commits: list[Commit] = []
     for item in found:
         if isinstance(item, Commit):
@@ -281,7 +282,7 @@ def _facts(declared: Step, scenario: Scenario, inputs: Mapping[str, Found], gate
     facts: Facts = {
         "scenario": scenario.name,
         "inputs": {argument: digests(found) for argument, found in inputs.items()},
-        "sources": [commit.source for commit in _flat(inputs.values())],
+        "sources": [commit.source for commit in flat(inputs.values())],
         "config": config_digest(scenario, declared),
         "settings": settings_of(scenario, declared),
         "code": code_digest(declared.name),

@@ -68,6 +68,12 @@ class CommitRecord(TypedDict):
     folder: NotRequired[str]
 
 
+class Collected(TypedDict):
+    """collected.json: the files of a commit were deleted as no longer needed, its record and manifest stay."""
+
+    reason: str
+
+
 class RunRecord(TypedDict, total=False):
     """What is kept of the run that made a commit; no digest depends on it. `metrics` and `series`: see tasks.contract;
     `system`: system metrics by name, `seconds`: of `compute` and `imports`."""

@@ -26,7 +26,16 @@ from feature_jobs.control_records import RESTORE, checked_name, read_record
 from feature_jobs.errors import BadInputError, CorruptError, RetryLaterError
 from tasks.store.digests import MANIFEST, canonical_json, sha256_of
 from tasks.store.objects import LocalObjects, Objects, files_of, remove_empty_folders
-from tasks.store.records import CommitRecord, Facts, Generation, GenerationRecord, Manifest, RunRecord, Source
+from tasks.store.records import (
+    Collected,
+    CommitRecord,
+    Facts,
+    Generation,
+    GenerationRecord,
+    Manifest,
+    RunRecord,
+    Source,
+)
 
 RECORD = "commit.json"
 JOURNAL = "journal.jsonl"
@@ -242,6 +251,12 @@ class ScenarioStore:
         found = (self.commit_at(key) for key in self.commit_keys())
         return [commit for commit in found if commit is not None]
 
+    def commits_of(self, ds: str) -> list[Commit]:
+        """What is committed of a day, as seen from the newest generation."""
+        keys = self.keys(f"g{self.generation_of(ds):04}/{ds}/*/{RECORD}")
+        found = (self.commit_at(key.removesuffix(f"/{RECORD}")) for key in keys)
+        return [commit for commit in found if commit is not None]
+
     def is_committed(self, digest: str, ds: str, generation: int) -> bool:
         """Whether a step's output with that digest is committed on a day of a generation."""
         keys = self.keys(f"g{generation:04}/{ds}/*/{RECORD}")
@@ -310,9 +325,33 @@ class ScenarioStore:
             )
 
     def verify(self, commit: Commit) -> None:
-        """Raises CorruptError where a file, the manifest or the commit record disagree."""
-        for problem in self.objects.problems_of(commit.key, commit.manifest["files"]):
+        """Raises CorruptError where a file, the manifest or the commit record disagree, and BadInputError where
+        the files were deleted as no longer needed."""
+        files = commit.manifest["files"]
+        if self.is_collected(commit):
+            raise BadInputError(
+                f"{commit.uri}: its files were deleted as no longer needed ({self._collected(commit)}); to have them"
+                f" again, compute this day again from one that is kept: recloop chain replay {self.options}"
+            )
+        for problem in self.objects.problems_of(commit.key, files):
             raise CorruptError(f"{problem}; {self.remedy(commit.ds)}")
+
+    # files that are no longer needed
+
+    def collect(self, commit: Commit, reason: str) -> None:
+        """Deletes the files of a commit. Its record and manifest stay, so that other digests still have their proof."""
+        files = commit.manifest["files"]
+        self.put_if_absent(_collected_key(commit), canonical_json({"reason": reason}))
+        for name in files:
+            self.objects.delete(f"{commit.key}/{name}")
+
+    def is_collected(self, commit: Commit) -> bool:
+        """Whether its files were deleted as no longer needed."""
+        return self.read(_collected_key(commit)) is not None
+
+    def _collected(self, commit: Commit) -> str:
+        found = self.record(_collected_key(commit), Collected, self.remedy(commit.ds))
+        return found[0]["reason"] if found else ""
 
     def remedy(self, ds: str) -> str:
         """What to do where an output of a day is damaged."""
@@ -365,6 +404,10 @@ def generation_source(generation: Generation) -> Source | None:
     if generation.digest is None:
         return None
     return {"record": _generation_key(generation.number), "manifest": generation.digest}
+
+
+def _collected_key(commit: Commit) -> str:
+    return f"{commit_key(commit.generation, commit.ds, commit.step)}/collected.json"
 
 
 def _generation_key(number: int) -> str:

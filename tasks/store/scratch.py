@@ -68,6 +68,17 @@ class Scratch:
             shutil.rmtree(top, ignore_errors=True)
             _lock_of(top).unlink(missing_ok=True)  # FileLock looks whether the file it has locked is still there
 
+    def resumable(self) -> list[str]:
+        """Names of the folders that killed runs left to a next one."""
+        return sorted(path.name for path in (self.work / RESUME).glob("*") if path.is_dir())
+
+    def remove_resumable(self, name: str) -> None:
+        """Removes such a folder, unless a run is at it."""
+        top = self.work / RESUME / name
+        with contextlib.suppress(Timeout), FileLock(_lock_of(top), blocking=False):
+            shutil.rmtree(top, ignore_errors=True)
+            _lock_of(top).unlink(missing_ok=True)
+
     def resume_place(self, name: str, key: str) -> Path:
         """Where that folder is, or would be."""
         return self.work / RESUME / name / key

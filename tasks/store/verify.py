@@ -63,7 +63,8 @@ class _Verifier:
                 manifest = commit.manifest
                 self.sound.append((commit, manifest))
                 self.named[commit.source["record"]] = commit.manifest_digest
-                self.store.verify(commit)
+                if not self.store.is_collected(commit):
+                    self.store.verify(commit)
             except RecloopError as error:
                 yield str(error)
         for commit, manifest in self.sound:

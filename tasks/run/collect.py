@@ -1,0 +1,130 @@
+"""What may be deleted from a store, and deleting it: days grow a store by what they hold, models hardly at all.
+
+Files go, records and manifests stay: the graph of digests is whole, and a day whose files are gone counts as done.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from feature_jobs.errors import ParentMissingError
+from feature_jobs.schema import Scenario
+from feature_jobs.schema.days import day_range, parse_ds
+from tasks.run.runner import flat, resolve_inputs
+from tasks.steps import DAILY, STEPS, upstream
+from tasks.store.chain import log as chain_log
+from tasks.store.champion_log import ChampionLog
+from tasks.store.scenario_store import Commit, ScenarioStore
+
+LINK_STEPS = tuple(name for name in DAILY if any(read.is_parent for read in STEPS[name].reads.values()))
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """What nothing needs any more: commits with the bytes of their files."""
+
+    commits: tuple[Commit, ...]
+    bytes: int
+
+    def by_step(self) -> dict[str, tuple[int, int]]:
+        """Step → (commits, bytes)."""
+        found: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+        for commit in self.commits:
+            count, size = found[commit.step]
+            found[commit.step] = (count + 1, size + size_of(commit))
+        return dict(found)
+
+
+def size_of(commit: Commit) -> int:
+    """Bytes of the files of a commit."""
+    return sum(file["bytes"] for file in commit.manifest["files"].values())
+
+
+def garbage(scenario: Scenario, store: ScenarioStore, keep_days: int | None) -> Garbage:
+    """The commits whose files nothing needs: neither the last `keep_days` days, nor the next day with its windows, nor
+    the champion and what a rollback can go to, nor the newest checkpoint of a generation. None keeps all."""
+    commits = {commit.source["record"]: commit for commit in store.commits() if not store.is_collected(commit)}
+    if keep_days is None or not commits:
+        return Garbage((), 0)
+    current = {ds for ds in {c.ds for c in commits.values()} if _has_current(store, commits, ds)}
+    kept = {commit.source["record"] for commit in _needed(scenario, store, sorted(current), keep_days)}
+    free = tuple(commit for record, commit in sorted(commits.items()) if record not in kept)
+    return Garbage(free, sum(map(size_of, free)))
+
+
+def _has_current(store: ScenarioStore, commits: dict[str, Commit], ds: str) -> bool:
+    number = store.generation_of(ds)
+    return any(commit.ds == ds and commit.generation == number for commit in commits.values())
+
+
+def _needed(scenario: Scenario, store: ScenarioStore, days: list[str], keep_days: int) -> Iterator[Commit]:
+    recent = day_range(scenario, days[0], days[-1])[-keep_days:]
+    for ds in recent:
+        yield from store.commits_of(ds)
+    for ds in [*recent, _next(days[-1])]:
+        yield from _inputs(scenario, store, ds)
+    links = chain_log(store)
+    for generation in store.generations():
+        seen = [link for link in links if store.generation_of(link.ds, generation.number) == link.generation]
+        for name in LINK_STEPS if seen else ():
+            yield from _found(store, name, seen[-1].ds, seen[-1].generation)
+    champions = ChampionLog(store)
+    current = champions.current()
+    for entry in [*([current] if current else []), *champions.rollback_targets(scenario.deploy.keep_versions)]:
+        for name in DAILY:
+            if name in LINK_STEPS or _comes_after(name, LINK_STEPS):
+                yield from _found(store, name, entry.ds, entry.generation)
+
+
+def _found(store: ScenarioStore, step: str, ds: str, generation: int | None = None) -> Iterator[Commit]:
+    commit = store.find(step, ds, generation)
+    if commit is not None:
+        yield commit
+
+
+def _inputs(scenario: Scenario, store: ScenarioStore, ds: str) -> Iterator[Commit]:
+    """What the steps of a day read, as far as it is there."""
+    for declared in STEPS.values():
+        for argument, read in declared.reads.items():
+            optional = replace(declared, reads={argument: replace(read, optional=True)})
+            try:
+                yield from flat(resolve_inputs(optional, scenario, ds, store).values())
+            except ParentMissingError:
+                continue
+
+
+def _comes_after(name: str, steps: tuple[str, ...]) -> bool:
+    """Whether a step reads, on the same day, what one of the steps leads to."""
+    before = upstream(name)
+    return any(step in steps or _comes_after(step, steps) for step in before)
+
+
+def _next(ds: str) -> str:
+    return (parse_ds(ds) + datetime.timedelta(days=1)).isoformat()
+
+
+def leftovers(store: ScenarioStore) -> list[str]:
+    """Keys of what killed runs published and never committed, where a commit of another run stands.
+
+    Without one, a run that is about to commit may need it; the next run of that step removes it.
+    """
+    kept = {commit.key for commit in store.commits()}
+    places = {key.rsplit("/", 1)[0] for key in kept}
+    published = {key.rsplit("/", 1)[0] for key in store.keys("g*/*/*/*/*")}
+    return sorted(key for key in published - kept if key.rsplit("/", 1)[0] in places)
+
+
+def collect(store: ScenarioStore, found: Garbage, left: list[str], reason: str) -> None:
+    """Deletes the files of these commits, these leftovers, and what killed runs left for a next one that is done."""
+    for commit in found.commits:
+        store.collect(commit, reason)
+    for key in left:
+        store.objects.delete(key)
+    store.objects.scratch.remove_abandoned()
+    for name in store.objects.scratch.resumable():
+        ds, step = name.split(".", 1)
+        if store.find(step, ds) is not None:
+            store.objects.scratch.remove_resumable(name)
