@@ -47,24 +47,22 @@ def garbage(scenario: Scenario, store: ScenarioStore, keep_days: int | None) -> 
     """The commits whose files nothing needs: neither the last `keep_days` days, nor the next day with its windows, nor
     the champion and what a rollback can go to, nor the newest checkpoint of a generation. None keeps all."""
     commits = {commit.source["record"]: commit for commit in store.commits() if not store.is_collected(commit)}
-    if keep_days is None or not commits:
+    current = [commit for commit in commits.values() if store.generation_of(commit.ds) == commit.generation]
+    links = sorted(commit.ds for commit in current if commit.step in LINK_STEPS)
+    if keep_days is None or not links:  # a replay from the first day has just begun
         return Garbage((), 0)
-    current = {ds for ds in {c.ds for c in commits.values()} if _has_current(store, commits, ds)}
-    kept = {commit.source["record"] for commit in _needed(scenario, store, sorted(current), keep_days)}
+    # The days to keep end with the newest link: later days have begun out of order, and need all that they have.
+    counted = day_range(scenario, min(commit.ds for commit in current), links[-1])
+    recent = [*counted[-keep_days:], *sorted({commit.ds for commit in current if commit.ds > links[-1]})]
+    kept = {commit.source["record"] for commit in _needed(scenario, store, recent)}
     free = tuple(commit for record, commit in sorted(commits.items()) if record not in kept)
     return Garbage(free, sum(map(size_of, free)))
 
 
-def _has_current(store: ScenarioStore, commits: dict[str, Commit], ds: str) -> bool:
-    number = store.generation_of(ds)
-    return any(commit.ds == ds and commit.generation == number for commit in commits.values())
-
-
-def _needed(scenario: Scenario, store: ScenarioStore, days: list[str], keep_days: int) -> Iterator[Commit]:
-    recent = day_range(scenario, days[0], days[-1])[-keep_days:]
+def _needed(scenario: Scenario, store: ScenarioStore, recent: list[str]) -> Iterator[Commit]:
     for ds in recent:
         yield from store.commits_of(ds)
-    for ds in [*recent, _next(days[-1])]:
+    for ds in [*recent, _next(recent[-1])]:
         yield from _inputs(scenario, store, ds)
     links = chain_log(store)
     for generation in store.generations():

@@ -15,6 +15,7 @@ Only `tasks.store.objects` touches the place itself.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import shlex
 from collections.abc import Iterator, Mapping
@@ -120,7 +121,7 @@ class ScenarioStore:
         """A folder on this machine for locks and for unfinished work. Where the store is local, it is the store's."""
         return self.objects.scratch.work
 
-    @property
+    @functools.cached_property
     def option(self) -> str:
         """` --store PATH`, empty for the default: what a printed command needs so that it runs when it is copied."""
         store = self.url.rpartition("/")[0]
