@@ -1,4 +1,4 @@
-"""A second proof of a store, of its bytes alone: it shares no code with tasks.store, so that it can disagree with it."""
+"""A second proof of a store, from its bytes alone. It shares no code with tasks.store, so that the two can disagree."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ WRITTEN_BY = {
 
 @dataclass
 class Found:
-    """What lies in a store: generations as (first day, last day), the digest of each commit, the champion log's records,
-    commits whose files were deleted, folders without a commit."""
+    """What lies in a store: generations as (first day, last day), the digest of each commit, the records of the champion
+    log, commits whose files were deleted, folders without a commit."""
 
     generations: list[tuple[str, str]] = field(default_factory=list)
     commits: dict[Place, str] = field(default_factory=dict)
@@ -112,6 +112,7 @@ class _Checker:
             if f"{top}/{ds}/{step}/collected.json" in self.objects:
                 json.loads(self.objects[f"{top}/{ds}/{step}/collected.json"])
                 self.found.collected.add(place)
+                self.found.leftovers += [f"{folder}/{name}" for name in here]
             elif {name: {"sha256": digest(data), "bytes": len(data)} for name, data in here.items()} != manifest[
                 "files"
             ]:
@@ -161,7 +162,7 @@ class _Checker:
                 expected = {day: self._held(number, step, day) for day in DAYS[max(0, today - WINDOW) : today]}
             elif name == "parent":
                 expected = self._held(number, step, DAYS[today - 1]) if today else None
-            if value != expected or expected is None and name != "parent":
+            if value != expected or (expected is None and name != "parent"):
                 yield f"{place}: {name} is not what its place holds"
 
     def _held(self, number: int, step: str, ds: str) -> str | None:

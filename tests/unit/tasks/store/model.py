@@ -16,8 +16,8 @@ Action = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Expected:
-    """`ends`: the outcome's word, or the error's class. `digest` of the commit, where it is known beforehand. `promotes`:
-    what the champion log gains."""
+    """`ends`: the outcome's word, or the error's class. `digest` of the commit, where it is known beforehand. `gains`: the
+    kind and the version of the record that the champion log gets."""
 
     ends: str | type[Exception]
     digest: str | None = None
@@ -41,7 +41,8 @@ def as_of(found: Found, ds: str) -> list[str | None]:
     known = [entry for entry in found.champions if entry["ds"] < ds]
     valid = [entry for entry in known if found.generation_of(entry["ds"]) == entry["generation"]]
     served = served_in_turn(valid or known)
-    return [entry["checkpoint"] for entry in [*reversed(served[-2:]), *[{"checkpoint": None}] * 2]][:2]
+    former = [entry for entry in served[-2:-1] if (entry["generation"], entry["ds"], LINK) not in found.collected]
+    return [entry["checkpoint"] if entry else None for entry in (*served[-1:], *former, None, None)][:2]
 
 
 def expected_of_step(found: Found, step: str, ds: str, versions: Mapping[str, str]) -> Expected:
@@ -84,7 +85,7 @@ def _deploy(found: Found, number: int, ds: str, versions: Mapping[str, str]) -> 
     ours = ("promotion", str(version), ds, number)
     if ours in [(entry["kind"], entry["version"], entry["ds"], entry["generation"]) for entry in found.champions]:
         return Expected("done" if wanted else "gate_no")
-    if current is not None and (current["ds"] > ds or current["kind"] == "rollback") or not wanted:
+    if (current is not None and (current["ds"] > ds or current["kind"] == "rollback")) or not wanted:
         return Expected("gate_no")
     return Expected("done", gains=("promotion", str(version)))
 
@@ -100,17 +101,22 @@ def is_finished(found: Found, ds: str) -> bool:
     return all((found.generation_of(ds), ds, step) in found.commits for step in STEPS_OF_A_DAY)
 
 
-def expected_of_rollback(found: Found, alias: str | None, keep: int = 1) -> Expected:
-    """`alias`: the version that the registry calls champion."""
+def expected_of_rollback(found: Found, alias: str | None, wanted: str = "", keep: int = 1) -> Expected:
+    """`alias`: the version that the registry calls champion. `wanted`: the version to go to; default the one before."""
     if not found.champions:
         return Expected(BadInputError)
     current, served = found.champions[-1], served_in_turn(found.champions)
-    if alias != current["version"] and current["kind"] == "rollback":
+    if alias != current["version"] and current["kind"] == "rollback" and wanted in ("", current["version"]):
         return Expected("")  # the interrupted one is finished
-    older = [entry["version"] for entry in reversed(served[:-1]) if entry["version"] != served[-1]["version"]]
-    if not older[:keep]:
-        return Expected(BadInputError)
-    return Expected("", gains=("rollback", older[0]))
+    if wanted == current["version"]:
+        return Expected("")
+    there = [e for e in reversed(found.champions) if (e["generation"], e["ds"], LINK) not in found.collected]
+    passed = [entry["version"] for entry in served]
+    before = [e["version"] for e in reversed(served[:-1]) if e in there and e["version"] != passed[-1]]
+    rolled_back = [entry["version"] for entry in there if entry["version"] not in passed]
+    targets = [*list(dict.fromkeys(before))[:keep], *list(dict.fromkeys(rolled_back))[:keep]]
+    chosen = wanted or next(iter(list(dict.fromkeys(before))[:keep]), "")
+    return Expected("", gains=("rollback", chosen)) if chosen in targets else Expected(BadInputError)
 
 
 def expected_of_resume(found: Found) -> Expected:

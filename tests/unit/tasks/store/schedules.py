@@ -21,6 +21,7 @@ EVENTS = {
 
 _this = threading.local()
 _watched: list[str] = []
+_process: list[Callable[[], None]] = []
 
 
 class Killed(BaseException):
@@ -29,7 +30,7 @@ class Killed(BaseException):
 
 @dataclass
 class Actor:
-    """What it calls, the point at which it dies, and then how it ended: `result` or `error`, or neither where it died."""
+    """What it calls, the point at which it dies, and how it ended: `result` or `error`, or neither where it died."""
 
     call: Callable[[], Any]
     kill_at: int | None = None
@@ -64,7 +65,9 @@ class Actor:
 
 
 def reach() -> None:
-    """A point of the actor that runs now, if one does."""
+    """A point of the actor that runs now, if one does, and of the process."""
+    if _process:
+        _process[0]()
     actor = getattr(_this, "actor", None)
     if actor is not None:
         actor.at_point()
@@ -77,7 +80,14 @@ def watch(folder: str) -> None:
     _watched[:] = [folder]
 
 
+def of_process(at_point: Callable[[], None]) -> None:
+    """From now on `at_point` is called at every point of this process, whatever thread reaches it."""
+    _process[:] = [at_point]
+
+
 def _audit(event: str, args: tuple[Any, ...]) -> None:
+    if _process and event in EVENTS and args and (str(args[0]).startswith(_watched[0]) or str(args[0])[:1] != "/"):
+        _process[0]()
     actor = getattr(_this, "actor", None)
     if actor is not None and event in EVENTS and args:
         path = str(args[0])

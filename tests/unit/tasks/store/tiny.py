@@ -1,7 +1,8 @@
-"""A loop whose steps write a few bytes: the real declarations' runner, store, chain and champion log, in milliseconds.
+"""A loop whose steps write a few bytes: real runner, store, chain and champion log, in milliseconds.
 
 Four steps stand for the nine. `deploy` is the real function, and so is what `register` does after it has written an
-evaluation; `train` writes all else that they read. What a step writes is a pure function of its inputs (`content`), so a model can say each digest beforehand.
+evaluation; `train` writes all else that they read. What a step writes is a pure function of its inputs (`content`), so
+that a model can say each digest beforehand.
 `Registry` stands for the functions of tasks.tracking, the only double.
 """
 
@@ -31,7 +32,7 @@ from tasks.tracking.connection import RefusedError
 from tasks.tracking.registry import NOT_FOUND, Version
 from tests.unit.tasks.little import little_scenario
 
-DAYS = [f"2024-01-0{n}" for n in range(1, 4)]
+DAYS = [f"2024-01-0{n}" for n in range(1, 5)]
 STEPS_OF_A_DAY = ("ingest", "train", "register", "deploy")
 WINDOW = 1  # days before, whose events are read too
 LINK = "train"
