@@ -37,7 +37,8 @@ from tasks.commands.common import scenario_file
 from tasks.commands.days import scenario_days
 from tasks.run.container import release
 from tasks.steps import DAILY
-from tasks.store.scenario_store import JOURNAL, open_store
+from tasks.store.keys import JOURNAL
+from tasks.store.scenario_store import open_store
 from tasks.store.source_digest import ROOMS
 from tests.environment import inherited
 

@@ -22,9 +22,10 @@ from tasks.contract import DayConfig, Input, Metrics, Step
 from tasks.run.launchers import Call, Folder, InProcess, Launcher, Ran
 from tasks.steps import STEPS, writer_of
 from tasks.store.digests import canonical_json, sha256_of
+from tasks.store.keys import record_key
 from tasks.store.objects import files_of
 from tasks.store.records import Digests, Facts
-from tasks.store.scenario_store import Commit, ScenarioStore, record_key
+from tasks.store.scenario_store import Commit, ScenarioStore
 from tasks.store.source_digest import code_digest
 
 WORTH_AN_IMPORT_S = 20.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import IO, Any
 
 MANIFEST = "manifest.json"
@@ -26,3 +27,14 @@ def sha256_of_file(stream: IO[bytes]) -> str:
     while piece := stream.read(BUFFER):
         digest.update(piece)
     return digest.hexdigest()
+
+
+def finite(value: Any) -> Any:
+    """The same, with null for NaN and infinity, which JSON does not know."""
+    if isinstance(value, dict):
+        return {str(key): finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

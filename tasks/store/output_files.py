@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 from feature_jobs.control_records import read_record_file
 from feature_jobs.errors import CorruptError
-from tasks.store.digests import MANIFEST, canonical_json, sha256_of
+from tasks.store.digests import MANIFEST, canonical_json, finite, sha256_of
 from tasks.store.objects import files_of
 from tasks.store.records import Facts, Manifest
 
@@ -32,17 +31,6 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 def write_json(folder: Path, name: str, value: Any) -> None:
     """Equal values give equal bytes; a number that is not finite becomes null."""
     (folder / name).write_bytes(canonical_json(finite(value)))
-
-
-def finite(value: Any) -> Any:
-    """The same, with null for NaN and infinity, which JSON does not know."""
-    if isinstance(value, dict):
-        return {str(key): finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def facts_of(folder: Path) -> Facts:

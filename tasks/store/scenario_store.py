@@ -25,7 +25,8 @@ from typing import Any, TypeVar
 
 from feature_jobs.control_records import RESTORE, checked_name, read_record
 from feature_jobs.errors import BadInputError, CorruptError, RetryLaterError
-from tasks.store.digests import MANIFEST, canonical_json, sha256_of
+from tasks.store.digests import MANIFEST, canonical_json, finite, sha256_of
+from tasks.store.keys import JOURNAL, RECORD, collected_key, commit_key, generation_key, record_key
 from tasks.store.objects import LocalObjects, Objects, files_of, remove_empty_folders
 from tasks.store.records import (
     Collected,
@@ -38,8 +39,6 @@ from tasks.store.records import (
     Source,
 )
 
-RECORD = "commit.json"
-JOURNAL = "journal.jsonl"
 DEFAULT_STORE = ".recloop/store"
 FOLDER_NAME = 16  # hex digits of the manifest's digest
 T = TypeVar("T")
@@ -84,16 +83,6 @@ class Commit:
     def manifest(self) -> Manifest:
         """What the manifest says. Raises CorruptError where it is not the committed one."""
         return self.store.manifest_of(self)
-
-
-def commit_key(generation: int, ds: str, step: str) -> str:
-    """Where the outputs of a step on a day lie."""
-    return f"g{generation:04}/{ds}/{step}"
-
-
-def record_key(generation: int, ds: str, step: str) -> str:
-    """Key of the record of a step's run: metrics, series, system metrics, seconds."""
-    return f"runs/g{generation:04}/{ds}/{step}.json"
 
 
 def open_store(url: str | Path, scenario_name: str) -> ScenarioStore:
@@ -162,7 +151,7 @@ class ScenarioStore:
         """All generations, oldest first. Raises CorruptError where a record does not follow the one before."""
         found = [Generation(0, None, None, "first", None)]
         while True:
-            key = _generation_key(len(found))
+            key = generation_key(len(found))
             remedy = (
                 "restore it from a backup, or move this generation's folder out of the store and start it again:"
                 f" recloop chain replay {self.options}"
@@ -189,7 +178,7 @@ class ScenarioStore:
             "reason": reason,
             "previous": newest.digest,
         }
-        if not self.put_if_absent(_generation_key(newest.number + 1), canonical_json(record)):
+        if not self.put_if_absent(generation_key(newest.number + 1), canonical_json(record)):
             raise RetryLaterError(
                 f"generation {newest.number + 1} was started by another run just now; see"
                 f" recloop chain log {self.options} and run this again"
@@ -345,16 +334,16 @@ class ScenarioStore:
     def collect(self, commit: Commit, reason: str) -> None:
         """Deletes the files of a commit. Its record and manifest stay, so that other digests still have their proof."""
         files = commit.manifest["files"]
-        self.put_if_absent(_collected_key(commit), canonical_json({"reason": reason}))
+        self.put_if_absent(collected_key(commit.generation, commit.ds, commit.step), canonical_json({"reason": reason}))
         for name in files:
             self.objects.delete(f"{commit.key}/{name}")
 
     def is_collected(self, commit: Commit) -> bool:
         """Whether its files were deleted as no longer needed."""
-        return self.read(_collected_key(commit)) is not None
+        return self.read(collected_key(commit.generation, commit.ds, commit.step)) is not None
 
     def _collected(self, commit: Commit) -> str:
-        found = self.record(_collected_key(commit), Collected, self.remedy(commit.ds))
+        found = self.record(collected_key(commit.generation, commit.ds, commit.step), Collected, self.remedy(commit.ds))
         return found[0]["reason"] if found else ""
 
     def remedy(self, ds: str) -> str:
@@ -378,8 +367,8 @@ class ScenarioStore:
         return f"{self.url}/{key}"
 
     def write_record(self, key: str, record: Mapping[str, Any]) -> None:
-        """Writes or replaces a record that no digest depends on."""
-        self.objects.put(key, canonical_json(record))
+        """Writes or replaces a record that no digest depends on; a number that is not finite becomes null."""
+        self.objects.put(key, canonical_json(finite(dict(record))))
 
     def run_record(self, commit: Commit) -> RunRecord:
         """What the runner kept of the run that made a commit, see `record_key`; {} where it kept nothing."""
@@ -407,12 +396,4 @@ def generation_source(generation: Generation) -> Source | None:
     """How a manifest names the record of its generation; the first generation has none."""
     if generation.digest is None:
         return None
-    return {"record": _generation_key(generation.number), "manifest": generation.digest}
-
-
-def _collected_key(commit: Commit) -> str:
-    return f"{commit_key(commit.generation, commit.ds, commit.step)}/collected.json"
-
-
-def _generation_key(number: int) -> str:
-    return f"g{number:04}/generation.json"
+    return {"record": generation_key(generation.number), "manifest": generation.digest}

@@ -16,7 +16,8 @@ from typing import Any
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_range
 from tasks.contract import Step
-from tasks.store.scenario_store import RECORD, Commit, ScenarioStore
+from tasks.store.keys import RECORD
+from tasks.store.scenario_store import Commit, ScenarioStore
 from tasks.tracking.runs import PARENT, Metric, Run, RunKey, Runs
 from tasks.tracking.values import allowed_name, curves, headline, numbers_in, params_of, system_curves
 

@@ -13,7 +13,8 @@ from feature_jobs.errors import BadInputError, RetryLaterError
 from feature_jobs.schema import Scenario
 from tasks import tracking
 from tasks.contract import Input, Step
-from tasks.store.scenario_store import Commit, ScenarioStore, open_store, record_key
+from tasks.store.keys import record_key
+from tasks.store.scenario_store import Commit, ScenarioStore, open_store
 from tests.mlflow_server import mlflow_server
 from tests.paths import ROOT
 from tests.unit.tasks.little import DAYS, NUM_USERS, commit, little_scenario, write_samples

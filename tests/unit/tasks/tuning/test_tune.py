@@ -58,6 +58,8 @@ tune:
     "features.*.enabled": {choices: [true, false]}
 """
 
+MANIFEST = {"step": "train", "ds": "2024-01-01", "digest": "d", "files": {}, "inputs": {}}
+
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory) -> Path:
@@ -407,7 +409,7 @@ def test_trial_zero_has_the_values_that_serve_and_trial_one_the_scenarios_own(ch
     served = tmp_path / "served"
     served.mkdir()
     settings = {"train": {"learning_rate": 0.03}, "model": {"bottom": [8]}, "features": {}}
-    (served / "manifest.json").write_text(json.dumps({"digest": "d", "inputs": {}, "settings": settings}))
+    (served / "manifest.json").write_text(json.dumps({**MANIFEST, "settings": settings}))
     section = "\ntune: {trials: 3, space: {train.learning_rate: {low: 0.0001, high: 0.1, log: true}}}\n"
     _, output = run(tmp_path, chain, section, champion=served)
     proposal = proposal_of(output)
@@ -425,7 +427,7 @@ def test_settings_that_are_not_searched_are_the_champions_in_trial_zero_too(chai
     served.mkdir()
     scenario = load_scenario(undisturbed / "tiny.yaml").model_dump(mode="json", by_alias=True)
     settings = {key: scenario[key] for key in ("model", "train", "features")}
-    (served / "manifest.json").write_text(json.dumps({"digest": "d", "inputs": {}, "settings": settings}))
+    (served / "manifest.json").write_text(json.dumps({**MANIFEST, "settings": settings}))
     section = "\ntune: {trials: 2, space: {model.embedding_dim: {choices: [4]}}}\n"
     (tmp_path / "tiny.yaml").write_text(SCENARIO.replace("0.00001", "0.03") + section)
     _, output = run(tmp_path, chain, champion=served)

@@ -1,0 +1,26 @@
+"""Keys of the store's records."""
+
+from __future__ import annotations
+
+RECORD = "commit.json"
+JOURNAL = "journal.jsonl"
+
+
+def commit_key(generation: int, ds: str, step: str) -> str:
+    """Where the outputs of a step on a day lie."""
+    return f"g{generation:04}/{ds}/{step}"
+
+
+def collected_key(generation: int, ds: str, step: str) -> str:
+    """Key of the record that says that the files of a commit were deleted."""
+    return f"{commit_key(generation, ds, step)}/collected.json"
+
+
+def generation_key(number: int) -> str:
+    """Key of the record that starts a generation."""
+    return f"g{number:04}/generation.json"
+
+
+def record_key(generation: int, ds: str, step: str) -> str:
+    """Key of the record of a step's run: metrics, series, system metrics, seconds."""
+    return f"runs/g{generation:04}/{ds}/{step}.json"
