@@ -1,0 +1,263 @@
+"""The local cache of committed outputs, for stores that are not on this machine's disk.
+
+    CACHE/entries/<sha256 of the manifest>/   a committed output; its name says its content
+    CACHE/locks/<sha256>.lock                 shared while a process uses the entry, exclusive while one changes it;
+                                              its time is the entry's last use
+    CACHE/incoming/<sha256>/                  being fetched or removed, by the process that has the exclusive lock
+    CACHE/work/<store>/                       scratch of the runs on this machine
+
+Every process proves the files of an entry against its manifest before it uses them, once. What is damaged or half there
+is fetched again. The kernel frees the locks of a process that is killed. The bound holds for what no process uses: an
+entry in use is never removed, so a step whose inputs are larger than the bound still runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from feature_jobs.control_records import checked_name, open_regular, read_record, read_regular
+from feature_jobs.errors import BadInputError, CorruptError, RetryLaterError
+from tasks.store.records import FileFacts, Manifest
+
+MANIFEST = "manifest.json"
+FOLDER, BOUND = "RECLOOP_CACHE", "RECLOOP_CACHE_GIB"
+DEFAULT_FOLDER = "~/.cache/recloop"
+DEFAULT_GIB = 50.0
+GIB = 1 << 30
+WAIT_S = 600.0
+PAUSE_S = 0.05
+
+
+def manifest_files(data: bytes, place: str, digest: str) -> dict[str, FileFacts]:
+    """The files that a manifest names. Raises CorruptError where its bytes are not those of `digest`."""
+    if (found := hashlib.sha256(data).hexdigest()) != digest:
+        raise CorruptError(f"{place}: digest {found[:12]} is not the committed {digest[:12]}; restore it from a backup")
+    files = read_record(data, Manifest, place).get("files", {})
+    return {checked_name(name, place): facts for name, facts in files.items()}
+
+
+class Cache:
+    """The cache in a folder; by default as the environment says. Used by several processes and threads at once."""
+
+    def __init__(self, folder: Path | None = None, max_bytes: int | None = None) -> None:
+        self.root = (folder or Path(os.environ.get(FOLDER) or DEFAULT_FOLDER)).expanduser().resolve()
+        self.max_bytes = _bound() if max_bytes is None else max_bytes
+        self._held: dict[str, int] = {}  # digest → file descriptor of its shared lock
+        self._threads = threading.RLock()
+        for name in ("entries", "locks", "incoming", "work"):
+            try:
+                (self.root / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+            except OSError as error:
+                raise BadInputError(f"{self.root / name}: {error.strerror}; set {FOLDER} to a folder") from None
+
+    def work_for(self, url: str) -> Path:
+        """The folder for scratch of one store's runs, on the file system of the entries."""
+        return self.root / "work" / hashlib.sha256(url.encode()).hexdigest()[:16]
+
+    def entry(self, digest: str, fetch: Callable[[Path], None]) -> Path:
+        """The output whose manifest has that sha256; `fetch` writes it into an empty folder where it is not here.
+
+        It stays until `release`. Raises CorruptError where what was fetched does not agree with the digest.
+        """
+
+        def change() -> None:
+            target = self._emptied(digest)
+            fetch(target)
+            if (wrong := _wrong(target, digest)) is not None:
+                raise CorruptError(f"{wrong}: the store holds other bytes than were committed; restore a backup of it")
+            target.rename(self._entry(digest))
+
+        return self._held_entry(digest, change)
+
+    def adopt(self, folder: Path, digest: str) -> Path:
+        """Makes an entry of a finished folder, by hard links where that is possible. It stays until `release`."""
+
+        def change() -> None:
+            target = self._emptied(digest)
+            shutil.copytree(folder, target, copy_function=_link, dirs_exist_ok=True)
+            target.rename(self._entry(digest))
+
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        self.make_room(size)
+        return self._held_entry(digest, change)
+
+    def release(self) -> None:
+        """Entries that this process used may be removed again."""
+        with self._threads:
+            for handle in self._held.values():
+                os.close(handle)
+            self._held.clear()
+
+    def make_room(self, num_bytes: int) -> None:
+        """Removes the entries that were not used for the longest time, until `num_bytes` more are within the bound."""
+        for leftover in self._names("incoming"):
+            self._remove(leftover)
+        sizes = {digest: _size(self._entry(digest)) for digest in self._names("entries")}
+        left = sum(sizes.values())
+        for digest in sorted(sizes, key=self._last_use):
+            if left + num_bytes <= self.max_bytes:
+                return
+            if self._remove(digest):
+                left -= sizes[digest]
+
+    def _held_entry(self, digest: str, change: Callable[[], None]) -> Path:
+        """Proves the entry under a shared lock, which is kept; makes it by `change` under an exclusive one."""
+        deadline = time.monotonic() + WAIT_S
+        with self._threads:
+            while digest not in self._held:
+                if self._is_proven(digest) or self._is_changed(digest, change):
+                    break
+                # Another process makes it now, or still uses what has been damaged since.
+                if time.monotonic() > deadline:
+                    place = self._entry(digest)
+                    raise RetryLaterError(f"{place}: damaged, and in use by another process; end that, or try later")
+                time.sleep(PAUSE_S)
+        return self._entry(digest)
+
+    def _is_proven(self, digest: str) -> bool:
+        """Whether the entry is as committed; it is then held."""
+        lock = self._lock(digest, fcntl.LOCK_SH)
+        return lock is not None and self._hold_if(digest, lock, lambda: _wrong(self._entry(digest), digest) is None)
+
+    def _is_changed(self, digest: str, change: Callable[[], None]) -> bool:
+        """Whether the entry could be made; it is then held. False where another process has it."""
+        lock = self._lock(digest, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if lock is None:
+            return False
+
+        def is_made() -> bool:
+            if _wrong(self._entry(digest), digest) is not None:
+                change()
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            # The kernel does not do this in one step: another process can have removed the entry in between.
+            return self._is_current(digest, lock) and self._entry(digest).is_dir()
+
+        return self._hold_if(digest, lock, is_made)
+
+    def _hold_if(self, digest: str, lock: int, is_whole: Callable[[], bool]) -> bool:
+        whole = False
+        try:
+            whole = is_whole()
+        finally:
+            if whole:
+                os.utime(lock)  # its last use
+                self._held[digest] = lock
+            else:
+                os.close(lock)
+        return whole
+
+    def _remove(self, digest: str) -> bool:
+        """Removes an entry and its leftovers; False where a process uses it."""
+        lock = self._lock(digest, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if lock is None:
+            return False
+        try:
+            shutil.rmtree(self._emptied(digest))
+            self._lock_file(digest).unlink(missing_ok=True)
+        finally:
+            os.close(lock)
+        return True
+
+    def _emptied(self, digest: str) -> Path:
+        """An empty folder in the place for what is being fetched, and no entry: under the exclusive lock only."""
+        aside = self.root / "incoming" / digest
+        shutil.rmtree(aside, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            self._entry(digest).rename(aside)  # in one move: nobody sees half an entry
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        return aside
+
+    def _lock(self, digest: str, kind: int) -> int | None:
+        """A file descriptor that holds the lock until it is closed; None where it can't be had at once (LOCK_NB)."""
+        while True:
+            handle = os.open(self._lock_file(digest), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(handle, kind)
+            except BlockingIOError:
+                os.close(handle)
+                return None
+            if self._is_current(digest, handle):
+                return handle
+            os.close(handle)  # the holder before us removed the entry, and the lock's file with it
+
+    def _is_current(self, digest: str, handle: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(handle), self._lock_file(digest).stat())
+        except FileNotFoundError:
+            return False
+
+    def _last_use(self, digest: str) -> float:
+        try:
+            return self._lock_file(digest).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    def _lock_file(self, digest: str) -> Path:
+        return self.root / "locks" / f"{digest}.lock"
+
+    def _entry(self, digest: str) -> Path:
+        return self.root / "entries" / digest
+
+    def _names(self, part: str) -> list[str]:
+        return sorted(path.name for path in (self.root / part).iterdir())
+
+
+def _wrong(folder: Path, digest: str) -> Path | None:
+    """The first file of an entry that is not as committed."""
+    place = folder / MANIFEST
+    try:
+        files = manifest_files(read_regular(place), str(place), digest)
+        inside = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+        found = {path.relative_to(folder).as_posix() for path in inside}
+        if odd := sorted(found ^ {*files, MANIFEST}):
+            return folder / odd[0]
+        for name, facts in files.items():
+            place = folder / name
+            if not _is_as(place, facts):
+                return place
+    except (OSError, CorruptError):
+        return place
+    return None
+
+
+def _is_as(path: Path, facts: FileFacts) -> bool:
+    with open_regular(path) as stream:
+        if os.fstat(stream.fileno()).st_size != facts["bytes"]:
+            return False
+        return hashlib.file_digest(stream, "sha256").hexdigest() == facts["sha256"]
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.lstat().st_size
+    return total
+
+
+def _link(source: str, target: str) -> str:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
+    return target
+
+
+def _bound() -> int:
+    text = os.environ.get(BOUND, str(DEFAULT_GIB))
+    try:
+        gib = float(text)
+    except ValueError:
+        gib = -1.0
+    if not 0 <= gib < float("inf"):
+        raise BadInputError(f"{BOUND}: {text!r} is not a number of GiB; give one, such as {DEFAULT_GIB:g}")
+    return int(gib * GIB)
