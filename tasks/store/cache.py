@@ -1,13 +1,13 @@
 """The local cache of committed outputs, for stores that are not on this machine's disk.
 
-    CACHE/entries/<sha256 of the manifest>/   a committed output; its name says its content
-    CACHE/locks/<sha256>.lock                 shared while a process uses the entry, exclusive while one changes it;
-                                              its time is the entry's last use
-    CACHE/incoming/<sha256>/                  being fetched or removed, by the process that has the exclusive lock
-    CACHE/work/<store>/                       scratch of the runs on this machine
+    CACHE/entries/<digest>/       the files of a committed output; the name is the digest of their names and bytes
+    CACHE/locks/<digest>.lock     shared while a process uses the entry, exclusive while one changes it; its time is the
+                                  entry's last use
+    CACHE/incoming/<digest>/      being fetched or removed, by the process that has the exclusive lock
+    CACHE/work/<store>/           scratch of the runs on this machine
 
-Every process proves the files of an entry against its manifest before it uses them, once. What is damaged or half there
-is fetched again. The kernel frees the locks of a process that is killed. The bound holds for what no process uses: an
+A process proves the files of an entry against their digests before it uses them, once. What is damaged or incomplete is
+fetched again. The kernel frees the locks of a process that is killed. The bound holds for what no process uses: an
 entry in use is never removed, so a step whose inputs are larger than the bound still runs.
 """
 
@@ -15,33 +15,25 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from feature_jobs.control_records import checked_name, open_regular, read_record, read_regular
 from feature_jobs.errors import BadInputError, CorruptError, RetryLaterError
-from tasks.store.records import FileFacts, Manifest
+from tasks.store.digests import canonical_json, sha256_of
+from tasks.store.objects import folder_problems
+from tasks.store.records import FileFacts
 
-MANIFEST = "manifest.json"
 FOLDER, BOUND = "RECLOOP_CACHE", "RECLOOP_CACHE_GIB"
 DEFAULT_FOLDER = "~/.cache/recloop"
 DEFAULT_GIB = 50.0
 GIB = 1 << 30
 WAIT_S = 600.0
 PAUSE_S = 0.05
-
-
-def manifest_files(data: bytes, place: str, digest: str) -> dict[str, FileFacts]:
-    """The files that a manifest names. Raises CorruptError where its bytes are not those of `digest`."""
-    if (found := hashlib.sha256(data).hexdigest()) != digest:
-        raise CorruptError(f"{place}: digest {found[:12]} is not the committed {digest[:12]}; restore it from a backup")
-    files = read_record(data, Manifest, place).get("files", {})
-    return {checked_name(name, place): facts for name, facts in files.items()}
+Files = Mapping[str, FileFacts]
 
 
 class Cache:
@@ -59,35 +51,34 @@ class Cache:
                 raise BadInputError(f"{self.root / name}: {error.strerror}; set {FOLDER} to a folder") from None
 
     def work_for(self, url: str) -> Path:
-        """The folder for scratch of one store's runs, on the file system of the entries."""
-        return self.root / "work" / hashlib.sha256(url.encode()).hexdigest()[:16]
+        """The folder for scratch of a scenario's runs, on the file system of the entries."""
+        store, _, scenario = url.rpartition("/")
+        return self.root / "work" / sha256_of(store.encode())[:16] / scenario
 
-    def entry(self, digest: str, fetch: Callable[[Path], None]) -> Path:
-        """The output whose manifest has that sha256; `fetch` writes it into an empty folder where it is not here.
+    def entry(self, files: Files, fetch: Callable[[Path], None]) -> Path:
+        """A folder with exactly these files; where it is not here, `fetch` writes them into an empty folder.
 
-        It stays until `release`. Raises CorruptError where what was fetched does not agree with the digest.
+        It stays until `release`. Raises CorruptError where what was fetched has other digests.
         """
 
-        def change() -> None:
-            target = self._emptied(digest)
+        def make(target: Path) -> None:
+            self.make_room(_bytes_of(files))
             fetch(target)
-            if (wrong := _wrong(target, digest)) is not None:
-                raise CorruptError(f"{wrong}: the store holds other bytes than were committed; restore a backup of it")
-            target.rename(self._entry(digest))
+            if (problem := next(folder_problems(target, files), None)) is not None:
+                raise CorruptError(problem)
 
-        return self._held_entry(digest, change)
+        return self._held_entry(files, make)
 
-    def adopt(self, folder: Path, digest: str) -> Path:
+    def adopt(self, folder: Path, files: Files) -> Path:
         """Makes an entry of a finished folder, by hard links where that is possible. It stays until `release`."""
 
-        def change() -> None:
-            target = self._emptied(digest)
-            shutil.copytree(folder, target, copy_function=_link, dirs_exist_ok=True)
-            target.rename(self._entry(digest))
+        def make(target: Path) -> None:
+            self.make_room(_bytes_of(files))
+            for name in files:
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                _link(folder / name, target / name)
 
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        self.make_room(size)
-        return self._held_entry(digest, change)
+        return self._held_entry(files, make)
 
     def release(self) -> None:
         """Entries that this process used may be removed again."""
@@ -108,39 +99,47 @@ class Cache:
             if self._remove(digest):
                 left -= sizes[digest]
 
-    def _held_entry(self, digest: str, change: Callable[[], None]) -> Path:
-        """Proves the entry under a shared lock, which is kept; makes it by `change` under an exclusive one."""
-        deadline = time.monotonic() + WAIT_S
+    def _held_entry(self, files: Files, make: Callable[[Path], None]) -> Path:
+        """Proves the entry under a shared lock, which is kept; makes it under an exclusive one."""
+        digest, deadline = sha256_of(canonical_json(files)), time.monotonic() + WAIT_S
+        place = self._entry(digest)
         with self._threads:
             while digest not in self._held:
-                if self._is_proven(digest) or self._is_changed(digest, change):
+                if self._is_proven(digest, files) or self._is_made(digest, files, make):
                     break
                 # Another process makes it now, or still uses what has been damaged since.
                 if time.monotonic() > deadline:
-                    place = self._entry(digest)
                     raise RetryLaterError(f"{place}: damaged, and in use by another process; end that, or try later")
                 time.sleep(PAUSE_S)
-        return self._entry(digest)
+        return place
 
-    def _is_proven(self, digest: str) -> bool:
+    def _is_proven(self, digest: str, files: Files) -> bool:
         """Whether the entry is as committed; it is then held."""
         lock = self._lock(digest, fcntl.LOCK_SH)
-        return lock is not None and self._hold_if(digest, lock, lambda: _wrong(self._entry(digest), digest) is None)
+        return lock is not None and self._hold_if(digest, lock, lambda: self._is_whole(digest, files))
 
-    def _is_changed(self, digest: str, change: Callable[[], None]) -> bool:
+    def _is_made(self, digest: str, files: Files, make: Callable[[Path], None]) -> bool:
         """Whether the entry could be made; it is then held. False where another process has it."""
         lock = self._lock(digest, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if lock is None:
             return False
 
         def is_made() -> bool:
-            if _wrong(self._entry(digest), digest) is not None:
-                change()
+            if not self._is_whole(digest, files):
+                target = self._emptied(digest)
+                make(target)
+                target.rename(self._entry(digest))
             fcntl.flock(lock, fcntl.LOCK_SH)
             # The kernel does not do this in one step: another process can have removed the entry in between.
             return self._is_current(digest, lock) and self._entry(digest).is_dir()
 
         return self._hold_if(digest, lock, is_made)
+
+    def _is_whole(self, digest: str, files: Files) -> bool:
+        try:
+            return not any(folder_problems(self._entry(digest), files))
+        except (OSError, CorruptError):
+            return False
 
     def _hold_if(self, digest: str, lock: int, is_whole: Callable[[], bool]) -> bool:
         whole = False
@@ -211,31 +210,6 @@ class Cache:
         return sorted(path.name for path in (self.root / part).iterdir())
 
 
-def _wrong(folder: Path, digest: str) -> Path | None:
-    """The first file of an entry that is not as committed."""
-    place = folder / MANIFEST
-    try:
-        files = manifest_files(read_regular(place), str(place), digest)
-        inside = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-        found = {path.relative_to(folder).as_posix() for path in inside}
-        if odd := sorted(found ^ {*files, MANIFEST}):
-            return folder / odd[0]
-        for name, facts in files.items():
-            place = folder / name
-            if not _is_as(place, facts):
-                return place
-    except (OSError, CorruptError):
-        return place
-    return None
-
-
-def _is_as(path: Path, facts: FileFacts) -> bool:
-    with open_regular(path) as stream:
-        if os.fstat(stream.fileno()).st_size != facts["bytes"]:
-            return False
-        return hashlib.file_digest(stream, "sha256").hexdigest() == facts["sha256"]
-
-
 def _size(folder: Path) -> int:
     total = 0
     for path in folder.rglob("*"):
@@ -244,12 +218,15 @@ def _size(folder: Path) -> int:
     return total
 
 
-def _link(source: str, target: str) -> str:
+def _bytes_of(files: Files) -> int:
+    return sum(facts["bytes"] for facts in files.values())
+
+
+def _link(source: Path, target: Path) -> None:
     try:
-        os.link(source, target)
+        target.hardlink_to(source)
     except OSError:  # another file system
         shutil.copyfile(source, target)
-    return target
 
 
 def _bound() -> int:

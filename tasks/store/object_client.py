@@ -15,9 +15,12 @@ A message never repeats what the server or the client wrote: that can hold signa
 from __future__ import annotations
 
 import configparser
+import contextlib
 import functools
 import os
+import random
 import re
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +36,7 @@ TIMEOUT = "RECLOOP_STORE_TIMEOUT_S"  # of one request, which carries at most PAR
 DEFAULT_TIMEOUT_S = 60.0
 CONNECT_TIMEOUT_S = 5.0
 MAX_RETRIES = 5
+FIRST_PAUSE_S = 0.2
 RETRY_FOR_S = 120.0
 PART_BYTES = 8 << 20
 CREDENTIALS_FOR = timedelta(minutes=5)  # then the file is read again: a mounted secret can be rotated
@@ -69,7 +73,7 @@ def connect(url: str, *, retries: int = MAX_RETRIES) -> ObjectStore:
         )
     if parts.scheme == "memory":
         return _memory(parts.netloc)
-    pauses = {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=5), "base": 2}
+    pauses = {"init_backoff": timedelta(seconds=FIRST_PAUSE_S), "max_backoff": timedelta(seconds=5), "base": 2}
     retry: Any = {"max_retries": retries, "retry_timeout": timedelta(seconds=RETRY_FOR_S), "backoff": pauses}
     retry_config: RetryConfig = retry
     try:
@@ -119,6 +123,11 @@ def is_missing(error: Exception) -> bool:
     return isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error)
 
 
+def pause(attempt: int) -> None:
+    """Waits before another attempt, longer each time, and not for equally long in all processes."""
+    time.sleep(FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1.0))
+
+
 def timeout_s() -> float:
     """How long one request may take."""
     text = os.environ.get(TIMEOUT, str(DEFAULT_TIMEOUT_S))
@@ -141,7 +150,16 @@ def _client_options() -> ClientConfig:
 
 
 def _endpoint() -> str:
-    return next(filter(None, map(os.environ.get, _ENDPOINTS)), None) or ""
+    """The address of a server that is not Amazon's, or ""."""
+    for name in _ENDPOINTS:
+        if endpoint := os.environ.get(name, ""):
+            with contextlib.suppress(ValueError):
+                parts = urlsplit(endpoint)
+                if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+                    return endpoint
+            # The client crashes on some of these.
+            raise BadInputError(f"{name}: not an address; write it with http:// or https://, and with its port")
+    return ""
 
 
 def _credentials_file() -> Path | None:

@@ -60,10 +60,17 @@ class Objects(Protocol):
         """
 
     def fetch(self, key: str, files: Mapping[str, FileFacts]) -> Path:
-        """A folder on this machine with the files below `key`; the caller proves them."""
+        """A folder on this machine with the files below `key`. It stays there until `release`."""
+
+    def proven(self, key: str, files: Mapping[str, FileFacts]) -> Path:
+        """As `fetch`, after a proof of every file in that folder. Raises CorruptError, without a remedy."""
+
+    def release(self) -> None:
+        """The folders that were fetched are not read any more."""
 
     def problems_of(self, key: str, files: Mapping[str, FileFacts]) -> Iterator[str]:
-        """What is wrong with the files below `key`: each with other content, missing, added, or not a regular file."""
+        """What is wrong with the files below `key` in the store itself: each with other content, missing, added, or not
+        a regular file."""
 
     def delete(self, key: str) -> None:
         """Removes the record, or everything below the key."""
@@ -160,6 +167,15 @@ class LocalObjects:
     def fetch(self, key: str, files: Mapping[str, FileFacts]) -> Path:
         """See Objects."""
         return self.root / key
+
+    def proven(self, key: str, files: Mapping[str, FileFacts]) -> Path:
+        """See Objects."""
+        for problem in self.problems_of(key, files):
+            raise CorruptError(problem)
+        return self.root / key
+
+    def release(self) -> None:
+        """Nothing to do: nobody removes them."""
 
     def problems_of(self, key: str, files: Mapping[str, FileFacts]) -> Iterator[str]:
         """See Objects."""

@@ -314,16 +314,18 @@ class ScenarioStore:
             )
 
     def verify(self, commit: Commit) -> None:
-        """Raises CorruptError where a file, the manifest or the commit record disagree, and BadInputError where
-        the files were deleted as no longer needed."""
+        """Proves what `commit.folder` gives to a step. Raises CorruptError where a file, the manifest or the commit
+        record disagree, and BadInputError where the files were deleted as no longer needed."""
         files = commit.manifest["files"]
         if self.is_collected(commit):
             raise BadInputError(
                 f"{commit.uri}: its files were deleted as no longer needed ({self._collected(commit)}); to have them"
                 f" again, compute this day again from one that is kept: recloop chain replay {self.options}"
             )
-        for problem in self.objects.problems_of(commit.key, files):
-            raise CorruptError(f"{problem}; {self.remedy(commit.ds)}")
+        try:
+            self.objects.proven(commit.key, files)
+        except CorruptError as error:
+            raise CorruptError(f"{error}; {self.remedy(commit.ds)}") from None
 
     # files that are no longer needed
 
