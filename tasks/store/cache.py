@@ -147,7 +147,7 @@ class Cache:
             whole = is_whole()
         finally:
             if whole:
-                os.utime(lock)  # its last use
+                os.utime(lock, ns=(time.time_ns(),) * 2)  # its last use
                 self._held[digest] = lock
             else:
                 os.close(lock)
@@ -168,10 +168,10 @@ class Cache:
     def _emptied(self, digest: str) -> Path:
         """An empty folder in the place for what is being fetched, and no entry: under the exclusive lock only."""
         aside = self.root / "incoming" / digest
-        shutil.rmtree(aside, ignore_errors=True)
+        _remove(aside)
         with contextlib.suppress(FileNotFoundError):
             self._entry(digest).rename(aside)  # in one move: nobody sees half an entry
-        shutil.rmtree(aside, ignore_errors=True)
+        _remove(aside)
         aside.mkdir()
         return aside
 
@@ -194,11 +194,11 @@ class Cache:
         except FileNotFoundError:
             return False
 
-    def _last_use(self, digest: str) -> float:
+    def _last_use(self, digest: str) -> int:
         try:
-            return self._lock_file(digest).stat().st_mtime
+            return self._lock_file(digest).stat().st_mtime_ns
         except FileNotFoundError:
-            return 0.0
+            return 0
 
     def _lock_file(self, digest: str) -> Path:
         return self.root / "locks" / f"{digest}.lock"
@@ -210,11 +210,18 @@ class Cache:
         return sorted(path.name for path in (self.root / part).iterdir())
 
 
+def _remove(place: Path) -> None:
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
+
+
 def _size(folder: Path) -> int:
     total = 0
     for path in folder.rglob("*"):
         with contextlib.suppress(FileNotFoundError):
-            total += path.lstat().st_size
+            total += path.lstat().st_size if path.is_file() else 0
     return total
 
 
