@@ -129,6 +129,11 @@ class RemoteObjects:
         fixed = list(itertools.takewhile(lambda part: "*" not in part, parts[:-1]))
         return sorted(key for key in self._sizes("/".join(fixed)) if matches(pattern, key))
 
+    def time_of(self, key: str) -> float:
+        """See Objects."""
+        found = _tried(lambda: self._found(key, lambda: self._store.head(key)))
+        return found["last_modified"].timestamp() if found else 0.0
+
     def delete(self, key: str) -> None:
         """See Objects."""
         for _ in range(MAX_RETRIES):

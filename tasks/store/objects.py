@@ -52,6 +52,9 @@ class Objects(Protocol):
     def keys(self, pattern: str) -> list[str]:
         """Keys of the records that match, sorted; `*` stands for characters of one part: `g*/*/*/commit.json`."""
 
+    def time_of(self, key: str) -> float:
+        """When a record was written, in seconds since 1970; 0 where it is not there."""
+
     def publish(self, folder: Path, key: str, files: Mapping[str, FileFacts]) -> None:
         """Makes the content of a finished scratch folder the content below `key`: `files`, and last the manifest.
 
@@ -137,6 +140,13 @@ class LocalObjects:
     def keys(self, pattern: str) -> list[str]:
         """See Objects."""
         return sorted(p.relative_to(self.root).as_posix() for p in self.root.glob(pattern) if not p.is_dir())
+
+    def time_of(self, key: str) -> float:
+        """See Objects."""
+        try:
+            return (self.root / key).lstat().st_mtime
+        except (FileNotFoundError, NotADirectoryError):
+            return 0.0
 
     def publish(self, folder: Path, key: str, files: Mapping[str, FileFacts]) -> None:
         """See Objects."""
