@@ -42,7 +42,7 @@ ERRORS: dict[int, type[RecloopError]] = {
 }
 REGISTRY_SETTINGS = ("MLFLOW_", "RECLOOP_MLFLOW_")
 STORE_SETTINGS = ("AWS_", "GOOGLE_", "AZURE_", "RECLOOP_STORE_TIMEOUT_S")
-IN_MEMORY = "/tmp/recloop"  # noqa: S108 (the container's): it fetches no outputs, so its cache stays empty
+TMP = "/tmp"  # noqa: S108 (the container's, in memory)
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class ContainerLauncher:
         host = client.create_host_config(
             mounts=mounts_of(declared, call, writable),
             read_only=True,
-            tmpfs={"/tmp": f"rw,noexec,nosuid,nodev,size={memory_bytes},mode=1777"},  # noqa: S108 (the container's)
+            tmpfs={TMP: f"rw,noexec,nosuid,nodev,size={memory_bytes},mode=1777"},
             cap_drop=["ALL"],
             security_opt=["no-new-privileges:true"],
             pids_limit=PIDS,
@@ -265,9 +265,9 @@ def registry_environment(declared: Step) -> dict[str, str]:
             f"MLFLOW_TRACKING_URI={uri}: {declared.name} runs in a container, which shares no database file; start"
             " `mlflow server` and give its address"
         )
-    # A registry step that has a part of the store gets the store's credentials, and so does MLflow's own client.
+    # MLflow's client and `deploy`, which has a part of the store, need the store's credentials. Neither fetches outputs.
     given = (*REGISTRY_SETTINGS, *STORE_SETTINGS)
-    return {name: value for name, value in os.environ.items() if name.startswith(given)} | {CACHE: IN_MEMORY}
+    return {name: value for name, value in os.environ.items() if name.startswith(given)} | {CACHE: f"{TMP}/recloop"}
 
 
 def error_of(declared: Step, code: int, answer: str, *, out_of_memory: bool) -> RecloopError:
