@@ -265,7 +265,7 @@ def registry_environment(declared: Step) -> dict[str, str]:
             f"MLFLOW_TRACKING_URI={uri}: {declared.name} runs in a container, which shares no database file; start"
             " `mlflow server` and give its address"
         )
-    # MLflow's client and `deploy`, which has a part of the store, need the store's credentials. Neither fetches outputs.
+    # MLflow's client and `deploy`, which has a part of the store, need the credentials. Neither fetches outputs.
     given = (*REGISTRY_SETTINGS, *STORE_SETTINGS)
     return {name: value for name, value in os.environ.items() if name.startswith(given)} | {CACHE: f"{TMP}/recloop"}
 
