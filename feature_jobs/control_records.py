@@ -16,8 +16,9 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Hashable
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -77,7 +78,7 @@ def read_regular(path: Path, limit: int = MAX_BYTES, remedy: str = RESTORE) -> b
     return data
 
 
-def open_regular(path: Path, remedy: str = RESTORE) -> BinaryIO:
+def open_regular(path: Path, remedy: str = RESTORE) -> BufferedReader:
     """Opens a regular file for reading. It does not follow a symlink in the last component, and a FIFO never blocks it.
 
     Raises FileNotFoundError where there is no such file, CorruptError where it is not a regular file.

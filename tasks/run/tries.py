@@ -39,6 +39,7 @@ from tasks.run.tries_plan import (
 from tasks.run.tries_scores import Side, compare_sides, day_qualities
 from tasks.run.tries_workers import Chain, ChainEnd, Job, run_chains
 from tasks.store.digests import canonical_json
+from tasks.store.objects import LocalObjects
 from tasks.store.scenario_store import ScenarioStore
 
 FOLDER, RECORD = "tries", "try.json"
@@ -82,7 +83,7 @@ def run_tries(
 
 def load_side(store: ScenarioStore, name: str) -> Side:
     """A try that exists, for a comparison. Raises BadInputError where there is none of that name."""
-    data = store.read(f"{FOLDER}/{name}/{RECORD}") if NAME.fullmatch(name) else None
+    data = _record(store, name) if NAME.fullmatch(name) else None
     if data is None:
         known = tries(store)
         close = difflib.get_close_matches(name, known, n=1)
@@ -99,13 +100,18 @@ def tries(store: ScenarioStore) -> list[str]:
     return sorted(path.parent.name for path in (store.work / FOLDER).glob(f"*/{RECORD}"))
 
 
+def _record(store: ScenarioStore, name: str) -> bytes | None:
+    """Tries stay on the machine that made them, also where the store is elsewhere."""
+    return LocalObjects(store.work).read(f"{FOLDER}/{name}/{RECORD}")
+
+
 def _is_done(planned: Planned, store: ScenarioStore) -> bool:
-    data = store.read(f"{FOLDER}/{planned.record.name}/{RECORD}")
+    data = _record(store, planned.record.name)
     return data is not None and json.loads(data)["key"] == planned.record.key
 
 
 def _load_done(base: Base, planned: Planned) -> Try:
-    data = json.loads(base.store.read(f"{FOLDER}/{planned.record.name}/{RECORD}") or b"{}")
+    data = json.loads(_record(base.store, planned.record.name) or b"{}")
     times = {name: data[name] for name in ("seconds", "cpu_s")}
     return _judged(base, planned, base.store.work / FOLDER / planned.record.name, outcome="already_done", **times)
 
