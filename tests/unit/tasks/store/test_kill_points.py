@@ -7,8 +7,6 @@ commands run again. Whatever the point was, the store ends with the same bytes a
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,33 +75,6 @@ def loop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Loop]:
     backend.close()
 
 
-def _die_at(point: int) -> None:
-    """This process ends at that point. It is a child process."""
-    seen = 0
-
-    def at_point() -> None:
-        nonlocal seen
-        seen += 1
-        if seen == point:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    schedules.of_process(at_point)
-
-
-def _in_child(call) -> int:
-    """Exit status of a forked process that does it."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            call()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 class Reference:
     """The commands without a kill: what each point belongs to, and what the store holds at the end."""
 
@@ -128,8 +99,7 @@ class Reference:
 def kill_at(points, loop: Loop, reference: Reference) -> None:
     for point in points:
         reference.restore(loop)
-        status = _in_child(lambda point=point: (_die_at(point), loop.commands()))
-        assert status == -signal.SIGKILL, point
+        assert loop.backend.is_killed(loop.commands, point), point
         loop.commands()
         after, name = loop.end(), reference.points[point - 1]
         assert after == reference.end, (point, name, _difference(after, reference.end))

@@ -4,7 +4,6 @@ second proof of the bytes (`checker`) and a simple model (`model`) say what must
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from tasks.run.runner import run_step
 from tasks.store.champion_log import CHAMPION
 from tasks.store.verify import verify
 from tests.unit.tasks.store import schedules
-from tests.unit.tasks.store.backends import Backend, LocalBackend
+from tests.unit.tasks.store.backends import BACKENDS, Backend, LocalBackend
 from tests.unit.tasks.store.checker import Found, check
 from tests.unit.tasks.store.model import (
     Action,
@@ -240,6 +239,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def look(self) -> None:
         """Reads the store; what was there before is there still."""
+        self.backend.end_processes()
         before, self.found = self.found, check(self.backend.objects())
         self.lacked |= bool(self.found.collected) and len(self.found.generations) > len(before.generations)
         assert self.found.problems == []
@@ -303,23 +303,33 @@ def _scenario(tmp_path: Path) -> None:
     SCENARIOS["tiny"] = tiny_scenario(tmp_path)
 
 
-def _run(machine: type[StoreMachine], sequences: int) -> None:
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=sequences, stateful_step_count=8, suppress_health_check=list(HealthCheck), deadline=None
-        ),
-    )
+def _machine_on(backend: str) -> type[StoreMachine]:
+    PREFIXES.clear()
+    return type("StoreMachine", (StoreMachine,), {"backend_type": BACKENDS[backend]})
 
 
-def test_local() -> None:
-    _run(StoreMachine, int(os.environ.get("SEQUENCES", "50")))
+def _run(backend: str, sequences: int) -> None:
+    bounds = settings(max_examples=sequences, stateful_step_count=8, suppress_health_check=list(HealthCheck))
+    run_state_machine_as_test(_machine_on(backend), settings=bounds)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_some_sequences(backend: str) -> None:
+    _run(backend, 100)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_many_sequences(backend: str) -> None:
+    _run(backend, 1000)
 
 
 @pytest.mark.parametrize("words", FAILED.values(), ids=FAILED)
-def test_what_failed(words: str) -> None:
-    """Sequences that failed when they were found: a word is an action with the number of its day, or of gc's days."""
-    machine = StoreMachine()
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_failed(words: str, backend: str) -> None:
+    """Sequences that failed when they were found. A word is an action with the number of its day, of gc's days, or of the
+    version to go back to."""
+    machine = _machine_on(backend)()
     try:
         for word in words.split():
             name, number = word[:-1], int(word[-1])
