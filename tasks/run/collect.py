@@ -17,6 +17,7 @@ from tasks.run.runner import flat, resolve_inputs
 from tasks.steps import DAILY, STEPS, upstream
 from tasks.store.chain import log as chain_log
 from tasks.store.champion_log import ChampionLog
+from tasks.store.records import holder_of
 from tasks.store.scenario_store import Commit, ScenarioStore
 
 LINK_STEPS = tuple(name for name in DAILY if any(read.is_parent for read in STEPS[name].reads.values()))
@@ -47,7 +48,8 @@ def garbage(scenario: Scenario, store: ScenarioStore, keep_days: int | None) -> 
     """The commits whose files nothing needs: neither the last `keep_days` days, nor the next day with its windows, nor
     the champion and what a rollback can go to, nor the newest checkpoint of a generation. None keeps all."""
     commits = store.commits()
-    current = [commit for commit in commits if store.generation_of(commit.ds) == commit.generation]
+    generations = store.generations()
+    current = [commit for commit in commits if holder_of(commit.ds, generations) == commit.generation]
     links = sorted(commit.ds for commit in current if commit.step in LINK_STEPS)
     if keep_days is None or not links:  # a replay from the first day has just begun
         return Garbage((), 0)
@@ -74,8 +76,9 @@ def _needed(scenario: Scenario, store: ScenarioStore, recent: list[str]) -> Iter
     for ds in [*recent, _next(recent[-1])]:
         yield from _inputs(scenario, store, ds)
     links = chain_log(store)
-    for generation in store.generations():
-        seen = [link for link in links if store.generation_of(link.ds, generation.number) == link.generation]
+    generations = store.generations()
+    for generation in generations:
+        seen = [link for link in links if holder_of(link.ds, generations, generation.number) == link.generation]
         for name in LINK_STEPS if seen else ():
             yield from _found(store, name, seen[-1].ds, seen[-1].generation)
     champions = ChampionLog(store)

@@ -8,6 +8,7 @@ from feature_jobs.errors import BadInputError, ParentMissingError
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import check_day, day_range, previous_day
 from tasks.steps import DAILY
+from tasks.store.records import holder_of
 from tasks.store.scenario_store import ScenarioStore
 
 
@@ -55,10 +56,10 @@ def begin_replay(
 
 def _in_view(store: ScenarioStore, generation: int | None = None) -> set[tuple[str, str]]:
     """(day, step) of what is committed as seen from a generation (default: the newest)."""
-    found = set()
+    found, generations = set(), store.generations()
     for key in store.commit_keys():
         number, ds, step = key.split("/")
-        if store.generation_of(ds, generation) == int(number[1:]):
+        if holder_of(ds, generations, generation) == int(number[1:]):
             found.add((ds, step))
     return found
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from feature_jobs.errors import CorruptError
-from tasks.store.records import Manifest
+from tasks.store.records import Manifest, holder_of
 from tasks.store.scenario_store import Commit, ScenarioStore
 
 
@@ -29,10 +29,10 @@ def log(store: ScenarioStore) -> list[Link]:
 
     A damaged record or manifest is left out: `verify` reports it.
     """
-    links = []
+    links, generations = [], store.generations()
     for commit, manifest in readable_commits(store):
         if "parent" in manifest:
-            current = store.generation_of(commit.ds) == commit.generation
+            current = holder_of(commit.ds, generations) == commit.generation
             links.append(Link(commit.ds, commit.generation, commit.digest, manifest["parent"], current))
     return sorted(links, key=lambda link: (link.ds, link.generation))
 

@@ -21,7 +21,7 @@ from typing_extensions import TypedDict  # pydantic needs it in Python 3.11
 from feature_jobs.errors import CorruptError, RetryLaterError
 from feature_jobs.schema import Scenario
 from tasks.store.digests import canonical_json
-from tasks.store.records import Source
+from tasks.store.records import Source, holder_of
 from tasks.store.scenario_store import ScenarioStore, follows
 
 PREFIX = "champion"
@@ -112,7 +112,8 @@ class ChampionLog:
         as no longer needed is None: gc keeps the one before the champion, but a rollback makes an older one that.
         """
         known = [e for e in self.history() if e.ds < ds and self.is_committed(e)]
-        valid = [e for e in known if self.store.generation_of(e.ds, generation) == e.generation]
+        generations = self.store.generations()
+        valid = [e for e in known if holder_of(e.ds, generations, generation) == e.generation]
         served = served_in_turn(valid or known)
         former = served[-2] if len(served) > 1 and self._is_kept(served[-2]) else None
         return (served[-1] if served else None, former)

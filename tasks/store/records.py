@@ -101,3 +101,11 @@ class Generation:
     to_ds: str | None
     reason: str
     digest: str | None
+
+
+def holder_of(ds: str, generations: list[Generation], seen_from: int | None = None) -> int:
+    """The generation that holds a day, as seen from a generation (default: the newest)."""
+    number = len(generations) - 1 if seen_from is None else seen_from
+    while number > 0 and ds < (generations[number].from_ds or ""):
+        number -= 1
+    return number

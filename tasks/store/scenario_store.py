@@ -37,6 +37,7 @@ from tasks.store.records import (
     Manifest,
     RunRecord,
     Source,
+    holder_of,
 )
 
 DEFAULT_STORE = ".recloop/store"
@@ -201,11 +202,7 @@ class ScenarioStore:
 
     def generation_of(self, ds: str, generation: int | None = None) -> int:
         """The generation that holds day `ds` as seen from `generation` (default: the newest)."""
-        records = self.generations()
-        number = len(records) - 1 if generation is None else generation
-        while number > 0 and ds < (records[number].from_ds or ""):
-            number -= 1
-        return number
+        return holder_of(ds, self.generations(), generation)
 
     # committed outputs
 

@@ -16,7 +16,7 @@ from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import previous_day
 from tasks.store.champion_log import ChampionLog
 from tasks.store.digests import canonical_json, sha256_of
-from tasks.store.records import Manifest, Source
+from tasks.store.records import Generation, Manifest, Source, holder_of
 from tasks.store.scenario_store import Commit, ScenarioStore, generation_source
 
 
@@ -51,7 +51,7 @@ class _Verifier:
         self.scenario, self.store = scenario, store
         self.keys = store.commit_keys()
         self.sound: list[tuple[Commit, Manifest]] = []
-        self.has_generations = False  # whether their records can be read
+        self.generations: list[Generation] = []  # empty where their records can't be read
         self.named: dict[str, str] = {}  # key of a record → digest by which others name it
 
     def problems(self) -> Iterator[str]:
@@ -63,23 +63,23 @@ class _Verifier:
                 manifest = commit.manifest
                 self.sound.append((commit, manifest))
                 self.named[commit.source["record"]] = commit.manifest_digest
-                if not self.store.is_collected(commit):
-                    problems = self.store.objects.problems_of(commit.key, manifest["files"])
+                problems = list(self.store.objects.problems_of(commit.key, manifest["files"]))
+                if problems and not self.store.is_collected(commit):  # asked last: gc may run at the same time
                     yield from (f"{problem}; {self.store.remedy(commit.ds)}" for problem in problems)
             except RecloopError as error:
                 yield str(error)
         for commit, manifest in self.sound:
             yield from self._sources(commit, manifest)
-            if "parent" in manifest and self.has_generations:
+            if "parent" in manifest and self.generations:
                 yield from self._parent(commit, manifest["parent"])
 
     def _logs(self) -> Iterator[str]:
         try:
-            for generation in self.store.generations():
+            self.generations = self.store.generations()
+            for generation in self.generations:
                 if source := generation_source(generation):
                     self.named[source["record"]] = source["manifest"]
-            self.has_generations = True
-            started = {f"g{generation.number:04}" for generation in self.store.generations()}
+            started = {f"g{generation.number:04}" for generation in self.generations}
             for name in sorted({key.split("/")[0] for key in self.keys} - started):
                 yield f"{self.store.url}/{name}: a generation that was never started; move it out of the store"
         except RecloopError as error:
@@ -116,7 +116,7 @@ class _Verifier:
             if parent is not None:
                 yield f"{step} of {ds} is the first day, yet names parent {parent[:12]}; {self.store.remedy(ds)}"
             return
-        place = self.store.generation_of(before, commit.generation)
+        place = holder_of(before, self.generations, commit.generation)
         expected = next(
             (c.digest for c, _ in self.sound if (c.step, c.ds, c.generation) == (step, before, place)), None
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -22,8 +23,8 @@ WRITTEN_BY = {
 
 @dataclass
 class Found:
-    """What lies in a store: generations as (first day, last day), the digest of each commit, the records of the champion
-    log, commits whose files were deleted, folders without a commit."""
+    """What lies in a store: generations as (first day, last day), the digest of each commit, the champion log's
+    records, commits whose files were deleted, folders without a commit."""
 
     generations: list[tuple[str, str]] = field(default_factory=list)
     commits: dict[Place, str] = field(default_factory=dict)
@@ -42,8 +43,17 @@ class Found:
 
 def digest(value: Any) -> str:
     """Of bytes, or of what the store writes for a value."""
-    data = value if isinstance(value, bytes) else (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+    return _sha256(value if isinstance(value, bytes) else (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+
+@functools.lru_cache(maxsize=10_000)
+def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+@functools.lru_cache(maxsize=10_000)
+def _parsed(data: bytes) -> Any:
+    return json.loads(data)
 
 
 def check(objects: Mapping[str, bytes]) -> Found:
@@ -69,7 +79,7 @@ class _Checker:
         """The records of a log, each of which names the one before."""
         number, before = 1, None
         while (data := self.objects.get(key(number))) is not None:
-            record = json.loads(data)
+            record = _parsed(data)
             if record["previous"] != before:
                 raise ValueError(f"{key(number)}: names {record['previous']} before it, not {before}")
             yield number, record
@@ -95,9 +105,9 @@ class _Checker:
             if not key.endswith("/commit.json"):
                 continue
             top, ds, step, _ = key.split("/")
-            place, record = (int(top[1:]), ds, step), json.loads(self.objects[key])
+            place, record = (int(top[1:]), ds, step), _parsed(self.objects[key])
             folder = f"{top}/{ds}/{step}/{record['folder']}"
-            manifest = json.loads(self.objects[f"{folder}/manifest.json"])
+            manifest = _parsed(self.objects[f"{folder}/manifest.json"])
             proof = digest(self.objects[f"{folder}/manifest.json"])
             if (proof, proof[:16]) != (record["manifest"], record["folder"]):
                 yield f"{key}: names another manifest"
@@ -110,7 +120,7 @@ class _Checker:
             here = {name.removeprefix(f"{folder}/"): data for name, data in self.objects.items()
                     if name.startswith(f"{folder}/") and not name.endswith("manifest.json")}  # fmt: skip
             if f"{top}/{ds}/{step}/collected.json" in self.objects:
-                json.loads(self.objects[f"{top}/{ds}/{step}/collected.json"])
+                _parsed(self.objects[f"{top}/{ds}/{step}/collected.json"])
                 self.found.collected.add(place)
                 self.found.leftovers += [f"{folder}/{name}" for name in here]
             elif {name: {"sha256": digest(data), "bytes": len(data)} for name, data in here.items()} != manifest[
@@ -128,7 +138,7 @@ class _Checker:
         folders: set[str] = set()
         for g, ds, step in self.found.commits:
             key = f"g{g:04}/{ds}/{step}"
-            top = f"{key}/{json.loads(self.objects[f'{key}/commit.json'])['folder']}"
+            top = f"{key}/{_parsed(self.objects[f'{key}/commit.json'])['folder']}"
             folders |= {top, *(f"{top}/{name.rsplit('/', 1)[0]}" for name in self.manifests[g, ds, step]["files"])}
         return folders
 

@@ -11,13 +11,14 @@ from tests.unit.tasks.store.checker import Found, digest
 from tests.unit.tasks.store.tiny import DAYS, LINK, STEPS_OF_A_DAY, WINDOW, as_bytes, content
 
 Action = tuple[str, ...]
-"""A step and its day, or: replay DAY, rollback, resume, gc DAYS."""
+"""A step and its day, or: replay DAY, rollback VERSION, resume, gc DAYS, verify."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """`ends`: the outcome's word, or the error's class. `digest` of the commit, where it is known beforehand. `gains`: the
-    kind and the version of the record that the champion log gets."""
+    """`ends`: the outcome's word, or the error's class. `digest` of the commit, where it is known beforehand.
+
+    `gains`: kind and version of the record that the champion log gets."""
 
     ends: str | type[Exception]
     digest: str | None = None
@@ -47,34 +48,32 @@ def as_of(found: Found, ds: str) -> list[str | None]:
 
 def expected_of_step(found: Found, step: str, ds: str, versions: Mapping[str, str]) -> Expected:
     """`versions`: version → checkpoint, as the registry has them."""
-    number, today = found.generation_of(ds), DAYS.index(ds)
-    standing = found.commits.get((number, ds, step))
+    standing = found.commits.get((found.generation_of(ds), ds, step))
     if step == "ingest":
         read = digest_of_files(content("ingest", ds, {}))
-        if standing is not None:
-            return Expected("already_done" if standing == read else BadInputError, standing)
-        return Expected("done", read)
+        as_before = "already_done" if standing == read else BadInputError
+        return Expected("done" if standing is None else as_before, standing or read)
     if standing is not None:
         return Expected("already_done", standing)
+    today = DAYS.index(ds)
+    history = DAYS[max(0, today - WINDOW) : today]
     needed = {"train": [("ingest", ds)], "register": [("train", ds)], "deploy": [("register", ds), ("train", ds)]}[step]
     if step == "train":
-        needed += [("ingest", day) for day in DAYS[max(0, today - WINDOW) : today]]
-        needed += [("train", DAYS[today - 1])] if today else []
+        needed += [*(("ingest", day) for day in history), *([("train", DAYS[today - 1])] if today else [])]
     places = [(found.generation_of(day), day, name) for name, day in needed]
     if any(place not in found.commits for place in places):
         return Expected(ParentMissingError)
     if any(place in found.collected for place in places):
         return Expected(BadInputError)
-    if step == "train":
-        history = {
-            day: found.commits[found.generation_of(day), day, "ingest"] for _, day in needed[1 : 1 + min(WINDOW, today)]
-        }
-        parent = found.commits[places[-1]] if today else None
-        inputs = {"events": found.commits[places[0]], "history": history, "parent": parent}
-        return Expected("done", digest_of_files(content("train", ds, inputs)))
-    if step == "register":
-        return Expected("done")
-    return _deploy(found, number, ds, versions)
+    if step == "deploy":
+        return _deploy(found, places[0][0], ds, versions)
+    held = [found.commits[place] for place in places]
+    inputs = {
+        "events": held[0],
+        "history": dict(zip(history, held[1:], strict=False)),
+        "parent": held[-1] if today else None,
+    }
+    return Expected("done", digest_of_files(content("train", ds, inputs)) if step == "train" else None)
 
 
 def _deploy(found: Found, number: int, ds: str, versions: Mapping[str, str]) -> Expected:
