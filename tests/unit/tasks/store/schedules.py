@@ -42,14 +42,15 @@ class Actor:
     reach: Callable[[], None] = lambda: None
     turn: threading.Event = field(default_factory=threading.Event)
 
-    def at_point(self) -> None:
+    def at_point(self, *, may_switch: bool = True) -> None:
         if self.is_dead:
             raise Killed
         self.points += 1
         if self.points == self.kill_at:
             self.is_dead = True
             raise Killed
-        self.reach()
+        if may_switch:
+            self.reach()
 
     def run(self) -> None:
         _this.actor = self
@@ -86,14 +87,16 @@ def of_process(at_point: Callable[[], None]) -> None:
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
-    if _process and event in EVENTS and args and (str(args[0]).startswith(_watched[0]) or str(args[0])[:1] != "/"):
+    if event not in EVENTS or not args:
+        return
+    path = str(args[0])
+    if not path.startswith(_watched[0]) and path[:1] == "/":  # a relative path is one below an open folder
+        return
+    if _process:
         _process[0]()
-    actor = getattr(_this, "actor", None)
-    if actor is not None and event in EVENTS and args:
-        path = str(args[0])
-        # A relative path is one below an open folder. Locks are taken and freed by the kernel also for the dead.
-        if (path.startswith(_watched[0]) or path[:1] != "/") and not path.endswith(".lock"):
-            actor.at_point()
+    if (actor := getattr(_this, "actor", None)) is not None:
+        # In the middle of taking a lock the thread holds locks of the library that every thread needs.
+        actor.at_point(may_switch=not path.endswith(".lock"))
 
 
 def alone(call: Callable[[], Any], kill_at: int | None = None) -> Actor:

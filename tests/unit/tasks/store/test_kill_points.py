@@ -1,12 +1,13 @@
 """A process is killed (SIGKILL) at each of the calls that a day, a replay, a rollback and gc make; then the same
 commands run again. Whatever the point was, the store ends with the same bytes as without a kill, and is proven.
 
-`python -m tests.unit.tasks.store.test_kill_points` prints the table of docs/the-store.md.
+`python -m tests.unit.tasks.store.test_kill_points` tries every point and prints the table of docs/the-store.md.
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,11 +21,11 @@ from tasks.run.runner import run_step
 from tasks.store.champion_log import ChampionLog
 from tasks.store.verify import require_sound
 from tests.unit.tasks.store import schedules
-from tests.unit.tasks.store.backends import BACKENDS, Backend, LocalBackend
+from tests.unit.tasks.store.backends import BACKENDS, Backend
 from tests.unit.tasks.store.checker import check
 from tests.unit.tasks.store.tiny import DAYS, SOURCE, STEPS_OF_A_DAY, Direct, Registry, tiny_scenario, use_tiny_steps
 
-STRIDE = 23  # the fast suite tries every 23rd point
+FAST, SLOW = 47, 5  # every 47th point, and every 5th one
 
 
 class Loop:
@@ -114,23 +115,29 @@ def _difference(left: dict[str, bytes], right: dict[str, bytes]) -> list[str]:
 
 def test_the_next_run_ends_as_if_nothing_was_killed(loop: Loop) -> None:
     reference = Reference(loop)
-    kill_at(range(1, len(reference.points) + 1, STRIDE), loop, reference)
+    kill_at(range(1, len(reference.points) + 1, FAST), loop, reference)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(4))
-def test_so_it_does_at_every_point(loop: Loop, part: int) -> None:
+def test_so_it_does_at_many_more_points(loop: Loop) -> None:
     reference = Reference(loop)
-    assert len(reference.points) > 200
-    kill_at([p for p in range(1, len(reference.points) + 1) if p % 4 == part and p % STRIDE != 1], loop, reference)
+    assert len(reference.points) > 1000
+    kill_at(range(2, len(reference.points) + 1, SLOW), loop, reference)
+
+
+def try_every_point(backend: type[Backend]) -> Counter[str]:
+    """Returns how many points each command has."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        loop = Loop(backend(), Path(folder))
+        use_tiny_steps(patch, loop.registry)
+        reference = Reference(loop)
+        kill_at(range(1, len(reference.points) + 1), loop, reference)
+        loop.backend.close()
+    return Counter(reference.points)
 
 
 if __name__ == "__main__":
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        shown = Loop(LocalBackend(), Path(folder))
-        use_tiny_steps(patch, shown.registry)
-        for name, count in Counter(Reference(shown).points).items():
-            print(f"| {name} | {count:,} |")
-        shown.backend.close()
+    counted = [try_every_point(backend) for backend in BACKENDS.values()]
+    for command in counted[0]:
+        print(f"| `{command}` | {' | '.join(f'{points[command]:,}' for points in counted)} |")
+    print(f"| in all | {' | '.join(f'{points.total():,}' for points in counted)} |")
