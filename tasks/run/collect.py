@@ -6,6 +6,7 @@ Files go, records and manifests stay: the graph of digests is whole, and a day w
 from __future__ import annotations
 
 import datetime
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from tasks.store.champion_log import ChampionLog
 from tasks.store.records import holder_of
 from tasks.store.scenario_store import Commit, ScenarioStore
 
+IDLE_S = 24 * 3600.0
 LINK_STEPS = tuple(name for name in DAILY if any(read.is_parent for read in STEPS[name].reads.values()))
 
 
@@ -116,15 +118,28 @@ def _next(ds: str) -> str:
     return (parse_ds(ds) + datetime.timedelta(days=1)).isoformat()
 
 
-def leftovers(store: ScenarioStore) -> list[str]:
-    """Keys of what killed runs published and never committed, where a commit of another run stands.
+def leftovers(store: ScenarioStore, idle_s: float = IDLE_S) -> list[str]:
+    """Keys of what killed runs published and never committed, where no run can still commit it.
 
-    Without one, a run that is about to commit may need it; the next run of that step removes it.
+    That is where the commit of another run stands; or where a newer generation holds the day, so that a run that comes
+    to its commit is refused: one that stands still just there may need its files, but not after `idle_s`. Elsewhere the
+    next run of the step removes it.
     """
     kept = {commit.key for commit in store.commits()}
     places = {key.rsplit("/", 1)[0] for key in kept}
-    published = {key.rsplit("/", 1)[0] for key in store.keys("g*/*/*/*/*")}
-    return sorted(key for key in published - kept if key.rsplit("/", 1)[0] in places)
+    generations = store.generations()
+    published: dict[str, list[str]] = defaultdict(list)
+    for key in store.keys("g*/*/*/*/*"):
+        published[key.rsplit("/", 1)[0]].append(key)
+
+    def is_left(folder: str) -> bool:
+        top, ds, step, _ = folder.split("/")
+        if folder in kept or f"{top}/{ds}/{step}" in places:
+            return folder not in kept
+        is_replaced = f"g{holder_of(ds, generations):04}" != top
+        return is_replaced and all(time.time() - store.objects.time_of(key) >= idle_s for key in published[folder])
+
+    return sorted(filter(is_left, published))
 
 
 def collect(store: ScenarioStore, found: Garbage, left: list[str], reason: str) -> None:

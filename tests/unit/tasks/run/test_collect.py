@@ -105,3 +105,14 @@ def test_leftovers_go_once_their_day_is_committed(scenario, store):
     assert not (store.work / "g0000" / DAYS[0] / "join" / ("a" * 16)).exists()
     assert (store.work / "g0000" / DAYS[8] / "join" / ("a" * 16)).exists()  # a run may be about to commit it
     assert kept.resumable() == []
+
+
+def test_leftovers_of_a_replaced_generation_go_after_a_day(store):
+    """A run that stands still between its last look at the generation and its record may still commit."""
+    leftover = store.work / "g0000" / DAYS[8] / "join" / ("a" * 16)
+    leftover.mkdir(parents=True)
+    (leftover / "content").write_text("of a killed run")
+    assert leftovers(store, idle_s=0) == []
+    store.new_generation(DAYS[8], "corrected")
+    assert leftovers(store) == []
+    assert leftovers(store, idle_s=0) == [f"g0000/{DAYS[8]}/join/{'a' * 16}"]
