@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, replace
 
-from feature_jobs.errors import BadInputError, ParentMissingError
+from feature_jobs.errors import BadInputError, ParentMissingError, RecloopError
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import check_day, day_range, previous_day
-from tasks.steps import DAILY
+from tasks.run.runner import flat, resolve_inputs
+from tasks.steps import DAILY, STEPS
 from tasks.store.records import holder_of
 from tasks.store.scenario_store import ScenarioStore
 
@@ -50,8 +52,27 @@ def begin_replay(
     open_one = store.generations()[-1]
     newest = max(first, open_one.to_ds or first, *(ds for ds, _ in committed))
     resumed = not restart and open_one.from_ds == first and not _replaced(store) <= committed
+    if not resumed and (deleted := _deleted_input(scenario, store, first)):
+        raise BadInputError(
+            f"{store.url}: {first} needs files of {deleted}, which were deleted as no longer needed; begin at an"
+            f" earlier day whose day before is kept, or at {scenario.data.days.first}"
+        )
     generation = open_one.number if resumed else store.new_generation(first, reason, last or newest)
     return Replay(generation, day_range(scenario, first, last or newest), resumed)
+
+
+def _deleted_input(scenario: Scenario, store: ScenarioStore, ds: str) -> str | None:
+    """An earlier day of which gc deleted files that the steps of `ds` read; None where there is none."""
+    for declared in (STEPS[name] for name in DAILY):
+        for argument, read in declared.reads.items():
+            if read.days not in ("previous", "trailing"):
+                continue
+            with contextlib.suppress(RecloopError):  # missing or damaged: the step itself will say so
+                found = resolve_inputs(replace(declared, reads={argument: read}), scenario, ds, store)
+                for commit in flat(found.values()):
+                    if store.is_collected(commit):
+                        return commit.ds
+    return None
 
 
 def _in_view(store: ScenarioStore, generation: int | None = None) -> set[tuple[str, str]]:

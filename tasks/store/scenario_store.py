@@ -335,7 +335,8 @@ class ScenarioStore:
         if self.is_collected(commit):
             raise BadInputError(
                 f"{commit.uri}: its files were deleted as no longer needed ({self._collected(commit)}); to have them"
-                f" again, compute this day again from one that is kept: recloop chain replay {self.options}"
+                f" again, compute it again from a DAY whose day before is kept: recloop chain replay {self.options}"
+                " --from DAY"
             )
         try:
             self.objects.proven(commit.key, files)

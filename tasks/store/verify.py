@@ -16,6 +16,7 @@ from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import previous_day
 from tasks.store.champion_log import ChampionLog
 from tasks.store.digests import canonical_json, sha256_of
+from tasks.store.keys import collected_key
 from tasks.store.records import Generation, Manifest, Source, holder_of
 from tasks.store.scenario_store import Commit, ScenarioStore, generation_source
 
@@ -64,7 +65,10 @@ class _Verifier:
                 self.sound.append((commit, manifest))
                 self.named[commit.source["record"]] = commit.manifest_digest
                 problems = list(self.store.objects.problems_of(commit.key, manifest["files"]))
-                if problems and not self.store.is_collected(commit):  # asked last: gc may run at the same time
+                collected = self.store.is_collected(commit)  # asked after the files: gc may run at the same time
+                if collected:  # it excuses missing files, so the head covers it
+                    self.named[collected_key(commit.generation, commit.ds, commit.step)] = commit.manifest_digest
+                if problems and not collected:
                     yield from (f"{problem}; {self.store.remedy(commit.ds)}" for problem in problems)
             except RecloopError as error:
                 yield str(error)

@@ -91,6 +91,13 @@ def test_a_changed_file_is_found_beside_deleted_ones(scenario, store):
         require_sound(scenario, store)
 
 
+def test_the_head_shows_a_record_that_excuses_missing_files(scenario, store):
+    head = require_sound(scenario, store).head
+    commit = store.find("join", DAYS[0])
+    store.collect(commit, "by somebody else")
+    assert require_sound(scenario, store).head != head
+
+
 def test_nothing_goes_without_a_number_of_days(scenario, store):
     assert garbage(scenario, store, None).commits == ()
 

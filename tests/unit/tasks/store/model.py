@@ -135,5 +135,8 @@ def expected_of_replay(found: Found, ds: str) -> Expected:
         return Expected(ParentMissingError)
     first, last = found.generations[-1] if found.generations else ("", "")
     newest = len(found.generations)
+    earlier = [(found.generation_of(day), day, step) for day in DAYS[:today][-1:] for step in ("ingest", LINK)]
     replaced = {(day, step) for g, day, step in found.commits if g < newest and first <= day <= last}
-    return Expected("", "resumed" if first == ds and not replaced <= current else "begun")
+    if first == ds and not replaced <= current:
+        return Expected("", "resumed")
+    return Expected(BadInputError) if found.collected.intersection(earlier) else Expected("", "begun")

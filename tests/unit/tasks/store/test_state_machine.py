@@ -291,6 +291,7 @@ FAILED = {
     ),
     "a former champion was deleted": "day1 day2 day3 ingest4 train4 gc1 rollback0 register4",
     "a rollback to what was deleted": "day1 day2 day3 ingest4 train4 gc1 rollback0 rollback0 register4",
+    "a replay begins where files were deleted": "day1 day2 day3 gc1 replay2 replay1 day1",
     "a replay goes on after one that did nothing": "day1 day2 day3 replay2 replay1 day1 replay1",
 }
 
