@@ -10,14 +10,16 @@ from tasks.tracking.connection import RefusedError, call, client
 
 CHECKPOINT_TAG = "recloop.checkpoint"
 EXPORT_TAG = "recloop.export"
+FILES_TAG = "recloop.files"
 VERDICT_TAG = "recloop.gate_verdict"
 NOT_FOUND = "RESOURCE_DOES_NOT_EXIST"
 
 
 class Version(TypedDict):
-    """A registered version, as `recloop status --json` shows it."""
+    """A registered version, as `recloop status --json` shows it. `model_id`: its logged model."""
 
     version: str
+    model_id: str | None
     ds: str | None
     generation: int
     checkpoint: str | None
@@ -55,6 +57,7 @@ def _version(entity: Any, aliases_of_it: list[str]) -> Version:
     tags = dict(entity.tags)
     return Version(
         version=str(entity.version),
+        model_id=entity.model_id,
         ds=tags.get("recloop.ds"),
         generation=int(tags.get("recloop.generation", 0)),
         checkpoint=tags.get(CHECKPOINT_TAG),

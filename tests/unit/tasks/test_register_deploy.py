@@ -116,10 +116,10 @@ def load_once(monkeypatch):
     """The real answer of the fresh process, asked once for each model: it takes seconds."""
     real = tracking.check_loads
 
-    def check(model: str, version: str, reference: Path) -> tracking.LoadCheck:
+    def check(model: str, version: str, files: dict, reference: Path) -> tracking.LoadCheck:
         digest = tracking.versions(model)[-int(version)]["tags"]["recloop.export"]
         if digest not in ANSWERS:
-            ANSWERS[digest] = real(model, version, reference)
+            ANSWERS[digest] = real(model, version, files, reference)
         return ANSWERS[digest]
 
     monkeypatch.setattr(tracking, "check_loads", check)
