@@ -49,6 +49,7 @@ def _state(context: Context, name: str, day: str) -> str:
 
 def _status_lines(facts: dict[str, Any], tasks: tuple[str, ...]) -> list[str]:
     link, targets = facts["chain_head"], ", ".join(facts["rollback_targets"])
+    unchecked = "" if facts["mlflow"].startswith("ok") else " (not checked, as MLflow does not answer)"
     rows = [
         [day, *steps.values(), *(number(facts["auc"][day][task]) for task in tasks)]
         for day, steps in facts["days"].items()
@@ -58,7 +59,8 @@ def _status_lines(facts: dict[str, Any], tasks: tuple[str, ...]) -> list[str]:
         *table(["day", *DAILY, *(f"AUC {task}" for task in tasks)], rows, left=1 + len(DAILY)),
         f"chain head: {link['ds']} {link['checkpoint'][:12]}" if link else "no checkpoint is committed yet",
         *map(_version_line, facts["versions"]),
-        f"rollback can go to: {targets}" if targets else "rollback: no earlier version",
+        f"rollback can go to: {targets}{unchecked}" if targets else "rollback: no earlier version",
+        *([f"deleted in MLflow, can't serve: {', '.join(facts['deleted'])}"] if facts["deleted"] else []),
         f"promotions: {facts['promotions']}",
         *([] if facts["mlflow"] == "ok" else [f"MLflow: {facts['mlflow']}"]),
     ]

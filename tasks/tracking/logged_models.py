@@ -28,6 +28,7 @@ from tasks.tracking.connection import SETTINGS, RefusedError, call, client, clie
 from tasks.tracking.model_files import FLAVOR, RECIPE, Files, copy_proven, digest_of_all, digests_of, write_recipe
 from tasks.tracking.registry import CHECKPOINT_TAG, EXPORT_TAG, FILES_TAG, NOT_FOUND, Version, versions
 from tasks.tracking.runs import RunKey, Runs
+from tasks.tracking.unregistered import clear_mark, delete_unregistered, mark_of_this_process
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -90,7 +91,7 @@ def register_version(
 
     The version is known by its tags `recloop.checkpoint`, `recloop.export` and `recloop.files`, and has all its tags
     from the moment it exists. `required` names the columns that are in every row. Raises RetryLaterError where MLflow
-    stays busy, or another process registers the same export.
+    stays busy.
     """
     with tempfile.TemporaryDirectory() as folder:
         model = _write_model(scenario, export, Path(folder), required)
@@ -98,14 +99,7 @@ def register_version(
         tags = {**tags, FILES_TAG: digest_of_all(files)}
         standing = _find(scenario.model_name, tags)
         if standing is None:
-            try:
-                _log_model(scenario, export, model, key, tags)
-            except RefusedError as error:
-                if error.code != NOT_FOUND:
-                    raise
-                raise RetryLaterError(
-                    f"{scenario.model_name}: another process registers the export of {key.ds} just now; try again later"
-                ) from None
+            _log_model(scenario, export, model, key, tags)
             standing = _settled(scenario.model_name, tags)
     return standing, files
 
@@ -147,9 +141,9 @@ def _log_model(scenario: Scenario, export: Path, model: Path, key: RunKey, tags:
     runs, now_ms = Runs(scenario), int(time.time() * 1000)
     day = runs.open(RunKey(key.scenario, key.generation, key.ds), now_ms, note=scenario.description)
     run = runs.open(key, now_ms, parent=day)
-    _delete_unregistered(scenario.model_name, runs.experiment_id, run.run_id)
+    delete_unregistered(scenario.model_name, runs.experiment_id)
     create = partial(client().create_logged_model, runs.experiment_id, scenario.model_name, run.run_id)
-    logged = call(create)
+    logged = call(partial(create, mark_of_this_process()))
     recipe = json.loads((model / RECIPE).read_bytes())
     recipe |= {"model_id": logged.model_id, "model_uuid": logged.model_id, "run_id": run.run_id}
     write_recipe(model, recipe | {"artifact_path": logged.artifact_location})
@@ -157,19 +151,7 @@ def _log_model(scenario: Scenario, export: Path, model: Path, key: RunKey, tags:
     call(partial(client().log_model_artifacts, logged.model_id, str(model)))
     call(partial(client().finalize_logged_model, logged.model_id, "READY"))
     _create_version(scenario, logged, run.run_id, tags, _description(scenario, export, key))
-
-
-def _delete_unregistered(model: str, experiment_id: str, run_id: str) -> None:
-    """Deletes what killed runs of this step logged and did not register.
-
-    A process that is registering the same export at this moment loses its own, and is told to try again: see
-    `register_version`.
-    """
-    registered = {version["model_id"] for version in versions(model)}
-    search = partial(client().search_logged_models, [experiment_id], f"source_run_id = '{run_id}'")
-    for logged in call(search):
-        if logged.model_id not in registered:
-            call(partial(client().delete_logged_model, logged.model_id))
+    clear_mark(logged.model_id)
 
 
 def _pinned(name: str) -> str:
@@ -202,7 +184,7 @@ def _settled(model: str, tags: Mapping[str, str]) -> Version:
     for version in versions(model):
         if _same(version, tags) and version["version"] != standing["version"] and not version["aliases"]:
             call(partial(client().delete_model_version, model, version["version"]))
-            if version["model_id"]:
+            if version["model_id"] not in (None, standing["model_id"]):
                 call(partial(client().delete_logged_model, version["model_id"]))
     return standing
 
