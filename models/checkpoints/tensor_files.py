@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from feature_jobs.control_records import open_regular
+
 CHUNK_ROWS = 1 << 18
 ALIGNMENT = 8
 DTYPES = {
@@ -93,6 +95,7 @@ def _opened(file: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        open_regular(file).close()  # the library would wait for the writer of a FIFO
         with safe_open(file, framework="pt") as tensors:
             yield tensors
     except (OSError, SafetensorError) as error:

@@ -39,8 +39,8 @@ def read_recipe(folder: Path, remedy: str) -> dict[str, Any]:
     """What of MLflow's recipe is equal on all machines; a dict, because its keys are MLflow's."""
     place = folder / RECIPE
     recipe = read_record_file(place, dict[str, Any], remedy)
-    flavors = recipe.get("flavors")
-    flavor = flavors.get(FLAVOR) if isinstance(flavors, dict) else None
+    flavors: Any = recipe.get("flavors")
+    flavor: Any = flavors.get(FLAVOR) if isinstance(flavors, dict) else None
     if not isinstance(flavor, dict):
         raise CorruptError(f"{place}: has no flavor {FLAVOR}; {remedy}")
     kept = {name: value for name, value in flavor.items() if name not in HERE}

@@ -60,7 +60,8 @@ def _is_abandoned(logged: Any) -> bool:
     pid, _, started = process.partition("/")
     if host == socket.gethostname() and pid.isdigit():
         return _started(int(pid)) != started
-    return time.time() - logged.creation_timestamp / 1000 > LONGEST_S
+    created_s: float = logged.creation_timestamp / 1000
+    return time.time() - created_s > LONGEST_S
 
 
 def _started(pid: int) -> str | None:
