@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,6 @@ from tasks.contract import DayConfig, Input, Metrics, Option, Resources, step
 from tasks.store.digests import canonical_json, sha256_of
 from tasks.store.objects import files_of
 from tasks.store.output_files import facts_of
-from tasks.store.scenario_store import record_key
 from tasks.tuning.proposal import PROPOSAL, Proposal, apply_certain, changes_of, proposal_table, winner, write_proposal
 from tasks.tuning.replay import Gain, Replay
 from tasks.tuning.space import SERVED, Dimension, event_days, joins_again, read_space, serving_scenario
@@ -165,8 +163,8 @@ def _seconds_of_join(config: DayConfig, ds: str) -> float:
     """How long the day's join took when it ran; 0 where that is not known."""
     if config.store is None:
         return 0.0
-    data = config.store.read(record_key(config.store.generation_of(ds), ds, "join"))
-    return float(json.loads(data)["seconds"].get("compute", 0.0)) if data else 0.0
+    commit = config.store.find("join", ds)
+    return config.store.run_record(commit).get("seconds", {}).get("compute", 0.0) if commit else 0.0
 
 
 def _study_key(scenario: Scenario, space: Sequence[Dimension], replay: Replay) -> str:

@@ -153,7 +153,7 @@ def apply_delta(base: Path, delta: Path, output: Path) -> DeltaFacts:
         try:
             table = FrozenTable.from_sorted(merged, facts["rows"], changes.default_TD, old.bits)
         except ValueError as error:
-            raise CorruptError(f"{delta / ROWS_FILE}: does not fit {base} ({error}); {FETCH}") from None
+            raise CorruptError(f"{delta / DELTA_FILE}: does not fit {base} ({error}); {FETCH}") from None
         table.save(folder / TABLE_FILE)
         for name, digest in facts["files"].items():
             if name != ROWS_FILE:
@@ -238,8 +238,16 @@ def _read_rows(file: Path, facts: DeltaFacts, old: FrozenTable) -> Rows:
         if (str(array.dtype), array.ndim) != wanted[name]:
             raise CorruptError(f"{file}: {name} are {array.dtype} of {array.ndim} dimensions; {FETCH}")
     shape = (len(rows.keys_C), row_bytes(rows.default_TD.shape[1], old.bits))
-    if rows.rows_CW.shape != shape or not 0 <= facts["rows"] <= len(old) + len(rows.keys_C):
-        raise CorruptError(f"{file}: rows {rows.rows_CW.shape} for {shape}, {facts['rows']} in all; {FETCH}")
+    if rows.rows_CW.shape != shape:
+        raise CorruptError(f"{file}: rows {rows.rows_CW.shape} where {shape} belong; {FETCH}")
+    if not 0 <= facts["rows"] <= len(old) + len(rows.keys_C):
+        raise CorruptError(f"{file.with_name(DELTA_FILE)}: {facts['rows']} rows can't come of this delta; {FETCH}")
+    counts = (facts["changed"] + facts["new"], facts["gone"])
+    if counts != (len(rows.keys_C), len(rows.gone_G)) or min(facts["changed"], facts["new"]) < 0:
+        raise CorruptError(
+            f"{file.with_name(DELTA_FILE)}: says {counts[0]} rows and {counts[1]} gone, but {ROWS_FILE} has"
+            f" {len(rows.keys_C)} and {len(rows.gone_G)}; {FETCH}"
+        )
     if any((keys[1:] <= keys[:-1]).any() for keys in (rows.keys_C, rows.gone_G)):
         raise CorruptError(f"{file}: keys are not ascending; {FETCH}")
     return rows

@@ -147,7 +147,7 @@ def _proven(store: ScenarioStore, entry: Entry, output: str, remedy: str) -> Com
     commit = store.find(WRITERS[output], entry.ds, entry.generation)
     if commit is None:
         raise BadInputError(
-            f"{store.root}: the {output} of {entry.ds} (generation {entry.generation}) is not committed, so version"
+            f"{store.url}: the {output} of {entry.ds} (generation {entry.generation}) is not committed, so version"
             f" {entry.version} can't be proven; {remedy}"
         )
     store.verify(commit)

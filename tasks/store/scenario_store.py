@@ -26,6 +26,7 @@ from feature_jobs.control_records import RESTORE, checked_name, read_record
 from feature_jobs.errors import BadInputError, CorruptError, RetryLaterError
 from tasks.store.digests import MANIFEST, canonical_json, sha256_of
 from tasks.store.objects import LocalObjects, Objects, files_of, remove_empty_folders
+from tasks.store.output_files import finite
 from tasks.store.records import (
     Collected,
     CommitRecord,
@@ -374,8 +375,8 @@ class ScenarioStore:
         return f"{self.url}/{key}"
 
     def write_record(self, key: str, record: Mapping[str, Any]) -> None:
-        """Writes or replaces a record that no digest depends on."""
-        self.objects.put(key, canonical_json(record))
+        """Writes or replaces a record that no digest depends on; a number that is not finite becomes null."""
+        self.objects.put(key, canonical_json(finite(record)))
 
     def run_record(self, commit: Commit) -> RunRecord:
         """What the runner kept of the run that made a commit, see `record_key`; {} where it kept nothing."""
@@ -390,8 +391,9 @@ class ScenarioStore:
     def journal(self) -> Iterator[dict[str, Any]]:
         """The lines of the journal that can be read, oldest first."""
         for line in self.objects.lines(JOURNAL):
-            with contextlib.suppress(ValueError):  # a line that a crash of the machine cut short
-                yield json.loads(line)
+            with contextlib.suppress(ValueError, RecursionError):  # a line that a crash of the machine cut short
+                if isinstance(entry := json.loads(line), dict):
+                    yield entry
 
 
 def follows(named: str | None, before: str | None) -> bool:

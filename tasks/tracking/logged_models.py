@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from feature_jobs.control_records import read_record
 from feature_jobs.errors import RetryLaterError
 from feature_jobs.schema import Scenario
 from models.runtime.files import REFERENCE_FILE, SERVING_FILE
@@ -254,8 +255,8 @@ def check_loads(model: str, version: str, files: Mapping[str, FileFacts], refere
         except subprocess.TimeoutExpired:
             raise RetryLaterError(f"{place}: did not load within {CHECK_TIMEOUT_S} s; try again later") from None
     if process.returncode:
-        return LoadCheck(_last_line(errors))
-    return LoadCheck(**json.loads(answer.splitlines()[-1]))
+        return LoadCheck(_short(_last_line(errors)))
+    return read_record(_last_line(answer).encode(), LoadCheck, f"the check of {place}", remedy)
 
 
 @contextlib.contextmanager
@@ -280,5 +281,8 @@ def _fetch(model: str, version: str, target: Path) -> Path:
 
 
 def _last_line(text: str) -> str:
-    line = (text.strip().splitlines() or ["no message"])[-1]
+    return (text.strip().splitlines() or ["no message"])[-1]
+
+
+def _short(line: str) -> str:
     return line if len(line) <= 300 else f"{line[:140]} … {line[-140:]}"
