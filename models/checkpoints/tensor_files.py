@@ -90,6 +90,14 @@ def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(tensors.get_slice(name).get_shape()) for name in held}
 
 
+def read_types(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Types (as safetensors names them) and shapes of all tensors. Raises ValueError if the file is not readable."""
+    with _opened(file) as tensors:
+        held = tensors.keys()
+        slices = {name: tensors.get_slice(name) for name in held}
+        return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+
+
 @contextlib.contextmanager
 def _opened(file: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open

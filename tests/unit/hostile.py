@@ -1,9 +1,13 @@
 """Wrong contents for a file that a command reads: torn, empty, nested, wrongly typed, endless, or not a file."""
 
+import contextlib
 import json
 import os
+import resource
 import shutil
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +114,21 @@ def headers(whole: bytes) -> Iterator[tuple[str, Change]]:
             for value in values:
                 text = json.dumps({**header, name: {**facts, key: value}}).encode()
                 yield f"{key} of {name} is {value}", write(len(text).to_bytes(8, "little") + text + body)
+
+
+@dataclass
+class Used:
+    """What a block needed: seconds of this process, and how far its memory rose above all that it had used before."""
+
+    seconds: float = 0.0
+    bytes: int = 0
+
+
+@contextlib.contextmanager
+def peak_of() -> Iterator[Used]:
+    used, began, before = Used(), time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        yield used
+    finally:
+        used.seconds = time.process_time() - began
+        used.bytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024

@@ -2,9 +2,7 @@
 
 import itertools
 import json
-import resource
 import shutil
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -42,10 +40,10 @@ def tried(cases: Cases, file: Path, call: Callable[[], Result], place: str) -> i
     for name, change in cases:
         number += 1
         change(file)
-        began, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        ends_with_4(call(), f"{file.name}: {name}", place)
-        assert time.process_time() - began < MOST_S, name
-        assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < MOST_BYTES, name
+        with hostile.peak_of() as used:
+            ends_with_4(call(), f"{file.name}: {name}", place)
+        assert used.seconds < MOST_S, name
+        assert used.bytes < MOST_BYTES, name
         if file.is_dir() and not file.is_symlink():
             file.rmdir()
         file.unlink(missing_ok=True)
