@@ -16,12 +16,14 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Hashable
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar, cast
-
-from pydantic import TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from feature_jobs.errors import CorruptError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter, ValidationError
 
 T = TypeVar("T")
 
@@ -44,6 +46,8 @@ def read_record(
     Types are strict: "1" is not a number and 1 is not true. Keys that `kind` does not name are an error, or ignored.
     Raises CorruptError with `place` and `remedy`.
     """
+    from pydantic import ValidationError
+
     try:
         if len(data) > MAX_BYTES:
             raise ValueError(f"{len(data)} bytes, but a record has at most {MAX_BYTES}")
@@ -77,7 +81,7 @@ def read_regular(path: Path, limit: int = MAX_BYTES, remedy: str = RESTORE) -> b
     return data
 
 
-def open_regular(path: Path, remedy: str = RESTORE) -> BinaryIO:
+def open_regular(path: Path, remedy: str = RESTORE) -> BufferedReader:
     """Opens a regular file for reading. It does not follow a symlink in the last component, and a FIFO never blocks it.
 
     Raises FileNotFoundError where there is no such file, CorruptError where it is not a regular file.
@@ -118,6 +122,8 @@ def checked_name(name: str, place: str, remedy: str = RESTORE) -> str:
 
 @functools.cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter  # here, because serving is imported without it
+
     return TypeAdapter(kind)
 
 

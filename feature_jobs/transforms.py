@@ -9,6 +9,7 @@ here, so there is no state that could differ between training and serving. Needs
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_jobs.errors import BadInputError
+from feature_jobs.control_records import read_record
+from feature_jobs.errors import BadInputError, CorruptError
 
 if TYPE_CHECKING:
     from feature_jobs.schema import Scenario
@@ -114,13 +116,14 @@ class Layout:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Layout:
-        """Reads the JSON that `to_json` returns."""
-        return cls(
-            tuple(Slot(**s) for s in document["slots"]),
-            tuple(Bag(**b) for b in document["bags"]),
-            tuple(Number(**n) for n in document["numbers"]),
-        )
+    def from_json(cls, document: Mapping[str, Any], place: str = "layout") -> Layout:
+        """Reads the JSON that `to_json` returns. Raises CorruptError, with the place that it comes from."""
+        layout = read_record(json.dumps(document).encode(), cls, f"{place}: layout")
+        scales = {slot.scale for slot in layout.slots} | {number.scale for number in layout.numbers}
+        wrong = sorted(scales - _SCALES.keys())
+        if wrong:
+            raise CorruptError(f"{place}: layout: {wrong[0]!r} is not a scale; restore the file from a backup")
+        return layout
 
 
 _SCALE_OF_KIND = {"count": "log1p", "recency": "log1p", "rate": "logit"}

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from feature_jobs.errors import BadInputError, CorruptError
 from feature_jobs.transforms import Layout, exact_column
-from models.runtime.files import MODEL_FILE, REFERENCE_FILE, TABLE_FILE
+from models.runtime.files import MODEL_FILE, REFERENCE_FILE, SERVING_FILE, TABLE_FILE
 from models.runtime.frozen_tables import FrozenTable
 from models.runtime.onnx_model import OnnxModel, ServingFacts, read_serving
 
@@ -47,7 +47,8 @@ class Scorer:
         facts = read_serving(folder, digest)
         table = FrozenTable.load(folder / TABLE_FILE)
         try:
-            layout, tasks = Layout.from_json(facts["layout"]), tuple(facts["tasks"])
+            layout = Layout.from_json(facts["layout"], str(folder / SERVING_FILE))
+            tasks = tuple(facts["tasks"])
             types = {field.name: field.type for field in pq.read_schema(folder / REFERENCE_FILE)}
             return cls(OnnxModel(folder / MODEL_FILE, layout, tasks, table, threads=threads), facts, types)
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -25,7 +25,7 @@ from tasks.store.champion_log import (
     promotions_held,
 )
 from tasks.store.output_files import read_json, write_json
-from tasks.tracking.files import VERSION_FILE
+from tasks.tracking.files import Registration, read_registration
 
 if TYPE_CHECKING:
     from models.metrics.comparison import Comparison
@@ -91,7 +91,8 @@ def deploy(
     if config.store is None:
         raise BadInputError("deploy keeps the champion log in the store: run it with --store")
     scenario, log = config.scenario, ChampionLog(config.store)
-    version, judged = read_json(registration, VERSION_FILE), _evaluation(config, evaluation)
+    version = read_registration(registration, _again(config))
+    judged = _evaluation(config, evaluation)
     champion, _ = log.as_of(config.ds, config.generation)
     gates = [
         _reproduces(scenario, version, export),
@@ -146,12 +147,15 @@ def decide(scenario: Scenario, gates: list[Gate]) -> Decision:
     return Decision(not refused and not held, refused, unjudged)
 
 
+def _again(config: DayConfig) -> str:
+    return f"compute the day again: recloop chain replay {config.scenario.option} --from {config.ds}"
+
+
 def _evaluation(config: DayConfig, folder: Path) -> Evaluation:
     written: Any = read_json(folder, EVALUATION_FILE)
     if "warnings" not in written:
         raise BadInputError(
-            f"{folder / EVALUATION_FILE}: an older release wrote it, without verdicts; evaluate the day again:"
-            f" recloop chain replay {config.scenario.option} --from {config.ds}"
+            f"{folder / EVALUATION_FILE}: an older release wrote it, without verdicts; {_again(config)}"
         )
     judged: Evaluation = written
     return judged
@@ -161,21 +165,16 @@ def _answer(*, bad: object, unknown: object = None) -> Answer:
     return "no" if bad else "unknown" if unknown else "yes"
 
 
-def _reproduces(scenario: Scenario, version: Mapping[str, Any], export: Path) -> Gate:
+def _reproduces(scenario: Scenario, version: Registration, export: Path) -> Gate:
     from models.metrics.judgement import counted
     from tasks import tracking
 
-    facts = tracking.check_loads(version["name"], version["version"], export / REFERENCE_FILE)
+    facts = tracking.check_loads(version["name"], version["version"], version["files"], export / REFERENCE_FILE)
     tolerance = scenario.deploy.tolerance
-    if facts.problem:
-        return Gate("reproduces", "no", f"the registered model does not load: {facts.problem}", {})
-    numbers = {"rows": facts.rows, "max_difference": facts.max_difference, "tolerance": tolerance}
-    if not facts.own_code:
-        return Gate("reproduces", "no", "the registered model needs code that is not in it", numbers)
-    worst = max(facts.max_difference.values())
-    if not worst <= tolerance:
-        reason = f"its scores differ by {worst:.2g} from the stored ones where {tolerance:g} is allowed"
-        return Gate("reproduces", "no", reason, numbers)
+    loaded = {"rows": facts.rows, "max_difference": facts.max_difference, "tolerance": tolerance}
+    numbers = {} if facts.problem else loaded
+    if refusal := facts.refusal(tolerance):
+        return Gate("reproduces", "no", refusal, numbers)
     return Gate("reproduces", "yes", f"a fresh process reproduces {counted(facts.rows, 'stored score')}", numbers)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -165,8 +164,8 @@ def _seconds_of_join(config: DayConfig, ds: str) -> float:
     """How long the day's join took when it ran; 0 where that is not known."""
     if config.store is None:
         return 0.0
-    data = config.store.read(record_key(config.store.generation_of(ds), ds, "join"))
-    return float(json.loads(data)["seconds"].get("compute", 0.0)) if data else 0.0
+    commit = config.store.find("join", ds)
+    return config.store.run_record(commit).get("seconds", {}).get("compute", 0.0) if commit else 0.0
 
 
 def _study_key(scenario: Scenario, space: Sequence[Dimension], replay: Replay) -> str:

@@ -10,6 +10,7 @@ from feature_jobs.errors import GateError
 from feature_jobs.sources.output_files import COUNTS_FILE
 from feature_jobs.validation.files import PROFILE_FILE, VERDICT_FILE
 from tasks.contract import DayConfig, Input, Metrics, Resources, step
+from tasks.store.output_files import read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,9 +128,7 @@ def _missing_suite(source: str, name: str) -> list[Problem]:
 
 def _row_count(frame: pd.DataFrame, events: Path) -> list[Problem]:
     """Each event is one sample: a join that loses or doubles rows must not go on."""
-    import json
-
-    num_events = json.loads((events / COUNTS_FILE).read_text(encoding="utf-8"))["rows"]
+    num_events = read_json(events, COUNTS_FILE)["rows"]
     if num_events == len(frame):
         return []
     return [_problem("one sample for each event", None, "blocking", f"{num_events} rows", f"{len(frame)} rows")]

@@ -24,11 +24,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from feature_jobs.control_records import read_record_file
 from feature_jobs.errors import CorruptError
 from feature_jobs.schema import Model
 from feature_jobs.transforms import Layout
 from models.checkpoints.files import CHECKPOINT_FILE
-from models.checkpoints.tensor_files import Rows, read_rows, read_shapes, read_tensors, write_tensors
+from models.checkpoints.tensor_files import Rows, read_rows, read_shapes, read_tensors, read_types, write_tensors
 from models.distributed.process_group import lost_the_others
 from models.ranking.networks import Network
 from models.ranking.precision import LossScaler
@@ -69,8 +70,9 @@ class Restored(TypedDict, total=False):
     tables: TableChanges
 
 
+REMEDY = "restore it from a backup, or rebuild in a new generation (recloop chain replay)"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-ERRORS = (KeyError, TypeError, ValueError, RuntimeError)
+ERRORS = (LookupError, AttributeError, TypeError, ValueError, RuntimeError, OverflowError)
 
 
 def write_json(file: Path, document: Mapping[str, Any]) -> None:
@@ -126,9 +128,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
     Raises CorruptError if it is missing or not readable.
     """
     try:
-        facts: dict[str, Any] = json.loads((folder / CHECKPOINT).read_text())
-        return facts
-    except (OSError, ValueError) as error:
+        return read_record_file(folder / CHECKPOINT, dict[str, Any], REMEDY)
+    except OSError as error:
         raise _unreadable(folder / CHECKPOINT, error) from None
 
 
@@ -136,7 +137,8 @@ def load(folder: Path) -> Ranker:
     """The ranker of a checkpoint, for scoring. Raises CorruptError if a file is not readable or does not fit."""
     facts = read_facts(folder)
     try:
-        layout, model = Layout.from_json(facts["layout"]), Model(**facts["architecture"])
+        layout = Layout.from_json(facts["layout"], str(folder / CHECKPOINT))
+        model = Model(**facts["architecture"])
         ranker = Ranker(layout, tuple(facts["tasks"]), model)
         report = _fill(_pieces(ranker.network, ranker.network.state_dict()), read_tensors(folder / DENSE))
         if report["new"] or report["resized"] or report["dropped"]:
@@ -275,7 +277,8 @@ def _counted(names: Mapping[str, list[str]]) -> DenseChanges:
 
 def _restore_tables(ranker: Ranker, folder: Path, facts: Mapping[str, Any]) -> TableChanges:
     """Loads the rows of those saved tables that the ranker has. Returns what became of each table."""
-    tables, names = ranker.tables, Layout.from_json(facts["layout"]).namespaces
+    tables, names = ranker.tables, Layout.from_json(facts["layout"], str(folder / CHECKPOINT)).namespaces
+    _check_tables(folder, len(names))
     ours = {name: table for table, name in enumerate(tables.names)}
     moved_to = np.array([ours.get(name, -1) for name in names] or [-1], np.int16)
     index = read_tensors(folder / EMBEDDINGS, ("keys", "tables", "defaults"))
@@ -307,6 +310,26 @@ def _restore_tables(ranker: Ranker, folder: Path, facts: Mapping[str, Any]) -> T
     if tables.sketch is not None and "embeddings/sketch" in history:
         tables.sketch.counts[:] = history["embeddings/sketch"].numpy()
     return _table_changes(tables.names, tables.dim, tables.optimizer.name, facts)
+
+
+def _check_tables(folder: Path, num_tables: int) -> None:
+    """Raises ValueError where tensors of the tables do not fit each other: kernels read and write them unchecked."""
+    found = {**read_types(folder / EMBEDDINGS), **read_types(folder / OPTIMIZER)}
+    num_rows, dim = found["weights"][1]
+    width = found["embeddings/state"][1][1]
+    wanted = {
+        "keys": ("I64", (num_rows,)),
+        "tables": ("I16", (num_rows,)),
+        "weights": ("F32", (num_rows, dim)),
+        "defaults": ("F32", (num_tables, dim)),
+        "embeddings/state": ("F32", (num_rows, width)),
+        "embeddings/defaults": ("F32", (num_tables, width)),
+        "embeddings/days": ("I32", (num_rows,)),
+        "embeddings/counts": ("I32", (num_rows,)),
+    }
+    for name, fits in wanted.items():
+        if found[name] != fits:
+            raise ValueError(f"{name} is {found[name]}, not {fits}")
 
 
 def _table_changes(names: Sequence[str], dim: int, optimizer: str, facts: Mapping[str, Any]) -> TableChanges:
@@ -350,7 +373,4 @@ def digest_of(folder: Path) -> str:
 
 
 def _unreadable(place: Path, error: Exception) -> CorruptError:
-    return CorruptError(
-        f"{place}: not a readable checkpoint ({type(error).__name__}: {error}); restore it from a backup, or rebuild"
-        " in a new generation (recloop chain replay)"
-    )
+    return CorruptError(f"{place}: not a readable checkpoint ({type(error).__name__}: {error}); {REMEDY}")

@@ -8,14 +8,18 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from feature_jobs.errors import BadInputError, RecloopError, RetryLaterError
 from feature_jobs.schema import Scenario, load_scenario
 from tasks.run.modes import LAUNCHABLE, SETTING
-from tasks.store.scenario_store import DEFAULT_STORE, ScenarioStore, open_store
+from tasks.store.scenario_store import DEFAULT_STORE, Commit, ScenarioStore, open_store
+
+if TYPE_CHECKING:
+    from tasks.contract import Step
+    from tasks.run.runner import Outcome
 
 EPILOG = (
     "Exit codes: 0 done; 1 a defect of Recloop; 2 wrong command line; 3 a gate said no; 4 bad input: scenario or data "
@@ -113,6 +117,21 @@ class Context:
         from feature_jobs.checks.check import check
 
         check(self.scenario, with_data=False)
+
+    def proven(self, commit: Commit) -> Path:
+        """The folder of a commit whose files are as they were committed. Raises CorruptError where they are not."""
+        self.store.verify(commit)
+        return commit.folder
+
+    def after(self, declared: Step, outcome: Outcome) -> None:
+        """Does what the step declares for the time after its commit, which an earlier run may have made."""
+        from tasks.run.runner import output_name_of
+
+        if declared.after is None or outcome.digest is None:
+            return
+        commit = self.store.find(output_name_of(declared, self.scenario), outcome.ds)
+        if commit is not None:
+            declared.after(self.scenario, self.proven(commit))
 
     def show(self, value: Any, text: str | None = None) -> None:
         """Prints `value` as JSON with --json, else `text`."""

@@ -107,8 +107,7 @@ def run_days(context: Context, days: list[str], launcher: Launcher | None = None
                     name, context.scenario, day, context.store,
                     progress=not context.as_json, track=context.track, launcher=launcher,
                 )  # fmt: skip
-                if (after := STEPS[name].after) and outcome.uri:
-                    after(context.scenario, Path(outcome.uri))
+                context.after(STEPS[name], outcome)
             except Exception as error:  # a program must learn of finished steps also where one has a defect
                 return replace(ended, error=error, stopped_at=(day, name))
             nothing_committed = outcome.gate is not None and outcome.digest is None

@@ -46,8 +46,7 @@ def _add(declared: Step) -> None:
             started=_process_started(),
             launcher=launcher_of(execution),
         )
-        if declared.after and outcome.uri:
-            declared.after(context.scenario, Path(outcome.uri))
+        context.after(declared, outcome)
         if declared.shows and outcome.uri and not context.as_json:
             click.echo(declared.shows(Path(outcome.uri), context.options), err=True)
         if outcome.gate:

@@ -80,8 +80,8 @@ def step_seconds(store: ScenarioStore, ds: str, kind: str = "total") -> dict[str
     """Seconds of each step's newest run that did its work; `kind`: total or compute."""
     found: dict[str, float] = {}
     for entry in store.journal():
-        if entry["ds"] == ds and entry["outcome"] in ("done", "gate_no"):
-            found[entry["step"]] = entry["seconds"].get(kind, 0.0)
+        if entry.get("ds") == ds and entry.get("outcome") in ("done", "gate_no"):
+            found[str(entry.get("step"))] = _number(entry, "seconds", kind) or 0.0
     return {step: found[step] for step in STEPS if step in found}
 
 

@@ -49,6 +49,7 @@ def _state(context: Context, name: str, day: str) -> str:
 
 def _status_lines(facts: dict[str, Any], tasks: tuple[str, ...]) -> list[str]:
     link, targets = facts["chain_head"], ", ".join(facts["rollback_targets"])
+    unchecked = "" if facts["mlflow"].startswith("ok") else " (not checked, as MLflow does not answer)"
     rows = [
         [day, *steps.values(), *(number(facts["auc"][day][task]) for task in tasks)]
         for day, steps in facts["days"].items()
@@ -58,7 +59,8 @@ def _status_lines(facts: dict[str, Any], tasks: tuple[str, ...]) -> list[str]:
         *table(["day", *DAILY, *(f"AUC {task}" for task in tasks)], rows, left=1 + len(DAILY)),
         f"chain head: {link['ds']} {link['checkpoint'][:12]}" if link else "no checkpoint is committed yet",
         *map(_version_line, facts["versions"]),
-        f"rollback can go to: {targets}" if targets else "rollback: no earlier version",
+        f"rollback can go to: {targets}{unchecked}" if targets else "rollback: no earlier version",
+        *([f"deleted in MLflow, can't serve: {', '.join(facts['deleted'])}"] if facts["deleted"] else []),
         f"promotions: {facts['promotions']}",
         *([] if facts["mlflow"] == "ok" else [f"MLflow: {facts['mlflow']}"]),
     ]
@@ -100,7 +102,10 @@ def resume_promotions(context: Context) -> None:
 @click.option("--ds", required=True, help="Day of the tuning run whose proposal to accept.")
 @with_context
 def accept(context: Context, ds: str) -> None:
-    """Writes a tuning run's proposed values into the scenario file, keeping its comments."""
+    """Writes a tuning run's proposed values into the scenario file, keeping its comments.
+
+    The proposal must be as it was committed, and only settings of `tune.space` are written.
+    """
     from tasks.run.runner import output_name_of
     from tasks.tuning.proposal import apply, doubt, read_proposal
 
@@ -111,10 +116,10 @@ def accept(context: Context, ds: str) -> None:
             f"{context.store.url}: no proposal of {ds} for the present tune.space; search first:"
             f" recloop tune {context.options} --ds {ds}"
         )
-    proposal = read_proposal(commit.folder)
+    proposal = read_proposal(context.proven(commit))
     if proposal["better"] and (reason := doubt(proposal)):
         click.secho(f"warning: {reason}", err=True, fg="yellow")
-    apply(scenario.file, proposal["changes"], ds)
+    apply(scenario, proposal["changes"], ds)
     lines = [f"{path}: {change['old']} -> {change['new']}" for path, change in sorted(proposal["changes"].items())]
     context.show(proposal["changes"], f"{scenario.file}:\n" + ("\n".join(lines) or "nothing to change"))
 
@@ -157,9 +162,10 @@ def _export(context: Context, ds: str) -> Path:
         raise BadInputError(
             f"{context.store.url}: no export of {ds}; make one: recloop run {context.options} --ds {ds}"
         )
+    folder = context.proven(commit)
     if gate := commit.manifest.get("gate"):
         raise GateError(f"the export of {ds} is not to serve: {gate}")
-    return commit.folder
+    return folder
 
 
 @main.command("apply-delta")

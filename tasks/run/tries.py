@@ -10,13 +10,15 @@ setting changes the samples are its days joined again, into scratch. The committ
 from __future__ import annotations
 
 import difflib
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
+from feature_jobs.control_records import read_record
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
 from models.checkpoints.files import PREDICTIONS_FILE
@@ -82,15 +84,15 @@ def run_tries(
 
 def load_side(store: ScenarioStore, name: str) -> Side:
     """A try that exists, for a comparison. Raises BadInputError where there is none of that name."""
-    data = store.read(f"{FOLDER}/{name}/{RECORD}") if NAME.fullmatch(name) else None
-    if data is None:
+    ended = _ended(store, name) if NAME.fullmatch(name) else None
+    if ended is None:
         known = tries(store)
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"tries: {', '.join(known) or 'none'}"
         raise BadInputError(
             f"{store.url}: {name!r} is not a try, a day (2022-04-25), a generation (g0) or {COMMITTED!r}; {hint}"
         )
-    days = json.loads(data)["days"]
+    days = ended["days"]
     return Side(name, {ds: store.work / FOLDER / name / ds for ds in days}, days[0])
 
 
@@ -99,14 +101,30 @@ def tries(store: ScenarioStore) -> list[str]:
     return sorted(path.parent.name for path in (store.work / FOLDER).glob(f"*/{RECORD}"))
 
 
+class Ended(TypedDict):
+    """The part of a try's record that later commands read."""
+
+    key: str
+    days: list[str]
+    seconds: float
+    cpu_s: float
+
+
+def _ended(store: ScenarioStore, name: str) -> Ended | None:
+    """The record of a try that ended, or None."""
+    key, remedy = f"{FOLDER}/{name}/{RECORD}", "remove its folder, and try it again"
+    data = store.read(key)
+    return None if data is None else read_record(data, Ended, f"{store.url}/{key}", remedy, extra="ignore")
+
+
 def _is_done(planned: Planned, store: ScenarioStore) -> bool:
-    data = store.read(f"{FOLDER}/{planned.record.name}/{RECORD}")
-    return data is not None and json.loads(data)["key"] == planned.record.key
+    ended = _ended(store, planned.record.name)
+    return ended is not None and ended["key"] == planned.record.key
 
 
 def _load_done(base: Base, planned: Planned) -> Try:
-    data = json.loads(base.store.read(f"{FOLDER}/{planned.record.name}/{RECORD}") or b"{}")
-    times = {name: data[name] for name in ("seconds", "cpu_s")}
+    ended = _ended(base.store, planned.record.name)
+    times = {"seconds": ended["seconds"], "cpu_s": ended["cpu_s"]} if ended else {}
     return _judged(base, planned, base.store.work / FOLDER / planned.record.name, outcome="already_done", **times)
 
 

@@ -379,8 +379,9 @@ class ScenarioStore:
     def journal(self) -> Iterator[dict[str, Any]]:
         """The lines of the journal that can be read, oldest first."""
         for line in self.objects.lines(JOURNAL):
-            with contextlib.suppress(ValueError):  # a line that a crash of the machine cut short
-                yield json.loads(line)
+            with contextlib.suppress(ValueError, RecursionError):  # a line that a crash of the machine cut short
+                if isinstance(entry := json.loads(line), dict):
+                    yield entry
 
 
 def follows(named: str | None, before: str | None) -> bool:

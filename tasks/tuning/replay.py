@@ -7,7 +7,9 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import TypedDict
 
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import trailing_days
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from models.metrics.judgement import Verdict
 
 TAIL_DRAWS, MAX_DRAWS = 20, 10_000  # an end of an interval needs about ten draws beyond it
 
@@ -27,13 +28,14 @@ TAIL_DRAWS, MAX_DRAWS = 20, 10_000  # an end of an interval needs about ten draw
 class Difference(TypedDict):
     """The AUC of the best trial minus that of trial 0 on the judged rows, its interval, and what both are worth.
 
-    `verdict` and `reason`: see models.metrics.judgement. The numbers are None where they are undefined.
+    `verdict` (models.metrics.judgement.Verdict) and `reason` are a text here, so that reading needs no NumPy. The
+    numbers are None where they are undefined.
     """
 
     difference: float | None
     low: float | None
     high: float | None
-    verdict: Verdict
+    verdict: str
     reason: str
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +94,17 @@ def _searched(scenario: Scenario) -> dict[str, tuple[str, SearchRange]]:
 
     space = scenario.tune.space.items()
     return {path: (pattern, search) for pattern, search in space for path in expand(scenario, pattern)}
+
+
+def searched_paths(scenario: Scenario) -> set[str]:
+    """The paths of `tune.space`, `*` expanded: all that a search may change."""
+    return set(_searched(scenario))
+
+
+def own_values(scenario: Scenario, paths: Iterable[str]) -> dict[str, Any]:
+    """The scenario's own value at each path. Raises BadInputError where it has no such path."""
+    document = _document(scenario)
+    return {path: _own_value(scenario, document, path) for path in paths}
 
 
 def serving_scenario(scenario: Scenario, served: Mapping[str, Any] | None) -> Scenario:

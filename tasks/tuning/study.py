@@ -17,9 +17,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from filelock import FileLock, Timeout
+from typing_extensions import TypedDict
 
 from feature_jobs.errors import BadInputError, RetryLaterError
 from feature_jobs.schema import Scenario
@@ -52,7 +53,7 @@ class Trial(TypedDict):
     state: str
     params: dict[str, Any]
     value: float | None
-    intermediate: dict[str, float]
+    intermediate: dict[str, float | None]
     days: dict[str, dict[str, float]]
     error: str | None
 

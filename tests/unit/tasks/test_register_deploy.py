@@ -2,6 +2,7 @@
 
 import json
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from feature_jobs.errors import BadInputError, GateError, RetryLaterError
+from feature_jobs.errors import BadInputError, CorruptError, GateError, RetryLaterError
 from feature_jobs.schema import Scenario
 from models.training.day import train_day
 from tasks import tracking
@@ -24,9 +25,13 @@ from tasks.run.rollback import resume_promotions, rollback
 from tasks.store.champion_log import ChampionLog, Entry
 from tasks.store.objects import files_of
 from tasks.store.scenario_store import ScenarioStore, open_store
+from tests.paths import ROOT
 from tests.unit.tasks.little import DAYS, commit, little_scenario, write_samples, write_validation
 
-WRITERS = {"checkpoint": "train", "evaluation": "evaluate", "export": "quantize", "validation": "validate"}
+WRITERS = {
+    "checkpoint": "train", "evaluation": "evaluate", "export": "quantize", "validation": "validate",
+    "registration": "register",
+}  # fmt: skip
 
 
 @dataclass
@@ -82,6 +87,7 @@ class Loop:
         out = self.folder(number, "registration")
         reads = self.folders(number, "export", "checkpoint", "evaluation", "validation")
         register(self.config(number), **reads, registration=out)
+        self.commit(number, "registration")
         return json.loads((out / "version.json").read_text())
 
     def deploy(self, number: int, **others: Path) -> tuple[dict, dict]:
@@ -116,10 +122,10 @@ def load_once(monkeypatch):
     """The real answer of the fresh process, asked once for each model: it takes seconds."""
     real = tracking.check_loads
 
-    def check(model: str, version: str, reference: Path) -> tracking.LoadCheck:
+    def check(model: str, version: str, files: dict, reference: Path) -> tracking.LoadCheck:
         digest = tracking.versions(model)[-int(version)]["tags"]["recloop.export"]
         if digest not in ANSWERS:
-            ANSWERS[digest] = real(model, version, reference)
+            ANSWERS[digest] = real(model, version, files, reference)
         return ANSWERS[digest]
 
     monkeypatch.setattr(tracking, "check_loads", check)
@@ -491,17 +497,176 @@ def test_a_comparison_with_another_champion_does_not_count(loop, load_once):
     assert other.sequence == 0
 
 
-@pytest.mark.slow
-def test_a_model_that_does_not_load_is_a_no_and_mlflow_away_is_not(loop, monkeypatch):
+def test_a_version_that_is_not_in_mlflow_is_a_no_and_mlflow_away_is_not(loop, monkeypatch):
     loop.register(1)
-    shutil.rmtree(artifacts("2") / "code")
-    metrics, verdict = loop.deploy(1)
+    tracking.connection.client().delete_model_version("little", "2")
+    with pytest.raises(BadInputError, match="RESOURCE_DOES_NOT_EXIST"):  # the verdict is written, but has no place
+        loop.deploy(1)
+    verdict = json.loads((loop.folder(1, "deployment") / "verdict.json").read_text())
     assert gate(verdict, "reproduces")["answer"] == "no"
-    assert "does not load" in metrics["gate"] or "needs code" in metrics["gate"]
+    assert gate(verdict, "reproduces")["reason"].endswith("models:/little/2 is not in MLflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(RetryLaterError):
         loop.deploy(1)
+
+
+MARK = "import pathlib; pathlib.Path({!r}).touch()\n"
+
+
+def append_line(folder: Path, mark: str) -> None:
+    with (folder / "pyfunc_model.py").open("a") as stream:
+        stream.write(mark)
+
+
+def change_imported_code(folder: Path, mark: str) -> None:
+    file = folder / "code" / "serving" / "__init__.py"
+    file.write_text(file.read_text() + mark)
+
+
+def add_module(folder: Path, mark: str) -> None:
+    (folder / "code" / "pandas.py").write_text(mark)
+
+
+def change_recipe(folder: Path, **flavor: object) -> None:
+    recipe = json.loads((folder / "MLmodel").read_text())
+    recipe["flavors"]["python_function"] |= flavor
+    (folder / "MLmodel").write_text(json.dumps(recipe))
+
+
+def change_loader(folder: Path, mark: str) -> None:
+    (folder / "evil.py").write_text(mark)
+    change_recipe(folder, loader_module="evil", code=".")
+
+
+def name_a_pickle(folder: Path, mark: str) -> None:
+    change_recipe(folder, python_model="artifacts/export/model.onnx")
+
+
+def put_a_symlink(folder: Path, mark: str) -> None:
+    """To equal bytes, which the owner of its target can change later."""
+    file = folder / "pyfunc_model.py"
+    elsewhere = Path(shutil.move(file, folder.parent / "elsewhere.py"))
+    file.symlink_to(elsewhere)
+
+
+def link_the_code_folder(folder: Path, mark: str) -> None:
+    elsewhere = Path(shutil.move(folder / "code", folder.parent / "elsewhere"))
+    (folder / "code").symlink_to(elsewhere)
+
+
+def put_a_fifo(folder: Path, mark: str) -> None:
+    (folder / "requirements.txt").unlink()
+    os.mkfifo(folder / "requirements.txt")
+
+
+def remove_code(folder: Path, mark: str) -> None:
+    shutil.rmtree(folder / "code")
+
+
+def write_yaml(folder: Path, mark: str) -> None:
+    (folder / "MLmodel").write_text("a: &a [x, x]\nb: [*a, *a]\n")
+
+
+def nest_recipe(folder: Path, mark: str) -> None:
+    (folder / "MLmodel").write_text('{"flavors":' * 100_000)
+
+
+def change_export(folder: Path, mark: str) -> None:
+    file = folder / "artifacts" / "export" / "reference.parquet"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+
+
+CHANGES = [
+    append_line, change_imported_code, add_module, change_loader, name_a_pickle, put_a_symlink, link_the_code_folder,
+    put_a_fifo, remove_code, write_yaml, nest_recipe, change_export,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_model_that_was_changed_in_the_registry_is_never_executed(loop, tmp_path, change):
+    files = json.loads((loop.folder(0, "registration") / "version.json").read_text())["files"]
+    reference = loop.store.find("quantize", DAYS[0]).folder / "reference.parquet"
+    mark = tmp_path / "was-executed"
+    change(artifacts("1"), MARK.format(str(mark)))
+    with pytest.raises(CorruptError, match="models:/little/1 is not to be loaded: restore its files in MLflow"):
+        tracking.check_loads("little", "1", files, reference)
+    assert not mark.exists()
+
+
+def test_deploy_and_rollback_refuse_a_changed_model(loop, load_once, tmp_path, monkeypatch):
+    loop.register(1)
+    loop.deploy(1)
+    monkeypatch.undo()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    mark = tmp_path / "was-executed"
+    for version in ("1", "2"):
+        append_line(artifacts(version), MARK.format(str(mark)))
+    with pytest.raises(CorruptError, match=r"pyfunc_model.py: digest .* is not the registered"):
+        loop.deploy(1)
+    with pytest.raises(CorruptError, match=r"pyfunc_model.py: digest .* is not the registered"):
+        rollback(loop.scenario, loop.store)
+    assert not mark.exists()
+    assert ChampionLog(loop.store).current().version == tracking.aliases("little")["champion"] == "2"
+
+
+def test_what_a_load_leaves_in_the_registry_is_neither_refused_nor_executed(loop, tmp_path):
+    """Python compiles what it imports, and runs the compiled file the next time."""
+    files = json.loads((loop.folder(0, "registration") / "version.json").read_text())["files"]
+    code = artifacts("1") / "code" / "serving"
+    mark = tmp_path / "was-executed"
+    (tmp_path / "evil.py").write_text(MARK.format(str(mark)))
+    compiled = Path(py_compile.compile(str(tmp_path / "evil.py"), str(code / "__pycache__" / "scorer.cpython-311.pyc")))
+    source = (code / "scorer.py").stat()
+    header = (
+        (0).to_bytes(4, "little") + int(source.st_mtime).to_bytes(4, "little") + source.st_size.to_bytes(4, "little")
+    )
+    compiled.write_bytes(compiled.read_bytes()[:4] + header + compiled.read_bytes()[16:])
+    reference = loop.store.find("quantize", DAYS[0]).folder / "reference.parquet"
+    assert tracking.check_loads("little", "1", files, reference).refusal(1e-4) is None
+    assert not mark.exists()
+
+
+KILLED_REGISTER = """
+import os
+from tasks import tracking
+from feature_jobs.schema import load_scenario
+from pathlib import Path
+tracking.logged_models._create_version = lambda *_: os._exit(9)
+tags = {{"recloop.checkpoint": "c", "recloop.export": "e"}}
+key = tracking.RunKey("little", 0, {ds!r}, "register")
+tracking.register_version(load_scenario({scenario!r}), Path({export!r}), key, tags, required=set())
+"""
+
+
+@pytest.mark.slow
+def test_what_a_killed_register_left_is_deleted_by_the_next(loop):
+    export = str(loop.store.find("quantize", DAYS[1]).folder)
+    code = KILLED_REGISTER.format(ds=DAYS[1], scenario=str(loop.scenario.file), export=export)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert done.returncode == 9
+    client, experiment = tracking.connection.client(), tracking.runs.experiment_id_of(loop.scenario)
+    left = {model.model_id for model in client.search_logged_models([experiment])}
+    assert len(left) == 2
+    loop.register(1)
+    found = {model.model_id for model in client.search_logged_models([experiment])}
+    assert found == {version["model_id"] for version in tracking.versions("little")}
+    assert len(found & left) == 1
+
+
+def test_what_a_register_logs_at_this_moment_is_left_alone(loop, monkeypatch):
+    client, experiment = tracking.connection.client(), tracking.runs.experiment_id_of(loop.scenario)
+    unregistered = tracking.unregistered
+    ours = client.create_logged_model(experiment, "little", tags=unregistered.mark_of_this_process())
+    others = client.create_logged_model(
+        experiment, "little", tags={unregistered.MARK: "true", unregistered.OWNER: "x/1/2"}
+    )
+    known = {ours.model_id, others.model_id, tracking.versions("little")[0]["model_id"]}
+    unregistered.delete_unregistered("little", experiment)
+    assert {model.model_id for model in client.search_logged_models([experiment])} == known
+    monkeypatch.setattr(unregistered, "LONGEST_S", -1)  # the time of another machine's step is over
+    unregistered.delete_unregistered("little", experiment)
+    assert {model.model_id for model in client.search_logged_models([experiment])} == known - {others.model_id}
 
 
 def test_deploy_without_a_store_says_what_is_missing(loop, tmp_path):

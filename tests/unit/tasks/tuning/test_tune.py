@@ -331,15 +331,16 @@ def test_the_first_day_has_nothing_to_replay(tmp_path):
 
 def test_applying_a_proposal_keeps_comments_and_touches_nothing_else(tmp_path):
     file = tmp_path / "tiny.yaml"
-    file.write_text(SCENARIO + TUNE)
+    space = TUNE + "    model.dropout: {choices: [0.1]}\n    quantize.max_auc_loss: {low: 0.001, high: 0.01}\n"
+    file.write_text(SCENARIO + space)
     changes = {
         "train.learning_rate": {"old": 0.00001, "new": 0.0123},
         "features.age.enabled": {"old": True, "new": False},
         "model.dropout": {"old": 0.0, "new": 0.1},
         "quantize.max_auc_loss": {"old": 0.002, "new": 0.003},
     }
-    apply(file, changes, DAYS[2])
-    expected = (SCENARIO + TUNE).replace("learning_rate: 0.00001}", "learning_rate: 0.0123}")
+    apply(load_scenario(file), changes, DAYS[2])
+    expected = (SCENARIO + space).replace("learning_rate: 0.00001}", "learning_rate: 0.0123}")
     expected = expected.replace("age: {kind: number}", "age: {kind: number, enabled: false}")
     expected = expected.replace("  tower: [4]\n", "  tower: [4]\n  dropout: 0.1\n")
     edited = file.read_text().replace("}   # far", "}  # far")  # a comment keeps its column
@@ -347,7 +348,26 @@ def test_applying_a_proposal_keeps_comments_and_touches_nothing_else(tmp_path):
     scenario = load_scenario(file)
     assert scenario.train.learning_rate == 0.0123 and not scenario.features["age"].enabled
     with pytest.raises(BadInputError, match=r"tiny.yaml:\d+: .*the proposal started from"):
-        apply(file, changes, DAYS[2])
+        apply(load_scenario(file), changes, DAYS[2])
+
+
+@pytest.mark.parametrize(
+    ("path", "new", "reason"),
+    [
+        ("data.path", "/etc", "tune.space does not name data.path"),
+        ("deploy.max_calibration_error", 1e9, "tune.space does not name deploy.max_calibration_error"),
+        ("features.age.kind", "id", "tune.space does not name features.age.kind"),
+        ("features.x.y.z", 1, "tune.space does not name features.x.y.z"),
+        ("train.learning_rate", "fast", "train.learning_rate = 'fast'"),
+        ("train.learning_rate", {"a": []}, "train.learning_rate = {'a': \\[\\]}"),
+    ],
+)
+def test_a_proposal_changes_only_what_the_space_names_to_what_the_scenario_allows(tmp_path, path, new, reason):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(SCENARIO + TUNE)
+    with pytest.raises(BadInputError, match=reason):
+        apply(load_scenario(file), {path: {"old": 0.00001, "new": new}}, DAYS[2])
+    assert file.read_text() == SCENARIO + TUNE
 
 
 def test_the_shipped_scenarios_survive_a_round_trip_and_have_a_space(tmp_path):
@@ -358,7 +378,7 @@ def test_the_shipped_scenarios_survive_a_round_trip_and_have_a_space(tmp_path):
         file = tmp_path / f"{name}.yaml"
         before = file.read_text()
         old = load_scenario(file).train.learning_rate
-        apply(file, {"train.learning_rate": {"old": old, "new": 0.5}}, DAYS[2])
+        apply(load_scenario(file), {"train.learning_rate": {"old": old, "new": 0.5}}, DAYS[2])
         changed = [line for line in file.read_text().splitlines() if line not in before.splitlines()]
         assert len(changed) <= 2 and any("learning_rate: 0.5" in line for line in changed)
         assert len(read_space(load_scenario(SCENARIOS / f"{name}.yaml"))) >= 4
