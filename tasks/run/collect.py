@@ -46,25 +46,32 @@ def size_of(commit: Commit) -> int:
 def garbage(scenario: Scenario, store: ScenarioStore, keep_days: int | None) -> Garbage:
     """The commits whose files nothing needs: neither the last `keep_days` days, nor the next day with its windows, nor
     the champion and what a rollback can go to, nor the newest checkpoint of a generation. None keeps all."""
-    commits = {commit.source["record"]: commit for commit in store.commits() if not store.is_collected(commit)}
-    if keep_days is None or not commits:
+    commits = store.commits()
+    current = [commit for commit in commits if store.generation_of(commit.ds) == commit.generation]
+    links = sorted(commit.ds for commit in current if commit.step in LINK_STEPS)
+    if keep_days is None or not links:  # a replay from the first day has just begun
         return Garbage((), 0)
-    current = {ds for ds in {c.ds for c in commits.values()} if _has_current(store, commits, ds)}
-    kept = {commit.source["record"] for commit in _needed(scenario, store, sorted(current), keep_days)}
-    free = tuple(commit for record, commit in sorted(commits.items()) if record not in kept)
+    # The days to keep end with the newest link: later days have begun out of order, and need all that they have.
+    counted = day_range(scenario, min(commit.ds for commit in current), links[-1])
+    recent = [*counted[-keep_days:], *sorted({commit.ds for commit in current if commit.ds > links[-1]})]
+    kept = {commit.source["record"] for commit in _needed(scenario, store, recent)}
+    # What a killed gc began to delete is not whole any more, so it goes, needed or not.
+    free = tuple(c for c in _with_files(store, commits) if c.source["record"] not in kept or store.is_collected(c))
     return Garbage(free, sum(map(size_of, free)))
 
 
-def _has_current(store: ScenarioStore, commits: dict[str, Commit], ds: str) -> bool:
-    number = store.generation_of(ds)
-    return any(commit.ds == ds and commit.generation == number for commit in commits.values())
+def _with_files(store: ScenarioStore, commits: list[Commit]) -> Iterator[Commit]:
+    """The commits of which at least one file is still there."""
+    keys = {commit: [f"{commit.key}/{name}" for name in commit.manifest["files"]] for commit in commits}
+    depths = {key.count("/") + 1 for of_commit in keys.values() for key in of_commit}
+    there = {key for depth in depths for key in store.keys("/".join(["g*", *["*"] * (depth - 1)]))}
+    return (commit for commit in commits if not there.isdisjoint(keys[commit]))
 
 
-def _needed(scenario: Scenario, store: ScenarioStore, days: list[str], keep_days: int) -> Iterator[Commit]:
-    recent = day_range(scenario, days[0], days[-1])[-keep_days:]
+def _needed(scenario: Scenario, store: ScenarioStore, recent: list[str]) -> Iterator[Commit]:
     for ds in recent:
         yield from store.commits_of(ds)
-    for ds in [*recent, _next(days[-1])]:
+    for ds in [*recent, _next(recent[-1])]:
         yield from _inputs(scenario, store, ds)
     links = chain_log(store)
     for generation in store.generations():

@@ -64,8 +64,8 @@ def _in_view(store: ScenarioStore, generation: int | None = None) -> set[tuple[s
 
 
 def _replaced(store: ScenarioStore) -> set[tuple[str, str]]:
-    """What the newest generation has to compute: the daily outputs that the one before has in its days."""
+    """What the newest generation has to compute: the daily outputs that older ones have in its days."""
     newest = store.generations()[-1]
     from_ds, to_ds = newest.from_ds or "", newest.to_ds or ""
-    before = _in_view(store, newest.number - 1)
-    return {(ds, step) for ds, step in before if from_ds <= ds <= to_ds and step in DAILY}
+    older = (key.split("/") for key in store.commit_keys() if not key.startswith(f"g{newest.number:04}/"))
+    return {(ds, step) for _, ds, step in older if from_ds <= ds <= to_ds and step in DAILY}

@@ -194,7 +194,7 @@ def _resolve(declared: Step, argument: str, scenario: Scenario, ds: str, store: 
 
         champion, former = ChampionLog(store).as_of(ds)
         entry = champion if source.days == "champion" else former
-        return None if entry is None else store.find_commit(writer, entry.checkpoint)
+        return None if entry is None else store.find(writer, entry.ds, entry.generation)
     day: str | None = ds if source.days == "same" else previous_day(scenario, ds)
     if day is None:
         return None

@@ -108,16 +108,25 @@ class ChampionLog:
         """(champion, former champion) as a fair comparator for day `ds`, seen from a generation (default: newest).
 
         Only versions that learned from earlier days and whose checkpoint is still committed count. Versions of a
-        generation that was replaced count only where there are no others.
+        generation that was replaced count only where there are no others. A former champion whose files were deleted
+        as no longer needed is None: gc keeps the one before the champion, but a rollback makes an older one that.
         """
         known = [e for e in self.history() if e.ds < ds and self.is_committed(e)]
         valid = [e for e in known if self.store.generation_of(e.ds, generation) == e.generation]
         served = served_in_turn(valid or known)
-        return (served[-1] if served else None, served[-2] if len(served) > 1 else None)
+        former = served[-2] if len(served) > 1 and self._is_kept(served[-2]) else None
+        return (served[-1] if served else None, former)
 
     def is_committed(self, entry: Entry) -> bool:
         """Whether the entry's checkpoint is in the store (dvc removes the outputs of days that it runs again)."""
         return self.store.is_committed(entry.checkpoint, entry.ds, entry.generation)
+
+    def _is_kept(self, entry: Entry) -> bool:
+        """Whether the entry's checkpoint is in the store with its files."""
+        return any(
+            commit.digest == entry.checkpoint and not self.store.is_collected(commit)
+            for commit in self.store.commits_on(entry.ds, entry.generation)
+        )
 
     def promote(self, expected_sequence: int, entry: Entry) -> Entry:
         """Appends the record after `expected_sequence` (0: the log is empty).
@@ -153,10 +162,10 @@ class ChampionLog:
         return [*before[:keep_versions], *rolled_back[:keep_versions]]
 
     def _distinct(self, entries: list[Entry], without: set[str]) -> list[Entry]:
-        """The first committed entry of each version."""
+        """The first entry of each version whose checkpoint has its files."""
         found: dict[str, Entry] = {}
         for entry in entries:
-            if entry.version not in without and self.is_committed(entry):
+            if entry.version not in without and self._is_kept(entry):
                 found.setdefault(entry.version, entry)
         return list(found.values())
 

@@ -15,6 +15,7 @@ Only `tasks.store.objects` touches the place itself.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import shlex
 from collections.abc import Iterator, Mapping
@@ -109,7 +110,7 @@ class ScenarioStore:
         """A folder on this machine for locks and for unfinished work. Where the store is local, it is the store's."""
         return self.objects.scratch.work
 
-    @property
+    @functools.cached_property
     def option(self) -> str:
         """` --store PATH`, empty for the default: what a printed command needs so that it runs when it is copied."""
         store = self.url.rpartition("/")[0]
@@ -242,14 +243,17 @@ class ScenarioStore:
 
     def commits_of(self, ds: str) -> list[Commit]:
         """What is committed of a day, as seen from the newest generation."""
-        keys = self.keys(f"g{self.generation_of(ds):04}/{ds}/*/{RECORD}")
+        return self.commits_on(ds, self.generation_of(ds))
+
+    def commits_on(self, ds: str, generation: int) -> list[Commit]:
+        """What is committed of a day in a generation."""
+        keys = self.keys(f"g{generation:04}/{ds}/*/{RECORD}")
         found = (self.commit_at(key.removesuffix(f"/{RECORD}")) for key in keys)
         return [commit for commit in found if commit is not None]
 
     def is_committed(self, digest: str, ds: str, generation: int) -> bool:
         """Whether a step's output with that digest is committed on a day of a generation."""
-        keys = self.keys(f"g{generation:04}/{ds}/*/{RECORD}")
-        return any((c := self.commit_at(key.removesuffix(f"/{RECORD}"))) and c.digest == digest for key in keys)
+        return any(commit.digest == digest for commit in self.commits_on(ds, generation))
 
     def find_commit(self, step: str, digest: str) -> Commit | None:
         """The committed output with that digest, in whatever day and generation."""

@@ -1,0 +1,140 @@
+"""What an action should do to a store, said from what lies in it: a few lines for each, without the code of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from feature_jobs.errors import BadInputError, ParentMissingError
+from tests.unit.tasks.store.checker import Found, digest
+from tests.unit.tasks.store.tiny import DAYS, LINK, STEPS_OF_A_DAY, WINDOW, as_bytes, content
+
+Action = tuple[str, ...]
+"""A step and its day, or: replay DAY, rollback, resume, gc DAYS."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """`ends`: the outcome's word, or the error's class. `digest` of the commit, where it is known beforehand. `gains`: the
+    kind and the version of the record that the champion log gets."""
+
+    ends: str | type[Exception]
+    digest: str | None = None
+    gains: tuple[str, str] | None = None
+
+
+def served_in_turn(champions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A rollback returns to the last time when its version served; a resumption changes nothing."""
+    stack: list[dict[str, Any]] = []
+    for entry in champions:
+        versions = [known["version"] for known in stack]
+        if entry["kind"] == "rollback" and entry["version"] in versions:
+            stack = stack[: versions.index(entry["version"])]
+        if entry["kind"] != "resumption":
+            stack.append(entry)
+    return stack
+
+
+def as_of(found: Found, ds: str) -> list[str | None]:
+    """Checkpoints of the champion and the former champion for a day."""
+    known = [entry for entry in found.champions if entry["ds"] < ds]
+    valid = [entry for entry in known if found.generation_of(entry["ds"]) == entry["generation"]]
+    served = served_in_turn(valid or known)
+    former = [entry for entry in served[-2:-1] if (entry["generation"], entry["ds"], LINK) not in found.collected]
+    return [entry["checkpoint"] if entry else None for entry in (*served[-1:], *former, None, None)][:2]
+
+
+def expected_of_step(found: Found, step: str, ds: str, versions: Mapping[str, str]) -> Expected:
+    """`versions`: version → checkpoint, as the registry has them."""
+    number, today = found.generation_of(ds), DAYS.index(ds)
+    standing = found.commits.get((number, ds, step))
+    if step == "ingest":
+        read = digest_of_files(content("ingest", ds, {}))
+        if standing is not None:
+            return Expected("already_done" if standing == read else BadInputError, standing)
+        return Expected("done", read)
+    if standing is not None:
+        return Expected("already_done", standing)
+    needed = {"train": [("ingest", ds)], "register": [("train", ds)], "deploy": [("register", ds), ("train", ds)]}[step]
+    if step == "train":
+        needed += [("ingest", day) for day in DAYS[max(0, today - WINDOW) : today]]
+        needed += [("train", DAYS[today - 1])] if today else []
+    places = [(found.generation_of(day), day, name) for name, day in needed]
+    if any(place not in found.commits for place in places):
+        return Expected(ParentMissingError)
+    if any(place in found.collected for place in places):
+        return Expected(BadInputError)
+    if step == "train":
+        history = {
+            day: found.commits[found.generation_of(day), day, "ingest"] for _, day in needed[1 : 1 + min(WINDOW, today)]
+        }
+        parent = found.commits[places[-1]] if today else None
+        inputs = {"events": found.commits[places[0]], "history": history, "parent": parent}
+        return Expected("done", digest_of_files(content("train", ds, inputs)))
+    if step == "register":
+        return Expected("done")
+    return _deploy(found, number, ds, versions)
+
+
+def _deploy(found: Found, number: int, ds: str, versions: Mapping[str, str]) -> Expected:
+    checkpoint = found.commits[number, ds, LINK]
+    version = min((int(name) for name, known in versions.items() if known == checkpoint), default=None)
+    wanted = found.inputs[number, ds, "register"]["champion"] == as_of(found, ds)[0] and version is not None
+    current = found.champions[-1] if found.champions else None
+    ours = ("promotion", str(version), ds, number)
+    if ours in [(entry["kind"], entry["version"], entry["ds"], entry["generation"]) for entry in found.champions]:
+        return Expected("done" if wanted else "gate_no")
+    if (current is not None and (current["ds"] > ds or current["kind"] == "rollback")) or not wanted:
+        return Expected("gate_no")
+    return Expected("done", gains=("promotion", str(version)))
+
+
+def digest_of_files(files: Mapping[str, Any]) -> str:
+    """As a manifest has it."""
+    written = {name: as_bytes(value) for name, value in files.items()}
+    return digest({name: {"sha256": digest(data), "bytes": len(data)} for name, data in written.items()})
+
+
+def is_finished(found: Found, ds: str) -> bool:
+    """Whether all steps of a day are committed."""
+    return all((found.generation_of(ds), ds, step) in found.commits for step in STEPS_OF_A_DAY)
+
+
+def expected_of_rollback(found: Found, alias: str | None, wanted: str = "", keep: int = 1) -> Expected:
+    """`alias`: the version that the registry calls champion. `wanted`: the version to go to; default the one before."""
+    if not found.champions:
+        return Expected(BadInputError)
+    current, served = found.champions[-1], served_in_turn(found.champions)
+    if alias != current["version"] and current["kind"] == "rollback" and wanted in ("", current["version"]):
+        return Expected("")  # the interrupted one is finished
+    if wanted == current["version"]:
+        return Expected("")
+    there = [e for e in reversed(found.champions) if (e["generation"], e["ds"], LINK) not in found.collected]
+    passed = [entry["version"] for entry in served]
+    before = [e["version"] for e in reversed(served[:-1]) if e in there and e["version"] != passed[-1]]
+    rolled_back = [entry["version"] for entry in there if entry["version"] not in passed]
+    targets = [*list(dict.fromkeys(before))[:keep], *list(dict.fromkeys(rolled_back))[:keep]]
+    chosen = wanted or next(iter(list(dict.fromkeys(before))[:keep]), "")
+    return Expected("", gains=("rollback", chosen)) if chosen in targets else Expected(BadInputError)
+
+
+def expected_of_resume(found: Found) -> Expected:
+    if not found.champions:
+        return Expected(BadInputError)
+    current = found.champions[-1]
+    return Expected("", gains=("resumption", current["version"]) if current["kind"] == "rollback" else None)
+
+
+def expected_of_replay(found: Found, ds: str) -> Expected:
+    """`digest` says whether it goes on with the newest generation."""
+    current = {(day, step) for g, day, step in found.commits if found.generation_of(day) == g}
+    today = DAYS.index(ds)
+    if not current:
+        return Expected(BadInputError)
+    if today and DAYS[today - 1] not in {day for day, _ in current}:
+        return Expected(ParentMissingError)
+    first, last = found.generations[-1] if found.generations else ("", "")
+    newest = len(found.generations)
+    replaced = {(day, step) for g, day, step in found.commits if g < newest and first <= day <= last}
+    return Expected("", "resumed" if first == ds and not replaced <= current else "begun")

@@ -1,0 +1,166 @@
+"""A process is killed (SIGKILL) at each of the calls that a day, a replay, a rollback and gc make; then the same
+commands run again. Whatever the point was, the store ends with the same bytes as without a kill, and is proven.
+
+`python -m tests.unit.tasks.store.test_kill_points` prints the table of docs/the-store.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.run.collect import collect, garbage, leftovers
+from tasks.run.replay import begin_replay
+from tasks.run.rollback import resume_promotions, rollback
+from tasks.run.runner import run_step
+from tasks.store.champion_log import ChampionLog
+from tasks.store.verify import require_sound
+from tests.unit.tasks.store import schedules
+from tests.unit.tasks.store.backends import BACKENDS, Backend, LocalBackend
+from tests.unit.tasks.store.checker import check
+from tests.unit.tasks.store.tiny import DAYS, SOURCE, STEPS_OF_A_DAY, Direct, Registry, tiny_scenario, use_tiny_steps
+
+STRIDE = 23  # the fast suite tries every 23rd point
+
+
+class Loop:
+    """A store after its first day, and the commands that follow: they do what is left to do, however often they run."""
+
+    def __init__(self, backend: Backend, folder: Path) -> None:
+        self.backend, self.scenario = backend, tiny_scenario(folder)
+        self.registry = Registry(folder / "registry.json")
+        self.registry.before = lambda _: schedules.reach()
+        self.now = "start"
+
+    def day(self, ds: str) -> None:
+        for step in STEPS_OF_A_DAY:
+            self.now = step
+            run_step(step, self.scenario, ds, self.backend.open(), track=False, launcher=Direct())
+
+    def commands(self) -> None:
+        """Day 2, and again after a correction; a rollback, its end; gc."""
+        store = self.backend.open()
+        SOURCE.editions = {DAYS[1]: 1 + store.generation}
+        self.day(DAYS[1])
+        if store.generation == 0:
+            self.now = "chain replay"
+            begin_replay(self.scenario, store, DAYS[1], None, "corrected")
+            SOURCE.editions = {DAYS[1]: 2}
+            self.day(DAYS[1])
+        self.now = "rollback"
+        kinds = [entry.kind for entry in ChampionLog(store).history()]
+        if "resumption" not in kinds:
+            rollback(self.scenario, store, "2")
+            self.now = "resume-promotions"
+            resume_promotions(self.scenario, store)
+        self.now = "gc --delete"
+        collect(store, garbage(self.scenario, store, 1), leftovers(store), "test")
+
+    def end(self) -> dict[str, bytes]:
+        """All bytes that a digest depends on."""
+        return {key: data for key, data in self.backend.objects().items() if key.startswith(("g", "champion"))}
+
+
+@pytest.fixture(params=BACKENDS)
+def loop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Loop]:
+    backend = BACKENDS[request.param]()
+    made = Loop(backend, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        use_tiny_steps(patch, made.registry)
+        yield made
+    backend.close()
+
+
+def _die_at(point: int) -> None:
+    """This process ends at that point. It is a child process."""
+    seen = 0
+
+    def at_point() -> None:
+        nonlocal seen
+        seen += 1
+        if seen == point:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    schedules.of_process(at_point)
+
+
+def _in_child(call) -> int:
+    """Exit status of a forked process that does it."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            call()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+class Reference:
+    """The commands without a kill: what each point belongs to, and what the store holds at the end."""
+
+    def __init__(self, loop: Loop) -> None:
+        loop.day(DAYS[0])
+        self.begin = loop.backend.objects()
+        self.registry = json.dumps(loop.registry.state)
+        self.points: list[str] = []
+        schedules.of_process(lambda: self.points.append(loop.now))
+        try:
+            loop.commands()
+        finally:
+            schedules.of_process(lambda: None)
+        self.end = loop.end()
+
+    def restore(self, loop: Loop) -> None:
+        loop.backend.clear()
+        loop.backend.write(self.begin)
+        loop.registry.file.write_text(self.registry)
+
+
+def kill_at(points, loop: Loop, reference: Reference) -> None:
+    for point in points:
+        reference.restore(loop)
+        status = _in_child(lambda point=point: (_die_at(point), loop.commands()))
+        assert status == -signal.SIGKILL, point
+        loop.commands()
+        after, name = loop.end(), reference.points[point - 1]
+        assert after == reference.end, (point, name, _difference(after, reference.end))
+        assert require_sound(loop.scenario, loop.backend.open()).problems == []
+        found = check(loop.backend.objects())
+        assert (found.problems, found.leftovers, loop.backend.unfinished()) == ([], [], []), (point, name)
+
+
+def _difference(left: dict[str, bytes], right: dict[str, bytes]) -> list[str]:
+    return sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
+
+
+def test_the_next_run_ends_as_if_nothing_was_killed(loop: Loop) -> None:
+    reference = Reference(loop)
+    kill_at(range(1, len(reference.points) + 1, STRIDE), loop, reference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(4))
+def test_so_it_does_at_every_point(loop: Loop, part: int) -> None:
+    reference = Reference(loop)
+    assert len(reference.points) > 200
+    kill_at([p for p in range(1, len(reference.points) + 1) if p % 4 == part and p % STRIDE != 1], loop, reference)
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        shown = Loop(LocalBackend(), Path(folder))
+        use_tiny_steps(patch, shown.registry)
+        for name, count in Counter(Reference(shown).points).items():
+            print(f"| {name} | {count:,} |")
+        shown.backend.close()
