@@ -11,7 +11,6 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
 from tasks.contract import DayConfig, Input, Metrics, Option, Resources, step
 from tasks.store.digests import canonical_json, sha256_of
-from tasks.store.keys import record_key
 from tasks.store.objects import files_of
 from tasks.store.output_files import facts_of
 from tasks.tuning.proposal import PROPOSAL, Proposal, apply_certain, changes_of, proposal_table, winner, write_proposal

@@ -6,10 +6,14 @@ so the examples may also depend on which test files ran before in the process; e
 """
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadFileScheduling
+
+from tests import object_store
+from tests.object_store import ObjectServer
 
 ENGINE = "tests/containers/"
 
@@ -27,3 +31,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileS
             return ENGINE if nodeid.startswith(ENGINE) else str(super()._split_scope(nodeid))
 
     return Scheduling(config, log)
+
+
+@pytest.fixture(scope="session")
+def object_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
+    """A real S3-compatible server, started once for the tests of a process that use it."""
+    with object_store.object_server(tmp_path_factory.mktemp("objects")) as server:
+        yield server

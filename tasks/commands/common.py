@@ -15,7 +15,7 @@ import click
 from feature_jobs.errors import BadInputError, RecloopError, RetryLaterError
 from feature_jobs.schema import Scenario, load_scenario
 from tasks.run.modes import LAUNCHABLE, SETTING
-from tasks.store.scenario_store import DEFAULT_STORE, Commit, ScenarioStore, open_store
+from tasks.store.scenario_store import DEFAULT_STORE, Commit, ScenarioStore, is_remote, open_store
 
 if TYPE_CHECKING:
     from tasks.contract import Step
@@ -96,7 +96,14 @@ class Context:
         self.store.scenario_option = self.scenario.option
         self.as_json = as_json
         self.track = not no_track
-        os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{self.store.work.parent / 'mlflow.db'}")
+        os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{self._tracking_folder / 'mlflow.db'}")
+
+    @property
+    def _tracking_folder(self) -> Path:
+        """Where MLflow's database is if nobody names a server: with a local store, else on this machine."""
+        if is_remote(self.store.url):
+            return Path(DEFAULT_STORE).resolve().parent
+        return self.store.work.parent
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> Scenario:
         """The scenario of the file with values at config paths."""
@@ -184,7 +191,11 @@ def with_context(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--scenario", "-s", required=True, help="Name in scenarios/, or path of a YAML file."),
         click.option("--data", envvar="RECLOOP_DATA", help="Folder of the logs; default: the scenario's data.path."),
         click.option(
-            "--store", envvar="RECLOOP_STORE", default=DEFAULT_STORE, show_default=True, help="Folder for all outputs."
+            "--store",
+            envvar="RECLOOP_STORE",
+            default=DEFAULT_STORE,
+            show_default=True,
+            help="Folder for all outputs, or the URL of an object store: s3://BUCKET/PREFIX, gs://, az://.",
         ),
         click.option(
             "--set",

@@ -25,6 +25,8 @@ from models.distributed.nodes import Nodes
 from tasks.contract import Step
 from tasks.run.exec_step import request_of
 from tasks.run.launchers import Call, Ran
+from tasks.store.cache import FOLDER as CACHE
+from tasks.store.scenario_store import is_remote
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -38,7 +40,9 @@ ABANDONED_S = 120.0  # a container is started right after it was made
 ERRORS: dict[int, type[RecloopError]] = {
     error.exit_code: error for error in (BadInputError, ParentMissingError, RetryLaterError)
 }
-REGISTRY_SETTINGS = ("MLFLOW_", "AWS_", "RECLOOP_MLFLOW_")
+REGISTRY_SETTINGS = ("MLFLOW_", "RECLOOP_MLFLOW_")
+STORE_SETTINGS = ("AWS_", "GOOGLE_", "AZURE_", "RECLOOP_STORE_TIMEOUT_S")
+TMP = "/tmp"  # noqa: S108 (the container's, in memory)
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ class ContainerLauncher:
         host = client.create_host_config(
             mounts=mounts_of(declared, call, writable),
             read_only=True,
-            tmpfs={"/tmp": f"rw,noexec,nosuid,nodev,size={memory_bytes},mode=1777"},  # noqa: S108 (the container's)
+            tmpfs={TMP: f"rw,noexec,nosuid,nodev,size={memory_bytes},mode=1777"},
             cap_drop=["ALL"],
             security_opt=["no-new-privileges:true"],
             pids_limit=PIDS,
@@ -229,8 +233,9 @@ def writable_folders(declared: Step, call: Call) -> list[Path]:
     folders = [call.output]
     if call.config.resume:
         folders.append(call.config.resume)
-    if declared.store_folder and call.config.store:
-        folders.append(call.config.store.work / declared.store_folder)
+    store = call.config.store
+    if declared.store_folder and store and not (is_remote(store.url) and declared.registry):
+        folders.append(store.work / declared.store_folder)
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     return folders
@@ -260,7 +265,9 @@ def registry_environment(declared: Step) -> dict[str, str]:
             f"MLFLOW_TRACKING_URI={uri}: {declared.name} runs in a container, which shares no database file; start"
             " `mlflow server` and give its address"
         )
-    return {name: value for name, value in os.environ.items() if name.startswith(REGISTRY_SETTINGS)}
+    # MLflow's client and `deploy`, which has a part of the store, need the credentials. Neither fetches outputs.
+    given = (*REGISTRY_SETTINGS, *STORE_SETTINGS)
+    return {name: value for name, value in os.environ.items() if name.startswith(given)} | {CACHE: f"{TMP}/recloop"}
 
 
 def error_of(declared: Step, code: int, answer: str, *, out_of_memory: bool) -> RecloopError:

@@ -19,7 +19,7 @@ from feature_jobs.schema import Scenario
 from tasks.contract import DayConfig, Step
 from tasks.run.launchers import Call, Folder, InProcess
 from tasks.steps import STEPS
-from tasks.store.scenario_store import ScenarioStore
+from tasks.store.scenario_store import ScenarioStore, is_remote, store_at
 from tasks.store.source_digest import code_digest
 
 ORPHANED = 143  # as if asked to end
@@ -60,11 +60,18 @@ def request_of(declared: Step, call: Call, environment: Mapping[str, str]) -> Re
         "generation": config.generation,
         "options": dict(config.options),
         "resume": str(config.resume) if config.resume else None,
-        "store": str(config.store.work) if config.store and declared.store_folder else None,
+        "store": _store_for(declared, config.store),
         "folders": {argument: _text(folder) for argument, folder in call.folders.items()},
         "output": str(call.output),
         "environment": dict(environment),
     }
+
+
+def _store_for(declared: Step, store: ScenarioStore | None) -> str | None:
+    """What a step in a container sees of the store: nothing; its folder of it; or, if it has a network, the URL."""
+    if store is None or not declared.store_folder:
+        return None
+    return store.url if is_remote(store.url) and declared.registry else str(store.work)
 
 
 def call_of(request: Request) -> Call:
@@ -74,7 +81,7 @@ def call_of(request: Request) -> Call:
     config = DayConfig(
         scenario,
         request["ds"],
-        ScenarioStore(Path(request["store"])) if request["store"] else None,
+        store_at(request["store"]) if request["store"] else None,
         request["generation"],
         options=request["options"],
         resume=Path(request["resume"]) if request["resume"] else None,

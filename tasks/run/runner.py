@@ -76,6 +76,7 @@ def run_step(
     declared = STEPS[name]
     check_day(scenario, ds)
     begun = time.time()
+    store.objects.release()  # what an earlier step of this process has fetched
     config = DayConfig(scenario, ds, store, store.generation_of(ds), progress, options or {})
     if declared.shared and not Nodes.from_environment().is_leader:
         return _help(declared, config, store, launcher or InProcess())
@@ -84,7 +85,7 @@ def run_step(
     except RecloopError as error:
         seconds = {"total": round(time.time() - (started or begun), 3)}
         entry = {"step": name, "ds": ds, "outcome": type(error).__name__, "exit_code": error.exit_code}
-        store.note({**entry, "generation": store.generation, "message": str(error), "seconds": seconds})
+        _note(store, {**entry, "message": str(error), "seconds": seconds})
         raise
     if track and (commit is not None or outcome.gate) and _is_time_to_show(declared, outcome):
         _show_in_mlflow(scenario, ds, store)
@@ -92,8 +93,14 @@ def run_step(
     seconds = {**outcome.seconds, "imports": round(starting_s + outcome.seconds.get("imports", 0.0), 3)}
     seconds["total"] = round(time.time() - (started or begun), 3)
     outcome = Outcome(**{**vars(outcome), "seconds": seconds})
-    store.note({**outcome.as_json(), "generation": store.generation_of(ds), "exit_code": outcome.exit_code})
+    _note(store, {**outcome.as_json(), "exit_code": outcome.exit_code})
     return outcome
+
+
+def _note(store: ScenarioStore, entry: Mapping[str, Any]) -> None:
+    """Adds to the journal. A store that cannot be reached just now changes nothing in how the step ended."""
+    with contextlib.suppress(RecloopError):
+        store.note({**entry, "generation": store.generation_of(entry["ds"])})
 
 
 def _run(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Launcher) -> tuple[Outcome, Commit | None]:

@@ -41,6 +41,7 @@ from tasks.run.tries_plan import (
 from tasks.run.tries_scores import Side, compare_sides, day_qualities
 from tasks.run.tries_workers import Chain, ChainEnd, Job, run_chains
 from tasks.store.digests import canonical_json
+from tasks.store.objects import LocalObjects
 from tasks.store.scenario_store import ScenarioStore
 
 FOLDER, RECORD = "tries", "try.json"
@@ -113,8 +114,8 @@ class Ended(TypedDict):
 def _ended(store: ScenarioStore, name: str) -> Ended | None:
     """The record of a try that ended, or None."""
     key, remedy = f"{FOLDER}/{name}/{RECORD}", "remove its folder, and try it again"
-    data = store.read(key)
-    return None if data is None else read_record(data, Ended, f"{store.url}/{key}", remedy, extra="ignore")
+    data = LocalObjects(store.work).read(key)  # tries stay on the machine that made them
+    return None if data is None else read_record(data, Ended, f"{store.work / key}", remedy, extra="ignore")
 
 
 def _is_done(planned: Planned, store: ScenarioStore) -> bool:

