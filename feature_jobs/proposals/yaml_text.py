@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from feature_jobs.proposals.days import DayChoice, DayCounts
+from feature_jobs.proposals.days import DayChoice, DayCounts, typical
 from feature_jobs.proposals.features import Proposed
 from feature_jobs.proposals.labels import Answers
 from feature_jobs.proposals.roles import FoundEntity, Log
@@ -57,8 +58,14 @@ def to_yaml(proposal: Proposal) -> str:
         required=proposal.required,
         user_count=next(counts).name,
         is_small=sum(proposal.counts.rows.values()) < 50_000,
+        batch_size=batch_size(typical(proposal.counts.rows)),
     )
     return re.sub(r"(?m)^([^\t\n]*)\t", lambda match: f"{match[1]:<48} ", text)
+
+
+def batch_size(rows_a_day: int) -> int:
+    """About 64 steps a day: a day is learned in one pass, and with fewer steps the model hardly leaves its start."""
+    return min(max(2 ** round(math.log2(rows_a_day / 64)), 16), 512)
 
 
 def flow(value: object) -> str:
