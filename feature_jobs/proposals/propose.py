@@ -6,27 +6,25 @@ would give the answer away, days and features. In doubt a column is left out of 
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
 
 from feature_jobs.errors import BadInputError
-from feature_jobs.proposals.days import choose_days, count_days
+from feature_jobs.proposals.days import choose_days, count_days, usual_rows
 from feature_jobs.proposals.discover import find_tables
-from feature_jobs.proposals.features import Proposed, parts_taken, propose_features
-from feature_jobs.proposals.ids import useless_ids
+from feature_jobs.proposals.features import Proposed, propose_features
 from feature_jobs.proposals.labels import Answers, find_answers
-from feature_jobs.proposals.profiles import Table, clean, connect, profile
-from feature_jobs.proposals.roles import FoundEntity, Log, clock_of, entities_of, keys_of, near_times
-from feature_jobs.proposals.yaml_text import Proposal, to_yaml
+from feature_jobs.proposals.profiles import Table, profile
+from feature_jobs.proposals.roles import FoundEntity, Log, clock_of, entities_of, log_of, near_times
+from feature_jobs.proposals.vocabulary import clean
+from feature_jobs.proposals.yaml_text import batch_size, to_yaml
 from feature_jobs.schema import Scenario, load_scenario
-from feature_jobs.validation.expectations import Suite
-
-_EXISTS = "{}: exists already, and is left as it is; give another --name"
+from feature_jobs.validation.expectations import Suite, suite_text
 
 
 def write_proposal(path: Path, out: Path, name: str | None = None) -> list[str]:
@@ -37,47 +35,54 @@ def write_proposal(path: Path, out: Path, name: str | None = None) -> list[str]:
     """
     name = name or clean(path.resolve().name.split(".")[0]).lower()
     file, suite_file = out / f"{name}.yaml", out / f"{name}.expectations.json"
+    exists = BadInputError(f"{file}: exists already, and is left as it is; give another --name")
     if file.exists():
-        raise BadInputError(_EXISTS.format(file))
+        raise exists
     text, lines = propose(path, name, out)
-    # Innermost first: they are removed again if the proposal fails.
-    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
-    written: list[Path] = []
     out.mkdir(parents=True, exist_ok=True)
-    try:
-        scenario, suite = _checked(path, file, text)
-        if not suite_file.exists():  # before the scenario, so that the scenario is never without it
-            _put_if_absent(suite_file, json.dumps(suite, indent=1, sort_keys=True) + "\n")
-            written.append(suite_file)
-            lines.append(f"wrote {suite_file}: {len(suite['expectations'])} expectations")
-        if not _put_if_absent(file, text):
-            raise BadInputError(_EXISTS.format(file))
-    except BaseException:
-        for done in written:
-            done.unlink(missing_ok=True)
-        for folder in missing:
-            if not any(folder.iterdir()):
-                folder.rmdir()
-        raise
-    lines.append(f"wrote {file}: {len(text.splitlines())} lines")
+    with _aside(file, text) as aside:
+        scenario, suite = _checked(path, file, aside)
+        with _aside(suite_file, suite_text(suite)) as suite_aside:
+            is_new = not suite_file.exists()
+            try:  # the suite first, so that the scenario is never without it
+                if is_new:
+                    os.link(suite_aside, suite_file)
+                os.link(aside, file)  # unlike a rename, it never replaces a file that came meanwhile
+            except FileExistsError:
+                if is_new:
+                    suite_file.unlink()
+                raise exists from None
+    if is_new:
+        lines.append(f"wrote {suite_file}: {len(suite['expectations'])} expectations")
     short = name if out.resolve() == Path("scenarios").resolve() else file
     first = scenario.data.days.first
-    run = f"  recloop run -s {short} --from {first} --to {first}"
-    return [*lines, f"next: read and edit {file}, then copy:", f"  recloop check -s {short}", run]
+    return [
+        *lines,
+        f"wrote {file}: {len(text.splitlines())} lines",
+        f"next: read and edit {file}, then copy:",
+        f"  recloop check -s {short}",
+        f"  recloop run -s {short} --from {first} --to {first}",
+    ]
 
 
-def _checked(path: Path, file: Path, text: str) -> tuple[Scenario, Suite]:
-    """The proposal as a scenario, read from a file aside that is removed again, and its expectations.
-
-    Raises BadInputError where the proposal fails the check.
-    """
-    from feature_jobs.checks.check import check_scenario
-    from feature_jobs.validation.expectations import propose_suite
-
-    # In the same folder, as paths are relative to it; not named .yaml, as every .yaml file there is a scenario.
+@contextmanager
+def _aside(file: Path, text: str) -> Iterator[Path]:
+    """The text in a file for as long as the block runs: in the folder of `file`, as paths of a scenario are relative to
+    it, and not named .yaml, as every .yaml file there is a scenario."""
     aside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         aside.write_text(text, encoding="utf-8")
+        yield aside
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _checked(path: Path, file: Path, aside: Path) -> tuple[Scenario, Suite]:
+    """The proposal in `aside` as a scenario, and its expectations. Raises BadInputError where it fails the check."""
+    from feature_jobs.checks.check import check_scenario
+    from feature_jobs.validation.expectations import propose_suite
+
+    try:
         scenario = load_scenario(aside)
         if problems := check_scenario(scenario):
             raise BadInputError("\n".join(problems))
@@ -86,75 +91,79 @@ def _checked(path: Path, file: Path, text: str) -> tuple[Scenario, Suite]:
         remedy = "nothing was written; give another --name if the file named here is one of yours, else report a defect"
         listed = str(error).replace(str(aside.resolve()), str(file))
         raise BadInputError(f"{path}: the proposal fails its own check; {remedy}:\n{listed}") from None
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def _put_if_absent(file: Path, text: str) -> bool:
-    """Writes a file whole, or returns False where it exists already."""
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        os.link(aside, file)  # unlike a rename, it never replaces a file that came meanwhile
-    except FileExistsError:
-        return False
-    finally:
-        aside.unlink(missing_ok=True)
-    return True
 
 
 def propose(path: Path, name: str, out: Path) -> tuple[str, list[str]]:
     """The scenario that would stand in `out`, as YAML, and lines for a person."""
     groups, notes = find_tables(path)
     tables: list[Table] = []
-    with tempfile.TemporaryDirectory() as scratch, connect(Path(scratch)) as connection:
+    config = {"threads": 2, "memory_limit": "2GB"}
+    with (
+        tempfile.TemporaryDirectory() as spill,
+        duckdb.connect(config={**config, "temp_directory": spill}) as connection,
+    ):
+        connection.execute("SET TimeZone = 'UTC'")
         for number, group in enumerate(groups):
             try:
                 tables.append(profile(connection, group, number))
-                notes += tables[-1].notes
             except duckdb.Error as error:
                 notes.append(f"left out {group.path}: not readable ({str(error).splitlines()[0][:120]})")
-        log, answers = _log_of(connection, path, tables)
-        entities = entities_of(connection, [t for t in tables if t is not log.table], log)
-        useless = useless_ids(connection, log, parts_taken(log, answers))
-        counts = count_days(connection, log)
-    is_daily = log.table.group.is_daily and counts.is_aligned
+        log, answers = _log_of(path, tables)
+        entities = entities_of([table for table in tables if table is not log.table], log)
+        features = propose_features(log, entities, answers)
+        counts = count_days(log)
+    group = log.table.group
+    is_daily = group.is_daily and counts.is_aligned
     days = choose_days(counts.rows, partitioned=is_daily)
-    features = propose_features(log, entities, answers, useless)
-    root = path.parent if path.is_file() else path
-    relative = Path(os.path.relpath(root.resolve(), out.resolve())).as_posix()
-    events_path = log.table.group.path if is_daily else log.table.group.glob
-    text = to_yaml(Proposal(name, relative, events_path, log, entities, answers, counts, days, features))
+    root = path.resolve() if path.is_dir() else path.resolve().parent
+    full = [name for name, column in log.table.columns.items() if not log.table.missing(column)]
+    text = to_yaml(
+        name=name,
+        data_path=os.path.relpath(root, out.resolve()),
+        events_path=group.path if is_daily else group.glob,
+        log=log,
+        required={key.name for key in log.keys} | {one.column for one in answers.labels if one.column in full},
+        entities=entities,
+        answers=answers,
+        features=features,
+        user_count=next(one.name for one in features if one.fields and one.fields.get("by") == [log.user.name]),
+        counts=counts,
+        days=days,
+        batch_size=batch_size(usual_rows(counts.rows)),
+    )
     lines = [*_summary(log, entities, answers, features), *days.why]
-    if log.table.group.is_daily and not is_daily:
+    if group.is_daily and not is_daily:
         lines.append("the days in the paths are not the days of the rows (in UTC), so the files are read as one table")
-    return text, [*lines, *_left_out(tables, log, entities), *notes]
+    return text, [
+        *lines,
+        *_left_out(tables, log, entities),
+        *notes,
+        *(note for table in tables for note in table.notes),
+    ]
 
 
-def _log_of(connection: duckdb.DuckDBPyConnection, path: Path, tables: list[Table]) -> tuple[Log, Answers]:
+def _log_of(path: Path, tables: list[Table]) -> tuple[Log, Answers]:
     """The table that is a log with something to predict; of several the one with most rows."""
     why = []
-    logs: list[tuple[Log, Answers]] = []
+    found: list[tuple[Log, Answers]] = []
     for table in tables:
         clock = clock_of(table)
-        keys = keys_of(table, clock) if clock else None
+        log = log_of(table, clock) if clock else None
         if clock is None:
-            problem = "; ".join(["no column of times", *near_times(table)])
-        elif keys is None:
-            problem = "no columns that identify a user and an item"
+            why.append(f"  {table.group.path}: {'; '.join(['no column of times', *near_times(table)])}")
+        elif log is None:
+            why.append(f"  {table.group.path}: no columns that identify a user and an item")
+        elif (answers := find_answers(log)).labels:
+            found.append((log, answers))
         else:
-            log = Log(table, clock, *keys)
-            logs.append((log, find_answers(connection, log)))
-            problem = "no column that says what became of a row (click, rating, ...)"
-        why.append(f"  {table.group.path}: {problem}")
-    logs = [found for found in logs if found[1].labels]
-    if not logs:
+            why.append(f"  {table.group.path}: no column that says what became of a row (click, rating, ...)")
+    if not found:
         remedy = "a log needs a time, a user, an item and an outcome in one table; join them, or write the scenario"
         raise BadInputError("\n".join([f"{path}: no table can be the log; {remedy}", *why]))
-    return max(logs, key=lambda one: one[0].table.num_rows)
+    return max(found, key=lambda one: one[0].table.num_rows)
 
 
-def _summary(log: Log, entities: list[FoundEntity], answers: Answers, features: Sequence[Proposed]) -> list[str]:
+def _summary(log: Log, entities: list[FoundEntity], answers: Answers, features: list[Proposed]) -> list[str]:
     path = log.table.group.path
     lines = [f"log: {path}: {log.table.size}", f"time: {log.clock.column.name}, {log.clock.text}", *log.notes]
     for one in entities:
@@ -171,12 +180,12 @@ def _summary(log: Log, entities: list[FoundEntity], answers: Answers, features: 
 
 
 def _left_out(tables: list[Table], log: Log, entities: list[FoundEntity]) -> list[str]:
-    used = {log.table.group.path, *(entity.table.group.path for entity in entities)}
+    used = [log.table, *(entity.table for entity in entities)]
     lines = []
     for table in tables:
         why = "neither the log, nor a table with one row per key (or per key and time) of it"
         if {log.user.name, log.item.name} <= table.columns.keys():
             why = "its rows repeat those of the log, or have no time of their own; join it to the log if it has answers"
-        if table.group.path not in used:
+        if not any(table is one for one in used):
             lines.append(f"left out {table.group.path}: {why}")
     return lines

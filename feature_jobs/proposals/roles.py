@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import duckdb
-
 from feature_jobs.proposals import vocabulary
-from feature_jobs.proposals.profiles import Profile, Table, row_of, scan_of
+from feature_jobs.proposals.profiles import Profile, Sample, Table
 from feature_jobs.schema import Time
 from feature_jobs.sources.casts import quote, time_sql
 
@@ -35,9 +33,11 @@ class Clock:
         """As a scenario declares it."""
         return {"column": self.column.name} | ({"unit": self.unit} if self.unit else {}) | {"zone": "UTC"}
 
-    def micros(self, value: str) -> str:
-        """SQL of a typed value as microseconds since 1970 UTC; null where it does not read."""
-        return value if self.unit is None else time_sql(value, Time(column="", unit=self.unit), self.column.type)
+    @property
+    def micros(self) -> str:
+        """SQL that reads it from the files as microseconds since 1970 UTC; null where it does not read."""
+        column = self.column
+        return time_sql(column.sql, Time(column="", unit=self.unit), column.type) if self.unit else column.sql
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def clock_of(table: Table) -> Clock | None:
 
 def _is_recent(column: Profile, seconds: float) -> bool:
     """Whether its numbers, counted in so many seconds since 1970, are times between 1990 and 2038."""
-    low, high = column.low, column.high
+    low, high = (column.low, column.high) if column.is_number else (None, None)
     return low is not None and high is not None and low * seconds >= _EARLIEST_S and high * seconds <= _LATEST_S
 
 
@@ -94,19 +94,20 @@ def near_times(table: Table) -> list[str]:
     """Columns named like times whose values no unit fits, with what they might be."""
     lines = []
     for column in table.columns.values():
-        if column.words & vocabulary.TIME and column.is_number and column.known:
+        if not (column.words & vocabulary.TIME and column.known):
+            continue
+        if column.is_number:
             fits = [unit for unit, seconds in _OTHER_UNITS.items() if _is_recent(column, seconds)]
             what = f"{fits[0]} since 1970 would fit: turn them into seconds" if fits else "write seconds since 1970"
             span = f"{column.name} ({column.low:.10g} to {column.high:.10g})"
             lines.append(f"{span} is not a recent time in s, ms, us or ns; {what}")
-        elif column.words & vocabulary.TIME and column.type == "string" and column.known:
+        elif column.type == "string":
             lines.append(f"{column.name} ({column.top[0]!r}) does not read as a time; write 2024-03-01T10:00:00")
     return lines
 
 
-def keys_of(table: Table, clock: Clock) -> tuple[Profile, Profile, tuple[str, ...], frozenset[str]] | None:
-    """The columns that identify user and item, notes on others that might, and the names of these others: by name,
-    else by their values.
+def log_of(table: Table, clock: Clock) -> Log | None:
+    """The table as a log; None where no columns identify a user and an item, by name, else by their values.
 
     A column with gaps that is named after a person is better than a full one that is not: rows without it are
     quarantined.
@@ -136,8 +137,8 @@ def keys_of(table: Table, clock: Clock) -> tuple[Profile, Profile, tuple[str, ..
     similar = [c for c in ids if c not in (user, item) and (c.is_id or c in users or c in items or c.is_text)]
     if similar:
         notes.append("passed over as user or item: " + ", ".join(f"{c.name} ({_why_not(c)})" for c in similar))
-    quantities = vocabulary.NUMBERS - {"number"}
-    return user, item, tuple(notes), frozenset(c.name for c in similar if not c.is_text and not c.words & quantities)
+    passed_over = frozenset(c.name for c in similar if not c.is_text and not c.words & vocabulary.QUANTITIES)
+    return Log(table, clock, user, item, tuple(notes), passed_over)
 
 
 def is_row_id(column: Profile) -> bool:
@@ -163,7 +164,7 @@ def _why_not(column: Profile) -> str:
     return "new in each row or visit" if is_row_id(column) else f"{column.distinct:,} values, a less likely name"
 
 
-def entities_of(connection: duckdb.DuckDBPyConnection, tables: list[Table], log: Log) -> list[FoundEntity]:
+def entities_of(tables: list[Table], log: Log) -> list[FoundEntity]:
     """Tables with one row per key (or per key and time) whose keys are found in a column of the log.
 
     A table that names both a user and an item is another log: what its users did elsewhere, or earlier.
@@ -172,48 +173,44 @@ def entities_of(connection: duckdb.DuckDBPyConnection, tables: list[Table], log:
     for table in tables:
         columns = {name.lower(): column for name, column in table.columns.items()}
         user, is_log = columns.get(log.user.name.lower()), {log.user.name.lower(), log.item.name.lower()} <= {*columns}
-        if is_log and _has_same_rows(connection, table, log):
+        if is_log and _has_same_rows(table, log):
             continue
         keys = [user] if is_log and user else list(columns.values())
-        found = [one for key in keys if (one := _entity(connection, table, key, log, is_log=is_log))]
+        found = [one for key in keys if (one := _entity(table, key, log, is_log=is_log))]
         if found:
             best, stem = max(found, key=lambda one: one.matched), table.stem
             role = {log.user.name: "user", log.item.name: "item"}.get(best.event_key.name, stem)
-            names = (stem if best.clock else role, stem, *(f"{stem}_{n}" for n in range(2, 100)))
-            name = next(name for name in names if name not in entities)
+            name = stem if best.clock or role in entities else role
+            name = vocabulary.unique(name, entities)
             entities[name] = replace(best, name=name)
     return list(entities.values())
 
 
-def _has_same_rows(connection: duckdb.DuckDBPyConnection, table: Table, log: Log) -> bool:
+def _has_same_rows(table: Table, log: Log) -> bool:
     """Whether a table repeats rows of the log, with other columns: answers to them, perhaps, and not earlier rows."""
-    names = [quote(key.name) for key in log.keys if key.name in table.columns]
-    if len(names) < 3:
+    names = ", ".join(quote(key.name) for key in log.keys)
+    if not {key.name for key in log.keys} <= table.columns.keys():
         return False
-    rows, others = (f"SELECT {', '.join(names)} FROM {one.relation}" for one in (table, log.table))
-    num = row_of(connection, f"SELECT count(*) FROM ({rows} INTERSECT {others})")[0]
+    shared = f"(SELECT {names} FROM {table.name} INTERSECT SELECT {names} FROM {log.table.name})"
+    num = Sample(table.connection, shared).row("count(*)")[0]
     return bool(num > 0.1 * min(table.num_sampled, log.table.num_sampled))
 
 
-def _entity(
-    connection: duckdb.DuckDBPyConnection, table: Table, key: Profile, log: Log, *, is_log: bool
-) -> FoundEntity | None:
+def _entity(table: Table, key: Profile, log: Log, *, is_log: bool) -> FoundEntity | None:
     event_key = _event_key(table, key, log)
     if event_key is None or len(table.columns) < 2 or table.missing(key) > 0.005:
         return None
     # All rows, not the sample: in a sample most keys are absent, and a key with two rows may look unique.
-    num, distinct, matched = row_of(
-        connection,
-        f"WITH keys AS MATERIALIZED (SELECT {key.sql} AS k FROM {scan_of(table.group)}) "
-        "SELECT count(k), count(DISTINCT k), (SELECT avg(CAST(e IN (SELECT k FROM keys) AS INT)) "
-        f"FROM (SELECT DISTINCT {quote(event_key.name)} AS e FROM {log.table.relation}) WHERE e IS NOT NULL) FROM keys",
-    )
-    if not matched or (matched < 0.3 and not is_log):
+    keys = f"(SELECT {key.sql} AS k FROM {table.group.scan})"
+    known = f"(SELECT DISTINCT {quote(event_key.name)} AS e FROM {log.table.name})"
+    matched = f"(SELECT avg(CAST(e IN (SELECT k FROM {keys}) AS INT)) FROM {known} WHERE e IS NOT NULL)"
+    num, distinct, share = Sample(table.connection, keys).row("count(k)", "count(DISTINCT k)", matched)
+    if not share or (share < 0.3 and not is_log):
         return None
-    found, clock = FoundEntity("", table, key, event_key, matched), clock_of(table)
+    found, clock = FoundEntity("", table, key, event_key, share), clock_of(table)
     if clock and (num > distinct or clock.column.words & vocabulary.SNAPSHOT):
-        pair = f"({quote(key.name)}, {quote(clock.column.name)})"
-        if row_of(connection, f"SELECT count(DISTINCT {pair}) FROM {table.relation}")[0] >= 0.95 * key.known:
+        moments = table.row(f"count(DISTINCT ({quote(key.name)}, {quote(clock.column.name)}))")[0]
+        if moments >= 0.95 * key.known:
             return replace(found, clock=clock, is_log=is_log)
     return found if num == distinct else None
 

@@ -20,7 +20,7 @@ from feature_jobs.proposals import propose as proposals
 from feature_jobs.proposals.days import choose_days
 from feature_jobs.proposals.discover import find_tables
 from feature_jobs.proposals.propose import write_proposal
-from feature_jobs.proposals.yaml_text import scalar
+from feature_jobs.proposals.yaml_text import flow
 from feature_jobs.schema import Scenario, load_scenario
 from feature_jobs.schema.features import IdFeature
 from feature_jobs.sources.ingest import ingest_day
@@ -222,8 +222,8 @@ def test_a_scenario_that_comes_meanwhile_stays(tmp_path: Path, monkeypatch: pyte
     out = tmp_path / "new" / "scenarios"
     check_of_proposal = proposals._checked
 
-    def another_comes(path: Path, file: Path, text: str) -> Any:
-        result = check_of_proposal(path, file, text)
+    def another_comes(path: Path, file: Path, aside: Path) -> Any:
+        result = check_of_proposal(path, file, aside)
         file.write_text("kept")
         return result
 
@@ -382,7 +382,7 @@ def test_the_reason_for_leaving_days_out_is_true(days: dict[int, int], partition
 def test_scalars_come_back(text: str) -> None:
     from ruamel.yaml import YAML
 
-    assert YAML(typ="safe").load(f"{{a: {scalar(text)}}}") == {"a": text}
+    assert YAML(typ="safe").load(f"{{a: {flow(text)}}}") == {"a": text}
 
 
 def lines_of(make: Callable[[Path], None], folder: Path) -> tuple[Scenario, str]:
