@@ -49,7 +49,7 @@ class DayChoice:
 
 def count_days(log: Log) -> DayCounts:
     """Reads the times, users and items of the whole log."""
-    columns = f"_file, {log.clock.micros} AS t, {log.user.sql} IS NULL OR {log.item.sql} IS NULL AS is_lacking"
+    columns = f"_file, {log.time.sql} AS t, {log.user.sql} IS NULL OR {log.item.sql} IS NULL AS is_lacking"
     rows = Sample(log.table.connection, f"(SELECT {columns} FROM {log.table.group.scan})").rows(
         "_file, CAST(make_timestamp(t) AS DATE) AS day, count(*), count_if(is_lacking)",
         "WHERE t BETWEEN 0 AND 3_400_000_000_000_000 GROUP BY ALL ORDER BY ALL",  # up to the year 2077

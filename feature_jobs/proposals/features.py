@@ -34,7 +34,7 @@ def propose_features(log: Log, entities: list[FoundEntity], answers: Answers) ->
     names = {name.lower() for name in log.table.columns}
     features += [_of(_take(names, part), f"{part}(event_time)", {"kind": "id"}) for part in ("hour", "weekday")]
     for entity in entities:
-        keys = (entity.key, entity.clock.column if entity.clock else None)
+        keys = (entity.key, entity.time)
         features += [_of_entity(names, log, entity, c) for c in entity.table.columns.values() if c not in keys]
     return features + _trailing(names, log, answers.labels, _category(log, entities))
 
@@ -117,7 +117,7 @@ def _useless_id(log: Log, column: Profile) -> str | None:
     is_number, distinct, known = column.is_number, column.distinct, column.known
     if not (is_number or column.type == "string") or column.is_flag or known < MIN_ROWS:
         return None
-    parts = {"v": column, "t": log.clock.column, "u": log.user, "i": log.item}
+    parts = {"v": column, "t": log.time, "u": log.user, "i": log.item}
     seen = ", ".join(f"{quote(part.name)} AS {name}" for name, part in parts.items())
     # Ranks, as ids of several servers grow in jumps.
     ranks = "SELECT rank() OVER (ORDER BY v) AS a, rank() OVER (ORDER BY t) AS b FROM seen"

@@ -36,6 +36,8 @@ _FORMATS = [
     for date in ("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%m-%d-%Y", "%d-%m-%Y", "%d-%b-%Y", "%d %b %Y", "%m/%d/%y")
     for clock in (" %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", "")
 ] + ["%Y%m%d%H%M%S", "%Y%m%d", "%d/%b/%Y:%H:%M:%S %z", "%a %b %d %H:%M:%S %Y"]
+UNITS = {"s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}  # in seconds
+EARLIEST_S, LATEST_S = 631_152_000, 2_145_916_800  # 1990, 2038
 _HEADER_TYPE = re.compile(r":(token|token_seq|float|float_seq)$")  # RecBole's `user_id:token`
 
 
@@ -174,9 +176,11 @@ def _column(raw: Sample, source: str, kind: str, distinct: int) -> tuple[Column 
         candidates = [_typed("float")]  # 17850.0 is an id with gaps, but 12.0 among many others is a measure
     if kind.startswith(("FLOAT[", "DOUBLE[", "DECIMAL[")):
         candidates = []  # an embedding, not ids
-    dates = _date_formats(raw, cell) if shape == "text" else []
-    # 20240301 reads as a number too: only the name can say that it is a date.
-    candidates = dates + candidates if words & vocabulary.TIME else candidates + dates
+    # 20240301 and 1709251200 read as numbers too: only the name can say that they are times.
+    is_named = bool(words & vocabulary.TIME) and not words & vocabulary.ID_ENDINGS
+    dates = _formats(raw, cell) if shape == "text" else []
+    units = _units(raw, cell) if is_named and shape in ("text", "int", "float") else []
+    candidates = units + dates + candidates if is_named else candidates + dates
     cells = [Cell(source, column, kind) for column in candidates]
     known, is_padded, *unread = raw.row(
         f"count({cell})",
@@ -200,11 +204,23 @@ def _typed(kind: str, **fields: str) -> Column:
     return Column.model_validate({"type": kind, **fields})
 
 
-def _date_formats(raw: Sample, cell: str) -> list[Column]:
+def _formats(raw: Sample, cell: str) -> list[Column]:
     """The formats of times in which the first cells read, all of them."""
-    head = Sample(raw.connection, f"(SELECT trim({cell}) AS c FROM {raw.name} WHERE {cell} <> '' LIMIT 200)")
-    reads = head.row(*(f"bool_and(try_strptime(c, {literal(text)}) IS NOT NULL)" for text in _FORMATS))
+    reads = _head(raw, cell, [f"try_strptime(c, {literal(text)}) IS NOT NULL" for text in _FORMATS])
     return [_typed("time", date_format=text) for text, fits in zip(_FORMATS, reads, strict=True) if fits]
+
+
+def _units(raw: Sample, cell: str) -> list[Column]:
+    """The unit since 1970 in which the first cells are recent times, all of them."""
+    recent = [f"TRY_CAST(c AS DOUBLE) * {unit_s} BETWEEN {EARLIEST_S} AND {LATEST_S}" for unit_s in UNITS.values()]
+    reads = _head(raw, cell, recent)
+    return [_typed("time", unit=unit) for unit, fits in zip(UNITS, reads, strict=True) if fits]
+
+
+def _head(raw: Sample, cell: str, tests: list[str]) -> tuple[bool, ...]:
+    """Whether the tests hold for all of the first cells `c`."""
+    cells = f"(SELECT trim(CAST({cell} AS VARCHAR)) AS c FROM {raw.name} WHERE c <> '' LIMIT 200)"
+    return Sample(raw.connection, cells).row(*(f"coalesce(bool_and({test}), false)" for test in tests))
 
 
 def _likeliest_date(raw: Sample, cell: str, rivals: list[Column]) -> tuple[Column, str]:

@@ -20,7 +20,7 @@ from feature_jobs.proposals.discover import find_tables
 from feature_jobs.proposals.features import Proposed, propose_features
 from feature_jobs.proposals.labels import Answers, find_answers
 from feature_jobs.proposals.profiles import Table, profile
-from feature_jobs.proposals.roles import FoundEntity, Log, clock_of, entities_of, log_of, near_times
+from feature_jobs.proposals.roles import FoundEntity, Log, entities_of, log_of, near_times, time_of
 from feature_jobs.proposals.vocabulary import clean
 from feature_jobs.proposals.yaml_text import batch_size, to_yaml
 from feature_jobs.schema import Scenario, load_scenario
@@ -147,9 +147,9 @@ def _log_of(path: Path, tables: list[Table]) -> tuple[Log, Answers]:
     why = []
     found: list[tuple[Log, Answers]] = []
     for table in tables:
-        clock = clock_of(table)
-        log = log_of(table, clock) if clock else None
-        if clock is None:
+        time = time_of(table)
+        log = log_of(table, time) if time else None
+        if time is None:
             why.append(f"  {table.group.path}: {'; '.join(['no column of times', *near_times(table)])}")
         elif log is None:
             why.append(f"  {table.group.path}: no columns that identify a user and an item")
@@ -164,8 +164,9 @@ def _log_of(path: Path, tables: list[Table]) -> tuple[Log, Answers]:
 
 
 def _summary(log: Log, entities: list[FoundEntity], answers: Answers, features: list[Proposed]) -> list[str]:
-    path = log.table.group.path
-    lines = [f"log: {path}: {log.table.size}", f"time: {log.clock.column.name}, {log.clock.text}", *log.notes]
+    path, time = log.table.group.path, log.time.column
+    written = time.date_format or (f"in {time.unit} since 1970" if time.unit != "iso" else "times")
+    lines = [f"log: {path}: {log.table.size}", f"time: {log.time.name}, {written}", *log.notes]
     for one in entities:
         known = f"{one.table.group.path}: {one.table.size}; knows {one.matched:.0%} of {one.event_key.name}"
         lines.append(f"entity {one.name}: {known}")

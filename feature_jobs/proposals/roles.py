@@ -3,41 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from feature_jobs.proposals import vocabulary
-from feature_jobs.proposals.profiles import Profile, Sample, Table
-from feature_jobs.schema import Time
-from feature_jobs.sources.casts import quote, time_sql
+from feature_jobs.proposals.profiles import EARLIEST_S, LATEST_S, Profile, Sample, Table
+from feature_jobs.sources.casts import quote
 
-Unit = Literal["s", "ms", "us", "ns"]
-_UNITS: dict[Unit, float] = {"s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}  # in seconds
-_OTHER_UNITS = {"minutes": 60, "hours": 3600, "days": 86400}
-_EARLIEST_S, _LATEST_S = 631_152_000, 2_145_916_800  # 1990, 2038
-
-
-@dataclass(frozen=True)
-class Clock:
-    """A column of times. `unit` is that of numbers; a column of type time says itself how it is written."""
-
-    column: Profile
-    unit: Unit | None = None
-
-    @property
-    def text(self) -> str:
-        """How the times are written, for a person."""
-        return f"in {self.unit} since 1970" if self.unit else self.column.column.date_format or "times"
-
-    @property
-    def fields(self) -> dict[str, str]:
-        """As a scenario declares it."""
-        return {"column": self.column.name} | ({"unit": self.unit} if self.unit else {}) | {"zone": "UTC"}
-
-    @property
-    def micros(self) -> str:
-        """SQL that reads it from the files as microseconds since 1970 UTC; null where it does not read."""
-        column = self.column
-        return time_sql(column.sql, Time(column="", unit=self.unit), column.type) if self.unit else column.sql
+_OTHER_UNITS = {"minutes": 60, "hours": 3600, "days": 86400}  # in seconds
 
 
 @dataclass(frozen=True)
@@ -46,7 +17,7 @@ class Log:
     that might have been the user or the item, so they are ids and not quantities."""
 
     table: Table
-    clock: Clock
+    time: Profile
     user: Profile
     item: Profile
     notes: tuple[str, ...] = ()
@@ -55,12 +26,12 @@ class Log:
     @property
     def keys(self) -> tuple[Profile, Profile, Profile]:
         """Time, user and item: without them a row is quarantined."""
-        return self.clock.column, self.user, self.item
+        return self.time, self.user, self.item
 
 
 @dataclass(frozen=True)
 class FoundEntity:
-    """A table joined to the log by `key`. `clock` is set where rows of a key follow each other, `is_log` where they
+    """A table joined to the log by `key`. `time` is set where rows of a key follow each other, `is_log` where they
     are what the user did elsewhere. `matched` is the share of the log's keys that it knows."""
 
     name: str
@@ -68,26 +39,19 @@ class FoundEntity:
     key: Profile
     event_key: Profile
     matched: float
-    clock: Clock | None = None
+    time: Profile | None = None
     is_log: bool = False
 
 
-def clock_of(table: Table) -> Clock | None:
+def time_of(table: Table) -> Profile | None:
     """The column that says when a row happened; None where there is none."""
-    found: list[tuple[int, Clock]] = []
-    for column in table.columns.values():
-        unit = next((unit for unit, seconds in _UNITS.items() if _is_recent(column, seconds)), None)
-        if (unit or column.type == "time") and column.known >= 0.99 * table.num_sampled and column.distinct > 1:
-            named = bool(column.words & (vocabulary.TIME | {f"time{unit}", str(unit)}))
-            score = 2 * named + (column.distinct > 100) - 3 * bool(column.words & vocabulary.OTHER_TIMES)
-            found.append((score, Clock(column, unit)))
-    return max(found, key=lambda one: one[0])[1] if found else None
 
+    def score(column: Profile) -> int:
+        is_named, is_other = column.words & vocabulary.TIME, column.words & vocabulary.OTHER_TIMES
+        return 2 * bool(is_named) + (column.distinct > 100) - 3 * bool(is_other)
 
-def _is_recent(column: Profile, seconds: float) -> bool:
-    """Whether its numbers, counted in so many seconds since 1970, are times between 1990 and 2038."""
-    low, high = (column.low, column.high) if column.is_number else (None, None)
-    return low is not None and high is not None and low * seconds >= _EARLIEST_S and high * seconds <= _LATEST_S
+    full = [c for c in table.columns.values() if c.known >= 0.99 * table.num_sampled and c.distinct > 1]
+    return max((column for column in full if column.type == "time"), key=score, default=None)
 
 
 def near_times(table: Table) -> list[str]:
@@ -97,16 +61,17 @@ def near_times(table: Table) -> list[str]:
         if not (column.words & vocabulary.TIME and column.known):
             continue
         if column.is_number:
-            fits = [unit for unit, seconds in _OTHER_UNITS.items() if _is_recent(column, seconds)]
+            low, high = column.low or 0, column.high or 0
+            fits = [unit for unit, s in _OTHER_UNITS.items() if low * s >= EARLIEST_S and high * s <= LATEST_S]
             what = f"{fits[0]} since 1970 would fit: turn them into seconds" if fits else "write seconds since 1970"
-            span = f"{column.name} ({column.low:.10g} to {column.high:.10g})"
+            span = f"{column.name} ({low:.10g} to {high:.10g})"
             lines.append(f"{span} is not a recent time in s, ms, us or ns; {what}")
         elif column.type == "string":
             lines.append(f"{column.name} ({column.top[0]!r}) does not read as a time; write 2024-03-01T10:00:00")
     return lines
 
 
-def log_of(table: Table, clock: Clock) -> Log | None:
+def log_of(table: Table, time: Profile) -> Log | None:
     """The table as a log; None where no columns identify a user and an item, by name, else by their values.
 
     A column with gaps that is named after a person is better than a full one that is not: rows without it are
@@ -115,7 +80,7 @@ def log_of(table: Table, clock: Clock) -> Log | None:
     ids = [
         column
         for column in table.columns.values()
-        if column.type in ("int", "string") and column is not clock.column and column.distinct > 1
+        if column.type in ("int", "string") and column is not time and column.distinct > 1
         if not column.is_flag and table.missing(column) <= 0.7
     ]
     lasting = [c for c in ids if not is_row_id(c) and not c.is_text]
@@ -138,7 +103,7 @@ def log_of(table: Table, clock: Clock) -> Log | None:
     if similar:
         notes.append("passed over as user or item: " + ", ".join(f"{c.name} ({_why_not(c)})" for c in similar))
     passed_over = frozenset(c.name for c in similar if not c.is_text and not c.words & vocabulary.QUANTITIES)
-    return Log(table, clock, user, item, tuple(notes), passed_over)
+    return Log(table, time, user, item, tuple(notes), passed_over)
 
 
 def is_row_id(column: Profile) -> bool:
@@ -180,7 +145,7 @@ def entities_of(tables: list[Table], log: Log) -> list[FoundEntity]:
         if found:
             best, stem = max(found, key=lambda one: one.matched), table.stem
             role = {log.user.name: "user", log.item.name: "item"}.get(best.event_key.name, stem)
-            name = stem if best.clock or role in entities else role
+            name = stem if best.time or role in entities else role
             name = vocabulary.unique(name, entities)
             entities[name] = replace(best, name=name)
     return list(entities.values())
@@ -207,17 +172,17 @@ def _entity(table: Table, key: Profile, log: Log, *, is_log: bool) -> FoundEntit
     num, distinct, share = Sample(table.connection, keys).row("count(k)", "count(DISTINCT k)", matched)
     if not share or (share < 0.3 and not is_log):
         return None
-    found, clock = FoundEntity("", table, key, event_key, share), clock_of(table)
-    if clock and (num > distinct or clock.column.words & vocabulary.SNAPSHOT):
-        moments = table.row(f"count(DISTINCT ({quote(key.name)}, {quote(clock.column.name)}))")[0]
+    found, time = FoundEntity("", table, key, event_key, share), time_of(table)
+    if time and (num > distinct or time.words & vocabulary.SNAPSHOT):
+        moments = table.row(f"count(DISTINCT ({quote(key.name)}, {quote(time.name)}))")[0]
         if moments >= 0.95 * key.known:
-            return replace(found, clock=clock, is_log=is_log)
+            return replace(found, time=time, is_log=is_log)
     return found if num == distinct else None
 
 
 def _event_key(table: Table, key: Profile, log: Log) -> Profile | None:
     """The column of the log that a key column is about: of its name, or `id` in a table named after it."""
-    columns = [c for c in log.table.columns.values() if c.type == key.type and c is not log.clock.column]
+    columns = [c for c in log.table.columns.values() if c.type == key.type and c is not log.time]
     same = [c for c in columns if c.name.lower() == key.name.lower()]
     if not same and key.name.lower() in ("id", "uuid", "key"):
         same = [c for c in columns if table.stem.rstrip("s") in c.words]

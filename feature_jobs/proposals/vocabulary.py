@@ -28,7 +28,7 @@ ID_ENDINGS = _words("id uid iid no num nr number code key sku uuid guid")
 ROW = _words("row impression session request invoice order transaction basket trace record log line index uuid")
 SPLIT = _words("split fold train test valid validation holdout subset")
 
-TIME = _words("time timestamp ts datetime date dt at when event logged unixtime epoch day")
+TIME = _words("time timestamp ts t datetime date dt at when event logged created seen posted unix unixtime epoch day")
 OTHER_TIMES = _words("upload birth register signup release expire modified stay play end join click clicked converted")
 SNAPSHOT = _words("last update updated valid snapshot modified asof effective since")
 CLOCK = _words("date dt day hour hourmin minute second month year week weekday quarter timestamp ts datetime time")

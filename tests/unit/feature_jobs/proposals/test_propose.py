@@ -76,7 +76,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
     },
     "ads": {
         "path": "logs/*.parquet",
-        "time": "int",
+        "time": "time",
         "keys": ("cookie", "creative_id"),
         "labels": {"clicked": "clicked"},
         "outcomes": ("charged",),
