@@ -145,4 +145,4 @@ def _why(days: DayChoice, counts: Counts, least: int, usual: int) -> list[str]:
         why = next(why for holds, why in reasons if holds)
         span = f"{len(left):,} {what}, {min(left)} to {max(left)} ({sum(counts[day] for day in left):,} rows)"
         lines.append(f"left out: {span}; {why}; change data.days to use them")
-    return [f"days: {line}" for line in lines]
+    return lines

@@ -36,7 +36,7 @@ def propose_features(log: Log, entities: list[FoundEntity], answers: Answers) ->
     for entity in entities:
         keys = (entity.key, entity.time)
         features += [_of_entity(names, log, entity, c) for c in entity.table.columns.values() if c not in keys]
-    return features + _trailing(names, log, answers.labels, _category(log, entities))
+    return features + _trailing(names, log, answers.labels)
 
 
 def _take(taken: set[str], *wanted: str) -> str:
@@ -60,19 +60,18 @@ def _of_event(log: Log, column: Profile) -> Proposed:
 
 
 def _of_entity(taken: set[str], log: Log, entity: FoundEntity, column: Profile) -> Proposed:
-    why = _left_out(column, is_log=False)
-    if why is not None:
+    if why := _left_out(column, is_log=False):
         return Proposed(column.name, None, why)
-    of, long_name, fields = f"{entity.name}.{column.name}", f"{entity.name}_{column.name}", _fields(log, column)
+    of, fields = f"{entity.name}.{column.name}", _fields(log, column)
+    names, note = [column.name, f"{entity.name}_{column.name}"], ""
     if column.type == "time":
-        name = _take(taken, f"{column.name}_age", f"{long_name}_age")
-        return _of(name, f"event_time - {of}", {"kind": "number", "buckets": 2}, "seconds since then")
-    if not entity.is_log:
-        return _of(_take(taken, column.name, long_name), of, fields)
-    if column.name.lower() != log.item.name.lower():
-        return _of(_take(taken, long_name), of, fields)
-    shared = {"kind": "id", "table": log.item.name.lower()}
-    return _of(_take(taken, long_name), of, shared, f"of the user's last row in {entity.name}")
+        names, of = [f"{name}_age" for name in names], f"event_time - {of}"
+        fields, note = {"kind": "number", "buckets": 2}, "seconds since then"
+    elif entity.is_log:
+        names, note = names[1:], f"of the user's last row in {entity.name}"
+        is_item = column.name.lower() == log.item.name.lower()
+        fields = {"kind": "id", "table": log.item.name.lower()} if is_item else fields
+    return _of(_take(taken, *names), of, fields, note)
 
 
 def _fields(log: Log, column: Profile) -> dict[str, Any]:
@@ -159,19 +158,7 @@ def _agreement(a: str, b: str) -> str:
     return f"(SELECT sum(most) / sum(num) FROM (SELECT max(n) AS most, sum(n) AS num FROM ({pairs}) GROUP BY a))"
 
 
-def _category(log: Log, entities: list[FoundEntity]) -> str | None:
-    """A column that groups items: of an entity of the item, with few values."""
-    groups = [
-        (bool(column.words & vocabulary.GROUPS), f"{entity.name}.{column.name}")
-        for entity in entities
-        for column in entity.table.columns.values()
-        if entity.event_key is log.item and column is not entity.key and column.type in ("int", "string")
-        if 3 <= column.distinct <= 0.3 * log.item.distinct and not column.words & vocabulary.NUMBERS
-    ]
-    return max(groups, key=lambda group: group[0])[1] if groups else None
-
-
-def _trailing(taken: set[str], log: Log, labels: list[Label], category: str | None) -> list[Proposed]:
+def _trailing(taken: set[str], log: Log, labels: list[Label]) -> list[Proposed]:
     user, item, first = log.user.name, log.item.name, labels[0]
     wanted: dict[str, dict[str, Any]] = {
         "user_events": {"kind": "count", "by": [user]},
@@ -179,12 +166,10 @@ def _trailing(taken: set[str], log: Log, labels: list[Label], category: str | No
         "user_item_events": {"kind": "count", "by": [user, item]},
         "user_recency": {"kind": "recency", "by": [user]},
     }
-    rates = [(label, who, [by]) for label in labels for who, by in (("user", user), ("item", item))]
-    if category is not None:
-        rates.append((first, f"user_{category.rpartition('.')[2]}", [user, category]))
-    for label, who, by in rates:
-        prior = round(min(max(label.mean, 0.001), 0.999), 4)
-        wanted[f"{who}_{label.name}_rate"] = {"kind": "rate", "by": by, "of": label.expression, "prior": prior}
+    for label in labels:
+        rate = {"of": label.expression, "prior": round(min(max(label.mean, 0.001), 0.999), 4)}
+        wanted[f"user_{label.name}_rate"] = {"kind": "rate", "by": [user]} | rate
+        wanted[f"item_{label.name}_rate"] = {"kind": "rate", "by": [item]} | rate
     last = {"kind": "sequence", "of": item, "by": user, "where": first.expression, "length": 20, "table": item.lower()}
     features = [Proposed(_take(taken, name), fields) for name, fields in wanted.items()]
     return [*features, Proposed(_take(taken, f"{first.name}_items"), last, "the last of these, newest first")]

@@ -139,6 +139,4 @@ def _delay(log: Log, labels: list[Label], outcomes: Mapping[str, str]) -> tuple[
     longest, name = max(spans)
     if longest > 0:
         return min(longest, 86_400), f"{name} lasts up to {longest} s, and the outcome is known after it"
-    if any(column.words & vocabulary.LATE_ACTIONS for column in answers):
-        return 3600, "a guess: an hour until it is logged; ask those who write the log"
     return 300, "a guess: five minutes until it is logged; ask those who write the log"

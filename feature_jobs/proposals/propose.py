@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
 
 from feature_jobs.errors import BadInputError
-from feature_jobs.proposals.days import choose_days, count_days, usual_rows
+from feature_jobs.proposals.days import choose_days, count_days
 from feature_jobs.proposals.discover import find_tables
 from feature_jobs.proposals.features import Proposed, propose_features
 from feature_jobs.proposals.labels import Answers, find_answers
 from feature_jobs.proposals.profiles import Table, profile
 from feature_jobs.proposals.roles import FoundEntity, Log, entities_of, log_of, near_times, time_of
 from feature_jobs.proposals.vocabulary import clean
-from feature_jobs.proposals.yaml_text import batch_size, to_yaml
+from feature_jobs.proposals.yaml_text import to_yaml
 from feature_jobs.schema import Scenario, load_scenario
+from feature_jobs.sources.tables import connect
 from feature_jobs.validation.expectations import Suite, suite_text
 
 
@@ -40,20 +39,21 @@ def write_proposal(path: Path, out: Path, name: str | None = None) -> list[str]:
         raise exists
     text, lines = propose(path, name, out)
     out.mkdir(parents=True, exist_ok=True)
-    with _aside(file, text) as aside:
+    # In the same folder, as paths are relative to it; not named .yaml, as every .yaml file there is a scenario.
+    aside, has_suite = out / f".{file.name}.{os.getpid()}", suite_file.exists()
+    try:
+        aside.write_text(text, encoding="utf-8")
         scenario, suite = _checked(path, file, aside)
-        with _aside(suite_file, suite_text(suite)) as suite_aside:
-            is_new = not suite_file.exists()
-            try:  # the suite first, so that the scenario is never without it
-                if is_new:
-                    os.link(suite_aside, suite_file)
-                os.link(aside, file)  # unlike a rename, it never replaces a file that came meanwhile
-            except FileExistsError:
-                if is_new:
-                    suite_file.unlink()
-                raise exists from None
-    if is_new:
-        lines.append(f"wrote {suite_file}: {len(suite['expectations'])} expectations")
+        if not has_suite:  # before the scenario, so that the scenario is never without it
+            suite_file.write_text(suite_text(suite), encoding="utf-8")
+            lines.append(f"wrote {suite_file}: {len(suite['expectations'])} expectations")
+        os.link(aside, file)  # unlike a rename, it never replaces a file that came meanwhile
+    except FileExistsError:
+        if not has_suite:
+            suite_file.unlink()
+        raise exists from None
+    finally:
+        aside.unlink(missing_ok=True)
     short = name if out.resolve() == Path("scenarios").resolve() else file
     first = scenario.data.days.first
     return [
@@ -63,18 +63,6 @@ def write_proposal(path: Path, out: Path, name: str | None = None) -> list[str]:
         f"  recloop check -s {short}",
         f"  recloop run -s {short} --from {first} --to {first}",
     ]
-
-
-@contextmanager
-def _aside(file: Path, text: str) -> Iterator[Path]:
-    """The text in a file for as long as the block runs: in the folder of `file`, as paths of a scenario are relative to
-    it, and not named .yaml, as every .yaml file there is a scenario."""
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        yield aside
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _checked(path: Path, file: Path, aside: Path) -> tuple[Scenario, Suite]:
@@ -97,15 +85,11 @@ def propose(path: Path, name: str, out: Path) -> tuple[str, list[str]]:
     """The scenario that would stand in `out`, as YAML, and lines for a person."""
     groups, notes = find_tables(path)
     tables: list[Table] = []
-    config = {"threads": 2, "memory_limit": "2GB"}
-    with (
-        tempfile.TemporaryDirectory() as spill,
-        duckdb.connect(config={**config, "temp_directory": spill}) as connection,
-    ):
-        connection.execute("SET TimeZone = 'UTC'")
+    with tempfile.TemporaryDirectory() as scratch, connect(Path(scratch)) as connection:
         for number, group in enumerate(groups):
             try:
                 tables.append(profile(connection, group, number))
+                notes += tables[-1].notes
             except duckdb.Error as error:
                 notes.append(f"left out {group.path}: not readable ({str(error).splitlines()[0][:120]})")
         log, answers = _log_of(path, tables)
@@ -116,30 +100,21 @@ def propose(path: Path, name: str, out: Path) -> tuple[str, list[str]]:
     is_daily = group.is_daily and counts.is_aligned
     days = choose_days(counts.rows, partitioned=is_daily)
     root = path.resolve() if path.is_dir() else path.resolve().parent
-    full = [name for name, column in log.table.columns.items() if not log.table.missing(column)]
     text = to_yaml(
         name=name,
         data_path=os.path.relpath(root, out.resolve()),
         events_path=group.path if is_daily else group.glob,
         log=log,
-        required={key.name for key in log.keys} | {one.column for one in answers.labels if one.column in full},
         entities=entities,
         answers=answers,
         features=features,
-        user_count=next(one.name for one in features if one.fields and one.fields.get("by") == [log.user.name]),
         counts=counts,
         days=days,
-        batch_size=batch_size(usual_rows(counts.rows)),
     )
-    lines = [*_summary(log, entities, answers, features), *days.why]
+    lines = [*_summary(log, entities, answers, features), *(f"days: {line}" for line in days.why)]
     if group.is_daily and not is_daily:
         lines.append("the days in the paths are not the days of the rows (in UTC), so the files are read as one table")
-    return text, [
-        *lines,
-        *_left_out(tables, log, entities),
-        *notes,
-        *(note for table in tables for note in table.notes),
-    ]
+    return text, [*lines, *_left_out(tables, log, entities), *notes]
 
 
 def _log_of(path: Path, tables: list[Table]) -> tuple[Log, Answers]:
@@ -181,12 +156,12 @@ def _summary(log: Log, entities: list[FoundEntity], answers: Answers, features: 
 
 
 def _left_out(tables: list[Table], log: Log, entities: list[FoundEntity]) -> list[str]:
-    used = [log.table, *(entity.table for entity in entities)]
+    used = {log.table.name, *(entity.table.name for entity in entities)}
     lines = []
     for table in tables:
         why = "neither the log, nor a table with one row per key (or per key and time) of it"
         if {log.user.name, log.item.name} <= table.columns.keys():
             why = "its rows repeat those of the log, or have no time of their own; join it to the log if it has answers"
-        if not any(table is one for one in used):
+        if table.name not in used:
             lines.append(f"left out {table.group.path}: {why}")
     return lines

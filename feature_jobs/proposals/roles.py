@@ -112,15 +112,16 @@ def is_row_id(column: Profile) -> bool:
         return True
     # In a sample of a large log a user hardly ever comes twice, so the name decides before the values do.
     is_other_each_time = column.is_id and column.known > 100 and column.distinct > 0.95 * column.known
-    return is_other_each_time and not column.words & {*vocabulary.USER, *vocabulary.ITEM}
+    return is_other_each_time and not column.words & vocabulary.PEOPLE_AND_THINGS
 
 
-def _ranked(columns: list[Profile], likely: tuple[str, ...]) -> list[Profile]:
+def _ranked(columns: list[Profile], likely: str) -> list[Profile]:
     """Columns named by one of the words, the likeliest word first: those that identify, or, without any, the others."""
-    places = {c.name: next((i for i, word in enumerate(likely) if {word, f"{word}s"} & c.words), None) for c in columns}
-    named = [c for c in columns if places[c.name] is not None and (c.is_id or c.distinct > 10)]
-    ids = [c for c in named if c.is_id or c.name.lower() in likely]
-    return sorted(ids or named, key=lambda column: places[column.name] or 0)
+    words = likely.split()
+    named = {
+        c.name: c for word in words for c in columns if {word, f"{word}s"} & c.words and (c.is_id or c.distinct > 10)
+    }
+    return [c for c in named.values() if c.is_id or c.name.lower() in words] or [*named.values()]
 
 
 def _why_not(column: Profile) -> str:

@@ -7,22 +7,17 @@ import re
 from collections.abc import Iterable
 
 
-def _ranked(text: str) -> tuple[str, ...]:
-    """Words, the likeliest first."""
-    return tuple(text.split())
-
-
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-USER = _ranked(
-    "user uid member customer visitor reader viewer listener account client person profile guest device cookie"
-)
-ITEM = _ranked(
+# The likeliest word first.
+USER = "user uid member customer visitor reader viewer listener account client person profile guest device cookie"
+ITEM = (
     "item iid product stock video movie film song track article news book photo post note doc document content "
     "question poi venue sku offer ad banner creative listing hotel restaurant business game app job campaign page url"
 )
+PEOPLE_AND_THINGS = _words(f"{USER} {ITEM}")
 ID_ENDINGS = _words("id uid iid no num nr number code key sku uuid guid")
 # Ids of one row or one visit: they never come again, so nothing can be learned for them.
 ROW = _words("row impression session request invoice order transaction basket trace record log line index uuid")
@@ -33,10 +28,8 @@ OTHER_TIMES = _words("upload birth register signup release expire modified stay 
 SNAPSHOT = _words("last update updated valid snapshot modified asof effective since")
 CLOCK = _words("date dt day hour hourmin minute second month year week weekday quarter timestamp ts datetime time")
 
-LATE_ACTIONS = _words(
-    "buy bought purchase purchased order ordered convert converted conversion install installed paid sale"
-)
-ACTIONS = LATE_ACTIONS | _words(
+ACTIONS = _words(
+    "buy bought purchase purchased order ordered convert converted conversion install installed paid sale "
     "click clicked clk view viewed watch watched like liked love favorite fav share shared follow followed comment "
     "commented cart label target forward save saved subscribe subscribed download played play skip skipped complete "
     "completed finish finished enter hate hated dislike book booked reply response open opened transaction return "
@@ -59,11 +52,10 @@ QUANTITIES = _words(
 )
 NUMBERS = QUANTITIES | {"number"}
 CATEGORIES = _words("id uid code zip type category cat level status class kind group segment version year feat feature")
-GROUPS = _words("category cat genre brand author topic publisher type")
 HISTORY = _words("seq sequence history hist past recent list")
 
 _RESERVED = {"null", "none", "nan", "nil", "true", "false", "event_time"}  # they mean something in expressions
-_NOUN_AND_ID = re.compile(f"({'|'.join(sorted({*USER, *ITEM, *ROW}))})({'|'.join(sorted(ID_ENDINGS))})")
+_NOUN_AND_ID = re.compile(f"({'|'.join(sorted({*PEOPLE_AND_THINGS, *ROW}))})({'|'.join(sorted(ID_ENDINGS))})")
 
 
 def words_of(name: str) -> set[str]:

@@ -7,9 +7,11 @@ import math
 import re
 from pathlib import Path
 
+from feature_jobs.proposals.days import Counts, usual_rows
+
 
 def to_yaml(**choices: object) -> str:
-    """The scenario file, from the names that the template uses."""
+    """The scenario file, from the choices that the template names."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
@@ -21,7 +23,7 @@ def to_yaml(**choices: object) -> str:
         keep_trailing_newline=True,
     )
     # A tab begins each comment until all comments are aligned; `flow` writes tabs as \t.
-    environment.filters |= {"flow": flow, "note": lambda text: text and f"\t# {text}"}
+    environment.filters |= {"flow": flow, "note": lambda text: text and f"\t# {text}", "batch_size": batch_size}
     text = environment.get_template("scenario.yaml.j2").render(choices)
     return re.sub(r"(?m)^([^\t\n]*)\t", lambda match: f"{match[1]:<48} ", text)
 
@@ -37,6 +39,6 @@ def flow(value: object) -> str:
     return stream.getvalue().removesuffix("...\n").strip()
 
 
-def batch_size(rows_a_day: int) -> int:
+def batch_size(counts: Counts) -> int:
     """About 64 steps a day: a day is learned in one pass, and with fewer steps the model hardly leaves its start."""
-    return min(max(2 ** round(math.log2(rows_a_day / 64)), 16), 512)
+    return min(max(2 ** round(math.log2(usual_rows(counts) / 64)), 16), 512)
