@@ -59,7 +59,7 @@ class FileGroup:
     @property
     def glob(self) -> str:
         """The path with a star for each placeholder."""
-        return _glob(self.path)
+        return re.sub(r"\*+", "*", re.sub(r"\{\w+\}", "*", self.path))
 
     @property
     def scan(self) -> str:
@@ -85,7 +85,7 @@ def find_tables(root: Path) -> tuple[list[FileGroup], list[str]]:
         raise BadInputError(f"{root}: no such file or folder; name the folder of the log files")
     base, files = (root.parent, [root]) if root.is_file() else (root, _files_below(root))
     notes: list[str] = []
-    members: dict[tuple[str, str, Dialect], list[Path]] = defaultdict(list)
+    members: dict[tuple[str, Dialect], list[Path]] = defaultdict(list)
     folders = {file.parent: with_placeholders(file.parent.relative_to(base).as_posix()) for file in files}
     if any("{m}" in folder or "{d}" in folder for folder in folders.values()):  # month=4, and so month=12 too
         folders = {path: text.replace("{mm}", "{m}").replace("{dd}", "{d}") for path, text in folders.items()}
@@ -94,17 +94,13 @@ def find_tables(root: Path) -> tuple[list[FileGroup], list[str]]:
         for file in files:
             found = _sniff(connection, file, sniffed)
             if isinstance(found, Dialect):
-                members[(folders[file.parent], _suffix(file), found)].append(file)
+                members[(folders[file.parent], found)].append(file)
             elif found:
                 notes.append(f"left out {file.relative_to(base)}: {found}")
     if not members:
         raise BadInputError("\n".join([f"{root}: no table (CSV with a header, Parquet or JSON lines)", *notes[:10]]))
     tables = {file for group in members.values() for file in group}
-    groups = [
-        FileGroup(some, path, dialect)
-        for (folder, suffix, dialect), group in members.items()
-        for path, some in _paths(base, folder, suffix, group, tables)
-    ]
+    groups = [group for key, files in members.items() for group in _groups(base, *key, files, tables)]
     return sorted(groups, key=lambda group: group.path), notes
 
 
@@ -171,22 +167,17 @@ def _sniff_csv(connection: duckdb.DuckDBPyConnection, text: TextFile, first: str
     return next((fault for fault, holds in faults.items() if holds), Dialect("csv", delimiter, tuple(header), stored))
 
 
-def _paths(base: Path, folder: str, suffix: str, files: list[Path], tables: set[Path]) -> list[tuple[str, list[Path]]]:
-    """Paths that lead to the files and to none of the other `tables`: with placeholders, a glob, or each its own."""
-    prefix = "" if folder == "." else f"{folder}/"
+def _groups(base: Path, folder: str, dialect: Dialect, files: list[Path], tables: set[Path]) -> list[FileGroup]:
+    """The files as one group, if a path leads to them and to none of the other `tables`; else each by itself."""
+    prefix, suffix = "" if folder == "." else f"{folder}/", _suffix(files[0])
     names = {with_placeholders(file.name) for file in files}
     same = itertools.takewhile(lambda letters: len({*letters}) == 1, zip(*(file.name for file in files), strict=False))
     globs = [f"*{suffix}", "".join(letters[0] for letters in same) + f"*{suffix}"]
     if "{" not in folder:  # the files of a day's folder may have any names
         globs = [*(names if len(names) == 1 else ()), *globs] if len(files) > 1 else []
-    for path in (prefix + name for name in globs):
-        if {*base.glob(_glob(path))} & tables == {*files}:
-            return [(path, files)]
-    return [(file.relative_to(base).as_posix(), [file]) for file in files]
-
-
-def _glob(path: str) -> str:
-    return re.sub(r"\*+", "*", re.sub(r"\{\w+\}", "*", path))
+    groups = (FileGroup(files, prefix + name, dialect) for name in globs)
+    whole = next((group for group in groups if {*base.glob(group.glob)} & tables == {*files}), None)
+    return [whole] if whole else [FileGroup([file], file.relative_to(base).as_posix(), dialect) for file in files]
 
 
 def with_placeholders(path: str) -> str:

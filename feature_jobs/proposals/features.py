@@ -8,7 +8,7 @@ from typing import Any
 
 from feature_jobs.proposals import vocabulary
 from feature_jobs.proposals.labels import Answers, Label
-from feature_jobs.proposals.profiles import Profile
+from feature_jobs.proposals.profiles import Profile, Sample
 from feature_jobs.proposals.roles import FoundEntity, Log, is_row_id
 from feature_jobs.sources.casts import quote
 
@@ -116,40 +116,38 @@ def _useless_id(log: Log, column: Profile) -> str | None:
     is_number, distinct, known = column.is_number, column.distinct, column.known
     if not (is_number or column.type == "string") or column.is_flag or known < MIN_ROWS:
         return None
-    parts = {"v": column, "t": log.time, "u": log.user, "i": log.item}
-    seen = ", ".join(f"{quote(part.name)} AS {name}" for name, part in parts.items())
-    # Ranks, as ids of several servers grow in jumps.
-    ranks = "SELECT rank() OVER (ORDER BY v) AS a, rank() OVER (ORDER BY t) AS b FROM seen"
-    users = "SELECT count(DISTINCT u) AS num FROM seen WHERE u IS NOT NULL GROUP BY v HAVING count(*) > 1"
-    figures = [
-        "(SELECT bool_and(v = floor(v)) FROM seen)" if is_number else "true",
-        f"(SELECT abs(corr(a, b)) FROM ({ranks}))",
-        f"least({_agreement('v', 'u')}, {_agreement('u', 'v')})",
-        f"least({_agreement('v', 'i')}, {_agreement('i', 'v')})",
-        f"(SELECT avg(CAST(num = 1 AS INT)) FROM ({users}) HAVING count(*) >= {MIN_ROWS})",
-    ]
-    whole, growth, like_user, like_item, of_one_user = log.table.connection.execute(
-        f"WITH seen AS (SELECT {seen} FROM {log.table.name} WHERE v IS NOT NULL) "
-        f"SELECT {', '.join(f'coalesce({figure}, 0)' for figure in figures)}"
-    ).fetchall()[0]
+    whole, growth, like_user, like_item, of_one_user = _relations(log, column)
+    grows = "its numbers grow with the event time: an id of rows or requests, or a counter"
+    visits = f"{distinct:,} values in {known:,} rows, each of one user: an id of requests or visits"
     rules = [
         (not whole, None),
-        (
-            is_number and growth >= MIN_SHARE,
-            "its numbers grow with the event time: an id of rows or requests, or a counter",
-        ),
+        (is_number and growth >= MIN_SHARE, grows),
         (is_number and column.words & vocabulary.QUANTITIES, None),  # a price may be another one for each item
         (like_user >= MIN_SHARE, f"one-to-one with {log.user.name}, which is a feature already"),
         (like_item >= MIN_SHARE, f"one-to-one with {log.item.name}, which is a feature already"),
         (distinct <= 100, None),
         (is_number and distinct >= 0.9 * known, f"{distinct:,} whole numbers in {known:,} rows: an id of rows"),
-        (known > 20 * distinct, None),
-        (
-            of_one_user >= MIN_SHARE,
-            f"{distinct:,} values in {known:,} rows, each of one user: an id of requests or visits",
-        ),
+        (known <= 20 * distinct and of_one_user >= MIN_SHARE, visits),
     ]
     return next((why for holds, why in rules if holds), None)
+
+
+def _relations(log: Log, column: Profile) -> tuple[Any, ...]:
+    """Whether the values are whole numbers or text; Spearman's correlation with the event time; how nearly they are
+    one-to-one with the user and with the item; the share of repeated values that one user has alone."""
+    parts = {"v": column, "t": log.time, "u": log.user, "i": log.item}
+    seen = ", ".join(f"{quote(part.name)} AS {name}" for name, part in parts.items())
+    ranks = "SELECT rank() OVER (ORDER BY v) AS a, rank() OVER (ORDER BY t) AS b FROM seen"
+    users = "SELECT count(DISTINCT u) AS num FROM seen WHERE u IS NOT NULL GROUP BY v HAVING count(*) > 1"
+    figures = [
+        "(SELECT bool_and(v = floor(v)) FROM seen)" if column.is_number else "true",
+        f"(SELECT abs(corr(a, b)) FROM ({ranks}))",
+        f"least({_agreement('v', 'u')}, {_agreement('u', 'v')})",
+        f"least({_agreement('v', 'i')}, {_agreement('i', 'v')})",
+        f"(SELECT avg(CAST(num = 1 AS INT)) FROM ({users}) HAVING count(*) >= {MIN_ROWS})",
+    ]
+    known = f"(WITH seen AS (SELECT {seen} FROM {log.table.name} WHERE v IS NOT NULL) SELECT {', '.join(figures)})"
+    return tuple(figure or 0 for figure in Sample(log.table.connection, known).row("*"))
 
 
 def _agreement(a: str, b: str) -> str:

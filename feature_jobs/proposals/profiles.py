@@ -178,9 +178,8 @@ def _column(raw: Sample, source: str, kind: str, distinct: int) -> tuple[Column 
         candidates = []  # an embedding, not ids
     # 20240301 and 1709251200 read as numbers too: only the name can say that they are times.
     is_named = bool(words & vocabulary.TIME) and not words & vocabulary.ID_ENDINGS
-    dates = _formats(raw, cell) if shape == "text" else []
-    units = _units(raw, cell) if is_named and shape in ("text", "int", "float") else []
-    candidates = units + dates + candidates if is_named else candidates + dates
+    times = _times(raw, cell, is_text=shape == "text", is_named=is_named and shape in ("text", "int", "float"))
+    candidates = times + candidates if is_named else candidates + times
     cells = [Cell(source, column, kind) for column in candidates]
     known, is_padded, *unread = raw.row(
         f"count({cell})",
@@ -190,7 +189,7 @@ def _column(raw: Sample, source: str, kind: str, distinct: int) -> tuple[Column 
     shares = [(c, num / max(known, 1)) for c, num in zip(candidates, unread, strict=True) if known]
     shares = [(c, share) for c, share in shares if not (is_padded and c.type in ("int", "float"))]
     read = [column for column, share in shares if share <= _MAX_UNREAD]
-    rivals = [date for date in dates if date in read]
+    rivals = [time for time in times if time in read and time.date_format]
     if read:
         return _likeliest_date(raw, cell, rivals) if len(rivals) > 1 and read[0] is rivals[0] else (read[0], "")
     what = "of its cells are not finite numbers, and ingest would quarantine their rows"
@@ -204,23 +203,17 @@ def _typed(kind: str, **fields: str) -> Column:
     return Column.model_validate({"type": kind, **fields})
 
 
-def _formats(raw: Sample, cell: str) -> list[Column]:
-    """The formats of times in which the first cells read, all of them."""
-    reads = _head(raw, cell, [f"try_strptime(c, {literal(text)}) IS NOT NULL" for text in _FORMATS])
-    return [_typed("time", date_format=text) for text, fits in zip(_FORMATS, reads, strict=True) if fits]
-
-
-def _units(raw: Sample, cell: str) -> list[Column]:
-    """The unit since 1970 in which the first cells are recent times, all of them."""
-    recent = [f"TRY_CAST(c AS DOUBLE) * {unit_s} BETWEEN {EARLIEST_S} AND {LATEST_S}" for unit_s in UNITS.values()]
-    reads = _head(raw, cell, recent)
-    return [_typed("time", unit=unit) for unit, fits in zip(UNITS, reads, strict=True) if fits]
-
-
-def _head(raw: Sample, cell: str, tests: list[str]) -> tuple[bool, ...]:
-    """Whether the tests hold for all of the first cells `c`."""
-    cells = f"(SELECT trim(CAST({cell} AS VARCHAR)) AS c FROM {raw.name} WHERE c <> '' LIMIT 200)"
-    return Sample(raw.connection, cells).row(*(f"coalesce(bool_and({test}), false)" for test in tests))
+def _times(raw: Sample, cell: str, *, is_text: bool, is_named: bool) -> list[Column]:
+    """The formats of text, and the units of numbers that are named like times, in which all of the first cells read."""
+    recent = {
+        ("unit", unit): f"TRY_CAST(c AS DOUBLE) * {unit_s} BETWEEN {EARLIEST_S} AND {LATEST_S}"
+        for unit, unit_s in UNITS.items()
+    }
+    read = {("date_format", text): f"try_strptime(c, {literal(text)}) IS NOT NULL" for text in _FORMATS}
+    tests = (recent if is_named else {}) | (read if is_text else {})
+    head = f"(SELECT trim(CAST({cell} AS VARCHAR)) AS c FROM {raw.name} WHERE c <> '' LIMIT 200)"
+    fits = Sample(raw.connection, head).row(*(f"bool_and({test})" for test in tests.values())) if tests else ()
+    return [_typed("time", **{key: value}) for (key, value), fit in zip(tests, fits, strict=True) if fit]
 
 
 def _likeliest_date(raw: Sample, cell: str, rivals: list[Column]) -> tuple[Column, str]:

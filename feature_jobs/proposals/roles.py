@@ -58,11 +58,11 @@ def near_times(table: Table) -> list[str]:
     """Columns named like times whose values no unit fits, with what they might be."""
     lines = []
     for column in table.columns.values():
-        if not (column.words & vocabulary.TIME and column.known):
+        low, high = column.low or 0, column.high or 0
+        fits = [unit for unit, s in _OTHER_UNITS.items() if low * s >= EARLIEST_S and high * s <= LATEST_S]
+        if not column.words & vocabulary.TIME or not column.known:
             continue
         if column.is_number:
-            low, high = column.low or 0, column.high or 0
-            fits = [unit for unit, s in _OTHER_UNITS.items() if low * s >= EARLIEST_S and high * s <= LATEST_S]
             what = f"{fits[0]} since 1970 would fit: turn them into seconds" if fits else "write seconds since 1970"
             span = f"{column.name} ({low:.10g} to {high:.10g})"
             lines.append(f"{span} is not a recent time in s, ms, us or ns; {what}")

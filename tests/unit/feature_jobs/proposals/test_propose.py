@@ -371,7 +371,7 @@ def test_choice_of_days(rows: list[int], partitioned: bool, expected: tuple[int 
 )
 def test_the_reason_for_leaving_days_out_is_true(days: dict[int, int], partitioned: bool, reason: str) -> None:
     choice = choose_days({D + day * DAY: num for day, num in days.items()}, partitioned=partitioned)
-    left = [line for line in choice.why if line.startswith("days: left out")]
+    left = [line for line in choice.why if line.startswith("left out")]
     assert len(left) == 1 and reason in left[0], left
     assert "10 days are enough" not in left[0] or (choice.last - choice.first).days == 9
 
