@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 from bisect import bisect_left
-from collections import Counter
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -51,17 +50,14 @@ def count_days(log: Log) -> DayCounts:
     """Reads the times, users and items of the whole log."""
     columns = f"_file, {log.time.sql} AS t, {log.user.sql} IS NULL OR {log.item.sql} IS NULL AS is_lacking"
     rows = Sample(log.table.connection, f"(SELECT {columns} FROM {log.table.group.scan})").rows(
-        "_file, CAST(make_timestamp(t) AS DATE) AS day, count(*), count_if(is_lacking)",
-        "WHERE t BETWEEN 0 AND 3_400_000_000_000_000 GROUP BY ALL ORDER BY ALL",  # up to the year 2077
+        "CAST(make_timestamp(t) AS DATE) AS day, count(*), avg(CAST(is_lacking AS INT)), histogram(_file)",
+        "WHERE t BETWEEN 0 AND 3_400_000_000_000_000 GROUP BY day ORDER BY day",  # up to the year 2077
     )
-    counts, lacking = Counter[Day](), Counter[Day]()
-    for _, day, num, num_lacking in rows:
-        counts[day] += num
-        lacking[day] += num_lacking
+    counts = {day: num for day, num, _, _ in rows}
     least = BUSY_SHARE * usual_rows(counts)
-    incomplete = max((lacking[day] / num for day, num in counts.items() if num >= least), default=0.0)
-    num_elsewhere = sum(num for file, day, num, _ in rows if day_in(file) != day)
-    return DayCounts(dict(counts), incomplete, num_elsewhere <= 0.001 * counts.total())
+    incomplete = max((lacking for _, num, lacking, _ in rows if num >= least), default=0.0)
+    num_elsewhere = sum(num for day, _, _, files in rows for file, num in files.items() if day_in(file) != day)
+    return DayCounts(counts, incomplete, num_elsewhere <= 0.001 * sum(counts.values()))
 
 
 def usual_rows(counts: Counts) -> int:

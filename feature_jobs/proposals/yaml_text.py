@@ -32,13 +32,12 @@ def flow(value: object) -> str:
     """A value in YAML's flow style, on one line."""
     from ruamel.yaml import YAML
 
-    yaml, stream = YAML(typ="safe", pure=True), io.StringIO()
-    yaml.default_flow_style, yaml.width, yaml.allow_unicode = True, math.inf, True
-    yaml.sort_base_mapping_type_on_output = False
+    yaml, stream = YAML(), io.StringIO()
+    yaml.default_flow_style, yaml.width = True, 1_000_000
     yaml.dump(value, stream)
     return stream.getvalue().removesuffix("...\n").strip()
 
 
 def batch_size(counts: Counts) -> int:
     """About 64 steps a day: a day is learned in one pass, and with fewer steps the model hardly leaves its start."""
-    return min(max(2 ** round(math.log2(usual_rows(counts) / 64)), 16), 512)
+    return int(min(max(2 ** round(math.log2(usual_rows(counts) / 64)), 16), 512))
