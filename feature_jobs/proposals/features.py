@@ -12,7 +12,6 @@ from feature_jobs.proposals.profiles import Profile, Sample
 from feature_jobs.proposals.roles import FoundEntity, Log, is_row_id
 from feature_jobs.sources.casts import quote
 
-MAX_VALUES = 200_000
 MIN_ROWS = 50  # below this, chance alone looks like a relation
 MIN_SHARE = 0.95
 
@@ -103,7 +102,6 @@ def _left_out(column: Profile, *, is_log: bool) -> str | None:
         (column.type.startswith("list"), None),
         (column.is_text, f"free text: {distinct:,} values, {column.mean_length:.0f} characters long on average"),
         (is_named and is_single, f"{distinct:,} values in {column.known:,} rows: nearly another one in each"),
-        (is_named and distinct > MAX_VALUES, f"{distinct:,} values, more than {MAX_VALUES:,}"),
         (is_named and column.mean_length > 80, f"long text: {column.mean_length:.0f} characters on average"),
         (not is_named and is_large, f"{distinct:,} values up to {column.high or 0:.10g}: perhaps a time or an id"),
     ]
