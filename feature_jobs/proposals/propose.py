@@ -18,7 +18,7 @@ from feature_jobs.proposals.discover import find_tables
 from feature_jobs.proposals.features import Proposed, propose_features
 from feature_jobs.proposals.labels import Answers, find_answers
 from feature_jobs.proposals.profiles import Table, profile
-from feature_jobs.proposals.roles import FoundEntity, Log, entities_of, log_of, near_times, time_of
+from feature_jobs.proposals.roles import FoundEntity, Log, entities_of, log_of
 from feature_jobs.proposals.vocabulary import clean
 from feature_jobs.proposals.yaml_text import to_yaml
 from feature_jobs.schema import Scenario, load_scenario
@@ -93,7 +93,7 @@ def propose(path: Path, name: str, out: Path) -> tuple[str, list[str]]:
             except duckdb.Error as error:
                 notes.append(f"left out {group.path}: not readable ({str(error).splitlines()[0][:120]})")
         log, answers = _log_of(path, tables)
-        entities = entities_of([table for table in tables if table is not log.table], log)
+        entities = entities_of([table for table in tables if table.name != log.table.name], log)
         features = propose_features(log, entities, answers)
         counts = count_days(log)
     group = log.table.group
@@ -122,12 +122,9 @@ def _log_of(path: Path, tables: list[Table]) -> tuple[Log, Answers]:
     why = []
     found: list[tuple[Log, Answers]] = []
     for table in tables:
-        time = time_of(table)
-        log = log_of(table, time) if time else None
-        if time is None:
-            why.append(f"  {table.group.path}: {'; '.join(['no column of times', *near_times(table)])}")
-        elif log is None:
-            why.append(f"  {table.group.path}: no columns that identify a user and an item")
+        log = log_of(table)
+        if isinstance(log, str):
+            why.append(f"  {table.group.path}: {log}")
         elif (answers := find_answers(log)).labels:
             found.append((log, answers))
         else:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from feature_jobs.proposals import vocabulary
-from feature_jobs.proposals.profiles import EARLIEST_S, LATEST_S, Profile, Sample, Table
-from feature_jobs.sources.casts import quote
+from feature_jobs.proposals.profiles import EARLIEST_S, LATEST_S, UNITS, Profile, Sample, Table
+from feature_jobs.schema import Column, Time
+from feature_jobs.sources.casts import quote, time_sql
 
 _OTHER_UNITS = {"minutes": 60, "hours": 3600, "days": 86400}  # in seconds
 
@@ -54,29 +55,50 @@ def time_of(table: Table) -> Profile | None:
     return max((column for column in full if column.type == "time"), key=score, default=None)
 
 
-def near_times(table: Table) -> list[str]:
+def _unnamed_time(table: Table) -> Profile | None:
+    """A column of numbers that are recent times, as such, though its name does not say so."""
+    for column in table.columns.values():
+        units = [unit for unit, unit_s in UNITS.items() if _is_recent(column, unit_s)]
+        is_other = column.is_id or column.words & vocabulary.PEOPLE_AND_THINGS
+        if units and not is_other and not table.missing(column) and column.distinct > 1:
+            typed = Column.model_validate({"type": "time", "unit": units[0], "source": column.column.source})
+            time = Time.model_validate({"column": column.name, "unit": units[0]})
+            return replace(column, column=typed, sql=time_sql(column.sql, time, column.type))
+    return None
+
+
+def _is_recent(column: Profile, unit_s: float) -> bool:
+    """Whether it holds numbers that are times between 1990 and 2038 if counted in units of so many seconds."""
+    low, high = (column.low or 0, column.high or 0) if column.is_number else (0, 0)
+    return low * unit_s >= EARLIEST_S and high * unit_s <= LATEST_S
+
+
+def _near_times(table: Table) -> list[str]:
     """Columns named like times whose values no unit fits, with what they might be."""
     lines = []
     for column in table.columns.values():
-        low, high = column.low or 0, column.high or 0
-        fits = [unit for unit, s in _OTHER_UNITS.items() if low * s >= EARLIEST_S and high * s <= LATEST_S]
+        fits = [unit for unit, unit_s in _OTHER_UNITS.items() if _is_recent(column, unit_s)]
         if not column.words & vocabulary.TIME or not column.known:
             continue
         if column.is_number:
             what = f"{fits[0]} since 1970 would fit: turn them into seconds" if fits else "write seconds since 1970"
-            span = f"{column.name} ({low:.10g} to {high:.10g})"
+            span = f"{column.name} ({column.low:.10g} to {column.high:.10g})"
             lines.append(f"{span} is not a recent time in s, ms, us or ns; {what}")
         elif column.type == "string":
             lines.append(f"{column.name} ({column.top[0]!r}) does not read as a time; write 2024-03-01T10:00:00")
     return lines
 
 
-def log_of(table: Table, time: Profile) -> Log | None:
-    """The table as a log; None where no columns identify a user and an item, by name, else by their values.
+def log_of(table: Table) -> Log | str:
+    """The table as a log, or why it is not one. User and item are found by name, else by their values.
 
     A column with gaps that is named after a person is better than a full one that is not: rows without it are
     quarantined.
     """
+    time = time_of(table) or _unnamed_time(table)
+    if time is None:
+        return "; ".join(["no column of times", *_near_times(table)])
+    table = replace(table, columns=table.columns | {time.name: time})
     ids = [
         column
         for column in table.columns.values()
@@ -91,7 +113,7 @@ def log_of(table: Table, time: Profile) -> Log | None:
     user = next(iter([*users, *(c for c in others if c not in items[:1]), *sessions]), None)
     item = next((c for c in [*items, *others] if c is not user), None)
     if user is None or item is None:
-        return None
+        return "no columns that identify a user and an item"
     notes = []
     for role, chosen in (("user", user), ("item", item)):
         missing = table.missing(chosen)

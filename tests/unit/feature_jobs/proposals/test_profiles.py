@@ -78,14 +78,15 @@ def test_formats_of_times(text: str, date_format: str | None, tmp_path: Path) ->
     assert (column.type, column.date_format) == ("time", date_format)
 
 
+@pytest.mark.parametrize("name", ["ts", "x"])
 @pytest.mark.parametrize(("unit", "factor"), [("s", 1), ("ms", 10**3), ("us", 10**6), ("ns", 10**9)])
-def test_units_of_times(unit: str, factor: int, tmp_path: Path) -> None:
-    """Of columns that are named like times; an id in the same range stays a number."""
-    rows = [f"{(1709251200 + 3600 * i) * factor},{i % 20},{1000000007 + i % 15},{int(i % 3 == 0)}" for i in range(72)]
-    scenario, said = lines_of(csv_file("ts,user,item_id,click", *rows), tmp_path)
+def test_units_of_times(name: str, unit: str, factor: int, tmp_path: Path) -> None:
+    """Of a column that is named like a time, else of one that nothing else explains; ids in the range stay numbers."""
+    rows = [f"{1000000007 + i % 15},{(1709251200 + 3600 * i) * factor},{i % 20},{int(i % 3 == 0)}" for i in range(72)]
+    scenario, said = lines_of(csv_file(f"item_id,{name},user,click", *rows), tmp_path)
     columns = scenario.data.events.columns
-    assert (columns["ts"].type, columns["ts"].unit, columns["item_id"].type) == ("time", unit, "int")
-    assert f"time: ts, in {unit} since 1970" in said
+    assert (columns[name].type, columns[name].unit, columns["item_id"].type) == ("time", unit, "int")
+    assert f"time: {name}, in {unit} since 1970" in said
     assert "72 rows on 3 days, 2024-03-01 to 2024-03-03" in said
 
 
