@@ -101,7 +101,12 @@ def find_tables(root: Path) -> tuple[list[FileGroup], list[str]]:
         raise BadInputError("\n".join([f"{root}: no table (CSV with a header, Parquet or JSON lines)", *notes[:10]]))
     tables = {file for group in members.values() for file in group}
     groups = [group for key, files in members.items() for group in _groups(base, *key, files, tables)]
-    return sorted(groups, key=lambda group: group.path), notes
+    largest: dict[str, FileGroup] = {}
+    for group in sorted(groups, key=lambda group: (len(group.files), group.files[0]), reverse=True):
+        if largest.setdefault(group.path, group) is not group:
+            few = f"{group.files[0].relative_to(base)} and the files like it ({len(group.files):,})"
+            notes.append(f"left out {few}: they have other columns than most at {group.path}")
+    return sorted(largest.values(), key=lambda group: group.path), notes
 
 
 def _files_below(root: Path) -> list[Path]:
@@ -173,11 +178,15 @@ def _groups(base: Path, folder: str, dialect: Dialect, files: list[Path], tables
     names = {with_placeholders(file.name) for file in files}
     same = itertools.takewhile(lambda letters: len({*letters}) == 1, zip(*(file.name for file in files), strict=False))
     globs = [f"*{suffix}", "".join(letters[0] for letters in same) + f"*{suffix}"]
-    if "{" not in folder:  # the files of a day's folder may have any names
-        globs = [*(names if len(names) == 1 else ()), *globs] if len(files) > 1 else []
-    groups = (FileGroup(files, prefix + name, dialect) for name in globs)
-    whole = next((group for group in groups if {*base.glob(group.glob)} & tables == {*files}), None)
-    return [whole] if whole else [FileGroup([file], file.relative_to(base).as_posix(), dialect) for file in files]
+    common = [*names] if len(names) == 1 else []
+    is_dated = "{" in folder  # the files of a day's folder may have any names
+    names_tried = [*globs, *common] if is_dated else [*common, *globs]
+    for group in (FileGroup(files, prefix + name, dialect) for name in names_tried if is_dated or len(files) > 1):
+        # Files of other days at a path of days may have other columns: `find_tables` keeps the largest group.
+        is_daily = group.is_daily and group.path in {prefix + name for name in common}
+        if is_daily or {*base.glob(group.glob)} & tables == {*files}:
+            return [group]
+    return [FileGroup([file], file.relative_to(base).as_posix(), dialect) for file in files]
 
 
 def with_placeholders(path: str) -> str:

@@ -177,7 +177,7 @@ def _column(raw: Sample, source: str, kind: str, distinct: int) -> tuple[Column 
     if kind.startswith(("FLOAT[", "DOUBLE[", "DECIMAL[")):
         candidates = []  # an embedding, not ids
     # 20240301 and 1709251200 read as numbers too: only the name can say that they are times.
-    is_named = bool(words & vocabulary.TIME) and not words & vocabulary.ID_ENDINGS
+    is_named = bool(words & vocabulary.ALL_TIMES) and not words & vocabulary.ID_ENDINGS
     times = _times(raw, cell, is_text=shape == "text", is_named=is_named and shape in ("text", "int", "float"))
     candidates = times + candidates if is_named else candidates + times
     cells = [Cell(source, column, kind) for column in candidates]

@@ -26,6 +26,7 @@ SPLIT = _words("split fold train test valid validation holdout subset")
 TIME = _words("time timestamp ts t datetime date dt at when event logged created seen posted unix unixtime epoch day")
 OTHER_TIMES = _words("upload birth register signup release expire modified stay play end join click clicked converted")
 SNAPSHOT = _words("last update updated valid snapshot modified asof effective since")
+ALL_TIMES = TIME | OTHER_TIMES | SNAPSHOT
 CLOCK = _words("date dt day hour hourmin minute second month year week weekday quarter timestamp ts datetime time")
 
 ACTIONS = _words(

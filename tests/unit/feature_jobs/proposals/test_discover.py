@@ -80,3 +80,25 @@ def test_plain_and_compressed_files_beside_each_other_are_both_read(tmp_path: Pa
         counts = [Sample(connection, group.scan).row("count(*)")[0] for group in groups]
     assert [group.path for group in groups] == ["a.csv", "b.csv.gz"]
     assert counts == [1, 72]
+
+
+def test_days_with_other_columns_are_left_out_of_the_table(tmp_path: Path) -> None:
+    for day in (1, 2, 3, 4):
+        header = "at,user,item,click" if day < 3 else "at,user,item,click,more"
+        (tmp_path / f"2024-03-0{day}.csv").write_text(f"{header}\n{','.join('1' for _ in header.split(','))}\n")
+    groups, notes = find_tables(tmp_path)
+    assert [(group.path, [file.name for file in group.files]) for group in groups] == [
+        ("{ds}.csv", ["2024-03-03.csv", "2024-03-04.csv"])  # of equally many the latest
+    ]
+    assert notes == ["left out 2024-03-01.csv and the files like it (2): they have other columns than most at {ds}.csv"]
+
+
+def test_a_folder_of_a_day_with_two_tables(tmp_path: Path) -> None:
+    for day in (1, 2):
+        folder = tmp_path / f"dt=2024-03-0{day}"
+        folder.mkdir()
+        (folder / "clicks.csv").write_text("at,user,item,click\n1,2,3,4\n")
+        (folder / "users.csv").write_text("user,country\n1,DE\n")
+    groups, notes = find_tables(tmp_path)
+    assert [group.path for group in groups] == ["dt={ds}/clicks.csv", "dt={ds}/users.csv"]
+    assert not notes
