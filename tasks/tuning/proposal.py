@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from feature_jobs.control_records import read_record_file
 from feature_jobs.errors import BadInputError, CorruptError
 from feature_jobs.schema import Scenario, load_scenario, place_of
-from tasks.store.output_files import finite
+from tasks.store.digests import finite
 from tasks.tuning.replay import Difference
 from tasks.tuning.space import own_values, searched_paths, value_in, with_values
 from tasks.tuning.study import Trial
