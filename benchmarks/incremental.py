@@ -11,7 +11,7 @@ is scored by models that were trained on earlier days only:
 - retrain: a new model, trained on all days in order; incremental training gives the same bits
 - shuffled: a new model, trained on all days with their rows shuffled together; one pass, like the others
 
-Each is `models.training.day.train_day` with the scenario's own settings; there is no other training code. `--set`
+Each is `models.training.day.train_day` with the scenario's own settings, not training code of its own. `--set`
 changes some. Rows and seconds are those of learning; scoring and files do not count.
 """
 

@@ -3,7 +3,7 @@
 A `Layout` says, for the enabled features of a scenario, which columns are embedded as one id (slots), which as several
 ids (bags), and which are numbers. `encode` applies it to a table. Ids become 64-bit keys; each feature has a namespace,
 so that equal ids of two features get different keys unless `table` joins them. Numbers are scaled. Nothing is fitted
-here, so there is no state that could differ between training and serving. Needs only numpy and pyarrow.
+here, so no state can differ between training and serving. Needs only numpy and pyarrow.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def train(config: DayConfig, *, samples: Path, validation: Path, parent: Path | 
     """Scores the day with its parent, learns it in one pass, and writes the next checkpoint of the chain.
 
     The last rows by event time are scored before they are learned: they judge the challenger. `validation` is read
-    for its verdict alone: without it there is no day to train on.
+    for its verdict alone: a day that failed validation is not trained on.
     """
     from models.distributed.nodes import Nodes
     from models.training.day import train_day

@@ -74,12 +74,12 @@ def tune(
     better, and of none worse or unknown, at the scenario's confidence, corrected for the number of trials and tasks.
     With `tune.apply: auto` the command then writes a certain winner into the scenario.
 
-    Writes proposal.json. Raises BadInputError where there is no earlier checkpoint or the space is wrong.
+    Writes proposal.json. Raises BadInputError where no earlier checkpoint exists or the space is wrong.
     """
     scenario, ds = config.scenario, config.ds
     if not checkpoints:
         raise BadInputError(
-            f"tune of {ds}: there is no checkpoint of an earlier day to start from (the chain begins at"
+            f"tune of {ds}: no checkpoint of an earlier day exists to start from (the chain begins at"
             f" {scenario.data.days.first}); tune a later day"
         )
     served = facts_of(champion).get("settings") if champion else None

@@ -134,7 +134,7 @@ def _why_left(days: DayChoice, left: Counts, num_chosen: int, usual: int) -> str
     if (days.first - max(left)).days > MAX_WARM_UP_DAYS:
         reach = f"they lie more than {MAX_WARM_UP_DAYS} days before {days.first}, farther than a warm-up reaches back"
         return f"{reach}, and a gap of over {MAX_GAP_DAYS} days ends a run of days; {change}"
-    return f"there is no partition of {begin - _DAY}, and a warm-up must not reach over a gap; {change}"
+    return f"the log has no partition of {begin - _DAY}, and a warm-up must not reach over a gap; {change}"
 
 
 def _why(days: DayChoice, counts: Counts, least: int) -> list[str]:

@@ -120,7 +120,7 @@ def suite_text(suite: Suite) -> str:
 
 
 def load_suite(scenario: Scenario) -> tuple[Suite, str]:
-    """The scenario's suite and the name of its file, or the proposed one and "built-in" where there is no file.
+    """The scenario's suite and the name of its file, or the proposed one and "built-in" where it has no file.
 
     Raises BadInputError with a line for each entry of the file that is not an expectation of Great Expectations.
     """
@@ -137,7 +137,7 @@ def load_suite(scenario: Scenario) -> tuple[Suite, str]:
 
 
 def read_suite(scenario: Scenario) -> Suite | None:
-    """The suite as its file has it, without Great Expectations; None where there is no file.
+    """The suite as its file has it, without Great Expectations; None where the file does not exist.
 
     Raises BadInputError where the file is not a suite.
     """

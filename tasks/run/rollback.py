@@ -36,7 +36,7 @@ def rollback(scenario: Scenario, store: ScenarioStore, to_version: str | None = 
     """Makes an earlier version the champion again: see ChampionLog.rollback_targets; default the one before.
 
     The log is written first, then the alias moves. A rollback that was interrupted between the two is finished, not
-    repeated. Raises BadInputError where there is no such version, RetryLaterError where MLflow does not answer (the
+    repeated. Raises BadInputError where no such version exists, RetryLaterError where MLflow does not answer (the
     next call finishes the work).
     """
     from tasks import tracking

@@ -155,7 +155,7 @@ def retrying(function: Callable[[], Result]) -> Result:
 
 
 def _library_errors() -> tuple[type[Exception], ...]:
-    """What MLflow's client raises; without a database (a step's image) there is no SQLAlchemy."""
+    """What MLflow's client raises; SQLAlchemy is not installed where no database is (a step's image)."""
     from mlflow.exceptions import MlflowException
 
     try:
