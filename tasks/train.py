@@ -37,6 +37,7 @@ def train(config: DayConfig, *, samples: Path, validation: Path, parent: Path | 
     """
     from models.distributed.nodes import Nodes
     from models.training.day import train_day
+    from models.training.job import TrainJob
     from models.training.ranks import train_day_on_ranks
 
     scenario, ds = config.scenario, config.ds
@@ -47,4 +48,4 @@ def train(config: DayConfig, *, samples: Path, validation: Path, parent: Path | 
             f"train.backend: {scenario.train.backend}: trains on one machine, so that PET_NNODES={num_machines} would"
             " compute the same day as often; set train.backend: torchrec, or start one"
         )
-    return dict(train_with(scenario, ds, samples, parent, checkpoint, resume=config.resume, progress=config.progress))
+    return dict(train_with(TrainJob(scenario, ds, samples, parent, checkpoint, config.resume, config.progress)))

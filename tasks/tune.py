@@ -18,7 +18,7 @@ from tasks.store.output_files import facts_of
 from tasks.tuning.proposal import PROPOSAL, Proposal, apply_certain, changes_of, proposal_table, winner, write_proposal
 from tasks.tuning.replay import Gain, Replay
 from tasks.tuning.space import SERVED, Dimension, event_days, joins_again, read_space, serving_scenario
-from tasks.tuning.study import Study, Trial
+from tasks.tuning.study import Candidate, Study, Trial
 
 
 @step(
@@ -97,11 +97,9 @@ def tune(
     if is_worker:
         return {"worker": config.options["worker"], "trials": len(trials)}
     best = winner(trials, maximize=scenario.tune.objective == "auc")
-    gain = (
-        replay.evidence(trials[0]["params"], best["params"], len(trials), proposal / "scratch")
-        if best["number"]
-        else Gain()
-    )
+    champion_trial, best_trial = Candidate(trials[0]["params"], serves=True), Candidate(best["params"])
+    is_better = best["number"] != 0
+    gain = replay.evidence(champion_trial, best_trial, len(trials), proposal / "scratch") if is_better else Gain()
     report = _report(config, replay, key=key, start=start, trials=trials, best=best, gain=gain)
     write_proposal(proposal, report)
     states = [trial["state"] for trial in trials]

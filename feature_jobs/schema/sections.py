@@ -372,14 +372,6 @@ class Scenario(Section):
         return shlex.join(["-s", self.file.stem if usual else str(self.file), *self._given])
 
     @property
-    def option_as_in_file(self) -> str:
-        """`option` without `--set`: the scenario as its file has it."""
-        data = self._given[: 2 * ("--data" in self._given)]
-        plain = self.model_copy()
-        plain._file, plain._given = self._file, data
-        return plain.option
-
-    @property
     def suite_file(self) -> Path:
         """The expectations of the scenario, a JSON file beside it."""
         return self._file.parent / (self.validate_.suite or f"{self.name}.expectations.json")

@@ -88,8 +88,7 @@ class Context:
         self._file, self._data = scenario_file(scenario), data
         self.overrides: dict[str, Any] = dict(read_setting(text, "--set") for text in settings)
         self.scenario: Scenario = self.with_overrides(self.overrides)
-        self.store: ScenarioStore = open_store(store, self.scenario.name)
-        self.store.scenario_option = self.scenario.option
+        self.store: ScenarioStore = open_store(store, self.scenario.name, self.scenario.option)
         self.as_json = as_json
         self.track = not no_track
         os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{self.store.work.parent / 'mlflow.db'}")

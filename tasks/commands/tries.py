@@ -148,7 +148,7 @@ def _days(context: Context, ds: str | None, first: str | None, last: str | None)
     if not trained and not (ds or first):
         raise BadInputError(
             f"{context.store.url}: no day is trained yet, so there is nothing to compare with; run some first:"
-            f" recloop run {context.scenario.option_as_in_file}{context.store.option}"
+            f" recloop run {context.base.option}{context.store.option}"
         )
     if ds:
         return scenario_days(context.scenario, ds, first, last)
@@ -176,8 +176,7 @@ def _side(context: Context, name: str) -> Side:
     days = {ds: commit.folder for ds, commit in found.items() if commit}
     if not days:
         raise BadInputError(
-            f"{store.url}: {name} has no trained day; `recloop status {context.scenario.option}{store.option}`"
-            " shows what there is"
+            f"{store.url}: {name} has no trained day; `recloop status {context.options}` shows what there is"
         )
     return Side(name, days)
 

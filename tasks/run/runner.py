@@ -243,7 +243,7 @@ def _missing(
     first, begin = scenario.data.days.first, min(day, ds)
     while (before := previous_day(scenario, begin)) and store.find(writer, before) is None:
         begin = before  # the missing day needs the days before it, too
-    remedy = f"recloop run {scenario.option}{store.option} --from {begin} --to {ds}"
+    remedy = f"recloop run {store.options} --from {begin} --to {ds}"
     return ParentMissingError(
         f"{declared.name} of {ds} needs the output of {writer} of {day}, which is not committed"
         f" (the chain begins at {first}); run it first: {remedy}",
@@ -341,7 +341,7 @@ def _compare(scenario: Scenario, store: ScenarioStore, standing: Commit, output:
     raise BadInputError(
         f"{scenario.data.path}: the day {standing.ds} reads differently than when it was committed"
         f" ({_changed(store, standing, metrics)}); to learn from the corrected data start a new generation:"
-        f" recloop chain replay {scenario.option}{store.option} --from {standing.ds}"
+        f" recloop chain replay {store.options} --from {standing.ds}"
     )
 
 

@@ -103,7 +103,7 @@ def committed_days(scenario: Scenario, days: tuple[str, ...], store: ScenarioSto
         if commit is None:
             raise ParentMissingError(
                 f"{store.url}: {ds} is not trained, and a try is compared with the committed chain; run it first:"
-                f" recloop run {scenario.option_as_in_file}{store.option} --to {ds}",
+                f" recloop run {scenario.option}{store.option} --to {ds}",
                 ds,
             )
         checkpoints[ds] = commit
@@ -113,7 +113,7 @@ def committed_days(scenario: Scenario, days: tuple[str, ...], store: ScenarioSto
         raise BadInputError(
             f"{store.url}: {days[0]} has not learned from the checkpoint of {before} that is committed now; a try"
             " would start elsewhere. Rebuild it: recloop chain replay"
-            f" {scenario.option_as_in_file}{store.option} --from {days[0]}"
+            f" {scenario.option}{store.option} --from {days[0]}"
         )
     return Base(scenario, store, days, checkpoints, parent)
 

@@ -84,20 +84,23 @@ class Commit:
         return self.store.manifest_of(self)
 
 
-def open_store(url: str | Path, scenario_name: str) -> ScenarioStore:
-    """The scenario's part of the store at a folder. Object-store URLs are refused until they are built."""
+def open_store(url: str | Path, scenario_name: str, scenario_option: str | None = None) -> ScenarioStore:
+    """The scenario's part of the store at a folder. Object-store URLs are refused until they are built.
+
+    `scenario_option`: see `Scenario.option`; default `-s scenario_name`.
+    """
     text = str(url).removeprefix("file://")
     if "://" in text:
         raise BadInputError(f"--store {url}: only folders for now; give a path such as .recloop/store")
-    return ScenarioStore(Path(text).resolve() / scenario_name)
+    return ScenarioStore(Path(text).resolve() / scenario_name, scenario_option)
 
 
 class ScenarioStore:
     """Everything kept for one scenario: in the folder `place`, or in what Objects stands for."""
 
-    def __init__(self, place: Path | Objects) -> None:
+    def __init__(self, place: Path | Objects, scenario_option: str | None = None) -> None:
         self.objects: Objects = LocalObjects(place) if isinstance(place, Path) else place
-        self.scenario_option = f"-s {self.url.rpartition('/')[2]}"  # a command knows more: the file, and its settings
+        self._scenario_option = scenario_option or f"-s {self.url.rpartition('/')[2]}"
 
     @property
     def url(self) -> str:
@@ -118,7 +121,7 @@ class ScenarioStore:
     @property
     def options(self) -> str:
         """What a printed command needs to mean this scenario in this store."""
-        return self.scenario_option + self.option
+        return self._scenario_option + self.option
 
     # control records
 

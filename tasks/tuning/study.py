@@ -14,7 +14,7 @@ import hashlib
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -40,9 +40,16 @@ class Judged:
     days: dict[str, dict[str, float]]
 
 
-Objective = Callable[[dict[str, Any], Path, Report, bool], Judged | None]
-"""Values by path, a scratch folder, `Report`, and whether the trial is what serves → the trial's value, or None where
-it stopped early."""
+@dataclass(frozen=True)
+class Candidate:
+    """Settings to judge: `values` by config path, over the champion's settings (`serves`) or over the scenario's."""
+
+    values: Mapping[str, Any]
+    serves: bool = False
+
+
+Objective = Callable[[Candidate, Path, Report], Judged | None]
+"""What to try, a scratch folder and `Report` → the trial's value, or None where it stopped early."""
 
 
 class Trial(TypedDict):
@@ -179,7 +186,7 @@ class Study:
 
         try:
             running.scratch.mkdir(exist_ok=True)
-            judged = objective(values, running.scratch, report, is_champion)
+            judged = objective(Candidate(values, is_champion), running.scratch, report)
             if judged is None and is_champion:
                 raise BadInputError(
                     f"{self.scenario.file}: tune of {self.ds}: the values that serve can't be judged: no label has both"

@@ -14,6 +14,7 @@ import pytest
 from feature_jobs.errors import BadInputError, GateError, RetryLaterError
 from feature_jobs.schema import Scenario
 from models.training.day import train_day
+from models.training.job import TrainJob
 from tasks import tracking
 from tasks.contract import DayConfig
 from tasks.deploy import deploy
@@ -56,7 +57,7 @@ class Loop:
         self.commit(number, "validation")
         before = self.store.find("train", DAYS[number - 1]) if number else None
         parent = before.folder if before else None
-        train_day(self.scenario, DAYS[number], samples, parent, self.folder(number, "checkpoint"))
+        train_day(TrainJob(self.scenario, DAYS[number], samples, parent, self.folder(number, "checkpoint")))
         self.commit(number, "checkpoint", inputs={"samples": "5a", "parent": before.digest if before else None})
         quantize(self.config(number), **self.quantize_reads(number), export=self.folder(number, "export"))
         self.commit(number, "export")

@@ -25,8 +25,10 @@ from feature_jobs.schema import Scenario, load_scenario
 from feature_jobs.schema.features import IdFeature
 from feature_jobs.sources.ingest import ingest_day
 from models.training.day import train_day
+from models.training.job import TrainJob
 from tasks.commands.cli import main
 from tests.paths import KUAIRAND, ROOT, SCENARIOS, needs_kuairand
+from tests.small import write_csv
 from tests.unit.feature_jobs import fabricated
 from tests.unit.feature_jobs.proposals import shapes
 
@@ -49,7 +51,7 @@ def train_two_days(scenario: Scenario, root: Path) -> dict[str, Any]:
             folder.mkdir(parents=True)
         ingest_day(scenario, ds, events)
         join_day(scenario, ds, events, history, samples)
-        metrics = train_day(scenario, ds, samples, parent, checkpoint)
+        metrics = train_day(TrainJob(scenario, ds, samples, parent, checkpoint))
         history[ds], parent = events, checkpoint
     progressive: dict[str, Any] = metrics["progressive"]
     return progressive
@@ -534,7 +536,7 @@ def test_clicks_beside_their_impressions_are_not_a_second_log(tmp_path: Path) ->
         for i, row in enumerate(shapes.impressions())
         if row["clicked"]
     ]
-    fabricated.write_csv(tmp_path / "data" / "reads.csv", ["user_id", "article_id", "shown_at", "n"], clicks)
+    write_csv(tmp_path / "data" / "reads.csv", ["user_id", "article_id", "shown_at", "n"], clicks)
     said = write_proposal(tmp_path / "data", tmp_path / "out", "found")
     assert any(line.startswith("left out reads.csv: its rows repeat those of the log") for line in said)
     assert not load_scenario(tmp_path / "out" / "found.yaml").data.entities
