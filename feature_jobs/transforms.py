@@ -254,6 +254,22 @@ def exact_column(values: pa.Array, name: str, kind: pa.DataType) -> pa.Array:
     return pa.LargeListArray.from_arrays(pa.array(offsets), exact_ids(flat, name, kind.value_type, offsets))
 
 
+def finite_column(values: pa.Array, name: str) -> pa.Array:
+    """A column of numbers without an infinite one. `ingest` refuses those too, so no model has learned what they mean.
+
+    Raises BadInputError that names the feature, the row and the value.
+    """
+    if pa.types.is_floating(values.type):
+        infinite = pc.fill_null(pc.is_inf(values), False)
+        if pc.any(infinite).as_py():
+            row = pc.index(infinite, True).as_py()
+            raise BadInputError(
+                f"feature column {name!r}, row {row}: {values[row].as_py()!r} is not finite; give a finite number,"
+                " or null where it is unknown"
+            )
+    return values
+
+
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 

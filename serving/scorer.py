@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_jobs.errors import BadInputError, CorruptError
-from feature_jobs.transforms import Layout, exact_column
+from feature_jobs.transforms import Layout, exact_column, finite_column
 from models.runtime.files import MODEL_FILE, REFERENCE_FILE, TABLE_FILE
 from models.runtime.frozen_tables import FrozenTable
 from models.runtime.onnx_model import OnnxModel, ServingFacts, read_serving
@@ -70,7 +70,8 @@ class Scorer:
         feature; others are ignored. Integer ids stay exact in all of these, with nulls too. `fill_missing`: a feature
         without a column is null in all rows.
 
-        Raises BadInputError for a column that is missing or of the wrong type, and for an id that is not exact.
+        Raises BadInputError for a column that is missing or of the wrong type, an id that is not exact, and an infinite
+        number.
         """
         scores_NT = self._model.score(self._table(rows, fill_missing=fill_missing))
         return {task: scores_NT[:, t] for t, task in enumerate(self.tasks)}
@@ -87,7 +88,7 @@ class Scorer:
             raise BadInputError(f"feature columns differ in length ({error}); give one value per row in each") from None
 
     def _column(self, values: Any, name: str) -> pa.Array:
-        """A column as Arrow; ids in the type that the model was trained with."""
+        """A column as Arrow: finite numbers, and ids in the type that the model was trained with."""
         if not isinstance(values, pa.Array | pa.ChunkedArray):
             try:
                 values = pa.array(values, from_pandas=True)
@@ -96,4 +97,4 @@ class Scorer:
         array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
         if pa.types.is_dictionary(array.type):
             array = array.cast(array.type.value_type)
-        return array if name in self._numbers else exact_column(array, name, self.types[name])
+        return finite_column(array, name) if name in self._numbers else exact_column(array, name, self.types[name])
