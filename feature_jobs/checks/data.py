@@ -18,7 +18,7 @@ from feature_jobs.checks.facts import EntityFacts, Facts
 from feature_jobs.checks.problems import Problems
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import EVENT_TIME, columns_of, to_sql
-from feature_jobs.schema import Scenario, place_of
+from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import ONE_DAY, day_window
 from feature_jobs.sources.files import files_of
 from feature_jobs.sources.malformed import kinds_of, retyped_columns
@@ -207,7 +207,7 @@ class _DataCheck:
             shown = "; ".join(f"{kind.reason} ({kind.num}; {kind.file}, {kind.place})" for kind in kinds)
             remedy = kinds[0].remedy or "correct the columns' types, or raise ingest.max_quarantined_share"
             self.problems.messages.append(
-                f"{place_of(self.scenario.file, *source.place.split('.'))}: {source.place}: {bad} of {num} rows are "
+                f"{self.scenario.place_of(*source.place.split('.'))}: {source.place}: {bad} of {num} rows are "
                 f"malformed: {shown}; {remedy}"
             )
         unknown = [

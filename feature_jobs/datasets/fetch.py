@@ -16,7 +16,7 @@ from typing import Any
 
 from feature_jobs.checks.problems import closest
 from feature_jobs.errors import BadInputError, RetryLaterError
-from feature_jobs.schema import Scenario, place_of
+from feature_jobs.schema import Scenario
 
 _PACKAGE = "recbole==1.2.1"
 _WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
@@ -34,7 +34,7 @@ def fetch(scenario: Scenario, folder: Path, options: Mapping[str, Any] | None = 
     Raises BadInputError for a name that is not known and for data that is not what it should be, RetryLaterError
     where the network fails.
     """
-    name, place = scenario.data.fetch, f"{place_of(scenario.file, 'data', 'fetch')}: data.fetch"
+    name, place = scenario.data.fetch, f"{scenario.place_of('data', 'fetch')}: data.fetch"
     if name is None:
         raise BadInputError(f"{place}: missing, so there is nothing to fetch; put the files into {folder} yourself")
     if name not in _FETCHERS:

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from feature_jobs.checks.problems import closest
 from feature_jobs.errors import BadInputError
-from feature_jobs.schema import Scenario, place_of
+from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import ONE_DAY, day_start, parse_ds
 
 Floats = npt.NDArray[np.float32]
@@ -63,7 +63,7 @@ class SyntheticOptions:
         known = {name: type(value) for name, value in asdict(cls()).items()}
         given: dict[str, Any] = {}
         for name, value in {**scenario.data.options, **(options or {})}.items():
-            place = f"{place_of(scenario.file, 'data', 'options', name)}: data.options.{name}: {value!r}"
+            place = f"{scenario.place_of('data', 'options', name)}: data.options.{name}: {value!r}"
             if name not in known:
                 raise BadInputError(f"{place}: the generator has no such option; {closest(name, known)}")
             try:
@@ -104,7 +104,7 @@ def generate(scenario: Scenario, folder: Path, options: Mapping[str, Any] | None
     """
     settings, days = SyntheticOptions.of(scenario, options), scenario.data.days
     if days.last is None:
-        raise BadInputError(f"{place_of(scenario.file, 'data', 'days')}: data.days.last: missing; say where to stop")
+        raise BadInputError(f"{scenario.place_of('data', 'days')}: data.days.last: missing; say where to stop")
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, {**asdict(settings), "first": str(days.warm_up_from or days.first)})
     day = days.warm_up_from or days.first

@@ -14,6 +14,7 @@ from pydantic import Field, PrivateAttr
 
 from feature_jobs.schema.base import ClockTime, Day, Name, Positive, Section, Share
 from feature_jobs.schema.features import AnyFeature, EmbeddedFeature, Embedding
+from feature_jobs.schema.yaml_file import place_of, setting_at
 
 
 class Column(Section):
@@ -370,6 +371,10 @@ class Scenario(Section):
         on the command line, so that the command runs when it is copied."""
         usual = self.file.parent == Path("scenarios").resolve() and self.file.suffix == ".yaml"
         return shlex.join(["-s", self.file.stem if usual else str(self.file), *self._given])
+
+    def place_of(self, *location: str) -> str:
+        """Where the value at a config path was written: `--set PATH=VALUE` of the command line, else FILE:LINE."""
+        return setting_at(self._given, location) or place_of(self._file, *location)
 
     @property
     def suite_file(self) -> Path:

@@ -107,9 +107,14 @@ def _variants(context: Context, texts: Sequence[str]) -> list[Variant]:
             scenario = context.with_overrides(changes)
             check(scenario, with_data=False)
         except BadInputError as error:
-            raise BadInputError(f"variant {name}: {error}" if name else str(error)) from None
+            raise BadInputError(_of_variant(name, str(error)) if name else str(error)) from None
         found.append(Variant(name, changes, scenario))
     return found
+
+
+def _of_variant(name: str, messages: str) -> str:
+    """Messages about a variant's values, which came with --variant and not with --set."""
+    return "\n".join(f"variant {name}: {line.removeprefix('--set ')}" for line in messages.splitlines())
 
 
 def parse_variant(text: str) -> tuple[str, dict[str, Any]]:
