@@ -48,6 +48,7 @@ class Scorer:
         table = FrozenTable.load(folder / TABLE_FILE)
         try:
             layout, tasks = Layout.from_json(facts["layout"]), tuple(facts["tasks"])
+            # Types of the rows that it was exported with: the layout knows what a feature is for, not its type.
             types = {field.name: field.type for field in pq.read_schema(folder / REFERENCE_FILE)}
             return cls(OnnxModel(folder / MODEL_FILE, layout, tasks, table, threads=threads), facts, types)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -80,6 +81,7 @@ class Scorer:
         names = rows.column_names if isinstance(rows, pa.Table) else rows.keys()
         columns = {name: self._column(rows[name], name) for name in self.columns if name in names}
         if fill_missing:
+            # A mapping's length is its number of columns.
             num_rows = len(next(iter(columns.values()), ())) if isinstance(rows, Mapping) else len(rows)
             columns |= {name: pa.nulls(num_rows, self.types[name]) for name in self.columns if name not in columns}
         try:
@@ -91,10 +93,11 @@ class Scorer:
         """A column as Arrow: finite numbers, and ids in the type that the model was trained with."""
         if not isinstance(values, pa.Array | pa.ChunkedArray):
             try:
-                values = pa.array(values, from_pandas=True)
+                values = pa.array(values, from_pandas=True)  # NaN is null, as pandas means it
             except (pa.ArrowException, OverflowError, TypeError) as error:
                 raise BadInputError(f"feature column {name!r} mixes types: {error}; give one type a column") from None
         array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+        # pandas' categories; codes mean nothing outside of this frame.
         if pa.types.is_dictionary(array.type):
             array = array.cast(array.type.value_type)
         return finite_column(array, name) if name in self._numbers else exact_column(array, name, self.types[name])

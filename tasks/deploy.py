@@ -119,7 +119,7 @@ def deploy(
     }
     write_json(deployment, DEPLOYMENT_FILE, verdict)
     tracking.set_version_tags(version["name"], version["version"], {tracking.VERDICT_TAG: words[:4000]})
-    tracking.mirror_alias(log)
+    tracking.mirror_alias(log)  # the log is the truth; the alias only shows it
     if decision.wanted and tracking.aliases(version["name"]).get(CHALLENGER) == version["version"]:
         tracking.delete_alias(version["name"], CHALLENGER)
     for warning in judged["warnings"]:
@@ -172,6 +172,7 @@ def _reproduces(scenario: Scenario, version: Mapping[str, Any], export: Path) ->
     numbers = {"rows": facts.rows, "max_difference": facts.max_difference, "tolerance": tolerance}
     if not facts.own_code:
         return Gate("reproduces", "no", "the registered model needs code that is not in it", numbers)
+    # `not <=` instead of `>`: a NaN is refused too.
     worst = max(facts.max_difference.values())
     if not worst <= tolerance:
         reason = f"its scores differ by {worst:.2g} from the stored ones where {tolerance:g} is allowed"
@@ -217,6 +218,7 @@ def _not_worse(judged: Evaluation, champion: Entry | None) -> Gate:
         then, now = (
             digest[:12] if digest else "none" for digest in (judged["champion"], champion and champion.checkpoint)
         )
+        # Worse or not is known only against the champion that was compared; another one asks for another comparison.
         reason = f"the champion changed since the comparison (then {then}, now {now}); the next day decides"
         return Gate("not_worse", "no", reason, numbers)
     comparison = judged["comparison"]
@@ -271,7 +273,7 @@ def _swap(scenario: Scenario, log: ChampionLog, candidate: Entry, *, wanted: boo
         history = log.history()
         current = history[-1] if history else None
         ours = [e for e in history if _same(e, candidate)]
-        if ours:
+        if ours:  # also after a later champion: a repeated run must end as the first did
             return Gate("order", "yes", "promoted", {"sequence": ours[-1].sequence}), ours[-1]
         if current and current.ds > candidate.ds and log.is_committed(current):
             reason = f"held: champion is of a later day ({current.ds}, version {current.version})"

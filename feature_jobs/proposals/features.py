@@ -90,6 +90,7 @@ def _fields(log: Log, column: Profile) -> dict[str, Any]:
     if column.type.startswith("list"):
         is_history = column.words & vocabulary.HISTORY and column.type == f"list[{log.item.type}]"
         return {"kind": "ids"} | ({"table": log.item.name.lower()} if is_history else {})
+    # A small set of integers is mostly codes; one with a word for a quantity has an order to learn from.
     is_small = column.distinct <= 200 and not column.words & vocabulary.NUMBERS
     is_category = column.type == "int" and (column.words & vocabulary.CATEGORIES or is_small)
     if column.is_number and not is_category:
@@ -102,6 +103,7 @@ def _left_out(column: Profile, *, is_log: bool) -> str | None:
     words, distinct, is_string = column.words, column.distinct, column.type == "string"
     share = distinct / max(column.known, 1)
     is_named = is_string or bool(words & vocabulary.CATEGORIES)
+    # `num_days` and `hours_watched` are quantities, `hour` and `day` are not.
     is_clock = words & vocabulary.CLOCK and not words & (vocabulary.NUMBERS - {"number"})
     is_single = distinct > (100 if is_log else 20) and share > (0.5 if is_string else 0.9)
     is_large = column.is_number and (column.high or 0) > 1e8 and distinct > 200
@@ -129,6 +131,7 @@ def _category(log: Log, entities: list[FoundEntity]) -> str | None:
         for entity in entities
         for column in entity.table.columns.values()
         if entity.event_key is log.item and column is not entity.key and column.type in ("int", "string")
+        # More would group single items.
         if 3 <= column.distinct <= 0.3 * log.item.distinct and not column.words & vocabulary.NUMBERS
     ]
     return max(groups, key=lambda group: group[0])[1] if groups else None
@@ -143,7 +146,7 @@ def _trailing(names: _Names, log: Log, labels: list[Label], category: str | None
     if category is not None:
         rates.append((first, f"user_{category.rpartition('.')[2]}", [user, category]))
     for label, who, by in rates:
-        prior = round(min(max(label.mean, 0.001), 0.999), 4)
+        prior = round(min(max(label.mean, 0.001), 0.999), 4)  # never 0 or 1, where a logit is infinite
         fields = {"kind": "rate", "by": by, "of": label.expression, "prior": prior}
         features.append(Proposed(names.take(f"{who}_{label.name}_rate"), fields))
     last = {"kind": "sequence", "of": item, "by": user, "where": first.expression, "length": 20, "table": item.lower()}

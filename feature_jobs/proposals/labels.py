@@ -46,6 +46,7 @@ def find_answers(connection: duckdb.DuckDBPyConnection, log: Log) -> Answers:
     columns = [column for column in log.table.columns.values() if column not in log.keys]
     late = [column for column in columns if column.is_number and column.words & vocabulary.AFTERWARDS]
     found = _measured(connection, log, [label for column in columns for label in _of_column(column)])
+    # Only where nothing else is there: how much was bought says less than whether.
     found = found or _measured(connection, log, [_high(connection, log, column) for column in late])
     labels = _chosen(log, found)
     if not labels:
@@ -85,10 +86,11 @@ def _high(connection: duckdb.DuckDBPyConnection, log: Log, column: Profile) -> L
 def _measured(connection: duckdb.DuckDBPyConnection, log: Log, labels: list[Label]) -> list[Label]:
     """The labels with their shares of positives, without those that have too few of either kind."""
     measured, rows = [], log.table.num_sampled
-    enough = min(MIN_POSITIVES, max(2, rows // 20))
+    enough = min(MIN_POSITIVES, max(2, rows // 20))  # a small sample may have fewer
     for label in labels:
         sql = to_sql(label.expression, quote)
         num, positives = row_of(connection, f"SELECT count({sql}), count_if({sql}) FROM {log.table.relation}")
+        # A condition that is unknown on most rows, or nearly always true, teaches nothing.
         if num >= 0.5 * rows and enough <= positives <= num - enough:
             measured.append(replace(label, mean=positives / num))
     return measured
@@ -137,6 +139,7 @@ def _delay(log: Log, labels: list[Label], outcomes: Mapping[str, str]) -> tuple[
     for name in outcomes:
         column = log.table.columns[name]
         if column.is_number and column.words & vocabulary.DURATIONS and column.high:
+            # Over a day of seconds: milliseconds.
             scale = 1000 if column.words & {"ms", "millis"} or column.high > 100_000 else 1
             spans.append((math.ceil(column.high / scale / 60) * 60, name))
     longest, name = max(spans)

@@ -121,7 +121,7 @@ def propose(path: Path, name: str, out: Path) -> tuple[str, list[str]]:
     is_daily = log.table.group.is_daily and counts.is_aligned
     days = choose_days(counts.rows, partitioned=is_daily)
     features = propose_features(log, entities, answers, useless)
-    root = path.parent if path.is_file() else path
+    root = path.parent if path.is_file() else path  # paths in the scenario are relative: folders can be moved together
     relative = Path(os.path.relpath(root.resolve(), out.resolve())).as_posix()
     events_path = log.table.group.path if is_daily else log.table.group.glob
     text = to_yaml(Proposal(name, relative, events_path, log, entities, answers, counts, days, features))
@@ -147,6 +147,7 @@ def _log_of(connection: duckdb.DuckDBPyConnection, path: Path, tables: list[Tabl
             logs.append((log, find_answers(connection, log)))
             problem = "no column that says what became of a row (click, rating, ...)"
         why.append(f"  {table.group.path}: {problem}")
+    # A table without outcomes may have the most rows: impressions beside a log of clicks.
     logs = [found for found in logs if found[1].labels]
     if not logs:
         remedy = "a log needs a time, a user, an item and an outcome in one table; join them, or write the scenario"

@@ -103,6 +103,7 @@ def train_day(job: TrainJob, group: Group | None = None) -> TrainMetrics:
     layout, tasks, is_leader = Layout.from_scenario(scenario), scenario.tasks, group is None or group.is_leader
     parquet = open_samples(job.samples / SAMPLES_FILE, layout, tasks)
     num_rows = parquet.metadata.num_rows
+    # At least a row on each side.
     cut = min(max(round(num_rows * (1 - scenario.train.holdout_share)), 1), max(num_rows - 1, 1))
     # Rows that are learned, scored for the gate, scored by the parent.
     num_passes = num_rows + (num_rows - cut) + (num_rows if parent else 0)
@@ -116,6 +117,7 @@ def train_day(job: TrainJob, group: Group | None = None) -> TrainMetrics:
         bar = Progress(f"train {ds}", num_passes, job.progress, quiet=not is_leader)
         day = _Day(scenario, ds, parquet, ranker, Snapshots(job.resume), bar, Series(scenario.train.learning_rate))
         day.score_and_learn(parent, cut)
+        # Here and not at the next day's start: what a day evicts belongs to its own checkpoint and digest.
         ranker.tables.make_room(over=day.number)
         day.progress.close()
     progressive_NT, gate_NT = day.scores["progressive"], day.scores["gate"]
@@ -209,6 +211,7 @@ class _Day:
         started = time.perf_counter()
         self.series.start_clock()
         for number, block in enumerate(self._blocks(begin, end, self.position.blocks), self.position.blocks):
+            # A seed for each block, so that a run that is resumed between blocks draws the same order.
             shuffle = np.random.default_rng(_seed(self.scenario, self.ds, begin, number))
             batches = block.batches(self.scenario.train.batch_size, shuffle.permutation(len(block)))
             for num_rows, loss in self.ranker.learn(batches, self.number):

@@ -63,6 +63,7 @@ def try_(
     begun = time.perf_counter()
     wanted = _variants(context, variants)
     days = _days(context, ds, first, last)
+    # A container may have fewer cores than the machine.
     workers = jobs or max(1, len(os.sched_getaffinity(0)) // context.scenario.train.threads)
     with _progress([v.name or "try" for v in wanted], len(days), shown=not context.as_json) as done:
         found = run_tries(context.base, wanted, days, context.store, workers=workers, done=done)
@@ -219,14 +220,14 @@ def _track(context: Context, found: Sequence[Try]) -> None:
         mark = f"tracked/tries/{one.key}"
         if one.comparison is None or context.store.read(mark) is not None:
             continue
-        params = {path: str(value)[:500] for path, value in one.changes.items()}
+        params = {path: str(value)[:500] for path, value in one.changes.items()}  # older MLflow refuses longer ones
         params |= {"days": f"{one.days[0]}..{one.days[-1]}", "baseline": "the committed chain, on the same rows"}
         try:
             record_try(TryRun(context.scenario, one.name, one.key, params, _metrics(one), one.seconds))
         except RecloopError as error:
             click.secho(f"not shown in MLflow (an equal try later shows it): {error}", err=True, fg="yellow")
             return
-        context.store.put_if_absent(mark, b"")
+        context.store.put_if_absent(mark, b"")  # asking MLflow about each try again would cost seconds
 
 
 def _metrics(one: Try) -> list[tuple[str, float, int]]:

@@ -43,6 +43,7 @@ def rollback(scenario: Scenario, store: ScenarioStore, to_version: str | None = 
 
     log = ChampionLog(store)
     current = _current(scenario, log)
+    # The alias lagged behind a rollback in the log: that call was killed in between, and this one is its repetition.
     if tracking.mirror_alias(log) and current.kind == "rollback" and to_version in (None, current.version):
         text = f"finished the interrupted rollback to version {current.version}"
         return ChampionChange(False, current.version, current.version, text, current)
@@ -50,6 +51,7 @@ def rollback(scenario: Scenario, store: ScenarioStore, to_version: str | None = 
         text = f"version {current.version} is the champion already"
         return ChampionChange(False, current.version, current.version, text, current)
     target = _target(scenario, log, to_version)
+    # Compare-and-swap: a deploy that promoted since then makes it fail instead of being undone unseen.
     entry = log.promote(current.sequence, replace(target, kind="rollback", chain_head=_head(store)))
     tracking.mirror_alias(log)
     return ChampionChange(True, current.version, entry.version, _advice(scenario, store.options, current, entry), entry)
@@ -78,7 +80,7 @@ def _current(scenario: Scenario, log: ChampionLog) -> Entry:
 def _target(scenario: Scenario, log: ChampionLog, to_version: str | None) -> Entry:
     targets = log.rollback_targets(scenario.deploy.keep_versions)
     known = ", ".join(entry.version for entry in targets)
-    before = [e for e in served_in_turn(log.history())[:-1] if e in targets]
+    before = [e for e in served_in_turn(log.history())[:-1] if e in targets]  # [:-1]: the one that serves now
     if to_version is None and before:
         return before[-1]
     if to_version is None:

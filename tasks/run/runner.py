@@ -100,6 +100,7 @@ def _run(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Laun
     scenario, ds, options = config.scenario, config.ds, config.options
     output_name = output_name_of(declared, scenario)
     standing = store.find(output_name, ds, config.generation)
+    # A step that reads nothing of the store reads the source, which may have changed: it runs again and is compared.
     if standing is not None and declared.reads:
         return _already_done(standing), standing
     if declared.before is not None:
@@ -170,6 +171,7 @@ Found = Commit | None | dict[str, Commit]
 
 def _proven_inputs(declared: Step, config: DayConfig, store: ScenarioStore) -> dict[str, Found]:
     inputs = resolve_inputs(declared, config.scenario, config.ds, store)
+    # Each time, not once: a file that rotted on the disk since its commit must not be learned.
     for commit in flat(inputs.values()):
         store.verify(commit)
     return inputs
@@ -241,6 +243,7 @@ def _missing(
     declared: Step, ds: str, writer: str, day: str, *, scenario: Scenario, store: ScenarioStore
 ) -> ParentMissingError:
     first, begin = scenario.data.days.first, min(day, ds)
+    # The command that is printed must run as it is: it begins where the chain has its first gap.
     while (before := previous_day(scenario, begin)) and store.find(writer, before) is None:
         begin = before  # the missing day needs the days before it, too
     remedy = f"recloop run {store.options} --from {begin} --to {ds}"
@@ -311,6 +314,7 @@ def settings_of(scenario: Scenario, declared: Step) -> dict[str, Any]:
     A dict, because a scenario can hold anything at a path.
     """
     document = scenario.model_dump(mode="json", by_alias=True)
+    # Without the path, so that equal logs at two places give equal digests.
     document["data"] = {key: value for key, value in document["data"].items() if key != "path"}
     return {path: value_at(document, path) for path in declared.config}
 

@@ -109,6 +109,7 @@ def committed_days(scenario: Scenario, days: tuple[str, ...], store: ScenarioSto
         checkpoints[ds] = commit
     before = previous_day(scenario, days[0])
     parent = store.find(TRAIN.name, before) if before else None
+    # A new generation may have replaced the day before: two trainings from two parents can't be compared.
     if checkpoints[days[0]].manifest.get("parent") != (parent.digest if parent else None):
         raise BadInputError(
             f"{store.url}: {days[0]} has not learned from the checkpoint of {before} that is committed now; a try"
@@ -146,11 +147,11 @@ def plan(base: Base, variant: Variant) -> Planned:
     rules = scenario.evaluate
     facts = {
         "config": config_digest(scenario, TRAIN),
-        "code": [code_digest(step.name) for step in (TRAIN, JOIN)],
+        "code": [code_digest(step.name) for step in (TRAIN, JOIN)],  # a try of older code is not found again
         "samples": join_key or samples,
         "parent": parent,
         "baseline": baseline,
-        "judged": [rules.bootstrap, rules.confidence],
+        "judged": [rules.bootstrap, rules.confidence],  # in the key, because the kept verdict depends on it
     }
     key = sha256_of(canonical_json(facts))
     name = variant.name or f"try-{key[:8]}"

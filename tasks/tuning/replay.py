@@ -83,6 +83,7 @@ class Replay:
             if not by_day[ds]:
                 return None
             means.append(sum(by_day[ds].values()) / len(by_day[ds]))
+            # The last day is done: nothing to save by stopping.
             if report(_mean(means)) and len(means) < len(self.samples):
                 return None
         return Judged(_mean(means), by_day)
@@ -101,7 +102,7 @@ class Replay:
             samples = self._join(scenario, ds, scratch / "samples") if is_joined else self.samples[ds]
             metrics: Mapping[str, Any] = train_day(TrainJob(scenario, ds, samples, parent, checkpoint))
             yield ds, metrics[self.judged_by(ds)], checkpoint
-            if parent != self.parent:
+            if parent != self.parent:  # the first parent is the committed one
                 shutil.rmtree(parent)
             parent = checkpoint
         shutil.rmtree(parent)

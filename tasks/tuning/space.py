@@ -199,6 +199,7 @@ def _dimension(scenario: Scenario, path: str, search: SearchRange, champion: Any
         raise BadInputError(f"{place}: has no range; give low and high, or choices")
     if any(isinstance(value, bool) or not isinstance(value, int | float) for value in (champion, own)):
         raise BadInputError(f"{place}: the scenario's {own!r} is not a number; give choices instead of low and high")
+    # Optuna replaces known values that lie outside of the range, and trial 0 must have what serves.
     low, high = min(search.low, champion, own), max(search.high, champion, own)
     if search.log and low <= 0:
         raise BadInputError(f"{place}: {low} has no logarithm; raise it above zero, or leave log out")

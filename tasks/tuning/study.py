@@ -135,8 +135,8 @@ class Study:
         self.study.sampler = optuna.samplers.TPESampler(
             seed=self._seed(place),
             multivariate=True,
-            constant_liar=True,
-            n_startup_trials=min(10, max(3, trials // 3)),
+            constant_liar=True,  # workers that run at once would otherwise try the same place
+            n_startup_trials=min(10, max(3, trials // 3)),  # Optuna's ten would be the whole of a small study
         )
         trial = self.study.ask(self.distributions)
         lock = self._lock_of(trial.number)
@@ -158,7 +158,7 @@ class Study:
         dead = self.study.get_trials(deepcopy=False)[number]
         if dead.state.name != "RUNNING":  # it ended well between the two looks
             return
-        self.study.tell(number, state=_state("FAIL"))
+        self.study.tell(number, state=_state("FAIL"))  # else every process would wait for it
         if dead.params.keys() == self.distributions.keys() and not {CHAMPION, OWN} & dead.user_attrs.keys():
             self.study.enqueue_trial(dead.params)
         shutil.rmtree(self.folder / f"trial-{number}", ignore_errors=True)
