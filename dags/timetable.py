@@ -76,6 +76,7 @@ class DayTimetable(CronDataIntervalTimetable):
             ds = day_of(interval.start, interval.end, self._zone, self._picks)
             if self._last is not None and ds > self._last:
                 return None
+            # run_after is changed only for a day that is over: before, Airflow must wait for its real moment.
             if ds not in self._skip:
                 return _named_by(ds, info) if interval.end <= datetime.datetime.now(datetime.UTC) else info
 
@@ -100,6 +101,7 @@ class DayTimetable(CronDataIntervalTimetable):
             return str(super().generate_run_id(run_type=run_type, run_after=run_after, data_interval=None, **extra))
         ds = day_of(data_interval.start, data_interval.end, self._zone, self._picks)
         suffix = ds if run_type == SCHEDULED else f"{ds}__{run_after.isoformat()}"
+        # A day can be run by hand several times: the start makes the id unique.
         return str(run_type.generate_run_id(suffix=suffix))
 
 

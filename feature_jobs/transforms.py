@@ -3,7 +3,7 @@
 A `Layout` says, for the enabled features of a scenario, which columns are embedded as one id (slots), which as several
 ids (bags), and which are numbers. `encode` applies it to a table. Ids become 64-bit keys; each feature has a namespace,
 so that equal ids of two features get different keys unless `table` joins them. Numbers are scaled. Nothing is fitted
-here, so there is no state that could differ between training and serving. Needs only numpy and pyarrow.
+here, so no state can differ between training and serving. Needs only numpy and pyarrow.
 """
 
 from __future__ import annotations
@@ -255,6 +255,22 @@ def exact_column(values: pa.Array, name: str, kind: pa.DataType) -> pa.Array:
         return pa.nulls(len(values), kind)
     flat, offsets = _flattened(values, name)
     return pa.LargeListArray.from_arrays(pa.array(offsets), exact_ids(flat, name, kind.value_type, offsets))
+
+
+def finite_column(values: pa.Array, name: str) -> pa.Array:
+    """A column of numbers without an infinite one. `ingest` refuses those too, so no model has learned what they mean.
+
+    Raises BadInputError that names the feature, the row and the value.
+    """
+    if pa.types.is_floating(values.type):
+        infinite = pc.fill_null(pc.is_inf(values), False)
+        if pc.any(infinite).as_py():
+            row = pc.index(infinite, True).as_py()
+            raise BadInputError(
+                f"feature column {name!r}, row {row}: {values[row].as_py()!r} is not finite; give a finite number,"
+                " or null where it is unknown"
+            )
+    return values
 
 
 def _is_text(kind: pa.DataType) -> bool:

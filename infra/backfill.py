@@ -89,6 +89,7 @@ class Backfill:
         runs = {self._ds(run): run["state"] for run in self.api.runs(self.dag_id, self._first, self._last)}
         if any(state not in ENDED for state in runs.values()):
             return True  # an earlier demo's days are still running
+        # Airflow's runs may outlive the store: somebody deleted it, and Airflow still calls the days done.
         lost = [ds for ds in self.days if runs.get(ds) == "success" and not committed(ds)]
         missing = [ds for ds in self.days if runs.get(ds) != "success"]
         if not (lost or missing):
@@ -142,6 +143,7 @@ class Backfill:
         for run in runs:
             ds = self._ds(run)
             known = self._tasks.get(ds, [])
+            # An ended day does not change: a long backfill would ask Airflow for all its days each time.
             if run["state"] == "queued" or (known and all(task.state in ENDED for task in known)):
                 continue
             found = self.api.task_instances(self.dag_id, run["dag_run_id"])

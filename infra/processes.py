@@ -38,7 +38,7 @@ def start(name: str, command: Sequence[str], environment: Mapping[str, str], log
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,
-            start_new_session=True,
+            start_new_session=True,  # Ctrl-C in the terminal that started it does not reach it
         )
     return Started(name, process.pid, psutil.Process(process.pid).create_time())
 
@@ -47,6 +47,7 @@ def find(started: Started) -> psutil.Process | None:
     """The process, if it still runs."""
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(started.pid)
+        # The boot time, from which it is computed, can shift a little.
         if abs(process.create_time() - started.created) < 1.0 and process.status() != psutil.STATUS_ZOMBIE:
             return process
     return None
@@ -55,12 +56,14 @@ def find(started: Started) -> psutil.Process | None:
 def stop(recorded: Iterable[Started], token: str) -> int:
     """Stops the recorded processes and their descendants; returns how many there were."""
     ours = {process.pid: process for process in _family(recorded)}
+    # The family alone misses children whose parent has ended: they belong to init by then.
     ours |= {process.pid: process for process in _marked(token)}
     for number in (signal.SIGTERM, signal.SIGKILL):
         for process in ours.values():
             with contextlib.suppress(psutil.Error):
                 process.send_signal(number)
         _, alive = psutil.wait_procs(list(ours.values()), timeout=GRACE_S)
+        # A server that is stopped may still start a worker: look again before it counts as ended.
         late = [process for process in _marked(token) if process.pid not in ours]
         if not alive and not late:
             break

@@ -188,9 +188,9 @@ def settings(local: Local) -> dict[str, str]:
         "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__API__SECRET_KEY": local.keys["secret"],
         "AIRFLOW__API_AUTH__JWT_SECRET": local.keys["jwt"],
-        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",  # its default of 1 s is felt between short steps
         "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
-        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",  # parsing takes processor time from the steps
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     }
 
@@ -215,7 +215,7 @@ def free_ports(*wanted: int) -> list[int]:
     for port in wanted:
         for candidate in (port, 0):
             listener = socket.socket()
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that a server has just left is free
             try:
                 listener.bind((HOST, candidate))
             except OSError:
@@ -232,6 +232,7 @@ def free_ports(*wanted: int) -> list[int]:
 def write_private(path: Path, text: str) -> None:
     """Writes a file atomically, readable by its owner only."""
     aside = path.with_name(f".{path.name}.new")
+    # Created with its rights: a file that exists would keep those that it has.
     aside.unlink(missing_ok=True)
     handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "w") as stream:
@@ -262,6 +263,7 @@ def _await(local: Local, name: str, url: str) -> None:
             return
         except requests.RequestException:
             time.sleep(0.5)
+        # A server that ended will never answer: say so at once, not after the timeout.
         if not any(find(started) for started in local.processes if started.name == name):
             raise RetryLaterError(f"{name} ended while starting; see {log}")
     raise RetryLaterError(f"{name} does not answer at {url} after {START_TIMEOUT_S:.0f} s; see {log}")

@@ -86,8 +86,6 @@ def deploy(
     champion, nor the champion that a rollback restored. A gate without enough data is unknown, and the scenario says
     whether that holds the version. Writes verdict.json; the champion log is compared and swapped, the alias follows.
     """
-    from tasks import tracking
-
     if config.store is None:
         raise BadInputError("deploy keeps the champion log in the store: run it with --store")
     scenario, log = config.scenario, ChampionLog(config.store)
@@ -119,10 +117,7 @@ def deploy(
         "champion": asdict(entry) if entry else None,
     }
     write_json(deployment, DEPLOYMENT_FILE, verdict)
-    tracking.set_version_tags(version["name"], version["version"], {tracking.VERDICT_TAG: words[:4000]})
-    tracking.mirror_alias(log)
-    if decision.wanted and tracking.aliases(version["name"]).get(CHALLENGER) == version["version"]:
-        tracking.delete_alias(version["name"], CHALLENGER)
+    _show_in_registry(version["name"], version["version"], log, words, promoted=decision.wanted)
     for warning in judged["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     metrics: Metrics = {
@@ -137,6 +132,16 @@ def deploy(
     said = words.replace("promoted", f"promoted version {version['version']}", 1)
     print(said, file=sys.stderr)
     return {**metrics, "verdict": said}
+
+
+def _show_in_registry(model: str, version: str, log: ChampionLog, words: str, *, promoted: bool) -> None:
+    """The verdict on the version, and the aliases. The log is the truth; the aliases only show it."""
+    from tasks import tracking
+
+    tracking.set_version_tags(model, version, {tracking.VERDICT_TAG: words[:4000]})
+    tracking.mirror_alias(log)
+    if promoted and tracking.aliases(model).get(CHALLENGER) == version:
+        tracking.delete_alias(model, CHALLENGER)
 
 
 def decide(scenario: Scenario, gates: list[Gate]) -> Decision:
@@ -216,6 +221,7 @@ def _not_worse(judged: Evaluation, champion: Entry | None) -> Gate:
         then, now = (
             digest[:12] if digest else "none" for digest in (judged["champion"], champion and champion.checkpoint)
         )
+        # Worse or not is known only against the champion that was compared; another one asks for another comparison.
         reason = f"the champion changed since the comparison (then {then}, now {now}); the next day decides"
         return Gate("not_worse", "no", reason, numbers)
     comparison = judged["comparison"]
@@ -270,7 +276,7 @@ def _swap(scenario: Scenario, log: ChampionLog, candidate: Entry, *, wanted: boo
         history = log.history()
         current = history[-1] if history else None
         ours = [e for e in history if _same(e, candidate)]
-        if ours:
+        if ours:  # also after a later champion: a repeated run must end as the first did
             return Gate("order", "yes", "promoted", {"sequence": ours[-1].sequence}), ours[-1]
         if current and current.ds > candidate.ds and log.is_committed(current):
             reason = f"held: champion is of a later day ({current.ds}, version {current.version})"

@@ -76,6 +76,7 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
     scenario, rules = config.scenario, config.scenario.validate_
     suite, source = load_suite(scenario)
     frame = read_frame(samples)
+    # Yesterday's profile holds the days before it: so a day reads one input, however long the window.
     trailing = drift.window(drift.read_profile(yesterday), rules.trailing_days)
     day = drift.profile_day(frame, scenario)
     found = drift.compare(config.ds, day, trailing, scenario)
@@ -108,6 +109,7 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
     for warning in verdict["warnings"]:  # on stderr, because stdout holds the JSON line
         print(_short(f"warning: {config.ds}: {_line(warning)}"), file=sys.stderr, flush=True)
     if failures:
+        # After the files are written, so that a person can look at them.
         raise GateError(_refusal(config.ds, failures, len(suite["expectations"])))
     return _metrics(verdict)
 

@@ -13,6 +13,7 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import EVENT_TIME
 from feature_jobs.schema import Column, Scenario, SearchRange, Table, Time, load_scenario
 from feature_jobs.schema.processor import slow_precision
+from feature_jobs.schema.yaml_file import setting, setting_at
 from feature_jobs.validation.expectations import load_suite, read_suite, sample_columns, unknown_columns
 
 FIXED = ("name", "description", "data", "labels", "tune", "schedule", "deploy")  # what a trial may not change
@@ -268,7 +269,8 @@ def _refusal(scenario: Scenario, path: str, value: Any) -> tuple[str, str] | Non
         load_scenario(scenario.file, data=scenario.data.path, overrides={path: value})
     except BadInputError as error:
         line = str(error).splitlines()[0]
-        what, _, remedy = line.removeprefix(str(scenario.file)).partition(": ")[2].rpartition("; ")
+        place = setting_at(setting(path, value), path.split(".")) or ""
+        what, _, remedy = line.removeprefix(place).removeprefix(str(scenario.file)).partition(": ")[2].rpartition("; ")
         return (what, remedy) if what else (remedy, "name a config path and values that the scenario allows")
     return None
 

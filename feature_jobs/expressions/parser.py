@@ -55,7 +55,7 @@ def columns_of(expression: str) -> set[str]:
     return set(_names(parse(expression)))
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=4096)  # check, init and join parse the same texts many times
 def parse(expression: str) -> ast.expr:
     """The checked syntax tree: every node is of the allowed kinds, calls have the right number of arguments.
 
@@ -92,7 +92,7 @@ def _names(node: ast.AST) -> Iterator[str]:
         yield name
         return
     for child in node.args if isinstance(node, ast.Call) else ast.iter_child_nodes(node):
-        yield from _names(child)
+        yield from _names(child)  # of a call the arguments: its function's name is not a column
 
 
 def problem(expression: str, node: ast.AST, what: str, remedy: str) -> BadInputError:
@@ -109,6 +109,7 @@ def _one_line(expression: str) -> str:
 
 def _syntax(text: str, error: SyntaxError) -> BadInputError:
     position = min(error.offset or 1, len(text) + 1)
+    # Texts in quotes may hold anything.
     outside = re.sub(r"'[^']*'|\"[^\"]*\"", lambda quoted: "_" * len(quoted.group()), text)
     hints = (
         (r"(?<![=!<>])=(?![=])", "a single ="),
@@ -169,6 +170,7 @@ def _check_constant(text: str, node: ast.Constant) -> None:
     value = node.value
     if isinstance(value, str) and "\0" in value:
         raise problem(text, node, "a zero character in text", "leave it out")
+    # Integers become BIGINT in SQL, see `literal`.
     if isinstance(value, int) and not -(2**63) < value < 2**63:
         raise problem(text, node, f"{value} does not fit 64 bits", "write it with a decimal point")
     if isinstance(value, float) and value in (float("inf"), float("-inf")):

@@ -136,7 +136,7 @@ def _why(days: DayChoice, counts: Counts, least: int, usual: int) -> list[str]:
                 f"they lie more than {MAX_WARM_UP_DAYS} days before {days.first}, farther than a warm-up reaches back, "
                 f"and a gap of over {MAX_GAP_DAYS} days ends a run of days",
             ),
-            (True, f"there is no partition of {begin - _DAY}, and a warm-up must not reach over a gap"),
+            (True, f"the log has no partition of {begin - _DAY}, and a warm-up must not reach over a gap"),
         ]
         why = next(why for holds, why in reasons if holds)
         span = f"{len(left):,} {what}, {min(left)} to {max(left)} ({sum(counts[day] for day in left):,} rows)"

@@ -134,12 +134,13 @@ def _sniff(
         return ""
     try:
         with file.open("rb") as stream:
+            # By the content: files are often named without an ending, or with a wrong one.
             is_parquet = stream.read(4) == b"PAR1"
         if is_parquet:
             return Dialect("parquet", "", tuple(pq.read_schema(file).names))
         text = open_text(file, "csv")
         with text.lines() as lines:
-            first = lines.readline(1_000_000)
+            first = lines.readline(1_000_000)  # a file without line breaks must not fill the memory
     except (BadInputError, OSError, EOFError, pa.ArrowException) as error:
         return f"not readable ({str(error).splitlines()[0].removeprefix(f'{file}: ')[:120]})"
     if suffix in _JSON_LINES:
@@ -196,7 +197,7 @@ def with_placeholders(path: str) -> str:
 
 
 def _placeholder(match: re.Match[str]) -> str:
-    if _date(match) is None:
+    if _date(match) is None:  # digits that are no date, such as an id
         return match.group()
     if "/" not in match["to_month"]:
         return "{ds}" if match["to_month"] else "{yyyymmdd}"

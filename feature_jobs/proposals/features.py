@@ -77,6 +77,7 @@ def _fields(log: Log, column: Profile) -> dict[str, Any]:
     if column.type.startswith("list"):
         is_history = column.words & vocabulary.HISTORY and column.type == f"list[{log.item.type}]"
         return {"kind": "ids"} | ({"table": log.item.name.lower()} if is_history else {})
+    # A small set of integers is mostly codes; one with a word for a quantity has an order to learn from.
     is_small = column.distinct <= 200 and not column.words & vocabulary.NUMBERS
     is_category = column.type == "int" and (column.words & vocabulary.CATEGORIES or is_small)
     if column.is_number and not is_category:

@@ -134,6 +134,7 @@ def _delay(log: Log, labels: list[Label], outcomes: Mapping[str, str]) -> tuple[
     for name in outcomes:
         column = log.table.columns[name]
         if column.is_number and column.words & vocabulary.DURATIONS and column.high:
+            # Over a day of seconds: milliseconds.
             scale = 1000 if column.words & {"ms", "millis"} or column.high > 100_000 else 1
             spans.append((math.ceil(column.high / scale / 60) * 60, name))
     longest, name = max(spans)

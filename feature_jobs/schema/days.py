@@ -36,7 +36,7 @@ def previous_day(scenario: Scenario, ds: str) -> str | None:
     day, days = parse_ds(ds) - ONE_DAY, scenario.data.days
     while day in days.skip:
         day -= ONE_DAY
-    return None if day < days.first else str(day)
+    return None if day < days.first else str(day)  # the first day has learned the warm-up itself
 
 
 def trailing_days(scenario: Scenario, ds: str, num_days: int) -> list[str]:
@@ -77,7 +77,7 @@ def day_of(scenario: Scenario, time_us: int) -> str | None:
     except (ValueError, OverflowError, OSError):
         return None
     day = moment.date()
-    if not 1 < day.year < 9998:
+    if not 1 < day.year < 9998:  # so that a day can be added and a zone's offset applied
         return None
     # The clock alone does not decide: an hour that it shows twice may lie on both sides of the day's start.
     if time_us < _start_us(scenario, day):

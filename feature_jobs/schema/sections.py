@@ -14,6 +14,7 @@ from pydantic import Field, PrivateAttr
 
 from feature_jobs.schema.base import ClockTime, Day, Name, Positive, Section, Share
 from feature_jobs.schema.features import AnyFeature, EmbeddedFeature, Embedding
+from feature_jobs.schema.yaml_file import place_of, setting_at
 
 
 class Column(Section):
@@ -371,13 +372,9 @@ class Scenario(Section):
         usual = self.file.parent == Path("scenarios").resolve() and self.file.suffix == ".yaml"
         return shlex.join(["-s", self.file.stem if usual else str(self.file), *self._given])
 
-    @property
-    def option_as_in_file(self) -> str:
-        """`option` without `--set`: the scenario as its file has it."""
-        data = self._given[: 2 * ("--data" in self._given)]
-        plain = self.model_copy()
-        plain._file, plain._given = self._file, data
-        return plain.option
+    def place_of(self, *location: str) -> str:
+        """Where the value at a config path was written: `--set PATH=VALUE` of the command line, else FILE:LINE."""
+        return setting_at(self._given, location) or place_of(self._file, *location)
 
     @property
     def suite_file(self) -> Path:

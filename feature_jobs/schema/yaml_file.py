@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,24 @@ def place_of(file: Path, *location: str) -> str:
     except BadInputError:  # gone or changed since it was loaded
         line = None
     return f"{file}:{line}" if line else str(file)
+
+
+def setting(path: str, value: Any) -> tuple[str, str]:
+    """A value that was given on the command line, as the command line has it."""
+    return "--set", f"{path}={json.dumps(value, default=str)}"
+
+
+def setting_at(given: Sequence[str], location: Sequence[Any]) -> str | None:
+    """`--set PATH=VALUE` if the value at `location`, or part of it, was given so; else None. `given`: see `setting`."""
+    for option, text in zip(given[-2::-2], given[-1::-2], strict=True):  # the last one counts
+        path, _, value = text.partition("=")
+        if option == "--set" and location and all(a == str(b) for a, b in zip(path.split("."), location, strict=False)):
+            return f"{option} {path}={_bare(json.loads(value))}"
+    return None
+
+
+def _bare(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def read_yaml(file: Path) -> Any:

@@ -71,7 +71,7 @@ class Restored(TypedDict, total=False):
 
 
 REMEDY = "restore it from a backup, or rebuild in a new generation (recloop chain replay)"
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # as torch's AdamW names them
 ERRORS = (LookupError, AttributeError, TypeError, ValueError, RuntimeError, OverflowError)
 
 
@@ -85,6 +85,7 @@ def save(ranker: Ranker, folder: Path | None, facts: Mapping[str, Any]) -> None:
 
     In a group all processes must call it, because reading sharded rows is collective. Rank 0 has a folder.
     """
+    # The other ranks take part in the collective reads, and their bytes go nowhere.
     files = {name: folder / name if folder else Path(os.devnull) for name in FILES}
     tables = ranker.tables
     keys_R, rows_R = tables.items()
@@ -95,6 +96,7 @@ def save(ranker: Ranker, folder: Path | None, facts: Mapping[str, Any]) -> None:
         {
             "keys": keys_R,
             "tables": tables.table_R[rows_R],
+            # Rows are read in chunks: a table on disk or on other ranks does not fit in memory at once.
             "weights": Rows((len(rows_R), tables.dim), np.float32, lambda a, b: tables.storage.read(rows_R[a:b])[0]),
             "defaults": defaults,
         },
@@ -165,10 +167,11 @@ def restore(ranker: Ranker, folder: Path) -> Restored:
             "tables": _restore_tables(ranker, folder, facts),
         }
         ranker.steps = int(facts["steps"])
+        # Another precision starts with its own scale: float16's would be meaningless for it.
         if ranker.scaler.dynamic == facts["loss_scaler"]["dynamic"]:
             ranker.scaler = LossScaler(**facts["loss_scaler"])
     except ERRORS as error:
-        if lost_the_others(error):
+        if lost_the_others(error):  # a lost connection is a RuntimeError too, but says nothing of the parent
             raise
         raise _unreadable(folder, error) from None
     return report
@@ -199,6 +202,7 @@ def _restore_dense(ranker: Ranker, saved: dict[str, Tensor], optimizer: Path) ->
     for moment in MOMENTS:
         fit = {f"{name}/{moment}": piece for name, piece in _moment(ranker, moment).items()}
         _fill(fit, read_tensors(optimizer, fit))
+    # The residual is one sum over all ranks: with it on each rank it would be added once per rank.
     if (residual := _residual(ranker)) and ranker.group is not None and ranker.group.is_leader:
         _fill(residual, read_tensors(optimizer, residual))
     return _counted(report)
@@ -280,6 +284,7 @@ def _restore_tables(ranker: Ranker, folder: Path, facts: Mapping[str, Any]) -> T
     tables, names = ranker.tables, Layout.from_json(facts["layout"], str(folder / CHECKPOINT)).namespaces
     _check_tables(folder, len(names))
     ours = {name: table for table, name in enumerate(tables.names)}
+    # Tables are matched by name: their numbers change.
     moved_to = np.array([ours.get(name, -1) for name in names] or [-1], np.int16)
     index = read_tensors(folder / EMBEDDINGS, ("keys", "tables", "defaults"))
     history = read_tensors(
@@ -295,7 +300,7 @@ def _restore_tables(ranker: Ranker, folder: Path, facts: Mapping[str, Any]) -> T
     )
     rows_R = np.full(len(kept_R), -1, np.int32)
     rows_R[kept_R] = rows_K
-    same_optimizer = facts["embedding_optimizer"] == tables.optimizer.name
+    same_optimizer = facts["embedding_optimizer"] == tables.optimizer.name  # the state of another means something else
     parts = zip(
         read_rows(folder / EMBEDDINGS, "weights"), read_rows(folder / OPTIMIZER, "embeddings/state"), strict=True
     )

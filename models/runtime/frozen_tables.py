@@ -88,6 +88,7 @@ class FrozenTable:
         prefix = max((len(keys_R) // KEYS_PER_BUCKET).bit_length(), 1)
         starts = np.empty((1 << prefix) + 1, np.uint32)
         for part in slices(1 << prefix):
+            # The sign bit is flipped, because keys are ordered as signed numbers and prefixes as unsigned ones.
             first_C = (np.arange(part.start, part.stop, dtype=np.uint64) << np.uint64(64 - prefix)) ^ kernels.SIGN
             starts[part] = np.searchsorted(keys_R, first_C.view(np.int64))
         starts[-1] = len(keys_R)
@@ -106,7 +107,7 @@ class FrozenTable:
         end = 0
         for keys_C, rows_CW in chunks:
             begin, end = end, end + len(keys_C)
-            if end <= num_rows:
+            if end <= num_rows:  # more rows than promised: counted to the end, for the message below
                 keys_R[begin:end], rows_RW[begin:end] = keys_C, rows_CW
         if end != num_rows:
             raise ValueError(f"expected {num_rows} rows, got {end}")
@@ -114,7 +115,7 @@ class FrozenTable:
 
     @classmethod
     def load(cls, file: Path) -> FrozenTable:
-        """Maps a saved table; only its header and its bucket starts are read. Raises CorruptError if it is no table."""
+        """Maps a saved table; only its header and its bucket starts are read. Raises CorruptError if it is not a table."""
         try:
             arrays, bits = _mapped(file)
             table = cls(arrays["keys"], arrays["starts"], arrays["rows"], arrays["defaults"], bits)
@@ -162,7 +163,7 @@ class FrozenTable:
         emb_BFD = np.zeros((num_samples, len(table_F), self.dim), np.float32)
         if not len(table_F):
             return emb_BFD
-        one_each = np.arange(num_samples + 1)
+        one_each = np.arange(num_samples + 1)  # a slot is a bag of one id in each sample
         features = [(keys_B, one_each) for keys_B in slots] + list(bags)
         features = [(np.ascontiguousarray(k, np.int64), np.ascontiguousarray(o, np.int64)) for k, o in features]
         for f, (keys, offsets) in enumerate(features):  # checked here: the kernel reads them by address, without bounds

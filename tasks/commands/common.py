@@ -15,7 +15,8 @@ import click
 from feature_jobs.errors import BadInputError, RecloopError, RetryLaterError
 from feature_jobs.schema import Scenario, load_scenario
 from tasks.run.modes import LAUNCHABLE, SETTING
-from tasks.store.scenario_store import DEFAULT_STORE, Commit, ScenarioStore, is_remote, open_store
+from tasks.store.record_store import DEFAULT_STORE
+from tasks.store.scenario_store import Commit, ScenarioStore, is_remote, open_store
 
 if TYPE_CHECKING:
     from tasks.contract import Step
@@ -92,8 +93,7 @@ class Context:
         self._file, self._data = scenario_file(scenario), data
         self.overrides: dict[str, Any] = dict(read_setting(text, "--set") for text in settings)
         self.scenario: Scenario = self.with_overrides(self.overrides)
-        self.store: ScenarioStore = open_store(store, self.scenario.name)
-        self.store.scenario_option = self.scenario.option
+        self.store: ScenarioStore = open_store(store, self.scenario.name, self.scenario.option)
         self.as_json = as_json
         self.track = not no_track
         os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{self._tracking_folder / 'mlflow.db'}")

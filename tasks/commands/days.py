@@ -112,6 +112,7 @@ def run_days(context: Context, days: list[str], launcher: Launcher | None = None
                 return replace(ended, error=error, stopped_at=(day, name))
             nothing_committed = outcome.gate is not None and outcome.digest is None
             if nothing_committed and name in NEEDED_NEXT_DAY:
+                # The next day would miss its parent: stop with the reason, not with its consequence.
                 return replace(ended, error=GateError(str(outcome.gate)), stopped_at=(day, name))
             ended.outcomes.append(outcome)
             click.echo("\n".join(outcome_lines(outcome)), err=True)

@@ -38,12 +38,14 @@ def render(scenario: Scenario, file: Path, days: list[str]) -> str:
         stages["fetch"] = {
             "cmd": f"recloop fetch --scenario {file}",
             "deps": ["feature_jobs/datasets/fetch.py"],
+            # Or DVC deletes the download first.
             "outs": [{_relative(Path(scenario.data.path), file): {"persist": True}}],
         }
     for ds in days:
         for name in DAILY:
             stages[f"{name}-{ds}"] = _stage(STEPS[name], scenario, file, ds)
     for name, declared in STEPS.items():
+        # A step that is not daily, such as a search, needs days before it; it runs once, on the last.
         if len(days) > 1 and not declared.daily and has_work(declared, scenario):
             stages[f"{name}-{days[-1]}"] = _stage(declared, scenario, file, days[-1])
     reported = [WRITERS[output] for output in REPORTED]
@@ -89,9 +91,11 @@ def _stage(declared: Step, scenario: Scenario, file: Path, ds: str) -> Stage:
     for argument, source in declared.reads.items():
         writer = writer_of(declared, argument)
         deps += [_out(scenario, day, step) for day, step in _days_read(scenario, writer, source, ds)]
+    # DVC compares what is written in the file: a default that nobody wrote is not a parameter.
     written = YAML(typ="safe").load(file.read_text())
     paths = sorted(path for name in declared.config for path in _storable(name, value_at(written, name)))
     command = f"recloop {declared.name} --scenario {file} --ds {ds} --store {STORE}"
+    # DVC knows no skipped stage: a no that stops only its own day must not stop `dvc repro`.
     stage: Stage = {"cmd": command + (" --no-is-done" if declared.on_no == "skip" else "")}
     stage["deps"] = sorted(set(deps))
     if paths:
@@ -109,6 +113,7 @@ def _days_read(scenario: Scenario, writer: str, source: Input, ds: str) -> list[
         return [(day, writer) for day in trailing_days(scenario, ds, window_of(scenario, source))]
     if before is None:
         return []
+    # An input of the champion depends on all that the day before did, down to its last step.
     return [(before, writer if source.days == "previous" else DAILY[-1])]
 
 

@@ -91,13 +91,16 @@ def call_of(request: Request) -> Call:
 
 def exec_step() -> int:
     """Serves one request; returns the exit code. Everything that the step prints goes to stderr."""
+    # Libraries print to stdout as they like: the answer gets a stream of its own, and theirs goes to stderr.
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     request: Request = json.loads(sys.stdin.readline())
+    # The pipe's end shows that the caller is gone, also where it was killed and could stop no container.
     threading.Thread(target=_end_with, args=(sys.stdin,), daemon=True).start()
     os.environ.update(request["environment"])
     declared = STEPS[request["step"]]
     try:
+        # Before the work: after it the hours of a training would be lost.
         _check_code(declared, request["code"])
         ran = InProcess().launch(declared, call_of(request))
     except RecloopError as error:

@@ -73,7 +73,7 @@ def _state(name: str, scenario: Scenario, ds: str, store: ScenarioStore, planned
             for word, now in (("config", config_digest(scenario, STEPS[name])), ("code", code_digest(name)))
             if manifest.get(word) != now
         ]
-        why = f"with other {' and '.join(changed)}; {_again(scenario, store, ds)}" if changed else ""
+        why = f"with other {' and '.join(changed)}; {_again(store, ds)}" if changed else ""
         return StepPlan("done", why)
     before = [step for step in upstream(name) if store.find(step, ds) is None]
     for argument, source in STEPS[name].reads.items():
@@ -85,8 +85,8 @@ def _state(name: str, scenario: Scenario, ds: str, store: ScenarioStore, planned
     return StepPlan("run", f"after {', '.join(before)}" if before else "")
 
 
-def _again(scenario: Scenario, store: ScenarioStore, ds: str) -> str:
-    return f"to compute it again: recloop chain replay {scenario.option}{store.option} --from {ds}"
+def _again(store: ScenarioStore, ds: str) -> str:
+    return f"to compute it again: recloop chain replay {store.options} --from {ds}"
 
 
 def plan_table(plans: list[DayPlan]) -> str:

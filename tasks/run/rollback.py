@@ -40,13 +40,14 @@ def rollback(scenario: Scenario, store: ScenarioStore, to_version: str | None = 
 
     The version must exist in MLflow, have the files that were registered, and reproduce its scores in a fresh process,
     as when it was deployed. The log is written first, then the alias moves. A rollback that was interrupted between the
-    two is finished, not repeated. Raises BadInputError where there is no such version or it does not load, CorruptError
+    two is finished, not repeated. Raises BadInputError where no such version exists or it does not load, CorruptError
     where its files were changed, RetryLaterError where MLflow does not answer.
     """
     from tasks import tracking
 
     log = ChampionLog(store)
     current = _current(scenario, log)
+    # The alias lagged behind a rollback in the log: that call was killed in between, and this one is its repetition.
     if tracking.mirror_alias(log) and current.kind == "rollback" and to_version in (None, current.version):
         text = f"finished the interrupted rollback to version {current.version}"
         return ChampionChange(False, current.version, current.version, text, current)
@@ -55,6 +56,7 @@ def rollback(scenario: Scenario, store: ScenarioStore, to_version: str | None = 
         return ChampionChange(False, current.version, current.version, text, current)
     target = _target(scenario, log, to_version)
     _require_loads(scenario, store, target)
+    # Compare-and-swap: a deploy that promoted since then makes it fail instead of being undone unseen.
     entry = log.promote(current.sequence, replace(target, kind="rollback", chain_head=_head(store)))
     tracking.mirror_alias(log)
     return ChampionChange(True, current.version, entry.version, _advice(scenario, store.options, current, entry), entry)
@@ -102,7 +104,7 @@ def _target(scenario: Scenario, log: ChampionLog, to_version: str | None) -> Ent
     known = ", ".join(entry.version for entry in targets.present)
     gone = ", ".join(entry.version for entry in targets.deleted)
     deleted = f" (deleted in MLflow: {gone})" if gone else ""
-    before = [e for e in served_in_turn(log.history())[:-1] if e in targets.present]
+    before = [e for e in served_in_turn(log.history())[:-1] if e in targets.present]  # [:-1]: the one that serves now
     if to_version is None and before:
         return before[-1]
     if to_version is None:

@@ -107,6 +107,7 @@ def _run(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Laun
     scenario, ds, options = config.scenario, config.ds, config.options
     output_name = output_name_of(declared, scenario)
     standing = store.find(output_name, ds, config.generation)
+    # A step that reads nothing of the store reads the source, which may have changed: it runs again and is compared.
     if standing is not None and declared.reads:
         return _already_done(standing), standing
     if declared.before is not None:
@@ -177,6 +178,7 @@ Found = Commit | None | dict[str, Commit]
 
 def _proven_inputs(declared: Step, config: DayConfig, store: ScenarioStore) -> dict[str, Found]:
     inputs = resolve_inputs(declared, config.scenario, config.ds, store)
+    # Each time, not once: a file that rotted on the disk since its commit must not be learned.
     for commit in flat(inputs.values()):
         store.verify(commit)
     return inputs
@@ -248,9 +250,10 @@ def _missing(
     declared: Step, ds: str, writer: str, day: str, *, scenario: Scenario, store: ScenarioStore
 ) -> ParentMissingError:
     first, begin = scenario.data.days.first, min(day, ds)
+    # The command that is printed must run as it is: it begins where the chain has its first gap.
     while (before := previous_day(scenario, begin)) and store.find(writer, before) is None:
         begin = before  # the missing day needs the days before it, too
-    remedy = f"recloop run {scenario.option}{store.option} --from {begin} --to {ds}"
+    remedy = f"recloop run {store.options} --from {begin} --to {ds}"
     return ParentMissingError(
         f"{declared.name} of {ds} needs the output of {writer} of {day}, which is not committed"
         f" (the chain begins at {first}); run it first: {remedy}",
@@ -318,6 +321,7 @@ def settings_of(scenario: Scenario, declared: Step) -> dict[str, Any]:
     A dict, because a scenario can hold anything at a path.
     """
     document = scenario.model_dump(mode="json", by_alias=True)
+    # Without the path, so that equal logs at two places give equal digests.
     document["data"] = {key: value for key, value in document["data"].items() if key != "path"}
     return {path: value_at(document, path) for path in declared.config}
 
@@ -348,7 +352,7 @@ def _compare(scenario: Scenario, store: ScenarioStore, standing: Commit, output:
     raise BadInputError(
         f"{scenario.data.path}: the day {standing.ds} reads differently than when it was committed"
         f" ({_changed(store, standing, metrics)}); to learn from the corrected data start a new generation:"
-        f" recloop chain replay {scenario.option}{store.option} --from {standing.ds}"
+        f" recloop chain replay {store.options} --from {standing.ds}"
     )
 
 

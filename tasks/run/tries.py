@@ -76,6 +76,7 @@ def run_tries(
     new = [one for one in planned if not _is_done(one, store)]
     ended: dict[str, Try] = {}
     if new:
+        # Proven once for all variants, and not by each: they read the same files.
         for commit in committed_inputs(found):
             store.verify(commit)
         with store.scratch() as scratch:
@@ -206,11 +207,13 @@ def _keep(base: Base, planned: Planned, end: ChainEnd, scratch: Path) -> Try:
     if end.error:
         return _failed(planned, end)
     made = scratch / "tries" / planned.record.name
+    # The last checkpoint has no child that would shed it; a kept one would cost as much disk as the chain's.
     _shed(made / base.days[-1])
     tried = _judged(base, planned, made, seconds=end.seconds, cpu_s=end.cpu_s)
     place = base.store.work / FOLDER / tried.name
     if place.exists():
         old = scratch / "replaced" / tried.name
+        # Moved aside and not deleted: a try that is killed between the two leaves one of them whole.
         old.parent.mkdir(exist_ok=True)
         place.rename(old)
         tried = replace(tried, notes=(*tried.notes, "replaces an older try of this name"))

@@ -36,7 +36,7 @@ def versions(model: str) -> list[Version]:
     try:
         registered = call(lambda: client().get_registered_model(model))
     except RefusedError as error:
-        if error.code == NOT_FOUND:
+        if error.code == NOT_FOUND:  # before the first registration
             return []
         raise
     names: dict[str, list[str]] = {}
@@ -49,7 +49,7 @@ def versions(model: str) -> list[Version]:
         found += [_version(entity, names.get(str(entity.version), [])) for entity in page]
         token = page.token
         if not token:
-            return sorted(found, key=lambda version: -int(version["version"]))
+            return sorted(found, key=lambda version: -int(version["version"]))  # as numbers: "10" comes after "9"
 
 
 def _page(model: str, token: str | None) -> Any:

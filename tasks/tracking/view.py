@@ -56,6 +56,7 @@ class Done:
     @cached_property
     def end_ms(self) -> int:
         """When it was committed."""
+        # No file that has a digest holds a clock.
         return int(self.commit.store.committed_at(self.commit) * 1000)
 
     @property
@@ -108,8 +109,9 @@ class View:
         declared, commit, record = done.declared, done.commit, done.record
         key = RunKey(self.scenario.name, commit.generation, commit.ds, commit.step)
         run = self.runs.open(key, done.start_ms, parent=day, note=declared.doc)
-        if run.is_finished and run.tags.get("recloop.digest") == commit.digest:
+        if run.is_finished and run.tags.get("recloop.digest") == commit.digest:  # shown by an earlier run
             return
+        # Of a run that exists its own start, so that logging a second time gives the same points.
         begin_ms, end_ms = run.start_ms, max(done.end_ms, run.start_ms)
         metrics = [Metric(name, value, end_ms) for name, value in numbers_in(record.get("metrics", {}))]
         metrics += [Metric(f"seconds/{name}", value, end_ms) for name, value in numbers_in(record.get("seconds", {}))]
@@ -185,7 +187,7 @@ class View:
             number = str(trial.get("number", position))
             tags = {PARENT: parent.run_id, "recloop.trial": number, "recloop.state": str(trial.get("state", ""))}
             run = known.get(number) or self.runs.create(f"trial {number}", parent.start_ms, tags)
-            if run.is_finished:
+            if run.is_finished:  # a process that was killed leaves its last trial unfinished
                 continue
             params = {allowed_name(path): json.dumps(value) for path, value in trial.get("params", {}).items()}
             values = dict(numbers_in({"value": trial.get("value")}))

@@ -37,7 +37,7 @@ def test_choice_of_days(rows: list[int], partitioned: bool, expected: tuple[int 
     ("days", "partitioned", "reason"),
     [
         (dict.fromkeys(range(0, 270, 30), 100), False, "they lie more than 90 days before 2024-10-27, farther than"),
-        (dict.fromkeys(range(0, 270, 30), 100), True, "there is no partition of 2024-10-26, and a warm-up must not"),
+        (dict.fromkeys(range(0, 270, 30), 100), True, "the log has no partition of 2024-10-26, and a warm-up must not"),
         (dict.fromkeys(range(120), 100), False, "10 days are enough to begin with"),
         ({0: 3, 150: 100, 151: 100}, False, "none of them has more than 3 rows, where a usual day has 100"),
         (

@@ -102,7 +102,7 @@ def test_apply_delta(delta):
 
 
 def test_rows_of_a_delta_whose_digests_are_right(delta):
-    """Whoever can write a delta can also write its digests."""
+    """A process that can write a delta can also write its digests."""
     from models.runtime.onnx_model import sha256_of
 
     record, rows = delta / "delta" / "delta.json", delta / "delta" / "rows.safetensors"

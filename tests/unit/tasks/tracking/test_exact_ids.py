@@ -12,6 +12,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from models.training.day import train_day
+from models.training.job import TrainJob
 from tasks import tracking
 from tasks.contract import DayConfig
 from tasks.quantize import quantize
@@ -45,7 +46,7 @@ def registered(tmp_path_factory, empty_mlflow):
     pq.write_table(samples, folder / "samples" / "samples.parquet")
     for name in ("checkpoint", "export"):
         (folder / name).mkdir()
-    train_day(scenario, DAYS[0], folder / "samples", None, folder / "checkpoint")
+    train_day(TrainJob(scenario, DAYS[0], folder / "samples", None, folder / "checkpoint"))
     places = {name: folder / name for name in ("samples", "checkpoint", "export")}
     quantize(DayConfig(scenario, DAYS[0]), **places)
     shutil.copyfile(empty_mlflow, folder / "mlflow.db")

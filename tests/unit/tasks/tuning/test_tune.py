@@ -17,6 +17,7 @@ import pytest
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import load_scenario
 from models.training.day import train_day
+from models.training.job import TrainJob
 from tasks.contract import DayConfig
 from tasks.tune import tune
 from tasks.tuning.proposal import apply, apply_certain, doubt, proposal_table
@@ -85,7 +86,7 @@ def chain(tmp_path_factory) -> Path:
         (folder / "samples" / ds).mkdir(parents=True)
         pq.write_table(pa.table(table), folder / "samples" / ds / "samples.parquet")
     (folder / "checkpoint").mkdir()
-    train_day(scenario, DAYS[0], folder / "samples" / DAYS[0], None, folder / "checkpoint")
+    train_day(TrainJob(scenario, DAYS[0], folder / "samples" / DAYS[0], None, folder / "checkpoint"))
     return folder
 
 
@@ -151,7 +152,7 @@ def test_a_trial_is_judged_on_rows_it_has_not_learned(chain, undisturbed, tmp_pa
     values = []
     for ds, rows in ((DAYS[1], "holdout"), (DAYS[2], "progressive")):
         (tmp_path / ds).mkdir()
-        judged = train_day(scenario, ds, chain / "samples" / ds, parent, tmp_path / ds)
+        judged = train_day(TrainJob(scenario, ds, chain / "samples" / ds, parent, tmp_path / ds))
         values.append(judged[rows]["like"]["auc"])
         parent = tmp_path / ds
     assert trial["days"] == {ds: {"like": value} for ds, value in zip(DAYS[1:], values, strict=True)}
@@ -462,10 +463,10 @@ def test_a_trial_that_raises_counts_as_failed_and_the_study_goes_on(chain, tmp_p
 
     plain, section = training.train_day, "\ntune: {trials: 4, space: {model.bottom: {choices: [[8], [9]]}}}\n"
 
-    def breaks_on_nine(scenario, *arguments, **named):
-        if scenario.model.bottom == (9,):
+    def breaks_on_nine(job):
+        if job.scenario.model.bottom == (9,):
             raise RuntimeError("nine units are too many\nfor a test")
-        return plain(scenario, *arguments, **named)
+        return plain(job)
 
     monkeypatch.setattr(training, "train_day", breaks_on_nine)
     metrics, output = run(tmp_path, chain, section)
