@@ -125,7 +125,7 @@ class StepOperator(BaseOperator):
         ds = str(logical_date.astimezone(ZoneInfo(self.zone)).date())  # `airflow dags trigger` sets another interval
         if ds >= str(datetime.datetime.now(ZoneInfo(self.zone)).date()):
             raise AirflowFailException(
-                f"{ds} is not over yet in {self.zone}, so its data is not complete; trigger an earlier day as logical date"
+                f"{ds} is not over yet in {self.zone}, so its data is not complete; trigger an earlier day"
             )
         return ds
 

@@ -94,7 +94,7 @@ class DayTimetable(CronDataIntervalTimetable):
                 return _named_by(ds, info) if interval.end <= datetime.datetime.now(datetime.UTC) else info
 
     def _day_meant(self, moment: DateTime) -> str:
-        """The day that a backfill's date means. `--to-date 2022-04-25` arrives as midnight in UTC, whatever our zone."""
+        """The day that a date of a backfill means: `--to-date 2022-04-25` arrives as midnight UTC in every zone."""
         utc = moment.astimezone(datetime.UTC)
         is_date = utc.time() == datetime.time()
         return str((utc if is_date else moment.astimezone(ZoneInfo(self._zone))).date())
