@@ -67,7 +67,7 @@ def run(name: str, num_days: int, data: str | None, home: Path, console: Console
     started = time.time()
     backfill.create(lambda ds: store.find(WRITERS["checkpoint"], ds) is not None)
     api.unpause(backfill.dag_id)
-    tasks = backfill.watch(console)
+    tasks = backfill.watch(console, local.require_running)
     fresh = [task for task in tasks if (task.start or 0.0) >= started]
     times = Times.of(store, already, fresh, startup_s=started - begun, wall_s=time.time() - begun)
     facts = demo_facts(scenario, store, days)
