@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
 
 
-@hookimpl
 def on_dag_run_running(dag_run: DagRun, msg: str) -> None:
     """Fails a run with a logical date in the future, with the reason as its note.
 
@@ -27,3 +26,6 @@ def on_dag_run_running(dag_run: DagRun, msg: str) -> None:
     except ValueError as error:
         dag_run.note = str(error)
         dag_run.set_state("failed")
+
+
+hookimpl(on_dag_run_running)  # marks it; as a decorator it would hide the function's types

@@ -163,7 +163,7 @@ class Backfill:
             if run["state"] == "queued" or (known and all(task.state in ENDED for task in known)):
                 continue
             found = self.api.task_instances(self.dag_id, run["dag_run_id"])
-            self._tasks[ds] = [_task(ds, run["dag_run_id"], instance) for instance in found]
+            self._tasks[ds] = [task_of(ds, run["dag_run_id"], instance) for instance in found]
         return bool(runs) and all(run["state"] in ENDED for run in runs)
 
     def _table(self, waits: Sequence[str]) -> Table:
@@ -183,7 +183,9 @@ class Backfill:
         return str(datetime.datetime.fromisoformat(run["logical_date"]).astimezone(self.zone).date())
 
 
-def _task(ds: str, run_id: str, instance: TaskInstance) -> Task:
+def task_of(ds: str, run_id: str, instance: TaskInstance) -> Task:
+    """A task of a day's run, from what Airflow reports."""
+
     def seconds(moment: str | None) -> float | None:
         return datetime.datetime.fromisoformat(moment).timestamp() if moment else None
 

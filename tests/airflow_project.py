@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,13 +110,3 @@ def returned(api: AirflowApi, dag_id: str, run_id: str, task_id: str) -> Any:
     path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
     value = api.call("GET", path, deserialize=False)["value"]
     return json.loads(value) if isinstance(value, str) else value
-
-
-def await_task(api: AirflowApi, dag_id: str, run_id: str, task_id: str, is_it: Callable[[TaskInstance], bool]) -> None:
-    """Waits until a task of a run is as wanted."""
-
-    def found() -> bool:
-        tasks = {task["task_id"]: task for task in api.task_instances(dag_id, run_id)}
-        return task_id in tasks and is_it(tasks[task_id])
-
-    awaited(found, within_s=300, said=lambda: str(api.task_instances(dag_id, run_id)), every_s=0.5)

@@ -213,13 +213,19 @@ def test_a_task_that_a_person_stops_ends_its_step(project: Project) -> None:
 
 
 def test_down_ends_all_of_it_and_nothing_else(project: Project) -> None:
+    """Also the workers of a scheduler that was killed, which don't end by themselves."""
     token = project.local().token
+    [scheduler] = [psutil.Process(started.pid) for started in project.local().processes if started.name == "scheduler"]
+    workers = scheduler.children(recursive=True)
+    assert workers
+    scheduler.kill()
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"])
     try:
         assert processes_of(token)
         done = project.python("infra.down", "--home", str(project.home))
         assert done.returncode == 0
         assert not processes_of(token)
+        assert not [worker for worker in workers if worker.is_running()]
         assert bystander.poll() is None
         assert project.python("infra.down", "--home", str(project.home)).stdout == "nothing was running\n"
     finally:
