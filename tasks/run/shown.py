@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from feature_jobs.errors import RecloopError
 from feature_jobs.schema import Scenario
 from tasks.steps import STEPS
+from tasks.store.keys import ALL_RECORDS, ALL_TRACKED, parts_of_record_key, tracked_key
 from tasks.store.scenario_store import Commit, ScenarioStore
 
 
@@ -23,13 +24,11 @@ def not_shown(store: ScenarioStore) -> list[Commit]:
     They are found by the records of their runs, which are written before each commit: two listings, however long the
     chain is.
     """
-    found, shown = [], set(store.keys("tracked"))
-    for key in store.keys("runs"):
-        place = key.removeprefix("runs/").removesuffix(".json")
-        generation, ds, name = place.split("/")
+    found, shown = [], set(store.keys(ALL_TRACKED))
+    for generation, ds, name in map(parts_of_record_key, store.keys(ALL_RECORDS)):
         declared = STEPS.get(name.partition("-")[0])  # a step with variants commits each as NAME-DIGEST
-        if f"tracked/{place}" not in shown and declared is not None and declared.tracked:
-            commit = store.find(name, ds, int(generation.removeprefix("g")))
+        if declared is not None and declared.tracked and tracked_key(generation, ds, name) not in shown:
+            commit = store.find(name, ds, generation)
             found += [commit] if commit is not None else []
     return found
 
@@ -47,7 +46,7 @@ def show(scenario: Scenario, store: ScenarioStore, commits: Sequence[Commit]) ->
         view.show(of_day)
         for commit in of_day:
             with contextlib.suppress(OSError):
-                store.put_if_absent(f"tracked/g{commit.generation:04}/{commit.ds}/{commit.step}", b"")
+                store.put_if_absent(tracked_key(commit.generation, commit.ds, commit.step), b"")
 
 
 def show_after(scenario: Scenario, store: ScenarioStore, ds: str, *, at_once: bool) -> None:
@@ -56,11 +55,10 @@ def show_after(scenario: Scenario, store: ScenarioStore, ds: str, *, at_once: bo
 
     `at_once`: not only where another day's steps wait, which no step of that day may ever show.
     """
-    waiting = not_shown(store)
-    if not waiting or not (at_once or any(commit.ds != ds for commit in waiting)):
-        return
     try:
-        show(scenario, store, waiting)
+        waiting = not_shown(store)
+        if at_once or any(commit.ds != ds for commit in waiting):
+            show(scenario, store, waiting)
     except RecloopError as error:
         remedy = f"the next step tries again, and so does: recloop status {store.options} --repair"
         print(f"not shown in MLflow yet: {error}; {remedy}", file=sys.stderr)
