@@ -26,8 +26,8 @@ from infra.servers import Local
 from infra.waiting import reasons
 from tasks.run.shown import not_shown
 from tasks.steps import DAILY
-from tasks.store.chain import require_sound
 from tasks.store.scenario_store import ScenarioStore, open_store
+from tasks.store.verify import require_sound
 from tests.airflow_operator import Operator, backfill_id
 from tests.airflow_project import Project, returned
 from tests.paths import ROOT
