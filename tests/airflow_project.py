@@ -16,7 +16,7 @@ import psutil
 
 from infra.airflow_api import AirflowApi, TaskInstance
 from infra.processes import MARK
-from infra.servers import USER, Local
+from infra.servers import USER, Local, free_ports
 from tests.paths import ROOT
 from tests.waiting import awaited
 
@@ -55,6 +55,13 @@ class Project:
             check=False,
             timeout=600,
         )
+
+    def choose_ports(self) -> None:
+        """Ports that another test, which starts its servers at the same moment, does not choose too."""
+        self.home.mkdir()
+        local = Local.new(self.home)
+        local.airflow_port, local.mlflow_port = free_ports(0, 0)
+        local.save()
 
     def local(self) -> Local:
         local = Local.load(self.home)

@@ -62,6 +62,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         patch.setenv("PYTHONPATH", f"{root}{os.pathsep}{ROOT}")
         patch.setattr(servers, "settings", settings)
         try:
+            project.choose_ports()
             servers.start_servers(project.home, print)
             api = project.api()
             api.ensure_pool("gpu", 1, "one training at a time")
