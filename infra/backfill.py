@@ -7,7 +7,6 @@ import datetime
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -19,44 +18,14 @@ from rich.text import Text
 
 from feature_jobs.errors import BadInputError, RetryLaterError
 from feature_jobs.schema import Scenario
-from infra.airflow_api import AirflowApi, DagRun, TaskInstance
+from infra.airflow_api import AirflowApi, DagRun
+from infra.day_task import ENDED, Task, task_of
 from infra.waiting import PATIENCE_S, reasons
 from tasks.steps import DAILY
 
 POLL_S = 1.5
 PARSE_TIMEOUT_S = 120.0
 CREATE_TIMEOUT_S = 120.0
-ENDED = ("success", "failed", "skipped", "upstream_failed", "removed")
-SHOWN = {
-    "success": ("green", "done"),
-    "failed": ("bold red", "FAILED"),
-    "running": ("cyan", "running"),
-    "upstream_failed": ("dim", "not run"),
-    "up_for_retry": ("yellow", "retrying"),
-    "skipped": ("dim", "skipped"),
-}
-
-
-@dataclass(frozen=True)
-class Task:
-    """A task of a day as Airflow reports it. Times in seconds since 1970, None where it has none yet."""
-
-    ds: str
-    step: str
-    state: str
-    start: float | None
-    end: float | None
-    run_id: str
-    try_number: int
-    pool: str
-
-    @property
-    def text(self) -> Text:
-        """Its cell in the table."""
-        style, word = SHOWN.get(self.state, ("dim", "·" if self.state in ("", "none") else self.state))
-        if self.state == "success" and self.start and self.end:
-            word = f"{self.end - self.start:.1f} s"
-        return Text(word, style)
 
 
 class Backfill:
@@ -181,17 +150,6 @@ class Backfill:
 
     def _ds(self, run: DagRun) -> str:
         return str(datetime.datetime.fromisoformat(run["logical_date"]).astimezone(self.zone).date())
-
-
-def task_of(ds: str, run_id: str, instance: TaskInstance) -> Task:
-    """A task of a day's run, from what Airflow reports."""
-
-    def seconds(moment: str | None) -> float | None:
-        return datetime.datetime.fromisoformat(moment).timestamp() if moment else None
-
-    start, end = seconds(instance["start_date"]), seconds(instance["end_date"])
-    state, tries, pool = instance["state"] or "", instance["try_number"], instance["pool"]
-    return Task(ds, instance["task_id"], state, start, end, run_id, tries, pool)
 
 
 def failure_of(task: Task, dag_id: str, logs: Path) -> tuple[str, Path]:

@@ -21,7 +21,8 @@ from feature_jobs.errors import BadInputError, RecloopError
 from feature_jobs.schema import Scenario, load_scenario
 from feature_jobs.schema.days import ONE_DAY, check_day, day_range
 from infra.airflow_api import AirflowApi
-from infra.backfill import Backfill, Task, failure_of
+from infra.backfill import Backfill, failure_of
+from infra.day_task import Task
 from infra.servers import ROOT, USER, Local, start_servers
 from infra.summary import Times, demo_facts, journal_size, print_days
 from tasks.steps import WRITERS

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from infra.airflow_api import AirflowApi, Pool
-
-if TYPE_CHECKING:
-    from infra.backfill import Task
+from infra.day_task import Task
 
 PATIENCE_S = 20.0
 WAITING_FOR_A_SLOT = ("scheduled", "queued")
