@@ -9,7 +9,7 @@ from typing import TypedDict
 from rich.console import Console
 
 from feature_jobs.schema import Scenario
-from infra.backfill import Task
+from infra.day_task import Task
 from tasks.commands.day_table import table_of
 from tasks.commands.summary import DayFacts, day_facts
 from tasks.store.champion_log import ChampionLog

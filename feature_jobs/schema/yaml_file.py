@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from feature_jobs.errors import BadInputError
+
+NAME = re.compile(r"""^name:[ \t]*["']?([\w-]+)""", re.MULTILINE)
 
 
 def place_of(file: Path, *location: str) -> str:
@@ -56,6 +59,24 @@ def read_yaml(file: Path) -> Any:
     if not isinstance(document, dict):
         raise BadInputError(f"{file}: holds {type(document).__name__}, not a scenario; start from `recloop init`")
     return document
+
+
+def same_name(file: Path, name: str) -> list[Path]:
+    """Other scenario files beside `file` that have the same name. They are searched, not parsed: one may be broken."""
+    found = []
+    for other in sorted(file.parent.glob("*.yaml")):
+        if other != file and other.is_file():
+            match = NAME.search(other.read_text(encoding="utf-8", errors="replace"))
+            found += [other] if match and match[1] == name else []
+    return found
+
+
+def name_taken(name: str, *files: Path) -> str:
+    """The message about several scenario files with one name."""
+    return (
+        f"{' and '.join(map(str, files))}: name: {name!r} is the name of each of these files, so they would share one"
+        " store and one DAG; give each file a name of its own, or move one out of the folder"
+    )
 
 
 def line_of(document: Any, location: list[Any]) -> int | None:

@@ -15,17 +15,21 @@ from tasks.steps import DAILY, STEPS, WRITERS
 
 
 @main.command(short_help="Shows days, steps, AUCs, the chain and the versions.")
+@click.option("--repair", is_flag=True, help="First show in MLflow what it does not show yet, after an outage.")
 @with_context
-def status(context: Context) -> None:
+def status(context: Context, repair: bool) -> None:
     """Shows the days with their steps and AUCs, the head of the chain, and the versions with their aliases.
 
     The AUC of a day is that of its parent: yesterday's checkpoint on all rows of the day, before they are learned.
     """
     from tasks.commands.summary import parent_auc
     from tasks.run.rollback import status_facts
+    from tasks.run.shown import not_shown, show
     from tasks.store.chain import head
 
     scenario, store = context.scenario, context.store
+    if repair:
+        show(scenario, store, not_shown(store))
     days = sorted({commit.ds for commit in store.commits()})
     link = head(store)
     facts: dict[str, Any] = {
@@ -35,9 +39,10 @@ def status(context: Context) -> None:
         "days": {day: {name: _state(context, name, day) for name in DAILY} for day in days},
         "auc": {day: parent_auc(scenario, store, day) for day in days},
         "chain_head": vars(link) if link else None,
+        "not_shown": [{"ds": c.ds, "step": c.step, "generation": c.generation} for c in not_shown(store)],
         **status_facts(scenario, store),
     }
-    context.show(facts, "\n".join(_status_lines(facts, scenario.tasks)))
+    context.show(facts, "\n".join(_status_lines(facts, scenario.tasks, context.options)))
 
 
 def _state(context: Context, name: str, day: str) -> str:
@@ -47,7 +52,7 @@ def _state(context: Context, name: str, day: str) -> str:
     return "no" if commit.manifest.get("gate") else "done"
 
 
-def _status_lines(facts: dict[str, Any], tasks: tuple[str, ...]) -> list[str]:
+def _status_lines(facts: dict[str, Any], tasks: tuple[str, ...], options: str) -> list[str]:
     link, targets = facts["chain_head"], ", ".join(facts["rollback_targets"])
     unchecked = "" if facts["mlflow"].startswith("ok") else " (not checked, as MLflow does not answer)"
     rows = [
@@ -63,7 +68,16 @@ def _status_lines(facts: dict[str, Any], tasks: tuple[str, ...]) -> list[str]:
         *([f"deleted in MLflow, can't serve: {', '.join(facts['deleted'])}"] if facts["deleted"] else []),
         f"promotions: {facts['promotions']}",
         *([] if facts["mlflow"] == "ok" else [f"MLflow: {facts['mlflow']}"]),
+        *_not_shown_lines(facts, options),
     ]
+
+
+def _not_shown_lines(facts: dict[str, Any], options: str) -> list[str]:
+    waiting = [f"{step['ds']} {step['step']}" for step in facts["not_shown"]]
+    if not waiting:
+        return []
+    named = ", ".join(waiting[:3]) + (f" and {len(waiting) - 3} more" if len(waiting) > 3 else "")
+    return [f"MLflow does not show yet: {named}; to show them: recloop status {options} --repair"]
 
 
 def _version_line(version: dict[str, Any]) -> str:

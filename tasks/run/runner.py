@@ -20,6 +20,7 @@ from feature_jobs.schema.days import check_day, previous_day, trailing_days
 from models.distributed.nodes import Nodes
 from tasks.contract import DayConfig, Input, Metrics, Step
 from tasks.run.launchers import Call, Folder, InProcess, Launcher, Ran
+from tasks.run.shown import show_after
 from tasks.steps import STEPS, writer_of
 from tasks.store.digests import canonical_json, sha256_of
 from tasks.store.keys import record_key
@@ -87,8 +88,8 @@ def run_step(
         entry = {"step": name, "ds": ds, "outcome": type(error).__name__, "exit_code": error.exit_code}
         _note(store, {**entry, "message": str(error), "seconds": seconds})
         raise
-    if track and (commit is not None or outcome.gate) and _is_time_to_show(declared, outcome):
-        _show_in_mlflow(scenario, ds, store)
+    if track and (commit is not None or outcome.gate):
+        show_after(scenario, store, ds, at_once=_is_time_to_show(declared, outcome))
     starting_s = begun - (started or begun)
     seconds = {**outcome.seconds, "imports": round(starting_s + outcome.seconds.get("imports", 0.0), 3)}
     seconds["total"] = round(time.time() - (started or begun), 3)
@@ -371,23 +372,3 @@ def _is_time_to_show(declared: Step, outcome: Outcome) -> bool:
     is_loaded = "mlflow" in sys.modules
     is_long = sum(outcome.seconds.values()) >= WORTH_AN_IMPORT_S
     return is_loaded or is_long or declared.registry or not declared.daily or outcome.gate is not None
-
-
-def _show_in_mlflow(scenario: Scenario, ds: str, store: ScenarioStore) -> None:
-    """Shows what is committed of a day and not shown yet. MLflow is a view: where it can't be reached the commits
-    still stand."""
-    found = [store.find(output_name_of(d, scenario), ds) for d in STEPS.values() if d.tracked]
-    marks = {f"tracked/g{c.generation:04}/{c.ds}/{c.step}": c for c in found if c is not None}
-    new = {mark: commit for mark, commit in marks.items() if store.read(mark) is None}
-    if not new:
-        return
-    from tasks import tracking
-
-    try:
-        tracking.View(scenario, store, STEPS).show(list(new.values()))
-    except RecloopError as error:
-        print(f"not shown in MLflow yet (the next step of {ds} tries again): {error}", file=sys.stderr)
-        return
-    for mark in new:
-        with contextlib.suppress(OSError):
-            store.put_if_absent(mark, b"")
