@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import previous_day, trailing_days
+from feature_jobs.schema.yaml_file import read_yaml
 from tasks.contract import Input, Step
 from tasks.run.runner import has_work, output_name_of, value_at, window_of
 from tasks.steps import DAILY, STEPS, WRITERS, writer_of
@@ -89,7 +90,7 @@ def _stage(declared: Step, scenario: Scenario, file: Path, ds: str) -> Stage:
     for argument, source in declared.reads.items():
         writer = writer_of(declared, argument)
         deps += [_out(scenario, day, step) for day, step in _days_read(scenario, writer, source, ds)]
-    written = YAML(typ="safe").load(file.read_text())
+    written = read_yaml(file)
     paths = sorted(path for name in declared.config for path in _storable(name, value_at(written, name)))
     command = f"recloop {declared.name} --scenario {file} --ds {ds} --store {STORE}"
     stage: Stage = {"cmd": command + (" --no-is-done" if declared.on_no == "skip" else "")}
