@@ -21,15 +21,85 @@ SECRET = "outside"  # a folder beside the working folder, which no command may t
 FIRST, SECOND, THIRD, *_ = days(3)
 LETTERS = st.characters(codec="utf-8", exclude_characters="/")
 TEXT = st.text(LETTERS, max_size=12) | st.sampled_from(
-    ["", " ", "-", "--", "=", ":", "a=", "=a", "null", "../..", "\0", "a\0b", "\udcff", "\x1b[31m", "é", "\n", "x" * 300, "{", "%s", "${x}"]
+    [
+        "",
+        " ",
+        "-",
+        "--",
+        "=",
+        ":",
+        "a=",
+        "=a",
+        "null",
+        "../..",
+        "\0",
+        "a\0b",
+        "\udcff",
+        "\x1b[31m",
+        "é",
+        "\n",
+        "x" * 300,
+        "{",
+        "%s",
+        "${x}",
+    ]
 )
 DAYS = st.sampled_from([FIRST, SECOND, THIRD]) | st.sampled_from(
-    ["", "nonsense", "2024-3-1", "20240301", "2024-W09-5", "0001-01-01", "9999-12-31", "2024-02-30", "1970-01-01", f"{FIRST} ", f"../{FIRST}"]
+    [
+        "",
+        "nonsense",
+        "2024-3-1",
+        "20240301",
+        "2024-W09-5",
+        "0001-01-01",
+        "9999-12-31",
+        "2024-02-30",
+        "1970-01-01",
+        f"{FIRST} ",
+        f"../{FIRST}",
+    ]
 )
 PATHS = st.sampled_from(
-    ["", ".", "..", "nowhere", "nowhere/deep/er", "folder", "file", "fifo", "socket", "loop", "loop/x", "dangling", "file/x", "out", "out/new"]
-    + ["/dev/null", "/dev/zero", "/dev/full", "/dev/stdin", "/proc", "/proc/1/mem", "/proc/kmsg", "/proc/none/x", "/sys/x", "~", "a\0b"]
-    + ["x" * 300, "y/" * 3000 + "z", "s3://bucket/x", "file:///proc/x", f"../{SECRET}/file", "out\udcff", "a;touch X;.yaml", "scenarios"]
+    [
+        "",
+        ".",
+        "..",
+        "nowhere",
+        "nowhere/deep/er",
+        "folder",
+        "file",
+        "fifo",
+        "socket",
+        "loop",
+        "loop/x",
+        "dangling",
+        "file/x",
+        "out",
+        "out/new",
+    ]
+    + [
+        "/dev/null",
+        "/dev/zero",
+        "/dev/full",
+        "/dev/stdin",
+        "/proc",
+        "/proc/1/mem",
+        "/proc/kmsg",
+        "/proc/none/x",
+        "/sys/x",
+        "~",
+        "a\0b",
+    ]
+    + [
+        "x" * 300,
+        "y/" * 3000 + "z",
+        "s3://bucket/x",
+        "file:///proc/x",
+        f"../{SECRET}/file",
+        "out\udcff",
+        "a;touch X;.yaml",
+        "scenarios",
+    ]
 )
 VALUES = [
     None, True, False, 0, -1, 1, 2, 7, 2**63, -(2**70), 1e308, 0.5, "", "a", "a/b", "../x", "\0", "é", "x" * 300, "x" * 5000,
@@ -135,7 +205,12 @@ def settings(document: Any) -> st.SearchStrategy[str]:
     """`--set` and `--variant` values."""
     place = st.sampled_from([".".join(path) for path in [*_places(document)] + EXTRA])
     value = st.sampled_from([json.dumps(value) for value in VALUES]) | st.sampled_from(YAMLS) | TEXT
-    return st.builds("{}={}".format, place, value) | st.builds("{}={}".format, TEXT, value) | st.builds("a: {}={}".format, place, value) | TEXT
+    return (
+        st.builds("{}={}".format, place, value)
+        | st.builds("{}={}".format, TEXT, value)
+        | st.builds("a: {}={}".format, place, value)
+        | TEXT
+    )
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -157,48 +232,53 @@ class Line:
         return f"Line({self.words!r}, scenario={self.scenario[:300]!r})"
 
 
-COSTLY = ("try", "tune")  # start processes of their own where their days are right
+COSTLY = ("try", "tune")  # they start processes where their days are right
+GOOD_SETTINGS = ["train.batch_size=32", "join.lookback_days=3", "deploy.model=other", "model.bottom=[8]", "features.price.enabled=false"]
+
+
+def values(command: str, param: click.Parameter, document: Any) -> tuple[st.SearchStrategy[str], st.SearchStrategy[str]]:
+    """Words for a parameter of a command: those that it takes, and others."""
+    name = str(param.name)
+    good_days = st.sampled_from([FIRST, SECOND] if command not in COSTLY else ["2024-03-09"])
+    other_days = DAYS.filter(lambda ds: command not in COSTLY or ds not in (FIRST, SECOND, THIRD))
+    sides = st.sampled_from(["committed", "g0", FIRST]), st.sampled_from(["g1", "g99999", "try-3f9a2c1b", "try-.."]) | TEXT
+    scenarios = st.sampled_from(["shop", "fuzz", "fuzz", "scenarios/fuzz.yaml"]), PATHS | TEXT
+    known = {
+        "scenario": scenarios,
+        "store": (st.sampled_from(["made", "out/store"]), PATHS),
+        "data": (st.just("data"), PATHS),
+        "out": (st.sampled_from(["out/new", "out/dvc.yaml"]), PATHS),
+        "path": (st.just("data/events"), PATHS),
+        "base": (st.just("folder"), PATHS), "delta": (st.just("folder"), PATHS), "output": (st.just("out/x"), PATHS),
+        "settings": (st.sampled_from(GOOD_SETTINGS), settings(document)),
+        "variants": (st.sampled_from([f"a: {one}" for one in GOOD_SETTINGS]), settings(document)),
+        "options": (st.just("rows=20"), st.sampled_from(["rows=x", "rows", "=", "users=1e400"]) | TEXT),
+        "name": scenarios if command == "dvc-render" else (st.sampled_from(["one", "two"]), TEXT | PATHS),
+        "first": sides if command == "compare" else (good_days, other_days), "second": sides,
+        **dict.fromkeys(("ds", "last", "base_ds", "target_ds"), (good_days, other_days)),
+    }  # fmt: skip
+    if isinstance(param.type, click.Choice):
+        return st.sampled_from([*param.type.choices]), TEXT
+    if isinstance(param.type, click.IntRange):
+        return st.sampled_from(["1", "2"]), st.sampled_from(["0", "-1", "9" * 30, "x", "1.5", ""])
+    return known.get(name, (TEXT, TEXT))
 
 
 @st.composite
 def lines(draw: st.DrawFn, group: click.Group, document: Any) -> Line:
-    """A line for any command."""
+    """A line for any command; of its words about one in six is wrong."""
     path, command = draw(st.sampled_from([*commands(group)]))
-    days = DAYS.filter(lambda ds: path[0] not in COSTLY or ds not in (FIRST, SECOND, THIRD))
-    kinds = {
-        "scenario": st.sampled_from(["shop", "fuzz", "fuzz", "scenarios/fuzz.yaml"]) | PATHS,
-        "store": st.sampled_from(["out/store", "made"]) | PATHS, "data": st.sampled_from(["data"]) | PATHS,
-        "out": PATHS, "path": PATHS | st.just("data"), "base": PATHS, "delta": PATHS, "output": PATHS,
-        "settings": settings(document), "variants": settings(document), "options": st.sampled_from(["rows=20", "rows=x", "rows", "=", "users=1e400"]) | TEXT,
-        "ds": days, "first": days, "last": days, "base_ds": days, "target_ds": days,
-        "second": st.sampled_from(["committed", "g0", "g1", "g99999", FIRST, "try-3f9a2c1b", "try-..", "try-" + "0" * 300]) | TEXT,
-        "as_json": st.just(True), "no_track": st.just(True),
-    }  # fmt: skip
-    kinds["name"] = kinds["scenario"] if path[0] == "dvc-render" else TEXT | PATHS
-    if path[0] == "compare":
-        kinds["first"] = kinds["second"]
     words, arguments = list(path), {}
     for param in command.params:
-        name = str(param.name)
-        needed = param.required or name == "scenario" or (path[0] in COSTLY and name in ("first", "ds"))
-        if not draw(st.integers(0, 9 if needed else 2)):
-            if not needed:
-                continue
-            if draw(st.integers(0, 4)) == 0 and path[0] not in COSTLY:
-                continue
-        elif not needed and draw(st.booleans()):
+        needed = param.required or param.name == "scenario" or (path[0] in COSTLY and param.name == "first")
+        if draw(st.integers(0, 5)) > (1 if not needed else 5 if path[0] in COSTLY else 4):
             continue
-        numbers = st.sampled_from(["0", "-1", "1", "9" * 30, "x", "1.5", ""])
-        choices = st.sampled_from([*getattr(param.type, "choices", ["x"]), "", "x"])
-        plain = numbers if "INT" in str(param.type).upper() or isinstance(param.type, click.IntRange) else TEXT
-        value = draw(kinds.get(name, choices if isinstance(param.type, click.Choice) else plain))
-        arguments[name] = value
-        if isinstance(param, click.Argument):
-            words.append(value)
-        elif param.is_flag:
+        if isinstance(param, click.Option) and param.is_flag:
             words.append(param.opts[0])
-        else:
-            words += [param.opts[0], value]
+            continue
+        good, other = values(path[0], param, document)
+        arguments[str(param.name)] = value = draw(other if draw(st.integers(0, 5)) == 0 else good)
+        words += [value] if isinstance(param, click.Argument) else [param.opts[0], value]
     if draw(st.integers(0, 19)) == 0:
         words.insert(draw(st.integers(0, len(words))), draw(TEXT))
     return Line(words, arguments, draw(scenario_texts(document)))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from pathlib import Path
 
+from feature_jobs.control_records import NAME_MAX, read_regular
 from feature_jobs.errors import BadInputError
 
-_MOST_NAME_BYTES, _MOST_PATH_BYTES = 255, 4095  # NAME_MAX and PATH_MAX of Linux
+PATH_MAX = 4095  # bytes, on Linux
 
 
 def path_problem(path: str) -> str | None:
@@ -21,8 +20,8 @@ def path_problem(path: str) -> str | None:
         parts = [len(part.encode()) for part in path.split("/")]
     except UnicodeEncodeError:
         return "is not UTF-8; rename it"
-    if max(parts) > _MOST_NAME_BYTES or sum(parts) + len(parts) > _MOST_PATH_BYTES:
-        return f"is longer than {_MOST_NAME_BYTES} bytes a name or {_MOST_PATH_BYTES} in all; shorten it"
+    if max(parts) > NAME_MAX or sum(parts) + len(parts) > PATH_MAX:
+        return f"is longer than {NAME_MAX} bytes a name or {PATH_MAX} in all; shorten it"
     return None
 
 
@@ -50,24 +49,16 @@ def shortened(path: str | Path) -> str:
 
 
 def read_user_text(file: Path, most_bytes: int) -> str:
-    """The UTF-8 text of a regular file.
+    """The UTF-8 text of a regular file, or of one that a symlink leads to.
 
     Raises FileNotFoundError where there is none, and BadInputError for a folder, a FIFO, a device, a socket, a file
     of more than `most_bytes`, one that can't be read, and for other encodings.
     """
     try:
-        if not stat.S_ISREG(file.stat().st_mode):  # before it is opened: that alone can wait, or act on a device
-            raise BadInputError(f"{file}: is a folder, a FIFO, a device or a socket; name a file")
-        # Some files of /proc are regular by their mode, have no size, and wait for what comes next.
-        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
-            data = stream.read(most_bytes + 1) or b""
+        return read_regular(resolved(file), most_bytes, "name another file").decode()
     except FileNotFoundError:
         raise
+    except UnicodeDecodeError as error:
+        raise BadInputError(f"{file}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
     except OSError as error:
         raise BadInputError(f"{shortened(file)}: {error.strerror}; name a file that can be read") from None
-    if len(data) > most_bytes:
-        raise BadInputError(f"{file}: holds more than {most_bytes:,} bytes; is it the right file? Shorten it")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        raise BadInputError(f"{file}: not UTF-8 text; save it as UTF-8") from None

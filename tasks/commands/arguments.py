@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import errno
+import re
+import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,38 +13,34 @@ import click
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema.base import NAME_PATTERN
 from feature_jobs.schema.days import parse_ds
-from feature_jobs.schema.user_file import path_problem, resolved, shortened
+from feature_jobs.schema.user_file import resolved, shortened
 
-GIVEN = "tasks.commands.given_paths"
-"""Key of click's meta data: the paths that the command line names, of which an error of the system can be its user's."""
-
-_READ, _WRITE = "read", "write"
+_GIVEN = "tasks.commands.arguments.given"
 
 
-def remember(path: Path) -> None:
-    """Adds a path to those that the user gave."""
-    context = click.get_current_context(silent=True)
-    if context is not None:
-        context.meta.setdefault(GIVEN, []).append(path)
+def check_words(words: Sequence[str]) -> None:
+    """Refuses words that can't be printed or stored, wherever they stand. Raises click.UsageError."""
+    for word in words:
+        try:
+            valid = b"\0" not in word.encode()
+        except UnicodeEncodeError:
+            valid = False
+        if not valid:
+            raise click.UsageError(f"{word[:80]!r} is not UTF-8 text without zero characters; rename it")
 
 
-def is_given(path: object) -> bool:
-    """Whether a path of an error is one that the user gave, or lies below one."""
-    context = click.get_current_context(silent=True)
-    if context is None or not isinstance(path, str | Path):
+def is_given(context: click.Context, path: object) -> bool:
+    """Whether a path is one that the user gave, or lies below one: what the system says of it is then theirs to fix."""
+    if not isinstance(path, str | Path):
         return False
-    found = Path(path).absolute()
-    return any(found.is_relative_to(one) for one in context.meta.get(GIVEN, []))
+    place = Path(path).absolute()
+    return any(place.is_relative_to(given) for given in context.meta.get(_GIVEN, []))
 
 
-class Word(click.ParamType):
-    """Text that can be printed, stored and looked up: without zero characters, in UTF-8."""
-
-    name = "text"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """See click."""
-        return value
+def remember(context: click.Context | None, path: Path) -> None:
+    """Adds a path, absolute, to those that the user gave."""
+    if context is not None:
+        context.meta.setdefault(_GIVEN, []).extend([path.absolute(), resolved(path)])
 
 
 class Day(click.ParamType):
@@ -56,3 +54,77 @@ class Day(click.ParamType):
             return str(parse_ds(str(value)))
         except BadInputError as error:
             self.fail(str(error), param, ctx)
+
+
+class Name(click.ParamType):
+    """The name of a scenario."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """See click."""
+        if not re.fullmatch(NAME_PATTERN.strip("^$"), str(value)):
+            self.fail(f"{str(value)[:80]!r}: write at most 100 small letters, digits and _, a letter first", param, ctx)
+        return str(value)
+
+
+class Pair(click.ParamType):
+    """`NAME=VALUE`, as a tuple."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """See click."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = str(value).partition("=")
+        if not name.strip() or not equals:
+            self.fail(f"{str(value)[:80]!r}: write it as NAME=VALUE", param, ctx)
+        return name.strip(), text
+
+
+class PathTo(click.ParamType):
+    """A path at which there is what is wanted, or nothing. FIFOs, devices and sockets are refused: they can wait for
+    ever. What the system says of the path later counts as bad input too, see `is_given`."""
+
+    name = "path"
+
+    def __init__(self, wanted: Literal["file", "folder", "file or folder"], *, exists: bool = False) -> None:
+        self.wanted, self.exists = wanted, exists
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """See click. Raises BadInputError."""
+        path = Path(value)
+        place = resolved(str(value))
+        if problem := self._problem(place):
+            option = f"{param.opts[0]} " if isinstance(param, click.Option) else ""
+            raise BadInputError(f"{option}{shortened(str(value))}: {problem}")
+        remember(ctx, path)
+        return path
+
+    def _problem(self, place: Path) -> str | None:
+        try:
+            mode = place.stat().st_mode
+        except FileNotFoundError:
+            return f"no such {self.wanted}; name one that exists" if self.exists else None
+        except OSError as error:
+            return f"{error.strerror}; choose another path"
+        kinds = {"folder": stat.S_ISDIR(mode), "file": stat.S_ISREG(mode)}
+        if any(kinds[kind] for kind in self.wanted.split(" or ")):
+            return None
+        found = next((kind for kind, is_it in kinds.items() if is_it), "FIFO, a device or a socket")
+        return f"is a {found}, not a {self.wanted}; choose another path"
+
+
+class StoreUrl(PathTo):
+    """A folder, or the URL of an object store, which is checked where it is opened."""
+
+    def __init__(self) -> None:
+        super().__init__("folder")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See click. Raises BadInputError."""
+        text = str(value)
+        if "://" not in text.removeprefix("file://"):
+            super().convert(text.removeprefix("file://"), param, ctx)
+        return text

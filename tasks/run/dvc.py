@@ -90,7 +90,7 @@ def _stage(declared: Step, scenario: Scenario, file: Path, ds: str) -> Stage:
     for argument, source in declared.reads.items():
         writer = writer_of(declared, argument)
         deps += [_out(scenario, day, step) for day, step in _days_read(scenario, writer, source, ds)]
-    written = read_yaml(file)
+    written = read_yaml(scenario.file)
     paths = sorted(path for name in declared.config for path in _storable(name, value_at(written, name)))
     command = f"recloop {declared.name} --scenario {file} --ds {ds} --store {STORE}"
     stage: Stage = {"cmd": command + (" --no-is-done" if declared.on_no == "skip" else "")}
