@@ -30,11 +30,12 @@ def check_words(words: Sequence[str]) -> None:
 
 
 def is_given(context: click.Context, path: object) -> bool:
-    """Whether a path is one that the user gave, or lies below one: what the system says of it is then theirs to fix."""
+    """Whether a path is one that the user gave, or lies below or above one: then it is theirs to choose another."""
     if not isinstance(path, str | Path):
         return False
     place = Path(path).absolute()
-    return any(place.is_relative_to(given) for given in context.meta.get(_GIVEN, []))
+    given: list[Path] = context.meta.get(_GIVEN, [])
+    return any(place.is_relative_to(one) or one.is_relative_to(place) for one in given)
 
 
 def remember(context: click.Context | None, path: Path) -> None:

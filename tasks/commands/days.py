@@ -107,11 +107,16 @@ class RunEnd:
 def run_days(context: Context, days: list[str], launcher: Launcher | None = None, until: str | None = None) -> RunEnd:
     """Runs the daily steps of each day, up to `until`. An error ends the run and is returned, not raised."""
     from tasks.commands.summary import outcome_lines
+    from tasks.run.plan import blocked_step
     from tasks.run.runner import run_step
 
     ended = RunEnd()
+    steps = DAILY[: DAILY.index(until) + 1] if until else DAILY
+    # Before the first step, so that a day that can't be learned yet leaves nothing in the store.
+    if days and (blocked := blocked_step(steps, context.scenario, days[0], context.store)):
+        return replace(ended, error=blocked.error, stopped_at=(days[0], blocked.step))
     for day in days:
-        for name in DAILY[: DAILY.index(until) + 1] if until else DAILY:
+        for name in steps:
             try:
                 outcome = run_step(
                     name, context.scenario, day, context.store,

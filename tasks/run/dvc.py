@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import io
 import os.path
+import shlex
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -37,7 +38,7 @@ def render(scenario: Scenario, file: Path, days: list[str]) -> str:
     stages: dict[str, Stage] = {}
     if scenario.data.fetch:
         stages["fetch"] = {
-            "cmd": f"recloop fetch --scenario {file}",
+            "cmd": _command("fetch", "--scenario", str(file)),
             "deps": ["feature_jobs/datasets/fetch.py"],
             "outs": [{_relative(Path(scenario.data.path), file): {"persist": True}}],
         }
@@ -49,7 +50,9 @@ def render(scenario: Scenario, file: Path, days: list[str]) -> str:
             stages[f"{name}-{days[-1]}"] = _stage(declared, scenario, file, days[-1])
     reported = [WRITERS[output] for output in REPORTED]
     stages["report"] = {
-        "cmd": f"recloop report --scenario {file} --store {STORE} --from {days[0]} --to {days[-1]} --out {REPORT}",
+        "cmd": _command(
+            "report", "--scenario", str(file), "--store", STORE, "--from", days[0], "--to", days[-1], "--out", REPORT
+        ),
         "deps": [_out(scenario, day, step) for day in days for step in reported],
         "outs": [f"{REPORT}/metrics.json", f"{REPORT}/progressive.csv"],
     }
@@ -92,11 +95,11 @@ def _stage(declared: Step, scenario: Scenario, file: Path, ds: str) -> Stage:
         deps += [_out(scenario, day, step) for day, step in _days_read(scenario, writer, source, ds)]
     written = read_yaml(scenario.file)
     paths = sorted(path for name in declared.config for path in _storable(name, value_at(written, name)))
-    command = f"recloop {declared.name} --scenario {file} --ds {ds} --store {STORE}"
-    stage: Stage = {"cmd": command + (" --no-is-done" if declared.on_no == "skip" else "")}
+    flags = ["--no-is-done"] if declared.on_no == "skip" else []
+    stage: Stage = {"cmd": _command(declared.name, "--scenario", str(file), "--ds", ds, "--store", STORE, *flags)}
     stage["deps"] = sorted(set(deps))
     if paths:
-        stage["params"] = [{str(file): paths}]
+        stage["params"] = [{_literal(str(file)): paths}]
     stage["outs"] = [_out(scenario, ds, output_name_of(declared, scenario))]
     return stage
 
@@ -135,4 +138,14 @@ def _out(scenario: Scenario, ds: str, step: str) -> str:
 
 def _relative(path: Path, file: Path) -> str:
     """A path as seen from the folder that holds dvc.yaml, the one above the scenarios."""
-    return os.path.relpath(path, file.resolve().parent.parent)
+    return _literal(os.path.relpath(path, file.resolve().parent.parent))
+
+
+def _command(*words: str) -> str:
+    """A call of recloop, for the shell that DVC starts."""
+    return _literal(shlex.join(["recloop", *words]))
+
+
+def _literal(text: str) -> str:
+    """Text in which DVC replaces nothing: it takes ${NAME} for a parameter."""
+    return text.replace("${", "\\${")
