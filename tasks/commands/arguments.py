@@ -13,7 +13,7 @@ import click
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema.base import NAME_PATTERN
 from feature_jobs.schema.days import parse_ds
-from feature_jobs.schema.user_file import resolved, shortened
+from feature_jobs.schema.user_file import resolved
 
 _GIVEN = "tasks.commands.arguments.given"
 
@@ -95,26 +95,31 @@ class PathTo(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """See click. Raises BadInputError."""
-        path = Path(value)
-        place = resolved(str(value))
-        if problem := self._problem(place):
+        text = str(value)
+        try:
+            problem = self._problem(text, resolved(text))
+        except BadInputError as error:
+            problem = str(error)
+        if problem is not None:
             option = f"{param.opts[0]} " if isinstance(param, click.Option) else ""
-            raise BadInputError(f"{option}{shortened(str(value))}: {problem}")
-        remember(ctx, path)
-        return path
+            raise BadInputError(option + problem)
+        remember(ctx, Path(text))
+        return Path(text)
 
-    def _problem(self, place: Path) -> str | None:
+    def _problem(self, text: str, place: Path) -> str | None:
+        if "://" in text:
+            return f"{text}: is a URL, not a {self.wanted}; give a path"
         try:
             mode = place.stat().st_mode
         except FileNotFoundError:
-            return f"no such {self.wanted}; name one that exists" if self.exists else None
+            return f"{text}: no such {self.wanted}; name one that exists" if self.exists else None
         except OSError as error:
-            return f"{error.strerror}; choose another path"
+            return f"{text}: {error.strerror}; choose another path"
         kinds = {"folder": stat.S_ISDIR(mode), "file": stat.S_ISREG(mode)}
         if any(kinds[kind] for kind in self.wanted.split(" or ")):
             return None
         found = next((kind for kind, is_it in kinds.items() if is_it), "FIFO, a device or a socket")
-        return f"is a {found}, not a {self.wanted}; choose another path"
+        return f"{text}: is a {found}, not a {self.wanted}; choose another path"
 
 
 class StoreUrl(PathTo):
