@@ -1,12 +1,16 @@
-"""Types of the words on a command line: each is checked once, before a command sees it."""
+"""Types of the words on a command line: each is checked once, before a command sees it.
+
+They are functions, which click calls with the word. A wrong word is a wrong command line (exit 2); a path at which
+there is the wrong thing is bad input (exit 4).
+"""
 
 from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 
@@ -38,99 +42,73 @@ def is_given(context: click.Context, path: object) -> bool:
     return any(place.is_relative_to(one) or one.is_relative_to(place) for one in given)
 
 
-def remember(context: click.Context | None, path: Path) -> None:
-    """Adds a path, absolute, to those that the user gave."""
-    if context is not None:
-        context.meta.setdefault(_GIVEN, []).extend([path.absolute(), resolved(path)])
+def remember(path: Path) -> None:
+    """Adds a path to those that the user gave."""
+    context = click.get_current_context()
+    context.meta.setdefault(_GIVEN, []).extend([path.absolute(), resolved(path)])
 
 
-class Day(click.ParamType):
+def day(word: str) -> str:
     """A day as `2022-04-25`, and no other spelling of it."""
-
-    name = "day"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """See click."""
-        try:
-            return str(parse_ds(str(value)))
-        except BadInputError as error:
-            self.fail(str(error), param, ctx)
+    try:
+        return str(parse_ds(word))
+    except BadInputError as error:
+        raise click.BadParameter(str(error)) from None
 
 
-class Name(click.ParamType):
+def name(word: str) -> str:
     """The name of a scenario."""
-
-    name = "name"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """See click."""
-        if not re.fullmatch(NAME_PATTERN.strip("^$"), str(value)):
-            self.fail(f"{str(value)[:80]!r}: write at most 100 small letters, digits and _, a letter first", param, ctx)
-        return str(value)
+    if not re.fullmatch(NAME_PATTERN.strip("^$"), word):
+        raise click.BadParameter(f"{word[:80]!r}: write at most 100 small letters, digits and _, a letter first")
+    return word
 
 
-class Pair(click.ParamType):
-    """`NAME=VALUE`, as a tuple."""
-
-    name = "NAME=VALUE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        """See click."""
-        if isinstance(value, tuple):
-            return value
-        name, equals, text = str(value).partition("=")
-        if not name.strip() or not equals:
-            self.fail(f"{str(value)[:80]!r}: write it as NAME=VALUE", param, ctx)
-        return name.strip(), text
+def pair(word: str) -> tuple[str, str]:
+    """The parts of `NAME=VALUE`."""
+    key, equals, text = word.partition("=")
+    if not key.strip() or not equals:
+        raise click.BadParameter(f"{word[:80]!r}: write it as NAME=VALUE")
+    return key.strip(), text
 
 
-class PathTo(click.ParamType):
-    """A path at which there is what is wanted, or nothing. FIFOs, devices and sockets are refused: they can wait for
-    ever. What the system says of the path later counts as bad input too, see `is_given`."""
-
-    name = "path"
-
-    def __init__(self, wanted: Literal["file", "folder", "file or folder"], *, exists: bool = False) -> None:
-        self.wanted, self.exists = wanted, exists
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """See click. Raises BadInputError."""
-        text = str(value)
-        try:
-            problem = self._problem(text, resolved(text))
-        except BadInputError as error:
-            problem = str(error)
-        if problem is not None:
-            option = f"{param.opts[0]} " if isinstance(param, click.Option) else ""
-            raise BadInputError(option + problem)
-        remember(ctx, Path(text))
-        return Path(text)
-
-    def _problem(self, text: str, place: Path) -> str | None:
-        if "://" in text:
-            return f"{text}: is a URL, not a {self.wanted}; give a path"
-        try:
-            mode = place.stat().st_mode
-        except FileNotFoundError:
-            return f"{text}: no such {self.wanted}; name one that exists" if self.exists else None
-        except OSError as error:
-            return f"{text}: {error.strerror}; choose another path"
-        kinds = {"folder": stat.S_ISDIR(mode), "file": stat.S_ISREG(mode)}
-        if any(kinds[kind] for kind in self.wanted.split(" or ")):
-            return None
-        found = next((kind for kind, is_it in kinds.items() if is_it), "FIFO, a device or a socket")
-        return f"{text}: is a {found}, not a {self.wanted}; choose another path"
+Wanted = Literal["file", "folder", "file or folder"]
 
 
-class StoreUrl(PathTo):
+def path_to(wanted: Wanted, *, exists: bool = False) -> Callable[[str | Path], Path]:
+    """The type of a path at which there is what is wanted, or nothing.
+
+    FIFOs, devices and sockets are refused, because one can wait for them for ever. What the system says of the path
+    later counts as bad input too, see `is_given`. Raises BadInputError.
+    """
+
+    def path(word: str | Path) -> Path:
+        if problem := _problem(str(word), resolved(word), wanted, exists):
+            raise BadInputError(problem)
+        remember(Path(word))
+        return Path(word)
+
+    return path
+
+
+def store(word: str) -> str:
     """A folder, or the URL of an object store, which is checked where it is opened."""
+    folder = word.removeprefix("file://")
+    if "://" not in folder:
+        path_to("folder")(folder)
+    return word
 
-    def __init__(self) -> None:
-        super().__init__("folder")
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """See click. Raises BadInputError."""
-        text = str(value)
-        if "://" not in text.removeprefix("file://"):
-            super().convert(text.removeprefix("file://"), param, ctx)
-        return text
+def _problem(text: str, place: Path, wanted: Wanted, exists: bool) -> str | None:
+    if "://" in text:
+        return f"{text}: is a URL, not a {wanted}; give a path"
+    try:
+        mode = place.stat().st_mode
+    except FileNotFoundError:
+        return f"{text}: no such {wanted}; name one that exists" if exists else None
+    except OSError as error:
+        return f"{text}: {error.strerror}; choose another path"
+    kinds = {"folder": stat.S_ISDIR(mode), "file": stat.S_ISREG(mode)}
+    if any(kinds[kind] for kind in wanted.split(" or ")):
+        return None
+    found = next((kind for kind, is_it in kinds.items() if is_it), "FIFO, a device or a socket")
+    return f"{text}: is a {found}, not a {wanted}; choose another path"

@@ -14,7 +14,7 @@ import click
 
 from feature_jobs.errors import BadInputError, RecloopError, RetryLaterError
 from feature_jobs.schema import Scenario, load_scenario
-from tasks.commands.arguments import PathTo, StoreUrl, check_words, is_given, remember
+from tasks.commands import arguments
 from tasks.run.modes import LAUNCHABLE, SETTING
 from tasks.store.scenario_store import DEFAULT_STORE, ScenarioStore, open_store
 
@@ -45,7 +45,7 @@ class Commands(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """See click."""
-        check_words(args)
+        arguments.check_words(args)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -59,7 +59,7 @@ class Commands(click.Group):
             click.secho("recloop: interrupted; what is committed stands", err=True, fg="red")
             ctx.exit(INTERRUPTED)
         except OSError as error:
-            place = next((path for path in (error.filename, error.filename2) if is_given(ctx, path)), None)
+            place = next((path for path in (error.filename, error.filename2) if arguments.is_given(ctx, path)), None)
             if error.errno not in REMEDIES and place is None:
                 raise
             expected, remedy = REMEDIES.get(error.errno, _CHANGE)
@@ -99,7 +99,7 @@ class Context:
         self._file, self._data = scenario_file(scenario), data
         self.overrides: dict[str, Any] = dict(read_setting(text, "--set") for text in settings)
         self.scenario: Scenario = self.with_overrides(self.overrides)
-        remember(click.get_current_context(), Path(self.scenario.data.path))
+        arguments.remember(Path(self.scenario.data.path))
         self.store: ScenarioStore = open_store(store, self.scenario.name)
         self.store.scenario_option = self.scenario.option
         self.as_json = as_json
@@ -171,13 +171,13 @@ def with_context(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--scenario", "-s", required=True, help="Name in scenarios/, or path of a YAML file."),
         click.option(
             "--data",
-            type=PathTo("folder"),
+            type=arguments.path_to("folder"),
             envvar="RECLOOP_DATA",
             help="Folder of the logs; default: the scenario's data.path.",
         ),
         click.option(
             "--store",
-            type=StoreUrl(),
+            type=arguments.store,
             envvar="RECLOOP_STORE",
             default=DEFAULT_STORE,
             show_default=True,

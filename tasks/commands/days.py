@@ -11,7 +11,7 @@ import click
 from feature_jobs.errors import BadInputError, GateError
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import check_day, day_range
-from tasks.commands.arguments import Day, Name, Pair, PathTo
+from tasks.commands import arguments
 from tasks.commands.common import Commands, Context, execution_option, main, scenario_file, with_context
 from tasks.run.launchers import Launcher
 from tasks.run.modes import launcher_of
@@ -46,9 +46,9 @@ def scenario_days(scenario: Scenario, ds: str | None, first: str | None, last: s
 def day_options(command: Any) -> Any:
     """Adds --ds, --from and --to."""
     for option in (
-        click.option("--to", "last", type=Day(), help="Last day; default: the scenario's."),
-        click.option("--from", "first", type=Day(), help="First day; default: the scenario's."),
-        click.option("--ds", type=Day(), help="One day, 2022-04-25."),
+        click.option("--to", "last", type=arguments.day, help="Last day; default: the scenario's."),
+        click.option("--from", "first", type=arguments.day, help="First day; default: the scenario's."),
+        click.option("--ds", type=arguments.day, help="One day, 2022-04-25."),
     ):
         command = option(command)
     return command
@@ -194,9 +194,11 @@ def check(context: Context, no_data: bool) -> None:
 
 
 @main.command(short_help="Proposes a scenario for the log files below PATH.")
-@click.argument("path", type=PathTo("file or folder", exists=True))
-@click.option("--name", type=Name(), help="Name of the scenario; default: that of the folder.")
-@click.option("--out", type=PathTo("folder"), default=Path("scenarios"), show_default=True, help="Folder to write to.")
+@click.argument("path", type=arguments.path_to("file or folder", exists=True))
+@click.option("--name", type=arguments.name, help="Name of the scenario; default: that of the folder.")
+@click.option(
+    "--out", type=arguments.path_to("folder"), default=Path("scenarios"), show_default=True, help="Folder to write to."
+)
 def init(path: Path, name: str | None, out: Path) -> None:
     """Proposes a scenario for the log files below PATH, for you to read and edit.
 
@@ -212,7 +214,7 @@ def init(path: Path, name: str | None, out: Path) -> None:
 
 @main.command(short_help="Brings the scenario's data to its data folder.")
 @click.option(
-    "--option", "options", type=Pair(), multiple=True, metavar="NAME=VALUE", help="Setting of generated data."
+    "--option", "options", type=arguments.pair, multiple=True, metavar="NAME=VALUE", help="Setting of generated data."
 )
 @with_context
 def fetch(context: Context, options: tuple[tuple[str, str], ...]) -> None:
@@ -259,8 +261,8 @@ def chain_verify(context: Context) -> None:
 
 
 @chain.command("replay")
-@click.option("--from", "first", type=Day(), required=True, help="The first day to rebuild.")
-@click.option("--to", "last", type=Day(), help="Last day; default: the newest committed one.")
+@click.option("--from", "first", type=arguments.day, required=True, help="The first day to rebuild.")
+@click.option("--to", "last", type=arguments.day, help="Last day; default: the newest committed one.")
 @click.option("--reason", default="corrected data", show_default=True, help="Kept in the generation's record.")
 @click.option("--no-run", is_flag=True, help="Only start the generation; Airflow then runs the days.")
 @click.option("--restart", is_flag=True, help="Start over, also where the newest generation is not finished.")
@@ -284,14 +286,17 @@ def chain_replay(context: Context, first: str, last: str | None, reason: str, *,
 
 @main.command("dvc-render")
 @click.option("--scenario", "-s", "name", required=True, help="Name in scenarios/, or path of a YAML file.")
-@click.option("--from", "first", type=Day(), help="First day; default: the scenario's.")
-@click.option("--to", "last", type=Day(), help="Last day; default: the scenario's.")
-@click.option("--out", type=PathTo("file"), default=Path("dvc.yaml"), show_default=True, help="File to write.")
+@click.option("--from", "first", type=arguments.day, help="First day; default: the scenario's.")
+@click.option("--to", "last", type=arguments.day, help="Last day; default: the scenario's.")
+@click.option(
+    "--out", type=arguments.path_to("file"), default=Path("dvc.yaml"), show_default=True, help="File to write."
+)
 def dvc_render(name: str, first: str | None, last: str | None, out: Path) -> None:
     """Writes dvc.yaml: the same steps of the same days, for `dvc repro`."""
     from feature_jobs.schema import load_scenario
     from tasks.run.dvc import render
 
     scenario = load_scenario(scenario_file(name))
-    out.write_text(render(scenario, scenario_file(name), scenario_days(scenario, None, first, last)))
-    click.echo(f"{out}: {len(scenario_days(scenario, None, first, last))} days; next: dvc repro")
+    days = scenario_days(scenario, None, first, last)
+    out.write_text(render(scenario, scenario_file(name), days))
+    click.echo(f"{out}: {len(days)} days; next: dvc repro")

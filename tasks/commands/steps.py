@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from tasks.commands.arguments import Day
+from tasks.commands import arguments
 from tasks.commands.common import Context, execution_option, main, with_context
 from tasks.contract import Step
 from tasks.run.modes import launcher_of
@@ -24,7 +24,7 @@ def _process_started() -> float:
 
 
 def _add(declared: Step) -> None:
-    @click.option("--ds", required=True, type=Day(), help="The day, 2022-04-25.")
+    @click.option("--ds", required=True, type=arguments.day, help="The day, 2022-04-25.")
     @click.option(
         "--no-is-done", is_flag=True, help="Exit with 0, not 3, where a gate refuses and its verdict is kept."
     )

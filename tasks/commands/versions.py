@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from feature_jobs.errors import BadInputError, GateError
-from tasks.commands.arguments import Day, PathTo
+from tasks.commands import arguments
 from tasks.commands.common import Context, main, with_context
 from tasks.commands.days import day_options, scenario_days
 from tasks.commands.text_table import number, table
@@ -98,7 +98,7 @@ def resume_promotions(context: Context) -> None:
 
 
 @main.command(short_help="Writes a tuning proposal into the scenario file.")
-@click.option("--ds", required=True, type=Day(), help="Day of the tuning run whose proposal to accept.")
+@click.option("--ds", required=True, type=arguments.day, help="Day of the tuning run whose proposal to accept.")
 @with_context
 def accept(context: Context, ds: str) -> None:
     """Writes a tuning run's proposed values into the scenario file, keeping its comments."""
@@ -122,7 +122,9 @@ def accept(context: Context, ds: str) -> None:
 
 @main.command(short_help="Writes the days' metrics for `dvc metrics` and `dvc plots`.")
 @day_options
-@click.option("--out", type=PathTo("folder"), required=True, help="Folder for metrics.json and progressive.csv.")
+@click.option(
+    "--out", type=arguments.path_to("folder"), required=True, help="Folder for metrics.json and progressive.csv."
+)
 @with_context
 def report(context: Context, ds: str | None, first: str | None, last: str | None, out: Path) -> None:
     """Collects the days' metrics into files that `dvc metrics` and `dvc plots` read."""
@@ -133,9 +135,9 @@ def report(context: Context, ds: str | None, first: str | None, last: str | None
 
 
 @main.command()
-@click.option("--from", "base_ds", type=Day(), required=True, help="Day whose export the servers have.")
-@click.option("--to", "target_ds", type=Day(), required=True, help="Day whose export the servers get.")
-@click.option("--out", type=PathTo("folder"), required=True, help="Folder for the delta.")
+@click.option("--from", "base_ds", type=arguments.day, required=True, help="Day whose export the servers have.")
+@click.option("--to", "target_ds", type=arguments.day, required=True, help="Day whose export the servers get.")
+@click.option("--out", type=arguments.path_to("folder"), required=True, help="Folder for the delta.")
 @with_context
 def delta(context: Context, base_ds: str, target_ds: str, out: Path) -> None:
     """Writes the difference between the exports of two days: new, changed and removed rows, and the dense part."""
@@ -162,9 +164,9 @@ def _export(context: Context, ds: str) -> Path:
 
 
 @main.command("apply-delta")
-@click.argument("base", type=PathTo("folder", exists=True))
-@click.argument("delta", type=PathTo("folder", exists=True))
-@click.argument("output", type=PathTo("folder"))
+@click.argument("base", type=arguments.path_to("folder", exists=True))
+@click.argument("delta", type=arguments.path_to("folder", exists=True))
+@click.argument("output", type=arguments.path_to("folder"))
 def apply_delta(base: Path, delta: Path, output: Path) -> None:
     """Applies DELTA to the export BASE and writes the newer export to OUTPUT."""
     from models.runtime.delta import apply_delta as apply
