@@ -27,7 +27,7 @@ def _day(day: datetime.date) -> datetime.date:
 
 
 def _path(text: str) -> str:
-    if text and (problem := path_problem(text)):
+    if problem := path_problem(text):
         raise ValueError(problem)
     return text
 

@@ -44,9 +44,17 @@ def _message(place: str, mark: Any, problem: str, remedy: str) -> str:
 
 
 class _BoundedComposer(Composer):
-    """Counts the values that aliases stand for: a few nested ones can mean more than memory holds."""
+    """Counts the values that aliases stand for: a few nested ones can mean more than memory holds. And refuses text,
+    written as an escape, that can't be printed or stored."""
 
     num_aliased = 0
+
+    def compose_scalar_node(self, anchor: Any) -> Any:
+        node = super().compose_scalar_node(anchor)
+        if "\0" in node.value or any("\ud800" <= letter <= "\udfff" for letter in node.value):
+            problem = "a zero character or half of a surrogate pair; leave it out"
+            raise ComposerError(None, None, problem, node.start_mark)
+        return node
 
     def return_alias(self, a: Any) -> Any:
         pending = [a]

@@ -22,6 +22,8 @@ REFUSED = {
     "a date that is none": ("a: 2024-13-45", "month must be in 1..12"),
     "a merge of text": ("<<: a", "expected a mapping"),
     "a zero character": ("a: \0", "not readable as YAML"),
+    "an escaped zero character": ('a: b\n"\\0": c', "PLACE:2: not readable as YAML: a zero character"),
+    "half of a surrogate pair": ('a: "\\ud800"', "half of a surrogate pair; leave it out"),
     "an open quote": ("name: x\na: 'b", "PLACE:2: not readable as YAML"),
 }
 

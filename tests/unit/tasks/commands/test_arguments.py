@@ -160,6 +160,12 @@ def test_a_setting_of_endless_parts(shop: Path) -> None:
     )
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("path", ["../fifo", "../socket", "../loop", "/dev/zero", "/dev/stdin"])
+def test_data_that_are_not_files(shop: Path, path: str) -> None:
+    refused(["check", "-s", "./shop.yaml", "--set", f"data.events.path={path}"], 4, "no such file, folder or match")
+
+
 def test_a_date_as_a_setting(shop: Path) -> None:
     done = recloop("run", *SHOP, "--set", f"data.days.last={SECOND}", "--ds", SECOND)
     assert done.exit_code == 5
