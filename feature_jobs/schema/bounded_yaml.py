@@ -6,12 +6,12 @@ import warnings
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.composer import Composer, ComposerError
+from ruamel.yaml.composer import Composer, ComposerError, MaxDepthExceededError
 from ruamel.yaml.error import YAMLError
 
 from feature_jobs.errors import BadInputError
 
-MAX_BYTES = 500_000  # ruamel reads 150 to 300 KB a second; a scenario of 1,000 columns has about 100 KB
+MAX_BYTES = 300_000  # ruamel reads 60 to 150 KB a second; a scenario of 1,000 columns has about 100 KB
 MAX_DEPTH = 50
 MAX_ALIASED = 10_000
 
@@ -29,6 +29,8 @@ def parse_yaml(text: str, place: str, *, remedy: str = "correct the line", round
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an anchor that is used twice
             return yaml.load(text)
+    except MaxDepthExceededError as error:
+        raise BadInputError(_message(place, error.problem_mark, f"more than {MAX_DEPTH} levels", remedy)) from None
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
