@@ -75,7 +75,7 @@ def read_regular(path: Path, limit: int = MAX_BYTES, remedy: str = RESTORE) -> b
     Raises FileNotFoundError where the file does not exist, CorruptError where it is larger or not a regular file.
     """
     with open_regular(path, remedy) as stream:
-        data = stream.read(limit + 1)
+        data = stream.read(limit + 1) or b""  # None where a file of /proc has nothing to give yet
     if len(data) > limit:
         raise CorruptError(f"{path}: more than the {limit} bytes that this file may have; {remedy}")
     return data

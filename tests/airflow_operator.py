@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from feature_jobs.errors import BadInputError, RetryLaterError
+from feature_jobs.errors import RetryLaterError
 from infra import servers
 from infra.airflow_api import AirflowApi, TaskInstance
 from tests.airflow_project import ENDED, Project, await_run, state_of

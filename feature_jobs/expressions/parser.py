@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from feature_jobs.errors import BadInputError
 
 EVENT_TIME = "event_time"
-_MAX_LENGTH = 2_000
+_MAX_LENGTH, _MAX_DEPTH = 2_000, 100  # what reads the tree recurses, several calls a level
 _ALLOWED = "comparisons, and/or/not, + - * / // %, in [..], is None, numbers, strings, columns and functions"
 
 
@@ -70,6 +70,7 @@ def parse(expression: str) -> ast.expr:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd escapes and literals are refused or harmless, never worth a warning
             tree = ast.parse(text, mode="eval").body
+        _check_depth(text, tree)
         _check(text, tree)
     except SyntaxError as error:
         raise _syntax(text, error) from None
@@ -133,6 +134,14 @@ def _syntax(text: str, error: SyntaxError) -> BadInputError:
         if found := re.search(pattern, outside):
             return BadInputError(f"expression {text!r}, position {found.start() + 1}: {what}; {remedies[what]}")
     return BadInputError(f"expression {text!r}, position {position}: {error.msg}; allowed: {_ALLOWED}")
+
+
+def _check_depth(text: str, tree: ast.expr) -> None:
+    level: list[ast.AST] = [tree]
+    for _ in range(_MAX_DEPTH):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+    if level:
+        raise problem(text, level[0], f"more than {_MAX_DEPTH} operators inside one another", "write it simpler")
 
 
 def _check(text: str, node: ast.AST) -> None:

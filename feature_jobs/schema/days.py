@@ -6,6 +6,7 @@ import datetime
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from feature_jobs.errors import BadInputError
+from feature_jobs.schema.base import FIRST_DAY, LAST_DAY
 from feature_jobs.schema.sections import Scenario
 
 ONE_DAY = datetime.timedelta(days=1)
@@ -14,9 +15,13 @@ ONE_DAY = datetime.timedelta(days=1)
 def parse_ds(ds: str) -> datetime.date:
     """The date of `2022-04-25`. Raises BadInputError for anything else."""
     try:
-        return datetime.date.fromisoformat(ds)
+        day = datetime.date.fromisoformat(ds)
     except ValueError:
-        raise BadInputError(f"--ds {ds!r} is not a day; write it as 2022-04-25") from None
+        day = None
+    # Other spellings (20220425, 2022-W17-1) would be other folders of the store.
+    if day is None or str(day) != ds or not FIRST_DAY <= day <= LAST_DAY:
+        raise BadInputError(f"{ds[:40]!r} is not a day from {FIRST_DAY} to {LAST_DAY}; write it as 2022-04-25")
+    return day
 
 
 def check_day(scenario: Scenario, ds: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from feature_jobs.errors import BadInputError
+from feature_jobs.schema.user_file import read_user_text
 
 NAME = re.compile(r"""^name:[ \t]*["']?([\w-]+)""", re.MULTILINE)
 
@@ -42,20 +43,15 @@ def _bare(value: Any) -> str:
 
 def read_yaml(file: Path) -> Any:
     """The document of a scenario file. Raises BadInputError where it cannot be read as a mapping."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+    from feature_jobs.schema.bounded_yaml import MAX_BYTES, parse_yaml
 
     try:
-        document = YAML(typ="rt").load(file.read_text(encoding="utf-8"))
+        text = read_user_text(file, MAX_BYTES)
     except FileNotFoundError:
         others = sorted(p.name for p in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
         hint = f"there: {', '.join(others)}" if others else "no scenario there; `recloop init` proposes one"
         raise BadInputError(f"{file}: no such scenario file ({hint})") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f":{where.line + 1}" if where else ""
-        problem = getattr(error, "problem", None) or "not UTF-8 text"
-        raise BadInputError(f"{file}{line}: not readable as YAML: {problem}; correct the line") from None
+    document = parse_yaml(text, str(file), round_trip=True)
     if not isinstance(document, dict):
         raise BadInputError(f"{file}: holds {type(document).__name__}, not a scenario; start from `recloop init`")
     return document

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any, Required, TypedDict
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.files import SAMPLES_FILE
+from feature_jobs.schema.user_file import read_user_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SEVERITIES = {"critical": "blocking", "warning": "warning", "info": "info"}  # in GX's words and in ours
 BUILT_IN = "built-in"
+MAX_SUITE_BYTES = 10_000_000
 _COLUMN_KEYS = ("column", "column_A", "column_B", "column_list")
 
 
@@ -145,13 +147,13 @@ def read_suite(scenario: Scenario) -> Suite | None:
     """
     file = scenario.suite_file
     try:
-        suite = json.loads(file.read_text(encoding="utf-8"))
+        suite = json.loads(read_user_text(file, MAX_SUITE_BYTES))
     except FileNotFoundError:
         return None
     except json.JSONDecodeError as error:
         raise BadInputError(f"{file}:{error.lineno}: not readable as JSON: {error.msg}; correct the line") from None
-    except UnicodeDecodeError:
-        raise BadInputError(f"{file}: not UTF-8 text; write the suite as JSON in UTF-8") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, a list in a list in a list …
+        raise BadInputError(f"{file}: not readable as JSON: {error}; write it simpler") from None
     if not isinstance(suite, dict) or not isinstance(suite.get("expectations"), list):
         raise BadInputError(f'{file}: not a suite; write {{"name": "{scenario.name}", "expectations": [...]}}')
     # Each entry is checked by `load_suite`. The name becomes a path of Data Docs: it is the scenario's, not the file's.

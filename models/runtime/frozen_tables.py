@@ -115,7 +115,7 @@ class FrozenTable:
 
     @classmethod
     def load(cls, file: Path) -> FrozenTable:
-        """Maps a saved table; only its header and its bucket starts are read. Raises CorruptError if it is not a table."""
+        """Maps a saved table; only its header and its bucket starts are read. CorruptError if it is not a table."""
         try:
             arrays, bits = _mapped(file)
             table = cls(arrays["keys"], arrays["starts"], arrays["rows"], arrays["defaults"], bits)

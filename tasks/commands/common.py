@@ -14,6 +14,7 @@ import click
 
 from feature_jobs.errors import BadInputError, RecloopError, RetryLaterError
 from feature_jobs.schema import Scenario, load_scenario
+from tasks.commands import arguments
 from tasks.run.modes import LAUNCHABLE, SETTING
 from tasks.store.record_store import DEFAULT_STORE
 from tasks.store.scenario_store import Commit, ScenarioStore, is_remote, open_store
@@ -47,6 +48,11 @@ class Commands(click.Group):
         """In the order of definition."""
         return list(self.commands)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See click."""
+        arguments.check_words(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command."""
         try:
@@ -58,10 +64,15 @@ class Commands(click.Group):
             click.secho("recloop: interrupted; what is committed stands", err=True, fg="red")
             ctx.exit(INTERRUPTED)
         except OSError as error:
-            if error.errno not in REMEDIES:
+            place = next((path for path in (error.filename, error.filename2) if arguments.is_given(ctx, path)), None)
+            if error.errno not in REMEDIES and place is None:
                 raise
-            expected, remedy = REMEDIES[error.errno]
-            click.secho(f"recloop: {error.filename or 'the disk'}: {error.strerror}; {remedy}", err=True, fg="red")
+            expected, remedy = REMEDIES.get(error.errno, _CHANGE)
+            click.secho(
+                f"recloop: {place or error.filename or 'the disk'}: {error.strerror or error}; {remedy}",
+                err=True,
+                fg="red",
+            )
             ctx.exit(expected.exit_code)
 
 
@@ -88,11 +99,12 @@ class Context:
     """What the common options say: the scenario and its store. `base` is the scenario without `overrides`."""
 
     def __init__(
-        self, *, scenario: str, data: str | None, store: str, settings: tuple[str, ...], no_track: bool, as_json: bool
+        self, *, scenario: str, data: Path | None, store: str, settings: tuple[str, ...], no_track: bool, as_json: bool
     ) -> None:
         self._file, self._data = scenario_file(scenario), data
         self.overrides: dict[str, Any] = dict(read_setting(text, "--set") for text in settings)
         self.scenario: Scenario = self.with_overrides(self.overrides)
+        arguments.remember(Path(self.scenario.data.path))
         self.store: ScenarioStore = open_store(store, self.scenario.name, self.scenario.option)
         self.as_json = as_json
         self.track = not no_track
@@ -165,18 +177,12 @@ def scenario_file(name: str) -> Path:
 
 def read_setting(text: str, option: str) -> tuple[str, Any]:
     """`train.learning_rate=0.01` as path and value, which is YAML."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+    from feature_jobs.schema.bounded_yaml import parse_yaml
 
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
-        raise BadInputError(f"{option} {text!r}: write it as config.path=value, train.learning_rate=0.01")
-    try:
-        return path.strip(), YAML(typ="safe").load(value)
-    except YAMLError:
-        raise BadInputError(
-            f"{option} {text!r}: {value!r} is not readable as YAML; check quotes and brackets"
-        ) from None
+        raise BadInputError(f"{option} {text[:80]!r}: write it as config.path=value, train.learning_rate=0.01")
+    return path.strip(), parse_yaml(value, f"{option} {text[:80]!r}", remedy="check quotes and brackets")
 
 
 def with_context(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -189,9 +195,15 @@ def with_context(command: Callable[..., Any]) -> Callable[..., Any]:
 
     options = [
         click.option("--scenario", "-s", required=True, help="Name in scenarios/, or path of a YAML file."),
-        click.option("--data", envvar="RECLOOP_DATA", help="Folder of the logs; default: the scenario's data.path."),
+        click.option(
+            "--data",
+            type=arguments.path_to("folder"),
+            envvar="RECLOOP_DATA",
+            help="Folder of the logs; default: the scenario's data.path.",
+        ),
         click.option(
             "--store",
+            type=arguments.store,
             envvar="RECLOOP_STORE",
             default=DEFAULT_STORE,
             show_default=True,

@@ -35,7 +35,7 @@ DIFFERENCE = ("AUC difference", "interval", "")
     metavar="'NAME: PATH=VALUE,…'",
     help="Settings to try under a name; give it several times to try several at once. --set then holds for all.",
 )
-@click.option("--jobs", type=click.IntRange(min=1), help="Variants trained at the same time; default: what fits.")
+@click.option("--jobs", type=click.IntRange(1, 1024), help="Variants trained at the same time; default: what fits.")
 @day_options
 @with_context
 def try_(

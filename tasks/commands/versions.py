@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from feature_jobs.errors import BadInputError, GateError
+from tasks.commands import arguments
 from tasks.commands.common import Context, main, with_context
 from tasks.commands.days import day_options, scenario_days
 from tasks.commands.text_table import number, table
@@ -113,7 +114,7 @@ def resume_promotions(context: Context) -> None:
 
 
 @main.command(short_help="Writes a tuning proposal into the scenario file.")
-@click.option("--ds", required=True, help="Day of the tuning run whose proposal to accept.")
+@click.option("--ds", required=True, type=arguments.day, help="Day of the tuning run whose proposal to accept.")
 @with_context
 def accept(context: Context, ds: str) -> None:
     """Writes a tuning run's proposed values into the scenario file, keeping its comments.
@@ -141,7 +142,7 @@ def accept(context: Context, ds: str) -> None:
 @main.command(short_help="Writes the days' metrics for `dvc metrics` and `dvc plots`.")
 @day_options
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder for metrics.json and progressive.csv."
+    "--out", type=arguments.path_to("folder"), required=True, help="Folder for metrics.json and progressive.csv."
 )
 @with_context
 def report(context: Context, ds: str | None, first: str | None, last: str | None, out: Path) -> None:
@@ -153,9 +154,9 @@ def report(context: Context, ds: str | None, first: str | None, last: str | None
 
 
 @main.command()
-@click.option("--from", "base_ds", required=True, help="Day whose export the servers have.")
-@click.option("--to", "target_ds", required=True, help="Day whose export the servers get.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the delta.")
+@click.option("--from", "base_ds", type=arguments.day, required=True, help="Day whose export the servers have.")
+@click.option("--to", "target_ds", type=arguments.day, required=True, help="Day whose export the servers get.")
+@click.option("--out", type=arguments.path_to("folder"), required=True, help="Folder for the delta.")
 @with_context
 def delta(context: Context, base_ds: str, target_ds: str, out: Path) -> None:
     """Writes the difference between the exports of two days: new, changed and removed rows, and the dense part."""
@@ -183,9 +184,9 @@ def _export(context: Context, ds: str) -> Path:
 
 
 @main.command("apply-delta")
-@click.argument("base", type=click.Path(path_type=Path))
-@click.argument("delta", type=click.Path(path_type=Path))
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("base", type=arguments.path_to("folder", exists=True))
+@click.argument("delta", type=arguments.path_to("folder", exists=True))
+@click.argument("output", type=arguments.path_to("folder"))
 def apply_delta(base: Path, delta: Path, output: Path) -> None:
     """Applies DELTA to the export BASE and writes the newer export to OUTPUT."""
     from models.runtime.delta import apply_delta as apply

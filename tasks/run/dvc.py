@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import io
 import os.path
+import shlex
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -16,6 +17,7 @@ from ruamel.yaml import YAML
 
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import previous_day, trailing_days
+from feature_jobs.schema.yaml_file import read_yaml
 from tasks.contract import Input, Step
 from tasks.run.runner import has_work, output_name_of, value_at, window_of
 from tasks.steps import DAILY, STEPS, WRITERS, writer_of
@@ -36,7 +38,7 @@ def render(scenario: Scenario, file: Path, days: list[str]) -> str:
     stages: dict[str, Stage] = {}
     if scenario.data.fetch:
         stages["fetch"] = {
-            "cmd": f"recloop fetch --scenario {file}",
+            "cmd": _command("fetch", "--scenario", str(file)),
             "deps": ["feature_jobs/datasets/fetch.py"],
             # Or DVC deletes the download first.
             "outs": [{_relative(Path(scenario.data.path), file): {"persist": True}}],
@@ -50,7 +52,9 @@ def render(scenario: Scenario, file: Path, days: list[str]) -> str:
             stages[f"{name}-{days[-1]}"] = _stage(declared, scenario, file, days[-1])
     reported = [WRITERS[output] for output in REPORTED]
     stages["report"] = {
-        "cmd": f"recloop report --scenario {file} --store {STORE} --from {days[0]} --to {days[-1]} --out {REPORT}",
+        "cmd": _command(
+            "report", "--scenario", str(file), "--store", STORE, "--from", days[0], "--to", days[-1], "--out", REPORT
+        ),
         "deps": [_out(scenario, day, step) for day in days for step in reported],
         "outs": [f"{REPORT}/metrics.json", f"{REPORT}/progressive.csv"],
     }
@@ -92,14 +96,14 @@ def _stage(declared: Step, scenario: Scenario, file: Path, ds: str) -> Stage:
         writer = writer_of(declared, argument)
         deps += [_out(scenario, day, step) for day, step in _days_read(scenario, writer, source, ds)]
     # DVC compares what is written in the file: a default that nobody wrote is not a parameter.
-    written = YAML(typ="safe").load(file.read_text())
+    written = read_yaml(scenario.file)
     paths = sorted(path for name in declared.config for path in _storable(name, value_at(written, name)))
-    command = f"recloop {declared.name} --scenario {file} --ds {ds} --store {STORE}"
     # DVC knows no skipped stage: a no that stops only its own day must not stop `dvc repro`.
-    stage: Stage = {"cmd": command + (" --no-is-done" if declared.on_no == "skip" else "")}
+    flags = ["--no-is-done"] if declared.on_no == "skip" else []
+    stage: Stage = {"cmd": _command(declared.name, "--scenario", str(file), "--ds", ds, "--store", STORE, *flags)}
     stage["deps"] = sorted(set(deps))
     if paths:
-        stage["params"] = [{str(file): paths}]
+        stage["params"] = [{_literal(str(file)): paths}]
     stage["outs"] = [_out(scenario, ds, output_name_of(declared, scenario))]
     return stage
 
@@ -139,4 +143,14 @@ def _out(scenario: Scenario, ds: str, step: str) -> str:
 
 def _relative(path: Path, file: Path) -> str:
     """A path as seen from the folder that holds dvc.yaml, the one above the scenarios."""
-    return os.path.relpath(path, file.resolve().parent.parent)
+    return _literal(os.path.relpath(path, file.resolve().parent.parent))
+
+
+def _command(*words: str) -> str:
+    """A call of recloop, for the shell that DVC starts."""
+    return _literal(shlex.join(["recloop", *words]))
+
+
+def _literal(text: str) -> str:
+    """Text in which DVC replaces nothing: it takes ${NAME} for a parameter."""
+    return text.replace("${", "\\${")
