@@ -11,7 +11,7 @@ is scored by models that were trained on earlier days only:
 - retrain: a new model, trained on all days in order; incremental training gives the same bits
 - shuffled: a new model, trained on all days with their rows shuffled together; one pass, like the others
 
-Each is `models.training.day.train_day` with the scenario's own settings; there is no other training code. `--set`
+Each is `models.training.day.train_day` with the scenario's own settings, not training code of its own. `--set`
 changes some. Rows and seconds are those of learning; scoring and files do not count.
 """
 
@@ -42,6 +42,7 @@ from feature_jobs.schema.files import SAMPLES_FILE
 from models.checkpoints.checkpoint import digest_of
 from models.metrics import scores as metrics
 from models.training.day import score, train_day
+from models.training.job import TrainJob
 from tasks.commands.common import scenario_file
 from tasks.run.runner import run_step
 from tasks.store.scenario_store import open_store
@@ -103,7 +104,7 @@ class Strategies:
         output = self.folder / name
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir()
-        metrics = train_day(self.scenario, ds, samples, parent, output)
+        metrics = train_day(TrainJob(self.scenario, ds, samples, parent, output))
         return Trained(output, metrics["num_rows"], metrics["learn_s"])
 
 

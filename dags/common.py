@@ -14,7 +14,7 @@ from dags.assets import asset_of
 from dags.notifier import FailureNotifier
 from dags.timetable import DayTimetable, Picks
 from feature_jobs.errors import BadInputError
-from feature_jobs.schema import Scenario, load_scenario
+from feature_jobs.schema import Scenario, load_scenario, name_taken
 from tasks.contract import Step
 from tasks.steps import STEPS
 
@@ -23,14 +23,21 @@ GPU_POOL = "gpu"
 
 
 def read_scenarios(folder: Path = SCENARIOS) -> tuple[list[Scenario], dict[Path, str]]:
-    """The valid scenarios, and the error message of each invalid one."""
-    good, bad = [], {}
+    """The valid scenarios, and the error message of each invalid file.
+
+    Of two files with one name neither is valid: Airflow would silently keep the DAG of one of them.
+    """
+    found, bad = [], {}
     for file in sorted(folder.glob("*.yaml")):
         try:
-            good.append(_load(file, file.stat().st_mtime_ns))
+            found.append(_load(file, file.stat().st_mtime_ns))
         except BadInputError as error:
             bad[file] = str(error)
-    return good, bad
+    files: dict[str, list[Path]] = {}
+    for scenario in found:
+        files.setdefault(scenario.name, []).append(scenario.file)
+    bad |= {same[0]: name_taken(name, *same) for name, same in files.items() if len(same) > 1}
+    return [scenario for scenario in found if len(files[scenario.name]) == 1], bad
 
 
 @functools.cache

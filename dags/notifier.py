@@ -28,7 +28,7 @@ class FailureNotifier(BaseNotifier):
         url = os.environ.get(SETTING, "")
         if not url:
             return
-        import requests
+        import requests  # not above: Airflow reads this file each time it parses a DAG
 
         try:
             requests.post(url, json=alert, timeout=TIMEOUT_S).raise_for_status()
@@ -59,6 +59,6 @@ def alert_of(context: Context) -> Alert:
         "task_id": instance.task_id,
         "try_number": instance.try_number,
         "logical_date": str(context.get("logical_date")),
-        "error": str(context.get("exception") or "the worker was lost"),
+        "error": str(context.get("exception") or "the worker was lost"),  # a worker that was killed raised nothing
         "log_url": getattr(instance, "log_url", None),
     }

@@ -1,4 +1,4 @@
-"""Registers our timetable with Airflow, which reads no other from its database.
+"""Registers our timetable with Airflow, which reads no other from its database, and our listener.
 
 Airflow finds this class by the entry point `airflow.plugins` of the installed project (pyproject.toml).
 """
@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from airflow.plugins_manager import AirflowPlugin
 
+from dags import listener
 from dags.timetable import DayTimetable
 
 
@@ -17,3 +18,4 @@ class RecloopPlugin(AirflowPlugin):
 
     name = "recloop"
     timetables: ClassVar = [DayTimetable]
+    listeners: ClassVar = [listener]

@@ -18,7 +18,7 @@ after the data's last, or for skipped days.
 
 - **Past days**: *Trigger → Backfill* above, or
   `airflow backfill create --dag-id {dag_id} --from-date FIRST --to-date LAST --max-active-runs 1`.
-  Steps that are committed already are left as they are.
+  FIRST and LAST are days, 2022-04-25, and both are included. Steps that are committed already are left as they are.
 - **A failed day**: the end of the failed task's log says what to do. The days after it failed too, because the chain
   has a gap: backfill all of them with `--reprocess-behavior failed`.
 - **Corrected data**: `recloop chain replay -s {scenario} --from DAY --no-run` starts a new generation; then backfill

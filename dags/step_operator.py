@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import json
 import os
 import shlex
+import signal
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
+from zoneinfo import ZoneInfo
 
 from airflow.sdk import Asset, BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, AirflowTaskTimeout
@@ -23,6 +27,11 @@ if TYPE_CHECKING:
 ERROR_MARK = "recloop: "  # how the command begins its error message
 ALREADY_DONE = "already_done"
 KILLED = 128  # shells and containers report signal N as 128 + N
+MANUAL = "manual"  # a DagRunType, which is a string; its module is slow to import
+WHO_SENDS = {
+    signal.SIGKILL: "out of memory, or killed by hand",
+    signal.SIGTERM: "asked to end, by a person or by a machine that shuts down",
+}
 
 
 class Result(TypedDict, total=False):
@@ -94,7 +103,7 @@ class StepOperator(BaseOperator):
         except AirflowTaskTimeout:
             # A retry would take as long again, so a person must look.
             raise AirflowFailException(f"{self.step}: not done within {self.execution_timeout}; stopped") from None
-        self._judge(code, reason_of(errors))
+        self._judge(code, reason_of(errors, code))
         result = result_of(output)
         self._announce(context, ds, result)
         return {"digest": result.get("digest"), "uri": result.get("uri")}
@@ -105,13 +114,20 @@ class StepOperator(BaseOperator):
             self._execution.kill()
 
     def ds_of(self, context: Context) -> str:
-        """The day that this run is about."""
-        if context.get("logical_date") is None:
+        """The day that this run is about. Raises AirflowFailException where there is none, or it is not over."""
+        logical_date, run = context.get("logical_date"), context["dag_run"]
+        if logical_date is None:
             raise AirflowFailException(
-                f"run {context['dag_run'].run_id} has no logical date, so its day is unknown; trigger it with the day"
-                " as logical date"
+                f"run {run.run_id} has no logical date, so its day is unknown; trigger it with the day as logical date"
             )
-        return day_of(context["data_interval_start"], context["data_interval_end"], self.zone, self.picks)
+        if run.run_type != MANUAL:
+            return day_of(context["data_interval_start"], context["data_interval_end"], self.zone, self.picks)
+        ds = str(logical_date.astimezone(ZoneInfo(self.zone)).date())  # `airflow dags trigger` sets another interval
+        if ds >= str(datetime.datetime.now(ZoneInfo(self.zone)).date()):
+            raise AirflowFailException(
+                f"{ds} is not over yet in {self.zone}, so its data is not complete; trigger an earlier day"
+            )
+        return ds
 
     def _announce(self, context: Context, ds: str, result: Result) -> None:
         """Attaches metadata to the events that Airflow records for the outlets when this task has succeeded."""
@@ -146,12 +162,25 @@ def result_of(output: Sequence[str]) -> Result:
     return cast("Result", found)
 
 
-def reason_of(errors: Sequence[str]) -> str:
-    """The error message at the end of a step's stderr: from `recloop: ` on, or the last line of anything else."""
+def reason_of(errors: Sequence[str], code: int) -> str:
+    """The error message at the end of a step's stderr, from `recloop: ` on; else the signal that ended the step, and
+    the last line of stderr."""
     starts = [index for index, line in enumerate(errors) if line.startswith(ERROR_MARK)]
-    if not starts:
-        return last_line(errors)
-    return "\n".join(errors[starts[-1] :]).removeprefix(ERROR_MARK)
+    if starts:
+        return "\n".join(errors[starts[-1] :]).removeprefix(ERROR_MARK)
+    ended_by, last = signal_of(code), last_line(errors)
+    if not ended_by:
+        return last
+    return f"{ended_by}; its last line was: {last}" if last else ended_by
+
+
+def signal_of(code: int) -> str:
+    """What an exit code says of the signal that ended the step; empty where it says nothing."""
+    number = -code if code < 0 else code - KILLED
+    with contextlib.suppress(ValueError):
+        found = signal.Signals(number)
+        return f"{found.name}: {WHO_SENDS.get(found, 'ended from outside, or by a defect in a library')}"
+    return ""
 
 
 def last_line(lines: Sequence[str]) -> str:

@@ -25,12 +25,21 @@ def day_of(start: datetime.datetime, end: datetime.datetime, zone: str, picks: P
     return str(moment.astimezone(ZoneInfo(zone)).date())
 
 
+def require_past(logical_date: datetime.datetime) -> None:
+    """Raises ValueError for a logical date in the future."""
+    if logical_date > datetime.datetime.now(datetime.UTC):
+        raise ValueError(
+            f"the logical date {logical_date.isoformat()} is in the future; give a day whose data is there, such as"
+            " 2022-04-25T00:00:00Z"
+        )
+
+
 class DayTimetable(CronDataIntervalTimetable):
     """A cron schedule that knows the days of a scenario's data.
 
     A run starts after its day is over, so Airflow's usual id names the day after. Here the id names the run's own day,
     in the scenario's time zone: `scheduled__2022-04-25`; see `day_of`. No run is created for days after `last`, or in
-    `skip`.
+    `skip`. A backfill has the days from its first date to its last, both included, at whatever hour the runs are.
     """
 
     def __init__(
@@ -68,19 +77,42 @@ class DayTimetable(CronDataIntervalTimetable):
     ) -> DagRunInfo | None:
         """The next run; None where the data has ended."""
         interval = last_automated_data_interval
+        first, last = "", self._last
+        if restriction.latest is not None:  # a backfill's: our DAGs have no end date
+            first = self._day_meant(restriction.earliest) if restriction.earliest else ""
+            last = min(filter(None, (last, self._day_meant(restriction.latest))))
+            restriction = self._from_the_run_before(restriction)
         while True:
             info = super().next_dagrun_info(last_automated_data_interval=interval, restriction=restriction)
             if info is None or info.data_interval is None:
                 return None
             interval = info.data_interval
             ds = day_of(interval.start, interval.end, self._zone, self._picks)
-            if self._last is not None and ds > self._last:
+            if last is not None and ds > last:
                 return None
-            if ds not in self._skip:
+            # run_after is changed only for a day that is over: before, Airflow must wait for its real moment.
+            if ds >= first and ds not in self._skip:
                 return _named_by(ds, info) if interval.end <= datetime.datetime.now(datetime.UTC) else info
 
+    def _day_meant(self, moment: DateTime) -> str:
+        """The day that a date of a backfill means: `--to-date 2022-04-25` arrives as midnight UTC in every zone."""
+        utc = moment.astimezone(datetime.UTC)
+        is_date = utc.time() == datetime.time()
+        return str((utc if is_date else moment.astimezone(ZoneInfo(self._zone))).date())
+
+    def _from_the_run_before(self, restriction: TimeRestriction) -> TimeRestriction:
+        """Begins so early that no run of a wanted day is missed; days before the wanted ones are left out later."""
+        if restriction.earliest is None:
+            return restriction._replace(latest=None)
+        return TimeRestriction(self._align_to_prev(restriction.earliest.subtract(days=1)), None, restriction.catchup)
+
     def infer_manual_data_interval(self, *, run_after: DateTime) -> DataInterval:
-        """A run that a person triggers is about the day of its logical date, whole."""
+        """A run that a person triggers is about the day of its logical date, whole.
+
+        Raises ValueError, which Airflow answers to that person, for a date in the future: Airflow would keep the run
+        waiting until then, and with it all later ones.
+        """
+        require_past(run_after)
         day = run_after.astimezone(ZoneInfo(self._zone)).date()
         start, end = (
             instance(datetime.datetime.combine(date, datetime.time(), ZoneInfo(self._zone)))
@@ -94,12 +126,14 @@ class DayTimetable(CronDataIntervalTimetable):
         """`scheduled__2022-04-25`, `manual__2022-04-25__STARTED`.
 
         Airflow has at most one run of a logical date, so a scheduled one needs no more than the day. A backfill does
-        not ask: see `_named_by`.
+        not ask: see `_named_by`. `airflow dags trigger` gives today's interval, whatever logical date it was given: an
+        id with that day would be wrong.
         """
-        if data_interval is None:
+        if data_interval is None or data_interval.end > datetime.datetime.now(datetime.UTC):
             return str(super().generate_run_id(run_type=run_type, run_after=run_after, data_interval=None, **extra))
         ds = day_of(data_interval.start, data_interval.end, self._zone, self._picks)
         suffix = ds if run_type == SCHEDULED else f"{ds}__{run_after.isoformat()}"
+        # A day can be run by hand several times: the start makes the id unique.
         return str(run_type.generate_run_id(suffix=suffix))
 
 

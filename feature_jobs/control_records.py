@@ -18,11 +18,12 @@ from collections import Counter
 from collections.abc import Hashable
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
-
-from pydantic import TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from feature_jobs.errors import CorruptError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter, ValidationError
 
 T = TypeVar("T")
 
@@ -45,6 +46,8 @@ def read_record(
     Types are strict: "1" is not a number and 1 is not true. Keys that `kind` does not name are an error, or ignored.
     Raises CorruptError with `place` and `remedy`.
     """
+    from pydantic import ValidationError
+
     try:
         if len(data) > MAX_BYTES:
             raise ValueError(f"{len(data)} bytes, but a record has at most {MAX_BYTES}")
@@ -62,17 +65,17 @@ def read_record(
 def read_record_file(
     path: Path, kind: type[T], remedy: str = RESTORE, *, extra: Literal["forbid", "ignore"] = "forbid"
 ) -> T:
-    """As `read_record`, from a regular file. Raises FileNotFoundError where there is no such file."""
+    """As `read_record`, from a regular file. Raises FileNotFoundError where the file does not exist."""
     return read_record(read_regular(path, MAX_BYTES, remedy), kind, str(path), remedy, extra=extra)
 
 
 def read_regular(path: Path, limit: int = MAX_BYTES, remedy: str = RESTORE) -> bytes:
     """The bytes of a regular file of at most `limit` bytes.
 
-    Raises FileNotFoundError where there is no such file, CorruptError where it is larger or not a regular file.
+    Raises FileNotFoundError where the file does not exist, CorruptError where it is larger or not a regular file.
     """
     with open_regular(path, remedy) as stream:
-        data = stream.read(limit + 1)
+        data = stream.read(limit + 1) or b""  # None where a file of /proc has nothing to give yet
     if len(data) > limit:
         raise CorruptError(f"{path}: more than the {limit} bytes that this file may have; {remedy}")
     return data
@@ -81,7 +84,7 @@ def read_regular(path: Path, limit: int = MAX_BYTES, remedy: str = RESTORE) -> b
 def open_regular(path: Path, remedy: str = RESTORE) -> BufferedReader:
     """Opens a regular file for reading. It does not follow a symlink in the last component, and a FIFO never blocks it.
 
-    Raises FileNotFoundError where there is no such file, CorruptError where it is not a regular file.
+    Raises FileNotFoundError where the file does not exist, CorruptError where it is not a regular file.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -119,6 +122,8 @@ def checked_name(name: str, place: str, remedy: str = RESTORE) -> str:
 
 @functools.cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter  # here, because serving is imported without it
+
     return TypeAdapter(kind)
 
 
@@ -134,7 +139,7 @@ def _check_depth(data: bytes) -> None:
             raise ValueError(f"nested more than {MAX_DEPTH} deep")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]

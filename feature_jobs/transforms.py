@@ -3,12 +3,13 @@
 A `Layout` says, for the enabled features of a scenario, which columns are embedded as one id (slots), which as several
 ids (bags), and which are numbers. `encode` applies it to a table. Ids become 64-bit keys; each feature has a namespace,
 so that equal ids of two features get different keys unless `table` joins them. Numbers are scaled. Nothing is fitted
-here, so there is no state that could differ between training and serving. Needs only numpy and pyarrow.
+here, so no state can differ between training and serving. Needs only numpy and pyarrow.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_jobs.errors import BadInputError
+from feature_jobs.control_records import read_record
+from feature_jobs.errors import BadInputError, CorruptError
 
 if TYPE_CHECKING:
     from feature_jobs.schema import Scenario
@@ -114,13 +116,14 @@ class Layout:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Layout:
-        """Reads the JSON that `to_json` returns."""
-        return cls(
-            tuple(Slot(**s) for s in document["slots"]),
-            tuple(Bag(**b) for b in document["bags"]),
-            tuple(Number(**n) for n in document["numbers"]),
-        )
+    def from_json(cls, document: Mapping[str, Any], place: str = "layout") -> Layout:
+        """Reads the JSON that `to_json` returns. Raises CorruptError, with the place that it comes from."""
+        layout = read_record(json.dumps(document).encode(), cls, f"{place}: layout")
+        scales = {slot.scale for slot in layout.slots} | {number.scale for number in layout.numbers}
+        wrong = sorted(scales - _SCALES.keys())
+        if wrong:
+            raise CorruptError(f"{place}: layout: {wrong[0]!r} is not a scale; restore the file from a backup")
+        return layout
 
 
 _SCALE_OF_KIND = {"count": "log1p", "recency": "log1p", "rate": "logit"}
@@ -252,6 +255,22 @@ def exact_column(values: pa.Array, name: str, kind: pa.DataType) -> pa.Array:
         return pa.nulls(len(values), kind)
     flat, offsets = _flattened(values, name)
     return pa.LargeListArray.from_arrays(pa.array(offsets), exact_ids(flat, name, kind.value_type, offsets))
+
+
+def finite_column(values: pa.Array, name: str) -> pa.Array:
+    """A column of numbers without an infinite one. `ingest` refuses those too, so no model has learned what they mean.
+
+    Raises BadInputError that names the feature, the row and the value.
+    """
+    if pa.types.is_floating(values.type):
+        infinite = pc.fill_null(pc.is_inf(values), False)
+        if pc.any(infinite).as_py():
+            row = pc.index(infinite, True).as_py()
+            raise BadInputError(
+                f"feature column {name!r}, row {row}: {values[row].as_py()!r} is not finite; give a finite number,"
+                " or null where it is unknown"
+            )
+    return values
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -29,6 +29,15 @@ class TaskInstance(TypedDict):
     try_number: int
     start_date: str | None
     end_date: str | None
+    pool: str
+
+
+class Pool(TypedDict):
+    """A pool, as far as it is used here."""
+
+    name: str
+    slots: int
+    open_slots: int
 
 
 class AirflowApi:
@@ -74,10 +83,22 @@ class AirflowApi:
         """Lets the DAG run."""
         self.call("PATCH", f"/dags/{dag_id}", {"is_paused": False})
 
+    def is_paused(self, dag_id: str) -> bool:
+        """Whether the DAG's new tasks are held back."""
+        return bool(self.call("GET", f"/dags/{dag_id}")["is_paused"])
+
+    def scheduler_health(self) -> str:
+        """`healthy`, or what Airflow says instead."""
+        return str(self.call("GET", "/monitor/health")["scheduler"]["status"])
+
+    def pools(self) -> list[Pool]:
+        """All pools."""
+        found: list[Pool] = self.call("GET", "/pools", limit=100)["pools"]
+        return found
+
     def ensure_pool(self, name: str, slots: int, description: str) -> None:
         """Creates the pool if it does not exist."""
-        pools = self.call("GET", "/pools", limit=100)["pools"]
-        if all(pool["name"] != name for pool in pools):
+        if all(pool["name"] != name for pool in self.pools()):
             self.call("POST", "/pools", {"name": name, "slots": slots, "description": description})
 
     def backfill(self, dag_id: str, first: str, last: str, conf: dict[str, Any], *, reprocess: str) -> None:

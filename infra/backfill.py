@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -18,42 +18,14 @@ from rich.text import Text
 
 from feature_jobs.errors import BadInputError, RetryLaterError
 from feature_jobs.schema import Scenario
-from infra.airflow_api import AirflowApi, DagRun, TaskInstance
+from infra.airflow_api import AirflowApi, DagRun
+from infra.day_task import ENDED, Task, task_of
+from infra.waiting import PATIENCE_S, reasons
 from tasks.steps import DAILY
 
 POLL_S = 1.5
 PARSE_TIMEOUT_S = 120.0
 CREATE_TIMEOUT_S = 120.0
-ENDED = ("success", "failed", "skipped", "upstream_failed", "removed")
-SHOWN = {
-    "success": ("green", "done"),
-    "failed": ("bold red", "FAILED"),
-    "running": ("cyan", "running"),
-    "upstream_failed": ("dim", "not run"),
-    "up_for_retry": ("yellow", "retrying"),
-    "skipped": ("dim", "skipped"),
-}
-
-
-@dataclass(frozen=True)
-class Task:
-    """A task of a day as Airflow reports it. Times in seconds since 1970, None where it has none yet."""
-
-    ds: str
-    step: str
-    state: str
-    start: float | None
-    end: float | None
-    run_id: str
-    try_number: int
-
-    @property
-    def text(self) -> Text:
-        """Its cell in the table."""
-        style, word = SHOWN.get(self.state, ("dim", "·" if self.state in ("", "none") else self.state))
-        if self.state == "success" and self.start and self.end:
-            word = f"{self.end - self.start:.1f} s"
-        return Text(word, style)
 
 
 class Backfill:
@@ -89,6 +61,7 @@ class Backfill:
         runs = {self._ds(run): run["state"] for run in self.api.runs(self.dag_id, self._first, self._last)}
         if any(state not in ENDED for state in runs.values()):
             return True  # an earlier demo's days are still running
+        # Airflow's runs may outlive the store: somebody deleted it, and Airflow still calls the days done.
         lost = [ds for ds in self.days if runs.get(ds) == "success" and not committed(ds)]
         missing = [ds for ds in self.days if runs.get(ds) != "success"]
         if not (lost or missing):
@@ -112,29 +85,44 @@ class Backfill:
                 raise RetryLaterError(problem)
             time.sleep(1)
 
-    def watch(self, console: Console) -> list[Task]:
-        """Shows the days until all have ended: a live table on a terminal, else lines. Returns the tasks."""
-        if not console.is_terminal:
-            return self._watch_lines(console)
-        with Live(console=console, refresh_per_second=4) as live:
+    def watch(self, console: Console, require_running: Callable[[], None]) -> list[Task]:
+        """Shows the days until all have ended: a live table on a terminal, else lines. Returns the tasks.
+
+        Where nothing changes for a while, it says what the days wait for. `require_running` raises where a server has
+        ended, since nothing would change any more.
+        """
+        since, before, waits = time.monotonic(), self._all(), list[str]()
+        with self._screen(console) as show:
             while True:
+                require_running()
                 ended = self._poll()
-                live.update(self._table())
+                if self._all() != before:
+                    since, before, waits = time.monotonic(), self._all(), []
+                elif not ended and time.monotonic() - since > PATIENCE_S:
+                    since, waits = time.monotonic(), reasons(self.api, self.dag_id, before)
+                show(waits)
                 if ended:
                     return self._all()
                 time.sleep(POLL_S)
 
-    def _watch_lines(self, console: Console) -> list[Task]:
-        printed: set[tuple[str, str, str]] = set()
-        while True:
-            ended = self._poll()
-            for task in self._all():
-                if task.state in (*ENDED, "up_for_retry") and (task.ds, task.step, task.state) not in printed:
-                    printed.add((task.ds, task.step, task.state))
-                    console.print(f"{task.ds} {task.step:<9} {task.text}")
-            if ended:
-                return self._all()
-            time.sleep(POLL_S)
+    @contextlib.contextmanager
+    def _screen(self, console: Console) -> Iterator[Callable[[list[str]], None]]:
+        """How the days are shown: yields a function to call after each poll, with what the days wait for."""
+        if not console.is_terminal:
+            printed: set[str] = set()
+            yield lambda waits: self._print_lines(console, printed, waits)
+            return
+        with Live(console=console, refresh_per_second=4) as live:
+            yield lambda waits: live.update(self._table(waits))
+
+    def _print_lines(self, console: Console, printed: set[str], waits: list[str]) -> None:
+        """Prints what is new since the last call."""
+        tasks = [task for task in self._all() if task.state in (*ENDED, "up_for_retry")]
+        lines = [f"{task.ds} {task.step:<9} {task.text}" for task in tasks] + [f"waiting: {wait}" for wait in waits]
+        for line in lines:
+            if line not in printed:
+                printed.add(line)
+                console.print(line, markup=False, soft_wrap=True)
 
     def _poll(self) -> bool:
         """Reads the state of the runs; returns whether all have ended."""
@@ -142,14 +130,16 @@ class Backfill:
         for run in runs:
             ds = self._ds(run)
             known = self._tasks.get(ds, [])
+            # An ended day does not change: a long backfill would ask Airflow for all its days each time.
             if run["state"] == "queued" or (known and all(task.state in ENDED for task in known)):
                 continue
             found = self.api.task_instances(self.dag_id, run["dag_run_id"])
-            self._tasks[ds] = [_task(ds, run["dag_run_id"], instance) for instance in found]
+            self._tasks[ds] = [task_of(ds, run["dag_run_id"], instance) for instance in found]
         return bool(runs) and all(run["state"] in ENDED for run in runs)
 
-    def _table(self) -> Table:
-        table = Table("day", *DAILY, title=self.dag_id, box=box.SIMPLE_HEAD, padding=0)
+    def _table(self, waits: Sequence[str]) -> Table:
+        caption = "\n".join(f"waiting: {wait}" for wait in waits)
+        table = Table("day", *DAILY, title=self.dag_id, caption=caption, box=box.SIMPLE_HEAD, padding=0)
         for ds in self.days:
             tasks = {task.step: task.text for task in self._tasks.get(ds, [])}
             table.add_row(ds, *(tasks.get(step, Text("·", "dim")) for step in DAILY))
@@ -162,14 +152,6 @@ class Backfill:
 
     def _ds(self, run: DagRun) -> str:
         return str(datetime.datetime.fromisoformat(run["logical_date"]).astimezone(self.zone).date())
-
-
-def _task(ds: str, run_id: str, instance: TaskInstance) -> Task:
-    def seconds(moment: str | None) -> float | None:
-        return datetime.datetime.fromisoformat(moment).timestamp() if moment else None
-
-    start, end = seconds(instance["start_date"]), seconds(instance["end_date"])
-    return Task(ds, instance["task_id"], instance["state"] or "", start, end, run_id, instance["try_number"])
 
 
 def failure_of(task: Task, dag_id: str, logs: Path) -> tuple[str, Path]:

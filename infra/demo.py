@@ -21,7 +21,8 @@ from feature_jobs.errors import BadInputError, RecloopError
 from feature_jobs.schema import Scenario, load_scenario
 from feature_jobs.schema.days import ONE_DAY, check_day, day_range
 from infra.airflow_api import AirflowApi
-from infra.backfill import Backfill, Task, failure_of
+from infra.backfill import Backfill, failure_of
+from infra.day_task import Task
 from infra.servers import ROOT, USER, Local, start_servers
 from infra.summary import Times, demo_facts, journal_size, print_days
 from tasks.steps import WRITERS
@@ -67,7 +68,7 @@ def run(name: str, num_days: int, data: str | None, home: Path, console: Console
     started = time.time()
     backfill.create(lambda ds: store.find(WRITERS["checkpoint"], ds) is not None)
     api.unpause(backfill.dag_id)
-    tasks = backfill.watch(console)
+    tasks = backfill.watch(console, local.require_running)
     fresh = [task for task in tasks if (task.start or 0.0) >= started]
     times = Times.of(store, already, fresh, startup_s=started - begun, wall_s=time.time() - begun)
     facts = demo_facts(scenario, store, days)

@@ -75,6 +75,7 @@ def docker() -> str:
         return chosen
     for folder in os.environ.get("PATH", "").split(os.pathsep):
         found = shutil.which("docker", path=folder)
+        # A certificate authority of a company goes in as a secret, which BuildKit alone has; it stays in no layer.
         if found and "--secret" in _help_of(found):
             return found
     raise RecloopError("no Docker command with BuildKit on the path; install docker-buildx, or name one in DOCKER")
@@ -96,6 +97,7 @@ def build(role: str, parts: Parts, tag: str, *, fresh: bool = False) -> str:
     name = f"recloop/{role}:{tag}"
     context = ROOT / "infra" / "compose" / "local" if role == LOCAL_SERVICES else ROOT
     file = context / "Dockerfile" if role == LOCAL_SERVICES else FOLDER / "Dockerfile"
+    # The usual build brings gigabytes of CUDA.
     torch = "" if role == "step-cuda" or parts.wheels != "scratch" else "cpu"
     arguments = {
         "ROLE": role,
@@ -156,6 +158,7 @@ def _import(name: str, files: dict[str, Path]) -> None:
     """Creates an image of some files and nothing else. Raises RecloopError where the engine refuses it."""
     with subprocess.Popen([docker(), "import", "-", name], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as engine:
         stdin = cast("IO[bytes]", engine.stdin)
+        # The engine's own message says more.
         with contextlib.suppress(BrokenPipeError), tarfile.open(fileobj=stdin, mode="w|") as archive:
             for place, file in files.items():
                 archive.add(file.resolve(), arcname=place)

@@ -89,6 +89,19 @@ class Local:
         """Logs of the servers."""
         return self.home / "logs"
 
+    def log(self, name: str) -> Path:
+        """Log of one of the servers."""
+        return self.logs / f"{name}.log"
+
+    def require_running(self) -> None:
+        """Raises RetryLaterError where a server has ended."""
+        ended = [started for started in self.processes if not find(started)]
+        if ended:
+            raise RetryLaterError(
+                f"Airflow or MLflow is incomplete: {ended[0].name} has ended, see {self.log(ended[0].name)};"
+                " `make demo` starts it again and goes on with the days"
+            )
+
     def save(self) -> None:
         """Saves this for the next command."""
         document = {**asdict(self), "home": str(self.home)}
@@ -119,6 +132,9 @@ def start_servers(home: Path, say: Callable[[str], None]) -> Local:
     """Starts the servers that don't run yet and waits until they answer. Raises RetryLaterError if one doesn't."""
     local = Local.load(home) or Local.new(home)
     running = {started.name: started for started in local.processes if find(started)}
+    ended = [started.name for started in local.processes if started.name not in running]
+    if orphans := stop([], "", [local.log(name) for name in ended]):
+        say(f"{' and '.join(ended)} had ended; stopped {orphans} processes that were left of it")
     if not running:  # ports and processes of an earlier start are obsolete; passwords and keys are kept
         local.airflow_port, local.mlflow_port = free_ports(local.airflow_port, local.mlflow_port)
     local.processes = list(running.values())
@@ -132,7 +148,7 @@ def start_servers(home: Path, say: Callable[[str], None]) -> Local:
 
     def ensure(name: str, *command: str) -> None:
         if name not in running:
-            local.processes.append(start(name, command, environment, local.logs / f"{name}.log"))
+            local.processes.append(start(name, command, environment, local.log(name)))
             local.save()
 
     say("starting MLflow and Airflow")
@@ -155,7 +171,7 @@ def stop_servers(home: Path) -> int:
     local = Local.load(home)
     if local is None:
         return 0
-    ended = stop(local.processes, local.token)
+    ended = stop(local.processes, local.token, [local.log(name) for name in ("mlflow", *AIRFLOW)])
     local.processes = []
     local.save()
     return ended
@@ -188,9 +204,12 @@ def settings(local: Local) -> dict[str, str]:
         "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__API__SECRET_KEY": local.keys["secret"],
         "AIRFLOW__API_AUTH__JWT_SECRET": local.keys["jwt"],
-        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",  # its default of 1 s is felt between short steps
+        # Else a task whose scheduler or worker was killed looks as if it ran, for five minutes.
+        "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "20",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
         "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
-        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",  # parsing takes processor time from the steps
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     }
 
@@ -215,7 +234,7 @@ def free_ports(*wanted: int) -> list[int]:
     for port in wanted:
         for candidate in (port, 0):
             listener = socket.socket()
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that a server has just left is free
             try:
                 listener.bind((HOST, candidate))
             except OSError:
@@ -232,6 +251,7 @@ def free_ports(*wanted: int) -> list[int]:
 def write_private(path: Path, text: str) -> None:
     """Writes a file atomically, readable by its owner only."""
     aside = path.with_name(f".{path.name}.new")
+    # Created with its rights: a file that exists would keep those that it has.
     aside.unlink(missing_ok=True)
     handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "w") as stream:
@@ -254,7 +274,7 @@ def _migrate(environment: dict[str, str], log: Path) -> None:
 
 def _await(local: Local, name: str, url: str) -> None:
     """Waits until the server answers."""
-    log = local.logs / f"{name}.log"
+    log = local.log(name)
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         try:
@@ -262,6 +282,7 @@ def _await(local: Local, name: str, url: str) -> None:
             return
         except requests.RequestException:
             time.sleep(0.5)
+        # A server that ended will never answer: say so at once, not after the timeout.
         if not any(find(started) for started in local.processes if started.name == name):
             raise RetryLaterError(f"{name} ended while starting; see {log}")
     raise RetryLaterError(f"{name} does not answer at {url} after {START_TIMEOUT_S:.0f} s; see {log}")

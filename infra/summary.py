@@ -9,7 +9,7 @@ from typing import TypedDict
 from rich.console import Console
 
 from feature_jobs.schema import Scenario
-from infra.backfill import Task
+from infra.day_task import Task
 from tasks.commands.day_table import table_of
 from tasks.commands.summary import DayFacts, day_facts
 from tasks.store.champion_log import ChampionLog
@@ -36,6 +36,7 @@ class Times:
         """Reads the journal from line `journal_from` on, and Airflow's task times of this demo."""
         seconds = [entry.get("seconds", {}) for entry in list(store.journal())[journal_from:]]
         step, compute = (sum(entry.get(kind, 0.0) for entry in seconds) for kind in ("total", "compute"))
+        # Tasks overlap: their sum would count some seconds twice.
         running = covered([(t.start, t.end) for t in tasks if t.start and t.end]) if seconds else 0.0
         return cls(wall_s, startup_s, min(running, wall_s - startup_s), step, compute)
 

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_jobs.errors import BadInputError, CorruptError
-from feature_jobs.transforms import Layout, exact_column
-from models.runtime.files import MODEL_FILE, REFERENCE_FILE, TABLE_FILE
+from feature_jobs.transforms import Layout, exact_column, finite_column
+from models.runtime.files import MODEL_FILE, REFERENCE_FILE, SERVING_FILE, TABLE_FILE
 from models.runtime.frozen_tables import FrozenTable
 from models.runtime.onnx_model import OnnxModel, ServingFacts, read_serving
 
@@ -47,7 +47,9 @@ class Scorer:
         facts = read_serving(folder, digest)
         table = FrozenTable.load(folder / TABLE_FILE)
         try:
-            layout, tasks = Layout.from_json(facts["layout"]), tuple(facts["tasks"])
+            layout = Layout.from_json(facts["layout"], str(folder / SERVING_FILE))
+            tasks = tuple(facts["tasks"])
+            # Types of the rows that it was exported with: the layout knows what a feature is for, not its type.
             types = {field.name: field.type for field in pq.read_schema(folder / REFERENCE_FILE)}
             return cls(OnnxModel(folder / MODEL_FILE, layout, tasks, table, threads=threads), facts, types)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -70,7 +72,8 @@ class Scorer:
         feature; others are ignored. Integer ids stay exact in all of these, with nulls too. `fill_missing`: a feature
         without a column is null in all rows.
 
-        Raises BadInputError for a column that is missing or of the wrong type, and for an id that is not exact.
+        Raises BadInputError for a column that is missing or of the wrong type, an id that is not exact, and an infinite
+        number.
         """
         scores_NT = self._model.score(self._table(rows, fill_missing=fill_missing))
         return {task: scores_NT[:, t] for t, task in enumerate(self.tasks)}
@@ -79,6 +82,7 @@ class Scorer:
         names = rows.column_names if isinstance(rows, pa.Table) else rows.keys()
         columns = {name: self._column(rows[name], name) for name in self.columns if name in names}
         if fill_missing:
+            # A mapping's length is its number of columns.
             num_rows = len(next(iter(columns.values()), ())) if isinstance(rows, Mapping) else len(rows)
             columns |= {name: pa.nulls(num_rows, self.types[name]) for name in self.columns if name not in columns}
         try:
@@ -87,13 +91,14 @@ class Scorer:
             raise BadInputError(f"feature columns differ in length ({error}); give one value per row in each") from None
 
     def _column(self, values: Any, name: str) -> pa.Array:
-        """A column as Arrow; ids in the type that the model was trained with."""
+        """A column as Arrow: finite numbers, and ids in the type that the model was trained with."""
         if not isinstance(values, pa.Array | pa.ChunkedArray):
             try:
-                values = pa.array(values, from_pandas=True)
+                values = pa.array(values, from_pandas=True)  # NaN is null, as pandas means it
             except (pa.ArrowException, OverflowError, TypeError) as error:
                 raise BadInputError(f"feature column {name!r} mixes types: {error}; give one type a column") from None
         array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+        # pandas' categories; codes mean nothing outside of this frame.
         if pa.types.is_dictionary(array.type):
             array = array.cast(array.type.value_type)
-        return array if name in self._numbers else exact_column(array, name, self.types[name])
+        return finite_column(array, name) if name in self._numbers else exact_column(array, name, self.types[name])

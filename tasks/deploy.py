@@ -25,7 +25,7 @@ from tasks.store.champion_log import (
     promotions_held,
 )
 from tasks.store.output_files import read_json, write_json
-from tasks.tracking.files import VERSION_FILE
+from tasks.tracking.files import Registration, read_registration
 
 if TYPE_CHECKING:
     from models.metrics.comparison import Comparison
@@ -86,12 +86,11 @@ def deploy(
     champion, nor the champion that a rollback restored. A gate without enough data is unknown, and the scenario says
     whether that holds the version. Writes verdict.json; the champion log is compared and swapped, the alias follows.
     """
-    from tasks import tracking
-
     if config.store is None:
         raise BadInputError("deploy keeps the champion log in the store: run it with --store")
     scenario, log = config.scenario, ChampionLog(config.store)
-    version, judged = read_json(registration, VERSION_FILE), _evaluation(config, evaluation)
+    version = read_registration(registration, _again(config))
+    judged = _evaluation(config, evaluation)
     champion, _ = log.as_of(config.ds, config.generation)
     gates = [
         _reproduces(scenario, version, export),
@@ -118,10 +117,7 @@ def deploy(
         "champion": asdict(entry) if entry else None,
     }
     write_json(deployment, DEPLOYMENT_FILE, verdict)
-    tracking.set_version_tags(version["name"], version["version"], {tracking.VERDICT_TAG: words[:4000]})
-    tracking.mirror_alias(log)
-    if decision.wanted and tracking.aliases(version["name"]).get(CHALLENGER) == version["version"]:
-        tracking.delete_alias(version["name"], CHALLENGER)
+    _show_in_registry(version["name"], version["version"], log, words, promoted=decision.wanted)
     for warning in judged["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     metrics: Metrics = {
@@ -138,6 +134,16 @@ def deploy(
     return {**metrics, "verdict": said}
 
 
+def _show_in_registry(model: str, version: str, log: ChampionLog, words: str, *, promoted: bool) -> None:
+    """The verdict on the version, and the aliases. The log is the truth; the aliases only show it."""
+    from tasks import tracking
+
+    tracking.set_version_tags(model, version, {tracking.VERDICT_TAG: words[:4000]})
+    tracking.mirror_alias(log)
+    if promoted and tracking.aliases(model).get(CHALLENGER) == version:
+        tracking.delete_alias(model, CHALLENGER)
+
+
 def decide(scenario: Scenario, gates: list[Gate]) -> Decision:
     """One no refuses the version; where gates are unknown, `deploy.when_unsure` decides."""
     refused = [gate.reason for gate in gates if gate.answer == "no"]
@@ -146,12 +152,15 @@ def decide(scenario: Scenario, gates: list[Gate]) -> Decision:
     return Decision(not refused and not held, refused, unjudged)
 
 
+def _again(config: DayConfig) -> str:
+    return f"compute the day again: recloop chain replay {config.scenario.option} --from {config.ds}"
+
+
 def _evaluation(config: DayConfig, folder: Path) -> Evaluation:
     written: Any = read_json(folder, EVALUATION_FILE)
     if "warnings" not in written:
         raise BadInputError(
-            f"{folder / EVALUATION_FILE}: an older release wrote it, without verdicts; evaluate the day again:"
-            f" recloop chain replay {config.scenario.option} --from {config.ds}"
+            f"{folder / EVALUATION_FILE}: an older release wrote it, without verdicts; {_again(config)}"
         )
     judged: Evaluation = written
     return judged
@@ -161,21 +170,16 @@ def _answer(*, bad: object, unknown: object = None) -> Answer:
     return "no" if bad else "unknown" if unknown else "yes"
 
 
-def _reproduces(scenario: Scenario, version: Mapping[str, Any], export: Path) -> Gate:
+def _reproduces(scenario: Scenario, version: Registration, export: Path) -> Gate:
     from models.metrics.judgement import counted
     from tasks import tracking
 
-    facts = tracking.check_loads(version["name"], version["version"], export / REFERENCE_FILE)
+    facts = tracking.check_loads(version["name"], version["version"], version["files"], export / REFERENCE_FILE)
     tolerance = scenario.deploy.tolerance
-    if facts.problem:
-        return Gate("reproduces", "no", f"the registered model does not load: {facts.problem}", {})
-    numbers = {"rows": facts.rows, "max_difference": facts.max_difference, "tolerance": tolerance}
-    if not facts.own_code:
-        return Gate("reproduces", "no", "the registered model needs code that is not in it", numbers)
-    worst = max(facts.max_difference.values())
-    if not worst <= tolerance:
-        reason = f"its scores differ by {worst:.2g} from the stored ones where {tolerance:g} is allowed"
-        return Gate("reproduces", "no", reason, numbers)
+    loaded = {"rows": facts.rows, "max_difference": facts.max_difference, "tolerance": tolerance}
+    numbers = {} if facts.problem else loaded
+    if refusal := facts.refusal(tolerance):
+        return Gate("reproduces", "no", refusal, numbers)
     return Gate("reproduces", "yes", f"a fresh process reproduces {counted(facts.rows, 'stored score')}", numbers)
 
 
@@ -217,6 +221,7 @@ def _not_worse(judged: Evaluation, champion: Entry | None) -> Gate:
         then, now = (
             digest[:12] if digest else "none" for digest in (judged["champion"], champion and champion.checkpoint)
         )
+        # Worse or not is known only against the champion that was compared; another one asks for another comparison.
         reason = f"the champion changed since the comparison (then {then}, now {now}); the next day decides"
         return Gate("not_worse", "no", reason, numbers)
     comparison = judged["comparison"]
@@ -271,7 +276,7 @@ def _swap(scenario: Scenario, log: ChampionLog, candidate: Entry, *, wanted: boo
         history = log.history()
         current = history[-1] if history else None
         ours = [e for e in history if _same(e, candidate)]
-        if ours:
+        if ours:  # also after a later champion: a repeated run must end as the first did
             return Gate("order", "yes", "promoted", {"sequence": ours[-1].sequence}), ours[-1]
         if current and current.ds > candidate.ds and log.is_committed(current):
             reason = f"held: champion is of a later day ({current.ds}, version {current.version})"

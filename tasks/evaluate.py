@@ -90,7 +90,7 @@ def evaluate(
         "history": days,
     }
     write_json(evaluation, EVALUATION_FILE, result)
-    as_written = read_json(evaluation, EVALUATION_FILE)
+    as_written = read_json(evaluation, EVALUATION_FILE)  # without NaN: the report shows what the file says
     write_report(scenario, as_written, day, champion=scores, validation=validation, output=evaluation)
     _print(scenario, judged, result["warnings"])
     return _metrics(scenario, result)
@@ -100,12 +100,14 @@ def _scores(day: ScoredDay, samples: Path, model: Path | None, digest: str | Non
     """A checkpoint's scores of every row of the day. The parent's were written while the day was trained."""
     if model is None:
         return None
+    # Saves scoring the whole day once more.
     if digest == parent and day.progressive is not None:
         return day.progressive
     import pyarrow.parquet as pq
 
     from models.training.day import score
 
+    # By row, because the scores are compared row by row with those that the training wrote.
     return score(model, pq.read_table(samples / SAMPLES_FILE).sort_by("key.event_row"))
 
 

@@ -10,7 +10,7 @@ from tasks.contract import DayConfig, Input, Metrics, Resources, step
 from tasks.evaluation.files import EVALUATION_FILE
 from tasks.store.champion_log import CHALLENGER
 from tasks.store.output_files import digest_of, facts_of, read_json, write_json
-from tasks.tracking.files import VERSION_FILE
+from tasks.tracking.files import VERSION_FILE, Registration
 
 if TYPE_CHECKING:
     from feature_jobs.schema import Scenario
@@ -33,8 +33,9 @@ def register(
 
     Its tags name scenario, day, checkpoint, parent, data and code by digest; the gate's verdict is pending until
     deploy.
-    An export that is registered already keeps its version. Writes version.json, which holds nothing that MLflow draws
-    at random, so equal exports registered in equal histories have equal digests.
+    An export that is registered already keeps its version. Writes version.json with the digests of all files that a
+    load of the version executes or reads. It holds nothing that MLflow draws at random, so equal exports registered in
+    equal histories have equal digests.
     """
     from tasks import tracking
 
@@ -50,15 +51,16 @@ def register(
         tracking.VERDICT_TAG: "pending",
     }
     del tags["recloop.step"]
-    found = tracking.register_version(scenario, export, key, tags, required=never_null(scenario))
+    found, files = tracking.register_version(scenario, export, key, tags, required=never_null(scenario))
     if found["verdict"] == "pending":
         tracking.set_alias(scenario.model_name, CHALLENGER, found["version"])
-    version = {
+    version: Registration = {
         "name": scenario.model_name,
         "version": found["version"],
         "model_uri": f"models:/{scenario.model_name}/{found['version']}",
         "checkpoint": tags["recloop.checkpoint"],
         "export": tags["recloop.export"],
+        "files": files,
     }
     write_json(registration, VERSION_FILE, version)
     judged = read_json(evaluation, EVALUATION_FILE)["overall"]

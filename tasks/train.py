@@ -33,10 +33,11 @@ def train(config: DayConfig, *, samples: Path, validation: Path, parent: Path | 
     """Scores the day with its parent, learns it in one pass, and writes the next checkpoint of the chain.
 
     The last rows by event time are scored before they are learned: they judge the challenger. `validation` is read
-    for its verdict alone: without it there is no day to train on.
+    for its verdict alone: a day that failed validation is not trained on.
     """
     from models.distributed.nodes import Nodes
     from models.training.day import train_day
+    from models.training.job import TrainJob
     from models.training.ranks import train_day_on_ranks
 
     scenario, ds = config.scenario, config.ds
@@ -47,4 +48,4 @@ def train(config: DayConfig, *, samples: Path, validation: Path, parent: Path | 
             f"train.backend: {scenario.train.backend}: trains on one machine, so that PET_NNODES={num_machines} would"
             " compute the same day as often; set train.backend: torchrec, or start one"
         )
-    return dict(train_with(scenario, ds, samples, parent, checkpoint, resume=config.resume, progress=config.progress))
+    return dict(train_with(TrainJob(scenario, ds, samples, parent, checkpoint, config.resume, config.progress)))

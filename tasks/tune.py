@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,13 +11,12 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
 from tasks.contract import DayConfig, Input, Metrics, Option, Resources, step
 from tasks.store.digests import canonical_json, sha256_of
-from tasks.store.keys import record_key
 from tasks.store.objects import files_of
 from tasks.store.output_files import facts_of
 from tasks.tuning.proposal import PROPOSAL, Proposal, apply_certain, changes_of, proposal_table, winner, write_proposal
 from tasks.tuning.replay import Gain, Replay
 from tasks.tuning.space import SERVED, Dimension, event_days, joins_again, read_space, serving_scenario
-from tasks.tuning.study import Study, Trial
+from tasks.tuning.study import Candidate, Study, Trial
 
 
 @step(
@@ -74,12 +72,12 @@ def tune(
     better, and of none worse or unknown, at the scenario's confidence, corrected for the number of trials and tasks.
     With `tune.apply: auto` the command then writes a certain winner into the scenario.
 
-    Writes proposal.json. Raises BadInputError where there is no earlier checkpoint or the space is wrong.
+    Writes proposal.json. Raises BadInputError where no earlier checkpoint exists or the space is wrong.
     """
     scenario, ds = config.scenario, config.ds
     if not checkpoints:
         raise BadInputError(
-            f"tune of {ds}: there is no checkpoint of an earlier day to start from (the chain begins at"
+            f"tune of {ds}: no checkpoint of an earlier day exists to start from (the chain begins at"
             f" {scenario.data.days.first}); tune a later day"
         )
     served = facts_of(champion).get("settings") if champion else None
@@ -91,17 +89,16 @@ def tune(
     place = config.store.work if config.store else proposal.parent
     key = _study_key(scenario, space, replay)
     study = Study(scenario, ds, space, place / "tuning" / ds / key, differs=serving != scenario)
+    # A worker's run commits nothing: of several, one alone writes the proposal, when all trials are there.
     is_worker = "worker" in config.options
     study.run(replay.objective, wait=not is_worker)
     trials = study.trials()
     if is_worker:
         return {"worker": config.options["worker"], "trials": len(trials)}
     best = winner(trials, maximize=scenario.tune.objective == "auc")
-    gain = (
-        replay.evidence(trials[0]["params"], best["params"], len(trials), proposal / "scratch")
-        if best["number"]
-        else Gain()
-    )
+    champion_trial, best_trial = Candidate(trials[0]["params"], serves=True), Candidate(best["params"])
+    is_better = best["number"] != 0
+    gain = replay.evidence(champion_trial, best_trial, len(trials), proposal / "scratch") if is_better else Gain()
     report = _report(config, replay, key=key, start=start, trials=trials, best=best, gain=gain)
     write_proposal(proposal, report)
     states = [trial["state"] for trial in trials]
@@ -165,8 +162,8 @@ def _seconds_of_join(config: DayConfig, ds: str) -> float:
     """How long the day's join took when it ran; 0 where that is not known."""
     if config.store is None:
         return 0.0
-    data = config.store.read(record_key(config.store.generation_of(ds), ds, "join"))
-    return float(json.loads(data)["seconds"].get("compute", 0.0)) if data else 0.0
+    commit = config.store.find("join", ds)
+    return config.store.run_record(commit).get("seconds", {}).get("compute", 0.0) if commit else 0.0
 
 
 def _study_key(scenario: Scenario, space: Sequence[Dimension], replay: Replay) -> str:

@@ -10,6 +10,7 @@ from feature_jobs.errors import GateError
 from feature_jobs.sources.output_files import COUNTS_FILE
 from feature_jobs.validation.files import PROFILE_FILE, VERDICT_FILE
 from tasks.contract import DayConfig, Input, Metrics, Resources, step
+from tasks.store.output_files import read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,6 +76,7 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
     scenario, rules = config.scenario, config.scenario.validate_
     suite, source = load_suite(scenario)
     frame = read_frame(samples)
+    # Yesterday's profile holds the days before it: so a day reads one input, however long the window.
     trailing = drift.window(drift.read_profile(yesterday), rules.trailing_days)
     day = drift.profile_day(frame, scenario)
     found = drift.compare(config.ds, day, trailing, scenario)
@@ -107,6 +109,7 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
     for warning in verdict["warnings"]:  # on stderr, because stdout holds the JSON line
         print(_short(f"warning: {config.ds}: {_line(warning)}"), file=sys.stderr, flush=True)
     if failures:
+        # After the files are written, so that a person can look at them.
         raise GateError(_refusal(config.ds, failures, len(suite["expectations"])))
     return _metrics(verdict)
 
@@ -127,9 +130,7 @@ def _missing_suite(source: str, name: str) -> list[Problem]:
 
 def _row_count(frame: pd.DataFrame, events: Path) -> list[Problem]:
     """Each event is one sample: a join that loses or doubles rows must not go on."""
-    import json
-
-    num_events = json.loads((events / COUNTS_FILE).read_text(encoding="utf-8"))["rows"]
+    num_events = read_json(events, COUNTS_FILE)["rows"]
     if num_events == len(frame):
         return []
     return [_problem("one sample for each event", None, "blocking", f"{num_events} rows", f"{len(frame)} rows")]

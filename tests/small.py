@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import datetime
 import random
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 FIRST = datetime.date(2024, 3, 1)
 
@@ -63,6 +65,13 @@ tune:
 """
 
 
+def write_csv(file: Path, header: Sequence[str], rows: Iterable[Sequence[Any]], **options: Any) -> None:
+    """A CSV with a header; `options` as of csv.writer."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", newline="") as stream:
+        csv.writer(stream, **options).writerows([header, *rows])
+
+
 def write_day(folder: Path, ds: str, rows: int = 400, seed: int = 0) -> Path:
     """Writes one day's events; the same arguments give the same file."""
     rng = random.Random(f"{seed} {ds}")
@@ -75,11 +84,7 @@ def write_day(folder: Path, ds: str, rows: int = 400, seed: int = 0) -> Path:
         at = day + datetime.timedelta(seconds=rng.randrange(86_400))
         lines.append([f"s{shopper}", product, bought, rated, at.isoformat(sep=" ")])
     file = folder / "data" / "events" / f"{ds}.csv"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["shopper", "product", "bought", "rated", "at"])
-        writer.writerows(sorted(lines, key=lambda line: line[-1]))
+    write_csv(file, ["shopper", "product", "bought", "rated", "at"], sorted(lines, key=lambda line: line[-1]))
     return file
 
 
@@ -92,10 +97,8 @@ def write_small(folder: Path, num_days: int = 3, rows: int = 400) -> Path:
     """Writes data and scenario below `folder`; returns the scenario's path."""
     for ds in days(num_days):
         write_day(folder, ds, rows)
-    with (folder / "data" / "products.csv").open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["product", "price", "colours"])
-        writer.writerows([p, 5 + 3 * p, ["red|blue", "green", ""][p % 3]] for p in range(30))
+    products = [[p, 5 + 3 * p, ["red|blue", "green", ""][p % 3]] for p in range(30)]
+    write_csv(folder / "data" / "products.csv", ["product", "price", "colours"], products)
     scenario = folder / "shop.yaml"
     scenario.write_text(SCENARIO.format(last=days(num_days)[-1]))
     return scenario

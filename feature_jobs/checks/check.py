@@ -11,8 +11,9 @@ from feature_jobs.checks.features import check_features, check_labels, check_seg
 from feature_jobs.checks.problems import Problems, closest
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import EVENT_TIME
-from feature_jobs.schema import Column, Scenario, SearchRange, Table, Time, load_scenario
+from feature_jobs.schema import Column, Scenario, SearchRange, Table, Time, load_scenario, name_taken, same_name
 from feature_jobs.schema.processor import slow_precision
+from feature_jobs.schema.yaml_file import setting, setting_at
 from feature_jobs.validation.expectations import load_suite, read_suite, sample_columns, unknown_columns
 
 FIXED = ("name", "description", "data", "labels", "tune", "schedule", "deploy")  # what a trial may not change
@@ -168,8 +169,10 @@ def _check_days(problems: Problems) -> None:
 
 
 def _check_names(problems: Problems) -> None:
-    """Sections that name labels or columns by key."""
+    """The scenario's own name, and sections that name labels or columns by key."""
     scenario = problems.scenario
+    if others := same_name(scenario.file, scenario.name):
+        problems.messages.append(name_taken(scenario.name, scenario.file, *others))
     for task, weight in scenario.train.task_weights.items():
         location = ("train", "task_weights", task)
         if task not in scenario.labels:
@@ -268,7 +271,8 @@ def _refusal(scenario: Scenario, path: str, value: Any) -> tuple[str, str] | Non
         load_scenario(scenario.file, data=scenario.data.path, overrides={path: value})
     except BadInputError as error:
         line = str(error).splitlines()[0]
-        what, _, remedy = line.removeprefix(str(scenario.file)).partition(": ")[2].rpartition("; ")
+        place = setting_at(setting(path, value), path.split(".")) or ""
+        what, _, remedy = line.removeprefix(place).removeprefix(str(scenario.file)).partition(": ")[2].rpartition("; ")
         return (what, remedy) if what else (remedy, "name a config path and values that the scenario allows")
     return None
 

@@ -18,7 +18,7 @@ from feature_jobs.checks.facts import EntityFacts, Facts
 from feature_jobs.checks.problems import Problems
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import EVENT_TIME, columns_of, to_sql
-from feature_jobs.schema import Scenario, place_of
+from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import ONE_DAY, day_window
 from feature_jobs.sources.files import files_of
 from feature_jobs.sources.malformed import kinds_of, retyped_columns
@@ -30,7 +30,7 @@ SAMPLE_ROWS = 100_000
 HEAD_ROWS = 100
 MAX_HEADS = 400
 MAX_ENTITY_ROWS = 2_000_000
-MAX_COUNTED_BYTES = 4 * 2**30
+MAX_COUNTED_BYTES = 4 * 2**30  # counting a larger log would take too long for a check
 _ALWAYS = (-(2**62), 2**62)
 _WHOLE = ""  # beside the parts of a feature, which are expressions
 
@@ -129,6 +129,7 @@ class _DataCheck:
                 files += files_of(self.scenario, source, ds)
             except BadInputError as error:
                 missing.append((ds, str(error)))
+        # One message of `files_of` names its file; where all are missing the path is wrong, not the days.
         if len(missing) == 1 or len(missing) == len(wanted):
             self.problems.messages.append(missing[0][1])
         elif missing:
@@ -201,13 +202,13 @@ class _DataCheck:
         kinds = kinds_of(staged, limit=5)
         if kinds:
             self.facts.setdefault("malformed", {})[source.name] = {kind.reason: kind.num for kind in kinds}
-        if undated and source.time and not source.is_partitioned:
+        if undated and source.time and not source.is_partitioned:  # a partition's rows are dated by it
             self.facts.setdefault("undated", {})[source.name] = undated
         if bad > self.scenario.ingest.max_quarantined_share * num:
             shown = "; ".join(f"{kind.reason} ({kind.num}; {kind.file}, {kind.place})" for kind in kinds)
             remedy = kinds[0].remedy or "correct the columns' types, or raise ingest.max_quarantined_share"
             self.problems.messages.append(
-                f"{place_of(self.scenario.file, *source.place.split('.'))}: {source.place}: {bad} of {num} rows are "
+                f"{self.scenario.place_of(*source.place.split('.'))}: {source.place}: {bad} of {num} rows are "
                 f"malformed: {shown}; {remedy}"
             )
         unknown = [
@@ -244,6 +245,7 @@ class _DataCheck:
         for task, sql in self._label_sql(source).items():
             mean = connection.execute(f"SELECT avg({sql}) FROM staged WHERE reason IS NULL").fetchall()[0][0]
             means[task] = None if mean is None else round(mean, 6)
+            # A warning only: a rare label may have no positive in a sample.
             if mean is None or mean in (0, 1):
                 found = {None: "is unknown", 0: "never holds", 1: "always holds"}[mean]
                 what = f"{found} in the sample of {self.first}"

@@ -86,6 +86,7 @@ class _Features:
     def _same_row(self, location: tuple[str, ...], of: str, wanted: str, allowed: tuple[str, ...]) -> str | None:
         """Type of what a feature takes from its own row, or None where it may not."""
         kind, columns = self.problems.expression(location, of)
+        # Before the type: that it leaks is the mistake, whatever its type.
         leaks = sorted(columns & self.outcomes)
         if leaks:
             what = f"{', '.join(leaks)} is an outcome, known only after the event"
@@ -99,6 +100,7 @@ class _Features:
         return kind
 
     def _trailing(self, location: tuple[str, ...], feature: Any) -> None:
+        # Even where its parts are wrong: a segment that names it is then not reported, too.
         self.types[location[-1]] = "float"
         for name in feature.by:
             self._by((*location, "by"), name)
@@ -146,6 +148,7 @@ class _Features:
     def check_tables(self) -> None:
         """`table` names another feature of ids, of the same type, that has a table of its own."""
         features = self.problems.scenario.features
+        # The holder of a shared table must not share itself.
         holders = {n: f for n, f in features.items() if isinstance(f, IdFeature | IdsFeature) and f.table is None}
         for name, feature in features.items():
             table = getattr(feature, "table", None)

@@ -9,7 +9,7 @@ from typing import Any
 from feature_jobs.errors import BadInputError, mistake
 from feature_jobs.expressions.compiler import EVENT_TIME, columns_of
 from feature_jobs.expressions.types import type_of
-from feature_jobs.schema import Scenario, place_of
+from feature_jobs.schema import Scenario
 
 
 def closest(name: str, known: Iterable[str]) -> str:
@@ -46,7 +46,7 @@ class Problems:
         self.warnings.append(self._line(location, value, what, remedy))
 
     def _line(self, location: tuple[str, ...], value: Any, what: str, remedy: str) -> str:
-        return f"{place_of(self.scenario.file, *location)}: {mistake(location, value, what, remedy)}"
+        return f"{self.scenario.place_of(*location)}: {mistake(location, value, what, remedy)}"
 
     def column(self, location: tuple[str, ...], name: str) -> bool:
         """Whether `name` is a column; adds a message where it is not."""

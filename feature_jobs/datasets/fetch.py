@@ -16,7 +16,7 @@ from typing import Any
 
 from feature_jobs.checks.problems import closest
 from feature_jobs.errors import BadInputError, RetryLaterError
-from feature_jobs.schema import Scenario, place_of
+from feature_jobs.schema import Scenario
 
 _PACKAGE = "recbole==1.2.1"
 _WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
@@ -34,7 +34,7 @@ def fetch(scenario: Scenario, folder: Path, options: Mapping[str, Any] | None = 
     Raises BadInputError for a name that is not known and for data that is not what it should be, RetryLaterError
     where the network fails.
     """
-    name, place = scenario.data.fetch, f"{place_of(scenario.file, 'data', 'fetch')}: data.fetch"
+    name, place = scenario.data.fetch, f"{scenario.place_of('data', 'fetch')}: data.fetch"
     if name is None:
         raise BadInputError(f"{place}: missing, so there is nothing to fetch; put the files into {folder} yourself")
     if name not in _FETCHERS:
@@ -63,6 +63,7 @@ def _movielens(_scenario: Scenario, folder: Path, _options: dict[str, Any]) -> I
 
 def unpack_movielens(wheel: Path, folder: Path, scratch: Path, sha256: str = _WHEEL_SHA256) -> None:
     """Moves the three files out of the wheel into `folder`. Raises BadInputError where it is another file."""
+    # A package index is not trusted: any mirror that pip is configured for may answer.
     found = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if found != sha256:
         raise BadInputError(f"{wheel.name}: sha256 is {found}, not {sha256}; not unpacked: ask who serves this package")
@@ -70,13 +71,13 @@ def unpack_movielens(wheel: Path, folder: Path, scratch: Path, sha256: str = _WH
         for name in _MOVIELENS:
             (scratch / name).write_bytes(archive.read(_MEMBERS + name))
     for name in _MOVIELENS:
-        (scratch / name).replace(folder / name)
+        (scratch / name).replace(folder / name)  # all are unpacked by then: no half data set stays
 
 
 def _pip_download(package: str, scratch: Path) -> Path:
     """The wheel of a package, downloaded and not installed."""
     pip = [sys.executable, "-m", "pip"]
-    if importlib.util.find_spec("pip") is None:
+    if importlib.util.find_spec("pip") is None:  # uv makes environments without pip
         other = shutil.which("pip3") or shutil.which("pip")
         if other is None:
             raise BadInputError(f"no pip to download {package} with; run: {sys.executable} -m ensurepip")

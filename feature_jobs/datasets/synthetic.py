@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from feature_jobs.checks.problems import closest
 from feature_jobs.errors import BadInputError
-from feature_jobs.schema import Scenario, place_of
+from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import ONE_DAY, day_start, parse_ds
 
 Floats = npt.NDArray[np.float32]
@@ -63,7 +63,7 @@ class SyntheticOptions:
         known = {name: type(value) for name, value in asdict(cls()).items()}
         given: dict[str, Any] = {}
         for name, value in {**scenario.data.options, **(options or {})}.items():
-            place = f"{place_of(scenario.file, 'data', 'options', name)}: data.options.{name}: {value!r}"
+            place = f"{scenario.place_of('data', 'options', name)}: data.options.{name}: {value!r}"
             if name not in known:
                 raise BadInputError(f"{place}: the generator has no such option; {closest(name, known)}")
             try:
@@ -104,7 +104,7 @@ def generate(scenario: Scenario, folder: Path, options: Mapping[str, Any] | None
     """
     settings, days = SyntheticOptions.of(scenario, options), scenario.data.days
     if days.last is None:
-        raise BadInputError(f"{place_of(scenario.file, 'data', 'days')}: data.days.last: missing; say where to stop")
+        raise BadInputError(f"{scenario.place_of('data', 'days')}: data.days.last: missing; say where to stop")
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, {**asdict(settings), "first": str(days.warm_up_from or days.first)})
     day = days.warm_up_from or days.first
@@ -161,12 +161,14 @@ def _write(path: Path, tables: list[pa.Table] | Iterator[tuple[pa.Table, pa.Tabl
     finally:
         for writer in writers:
             writer.close()
+    # The log last: it says that the day is whole.
     for part, whole in zip(reversed(parts), reversed(paths), strict=True):
         part.replace(whole)
 
 
 def _random(settings: SyntheticOptions, stream: str, day: int = 0, chunk: int = 0) -> np.random.Generator:
     counter = [0, chunk, day, _STREAMS.index(stream)]
+    # Philox counts instead of remembering: any day and chunk is drawn without those before it, in any process.
     return np.random.Generator(np.random.Philox(key=settings.seed, counter=counter))
 
 
@@ -185,6 +187,7 @@ def _world(settings: SyntheticOptions, day: int) -> _World:
     center = _random(settings, "categories").standard_normal((_NUM_CATEGORIES, _NUM_LATENT), dtype=np.float32)
     own = _random(settings, "quality").standard_normal((num_items, _NUM_LATENT + 1), dtype=np.float32)
     quality_I = 0.6 * own[:, 0]
+    # The walk is summed again each day, so that a day depends on the seed alone and not on files of other days.
     for past in range(1, day + 1):
         quality_I += settings.drift * _random(settings, "walk", past).standard_normal(num_items, dtype=np.float32)
     latent_IL = 0.8 * center[category_I] + 0.4 * own[:, 1:]
@@ -235,7 +238,7 @@ def _new_items(settings: SyntheticOptions, day: int) -> pa.Table:
 
 def _zipf(uniform: npt.NDArray[np.float64], num: int, exponent: float) -> Ints:
     """Ranks 0..num-1 with odds falling as rank^-exponent: the inverse of the continuous distribution."""
-    power = 1.0 - (exponent if exponent != 1.0 else 1.000001)
+    power = 1.0 - (exponent if exponent != 1.0 else 1.000001)  # the integral of 1/x has another form
     rank = ((((num + 1.0) ** power - 1.0) * uniform + 1.0) ** (1.0 / power)).astype(np.int64) - 1
     clipped: Ints = np.minimum(rank, num - 1)
     return clipped

@@ -108,7 +108,7 @@ class _Sql:
                 sign = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*"}[type(node.op)]
                 return f"({left} {sign} {right})"
             case ast.Div():
-                return f"({left} / nullif({right}, 0))"
+                return f"({left} / nullif({right}, 0))"  # a division by zero is unknown in one row, not an error of all
         # DuckDB's % has the sign of the left side and its // rounds to zero; Python's round down.
         mod = f"((({left} % nullif({right}, 0)) + {right}) % nullif({right}, 0))"
         return mod if isinstance(node.op, ast.Mod) else f"round(({left} - {mod}) // nullif({right}, 0))"
@@ -164,10 +164,10 @@ class _Sql:
         match name:
             case "min" | "max":
                 any_null = " OR ".join(f"{argument} IS NULL" for argument in arguments)
-                word = "least" if name == "min" else "greatest"
+                word = "least" if name == "min" else "greatest"  # DuckDB's skip nulls, ours pass them on
                 sql = f"(CASE WHEN {any_null} THEN NULL ELSE {word}({joined}) END)"
             case "floor":
-                sql = f"TRY_CAST(floor({first}) AS BIGINT)"
+                sql = f"TRY_CAST(floor({first}) AS BIGINT)"  # TRY: null where it exceeds 64 bits
             case "bucket":
                 sql = f"TRY_CAST(floor({first} / {arguments[1]}) AS BIGINT)"
             case "log1p":
@@ -175,6 +175,7 @@ class _Sql:
             case "hour":
                 sql = f"TRY(date_part('hour', {self._local(first)}))"
             case "weekday":
+                # TRY: a time beyond what DuckDB's calendar reaches is null, not an error of the whole day.
                 sql = f"TRY(isodow({self._local(first)}) - 1)"
             case _:  # abs, coalesce, length, lower are called the same in DuckDB
                 sql = f"{name}({joined})"
@@ -208,7 +209,7 @@ def literal(value: object) -> str:
     if isinstance(value, bool):
         return "TRUE" if value else "FALSE"
     if isinstance(value, int):
-        return f"{value}::BIGINT"
+        return f"{value}::BIGINT"  # DuckDB would make 1 an INTEGER, and a product of two would overflow
     if isinstance(value, float):
         return f"{value!r}::DOUBLE"
     return "'" + str(value).replace("'", "''") + "'::VARCHAR"

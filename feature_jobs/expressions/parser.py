@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from feature_jobs.errors import BadInputError
 
 EVENT_TIME = "event_time"
-_MAX_LENGTH = 2_000
+_MAX_LENGTH, _MAX_DEPTH = 2_000, 100  # what reads the tree recurses, several calls a level
 _ALLOWED = "comparisons, and/or/not, + - * / // %, in [..], is None, numbers, strings, columns and functions"
 
 
@@ -55,7 +55,7 @@ def columns_of(expression: str) -> set[str]:
     return set(_names(parse(expression)))
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=4096)  # check, init and join parse the same texts many times
 def parse(expression: str) -> ast.expr:
     """The checked syntax tree: every node is of the allowed kinds, calls have the right number of arguments.
 
@@ -70,6 +70,7 @@ def parse(expression: str) -> ast.expr:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd escapes and literals are refused or harmless, never worth a warning
             tree = ast.parse(text, mode="eval").body
+        _check_depth(text, tree)
         _check(text, tree)
     except SyntaxError as error:
         raise _syntax(text, error) from None
@@ -92,7 +93,7 @@ def _names(node: ast.AST) -> Iterator[str]:
         yield name
         return
     for child in node.args if isinstance(node, ast.Call) else ast.iter_child_nodes(node):
-        yield from _names(child)
+        yield from _names(child)  # of a call the arguments: its function's name is not a column
 
 
 def problem(expression: str, node: ast.AST, what: str, remedy: str) -> BadInputError:
@@ -109,6 +110,7 @@ def _one_line(expression: str) -> str:
 
 def _syntax(text: str, error: SyntaxError) -> BadInputError:
     position = min(error.offset or 1, len(text) + 1)
+    # Texts in quotes may hold anything.
     outside = re.sub(r"'[^']*'|\"[^\"]*\"", lambda quoted: "_" * len(quoted.group()), text)
     hints = (
         (r"(?<![=!<>])=(?![=])", "a single ="),
@@ -132,6 +134,14 @@ def _syntax(text: str, error: SyntaxError) -> BadInputError:
         if found := re.search(pattern, outside):
             return BadInputError(f"expression {text!r}, position {found.start() + 1}: {what}; {remedies[what]}")
     return BadInputError(f"expression {text!r}, position {position}: {error.msg}; allowed: {_ALLOWED}")
+
+
+def _check_depth(text: str, tree: ast.expr) -> None:
+    level: list[ast.AST] = [tree]
+    for _ in range(_MAX_DEPTH):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+    if level:
+        raise problem(text, level[0], f"more than {_MAX_DEPTH} operators inside one another", "write it simpler")
 
 
 def _check(text: str, node: ast.AST) -> None:
@@ -169,6 +179,7 @@ def _check_constant(text: str, node: ast.Constant) -> None:
     value = node.value
     if isinstance(value, str) and "\0" in value:
         raise problem(text, node, "a zero character in text", "leave it out")
+    # Integers become BIGINT in SQL, see `literal`.
     if isinstance(value, int) and not -(2**63) < value < 2**63:
         raise problem(text, node, f"{value} does not fit 64 bits", "write it with a decimal point")
     if isinstance(value, float) and value in (float("inf"), float("-inf")):

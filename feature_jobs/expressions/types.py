@@ -37,9 +37,15 @@ class _Types:
     def __init__(self, expression: str, column_type: Callable[[str], str]) -> None:
         self.expression = expression
         self.column_type = column_type
+        self.known: dict[ast.expr, str] = {}
 
     def of(self, node: ast.expr) -> str:
-        """Type of one node, its parts checked."""
+        """Type of one node, its parts checked once: a node is asked for several times by each of those above it."""
+        if node not in self.known:
+            self.known[node] = self._of(node)
+        return self.known[node]
+
+    def _of(self, node: ast.expr) -> str:
         kind = "bool"
         match node:
             case ast.Name() | ast.Attribute():

@@ -119,11 +119,13 @@ class EventLog:
         return self._entity_rows[name]
 
     def _newest_before(self, codes_N: Ints, codes_E: Ints, valid_from_E: Ints) -> Ints:
+        # Entity and time become one sorted number, so that one search finds the newest of an entity before a time.
         order = np.lexsort((valid_from_E, codes_E))
         timeline = Timeline(np.sort(valid_from_E))
         place = codes_E[order] * timeline.size + timeline.rank_of(valid_from_E[order], "left")
         start = codes_N * timeline.size
         end = np.searchsorted(place, start + timeline.rank_of(self.times, "left"))
+        # The second condition: the row before `end` is this entity's own, not the one's before it.
         seen = (codes_N >= 0) & (end > np.searchsorted(place, start))
         rows = np.full(len(codes_N), -1)
         rows[seen] = order[end[seen] - 1]
@@ -152,6 +154,7 @@ class EventLog:
             f"v{i}": extra[name] if name in extra and not self._is_own(name) else self.column(name, rows)
             for i, name in enumerate(names)
         }
+        # By number, because DuckDB's names ignore case and ours do not.
         own = {name: quote(f"v{i}") for i, name in enumerate(names)}
         zone = self.scenario.data.events.time.zone
         sql = {place: to_sql(e, own.__getitem__, zone=zone, times=self._times) for place, e in expressions.items()}

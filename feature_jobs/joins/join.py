@@ -224,8 +224,10 @@ def _id_lists(values: pa.Array, place: str) -> pa.Array:
 
 def _cross(parts: list[pa.Array], place: str) -> pa.Array:
     """Parts as text, joined by chr(31); a null part is empty, and all of them null make null."""
+    # Through _ids, so that a part that is not an id, such as a fraction, is refused here too.
     texts = [_ids(part, place).cast(pa.string()).fill_null("") for part in parts]
     joined = pc.binary_join_element_wise(*texts, _SEPARATOR)
+    # One known part is worth learning: only a row that knows none of them has no cross.
     known = np.logical_or.reduce([np.asarray(part.is_valid()) for part in parts])
     return pc.if_else(pa.array(known), joined, pa.scalar(None, pa.string()))
 
@@ -256,6 +258,7 @@ def _all_trailing(log: EventLog) -> tuple[dict[str, pa.Array], dict[str, Ints], 
     """Columns of trailing features, the newest source time behind each value, and how old each source must be (µs)."""
     features = {name: f for name, f in log.scenario.features.items() if isinstance(f, Trailing)}
     places = {place: e for name, f in features.items() for place, e in _looks_at(name, f).items()}
+    # Reversed, so that the first place of an expression wins: a message then names that one.
     first = {expression: place for place, expression in reversed(places.items())}
     looked_at = log.evaluate({place: e for e, place in first.items()}, WHOLE)  # each expression once
     columns, sources, delays = {}, {}, {}
@@ -275,6 +278,7 @@ def _bounds(scenario: Scenario, feature: Trailing, expressions: Iterable[str]) -
     is_outcome = not outcome_columns(scenario).isdisjoint(set().union(*map(columns_of, expressions)))
     return Bounds(
         min(window_s or lookback_s, lookback_s) * 1_000_000,
+        # What an event was is known at once; what came of it only after the delay.
         scenario.join.label_delay_s * 1_000_000 if is_outcome else 0,
     )
 
@@ -334,6 +338,7 @@ def _labels(log: EventLog) -> dict[str, pa.Array]:
         if not _is_numeric(value):
             raise BadInputError(f"{place} is {value.type}, not true or false; compare it, as in rating >= 4")
         known = value.cast(pa.float64()).drop_null()
+        # A day on which no label is known would train nothing, and pass silently.
         if not len(known):
             raise BadInputError(
                 f"{place} is unknown on all {len(value)} rows of {log.ds}; look at "
@@ -342,7 +347,7 @@ def _labels(log: EventLog) -> dict[str, pa.Array]:
         other = known.filter(pc.invert(pc.is_in(known, pa.array([0.0, 1.0]))))
         if len(other):
             raise BadInputError(f"{place} is {other[0].as_py():g}, not 0 or 1; compare it, as in rating >= 4")
-        labels[f"label.{task}"] = value.cast(pa.int8())
+        labels[f"label.{task}"] = value.cast(pa.int8())  # a null stays null: training masks it
     return labels
 
 

@@ -77,6 +77,7 @@ class Ranges:
 
     def sums(self, values: Floats) -> Floats:
         """Sum of `values` (one per log row) over the rows seen."""
+        # A sum of a range as a difference of two prefix sums; exact, since the values are 0 and 1.
         total = np.concatenate([[0.0], np.cumsum(values[self.rows])])
         sums: Floats = total[self.high] - total[self.low]
         return sums
@@ -99,10 +100,11 @@ class Index:
         """What each asking row sees of the rows where `mask_N` holds."""
         rows = self.order if mask_N is None else self.order[mask_N[self.order]]
         size = self.timeline.size
-        place = self._keys[rows] * size + self.timeline.ranks[rows]
+        place = self._keys[rows] * size + self.timeline.ranks[rows]  # key and time as one sorted number
         low, high = bounds.ranks(self.timeline, self.timeline.times[self.asking])
         start = self._keys[self.asking][self._asked] * size
         first = np.searchsorted(place, start + low[self._asked])
+        # A delay longer than the window leaves an empty range, not one that runs backwards.
         end = np.maximum(np.searchsorted(place, start + high[self._asked]), first)
         found = np.zeros((2, len(low)), np.int64)
         found[:, self._asked] = first, end

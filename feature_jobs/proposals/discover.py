@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import csv
 import datetime
+import itertools
 import re
 from collections import defaultdict
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import duckdb
@@ -19,17 +19,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_jobs.errors import BadInputError
+from feature_jobs.expressions.compiler import literal
+from feature_jobs.sources.casts import quote
 from feature_jobs.sources.files import TextFile, duckdb_path, open_text
 
 MAX_FILES = 20_000
 _JSON_LINES = (".jsonl", ".ndjson", ".json")
 _NOT_TABLES = (".md", ".yaml", ".yml", ".py", ".html", ".pdf", ".png", ".jpg", ".zip", ".tar", ".ipynb")
-_PARTITION = re.compile(
-    r"(?<!\d)(?P<ds>(?:19|20)\d\d-\d\d-\d\d)(?!\d)"
-    r"|(?<!\d)(?P<yyyymmdd>(?:19|20)\d{6})(?!\d)"
-    r"|(?P<y>(?:19|20)\d\d)(?P<to_month>/(?:m(?:onth)?=)?)(?P<m>\d\d?)(?P<to_day>/(?:d(?:ay)?=)?)(?P<d>\d\d?)(?=/|$)"
+_DATE = re.compile(
+    r"(?<!\d)(?P<y>(?:19|20)\d\d)(?P<to_month>-|/(?:m(?:onth)?=)?|)(?P<m>\d\d?)"
+    r"(?P<to_day>-|/(?:d(?:ay)?=)?|)(?P<d>\d\d?)(?!\d)"
 )
-_HOUR = re.compile(r"(?<=/)(?P<name>h(?:our)?=)?(?P<hour>[01]\d|2[0-3])(?=/|$)")
+_HOUR = re.compile(r"(?<=/)(h(?:our)?=)?([01]\d|2[0-3])(?=/|$)")
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,20 @@ class FileGroup:
         """The path with a star for each placeholder."""
         return re.sub(r"\*+", "*", re.sub(r"\{\w+\}", "*", self.path))
 
+    @property
+    def scan(self) -> str:
+        """SQL that reads all rows, CSV as text as ingest does; `_file` is the file of a row. Lines that are not rows
+        are left out."""
+        files = f"[{', '.join(map(duckdb_path, self.files))}], filename = '_file', hive_partitioning = false"
+        if self.dialect.format == "parquet":
+            return f"read_parquet({files})"
+        if self.dialect.format == "jsonl":
+            return f"read_json({files}, ignore_errors = true, format = 'newline_delimited', union_by_name = true)"
+        columns = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in self.dialect.columns)
+        written = f"delim = {literal(self.dialect.delimiter)}, quote = '\"', escape = '\"'{self.dialect.options}"
+        options = f"header = true, auto_detect = false, columns = {{{columns}}}, {written}"
+        return f"read_csv({files}, ignore_errors = true, {options})"
+
 
 def find_tables(root: Path) -> tuple[list[FileGroup], list[str]]:
     """The tables below a folder (or in one file), and why other files were left out.
@@ -70,33 +85,33 @@ def find_tables(root: Path) -> tuple[list[FileGroup], list[str]]:
         raise BadInputError(f"{root}: no such file or folder; name the folder of the log files")
     base, files = (root.parent, [root]) if root.is_file() else (root, _files_below(root))
     notes: list[str] = []
-    known: dict[tuple[str, str], Dialect | str] = {}
-    members: dict[tuple[str, str], dict[Dialect, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    members: dict[tuple[str, Dialect], list[Path]] = defaultdict(list)
     folders = {file.parent: with_placeholders(file.parent.relative_to(base).as_posix()) for file in files}
     if any("{m}" in folder or "{d}" in folder for folder in folders.values()):  # month=4, and so month=12 too
         folders = {path: text.replace("{mm}", "{m}").replace("{dd}", "{d}") for path, text in folders.items()}
     with duckdb.connect() as connection:
+        sniffed: dict[tuple[str, str], Dialect | str] = {}
         for file in files:
-            found = _sniff(connection, file, known)
+            found = _sniff(connection, file, sniffed)
             if isinstance(found, Dialect):
-                members[(folders[file.parent], _suffix(file))][found].append(file)
+                members[(folders[file.parent], found)].append(file)
             elif found:
                 notes.append(f"left out {file.relative_to(base)}: {found}")
     if not members:
         raise BadInputError("\n".join([f"{root}: no table (CSV with a header, Parquet or JSON lines)", *notes[:10]]))
-    groups = [
-        FileGroup(some, path, dialect)
-        for (folder, _), tables in members.items()
-        for dialect, group in tables.items()
-        for path, some in _patterns(base, folder, group, is_all=len(tables) == 1)
-    ]
-    return sorted(groups, key=lambda group: group.path), notes
+    tables = {file for group in members.values() for file in group}
+    groups = [group for key, files in members.items() for group in _groups(base, *key, files, tables)]
+    largest: dict[str, FileGroup] = {}
+    for group in sorted(groups, key=lambda group: (len(group.files), group.files[0]), reverse=True):
+        if largest.setdefault(group.path, group) is not group:
+            few = f"{group.files[0].relative_to(base)} and the files like it ({len(group.files):,})"
+            notes.append(f"left out {few}: they have other columns than most at {group.path}")
+    return sorted(largest.values(), key=lambda group: group.path), notes
 
 
 def _files_below(root: Path) -> list[Path]:
-    paths = (path for path in root.rglob("*") if path.is_file())
-    shown = (path for path in paths if not re.search(r"(^|/)[._]", path.relative_to(root).as_posix()))
-    found = list(islice(shown, MAX_FILES + 1))
+    shown = (path for path in root.rglob("*") if not re.search(r"(^|/)[._]", path.relative_to(root).as_posix()))
+    found = list(itertools.islice((path for path in shown if path.is_file()), MAX_FILES + 1))
     if len(found) > MAX_FILES:
         raise BadInputError(f"{root}: more than {MAX_FILES} files; name the folder of one data set")
     return sorted(found)
@@ -108,23 +123,24 @@ def _suffix(file: Path) -> str:
 
 
 def _sniff(
-    connection: duckdb.DuckDBPyConnection, file: Path, known: dict[tuple[str, str], Dialect | str]
+    connection: duckdb.DuckDBPyConnection, file: Path, sniffed: dict[tuple[str, str], Dialect | str]
 ) -> Dialect | str:
     """How the file is read, or why it is not a table; an empty text for files that nobody expects to be one.
 
-    `known` are results by suffix and header, as thousands of daily files are sniffed once.
+    `sniffed` are results by storage and header, as thousands of daily files are sniffed once.
     """
     suffix = _suffix(file).lower().removesuffix(".gz")
     if suffix in _NOT_TABLES:
         return ""
     try:
         with file.open("rb") as stream:
+            # By the content: files are often named without an ending, or with a wrong one.
             is_parquet = stream.read(4) == b"PAR1"
         if is_parquet:
             return Dialect("parquet", "", tuple(pq.read_schema(file).names))
         text = open_text(file, "csv")
         with text.lines() as lines:
-            first = lines.readline(1_000_000)
+            first = lines.readline(1_000_000)  # a file without line breaks must not fill the memory
     except (BadInputError, OSError, EOFError, pa.ArrowException) as error:
         return f"not readable ({str(error).splitlines()[0].removeprefix(f'{file}: ')[:120]})"
     if suffix in _JSON_LINES:
@@ -132,13 +148,13 @@ def _sniff(
         is_object = re.fullmatch(r"\s*\{.*\}\s*", first)
         columns = (re.sub(r"\d+", "", file.name),)
         return Dialect("jsonl", "", columns) if is_object else "not JSON lines; write one object a line"
-    if (suffix, first) not in known:
-        known[(suffix, first)] = _sniff_csv(connection, text, first) if first else "empty"
-    return known[(suffix, first)]
-
-
-def _sniff_csv(connection: duckdb.DuckDBPyConnection, text: TextFile, first: str) -> Dialect | str:
     stored = f", compression = '{text.compression}', encoding = '{text.encoding}'"
+    if (stored, first) not in sniffed:
+        sniffed[(stored, first)] = _sniff_csv(connection, text, first, stored) if first else "empty"
+    return sniffed[(stored, first)]
+
+
+def _sniff_csv(connection: duckdb.DuckDBPyConnection, text: TextFile, first: str, stored: str) -> Dialect | str:
     try:
         delimiter, skipped, has_header, names = connection.execute(
             "SELECT Delimiter, SkipRows, HasHeader, [c.name for c in Columns] "
@@ -147,57 +163,58 @@ def _sniff_csv(connection: duckdb.DuckDBPyConnection, text: TextFile, first: str
         header = next(csv.reader([first], delimiter=delimiter), [])
     except (duckdb.Error, csv.Error):
         return "not text with the same number of cells in each line"
-    if skipped or len(names) != len(header):
-        return "not a table: its first line has another number of cells than the others"
-    if len(names) < 2:
-        return "it has a single column"
-    if not has_header or any(re.fullmatch(r"[-+.\deE]*", name.strip()) for name in header):
-        return "its first line is not a header of names; add one"
-    if names != header:
-        return "its header uses a name twice (perhaps in other capitals), or not at all; rename it"
-    return Dialect("csv", delimiter, tuple(header), stored)
+    is_named = has_header and not any(re.fullmatch(r"[-+.\deE]*", name.strip()) for name in header)
+    faults = {
+        "not a table: its first line has another number of cells than the others": skipped or len(names) != len(header),
+        "it has a single column": len(names) < 2,
+        "its first line is not a header of names; add one": not is_named,
+        "its header uses a name twice (perhaps in other capitals), or not at all; rename it": names != header,
+    }
+    return next((fault for fault, holds in faults.items() if holds), Dialect("csv", delimiter, tuple(header), stored))
 
 
-def _patterns(root: Path, folder: str, files: list[Path], *, is_all: bool) -> list[tuple[str, list[Path]]]:
-    """Paths that lead to the files and to no other: with placeholders, a glob, or each file by its name."""
+def _groups(base: Path, folder: str, dialect: Dialect, files: list[Path], tables: set[Path]) -> list[FileGroup]:
+    """The files as one group, if a path leads to them and to none of the other `tables`; else each by itself."""
     prefix, suffix = "" if folder == "." else f"{folder}/", _suffix(files[0])
-    if is_all and "{" in folder:  # a folder a day, whatever the names of its files
-        return [(f"{prefix}*{suffix}", files)]
     names = {with_placeholders(file.name) for file in files}
-    if len(names) == 1 and len(files) > 1:
-        return [(prefix + names.pop(), files)]
-    low, high = min(f.name for f in files), max(f.name for f in files)
-    same = 0 if is_all else next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
-    pattern = f"{prefix}{low[:same]}*{suffix}"
-    if len(files) > 1 and (is_all or {*root.glob(re.sub(r"\{\w+\}", "*", pattern))} == {*files}):
-        return [(pattern, files)]
-    return [(file.relative_to(root).as_posix(), [file]) for file in files]
+    same = itertools.takewhile(lambda letters: len({*letters}) == 1, zip(*(file.name for file in files), strict=False))
+    globs = [f"*{suffix}", "".join(letters[0] for letters in same) + f"*{suffix}"]
+    common = [*names] if len(names) == 1 else []
+    is_dated = "{" in folder  # the files of a day's folder may have any names
+    names_tried = [*globs, *common] if is_dated else [*common, *globs]
+    for group in (FileGroup(files, prefix + name, dialect) for name in names_tried if is_dated or len(files) > 1):
+        # Files of other days at a path of days may have other columns: `find_tables` keeps the largest group.
+        is_daily = group.is_daily and group.path in {prefix + name for name in common}
+        if is_daily or {*base.glob(group.glob)} & tables == {*files}:
+            return [group]
+    return [FileGroup([file], file.relative_to(base).as_posix(), dialect) for file in files]
 
 
 def with_placeholders(path: str) -> str:
     """The path with {ds}, {yyyymmdd} or {yyyy}, {mm}, {dd} for its date, and a star for an hour's folder below it."""
-    replaced = _PARTITION.sub(_placeholder, path)
-    return _HOUR.sub(lambda m: f"{m['name'] or ''}*", replaced) if replaced != path else path
+    replaced = _DATE.sub(_placeholder, path)
+    return _HOUR.sub(r"\1*", replaced) if replaced != path else path
 
 
 def _placeholder(match: re.Match[str]) -> str:
-    if _date(match) is None:
+    if _date(match) is None:  # digits that are no date, such as an id
         return match.group()
-    if not match["y"]:
-        return "{ds}" if match["ds"] else "{yyyymmdd}"
-    month, day = ("{mm}" if len(match["m"]) > 1 else "{m}"), ("{dd}" if len(match["d"]) > 1 else "{d}")
+    if "/" not in match["to_month"]:
+        return "{ds}" if match["to_month"] else "{yyyymmdd}"
+    month, day = ("{m}" if len(match["m"]) == 1 else "{mm}"), ("{d}" if len(match["d"]) == 1 else "{dd}")
     return "{yyyy}" + match["to_month"] + month + match["to_day"] + day
 
 
 def day_in(path: str) -> datetime.date | None:
     """The last date that a path names."""
-    dates = [date for match in _PARTITION.finditer(path) if (date := _date(match))]
+    dates = [date for match in _DATE.finditer(path) if (date := _date(match))]
     return dates[-1] if dates else None
 
 
 def _date(match: re.Match[str]) -> datetime.date | None:
-    text = f"{match['y']}-{match['m']:0>2}-{match['d']:0>2}" if match["y"] else match.group()
+    is_nested = "/" in match["to_month"] and "/" in match["to_day"]
+    is_padded = match["to_month"] == match["to_day"] and len(match["m"] + match["d"]) == 4
     try:
-        return datetime.date.fromisoformat(text)
+        return datetime.date(int(match["y"]), int(match["m"]), int(match["d"])) if is_nested or is_padded else None
     except ValueError:
         return None

@@ -7,12 +7,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import duckdb
-
 from feature_jobs.expressions.compiler import to_sql
 from feature_jobs.proposals import vocabulary
-from feature_jobs.proposals.profiles import Profile, clean, row_of
+from feature_jobs.proposals.profiles import Profile, Table
 from feature_jobs.proposals.roles import Log, is_row_id
+from feature_jobs.proposals.vocabulary import clean
 from feature_jobs.sources.casts import quote
 from feature_jobs.validation.leaks import BLOCKING_AUC, WARNING_AUC, leak_score
 
@@ -41,19 +40,19 @@ class Answers:
     why_delay: str = ""
 
 
-def find_answers(connection: duckdb.DuckDBPyConnection, log: Log) -> Answers:
+def find_answers(log: Log) -> Answers:
     """At most four labels; behaviours left over and columns that give a label away become outcomes."""
     columns = [column for column in log.table.columns.values() if column not in log.keys]
     late = [column for column in columns if column.is_number and column.words & vocabulary.AFTERWARDS]
-    found = _measured(connection, log, [label for column in columns for label in _of_column(column)])
-    found = found or _measured(connection, log, [_high(connection, log, column) for column in late])
-    labels = _chosen(log, found)
-    if not labels:
+    found = _measured(log.table, [label for column in columns for label in _of_column(column)])
+    found = found or _measured(log.table, [_high(log.table, column) for column in late])
+    if not found:
         return Answers([], {})
+    labels = _chosen(log, found)
     outcomes = {label.column: "a behaviour too, but not predicted" for label in found}
     outcomes |= {column.name: "known only afterwards, by its name" for column in late if not column.is_flag}
     judged = [c for c in columns if c.name not in outcomes and not c.type.startswith("list") and not is_row_id(c)]
-    outcomes |= _leaks(connection, log, judged, labels)
+    outcomes |= _leaks(log.table, judged, labels)
     outcomes = {name: why for name, why in outcomes.items() if name not in {label.column for label in labels}}
     return Answers(labels, outcomes, *_delay(log, labels, outcomes))
 
@@ -75,23 +74,23 @@ def _of_column(column: Profile) -> list[Label]:
     return []
 
 
-def _high(connection: duckdb.DuckDBPyConnection, log: Log, column: Profile) -> Label:
+def _high(table: Table, column: Profile) -> Label:
     """More than usual of what a row says was bought or watched: all that a log without refusals can teach."""
-    usual = row_of(connection, f"SELECT median({quote(column.name)}) FROM {log.table.relation}")[0] or 0
+    usual = table.row(f"median({quote(column.name)})")[0] or 0
     why = "more than usual; nothing says what was shown and refused"
     return Label(f"high_{column.name.lower()}", f"{column.name} > {round(usual, 3):.10g}", column.name, why)
 
 
-def _measured(connection: duckdb.DuckDBPyConnection, log: Log, labels: list[Label]) -> list[Label]:
+def _measured(table: Table, labels: list[Label]) -> list[Label]:
     """The labels with their shares of positives, without those that have too few of either kind."""
-    measured, rows = [], log.table.num_sampled
-    enough = min(MIN_POSITIVES, max(2, rows // 20))
-    for label in labels:
-        sql = to_sql(label.expression, quote)
-        num, positives = row_of(connection, f"SELECT count({sql}), count_if({sql}) FROM {log.table.relation}")
-        if num >= 0.5 * rows and enough <= positives <= num - enough:
-            measured.append(replace(label, mean=positives / num))
-    return measured
+    enough = min(MIN_POSITIVES, max(2, table.num_sampled // 20))
+    truths = [to_sql(label.expression, quote) for label in labels]
+    counts = table.row("0", *(f"(count({sql}), count_if({sql}))" for sql in truths))[1:]
+    return [
+        replace(label, mean=positives / num)
+        for label, (num, positives) in zip(labels, counts, strict=True)
+        if num >= 0.5 * table.num_sampled and enough <= positives <= num - enough
+    ]
 
 
 def _chosen(log: Log, found: list[Label]) -> list[Label]:
@@ -106,25 +105,23 @@ def _chosen(log: Log, found: list[Label]) -> list[Label]:
     return often[:MAX_LABELS]
 
 
-def _leaks(
-    connection: duckdb.DuckDBPyConnection, log: Log, columns: list[Profile], labels: list[Label]
-) -> dict[str, str]:
+def _leaks(table: Table, columns: list[Profile], labels: list[Label]) -> dict[str, str]:
     """Columns that give a label away by their values or by where they have none, with the reason."""
-    truths = ", ".join(f"CAST({to_sql(label.expression, quote)} AS DOUBLE) AS y{i}" for i, label in enumerate(labels))
-    values = ", ".join(
-        f"CAST({quote(c.name)} AS {'DOUBLE' if c.is_number else 'VARCHAR'}) AS v{i}" for i, c in enumerate(columns)
-    )
-    rows = connection.execute(f"SELECT {', '.join(filter(None, (truths, values)))} FROM {log.table.relation}").df()
+    truths = [f"CAST({to_sql(label.expression, quote)} AS DOUBLE) AS y{i}" for i, label in enumerate(labels)]
+    types = ["DOUBLE" if column.is_number else "VARCHAR" for column in columns]
+    values = [
+        f"CAST({quote(c.name)} AS {kind}) AS v{i}" for i, (c, kind) in enumerate(zip(columns, types, strict=True))
+    ]
+    rows = table.connection.execute(f"SELECT {', '.join(truths + values)} FROM {table.name}").df()
+    truths_N = [rows[f"y{i}"].to_numpy(float, na_value=math.nan) for i in range(len(labels))]
     found = {}
-    for (i, column), (j, label) in ((c, y) for c in enumerate(columns) for y in enumerate(labels)):
-        if column.name in found:
-            continue
-        truth_N = rows[f"y{j}"].to_numpy(float, na_value=math.nan)
-        score = leak_score(rows[f"v{i}"], truth_N, is_id=not column.is_number) or 0.0
-        if score >= WARNING_AUC:
+    for i, column in enumerate(columns):
+        scores = [leak_score(rows[f"v{i}"], truth_N, is_id=not column.is_number) or 0.0 for truth_N in truths_N]
+        if (score := max(scores)) >= WARNING_AUC:
             certain = score >= BLOCKING_AUC
             advice = "it knows the answer" if certain else "take it out of here if it is known beforehand"
-            found[column.name] = f"predicts {label.name} alone with an AUC of {score:.3f}: {advice}"
+            name = labels[scores.index(score)].name
+            found[column.name] = f"predicts {name} alone with an AUC of {score:.3f}: {advice}"
     return found
 
 
@@ -137,11 +134,10 @@ def _delay(log: Log, labels: list[Label], outcomes: Mapping[str, str]) -> tuple[
     for name in outcomes:
         column = log.table.columns[name]
         if column.is_number and column.words & vocabulary.DURATIONS and column.high:
+            # Over a day of seconds: milliseconds.
             scale = 1000 if column.words & {"ms", "millis"} or column.high > 100_000 else 1
             spans.append((math.ceil(column.high / scale / 60) * 60, name))
     longest, name = max(spans)
     if longest > 0:
         return min(longest, 86_400), f"{name} lasts up to {longest} s, and the outcome is known after it"
-    if any(column.words & vocabulary.LATE_ACTIONS for column in answers):
-        return 3600, "a guess: an hour until it is logged; ask those who write the log"
     return 300, "a guess: five minutes until it is logged; ask those who write the log"

@@ -6,11 +6,8 @@ Rows are sampled evenly over all files. A cell reads as a type if ingest's own S
 
 from __future__ import annotations
 
-import keyword
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -18,13 +15,13 @@ import duckdb
 from feature_jobs.expressions.compiler import literal
 from feature_jobs.proposals import vocabulary
 from feature_jobs.proposals.discover import FileGroup, day_in
+from feature_jobs.proposals.vocabulary import clean, unique, words_of
 from feature_jobs.schema import Column
 from feature_jobs.sources.casts import Cell, quote
-from feature_jobs.sources.files import duckdb_path
 
 SAMPLE_ROWS = 200_000
 FEW_TEXTS = 20  # so few different texts are categories, however long they are
-_READS = 0.998  # share of cells that must read as a type: ingest quarantines the rows of the others
+_MAX_UNREAD = 0.002  # share of cells that need not read as the type: ingest quarantines their rows
 _CANDIDATES = {
     "text": ("int", "float", "bool", "time"),
     "int": ("int",),
@@ -39,10 +36,9 @@ _FORMATS = [
     for date in ("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%m-%d-%Y", "%d-%m-%Y", "%d-%b-%Y", "%d %b %Y", "%m/%d/%y")
     for clock in (" %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", "")
 ] + ["%Y%m%d%H%M%S", "%Y%m%d", "%d/%b/%Y:%H:%M:%S %z", "%a %b %d %H:%M:%S %Y"]
-_RESERVED = {"null", "none", "nan", "nil", "true", "false", "event_time"}  # they mean something in expressions
+UNITS = {"s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}  # in seconds
+EARLIEST_S, LATEST_S = 631_152_000, 2_145_916_800  # 1990, 2038
 _HEADER_TYPE = re.compile(r":(token|token_seq|float|float_seq)$")  # RecBole's `user_id:token`
-_NOUNS = "|".join(sorted({*vocabulary.USER, *vocabulary.ITEM, *vocabulary.ROW}))
-_ONE_WORD = re.compile(f"({_NOUNS})({'|'.join(sorted(vocabulary.ID_ENDINGS))})")
 
 
 @dataclass(frozen=True)
@@ -56,9 +52,9 @@ class Profile:
     known: int = 0
     distinct: int = 0
     mean_length: float = 0.0
-    top: tuple[str, ...] = ()
     low: float | None = None
     high: float | None = None
+    top: tuple[str, ...] = ()
 
     @property
     def type(self) -> str:
@@ -100,11 +96,27 @@ class Profile:
 
 
 @dataclass(frozen=True)
-class Table:
-    """A found table. `relation` is its sample in the connection, with columns by their clean names."""
+class Sample:
+    """Rows of a table, evenly taken, as the relation `name` of a connection."""
+
+    connection: duckdb.DuckDBPyConnection
+    name: str
+
+    def rows(self, what: str, then: str = "") -> list[tuple[Any, ...]]:
+        """The rows of `SELECT what FROM it then`."""
+        found: list[tuple[Any, ...]] = self.connection.execute(f"SELECT {what} FROM {self.name} {then}").fetchall()
+        return found
+
+    def row(self, *what: str) -> tuple[Any, ...]:
+        """Aggregates over its rows."""
+        return self.rows(", ".join(what))[0]
+
+
+@dataclass(frozen=True)
+class Table(Sample):
+    """A found table: its sample, with columns by their clean names."""
 
     group: FileGroup
-    relation: str
     columns: dict[str, Profile]
     num_rows: int
     num_sampled: int
@@ -131,20 +143,18 @@ class Table:
 
 def profile(connection: duckdb.DuckDBPyConnection, group: FileGroup, number: int) -> Table:
     """Samples a table and describes its columns. Raises duckdb.Error where its files can't be read."""
-    scan, raw, relation = scan_of(group), f"raw{number}", f"t{number}"
-    num_rows = int(row_of(connection, f"SELECT count(*) FROM {scan}")[0])
+    raw, typed = Sample(connection, f"raw{number}"), Sample(connection, f"t{number}")
+    num_rows = int(Sample(connection, group.scan).row("count(*)")[0])
     every = -(-num_rows // SAMPLE_ROWS) or 1
     connection.execute(
-        f"CREATE TABLE {raw} AS SELECT * EXCLUDE (_nth) FROM "
-        f"(SELECT *, row_number() OVER () AS _nth FROM {scan}) WHERE _nth % {every} = 0"
+        f"CREATE TABLE {raw.name} AS SELECT * EXCLUDE (_nth) FROM "
+        f"(SELECT *, row_number() OVER () AS _nth FROM {group.scan}) WHERE _nth % {every} = 0"
     )
     columns: dict[str, Profile] = {}
     notes: list[str] = []
-    summary = connection.execute(
-        f"SELECT column_name, column_type, approx_unique FROM (SUMMARIZE SELECT * EXCLUDE (_file) FROM {raw})"
-    ).fetchall()
-    for source, kind, distinct in summary:
-        column, note = _column(connection, raw, source, kind, distinct)
+    summary = Sample(connection, f"(SUMMARIZE SELECT * EXCLUDE (_file) FROM {raw.name})")
+    for source, kind, distinct in summary.rows("column_name, column_type, approx_unique"):
+        column, note = _column(raw, source, kind, distinct)
         if note:
             notes.append(f"{group.path}: column {source} {note}")
         if column is not None:
@@ -152,108 +162,67 @@ def profile(connection: duckdb.DuckDBPyConnection, group: FileGroup, number: int
             column = column.model_copy(update={"source": source})
             columns[name] = Profile(name, column, Cell(name, column, kind).value(quote(source)))
     values = ", ".join(f"{column.sql} AS {quote(name)}" for name, column in columns.items())
-    connection.execute(f"CREATE TABLE {relation} AS SELECT {values or 'NULL AS nothing'} FROM {raw}")
-    connection.execute(f"DROP TABLE {raw}")
-    return Table(group, relation, _with_figures(connection, relation, columns), num_rows, num_rows // every, notes)
+    connection.execute(f"CREATE TABLE {typed.name} AS SELECT {values or 'NULL AS nothing'} FROM {raw.name}")
+    connection.execute(f"DROP TABLE {raw.name}")
+    return Table(connection, typed.name, group, _with_figures(typed, columns), num_rows, num_rows // every, notes)
 
 
-def scan_of(group: FileGroup) -> str:
-    """SQL that reads all rows of a table, CSV as text as ingest does; `_file` is the file of a row. Lines that are not
-    rows are left out."""
-    dialect = group.dialect
-    files = "[" + ", ".join(duckdb_path(file) for file in group.files) + "], filename = '_file'"
-    if dialect.format == "parquet":
-        return f"read_parquet({files}, hive_partitioning = false)"
-    options = f"{files}, ignore_errors = true, hive_partitioning = false"
-    if dialect.format == "jsonl":
-        return f"read_json({options}, format = 'newline_delimited', union_by_name = true)"
-    columns = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in dialect.columns)
-    written = f"header = true, delim = {literal(dialect.delimiter)}, quote = '\"', escape = '\"'{dialect.options}"
-    return f"read_csv({options}, auto_detect = false, columns = {{{columns}}}, {written})"
-
-
-def words_of(name: str) -> set[str]:
-    """The parts of a name and the name: `userId`, `user_id` and `userid` have user and id."""
-    parts = {part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)}
-    joined = _ONE_WORD.fullmatch(name.lower())
-    return parts | {name.lower()} | set(joined.groups() if joined else ())
-
-
-def clean(name: str) -> str:
-    """A name that can stand in expressions."""
-    text = re.sub(r"\W+", "_", name.strip(), flags=re.ASCII).strip("_") or "column"
-    if keyword.iskeyword(text) or text.lower() in _RESERVED:
-        return f"{text}_"
-    return f"c_{text}" if text[0].isdigit() else text
-
-
-def unique(name: str, taken: Iterable[str]) -> str:
-    """The name, numbered where another differs from it in capitals only."""
-    lowered = {other.lower() for other in taken}
-    return next(c for c in (name, *(f"{name}_{n}" for n in range(2, 10_000))) if c.lower() not in lowered)
-
-
-def _column(
-    connection: duckdb.DuckDBPyConnection, raw: str, source: str, kind: str, distinct: int
-) -> tuple[Column | None, str]:
+def _column(raw: Sample, source: str, kind: str, distinct: int) -> tuple[Column | None, str]:
     """The column with the first type that its cells read as, or None where ingest has no use for it; and a note."""
     cell, shape = quote(source), Cell(source, _typed("string"), kind).kind
-    candidates = [_typed(name) for name in _CANDIDATES.get(shape, ())]
-    dates = _date_formats(connection, raw, cell) if shape == "text" else []
-    # 20240301 reads as a number too: only the name can say that it is a date.
     words = words_of(_HEADER_TYPE.sub("", source))
-    candidates = dates + candidates if words & vocabulary.TIME else candidates + dates
+    candidates = [_typed(name) for name in _CANDIDATES.get(shape, ())]
     if shape == "float" and distinct > 1000 and not words & vocabulary.ID_ENDINGS:
         candidates = [_typed("float")]  # 17850.0 is an id with gaps, but 12.0 among many others is a measure
     if kind.startswith(("FLOAT[", "DOUBLE[", "DECIMAL[")):
         candidates = []  # an embedding, not ids
+    # 20240301 and 1709251200 read as numbers too: only the name can say that they are times.
+    is_named = bool(words & vocabulary.ALL_TIMES) and not words & vocabulary.ID_ENDINGS
+    times = _times(raw, cell, is_text=shape == "text", is_named=is_named and shape in ("text", "int", "float"))
+    candidates = times + candidates if is_named else candidates + times
     cells = [Cell(source, column, kind) for column in candidates]
-    known, is_padded, *unread = row_of(
-        connection,
-        f"SELECT count({cell}), bool_or(regexp_full_match(trim(CAST({cell} AS VARCHAR)), '0[0-9]+'))"
-        + "".join(f", count({one.reason(cell, one.value(cell))})" for one in cells)
-        + f" FROM {raw}",
+    known, is_padded, *unread = raw.row(
+        f"count({cell})",
+        f"bool_or(regexp_full_match(trim(CAST({cell} AS VARCHAR)), '0[0-9]+'))",
+        *(f"count({one.reason(cell, one.value(cell))})" for one in cells),
     )
-    note = ""
-    read = [column for column, num in zip(candidates, unread, strict=True) if known and num <= (1 - _READS) * known]
-    for column, num in zip(candidates if known else [], unread, strict=False):
-        is_text = is_padded and column.type in ("int", "float")
-        if column in read and not is_text:
-            rivals = [date for date in dates if date in read]
-            return _likeliest_date(connection, raw, cell, rivals) if column in rivals[:-1] else (column, note)
-        if column.type == "float" and num < 0.1 * known and not is_text:
-            what = f"{num / known:.1%} of its cells are not finite numbers, and ingest would quarantine their rows"
-            note = f"is declared as text: {what}"
-    if shape == "text":
-        return _list_column(connection, raw, source) or _typed("string"), note
-    if shape in ("int", "float", "bool") or not known:
-        return _typed("string"), note
-    return None, f"is left out: {kind} can't be a feature"
+    shares = [(c, num / max(known, 1)) for c, num in zip(candidates, unread, strict=True) if known]
+    shares = [(c, share) for c, share in shares if not (is_padded and c.type in ("int", "float"))]
+    read = [column for column, share in shares if share <= _MAX_UNREAD]
+    rivals = [time for time in times if time in read and time.date_format]
+    if read:
+        return _likeliest_date(raw, cell, rivals) if len(rivals) > 1 and read[0] is rivals[0] else (read[0], "")
+    what = "of its cells are not finite numbers, and ingest would quarantine their rows"
+    nearly = (f"is declared as text: {share:.1%} {what}" for c, share in shares if c.type == "float" and share < 0.1)
+    if known and shape not in ("text", "int", "float", "bool"):
+        return None, f"is left out: {kind} can't be a feature"
+    return (_list_column(raw, source) if shape == "text" else None) or _typed("string"), next(nearly, "")
 
 
 def _typed(kind: str, **fields: str) -> Column:
     return Column.model_validate({"type": kind, **fields})
 
 
-def _date_formats(connection: duckdb.DuckDBPyConnection, raw: str, cell: str) -> list[Column]:
-    """The formats of times in which the first cells read, all of them."""
-    counts = ", ".join(f"bool_and(try_strptime(c, {literal(text)}) IS NOT NULL)" for text in _FORMATS)
-    head = f"(SELECT trim({cell}) AS c FROM {raw} WHERE {cell} <> '' LIMIT 200)"
-    reads = row_of(connection, f"SELECT {counts} FROM {head}")
-    return [_typed("time", date_format=text) for text, fits in zip(_FORMATS, reads, strict=True) if fits]
+def _times(raw: Sample, cell: str, *, is_text: bool, is_named: bool) -> list[Column]:
+    """The formats of text, and the units of numbers that are named like times, in which all of the first cells read."""
+    recent = {
+        ("unit", unit): f"TRY_CAST(c AS DOUBLE) * {unit_s} BETWEEN {EARLIEST_S} AND {LATEST_S}"
+        for unit, unit_s in UNITS.items()
+    }
+    read = {("date_format", text): f"try_strptime(c, {literal(text)}) IS NOT NULL" for text in _FORMATS}
+    tests = (recent if is_named else {}) | (read if is_text else {})
+    head = f"(SELECT trim(CAST({cell} AS VARCHAR)) AS c FROM {raw.name} WHERE c <> '' LIMIT 200)"
+    fits = Sample(raw.connection, head).row(*(f"bool_and({test})" for test in tests.values())) if tests else ()
+    return [_typed("time", **{key: value}) for (key, value), fit in zip(tests, fits, strict=True) if fit]
 
 
-def _likeliest_date(
-    connection: duckdb.DuckDBPyConnection, raw: str, cell: str, rivals: list[Column]
-) -> tuple[Column, str]:
+def _likeliest_date(raw: Sample, cell: str, rivals: list[Column]) -> tuple[Column, str]:
     """Of formats that all read: the one whose days are in the names of their files, or follow each other most closely;
     and a note that others read too."""
     found = []
     for place, column in enumerate(rivals):
-        rows = connection.execute(
-            f"SELECT _file, CAST(try_strptime(trim({cell}), {literal(str(column.date_format))}) AS DATE) AS day, "
-            f"count(*) FROM {raw} GROUP BY ALL HAVING day IS NOT NULL"
-        ).fetchall()
+        day = f"CAST(try_strptime(trim({cell}), {literal(str(column.date_format))}) AS DATE) AS day"
+        rows = raw.rows(f"_file, {day}, count(*)", "GROUP BY ALL HAVING day IS NOT NULL")
         days = {day for _, day, _ in rows}
         num_in_file = sum(num for file, day, num in rows if day_in(file) == day)
         found.append((-num_in_file, ((max(days) - min(days)).days + 1) / len(days), place))
@@ -265,52 +234,33 @@ def _likeliest_date(
     return rivals[first], f"reads as {formats}; the first is taken, {why}: check it"
 
 
-def _list_column(connection: duckdb.DuckDBPyConnection, raw: str, source: str) -> Column | None:
+def _list_column(raw: Sample, source: str) -> Column | None:
     """A list column, where cells hold values that occur again and again between separators; words of titles don't."""
     for separator in (" ",) if source.endswith(":token_seq") else ("|", ";", ","):
-        share, num, distinct, whole = row_of(
-            connection,
-            f"WITH cells AS (SELECT trim({quote(source)}) AS c FROM {raw} WHERE {quote(source)} <> ''), "
-            f"parts AS (SELECT trim(unnest(string_split(c, {literal(separator)}))) AS p FROM cells) SELECT "
-            f"(SELECT count_if(contains(c, {literal(separator)}) AND NOT regexp_matches(c, '[.!?] |[][(){{}}]')) "
-            "/ count(*) FROM cells), count(*), count(DISTINCT p), bool_and(regexp_full_match(p, '[0-9]*')) FROM parts",
-        )
+        is_list = f"contains(c, {literal(separator)}) AND NOT regexp_matches(c, '[.!?] |[][(){{}}]')"
+        cells = f"(SELECT trim({quote(source)}) AS c FROM {raw.name} WHERE {quote(source)} <> '')"
+        share = Sample(raw.connection, cells).row(f"avg(CAST({is_list} AS INT))")[0]
+        parts = f"(SELECT trim(unnest(string_split(c, {literal(separator)}))) AS p FROM {cells})"
+        figures = ("count(*)", "count(DISTINCT p)", "bool_and(regexp_full_match(p, '[0-9]*'))")
+        num, distinct, whole = Sample(raw.connection, parts).row(*figures)
         if (share or 0) >= 0.2 and num > 5 * distinct:
             return _typed("list[int]" if whole else "list[string]", separator=separator)
     return None
 
 
-def _with_figures(
-    connection: duckdb.DuckDBPyConnection, relation: str, columns: dict[str, Profile]
-) -> dict[str, Profile]:
+def _with_figures(typed: Sample, columns: dict[str, Profile]) -> dict[str, Profile]:
     """Exact figures: SUMMARIZE only estimates how many values there are, and whether a key is unique depends on it."""
     texts = ", ".join(f"CAST({quote(name)} AS VARCHAR) AS {quote(name)}" for name in columns)
-    numbers = [name for name, column in columns.items() if column.is_number]
-    bounds = [f"quantile_disc(CAST({quote(name)} AS DOUBLE), [0.001, 0.999])" for name in numbers]
-    ends = dict(
-        zip(numbers, row_of(connection, f"SELECT {', '.join([*bounds, 'count(*)'])} FROM {relation}"), strict=False)
-    )
-    counted = connection.execute(
-        f"WITH cells AS (UNPIVOT (SELECT {texts or 'NULL AS nothing'} FROM {relation}) ON * INTO NAME name VALUE v), "
-        "counted AS (SELECT name, v, count(*) AS n FROM cells GROUP BY ALL) SELECT name, CAST(sum(n) AS BIGINT), "
-        "count(*), sum(n * length(v)) / sum(n), list(v ORDER BY n DESC, v)[:12] FROM counted GROUP BY name"
+    cells = f"(UNPIVOT (SELECT {texts or 'NULL AS nothing'} FROM {typed.name}) ON * INTO NAME name VALUE v)"
+    bounds = "quantile_disc(TRY_CAST(v AS DOUBLE), [0.001, 0.999]) AS ends"
+    found = typed.connection.execute(
+        f"WITH counted AS (SELECT name, v, count(*) AS n FROM {cells} GROUP BY ALL), "
+        f"bounds AS (SELECT name, {bounds} FROM {cells} GROUP BY name) "
+        "SELECT name, CAST(sum(n) AS BIGINT), count(*), sum(n * length(v)) / sum(n), any_value(ends[1]), "
+        "any_value(ends[2]), list(v ORDER BY n DESC, v)[:12] FROM counted JOIN bounds USING (name) GROUP BY name"
     ).fetchall()
-    found = {}
-    for name, known, distinct, length, top in counted:
-        low, high = ends.get(name) or (None, None)
-        figures = {"known": known, "distinct": distinct, "mean_length": length, "top": tuple(top)}
-        found[name] = replace(columns[name], **figures, low=low, high=high)
-    return columns | found
-
-
-def row_of(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
-    """The first row of a query's result."""
-    row: tuple[Any, ...] = connection.execute(sql).fetchall()[0]
-    return row
-
-
-def connect(scratch: Path) -> duckdb.DuckDBPyConnection:
-    """A database that reads text times in UTC and spills to `scratch`."""
-    connection = duckdb.connect(config={"threads": 2, "memory_limit": "2GB", "temp_directory": str(scratch)})
-    connection.execute("SET TimeZone = 'UTC'")
-    return connection
+    figures = ("known", "distinct", "mean_length", "low", "high")
+    return columns | {
+        name: replace(columns[name], **dict(zip(figures, values, strict=True)), top=tuple(top))
+        for name, *values, top in found
+    }

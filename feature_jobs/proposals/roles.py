@@ -3,41 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
-
-import duckdb
 
 from feature_jobs.proposals import vocabulary
-from feature_jobs.proposals.profiles import Profile, Table, row_of, scan_of
-from feature_jobs.schema import Time
+from feature_jobs.proposals.profiles import EARLIEST_S, LATEST_S, UNITS, Profile, Sample, Table
+from feature_jobs.schema import Column, Time
 from feature_jobs.sources.casts import quote, time_sql
 
-Unit = Literal["s", "ms", "us", "ns"]
-_UNITS: dict[Unit, float] = {"s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}  # in seconds
-_OTHER_UNITS = {"minutes": 60, "hours": 3600, "days": 86400}
-_EARLIEST_S, _LATEST_S = 631_152_000, 2_145_916_800  # 1990, 2038
-
-
-@dataclass(frozen=True)
-class Clock:
-    """A column of times. `unit` is that of numbers; a column of type time says itself how it is written."""
-
-    column: Profile
-    unit: Unit | None = None
-
-    @property
-    def text(self) -> str:
-        """How the times are written, for a person."""
-        return f"in {self.unit} since 1970" if self.unit else self.column.column.date_format or "times"
-
-    @property
-    def fields(self) -> dict[str, str]:
-        """As a scenario declares it."""
-        return {"column": self.column.name} | ({"unit": self.unit} if self.unit else {}) | {"zone": "UTC"}
-
-    def micros(self, value: str) -> str:
-        """SQL of a typed value as microseconds since 1970 UTC; null where it does not read."""
-        return value if self.unit is None else time_sql(value, Time(column="", unit=self.unit), self.column.type)
+_OTHER_UNITS = {"minutes": 60, "hours": 3600, "days": 86400}  # in seconds
 
 
 @dataclass(frozen=True)
@@ -46,7 +18,7 @@ class Log:
     that might have been the user or the item, so they are ids and not quantities."""
 
     table: Table
-    clock: Clock
+    time: Profile
     user: Profile
     item: Profile
     notes: tuple[str, ...] = ()
@@ -55,12 +27,12 @@ class Log:
     @property
     def keys(self) -> tuple[Profile, Profile, Profile]:
         """Time, user and item: without them a row is quarantined."""
-        return self.clock.column, self.user, self.item
+        return self.time, self.user, self.item
 
 
 @dataclass(frozen=True)
 class FoundEntity:
-    """A table joined to the log by `key`. `clock` is set where rows of a key follow each other, `is_log` where they
+    """A table joined to the log by `key`. `time` is set where rows of a key follow each other, `is_log` where they
     are what the user did elsewhere. `matched` is the share of the log's keys that it knows."""
 
     name: str
@@ -68,53 +40,69 @@ class FoundEntity:
     key: Profile
     event_key: Profile
     matched: float
-    clock: Clock | None = None
+    time: Profile | None = None
     is_log: bool = False
 
 
-def clock_of(table: Table) -> Clock | None:
+def time_of(table: Table) -> Profile | None:
     """The column that says when a row happened; None where there is none."""
-    found: list[tuple[int, Clock]] = []
+
+    def score(column: Profile) -> int:
+        is_named, is_other = column.words & vocabulary.TIME, column.words & vocabulary.OTHER_TIMES
+        return 2 * bool(is_named) + (column.distinct > 100) - 3 * bool(is_other)
+
+    full = [c for c in table.columns.values() if c.known >= 0.99 * table.num_sampled and c.distinct > 1]
+    return max((column for column in full if column.type == "time"), key=score, default=None)
+
+
+def _unnamed_time(table: Table) -> Profile | None:
+    """A column of numbers that are recent times, as such, though its name does not say so."""
     for column in table.columns.values():
-        unit = next((unit for unit, seconds in _UNITS.items() if _is_recent(column, seconds)), None)
-        if (unit or column.type == "time") and column.known >= 0.99 * table.num_sampled and column.distinct > 1:
-            named = bool(column.words & (vocabulary.TIME | {f"time{unit}", str(unit)}))
-            score = 2 * named + (column.distinct > 100) - 3 * bool(column.words & vocabulary.OTHER_TIMES)
-            found.append((score, Clock(column, unit)))
-    return max(found, key=lambda one: one[0])[1] if found else None
+        units = [unit for unit, unit_s in UNITS.items() if _is_recent(column, unit_s)]
+        is_other = column.is_id or column.words & vocabulary.PEOPLE_AND_THINGS
+        if units and not is_other and not table.missing(column) and column.distinct > 1:
+            typed = Column.model_validate({"type": "time", "unit": units[0], "source": column.column.source})
+            time = Time.model_validate({"column": column.name, "unit": units[0]})
+            return replace(column, column=typed, sql=time_sql(column.sql, time, column.type))
+    return None
 
 
-def _is_recent(column: Profile, seconds: float) -> bool:
-    """Whether its numbers, counted in so many seconds since 1970, are times between 1990 and 2038."""
-    low, high = column.low, column.high
-    return low is not None and high is not None and low * seconds >= _EARLIEST_S and high * seconds <= _LATEST_S
+def _is_recent(column: Profile, unit_s: float) -> bool:
+    """Whether it holds numbers that are times between 1990 and 2038 if counted in units of so many seconds."""
+    low, high = (column.low or 0, column.high or 0) if column.is_number else (0, 0)
+    return low * unit_s >= EARLIEST_S and high * unit_s <= LATEST_S
 
 
-def near_times(table: Table) -> list[str]:
+def _near_times(table: Table) -> list[str]:
     """Columns named like times whose values no unit fits, with what they might be."""
     lines = []
     for column in table.columns.values():
-        if column.words & vocabulary.TIME and column.is_number and column.known:
-            fits = [unit for unit, seconds in _OTHER_UNITS.items() if _is_recent(column, seconds)]
+        fits = [unit for unit, unit_s in _OTHER_UNITS.items() if _is_recent(column, unit_s)]
+        if not column.words & vocabulary.TIME or not column.known:
+            continue
+        if column.is_number:
             what = f"{fits[0]} since 1970 would fit: turn them into seconds" if fits else "write seconds since 1970"
             span = f"{column.name} ({column.low:.10g} to {column.high:.10g})"
             lines.append(f"{span} is not a recent time in s, ms, us or ns; {what}")
-        elif column.words & vocabulary.TIME and column.type == "string" and column.known:
+        elif column.type == "string":
             lines.append(f"{column.name} ({column.top[0]!r}) does not read as a time; write 2024-03-01T10:00:00")
     return lines
 
 
-def keys_of(table: Table, clock: Clock) -> tuple[Profile, Profile, tuple[str, ...], frozenset[str]] | None:
-    """The columns that identify user and item, notes on others that might, and the names of these others: by name,
-    else by their values.
+def log_of(table: Table) -> Log | str:
+    """The table as a log, or why it is not one. User and item are found by name, else by their values.
 
     A column with gaps that is named after a person is better than a full one that is not: rows without it are
     quarantined.
     """
+    time = time_of(table) or _unnamed_time(table)
+    if time is None:
+        return "; ".join(["no column of times", *_near_times(table)])
+    table = replace(table, columns=table.columns | {time.name: time})
     ids = [
         column
         for column in table.columns.values()
-        if column.type in ("int", "string") and column is not clock.column and column.distinct > 1
+        if column.type in ("int", "string") and column is not time and column.distinct > 1
         if not column.is_flag and table.missing(column) <= 0.7
     ]
     lasting = [c for c in ids if not is_row_id(c) and not c.is_text]
@@ -125,7 +113,7 @@ def keys_of(table: Table, clock: Clock) -> tuple[Profile, Profile, tuple[str, ..
     user = next(iter([*users, *(c for c in others if c not in items[:1]), *sessions]), None)
     item = next((c for c in [*items, *others] if c is not user), None)
     if user is None or item is None:
-        return None
+        return "no columns that identify a user and an item"
     notes = []
     for role, chosen in (("user", user), ("item", item)):
         missing = table.missing(chosen)
@@ -136,8 +124,8 @@ def keys_of(table: Table, clock: Clock) -> tuple[Profile, Profile, tuple[str, ..
     similar = [c for c in ids if c not in (user, item) and (c.is_id or c in users or c in items or c.is_text)]
     if similar:
         notes.append("passed over as user or item: " + ", ".join(f"{c.name} ({_why_not(c)})" for c in similar))
-    quantities = vocabulary.NUMBERS - {"number"}
-    return user, item, tuple(notes), frozenset(c.name for c in similar if not c.is_text and not c.words & quantities)
+    passed_over = frozenset(c.name for c in similar if not c.is_text and not c.words & vocabulary.QUANTITIES)
+    return Log(table, time, user, item, tuple(notes), passed_over)
 
 
 def is_row_id(column: Profile) -> bool:
@@ -146,15 +134,16 @@ def is_row_id(column: Profile) -> bool:
         return True
     # In a sample of a large log a user hardly ever comes twice, so the name decides before the values do.
     is_other_each_time = column.is_id and column.known > 100 and column.distinct > 0.95 * column.known
-    return is_other_each_time and not column.words & {*vocabulary.USER, *vocabulary.ITEM}
+    return is_other_each_time and not column.words & vocabulary.PEOPLE_AND_THINGS
 
 
-def _ranked(columns: list[Profile], likely: tuple[str, ...]) -> list[Profile]:
+def _ranked(columns: list[Profile], likely: str) -> list[Profile]:
     """Columns named by one of the words, the likeliest word first: those that identify, or, without any, the others."""
-    places = {c.name: next((i for i, word in enumerate(likely) if {word, f"{word}s"} & c.words), None) for c in columns}
-    named = [c for c in columns if places[c.name] is not None and (c.is_id or c.distinct > 10)]
-    ids = [c for c in named if c.is_id or c.name.lower() in likely]
-    return sorted(ids or named, key=lambda column: places[column.name] or 0)
+    words = likely.split()
+    named = {
+        c.name: c for word in words for c in columns if {word, f"{word}s"} & c.words and (c.is_id or c.distinct > 10)
+    }
+    return [c for c in named.values() if c.is_id or c.name.lower() in words] or [*named.values()]
 
 
 def _why_not(column: Profile) -> str:
@@ -163,7 +152,7 @@ def _why_not(column: Profile) -> str:
     return "new in each row or visit" if is_row_id(column) else f"{column.distinct:,} values, a less likely name"
 
 
-def entities_of(connection: duckdb.DuckDBPyConnection, tables: list[Table], log: Log) -> list[FoundEntity]:
+def entities_of(tables: list[Table], log: Log) -> list[FoundEntity]:
     """Tables with one row per key (or per key and time) whose keys are found in a column of the log.
 
     A table that names both a user and an item is another log: what its users did elsewhere, or earlier.
@@ -172,55 +161,51 @@ def entities_of(connection: duckdb.DuckDBPyConnection, tables: list[Table], log:
     for table in tables:
         columns = {name.lower(): column for name, column in table.columns.items()}
         user, is_log = columns.get(log.user.name.lower()), {log.user.name.lower(), log.item.name.lower()} <= {*columns}
-        if is_log and _has_same_rows(connection, table, log):
+        if is_log and _has_same_rows(table, log):
             continue
         keys = [user] if is_log and user else list(columns.values())
-        found = [one for key in keys if (one := _entity(connection, table, key, log, is_log=is_log))]
+        found = [one for key in keys if (one := _entity(table, key, log, is_log=is_log))]
         if found:
             best, stem = max(found, key=lambda one: one.matched), table.stem
             role = {log.user.name: "user", log.item.name: "item"}.get(best.event_key.name, stem)
-            names = (stem if best.clock else role, stem, *(f"{stem}_{n}" for n in range(2, 100)))
-            name = next(name for name in names if name not in entities)
+            name = stem if best.time or role in entities else role
+            name = vocabulary.unique(name, entities)
             entities[name] = replace(best, name=name)
     return list(entities.values())
 
 
-def _has_same_rows(connection: duckdb.DuckDBPyConnection, table: Table, log: Log) -> bool:
+def _has_same_rows(table: Table, log: Log) -> bool:
     """Whether a table repeats rows of the log, with other columns: answers to them, perhaps, and not earlier rows."""
-    names = [quote(key.name) for key in log.keys if key.name in table.columns]
-    if len(names) < 3:
+    names = ", ".join(quote(key.name) for key in log.keys)
+    if not {key.name for key in log.keys} <= table.columns.keys():
         return False
-    rows, others = (f"SELECT {', '.join(names)} FROM {one.relation}" for one in (table, log.table))
-    num = row_of(connection, f"SELECT count(*) FROM ({rows} INTERSECT {others})")[0]
+    shared = f"(SELECT {names} FROM {table.name} INTERSECT SELECT {names} FROM {log.table.name})"
+    num = Sample(table.connection, shared).row("count(*)")[0]
     return bool(num > 0.1 * min(table.num_sampled, log.table.num_sampled))
 
 
-def _entity(
-    connection: duckdb.DuckDBPyConnection, table: Table, key: Profile, log: Log, *, is_log: bool
-) -> FoundEntity | None:
+def _entity(table: Table, key: Profile, log: Log, *, is_log: bool) -> FoundEntity | None:
     event_key = _event_key(table, key, log)
     if event_key is None or len(table.columns) < 2 or table.missing(key) > 0.005:
         return None
     # All rows, not the sample: in a sample most keys are absent, and a key with two rows may look unique.
-    num, distinct, matched = row_of(
-        connection,
-        f"WITH keys AS MATERIALIZED (SELECT {key.sql} AS k FROM {scan_of(table.group)}) "
-        "SELECT count(k), count(DISTINCT k), (SELECT avg(CAST(e IN (SELECT k FROM keys) AS INT)) "
-        f"FROM (SELECT DISTINCT {quote(event_key.name)} AS e FROM {log.table.relation}) WHERE e IS NOT NULL) FROM keys",
-    )
-    if not matched or (matched < 0.3 and not is_log):
+    keys = f"(SELECT {key.sql} AS k FROM {table.group.scan})"
+    known = f"(SELECT DISTINCT {quote(event_key.name)} AS e FROM {log.table.name})"
+    matched = f"(SELECT avg(CAST(e IN (SELECT k FROM {keys}) AS INT)) FROM {known} WHERE e IS NOT NULL)"
+    num, distinct, share = Sample(table.connection, keys).row("count(k)", "count(DISTINCT k)", matched)
+    if not share or (share < 0.3 and not is_log):
         return None
-    found, clock = FoundEntity("", table, key, event_key, matched), clock_of(table)
-    if clock and (num > distinct or clock.column.words & vocabulary.SNAPSHOT):
-        pair = f"({quote(key.name)}, {quote(clock.column.name)})"
-        if row_of(connection, f"SELECT count(DISTINCT {pair}) FROM {table.relation}")[0] >= 0.95 * key.known:
-            return replace(found, clock=clock, is_log=is_log)
+    found, time = FoundEntity("", table, key, event_key, share), time_of(table)
+    if time and (num > distinct or time.words & vocabulary.SNAPSHOT):
+        moments = table.row(f"count(DISTINCT ({quote(key.name)}, {quote(time.name)}))")[0]
+        if moments >= 0.95 * key.known:
+            return replace(found, time=time, is_log=is_log)
     return found if num == distinct else None
 
 
 def _event_key(table: Table, key: Profile, log: Log) -> Profile | None:
     """The column of the log that a key column is about: of its name, or `id` in a table named after it."""
-    columns = [c for c in log.table.columns.values() if c.type == key.type and c is not log.clock.column]
+    columns = [c for c in log.table.columns.values() if c.type == key.type and c is not log.time]
     same = [c for c in columns if c.name.lower() == key.name.lower()]
     if not same and key.name.lower() in ("id", "uuid", "key"):
         same = [c for c in columns if table.stem.rstrip("s") in c.words]

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-
-def _ranked(text: str) -> tuple[str, ...]:
-    """Words, the likeliest first."""
-    return tuple(text.split())
+import keyword
+import re
+from collections.abc import Iterable
 
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-USER = _ranked(
-    "user uid member customer visitor reader viewer listener account client person profile guest device cookie"
-)
-ITEM = _ranked(
+# The likeliest word first.
+USER = "user uid member customer visitor reader viewer listener account client person profile guest device cookie"
+ITEM = (
     "item iid product stock video movie film song track article news book photo post note doc document content "
     "question poi venue sku offer ad banner creative listing hotel restaurant business game app job campaign page url"
 )
+PEOPLE_AND_THINGS = _words(f"{USER} {ITEM}")
 ID_ENDINGS = _words("id uid iid no num nr number code key sku uuid guid")
 # Ids of one row or one visit: they never come again, so nothing can be learned for them.
 ROW = _words("row impression session request invoice order transaction basket trace record log line index uuid")
 SPLIT = _words("split fold train test valid validation holdout subset")
 
-TIME = _words("time timestamp ts datetime date dt at when event logged unixtime epoch day")
+TIME = _words("time timestamp ts t datetime date dt at when event logged created seen posted unix unixtime epoch day")
 OTHER_TIMES = _words("upload birth register signup release expire modified stay play end join click clicked converted")
 SNAPSHOT = _words("last update updated valid snapshot modified asof effective since")
+ALL_TIMES = TIME | OTHER_TIMES | SNAPSHOT
 CLOCK = _words("date dt day hour hourmin minute second month year week weekday quarter timestamp ts datetime time")
 
-LATE_ACTIONS = _words(
-    "buy bought purchase purchased order ordered convert converted conversion install installed paid sale"
-)
-ACTIONS = LATE_ACTIONS | _words(
+ACTIONS = _words(
+    "buy bought purchase purchased order ordered convert converted conversion install installed paid sale "
     "click clicked clk view viewed watch watched like liked love favorite fav share shared follow followed comment "
-    "commented cart label target forward save saved subscribe subscribed download play played skip skipped complete "
+    "commented cart label target forward save saved subscribe subscribed download played play skip skipped complete "
     "completed finish finished enter hate hated dislike book booked reply response open opened transaction return "
     "returned churn y"
 )
@@ -49,10 +47,34 @@ AFTERWARDS = _words(
 )
 DURATIONS = _words("time duration sec secs seconds ms s millis stay dwell")
 
-NUMBERS = _words(
-    "age price cost count num number size duration length len width height days hours minutes amount weight distance "
+QUANTITIES = _words(
+    "age price cost count num size duration length len width height days hours minutes amount weight distance "
     "rank rating score total avg mean sum ratio rate popularity budget bid income salary ms sec seconds"
 )
+NUMBERS = QUANTITIES | {"number"}
 CATEGORIES = _words("id uid code zip type category cat level status class kind group segment version year feat feature")
-GROUPS = _words("category cat genre brand author topic publisher type")
 HISTORY = _words("seq sequence history hist past recent list")
+
+_RESERVED = {"null", "none", "nan", "nil", "true", "false", "event_time"}  # they mean something in expressions
+_NOUN_AND_ID = re.compile(f"({'|'.join(sorted({*PEOPLE_AND_THINGS, *ROW}))})({'|'.join(sorted(ID_ENDINGS))})")
+
+
+def words_of(name: str) -> set[str]:
+    """The parts of a name and the name: `userId`, `user_id` and `userid` have user and id."""
+    parts = {part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)}
+    joined = _NOUN_AND_ID.fullmatch(name.lower())
+    return parts | {name.lower()} | set(joined.groups() if joined else ())
+
+
+def clean(name: str) -> str:
+    """A name that can stand in expressions."""
+    text = re.sub(r"\W+", "_", name.strip(), flags=re.ASCII).strip("_") or "column"
+    if keyword.iskeyword(text) or text.lower() in _RESERVED:
+        return f"{text}_"
+    return f"c_{text}" if text[0].isdigit() else text
+
+
+def unique(name: str, taken: Iterable[str]) -> str:
+    """The name, numbered where another differs from it in capitals only."""
+    lowered = {other.lower() for other in taken}
+    return next(c for c in (name, *(f"{name}_{n}" for n in range(2, 10_000))) if c.lower() not in lowered)

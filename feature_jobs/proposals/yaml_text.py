@@ -2,78 +2,42 @@
 
 from __future__ import annotations
 
-import datetime
-import json
+import io
+import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from feature_jobs.proposals.days import DayChoice, DayCounts
-from feature_jobs.proposals.features import Proposed
-from feature_jobs.proposals.labels import Answers
-from feature_jobs.proposals.roles import FoundEntity, Log
+from feature_jobs.proposals.days import Counts, usual_rows
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """All that was chosen. `data_path` is relative to the scenario's folder, `events_path` to it."""
-
-    name: str
-    data_path: str
-    events_path: str
-    log: Log
-    entities: list[FoundEntity]
-    answers: Answers
-    counts: DayCounts
-    days: DayChoice
-    features: list[Proposed]
-
-    @property
-    def required(self) -> set[str]:
-        """Columns of the log without which a row is quarantined: its keys, and labels that are never missing."""
-        columns, labels = self.log.table.columns, {label.column for label in self.answers.labels}
-        full = {name for name in labels if columns[name].known == self.log.table.num_sampled}
-        return full | {key.name for key in self.log.keys}
-
-
-def to_yaml(proposal: Proposal) -> str:
-    """The proposal as a scenario file."""
+def to_yaml(**choices: object) -> str:
+    """The scenario file, from the choices that the template names."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=select_autoescape(),  # off for YAML: `scalar` quotes
+        autoescape=select_autoescape(),  # off for YAML: `flow` quotes
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    # A tab begins each comment until all comments are aligned; `scalar` and `flow` write tabs as \t.
-    environment.filters |= {"scalar": scalar, "flow": flow, "note": lambda text: text and f"\t# {text}"}
-    counts = (f for f in proposal.features if f.fields and f.fields.get("by") == [proposal.log.user.name])
-    text = environment.get_template("scenario.yaml.j2").render(
-        vars(proposal),
-        required=proposal.required,
-        user_count=next(counts).name,
-        is_small=sum(proposal.counts.rows.values()) < 50_000,
-    )
+    # A tab begins each comment until all comments are aligned; `flow` writes tabs as \t.
+    environment.filters |= {"flow": flow, "note": lambda text: text and f"\t# {text}", "batch_size": batch_size}
+    text = environment.get_template("scenario.yaml.j2").render(choices)
     return re.sub(r"(?m)^([^\t\n]*)\t", lambda match: f"{match[1]:<48} ", text)
 
 
 def flow(value: object) -> str:
-    """A value in YAML's flow style."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {flow(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(flow(item) for item in value) + "]"
-    if isinstance(value, datetime.date):
-        return str(value)
-    return scalar(value) if isinstance(value, str) else json.dumps(value)
+    """A value in YAML's flow style, on one line."""
+    from ruamel.yaml import YAML
+
+    yaml, stream = YAML(), io.StringIO()
+    yaml.default_flow_style, yaml.width = True, 1_000_000
+    yaml.dump(value, stream)
+    return stream.getvalue().removesuffix("...\n").strip()
 
 
-def scalar(text: str) -> str:
-    """A text as a YAML scalar, quoted where it must be."""
-    is_plain = re.fullmatch(r"[A-Za-z_./](?:[\w./*()<>=+ -]*[\w./*)])?", text, flags=re.ASCII)
-    reserved = text.lower() in ("null", "true", "false", "yes", "no", "on", "off", "y", "n", "~")
-    return text if is_plain and not reserved else json.dumps(text, ensure_ascii=False)
+def batch_size(counts: Counts) -> int:
+    """About 64 steps a day: a day is learned in one pass, and with fewer steps the model hardly leaves its start."""
+    return int(min(max(2 ** round(math.log2(usual_rows(counts) / 64)), 16), 512))

@@ -15,7 +15,7 @@ from feature_jobs.schema.features import (
 )
 from feature_jobs.schema.reading import load_scenario
 from feature_jobs.schema.sections import Column, Distributed, Model, Quantize, Scenario, SearchRange, Table, Time, Train
-from feature_jobs.schema.yaml_file import place_of
+from feature_jobs.schema.yaml_file import name_taken, place_of, same_name
 
 __all__ = [
     "Column",
@@ -39,5 +39,7 @@ __all__ = [
     "TrailingFeature",
     "Train",
     "load_scenario",
+    "name_taken",
     "place_of",
+    "same_name",
 ]

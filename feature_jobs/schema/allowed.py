@@ -18,7 +18,7 @@ from feature_jobs.schema.sections import Scenario
 FEATURES: dict[str, type[Feature]] = {
     get_args(feature.model_fields["kind"].annotation)[0]: feature for feature in get_args(get_args(AnyFeature)[0])
 }
-NAME = "a name of small letters, digits and _, beginning with a letter"
+NAME = "a name of small letters, digits and _, beginning with a letter, at most 100 in all"
 _TYPES = {
     bool: "true or false",
     int: "a whole number",

@@ -8,6 +8,11 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from feature_jobs.schema.user_file import path_problem
+
+FIRST_DAY, LAST_DAY = datetime.date(1900, 1, 1), datetime.date(2199, 12, 31)
+"""Between them every day has neighbours, and its moments fit a signed 64-bit count of microseconds."""
+
 
 def _clock_time(text: str) -> str:
     if not re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9]", text):
@@ -15,10 +20,30 @@ def _clock_time(text: str) -> str:
     return text
 
 
-NAME_PATTERN = r"^[a-z][a-z0-9_]*$"
+def _day(day: datetime.date) -> datetime.date:
+    if not FIRST_DAY <= day <= LAST_DAY:
+        raise ValueError(f"must be a day from {FIRST_DAY} to {LAST_DAY}; correct the year")
+    return day
+
+
+def _path(text: str) -> str:
+    if problem := path_problem(text):
+        raise ValueError(problem)
+    return text
+
+
+def _model_name(text: str) -> str:
+    if not re.fullmatch(r"\w[\w .-]{0,99}", text):
+        raise ValueError("is not a name of a model; write at most 100 letters, digits, spaces and any of _ . -")
+    return text
+
+
+NAME_PATTERN = r"^[a-z][a-z0-9_]{0,99}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
-Day = Annotated[datetime.date, Field(description="A day, 2022-04-25.")]
+Day = Annotated[datetime.date, AfterValidator(_day), Field(description="A day, 2022-04-25.")]
 ClockTime = Annotated[str, AfterValidator(_clock_time)]
+PathText = Annotated[str, AfterValidator(_path)]
+ModelName = Annotated[str, AfterValidator(_model_name)]
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 

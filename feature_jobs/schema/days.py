@@ -6,6 +6,7 @@ import datetime
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from feature_jobs.errors import BadInputError
+from feature_jobs.schema.base import FIRST_DAY, LAST_DAY
 from feature_jobs.schema.sections import Scenario
 
 ONE_DAY = datetime.timedelta(days=1)
@@ -14,9 +15,13 @@ ONE_DAY = datetime.timedelta(days=1)
 def parse_ds(ds: str) -> datetime.date:
     """The date of `2022-04-25`. Raises BadInputError for anything else."""
     try:
-        return datetime.date.fromisoformat(ds)
+        day = datetime.date.fromisoformat(ds)
     except ValueError:
-        raise BadInputError(f"--ds {ds!r} is not a day; write it as 2022-04-25") from None
+        day = None
+    # Other spellings (20220425, 2022-W17-1) would be other folders of the store.
+    if day is None or str(day) != ds or not FIRST_DAY <= day <= LAST_DAY:
+        raise BadInputError(f"{ds[:40]!r} is not a day from {FIRST_DAY} to {LAST_DAY}; write it as 2022-04-25")
+    return day
 
 
 def check_day(scenario: Scenario, ds: str) -> None:
@@ -36,7 +41,7 @@ def previous_day(scenario: Scenario, ds: str) -> str | None:
     day, days = parse_ds(ds) - ONE_DAY, scenario.data.days
     while day in days.skip:
         day -= ONE_DAY
-    return None if day < days.first else str(day)
+    return None if day < days.first else str(day)  # the first day has learned the warm-up itself
 
 
 def trailing_days(scenario: Scenario, ds: str, num_days: int) -> list[str]:
@@ -77,7 +82,7 @@ def day_of(scenario: Scenario, time_us: int) -> str | None:
     except (ValueError, OverflowError, OSError):
         return None
     day = moment.date()
-    if not 1 < day.year < 9998:
+    if not 1 < day.year < 9998:  # so that a day can be added and a zone's offset applied
         return None
     # The clock alone does not decide: an hour that it shows twice may lie on both sides of the day's start.
     if time_us < _start_us(scenario, day):

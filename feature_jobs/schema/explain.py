@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from feature_jobs.schema.allowed import FEATURES, NAME, Rule, allowed, keys_at, rule_at
-from feature_jobs.schema.yaml_file import line_of
+from feature_jobs.schema.yaml_file import line_of, setting_at
 
 
-def explain(file: Path, document: Any, error: Any) -> str:
-    """One line for one pydantic error: file:line: field: value: must be what is allowed; fix."""
+def explain(file: Path, document: Any, error: Any, given: Sequence[str] = ()) -> str:
+    """One line for one pydantic error: place: field: value: must be what is allowed; fix.
+
+    The place is file:line, or the option of the command line (`given`) that the value comes from.
+    """
     # The third part of a feature's location is its kind, which the file doesn't nest by.
     location = [part for i, part in enumerate(error["loc"]) if not (i == 2 and error["loc"][0] == "features")]
     line = line_of(document, location)
-    place = f"{file}:{line}" if line else str(file)
+    place = setting_at(given, location) or (f"{file}:{line}" if line else str(file))
     kind, value = error["type"], error.get("input")
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         location, kind = [*location, "kind"], "missing" if kind == "union_tag_not_found" else kind

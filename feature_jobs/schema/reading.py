@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,10 @@ from pydantic import ValidationError
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema.explain import explain
 from feature_jobs.schema.sections import Scenario
-from feature_jobs.schema.yaml_file import read_yaml
+from feature_jobs.schema.user_file import resolved
+from feature_jobs.schema.yaml_file import read_yaml, setting
+
+MAX_PATH_PARTS = 20
 
 
 def load_scenario(
@@ -25,25 +27,27 @@ def load_scenario(
 
     Raises BadInputError with a line for each problem.
     """
-    file = Path(path).resolve()
+    file = resolved(path)
     document = read_yaml(file)
+    given = tuple(part for path, value in (overrides or {}).items() for part in setting(path, value))
     for dotted, value in (overrides or {}).items():
         _set_path(document, dotted, value)
     try:
         scenario = Scenario.model_validate(document)
     except ValidationError as error:
-        lines = [explain(file, document, e) for e in error.errors(include_url=False)]
+        lines = [explain(file, document, e, given) for e in error.errors(include_url=False)]
         raise BadInputError("\n".join(dict.fromkeys(lines))) from None
-    root = Path(data).resolve() if data else (file.parent / scenario.data.path).resolve()
+    root = resolved(data or file.parent / scenario.data.path)
     scenario = scenario.model_copy(update={"data": scenario.data.model_copy(update={"path": str(root)})})
     scenario._file = file
-    settings = [part for path, value in (overrides or {}).items() for part in ("--set", f"{path}={json.dumps(value)}")]
-    scenario._given = (*(["--data", str(root)] if data else []), *settings)
+    scenario._given = (*(["--data", str(root)] if data else []), *given)
     return scenario
 
 
 def _set_path(document: Any, dotted: str, value: Any) -> None:
     *parents, leaf = dotted.split(".")
+    if len(parents) >= MAX_PATH_PARTS:
+        raise BadInputError(f"config path {dotted[:40]}...: {len(parents) + 1} parts; name a path of the scenario")
     node = document
     for key in parents:
         node = node.setdefault(key, {}) if isinstance(node, dict) else None

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr
 
-from feature_jobs.schema.base import ClockTime, Day, Name, Positive, Section, Share
+from feature_jobs.schema.base import ClockTime, Day, ModelName, Name, PathText, Positive, Section, Share
 from feature_jobs.schema.features import AnyFeature, EmbeddedFeature, Embedding
+from feature_jobs.schema.yaml_file import place_of, setting_at
 
 
 class Column(Section):
@@ -62,7 +63,7 @@ class Table(Section):
     are columns of text. `format: jsonl` is one JSON object a line; an absent key is null.
     """
 
-    path: str
+    path: PathText
     format: Literal["csv", "parquet", "jsonl"]
     delimiter: str = ","
     columns: dict[str, Column]
@@ -104,7 +105,7 @@ class Data(Section):
     """Where the logs come from. `user` and `item` name the event columns that identify them. `fetch` names what
     `recloop fetch` brings there, `options` are its settings where it generates."""
 
-    path: str
+    path: PathText
     fetch: str | None = None
     options: dict[str, int | float | str] = {}
     events: Events
@@ -214,7 +215,7 @@ class Train(Section):
     threads: Positive = 2
     device: Literal["auto", "cpu", "cuda"] = "auto"
     cache_rows: Positive | None = None
-    rows_folder: str | None = None
+    rows_folder: PathText | None = None
     backend: Literal["native", "torchrec"] = "native"
     distributed: Distributed = Distributed()
 
@@ -238,7 +239,7 @@ class Validate(Section):
     (before there is one: from the same kind of day, weekend or not). Columns that are named are always judged, against
     the same weekday where `trailing_days` reaches back to one."""
 
-    suite: str | None = None
+    suite: PathText | None = None
     trailing_days: Positive = 7
     drift_columns: tuple[str, ...] = ()
     max_psi: Annotated[float, Field(gt=0)] = 0.25
@@ -285,7 +286,7 @@ class Deploy(Section):
     positives or negatives, is unknown. `when_unsure` says what happens to a version that no gate refuses, but that
     could not be judged. `after_rollback`: whether later days may promote before a person lifts the hold."""
 
-    model: str | None = None
+    model: ModelName | None = None
     max_auc_drop: Annotated[float, Field(ge=0)] = 0.01
     max_segment_auc_drop: Annotated[float, Field(ge=0)] = 0.05
     max_calibration_error: Annotated[float, Field(gt=0)] = 0.25
@@ -371,13 +372,9 @@ class Scenario(Section):
         usual = self.file.parent == Path("scenarios").resolve() and self.file.suffix == ".yaml"
         return shlex.join(["-s", self.file.stem if usual else str(self.file), *self._given])
 
-    @property
-    def option_as_in_file(self) -> str:
-        """`option` without `--set`: the scenario as its file has it."""
-        data = self._given[: 2 * ("--data" in self._given)]
-        plain = self.model_copy()
-        plain._file, plain._given = self._file, data
-        return plain.option
+    def place_of(self, *location: str) -> str:
+        """Where the value at a config path was written: `--set PATH=VALUE` of the command line, else FILE:LINE."""
+        return setting_at(self._given, location) or place_of(self._file, *location)
 
     @property
     def suite_file(self) -> Path:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from feature_jobs.errors import BadInputError
+from feature_jobs.schema.user_file import read_user_text
+
+NAME = re.compile(r"""^name:[ \t]*["']?([\w-]+)""", re.MULTILINE)
 
 
 def place_of(file: Path, *location: str) -> str:
@@ -17,25 +23,56 @@ def place_of(file: Path, *location: str) -> str:
     return f"{file}:{line}" if line else str(file)
 
 
+def setting(path: str, value: Any) -> tuple[str, str]:
+    """A value that was given on the command line, as the command line has it."""
+    return "--set", f"{path}={json.dumps(value, default=str)}"
+
+
+def setting_at(given: Sequence[str], location: Sequence[Any]) -> str | None:
+    """`--set PATH=VALUE` if the value at `location`, or part of it, was given so; else None. `given`: see `setting`."""
+    for option, text in zip(given[-2::-2], given[-1::-2], strict=True):  # the last one counts
+        path, _, value = text.partition("=")
+        if option == "--set" and location and all(a == str(b) for a, b in zip(path.split("."), location, strict=False)):
+            return f"{option} {path}={_bare(json.loads(value))}"
+    return None
+
+
+def _bare(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def read_yaml(file: Path) -> Any:
     """The document of a scenario file. Raises BadInputError where it cannot be read as a mapping."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+    from feature_jobs.schema.bounded_yaml import MAX_BYTES, parse_yaml
 
     try:
-        document = YAML(typ="rt").load(file.read_text(encoding="utf-8"))
+        text = read_user_text(file, MAX_BYTES)
     except FileNotFoundError:
         others = sorted(p.name for p in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
         hint = f"there: {', '.join(others)}" if others else "no scenario there; `recloop init` proposes one"
         raise BadInputError(f"{file}: no such scenario file ({hint})") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f":{where.line + 1}" if where else ""
-        problem = getattr(error, "problem", None) or "not UTF-8 text"
-        raise BadInputError(f"{file}{line}: not readable as YAML: {problem}; correct the line") from None
+    document = parse_yaml(text, str(file), round_trip=True)
     if not isinstance(document, dict):
         raise BadInputError(f"{file}: holds {type(document).__name__}, not a scenario; start from `recloop init`")
     return document
+
+
+def same_name(file: Path, name: str) -> list[Path]:
+    """Other scenario files beside `file` that have the same name. They are searched, not parsed: one may be broken."""
+    found = []
+    for other in sorted(file.parent.glob("*.yaml")):
+        if other != file and other.is_file():
+            match = NAME.search(other.read_text(encoding="utf-8", errors="replace"))
+            found += [other] if match and match[1] == name else []
+    return found
+
+
+def name_taken(name: str, *files: Path) -> str:
+    """The message about several scenario files with one name."""
+    return (
+        f"{' and '.join(map(str, files))}: name: {name!r} is the name of each of these files, so they would share one"
+        " store and one DAG; give each file a name of its own, or move one out of the folder"
+    )
 
 
 def line_of(document: Any, location: list[Any]) -> int | None:

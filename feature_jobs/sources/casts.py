@@ -242,10 +242,11 @@ def _scalar(wanted: str, kind: str, raw: str) -> str:
             whole = f"regexp_full_match({text}, '[+-]?[0-9]+([.]0*)?')"
             sql = f"CASE WHEN {whole} THEN TRY_CAST(split_part({text}, '.', 1) AS BIGINT) END"
         case "int", "float":
-            sql = f"CASE WHEN {raw} = floor({raw}) THEN TRY_CAST({raw} AS BIGINT) END"
+            sql = f"CASE WHEN {raw} = floor({raw}) THEN TRY_CAST({raw} AS BIGINT) END"  # a cast alone rounds
         case "int", _:
             sql = f"TRY_CAST({raw} AS BIGINT)"
         case "float", "text":
+            # DuckDB reads 1_000 as a thousand.
             sql = f"CASE WHEN NOT contains({text}, '_') AND isfinite({number}) THEN {number} END"
         case "float", _:
             sql = f"CASE WHEN isfinite({number}) THEN {number} END"
@@ -297,7 +298,8 @@ def time_sql(value: str, time: Time, type_name: str) -> str:
         factor = "/ 1000" if time.unit == "ns" else f"* {_US_PER[time.unit]}"
         return f"TRY_CAST(round({value} {factor}) AS BIGINT)"
     if time.unit == "ns":
-        return f"(({value} - (({value} % 1000) + 1000) % 1000) // 1000)"
+        return f"(({value} - (({value} % 1000) + 1000) % 1000) // 1000)"  # down also before 1970: % takes the sign
+    # A product beyond 64 bits is null, not an error.
     return f"TRY_CAST(CAST({value} AS HUGEINT) * {_US_PER[time.unit]} AS BIGINT)"
 
 

@@ -102,7 +102,7 @@ class _Landing:
         self._check_undated(num_undated)
         self._check_quarantined(num_bad, num_read)
         if num_read == num_bad:
-            raise self._empty(num_read)
+            raise self._empty(num_read)  # an empty day would move the chain on without a row learned
         num_duplicates = self._drop_duplicates()
         if self.source.key:
             num_bad += self._quarantine_conflicts(self.source.key)
@@ -159,6 +159,7 @@ class _Landing:
             time_key = ["key.valid_from"] if self.source.time else []
             order, path = f"c{self.source.place_of(self.source.key)}, time", f"entities/{self.source.name}.parquet"
         else:
+            # A total order, so that equal rows give equal bytes: events of one time keep the order of the files.
             time_key, order, path = ["key.event_time"], "time, file, row", EVENTS_FILE
         columns += "".join(f", time AS {quote(key)}" for key in time_key)
         rows = self.connection.sql(f"SELECT {columns} FROM good ORDER BY {order}")
@@ -169,6 +170,7 @@ class _Landing:
         return write_parquet((batch.cast(schema) for batch in batches), schema, output / path)
 
     def _quarantined(self) -> pa.Table:
+        # abs(row): a broken line has a negative number, but belongs between its neighbours.
         rows = self.connection.sql(
             f"SELECT {literal(self.source.name)} AS \"table\", coalesce(raw, '') AS row, reason FROM staged "
             f"WHERE reason IS NOT NULL ORDER BY file, abs(staged.row), reason, raw"

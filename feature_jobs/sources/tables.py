@@ -75,6 +75,7 @@ def connect(scratch: Path, zone: str = "UTC") -> duckdb.DuckDBPyConnection:
 
     Raises BadInputError for a time zone that does not exist.
     """
+    # A limit of memory, with room to spill: a day larger than the step's memory must still be read.
     settings = {"threads": 2, "memory_limit": _MEMORY_LIMIT, "temp_directory": str(scratch)}
     connection = duckdb.connect(config=settings)
     try:
@@ -108,6 +109,7 @@ class Reader:
             f"CREATE TABLE staged (file INTEGER, row BIGINT, time BIGINT, reason VARCHAR, raw VARCHAR, "
             f"dropped INTEGER, {types})"
         )
+        # A log in one piece holds other days too, which those days read; of a partition nobody else reads a row.
         keep = "true" if self.source.is_partitioned else f"time IS NULL OR {self._inside}"
         for number in range(len(self.files)):
             rows = f"SELECT * FROM ({{rows}}) WHERE {keep}" + (f" LIMIT {limit}" if limit else "")
@@ -250,12 +252,13 @@ class Reader:
         try:
             schema = pq.read_schema(file)
             scan = f"read_parquet({duckdb_path(file)}, hive_partitioning = false, file_row_number = true)"
-            rows = self.connection.execute(f"DESCRIBE FROM {scan}").fetchall()[:-1]
+            rows = self.connection.execute(f"DESCRIBE FROM {scan}").fetchall()[:-1]  # without file_row_number
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             refuse_text(file)
             raise self._unreadable(file, error) from None
         refuse_repeated(file, schema.names)
         types = {
+            # DuckDB reads float16 as FLOAT, but it merges neighbouring integers far earlier: from 2049 on.
             name: "HALF" if pa.types.is_float16(schema.field(i).type) else row[1]
             for i, (name, row) in enumerate(zip(schema.names, rows, strict=True))
         }
@@ -313,6 +316,7 @@ class Reader:
         """SQL of a CSV scan; columns are named by position, since names may be empty or differ in capitals only."""
         columns = ", ".join(f"p{i}: 'VARCHAR'" for i in range(num_columns))
         stored = f"compression = '{text.compression}', encoding = '{text.encoding}', hive_partitioning = false"
+        # row_number() follows the lines of the file, because DuckDB keeps the order of a scan.
         rejects = "store_rejects = true, rejects_table = '_rejects', rejects_scan = '_scans'"
         return (
             f"SELECT *, row_number() OVER () - 1 AS _row FROM read_csv({duckdb_path(text.path)}, auto_detect = false, "
@@ -373,7 +377,7 @@ def write_parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Pa
         for batch in batches:
             num_rows += batch.num_rows
             waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch], schema)])
-            while waiting.num_rows >= ROWS_PER_GROUP:
+            while waiting.num_rows >= ROWS_PER_GROUP:  # batches come in sizes that depend on threads and memory
                 writer.write_table(waiting.slice(0, ROWS_PER_GROUP).combine_chunks(), ROWS_PER_GROUP)
                 waiting = waiting.slice(ROWS_PER_GROUP)
         if waiting.num_rows or not num_rows:

@@ -166,6 +166,7 @@ def sketch(values: pd.Series[Any], kind: Kind) -> Sketch:
     known = values.dropna()
     if kind == "number":
         number_N, rows_N = np.unique(known.to_numpy(np.float64), return_counts=True)
+        # Two digits: a profile of exact values would be as large as the day, and every later day keeps it.
         rounded = [float(f"{number:.2g}") for number in number_N]
         counts: dict[Any, int] = {}
         for number, rows in zip(rounded, rows_N.tolist(), strict=True):

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any, Required, TypedDict
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.files import SAMPLES_FILE
+from feature_jobs.schema.user_file import read_user_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SEVERITIES = {"critical": "blocking", "warning": "warning", "info": "info"}  # in GX's words and in ours
 BUILT_IN = "built-in"
+MAX_SUITE_BYTES = 10_000_000
 _COLUMN_KEYS = ("column", "column_A", "column_B", "column_list")
 
 
@@ -64,6 +66,7 @@ def propose_suite(scenario: Scenario) -> Suite:
     """A first suite, from the scenario alone, for its owner to sharpen; used as it is where the file is missing."""
     expectations = [
         _expect("table_row_count_to_be_between", min_value=1),
+        # No sample can be joined or judged without them.
         *(_expect("column_values_to_not_be_null", column=name) for name in ("key.event_time", "key.user", "key.item")),
         _expect("column_values_to_be_unique", column="key.event_row"),
     ]
@@ -71,6 +74,7 @@ def propose_suite(scenario: Scenario) -> Suite:
         column, known = f"label.{task}", 0.9 if _always_known(scenario, task) else 0.01
         expectations += [
             _expect("column_values_to_be_in_set", column=column, value_set=[0, 1]),
+            # A label from an optional column may be unknown on most rows; a day without any is still broken.
             _expect("column_values_to_not_be_null", column=column, mostly=known),
             _expect(
                 "column_mean_to_be_between",
@@ -120,7 +124,7 @@ def suite_text(suite: Suite) -> str:
 
 
 def load_suite(scenario: Scenario) -> tuple[Suite, str]:
-    """The scenario's suite and the name of its file, or the proposed one and "built-in" where there is no file.
+    """The scenario's suite and the name of its file, or the proposed one and "built-in" where it has no file.
 
     Raises BadInputError with a line for each entry of the file that is not an expectation of Great Expectations.
     """
@@ -137,19 +141,19 @@ def load_suite(scenario: Scenario) -> tuple[Suite, str]:
 
 
 def read_suite(scenario: Scenario) -> Suite | None:
-    """The suite as its file has it, without Great Expectations; None where there is no file.
+    """The suite as its file has it, without Great Expectations; None where the file does not exist.
 
     Raises BadInputError where the file is not a suite.
     """
     file = scenario.suite_file
     try:
-        suite = json.loads(file.read_text(encoding="utf-8"))
+        suite = json.loads(read_user_text(file, MAX_SUITE_BYTES))
     except FileNotFoundError:
         return None
     except json.JSONDecodeError as error:
         raise BadInputError(f"{file}:{error.lineno}: not readable as JSON: {error.msg}; correct the line") from None
-    except UnicodeDecodeError:
-        raise BadInputError(f"{file}: not UTF-8 text; write the suite as JSON in UTF-8") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, a list in a list in a list …
+        raise BadInputError(f"{file}: not readable as JSON: {error}; write it simpler") from None
     if not isinstance(suite, dict) or not isinstance(suite.get("expectations"), list):
         raise BadInputError(f'{file}: not a suite; write {{"name": "{scenario.name}", "expectations": [...]}}')
     # Each entry is checked by `load_suite`. The name becomes a path of Data Docs: it is the scenario's, not the file's.
@@ -210,6 +214,7 @@ def _problems(place: str, given: Any) -> Iterator[str]:
         list_registered_expectation_implementations,
     )
 
+    # The registry holds metrics, too.
     kinds = [name for name in list_registered_expectation_implementations() if name.startswith("expect_")]
     if given["type"] not in kinds:
         yield f"{place}: no such expectation in Great Expectations {gx.__version__}; {_hint(given['type'], kinds)}"
@@ -233,7 +238,7 @@ def _hint(given: str, known: Any) -> str:
 
 def import_gx() -> Any:
     """Great Expectations, imported without telemetry."""
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # before the import, which reads it
     import great_expectations as gx
 
     return gx
@@ -281,6 +286,7 @@ def run_suite(frame: pd.DataFrame, suite: Suite, source: str, ds: str, docs: Pat
     )
     context = gx.get_context(project_config=settings, mode="ephemeral")
     known = context.suites.add(gx.ExpectationSuite(**suite))
+    # Great Expectations returns results in an order of its own; messages follow the suite's.
     order = {expectation.id: i for i, expectation in enumerate(known.expectations)}
     asset = context.data_sources.add_pandas("samples").add_dataframe_asset("samples")
     batch = asset.add_batch_definition_whole_dataframe(ds).get_batch(batch_parameters={"dataframe": frame})

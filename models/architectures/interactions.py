@@ -32,7 +32,7 @@ def linear_and_factorization(
 
     The Function owns the input's gradient of the layers, so that the kernel adds the term's gradient to it in place.
     """
-    kernels = torch.is_grad_enabled() and not torch.onnx.is_in_onnx_export()
+    kernels = torch.is_grad_enabled() and not torch.onnx.is_in_onnx_export()  # ONNX can't trace into a numba kernel
     if not (kernels and input_BI.device.type == "cpu" and input_BI.dtype in _KERNEL_DTYPES):
         return [layer(input_BI) for layer in layers], factorization(input_BI, weight_F, dim)
     weight_HI = torch.cat([layer.weight for layer in layers])
@@ -49,7 +49,7 @@ class _LinearAndFactorization(torch.autograd.Function):
     def forward(  # noqa: PLR0917 (autograd passes arguments by position)
         ctx: Any, input_BI: Tensor, weight_HI: Tensor, bias_H: Tensor, weight_F: Tensor, dim: int
     ) -> Any:
-        input_BI = input_BI.contiguous()
+        input_BI = input_BI.contiguous()  # the kernels read it by address
         sum_BD, term_B = torch.empty(len(input_BI), dim), torch.empty(len(input_BI))
         forward = factorization_forward(dim, input_BI.dtype == torch.bfloat16)
         forward(_bits(input_BI), weight_F.detach().float().numpy(), sum_BD.numpy(), term_B.numpy())

@@ -24,11 +24,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from feature_jobs.control_records import read_record_file
 from feature_jobs.errors import CorruptError
 from feature_jobs.schema import Model
 from feature_jobs.transforms import Layout
 from models.checkpoints.files import CHECKPOINT_FILE
-from models.checkpoints.tensor_files import Rows, read_rows, read_shapes, read_tensors, write_tensors
+from models.checkpoints.tensor_files import Rows, read_rows, read_shapes, read_tensors, read_types, write_tensors
 from models.distributed.process_group import lost_the_others
 from models.ranking.networks import Network
 from models.ranking.precision import LossScaler
@@ -69,8 +70,9 @@ class Restored(TypedDict, total=False):
     tables: TableChanges
 
 
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-ERRORS = (KeyError, TypeError, ValueError, RuntimeError)
+REMEDY = "restore it from a backup, or rebuild in a new generation (recloop chain replay)"
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # as torch's AdamW names them
+ERRORS = (LookupError, AttributeError, TypeError, ValueError, RuntimeError, OverflowError)
 
 
 def write_json(file: Path, document: Mapping[str, Any]) -> None:
@@ -83,6 +85,7 @@ def save(ranker: Ranker, folder: Path | None, facts: Mapping[str, Any]) -> None:
 
     In a group all processes must call it, because reading sharded rows is collective. Rank 0 has a folder.
     """
+    # The other ranks take part in the collective reads, and their bytes go nowhere.
     files = {name: folder / name if folder else Path(os.devnull) for name in FILES}
     tables = ranker.tables
     keys_R, rows_R = tables.items()
@@ -93,6 +96,7 @@ def save(ranker: Ranker, folder: Path | None, facts: Mapping[str, Any]) -> None:
         {
             "keys": keys_R,
             "tables": tables.table_R[rows_R],
+            # Rows are read in chunks: a table on disk or on other ranks does not fit in memory at once.
             "weights": Rows((len(rows_R), tables.dim), np.float32, lambda a, b: tables.storage.read(rows_R[a:b])[0]),
             "defaults": defaults,
         },
@@ -126,9 +130,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
     Raises CorruptError if it is missing or not readable.
     """
     try:
-        facts: dict[str, Any] = json.loads((folder / CHECKPOINT).read_text())
-        return facts
-    except (OSError, ValueError) as error:
+        return read_record_file(folder / CHECKPOINT, dict[str, Any], REMEDY)
+    except OSError as error:
         raise _unreadable(folder / CHECKPOINT, error) from None
 
 
@@ -136,7 +139,8 @@ def load(folder: Path) -> Ranker:
     """The ranker of a checkpoint, for scoring. Raises CorruptError if a file is not readable or does not fit."""
     facts = read_facts(folder)
     try:
-        layout, model = Layout.from_json(facts["layout"]), Model(**facts["architecture"])
+        layout = Layout.from_json(facts["layout"], str(folder / CHECKPOINT))
+        model = Model(**facts["architecture"])
         ranker = Ranker(layout, tuple(facts["tasks"]), model)
         report = _fill(_pieces(ranker.network, ranker.network.state_dict()), read_tensors(folder / DENSE))
         if report["new"] or report["resized"] or report["dropped"]:
@@ -163,10 +167,11 @@ def restore(ranker: Ranker, folder: Path) -> Restored:
             "tables": _restore_tables(ranker, folder, facts),
         }
         ranker.steps = int(facts["steps"])
+        # Another precision starts with its own scale: float16's would be meaningless for it.
         if ranker.scaler.dynamic == facts["loss_scaler"]["dynamic"]:
             ranker.scaler = LossScaler(**facts["loss_scaler"])
     except ERRORS as error:
-        if lost_the_others(error):
+        if lost_the_others(error):  # a lost connection is a RuntimeError too, but says nothing of the parent
             raise
         raise _unreadable(folder, error) from None
     return report
@@ -197,6 +202,7 @@ def _restore_dense(ranker: Ranker, saved: dict[str, Tensor], optimizer: Path) ->
     for moment in MOMENTS:
         fit = {f"{name}/{moment}": piece for name, piece in _moment(ranker, moment).items()}
         _fill(fit, read_tensors(optimizer, fit))
+    # The residual is one sum over all ranks: with it on each rank it would be added once per rank.
     if (residual := _residual(ranker)) and ranker.group is not None and ranker.group.is_leader:
         _fill(residual, read_tensors(optimizer, residual))
     return _counted(report)
@@ -275,8 +281,10 @@ def _counted(names: Mapping[str, list[str]]) -> DenseChanges:
 
 def _restore_tables(ranker: Ranker, folder: Path, facts: Mapping[str, Any]) -> TableChanges:
     """Loads the rows of those saved tables that the ranker has. Returns what became of each table."""
-    tables, names = ranker.tables, Layout.from_json(facts["layout"]).namespaces
+    tables, names = ranker.tables, Layout.from_json(facts["layout"], str(folder / CHECKPOINT)).namespaces
+    _check_tables(folder, len(names))
     ours = {name: table for table, name in enumerate(tables.names)}
+    # Tables are matched by name: their numbers change.
     moved_to = np.array([ours.get(name, -1) for name in names] or [-1], np.int16)
     index = read_tensors(folder / EMBEDDINGS, ("keys", "tables", "defaults"))
     history = read_tensors(
@@ -292,7 +300,7 @@ def _restore_tables(ranker: Ranker, folder: Path, facts: Mapping[str, Any]) -> T
     )
     rows_R = np.full(len(kept_R), -1, np.int32)
     rows_R[kept_R] = rows_K
-    same_optimizer = facts["embedding_optimizer"] == tables.optimizer.name
+    same_optimizer = facts["embedding_optimizer"] == tables.optimizer.name  # the state of another means something else
     parts = zip(
         read_rows(folder / EMBEDDINGS, "weights"), read_rows(folder / OPTIMIZER, "embeddings/state"), strict=True
     )
@@ -307,6 +315,26 @@ def _restore_tables(ranker: Ranker, folder: Path, facts: Mapping[str, Any]) -> T
     if tables.sketch is not None and "embeddings/sketch" in history:
         tables.sketch.counts[:] = history["embeddings/sketch"].numpy()
     return _table_changes(tables.names, tables.dim, tables.optimizer.name, facts)
+
+
+def _check_tables(folder: Path, num_tables: int) -> None:
+    """Raises ValueError where tensors of the tables do not fit each other: kernels read and write them unchecked."""
+    found = {**read_types(folder / EMBEDDINGS), **read_types(folder / OPTIMIZER)}
+    num_rows, dim = found["weights"][1]
+    width = found["embeddings/state"][1][1]
+    wanted = {
+        "keys": ("I64", (num_rows,)),
+        "tables": ("I16", (num_rows,)),
+        "weights": ("F32", (num_rows, dim)),
+        "defaults": ("F32", (num_tables, dim)),
+        "embeddings/state": ("F32", (num_rows, width)),
+        "embeddings/defaults": ("F32", (num_tables, width)),
+        "embeddings/days": ("I32", (num_rows,)),
+        "embeddings/counts": ("I32", (num_rows,)),
+    }
+    for name, fits in wanted.items():
+        if found[name] != fits:
+            raise ValueError(f"{name} is {found[name]}, not {fits}")
 
 
 def _table_changes(names: Sequence[str], dim: int, optimizer: str, facts: Mapping[str, Any]) -> TableChanges:
@@ -350,7 +378,4 @@ def digest_of(folder: Path) -> str:
 
 
 def _unreadable(place: Path, error: Exception) -> CorruptError:
-    return CorruptError(
-        f"{place}: not a readable checkpoint ({type(error).__name__}: {error}); restore it from a backup, or rebuild"
-        " in a new generation (recloop chain replay)"
-    )
+    return CorruptError(f"{place}: not a readable checkpoint ({type(error).__name__}: {error}); {REMEDY}")

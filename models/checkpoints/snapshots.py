@@ -68,7 +68,7 @@ class Snapshots:
     def load(self, ranker: Ranker) -> tuple[Position, checkpoints.Restored, dict[str, Floats]] | None:
         """Restores a fresh ranker. Returns its position, what was restored of the parent, and the scores so far.
 
-        Returns None if there is no snapshot.
+        Returns None if no snapshot exists.
         """
         number = max(self._numbers(), default=-1)
         if ranker.group is not None:

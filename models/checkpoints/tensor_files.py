@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from feature_jobs.control_records import open_regular
+
 CHUNK_ROWS = 1 << 18
 ALIGNMENT = 8
 DTYPES = {
@@ -88,11 +90,20 @@ def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(tensors.get_slice(name).get_shape()) for name in held}
 
 
+def read_types(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Types (as safetensors names them) and shapes of all tensors. Raises ValueError if the file is not readable."""
+    with _opened(file) as tensors:
+        held = tensors.keys()
+        slices = {name: tensors.get_slice(name) for name in held}
+        return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+
+
 @contextlib.contextmanager
 def _opened(file: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        open_regular(file).close()  # the library would wait for the writer of a FIFO
         with safe_open(file, framework="pt") as tensors:
             yield tensors
     except (OSError, SafetensorError) as error:

@@ -54,6 +54,7 @@ class Nodes:
 
     def share(self, num_ranks: int) -> int:
         """How many of the processes this node starts. Raises BadInputError if they are not equal on all nodes."""
+        # torchrun's agents would start equally many anyway, and so another number than the scenario says.
         if num_ranks % self.size:
             raise BadInputError(
                 f"train.distributed.ranks: {num_ranks} processes are not shared equally by PET_NNODES={self.size}"
@@ -75,7 +76,8 @@ class Nodes:
                 self._wait_for_leader(timeout_s)
             timeout = timedelta(seconds=timeout_s)
             here = (self.address, self.port, self.size, self.is_leader, timeout)
-            return distributed.TCPStore(*here, multi_tenant=True)  # type: ignore[attr-defined]  # public in its documentation
+            # Public in its documentation.
+            return distributed.TCPStore(*here, multi_tenant=True)  # type: ignore[attr-defined]
         except (OSError, distributed.DistError) as error:
             reason = str(error).splitlines()[0]
             raise RetryLaterError(

@@ -46,6 +46,7 @@ class Group:
         if self.size == 1:
             return message_WB
         received_WB = torch.empty_like(message_WB)
+        # A row must be contiguous to be sent.
         dist.all_to_all_single(received_WB, message_WB.contiguous(), group=self.members)
         return received_WB
 

@@ -107,11 +107,11 @@ def export(checkpoint: Path, samples: Path, output: Path, quantize: Quantize) ->
         facts: Variants = {"fp32": judged("fp32"), "int8": judged("int8"), "other": judged("other")}
         latency_ms = {name: round(_latency_ms(model, table), 3) for name, model in models.items()}
     checkpoints.write_json(output / QUANTIZATION_FILE, {**facts, "rows": len(table)})
-    del scores["other"]
+    del scores["other"]  # never served, so that no server has to reproduce it
     _write_reference(ranker, table, scores, output / REFERENCE_FILE)
     _write_serving(ranker, checkpoint, output)
     _print_table(ranker.tasks, facts, latency_ms)
-    refuse_loss(ranker.tasks, facts, quantize)
+    refuse_loss(ranker.tasks, facts, quantize)  # last, so that a refused export can be looked at
     return {**facts, "rows": len(table), "latency_ms": latency_ms, "embedding_rows": len(served)}
 
 
@@ -128,6 +128,7 @@ def _write_models(
     default_TD = _finite(tables, tables.default_rows)
     chunks = _quantized(tables, keys_R, rows_R, bits)
     FrozenTable.from_sorted(chunks, len(keys_R), default_TD, bits).save(output / TABLE_FILE)
+    # Both ascending: the result is, too.
     judged_C = np.flatnonzero(np.isin(keys_R, _keys_of(batches), assume_unique=True))
     keys_C, weight_CD = keys_R[judged_C], tables.storage.read(rows_R[judged_C])[0]
     other_bits = 4 if bits == 8 else 8
@@ -144,7 +145,7 @@ def _write_models(
     calibration = _evenly(table, quantize.calibration_rows)
     write_onnx(ranker, files["fp32"])
     fp32 = load(files["fp32"], "fp32")
-    wanted_CT = fp32.score(calibration)
+    wanted_CT = fp32.score(calibration)  # what int8 is corrected towards
     if not np.isfinite(wanted_CT).all():
         raise GateError(
             "dense part: its weights give scores that are not finite; lower train.learning_rate and train again from"
@@ -153,6 +154,7 @@ def _write_models(
     unquantized = scratch / "dense.onnx"
     write_onnx(ranker, unquantized, largest_inputs(ranker, fp32, calibration))
     quantize_dense(unquantized, files["int8"], load(unquantized, "int8"), calibration)
+    # Its dense part is the same; only its bias is corrected for the error of its own embeddings.
     shutil.copyfile(files["int8"], files["other"])
     for name in ("int8", "other"):
         correct_bias(files[name], wanted_CT, load(files[name], name).score(calibration))
@@ -278,7 +280,7 @@ def _latency_ms(model: OnnxModel, table: pa.Table) -> float:
         started = time.perf_counter()
         model.run(encoded)
         times.append(time.perf_counter() - started)
-    return 1000 * statistics.median(times)
+    return 1000 * statistics.median(times)  # the mean would follow single pauses of the machine
 
 
 def _write_reference(ranker: Ranker, table: pa.Table, scores: dict[str, Floats], file: Path) -> None:

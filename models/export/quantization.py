@@ -115,10 +115,10 @@ def quantize_dense(source: Path, target: Path, model: OnnxModel, samples: pa.Tab
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Gemm", "MatMul"],
             per_channel=True,
-            reduce_range=True,
+            reduce_range=True,  # 7 bits: products of 8 bits saturate in x86's 16-bit sums (before VNNI)
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.Percentile,
+            calibrate_method=CalibrationMethod.Percentile,  # the largest value would spend most steps on one outlier
             # Outputs stay fp32: a logit in 256 steps would cost more calibration than everything else.
             extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
         )
@@ -132,6 +132,7 @@ def correct_bias(file: Path, wanted_NT: Floats, found_NT: Floats) -> None:
     """
     model = onnx.load(file)
     (shift_T,) = (tensor for tensor in model.graph.initializer if tensor.name == "shift_T")
+    # Clipped: a mean of 0 or 1 has no logit.
     wanted_T, found_T = (scores.mean(0, dtype=np.float64).clip(1e-9, 1 - 1e-9) for scores in (wanted_NT, found_NT))
     logits_T = np.log(wanted_T / (1 - wanted_T)) - np.log(found_T / (1 - found_T))
     shift_T.CopyFrom(onnx.numpy_helper.from_array(logits_T.astype(np.float32), shift_T.name))

@@ -65,6 +65,7 @@ def load(typing_context, array, index, dim):
         return None
 
     def codegen(context, builder, signature, args):
+        # A row begins at any multiple of a float; by default LLVM expects the whole vector's alignment and may crash.
         return builder.load(_address(context, builder, signature.args[0], args[0], args[1], F32, lanes), align=4)
 
     return Vector(lanes)(array, types.intp, dim), codegen
@@ -78,6 +79,7 @@ def load_bf16(typing_context, array, index, dim):
 
     def codegen(context, builder, signature, args):
         bits = builder.load(_address(context, builder, signature.args[0], args[0], args[1], I16, lanes), align=2)
+        # bfloat16 is the upper half of a float32, so that a shift is the whole conversion.
         wide = builder.shl(builder.zext(bits, ir.VectorType(I32, lanes)), _constant(builder, I32, lanes, 16))
         return builder.bitcast(wide, ir.VectorType(F32, lanes))
 
@@ -107,6 +109,7 @@ def load_int4(typing_context, array, index, dim):
         half = (lanes + 1) // 2
         both = builder.load(_address(context, builder, signature.args[0], args[0], args[1], I8, half), align=1)
         four = _constant(builder, I8, half, 4)
+        # Arithmetic shifts carry the sign of each int4 into its byte.
         low, high = builder.ashr(builder.shl(both, four), four), builder.ashr(both, four)
         whole = builder.shuffle_vector(low, high, ir.VectorType(I32, lanes)(list(range(lanes))))
         return builder.sitofp(whole, ir.VectorType(F32, lanes))
@@ -133,6 +136,7 @@ def store_bf16(typing_context, array, index, value):
     def codegen(context, builder, signature, args):
         dim = signature.args[2].dim
         bits = builder.bitcast(args[2], ir.VectorType(I32, dim))
+        # Adding 0x7FFF, and 1 more where the kept part is odd, carries exactly where rounding half to even goes up.
         odd = builder.and_(builder.lshr(bits, _constant(builder, I32, dim, 16)), _constant(builder, I32, dim, 1))
         bits = builder.add(bits, builder.add(odd, _constant(builder, I32, dim, 0x7FFF)))
         half = builder.trunc(builder.lshr(bits, _constant(builder, I32, dim, 16)), ir.VectorType(I16, dim))
@@ -169,6 +173,7 @@ def total(typing_context, value):
             if lanes % 2:
                 left_over.append(builder.extract_element(vector, I32(lanes - 1)))
             half = lanes // 2
+            # A tree of halves, and not LLVM's own reduction, whose order depends on the processor's vector width.
             pick = ir.VectorType(I32, half)
             low = builder.shuffle_vector(vector, ir.Constant(vector.type, undefined), pick(list(range(half))))
             high = builder.shuffle_vector(
@@ -266,6 +271,7 @@ def matches(typing_context, array, index, value):
     """A bit mask of the i < 8 for which array.flat[index + i] == value (int64)."""
 
     def codegen(context, builder, signature, args):
+        # 8 words: the four entries of a bucket, one cache line.
         undefined = ir.Constant(ir.VectorType(I64, 8), ir.Undefined)
         lanes = builder.load(_address(context, builder, signature.args[0], args[0], args[1], I64, 8), align=8)
         first = builder.insert_element(undefined, args[2], I32(0))
@@ -282,6 +288,6 @@ def lowest_bit(typing_context, bits):
     def codegen(context, builder, signature, args):
         count_type = ir.FunctionType(I64, [I64, ir.IntType(1)])
         count = cgutils.get_or_insert_function(builder.module, count_type, "llvm.cttz.i64")
-        return builder.call(count, [args[0], ir.IntType(1)(1)])
+        return builder.call(count, [args[0], ir.IntType(1)(1)])  # 1: undefined for 0, which saves a branch
 
     return types.int64(types.int64), codegen

@@ -17,12 +17,14 @@ MAX_ROWS = 200_000  # beyond it a seeded sample of rows gives the width, scaled 
 class Interval(NamedTuple):
     """A difference of AUCs, challenger minus champion, with its confidence interval. NaN where it is undefined.
 
-    The interval alone does not say whether enough rows were compared: see models.metrics.judgement.
+    The interval alone does not say whether enough rows were compared: see models.metrics.judgement. `draws_left_out`:
+    resamples that held one class only.
     """
 
     difference: float
     low: float
     high: float
+    draws_left_out: int = 0
 
 
 def paired_bootstrap(
@@ -36,29 +38,13 @@ def paired_bootstrap(
 ) -> Interval:
     """AUC of `challenger` minus AUC of `champion` with its percentile interval; all arrays of shape N.
 
-    See `counted_bootstrap`, which also reports how many draws were left out.
-    """
-    return counted_bootstrap(labels, champion, challenger, resamples=resamples, confidence=confidence, seed=seed)[0]
-
-
-def counted_bootstrap(
-    labels: NDArray[Any],
-    champion: NDArray[Any],
-    challenger: NDArray[Any],
-    *,
-    resamples: int,
-    confidence: float,
-    seed: int,
-) -> tuple[Interval, int]:
-    """The interval of `paired_bootstrap`, and how many draws were left out because they held one class only.
-
     Above 200 000 rows the resamples are drawn from a seeded subset of M rows and their deviations shrunk by √(M/N)
     (Politis and Romano 1994). Equal seeds give equal intervals.
     """
     labels, scores = np.asarray(labels).astype(bool), (np.asarray(champion), np.asarray(challenger))
     num_rows = len(labels)
     if labels.all() or not labels.any() or any(np.isnan(s).any() for s in scores):
-        return Interval(float("nan"), float("nan"), float("nan")), 0
+        return Interval(float("nan"), float("nan"), float("nan"))
     everything = np.ones(num_rows, np.int32)
     difference = _difference([_Ranking(labels, s) for s in scores], everything)
     rng = np.random.default_rng(seed)
@@ -73,9 +59,9 @@ def counted_bootstrap(
     deviations = (draws[~np.isnan(draws)] - centre) * np.sqrt(size / num_rows)
     left_out = resamples - len(deviations)
     if not len(deviations):
-        return Interval(difference, float("nan"), float("nan")), left_out
+        return Interval(difference, float("nan"), float("nan"), left_out)
     low, high = difference + np.quantile(deviations, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(difference, float(low), float(high)), left_out
+    return Interval(difference, float(low), float(high), left_out)
 
 
 def _difference(rankings: list[_Ranking], times_drawn_N: NDArray[Any]) -> float:

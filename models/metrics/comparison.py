@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.metrics import scores as metrics
-from models.metrics.bootstrap import counted_bootstrap
+from models.metrics.bootstrap import paired_bootstrap
 from models.metrics.judgement import Evidence, Verdict, judge_difference
 
 Floats = NDArray[np.floating[Any]]
@@ -102,7 +102,7 @@ def compare(
     }
     if champion_N is not None:
         champion_N = champion_N[known_N]
-        interval, left_out = counted_bootstrap(
+        interval = paired_bootstrap(
             labels_N, champion_N, challenger_N, resamples=resamples, confidence=confidence, seed=seed
         )
         judgement = judge_difference(
@@ -111,7 +111,6 @@ def compare(
             positives=facts["positives"],
             needs=needs or Evidence(),
             max_drop=max_drop,
-            draws_left_out=left_out,
         )
         facts["champion"] = judge(labels_N, champion_N, users_N, confidence=confidence)
         facts["difference"] = {"auc": interval.difference, "low": interval.low, "high": interval.high}

@@ -46,18 +46,18 @@ class Judgement:
 
 
 def judge_difference(
-    interval: Interval, *, rows: int, positives: int, needs: Evidence, max_drop: float = 0.0, draws_left_out: int = 0
+    interval: Interval, *, rows: int, positives: int, needs: Evidence, max_drop: float = 0.0
 ) -> Judgement:
     """Judges a difference of AUCs, new minus old.
 
     Worse: the AUC fell by more than `max_drop`, and the interval lies below zero. Better: the interval lies above zero.
     Unknown: fewer rows or positives or negatives than `needs`, an interval that is undefined or without width, or
-    draws of the bootstrap that held one class only (`draws_left_out`, see `counted_bootstrap`).
+    draws of the bootstrap that held one class only.
     """
-    gap = _unknown(interval, rows, positives, needs, draws_left_out)
+    gap = _unknown(interval, rows, positives, needs)
     if gap:
         return Judgement("unknown", gap)
-    found = f"AUC {describe_difference(*interval)}"
+    found = f"AUC {describe_difference(*interval[:3])}"
     if interval.difference < -max_drop and interval.high < 0:
         return Judgement("worse", f"{found} where at most {-max_drop:.4f} is allowed")
     return Judgement("better" if interval.low > 0 else "not_worse", found)
@@ -84,13 +84,13 @@ def judge_calibration(
     return Judgement("not_worse", found)
 
 
-def _unknown(interval: Interval, rows: int, positives: int, needs: Evidence, draws_left_out: int) -> str | None:
+def _unknown(interval: Interval, rows: int, positives: int, needs: Evidence) -> str | None:
     if lacking := needs.lacks(rows, positives):
         return lacking
     if not all(math.isfinite(number) for number in interval):
         return "the interval is undefined: one class only, or a score that is not a number"
-    if draws_left_out:
-        return f"{counted(draws_left_out, 'draw')} of the bootstrap held one class only"
+    if interval.draws_left_out:
+        return f"{counted(interval.draws_left_out, 'draw')} of the bootstrap held one class only"
     if interval.low == interval.high:
         return f"the interval {interval.low:+.4f} … {interval.high:+.4f} has no width: every draw gave the same"
     return None

@@ -33,7 +33,7 @@ SHARE_OF_MEMORY = 0.5  # of the free memory is for embedding rows; the batch and
 
 
 def choose_device(setting: str) -> torch.device:
-    """The device that `train.device` names. Raises BadInputError for cuda if there is no CUDA device."""
+    """The device that `train.device` names. Raises BadInputError for cuda if torch finds no CUDA device."""
     if setting == "cpu" or (setting == "auto" and not torch.cuda.is_available()):
         return CPU
     if not torch.cuda.is_available():

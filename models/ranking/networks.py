@@ -14,7 +14,7 @@ from feature_jobs.schema import Model
 from feature_jobs.transforms import Layout
 from models.architectures import ARCHITECTURES
 
-LARGEST_DEVIATION = 6.0
+LARGEST_DEVIATION = 6.0  # beyond it a single outlier would move the weights of its feature for good
 
 
 class Standardize(nn.Module):
@@ -46,7 +46,7 @@ class Standardize(nn.Module):
     def constants(self) -> tuple[Tensor, Tensor]:
         """Mean [K] and standard deviation [K]."""
         count_K, mean_K, squares_K = self.get_buffer("moments")
-        deviation_K = (squares_K / count_K.clamp(min=1)).sqrt().clamp(min=1e-4)
+        deviation_K = (squares_K / count_K.clamp(min=1)).sqrt().clamp(min=1e-4)  # a constant number has deviation 0
         return mean_K.float(), deviation_K.float()
 
     def forward(self, numbers_BK: Tensor) -> Tensor:
@@ -57,6 +57,7 @@ class Standardize(nn.Module):
 def standardize(numbers_BK: Tensor, mean_K: Tensor, deviation_K: Tensor) -> Tensor:
     """Deviations from the mean in units of the standard deviation, clipped to ±6, beside the null flags: [B, 2K]."""
     missing_BK = numbers_BK.isnan()
+    # Null becomes the mean, which is 0 after the subtraction: a NaN would reach every weight.
     scaled_BK = (torch.where(missing_BK, mean_K, numbers_BK) - mean_K) / deviation_K
     scaled_BK = scaled_BK.clamp(-LARGEST_DEVIATION, LARGEST_DEVIATION)
     return torch.stack([scaled_BK, missing_BK.float()], 2).flatten(1)

@@ -76,6 +76,7 @@ class Replica:
         self._masters: list[Tensor] = list(module.parameters())
         self._working: list[Tensor] = list(self.working.parameters())
         num_weights, device = sum(p.numel() for p in self._masters), self._masters[0].device
+        # In the computing precision: half the memory traffic.
         self._pieces = torch.zeros(0, num_weights, dtype=self.dtype, device=device)
 
     @torch.no_grad()
@@ -96,13 +97,14 @@ class Replica:
         """
         leaf_BI = input_BI.detach().requires_grad_()
         loss = loss_of(self.working(leaf_BI.to(self.dtype)))
+        # grad() and not backward(): threads would add into one .grad in the order in which they happen to finish.
         gradient_BI, *gradients = torch.autograd.grad(loss, [leaf_BI, *self._working], materialize_grads=True)
         torch.cat([g.reshape(-1) for g in gradients], out=self._pieces[piece])
         return loss.detach(), gradient_BI
 
     def gradient(self, num_pieces: int, unscale: float) -> Tensor:
         """The weights' gradient summed over micro-batches in float32, as one flat tensor."""
-        total = self._pieces[0].float()
+        total = self._pieces[0].float()  # in float32: a sum in bfloat16 would lose the later pieces
         for piece in self._pieces[1:num_pieces]:
             total += piece
         return total.mul_(unscale) if unscale != 1 else total

@@ -97,6 +97,7 @@ class Ranker:
 
     def learn(self, batches: Iterator[Batch], day: int) -> Iterator[tuple[int, float]]:
         """Learns batches in order; yields the number of samples and the loss of each. `day`: the day as a number."""
+        # A list of one, because prepare_next runs in a thread of the pool while the batch is learned.
         waiting = [self._prepare(next(batches, None), day)]
 
         def prepare_next() -> None:
@@ -141,6 +142,7 @@ class Ranker:
         numbers_BK = torch.from_numpy(batch.numbers_BK)
         with torch.no_grad():
             self.network.standardize.observe(numbers_BK)
+            # Here, in the order of batches: micro-batches in threads would see moments that depend on timing.
             numbers_BJ = self.network.standardize(numbers_BK)
         return Prepared(self.tables.lookup(batch.ids, day), numbers_BJ, torch.from_numpy(batch.labels_BT))
 
@@ -170,6 +172,7 @@ class Ranker:
         if self.exchange is not None:
             gradient, loss = self.exchange.sum(gradient, loss)
         norm = float(gradient.norm())
+        # Such a step would spoil weights and optimizer state for good. With float16 the scaler then lowers its scale.
         finite = bool(np.isfinite(norm) and np.isfinite(loss))
         if finite:
             self._update(batch, gradient, norm, unscale)
@@ -191,6 +194,7 @@ class Ranker:
 
     def _seed(self) -> int:
         """The seed of the batch's dropout. Each micro-batch adds its number."""
+        # Skipped steps count too, or the batch after one would draw the same dropout again.
         return (self.train.seed * 1_000_003 + self.steps + self.scaler.skipped) * 65_537
 
     def _begin_update(self, gradient: Tensor, norm: float, unscale: float) -> tuple[Step, float]:
@@ -214,6 +218,7 @@ class Ranker:
             self.optimizer.step(gradient, rate_factor)
             self.replica.refresh()
 
+        # More parts than threads: rows occur unequally often, and a thread that is done takes the next part.
         parts = 4 * self.thread_pool.num_threads if self.thread_pool.num_threads > 1 else 1
         updates = [partial(self.tables.update, batch.lookup, gradient_BI, step, part, parts) for part in range(parts)]
         self.thread_pool.run([update_dense, *updates])

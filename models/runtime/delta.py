@@ -10,21 +10,27 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from typing_extensions import TypedDict
 
+from feature_jobs.control_records import checked_name, open_regular, read_record_file
 from feature_jobs.errors import BadInputError, CorruptError
-from feature_jobs.transforms import Ints
+from feature_jobs.transforms import Floats, Ints
 from models.runtime.files import SERVING_FILE, TABLE_FILE
+from models.runtime.frozen_kernels import row_bytes
 from models.runtime.frozen_tables import CHUNK_ROWS, Bytes, FrozenTable
 from models.runtime.onnx_model import check_digest, read_serving, sha256_of
+from models.runtime.output_folder import written_whole
 
 FORMAT = 1
+FETCH = "fetch the delta again"
 
 
 class DeltaCounts(TypedDict):
@@ -52,14 +58,30 @@ class DeltaSizes(DeltaCounts):
     full_bytes: int
 
 
+class DeltaFormat(TypedDict):
+    """The part of delta.json that every release can read."""
+
+    format: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """rows.safetensors: keys and rows that are new or changed, keys that are gone, the default rows."""
+
+    keys_C: Ints
+    rows_CW: Bytes
+    gone_G: Ints
+    default_TD: Floats
+
+
 DELTA_FILE, ROWS_FILE = "delta.json", "rows.safetensors"
 
 
 def write_delta(base: Path, target: Path, output: Path) -> DeltaSizes:
     """Writes the delta from export `base` to export `target` (folders) into `output`, which must be empty or absent.
 
-    Raises CorruptError for an unreadable export, BadInputError if `output` is not empty, or if the exports quantize to
-    different numbers of bits: then every row changes.
+    The output appears whole at the end. Raises CorruptError for an unreadable export, BadInputError if `output` is not
+    empty, or if the exports quantize to different numbers of bits: then every row changes.
     """
     read_serving(base)
     read_serving(target)
@@ -69,8 +91,24 @@ def write_delta(base: Path, target: Path, output: Path) -> DeltaSizes:
             f"{base}: its embeddings have {old.bits} bits and those of {target} {new.bits}, so that every row changes;"
             " send the whole export"
         )
-    _make_empty(output)
-    old = _of_width(old, new.rows_RW.shape[1])
+    with written_whole(output) as folder:
+        counts = _write_rows(_of_width(old, new.rows_RW.shape[1]), new, folder / ROWS_FILE)
+        for file in sorted(target.iterdir()):
+            if file.name != TABLE_FILE:
+                _copy(file, folder / checked_name(file.name, str(target)))
+        document: DeltaFacts = {
+            "format": FORMAT,
+            "base": sha256_of(base / SERVING_FILE),
+            "target": sha256_of(target / SERVING_FILE),
+            **counts,
+            "files": {file.name: sha256_of(file) for file in sorted(folder.iterdir())},
+        }
+        (folder / DELTA_FILE).write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+    return {**counts, "delta_bytes": _size(output), "full_bytes": _size(target)}
+
+
+def _write_rows(old: FrozenTable, new: FrozenTable, file: Path) -> DeltaCounts:
+    """Writes what differs between two tables whose rows have one width."""
     written, gone, num_new = [], [np.empty(0, np.int64)], 0
     for in_old, in_new in _ranges(old.keys_R, new.keys_R):
         found, place = _find(new.keys_R[in_new], old.keys_R[in_old])
@@ -88,33 +126,17 @@ def write_delta(base: Path, target: Path, output: Path) -> DeltaSizes:
         "gone": np.concatenate(gone),
         "defaults": new.default_TD,
     }
-    save_file(tensors, output / ROWS_FILE)
-    (output / ROWS_FILE).chmod(0o644)  # safetensors makes it readable by its owner alone
-    for file in target.iterdir():
-        if file.name != TABLE_FILE:
-            shutil.copyfile(file, output / file.name)
-    counts: DeltaCounts = {
-        "rows": len(new),
-        "changed": len(rows_C) - num_new,
-        "new": num_new,
-        "gone": len(tensors["gone"]),
-    }
-    document: DeltaFacts = {
-        "format": FORMAT,
-        "base": sha256_of(base / SERVING_FILE),
-        "target": sha256_of(target / SERVING_FILE),
-        **counts,
-        "files": {file.name: sha256_of(file) for file in sorted(output.iterdir())},
-    }
-    (output / DELTA_FILE).write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
-    return {**counts, "delta_bytes": _size(output), "full_bytes": _size(target)}
+    save_file(tensors, file)
+    file.chmod(0o644)  # safetensors makes it readable by its owner alone
+    return {"rows": len(new), "changed": len(rows_C) - num_new, "new": num_new, "gone": len(tensors["gone"])}
 
 
 def apply_delta(base: Path, delta: Path, output: Path) -> DeltaFacts:
     """Applies `delta` to export `base` and writes the target export, byte for byte, into `output`, which must be empty
     or absent. Returns delta.json.
 
-    Raises BadInputError if `base` is not the export that the delta was made from, CorruptError for damaged files.
+    The output appears whole at the end; nothing is written elsewhere, and no symlink is followed. Raises BadInputError
+    if `base` is not the export that the delta was made from, CorruptError for damaged files.
     """
     facts = _read(delta)
     read_serving(base)
@@ -124,30 +146,31 @@ def apply_delta(base: Path, delta: Path, output: Path) -> DeltaFacts:
             f"{base}: export {found[:12]}, but {delta} applies to export {facts['base'][:12]}; apply deltas in order,"
             " or fetch the whole export"
         )
-    _make_empty(output)
-    try:
-        tensors = load_file(delta / ROWS_FILE)
-        keys_C, rows_CW, gone_G, default_TD = (tensors[name] for name in ("keys", "rows", "gone", "defaults"))
-    except (KeyError, SafetensorError) as error:
-        raise CorruptError(f"{delta / ROWS_FILE}: not readable ({error}); fetch the delta again") from None
-    old = _of_width(FrozenTable.load(base / TABLE_FILE), rows_CW.shape[1])
-    merged = _merged(old, keys_C, rows_CW, gone_G)
-    FrozenTable.from_sorted(merged, facts["rows"], default_TD, old.bits).save(output / TABLE_FILE)
-    for name in facts["files"]:
-        if name != ROWS_FILE:
-            shutil.copyfile(delta / name, output / name)
-    read_serving(output, facts["target"])
+    old = FrozenTable.load(base / TABLE_FILE)
+    changes = _read_rows(delta / ROWS_FILE, facts, old)
+    with written_whole(output) as folder:
+        merged = _merged(_of_width(old, changes.rows_CW.shape[1]), changes)
+        try:
+            table = FrozenTable.from_sorted(merged, facts["rows"], changes.default_TD, old.bits)
+        except ValueError as error:
+            raise CorruptError(f"{delta / DELTA_FILE}: does not fit {base} ({error}); {FETCH}") from None
+        table.save(folder / TABLE_FILE)
+        for name, digest in facts["files"].items():
+            if name != ROWS_FILE:
+                _copy(delta / name, folder / name, digest)
+        read_serving(folder, facts["target"])
     return facts
 
 
-def _merged(old: FrozenTable, keys_C: Ints, rows_CW: Bytes, gone_G: Ints) -> Iterator[tuple[Ints, Bytes]]:
+def _merged(old: FrozenTable, changes: Rows) -> Iterator[tuple[Ints, Bytes]]:
     """Unchanged old rows and the delta's rows, in ascending order of key, a range of keys at a time."""
-    for in_old, in_delta, in_gone in _ranges(old.keys_R, keys_C, gone_G):
+    for in_old, in_delta, in_gone in _ranges(old.keys_R, changes.keys_C, changes.gone_G):
         keys, rows = old.keys_R[in_old], old.rows_RW[in_old]
-        kept = ~(_find(keys, keys_C[in_delta])[0] | _find(keys, gone_G[in_gone])[0])
-        keys = np.concatenate([keys[kept], keys_C[in_delta]])
+        changed_keys = changes.keys_C[in_delta]
+        kept = ~(_find(keys, changed_keys)[0] | _find(keys, changes.gone_G[in_gone])[0])
+        keys = np.concatenate([keys[kept], changed_keys])
         order = np.argsort(keys, kind="stable")  # two ascending runs: merged
-        yield keys[order], np.concatenate([rows[kept], rows_CW[in_delta]])[order]
+        yield keys[order], np.concatenate([rows[kept], changes.rows_CW[in_delta]])[order]
 
 
 def _ranges(*keys: Ints) -> Iterator[tuple[slice, ...]]:
@@ -180,21 +203,62 @@ def _of_width(table: FrozenTable, width: int) -> FrozenTable:
 
 
 def _read(delta: Path) -> DeltaFacts:
+    """delta.json, with every file that it names proven."""
     try:
-        facts: DeltaFacts = json.loads((delta / DELTA_FILE).read_text())
-        if facts["format"] != FORMAT:
-            raise ValueError(f"format {facts['format']}; this code reads {FORMAT}")
+        version = read_record_file(delta / DELTA_FILE, DeltaFormat, FETCH, extra="ignore")["format"]
+        if version != FORMAT:
+            raise CorruptError(f"{delta / DELTA_FILE}: format {version}; this code reads {FORMAT}; {FETCH}")
+        facts = read_record_file(delta / DELTA_FILE, DeltaFacts, FETCH)
         for name, expected in facts["files"].items():
+            if checked_name(name, str(delta / DELTA_FILE), FETCH) in (DELTA_FILE, TABLE_FILE) or "/" in name:
+                raise CorruptError(f"{delta / DELTA_FILE}: {name} is not a file of a delta; {FETCH}")
             check_digest(delta / name, expected)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CorruptError(f"{delta}: not a readable delta ({error}); fetch it again") from None
+    except FileNotFoundError as error:
+        raise CorruptError(f"{error.filename}: missing; {FETCH}") from None
     return facts
 
 
-def _make_empty(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise BadInputError(f"{folder}: the folder is not empty; name a new one")
+def _read_rows(file: Path, facts: DeltaFacts, old: FrozenTable) -> Rows:
+    """The rows of a delta, of the types and shapes that the merge relies on."""
+    if ROWS_FILE not in facts["files"]:
+        raise CorruptError(f"{file}: is not named in {DELTA_FILE}; {FETCH}")
+    try:
+        tensors = load_file(file)
+        rows = Rows(*(tensors[name] for name in ("keys", "rows", "gone", "defaults")))
+    except (KeyError, SafetensorError) as error:
+        raise CorruptError(f"{file}: not readable ({error}); {FETCH}") from None
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "keys": rows.keys_C,
+        "rows": rows.rows_CW,
+        "gone": rows.gone_G,
+        "defaults": rows.default_TD,
+    }
+    wanted = {"keys": ("int64", 1), "rows": ("uint8", 2), "gone": ("int64", 1), "defaults": ("float32", 2)}
+    for name, array in arrays.items():
+        if (str(array.dtype), array.ndim) != wanted[name]:
+            raise CorruptError(f"{file}: {name} are {array.dtype} of {array.ndim} dimensions; {FETCH}")
+    shape = (len(rows.keys_C), row_bytes(rows.default_TD.shape[1], old.bits))
+    if rows.rows_CW.shape != shape:
+        raise CorruptError(f"{file}: rows {rows.rows_CW.shape} where {shape} belong; {FETCH}")
+    if not 0 <= facts["rows"] <= len(old) + len(rows.keys_C):
+        raise CorruptError(f"{file.with_name(DELTA_FILE)}: {facts['rows']} rows can't come of this delta; {FETCH}")
+    counts = (facts["changed"] + facts["new"], facts["gone"])
+    if counts != (len(rows.keys_C), len(rows.gone_G)) or min(facts["changed"], facts["new"]) < 0:
+        raise CorruptError(
+            f"{file.with_name(DELTA_FILE)}: says {counts[0]} rows and {counts[1]} gone, but {ROWS_FILE} has"
+            f" {len(rows.keys_C)} and {len(rows.gone_G)}; {FETCH}"
+        )
+    if any((keys[1:] <= keys[:-1]).any() for keys in (rows.keys_C, rows.gone_G)):
+        raise CorruptError(f"{file}: keys are not ascending; {FETCH}")
+    return rows
+
+
+def _copy(source: Path, target: Path, digest: str | None = None) -> None:
+    """Copies a regular file; with `digest` only a file that has it."""
+    with open_regular(source) as stream, target.open("xb") as out:
+        shutil.copyfileobj(stream, out)
+    if digest is not None:
+        check_digest(target, digest)
 
 
 def _size(folder: Path) -> int:

@@ -14,17 +14,19 @@ are searched one after another. No row number is stored. The number of bits is i
 
 from __future__ import annotations
 
-import json
+import math
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
+from typing_extensions import TypedDict
 
+from feature_jobs.control_records import MAX_BYTES, open_regular, read_record
 from feature_jobs.errors import CorruptError
 from models.runtime import frozen_kernels as kernels
 
@@ -41,6 +43,27 @@ DTYPES = {
     "rows": ("U8", np.uint8),
     "defaults": ("F32", np.float32),
 }
+
+
+FETCH = "fetch the export again"
+
+
+class Tensor(TypedDict):
+    """A tensor in the header of a safetensors file. `data_offsets`: its first byte and the one after its last."""
+
+    dtype: str
+    shape: list[int]
+    data_offsets: tuple[int, int]
+
+
+class Header(TypedDict):
+    """The header of a table's file."""
+
+    keys: Tensor
+    starts: Tensor
+    rows: Tensor
+    defaults: Tensor
+    __metadata__: NotRequired[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -65,6 +88,7 @@ class FrozenTable:
         prefix = max((len(keys_R) // KEYS_PER_BUCKET).bit_length(), 1)
         starts = np.empty((1 << prefix) + 1, np.uint32)
         for part in slices(1 << prefix):
+            # The sign bit is flipped, because keys are ordered as signed numbers and prefixes as unsigned ones.
             first_C = (np.arange(part.start, part.stop, dtype=np.uint64) << np.uint64(64 - prefix)) ^ kernels.SIGN
             starts[part] = np.searchsorted(keys_R, first_C.view(np.int64))
         starts[-1] = len(keys_R)
@@ -83,7 +107,7 @@ class FrozenTable:
         end = 0
         for keys_C, rows_CW in chunks:
             begin, end = end, end + len(keys_C)
-            if end <= num_rows:
+            if end <= num_rows:  # more rows than promised: counted to the end, for the message below
                 keys_R[begin:end], rows_RW[begin:end] = keys_C, rows_CW
         if end != num_rows:
             raise ValueError(f"expected {num_rows} rows, got {end}")
@@ -91,7 +115,7 @@ class FrozenTable:
 
     @classmethod
     def load(cls, file: Path) -> FrozenTable:
-        """Maps a saved table; only its header is read. Raises CorruptError if it is not a table."""
+        """Maps a saved table; only its header and its bucket starts are read. CorruptError if it is not a table."""
         try:
             arrays, bits = _mapped(file)
             table = cls(arrays["keys"], arrays["starts"], arrays["rows"], arrays["defaults"], bits)
@@ -102,8 +126,10 @@ class FrozenTable:
                 raise ValueError(f"rows {table.rows_RW.shape} for {num_rows} keys of dim {table.dim} at {bits} bits")
             if len(table.starts) != (1 << prefix) + 1 or (table.starts[0], table.starts[-1]) != (0, num_rows):
                 raise ValueError(f"the bucket starts do not cover {num_rows} rows")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CorruptError(f"{file}: not a readable table ({error}); fetch the export again") from None
+            if (table.starts[1:] < table.starts[:-1]).any():  # the kernel reads rows between them without bounds
+                raise ValueError("the bucket starts do not ascend")
+        except (OSError, ValueError, IndexError) as error:
+            raise CorruptError(f"{file}: not a readable table ({error}); {FETCH}") from None
         return table
 
     def save(self, file: Path) -> None:
@@ -137,7 +163,7 @@ class FrozenTable:
         emb_BFD = np.zeros((num_samples, len(table_F), self.dim), np.float32)
         if not len(table_F):
             return emb_BFD
-        one_each = np.arange(num_samples + 1)
+        one_each = np.arange(num_samples + 1)  # a slot is a bag of one id in each sample
         features = [(keys_B, one_each) for keys_B in slots] + list(bags)
         features = [(np.ascontiguousarray(k, np.int64), np.ascontiguousarray(o, np.int64)) for k, o in features]
         for f, (keys, offsets) in enumerate(features):  # checked here: the kernel reads them by address, without bounds
@@ -211,14 +237,26 @@ def _mapped(file: Path) -> tuple[dict[str, npt.NDArray[Any]], int]:
 
     The library's own reader would copy the arrays. Files without the number of bits are from when all rows had 8.
     """
-    with file.open("rb") as stream:
+    with open_regular(file, FETCH) as stream:
         memory = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     begin = 8 + int.from_bytes(memory[:8], "little")
-    header = json.loads(memory[8:begin])
+    if begin > min(len(memory), MAX_BYTES):
+        raise ValueError(f"a header of {begin - 8} bytes in a file of {len(memory)}")
+    header = read_record(memory[8:begin], Header, str(file), FETCH, extra="ignore")
+    tensors = {
+        "keys": header["keys"],
+        "starts": header["starts"],
+        "rows": header["rows"],
+        "defaults": header["defaults"],
+    }
     arrays = {}
     for name, (code, dtype) in DTYPES.items():
-        if header[name]["dtype"] != code:
-            raise ValueError(f"{name} are {header[name]['dtype']}, not {code}")
-        shape, (first, _) = header[name]["shape"], header[name]["data_offsets"]
-        arrays[name] = np.frombuffer(memory, dtype, int(np.prod(shape)), begin + first).reshape(shape)
+        facts = tensors[name]
+        shape, (first, end) = facts["shape"], facts["data_offsets"]
+        num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+        if facts["dtype"] != code:
+            raise ValueError(f"{name} are {facts['dtype']}, not {code}")
+        if min([0, first, *shape]) < 0 or end - first != num_bytes or begin + end > len(memory):
+            raise ValueError(f"{name} of shape {shape} at {first} to {end} of {len(memory) - begin} bytes")
+        arrays[name] = np.frombuffer(memory, dtype, math.prod(shape), begin + first).reshape(shape)
     return arrays, int(header.get("__metadata__", {}).get("bits", 8))

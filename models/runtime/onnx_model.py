@@ -7,23 +7,32 @@ The embeddings are in a frozen table beside the ONNX graph. The graph's inputs a
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import pyarrow as pa
+from typing_extensions import TypedDict
 
+from feature_jobs.control_records import checked_name, open_regular, read_record_file
 from feature_jobs.errors import CorruptError
 from feature_jobs.transforms import Encoded, Floats, Layout, encode
-from models.runtime.files import SERVING_FILE
+from models.runtime.files import MODEL_FILE, SERVING_FILE, TABLE_FILE
 from models.runtime.frozen_tables import FrozenTable
 
 BATCH_ROWS = 512
 FORMAT = 2
 
+FETCH = "fetch the export again"
+
 Feeds = dict[str, Floats]
+
+
+class ServingFormat(TypedDict):
+    """The part of serving.json that every release can read."""
+
+    format: int
 
 
 class ServingFacts(TypedDict):
@@ -48,11 +57,19 @@ class OnnxModel:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self._session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        try:
+            self._session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's errors have no class in common
+            raise CorruptError(f"{model}: not a readable ONNX graph ({_first_line(error)}); {FETCH}") from None
         # The exporter drops an input that no feature uses.
         self._names = {tensor.name for tensor in self._session.get_inputs()}
         self.layout, self.tasks, self.table = layout, tasks, table
         self._table_F = layout.feature_tables
+        if len(layout.namespaces) > len(table.default_TD):  # the kernel reads default rows without bounds
+            raise CorruptError(
+                f"{model}: the layout has {len(layout.namespaces)} tables, the embeddings have {len(table.default_TD)};"
+                f" {FETCH}"
+            )
         # Compiles the kernel now: the first request must not wait for it.
         none, offsets = np.empty(0, np.int64), np.zeros(1, np.int64)
         table.embed([none] * len(layout.slots), [(none, offsets)] * len(layout.bags), self._table_F, 0)
@@ -85,27 +102,35 @@ def read_serving(folder: Path, digest: str | None = None) -> ServingFacts:
 
     `digest`: the SHA-256 that serving.json itself must have. Raises CorruptError if a file is missing or differs.
     """
+    place = folder / SERVING_FILE
     try:
         if digest is not None:
-            check_digest(folder / SERVING_FILE, digest)
-        facts: ServingFacts = json.loads((folder / SERVING_FILE).read_text())
-        if facts["format"] != FORMAT:
-            raise ValueError(f"format {facts['format']}; this code reads {FORMAT}")
+            check_digest(place, digest)
+        version = read_record_file(place, ServingFormat, FETCH, extra="ignore")["format"]
+        if version != FORMAT:
+            raise CorruptError(f"{place}: format {version}; this code reads {FORMAT}; {FETCH}")
+        facts = read_record_file(place, ServingFacts, FETCH, extra="ignore")
         for name, expected in facts["files"].items():
-            check_digest(folder / name, expected)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CorruptError(f"{folder}: not a readable export ({error}); fetch it again") from None
+            check_digest(folder / checked_name(name, str(place), FETCH), expected)
+    except OSError as error:
+        raise CorruptError(f"{folder}: not a readable export ({error}); {FETCH}") from None
+    if missing := {MODEL_FILE, TABLE_FILE} - facts["files"].keys():
+        raise CorruptError(f"{place}: has no digest of {', '.join(sorted(missing))}; {FETCH}")
     return facts
 
 
 def check_digest(file: Path, digest: str) -> None:
-    """Raises CorruptError if the file has another SHA-256."""
+    """Raises CorruptError if the file has another SHA-256 or is not a regular file."""
     found = sha256_of(file)
     if found != digest:
-        raise CorruptError(f"{file}: digest {found[:12]} is not the expected {digest[:12]}; fetch the export again")
+        raise CorruptError(f"{file}: digest {found[:12]} is not the expected {digest[:12]}; {FETCH}")
 
 
 def sha256_of(file: Path) -> str:
-    """The SHA-256 of a file, in hex."""
-    with file.open("rb") as stream:
+    """The SHA-256 of a regular file, in hex."""
+    with open_regular(file, FETCH) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -70,6 +70,7 @@ def make_block(samples: pa.Table, layout: Layout, tasks: tuple[str, ...]) -> Blo
 
 
 def _take(keys_V: Ints, offsets: Ints, index_B: Ints) -> tuple[Ints, Ints]:
+    # All chosen lists are copied with one index, because a loop over samples in Python would take longer than the step.
     begin_B = offsets[index_B]
     taken = np.concatenate([[0], np.cumsum(offsets[index_B + 1] - begin_B)])
     shift_B = begin_B - taken[:-1]
@@ -126,6 +127,7 @@ def encoded_blocks(tables: Iterator[pa.Table], layout: Layout, tasks: tuple[str,
         table = next(tables, None)
         return None if table is None else make_block(table, layout, tasks)
 
+    # One block ahead and no more, so that at most two blocks are in memory.
     with ThreadPoolExecutor(1, "reader") as reader:
         ahead = reader.submit(next_block)
         while (block := ahead.result()) is not None:

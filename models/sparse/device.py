@@ -87,12 +87,15 @@ class DeviceRows:
             triton_kernels.update(self.optimizer, self.weight_RD, self.state_RK, batch, gradient_BI, step)
             return
         gradient_SD = gradient_BI[:, : batch.num_features * self.dim].float().reshape(-1, self.dim)
+        # Without bags all scales are 1, and a product with them would only cost memory traffic.
         scale_N = batch.scale_S[batch.segments_N] if len(batch.scale_S) else None
         gradient_UD = _segment_sums(gradient_SD, batch.segments_N, batch.offsets_U, scale_N) * step.unscale
         if step.clip_norm:
+            # A zero norm gives inf, which the clamp makes 1.
             gradient_UD *= (step.clip_norm / gradient_UD.norm(dim=1, keepdim=True)).clamp(max=1)
         places_U = batch.places_U.long()
         moved_UD, state_UK = moves(self.optimizer, gradient_UD, self.state_RK[places_U], step)
+        # index_copy_ and not index_add_: rows are distinct, and on CUDA index_add_ adds in an order that varies.
         self.weight_RD.index_copy_(0, places_U, self.weight_RD[places_U] - moved_UD)
         self.state_RK.index_copy_(0, places_U, state_UK)
 

@@ -29,7 +29,7 @@ Ints = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int32]
 Flags = npt.NDArray[np.bool_]
 
-MAX_LOAD = 0.7
+MAX_LOAD = 0.7  # an unknown key is searched up to the next empty entry, which gets far in a fuller map
 FEWEST_ENTRIES = 1 << 10
 ENTRY_BYTES = 16
 
@@ -120,10 +120,12 @@ class IdMap:
     def resolve(self, columns: Columns, admission: Admission | None = None) -> Resolved:
         """Rows of keys. An unknown key gets a new row, or its column's default row until it is admitted."""
         num_keys, num_columns = len(columns), len(columns.keys)
+        # Kept between batches: new memory of this size costs a page fault for each page.
         if num_keys + self.num_defaults > self._buffers.shape[1]:
             self._buffers = np.empty((4, num_keys + self.num_defaults), np.int64)
         entry_U, rows_U, fresh_F, column_F = self._buffers
         place_N = np.empty(num_keys, np.int32)
+        # NUM_FREE and LAST_ROW, which come before, are of the map; the others are of the batch.
         self.counters[NUM_UNIQUES:] = 0
         self._epoch = (self._epoch + 1) % 256
         if admission is None:
@@ -132,6 +134,7 @@ class IdMap:
         rejected_C = np.zeros(num_columns, np.int64)
         addresses = columns.addresses
         while True:
+            # The kernel stops where a batch has more new ids than the map has room for, and goes on in a larger map.
             limit = self.num_defaults + int(MAX_LOAD * self.capacity)
             kernels.resolve(
                 *addresses, columns.default_C, self.entries, self._epoch, limit, self.counters, self.free_rows,
@@ -161,9 +164,10 @@ class IdMap:
         """Removes the keys of marked rows and frees the rows; returns them, ascending. One sweep, without
         tombstones."""
         rows = self.entries[1::2] & ROW_BITS
-        rows = rows[rows > 0]
+        rows = rows[rows > 0]  # 0 marks an empty entry; row 0 is a default row and has no key
         freed = np.sort(rows[gone_R[rows]]).astype(np.int32)
         self._rebuild(self.capacity, gone_R)
+        # Descending, because the last one is reused first: low rows first, so that the arena stays dense.
         self.free_rows = np.concatenate([self.free_rows[: self.counters[NUM_FREE]], freed[::-1]])
         self.counters[NUM_FREE] = len(self.free_rows)
         return freed
@@ -191,6 +195,6 @@ class IdMap:
         self.entries = entries
 
     def _grow(self, entry_U: Ints) -> None:
-        keys_U = self.entries[2 * np.maximum(entry_U, 0)]
+        keys_U = self.entries[2 * np.maximum(entry_U, 0)]  # -1: a default row, which has no entry
         self._rebuild(2 * self.capacity, np.empty(0, np.bool_))
         kernels.restamp(self.entries, self._epoch, keys_U, entry_U)

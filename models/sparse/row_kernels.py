@@ -108,8 +108,9 @@ def initialize(weight_RD, state_RK, rows_F, keys_F, bound):
     """Sets weights uniform in ±bound and state 0. They depend on key and column alone, not on the order of ids."""
     for i in range(rows_F.size):
         for d in range(weight_RD.shape[1]):
+            # A generator with a state would make a row depend on the ids that came before it.
             bits = _mix(np.uint64(keys_F[i]) ^ (np.uint64(d + 1) * np.uint64(0xD1B54A32D192ED03)))
-            unit = np.float32(bits >> np.uint64(40)) * np.float32(2.0**-24)
+            unit = np.float32(bits >> np.uint64(40)) * np.float32(2.0**-24)  # 24 bits: all that a float32 holds exactly
             weight_RD[rows_F[i], d] = (unit * np.float32(2) - np.float32(1)) * np.float32(bound)
         state_RK[rows_F[i], :] = 0
 
@@ -195,6 +196,7 @@ def update(name: str, dim: int, half: bool) -> Callable[..., Any]:
                 second = second + fill(SECOND_GAIN, dim) * (gradient * gradient - second)
                 store(state_RK, state, first)
                 store(state_RK, state + dim, second)
+                # In float64: near 1, float32 loses the difference.
                 scale = np.float32(1 / (1 - 0.999 ** np.float64(step)))
                 factor = np.float32(rate / (1 - 0.9 ** np.float64(step)))
                 divisor = root(second * fill(scale, dim)) + fill(np.float32(epsilon), dim)

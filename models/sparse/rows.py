@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 
-INITIAL_SCALE = 0.05
+INITIAL_SCALE = 0.05  # about the norm of a new row, in any dimension: see _bound
 
 
 @dataclass(frozen=True)

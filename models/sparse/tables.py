@@ -77,6 +77,7 @@ class DynamicTables:
         columns = Columns([*ids.slots, *(keys for keys, _ in ids.bags)], self.table_F)
         found = self.ids.resolve(columns, self._admission())
         rows_F, table_F = found.rows_U[found.fresh_F], self.table_F[found.fresh_column_F]
+        # Address space was reserved for this many rows: more would need a copy of all of them.
         if self.ids.num_rows > RESERVED_ROWS:
             raise MemoryError(
                 f"{self.ids.num_rows} embedding rows, but a process can hold {RESERVED_ROWS}; set embedding.capacity"
@@ -98,6 +99,7 @@ class DynamicTables:
         nothing = np.empty(0, np.int32)
         num_slots = len(ids.slots)
         split = num_slots * ids.num_samples
+        # Ids come by feature, the input is by sample.
         places_BS = np.ascontiguousarray(places_N[:split].reshape(num_slots, ids.num_samples).T)
         bags = _bags(ids, places_N[split:])
         return Lookup(
@@ -176,7 +178,7 @@ class DynamicTables:
 
     def _group(self, ids: Ids, rows_U: Rows, places_U: Rows, place_N: Rows) -> Lookup:
         num_slots, num_features, num_samples = len(ids.slots), len(self.table_F), ids.num_samples
-        offsets_U = np.zeros(len(rows_U) + 2, np.int32)
+        offsets_U = np.zeros(len(rows_U) + 2, np.int32)  # one more than it needs: the kernel counts two places ahead
         segments_N = np.empty(len(place_N), np.int32)
         places_BS = np.empty((num_samples, num_slots), np.int32)
         segments = [
@@ -223,5 +225,6 @@ def _mean_scale(offsets: Ints) -> Floats:
 def _scales(ids: Ids) -> Floats:
     if not ids.bags:
         return np.empty(0, np.float32)
+    # A slot is a bag of one: with a scale for each segment the kernel needs no case of its own for bags.
     ones = [np.ones(ids.num_samples, np.float32)] * len(ids.slots)
     return np.stack([*ones, *(_mean_scale(offsets) for _, offsets in ids.bags)], 1).reshape(-1)

@@ -64,7 +64,7 @@ def _gather_slots(
     n = tl.program_id(0) * TILE + tl.arange(0, TILE)
     d = tl.arange(0, PAD)
     mask = (n < num_places)[:, None] & (d < DIM)[None, :]
-    place = tl.load(places + n, mask=n < num_places, other=0).to(tl.int64)
+    place = tl.load(places + n, mask=n < num_places, other=0).to(tl.int64)  # row · D exceeds 32 bits in large tables
     tile = tl.load(weight + place[:, None] * DIM + d[None, :], mask=mask)
     target = (n // num_slots).to(tl.int64) * width + (n % num_slots) * DIM
     tl.store(output + target[:, None] + d[None, :], tile.to(output.dtype.element_ty), mask=mask)
@@ -106,6 +106,7 @@ def _update(
         segment = tl.load(segments + n, mask=n < end, other=0)
         source = (segment // num_features).to(tl.int64) * width + (segment % num_features) * DIM
         mask = (n < end)[:, None] & inside[None, :]
+        # Sums are float32 also where gradients are bfloat16, whose 8 bits would lose small parts.
         tile = tl.load(gradients + source[:, None] + d[None, :], mask=mask, other=0.0).to(tl.float32)
         if SCALED:
             tile *= tl.load(scales + segment, mask=n < end, other=0.0)[:, None]

@@ -41,6 +41,7 @@ from models.ranking.placement import make_ranker
 from models.ranking.ranker import Ranker
 from models.ranking.thread_pool import ThreadPool
 from models.samplers.batches import Block, Floats, encoded_blocks, make_block, open_samples, read_blocks
+from models.training.job import TrainJob
 from models.training.progress import Progress
 from models.training.series import Series
 
@@ -90,28 +91,19 @@ KEYS = ["key.event_time", "key.event_row", "key.user"]
 PREDICTIONS_ROWS = 1_000_000
 
 
-def train_day(
-    scenario: Scenario,
-    ds: str,
-    samples: Path,
-    parent: Path | None,
-    output: Path,
-    *,
-    resume: Path | None = None,
-    progress: bool = False,
-    group: Group | None = None,
-) -> TrainMetrics:
-    """Continues from the parent's checkpoint over a day's samples (folders) and writes the next one into `output`.
+def train_day(job: TrainJob, group: Group | None = None) -> TrainMetrics:
+    """Continues from the parent's checkpoint over a day's samples and writes the next one into the job's `output`.
 
     `group`: the processes that train together. All are called with the same arguments; rank 0 writes the checkpoint and
-    returns the metrics, the others {}. `resume`: a folder for snapshots, from which the next run with the same
-    inputs continues if this one is killed.
+    returns the metrics, the others {}.
 
     Raises CorruptError for an unreadable parent or samples file, BadInputError for samples that do not fit.
     """
+    scenario, ds, parent, output = job.scenario, job.ds, job.parent, job.output
     layout, tasks, is_leader = Layout.from_scenario(scenario), scenario.tasks, group is None or group.is_leader
-    parquet = open_samples(samples / SAMPLES_FILE, layout, tasks)
+    parquet = open_samples(job.samples / SAMPLES_FILE, layout, tasks)
     num_rows = parquet.metadata.num_rows
+    # At least a row on each side.
     cut = min(max(round(num_rows * (1 - scenario.train.holdout_share)), 1), max(num_rows - 1, 1))
     # Rows that are learned, scored for the gate, scored by the parent.
     num_passes = num_rows + (num_rows - cut) + (num_rows if parent else 0)
@@ -122,9 +114,10 @@ def train_day(
         ranker.thread_pool = thread_pool
         if is_leader and (warning := slow_precision(ranker.train.precision, ranker.device.type)):
             print(f"train {ds}: warning: {warning}", file=sys.stderr, flush=True)
-        bar = Progress(f"train {ds}", num_passes, progress, quiet=not is_leader)
-        day = _Day(scenario, ds, parquet, ranker, Snapshots(resume), bar, Series(scenario.train.learning_rate))
+        bar = Progress(f"train {ds}", num_passes, job.progress, quiet=not is_leader)
+        day = _Day(scenario, ds, parquet, ranker, Snapshots(job.resume), bar, Series(scenario.train.learning_rate))
         day.score_and_learn(parent, cut)
+        # Here and not at the next day's start: what a day evicts belongs to its own checkpoint and digest.
         ranker.tables.make_room(over=day.number)
         day.progress.close()
     progressive_NT, gate_NT = day.scores["progressive"], day.scores["gate"]
@@ -218,6 +211,7 @@ class _Day:
         started = time.perf_counter()
         self.series.start_clock()
         for number, block in enumerate(self._blocks(begin, end, self.position.blocks), self.position.blocks):
+            # A seed for each block, so that a run that is resumed between blocks draws the same order.
             shuffle = np.random.default_rng(_seed(self.scenario, self.ds, begin, number))
             batches = block.batches(self.scenario.train.batch_size, shuffle.permutation(len(block)))
             for num_rows, loss in self.ranker.learn(batches, self.number):

@@ -19,14 +19,15 @@ import tempfile
 import threading
 import time
 import warnings
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feature_jobs import errors
 from feature_jobs.errors import BadInputError, RecloopError, RetryLaterError
-from feature_jobs.schema import Scenario
 from models.distributed.nodes import Nodes
+from models.training.job import TrainJob
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import TCPStore
@@ -43,16 +44,7 @@ CAUSE_S = 3  # a rank that lost the others waits, so that the agent sees the fai
 MESSAGE_S = 10  # how long nodes wait for each other's messages in the store
 
 
-def train_day_on_ranks(
-    scenario: Scenario,
-    ds: str,
-    samples: Path,
-    parent: Path | None,
-    output: Path,
-    *,
-    resume: Path | None = None,
-    progress: bool = False,
-) -> TrainMetrics:
+def train_day_on_ranks(job: TrainJob) -> TrainMetrics:
     """Trains like `train_day`, with `train.distributed.ranks` processes. Each node starts an equal share of them.
 
     All nodes are called with the same inputs. Node 0 writes its `output` and uses its `resume` folder, if it has one;
@@ -63,26 +55,19 @@ def train_day_on_ranks(
     nodes = Nodes.from_environment()
     with tempfile.TemporaryDirectory(prefix="recloop-ranks-") as name:
         folder = Path(name)
-        paths = {"samples": samples, "parent": parent, "output": output, "resume": resume}
-        job = {
-            "scenario": scenario.model_dump(mode="json", by_alias=True),
-            "ds": ds,
-            "progress": progress,
-            **{name: str(path.resolve()) if path else None for name, path in paths.items()},
-        }
-        (folder / JOB).write_text(json.dumps(job))
-        _start(scenario, ds, folder, nodes)
+        (folder / JOB).write_text(job.to_json())
+        _start(job, folder, nodes)
         result: TrainMetrics = json.loads((folder / RESULT).read_text()) if nodes.is_leader else {}
     return result
 
 
-def _start(scenario: Scenario, ds: str, folder: Path, nodes: Nodes) -> None:
+def _start(job: TrainJob, folder: Path, nodes: Nodes) -> None:
     from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    distributed = scenario.train.distributed
+    distributed = job.scenario.train.distributed
     num_local = nodes.share(distributed.ranks)
     store = nodes.meet(distributed.timeout_s)
     one = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "local_addr": "127.0.0.1", "run_id": folder.name}
@@ -113,13 +98,13 @@ def _start(scenario: Scenario, ds: str, folder: Path, nodes: Nodes) -> None:
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():
                 signal.signal(number, handler or signal.SIG_DFL)
-    cause, lost = _cause(failures, folder, scenario, ds)
+    cause, lost = _cause(failures, folder, job)
     raise _cause_of_all(cause, lost, nodes, store)
 
 
-def _cause(failures: dict[int, ProcessFailure], folder: Path, scenario: Scenario, ds: str) -> tuple[Exception, bool]:
+def _cause(failures: dict[int, ProcessFailure], folder: Path, job: TrainJob) -> tuple[Exception, bool]:
     """Why this node's ranks ended, and whether they only lost the others."""
-    distributed = scenario.train.distributed
+    ds, distributed = job.ds, job.scenario.train.distributed
     goes_on = "the same command continues from the day's last snapshot"
     for file in folder.glob(ERRORS):  # all ranks raise the same error
         found = json.loads(file.read_text())
@@ -173,17 +158,13 @@ def main(folder: Path) -> None:
     from models.distributed.process_group import joined, lost_the_others
     from models.training.day import train_day
 
-    job = json.loads((folder / JOB).read_text())
-    scenario = Scenario.model_validate(job["scenario"])
-    samples, output = Path(job["samples"]), Path(job["output"])
-    parent, resume = (Path(job[name]) if job[name] else None for name in ("parent", "resume"))
+    job = TrainJob.from_json((folder / JOB).read_text())
     try:
-        with joined(scenario.train.distributed.timeout_s) as group:
+        with joined(job.scenario.train.distributed.timeout_s) as group:
             _check_same_inputs(job, group)
-            if not group.broadcast_number(int(resume is not None)):
-                resume = None
-            options = {"resume": resume, "progress": job["progress"]}
-            result = train_day(scenario, job["ds"], samples, parent, output, **options, group=group)
+            if not group.broadcast_number(int(job.resume is not None)):
+                job = replace(job, resume=None)
+            result = train_day(job, group)
             group.broadcast_number(0)  # the others wait until rank 0 has written
     except RecloopError as error:
         file = folder / ERRORS.replace("*", os.environ["RANK"])
@@ -199,18 +180,19 @@ def main(folder: Path) -> None:
         (folder / RESULT).write_text(json.dumps(result))
 
 
-def _check_same_inputs(job: dict[str, Any], group: Group) -> None:
+def _check_same_inputs(job: TrainJob, group: Group) -> None:
     """Raises BadInputError in all processes if one has another scenario, day or input. Paths of data may differ."""
     import torch
 
     # A committed folder is named by its digest.
-    inputs = [job[name] and Path(job[name]).name for name in ("samples", "parent")]
-    compared = json.dumps([{**job["scenario"], "data": None}, job["ds"], inputs], sort_keys=True)
+    inputs = [folder and folder.name for folder in (job.samples, job.parent)]
+    scenario = job.scenario.model_dump(mode="json", by_alias=True)
+    compared = json.dumps([{**scenario, "data": None}, job.ds, inputs], sort_keys=True)
     digest = hashlib.blake2b(compared.encode(), digest_size=7).digest()
     digests_W1 = group.all_gather(torch.tensor([int.from_bytes(digest)]))
     if (digests_W1 != digests_W1[0]).any():
         raise BadInputError(
-            f"train of {job['ds']}: the nodes have different inputs; start `recloop train` on all of them with the same"
+            f"train of {job.ds}: the nodes have different inputs; start `recloop train` on all of them with the same"
             " --scenario, --set, --ds and --store"
         )
 

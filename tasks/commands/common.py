@@ -8,14 +8,20 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from feature_jobs.errors import BadInputError, RecloopError, RetryLaterError
 from feature_jobs.schema import Scenario, load_scenario
+from tasks.commands import arguments
 from tasks.run.modes import LAUNCHABLE, SETTING
-from tasks.store.scenario_store import DEFAULT_STORE, ScenarioStore, is_remote, open_store
+from tasks.store.record_store import DEFAULT_STORE
+from tasks.store.scenario_store import Commit, ScenarioStore, is_remote, open_store
+
+if TYPE_CHECKING:
+    from tasks.contract import Step
+    from tasks.run.runner import Outcome
 
 EPILOG = (
     "Exit codes: 0 done; 1 a defect of Recloop; 2 wrong command line; 3 a gate said no; 4 bad input: scenario or data "
@@ -42,6 +48,11 @@ class Commands(click.Group):
         """In the order of definition."""
         return list(self.commands)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See click."""
+        arguments.check_words(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command."""
         try:
@@ -53,10 +64,15 @@ class Commands(click.Group):
             click.secho("recloop: interrupted; what is committed stands", err=True, fg="red")
             ctx.exit(INTERRUPTED)
         except OSError as error:
-            if error.errno not in REMEDIES:
+            place = next((path for path in (error.filename, error.filename2) if arguments.is_given(ctx, path)), None)
+            if error.errno not in REMEDIES and place is None:
                 raise
-            expected, remedy = REMEDIES[error.errno]
-            click.secho(f"recloop: {error.filename or 'the disk'}: {error.strerror}; {remedy}", err=True, fg="red")
+            expected, remedy = REMEDIES.get(error.errno, _CHANGE)
+            click.secho(
+                f"recloop: {place or error.filename or 'the disk'}: {error.strerror or error}; {remedy}",
+                err=True,
+                fg="red",
+            )
             ctx.exit(expected.exit_code)
 
 
@@ -83,13 +99,13 @@ class Context:
     """What the common options say: the scenario and its store. `base` is the scenario without `overrides`."""
 
     def __init__(
-        self, *, scenario: str, data: str | None, store: str, settings: tuple[str, ...], no_track: bool, as_json: bool
+        self, *, scenario: str, data: Path | None, store: str, settings: tuple[str, ...], no_track: bool, as_json: bool
     ) -> None:
         self._file, self._data = scenario_file(scenario), data
         self.overrides: dict[str, Any] = dict(read_setting(text, "--set") for text in settings)
         self.scenario: Scenario = self.with_overrides(self.overrides)
-        self.store: ScenarioStore = open_store(store, self.scenario.name)
-        self.store.scenario_option = self.scenario.option
+        arguments.remember(Path(self.scenario.data.path))
+        self.store: ScenarioStore = open_store(store, self.scenario.name, self.scenario.option)
         self.as_json = as_json
         self.track = not no_track
         os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{self._tracking_folder / 'mlflow.db'}")
@@ -121,6 +137,21 @@ class Context:
 
         check(self.scenario, with_data=False)
 
+    def proven(self, commit: Commit) -> Path:
+        """The folder of a commit whose files are as they were committed. Raises CorruptError where they are not."""
+        self.store.verify(commit)
+        return commit.folder
+
+    def after(self, declared: Step, outcome: Outcome) -> None:
+        """Does what the step declares for the time after its commit, which an earlier run may have made."""
+        from tasks.run.runner import output_name_of
+
+        if declared.after is None or outcome.digest is None:
+            return
+        commit = self.store.find(output_name_of(declared, self.scenario), outcome.ds)
+        if commit is not None:
+            declared.after(self.scenario, self.proven(commit))
+
     def show(self, value: Any, text: str | None = None) -> None:
         """Prints `value` as JSON with --json, else `text`."""
         shown = json.dumps(value, sort_keys=True, default=str) if self.as_json else text
@@ -146,18 +177,12 @@ def scenario_file(name: str) -> Path:
 
 def read_setting(text: str, option: str) -> tuple[str, Any]:
     """`train.learning_rate=0.01` as path and value, which is YAML."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+    from feature_jobs.schema.bounded_yaml import parse_yaml
 
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
-        raise BadInputError(f"{option} {text!r}: write it as config.path=value, train.learning_rate=0.01")
-    try:
-        return path.strip(), YAML(typ="safe").load(value)
-    except YAMLError:
-        raise BadInputError(
-            f"{option} {text!r}: {value!r} is not readable as YAML; check quotes and brackets"
-        ) from None
+        raise BadInputError(f"{option} {text[:80]!r}: write it as config.path=value, train.learning_rate=0.01")
+    return path.strip(), parse_yaml(value, f"{option} {text[:80]!r}", remedy="check quotes and brackets")
 
 
 def with_context(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -170,9 +195,15 @@ def with_context(command: Callable[..., Any]) -> Callable[..., Any]:
 
     options = [
         click.option("--scenario", "-s", required=True, help="Name in scenarios/, or path of a YAML file."),
-        click.option("--data", envvar="RECLOOP_DATA", help="Folder of the logs; default: the scenario's data.path."),
+        click.option(
+            "--data",
+            type=arguments.path_to("folder"),
+            envvar="RECLOOP_DATA",
+            help="Folder of the logs; default: the scenario's data.path.",
+        ),
         click.option(
             "--store",
+            type=arguments.store,
             envvar="RECLOOP_STORE",
             default=DEFAULT_STORE,
             show_default=True,

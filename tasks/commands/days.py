@@ -10,7 +10,8 @@ import click
 
 from feature_jobs.errors import BadInputError, GateError
 from feature_jobs.schema import Scenario
-from feature_jobs.schema.days import day_range
+from feature_jobs.schema.days import check_day, day_range
+from tasks.commands import arguments
 from tasks.commands.common import Commands, Context, execution_option, main, scenario_file, with_context
 from tasks.run.launchers import Launcher
 from tasks.run.modes import launcher_of
@@ -19,6 +20,7 @@ from tasks.steps import DAILY, STEPS, WRITERS
 
 NEEDED_NEXT_DAY = DAILY[: DAILY.index(WRITERS["checkpoint"]) + 1]
 """Steps without which the next day can't learn."""
+MAX_DAYS = 3_660  # of one command; a wrong century must not plan for minutes
 
 
 def scenario_days(scenario: Scenario, ds: str | None, first: str | None, last: str | None) -> list[str]:
@@ -26,19 +28,27 @@ def scenario_days(scenario: Scenario, ds: str | None, first: str | None, last: s
     if ds and (first or last):
         raise click.UsageError("give --ds, or --from and --to, not both")
     if ds:
+        check_day(scenario, ds)
         return [ds]
     last = last or (str(scenario.data.days.last) if scenario.data.days.last else None)
     if last is None:
         raise BadInputError(f"{scenario.file}: data.days.last is open; say with --to where to stop")
-    return day_range(scenario, first or str(scenario.data.days.first), last)
+    days = day_range(scenario, first or str(scenario.data.days.first), last)
+    if not 0 < len(days) <= MAX_DAYS:
+        raise BadInputError(
+            f"{first or scenario.data.days.first} to {last}: {len(days):,} days; choose 1 to {MAX_DAYS:,}"
+        )
+    for day in (days[0], days[-1]):
+        check_day(scenario, day)
+    return days
 
 
 def day_options(command: Any) -> Any:
     """Adds --ds, --from and --to."""
     for option in (
-        click.option("--to", "last", help="Last day; default: the scenario's."),
-        click.option("--from", "first", help="First day; default: the scenario's."),
-        click.option("--ds", help="One day, 2022-04-25."),
+        click.option("--to", "last", type=arguments.day, help="Last day; default: the scenario's."),
+        click.option("--from", "first", type=arguments.day, help="First day; default: the scenario's."),
+        click.option("--ds", type=arguments.day, help="One day, 2022-04-25."),
     ):
         command = option(command)
     return command
@@ -97,22 +107,27 @@ class RunEnd:
 def run_days(context: Context, days: list[str], launcher: Launcher | None = None, until: str | None = None) -> RunEnd:
     """Runs the daily steps of each day, up to `until`. An error ends the run and is returned, not raised."""
     from tasks.commands.summary import outcome_lines
+    from tasks.run.plan import blocked_step
     from tasks.run.runner import run_step
 
     ended = RunEnd()
+    steps = DAILY[: DAILY.index(until) + 1] if until else DAILY
+    # Before the first step, so that a day that can't be learned yet leaves nothing in the store.
+    if days and (blocked := blocked_step(steps, context.scenario, days[0], context.store)):
+        return replace(ended, error=blocked.error, stopped_at=(days[0], blocked.step))
     for day in days:
-        for name in DAILY[: DAILY.index(until) + 1] if until else DAILY:
+        for name in steps:
             try:
                 outcome = run_step(
                     name, context.scenario, day, context.store,
                     progress=not context.as_json, track=context.track, launcher=launcher,
                 )  # fmt: skip
-                if (after := STEPS[name].after) and outcome.uri:
-                    after(context.scenario, Path(outcome.uri))
+                context.after(STEPS[name], outcome)
             except Exception as error:  # a program must learn of finished steps also where one has a defect
                 return replace(ended, error=error, stopped_at=(day, name))
             nothing_committed = outcome.gate is not None and outcome.digest is None
             if nothing_committed and name in NEEDED_NEXT_DAY:
+                # The next day would miss its parent: stop with the reason, not with its consequence.
                 return replace(ended, error=GateError(str(outcome.gate)), stopped_at=(day, name))
             ended.outcomes.append(outcome)
             click.echo("\n".join(outcome_lines(outcome)), err=True)
@@ -179,10 +194,10 @@ def check(context: Context, no_data: bool) -> None:
 
 
 @main.command(short_help="Proposes a scenario for the log files below PATH.")
-@click.argument("path", type=click.Path(path_type=Path))
-@click.option("--name", help="Name of the scenario; default: that of the folder.")
+@click.argument("path", type=arguments.path_to("file or folder", exists=True))
+@click.option("--name", type=arguments.name, help="Name of the scenario; default: that of the folder.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("scenarios"), show_default=True, help="Folder to write to."
+    "--out", type=arguments.path_to("folder"), default=Path("scenarios"), show_default=True, help="Folder to write to."
 )
 def init(path: Path, name: str | None, out: Path) -> None:
     """Proposes a scenario for the log files below PATH, for you to read and edit.
@@ -198,14 +213,15 @@ def init(path: Path, name: str | None, out: Path) -> None:
 
 
 @main.command(short_help="Brings the scenario's data to its data folder.")
-@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="Setting of generated data.")
+@click.option(
+    "--option", "options", type=arguments.pair, multiple=True, metavar="NAME=VALUE", help="Setting of generated data."
+)
 @with_context
-def fetch(context: Context, options: tuple[str, ...]) -> None:
+def fetch(context: Context, options: tuple[tuple[str, str], ...]) -> None:
     """Downloads or generates the scenario's data (`data.fetch`) into its data folder; what is there stays."""
     from feature_jobs.datasets.fetch import fetch as fetch_data
 
-    settings = dict(option.split("=", 1) for option in options if "=" in option)
-    for line in fetch_data(context.scenario, Path(context.scenario.data.path), options=settings):
+    for line in fetch_data(context.scenario, Path(context.scenario.data.path), options=dict(options)):
         click.echo(line)
 
 
@@ -245,8 +261,8 @@ def chain_verify(context: Context) -> None:
 
 
 @chain.command("replay")
-@click.option("--from", "first", required=True, help="The first day to rebuild.")
-@click.option("--to", "last", help="Last day; default: the newest committed one.")
+@click.option("--from", "first", type=arguments.day, required=True, help="The first day to rebuild.")
+@click.option("--to", "last", type=arguments.day, help="Last day; default: the newest committed one.")
 @click.option("--reason", default="corrected data", show_default=True, help="Kept in the generation's record.")
 @click.option("--no-run", is_flag=True, help="Only start the generation; Airflow then runs the days.")
 @click.option("--restart", is_flag=True, help="Start over, also where the newest generation is not finished.")
@@ -270,10 +286,10 @@ def chain_replay(context: Context, first: str, last: str | None, reason: str, *,
 
 @main.command("dvc-render")
 @click.option("--scenario", "-s", "name", required=True, help="Name in scenarios/, or path of a YAML file.")
-@click.option("--from", "first", help="First day; default: the scenario's.")
-@click.option("--to", "last", help="Last day; default: the scenario's.")
+@click.option("--from", "first", type=arguments.day, help="First day; default: the scenario's.")
+@click.option("--to", "last", type=arguments.day, help="Last day; default: the scenario's.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("dvc.yaml"), show_default=True, help="File to write."
+    "--out", type=arguments.path_to("file"), default=Path("dvc.yaml"), show_default=True, help="File to write."
 )
 def dvc_render(name: str, first: str | None, last: str | None, out: Path) -> None:
     """Writes dvc.yaml: the same steps of the same days, for `dvc repro`."""
@@ -281,5 +297,6 @@ def dvc_render(name: str, first: str | None, last: str | None, out: Path) -> Non
     from tasks.run.dvc import render
 
     scenario = load_scenario(scenario_file(name))
-    out.write_text(render(scenario, scenario_file(name), scenario_days(scenario, None, first, last)))
-    click.echo(f"{out}: {len(scenario_days(scenario, None, first, last))} days; next: dvc repro")
+    days = scenario_days(scenario, None, first, last)
+    out.write_text(render(scenario, scenario_file(name), days))
+    click.echo(f"{out}: {len(days)} days; next: dvc repro")

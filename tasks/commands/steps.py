@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from tasks.commands import arguments
 from tasks.commands.common import Context, execution_option, main, with_context
 from tasks.contract import Step
 from tasks.run.modes import launcher_of
@@ -23,7 +24,7 @@ def _process_started() -> float:
 
 
 def _add(declared: Step) -> None:
-    @click.option("--ds", required=True, help="The day, 2022-04-25.")
+    @click.option("--ds", required=True, type=arguments.day, help="The day, 2022-04-25.")
     @click.option(
         "--no-is-done", is_flag=True, help="Exit with 0, not 3, where a gate refuses and its verdict is kept."
     )
@@ -46,8 +47,7 @@ def _add(declared: Step) -> None:
             started=_process_started(),
             launcher=launcher_of(execution),
         )
-        if declared.after and outcome.uri:
-            declared.after(context.scenario, Path(outcome.uri))
+        context.after(declared, outcome)
         if declared.shows and outcome.uri and not context.as_json:
             click.echo(declared.shows(Path(outcome.uri), context.options), err=True)
         if outcome.gate:
@@ -56,7 +56,7 @@ def _add(declared: Step) -> None:
         click.get_current_context().exit(0 if no_is_done and outcome.digest else outcome.exit_code)
 
     for name, option in declared.options.items():
-        command = click.option(f"--{name}", type=int, help=option.help)(command)
+        command = click.option(f"--{name}", type=click.IntRange(0, 1024), help=option.help)(command)
     first = declared.doc.replace("\n", " ")
     main.command(declared.name, help=f"{first}\n\nEnds with one JSON line on stdout.")(command)
 

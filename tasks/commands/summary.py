@@ -80,8 +80,9 @@ def step_seconds(store: ScenarioStore, ds: str, kind: str = "total") -> dict[str
     """Seconds of each step's newest run that did its work; `kind`: total or compute."""
     found: dict[str, float] = {}
     for entry in store.journal():
-        if entry["ds"] == ds and entry["outcome"] in ("done", "gate_no"):
-            found[entry["step"]] = entry["seconds"].get(kind, 0.0)
+        # A later run that found the step done took no time, and must not hide what the work took.
+        if entry.get("ds") == ds and entry.get("outcome") in ("done", "gate_no"):
+            found[str(entry.get("step"))] = _number(entry, "seconds", kind) or 0.0
     return {step: found[step] for step in STEPS if step in found}
 
 
@@ -96,11 +97,13 @@ def write_report(scenario: Scenario, store: ScenarioStore, days: list[str], out:
         metrics[ds] = {"progressive": by_task, "export_bytes": _number(quantized, "int8", "bytes")}
         rows.append({"ds": ds} | {f"{t}.{m}": v for t, values in by_task.items() for m, v in values.items()})
     out.mkdir(parents=True, exist_ok=True)
+    # One number a task: `dvc metrics diff` then compares two versions at a glance.
     metrics["mean"] = {task: _mean([row[f"{task}.auc"] for row in rows]) for task in scenario.tasks}
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n")
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
+    # The first day has no parent, so no point.
     writer.writerows(row for row in rows if any(value is not None for key, value in row.items() if key != "ds"))
     (out / "progressive.csv").write_text(text.getvalue())
 

@@ -35,7 +35,7 @@ DIFFERENCE = ("AUC difference", "interval", "")
     metavar="'NAME: PATH=VALUE,…'",
     help="Settings to try under a name; give it several times to try several at once. --set then holds for all.",
 )
-@click.option("--jobs", type=click.IntRange(min=1), help="Variants trained at the same time; default: what fits.")
+@click.option("--jobs", type=click.IntRange(1, 1024), help="Variants trained at the same time; default: what fits.")
 @day_options
 @with_context
 def try_(
@@ -63,6 +63,7 @@ def try_(
     begun = time.perf_counter()
     wanted = _variants(context, variants)
     days = _days(context, ds, first, last)
+    # A container may have fewer cores than the machine.
     workers = jobs or max(1, len(os.sched_getaffinity(0)) // context.scenario.train.threads)
     with _progress([v.name or "try" for v in wanted], len(days), shown=not context.as_json) as done:
         found = run_tries(context.base, wanted, days, context.store, workers=workers, done=done)
@@ -107,9 +108,14 @@ def _variants(context: Context, texts: Sequence[str]) -> list[Variant]:
             scenario = context.with_overrides(changes)
             check(scenario, with_data=False)
         except BadInputError as error:
-            raise BadInputError(f"variant {name}: {error}" if name else str(error)) from None
+            raise BadInputError(_of_variant(name, str(error)) if name else str(error)) from None
         found.append(Variant(name, changes, scenario))
     return found
+
+
+def _of_variant(name: str, messages: str) -> str:
+    """Messages about a variant's values, which came with --variant and not with --set."""
+    return "\n".join(f"variant {name}: {line.removeprefix('--set ')}" for line in messages.splitlines())
 
 
 def parse_variant(text: str) -> tuple[str, dict[str, Any]]:
@@ -148,7 +154,7 @@ def _days(context: Context, ds: str | None, first: str | None, last: str | None)
     if not trained and not (ds or first):
         raise BadInputError(
             f"{context.store.url}: no day is trained yet, so there is nothing to compare with; run some first:"
-            f" recloop run {context.scenario.option_as_in_file}{context.store.option}"
+            f" recloop run {context.base.option}{context.store.option}"
         )
     if ds:
         return scenario_days(context.scenario, ds, first, last)
@@ -176,8 +182,7 @@ def _side(context: Context, name: str) -> Side:
     days = {ds: commit.folder for ds, commit in found.items() if commit}
     if not days:
         raise BadInputError(
-            f"{store.url}: {name} has no trained day; `recloop status {context.scenario.option}{store.option}`"
-            " shows what there is"
+            f"{store.url}: {name} has no trained day; `recloop status {context.options}` shows what there is"
         )
     return Side(name, days)
 
@@ -215,14 +220,14 @@ def _track(context: Context, found: Sequence[Try]) -> None:
         mark = f"tracked/tries/{one.key}"
         if one.comparison is None or context.store.read(mark) is not None:
             continue
-        params = {path: str(value)[:500] for path, value in one.changes.items()}
+        params = {path: str(value)[:500] for path, value in one.changes.items()}  # older MLflow refuses longer ones
         params |= {"days": f"{one.days[0]}..{one.days[-1]}", "baseline": "the committed chain, on the same rows"}
         try:
             record_try(TryRun(context.scenario, one.name, one.key, params, _metrics(one), one.seconds))
         except RecloopError as error:
             click.secho(f"not shown in MLflow (an equal try later shows it): {error}", err=True, fg="yellow")
             return
-        context.store.put_if_absent(mark, b"")
+        context.store.put_if_absent(mark, b"")  # asking MLflow about each try again would cost seconds
 
 
 def _metrics(one: Try) -> list[tuple[str, float, int]]:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from feature_jobs.errors import BadInputError, GateError
+from tasks.commands import arguments
 from tasks.commands.common import Context, main, with_context
 from tasks.commands.days import day_options, scenario_days
 from tasks.commands.text_table import number, table
@@ -15,17 +16,21 @@ from tasks.steps import DAILY, STEPS, WRITERS
 
 
 @main.command(short_help="Shows days, steps, AUCs, the chain and the versions.")
+@click.option("--repair", is_flag=True, help="First show in MLflow what it does not show yet, after an outage.")
 @with_context
-def status(context: Context) -> None:
+def status(context: Context, repair: bool) -> None:
     """Shows the days with their steps and AUCs, the head of the chain, and the versions with their aliases.
 
     The AUC of a day is that of its parent: yesterday's checkpoint on all rows of the day, before they are learned.
     """
     from tasks.commands.summary import parent_auc
     from tasks.run.rollback import status_facts
+    from tasks.run.shown import not_shown, show
     from tasks.store.chain import head
 
     scenario, store = context.scenario, context.store
+    if repair:
+        show(scenario, store, not_shown(store))
     days = sorted({commit.ds for commit in store.commits()})
     link = head(store)
     facts: dict[str, Any] = {
@@ -35,9 +40,10 @@ def status(context: Context) -> None:
         "days": {day: {name: _state(context, name, day) for name in DAILY} for day in days},
         "auc": {day: parent_auc(scenario, store, day) for day in days},
         "chain_head": vars(link) if link else None,
+        "not_shown": [{"ds": c.ds, "step": c.step, "generation": c.generation} for c in not_shown(store)],
         **status_facts(scenario, store),
     }
-    context.show(facts, "\n".join(_status_lines(facts, scenario.tasks)))
+    context.show(facts, "\n".join(_status_lines(facts, scenario.tasks, context.options)))
 
 
 def _state(context: Context, name: str, day: str) -> str:
@@ -47,8 +53,9 @@ def _state(context: Context, name: str, day: str) -> str:
     return "no" if commit.manifest.get("gate") else "done"
 
 
-def _status_lines(facts: dict[str, Any], tasks: tuple[str, ...]) -> list[str]:
+def _status_lines(facts: dict[str, Any], tasks: tuple[str, ...], options: str) -> list[str]:
     link, targets = facts["chain_head"], ", ".join(facts["rollback_targets"])
+    unchecked = "" if facts["mlflow"].startswith("ok") else " (not checked, as MLflow does not answer)"
     rows = [
         [day, *steps.values(), *(number(facts["auc"][day][task]) for task in tasks)]
         for day, steps in facts["days"].items()
@@ -58,10 +65,20 @@ def _status_lines(facts: dict[str, Any], tasks: tuple[str, ...]) -> list[str]:
         *table(["day", *DAILY, *(f"AUC {task}" for task in tasks)], rows, left=1 + len(DAILY)),
         f"chain head: {link['ds']} {link['checkpoint'][:12]}" if link else "no checkpoint is committed yet",
         *map(_version_line, facts["versions"]),
-        f"rollback can go to: {targets}" if targets else "rollback: no earlier version",
+        f"rollback can go to: {targets}{unchecked}" if targets else "rollback: no earlier version",
+        *([f"deleted in MLflow, can't serve: {', '.join(facts['deleted'])}"] if facts["deleted"] else []),
         f"promotions: {facts['promotions']}",
         *([] if facts["mlflow"] == "ok" else [f"MLflow: {facts['mlflow']}"]),
+        *_not_shown_lines(facts, options),
     ]
+
+
+def _not_shown_lines(facts: dict[str, Any], options: str) -> list[str]:
+    waiting = [f"{step['ds']} {step['step']}" for step in facts["not_shown"]]
+    if not waiting:
+        return []
+    named = ", ".join(waiting[:3]) + (f" and {len(waiting) - 3} more" if len(waiting) > 3 else "")
+    return [f"MLflow does not show yet: {named}; to show them: recloop status {options} --repair"]
 
 
 def _version_line(version: dict[str, Any]) -> str:
@@ -97,10 +114,13 @@ def resume_promotions(context: Context) -> None:
 
 
 @main.command(short_help="Writes a tuning proposal into the scenario file.")
-@click.option("--ds", required=True, help="Day of the tuning run whose proposal to accept.")
+@click.option("--ds", required=True, type=arguments.day, help="Day of the tuning run whose proposal to accept.")
 @with_context
 def accept(context: Context, ds: str) -> None:
-    """Writes a tuning run's proposed values into the scenario file, keeping its comments."""
+    """Writes a tuning run's proposed values into the scenario file, keeping its comments.
+
+    The proposal must be as it was committed, and only settings of `tune.space` are written.
+    """
     from tasks.run.runner import output_name_of
     from tasks.tuning.proposal import apply, doubt, read_proposal
 
@@ -111,10 +131,10 @@ def accept(context: Context, ds: str) -> None:
             f"{context.store.url}: no proposal of {ds} for the present tune.space; search first:"
             f" recloop tune {context.options} --ds {ds}"
         )
-    proposal = read_proposal(commit.folder)
+    proposal = read_proposal(context.proven(commit))
     if proposal["better"] and (reason := doubt(proposal)):
         click.secho(f"warning: {reason}", err=True, fg="yellow")
-    apply(scenario.file, proposal["changes"], ds)
+    apply(scenario, proposal["changes"], ds)
     lines = [f"{path}: {change['old']} -> {change['new']}" for path, change in sorted(proposal["changes"].items())]
     context.show(proposal["changes"], f"{scenario.file}:\n" + ("\n".join(lines) or "nothing to change"))
 
@@ -122,7 +142,7 @@ def accept(context: Context, ds: str) -> None:
 @main.command(short_help="Writes the days' metrics for `dvc metrics` and `dvc plots`.")
 @day_options
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder for metrics.json and progressive.csv."
+    "--out", type=arguments.path_to("folder"), required=True, help="Folder for metrics.json and progressive.csv."
 )
 @with_context
 def report(context: Context, ds: str | None, first: str | None, last: str | None, out: Path) -> None:
@@ -134,9 +154,9 @@ def report(context: Context, ds: str | None, first: str | None, last: str | None
 
 
 @main.command()
-@click.option("--from", "base_ds", required=True, help="Day whose export the servers have.")
-@click.option("--to", "target_ds", required=True, help="Day whose export the servers get.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the delta.")
+@click.option("--from", "base_ds", type=arguments.day, required=True, help="Day whose export the servers have.")
+@click.option("--to", "target_ds", type=arguments.day, required=True, help="Day whose export the servers get.")
+@click.option("--out", type=arguments.path_to("folder"), required=True, help="Folder for the delta.")
 @with_context
 def delta(context: Context, base_ds: str, target_ds: str, out: Path) -> None:
     """Writes the difference between the exports of two days: new, changed and removed rows, and the dense part."""
@@ -157,15 +177,16 @@ def _export(context: Context, ds: str) -> Path:
         raise BadInputError(
             f"{context.store.url}: no export of {ds}; make one: recloop run {context.options} --ds {ds}"
         )
+    folder = context.proven(commit)
     if gate := commit.manifest.get("gate"):
         raise GateError(f"the export of {ds} is not to serve: {gate}")
-    return commit.folder
+    return folder
 
 
 @main.command("apply-delta")
-@click.argument("base", type=click.Path(path_type=Path))
-@click.argument("delta", type=click.Path(path_type=Path))
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("base", type=arguments.path_to("folder", exists=True))
+@click.argument("delta", type=arguments.path_to("folder", exists=True))
+@click.argument("output", type=arguments.path_to("folder"))
 def apply_delta(base: Path, delta: Path, output: Path) -> None:
     """Applies DELTA to the export BASE and writes the newer export to OUTPUT."""
     from models.runtime.delta import apply_delta as apply

@@ -133,7 +133,7 @@ def judge_holdout(judged: Holdout, day: ScoredDay) -> Finding:
     ]
     worse = [*_without_score(day), *_reasons([*overall, *inside], "worse")]
     unknown = _reasons(overall, "unknown")
-    if worse:
+    if worse:  # evidence against it counts, however much else is unknown
         return {"verdict": "worse", "reasons": worse, "unknown": unknown}
     if all(found is None for _, found in overall):
         return {"verdict": "no_champion", "reasons": [], "unknown": []}
@@ -169,6 +169,7 @@ def judge_day(
     named = [(f"{task}: {text}", facts["judgement"]) for text, tasks in groups for task, facts in tasks.items()]
     unknown, hold, rollback = _reasons(named, "unknown"), _any_worse(chain), _any_worse(against_former)
     verdict: Literal["ok", "rollback_proposed", "hold", "unknown"] = "unknown" if unknown else "ok"
+    # Hold comes first: where the chain itself fell behind, no version of it may replace what serves.
     if hold or rollback:
         verdict = "hold" if hold else "rollback_proposed"
     return {
@@ -224,6 +225,7 @@ def _compare(
         users_N,
         resamples=rules.bootstrap,
         confidence=rules.confidence,
+        # Another seed each day, so that the draws of different days are independent.
         seed=int(config.ds.replace("-", "")),
         needs=Evidence(min_rows, config.scenario.deploy.min_positives),
         max_drop=max_drop,

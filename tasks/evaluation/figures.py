@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 CHAMPION, CHALLENGER, LIMIT = "#64748b", "#c2410c", "#b91c1c"
 LINES = ("#c2410c", "#1d4ed8", "#047857", "#7c3aed", "#a16207", "#be185d")
 STYLE = {
-    "svg.hashsalt": "recloop",
-    "svg.fonttype": "none",
+    "svg.hashsalt": "recloop",  # ids would be random
+    "svg.fonttype": "none",  # text stays text: small, searchable, and without this machine's fonts
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.spines.top": False,
@@ -128,7 +128,7 @@ def _figure(columns: int, height: float) -> tuple[Figure, list[Axes]]:
     across = min(columns, 3)
     down = -(-columns // across)
     figure = Figure(figsize=(9, height * down))
-    FigureCanvasSVG(figure)
+    FigureCanvasSVG(figure)  # not pyplot, which keeps every figure and looks for a display
     panels = figure.subplots(down, across, squeeze=False)
     for spare in panels.flat[columns:]:
         spare.set_visible(False)

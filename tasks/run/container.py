@@ -124,13 +124,14 @@ class ContainerLauncher:
             cap_drop=["ALL"],
             security_opt=["no-new-privileges:true"],
             pids_limit=PIDS,
+            # Equal limits of memory and of memory with swap: a step that swaps would only be slow, and never say why.
             mem_limit=memory_bytes,
             memswap_limit=memory_bytes,
-            shm_size=memory_bytes // 2,
+            shm_size=memory_bytes // 2,  # processes that train together exchange tensors there
             nano_cpus=int(resources.cpus * 1e9),
             network_mode=self._network(declared),
             auto_remove=True,
-            log_config={"Type": "none"},
+            log_config={"Type": "none"},  # what it prints is passed on; the engine need not keep it too
             device_requests=_gpus(resources.gpus),
         )
         created: dict[str, str] = client.create_container(
@@ -160,7 +161,7 @@ class _Run:
 
     def __init__(self, client: APIClient, container: str) -> None:
         self._client, self._container = client, container
-        self._begun = int(time.time()) - 1
+        self._begun = int(time.time()) - 1  # the engine's clock may be behind ours
         self._code: int | None = None
         self.answer = ""
 
@@ -169,10 +170,11 @@ class _Run:
         streams = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
         socket = self._client.attach_socket(self._container, params=streams)
         waiting = threading.Thread(target=self._wait, daemon=True)
+        # Before the start: a container that ends at once and is removed could not be waited for any more.
         waiting.start()
         self._client.start(self._container)
         with contextlib.suppress(ConnectionError):
-            socket._sock.sendall(request.encode() + b"\n")
+            socket._sock.sendall(request.encode() + b"\n")  # by the socket itself: the wrapper reads only
         for stream, data in _frames(socket):
             text = data.decode(errors="replace")
             if stream == STDOUT:
@@ -221,6 +223,7 @@ def mounts_of(declared: Step, call: Call, writable: list[Path]) -> list[Any]:
     for folder in call.folders.values():
         readable += folder.values() if isinstance(folder, dict) else [folder] if folder else []
     if declared.source:
+        # The source is mounted only for the step that reads it: no other could learn from raw data by mistake.
         readable.append(Path(scenario.data.path))
     if declared.store_folder and store:
         readable += store.work.glob("g[0-9]*")  # the history; neither notes on runs nor what is being written

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import io
 import os.path
+import shlex
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -16,6 +17,7 @@ from ruamel.yaml import YAML
 
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import previous_day, trailing_days
+from feature_jobs.schema.yaml_file import read_yaml
 from tasks.contract import Input, Step
 from tasks.run.runner import has_work, output_name_of, value_at, window_of
 from tasks.steps import DAILY, STEPS, WRITERS, writer_of
@@ -36,19 +38,23 @@ def render(scenario: Scenario, file: Path, days: list[str]) -> str:
     stages: dict[str, Stage] = {}
     if scenario.data.fetch:
         stages["fetch"] = {
-            "cmd": f"recloop fetch --scenario {file}",
+            "cmd": _command("fetch", "--scenario", str(file)),
             "deps": ["feature_jobs/datasets/fetch.py"],
+            # Or DVC deletes the download first.
             "outs": [{_relative(Path(scenario.data.path), file): {"persist": True}}],
         }
     for ds in days:
         for name in DAILY:
             stages[f"{name}-{ds}"] = _stage(STEPS[name], scenario, file, ds)
     for name, declared in STEPS.items():
+        # A step that is not daily, such as a search, needs days before it; it runs once, on the last.
         if len(days) > 1 and not declared.daily and has_work(declared, scenario):
             stages[f"{name}-{days[-1]}"] = _stage(declared, scenario, file, days[-1])
     reported = [WRITERS[output] for output in REPORTED]
     stages["report"] = {
-        "cmd": f"recloop report --scenario {file} --store {STORE} --from {days[0]} --to {days[-1]} --out {REPORT}",
+        "cmd": _command(
+            "report", "--scenario", str(file), "--store", STORE, "--from", days[0], "--to", days[-1], "--out", REPORT
+        ),
         "deps": [_out(scenario, day, step) for day in days for step in reported],
         "outs": [f"{REPORT}/metrics.json", f"{REPORT}/progressive.csv"],
     }
@@ -89,13 +95,15 @@ def _stage(declared: Step, scenario: Scenario, file: Path, ds: str) -> Stage:
     for argument, source in declared.reads.items():
         writer = writer_of(declared, argument)
         deps += [_out(scenario, day, step) for day, step in _days_read(scenario, writer, source, ds)]
-    written = YAML(typ="safe").load(file.read_text())
+    # DVC compares what is written in the file: a default that nobody wrote is not a parameter.
+    written = read_yaml(scenario.file)
     paths = sorted(path for name in declared.config for path in _storable(name, value_at(written, name)))
-    command = f"recloop {declared.name} --scenario {file} --ds {ds} --store {STORE}"
-    stage: Stage = {"cmd": command + (" --no-is-done" if declared.on_no == "skip" else "")}
+    # DVC knows no skipped stage: a no that stops only its own day must not stop `dvc repro`.
+    flags = ["--no-is-done"] if declared.on_no == "skip" else []
+    stage: Stage = {"cmd": _command(declared.name, "--scenario", str(file), "--ds", ds, "--store", STORE, *flags)}
     stage["deps"] = sorted(set(deps))
     if paths:
-        stage["params"] = [{str(file): paths}]
+        stage["params"] = [{_literal(str(file)): paths}]
     stage["outs"] = [_out(scenario, ds, output_name_of(declared, scenario))]
     return stage
 
@@ -109,6 +117,7 @@ def _days_read(scenario: Scenario, writer: str, source: Input, ds: str) -> list[
         return [(day, writer) for day in trailing_days(scenario, ds, window_of(scenario, source))]
     if before is None:
         return []
+    # An input of the champion depends on all that the day before did, down to its last step.
     return [(before, writer if source.days == "previous" else DAILY[-1])]
 
 
@@ -134,4 +143,14 @@ def _out(scenario: Scenario, ds: str, step: str) -> str:
 
 def _relative(path: Path, file: Path) -> str:
     """A path as seen from the folder that holds dvc.yaml, the one above the scenarios."""
-    return os.path.relpath(path, file.resolve().parent.parent)
+    return _literal(os.path.relpath(path, file.resolve().parent.parent))
+
+
+def _command(*words: str) -> str:
+    """A call of recloop, for the shell that DVC starts."""
+    return _literal(shlex.join(["recloop", *words]))
+
+
+def _literal(text: str) -> str:
+    """Text in which DVC replaces nothing: it takes ${NAME} for a parameter."""
+    return text.replace("${", "\\${")

@@ -12,8 +12,11 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, TypedDict
+from typing import IO, Any
 
+from typing_extensions import TypedDict
+
+from feature_jobs.control_records import read_record
 from feature_jobs.errors import BadInputError, RecloopError
 from feature_jobs.schema import Scenario
 from tasks.contract import DayConfig, Step
@@ -91,13 +94,18 @@ def call_of(request: Request) -> Call:
 
 def exec_step() -> int:
     """Serves one request; returns the exit code. Everything that the step prints goes to stderr."""
+    # Libraries print to stdout as they like: the answer gets a stream of its own, and theirs goes to stderr.
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    request: Request = json.loads(sys.stdin.readline())
+    request = read_record(sys.stdin.readline().encode(), Request, "stdin", "start steps with recloop STEP")
+    # The pipe's end shows that the caller is gone, also where it was killed and could stop no container.
     threading.Thread(target=_end_with, args=(sys.stdin,), daemon=True).start()
     os.environ.update(request["environment"])
-    declared = STEPS[request["step"]]
     try:
+        declared = STEPS.get(request["step"])
+        if declared is None:
+            raise BadInputError(f"stdin: step: {request['step'][:80]!r} is not a step; choose of {', '.join(STEPS)}")
+        # Before the work: after it the hours of a training would be lost.
         _check_code(declared, request["code"])
         ran = InProcess().launch(declared, call_of(request))
     except RecloopError as error:

@@ -6,6 +6,7 @@ Nothing is computed, and nothing of the embeddings is read.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypedDict
 
@@ -42,6 +43,14 @@ class DayPlan:
     steps: dict[str, StepPlan]
 
 
+@dataclass(frozen=True)
+class Blocked:
+    """A step, and why it can't run."""
+
+    step: str
+    error: ParentMissingError
+
+
 def plan_days(scenario: Scenario, store: ScenarioStore, days: list[str]) -> list[DayPlan]:
     """What a run of these days would do."""
     plans: list[DayPlan] = []
@@ -63,7 +72,7 @@ def changed_steps(scenario: Scenario, store: ScenarioStore, ds: str) -> list[str
 
 
 def _state(name: str, scenario: Scenario, ds: str, store: ScenarioStore, planned: set[str]) -> StepPlan:
-    from tasks.run.runner import config_digest, resolve_inputs
+    from tasks.run.runner import config_digest
 
     commit = store.find(name, ds)
     if commit is not None:
@@ -73,20 +82,38 @@ def _state(name: str, scenario: Scenario, ds: str, store: ScenarioStore, planned
             for word, now in (("config", config_digest(scenario, STEPS[name])), ("code", code_digest(name)))
             if manifest.get(word) != now
         ]
-        why = f"with other {' and '.join(changed)}; {_again(scenario, store, ds)}" if changed else ""
+        why = f"with other {' and '.join(changed)}; {_again(store, ds)}" if changed else ""
         return StepPlan("done", why)
     before = [step for step in upstream(name) if store.find(step, ds) is None]
+    for error in _missing_days(name, scenario, ds, store):
+        if error.ds not in planned:
+            return StepPlan("blocked", str(error))
+    return StepPlan("run", f"after {', '.join(before)}" if before else "")
+
+
+def blocked_step(steps: Sequence[str], scenario: Scenario, ds: str, store: ScenarioStore) -> Blocked | None:
+    """The first of the steps that can't run on a day because an earlier day is missing, however much of it is done."""
+    for name in steps:
+        if store.find(name, ds) is None:
+            for error in _missing_days(name, scenario, ds, store):
+                return Blocked(name, error)
+    return None
+
+
+def _missing_days(name: str, scenario: Scenario, ds: str, store: ScenarioStore) -> Iterator[ParentMissingError]:
+    """An error for each input of another day that is not committed."""
+    from tasks.run.runner import resolve_inputs
+
     for argument, source in STEPS[name].reads.items():
         try:
             resolve_inputs(replace(STEPS[name], reads={argument: source}), scenario, ds, store)
         except ParentMissingError as error:
-            if error.ds not in planned and error.ds != ds:
-                return StepPlan("blocked", str(error))
-    return StepPlan("run", f"after {', '.join(before)}" if before else "")
+            if error.ds != ds:
+                yield error
 
 
-def _again(scenario: Scenario, store: ScenarioStore, ds: str) -> str:
-    return f"to compute it again: recloop chain replay {scenario.option}{store.option} --from {ds}"
+def _again(store: ScenarioStore, ds: str) -> str:
+    return f"to compute it again: recloop chain replay {store.options} --from {ds}"
 
 
 def plan_table(plans: list[DayPlan]) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from feature_jobs.errors import BadInputError, RecloopError
+from feature_jobs.errors import BadInputError, CorruptError, RecloopError
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_range
+from models.runtime.files import REFERENCE_FILE
+from tasks.steps import WRITERS
 from tasks.store.chain import head
 from tasks.store.champion_log import ChainHead, ChampionLog, Entry, promotions_held, resume_command, served_in_turn
-from tasks.store.scenario_store import ScenarioStore
+from tasks.store.scenario_store import Commit, ScenarioStore
+from tasks.tracking.files import VERSION_FILE, read_registration
 
 if TYPE_CHECKING:
     from tasks.tracking import Version
@@ -35,14 +38,16 @@ class ChampionChange:
 def rollback(scenario: Scenario, store: ScenarioStore, to_version: str | None = None) -> ChampionChange:
     """Makes an earlier version the champion again: see ChampionLog.rollback_targets; default the one before.
 
-    The log is written first, then the alias moves. A rollback that was interrupted between the two is finished, not
-    repeated. Raises BadInputError where there is no such version, RetryLaterError where MLflow does not answer (the
-    next call finishes the work).
+    The version must exist in MLflow, have the files that were registered, and reproduce its scores in a fresh process,
+    as when it was deployed. The log is written first, then the alias moves. A rollback that was interrupted between the
+    two is finished, not repeated. Raises BadInputError where no such version exists or it does not load, CorruptError
+    where its files were changed, RetryLaterError where MLflow does not answer.
     """
     from tasks import tracking
 
     log = ChampionLog(store)
     current = _current(scenario, log)
+    # The alias lagged behind a rollback in the log: that call was killed in between, and this one is its repetition.
     if tracking.mirror_alias(log) and current.kind == "rollback" and to_version in (None, current.version):
         text = f"finished the interrupted rollback to version {current.version}"
         return ChampionChange(False, current.version, current.version, text, current)
@@ -50,6 +55,8 @@ def rollback(scenario: Scenario, store: ScenarioStore, to_version: str | None = 
         text = f"version {current.version} is the champion already"
         return ChampionChange(False, current.version, current.version, text, current)
     target = _target(scenario, log, to_version)
+    _require_loads(scenario, store, target)
+    # Compare-and-swap: a deploy that promoted since then makes it fail instead of being undone unseen.
     entry = log.promote(current.sequence, replace(target, kind="rollback", chain_head=_head(store)))
     tracking.mirror_alias(log)
     return ChampionChange(True, current.version, entry.version, _advice(scenario, store.options, current, entry), entry)
@@ -75,25 +82,78 @@ def _current(scenario: Scenario, log: ChampionLog) -> Entry:
     return current
 
 
+@dataclass(frozen=True)
+class Targets:
+    """The versions that a rollback may choose, see ChampionLog.rollback_targets: those that MLflow has, and the others,
+    which were deleted there."""
+
+    present: list[Entry]
+    deleted: list[Entry]
+
+
+def _split(targets: list[Entry], existing: set[str]) -> Targets:
+    present = [entry for entry in targets if entry.version in existing]
+    return Targets(present, [entry for entry in targets if entry.version not in existing])
+
+
 def _target(scenario: Scenario, log: ChampionLog, to_version: str | None) -> Entry:
-    targets = log.rollback_targets(scenario.deploy.keep_versions)
-    known = ", ".join(entry.version for entry in targets)
-    before = [e for e in served_in_turn(log.history())[:-1] if e in targets]
+    from tasks import tracking
+
+    existing = {version["version"] for version in tracking.versions(scenario.model_name)}
+    targets = _split(log.rollback_targets(scenario.deploy.keep_versions), existing)
+    known = ", ".join(entry.version for entry in targets.present)
+    gone = ", ".join(entry.version for entry in targets.deleted)
+    deleted = f" (deleted in MLflow: {gone})" if gone else ""
+    before = [e for e in served_in_turn(log.history())[:-1] if e in targets.present]  # [:-1]: the one that serves now
     if to_version is None and before:
         return before[-1]
     if to_version is None:
         hint = f"; with --to it can go to {known}" if known else ""
         raise BadInputError(
-            f"{scenario.name}: no version served before this one, so there is nothing to go back to{hint}"
+            f"{scenario.name}: no version served before this one, so there is nothing to go back to{hint}{deleted}"
         )
-    for entry in targets:
+    for entry in targets.present:
         if entry.version == to_version:
             return entry
+    if any(entry.version == to_version for entry in targets.deleted):
+        raise BadInputError(
+            f"{scenario.name}: version {to_version} was deleted in MLflow, so it can't serve; one of: {known or 'none'}"
+        )
     raise BadInputError(
         f"{scenario.name}: version {to_version} is not one of the last deploy.keep_versions ="
         f" {scenario.deploy.keep_versions} champions, nor one of the last that were rolled back; one of:"
-        f" {known or 'none'}"
+        f" {known or 'none'}{deleted}"
     )
+
+
+def _require_loads(scenario: Scenario, store: ScenarioStore, entry: Entry) -> None:
+    """Raises BadInputError where the entry's version does not load, CorruptError where its files were changed."""
+    from tasks import tracking
+
+    other = f"choose another version with --to, see recloop status {store.options}"
+    registration = _proven(store, entry, "registration", other)
+    written = read_registration(registration.folder, other)
+    if (written["name"], written["version"]) != (entry.model, entry.version):
+        raise CorruptError(
+            f"{registration.folder / VERSION_FILE}: names version {written['version']} of {written['name']}, but the"
+            f" champion log names version {entry.version} of {entry.model}; {other}"
+        )
+    reference = _proven(store, entry, "export", other).folder / REFERENCE_FILE
+    facts = tracking.check_loads(entry.model, entry.version, written["files"], reference)
+    if refusal := facts.refusal(scenario.deploy.tolerance):
+        raise BadInputError(f"{scenario.name}: version {entry.version} can't serve: {refusal}; {other}")
+
+
+def _proven(store: ScenarioStore, entry: Entry, output: str, remedy: str) -> Commit:
+    """The committed output of that name on the entry's day."""
+    commit = store.find(WRITERS[output], entry.ds, entry.generation)
+    if commit is None:
+        raise BadInputError(
+            f"{store.url}: the {output} of {entry.ds} (generation {entry.generation}) is not committed, so version"
+            f" {entry.version} can't be proven; {remedy}"
+        )
+    store.verify(commit)
+    return commit
 
 
 def _head(store: ScenarioStore) -> ChainHead | None:
@@ -119,12 +179,15 @@ def _advice(scenario: Scenario, options: str, old: Entry, new: Entry) -> str:
 class ServingStatus(TypedDict):
     """What serves, as `recloop status --json` shows it. `champion`, `former` and `log` are champion_log.Entry as JSON.
 
-    `versions` are MLflow's, newest first. Where MLflow does not answer, `mlflow` says why and `versions` is empty.
+    `versions` are MLflow's, newest first. `deleted` are those of the champion and of the rollback targets that MLflow
+    does not have any more. Where MLflow does not answer, `mlflow` says why, `versions` and `deleted` are empty, and the
+    targets are not checked.
     """
 
     champion: dict[str, Any] | None
     former: dict[str, Any] | None
     rollback_targets: list[str]
+    deleted: list[str]
     log: list[dict[str, Any]]
     promotions: str
     versions: list[Version]
@@ -137,10 +200,12 @@ def status_facts(scenario: Scenario, store: ScenarioStore) -> ServingStatus:
 
     log = ChampionLog(store)
     served = served_in_turn(log.history())
+    targets = log.rollback_targets(scenario.deploy.keep_versions)
     facts: ServingStatus = {
         "champion": asdict(served[-1]) if served else None,
         "former": asdict(served[-2]) if len(served) > 1 else None,
-        "rollback_targets": [e.version for e in log.rollback_targets(scenario.deploy.keep_versions)],
+        "rollback_targets": [e.version for e in targets],
+        "deleted": [],
         "log": [asdict(e) for e in log.history()],
         "promotions": promotions_held(scenario, log, store.options) or "allowed",
         "versions": [],
@@ -149,7 +214,11 @@ def status_facts(scenario: Scenario, store: ScenarioStore) -> ServingStatus:
     try:
         corrected = tracking.mirror_alias(log)
         facts["versions"] = tracking.versions(scenario.model_name)
-        facts["mlflow"] = "ok: alias champion moved to what the log says" if corrected else "ok"
     except RecloopError as error:
         facts["mlflow"] = str(error)
+        return facts
+    existing = {version["version"] for version in facts["versions"]}
+    facts["mlflow"] = "ok: alias champion moved to what the log says" if corrected else "ok"
+    facts["rollback_targets"] = [e.version for e in _split(targets, existing).present]
+    facts["deleted"] = [e.version for e in _split([*served[-1:], *targets], existing).deleted]
     return facts

@@ -20,6 +20,7 @@ from feature_jobs.schema.days import check_day, previous_day, trailing_days
 from models.distributed.nodes import Nodes
 from tasks.contract import DayConfig, Input, Metrics, Step
 from tasks.run.launchers import Call, Folder, InProcess, Launcher, Ran
+from tasks.run.shown import show_after
 from tasks.steps import STEPS, writer_of
 from tasks.store.digests import canonical_json, sha256_of
 from tasks.store.keys import record_key
@@ -87,8 +88,8 @@ def run_step(
         entry = {"step": name, "ds": ds, "outcome": type(error).__name__, "exit_code": error.exit_code}
         _note(store, {**entry, "message": str(error), "seconds": seconds})
         raise
-    if track and (commit is not None or outcome.gate) and _is_time_to_show(declared, outcome):
-        _show_in_mlflow(scenario, ds, store)
+    if track and (commit is not None or outcome.gate):
+        show_after(scenario, store, ds, at_once=_is_time_to_show(declared, outcome))
     starting_s = begun - (started or begun)
     seconds = {**outcome.seconds, "imports": round(starting_s + outcome.seconds.get("imports", 0.0), 3)}
     seconds["total"] = round(time.time() - (started or begun), 3)
@@ -107,6 +108,7 @@ def _run(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Laun
     scenario, ds, options = config.scenario, config.ds, config.options
     output_name = output_name_of(declared, scenario)
     standing = store.find(output_name, ds, config.generation)
+    # A step that reads nothing of the store reads the source, which may have changed: it runs again and is compared.
     if standing is not None and declared.reads:
         return _already_done(standing), standing
     if declared.before is not None:
@@ -177,6 +179,7 @@ Found = Commit | None | dict[str, Commit]
 
 def _proven_inputs(declared: Step, config: DayConfig, store: ScenarioStore) -> dict[str, Found]:
     inputs = resolve_inputs(declared, config.scenario, config.ds, store)
+    # Each time, not once: a file that rotted on the disk since its commit must not be learned.
     for commit in flat(inputs.values()):
         store.verify(commit)
     return inputs
@@ -248,9 +251,10 @@ def _missing(
     declared: Step, ds: str, writer: str, day: str, *, scenario: Scenario, store: ScenarioStore
 ) -> ParentMissingError:
     first, begin = scenario.data.days.first, min(day, ds)
+    # The command that is printed must run as it is: it begins where the chain has its first gap.
     while (before := previous_day(scenario, begin)) and store.find(writer, before) is None:
         begin = before  # the missing day needs the days before it, too
-    remedy = f"recloop run {scenario.option}{store.option} --from {begin} --to {ds}"
+    remedy = f"recloop run {store.options} --from {begin} --to {ds}"
     return ParentMissingError(
         f"{declared.name} of {ds} needs the output of {writer} of {day}, which is not committed"
         f" (the chain begins at {first}); run it first: {remedy}",
@@ -318,6 +322,7 @@ def settings_of(scenario: Scenario, declared: Step) -> dict[str, Any]:
     A dict, because a scenario can hold anything at a path.
     """
     document = scenario.model_dump(mode="json", by_alias=True)
+    # Without the path, so that equal logs at two places give equal digests.
     document["data"] = {key: value for key, value in document["data"].items() if key != "path"}
     return {path: value_at(document, path) for path in declared.config}
 
@@ -348,7 +353,7 @@ def _compare(scenario: Scenario, store: ScenarioStore, standing: Commit, output:
     raise BadInputError(
         f"{scenario.data.path}: the day {standing.ds} reads differently than when it was committed"
         f" ({_changed(store, standing, metrics)}); to learn from the corrected data start a new generation:"
-        f" recloop chain replay {scenario.option}{store.option} --from {standing.ds}"
+        f" recloop chain replay {store.options} --from {standing.ds}"
     )
 
 
@@ -367,23 +372,3 @@ def _is_time_to_show(declared: Step, outcome: Outcome) -> bool:
     is_loaded = "mlflow" in sys.modules
     is_long = sum(outcome.seconds.values()) >= WORTH_AN_IMPORT_S
     return is_loaded or is_long or declared.registry or not declared.daily or outcome.gate is not None
-
-
-def _show_in_mlflow(scenario: Scenario, ds: str, store: ScenarioStore) -> None:
-    """Shows what is committed of a day and not shown yet. MLflow is a view: where it can't be reached the commits
-    still stand."""
-    found = [store.find(output_name_of(d, scenario), ds) for d in STEPS.values() if d.tracked]
-    marks = {f"tracked/g{c.generation:04}/{c.ds}/{c.step}": c for c in found if c is not None}
-    new = {mark: commit for mark, commit in marks.items() if store.read(mark) is None}
-    if not new:
-        return
-    from tasks import tracking
-
-    try:
-        tracking.View(scenario, store, STEPS).show(list(new.values()))
-    except RecloopError as error:
-        print(f"not shown in MLflow yet (the next step of {ds} tries again): {error}", file=sys.stderr)
-        return
-    for mark in new:
-        with contextlib.suppress(OSError):
-            store.put_if_absent(mark, b"")

@@ -10,13 +10,15 @@ setting changes the samples are its days joined again, into scratch. The committ
 from __future__ import annotations
 
 import difflib
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
+from feature_jobs.control_records import read_record
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
 from models.checkpoints.files import PREDICTIONS_FILE
@@ -74,6 +76,7 @@ def run_tries(
     new = [one for one in planned if not _is_done(one, store)]
     ended: dict[str, Try] = {}
     if new:
+        # Proven once for all variants, and not by each: they read the same files.
         for commit in committed_inputs(found):
             store.verify(commit)
         with store.scratch() as scratch:
@@ -83,15 +86,15 @@ def run_tries(
 
 def load_side(store: ScenarioStore, name: str) -> Side:
     """A try that exists, for a comparison. Raises BadInputError where there is none of that name."""
-    data = _record(store, name) if NAME.fullmatch(name) else None
-    if data is None:
+    ended = _ended(store, name) if NAME.fullmatch(name) else None
+    if ended is None:
         known = tries(store)
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"tries: {', '.join(known) or 'none'}"
         raise BadInputError(
             f"{store.url}: {name!r} is not a try, a day (2022-04-25), a generation (g0) or {COMMITTED!r}; {hint}"
         )
-    days = json.loads(data)["days"]
+    days = ended["days"]
     return Side(name, {ds: store.work / FOLDER / name / ds for ds in days}, days[0])
 
 
@@ -100,19 +103,30 @@ def tries(store: ScenarioStore) -> list[str]:
     return sorted(path.parent.name for path in (store.work / FOLDER).glob(f"*/{RECORD}"))
 
 
-def _record(store: ScenarioStore, name: str) -> bytes | None:
-    """Tries stay on the machine that made them, also where the store is elsewhere."""
-    return LocalObjects(store.work).read(f"{FOLDER}/{name}/{RECORD}")
+class Ended(TypedDict):
+    """The part of a try's record that later commands read."""
+
+    key: str
+    days: list[str]
+    seconds: float
+    cpu_s: float
+
+
+def _ended(store: ScenarioStore, name: str) -> Ended | None:
+    """The record of a try that ended, or None."""
+    key, remedy = f"{FOLDER}/{name}/{RECORD}", "remove its folder, and try it again"
+    data = LocalObjects(store.work).read(key)  # tries stay on the machine that made them
+    return None if data is None else read_record(data, Ended, f"{store.work / key}", remedy, extra="ignore")
 
 
 def _is_done(planned: Planned, store: ScenarioStore) -> bool:
-    data = _record(store, planned.record.name)
-    return data is not None and json.loads(data)["key"] == planned.record.key
+    ended = _ended(store, planned.record.name)
+    return ended is not None and ended["key"] == planned.record.key
 
 
 def _load_done(base: Base, planned: Planned) -> Try:
-    data = json.loads(_record(base.store, planned.record.name) or b"{}")
-    times = {name: data[name] for name in ("seconds", "cpu_s")}
+    ended = _ended(base.store, planned.record.name)
+    times = {"seconds": ended["seconds"], "cpu_s": ended["cpu_s"]} if ended else {}
     return _judged(base, planned, base.store.work / FOLDER / planned.record.name, outcome="already_done", **times)
 
 
@@ -193,11 +207,13 @@ def _keep(base: Base, planned: Planned, end: ChainEnd, scratch: Path) -> Try:
     if end.error:
         return _failed(planned, end)
     made = scratch / "tries" / planned.record.name
+    # The last checkpoint has no child that would shed it; a kept one would cost as much disk as the chain's.
     _shed(made / base.days[-1])
     tried = _judged(base, planned, made, seconds=end.seconds, cpu_s=end.cpu_s)
     place = base.store.work / FOLDER / tried.name
     if place.exists():
         old = scratch / "replaced" / tried.name
+        # Moved aside and not deleted: a try that is killed between the two leaves one of them whole.
         old.parent.mkdir(exist_ok=True)
         place.rename(old)
         tried = replace(tried, notes=(*tried.notes, "replaces an older try of this name"))

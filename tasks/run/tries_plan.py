@@ -103,17 +103,18 @@ def committed_days(scenario: Scenario, days: tuple[str, ...], store: ScenarioSto
         if commit is None:
             raise ParentMissingError(
                 f"{store.url}: {ds} is not trained, and a try is compared with the committed chain; run it first:"
-                f" recloop run {scenario.option_as_in_file}{store.option} --to {ds}",
+                f" recloop run {scenario.option}{store.option} --to {ds}",
                 ds,
             )
         checkpoints[ds] = commit
     before = previous_day(scenario, days[0])
     parent = store.find(TRAIN.name, before) if before else None
+    # A new generation may have replaced the day before: two trainings from two parents can't be compared.
     if checkpoints[days[0]].manifest.get("parent") != (parent.digest if parent else None):
         raise BadInputError(
             f"{store.url}: {days[0]} has not learned from the checkpoint of {before} that is committed now; a try"
             " would start elsewhere. Rebuild it: recloop chain replay"
-            f" {scenario.option_as_in_file}{store.option} --from {days[0]}"
+            f" {scenario.option}{store.option} --from {days[0]}"
         )
     return Base(scenario, store, days, checkpoints, parent)
 
@@ -146,11 +147,11 @@ def plan(base: Base, variant: Variant) -> Planned:
     rules = scenario.evaluate
     facts = {
         "config": config_digest(scenario, TRAIN),
-        "code": [code_digest(step.name) for step in (TRAIN, JOIN)],
+        "code": [code_digest(step.name) for step in (TRAIN, JOIN)],  # a try of older code is not found again
         "samples": join_key or samples,
         "parent": parent,
         "baseline": baseline,
-        "judged": [rules.bootstrap, rules.confidence],
+        "judged": [rules.bootstrap, rules.confidence],  # in the key, because the kept verdict depends on it
     }
     key = sha256_of(canonical_json(facts))
     name = variant.name or f"try-{key[:8]}"

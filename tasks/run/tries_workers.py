@@ -61,6 +61,7 @@ def run_chains(
 
     `imports`: modules that the jobs need, imported once for all.
     """
+    # Not fork: torch's and numba's threads would be copied in an unknown state. Not spawn: it imports for seconds each.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, *imports])
     ends = [ChainEnd() for _ in chains]
@@ -84,7 +85,7 @@ def run_chains(
                     del running[ready]
     finally:
         for _, process in running.values():
-            process.kill()
+            process.kill()  # they only write into scratch, so that nothing needs an orderly end
             process.join()
     return ends
 
@@ -115,7 +116,7 @@ def _work(chain: Chain, sender: Connection) -> None:
     chain.log.parent.mkdir(parents=True, exist_ok=True)
     with chain.log.open("a") as log:
         for stream in (sys.stdout, sys.stderr):
-            os.dup2(log.fileno(), stream.fileno())
+            os.dup2(log.fileno(), stream.fileno())  # also what C++ prints, which knows no sys.stdout
     begun = time.perf_counter()
     for position, job in enumerate(chain.jobs):
         error, exit_code = None, 0

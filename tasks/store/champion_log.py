@@ -21,8 +21,9 @@ from typing_extensions import TypedDict  # pydantic needs it in Python 3.11
 from feature_jobs.errors import CorruptError, RetryLaterError
 from feature_jobs.schema import Scenario
 from tasks.store.digests import canonical_json
+from tasks.store.record_store import follows
 from tasks.store.records import Source, holder_of
-from tasks.store.scenario_store import ScenarioStore, follows
+from tasks.store.scenario_store import ScenarioStore
 
 PREFIX = "champion"
 CHAMPION, CHALLENGER = "champion", "challenger"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 RECORD = "commit.json"
 JOURNAL = "journal.jsonl"
+ALL_RECORDS = "runs/g*/*/*.json"
+ALL_TRACKED = "tracked/g*/*/*"
 
 
 def commit_key(generation: int, ds: str, step: str) -> str:
@@ -24,3 +26,14 @@ def generation_key(number: int) -> str:
 def record_key(generation: int, ds: str, step: str) -> str:
     """Key of the record of a step's run: metrics, series, system metrics, seconds."""
     return f"runs/g{generation:04}/{ds}/{step}.json"
+
+
+def parts_of_record_key(key: str) -> tuple[int, str, str]:
+    """Generation, day and step of such a key."""
+    _, generation, ds, file = key.split("/")
+    return int(generation.removeprefix("g")), ds, file.removesuffix(".json")
+
+
+def tracked_key(generation: int, ds: str, step: str) -> str:
+    """Key of the mark that says that MLflow shows a commit."""
+    return f"tracked/g{generation:04}/{ds}/{step}"

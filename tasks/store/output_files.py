@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from feature_jobs.control_records import read_record_file
+from feature_jobs.control_records import read_record_file, read_regular
 from feature_jobs.errors import CorruptError
 from tasks.store.digests import MANIFEST, canonical_json, finite, sha256_of
 from tasks.store.objects import files_of
@@ -14,14 +14,16 @@ from tasks.store.records import Facts, Manifest
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """A JSON file of a step's output; a dict, because each step writes its own names.
+    """A JSON file of a step's output; a dict, because each step writes its own names, and metrics may be NaN.
 
     Raises CorruptError where the file is missing or not readable.
     """
     try:
-        loaded: dict[str, Any] = json.loads((folder / name).read_text())
-        return loaded
-    except (OSError, ValueError) as error:
+        loaded = json.loads(read_regular(folder / name))
+        if isinstance(loaded, dict):
+            return loaded
+        raise ValueError
+    except (OSError, ValueError, RecursionError) as error:
         raise CorruptError(
             f"{folder / name}: not readable ({type(error).__name__}); restore it from a backup, or compute its day"
             " again in a new generation (recloop chain replay)"

@@ -15,34 +15,25 @@ Only `tasks.store.objects` touches the place itself.
 from __future__ import annotations
 
 import contextlib
-import functools
-import json
-import shlex
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
 
-from feature_jobs.control_records import RESTORE, checked_name, read_record
+from feature_jobs.control_records import checked_name, read_record
 from feature_jobs.errors import BadInputError, CorruptError, RetryLaterError
-from tasks.store.digests import MANIFEST, canonical_json, finite, sha256_of
-from tasks.store.keys import JOURNAL, RECORD, collected_key, commit_key, generation_key, record_key
-from tasks.store.objects import LocalObjects, Objects, files_of, remove_empty_folders
+from tasks.store.digests import MANIFEST, canonical_json, sha256_of
+from tasks.store.keys import RECORD, collected_key, commit_key, record_key
+from tasks.store.objects import files_of, remove_empty_folders
+from tasks.store.record_store import RecordStore, generation_source
 from tasks.store.records import (
     Collected,
     CommitRecord,
     Facts,
-    Generation,
-    GenerationRecord,
     Manifest,
     RunRecord,
     Source,
-    holder_of,
 )
 
-DEFAULT_STORE = ".recloop/store"
 FOLDER_NAME = 16  # hex digits of the manifest's digest
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -86,21 +77,24 @@ class Commit:
         return self.store.manifest_of(self)
 
 
-def open_store(url: str | Path, scenario_name: str) -> ScenarioStore:
-    """The scenario's part of the store: below a folder, or below the URL of an object store."""
+def open_store(url: str | Path, scenario_name: str, scenario_option: str | None = None) -> ScenarioStore:
+    """The scenario's part of the store: below a folder, or below the URL of an object store.
+
+    `scenario_option`: see `Scenario.option`; default `-s scenario_name`.
+    """
     text = str(url).removeprefix("file://")
     if is_remote(text):
-        return store_at(f"{text.rstrip('/')}/{scenario_name}")
-    return ScenarioStore(Path(text).resolve() / scenario_name)
+        return store_at(f"{text.rstrip('/')}/{scenario_name}", scenario_option)
+    return ScenarioStore(Path(text).resolve() / scenario_name, scenario_option)
 
 
-def store_at(place: str) -> ScenarioStore:
+def store_at(place: str, scenario_option: str | None = None) -> ScenarioStore:
     """The part of a store that another process names, as ScenarioStore.url does."""
     if not is_remote(place):
-        return ScenarioStore(Path(place))
+        return ScenarioStore(Path(place), scenario_option)
     from tasks.store.object_store import RemoteObjects
 
-    return ScenarioStore(RemoteObjects(place))
+    return ScenarioStore(RemoteObjects(place), scenario_option)
 
 
 def is_remote(place: str) -> bool:
@@ -108,101 +102,8 @@ def is_remote(place: str) -> bool:
     return "://" in place
 
 
-class ScenarioStore:
-    """Everything kept for one scenario: in the folder `place`, or in what Objects stands for."""
-
-    def __init__(self, place: Path | Objects) -> None:
-        self.objects: Objects = LocalObjects(place) if isinstance(place, Path) else place
-        self.scenario_option = f"-s {self.url.rpartition('/')[2]}"  # a command knows more: the file, and its settings
-
-    @property
-    def url(self) -> str:
-        """Where the scenario's part is, as messages name it."""
-        return self.objects.url
-
-    @property
-    def work(self) -> Path:
-        """A folder on this machine for locks and for unfinished work. Where the store is local, it is the store's."""
-        return self.objects.scratch.work
-
-    @functools.cached_property
-    def option(self) -> str:
-        """` --store PATH`, empty for the default: what a printed command needs so that it runs when it is copied."""
-        store = self.url.rpartition("/")[0]
-        return "" if store == str(Path(DEFAULT_STORE).resolve()) else f" --store {shlex.quote(store)}"
-
-    @property
-    def options(self) -> str:
-        """What a printed command needs to mean this scenario in this store."""
-        return self.scenario_option + self.option
-
-    # control records
-
-    def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Writes the record whole, or returns False where it exists already."""
-        return self.objects.put_if_absent(key, data)
-
-    def read(self, key: str, remedy: str = RESTORE) -> bytes | None:
-        """The record, or None."""
-        return self.objects.read(key, remedy)
-
-    def keys(self, pattern: str) -> list[str]:
-        """Keys of the records that match a pattern, sorted; see Objects."""
-        return self.objects.keys(pattern)
-
-    def record(self, key: str, kind: type[T], remedy: str) -> tuple[T, str] | None:
-        """A record with its digest, or None. Raises CorruptError, with the remedy, where it is not of that kind."""
-        data = self.read(key, remedy)
-        return None if data is None else (read_record(data, kind, f"{self.url}/{key}", remedy), sha256_of(data))
-
-    def newest(self, log: str) -> Source | None:
-        """How a manifest names the newest record of a log, a folder of numbered records; None where it is empty."""
-        keys = self.keys(f"{log}/*.json")
-        return {"record": keys[-1], "manifest": sha256_of(self.read(keys[-1]) or b"")} if keys else None
-
-    # generations
-
-    def generations(self) -> list[Generation]:
-        """All generations, oldest first. Raises CorruptError where a record does not follow the one before."""
-        found = [Generation(0, None, None, "first", None)]
-        while True:
-            key = generation_key(len(found))
-            remedy = (
-                "restore it from a backup, or move this generation's folder out of the store and start it again:"
-                f" recloop chain replay {self.options}"
-            )
-            if (read := self.record(key, GenerationRecord, remedy)) is None:
-                return found
-            record, digest = read
-            if record["generation"] != len(found) or not follows(record.get("previous"), found[-1].digest):
-                raise CorruptError(f"{self.url}/{key}: does not follow the generation before; {remedy}")
-            found.append(Generation(len(found), record["from"], record.get("to"), record["reason"], digest))
-
-    @property
-    def generation(self) -> int:
-        """The newest generation; the only one that is written to."""
-        return len(self.generations()) - 1
-
-    def new_generation(self, from_ds: str, reason: str, to_ds: str | None = None) -> int:
-        """Starts a generation whose days from `from_ds` on replace the older ones; those stay readable."""
-        newest = self.generations()[-1]
-        record: GenerationRecord = {
-            "generation": newest.number + 1,
-            "from": from_ds,
-            "to": to_ds,
-            "reason": reason,
-            "previous": newest.digest,
-        }
-        if not self.put_if_absent(generation_key(newest.number + 1), canonical_json(record)):
-            raise RetryLaterError(
-                f"generation {newest.number + 1} was started by another run just now; see"
-                f" recloop chain log {self.options} and run this again"
-            )
-        return newest.number + 1
-
-    def generation_of(self, ds: str, generation: int | None = None) -> int:
-        """The generation that holds day `ds` as seen from `generation` (default: the newest)."""
-        return holder_of(ds, self.generations(), generation)
+class ScenarioStore(RecordStore):
+    """Everything kept for one scenario: its records, and the committed outputs of its steps."""
 
     # committed outputs
 
@@ -380,10 +281,6 @@ class ScenarioStore:
         self.objects.publish(folder, key, files_of(folder))
         return f"{self.url}/{key}"
 
-    def write_record(self, key: str, record: Mapping[str, Any]) -> None:
-        """Writes or replaces a record that no digest depends on; a number that is not finite becomes null."""
-        self.objects.put(key, canonical_json(finite(dict(record))))
-
     def run_record(self, commit: Commit) -> RunRecord:
         """What the runner kept of the run that made a commit, see `record_key`; {} where it kept nothing."""
         key = record_key(commit.generation, commit.ds, commit.step)
@@ -393,25 +290,3 @@ class ScenarioStore:
     def committed_at(self, commit: Commit) -> float:
         """When the commit record was written, in seconds since 1970; no digest depends on it."""
         return self.objects.time_of(f"{commit_key(commit.generation, commit.ds, commit.step)}/{RECORD}")
-
-    def note(self, entry: Mapping[str, Any]) -> None:
-        """Adds a line to the journal of runs."""
-        self.objects.append(JOURNAL, (json.dumps(entry, sort_keys=True) + "\n").encode())
-
-    def journal(self) -> Iterator[dict[str, Any]]:
-        """The lines of the journal that can be read, oldest first."""
-        for line in self.objects.lines(JOURNAL):
-            with contextlib.suppress(ValueError):  # a line that a crash of the machine cut short
-                yield json.loads(line)
-
-
-def follows(named: str | None, before: str | None) -> bool:
-    """Whether a record of a log names the one before it, if it names any: records of earlier releases do not."""
-    return named is None or named == before
-
-
-def generation_source(generation: Generation) -> Source | None:
-    """How a manifest names the record of its generation; the first generation has none."""
-    if generation.digest is None:
-        return None
-    return {"record": generation_key(generation.number), "manifest": generation.digest}

@@ -17,8 +17,9 @@ from feature_jobs.schema.days import previous_day
 from tasks.store.champion_log import ChampionLog
 from tasks.store.digests import canonical_json, sha256_of
 from tasks.store.keys import collected_key
+from tasks.store.record_store import generation_source
 from tasks.store.records import Generation, Manifest, Source, holder_of
-from tasks.store.scenario_store import Commit, ScenarioStore, generation_source
+from tasks.store.scenario_store import Commit, ScenarioStore
 
 
 @dataclass(frozen=True)

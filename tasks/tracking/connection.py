@@ -63,6 +63,7 @@ def tracking_uri() -> str:
 def client_uri() -> str:
     """What the client is pointed at: the tracking URI, or a server in front of it that answers."""
     server = os.environ.get("RECLOOP_MLFLOW_SERVER", "").rstrip("/")
+    # The server spares each step the import of MLflow's code for databases.
     if server and not tracking_uri().startswith(("http://", "https://")) and _answers(server):
         return server
     return tracking_uri()
@@ -73,6 +74,7 @@ def _answers(server: str) -> bool:
     import requests
 
     try:
+        # Asked once: a server that dies later is an error like another.
         return requests.get(f"{server}/health", timeout=HEALTH_TIMEOUT_S).ok
     except requests.RequestException:
         return False
@@ -135,7 +137,7 @@ def retrying(function: Callable[[], Result]) -> Result:
     """Calls the function, again while the database is busy. Raises RetryLaterError where it stays busy or is away."""
     quiet_mlflow()
     problem: Exception | None = None
-    for pause_s in (*PAUSES_S, None):
+    for pause_s in (*PAUSES_S, None):  # None: the last try has no pause after it
         try:
             return function()
         except _library_errors() as error:
@@ -155,7 +157,7 @@ def retrying(function: Callable[[], Result]) -> Result:
 
 
 def _library_errors() -> tuple[type[Exception], ...]:
-    """What MLflow's client raises; without a database (a step's image) there is no SQLAlchemy."""
+    """What MLflow's client raises; SQLAlchemy is not installed where no database is (a step's image)."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -172,7 +174,7 @@ def _is_busy(error: Exception) -> bool:
 
 
 def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]*@", "//", text)
+    return re.sub(r"//[^/@\s]*@", "//", text)  # a URI may hold a user and a password
 
 
 def _first_line(error: Exception | None) -> str:

@@ -18,14 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from feature_jobs.control_records import read_record
 from feature_jobs.errors import RetryLaterError
 from feature_jobs.schema import Scenario
 from models.runtime.files import REFERENCE_FILE, SERVING_FILE
-from tasks.store.digests import sha256_of
+from tasks.store.digests import MANIFEST, sha256_of
+from tasks.store.records import FileFacts
 from tasks.store.source_digest import ROOT, imported_files
 from tasks.tracking.connection import SETTINGS, RefusedError, call, client, client_uri, quiet_mlflow
-from tasks.tracking.registry import CHECKPOINT_TAG, EXPORT_TAG, NOT_FOUND, Version, versions
+from tasks.tracking.model_files import FLAVOR, RECIPE, Files, copy_proven, digest_of_all, digests_of, write_recipe
+from tasks.tracking.registry import CHECKPOINT_TAG, EXPORT_TAG, FILES_TAG, NOT_FOUND, Version, versions
 from tasks.tracking.runs import RunKey, Runs
+from tasks.tracking.unregistered import clear_mark, delete_unregistered, mark_of_this_process
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
     from tasks.tracking import pyfunc_model  # noqa: F401 (part of what is registered, so part of the code's digest)
 
 SCORER = "serving/scorer.py"
+MODEL_CODE = "pyfunc_model.py"
+EXPORT = "artifacts/export"
 REQUIREMENTS = (
     "mlflow",
     "numba",
@@ -67,44 +73,86 @@ class LoadCheck:
     max_difference: dict[str, float] = field(default_factory=dict)
     own_code: bool = False
 
+    def refusal(self, tolerance: float) -> str | None:
+        """Why the version may not serve; None where it reproduces the stored scores within the tolerance."""
+        if self.problem:
+            return f"the registered model does not load: {self.problem}"
+        if not self.own_code:
+            return "the registered model needs code that is not in it"
+        worst = max(self.max_difference.values())
+        if not worst <= tolerance:
+            return f"its scores differ by {worst:.2g} from the stored ones where {tolerance:g} is allowed"
+        return None
+
 
 def register_version(
     scenario: Scenario, export: Path, key: RunKey, tags: Mapping[str, str], *, required: Collection[str]
-) -> Version:
-    """Registers an export folder as a version of the scenario's model, or finds it registered.
+) -> tuple[Version, Files]:
+    """Registers an export folder as a version of the scenario's model, or finds it registered; with its files' digests.
 
-    The version is known by its tags `recloop.checkpoint` and `recloop.export`, and has all its tags from the moment it
-    exists. `required` names the columns that are in every row. Raises RetryLaterError where MLflow stays busy.
+    The version is known by its tags `recloop.checkpoint`, `recloop.export` and `recloop.files`, and has all its tags
+    from the moment it exists. `required` names the columns that are in every row. Raises RetryLaterError where MLflow
+    stays busy.
     """
-    standing = _find(scenario.model_name, tags)
-    if standing:
-        return standing
-    mlflow, runs, now_ms = quiet_mlflow(), Runs(scenario), int(time.time() * 1000)
+    with tempfile.TemporaryDirectory() as folder:
+        model = _write_model(scenario, export, Path(folder), required)
+        files = digests_of(model)
+        tags = {**tags, FILES_TAG: digest_of_all(files)}
+        standing = _find(scenario.model_name, tags)
+        if standing is None:
+            _log_model(scenario, export, model, key, tags)
+            standing = _settled(scenario.model_name, tags)
+    return standing, files
+
+
+def _write_model(scenario: Scenario, export: Path, scratch: Path, required: Collection[str]) -> Path:
+    """The model as a folder, in MLflow's form. Equal exports, code and packages give equal digests (`digests_of`)."""
+    mlflow = quiet_mlflow()
+    mlflow.set_tracking_uri(client_uri())
+    model, recipe = scratch / "model", mlflow.models.Model()
+    mlflow.pyfunc.save_model(
+        str(model),
+        mlflow_model=recipe,
+        python_model=str(Path(__file__).with_name(MODEL_CODE)),
+        model_config={
+            "serving_sha256": sha256_of((export / SERVING_FILE).read_bytes()),
+            "required": sorted(required),
+        },
+        code_paths=_serving_code(scratch / "code"),
+        signature=_signature(scenario.tasks),
+        input_example=_example(export),
+        pip_requirements=[_pinned(name) for name in REQUIREMENTS],
+    )
+    flavor = recipe.flavors[FLAVOR]
+    flavor["model_code_path"] = MODEL_CODE  # MLflow reads the last part alone
+    # MLflow would name the folder as it is named on this machine, and copy it twice.
+    flavor["artifacts"] = {"export": {"path": EXPORT, "uri": "export"}}
+    (model / EXPORT).mkdir(parents=True)
+    for file in sorted(export.iterdir()):
+        if file.name != MANIFEST:  # it says how the export was made, not what it is
+            shutil.copyfile(file, model / EXPORT / file.name)
+    write_recipe(model, recipe.to_dict())
+    return model
+
+
+def _log_model(scenario: Scenario, export: Path, model: Path, key: RunKey, tags: Mapping[str, str]) -> None:
+    """Uploads the folder as a logged model of the step's run, then registers it."""
+    from mlflow.entities import LoggedModelOutput
+
+    runs, now_ms = Runs(scenario), int(time.time() * 1000)
     day = runs.open(RunKey(key.scenario, key.generation, key.ds), now_ms, note=scenario.description)
     run = runs.open(key, now_ms, parent=day)
-    mlflow.set_tracking_uri(client_uri())
-    mlflow.set_experiment(experiment_id=runs.experiment_id)  # else the model lands in experiment 0
-    with tempfile.TemporaryDirectory() as folder:
-        logged = call(
-            lambda: mlflow.models.Model.log(
-                None,
-                flavor=mlflow.pyfunc,
-                name=scenario.model_name,
-                run_id=run.run_id,
-                python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-                artifacts={"export": str(export)},
-                model_config={
-                    "serving_sha256": sha256_of((export / SERVING_FILE).read_bytes()),
-                    "required": sorted(required),
-                },
-                code_paths=_serving_code(Path(folder)),
-                signature=_signature(scenario.tasks),
-                input_example=_example(export),
-                pip_requirements=[_pinned(name) for name in REQUIREMENTS],
-            )
-        )
+    delete_unregistered(scenario.model_name, runs.experiment_id)
+    create = partial(client().create_logged_model, runs.experiment_id, scenario.model_name, run.run_id)
+    logged = call(partial(create, mark_of_this_process()))
+    recipe = json.loads((model / RECIPE).read_bytes())
+    recipe |= {"model_id": logged.model_id, "model_uuid": logged.model_id, "run_id": run.run_id}
+    write_recipe(model, recipe | {"artifact_path": logged.artifact_location})
+    call(partial(client().log_outputs, run.run_id, [LoggedModelOutput(logged.model_id, 0)]))
+    call(partial(client().log_model_artifacts, logged.model_id, str(model)))
+    call(partial(client().finalize_logged_model, logged.model_id, "READY"))
     _create_version(scenario, logged, run.run_id, tags, _description(scenario, export, key))
-    return _settled(scenario.model_name, tags)
+    clear_mark(logged.model_id)
 
 
 def _pinned(name: str) -> str:
@@ -113,16 +161,20 @@ def _pinned(name: str) -> str:
 
 
 def _find(model: str, tags: Mapping[str, str]) -> Version | None:
-    """The oldest version of this checkpoint and export."""
-    same = [v for v in versions(model) if all(v["tags"].get(tag) == tags[tag] for tag in (CHECKPOINT_TAG, EXPORT_TAG))]
+    """The oldest version of this checkpoint, export and files."""
+    same = [version for version in versions(model) if _same(version, tags)]
     return same[-1] if same else None
+
+
+def _same(version: Version, tags: Mapping[str, str]) -> bool:
+    return all(version["tags"].get(tag) == tags[tag] for tag in (CHECKPOINT_TAG, EXPORT_TAG, FILES_TAG))
 
 
 def _create_version(scenario: Scenario, logged: Any, run_id: str, tags: Mapping[str, str], description: str) -> None:
     model = scenario.model_name
     with contextlib.suppress(RefusedError):  # it is registered already
         call(partial(client().create_registered_model, model, description=scenario.description))
-    create = partial(client().create_model_version, model, logged.artifact_path, run_id)
+    create = partial(client().create_model_version, model, logged.artifact_location, run_id)
     call(partial(create, tags=dict(tags), description=description, model_id=logged.model_id))
 
 
@@ -131,9 +183,10 @@ def _settled(model: str, tags: Mapping[str, str]) -> Version:
     standing = _find(model, tags)
     assert standing is not None  # noqa: S101 (just created)
     for version in versions(model):
-        same = all(version["tags"].get(tag) == tags[tag] for tag in (CHECKPOINT_TAG, EXPORT_TAG))
-        if same and version["version"] != standing["version"] and not version["aliases"]:
+        if _same(version, tags) and version["version"] != standing["version"] and not version["aliases"]:
             call(partial(client().delete_model_version, model, version["version"]))
+            if version["model_id"] not in (None, standing["model_id"]):
+                call(partial(client().delete_logged_model, version["model_id"]))
     return standing
 
 
@@ -179,29 +232,31 @@ def _description(scenario: Scenario, export: Path, key: RunKey) -> str:
     return f"{head}\n\n{HOW_TO_SCORE.format(rows=rows)}"
 
 
-def check_loads(model: str, version: str, reference: Path) -> LoadCheck:
+def check_loads(model: str, version: str, files: Mapping[str, FileFacts], reference: Path) -> LoadCheck:
     """Loads a version in a fresh process, away from this project, and scores the reference rows.
 
-    That process imports MLflow while this one fetches the version. Raises RetryLaterError where MLflow is busy or away.
+    That process imports MLflow while this one fetches the version and proves its files: see `model_files`. Raises
+    CorruptError where they differ from `files`, RetryLaterError where MLflow is busy or away.
     """
     script = Path(__file__).with_name("load_check.py")
+    place = f"models:/{model}/{version}"
+    remedy = f"{place} is not to be loaded: restore its files in MLflow, or compute its day again in a new generation"
     with tempfile.TemporaryDirectory() as elsewhere, _fresh_python(script, Path(elsewhere)) as process:
+        folder = Path(elsewhere) / "proven"
         try:
-            folder = _fetch(model, version, Path(elsewhere) / "model")
+            copy_proven(_fetch(model, version, Path(elsewhere) / "model"), files, folder, remedy)
         except RefusedError as error:
             if error.code != NOT_FOUND:
                 raise
-            return LoadCheck(f"models:/{model}/{version} is not in MLflow")
+            return LoadCheck(f"{place} is not in MLflow")
         asked = json.dumps({"model": str(folder), "reference": str(reference)}) + "\n"
         try:
             answer, errors = process.communicate(asked, timeout=CHECK_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            raise RetryLaterError(
-                f"models:/{model}/{version}: did not load within {CHECK_TIMEOUT_S} s; try again later"
-            ) from None
+            raise RetryLaterError(f"{place}: did not load within {CHECK_TIMEOUT_S} s; try again later") from None
     if process.returncode:
-        return LoadCheck(_last_line(errors))
-    return LoadCheck(**json.loads(answer.splitlines()[-1]))
+        return LoadCheck(_short(_last_line(errors)))
+    return read_record(_last_line(answer).encode(), LoadCheck, f"the check of {place}", remedy)
 
 
 @contextlib.contextmanager
@@ -226,5 +281,8 @@ def _fetch(model: str, version: str, target: Path) -> Path:
 
 
 def _last_line(text: str) -> str:
-    line = (text.strip().splitlines() or ["no message"])[-1]
+    return (text.strip().splitlines() or ["no message"])[-1]
+
+
+def _short(line: str) -> str:
     return line if len(line) <= 300 else f"{line[:140]} … {line[-140:]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, TypedDict
@@ -10,14 +11,18 @@ from tasks.tracking.connection import RefusedError, call, client
 
 CHECKPOINT_TAG = "recloop.checkpoint"
 EXPORT_TAG = "recloop.export"
+FILES_TAG = "recloop.files"
 VERDICT_TAG = "recloop.gate_verdict"
+LOGGED_MODEL = re.compile(r"m-[0-9a-f]{32}")
+"""Its id, in the place where a version's files lie: MLflow keeps no other link from a version to it."""
 NOT_FOUND = "RESOURCE_DOES_NOT_EXIST"
 
 
 class Version(TypedDict):
-    """A registered version, as `recloop status --json` shows it."""
+    """A registered version, as `recloop status --json` shows it. `model_id`: the logged model that it was made from."""
 
     version: str
+    model_id: str | None
     ds: str | None
     generation: int
     checkpoint: str | None
@@ -31,7 +36,7 @@ def versions(model: str) -> list[Version]:
     try:
         registered = call(lambda: client().get_registered_model(model))
     except RefusedError as error:
-        if error.code == NOT_FOUND:
+        if error.code == NOT_FOUND:  # before the first registration
             return []
         raise
     names: dict[str, list[str]] = {}
@@ -44,7 +49,7 @@ def versions(model: str) -> list[Version]:
         found += [_version(entity, names.get(str(entity.version), [])) for entity in page]
         token = page.token
         if not token:
-            return sorted(found, key=lambda version: -int(version["version"]))
+            return sorted(found, key=lambda version: -int(version["version"]))  # as numbers: "10" comes after "9"
 
 
 def _page(model: str, token: str | None) -> Any:
@@ -55,6 +60,7 @@ def _version(entity: Any, aliases_of_it: list[str]) -> Version:
     tags = dict(entity.tags)
     return Version(
         version=str(entity.version),
+        model_id=found[0] if (found := LOGGED_MODEL.search(str(entity.source))) else None,
         ds=tags.get("recloop.ds"),
         generation=int(tags.get("recloop.generation", 0)),
         checkpoint=tags.get(CHECKPOINT_TAG),
@@ -81,6 +87,10 @@ def delete_alias(model: str, alias: str) -> None:
 
 
 def set_version_tags(model: str, version: str, tags: Mapping[str, str]) -> None:
-    """Adds or replaces tags of a version."""
-    for tag in tags.items():
-        call(partial(client().set_model_version_tag, model, version, *tag))
+    """Adds or replaces tags of a version; nothing happens where it was deleted."""
+    try:
+        for tag in tags.items():
+            call(partial(client().set_model_version_tag, model, version, *tag))
+    except RefusedError as error:
+        if error.code != NOT_FOUND:
+            raise

@@ -96,6 +96,7 @@ class Runs:
         source = {"mlflow.source.name": f"recloop {key.step or 'run'}", "mlflow.source.type": "JOB"}
         if not self.find(key.tags):
             self.create(key.name, start_ms, {**tags, **source})
+        # Asked again after the creation: of two processes both find the same first run, and delete the other.
         first, *others = self.find(key.tags)
         for other in others:
             call(partial(client().delete_run, other.run_id))
@@ -121,6 +122,7 @@ class Runs:
         labels = [RunTag(*tag) for tag in (tags or {}).items()]
         write = partial(client().log_batch, run.run_id, synchronous=True)
         call(partial(write, metrics=points[:MAX_METRICS], params=values[:MAX_PARAMS], tags=labels))
+        # MLflow refuses larger batches.
         for begin in range(MAX_METRICS, len(points), MAX_METRICS):
             call(partial(write, metrics=points[begin : begin + MAX_METRICS]))
         for begin in range(MAX_PARAMS, len(values), MAX_PARAMS):
@@ -135,6 +137,7 @@ class Runs:
 
     def finish(self, run: Run, end_ms: int) -> None:
         """Ends the run successfully."""
+        # Clocks of two machines differ: MLflow shows a run that ends before it begins with a negative duration.
         call(partial(client().set_terminated, run.run_id, "FINISHED", max(end_ms, run.start_ms)))
 
 

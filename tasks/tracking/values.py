@@ -54,13 +54,13 @@ def headline(metrics: Any, names: Mapping[str, str]) -> Iterator[tuple[str, floa
                 yield shown_as.replace("*", found[1]) if found.groups() else shown_as, value
 
 
-def curves(series: Mapping[str, Sequence[Sequence[float]]], begin_ms: int, end_ms: int) -> Iterator[Metric]:
+def curves(series: Mapping[str, Sequence[Sequence[float | None]]], begin_ms: int, end_ms: int) -> Iterator[Metric]:
     """Series of [step, value], spread evenly over the time of the run."""
     for name, points in series.items():
         for position, (step, value) in enumerate(points):
             at_ms = begin_ms + (end_ms - begin_ms) * position // max(len(points) - 1, 1)
-            if math.isfinite(value):
-                yield Metric(allowed_name(name), float(value), at_ms, int(step))
+            if value is not None and math.isfinite(value):
+                yield Metric(allowed_name(name), float(value), at_ms, int(step or 0))
 
 
 def system_curves(samples: Mapping[str, Sequence[float]], begin_ms: int, end_ms: int) -> Iterator[Metric]:

@@ -7,12 +7,16 @@ step twice, from several processes, or again after a kill ends with the same run
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
+from feature_jobs.control_records import read_record_file
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_range
 from tasks.contract import Step
@@ -23,6 +27,22 @@ from tasks.tracking.values import allowed_name, curves, headline, numbers_in, pa
 MAX_FILE_BYTES = 20_000_000
 MAX_TAG = 4000  # characters; MLflow takes 5000 where it runs on some databases
 COMPLETE = "recloop.complete"
+
+
+class TrialFacts(TypedDict, total=False):
+    """What is shown of a trial of a search."""
+
+    number: int
+    state: str
+    params: dict[str, Any]
+    value: float | None
+    intermediate: dict[str, float | None]
+
+
+class Trials(TypedDict):
+    """The file that a step's declaration names as `trials`."""
+
+    trials: list[TrialFacts]
 
 
 @dataclass(frozen=True)
@@ -36,6 +56,7 @@ class Done:
     @cached_property
     def end_ms(self) -> int:
         """When it was committed."""
+        # No file that has a digest holds a clock.
         return int(self.commit.store.committed_at(self.commit) * 1000)
 
     @property
@@ -88,8 +109,9 @@ class View:
         declared, commit, record = done.declared, done.commit, done.record
         key = RunKey(self.scenario.name, commit.generation, commit.ds, commit.step)
         run = self.runs.open(key, done.start_ms, parent=day, note=declared.doc)
-        if run.is_finished and run.tags.get("recloop.digest") == commit.digest:
+        if run.is_finished and run.tags.get("recloop.digest") == commit.digest:  # shown by an earlier run
             return
+        # Of a run that exists its own start, so that logging a second time gives the same points.
         begin_ms, end_ms = run.start_ms, max(done.end_ms, run.start_ms)
         metrics = [Metric(name, value, end_ms) for name, value in numbers_in(record.get("metrics", {}))]
         metrics += [Metric(f"seconds/{name}", value, end_ms) for name, value in numbers_in(record.get("seconds", {}))]
@@ -159,20 +181,20 @@ class View:
 
     def _show_trials(self, parent: Run, file: Path) -> None:
         """A run for each trial of a search, nested under the step's: what was tried, and its result."""
-        trials = json.loads(file.read_text()).get("trials", [])
+        trials = read_record_file(file, Trials, extra="ignore")["trials"]
         known = {run.tags.get("recloop.trial"): run for run in self.runs.find({PARENT: parent.run_id})}
         for position, trial in enumerate(trials):
             number = str(trial.get("number", position))
             tags = {PARENT: parent.run_id, "recloop.trial": number, "recloop.state": str(trial.get("state", ""))}
             run = known.get(number) or self.runs.create(f"trial {number}", parent.start_ms, tags)
-            if run.is_finished:
+            if run.is_finished:  # a process that was killed leaves its last trial unfinished
                 continue
             params = {allowed_name(path): json.dumps(value) for path, value in trial.get("params", {}).items()}
             values = dict(numbers_in({"value": trial.get("value")}))
             metrics = [Metric(name, value, parent.start_ms) for name, value in values.items()]
             steps = trial.get("intermediate", {})
             metrics += [Metric("intermediate", value, parent.start_ms, int(step))
-                        for step, value in steps.items() if value is not None]  # fmt: skip
+                        for step, value in steps.items() if value is not None and step.isdecimal()]  # fmt: skip
             self.runs.log(run, metrics, params)
             self.runs.finish(run, parent.start_ms)
 
@@ -180,6 +202,7 @@ class View:
 def _readable(folder: Path) -> Iterator[Path]:
     """What a person reads: JSON and HTML files, and the data docs."""
     for file in sorted(folder.iterdir()):
-        is_text = file.suffix in (".json", ".html") and file.stat().st_size <= MAX_FILE_BYTES
-        if is_text or (file.is_dir() and file.name == "docs"):
+        facts = file.lstat()
+        is_text = file.suffix in (".json", ".html") and facts.st_size <= MAX_FILE_BYTES
+        if (stat.S_ISREG(facts.st_mode) and is_text) or (stat.S_ISDIR(facts.st_mode) and file.name == "docs"):
             yield file

@@ -7,12 +7,16 @@ import os
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
-from feature_jobs.errors import BadInputError
+from typing_extensions import TypedDict
+
+from feature_jobs.control_records import read_record_file
+from feature_jobs.errors import BadInputError, CorruptError
 from feature_jobs.schema import Scenario, load_scenario, place_of
+from tasks.store.digests import finite
 from tasks.tuning.replay import Difference
-from tasks.tuning.space import value_in
+from tasks.tuning.space import own_values, searched_paths, value_in, with_values
 from tasks.tuning.study import Trial
 
 PROPOSAL = "proposal.json"
@@ -61,14 +65,17 @@ def changes_of(scenario: Scenario, best: Mapping[str, Any]) -> dict[str, Change]
 
 
 def read_proposal(folder: Path) -> Proposal:
-    """The proposal in a committed folder."""
-    loaded: Proposal = json.loads((folder / PROPOSAL).read_text(encoding="utf-8"))
-    return loaded
+    """The proposal in a committed folder. Raises CorruptError where it is not readable."""
+    remedy = "restore it from a backup, or search again in a new generation (recloop chain replay)"
+    try:
+        return read_record_file(folder / PROPOSAL, Proposal, remedy, extra="ignore")
+    except FileNotFoundError:
+        raise CorruptError(f"{folder / PROPOSAL}: missing; {remedy}") from None
 
 
 def write_proposal(folder: Path, proposal: Proposal) -> None:
     """Equal proposals give equal bytes."""
-    text = json.dumps(proposal, indent=1, sort_keys=True) + "\n"
+    text = json.dumps(finite(proposal), indent=1, sort_keys=True) + "\n"
     (folder / PROPOSAL).write_text(text, encoding="utf-8")
 
 
@@ -140,41 +147,54 @@ def apply_certain(scenario: Scenario, folder: Path) -> None:
     document = scenario.model_dump(mode="json", by_alias=True)
     unchanged = all(value_in(document, path) == change["old"] for path, change in proposal["changes"].items())
     if scenario.tune.apply == "auto" and proposal["better"] and proposal["certain"] and unchanged:
-        apply(scenario.file, proposal["changes"], proposal["ds"])
+        apply(scenario, proposal["changes"], proposal["ds"])
 
 
-def apply(scenario_file: Path, changes: Mapping[str, Change], ds: str) -> None:
+def apply(scenario: Scenario, changes: Mapping[str, Change], ds: str) -> None:
     """Writes a proposal's changes into the scenario file, comments and order kept.
 
-    Raises BadInputError where the file no longer holds the values that the proposal started from, or can't be written.
+    Raises BadInputError where a change is not one of the scenario's `tune.space`, or has a value that the scenario
+    refuses, and where the file no longer holds the values that the proposal started from, or can't be written.
     """
     from ruamel.yaml import YAML
 
-    document = load_scenario(scenario_file).model_dump(mode="json", by_alias=True)
-    yaml = YAML(typ="rt")
-    yaml.preserve_quotes, yaml.width = True, 4096
-    edited = yaml.load(scenario_file.read_text(encoding="utf-8"))
+    file = scenario.file
+    _refuse_others(scenario, changes)
+    now = load_scenario(file)
+    own = own_values(now, changes)
     for path, change in sorted(changes.items()):
-        *parents, leaf = path.split(".")
-        now = value_in(document, path)
-        if now != change["old"]:
+        if own[path] != change["old"]:
             raise BadInputError(
-                f"{place_of(scenario_file, *parents, leaf)}: {path}: is {now!r}, the proposal started from"
+                f"{place_of(file, *path.split('.'))}: {path}: is {own[path]!r}, the proposal started from"
                 f" {change['old']!r}; tune again from what it is now"
             )
+    with_values(now, {path: change["new"] for path, change in changes.items()})
+    yaml = YAML(typ="rt")
+    yaml.preserve_quotes, yaml.width = True, 4096
+    edited = yaml.load(file.read_text(encoding="utf-8"))
+    for path, change in sorted(changes.items()):
+        *parents, leaf = path.split(".")
         node = edited
         for part in parents:
             node = node.setdefault(part, {})
         node[leaf] = change["new"]
     out = StringIO()
     yaml.dump(edited, out)
-    aside = scenario_file.with_name(f".{scenario_file.name}.{os.getpid()}")
+    aside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         aside.write_text(out.getvalue(), encoding="utf-8")
-        aside.replace(scenario_file)
+        aside.replace(file)
     except OSError as error:
         aside.unlink(missing_ok=True)
         raise BadInputError(
-            f"{scenario_file}: can't be written ({error.strerror}); where it can be: recloop accept -s"
-            f" {scenario_file} --ds {ds}"
+            f"{file}: can't be written ({error.strerror}); where it can be: recloop accept -s {file} --ds {ds}"
         ) from None
+
+
+def _refuse_others(scenario: Scenario, changes: Mapping[str, Change]) -> None:
+    others = sorted(set(changes) - searched_paths(scenario))
+    if others:
+        raise CorruptError(
+            f"{place_of(scenario.file, 'tune', 'space')}: tune.space does not name {', '.join(others)}, which the"
+            " proposal would change; a search proposes nothing else: search again"
+        )

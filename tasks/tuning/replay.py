@@ -7,19 +7,20 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import TypedDict
 
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import trailing_days
 from models.checkpoints.files import PREDICTIONS_FILE
 from tasks.tuning.space import joins_again, with_values
-from tasks.tuning.study import Judged, Report
+from tasks.tuning.study import Candidate, Judged, Report
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from models.metrics.judgement import Verdict
 
 TAIL_DRAWS, MAX_DRAWS = 20, 10_000  # an end of an interval needs about ten draws beyond it
 
@@ -27,13 +28,14 @@ TAIL_DRAWS, MAX_DRAWS = 20, 10_000  # an end of an interval needs about ten draw
 class Difference(TypedDict):
     """The AUC of the best trial minus that of trial 0 on the judged rows, its interval, and what both are worth.
 
-    `verdict` and `reason`: see models.metrics.judgement. The numbers are None where they are undefined.
+    `verdict` (models.metrics.judgement.Verdict) and `reason` are a text here, so that reading needs no NumPy. The
+    numbers are None where they are undefined.
     """
 
     difference: float | None
     low: float | None
     high: float | None
-    verdict: Verdict
+    verdict: str
     reason: str
 
 
@@ -74,34 +76,35 @@ class Replay:
         compare("", *(s.model_dump(mode="json", by_alias=True) for s in (self.serving, self.scenario)))
         return found
 
-    def objective(self, values: dict[str, Any], scratch: Path, report: Report, serves: bool) -> Judged | None:
+    def objective(self, candidate: Candidate, scratch: Path, report: Report) -> Judged | None:
         """The mean over replayed days of the mean over tasks; None where the pruner stopped it or it diverged."""
         by_day: dict[str, dict[str, float]] = {}
         means: list[float] = []
-        for ds, judged, _ in self._days(values, scratch, serves=serves):
+        for ds, judged, _ in self._days(candidate, scratch):
             by_day[ds] = _values(judged, self.scenario.tune.objective)
             if not by_day[ds]:
                 return None
             means.append(sum(by_day[ds].values()) / len(by_day[ds]))
+            # The last day is done: nothing to save by stopping.
             if report(_mean(means)) and len(means) < len(self.samples):
                 return None
         return Judged(_mean(means), by_day)
 
-    def _days(
-        self, values: Mapping[str, Any], scratch: Path, *, serves: bool
-    ) -> Iterator[tuple[str, Mapping[str, Any], Path]]:
+    def _days(self, candidate: Candidate, scratch: Path) -> Iterator[tuple[str, Mapping[str, Any], Path]]:
         """Replays day after day: the day, the metrics of the rows that judge it, and its checkpoint."""
         from models.training.day import train_day
+        from models.training.job import TrainJob
 
-        scenario, parent = with_values(self.serving if serves else self.scenario, values), self.parent
-        is_joined = any(map(joins_again, values))
+        base, parent = self.serving if candidate.serves else self.scenario, self.parent
+        scenario = with_values(base, candidate.values)
+        is_joined = any(map(joins_again, candidate.values))
         for ds in sorted(self.samples):
             checkpoint = scratch / ds
             checkpoint.mkdir(parents=True)
             samples = self._join(scenario, ds, scratch / "samples") if is_joined else self.samples[ds]
-            metrics: Mapping[str, Any] = train_day(scenario, ds, samples, parent, checkpoint)
+            metrics: Mapping[str, Any] = train_day(TrainJob(scenario, ds, samples, parent, checkpoint))
             yield ds, metrics[self.judged_by(ds)], checkpoint
-            if parent != self.parent:
+            if parent != self.parent:  # the first parent is the committed one
                 shutil.rmtree(parent)
             parent = checkpoint
         shutil.rmtree(parent)
@@ -121,29 +124,29 @@ class Replay:
         """Which scores judge a day: the holdout's of the first day, the parent's of all rows of later days."""
         return "holdout" if ds == min(self.samples) else "progressive"
 
-    def evidence(self, champion: dict[str, Any], best: dict[str, Any], num_trials: int, scratch: Path) -> Gain:
+    def evidence(self, champion: Candidate, best: Candidate, num_trials: int, scratch: Path) -> Gain:
         """Replays both once more and compares them row by row.
 
         The best of several trials is better by chance too: the confidence is corrected for the number of trials and
         tasks (Bonferroni). Too few rows or positives (`deploy.min_rows`, `deploy.min_positives`) are unknown.
         """
-        from models.metrics.bootstrap import counted_bootstrap
+        from models.metrics.bootstrap import paired_bootstrap
         from models.metrics.judgement import Evidence, judge_difference
 
         needs = Evidence(self.scenario.deploy.min_rows, self.scenario.deploy.min_positives)
         error = (1 - self.scenario.evaluate.confidence) / (len(self.scenario.tasks) * max(num_trials - 1, 1))
         resamples = max(self.scenario.evaluate.bootstrap, min(math.ceil(TAIL_DRAWS / error), MAX_DRAWS))
         seed = self.scenario.train.seed
-        of_champion, of_best = (self._scores(v, scratch, serves=s) for v, s in ((champion, True), (best, False)))
+        of_champion, of_best = (self._scores(candidate, scratch) for candidate in (champion, best))
         shutil.rmtree(scratch)
         found: dict[str, Difference] = {}
         for task, (labels, scores) in of_champion.items():
-            interval, left_out = counted_bootstrap(
+            interval = paired_bootstrap(
                 labels, scores, of_best[task][1], resamples=resamples, confidence=1 - error, seed=seed
             )
             counts = {"rows": len(labels), "positives": int(labels.sum())}
-            judged = judge_difference(interval, **counts, needs=needs, draws_left_out=left_out)
-            difference, low, high = (round(value, 6) if math.isfinite(value) else None for value in interval)
+            judged = judge_difference(interval, **counts, needs=needs)
+            difference, low, high = (round(value, 6) if math.isfinite(value) else None for value in interval[:3])
             found[task] = {
                 "difference": difference,
                 "low": low,
@@ -154,16 +157,14 @@ class Replay:
         verdicts = {facts["verdict"] for facts in found.values()}
         return Gain("better" in verdicts and not verdicts & {"worse", "unknown"}, found)
 
-    def _scores(
-        self, values: dict[str, Any], scratch: Path, *, serves: bool
-    ) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+    def _scores(self, candidate: Candidate, scratch: Path) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
         """Labels and scores [N] of each task over the rows that judge the replayed days."""
         import numpy as np
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
         found: dict[str, list[np.ndarray[Any, Any]]] = {task: [] for task in self.scenario.tasks}
-        for ds, _, checkpoint in self._days(values, scratch, serves=serves):
+        for ds, _, checkpoint in self._days(candidate, scratch):
             kind = "gate" if self.judged_by(ds) == "holdout" else "progressive"
             table = pq.read_table(checkpoint / PREDICTIONS_FILE)
             for task, parts in found.items():

@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from feature_jobs.errors import BadInputError
-from feature_jobs.schema import Scenario, SearchRange, place_of
+from feature_jobs.schema import Scenario, SearchRange
 
 SAME_SAMPLES = ("enabled", "buckets", "scale", "table", "embedding")
 """Fields of a feature that decide how a sample is read, not what is in it."""
@@ -96,6 +96,17 @@ def _searched(scenario: Scenario) -> dict[str, tuple[str, SearchRange]]:
     return {path: (pattern, search) for pattern, search in space for path in expand(scenario, pattern)}
 
 
+def searched_paths(scenario: Scenario) -> set[str]:
+    """The paths of `tune.space`, `*` expanded: all that a search may change."""
+    return set(_searched(scenario))
+
+
+def own_values(scenario: Scenario, paths: Iterable[str]) -> dict[str, Any]:
+    """The scenario's own value at each path. Raises BadInputError where it has no such path."""
+    document = _document(scenario)
+    return {path: _own_value(scenario, document, path) for path in paths}
+
+
 def serving_scenario(scenario: Scenario, served: Mapping[str, Any] | None) -> Scenario:
     """The scenario with the settings that the champion was trained with; the scenario itself where those are not known
     or not valid any more (a feature was renamed, say)."""
@@ -152,7 +163,7 @@ def _document(scenario: Scenario) -> Any:
 
 
 def _place(scenario: Scenario) -> str:
-    return place_of(scenario.file, "tune", "space")
+    return scenario.place_of("tune", "space")
 
 
 def value_in(document: Any, path: str, default: Any = None) -> Any:
@@ -166,7 +177,7 @@ def value_in(document: Any, path: str, default: Any = None) -> Any:
 
 def _own_value(scenario: Scenario, document: Any, path: str) -> Any:
     """The scenario's own value. Raises BadInputError, with a did-you-mean, where the scenario has no such path."""
-    place = place_of(scenario.file, "tune", "space", path)
+    place = scenario.place_of("tune", "space", path)
     *parents, leaf = path.split(".")
     section = value_in(document, ".".join(parents))
     if not isinstance(section, dict) or leaf not in section:
@@ -183,7 +194,7 @@ def _own_value(scenario: Scenario, document: Any, path: str) -> Any:
 
 def _refuse_fixed(scenario: Scenario, pattern: str, path: str) -> None:
     section = path.split(".", maxsplit=1)[0]
-    place = f"{place_of(scenario.file, 'tune', 'space', pattern)}: tune.space: {path}"
+    place = f"{scenario.place_of('tune', 'space', pattern)}: tune.space: {path}"
     if section in JUDGING or path == "train.holdout_share":
         raise BadInputError(f"{place}: decides which rows judge a trial, and must be the same for all; take it out")
     if section not in SEARCHED:
@@ -191,7 +202,7 @@ def _refuse_fixed(scenario: Scenario, pattern: str, path: str) -> None:
 
 
 def _dimension(scenario: Scenario, path: str, search: SearchRange, champion: Any, own: Any) -> Dimension:
-    place = f"{place_of(scenario.file, 'tune', 'space', path)}: tune.space: {path}"
+    place = f"{scenario.place_of('tune', 'space', path)}: tune.space: {path}"
     if search.choices is not None:
         choices = dict.fromkeys(json.dumps(value) for value in (champion, own, *search.choices))
         return Dimension(path, champion, own, choices=tuple(choices))
@@ -199,6 +210,7 @@ def _dimension(scenario: Scenario, path: str, search: SearchRange, champion: Any
         raise BadInputError(f"{place}: has no range; give low and high, or choices")
     if any(isinstance(value, bool) or not isinstance(value, int | float) for value in (champion, own)):
         raise BadInputError(f"{place}: the scenario's {own!r} is not a number; give choices instead of low and high")
+    # Optuna replaces known values that lie outside of the range, and trial 0 must have what serves.
     low, high = min(search.low, champion, own), max(search.high, champion, own)
     if search.log and low <= 0:
         raise BadInputError(f"{place}: {low} has no logarithm; raise it above zero, or leave log out")

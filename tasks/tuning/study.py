@@ -14,12 +14,13 @@ import hashlib
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from filelock import FileLock, Timeout
+from typing_extensions import TypedDict
 
 from feature_jobs.errors import BadInputError, RetryLaterError
 from feature_jobs.schema import Scenario
@@ -40,9 +41,16 @@ class Judged:
     days: dict[str, dict[str, float]]
 
 
-Objective = Callable[[dict[str, Any], Path, Report, bool], Judged | None]
-"""Values by path, a scratch folder, `Report`, and whether the trial is what serves → the trial's value, or None where
-it stopped early."""
+@dataclass(frozen=True)
+class Candidate:
+    """Settings to judge: `values` by config path, over the champion's settings (`serves`) or over the scenario's."""
+
+    values: Mapping[str, Any]
+    serves: bool = False
+
+
+Objective = Callable[[Candidate, Path, Report], Judged | None]
+"""What to try, a scratch folder and `Report` → the trial's value, or None where it stopped early."""
 
 
 class Trial(TypedDict):
@@ -52,7 +60,7 @@ class Trial(TypedDict):
     state: str
     params: dict[str, Any]
     value: float | None
-    intermediate: dict[str, float]
+    intermediate: dict[str, float | None]
     days: dict[str, dict[str, float]]
     error: str | None
 
@@ -128,8 +136,8 @@ class Study:
         self.study.sampler = optuna.samplers.TPESampler(
             seed=self._seed(place),
             multivariate=True,
-            constant_liar=True,
-            n_startup_trials=min(10, max(3, trials // 3)),
+            constant_liar=True,  # workers that run at once would otherwise try the same place
+            n_startup_trials=min(10, max(3, trials // 3)),  # Optuna's ten would be the whole of a small study
         )
         trial = self.study.ask(self.distributions)
         lock = self._lock_of(trial.number)
@@ -151,7 +159,7 @@ class Study:
         dead = self.study.get_trials(deepcopy=False)[number]
         if dead.state.name != "RUNNING":  # it ended well between the two looks
             return
-        self.study.tell(number, state=_state("FAIL"))
+        self.study.tell(number, state=_state("FAIL"))  # else every process would wait for it
         if dead.params.keys() == self.distributions.keys() and not {CHAMPION, OWN} & dead.user_attrs.keys():
             self.study.enqueue_trial(dead.params)
         shutil.rmtree(self.folder / f"trial-{number}", ignore_errors=True)
@@ -179,7 +187,7 @@ class Study:
 
         try:
             running.scratch.mkdir(exist_ok=True)
-            judged = objective(values, running.scratch, report, is_champion)
+            judged = objective(Candidate(values, is_champion), running.scratch, report)
             if judged is None and is_champion:
                 raise BadInputError(
                     f"{self.scenario.file}: tune of {self.ds}: the values that serve can't be judged: no label has both"

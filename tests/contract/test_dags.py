@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
+import pendulum
 import pytest
 
 from feature_jobs.schema import load_scenario
@@ -143,16 +145,58 @@ def test_a_broken_scenario_is_reported_and_leaves_the_others_alone(tmp_path: Pat
     assert "labels" in message
 
 
-def test_every_day_of_the_data_can_be_backfilled(dags: dict[str, Any]) -> None:
-    dag = _serialized(dags["movielens_daily"])
-    first, last = (
-        datetime.datetime(1997, 11, 12, tzinfo=datetime.UTC),
-        datetime.datetime(1997, 11, 21, 23, tzinfo=datetime.UTC),
-    )
-    days = [str(info.logical_date.date()) for info in dag.iter_dagrun_infos_between(first, last)]
-    assert days[0] == "1997-11-12"
-    assert days[-1] == "1997-11-21"
-    assert len(days) == 10
+def test_two_scenarios_of_one_name_are_refused_and_leave_the_others_alone(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "dags", tmp_path / "dags", ignore=shutil.ignore_patterns("__pycache__"))
+    scenario = write_small(tmp_path / "scenarios", num_days=1)
+    for name in ("twice", "twice", "once"):
+        file = scenario.with_name(f"{name}{len(list(scenario.parent.glob('*.yaml')))}.yaml")
+        file.write_text(scenario.read_text().replace("name: shop", f"name: {name}"))
+    found = _in_airflow(BAG, tmp_path, tmp_path / "airflow")
+    assert found["dags"] == ["once_daily", "once_tuning", "shop_daily", "shop_tuning"]
+    [message] = found["errors"].values()
+    assert "twice1.yaml" in message
+    assert "twice2.yaml" in message
+    assert "give each file a name of its own" in message
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Shanghai", "America/Los_Angeles"])
+def test_a_backfill_has_the_days_that_it_names(zone: str) -> None:
+    dag = _serialized(_catching_up(zone=zone))
+
+    def between(first: str, last: str) -> list[str]:
+        moments = map(datetime.datetime.fromisoformat, (first, last))
+        return [info.run_after.isoformat()[:10] for info in dag.iter_dagrun_infos_between(*moments)]
+
+    as_typed = between("1997-11-12T00:00:00+00:00", "1997-11-21T00:00:00+00:00")  # --to-date 1997-11-21
+    assert as_typed == [f"1997-11-{day}" for day in range(12, 22)]
+    assert between("1997-11-13T00:00:00+00:00", "1997-11-13T00:00:00+00:00") == ["1997-11-13"]
+    assert between("1997-11-20T00:00:00+00:00", "2999-01-01T00:00:00+00:00") == ["1997-11-20", "1997-11-21"]
+    begin, end = (
+        datetime.datetime(1997, 11, 14, hour, 30, tzinfo=ZoneInfo(zone)).isoformat() for hour in (0, 23)
+    )  # as infra.backfill and a date with a time of the day in the UI
+    assert between(begin, end) == ["1997-11-14"]
+
+
+def test_a_weekly_backfill_has_the_week_whose_last_day_it_names(dags: dict[str, Any]) -> None:
+    dag = _serialized(dags["movielens_tuning"])  # runs on Mondays about the Sunday
+    sunday = datetime.datetime(1997, 11, 16, tzinfo=datetime.UTC)
+    assert [str(info.run_after.date()) for info in dag.iter_dagrun_infos_between(sunday, sunday)] == ["1997-11-16"]
+
+
+def test_a_date_in_the_future_is_refused_with_the_reason(dags: dict[str, Any]) -> None:
+    timetable = _serialized(dags["movielens_daily"]).timetable
+    with pytest.raises(ValueError, match=r"2999-01-01T00:00:00\+00:00 is in the future; give a day whose data is"):
+        timetable.infer_manual_data_interval(run_after=pendulum.datetime(2999, 1, 1))
+
+
+def test_a_triggered_run_is_not_named_by_a_day_that_is_not_its_own(dags: dict[str, Any]) -> None:
+    """`airflow dags trigger` asks for the interval of this moment, whatever --logical-date says."""
+    from airflow.utils.types import DagRunType
+
+    timetable, now = _serialized(dags["movielens_daily"]).timetable, pendulum.now("UTC")
+    interval = timetable.infer_manual_data_interval(run_after=now)
+    name = timetable.generate_run_id(run_type=DagRunType.MANUAL, run_after=now, data_interval=interval)
+    assert name == f"manual__{now.isoformat()}"
 
 
 def test_a_run_outside_of_the_dates_can_not_be_an_empty_success(dags: dict[str, Any]) -> None:
@@ -223,13 +267,11 @@ def _scheduled(dag: Any) -> list[Any]:
     return infos
 
 
-def _catching_up(days: Any = None) -> Any:
+def _catching_up(days: Any = None, zone: str = "Asia/Shanghai") -> Any:
     from dags.recloop_daily import build
 
     scenario = load_scenario(SCENARIOS / "movielens.yaml")
-    schedule = scenario.schedule.model_copy(
-        update={"catch_up_from": datetime.date(1997, 11, 15), "zone": "Asia/Shanghai"}
-    )
+    schedule = scenario.schedule.model_copy(update={"catch_up_from": datetime.date(1997, 11, 15), "zone": zone})
     data = scenario.data.model_copy(update={"days": days or scenario.data.days})
     return build(scenario.model_copy(update={"schedule": schedule, "data": data}))
 

@@ -1,13 +1,10 @@
 """The demo on a small shop: real scheduler, real MLflow server, whole days. The tests build on one another."""
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +12,12 @@ import psutil
 import pytest
 import requests
 
-from infra.airflow_api import AirflowApi, TaskInstance
-from infra.processes import MARK
-from infra.servers import USER, Local
-from tests.paths import ROOT
+from tests.airflow_project import ENDED, Project, await_run, processes_of, returned, state_of
 from tests.small import days, write_small
 from tests.waiting import awaited
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(900)]
 DAG = "shop_daily"
-ENDED = ("success", "failed")
 EXPERIMENT = {"experiment_name": "shop"}
 ON_CHAMPION = """
 from airflow.sdk import DAG, Asset, task
@@ -39,65 +32,21 @@ with DAG("on_champion", schedule=[Asset("shop.champion")], is_paused_upon_creati
 """
 
 
-@dataclass
-class Project:
-    """A project of its own with one scenario: its DAG folder, scenarios and .recloop are below `root`."""
-
-    root: Path
-
-    @property
-    def home(self) -> Path:
-        return self.root / ".recloop"
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {**os.environ, "PYTHONPATH": f"{self.root}{os.pathsep}{ROOT}"}
-
-    def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-P", "-m", *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, cwd=self.root, env=self.environment, check=False, timeout=600
-        )
-
-    def demo(self, num_days: int) -> subprocess.CompletedProcess[str]:
-        return self.python("infra.demo", "--scenario", "shop", "--days", str(num_days), "--home", str(self.home))
-
-    def facts(self) -> dict[str, Any]:
-        facts: dict[str, Any] = json.loads((self.root / "demo.json").read_text())
-        return facts
-
-    def local(self) -> Local:
-        local = Local.load(self.home)
-        assert local is not None
-        return local
-
-    def log(self, run_id: str, task: str) -> str:
-        folder = self.home / "airflow" / "logs" / f"dag_id={DAG}" / f"run_id={run_id}" / f"task_id={task}"
-        return (folder / "attempt=1.log").read_text()
-
-    def api(self) -> AirflowApi:
-        return AirflowApi(self.local().airflow_url, USER, self.local().password)
+def demo(project: Project, num_days: int) -> subprocess.CompletedProcess[str]:
+    return project.python("infra.demo", "--scenario", "shop", "--days", str(num_days), "--home", str(project.home))
 
 
-def processes_of(token: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == token and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (psutil.Error, OSError):
-            continue
-    return found
+def facts_of(project: Project) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((project.root / "demo.json").read_text())
+    return facts
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     root = tmp_path_factory.mktemp("project")
-    for room in ("dags", "infra"):
-        shutil.copytree(ROOT / room, root / room, ignore=shutil.ignore_patterns("__pycache__"))
+    project = Project.new(root)
     (root / "dags" / "on_champion.py").write_text(ON_CHAMPION)
     write_small(root / "scenarios", num_days=4)
-    project = Project(root)
     try:
         yield project
     finally:
@@ -105,9 +54,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 
 
 def test_the_demo_runs_days_and_reports_their_facts(project: Project) -> None:
-    done = project.demo(2)
+    done = demo(project, 2)
     assert done.returncode == 0, done.stdout + done.stderr
-    facts = project.facts()
+    facts = facts_of(project)
     assert [day["ds"] for day in facts["days"]] == days(2)
     first, second = facts["days"]
     assert first["auc_progressive"]["buy"] is None  # nothing to score with before the first day
@@ -150,7 +99,7 @@ def test_servers_listen_on_the_loopback_alone(project: Project) -> None:
 
 def test_a_dag_of_a_user_runs_on_a_new_champion(project: Project) -> None:
     api = project.api()
-    promoted = [day for day in project.facts()["days"] if (day["gate"] or "").startswith("promoted")]
+    promoted = [day for day in facts_of(project)["days"] if (day["gate"] or "").startswith("promoted")]
     [champion] = [a for a in api.call("GET", "/assets", limit=100)["assets"] if a["name"] == "shop.champion"]
     events = api.call("GET", "/assets/events", asset_id=champion["id"])["asset_events"]
     announced = {event["extra"]["ds"]: event["extra"] for event in events}
@@ -164,7 +113,7 @@ def test_a_dag_of_a_user_runs_on_a_new_champion(project: Project) -> None:
         """Versions that the user's DAG was started with, over all of its runs."""
         found: list[int] = []
         for run in api.call("GET", "/dags/on_champion/dagRuns", state="success")["dag_runs"]:
-            found += _returned(api, "on_champion", run["dag_run_id"], "versions")
+            found += returned(api, "on_champion", run["dag_run_id"], "versions")
         return sorted(found)
 
     expected = [int(day["version"]) for day in promoted]
@@ -176,10 +125,10 @@ def test_the_tuning_dag_searches_and_proposes(project: Project) -> None:
     api.unpause("shop_tuning")
     run = {"logical_date": f"{day}T00:00:00Z", "dag_run_id": "search"}
     api.call("POST", "/dags/shop_tuning/dagRuns", run)
-    awaited(lambda: _state(api, "shop_tuning", "search") in ENDED, within_s=400, every_s=1.0)
+    awaited(lambda: state_of(api, "shop_tuning", "search") in ENDED, within_s=400, every_s=1.0)
     tasks = api.task_instances("shop_tuning", "search")
     assert {(task["task_id"], task["state"]) for task in tasks} == {("tune_worker", "success"), ("tune", "success")}
-    proposal = Path(_returned(api, "shop_tuning", "search", "tune")["uri"])
+    proposal = Path(returned(api, "shop_tuning", "search", "tune")["uri"])
     trials = json.loads((proposal / "proposal.json").read_text())["trials"]
     assert [trial["number"] for trial in trials] == [0, 1, 2]
 
@@ -190,14 +139,14 @@ def test_the_same_days_without_airflow_have_the_same_digests(project: Project) -
     assert done.returncode == 0, done.stderr
     outcomes = json.loads(done.stdout.splitlines()[-1])
     digests = [outcome["digest"] for outcome in outcomes if outcome["step"] == "train"]
-    assert digests == [day["checkpoint"] for day in project.facts()["days"]]
+    assert digests == [day["checkpoint"] for day in facts_of(project)["days"]]
 
 
 def test_a_second_call_reuses_servers_and_days(project: Project) -> None:
     before = [started.pid for started in project.local().processes]
     journal = (project.home / "store" / "shop" / "journal.jsonl").read_text()
     begun = time.monotonic()
-    done = project.demo(2)
+    done = demo(project, 2)
     assert done.returncode == 0, done.stdout + done.stderr
     assert time.monotonic() - begun < 60
     assert [started.pid for started in project.local().processes] == before
@@ -208,8 +157,8 @@ def test_a_run_outside_of_the_data_is_never_green_and_empty(project: Project) ->
     api = project.api()
     for run_id, day in (("early", "2020-01-01"), ("late", "2025-01-01")):
         api.call("POST", f"/dags/{DAG}/dagRuns", {"logical_date": f"{day}T00:00:00Z", "dag_run_id": run_id})
-        assert _await_run(api, run_id)["ingest"]["state"] == "failed"
-        assert "exit code 4" in project.log(run_id, "ingest")
+        assert await_run(api, DAG, run_id)["ingest"]["state"] == "failed"
+        assert "exit code 4" in project.log(DAG, run_id, "ingest")
     assert api.call("GET", f"/dags/{DAG}/dagRuns", run_type="scheduled")["dag_runs"] == []  # the data has ended
 
 
@@ -223,18 +172,18 @@ def test_xcom_holds_digest_and_uri_alone(project: Project) -> None:
     [run, *_] = api.runs(DAG, f"{days(2)[0]}T00:00:00Z", f"{days(2)[1]}T23:59:59Z")
     path = f"/dags/{DAG}/dagRuns/{run['dag_run_id']}/taskInstances/train/xcomEntries"
     assert [entry["key"] for entry in api.call("GET", path)["xcom_entries"]] == ["return_value"]
-    assert set(_returned(api, DAG, run["dag_run_id"], "train")) == {"digest", "uri"}
+    assert set(returned(api, DAG, run["dag_run_id"], "train")) == {"digest", "uri"}
 
 
 def test_a_day_without_its_parent_fails_at_once_and_says_so(project: Project) -> None:
     api, day = project.api(), days(4)[3]
     api.call("POST", f"/dags/{DAG}/dagRuns", {"logical_date": f"{day}T12:00:00Z", "dag_run_id": "alone"})
-    tasks = _await_run(api, "alone")
+    tasks = await_run(api, DAG, "alone")
     assert tasks["join"]["state"] in ("success", "failed")
     failed = [name for name, task in tasks.items() if task["state"] == "failed"]
     assert failed
     assert tasks[failed[0]]["try_number"] == 1  # no retry helps where a parent is missing
-    log = project.log("alone", failed[0])
+    log = project.log(DAG, "alone", failed[0])
     assert "exit code 5" in log
     assert "is not committed" in log  # the message names the step and day that are missing
     assert "step_failed" in log  # the notifier's line
@@ -244,60 +193,41 @@ def test_a_bad_day_stops_with_its_reason_and_goes_on_once_fixed(project: Project
     file = project.root / "scenarios" / "data" / "events" / f"{days(3)[2]}.csv"
     good = file.read_text()
     file.write_text(good.replace(",0,", ",maybe,"))
-    bad = project.demo(3)
+    bad = demo(project, 3)
     assert bad.returncode == 1
     assert f"{days(3)[2]}: ingest ended with exit code 4" in bad.stdout
     assert "attempt=1.log" in bad.stdout
     file.write_text(good)
-    fixed = project.demo(3)
+    fixed = demo(project, 3)
     assert fixed.returncode == 0, fixed.stdout + fixed.stderr
-    assert [bool(day["checkpoint"]) for day in project.facts()["days"]] == [True, True, True]
+    assert [bool(day["checkpoint"]) for day in facts_of(project)["days"]] == [True, True, True]
 
 
 def test_a_task_that_a_person_stops_ends_its_step(project: Project) -> None:
-    api, token = project.api(), project.local().token
+    api = project.api()
     api.call("POST", f"/dags/{DAG}/dagRuns", {"logical_date": f"{days(4)[3]}T13:00:00Z", "dag_run_id": "stopped"})
-    steps = awaited(
-        lambda: [process for process in processes_of(token) if "--ds" in _command(process)], within_s=120, every_s=0.2
-    )
+    steps = awaited(project.steps, within_s=120, every_s=0.2)
     api.call("PATCH", f"/dags/{DAG}/dagRuns/stopped", {"state": "failed"})
     _, alive = psutil.wait_procs(steps, timeout=60)
     assert not alive
 
 
 def test_down_ends_all_of_it_and_nothing_else(project: Project) -> None:
+    """Also the workers of a scheduler that was killed, which don't end by themselves."""
     token = project.local().token
+    [scheduler] = [psutil.Process(started.pid) for started in project.local().processes if started.name == "scheduler"]
+    workers = scheduler.children(recursive=True)
+    assert workers
+    scheduler.kill()
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"])
     try:
         assert processes_of(token)
         done = project.python("infra.down", "--home", str(project.home))
         assert done.returncode == 0
         assert not processes_of(token)
+        assert not [worker for worker in workers if worker.is_running()]
         assert bystander.poll() is None
         assert project.python("infra.down", "--home", str(project.home)).stdout == "nothing was running\n"
     finally:
         bystander.kill()
         bystander.wait()
-
-
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
-
-
-def _returned(api: AirflowApi, dag_id: str, run_id: str, task_id: str) -> Any:
-    """What a task returned."""
-    path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
-    value = api.call("GET", path, deserialize=False)["value"]
-    return json.loads(value) if isinstance(value, str) else value
-
-
-def _state(api: AirflowApi, dag_id: str, run_id: str) -> str:
-    return str(api.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")["state"])
-
-
-def _await_run(api: AirflowApi, run_id: str) -> dict[str, TaskInstance]:
-    awaited(lambda: _state(api, DAG, run_id) in ENDED, within_s=300, every_s=1.0)
-    return {task["task_id"]: task for task in api.task_instances(DAG, run_id)}

@@ -69,9 +69,21 @@ def test_exit_codes(monkeypatch: pytest.MonkeyPatch, code: int, on_no: str, expe
     assert f"exit code {code}" in str(caught.value)
 
 
-def test_a_signal_is_worth_a_retry(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Exception, match="exit code -9") as caught:
-        _execute(monkeypatch, "import os; os.kill(os.getpid(), 9)")
+@pytest.mark.parametrize(
+    ("end", "printed", "reason"),
+    [
+        ("os.kill(os.getpid(), 9)", "", "exit code -9: SIGKILL: out of memory, or killed by hand"),
+        ("os.kill(os.getpid(), 15)", "batch 3 of 9", r"exit code -15: SIGTERM: asked to end.*was: batch 3 of 9"),
+        ("sys.exit(137)", "batch 3 of 9", r"exit code 137: SIGKILL: .*; its last line was: batch 3 of 9"),
+        ("sys.exit(137)", "recloop: over the limit of 4 GiB", "exit code 137: over the limit of 4 GiB"),
+        ("os.kill(os.getpid(), 11)", "", "exit code -11: SIGSEGV: ended from outside, or by a defect in a library"),
+    ],
+)
+def test_a_signal_is_named_and_worth_a_retry(
+    monkeypatch: pytest.MonkeyPatch, end: str, printed: str, reason: str
+) -> None:
+    with pytest.raises(Exception, match=reason) as caught:
+        _execute(monkeypatch, f"import os, sys; print({printed!r}, file=sys.stderr, flush=True); {end}")
     assert type(caught.value).__name__ == "AirflowException"
 
 
@@ -122,6 +134,15 @@ def test_the_day_of_a_run() -> None:
     assert weekly.ds_of(_context(data_interval_end=end)) == "2022-05-01"
     with pytest.raises(Exception, match="trigger it with the day as logical date"):
         weekly.ds_of(_context(logical_date=None))
+
+
+def test_the_day_of_a_run_that_a_person_triggers_is_that_of_its_logical_date() -> None:
+    now = datetime.datetime.now(datetime.UTC)
+    from_the_command_line = {"data_interval_start": now, "data_interval_end": now + datetime.timedelta(days=1)}
+    shanghai = _operator(zone="Asia/Shanghai")
+    assert shanghai.ds_of(_context(run_type="manual", **from_the_command_line)) == "2022-04-25"
+    with pytest.raises(Exception, match=r"is not over yet in Asia/Shanghai.* trigger an earlier day"):
+        shanghai.ds_of(_context(run_type="manual", logical_date=now))
 
 
 def _announced(monkeypatch: pytest.MonkeyPatch, try_number: int = 1, **result: Any) -> tuple[list[str], Any]:

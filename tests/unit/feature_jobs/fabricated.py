@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from tests.small import write_csv
+
 START = datetime.datetime(2024, 3, 1)
 NUM_DAYS = 6
 
@@ -31,12 +33,6 @@ def taste(num_rows: int, num_users: int, num_items: int, seed: int) -> dict[str,
 def moments(seconds: np.ndarray) -> list[datetime.datetime]:
     """Times without microseconds."""
     return [START + datetime.timedelta(seconds=int(second)) for second in seconds]
-
-
-def write_csv(path: Path, header: list[str], rows: list[list[Any]], **options: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        csv.writer(file, **options).writerows([header, *rows])
 
 
 def shop(folder: Path, num_rows: int = 6000) -> None:

@@ -32,9 +32,17 @@ class Airflow:
         return [{"logical_date": f"{ds}T03:00:00Z", "state": s, "dag_run_id": ds} for ds, s in self.states.items()]
 
     def task_instances(self, _: str, run_id: str) -> list[dict[str, Any]]:
-        times = {"start_date": "2024-03-05T10:00:00Z", "end_date": "2024-03-05T10:00:02.5Z", "try_number": 1}
+        times = {
+            "start_date": "2024-03-05T10:00:00Z",
+            "end_date": "2024-03-05T10:00:02.5Z",
+            "try_number": 1,
+            "pool": "default_pool",
+        }
         states = ["success", "failed"] if self.states[run_id] == "failed" else ["success"] * len(DAILY)
         states += ["upstream_failed"] * (len(DAILY) - len(states))
+        if self.states[run_id] == "running":
+            waits: dict[str, Any] = {"start_date": None, "end_date": None, "try_number": 0, "pool": "gpu"}
+            return [{"task_id": "train", "state": "scheduled", **waits}]
         return [{"task_id": t, "state": s, **times} for t, s in zip(DAILY, states, strict=True)]
 
     def active_backfills(self, _: str) -> list[int]:
@@ -45,6 +53,15 @@ class Airflow:
             self.locked -= 1
             raise RetryLaterError("locked")
         self.asked.append({"dag": dag_id, "first": first, "last": last, "conf": conf, "reprocess": reprocess})
+
+    def scheduler_health(self) -> str:
+        return "unhealthy"
+
+    def is_paused(self, _: str) -> bool:
+        return True
+
+    def pools(self) -> list[dict[str, Any]]:
+        return [{"name": "gpu", "slots": 0, "open_slots": 0}, {"name": "default_pool", "slots": 9, "open_slots": 8}]
 
     def has_dag(self, _: str) -> bool:
         return not self.problems
@@ -105,7 +122,7 @@ def test_a_dag_that_airflow_refuses_is_reported(tmp_path: Path) -> None:
 def test_days_are_shown_step_by_step(tmp_path: Path, terminal: bool) -> None:
     airflow = Airflow({"2024-03-01": "success", "2024-03-02": "failed"})
     text = io.StringIO()
-    tasks = _backfill(airflow, tmp_path).watch(Console(file=text, force_terminal=terminal, width=100))
+    tasks = _backfill(airflow, tmp_path).watch(Console(file=text, force_terminal=terminal, width=100), lambda: None)
     shown = text.getvalue()
     assert len(tasks) == 2 * len(DAILY)
     assert "2.5 s" in shown
@@ -113,9 +130,28 @@ def test_days_are_shown_step_by_step(tmp_path: Path, terminal: bool) -> None:
     assert shown.count("not run") == len(DAILY) - 2
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_it_says_what_the_days_wait_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    monkeypatch.setattr("infra.backfill.PATIENCE_S", 0.0)
+    text, polls = io.StringIO(), iter(range(4))
+
+    def require_running() -> None:
+        if next(polls) == 3:
+            raise RetryLaterError("scheduler has ended")
+
+    with pytest.raises(RetryLaterError, match="scheduler has ended"):
+        _backfill(Airflow({"2024-03-01": "running"}), tmp_path).watch(
+            Console(file=text, force_terminal=terminal, width=100), require_running
+        )
+    shown = " ".join(text.getvalue().split())
+    assert "scheduler has not reported for a while" in shown
+    assert "shop_daily is paused: unpause it at http://airflow/dags/shop_daily" in shown
+    assert "train of 2024-03-01 waits for the pool gpu, which has no slots" in shown
+
+
 def test_the_reason_of_a_failure_comes_from_its_log(tmp_path: Path) -> None:
     airflow = Airflow({"2024-03-01": "failed"})
-    tasks = _backfill(airflow, tmp_path).watch(Console(file=io.StringIO()))
+    tasks = _backfill(airflow, tmp_path).watch(Console(file=io.StringIO()), lambda: None)
     failed = next(task for task in tasks if task.state == "failed")
     reason, log = failure_of(failed, "shop_daily", tmp_path / "logs")
     assert reason == "its log has no error message"

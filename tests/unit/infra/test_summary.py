@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario, load_scenario
-from infra.backfill import Task
+from infra.day_task import Task
 from infra.demo import first_days
 from infra.summary import Times, covered, journal_size
 from tasks.store.scenario_store import ScenarioStore

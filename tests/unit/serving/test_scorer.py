@@ -132,6 +132,12 @@ def test_ids_beyond_floats_stay_apart(scorer, batch, monkeypatch):
         ("clicked", [1, 2], "'clicked': int64 values are not lists"),
         ("tags", [["a"], 3], "'tags' mixes types"),
         ("price", ["a", "b"], "'price': string values are not numbers"),
+        (
+            "price",
+            [None, float("inf")],
+            "'price', row 1: inf is not finite; give a finite number, or null",
+        ),
+        ("seen", np.array([-np.inf, 1], np.float32), "'seen', row 0: -inf "),
     ],
 )
 def test_values_that_would_be_unknown_silently_are_refused(scorer, batch, column, values, message):

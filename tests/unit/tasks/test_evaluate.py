@@ -15,6 +15,7 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
 from models.metrics.comparison import compare
 from models.training.day import score, train_day
+from models.training.job import TrainJob
 from tasks.contract import DayConfig
 from tasks.evaluate import evaluate
 from tasks.evaluation.comparison import judge_scores
@@ -38,7 +39,7 @@ class Days:
         write_samples(folders["samples"], DAYS[number], self.num_rows, **how)
         write_validation(folders["validation"])
         folders["checkpoint"].mkdir()
-        train_day(self.scenario, DAYS[number], folders["samples"], parent, folders["checkpoint"])
+        train_day(TrainJob(self.scenario, DAYS[number], folders["samples"], parent, folders["checkpoint"]))
         return folders["checkpoint"]
 
     def evaluate(self, number: int, out: str = "evaluation", **others) -> tuple[dict, dict, Path]:

@@ -244,6 +244,10 @@ REFUSED = [
     ("'a\\0'", "a zero character in text"),
     ("not " * 900 + "a", "characters; at most 2000"),
     ("a" + " // b" * 60, "nested too deep"),
+    (" + ".join("a" * 150), "more than 100 operators inside one another; write it simpler"),
+    ("not " * 400 + "a", "more than 100 operators inside one another"),
+    ("(" * 900 + "a" + ")" * 900, "too many nested parentheses"),
+    ("-" * 1900 + "a", "write it simpler"),
     ("'open", "unterminated string literal"),
 ]
 
@@ -277,6 +281,15 @@ def test_types_must_fit(expression: str, message: str) -> None:
     with pytest.raises(BadInputError) as caught:
         type_of(expression, TYPES.__getitem__)
     assert message in str(caught.value)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("text", [" + ".join("a" * 50), "not " * 90 + "f", "abs(" * 90 + "a" + ")" * 90])
+def test_an_expression_of_the_allowed_depth_is_read_soon_wherever_the_caller_stands(text: str) -> None:
+    def below(frames: int) -> str:
+        return below(frames - 1) if frames else to_sql(text, str) + type_of(text, TYPES.__getitem__)
+
+    assert below(300)
 
 
 def test_every_function_has_help_that_begins_with_its_call() -> None:

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.unit.feature_jobs.fabricated import START, moments, taste, write_csv
+from tests.small import write_csv
+from tests.unit.feature_jobs.fabricated import START, moments, taste
 
 Row = dict[str, Any]
 

@@ -126,3 +126,30 @@ def test_the_line_is_that_of_the_field(tmp_path: Path) -> None:
 
 def test_every_rule_has_words() -> None:
     assert {allowed(rule) for _, rule in fields(Scenario, ())} & {"", "a value"} == set()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "place"),
+    [
+        ("model.architecture", "ple", "--set model.architecture=ple: model.architecture: 'ple': must be one of: "),
+        ("train.epochs_", 1, "--set train.epochs_=1: train.epochs_: unknown key; "),
+        ("modle.x", 1, "--set modle.x=1: modle: unknown key; did you mean model?"),
+        ("model", {"tower": [0]}, '--set model={"tower": [0]}: model.tower.0: 0: must be '),
+    ],
+)
+def test_a_value_of_the_command_line_is_not_blamed_on_the_file(path: str, value: Any, place: str) -> None:
+    with pytest.raises(BadInputError) as raised:
+        load_scenario(SOUND, overrides={path: value})
+    assert str(raised.value).startswith(place)
+
+
+def test_a_date_of_the_command_line_is_printed_so_that_it_reads_again() -> None:
+    scenario = load_scenario(SOUND, overrides={"data.days.first": datetime.date(1, 1, 1)})
+    assert scenario.option.endswith("--set 'data.days.first=\"0001-01-01\"'")
+    assert load_scenario(SOUND, overrides={"data.days.first": "0001-01-01"}) == scenario
+
+
+def test_what_a_later_check_refuses_names_the_option_too() -> None:
+    scenario = load_scenario(SOUND, overrides={"schedule.daily": "often"})
+    assert scenario.place_of("schedule", "daily") == "--set schedule.daily=often"
+    assert scenario.place_of("data", "user").startswith(f"{SOUND}:")

@@ -17,6 +17,7 @@ from models.export.export import export
 from models.ranking.ranker import Ranker
 from models.runtime.files import MODEL_FILE
 from models.training.day import score, train_day
+from models.training.job import TrainJob
 from tests.unit.models.days import DAYS, day_table, shop, write_day
 
 VARIANTS = {
@@ -44,7 +45,7 @@ def learned(scenario, folder, days, parent=None):
     for ds in days:
         samples, output = write_day(folder / f"samples-{ds}", ds, 1000), folder / f"checkpoint-{ds}"
         output.mkdir()
-        train_day(scenario, ds, samples, parent, output)
+        train_day(TrainJob(scenario, ds, samples, parent, output))
         parent = output
     return parent, samples
 

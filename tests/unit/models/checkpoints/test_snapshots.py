@@ -11,6 +11,7 @@ from feature_jobs.errors import RetryLaterError
 from models.checkpoints.snapshots import Snapshots
 from models.distributed.process_group import Group
 from models.training.day import train_day
+from models.training.job import TrainJob
 from tests.unit.models.days import DAYS, shop, write_day
 from tests.unit.models.training.test_day import digests
 
@@ -52,14 +53,14 @@ def test_killed_at_fifty_random_moments_the_bytes_are_the_same(tmp_path, precisi
     scenario = every_state(tmp_path, precision)
     parent = tmp_path / "parent"
     parent.mkdir()
-    train_day(scenario, DAYS[0], write_day(tmp_path / "first", DAYS[0], 1000), None, parent)
+    train_day(TrainJob(scenario, DAYS[0], write_day(tmp_path / "first", DAYS[0], 1000), None, parent))
     samples = write_day(tmp_path / "second", DAYS[1], 3000)
     resume, output = tmp_path / "resume", tmp_path / "output"
 
     def train():
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir()
-        train_day(scenario, DAYS[1], samples, parent, output, resume=resume)
+        train_day(TrainJob(scenario, DAYS[1], samples, parent, output, resume=resume))
 
     begun = time.monotonic()
     os.waitpid(in_a_child(train), 0)

@@ -25,6 +25,7 @@ from models.metrics.scores import auc
 from models.ranking.placement import make_ranker
 from models.samplers.batches import make_block
 from models.training.day import reproducible, train_day
+from models.training.job import TrainJob
 from tests.unit.models.days import DAYS, day_table, shop, write_day
 
 MODES = ("fp32", "fp16", "int8", "top_k")
@@ -114,7 +115,7 @@ def days(folder, group, mode):
         number, resume = (1, None) if name == "next" else (0, folder / f"snapshots-{mode}")
         parent, output = folder / mode / "whole" if number else None, folder / mode / name
         samples = folder / f"samples-{number + 1}"
-        metrics = train_day(scenario, DAYS[number], samples, parent, output, resume=resume, group=group)
+        metrics = train_day(TrainJob(scenario, DAYS[number], samples, parent, output, resume=resume), group=group)
         if group.is_leader and name == "whole":
             torch.save(metrics, folder / mode / "metrics.pt")
 

@@ -17,6 +17,7 @@ from models.export.quantization import write_onnx
 from models.runtime.frozen_tables import FrozenTable
 from models.runtime.onnx_model import OnnxModel
 from models.training.day import score, train_day
+from models.training.job import TrainJob
 from tests.unit.models.days import DAYS, day_table, shop, write_day
 
 LOOSE = Quantize(max_auc_loss=0.05, max_calibration_shift=0.1)
@@ -29,7 +30,7 @@ def made(folder, **overrides):
         samples = write_day(folder / f"samples-{ds}", ds, 1000)
         output = folder / f"checkpoint-{ds}"
         output.mkdir()
-        train_day(scenario, ds, samples, parent, output)
+        train_day(TrainJob(scenario, ds, samples, parent, output))
         parent = output
     return parent, samples
 

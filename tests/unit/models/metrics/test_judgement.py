@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from models.metrics.bootstrap import Interval, counted_bootstrap, paired_bootstrap
+from models.metrics.bootstrap import Interval, paired_bootstrap
 from models.metrics.comparison import compare
 from models.metrics.judgement import (
     Evidence,
@@ -65,10 +65,9 @@ def test_draws_without_a_class_are_counted_and_make_it_unknown() -> None:
     rng = np.random.default_rng(0)
     labels, champion, challenger = np.arange(40) < 2, rng.random(40), rng.random(40)
     how = {"resamples": 200, "confidence": 0.95, "seed": 1}
-    interval, left_out = counted_bootstrap(labels, champion, challenger, **how)
-    assert 5 < left_out < 60  # (1 - 2/40)^40 = 13 % of the draws
-    assert interval == paired_bootstrap(labels, champion, challenger, **how)
-    found = judge_difference(interval, rows=40, positives=2, needs=Evidence(1, 1), draws_left_out=left_out)
+    interval = paired_bootstrap(labels, champion, challenger, **how)
+    assert 5 < interval.draws_left_out < 60  # (1 - 2/40)^40 = 13 % of the draws
+    found = judge_difference(interval, rows=40, positives=2, needs=Evidence(1, 1))
     assert found.verdict == "unknown" and "one class only" in found.reason
 
 

@@ -173,7 +173,7 @@ def test_bootstrap_sees_a_better_model_and_not_an_equal_one():
     assert worse.high < 0
     labels, champion, _, _ = judge(rng, 4000, 1.0, 1.0)
     same = metrics.paired_bootstrap(labels, champion, champion, resamples=50, confidence=0.95, seed=1)
-    assert same == (0.0, 0.0, 0.0)
+    assert same == (0.0, 0.0, 0.0, 0)
 
 
 def test_bootstrap_interval_covers_as_often_as_it_says():

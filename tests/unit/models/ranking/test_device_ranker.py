@@ -14,6 +14,7 @@ from models.sparse.cached import CachedRows
 from models.sparse.optimizers import Optimizer
 from models.sparse.records import MemoryRecords
 from models.training.day import train_day
+from models.training.job import TrainJob
 from tests.unit.models.days import DAYS, day_table, shop, write_day
 
 CPU = torch.device("cpu")
@@ -106,7 +107,7 @@ def test_any_number_of_threads_gives_the_same_bits_and_a_checkpoint(tmp_path):
 def test_a_missing_device_is_named(tmp_path):
     samples = write_day(tmp_path / "samples", DAYS[0])
     with pytest.raises(BadInputError, match=r"train\.device is cuda, but torch finds no CUDA device"):
-        train_day(shop(tmp_path, train__device="cuda"), DAYS[0], samples, None, tmp_path)
+        train_day(TrainJob(shop(tmp_path, train__device="cuda"), DAYS[0], samples, None, tmp_path))
 
 
 def test_ranks_that_would_share_a_gpu_are_refused(monkeypatch):
@@ -129,6 +130,6 @@ def test_a_gpu_trains_a_day_twice_to_equal_bytes(tmp_path):
     samples, checkpoints_of = write_day(tmp_path / "samples", DAYS[0]), []
     for name in ("first", "again"):
         (tmp_path / name).mkdir()
-        train_day(shop(tmp_path, train__device="cuda"), DAYS[0], samples, None, tmp_path / name)
+        train_day(TrainJob(shop(tmp_path, train__device="cuda"), DAYS[0], samples, None, tmp_path / name))
         checkpoints_of.append({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()})
     assert checkpoints_of[0] == checkpoints_of[1]

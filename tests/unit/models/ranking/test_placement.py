@@ -7,6 +7,7 @@ import pytest
 
 from feature_jobs.errors import BadInputError
 from models.training.day import train_day
+from models.training.job import TrainJob
 from tests.unit.models.days import DAYS, day_table, shop
 
 
@@ -31,7 +32,7 @@ def two_days(folder, name, **overrides):
     for ds in DAYS[:2]:
         output = folder / f"{name}-{ds}"
         output.mkdir()
-        metrics = train_day(scenario, ds, folder / f"samples-{ds}", parent, output)
+        metrics = train_day(TrainJob(scenario, ds, folder / f"samples-{ds}", parent, output))
         digests += [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(output.iterdir())]
         parent = output
     return digests, metrics

@@ -29,7 +29,8 @@ def write_export(folder: Path, rows: dict[int, int], *, dim: int = 3, default: f
     (folder / "model.onnx").write_bytes(b"dense %d" % len(rows))
     (folder / "reference.parquet").write_bytes(str(rows).encode())
     files = {name: sha256_of(folder / name) for name in ("model.onnx", "embeddings.safetensors")}
-    (folder / "serving.json").write_text(json.dumps({"format": FORMAT, "files": files}))
+    facts = {"format": FORMAT, "scenario": "x", "ds": "x", "checkpoint": "x", "tasks": [], "layout": {}, "files": files}
+    (folder / "serving.json").write_text(json.dumps(facts))
     return folder
 
 

@@ -155,7 +155,7 @@ def test_what_is_no_table_is_refused(tmp_path):
     whole = file.read_bytes()
     for damaged in (b"", b"no", whole[:100], whole[:-40], whole.replace(b'"keys"', b'"kyes"')):
         file.write_bytes(damaged)
-        with pytest.raises(CorruptError, match=r"embeddings\.safetensors: not a readable table"):
+        with pytest.raises(CorruptError, match=r"embeddings\.safetensors: .*fetch the export again"):
             FrozenTable.load(file)
     with pytest.raises(CorruptError, match="missing"):
         FrozenTable.load(tmp_path / "missing")

@@ -30,6 +30,7 @@ from models.ranking.thread_pool import ThreadPool
 from models.samplers.batches import make_block
 from models.sparse.sharded import ShardedRows, Slots
 from models.training.day import reproducible, train_day
+from models.training.job import TrainJob
 from models.training.ranks import train_day_on_ranks
 from tests.paths import ROOT
 from tests.unit.models.days import DAYS, day_table, shop, write_day
@@ -125,12 +126,13 @@ def chain(folder, group):
     """Days by turns: each is trained by the group from a parent written by one process; one day in two parts."""
     scenario = scenario_of(folder / f"chain-{group.rank}")
     output = folder / "day-2"
-    train_day(scenario, DAYS[1], folder / "samples-2", folder / "day-1", output, group=group)
-    train_day(scenario, DAYS[2], folder / "samples-3", folder / "day-2-native", folder / "day-3", group=group)
+    train_day(TrainJob(scenario, DAYS[1], folder / "samples-2", folder / "day-1", output), group=group)
+    train_day(TrainJob(scenario, DAYS[2], folder / "samples-3", folder / "day-2-native", folder / "day-3"), group=group)
     scenario = in_parts(folder / f"parts-{group.rank}")
     for name in ("whole", "gone-on"):  # the second finds the first's last snapshot
         train_day(
-            scenario, DAYS[0], folder / "samples-1", None, folder / name, resume=folder / "snapshots", group=group
+            TrainJob(scenario, DAYS[0], folder / "samples-1", None, folder / name, resume=folder / "snapshots"),
+            group=group,
         )
 
 
@@ -188,9 +190,9 @@ def folder(tmp_path_factory):
         write_day(folder / f"samples-{number}", ds, 300)
     for name in ("day-1", "day-2", "day-2-native", "day-3", "day-3-native", "whole", "gone-on"):
         (folder / name).mkdir()
-    train_day(scenario, DAYS[0], folder / "samples-1", None, folder / "day-1")
-    train_day(scenario, DAYS[1], folder / "samples-2", folder / "day-1", folder / "day-2-native")
-    train_day(scenario, DAYS[2], folder / "samples-3", folder / "day-2-native", folder / "day-3-native")
+    train_day(TrainJob(scenario, DAYS[0], folder / "samples-1", None, folder / "day-1"))
+    train_day(TrainJob(scenario, DAYS[1], folder / "samples-2", folder / "day-1", folder / "day-2-native"))
+    train_day(TrainJob(scenario, DAYS[2], folder / "samples-3", folder / "day-2-native", folder / "day-3-native"))
     torch.multiprocessing.spawn(work, (folder,), RANKS)
     return folder
 
@@ -256,7 +258,7 @@ def test_one_checkpoint_format_for_any_number_of_processes(folder):
     """Day 1 by one process, 2 by two, 3 by one; and day 3 by two from one's day 2."""
     scenario = scenario_of(folder / "native")
     (folder / "day-3-of-both").mkdir(exist_ok=True)
-    train_day(scenario, DAYS[2], folder / "samples-3", folder / "day-2", folder / "day-3-of-both")
+    train_day(TrainJob(scenario, DAYS[2], folder / "samples-3", folder / "day-2", folder / "day-3-of-both"))
     block = make_block(day_table(DAYS[0], 50), Layout.from_scenario(scenario), scenario.tasks)
     for name, native in (("day-2", "day-2-native"), ("day-3", "day-3-native"), ("day-3-of-both", "day-3-native")):
         ours, theirs = (checkpoints.load(folder / of) for of in (name, native))
@@ -281,7 +283,7 @@ def test_a_snapshot_of_two_processes_is_gone_on_with_by_two_or_one(folder):
         assert (folder / "gone-on" / name).read_bytes() == (folder / "whole" / name).read_bytes()
     scenario, output = in_parts(folder / "native"), folder / "gone-on-native"
     output.mkdir(exist_ok=True)
-    train_day(scenario, DAYS[0], folder / "samples-1", None, output, resume=folder / "snapshots")
+    train_day(TrainJob(scenario, DAYS[0], folder / "samples-1", None, output, resume=folder / "snapshots"))
     block = make_block(day_table(DAYS[1], 50), Layout.from_scenario(scenario), scenario.tasks)
     ours, theirs = (checkpoints.load(folder / of).score(block) for of in ("gone-on-native", "whole"))
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
@@ -293,14 +295,14 @@ def test_a_day_under_torchrun(tmp_path):
     write_day(tmp_path / "samples", DAYS[0], 200)
     for name in ("ranks", "native"):
         (tmp_path / name).mkdir()
-    ours = train_day_on_ranks(scenario, DAYS[0], tmp_path / "samples", None, tmp_path / "ranks")
-    theirs = train_day(scenario, DAYS[0], tmp_path / "samples", None, tmp_path / "native")
+    ours = train_day_on_ranks(TrainJob(scenario, DAYS[0], tmp_path / "samples", None, tmp_path / "ranks"))
+    theirs = train_day(TrainJob(scenario, DAYS[0], tmp_path / "samples", None, tmp_path / "native"))
     assert ours["tables"] == theirs["tables"]
     assert ours["holdout"]["click"]["auc"] == pytest.approx(theirs["holdout"]["click"]["auc"], abs=1e-3)
     assert {f.name for f in (tmp_path / "ranks").iterdir()} == {f.name for f in (tmp_path / "native").iterdir()}
     with pytest.raises(BadInputError, match="no column clicked"):
         write_samples_without(tmp_path / "broken", "clicked")
-        train_day_on_ranks(scenario, DAYS[0], tmp_path / "broken", None, tmp_path / "ranks")
+        train_day_on_ranks(TrainJob(scenario, DAYS[0], tmp_path / "broken", None, tmp_path / "ranks"))
 
 
 def write_samples_without(folder, column):
@@ -314,12 +316,11 @@ LAUNCH = """
 import sys
 from pathlib import Path
 from feature_jobs.schema import load_scenario
+from models.training.job import TrainJob
 from models.training.ranks import train_day_on_ranks
 folder = Path(sys.argv[1])
-train_day_on_ranks(
-    load_scenario(folder / "shop.yaml", overrides={"train.backend": "torchrec", "train.batch_size": 1}),
-    sys.argv[2], folder / "samples", None, folder / "output",
-)
+scenario = load_scenario(folder / "shop.yaml", overrides={"train.backend": "torchrec", "train.batch_size": 1})
+train_day_on_ranks(TrainJob(scenario, sys.argv[2], folder / "samples", None, folder / "output"))
 """
 
 

@@ -15,6 +15,7 @@ from feature_jobs.errors import BadInputError, CorruptError
 from feature_jobs.schema import processor
 from models.checkpoints import checkpoint as checkpoints
 from models.training.day import score, train_day
+from models.training.job import TrainJob
 from tests.paths import ROOT
 from tests.unit.models.days import DAYS, day_table, shop, write_day
 
@@ -25,7 +26,7 @@ def train(scenario, folder, ds, parent=None, name=None, **options):
     samples = folder / f"samples-{ds}"
     if not samples.exists():
         write_day(samples, ds)
-    return output, train_day(scenario, ds, samples, parent, output, **options)
+    return output, train_day(TrainJob(scenario, ds, samples, parent, output, **options))
 
 
 def digests(folder):
@@ -75,8 +76,9 @@ def test_equal_inputs_give_equal_bytes_in_another_process(chain, tmp_path):
     _, folder, first, second, _ = chain
     code = (
         "import sys; from pathlib import Path; from feature_jobs.schema import load_scenario;"
-        "from models.training.day import train_day; f, p, o = map(Path, sys.argv[1:]);"
-        f"train_day(load_scenario(f / 'shop.yaml'), '{DAYS[1]}', f / 'samples-{DAYS[1]}', p, o)"
+        "from models.training.day import train_day; from models.training.job import TrainJob;"
+        "f, p, o = map(Path, sys.argv[1:]);"
+        f"train_day(TrainJob(load_scenario(f / 'shop.yaml'), '{DAYS[1]}', f / 'samples-{DAYS[1]}', p, o))"
     )
     command = [sys.executable, "-c", code, str(folder), str(first), str(tmp_path)]
     subprocess.run(command, check=True, cwd=ROOT, env={"PYTHONHASHSEED": "5"}, timeout=120)
@@ -335,7 +337,7 @@ def test_an_unreadable_parent_is_refused(chain, tmp_path, name, damage):
     else:
         save_file({"else": np.zeros(3)}, parent / name)
     with pytest.raises(CorruptError, match=name.partition(".")[0] if damage != "other" else "checkpoint"):
-        train_day(scenario, DAYS[1], folder / f"samples-{DAYS[1]}", parent, output)
+        train_day(TrainJob(scenario, DAYS[1], folder / f"samples-{DAYS[1]}", parent, output))
     assert not list(output.iterdir())
 
 
@@ -353,7 +355,7 @@ def test_wrong_samples_are_refused(chain, tmp_path):
         output.mkdir()
         write(samples / "samples.parquet")
         with pytest.raises(error, match=message):
-            train_day(scenario, DAYS[0], samples, None, output)
+            train_day(TrainJob(scenario, DAYS[0], samples, None, output))
         assert not list(output.iterdir())
 
 
@@ -362,7 +364,7 @@ def test_settings_of_the_process_are_put_back(chain):
     threads, state = torch.get_num_threads(), torch.random.get_rng_state()
     output = folder / "settings"
     output.mkdir()
-    train_day(shop(folder, train__threads=1), DAYS[0], folder / f"samples-{DAYS[0]}", None, output)
+    train_day(TrainJob(shop(folder, train__threads=1), DAYS[0], folder / f"samples-{DAYS[0]}", None, output))
     assert torch.get_num_threads() == threads
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -370,7 +372,7 @@ def test_settings_of_the_process_are_put_back(chain):
 
 def test_a_log_gets_plain_lines(chain, tmp_path, capfd):
     scenario, folder, first, _, _ = chain
-    train_day(scenario, DAYS[1], folder / f"samples-{DAYS[1]}", first, tmp_path, progress=True)
+    train_day(TrainJob(scenario, DAYS[1], folder / f"samples-{DAYS[1]}", first, tmp_path, progress=True))
     out, err = capfd.readouterr()
     assert out == ""
     assert f"train {DAYS[1]}: 100%, 500 rows learned, 600 scored" in err

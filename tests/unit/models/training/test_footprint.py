@@ -5,6 +5,7 @@ from safetensors.numpy import load_file
 from models.sparse.id_map import Columns, IdMap, capacity_for
 from models.training.day import train_day
 from models.training.footprint import footprint
+from models.training.job import TrainJob
 from tests.unit.models.days import DAYS, shop, write_day
 
 
@@ -12,7 +13,7 @@ from tests.unit.models.days import DAYS, shop, write_day
 def test_bytes_are_those_that_the_arrays_hold(tmp_path, optimizer):
     scenario = shop(tmp_path, train__embedding_optimizer=optimizer, features__user__embedding={"min_count": 2})
     (tmp_path / "checkpoint").mkdir()
-    train_day(scenario, DAYS[0], write_day(tmp_path / "samples", DAYS[0]), None, tmp_path / "checkpoint")
+    train_day(TrainJob(scenario, DAYS[0], write_day(tmp_path / "samples", DAYS[0]), None, tmp_path / "checkpoint"))
     found = footprint(scenario, tmp_path / "checkpoint")
     rows = load_file(tmp_path / "checkpoint" / "embeddings.safetensors")
     sparse = load_file(tmp_path / "checkpoint" / "optimizer.safetensors")
@@ -55,7 +56,7 @@ def test_without_a_parent_it_states_what_is_known(tmp_path):
 def test_nothing_of_the_tables_is_read(tmp_path):
     scenario = shop(tmp_path)
     (tmp_path / "checkpoint").mkdir()
-    train_day(scenario, DAYS[0], write_day(tmp_path / "samples", DAYS[0]), None, tmp_path / "checkpoint")
+    train_day(TrainJob(scenario, DAYS[0], write_day(tmp_path / "samples", DAYS[0]), None, tmp_path / "checkpoint"))
     before = footprint(scenario, tmp_path / "checkpoint")
     for name in ("embeddings", "optimizer"):
         (tmp_path / "checkpoint" / f"{name}.safetensors").unlink()

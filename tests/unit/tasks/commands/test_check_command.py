@@ -59,3 +59,15 @@ def test_a_leak_ends_it(tmp_path: Path) -> None:
     shown = CliRunner().invoke(main, asked)
     assert shown.exit_code == 4
     assert "features.scroll: alone predicts label buy with AUC 1.0" in shown.stderr
+
+
+def test_a_name_that_another_file_has_is_refused(tmp_path: Path) -> None:
+    file = Path(scenario(tmp_path, 1))
+    file.with_name("broken.yaml").write_text("# a copy\nname: 'shop'  # not renamed yet\nlables: [")
+    file.with_name("other.yaml").write_text(SCENARIO.replace("name: shop", "name: shop_b"))
+    shown = CliRunner().invoke(main, ["check", "-s", str(file), "--no-data"])
+    assert shown.exit_code == 4
+    assert (
+        f"{file} and {file.with_name('broken.yaml')}: name: 'shop' is the name of each of these files" in shown.output
+    )
+    assert "other.yaml" not in shown.output

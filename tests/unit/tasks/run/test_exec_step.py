@@ -121,3 +121,19 @@ def test_what_an_end_means(code: int, answer: str, out_of_memory: bool, kind: ty
     assert type(error) is kind
     assert said in str(error)
     assert error.exit_code == (137 if out_of_memory else code)
+
+
+@pytest.mark.parametrize(
+    "request_line", ["", "x", "[]", '{"step": "ingest"}', "[" * 100_000], ids=lambda text: text[:20]
+)
+def test_what_is_not_a_request_is_refused(request_line: str) -> None:
+    with _start() as process:
+        _, stderr = process.communicate(request_line + "\n", timeout=60)
+    assert process.returncode == BadInputError.exit_code
+    assert "recloop: stdin: " in stderr and "Traceback" not in stderr
+
+
+def test_a_request_for_an_unknown_step_is_refused(tmp_path: Path) -> None:
+    code, answer = _ask({**request_of(STEPS["ingest"], _call(tmp_path, "ingest"), {}), "step": "digest"})
+    assert code == BadInputError.exit_code
+    assert "'digest' is not a step" in answer["error"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,12 +100,15 @@ def is_finished(found: Found, ds: str) -> bool:
     return all((found.generation_of(ds), ds, step) in found.commits for step in STEPS_OF_A_DAY)
 
 
-def expected_of_rollback(found: Found, alias: str | None, wanted: str = "", keep: int = 1) -> Expected:
+def expected_of_rollback(
+    found: Found, alias: str | None, versions: Collection[str], wanted: str = "", keep: int = 1
+) -> Expected:
     """`alias`: the version that the registry calls champion. `wanted`: the version to go to; default the one before."""
     if not found.champions:
         return Expected(BadInputError)
     current, served = found.champions[-1], served_in_turn(found.champions)
-    if alias != current["version"] and current["kind"] == "rollback" and wanted in ("", current["version"]):
+    lags = alias != current["version"] and current["version"] in versions
+    if lags and current["kind"] == "rollback" and wanted in ("", current["version"]):
         return Expected("")  # the interrupted one is finished
     if wanted == current["version"]:
         return Expected("")
@@ -113,8 +116,9 @@ def expected_of_rollback(found: Found, alias: str | None, wanted: str = "", keep
     passed = [entry["version"] for entry in served]
     before = [e["version"] for e in reversed(served[:-1]) if e in there and e["version"] != passed[-1]]
     rolled_back = [entry["version"] for entry in there if entry["version"] not in passed]
-    targets = [*list(dict.fromkeys(before))[:keep], *list(dict.fromkeys(rolled_back))[:keep]]
-    chosen = wanted or next(iter(list(dict.fromkeys(before))[:keep]), "")
+    before, rolled_back = list(dict.fromkeys(before))[:keep], list(dict.fromkeys(rolled_back))[:keep]
+    targets = [version for version in (*before, *rolled_back) if version in versions]
+    chosen = wanted or next((version for version in targets if version in before), "")
     return Expected("", gains=("rollback", chosen)) if chosen in targets else Expected(BadInputError)
 
 

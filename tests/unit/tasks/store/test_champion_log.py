@@ -1,5 +1,8 @@
 """The champion log: one winner per place, fair comparators, rollbacks that are reported and can be finished."""
 
+import json
+import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -28,12 +31,29 @@ def store(tmp_path: Path) -> ScenarioStore:
     return open_store(tmp_path / "store", "little")
 
 
+@pytest.fixture(autouse=True)
+def every_version_loads(monkeypatch) -> list[str]:
+    """These versions have no files; which of them a rollback loaded. Real ones are loaded in test_register_deploy."""
+    asked: list[str] = []
+
+    def check(model: str, version: str, files: dict, reference: Path) -> tracking.LoadCheck:
+        asked.append(version)
+        return tracking.LoadCheck("", 1, {"like": 0.0}, own_code=True)
+
+    monkeypatch.setattr(tracking, "check_loads", check)
+    return asked
+
+
 def trained(store: ScenarioStore, ds: str, tmp_path: Path, version: str) -> Entry:
-    """An entry whose checkpoint is committed."""
+    """An entry whose checkpoint, export and registration are committed."""
     folder = tmp_path / "checkpoints" / f"{ds}-{version}"
     folder.mkdir(parents=True)
     (folder / "weights").write_text(f"{ds} {version}")
     made = commit(store, "train", ds, folder, parent=None)
+    written = {"name": "little", "version": version, "model_uri": "", "checkpoint": "", "export": "", "files": {}}
+    (folder / "version.json").write_text(json.dumps(written))
+    for step in ("quantize", "register"):
+        commit(store, step, ds, folder)
     return Entry("promotion", "little", version, ds, made.generation, made.digest)
 
 
@@ -115,8 +135,6 @@ def test_champions_of_a_replaced_history_count_only_where_there_are_no_others(st
 
 
 def test_an_entry_whose_checkpoint_is_gone_does_not_count(store, tmp_path):
-    import shutil
-
     one, two = promoted(store, tmp_path, 2)
     shutil.rmtree(store.find("train", DAYS[1]).folder.parent)  # as dvc does before it runs a day again
     log = ChampionLog(store)
@@ -140,6 +158,44 @@ def test_rollback_goes_one_back_moves_the_alias_and_keeps_the_chain(scenario, st
         rollback(scenario, store)
     # MLflow itself agrees
     assert tracking.connection.client().get_model_version_by_alias("little", "champion").version == 1
+
+
+def test_a_rollback_goes_only_to_versions_that_mlflow_has(scenario, store, tmp_path, mlflow_uri, every_version_loads):
+    promoted(store, tmp_path, 4)
+    registered(4)
+    client = tracking.connection.client()
+    client.delete_model_version("little", "3")
+    facts = status_facts(scenario, store)
+    assert (facts["rollback_targets"], facts["deleted"]) == (["2", "1"], ["3"])
+    with pytest.raises(BadInputError, match="version 3 was deleted in MLflow, so it can't serve; one of: 2, 1"):
+        rollback(scenario, store, "3")
+    assert len(ChampionLog(store).history()) == 4
+    assert rollback(scenario, store).to_version == "2"
+    assert every_version_loads == ["2"]
+
+
+def test_a_champion_that_was_deleted_in_mlflow_can_be_left(scenario, store, tmp_path, mlflow_uri):
+    promoted(store, tmp_path, 2)
+    registered(2)
+    tracking.connection.client().delete_model_version("little", "2")
+    facts = status_facts(scenario, store)
+    assert (facts["champion"]["version"], facts["deleted"], facts["mlflow"]) == ("2", ["2"], "ok")
+    assert rollback(scenario, store).to_version == "1"
+    assert tracking.aliases("little")["champion"] == "1"
+
+
+def test_a_rollback_to_a_version_that_does_not_load_changes_nothing(scenario, store, tmp_path, mlflow_uri, monkeypatch):
+    promoted(store, tmp_path, 2)
+    registered(2)
+    monkeypatch.setattr(tracking, "check_loads", lambda *_: tracking.LoadCheck("ImportError: no such module"))
+    with pytest.raises(
+        BadInputError, match=r"version 1 can't serve: .*ImportError.*; choose another version with --to"
+    ):
+        rollback(scenario, store)
+    shutil.rmtree(store.find("register", DAYS[0]).folder.parent)
+    with pytest.raises(BadInputError, match=r"the registration of .* is not committed, so version 1 can't be proven"):
+        rollback(scenario, store)
+    assert len(ChampionLog(store).history()) == 2
 
 
 def test_rollback_to_a_version(scenario, store, tmp_path, mlflow_uri):
@@ -247,16 +303,24 @@ def test_status_without_mlflow_says_so(scenario, store, tmp_path, monkeypatch):
     assert "does not answer" in facts["mlflow"]
 
 
-def test_a_rollback_loads_nothing_that_trains_joins_or_scores(scenario, store, tmp_path, mlflow_uri):
-    """A rollback takes seconds: it needs MLflow's client, and no other heavy library."""
+def test_a_rollback_takes_seconds_and_loads_nothing_that_trains_joins_or_scores(scenario, store, tmp_path, mlflow_uri):
+    """It needs MLflow's client, which costs most of its time, and no other heavy library.
+
+    Processor time is bounded, because the clock also counts the waiting for other processes of the machine.
+    """
     promoted(store, tmp_path, 2)
     registered(2)
     code = (
         "import sys\nfrom feature_jobs.schema import load_scenario\n"
         "from tasks.store.scenario_store import open_store\nfrom tasks.run.rollback import rollback\n"
+        "from tasks import tracking\n"
+        "tracking.check_loads = lambda *_: tracking.LoadCheck('', 1, {'like': 0.0}, own_code=True)\n"
         f"rollback(load_scenario({str(scenario.file)!r}), open_store({str(store.work.parent)!r}, 'little'))\n"
         "print(*{module.split('.')[0] for module in sys.modules})\n"
     )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5
     assert not set(done.stdout.split()) & {"torch", "duckdb", "numba", "onnxruntime", "great_expectations", "optuna"}
     assert tracking.aliases("little")["champion"] == "1"

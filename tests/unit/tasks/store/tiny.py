@@ -200,6 +200,7 @@ class Registry:
         named = sorted(alias for alias, version in self.state["aliases"].items() if version == str(number))
         return Version(
             version=str(number),
+            model_id=None,
             ds=tags["recloop.ds"],
             generation=int(tags["recloop.generation"]),
             checkpoint=tags[tasks.tracking.CHECKPOINT_TAG],
@@ -222,14 +223,13 @@ class Registry:
         self._end()
 
     def set_version_tags(self, model: str, version: str, tags: Mapping[str, str]) -> None:
-        if version not in self._begin("set_version_tags")["tags"]:
-            raise RefusedError(NOT_FOUND, f"version {version} not found")
-        self.state["tags"][version].update(tags)
-        self._end()
+        if version in self._begin("set_version_tags")["tags"]:
+            self.state["tags"][version].update(tags)
+            self._end()
 
     def register_version(
         self, scenario: Scenario, export: Path, key: Any, tags: Mapping[str, str], **_: Any
-    ) -> Version:
+    ) -> tuple[Version, dict[str, Any]]:
         """As the real one, an export that is registered keeps its version: the oldest of its checkpoint."""
         state = self._begin("register_version")
         same = [n for n, known in state["tags"].items() if known["recloop.checkpoint"] == tags["recloop.checkpoint"]]
@@ -238,7 +238,7 @@ class Registry:
             state["tags"][str(number)] = {key: str(value) for key, value in tags.items()}
             state["next"] += 1
             self._end()
-        return self._version(number)
+        return self._version(number), {}
 
     def check_loads(self, model: str, version: str, *_: Any) -> tasks.tracking.LoadCheck:
         if version not in self._begin("check_loads")["tags"]:

@@ -12,6 +12,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from models.training.day import train_day
+from models.training.job import TrainJob
 from tasks import tracking
 from tasks.contract import DayConfig
 from tasks.quantize import quantize
@@ -28,6 +29,7 @@ class Registered:
 
     model: object
     reference: Path
+    files: dict
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def registered(tmp_path_factory, empty_mlflow):
     pq.write_table(samples, folder / "samples" / "samples.parquet")
     for name in ("checkpoint", "export"):
         (folder / name).mkdir()
-    train_day(scenario, DAYS[0], folder / "samples", None, folder / "checkpoint")
+    train_day(TrainJob(scenario, DAYS[0], folder / "samples", None, folder / "checkpoint"))
     places = {name: folder / name for name in ("samples", "checkpoint", "export")}
     quantize(DayConfig(scenario, DAYS[0]), **places)
     shutil.copyfile(empty_mlflow, folder / "mlflow.db")
@@ -53,9 +55,9 @@ def registered(tmp_path_factory, empty_mlflow):
         patch.delenv("RECLOOP_MLFLOW_SERVER", raising=False)
         tags = {"recloop.checkpoint": "c", "recloop.export": "e"}
         key = tracking.RunKey("little", 0, DAYS[0], "register")
-        tracking.register_version(scenario, folder / "export", key, tags, required={"user", "item"})
+        _, files = tracking.register_version(scenario, folder / "export", key, tags, required={"user", "item"})
         mlflow = tracking.connection.quiet_mlflow()
-        yield Registered(mlflow.pyfunc.load_model("models:/little/1"), folder / "export" / "reference.parquet")
+        yield Registered(mlflow.pyfunc.load_model("models:/little/1"), folder / "export" / "reference.parquet", files)
 
 
 @pytest.fixture(scope="module")
@@ -149,14 +151,15 @@ def test_json_frames_are_exact_or_refused(served, expected, form):
 
 def test_deploys_fresh_process_reproduces_scores_where_training_has_nulls(registered):
     assert pq.read_table(registered.reference)["zip"].null_count
-    found = tracking.check_loads("little", "1", registered.reference)
+    found = tracking.check_loads("little", "1", registered.files, registered.reference)
     assert (found.problem, found.own_code) == ("", True)
     assert found.rows == pq.read_metadata(registered.reference).num_rows
     assert max(found.max_difference.values()) <= 1e-4
 
 
 def test_a_version_that_is_not_in_mlflow_is_reported(registered):
-    assert tracking.check_loads("little", "9", registered.reference).problem == "models:/little/9 is not in MLflow"
+    found = tracking.check_loads("little", "9", registered.files, registered.reference)
+    assert found.problem == "models:/little/9 is not in MLflow"
 
 
 def test_the_model_and_its_version_are_described(registered):

@@ -188,12 +188,13 @@ def test_runs_that_were_created_at_once_become_one_again(mlflow_uri, tmp_path):
 
 def test_statistics_of_the_embedding_tables_are_metrics_of_train(mlflow_uri, tmp_path):
     from models.training.day import train_day  # not above: other processes of this module's tests need no torch
+    from models.training.job import TrainJob
 
     scenario = little_scenario(tmp_path / "s", **{"features.user.embedding": {"min_count": 5, "capacity": 30}})
     samples, store = tmp_path / "samples", open_store(tmp_path / "store", "little")
     write_samples(samples, DAYS[0])
     (tmp_path / "out").mkdir()
-    metrics = train_day(scenario, DAYS[0], samples, None, tmp_path / "out")
+    metrics = train_day(TrainJob(scenario, DAYS[0], samples, None, tmp_path / "out"))
     series = metrics.pop("series")
     show(scenario, store, committed(store, tmp_path / "out", "train", DAYS[0], {"metrics": metrics, "series": series}))
     [run] = runs_of("little", "step")

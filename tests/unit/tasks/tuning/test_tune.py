@@ -17,6 +17,7 @@ import pytest
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import load_scenario
 from models.training.day import train_day
+from models.training.job import TrainJob
 from tasks.contract import DayConfig
 from tasks.tune import tune
 from tasks.tuning.proposal import apply, apply_certain, doubt, proposal_table
@@ -85,7 +86,7 @@ def chain(tmp_path_factory) -> Path:
         (folder / "samples" / ds).mkdir(parents=True)
         pq.write_table(pa.table(table), folder / "samples" / ds / "samples.parquet")
     (folder / "checkpoint").mkdir()
-    train_day(scenario, DAYS[0], folder / "samples" / DAYS[0], None, folder / "checkpoint")
+    train_day(TrainJob(scenario, DAYS[0], folder / "samples" / DAYS[0], None, folder / "checkpoint"))
     return folder
 
 
@@ -151,7 +152,7 @@ def test_a_trial_is_judged_on_rows_it_has_not_learned(chain, undisturbed, tmp_pa
     values = []
     for ds, rows in ((DAYS[1], "holdout"), (DAYS[2], "progressive")):
         (tmp_path / ds).mkdir()
-        judged = train_day(scenario, ds, chain / "samples" / ds, parent, tmp_path / ds)
+        judged = train_day(TrainJob(scenario, ds, chain / "samples" / ds, parent, tmp_path / ds))
         values.append(judged[rows]["like"]["auc"])
         parent = tmp_path / ds
     assert trial["days"] == {ds: {"like": value} for ds, value in zip(DAYS[1:], values, strict=True)}
@@ -331,15 +332,16 @@ def test_the_first_day_has_nothing_to_replay(tmp_path):
 
 def test_applying_a_proposal_keeps_comments_and_touches_nothing_else(tmp_path):
     file = tmp_path / "tiny.yaml"
-    file.write_text(SCENARIO + TUNE)
+    space = TUNE + "    model.dropout: {choices: [0.1]}\n    quantize.max_auc_loss: {low: 0.001, high: 0.01}\n"
+    file.write_text(SCENARIO + space)
     changes = {
         "train.learning_rate": {"old": 0.00001, "new": 0.0123},
         "features.age.enabled": {"old": True, "new": False},
         "model.dropout": {"old": 0.0, "new": 0.1},
         "quantize.max_auc_loss": {"old": 0.002, "new": 0.003},
     }
-    apply(file, changes, DAYS[2])
-    expected = (SCENARIO + TUNE).replace("learning_rate: 0.00001}", "learning_rate: 0.0123}")
+    apply(load_scenario(file), changes, DAYS[2])
+    expected = (SCENARIO + space).replace("learning_rate: 0.00001}", "learning_rate: 0.0123}")
     expected = expected.replace("age: {kind: number}", "age: {kind: number, enabled: false}")
     expected = expected.replace("  tower: [4]\n", "  tower: [4]\n  dropout: 0.1\n")
     edited = file.read_text().replace("}   # far", "}  # far")  # a comment keeps its column
@@ -347,7 +349,26 @@ def test_applying_a_proposal_keeps_comments_and_touches_nothing_else(tmp_path):
     scenario = load_scenario(file)
     assert scenario.train.learning_rate == 0.0123 and not scenario.features["age"].enabled
     with pytest.raises(BadInputError, match=r"tiny.yaml:\d+: .*the proposal started from"):
-        apply(file, changes, DAYS[2])
+        apply(load_scenario(file), changes, DAYS[2])
+
+
+@pytest.mark.parametrize(
+    ("path", "new", "reason"),
+    [
+        ("data.path", "/etc", "tune.space does not name data.path"),
+        ("deploy.max_calibration_error", 1e9, "tune.space does not name deploy.max_calibration_error"),
+        ("features.age.kind", "id", "tune.space does not name features.age.kind"),
+        ("features.x.y.z", 1, "tune.space does not name features.x.y.z"),
+        ("train.learning_rate", "fast", "train.learning_rate = 'fast'"),
+        ("train.learning_rate", {"a": []}, "train.learning_rate = {'a': \\[\\]}"),
+    ],
+)
+def test_a_proposal_changes_only_what_the_space_names_to_what_the_scenario_allows(tmp_path, path, new, reason):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(SCENARIO + TUNE)
+    with pytest.raises(BadInputError, match=reason):
+        apply(load_scenario(file), {path: {"old": 0.00001, "new": new}}, DAYS[2])
+    assert file.read_text() == SCENARIO + TUNE
 
 
 def test_the_shipped_scenarios_survive_a_round_trip_and_have_a_space(tmp_path):
@@ -358,7 +379,7 @@ def test_the_shipped_scenarios_survive_a_round_trip_and_have_a_space(tmp_path):
         file = tmp_path / f"{name}.yaml"
         before = file.read_text()
         old = load_scenario(file).train.learning_rate
-        apply(file, {"train.learning_rate": {"old": old, "new": 0.5}}, DAYS[2])
+        apply(load_scenario(file), {"train.learning_rate": {"old": old, "new": 0.5}}, DAYS[2])
         changed = [line for line in file.read_text().splitlines() if line not in before.splitlines()]
         assert len(changed) <= 2 and any("learning_rate: 0.5" in line for line in changed)
         assert len(read_space(load_scenario(SCENARIOS / f"{name}.yaml"))) >= 4
@@ -442,10 +463,10 @@ def test_a_trial_that_raises_counts_as_failed_and_the_study_goes_on(chain, tmp_p
 
     plain, section = training.train_day, "\ntune: {trials: 4, space: {model.bottom: {choices: [[8], [9]]}}}\n"
 
-    def breaks_on_nine(scenario, *arguments, **named):
-        if scenario.model.bottom == (9,):
+    def breaks_on_nine(job):
+        if job.scenario.model.bottom == (9,):
             raise RuntimeError("nine units are too many\nfor a test")
-        return plain(scenario, *arguments, **named)
+        return plain(job)
 
     monkeypatch.setattr(training, "train_day", breaks_on_nine)
     metrics, output = run(tmp_path, chain, section)

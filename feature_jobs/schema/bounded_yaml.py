@@ -1,0 +1,74 @@
+"""The one reader of YAML: bounded in size, depth and aliases, because a short text can stand for endless work."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer, ComposerError, MaxDepthExceededError
+from ruamel.yaml.error import YAMLError
+
+from feature_jobs.errors import BadInputError
+
+MAX_BYTES = 300_000  # ruamel reads 60 to 150 KB a second; a scenario of 1,000 columns has about 100 KB
+MAX_DEPTH = 50
+MAX_ALIASED = 10_000
+
+
+def parse_yaml(text: str, place: str, *, remedy: str = "correct the line", round_trip: bool = False) -> Any:
+    """The document of a text; with `round_trip` its mappings know their lines and comments.
+
+    Raises BadInputError `PLACE:LINE: what; remedy` for everything that YAML, or a limit above, does not allow.
+    """
+    if len(text) > MAX_BYTES:
+        raise BadInputError(f"{place}: holds more than {MAX_BYTES:,} characters; shorten it")
+    yaml = YAML(typ="rt" if round_trip else "safe", pure=True)
+    yaml.Composer, yaml.max_depth = _BoundedComposer, MAX_DEPTH
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an anchor that is used twice
+            return yaml.load(text)
+    except MaxDepthExceededError as error:
+        raise BadInputError(_message(place, error.problem_mark, f"more than {MAX_DEPTH} levels", remedy)) from None
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise BadInputError(_message(place, mark, problem, remedy)) from None
+    except Exception as error:  # ruamel lets through what int(), datetime() and others say of a scalar
+        problem = str(error).partition("\n")[0][:200] or type(error).__name__
+        raise BadInputError(_message(place, None, problem, remedy)) from None
+
+
+def _message(place: str, mark: Any, problem: str, remedy: str) -> str:
+    line = f":{mark.line + 1}" if mark else ""
+    return f"{place}{line}: not readable as YAML: {problem}; {remedy}"
+
+
+class _BoundedComposer(Composer):
+    """Counts the values that aliases stand for: a few nested ones can mean more than memory holds. And refuses text,
+    written as an escape, that can't be printed or stored."""
+
+    num_aliased = 0
+
+    def compose_scalar_node(self, anchor: Any) -> Any:
+        node = super().compose_scalar_node(anchor)
+        if "\0" in node.value or any("\ud800" <= letter <= "\udfff" for letter in node.value):
+            problem = "a zero character or half of a surrogate pair; leave it out"
+            raise ComposerError(None, None, problem, node.start_mark)
+        return node
+
+    def return_alias(self, a: Any) -> Any:
+        pending = [a]
+        while pending:
+            node = pending.pop()
+            self.num_aliased += 1
+            if node.end_mark is None:
+                raise ComposerError(None, None, "an alias stands inside of what it names", node.start_mark)
+            if self.num_aliased > MAX_ALIASED:
+                problem = f"aliases stand for more than {MAX_ALIASED:,} values"
+                raise ComposerError(None, None, problem, node.start_mark)
+            if isinstance(node.value, list):
+                for item in node.value:
+                    pending += item if isinstance(item, tuple) else [item]
+        return a

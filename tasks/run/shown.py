@@ -1,0 +1,64 @@
+"""Which committed steps MLflow shows, and showing the others.
+
+A mark `tracked/g0000/DS/STEP` in the store says that a commit is shown. A commit has none where its step left that to
+a later one (docs/decisions/0009-mlflow-client.md), or where MLflow did not answer. So each process that shows something
+shows all that waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+
+from feature_jobs.errors import RecloopError
+from feature_jobs.schema import Scenario
+from tasks.steps import STEPS
+from tasks.store.keys import ALL_RECORDS, ALL_TRACKED, parts_of_record_key, tracked_key
+from tasks.store.scenario_store import Commit, ScenarioStore
+
+
+def not_shown(store: ScenarioStore) -> list[Commit]:
+    """Commits of tracked steps that MLflow does not show yet, oldest generation and day first.
+
+    They are found by the records of their runs, which are written before each commit: two listings, however long the
+    chain is.
+    """
+    found, shown = [], set(store.keys(ALL_TRACKED))
+    for generation, ds, name in map(parts_of_record_key, store.keys(ALL_RECORDS)):
+        declared = STEPS.get(name.partition("-")[0])  # a step with variants commits each as NAME-DIGEST
+        if declared is not None and declared.tracked and tracked_key(generation, ds, name) not in shown:
+            commit = store.find(name, ds, generation)
+            found += [commit] if commit is not None else []
+    return found
+
+
+def show(scenario: Scenario, store: ScenarioStore, commits: Sequence[Commit]) -> None:
+    """Shows commits in MLflow and marks them, day by day. Raises RecloopError where MLflow does not answer or refuses;
+    days that were shown before that stay marked."""
+    from tasks import tracking
+
+    days: dict[tuple[int, str], list[Commit]] = {}
+    for commit in commits:
+        days.setdefault((commit.generation, commit.ds), []).append(commit)
+    view = tracking.View(scenario, store, STEPS)
+    for of_day in days.values():
+        view.show(of_day)
+        for commit in of_day:
+            with contextlib.suppress(OSError):
+                store.put_if_absent(tracked_key(commit.generation, commit.ds, commit.step), b"")
+
+
+def show_after(scenario: Scenario, store: ScenarioStore, ds: str, *, at_once: bool) -> None:
+    """Shows what is committed and not shown yet, after a step of `ds`. MLflow is a view: where it can't be reached, the
+    commits still stand, and a message says how they are shown.
+
+    `at_once`: not only where another day's steps wait, which no step of that day may ever show.
+    """
+    try:
+        waiting = not_shown(store)
+        if at_once or any(commit.ds != ds for commit in waiting):
+            show(scenario, store, waiting)
+    except RecloopError as error:
+        remedy = f"the next step tries again, and so does: recloop status {store.options} --repair"
+        print(f"not shown in MLflow yet: {error}; {remedy}", file=sys.stderr)

@@ -1,0 +1,145 @@
+"""The records of a scenario: small JSON by key, the generations of its history, and the journal of its runs."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from feature_jobs.control_records import RESTORE, read_record
+from feature_jobs.errors import CorruptError, RetryLaterError
+from tasks.store.digests import canonical_json, finite, sha256_of
+from tasks.store.keys import JOURNAL, generation_key
+from tasks.store.objects import LocalObjects, Objects
+from tasks.store.records import Generation, GenerationRecord, Source, holder_of
+
+DEFAULT_STORE = ".recloop/store"
+T = TypeVar("T")
+
+
+class RecordStore:
+    """The records below the folder `place`, or below what Objects stands for."""
+
+    def __init__(self, place: Path | Objects, scenario_option: str | None = None) -> None:
+        self.objects: Objects = LocalObjects(place) if isinstance(place, Path) else place
+        self._scenario_option = scenario_option or f"-s {self.url.rpartition('/')[2]}"
+
+    @property
+    def url(self) -> str:
+        """Where the scenario's part is, as messages name it."""
+        return self.objects.url
+
+    @property
+    def work(self) -> Path:
+        """A folder on this machine for locks and for unfinished work. Where the store is local, it is the store's."""
+        return self.objects.scratch.work
+
+    @functools.cached_property
+    def option(self) -> str:
+        """` --store PATH`, empty for the default: what a printed command needs so that it runs when it is copied."""
+        store = self.url.rpartition("/")[0]
+        return "" if store == str(Path(DEFAULT_STORE).resolve()) else f" --store {shlex.quote(store)}"
+
+    @property
+    def options(self) -> str:
+        """What a printed command needs to mean this scenario in this store."""
+        return self._scenario_option + self.option
+
+    # control records
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Writes the record whole, or returns False where it exists already."""
+        return self.objects.put_if_absent(key, data)
+
+    def read(self, key: str, remedy: str = RESTORE) -> bytes | None:
+        """The record, or None."""
+        return self.objects.read(key, remedy)
+
+    def keys(self, pattern: str) -> list[str]:
+        """Keys of the records that match a pattern, sorted; see Objects."""
+        return self.objects.keys(pattern)
+
+    def record(self, key: str, kind: type[T], remedy: str) -> tuple[T, str] | None:
+        """A record with its digest, or None. Raises CorruptError, with the remedy, where it is not of that kind."""
+        data = self.read(key, remedy)
+        return None if data is None else (read_record(data, kind, f"{self.url}/{key}", remedy), sha256_of(data))
+
+    def newest(self, log: str) -> Source | None:
+        """How a manifest names the newest record of a log, a folder of numbered records; None where it is empty."""
+        keys = self.keys(f"{log}/*.json")
+        return {"record": keys[-1], "manifest": sha256_of(self.read(keys[-1]) or b"")} if keys else None
+
+    def write_record(self, key: str, record: Mapping[str, Any]) -> None:
+        """Writes or replaces a record that no digest depends on; a number that is not finite becomes null."""
+        self.objects.put(key, canonical_json(finite(dict(record))))
+
+    def note(self, entry: Mapping[str, Any]) -> None:
+        """Adds a line to the journal of runs."""
+        self.objects.append(JOURNAL, (json.dumps(entry, sort_keys=True) + "\n").encode())
+
+    def journal(self) -> Iterator[Mapping[str, Any]]:
+        """The lines of the journal that can be read, oldest first."""
+        for line in self.objects.lines(JOURNAL):
+            with contextlib.suppress(ValueError, RecursionError):  # a line that a crash of the machine cut short
+                if isinstance(entry := json.loads(line), dict):
+                    yield entry
+
+    # generations
+
+    def generations(self) -> list[Generation]:
+        """All generations, oldest first. Raises CorruptError where a record does not follow the one before."""
+        found = [Generation(0, None, None, "first", None)]
+        while True:
+            key = generation_key(len(found))
+            remedy = (
+                "restore it from a backup, or move this generation's folder out of the store and start it again:"
+                f" recloop chain replay {self.options}"
+            )
+            if (read := self.record(key, GenerationRecord, remedy)) is None:
+                return found
+            record, digest = read
+            if record["generation"] != len(found) or not follows(record.get("previous"), found[-1].digest):
+                raise CorruptError(f"{self.url}/{key}: does not follow the generation before; {remedy}")
+            found.append(Generation(len(found), record["from"], record.get("to"), record["reason"], digest))
+
+    @property
+    def generation(self) -> int:
+        """The newest generation; the only one that is written to."""
+        return len(self.generations()) - 1
+
+    def new_generation(self, from_ds: str, reason: str, to_ds: str | None = None) -> int:
+        """Starts a generation whose days from `from_ds` on replace the older ones; those stay readable."""
+        newest = self.generations()[-1]
+        record: GenerationRecord = {
+            "generation": newest.number + 1,
+            "from": from_ds,
+            "to": to_ds,
+            "reason": reason,
+            "previous": newest.digest,
+        }
+        if not self.put_if_absent(generation_key(newest.number + 1), canonical_json(record)):
+            raise RetryLaterError(
+                f"generation {newest.number + 1} was started by another run just now; see"
+                f" recloop chain log {self.options} and run this again"
+            )
+        return newest.number + 1
+
+    def generation_of(self, ds: str, generation: int | None = None) -> int:
+        """The generation that holds day `ds` as seen from `generation` (default: the newest)."""
+        return holder_of(ds, self.generations(), generation)
+
+
+def follows(named: str | None, before: str | None) -> bool:
+    """Whether a record of a log names the one before it, if it names any: records of earlier releases do not."""
+    return named is None or named == before
+
+
+def generation_source(generation: Generation) -> Source | None:
+    """How a manifest names the record of its generation; the first generation has none."""
+    if generation.digest is None:
+        return None
+    return {"record": generation_key(generation.number), "manifest": generation.digest}

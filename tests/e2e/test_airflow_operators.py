@@ -1,0 +1,349 @@
+"""What operators do to a running Airflow, and what its machines do to it. The tests build on one another.
+
+After each of them: one commit per step and day, a chain that `verify` calls clean, no run or version twice in MLflow,
+no run green whose day is not committed. Two scenarios run all the time: `shop`, on which the operators work, and
+`late`, which catches up beside it. MLflow is reached through its server, as in the platform, so that it can be away.
+"""
+
+import datetime
+import json
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from feature_jobs.errors import BadInputError, RetryLaterError
+from feature_jobs.schema import load_scenario
+from infra import servers
+from infra.day_task import task_of
+from infra.processes import find
+from infra.servers import Local
+from infra.waiting import reasons
+from tasks.run.shown import not_shown
+from tasks.steps import DAILY
+from tasks.store.scenario_store import ScenarioStore, open_store
+from tasks.store.verify import require_sound
+from tests.airflow_operator import Operator, backfill_id
+from tests.airflow_project import Project, returned
+from tests.paths import ROOT
+from tests.small import days, write_small
+from tests.waiting import awaited
+
+pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(900)]
+DAYS = days(5)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A project whose servers run, with shorter pauses between tries."""
+    root = tmp_path_factory.mktemp("operators")
+    project = Project.new(root)
+    spoil(root / "dags" / "common.py", "timedelta(seconds=30)", "timedelta(seconds=4)")
+    write_small(root / "scenarios", num_days=len(DAYS))
+    write_late(root)
+    usual = servers.settings
+
+    def settings(local: Local) -> dict[str, str]:
+        return {
+            **usual(local),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(root / "dags"),
+            "AIRFLOW__WORKERS__MISSING_DAG_RETRY_DELAY": "4",
+            "MLFLOW_TRACKING_URI": local.mlflow_url,
+            "RECLOOP_MLFLOW_SERVER": "",
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        }
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{root}{os.pathsep}{ROOT}")
+        patch.setattr(servers, "settings", settings)
+        try:
+            project.choose_ports()
+            servers.start_servers(project.home, print)
+            api = project.api()
+            api.ensure_pool("gpu", 1, "one training at a time")
+            awaited(lambda: api.has_dag("shop_daily") and api.has_dag("late_daily"), within_s=120, every_s=0.5)
+            api.unpause("shop_daily")
+            yield project
+        finally:
+            servers.stop_servers(project.home)
+
+
+@pytest.fixture
+def shop(project: Project) -> Operator:
+    return Operator(project, "shop_daily")
+
+
+@pytest.fixture
+def late(project: Project) -> Operator:
+    return Operator(project, "late_daily")
+
+
+def write_late(root: Path) -> None:
+    """A scenario that catches up from its first day on; its second day is not readable at first."""
+    head, _ = write_small(root / "elsewhere", num_days=3).read_text().split("tune:")
+    text = head.replace("name: shop", "name: late").replace("path: data\n", "path: ../elsewhere/data\n")
+    (root / "scenarios" / "late.yaml").write_text(f"{text}schedule: {{catch_up_from: {DAYS[0]}}}\n")
+    spoil(second_day(root), ",0,", ",maybe,")
+
+
+def parse_again(project: Project) -> None:
+    """Airflow looks at the scenarios again at once, as it would within a minute."""
+    for file in (project.root / "dags").glob("*.py"):
+        file.touch()
+
+
+def second_day(root: Path) -> Path:
+    return root / "elsewhere" / "data" / "events" / f"{DAYS[1]}.csv"
+
+
+def spoil(file: Path, old: str, new: str) -> None:
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+
+
+@pytest.fixture(autouse=True)
+def sound_afterwards(project: Project, shop: Operator, late: Operator) -> Iterator[None]:
+    """What must be true whatever an operator did."""
+    yield
+    for operator in (shop, late):
+        name = operator.dag_id.removesuffix("_daily")
+        store = open_store(project.local().store, name)
+        require_sound(load_scenario(project.root / "scenarios" / f"{name}.yaml"), store)
+        for record in (project.local().store / name).glob("g*/*/*/commit.json"):
+            assert len([path for path in record.parent.iterdir() if path.name[0] != "."]) == 2, record.parent
+        for run in operator.runs():
+            if run["state"] == "success":
+                states = set(operator.states(run["dag_run_id"]).values())
+                assert states <= {"success"}, run
+                assert missing(store, run["logical_date"][:10]) == [], run
+    assert_nothing_twice(project)
+
+
+def missing(store: ScenarioStore, ds: str) -> list[str]:
+    """Daily steps that are not committed."""
+    return [step for step in DAILY if store.find(step, ds) is None]
+
+
+def assert_nothing_twice(project: Project) -> None:
+    client = MlflowClient(project.local().mlflow_url)
+    for experiment in client.search_experiments():
+        tags = [run.data.tags for run in client.search_runs([experiment.experiment_id], max_results=1000)]
+        keys = ("recloop.kind", "recloop.ds", "recloop.step", "recloop.generation")
+        runs = Counter(tuple(of.get(key) for key in keys) for of in tags if "recloop.trial" not in of)
+        assert not [key for key, count in runs.items() if count > 1]
+        found = [version.tags for version in client.search_model_versions(f"name='{experiment.name}'")]
+        versions = Counter((of["recloop.checkpoint"], of["recloop.export"]) for of in found)
+        assert not [key for key, count in versions.items() if count > 1]
+
+
+def test_a_date_in_the_future_is_refused_however_it_is_asked_for(shop: Operator) -> None:
+    with pytest.raises(BadInputError, match=r"400.*2999-01-01.* is in the future; give a day whose data is there"):
+        shop.trigger("future", "2999-01-01T00:00:00Z")
+    interval = {"data_interval_start": "2999-01-01T00:00:00Z", "data_interval_end": "2999-01-02T00:00:00Z"}
+    shop.trigger("interval", "2999-01-01T00:00:00Z", **interval)
+    shop.command("dags", "trigger", shop.dag_id, "--logical-date", "2998-01-01T00:00:00+00:00", "--run-id", "typed")
+    for run_id in ("interval", "typed"):
+        shop.ended(run_id)
+        assert shop.state(run_id) == "failed"
+        assert shop.states(run_id) == dict.fromkeys(DAILY)  # nothing ran
+        assert "is in the future" in shop.run(run_id)["note"]
+
+
+def test_days_that_are_not_there_fail_at_once_with_the_reason(shop: Operator) -> None:
+    today = datetime.datetime.now(datetime.UTC).date()
+    asked = {
+        "today": (f"{today}T00:00:00Z", f"{today} is not over yet in UTC"),
+        "dateless": (None, "has no logical date, so its day is unknown; trigger it with the day"),
+        "before": ("2020-01-01T00:00:00Z", f"exit code 4: .*2020-01-01 is outside {DAYS[0]}"),
+    }
+    for run_id, (date, _) in asked.items():
+        shop.trigger(run_id, date)
+    for run_id, (_, expected) in asked.items():
+        assert shop.ended(run_id)["ingest"]["state"] == "failed"
+        assert re.search(expected, shop.reason(run_id, "ingest"))
+
+
+def test_the_documented_backfill_waits_while_paused_and_while_the_pool_is_empty(shop: Operator, late: Operator) -> None:
+    run_id = backfill_id(DAYS[0])
+    shop.set_slots(0)
+    doc = shop.call("GET", f"/dags/{shop.dag_id}/details")["doc_md"]
+    [command] = re.findall(r"`airflow (backfill create .*?)`", doc)
+    shop.command(*command.replace("FIRST", DAYS[0]).replace("LAST", DAYS[1]).split())
+    late.api.unpause(late.dag_id)
+    shop.reached(run_id, "ingest", "running", "success")
+    shop.call("PATCH", f"/dags/{shop.dag_id}", {"is_paused": True})
+    assert "shop_daily is paused: unpause it at" in "\n".join(reasons(shop.api, shop.dag_id, []))
+    shop.reached(run_id, "ingest", "success")  # what runs is not stopped
+    time.sleep(3)
+    assert shop.states(run_id)["join"] is None
+    shop.api.unpause(shop.dag_id)
+    shop.reached(run_id, "train", "scheduled")
+    tasks = [task_of(DAYS[0], run_id, task) for task in shop.api.task_instances(shop.dag_id, run_id)]
+    waits = "\n".join(reasons(shop.api, shop.dag_id, tasks))
+    assert f"train of {DAYS[0]} waits for the pool gpu, which has no slots" in waits
+
+
+def test_states_set_by_hand_make_no_day_green_that_is_not_committed(shop: Operator) -> None:
+    first, second = map(backfill_id, DAYS[:2])
+    shop.set_state(first, "train", "failed")
+    shop.ended(first)
+    assert shop.states(first)["deploy"] == "upstream_failed"
+    shop.set_slots(1)
+    shop.ended(second)  # the day after can't learn, and says which day is missing
+    assert f"exit code 5: train of {DAYS[1]} needs the output of train of {DAYS[0]}" in shop.reason(second, "train")
+    shop.set_state(first, "train", "success")
+    shop.ended(first)  # Airflow starts what had been waiting for it
+    assert shop.state(first) == "failed"
+    assert f"needs the output of train of {DAYS[0]}, which is not committed" in shop.reason(first, "evaluate")
+    shop.clear(first, "train", downstream=True)
+    assert shop.state(first) == "success"
+    shop.end_backfills()
+    assert shop.backfill(DAYS[0], DAYS[1], "failed") == [DAYS[1]]
+    assert shop.state(second) == "success"
+
+
+def test_cleared_tasks_find_their_work_done(project: Project, shop: Operator) -> None:
+    run_id, store = backfill_id(DAYS[1]), open_store(project.local().store, "shop")
+    before = store.commits()
+    assert shop.clear(run_id, "train") == ["train"]
+    assert shop.clear(run_id, "register", downstream=True) == ["deploy", "register"]
+    assert shop.clear(run_id) == sorted(DAILY)
+    assert shop.state(run_id) == "success"
+    assert store.commits() == before
+
+
+def test_a_past_day_is_triggered_from_the_command_line(shop: Operator) -> None:
+    date = f"{DAYS[0]}T00:00:00+00:00"
+    shop.command("dags", "trigger", shop.dag_id, "--logical-date", date, "--run-id", "past")
+    assert {task["state"] for task in shop.ended("past").values()} == {"success"}
+    assert f"--ds {DAYS[0]}" in shop.logs("past", "ingest")[0]
+
+
+def test_two_runs_of_one_day_at_once_and_a_killed_step(project: Project, shop: Operator) -> None:
+    day, runs = DAYS[2], ("beside", backfill_id(DAYS[2]))
+    number = shop.start_backfill(day, day, "none")
+    shop.trigger("beside", f"{day}T00:00:00Z")
+    with pytest.raises(BadInputError, match=r"409.*Unique constraint"):
+        shop.trigger("again", f"{day}T00:00:00Z")
+    with pytest.raises(BadInputError, match=r"409.*already a running backfill"):
+        shop.start_backfill(day, day, "none")
+    kill_step(project, "train", f"{project.root}/scenarios/shop.yaml")
+    shop.all_ended()
+    shop.end_backfills(number)
+    [killed] = [run for run in runs if len(shop.logs(run, "train")) > 1]
+    assert shop.reason(killed, "train", 0).startswith("train ended with exit code -9: SIGKILL: out of memory")
+    assert [shop.state(run) for run in runs] == ["success", "success"]
+
+
+def kill_step(project: Project, *words: str) -> None:
+    [step, *_] = awaited(lambda: project.steps(*words), within_s=200, every_s=0.05)
+    step.kill()
+
+
+def test_scenarios_are_broken_and_edited_while_a_day_runs(project: Project, shop: Operator, late: Operator) -> None:
+    folder = project.root / "scenarios"
+    file, twins = folder / "shop.yaml", [folder / "twin1.yaml", folder / "twin2.yaml"]
+    shop.trigger("edited", f"{DAYS[3]}T00:00:00Z")
+    shop.reached("edited", "ingest", "success")
+    for twin in twins:
+        twin.write_text(file.read_text().replace("name: shop", "name: twin"))
+    spoil(file, "labels:", "lables:")
+    parse_again(project)
+    expected = (
+        f"{twins[0]} and {twins[1]}: name: 'twin'",
+        f"{file}:",
+        "lables: unknown key; did you mean labels?",
+    )
+
+    def said() -> str:
+        return "".join(shop.api.import_errors())
+
+    awaited(lambda: all(words in said() for words in expected), within_s=120, said=said, every_s=0.5)
+    assert not shop.api.has_dag("twin_daily")
+    assert not late.call("GET", f"/dags/{late.dag_id}")["is_stale"]
+    for twin in twins:
+        twin.unlink()
+    spoil(file, "lables:", "labels:")
+    spoil(file, "batch_size: 64", "batch_size: 32")
+    parse_again(project)
+    awaited(lambda: not shop.api.import_errors(), within_s=120, said=said, every_s=0.5)
+
+
+def test_mlflow_is_away_when_the_day_registers_and_deploys(project: Project, shop: Operator) -> None:
+    """The run of the test before goes on, with the scenario as it is now."""
+    shop.reached("edited", "quantize", "success")
+    for step in ("register", "deploy"):
+        kill_server(project, "mlflow")
+        shop.reached("edited", step, "up_for_retry")
+        expected = rf"{step} ended with exit code 6: MLflow at http\S+ does not answer"
+        assert re.match(expected, shop.reason("edited", step))
+        servers.start_servers(project.home, print)
+        shop.reached("edited", step, "success")
+    shop.ended("edited")
+    store = open_store(project.local().store, "shop")
+    learned = store.find("train", DAYS[3])
+    assert learned is not None
+    assert learned.manifest["settings"]["train"]["batch_size"] == 32
+    assert not_shown(store) == []
+
+
+def kill_server(project: Project, name: str) -> None:
+    """kill -9. MLflow's own server process is a child of the one that was started."""
+    [started] = [started for started in project.local().processes if started.name == name]
+    server = find(started)
+    assert server is not None
+    for process in [*(server.children(recursive=True) if name == "mlflow" else []), server]:
+        process.kill()
+        process.wait(10)
+
+
+def test_a_killed_scheduler_leaves_nothing_that_disturbs_the_next_one(project: Project, shop: Operator) -> None:
+    shop.trigger("orphan", f"{DAYS[4]}T00:00:00Z")
+    [step, *_] = awaited(lambda: project.steps("train", f"{project.root}/scenarios/shop.yaml"), within_s=300)
+    kill_server(project, "scheduler")
+    with pytest.raises(
+        RetryLaterError, match=r"scheduler has ended, see .*scheduler\.log; `make demo` starts it again"
+    ):
+        project.local().require_running()
+    said: list[str] = []
+    servers.start_servers(project.home, said.append)
+    assert re.search(r"scheduler had ended; stopped \d+ processes that were left of it", "\n".join(said))
+    assert not step.is_running()
+    assert {task["state"] for task in shop.ended("orphan").values()} == {"success"}
+
+
+def test_a_killed_worker_of_the_tuning_dag_resumes_its_study(project: Project) -> None:
+    tuning = Operator(project, "shop_tuning")
+    tuning.api.unpause(tuning.dag_id)
+    tuning.trigger("search", f"{DAYS[2]}T00:00:00Z")
+    kill_step(project, "tune", "--worker")
+    assert {task["state"] for task in tuning.ended("search").values()} == {"success"}
+    assert "SIGKILL: out of memory, or killed by hand" in tuning.reason("search", "tune_worker", 0)
+    proposal = Path(returned(tuning.api, tuning.dag_id, "search", "tune")["uri"])
+    trials = json.loads((proposal / "proposal.json").read_text())["trials"]
+    assert [trial["number"] for trial in trials] == [0, 1, 2]
+
+
+def test_catching_up_goes_on_behind_a_failing_day_once_it_is_fixed(project: Project, late: Operator) -> None:
+    """All of it until here ran beside the tests above."""
+    _, second, third = runs = [f"scheduled__{ds}" for ds in DAYS[:3]]
+    awaited(lambda: len(late.runs()) == len(runs), within_s=300, every_s=1.0)
+    late.all_ended()
+    assert [late.state(run) for run in runs] == ["success", "failed", "failed"]
+    assert "exit code 4" in late.reason(second, "ingest")
+    failed = [task for task, state in late.states(third).items() if state == "failed"]
+    assert "exit code 5" in late.reason(third, failed[0])
+    with pytest.raises(BadInputError, match="does not allow manual runs"):
+        late.trigger("manual", f"{DAYS[0]}T00:00:00Z")
+    spoil(second_day(project.root), ",maybe,", ",0,")
+    assert late.backfill(DAYS[1], DAYS[2], "failed", backwards=True) == [DAYS[2], DAYS[1]]
+    assert [late.state(run) for run in runs] == ["success", "success", "failed"]
+    assert late.backfill(DAYS[0], DAYS[2], "none") == []
+    assert late.backfill(DAYS[0], DAYS[2], "failed") == [DAYS[2]]
+    assert late.backfill(DAYS[2], DAYS[2], "completed") == [DAYS[2]]
+    assert [late.state(run) for run in runs] == ["success"] * 3

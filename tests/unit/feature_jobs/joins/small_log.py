@@ -1,0 +1,119 @@
+"""A small log with two entities, as ingest would have written it, and the scenario that joins it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tests.unit.feature_jobs.small_source import DAY_S
+
+US = 1_000_000
+DS = "1970-01-04"
+DELAY_S = 3600
+RATED = "rating >= 4"
+
+CHANGES: dict[str, Any] = {
+    "data.events.columns.rating": {"type": "float"},
+    "data.events.columns.tag": {"type": "string"},
+    "data.entities": {
+        "who": {
+            "path": "who.csv",
+            "format": "csv",
+            "key": "user",
+            "columns": {"user": {"type": "int"}, "group": {"type": "string"}, "seen": {"type": "list[int]"}},
+        },
+        "state": {
+            "path": "state.csv",
+            "format": "csv",
+            "key": "user",
+            "time": {"column": "since"},
+            "columns": {"user": {"type": "int"}, "since": {"type": "int"}, "level": {"type": "int"}},
+        },
+    },
+    "join": {"lookback_days": 2, "label_delay_s": DELAY_S},
+    "features": {
+        "user": {"kind": "id"},
+        "group": {"kind": "id", "of": "who.group"},
+        "level": {"kind": "number", "of": "state.level", "scale": "none"},
+        "group_item": {"kind": "cross", "of": ["who.group", "item"]},
+        "user_events": {"kind": "count", "by": ["user"]},
+        "user_item_day": {"kind": "count", "by": ["user", "item"], "window_days": 1},
+        "tagged": {"kind": "count", "by": ["item"], "where": "tag == 'a'"},
+        "level_events": {"kind": "count", "by": ["state.level"]},
+        "user_liked": {"kind": "count", "by": ["user"], "where": RATED},
+        "group_rate": {"kind": "rate", "by": ["who.group"], "of": RATED, "prior": 0.25, "prior_weight": 2},
+        "item_seen": {"kind": "recency", "by": ["item"]},
+        "item_liked": {"kind": "recency", "by": ["item"], "where": RATED},
+        "last": {"kind": "sequence", "of": "item", "by": "user", "length": 3},
+        "tags": {"kind": "sequence", "of": "tag", "by": "item", "length": 2},
+        "liked": {"kind": "sequence", "of": "item", "by": "user", "where": RATED, "length": 3, "history": "who.seen"},
+    },
+    "evaluate": {"segments": {"known": "user_events >= 1 and who.group == 'x'", "rare": "tagged < 1"}},
+}
+
+
+@dataclass
+class Event:
+    time_s: int
+    user: int
+    item: int
+    rating: float | None
+    tag: str | None
+    level: int | None = field(default=None)
+
+
+def folder_of(root: Path, ds: str, events: list[Event], entities: dict[str, pa.Table] | None = None) -> Path:
+    """What ingest would have written."""
+    folder = root / ds / "events"
+    (folder / "entities").mkdir(parents=True, exist_ok=True)
+    times = pa.array([e.time_s * US for e in events], pa.int64())
+    columns = {
+        "user": pa.array([e.user for e in events], pa.int64()),
+        "item": pa.array([e.item for e in events], pa.int64()),
+        "rating": pa.array([e.rating for e in events], pa.float64()),
+        "t": pa.array([e.time_s for e in events], pa.int64()),
+        "tag": pa.array([e.tag for e in events], pa.string()),
+        "key.event_time": times,
+        "key.event_row": pa.array(range(len(events)), pa.int64()),
+    }
+    pq.write_table(pa.table(columns), folder / "events.parquet")
+    for name, table in (entities or {}).items():
+        pq.write_table(table, folder / "entities" / f"{name}.parquet")
+    return folder
+
+
+WHO = {1: ("x", [1, 2]), 2: ("y", [3, 1, 2, 3]), 3: (None, None)}
+
+
+def entities_of(
+    states: list[tuple[int, int]] | None = None, rows: list[tuple[int, int, int]] | None = None
+) -> dict[str, pa.Table]:
+    rows = sorted(rows or [])
+    return {
+        "who": pa.table(
+            {
+                "user": pa.array(list(WHO), pa.int64()),
+                "group": pa.array([g for g, _ in WHO.values()], pa.string()),
+                "seen": pa.array([s for _, s in WHO.values()], pa.list_(pa.int64())),
+            }
+        ),
+        "state": pa.table(
+            {
+                "user": pa.array([u for u, _, _ in rows], pa.int64()),
+                "since": pa.array([t for _, t, _ in rows], pa.int64()),
+                "level": pa.array([v for _, _, v in rows], pa.int64()),
+                "key.valid_from": pa.array([t * US for _, t, _ in rows], pa.int64()),
+            }
+        ),
+    }
+
+
+def two_days(root: Path, **kwargs: Any) -> tuple[Path, dict[str, Path]]:
+    past = [Event(2 * DAY_S + i * 600, 1 + i % 3, 1 + i % 2, float(3 + i % 3), "a") for i in range(100)]
+    today = [Event(3 * DAY_S + i * 600, 1 + i % 3, 1 + i % 2, float(3 + i % 3), "a") for i in range(100)]
+    entities = entities_of(rows=[(1, 2 * DAY_S, 1), (1, 3 * DAY_S + 1200, 2)])
+    return folder_of(root, DS, today, entities), {"1970-01-03": folder_of(root, "1970-01-03", past)}

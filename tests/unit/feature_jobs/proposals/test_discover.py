@@ -1,0 +1,104 @@
+"""Which files are one table, and how their paths name days."""
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from feature_jobs.checks.check import check
+from feature_jobs.errors import BadInputError
+from feature_jobs.proposals.discover import find_tables
+from feature_jobs.proposals.profiles import Sample
+from feature_jobs.proposals.propose import write_proposal
+from feature_jobs.sources.ingest import ingest_day
+from tests.unit.feature_jobs import fabricated
+from tests.unit.feature_jobs.proposals import shapes
+from tests.unit.feature_jobs.proposals.proposing import HOURS, csv_file, lines_of, proposed
+
+
+def test_no_such_path(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="no such file or folder"):
+        write_proposal(tmp_path / "absent", tmp_path)
+
+
+def test_one_file_will_do(tmp_path: Path) -> None:
+    rows = [f"{hour};u{i % 20};{i % 15};{int(i % 3 == 0)}" for i, hour in enumerate(HOURS)]
+    csv_file("at;user;page;clicked", *rows)(tmp_path)
+    scenario = proposed(tmp_path / "log.csv", tmp_path)
+    assert scenario.data.events.delimiter == ";"
+    assert (scenario.data.user, scenario.data.item, scenario.tasks) == ("user", "page", ("clicked",))
+    assert check(scenario)["days"]
+
+
+def test_partitions_that_hold_other_days_are_read_as_one_table(tmp_path: Path) -> None:
+    """Files named after the day of export, not of the events."""
+    fabricated.shop(tmp_path / "data")
+    events = tmp_path / "data" / "events"
+    for day in reversed(range(1, 7)):
+        (events / f"2024-03-0{day}.csv").rename(events / f"2024-03-0{day + 1}.csv")
+    scenario = proposed(tmp_path / "data", tmp_path)
+    assert scenario.data.events.path == "events/*.csv"
+    assert set(check(scenario)["days"]) == {f"2024-03-0{day}" for day in range(2, 7)}
+
+
+def test_files_that_look_alike_are_one_table(tmp_path: Path) -> None:
+    for name in ("log_a_20240301.parquet", "log_b_20240302.parquet", "other.parquet"):
+        pq.write_table(pa.table({"x" if name.startswith("log") else "y": [1]}), tmp_path / name)
+    groups, _ = find_tables(tmp_path)
+    assert [group.path for group in groups] == ["log_*.parquet", "other.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("make", "path", "kind"),
+    [
+        (shapes.compressed, "ads.csv.gz", "csv"),
+        (shapes.json_lines, "{yyyy}/{mm}/{dd}/*.jsonl", "jsonl"),
+        (shapes.nested, "year={yyyy}/month={m}/day={d}/*.parquet", "parquet"),
+    ],
+)
+def test_ways_to_lay_out_files(make: Callable[[Path], None], path: str, kind: str, tmp_path: Path) -> None:
+    scenario, said = lines_of(make, tmp_path)
+    assert (scenario.data.events.path, scenario.data.events.format) == (path, kind)
+    assert f"log: {path}: 6,000 rows" in said
+    facts = check(scenario)
+    assert sum(facts["days"].values()) == 4986
+    (tmp_path / "events").mkdir()
+    ingest_day(scenario, str(scenario.data.days.first), tmp_path / "events")
+
+
+def test_plain_and_compressed_files_beside_each_other_are_both_read(tmp_path: Path) -> None:
+    rows = "".join(f"{hour},{i % 20},{i % 15},{int(i % 3 == 0)}\n" for i, hour in enumerate(HOURS))
+    with gzip.open(tmp_path / "b.csv.gz", "wt") as file:
+        file.write("at,user,item,click\n" + rows)
+    (tmp_path / "a.csv").write_text("at,user,item,click\n2024-03-01T00:00:00,1,2,0\n")
+    groups, _ = find_tables(tmp_path)
+    with duckdb.connect() as connection:
+        counts = [Sample(connection, group.scan).row("count(*)")[0] for group in groups]
+    assert [group.path for group in groups] == ["a.csv", "b.csv.gz"]
+    assert counts == [1, 72]
+
+
+def test_days_with_other_columns_are_left_out_of_the_table(tmp_path: Path) -> None:
+    for day in (1, 2, 3, 4):
+        header = "at,user,item,click" if day < 3 else "at,user,item,click,more"
+        (tmp_path / f"2024-03-0{day}.csv").write_text(f"{header}\n{','.join('1' for _ in header.split(','))}\n")
+    groups, notes = find_tables(tmp_path)
+    assert [(group.path, [file.name for file in group.files]) for group in groups] == [
+        ("{ds}.csv", ["2024-03-03.csv", "2024-03-04.csv"])  # of equally many the latest
+    ]
+    assert notes == ["left out 2024-03-01.csv and the files like it (2): they have other columns than most at {ds}.csv"]
+
+
+def test_a_folder_of_a_day_with_two_tables(tmp_path: Path) -> None:
+    for day in (1, 2):
+        folder = tmp_path / f"dt=2024-03-0{day}"
+        folder.mkdir()
+        (folder / "clicks.csv").write_text("at,user,item,click\n1,2,3,4\n")
+        (folder / "users.csv").write_text("user,country\n1,DE\n")
+    groups, notes = find_tables(tmp_path)
+    assert [group.path for group in groups] == ["dt={ds}/clicks.csv", "dt={ds}/users.csv"]
+    assert not notes

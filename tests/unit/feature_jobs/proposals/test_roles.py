@@ -1,0 +1,116 @@
+"""Which table is the log, which columns are user and item, and which other tables are joined to it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from feature_jobs.checks.check import check
+from feature_jobs.errors import BadInputError
+from feature_jobs.proposals.propose import write_proposal
+from feature_jobs.schema import load_scenario
+from feature_jobs.schema.features import IdFeature
+from tests.unit.feature_jobs import fabricated
+from tests.unit.feature_jobs.proposals import shapes
+from tests.unit.feature_jobs.proposals.proposing import HOURS, csv_file, lines_of, proposed
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: None, "no table (CSV with a header, Parquet or JSON lines)"),
+        (fabricated.junk, "unrelated.csv: no column of times"),
+        (csv_file("user,item,click", "1,2,0", "2,3,1"), "log.csv: no column of times"),
+        (
+            csv_file("time,click", *(f"{hour},{i % 2}" for i, hour in enumerate(HOURS))),
+            "no columns that identify a user and an item",
+        ),
+        (
+            csv_file("time,user,item", *(f"{hour},{i % 20},{i % 15}" for i, hour in enumerate(HOURS))),
+            "no column that says what became of a row (click, rating, ...)",
+        ),
+    ],
+)
+def test_what_is_not_a_log_is_reported(make: Callable[[Path], None], message: str, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    make(tmp_path / "data")
+    with pytest.raises(BadInputError) as caught:
+        write_proposal(tmp_path / "data", tmp_path / "out")
+    assert message in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_without_a_user_are_allowed_for(tmp_path: Path) -> None:
+    rows = [f"{hour},{'' if i % 36 == 0 else i % 20},{i % 15},{int(i % 3 == 0)}" for i, hour in enumerate(HOURS)]
+    csv_file("at,user,item,click", *rows)(tmp_path)
+    scenario = proposed(tmp_path / "log.csv", tmp_path)
+    assert 0.02 < scenario.ingest.max_quarantined_share < 0.1
+    assert check(scenario)["malformed"] == {"events": {"user: missing": 1}}
+
+
+def test_invoices_of_a_shop(tmp_path: Path) -> None:
+    """Customers and stock codes with gaps rather than invoices and descriptions; busy days; a space to search."""
+    scenario, said = lines_of(shapes.invoices, tmp_path)
+    assert (scenario.data.user, scenario.data.item) == ("CustomerID", "StockCode")
+    assert "user: CustomerID (80 values, 25.2% of rows lack it and will be quarantined)" in said
+    assert "passed over as user or item: InvoiceNo (new in each row or visit), Description (a text)" in said
+    columns = scenario.data.events.columns
+    assert (columns["CustomerID"].type, columns["StockCode"].type) == ("int", "string")
+    assert columns["InvoiceDate"].date_format == "%m/%d/%Y %H:%M"
+    assert not {"invoiceno", "description"} & scenario.features.keys()
+    assert "Description (free text: 50 values, " in said
+    assert isinstance(scenario.features["country"], IdFeature)
+    assert (str(scenario.data.days.first), str(scenario.data.days.last)) == ("2011-01-18", "2011-01-28")
+    assert [str(day) for day in scenario.data.days.skip] == ["2011-01-22"]
+    assert "skipped between them: 2011-01-22; they have under 40 rows, 0 in all" in said
+    assert scenario.tune.space
+    facts = check(scenario)
+    assert set(facts["days"].values()) == {400}
+
+
+def test_rows_that_change_over_time_become_an_entity_with_time(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    fabricated.lake(tmp_path / "data")
+    entity = proposed(tmp_path / "data", tmp_path).data.entities["profiles"]
+    assert entity.time is not None
+    assert (entity.time.column, entity.key) == ("updated_at", "userId")
+
+
+def test_news_with_ids_of_rows_and_a_second_log(tmp_path: Path) -> None:
+    scenario, said = lines_of(shapes.news, tmp_path)
+    assert not {"row_id", "impression_id", "session_id", "split"} & scenario.features.keys()
+    assert "split (says how somebody split the rows" in said
+    assert scenario.outcomes == ("scroll_pct",)  # filled for clicks only
+    assert (scenario.data.events.delimiter, scenario.join.label_delay_s) == (";", 300)
+    assert scenario.data.entities["reads"].time is not None
+    feature = scenario.features["reads_article_id"]
+    assert isinstance(feature, IdFeature)
+    assert (feature.of, feature.table) == ("reads.article_id", "article_id")
+    assert "entity reads is a second log: an event sees the user's last row in it" in said
+    check(scenario)
+
+
+def test_clicks_beside_their_impressions_are_not_a_second_log(tmp_path: Path) -> None:
+    """They are answers to the same rows: as an entity they would say what the next row of the user is about."""
+    shapes.news(tmp_path / "data")
+    clicks = [
+        [row["user_id"], row["article_id"], row["shown_at"], i]
+        for i, row in enumerate(shapes.impressions())
+        if row["clicked"]
+    ]
+    fabricated.write_csv(tmp_path / "data" / "reads.csv", ["user_id", "article_id", "shown_at", "n"], clicks)
+    said = write_proposal(tmp_path / "data", tmp_path / "out", "found")
+    assert any(line.startswith("left out reads.csv: its rows repeat those of the log") for line in said)
+    assert not load_scenario(tmp_path / "out" / "found.yaml").data.entities
+
+
+def test_an_entity_larger_than_the_sample_is_matched_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("feature_jobs.proposals.profiles.SAMPLE_ROWS", 1000)
+    fabricated.shop(tmp_path / "data")
+    users = [f"{i},{i % 7}" for i in range(5000)]
+    (tmp_path / "data" / "customers.csv").write_text("\n".join(["customer_id,tier", *users]) + "\n")
+    said = write_proposal(tmp_path / "data", tmp_path / "out", "found")
+    assert (
+        "entity user: customers.csv: 5,000 rows in 1 file, 1,000 of them, evenly taken, looked at; "
+        "knows 100% of customer_id" in said
+    )
