@@ -40,6 +40,7 @@ class Actor:
     is_dead: bool = False
     is_done: bool = False
     reach: Callable[[], None] = lambda: None
+    give_way: Callable[[], None] = lambda: None
     turn: threading.Event = field(default_factory=threading.Event)
 
     def at_point(self, *, may_switch: bool = True) -> None:
@@ -72,6 +73,13 @@ def reach() -> None:
     actor = getattr(_this, "actor", None)
     if actor is not None:
         actor.at_point()
+
+
+def give_way() -> None:
+    """The actor that runs now waits for a lock that another one holds: the next one has the turn."""
+    actor = getattr(_this, "actor", None)
+    if actor is not None:
+        actor.give_way()
 
 
 def watch(folder: str) -> None:
@@ -130,6 +138,11 @@ def together(actors: Sequence[Actor], turns: Sequence[int]) -> None:
             following.turn.set()
             current.turn.wait()
 
+    def gave_way(current: Actor) -> None:
+        nonlocal budget
+        budget = 1
+        switched(current)
+
     def whole(actor: Actor) -> None:
         nonlocal budget
         actor.turn.wait()
@@ -144,6 +157,7 @@ def together(actors: Sequence[Actor], turns: Sequence[int]) -> None:
     threads = [threading.Thread(target=whole, args=(actor,), daemon=True) for actor in actors]
     for actor, thread in zip(actors, threads, strict=True):
         actor.reach = lambda actor=actor: switched(actor)
+        actor.give_way = lambda actor=actor: gave_way(actor)
         thread.start()
     actors[0].turn.set()
     ended.wait()
