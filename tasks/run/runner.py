@@ -14,7 +14,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from feature_jobs.errors import BadInputError, GateError, ParentMissingError, RecloopError, RetryLaterError
+from feature_jobs.errors import (
+    BadInputError,
+    CorruptError,
+    GateError,
+    ParentMissingError,
+    RecloopError,
+    RetryLaterError,
+)
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import check_day, previous_day, trailing_days
 from models.distributed.nodes import Nodes
@@ -118,7 +125,7 @@ def _run(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Laun
         config = replace(config, resume=resume)
         output = scratch / declared.writes
         output.mkdir()
-        ran = launcher.launch(declared, Call(config, _folders(inputs), output))
+        ran = _launch(launcher, declared, Call(config, _folders(inputs), output), inputs, store)
         metrics, seconds, gate = ran.metrics, ran.seconds, ran.gate
         if gate and declared.on_no == "fail":
             return _refused(declared, ds, store, output, ran), None
@@ -136,6 +143,16 @@ def _run(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Laun
         commit, ours = store.commit(output_name, ds, output, facts, config.generation)
     outcome = ("gate_no" if gate else "done") if ours else "already_done"
     return Outcome(declared.name, ds, outcome, commit.digest, commit.uri, metrics, seconds, gate), commit
+
+
+def _launch(launcher: Launcher, declared: Step, call: Call, inputs: Mapping[str, Found], store: ScenarioStore) -> Ran:
+    """Calls the step's function. Where it can't read a file, the inputs are proven again: gc may have deleted one."""
+    try:
+        return launcher.launch(declared, call)
+    except (OSError, CorruptError):
+        for commit in flat(inputs.values()):
+            store.verify(commit)
+        raise
 
 
 def _refused(declared: Step, ds: str, store: ScenarioStore, output: Path, ran: Ran) -> Outcome:
@@ -158,7 +175,7 @@ def _help(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Lau
     resume = store.objects.scratch.resume_place(*_resume_key(declared, config, inputs))
     with tempfile.TemporaryDirectory(prefix="recloop-help-") as output:
         call = Call(replace(config, resume=resume), _folders(inputs), Path(output))
-        ran = launcher.launch(declared, call)
+        ran = _launch(launcher, declared, call, inputs, store)
     if ran.gate:  # the leading machine commits nothing either
         return Outcome(declared.name, ds, "gate_no", None, None, ran.metrics, ran.seconds, ran.gate)
     timeout_s = config.scenario.train.distributed.timeout_s

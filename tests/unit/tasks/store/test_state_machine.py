@@ -348,3 +348,17 @@ def test_what_failed(words: str, backend: str) -> None:
                 machine.alone((name, str(number) if name == "gc" else DAYS[number - 1]))
     finally:
         machine.teardown()
+
+
+def test_a_step_whose_input_is_deleted_while_it_runs_says_so() -> None:
+    machine = _machine_on("local")()
+    try:
+        for ds in DAYS[:3]:
+            for step in ("ingest", "train"):
+                machine.alone((step, ds))
+        gc = Direct(machine.call_of(("gc", "1")))
+        with pytest.raises(BadInputError, match="deleted as no longer needed"):
+            run_step("register", machine.scenario, DAYS[0], machine.backend.open(), track=False, launcher=gc)
+        machine.look()
+    finally:
+        machine.teardown()
