@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from feature_jobs.control_records import open_regular
 from feature_jobs.errors import BadInputError, CorruptError
 from feature_jobs.transforms import Layout, exact_column, finite_column
 from models.runtime.files import MODEL_FILE, REFERENCE_FILE, SERVING_FILE, TABLE_FILE
@@ -50,7 +51,8 @@ class Scorer:
             layout = Layout.from_json(facts["layout"], str(folder / SERVING_FILE))
             tasks = tuple(facts["tasks"])
             # Types of the rows that it was exported with: the layout knows what a feature is for, not its type.
-            types = {field.name: field.type for field in pq.read_schema(folder / REFERENCE_FILE)}
+            with open_regular(folder / REFERENCE_FILE) as reference:
+                types = {field.name: field.type for field in pq.read_schema(reference)}
             return cls(OnnxModel(folder / MODEL_FILE, layout, tasks, table, threads=threads), facts, types)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CorruptError(f"{folder}: not a readable export ({error}); fetch it again") from None

@@ -89,8 +89,7 @@ def deploy(
     if config.store is None:
         raise BadInputError("deploy keeps the champion log in the store: run it with --store")
     scenario, log = config.scenario, ChampionLog(config.store)
-    version = read_registration(registration, _again(config))
-    judged = _evaluation(config, evaluation)
+    version, judged = read_registration(registration, _again(config)), _evaluation(config, evaluation)
     champion, _ = log.as_of(config.ds, config.generation)
     gates = [
         _reproduces(scenario, version, export),

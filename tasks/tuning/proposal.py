@@ -16,7 +16,7 @@ from feature_jobs.errors import BadInputError, CorruptError
 from feature_jobs.schema import Scenario, load_scenario, place_of
 from tasks.store.digests import finite
 from tasks.tuning.replay import Difference
-from tasks.tuning.space import own_values, searched_paths, value_in, with_values
+from tasks.tuning.space import own_value, searched_paths, value_in, with_values
 from tasks.tuning.study import Trial
 
 PROPOSAL = "proposal.json"
@@ -161,11 +161,10 @@ def apply(scenario: Scenario, changes: Mapping[str, Change], ds: str) -> None:
     file = scenario.file
     _refuse_others(scenario, changes)
     now = load_scenario(file)
-    own = own_values(now, changes)
     for path, change in sorted(changes.items()):
-        if own[path] != change["old"]:
+        if (own := own_value(now, path)) != change["old"]:
             raise BadInputError(
-                f"{place_of(file, *path.split('.'))}: {path}: is {own[path]!r}, the proposal started from"
+                f"{place_of(file, *path.split('.'))}: {path}: is {own!r}, the proposal started from"
                 f" {change['old']!r}; tune again from what it is now"
             )
     with_values(now, {path: change["new"] for path, change in changes.items()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,10 +101,9 @@ def searched_paths(scenario: Scenario) -> set[str]:
     return set(_searched(scenario))
 
 
-def own_values(scenario: Scenario, paths: Iterable[str]) -> dict[str, Any]:
-    """The scenario's own value at each path. Raises BadInputError where it has no such path."""
-    document = _document(scenario)
-    return {path: _own_value(scenario, document, path) for path in paths}
+def own_value(scenario: Scenario, path: str) -> Any:
+    """The scenario's own value at a path. Raises BadInputError where it has no such path."""
+    return _own_value(scenario, _document(scenario), path)
 
 
 def serving_scenario(scenario: Scenario, served: Mapping[str, Any] | None) -> Scenario:

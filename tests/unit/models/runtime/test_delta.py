@@ -1,5 +1,8 @@
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,8 @@ from models.runtime import delta
 from models.runtime.delta import apply_delta, write_delta
 from models.runtime.frozen_tables import FrozenTable, quantize_rows
 from models.runtime.onnx_model import FORMAT, sha256_of
+from models.runtime.output_folder import written_whole
+from tests.paths import ROOT
 
 KEYS = [-(2**63), -(2**62), -5, -1, 0, 1, 2, 7, 2**40, 2**62, 2**63 - 1]
 WEIGHTS = st.integers(-3, 3)
@@ -148,3 +153,45 @@ def test_rows_of_other_bits_are_refused(chain):
     write_delta(exports[4], later, chain / "delta")
     with pytest.raises(BadInputError, match="or fetch the whole export"):
         apply_delta(exports[8], chain / "delta", chain / "served")
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from models.runtime import delta
+real, calls = delta._copy, []
+def copy(*arguments):
+    calls.append(arguments)
+    if len(calls) == {after}:
+        os.kill(os.getpid(), 9)
+    real(*arguments)
+delta._copy = copy
+base, other, output = map(Path, sys.argv[2:])
+getattr(delta, sys.argv[1])(base, other, output)
+"""
+
+
+@pytest.mark.parametrize("function", ["write_delta", "apply_delta"])
+def test_what_a_killed_run_left_is_removed_by_the_next(chain, function):
+    second = {"write_delta": chain / "export-1", "apply_delta": chain / "delta-1"}[function]
+    output, before = chain / "output", set(chain.iterdir())
+    for after in (1, 2, 3):
+        command = [sys.executable, "-c", KILLED.format(after=after), function, chain / "export-0", second, output]
+        assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
+        assert not output.exists()
+        left = set(chain.iterdir()) - before
+        assert len(left) == 1  # the newest; that of the run before was removed
+    getattr(delta, function)(chain / "export-0", second, output)
+    assert set(chain.iterdir()) - before == {output}
+
+
+def test_what_another_run_writes_at_the_moment_is_left_alone(chain):
+    with written_whole(chain / "output") as first:
+        (first / "file").write_text("first")
+        apply_delta(chain / "export-0", chain / "delta-1", chain / "output")
+        assert (first / "file").read_text() == "first"
+        with pytest.raises(BadInputError, match="is not empty"), written_whole(chain / "output"):
+            pass
+        shutil.rmtree(chain / "output")
+    assert contents(chain / "output") == {"file": b"first"}
+    assert not list(chain.glob(".*"))

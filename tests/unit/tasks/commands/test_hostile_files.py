@@ -273,3 +273,44 @@ def test_rollback(tmp_path, mlflow_uri):
     )
     cases = [hostile.texts(), hostile.torn(whole), mistyped, names]
     assert tried(itertools.chain(*cases), version, commit_and_go_back, "") > 70
+
+
+def test_report(tmp_path):
+    """It reads what days committed, whatever a release or a bug of a step wrote there."""
+    scenario = little_scenario(tmp_path)
+    metrics = tmp_path / "checkpoint" / "metrics.json"
+    metrics.parent.mkdir()
+    metrics.write_text(json.dumps({"progressive": {"like": {"auc": 0.7}}, "num_rows": 5}))
+    ends = []
+
+    def commit_and_report() -> Result:
+        commit(open_store(tmp_path / "store", "little"), "train", DAYS[0], metrics.parent, parent=None)
+        common = ("-s", scenario.file, "--store", tmp_path / "store", "--ds", DAYS[0])
+        done = recloop("report", *common, "--out", tmp_path / "out")
+        shutil.rmtree(tmp_path / "store")
+        return done
+
+    cases = [hostile.texts(), hostile.torn(metrics.read_bytes()), hostile.mistyped(metrics.read_bytes())]
+    for name, change in itertools.chain(*cases):
+        change(metrics)
+        done = commit_and_report()
+        assert done.exception is None or isinstance(done.exception, SystemExit), f"{name}: {done.exception!r}"
+        assert done.exit_code in (0, 4), f"{name}: {done.output}"
+        assert done.exit_code == 0 or ("metrics.json" in done.output and "; " in done.output), name
+        ends.append(done.exit_code)
+    assert ends.count(4) >= 20
+
+
+def test_lines_of_the_journal(tmp_path):
+    from tasks.commands.summary import step_seconds
+
+    store = open_store(tmp_path, "little")
+    good = {"ds": DAYS[0], "step": "train", "outcome": "done", "seconds": {"total": 2.5}}
+    store.note(good)
+    lines = [b"", b"{", b"5", b"[]", b"null", b"[" * 200_000, b'{"a":' * 100_000, b"\xff\xfe", b'{"ds": NaN}']
+    lines += [json.dumps({**good, key: value}).encode() for key in good for value in hostile.VALUES.values()]
+    with (store.work / "journal.jsonl").open("ab") as stream:
+        stream.writelines(line + b"\n" for line in lines)
+    assert set(step_seconds(store, DAYS[0])) == {"train"}
+    store.note(good)
+    assert step_seconds(store, DAYS[0]) == {"train": 2.5}
