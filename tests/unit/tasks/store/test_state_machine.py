@@ -316,7 +316,7 @@ def _machine_on(backend: str) -> type[StoreMachine]:
 
 
 def _run(backend: str, sequences: int) -> None:
-    bounds = settings(max_examples=sequences, stateful_step_count=6, suppress_health_check=list(HealthCheck))
+    bounds = settings(max_examples=sequences, stateful_step_count=5, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(_machine_on(backend), settings=bounds)
 
 
