@@ -120,9 +120,11 @@ class MemoryBackend:
         take = cache._lock
 
         def take_in_turn(digest: str, kind: int) -> int | None:
-            """Where the kernel would stop this thread, the one that holds the lock goes on."""
-            while (handle := take(digest, kind | fcntl.LOCK_NB)) is None and not kind & fcntl.LOCK_NB:
+            """Where the kernel would stop this thread, or it would look again later, the lock's holder goes on."""
+            while (handle := take(digest, kind | fcntl.LOCK_NB)) is None:
                 schedules.give_way()
+                if kind & fcntl.LOCK_NB:
+                    return None
             return handle
 
         cache._lock = take_in_turn
