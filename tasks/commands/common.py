@@ -15,7 +15,8 @@ import click
 from feature_jobs.errors import BadInputError, RecloopError, RetryLaterError
 from feature_jobs.schema import Scenario, load_scenario
 from tasks.run.modes import LAUNCHABLE, SETTING
-from tasks.store.scenario_store import DEFAULT_STORE, ScenarioStore, is_remote, open_store
+from tasks.store.places import is_remote
+from tasks.store.scenario_store import DEFAULT_STORE, ScenarioStore, open_store
 
 EPILOG = (
     "Exit codes: 0 done; 1 a defect of Recloop; 2 wrong command line; 3 a gate said no; 4 bad input: scenario or data "

@@ -26,7 +26,8 @@ from tasks.contract import Step
 from tasks.run.exec_step import request_of
 from tasks.run.launchers import Call, Ran
 from tasks.store.cache import FOLDER as CACHE
-from tasks.store.scenario_store import ScenarioStore, is_remote
+from tasks.store.places import is_remote
+from tasks.store.scenario_store import ScenarioStore
 
 if TYPE_CHECKING:
     from docker import APIClient

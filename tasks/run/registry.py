@@ -14,7 +14,8 @@ from typing_extensions import TypedDict
 
 from feature_jobs.errors import BadInputError
 from tasks.store.digests import canonical_json
-from tasks.store.scenario_store import ScenarioStore, is_remote
+from tasks.store.places import is_remote
+from tasks.store.scenario_store import ScenarioStore
 
 KEY = "registry.json"
 
@@ -34,8 +35,8 @@ def require_one_registry(store: ScenarioStore) -> None:
     here: Registry = {"machine": socket.gethostname(), "uri": uri}
     if store.put_if_absent(KEY, canonical_json(here)):
         print(
-            f"{store.url}: its model versions are registered in {uri}, a file of this machine. For several machines, set"
-            " MLFLOW_TRACKING_URI to an MLflow server before the first day",
+            f"{store.url}: its model versions are registered in {uri}, a file of this machine. For several machines,"
+            " set MLFLOW_TRACKING_URI to an MLflow server before the first day",
             file=sys.stderr,
         )
         return

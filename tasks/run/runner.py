@@ -25,8 +25,9 @@ from tasks.steps import STEPS, writer_of
 from tasks.store.digests import canonical_json, sha256_of
 from tasks.store.keys import record_key
 from tasks.store.objects import files_of
+from tasks.store.places import is_remote
 from tasks.store.records import Digests, Facts
-from tasks.store.scenario_store import Commit, ScenarioStore, is_remote
+from tasks.store.scenario_store import Commit, ScenarioStore
 from tasks.store.source_digest import code_digest
 
 WORTH_AN_IMPORT_S = 20.0

@@ -27,6 +27,7 @@ from feature_jobs.errors import BadInputError, CorruptError, RetryLaterError
 from tasks.store.digests import MANIFEST, canonical_json, finite, sha256_of
 from tasks.store.keys import JOURNAL, RECORD, collected_key, commit_key, generation_key, record_key
 from tasks.store.objects import LocalObjects, Objects, files_of, remove_empty_folders
+from tasks.store.places import is_remote, objects_at
 from tasks.store.records import (
     Collected,
     CommitRecord,
@@ -87,23 +88,8 @@ class Commit:
 def open_store(url: str | Path, scenario_name: str) -> ScenarioStore:
     """The scenario's part of the store: below a folder, or below the URL of an object store."""
     text = str(url).removeprefix("file://")
-    if is_remote(text):
-        return store_at(f"{text.rstrip('/')}/{scenario_name}")
-    return ScenarioStore(Path(text).resolve() / scenario_name)
-
-
-def store_at(place: str) -> ScenarioStore:
-    """The part of a store that another process names, as ScenarioStore.url does."""
-    if not is_remote(place):
-        return ScenarioStore(Path(place))
-    from tasks.store.object_store import RemoteObjects
-
-    return ScenarioStore(RemoteObjects(place))
-
-
-def is_remote(place: str) -> bool:
-    """Whether it is the URL of an object store, and not a folder."""
-    return "://" in place
+    place = text.rstrip("/") if is_remote(text) else Path(text).resolve()
+    return ScenarioStore(objects_at(f"{place}/{scenario_name}"))
 
 
 class ScenarioStore:
@@ -284,7 +270,7 @@ class ScenarioStore:
         where a newer generation holds the day by now: the inputs were those of the older one.
         """
         number = self.generation_of(ds) if generation is None else generation
-        source = generation_source(self.generations()[number])
+        source = self.generations()[number].source
         self._require_current(step, ds, number)
         remove_empty_folders(folder)
         files = files_of(folder)
@@ -406,10 +392,3 @@ class ScenarioStore:
 def follows(named: str | None, before: str | None) -> bool:
     """Whether a record of a log names the one before it, if it names any: records of earlier releases do not."""
     return named is None or named == before
-
-
-def generation_source(generation: Generation) -> Source | None:
-    """How a manifest names the record of its generation; the first generation has none."""
-    if generation.digest is None:
-        return None
-    return {"record": generation_key(generation.number), "manifest": generation.digest}

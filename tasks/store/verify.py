@@ -17,7 +17,7 @@ from feature_jobs.schema.days import previous_day
 from tasks.store.champion_log import ChampionLog
 from tasks.store.digests import canonical_json, sha256_of
 from tasks.store.records import Manifest, Source
-from tasks.store.scenario_store import Commit, ScenarioStore, generation_source
+from tasks.store.scenario_store import Commit, ScenarioStore
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class _Verifier:
     def _logs(self) -> Iterator[str]:
         try:
             for generation in self.store.generations():
-                if source := generation_source(generation):
+                if source := generation.source:
                     self.named[source["record"]] = source["manifest"]
             self.has_generations = True
             started = {f"g{generation.number:04}" for generation in self.store.generations()}

@@ -155,7 +155,7 @@ def test_versions_are_numbered_in_one_place(
     require_one_registry(store)
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(socket, "gethostname", lambda: "the-other")
-    with pytest.raises(BadInputError, match="registered in sqlite:////home/one/mlflow.db on machine"):
+    with pytest.raises(BadInputError, match="registered in sqlite:////home/one/mlflow"):
         require_one_registry(store)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
     require_one_registry(store)
