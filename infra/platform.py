@@ -2,7 +2,7 @@
 
     .recloop/platform/compose.env   settings, none of them secret
     .recloop/platform/secrets/      one file for each secret, readable by its owner alone
-    .recloop/platform/...           folders of Postgres, the object store, Airflow's logs, and the store
+    .recloop/platform/...           folders of Postgres, the object store, Airflow's logs, the store and its cache
 
 Containers run as the folders' owner: the user who runs this command, or user 10001 instead of root.
 """
@@ -22,7 +22,7 @@ from infra.servers import ROOT, USER, free_ports, write_private
 from tasks.run.container import NOBODY, engine_address, release
 
 HOME = ROOT / ".recloop" / "platform"
-FOLDERS = ("secrets", "postgres", "objects", "airflow-logs", "store")
+FOLDERS = ("secrets", "postgres", "objects", "airflow-logs", "store", "cache")
 PORTS = {"Airflow": 8080, "MLflow": 5000}  # other ports are chosen where these are in use
 BUCKET, STEPS_USER = "recloop", "recloop-steps"  # of the store, and who may use this bucket only
 TOKENS = (
