@@ -107,7 +107,7 @@ def test_a_damaged_entry_is_fetched_again(damage: Callable[[Path], object], tmp_
 
 
 def test_a_copy_of_a_finished_folder_is_proven_when_it_is_used(tmp_path: Path) -> None:
-    """A hard link: whoever writes to the folder later damages the entry, which is then fetched again."""
+    """A hard link: a process that writes to the folder later damages the entry, which is then fetched again."""
     written(tmp_path / "out", "one")
     (tmp_path / "out" / "manifest.json").write_bytes(b"{}")
     cache = Cache(tmp_path / "cache", GIB)

@@ -99,7 +99,7 @@ def test_a_record_has_a_limit(objects: RemoteObjects) -> None:
 def test_an_output_comes_back_on_another_machine(objects: RemoteObjects, proxy: Proxy, tmp_path: Path) -> None:
     files = published(objects, output(tmp_path / "out"))
     uploads = [path for method, path in proxy.seen if method == "PUT"]
-    assert uploads[-1].endswith(MANIFEST), "whoever sees the manifest may rely on the files"
+    assert uploads[-1].endswith(MANIFEST), "a reader that sees the manifest may rely on the files"
     assert not any(objects.problems_of(KEY, files))
     proxy.seen.clear()
     own = objects.fetch(KEY, files)
