@@ -87,6 +87,18 @@ def connect(url: str, *, retries: int = MAX_RETRIES) -> ObjectStore:
         raise explained(error, url) from None
 
 
+@functools.cache
+def _user() -> int:
+    """The process that has used the client first: this one, or one that it was forked from."""
+    return os.getpid()
+
+
+def require_own_threads() -> None:
+    """Raises in a process that was forked after the client was used: its threads are not there, so it would hang."""
+    if _user() != os.getpid():
+        raise RuntimeError("this process was forked from one that uses an object store; start it with spawn or exec")
+
+
 def explained(error: Exception, place: str) -> RecloopError:
     """What a client's error means to a person: BadInputError where something must be changed, else RetryLaterError."""
     from obstore import exceptions as client
