@@ -25,7 +25,7 @@ from tasks.steps import DAILY
 
 POLL_S = 1.5
 PARSE_TIMEOUT_S = 120.0
-CREATE_TIMEOUT_S = 120.0
+CREATE_TIMEOUT_S = 240.0  # one that failed on Airflow's locked SQLite stays active for two minutes
 
 
 class Backfill:
@@ -53,8 +53,8 @@ class Backfill:
                 raise BadInputError(f"Airflow has no DAG {self.dag_id}: {why}")
             time.sleep(0.5)
 
-    def create(self, committed: Callable[[str], bool]) -> bool:
-        """Asks Airflow to run the days that are not done; returns whether there are any.
+    def create(self, committed: Callable[[str], bool], say: Callable[[str], None]) -> bool:
+        """Asks Airflow to run the days that are not done; returns whether there are any. It says what it waits for.
 
         A day counts as done where its run succeeded and the store still has its outputs.
         """
@@ -66,12 +66,12 @@ class Backfill:
         missing = [ds for ds in self.days if runs.get(ds) != "success"]
         if not (lost or missing):
             return False
-        self._ask("completed" if lost else "failed")
+        self._ask("completed" if lost else "failed", say)
         return True
 
-    def _ask(self, reprocess: str) -> None:
+    def _ask(self, reprocess: str, say: Callable[[str], None]) -> None:
         """Creates Airflow's backfill, as soon as Airflow accepts one."""
-        deadline = time.monotonic() + CREATE_TIMEOUT_S
+        deadline, said_at = time.monotonic() + CREATE_TIMEOUT_S, time.monotonic()
         while True:
             try:
                 # An ended one stays active for a while: Airflow looks only every half minute.
@@ -83,6 +83,9 @@ class Backfill:
                 problem = str(error)
             if time.monotonic() > deadline:
                 raise RetryLaterError(problem)
+            if time.monotonic() - said_at > PATIENCE_S:
+                said_at = time.monotonic()
+                say(f"waiting: {problem}")
             time.sleep(1)
 
     def watch(self, console: Console, require_running: Callable[[], None]) -> list[Task]:

@@ -66,7 +66,7 @@ def run(name: str, num_days: int, data: str | None, home: Path, console: Console
     backfill.await_dag()
     api.ensure_pool("gpu", 1, "one training at a time")
     started = time.time()
-    backfill.create(lambda ds: store.find(WRITERS["checkpoint"], ds) is not None)
+    backfill.create(lambda ds: store.find(WRITERS["checkpoint"], ds) is not None, console.print)
     api.unpause(backfill.dag_id)
     tasks = backfill.watch(console, local.require_running)
     fresh = [task for task in tasks if (task.start or 0.0) >= started]

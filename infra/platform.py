@@ -2,7 +2,7 @@
 
     .recloop/platform/compose.env   settings, none of them secret
     .recloop/platform/secrets/      one file for each secret, readable by its owner alone
-    .recloop/platform/...           folders of Postgres, the object store, Airflow's logs, and the store
+    .recloop/platform/...           folders of Postgres, the object store, Airflow's logs, the store and its cache
 
 Containers run as the folders' owner: the user who runs this command, or user 10001 instead of root.
 """
@@ -22,8 +22,9 @@ from infra.servers import ROOT, USER, free_ports, write_private
 from tasks.run.container import NOBODY, engine_address, release
 
 HOME = ROOT / ".recloop" / "platform"
-FOLDERS = ("secrets", "postgres", "objects", "airflow-logs", "store")
+FOLDERS = ("secrets", "postgres", "objects", "airflow-logs", "store", "cache")
 PORTS = {"Airflow": 8080, "MLflow": 5000}  # other ports are chosen where these are in use
+BUCKET, STEPS_USER = "recloop", "recloop-steps"  # of the store, and who may use this bucket only
 TOKENS = (
     "postgres-password",
     "airflow-database-password",
@@ -35,6 +36,7 @@ TOKENS = (
     "airflow-jwt-key",
     "mlflow-session-key",
     "objects-secret-key",
+    "store-secret-key",
 )
 
 
@@ -108,6 +110,11 @@ def texts(tokens: Mapping[str, str]) -> dict[str, str]:
         "credentials": [{"accessKey": "mlflow", "secretKey": secret}],
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
+    steps = {
+        "name": STEPS_USER,
+        "credentials": [{"accessKey": STEPS_USER, "secretKey": tokens["store-secret-key"]}],
+        "actions": [f"{action}:{BUCKET}" for action in ("Read", "Write", "List")],
+    }
     auth = {
         "default_permission": "READ",
         "database_uri": f"postgresql+psycopg2://mlflow:{mlflow}@postgres/mlflow_users",
@@ -124,9 +131,15 @@ def texts(tokens: Mapping[str, str]) -> dict[str, str]:
         "mlflow-auth": "[mlflow]\n" + "".join(f"{name} = {value}\n" for name, value in auth.items()),
         "redis-config": f"requirepass {tokens['redis-password']}\n",
         "redis-url": f"redis://:{tokens['redis-password']}@redis:6379/0",
-        "objects-config": json.dumps({"identities": [identity]}),
-        "objects-credentials": f"[default]\naws_access_key_id = mlflow\naws_secret_access_key = {secret}\n",
+        "objects-config": json.dumps({"identities": [identity, steps]}),
+        "objects-credentials": _credentials("mlflow", secret),
+        "store-credentials": _credentials(STEPS_USER, tokens["store-secret-key"]),
     }
+
+
+def _credentials(key: str, secret: str) -> str:
+    """A file of shared credentials, as clients of S3 read it."""
+    return f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n"
 
 
 if __name__ == "__main__":

@@ -93,7 +93,11 @@ class Operator:
     def start_backfill(self, first: str, last: str, reprocess: str, *, backwards: bool = False) -> int:
         dates = {"from_date": f"{first}T00:00:00Z", "to_date": f"{last}T00:00:00Z", "max_active_runs": 1}
         how = {"reprocess_behavior": reprocess, "run_backwards": backwards, "dag_run_conf": {}}
-        return int(self.call("POST", "/backfills", {"dag_id": self.dag_id, **dates, **how})["id"])
+        while True:
+            try:
+                return int(self.api.call("POST", "/backfills", {"dag_id": self.dag_id, **dates, **how})["id"])
+            except RetryLaterError:  # SQLite was locked; Airflow may keep what it had begun as an active backfill
+                self.end_backfills()
 
     def backfill(self, first: str, last: str, reprocess: str, *, backwards: bool = False) -> list[str]:
         """Runs a backfill to its end; returns the days that it ran, in its order."""

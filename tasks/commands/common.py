@@ -16,8 +16,9 @@ from feature_jobs.errors import BadInputError, RecloopError, RetryLaterError
 from feature_jobs.schema import Scenario, load_scenario
 from tasks.commands import arguments
 from tasks.run.modes import LAUNCHABLE, SETTING
+from tasks.store.places import is_remote
 from tasks.store.record_store import DEFAULT_STORE
-from tasks.store.scenario_store import Commit, ScenarioStore, is_remote, open_store
+from tasks.store.scenario_store import Commit, ScenarioStore, open_store
 
 if TYPE_CHECKING:
     from tasks.contract import Step

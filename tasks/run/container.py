@@ -26,7 +26,8 @@ from tasks.contract import Step
 from tasks.run.exec_step import request_of
 from tasks.run.launchers import Call, Ran
 from tasks.store.cache import FOLDER as CACHE
-from tasks.store.scenario_store import is_remote
+from tasks.store.places import is_remote
+from tasks.store.scenario_store import ScenarioStore
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -40,8 +41,7 @@ ABANDONED_S = 120.0  # a container is started right after it was made
 ERRORS: dict[int, type[RecloopError]] = {
     error.exit_code: error for error in (BadInputError, ParentMissingError, RetryLaterError)
 }
-REGISTRY_SETTINGS = ("MLFLOW_", "RECLOOP_MLFLOW_")
-STORE_SETTINGS = ("AWS_", "GOOGLE_", "AZURE_", "RECLOOP_STORE_TIMEOUT_S")
+REGISTRY_SETTINGS = ("MLFLOW_", "AWS_", "RECLOOP_MLFLOW_")
 TMP = "/tmp"  # noqa: S108 (the container's, in memory)
 
 
@@ -88,7 +88,7 @@ class ContainerLauncher:
         import requests
 
         _refuse_several_machines(declared)
-        environment = registry_environment(declared)
+        environment = {**registry_environment(declared), **store_environment(declared, call.config.store)}
         writable = writable_folders(declared, call)
         _hand_over(writable)
         try:
@@ -268,9 +268,16 @@ def registry_environment(declared: Step) -> dict[str, str]:
             f"MLFLOW_TRACKING_URI={uri}: {declared.name} runs in a container, which shares no database file; start"
             " `mlflow server` and give its address"
         )
-    # MLflow's client and `deploy`, which has a part of the store, need the credentials. Neither fetches outputs.
-    given = (*REGISTRY_SETTINGS, *STORE_SETTINGS)
-    return {name: value for name, value in os.environ.items() if name.startswith(given)} | {CACHE: f"{TMP}/recloop"}
+    return {name: value for name, value in os.environ.items() if name.startswith(REGISTRY_SETTINGS)}
+
+
+def store_environment(declared: Step, store: ScenarioStore | None) -> dict[str, str]:
+    """Credentials of a store elsewhere, for a step that reads and writes its records there."""
+    if store is None or not (declared.store_folder and declared.registry and is_remote(store.url)):
+        return {}
+    from tasks.store.object_client import portable_settings
+
+    return {**portable_settings(), CACHE: f"{TMP}/recloop"}  # it fetches no outputs, so this cache stays empty
 
 
 def error_of(declared: Step, code: int, answer: str, *, out_of_memory: bool) -> RecloopError:

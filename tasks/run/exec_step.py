@@ -22,7 +22,8 @@ from feature_jobs.schema import Scenario
 from tasks.contract import DayConfig, Step
 from tasks.run.launchers import Call, Folder, InProcess
 from tasks.steps import STEPS
-from tasks.store.scenario_store import ScenarioStore, is_remote, store_at
+from tasks.store.places import is_remote, objects_at
+from tasks.store.scenario_store import ScenarioStore
 from tasks.store.source_digest import code_digest
 
 ORPHANED = 143  # as if asked to end
@@ -84,7 +85,7 @@ def call_of(request: Request) -> Call:
     config = DayConfig(
         scenario,
         request["ds"],
-        store_at(request["store"]) if request["store"] else None,
+        ScenarioStore(objects_at(request["store"])) if request["store"] else None,
         request["generation"],
         options=request["options"],
         resume=Path(request["resume"]) if request["resume"] else None,

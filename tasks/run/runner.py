@@ -27,11 +27,13 @@ from feature_jobs.schema.days import check_day, previous_day, trailing_days
 from models.distributed.nodes import Nodes
 from tasks.contract import DayConfig, Input, Metrics, Step
 from tasks.run.launchers import Call, Folder, InProcess, Launcher, Ran
+from tasks.run.registry import require_one_registry
 from tasks.run.shown import show_after
 from tasks.steps import STEPS, writer_of
 from tasks.store.digests import canonical_json, sha256_of
 from tasks.store.keys import record_key
 from tasks.store.objects import files_of
+from tasks.store.places import is_remote
 from tasks.store.records import Digests, Facts
 from tasks.store.scenario_store import Commit, ScenarioStore
 from tasks.store.source_digest import code_digest
@@ -118,6 +120,8 @@ def _run(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Laun
     # A step that reads nothing of the store reads the source, which may have changed: it runs again and is compared.
     if standing is not None and declared.reads:
         return _already_done(standing), standing
+    if declared.registry:
+        require_one_registry(store)
     if declared.before is not None:
         declared.before(config)
     inputs = _proven_inputs(declared, config, store)
@@ -234,8 +238,12 @@ def _resolve(declared: Step, argument: str, scenario: Scenario, ds: str, store: 
 def _resume_folder(
     declared: Step, config: DayConfig, inputs: Mapping[str, Found], store: ScenarioStore
 ) -> contextlib.AbstractContextManager[Path | None]:
-    """Where a resumable step notes its progress: a folder of its own for every set of inputs, config and code."""
-    if not declared.resumable:
+    """Where a resumable step notes its progress: a folder of its own for every set of inputs, config and code.
+
+    All machines of a step read it. With a store elsewhere they share no disk, so such a step starts from the beginning.
+    """
+    is_shared = not is_remote(store.url) or Nodes.from_environment().size == 1
+    if not declared.resumable or not is_shared:
         return contextlib.nullcontext()
     return store.objects.scratch.resume_folder(*_resume_key(declared, config, inputs))
 

@@ -218,11 +218,10 @@ def _remove(place: Path) -> None:
 
 
 def _size(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):
-            total += path.lstat().st_size if path.is_file() else 0
-    return total
+    try:
+        return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+    except FileNotFoundError:  # another process removes it
+        return 0
 
 
 def _bytes_of(files: Files) -> int:

@@ -52,6 +52,7 @@ _ROLES = (
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_SETTINGS = ("AWS_", "GOOGLE_", "AZURE_", TIMEOUT)
 _LATER = {"408", "409", "425", "429"}  # of the 4xx, those that are worth another try
 _SET_CREDENTIALS = "set the credentials of the store (docs/object-store.md)"
 
@@ -84,6 +85,18 @@ def connect(url: str, *, retries: int = MAX_RETRIES) -> ObjectStore:
         return from_url(url, client_options=_client_options(), retry_config=retry_config, **more)
     except (BaseError, ValueError) as error:
         raise explained(error, url) from None
+
+
+@functools.cache
+def _user() -> int:
+    """The process that has used the client first: this one, or one that it was forked from."""
+    return os.getpid()
+
+
+def require_own_threads() -> None:
+    """Raises in a process that was forked after the client was used: its threads are not there, so it would hang."""
+    if _user() != os.getpid():
+        raise RuntimeError("this process was forked from one that uses an object store; start it with spawn or exec")
 
 
 def explained(error: Exception, place: str) -> RecloopError:
@@ -174,6 +187,19 @@ def _credentials_file() -> Path | None:
     if _endpoint():  # not Amazon's own, so the machine has no role there, and asking for one takes half a minute
         raise BadInputError(f"{_endpoint()}: no credentials were found for this store; {_SET_CREDENTIALS}")
     return None
+
+
+def portable_settings() -> dict[str, str]:
+    """The settings above, for a process that does not see this machine's files, such as one in a container."""
+    found = {name: value for name, value in os.environ.items() if name.startswith(_SETTINGS)}
+    if (file := _credentials_file()) is not None:
+        read = _credentials(file)
+        for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_PROFILE"):
+            found.pop(name, None)
+        found["AWS_ACCESS_KEY_ID"], found["AWS_SECRET_ACCESS_KEY"] = read["access_key_id"], read["secret_access_key"]
+        if token := read.get("token"):
+            found["AWS_SESSION_TOKEN"] = token
+    return found
 
 
 def _credentials(file: Path) -> S3Credential:

@@ -37,6 +37,7 @@ from tasks.store.object_client import (
     explained,
     is_missing,
     pause,
+    require_own_threads,
 )
 from tasks.store.objects import matches
 from tasks.store.records import FileFacts
@@ -266,6 +267,7 @@ class RemoteObjects:
         """Errors of the client become ours, without their text; `expected` ones are the caller's."""
         from obstore.exceptions import BaseError
 
+        require_own_threads()
         try:
             yield
         except expected:

@@ -139,7 +139,9 @@ class LocalObjects:
 
     def keys(self, pattern: str) -> list[str]:
         """See Objects."""
-        return sorted(p.relative_to(self.root).as_posix() for p in self.root.glob(pattern) if not p.is_dir())
+        while True:
+            with contextlib.suppress(FileNotFoundError):  # another process moved a folder out while it was read
+                return sorted(p.relative_to(self.root).as_posix() for p in self.root.glob(pattern) if not p.is_dir())
 
     def time_of(self, key: str) -> float:
         """See Objects."""

@@ -136,10 +136,3 @@ class RecordStore:
 def follows(named: str | None, before: str | None) -> bool:
     """Whether a record of a log names the one before it, if it names any: records of earlier releases do not."""
     return named is None or named == before
-
-
-def generation_source(generation: Generation) -> Source | None:
-    """How a manifest names the record of its generation; the first generation has none."""
-    if generation.digest is None:
-        return None
-    return {"record": generation_key(generation.number), "manifest": generation.digest}

@@ -10,6 +10,8 @@ from typing import (
 
 from typing_extensions import TypedDict
 
+from tasks.store.keys import generation_key
+
 
 class FileFacts(TypedDict):
     """A file of an output, as the manifest names it."""
@@ -101,6 +103,11 @@ class Generation:
     to_ds: str | None
     reason: str
     digest: str | None
+
+    @property
+    def source(self) -> Source | None:
+        """How a manifest names its record; the first generation has none."""
+        return None if self.digest is None else {"record": generation_key(self.number), "manifest": self.digest}
 
 
 def holder_of(ds: str, generations: list[Generation], seen_from: int | None = None) -> int:

@@ -23,7 +23,8 @@ from feature_jobs.errors import BadInputError, CorruptError, RetryLaterError
 from tasks.store.digests import MANIFEST, canonical_json, sha256_of
 from tasks.store.keys import RECORD, collected_key, commit_key, record_key
 from tasks.store.objects import files_of, remove_empty_folders
-from tasks.store.record_store import RecordStore, generation_source
+from tasks.store.places import is_remote, objects_at
+from tasks.store.record_store import RecordStore
 from tasks.store.records import (
     Collected,
     CommitRecord,
@@ -83,23 +84,8 @@ def open_store(url: str | Path, scenario_name: str, scenario_option: str | None 
     `scenario_option`: see `Scenario.option`; default `-s scenario_name`.
     """
     text = str(url).removeprefix("file://")
-    if is_remote(text):
-        return store_at(f"{text.rstrip('/')}/{scenario_name}", scenario_option)
-    return ScenarioStore(Path(text).resolve() / scenario_name, scenario_option)
-
-
-def store_at(place: str, scenario_option: str | None = None) -> ScenarioStore:
-    """The part of a store that another process names, as ScenarioStore.url does."""
-    if not is_remote(place):
-        return ScenarioStore(Path(place), scenario_option)
-    from tasks.store.object_store import RemoteObjects
-
-    return ScenarioStore(RemoteObjects(place), scenario_option)
-
-
-def is_remote(place: str) -> bool:
-    """Whether it is the URL of an object store, and not a folder."""
-    return "://" in place
+    place = text.rstrip("/") if is_remote(text) else Path(text).resolve()
+    return ScenarioStore(objects_at(f"{place}/{scenario_name}"), scenario_option)
 
 
 class ScenarioStore(RecordStore):
@@ -186,7 +172,7 @@ class ScenarioStore(RecordStore):
         where a newer generation holds the day by now: the inputs were those of the older one.
         """
         number = self.generation_of(ds) if generation is None else generation
-        source = generation_source(self.generations()[number])
+        source = self.generations()[number].source
         self._require_current(step, ds, number)
         remove_empty_folders(folder)
         files = files_of(folder)

@@ -17,7 +17,6 @@ from feature_jobs.schema.days import previous_day
 from tasks.store.champion_log import ChampionLog
 from tasks.store.digests import canonical_json, sha256_of
 from tasks.store.keys import collected_key
-from tasks.store.record_store import generation_source
 from tasks.store.records import Generation, Manifest, Source, holder_of
 from tasks.store.scenario_store import Commit, ScenarioStore
 
@@ -82,7 +81,7 @@ class _Verifier:
         try:
             self.generations = self.store.generations()
             for generation in self.generations:
-                if source := generation_source(generation):
+                if source := generation.source:
                     self.named[source["record"]] = source["manifest"]
             started = {f"g{generation.number:04}" for generation in self.generations}
             for name in sorted({key.split("/")[0] for key in self.keys} - started):

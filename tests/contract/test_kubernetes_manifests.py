@@ -16,6 +16,7 @@ import yaml
 from feature_jobs.checks.check import check
 from feature_jobs.errors import RetryLaterError
 from feature_jobs.schema import load_scenario
+from infra.platform import BUCKET, STEPS_USER, TOKENS, texts
 from tasks.steps import STEPS
 from tests.cluster_double import VERSION
 from tests.paths import ROOT
@@ -279,6 +280,34 @@ def test_the_trainings_command_is_one_for_several_machines(documents: dict[str, 
     assert scenario.train.backend == "torchrec"
     assert scenario.train.distributed.ranks % job["spec"]["completions"] == 0
     check(scenario, with_data=False)
+
+
+def test_steps_use_an_object_store_without_a_shared_volume(documents: dict[str, list[dict[str, Any]]]) -> None:
+    found = _rendered("object-store")
+    for document in found:
+        kubernetes_validate.validate(document, VERSION, strict=True)
+    named = {(d["kind"], d["metadata"].get("namespace"), d["metadata"]["name"]) for d in found}
+    before = {(d["kind"], d["metadata"].get("namespace"), d["metadata"]["name"]) for d in documents["base"]}
+    is_map = {name for name in named | before if name[0] == "ConfigMap"}
+    store = ("PersistentVolumeClaim", "recloop-steps", "recloop-store")
+    assert (before - named) - is_map == {store}
+    assert (named - before) - is_map == {("NetworkPolicy", "recloop-steps", "steps-to-store")}
+    [pod] = [yaml.safe_load(d["data"]["step-pod.yaml"]) for d in found if d["kind"] == "ConfigMap"]
+    base = yaml.safe_load((ROOT / "infra" / "kubernetes" / "base" / "step-pod.yaml").read_text())
+    settings = {v["name"]: v.get("value") for v in pod["spec"]["containers"][0]["env"]}
+    assert settings["RECLOOP_STORE"] == f"s3://{BUCKET}/store"
+    assert settings.keys() - {v["name"] for v in base["spec"]["containers"][0]["env"]} == {
+        "AWS_ENDPOINT_URL",
+        "AWS_REGION",
+        "AWS_SHARED_CREDENTIALS_FILE",
+        "RECLOOP_CACHE",
+    }
+    secrets = {v["secret"]["secretName"] for v in pod["spec"]["volumes"] if "secret" in v}
+    made = re.findall(r"create secret generic (recloop-store-client) --from-file=(\S+)", PAGE)
+    assert made == [(name, settings["AWS_SHARED_CREDENTIALS_FILE"].rpartition("/")[2]) for name in secrets]
+    identities = json.loads(texts(dict.fromkeys(TOKENS, "token"))["objects-config"])["identities"]
+    [steps] = [identity for identity in identities if identity["name"] == STEPS_USER]
+    assert {action.partition(":")[2] for action in steps["actions"]} == {BUCKET}
 
 
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text()

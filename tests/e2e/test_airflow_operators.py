@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 from feature_jobs.errors import BadInputError, RetryLaterError
 from feature_jobs.schema import load_scenario
 from infra import servers
+from infra.airflow_api import AirflowApi
 from infra.day_task import task_of
 from infra.processes import find
 from infra.servers import Local
@@ -91,10 +92,19 @@ def write_late(root: Path) -> None:
     spoil(second_day(root), ",0,", ",maybe,")
 
 
-def parse_again(project: Project) -> None:
-    """Airflow looks at the scenarios again at once, as it would within a minute."""
-    for file in (project.root / "dags").glob("*.py"):
-        file.touch()
+def await_errors(project: Project, api: AirflowApi, *words: str) -> None:
+    """Waits until Airflow's import errors have all the words, or, without words, until there are none.
+
+    It parses a file that has changed at once, else within a minute.
+    """
+
+    def found() -> bool:
+        for file in (project.root / "dags").glob("*.py"):
+            file.touch()
+        said = "".join(api.import_errors())
+        return all(word in said for word in words) if words else not said
+
+    awaited(found, within_s=200, said=lambda: "".join(api.import_errors()), every_s=2.0)
 
 
 def second_day(root: Path) -> Path:
@@ -253,25 +263,15 @@ def test_scenarios_are_broken_and_edited_while_a_day_runs(project: Project, shop
     for twin in twins:
         twin.write_text(file.read_text().replace("name: shop", "name: twin"))
     spoil(file, "labels:", "lables:")
-    parse_again(project)
-    expected = (
-        f"{twins[0]} and {twins[1]}: name: 'twin'",
-        f"{file}:",
-        "lables: unknown key; did you mean labels?",
-    )
-
-    def said() -> str:
-        return "".join(shop.api.import_errors())
-
-    awaited(lambda: all(words in said() for words in expected), within_s=120, said=said, every_s=0.5)
+    same_name, unknown_key = f"{twins[0]} and {twins[1]}: name: 'twin'", "lables: unknown key; did you mean labels?"
+    await_errors(project, shop.api, same_name, f"{file}:", unknown_key)
     assert not shop.api.has_dag("twin_daily")
     assert not late.call("GET", f"/dags/{late.dag_id}")["is_stale"]
     for twin in twins:
         twin.unlink()
     spoil(file, "lables:", "labels:")
     spoil(file, "batch_size: 64", "batch_size: 32")
-    parse_again(project)
-    awaited(lambda: not shop.api.import_errors(), within_s=120, said=said, every_s=0.5)
+    await_errors(project, shop.api)
 
 
 def test_mlflow_is_away_when_the_day_registers_and_deploys(project: Project, shop: Operator) -> None:

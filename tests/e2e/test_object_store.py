@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from feature_jobs.errors import BadInputError
 from feature_jobs.schema import load_scenario
+from tasks.run.registry import require_one_registry
 from tasks.store.scenario_store import open_store
 from tasks.store.verify import require_sound
 from tests.environment import inherited
@@ -139,3 +142,20 @@ def test_a_bad_day_of_the_store_ends_a_day_of_ours_with_a_known_exit(
         lost = Machine(tmp_path / name, shop, bucket, **object_server.environment(**{name: value}))
         said = lost.run("chain log", exit_code=exit_code)
         assert object_server.secret not in said
+
+
+def test_versions_are_numbered_in_one_place(
+    object_server: ObjectServer, bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two machines with a database each would both have a version 1."""
+    store = open_store(bucket, "shop")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////home/one/mlflow.db")
+    require_one_registry(store)
+    assert "set MLFLOW_TRACKING_URI to an MLflow server" in capsys.readouterr().err
+    require_one_registry(store)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(socket, "gethostname", lambda: "the-other")
+    with pytest.raises(BadInputError, match="registered in sqlite:////home/one/mlflow"):
+        require_one_registry(store)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    require_one_registry(store)

@@ -82,7 +82,7 @@ def _backfill(airflow: Airflow, folder: Path, data: Path | None = None) -> Backf
 
 def test_missing_and_failed_days_are_asked_for(tmp_path: Path) -> None:
     airflow = Airflow({"2024-03-01": "success", "2024-03-02": "failed"})
-    assert _backfill(airflow, tmp_path, tmp_path / "logs").create(lambda ds: True)
+    assert _backfill(airflow, tmp_path, tmp_path / "logs").create(lambda ds: True, print)
     [asked] = airflow.asked
     assert asked["first"] == "2024-03-01T00:00:00+00:00"
     assert asked["last"].startswith("2024-03-03T23:59:59")
@@ -92,23 +92,27 @@ def test_missing_and_failed_days_are_asked_for(tmp_path: Path) -> None:
 
 def test_nothing_is_asked_for_where_all_is_done_or_running(tmp_path: Path) -> None:
     done = Airflow(dict.fromkeys(days(3), "success"))
-    assert not _backfill(done, tmp_path).create(lambda ds: True)
+    assert not _backfill(done, tmp_path).create(lambda ds: True, print)
     running = Airflow({"2024-03-01": "running"})
-    assert _backfill(running, tmp_path).create(lambda ds: False)
+    assert _backfill(running, tmp_path).create(lambda ds: False, print)
     assert done.asked == running.asked == []
 
 
 def test_days_that_the_store_lost_run_again(tmp_path: Path) -> None:
     airflow = Airflow(dict.fromkeys(days(3), "success"))
-    assert _backfill(airflow, tmp_path).create(lambda ds: ds != "2024-03-02")
+    assert _backfill(airflow, tmp_path).create(lambda ds: ds != "2024-03-02", print)
     assert airflow.asked[0]["reprocess"] == "completed"
 
 
-def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:
+def test_a_locked_database_is_waited_for_and_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("infra.backfill.PATIENCE_S", 0.0)
     airflow = Airflow()
     airflow.locked = 3
-    assert _backfill(airflow, tmp_path).create(lambda ds: False)
+    assert _backfill(airflow, tmp_path).create(lambda ds: False, print)
     assert len(airflow.asked) == 1
+    assert capsys.readouterr().out == "waiting: locked\n" * 3
 
 
 def test_a_dag_that_airflow_refuses_is_reported(tmp_path: Path) -> None:

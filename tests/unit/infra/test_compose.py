@@ -210,3 +210,23 @@ def test_what_a_container_reads_as_a_secret_is_given_to_it(services: dict[str, A
         used = set(re.findall(r"/run/secrets/([a-z0-9-]+)", json.dumps(service)))
         mounted = {secret["target"].rsplit("/", 1)[-1] for secret in service.get("secrets", [])}
         assert used - given - mounted == set(), name
+
+
+def test_the_store_can_be_a_bucket(settings: Path, services: dict[str, Any]) -> None:
+    """Only the worker gets its credential, which opens that bucket alone."""
+    program = Path(sys.executable).parent / "docker-compose"
+    files = ["-f", COMPOSE, "-f", COMPOSE.parent / "compose" / "object-store.yaml"]
+    command = [program, "--env-file", settings, *files, "--project-directory", COMPOSE.parent]
+    done = subprocess.run([*command, "config", "--format", "json"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    merged = json.loads(done.stdout)["services"]
+    assert {name for name in merged if merged[name] != services[name]} == {"airflow-worker", "objects"}
+    worker = merged["airflow-worker"]
+    assert worker["environment"]["RECLOOP_STORE"] == "s3://recloop/store"
+    assert worker["environment"]["RECLOOP_CACHE"] in {volume["target"] for volume in worker["volumes"]}
+    assert "store-credentials" in {secret["source"] for secret in worker["secrets"]}
+    assert set(merged["objects"]["networks"]) & set(worker["networks"])
+    [name] = re.findall(r"aws_access_key_id = (.*)", (settings.parent / "secrets" / "store-credentials").read_text())
+    identities = json.loads((settings.parent / "secrets" / "objects-config").read_text())["identities"]
+    [actions] = [identity["actions"] for identity in identities if identity["name"] == name]
+    assert sorted(actions) == ["List:recloop", "Read:recloop", "Write:recloop"]

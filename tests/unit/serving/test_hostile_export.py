@@ -20,7 +20,7 @@ def folder(shop_export, tmp_path):  # noqa: F811
 
 
 def sign(folder):
-    """Whoever changes a file can also change the digests beside it."""
+    """A process that changes a file can also change the digests beside it."""
     document = json.loads((folder / "serving.json").read_bytes())
     files = {name: sha256_of(folder / name) for name in document["files"]}
     (folder / "serving.json").write_text(json.dumps({**document, "files": files}))

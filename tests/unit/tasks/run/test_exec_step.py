@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import pytest
 from feature_jobs.errors import BadInputError, KilledError, RecloopError
 from feature_jobs.schema import load_scenario
 from tasks.contract import DayConfig
-from tasks.run.container import error_of, mounts_of, writable_folders
+from tasks.run.container import error_of, mounts_of, store_environment, writable_folders
 from tasks.run.exec_step import call_of, request_of
 from tasks.run.launchers import Call
 from tasks.steps import STEPS
+from tasks.store.champion_log import ChampionLog, Entry
 from tasks.store.scenario_store import open_store
 from tasks.store.source_digest import code_digest
+from tests.object_store import NARROW, ObjectServer
 from tests.paths import ROOT, SCENARIOS
 from tests.small import days, write_small
 
@@ -104,6 +107,38 @@ def test_only_inputs_are_mounted_and_only_outputs_can_be_written(tmp_path: Path)
         (tmp_path / "store" / "shop" / folder).mkdir(parents=True)
     kept = {name: read_only for name, read_only in mounted("deploy").items() if name.startswith("store")}
     assert kept == {"store/shop/g0000": True, "store/shop/champion": False}
+
+
+def test_a_store_elsewhere_is_reached_by_deploy_alone(
+    object_server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other steps get folders. The credentials are in no file that the container would have to see."""
+    file = tmp_path / "credentials"
+    file.write_text(f"[default]\naws_access_key_id = {NARROW}\naws_secret_access_key = {object_server.narrow_secret}\n")
+    given = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_SHARED_CREDENTIALS_FILE": str(file)}
+    for name, value in object_server.environment(**given, RECLOOP_CACHE=str(tmp_path / "cache")).items():
+        monkeypatch.setenv(name, value)
+    url = f"s3://{object_server.narrow_bucket}/stores"
+    call = _call(tmp_path, "deploy")
+    call = replace(call, config=replace(call.config, store=open_store(url, "shop"), resume=None))
+    for step in ("train", "tune"):
+        assert store_environment(STEPS[step], call.config.store) == {}
+        assert "s3://" not in str(request_of(STEPS[step], call, {})["store"])
+    deploy = STEPS["deploy"]
+    mounts = mounts_of(deploy, call, writable_folders(deploy, call))
+    assert [mount["Target"] for mount in mounts if not mount["ReadOnly"]] == [str(call.output)]
+    request = request_of(deploy, call, store_environment(deploy, call.config.store))
+    file.unlink()
+    for name in given:
+        monkeypatch.delenv(name)
+    for name, value in request["environment"].items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RECLOOP_CACHE", str(tmp_path / "inside"))
+    inside = call_of(json.loads(json.dumps(request))).config.store
+    assert inside is not None
+    assert inside.url == f"{url}/shop"
+    entry = Entry("promotion", "shop", "1", days(1)[0], 0, "0" * 64)
+    assert ChampionLog(inside).promote(0, entry).sequence == 1
 
 
 @pytest.mark.parametrize(

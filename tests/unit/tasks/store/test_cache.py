@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -205,7 +206,7 @@ def _uses(root: Path, seed: int, results: "multiprocessing.Queue[str]") -> None:
             cache.release()
         results.put("")
     except BaseException as error:
-        results.put(repr(error))
+        results.put("".join(traceback.format_exception(error)))
 
 
 def test_several_processes_share_a_cache_that_is_too_small(tmp_path: Path) -> None:

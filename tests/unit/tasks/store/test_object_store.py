@@ -330,6 +330,19 @@ def test_memory_is_a_store_too(tmp_path: Path) -> None:
     assert everything(objects) == []
 
 
+def test_a_fork_is_refused_where_it_would_hang(objects: RemoteObjects) -> None:
+    assert objects.read(RECORD) is None
+    child = os.fork()
+    if child == 0:
+        try:
+            objects.read(RECORD)
+        except RuntimeError:
+            os._exit(7)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
 def test_messages_are_recloop_errors_only(objects: RemoteObjects) -> None:
     with pytest.raises(RecloopError):
         objects.put("a/../b", b"")

@@ -111,9 +111,13 @@ def test_scratch_of_a_killed_run_is_removed_and_of_a_running_one_kept(store: Sce
         assert list((store.work / ".scratch").rglob("half")) == []
 
 
-def test_object_store_url_is_refused_in_words() -> None:
-    with pytest.raises(BadInputError, match="only folders for now"):
-        open_store("s3://bucket/x", "demo")
+def test_a_url_that_is_not_one_of_a_store_is_refused_in_words() -> None:
+    with pytest.raises(BadInputError, match="ftp:// is not supported; give a folder or s3://, gs://, az://"):
+        open_store("ftp://host/x", "demo")
+
+
+def test_a_folder_can_be_given_as_a_url(tmp_path: Path) -> None:
+    assert open_store(f"file://{tmp_path}", "demo").url == open_store(tmp_path, "demo").url == f"{tmp_path}/demo"
 
 
 def test_files_of_leaves_out_the_manifest(store: ScenarioStore) -> None:
