@@ -13,7 +13,7 @@ It asks no clock and no unseeded randomness, so equal inputs give equal files. I
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,6 +28,22 @@ Metrics = Mapping[str, object]
 
 Two names are special. `verdict`: a sentence on the day, shown on the day's run.
 `series`: curves over the step's work, name → [[position, number], …], shown on the step's run and not printed."""
+
+
+Users = Sequence[int | str]
+"""Ids of users, in the type of the scenario's user column."""
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    """What `recloop forget` needs to know of a step whose output holds users' rows under their ids.
+
+    `rows`: how many rows of these users a committed folder holds. `leave_out` writes a folder again without them, and
+    returns its metrics. A step without it is computed again from inputs that do not hold the rows.
+    """
+
+    rows: Callable[[Scenario, Path, Users], int]
+    leave_out: Callable[[Scenario, Path, Users, Path], Metrics] | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +108,8 @@ class Step:
     A `resumable` step notes where it is, see DayConfig.
     A `shared` step can be computed by several machines, each of which runs its command; the leading one's output is
     committed (models.distributed.nodes).
+    `forgetting` is declared by a step whose output keeps rows under users' ids, and from which other outputs get them:
+    `recloop forget` looks there for the first day that knows a user.
     `source` steps read the scenario's source. `asset` is the name under which a scheduler announces a new output to
     others; without it the output is not announced. Two declarations give a step the store itself, besides its folders:
     `appends` names a log of the store whose records the step reads, and to which it adds one while it runs, so its
@@ -123,6 +141,7 @@ class Step:
     resumable: bool = False
     shared: bool = False
     source: bool = False
+    forgetting: Forgetting | None = None
     keeps: str | None = None
     asset: str | None = None
     appends: str | None = None

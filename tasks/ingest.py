@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import previous_day
-from tasks.contract import DayConfig, Metrics, Resources, step
+from tasks.contract import DayConfig, Forgetting, Metrics, Resources, Users, step
 
 
 def refuse_retyped(config: DayConfig) -> None:
@@ -18,11 +19,24 @@ def refuse_retyped(config: DayConfig) -> None:
         refuse_retyped_events(config.scenario, config.ds, day_before, past.folder)
 
 
+def _rows_of(scenario: Scenario, events: Path, users: Users) -> int:
+    from feature_jobs.sources.leave_out import num_rows
+
+    return num_rows(scenario, events, users)
+
+
+def _leave_out(scenario: Scenario, events: Path, users: Users, output: Path) -> Metrics:
+    from feature_jobs.sources.leave_out import leave_out
+
+    return {**leave_out(scenario, events, users, output)}
+
+
 @step(
     reads={},
     writes="events",
     config=("data", "ingest"),
     source=True,
+    forgetting=Forgetting(_rows_of, _leave_out),
     imports=("feature_jobs.sources.ingest",),
     before=refuse_retyped,
     resources=Resources(cpus=2, memory_gib=4),

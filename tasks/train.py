@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from feature_jobs.errors import BadInputError
-from tasks.contract import DayConfig, Input, Metrics, Resources, step
+from feature_jobs.schema import Scenario
+from tasks.contract import DayConfig, Forgetting, Input, Metrics, Resources, Users, step
+
+
+def _rows_of(scenario: Scenario, checkpoint: Path, users: Users) -> int:
+    from models.checkpoints.users import num_user_rows
+
+    return num_user_rows(scenario, checkpoint, users)
 
 
 @step(
@@ -27,6 +34,7 @@ from tasks.contract import DayConfig, Input, Metrics, Resources, step
         "num_rows": "rows",
     },
     resumable=True,
+    forgetting=Forgetting(_rows_of),
     shared=True,
 )
 def train(config: DayConfig, *, samples: Path, validation: Path, parent: Path | None, checkpoint: Path) -> Metrics:

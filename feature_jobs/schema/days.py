@@ -36,6 +36,15 @@ def check_day(scenario: Scenario, ds: str) -> None:
         raise BadInputError(f"{scenario.file}: data.days.skip: {ds} is passed over; take it out or choose another")
 
 
+def is_day(scenario: Scenario, ds: str) -> bool:
+    """Whether the scenario's data has such a day."""
+    try:
+        check_day(scenario, ds)
+    except BadInputError:
+        return False
+    return True
+
+
 def previous_day(scenario: Scenario, ds: str) -> str | None:
     """The day before (skipped days left out), or None for the scenario's first."""
     day, days = parse_ds(ds) - ONE_DAY, scenario.data.days

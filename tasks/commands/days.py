@@ -266,15 +266,22 @@ def chain_verify(context: Context) -> None:
 @click.option("--reason", default="corrected data", show_default=True, help="Kept in the generation's record.")
 @click.option("--no-run", is_flag=True, help="Only start the generation; Airflow then runs the days.")
 @click.option("--restart", is_flag=True, help="Start over, also where the newest generation is not finished.")
+@click.option(
+    "--source-cleaned", is_flag=True, help="The source no longer holds the rows that `recloop forget` left out."
+)
 @with_context
-def chain_replay(context: Context, first: str, last: str | None, reason: str, *, no_run: bool, restart: bool) -> None:
+def chain_replay(
+    context: Context, first: str, last: str | None, reason: str, *, no_run: bool, restart: bool, source_cleaned: bool
+) -> None:
     """Starts a new generation from a day on and computes its days again; the older one stays readable.
 
     A replay that was interrupted goes on where it stopped when the same command is given again.
     """
     from tasks.run.replay import begin_replay
 
-    replay = begin_replay(context.scenario, context.store, first, last, reason, restart=restart)
+    replay = begin_replay(
+        context.scenario, context.store, first, last, reason, restart=restart, source_cleaned=source_cleaned
+    )
     begun = "goes on with generation" if replay.resumed else "generation"
     click.echo(f"{begun} {replay.generation}: {replay.days[0]} to {replay.days[-1]}", err=True)
     ended = run_days(context, [] if no_run else replay.days)

@@ -1,12 +1,19 @@
-"""Commands about what the store keeps: gc."""
+"""Commands about what the store keeps: gc, forget."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
-from feature_jobs.errors import BadInputError
-from tasks.commands.common import Context, main, with_context
+from feature_jobs.errors import BadInputError, GateError
+from tasks.commands.common import Context, execution_option, main, with_context
 from tasks.commands.text_table import table
+
+if TYPE_CHECKING:
+    from tasks.run.forget import Cost
 
 
 @main.command(short_help="Shows, and deletes, files that nothing needs any more.")
@@ -17,18 +24,19 @@ def gc(context: Context, *, delete: bool, keep_days: int | None) -> None:
     """Shows the committed files that nothing needs any more; with --delete it deletes them.
 
     Kept are the last days and what their next day reads, the champion, the versions that a rollback can go to, and the
-    newest checkpoint of each generation. Records and manifests always stay: days remain done, and the chain proven.
+    newest checkpoint of each generation. Of days that `recloop forget` left rows out of, nothing older is kept. Records
+    and manifests always stay: days remain done, and the chain proven.
     """
     from tasks.run.collect import collect, garbage, leftovers
 
     days = keep_days or context.scenario.store.keep_days
-    if days is None:
+    found, left = garbage(context.scenario, context.store, days), leftovers(context.store)
+    if days is None and not found.commits:
         raise BadInputError(
             f"{context.scenario.file}: store.keep_days is not set, so every day is kept; set it, or give --keep-days"
         )
-    found, left = garbage(context.scenario, context.store, days), leftovers(context.store)
     if delete:
-        collect(context.store, found, left, f"recloop gc kept {days} days")
+        collect(context.store, found, left, f"recloop gc kept {days or 'all'} days")
     by_step = found.by_step()
     facts = {
         "deleted": delete,
@@ -44,3 +52,87 @@ def gc(context: Context, *, delete: bool, keep_days: int | None) -> None:
     if left:
         lines.append(f"{verb}: {len(left):,} leftovers of killed runs")
     context.show(facts, "\n".join([*(table(["step", "commits", "MB"], rows) if rows else []), *lines]))
+
+
+@main.command(short_help="Leaves the rows of users out of every day, from the first that holds them on.")
+@click.option("--user", "users", multiple=True, metavar="ID", help="A user, as the events name it; may be repeated.")
+@click.option(
+    "--users",
+    "file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A file with one id in each line.",
+)
+@click.option("--yes", is_flag=True, help="Do it; without it only the cost is shown.")
+@execution_option
+@with_context
+def forget(context: Context, *, users: tuple[str, ...], file: Path | None, yes: bool, execution: str) -> None:
+    """Leaves the rows of users out of every day, from the first that holds them on, in a new generation.
+
+    The column that names the user is the scenario's `data.user`. Without --yes only the cost is shown. The ids are kept
+    nowhere: give the same command again where it was interrupted. Versions that learned from the rows are deleted in
+    MLflow. The files of the older generation stay until `recloop gc --delete`, which erases them. The source's own
+    files are not changed.
+    """
+    from feature_jobs.sources.leave_out import users_of
+    from tasks.commands.days import run_days
+    from tasks.run.forget import begin_forgetting, cost_of, erase_from_registry
+    from tasks.run.modes import launcher_of
+
+    ids = users_of(context.scenario, [*users, *_lines(file)])
+    if not ids:
+        raise click.UsageError("name the users: --user ID, or --users FILE")
+    cost = cost_of(context.scenario, context.store, ids)
+    if not yes or not context.as_json:
+        context.show({"done": False, **asdict(cost)}, "\n".join(_cost_lines(context, cost, yes=yes)))
+    if not yes:
+        return
+    context.check()
+    launcher = launcher_of(execution)
+    if cost.days:
+        begun = begin_forgetting(context.scenario, context.store, ids, cost, launcher)
+        ended = run_days(context, begun.days, launcher)
+        if ended.error is not None:
+            raise ended.error
+    erased = erase_from_registry(context.scenario, context.store)
+    lines = [
+        f"deleted in MLflow: {len(erased.versions)} versions, {erased.runs} runs",
+        f"to erase the files of older generations: recloop gc {context.options} --delete",
+        f"not changed: {context.scenario.data.path}; delete the rows there before the next day is ingested",
+    ]
+    context.show({"done": erased.serves is None, **asdict(cost), **asdict(erased)}, "\n".join(lines))
+    if erased.serves is not None:
+        raise GateError(
+            f"version {erased.serves} still serves, and has learned from the rows: no version of the new days was"
+            f" promoted. See recloop status {context.options}; a later day, or a rollback, replaces it, and then give"
+            " this command again"
+        )
+
+
+def _lines(file: Path | None) -> list[str]:
+    if file is None:
+        return []
+    try:
+        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise BadInputError(f"--users {file}: is not UTF-8 text; write one id in each line") from None
+
+
+def _cost_lines(context: Context, cost: Cost, *, yes: bool) -> list[str]:
+    """The cost for a person."""
+    if not cost.days:
+        return ["no committed day holds rows of these users, except what gc erases"]
+    if cost.resumed:
+        return [f"goes on with generation {context.store.generation}: {cost.days[0]} to {cost.days[-1]}"]
+    seconds = sum(step["seconds"] for step in cost.steps.values())
+    rows = [[step, f"{facts['days']:,}", f"{facts['seconds']:,.1f}"] for step, facts in cost.steps.items()]
+    lines = [
+        f"{sum(cost.rows.values()):,} rows on {len(cost.rows):,} days; a new generation from {cost.days[0]} to"
+        f" {cost.days[-1]}, {len(cost.days):,} days",
+        *table(["step", "days to compute", "seconds before"], rows),
+        f"at most {seconds:,.0f} s of computing, by past runs; gc then erases {cost.bytes / 1e6:,.1f} MB",
+    ]
+    if cost.from_source:
+        lines.append(f"read again from the source: {len(cost.from_source):,} days, whose events gc has deleted")
+    if cost.aside:
+        lines.append(f"deleted at once, because they hold rows of these days: {', '.join(cost.aside)}")
+    return lines if yes else [*lines, "nothing was changed; to do it, add --yes"]

@@ -111,8 +111,8 @@ def write_report(scenario: Scenario, store: ScenarioStore, days: list[str], out:
 def outcome_lines(outcome: Outcome) -> list[str]:
     """One step for a person: day, how it ended, seconds, main numbers, and tables that refused or evicted ids."""
     head = f"{outcome.ds} {outcome.step:<{STEP_WIDTH}}"
-    if outcome.outcome == "already_done":
-        return [f"{head} done before"]
+    if outcome.outcome in ("already_done", "reused"):
+        return [f"{head} {'done before' if outcome.outcome == 'already_done' else 'as before'}"]
     words = [f"{head} {outcome.seconds.get('total', 0.0):6.1f} s"]
     words += [f"gate said no: {outcome.gate.removeprefix('no: ')}"] if outcome.gate else []
     words += [verdict] if (verdict := _verdict(outcome.metrics)) else []

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 
 from feature_jobs.errors import ParentMissingError
 from feature_jobs.schema import Scenario
-from feature_jobs.schema.days import day_range, parse_ds
+from feature_jobs.schema.days import day_range, is_day, parse_ds
 from tasks.run.runner import flat, resolve_inputs
 from tasks.steps import DAILY, STEPS, upstream
 from tasks.store.chain import log as chain_log
 from tasks.store.champion_log import ChampionLog
+from tasks.store.forgotten import is_forgotten
 from tasks.store.records import holder_of
 from tasks.store.scenario_store import Commit, ScenarioStore
 
@@ -48,17 +49,22 @@ def size_of(commit: Commit) -> int:
 
 def garbage(scenario: Scenario, store: ScenarioStore, keep_days: int | None) -> Garbage:
     """The commits whose files nothing needs: neither the last `keep_days` days, nor the next day with its windows, nor
-    the champion and what a rollback can go to, nor the newest checkpoint of a generation. None keeps all."""
+    the champion and what a rollback can go to, nor the newest checkpoint of a generation. None keeps all of these.
+
+    What a newer generation has written again without the rows of some users is garbage at once.
+    """
     commits = store.commits()
+    forgotten = {commit.source["record"] for commit in commits if _is_forgotten(scenario, store, commit)}
     generations = store.generations()
     current = [commit for commit in commits if holder_of(commit.ds, generations) == commit.generation]
     links = sorted(commit.ds for commit in current if commit.step in LINK_STEPS)
     if keep_days is None or not links:  # a replay from the first day has just begun
-        return Garbage((), 0)
+        free = tuple(c for c in _with_files(store, commits) if c.source["record"] in forgotten)
+        return Garbage(free, sum(map(size_of, free)))
     # The days to keep end with the newest link: later days have begun out of order, and need all that they have.
     counted = day_range(scenario, min(commit.ds for commit in current), links[-1])
     recent = [*counted[-keep_days:], *sorted({commit.ds for commit in current if commit.ds > links[-1]})]
-    kept = {commit.source["record"] for commit in _needed(scenario, store, recent)}
+    kept = {commit.source["record"] for commit in _needed(scenario, store, recent)} - forgotten
     # What a killed gc began to delete is not whole any more, so it goes, needed or not.
     free = tuple(c for c in _with_files(store, commits) if c.source["record"] not in kept or store.is_collected(c))
     return Garbage(free, sum(map(size_of, free)))
@@ -70,6 +76,13 @@ def _with_files(store: ScenarioStore, commits: list[Commit]) -> Iterator[Commit]
     depths = {key.count("/") + 1 for of_commit in keys.values() for key in of_commit}
     there = {key for depth in depths for key in store.keys("/".join(["g*", *["*"] * (depth - 1)]))}
     return (commit for commit in commits if not there.isdisjoint(keys[commit]))
+
+
+def _is_forgotten(scenario: Scenario, store: ScenarioStore, commit: Commit) -> bool:
+    """Whether rows were left out of the commit's day since, and the day has been written again without them."""
+    if not is_forgotten(store, commit.ds, commit.generation):
+        return False
+    return not is_day(scenario, commit.ds) or bool(store.commits_of(commit.ds))
 
 
 def _needed(scenario: Scenario, store: ScenarioStore, recent: list[str]) -> Iterator[Commit]:
@@ -136,6 +149,8 @@ def leftovers(store: ScenarioStore, idle_s: float = IDLE_S) -> list[str]:
         top, ds, step, _ = folder.split("/")
         if folder in kept or f"{top}/{ds}/{step}" in places:
             return folder not in kept
+        if is_forgotten(store, ds, int(top[1:])):
+            return True
         is_replaced = f"g{holder_of(ds, generations):04}" != top
         return is_replaced and all(time.time() - store.objects.time_of(key) >= idle_s for key in published[folder])
 

@@ -10,9 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypedDict
 
-from feature_jobs.errors import ParentMissingError
+from feature_jobs.errors import BadInputError, ParentMissingError
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import check_day, previous_day
+from tasks.contract import DayConfig
+from tasks.run.reuse import refuse_rows_left_out
 from tasks.steps import DAILY, STEPS, WRITERS, upstream
 from tasks.store.scenario_store import Commit, ScenarioStore
 from tasks.store.source_digest import code_digest
@@ -84,6 +86,11 @@ def _state(name: str, scenario: Scenario, ds: str, store: ScenarioStore, planned
         ]
         why = f"with other {' and '.join(changed)}; {_again(store, ds)}" if changed else ""
         return StepPlan("done", why)
+    if STEPS[name].source:
+        try:
+            refuse_rows_left_out(DayConfig(scenario, ds, store, store.generation_of(ds)))
+        except BadInputError as refused:
+            return StepPlan("blocked", str(refused))
     before = [step for step in upstream(name) if store.find(step, ds) is None]
     for error in _missing_days(name, scenario, ds, store):
         if error.ds not in planned:

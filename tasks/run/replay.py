@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from feature_jobs.errors import BadInputError, ParentMissingError, RecloopError
 from feature_jobs.schema import Scenario
-from feature_jobs.schema.days import check_day, day_range, previous_day
+from feature_jobs.schema.days import check_day, day_range, is_day, previous_day
 from tasks.run.runner import flat, resolve_inputs
 from tasks.steps import DAILY, STEPS
+from tasks.store.forgotten import leaves_out
 from tasks.store.records import holder_of
 from tasks.store.scenario_store import ScenarioStore
 
@@ -24,19 +26,27 @@ class Replay:
 
 
 def begin_replay(
-    scenario: Scenario, store: ScenarioStore, first: str, last: str | None, reason: str, *, restart: bool = False
+    scenario: Scenario,
+    store: ScenarioStore,
+    first: str,
+    last: str | None,
+    reason: str,
+    *,
+    restart: bool = False,
+    source_cleaned: bool = False,
 ) -> Replay:
     """Starts a generation from `first` on, to `last` or the newest day there is.
 
     Where the newest generation begins at the same day and does not yet hold all that it replaces, it goes on with that
-    one, unless `restart`. Works also where commit records are damaged: only their keys are read. Nothing is written
-    where it raises.
+    one, unless `restart`. Works also where commit records are damaged: only their keys are read. Days that rows of
+    users were left out of are read from the source again only if a person says that the rows are gone there
+    (`source_cleaned`). Nothing is written where it raises.
     """
     for ds in (first, last or first):
         check_day(scenario, ds)
     if last is not None and last < first:
         raise BadInputError(f"--from {first} is after --to {last}; swap them")
-    committed = _in_view(store)
+    committed = in_view(store)
     if not committed:
         raise BadInputError(
             f"{store.url}: nothing is committed, so there is nothing to replay; run some days first:"
@@ -51,14 +61,17 @@ def begin_replay(
         )
     open_one = store.generations()[-1]
     newest = max(first, open_one.to_ds or first, *(ds for ds, _ in committed))
-    resumed = not restart and open_one.from_ds == first and not _replaced(store) <= committed
+    resumed = not restart and open_one.from_ds == first and is_unfinished(scenario, store)
     if not resumed and (deleted := _deleted_input(scenario, store, first)):
         raise BadInputError(
             f"{store.url}: {first} needs files of {deleted}, which were deleted as no longer needed; begin at an"
             f" earlier day whose day before is kept, or at {scenario.data.days.first}"
         )
+    days = day_range(scenario, first, last or newest)
+    if not resumed and not source_cleaned:
+        _refuse_left_out(store, days)
     generation = open_one.number if resumed else store.new_generation(first, reason, last or newest)
-    return Replay(generation, day_range(scenario, first, last or newest), resumed)
+    return Replay(generation, days, resumed)
 
 
 def _deleted_input(scenario: Scenario, store: ScenarioStore, ds: str) -> str | None:
@@ -75,19 +88,29 @@ def _deleted_input(scenario: Scenario, store: ScenarioStore, ds: str) -> str | N
     return None
 
 
-def _in_view(store: ScenarioStore, generation: int | None = None) -> set[tuple[str, str]]:
-    """(day, step) of what is committed as seen from a generation (default: the newest)."""
+def _refuse_left_out(store: ScenarioStore, days: list[str]) -> None:
+    if left_out := [ds for ds in days if leaves_out(store, ds)]:
+        raise BadInputError(
+            f"recloop forget left rows of users out of {left_out[0]}; a replay reads the day from its source again, and"
+            " they would come back if they are still there. Delete them there first, then add --source-cleaned"
+        )
+
+
+def is_unfinished(scenario: Scenario, store: ScenarioStore, steps: Collection[str] = DAILY) -> bool:
+    """Whether the newest generation does not yet hold all that it has to compute of these steps: the outputs that older
+    ones have in its days, but for days that the scenario does not have any more."""
+    newest = store.generations()[-1]
+    from_ds, to_ds = newest.from_ds or "", newest.to_ds or ""
+    older = [key.split("/") for key in store.commit_keys() if not key.startswith(f"g{newest.number:04}/")]
+    replaced = {(ds, step) for _, ds, step in older if from_ds <= ds <= to_ds and step in steps}
+    return any(is_day(scenario, ds) for ds, _ in replaced - in_view(store))
+
+
+def in_view(store: ScenarioStore, generation: int | None = None) -> set[tuple[str, str]]:
+    """(day, step) of what is committed, as seen from a generation (default: the newest)."""
     found, generations = set(), store.generations()
     for key in store.commit_keys():
         number, ds, step = key.split("/")
         if holder_of(ds, generations, generation) == int(number[1:]):
             found.add((ds, step))
     return found
-
-
-def _replaced(store: ScenarioStore) -> set[tuple[str, str]]:
-    """What the newest generation has to compute: the daily outputs that older ones have in its days."""
-    newest = store.generations()[-1]
-    from_ds, to_ds = newest.from_ds or "", newest.to_ds or ""
-    older = (key.split("/") for key in store.commit_keys() if not key.startswith(f"g{newest.number:04}/"))
-    return {(ds, step) for _, ds, step in older if from_ds <= ds <= to_ds and step in DAILY}

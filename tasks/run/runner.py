@@ -6,7 +6,6 @@ The same whether a person, Airflow, DVC or a container asked for it.
 from __future__ import annotations
 
 import contextlib
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
@@ -28,7 +27,8 @@ from models.distributed.nodes import Nodes
 from tasks.contract import DayConfig, Input, Metrics, Step
 from tasks.run.launchers import Call, Folder, InProcess, Launcher, Ran
 from tasks.run.registry import require_one_registry
-from tasks.run.shown import show_after
+from tasks.run.reuse import is_read_again, refuse_rows_left_out, same_as_before, take_over
+from tasks.run.shown import is_time_to_show, show_after
 from tasks.steps import STEPS, writer_of
 from tasks.store.digests import canonical_json, sha256_of
 from tasks.store.keys import record_key
@@ -38,13 +38,11 @@ from tasks.store.records import Digests, Facts
 from tasks.store.scenario_store import Commit, ScenarioStore
 from tasks.store.source_digest import code_digest
 
-WORTH_AN_IMPORT_S = 20.0
-
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a step ended. `outcome`: done, already_done, helped (another machine's commit) or gate_no; `exit_code` says
-    the same to a scheduler. `gate` is the reason of a no; without a digest the refused output is not committed."""
+    """How a step ended. `outcome`: done, already_done, reused (an older output), helped (another machine's commit) or
+    gate_no; `exit_code` says the same. `gate` is the reason of a no; without a digest the output is not committed."""
 
     step: str
     ds: str
@@ -98,7 +96,12 @@ def run_step(
         _note(store, {**entry, "message": str(error), "seconds": seconds})
         raise
     if track and (commit is not None or outcome.gate):
-        show_after(scenario, store, ds, at_once=_is_time_to_show(declared, outcome))
+        show_after(
+            scenario,
+            store,
+            ds,
+            at_once=is_time_to_show(declared, sum(outcome.seconds.values()), refused=outcome.gate is not None),
+        )
     starting_s = begun - (started or begun)
     seconds = {**outcome.seconds, "imports": round(starting_s + outcome.seconds.get("imports", 0.0), 3)}
     seconds["total"] = round(time.time() - (started or begun), 3)
@@ -118,10 +121,12 @@ def _run(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Laun
     output_name = output_name_of(declared, scenario)
     standing = store.find(output_name, ds, config.generation)
     # A step that reads nothing of the store reads the source, which may have changed: it runs again and is compared.
-    if standing is not None and declared.reads:
+    if standing is not None and not is_read_again(declared, config, standing):
         return _already_done(standing), standing
     if declared.registry:
         require_one_registry(store)
+    if declared.source:
+        refuse_rows_left_out(config)
     if declared.before is not None:
         declared.before(config)
     inputs = _proven_inputs(declared, config, store)
@@ -129,6 +134,11 @@ def _run(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Laun
         config = replace(config, resume=resume)
         output = scratch / declared.writes
         output.mkdir()
+        facts = facts_of_run(declared, scenario, inputs, None)
+        if earlier := same_as_before(declared, config, output_name, facts, store):
+            take_over(earlier, output, config.generation)
+            commit, _ = store.commit(output_name, ds, output, facts, config.generation)
+            return Outcome(declared.name, ds, "reused", commit.digest, commit.uri), commit
         ran = _launch(launcher, declared, Call(config, _folders(inputs), output), inputs, store)
         metrics, seconds, gate = ran.metrics, ran.seconds, ran.gate
         if gate and declared.on_no == "fail":
@@ -136,7 +146,7 @@ def _run(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Laun
         if declared.is_partial(options):
             return Outcome(declared.name, ds, "done", None, None, metrics, seconds), None
         series, metrics = metrics.get("series", {}), {name: metrics[name] for name in metrics if name != "series"}
-        facts = _facts(declared, scenario, inputs, gate)
+        facts["gate"] = gate
         if declared.appends and (appended := store.newest(declared.appends)):
             facts["appended"] = appended
         if standing is not None:
@@ -249,7 +259,7 @@ def _resume_folder(
 
 
 def _resume_key(declared: Step, config: DayConfig, inputs: Mapping[str, Found]) -> tuple[str, str]:
-    facts = _facts(declared, config.scenario, inputs, None)
+    facts = facts_of_run(declared, config.scenario, inputs, None)
     return f"{config.ds}.{declared.name}", sha256_of(canonical_json(facts))
 
 
@@ -308,7 +318,7 @@ def _folder(found: Found) -> Folder:
     return found.folder if found else None
 
 
-def _facts(declared: Step, scenario: Scenario, inputs: Mapping[str, Found], gate: str | None) -> Facts:
+def facts_of_run(declared: Step, scenario: Scenario, inputs: Mapping[str, Found], gate: str | None) -> Facts:
     """What a manifest says besides its files."""
 
     def digests(found: Found) -> Digests:
@@ -386,14 +396,3 @@ def _changed(store: ScenarioStore, standing: Commit, metrics: Metrics) -> str:
     """What is different, as far as the number of rows shows it."""
     then, now = store.run_record(standing).get("metrics", {}).get("rows"), metrics.get("rows")
     return "other content" if then == now or then is None else f"{then} rows then, {now} now"
-
-
-def _is_time_to_show(declared: Step, outcome: Outcome) -> bool:
-    """Whether to show the day in MLflow now, or to leave it to the next step of the day.
-
-    Importing MLflow takes a process 1.5 s, as much as a short step itself. So short steps that have not imported it are
-    shown by the day's next step that has; one of them ends every day (docs/decisions/0009-mlflow-client.md).
-    """
-    is_loaded = "mlflow" in sys.modules
-    is_long = sum(outcome.seconds.values()) >= WORTH_AN_IMPORT_S
-    return is_loaded or is_long or declared.registry or not declared.daily or outcome.gate is not None

@@ -13,9 +13,12 @@ from collections.abc import Sequence
 
 from feature_jobs.errors import RecloopError
 from feature_jobs.schema import Scenario
+from tasks.contract import Step
 from tasks.steps import STEPS
 from tasks.store.keys import ALL_RECORDS, ALL_TRACKED, parts_of_record_key, tracked_key
 from tasks.store.scenario_store import Commit, ScenarioStore
+
+WORTH_AN_IMPORT_S = 20.0
 
 
 def not_shown(store: ScenarioStore) -> list[Commit]:
@@ -62,3 +65,14 @@ def show_after(scenario: Scenario, store: ScenarioStore, ds: str, *, at_once: bo
     except RecloopError as error:
         remedy = f"the next step tries again, and so does: recloop status {store.options} --repair"
         print(f"not shown in MLflow yet: {error}; {remedy}", file=sys.stderr)
+
+
+def is_time_to_show(declared: Step, seconds: float, *, refused: bool) -> bool:
+    """Whether to show the day in MLflow now, or to leave it to the next step of the day.
+
+    Importing MLflow takes a process 1.5 s, as much as a short step itself. So short steps that have not imported it are
+    shown by the day's next step that has; one of them ends every day (docs/decisions/0009-mlflow-client.md).
+    """
+    is_loaded = "mlflow" in sys.modules
+    is_long = seconds >= WORTH_AN_IMPORT_S
+    return is_loaded or is_long or declared.registry or not declared.daily or refused

@@ -21,6 +21,7 @@ from typing_extensions import TypedDict  # pydantic needs it in Python 3.11
 from feature_jobs.errors import CorruptError, RetryLaterError
 from feature_jobs.schema import Scenario
 from tasks.store.digests import canonical_json
+from tasks.store.forgotten import is_forgotten
 from tasks.store.record_store import follows
 from tasks.store.records import Source, holder_of
 from tasks.store.scenario_store import ScenarioStore
@@ -120,12 +121,15 @@ class ChampionLog:
         return (served[-1] if served else None, former)
 
     def is_committed(self, entry: Entry) -> bool:
-        """Whether the entry's checkpoint is in the store (dvc removes the outputs of days that it runs again)."""
+        """Whether the entry's checkpoint is in the store (dvc removes the outputs of days that it runs again) and
+        nothing was left out of its day since."""
+        if is_forgotten(self.store, entry.ds, entry.generation):
+            return False
         return self.store.is_committed(entry.checkpoint, entry.ds, entry.generation)
 
     def _is_kept(self, entry: Entry) -> bool:
-        """Whether the entry's checkpoint is in the store with its files."""
-        return any(
+        """Whether the entry's checkpoint is in the store with its files, and nothing was left out of its day since."""
+        return self.is_committed(entry) and any(
             commit.digest == entry.checkpoint and not self.store.is_collected(commit)
             for commit in self.store.commits_on(entry.ds, entry.generation)
         )

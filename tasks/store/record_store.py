@@ -104,22 +104,27 @@ class RecordStore:
             record, digest = read
             if record["generation"] != len(found) or not follows(record.get("previous"), found[-1].digest):
                 raise CorruptError(f"{self.url}/{key}: does not follow the generation before; {remedy}")
-            found.append(Generation(len(found), record["from"], record.get("to"), record["reason"], digest))
+            forgets = record.get("forgets", False)
+            found.append(Generation(len(found), record["from"], record.get("to"), record["reason"], digest, forgets))
 
     @property
     def generation(self) -> int:
         """The newest generation; the only one that is written to."""
         return len(self.generations()) - 1
 
-    def new_generation(self, from_ds: str, reason: str, to_ds: str | None = None) -> int:
-        """Starts a generation whose days from `from_ds` on replace the older ones; those stay readable."""
-        newest = self.generations()[-1]
+    def new_generation(
+        self, from_ds: str, reason: str, to_ds: str | None = None, *, forgets: bool = False, after: int | None = None
+    ) -> int:
+        """Starts a generation whose days from `from_ds` on replace the older ones; those stay readable. Raises
+        RetryLaterError where there is a newer one than `after`, from which it was prepared."""
+        newest = self.generations()[-1 if after is None else after]
         record: GenerationRecord = {
             "generation": newest.number + 1,
             "from": from_ds,
             "to": to_ds,
             "reason": reason,
             "previous": newest.digest,
+            "forgets": forgets,
         }
         if not self.put_if_absent(generation_key(newest.number + 1), canonical_json(record)):
             raise RetryLaterError(

@@ -88,21 +88,30 @@ class RunRecord(TypedDict, total=False):
 
 GenerationRecord = TypedDict(
     "GenerationRecord",
-    {"generation": int, "from": str, "to": NotRequired[str | None], "reason": str, "previous": NotRequired[str | None]},
+    {
+        "generation": int,
+        "from": str,
+        "to": NotRequired[str | None],
+        "reason": str,
+        "forgets": NotRequired[bool],
+        "previous": NotRequired[str | None],
+    },
 )
-"""generation.json. `to`: the last day that the generation before had; `previous`: digest of the record before."""
+"""generation.json. `to`: the last day that the generation before had; `previous`: digest of the record before.
+`forgets`: rows of users were left out; which users is not kept anywhere."""
 
 
 @dataclass(frozen=True)
 class Generation:
     """A history of the chain. `from_ds`: the first day that it replaces, `to_ds`: the last one that was there to be
-    replaced; the first generation has neither. `digest` of its record."""
+    replaced; the first generation has neither. `digest` of its record. `forgets`: it leaves rows of users out."""
 
     number: int
     from_ds: str | None
     to_ds: str | None
     reason: str
     digest: str | None
+    forgets: bool = False
 
     @property
     def source(self) -> Source | None:

@@ -6,6 +6,7 @@ imported inside functions, and only a process that needs it does (docs/decisions
 
 from tasks.tracking.champion_alias import mirror_alias
 from tasks.tracking.connection import tracking_uri
+from tasks.tracking.erase import erase_runs, erase_versions
 from tasks.tracking.logged_models import LoadCheck, check_loads, register_version
 from tasks.tracking.registry import (
     CHECKPOINT_TAG,
@@ -30,6 +31,8 @@ __all__ = [
     "aliases",
     "check_loads",
     "delete_alias",
+    "erase_runs",
+    "erase_versions",
     "experiment_path",
     "mirror_alias",
     "register_version",

@@ -5,6 +5,7 @@ one to stdout. MLflow is imported before stdin is read, so that deploy can fetch
 Imports nothing of this project: serving a registered model must not need more than what is in it.
 """
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -35,7 +36,8 @@ def main(model_folder: str, reference: str) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    import mlflow.pyfunc  # noqa: F401 (before the model is there)
+    for name in ("mlflow.pyfunc", "numba", "onnxruntime", "pandas", "pyarrow.parquet"):
+        importlib.import_module(name)  # what the model needs, while deploy fetches it
 
     try:
         asked = json.loads(sys.stdin.readline())

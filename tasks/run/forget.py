@@ -1,0 +1,372 @@
+"""Forgetting users: a generation whose days do not hold their rows, and nothing left that could bring them back.
+
+A day's ingested events are written again without the rows, from what is committed. All of that is prepared before the
+generation begins and committed in one go, so the ids are in the memory of this process alone: no file, container or
+scheduler gets them. The steps after that are run like those of any replay. Where their inputs are as they were, the
+output of the older generation is taken over (`tasks.run.reuse`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypedDict
+
+from feature_jobs.errors import BadInputError, CorruptError, ParentMissingError, RetryLaterError
+from feature_jobs.schema import Scenario
+from feature_jobs.schema.days import day_range, is_day, previous_day
+from tasks.contract import DayConfig, Forgetting, Metrics, Step, Users
+from tasks.run.collect import LINK_STEPS, size_of
+from tasks.run.launchers import Call, Launcher
+from tasks.run.replay import Replay, in_view, is_unfinished
+from tasks.run.reuse import take_over
+from tasks.run.runner import facts_of_run, flat, resolve_inputs
+from tasks.steps import DAILY, STEPS
+from tasks.store.champion_log import ChampionLog, promotions_held
+from tasks.store.forgotten import is_forgotten
+from tasks.store.keys import JOURNAL, record_key
+from tasks.store.output_files import digest_of
+from tasks.store.records import Facts
+from tasks.store.scenario_store import Commit, ScenarioStore
+
+REASON = "rows of users were left out"
+ORIGINS = tuple(name for name, declared in STEPS.items() if declared.forgetting and declared.forgetting.leave_out)
+TRIES = "tries"
+ASIDE = (TRIES, "tuning", "rejected")
+"""Folders of the store that hold copies of days' rows outside the committed history."""
+
+
+class StepCost(TypedDict):
+    """Days on which a step is computed again, and the seconds that this took when they were computed before."""
+
+    days: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What forgetting takes: a new generation from `first` on, whose `days` are written again without `rows`, by day.
+
+    `from_source`: days whose ingested events were deleted (recloop gc), so that their source is read again. `bytes`:
+    what gc then erases; `aside`: what is deleted at once. `resumed`: only what an earlier call has left to do.
+    """
+
+    users: int
+    first: str = ""
+    days: list[str] = field(default_factory=list)
+    rows: dict[str, int] = field(default_factory=dict)
+    from_source: list[str] = field(default_factory=list)
+    steps: dict[str, StepCost] = field(default_factory=dict)
+    bytes: int = 0
+    aside: list[str] = field(default_factory=list)
+    resumed: bool = False
+
+
+def cost_of(scenario: Scenario, store: ScenarioStore, users: Users) -> Cost:
+    """What it takes to forget these users; without days where no committed day knows them. Nothing is written.
+
+    Raises BadInputError where an unfinished generation that leaves other rows out, or a rollback, is in the way.
+    """
+    held = _days_that_hold(scenario, store, users)
+    newest = store.generations()[-1]
+    if _is_begun(scenario, store) and held:
+        raise BadInputError(
+            f"{store.url}: generation {newest.number} leaves rows out and is not finished, and {min(held)} holds rows"
+            " of these users beside it; first give the command that began it, with its ids"
+        )
+    if not held:
+        resumed = newest.forgets and is_unfinished(scenario, store)
+        days = _days(scenario, newest.from_ds or "", newest.to_ds or "") if resumed else []
+        return Cost(len(users), days=days, resumed=resumed)
+    first = _first_day(scenario, store, min(held))
+    _refuse_held(scenario, store, first)
+    days = _days(scenario, first, _newest(store))
+    from_source = [ds for ds in days if None in _base(store, ds, store.generation).values()]
+    rows = {ds: held[ds] for ds in days if held.get(ds)}
+    return Cost(
+        len(users),
+        first,
+        days,
+        rows,
+        from_source,
+        _steps_again(scenario, store, days, {*rows, *from_source}),
+        sum(size_of(c) for c in store.commits() if c.ds >= first and not store.is_collected(c)),
+        _aside(store, first),
+    )
+
+
+def _newest(store: ScenarioStore) -> str:
+    return max(ds for ds, _ in in_view(store))
+
+
+def _days(scenario: Scenario, first: str, last: str) -> list[str]:
+    """Days that the scenario has, of those from `first` to `last`."""
+    return [ds for ds in day_range(scenario, first, last) if is_day(scenario, ds)]
+
+
+def _days_that_hold(scenario: Scenario, store: ScenarioStore, users: Users) -> dict[str, int]:
+    """Days of which some output holds rows of the users, in whatever generation, with the rows of their events.
+
+    Days that rows were left out of since do not count: gc erases them.
+    """
+    held: dict[str, int] = {}
+    for commit in store.commits():
+        declared = STEPS.get(commit.step)
+        if not declared or not declared.forgetting or store.is_collected(commit):
+            continue
+        if is_forgotten(store, commit.ds, commit.generation):
+            continue
+        store.verify(commit)
+        if num := declared.forgetting.rows(scenario, commit.folder, users):
+            is_shown = declared.name in ORIGINS and store.generation_of(commit.ds) == commit.generation
+            held[commit.ds] = held.get(commit.ds, 0) + (num if is_shown else 0)
+    return held
+
+
+def _is_begun(scenario: Scenario, store: ScenarioStore) -> bool:
+    """Whether the newest generation leaves rows out, and a kill left days that it has not written yet."""
+    return store.generations()[-1].forgets and is_unfinished(scenario, store, ORIGINS)
+
+
+def _first_day(scenario: Scenario, store: ScenarioStore, first: str) -> str:
+    """The day to begin at: the day before has a checkpoint that can be looked into, and does not know the users."""
+    while (before := previous_day(scenario, first)) is not None:
+        links = [store.find(name, before) for name in LINK_STEPS]
+        if all(link is not None and not store.is_collected(link) for link in links):
+            break
+        first = before
+    return first
+
+
+def _refuse_held(scenario: Scenario, store: ScenarioStore, first: str) -> None:
+    log = ChampionLog(store)
+    back, held = log.held_by(), promotions_held(scenario, log, store.options)
+    if back is not None and held and back.ds >= first:
+        raise BadInputError(
+            f"version {back.version} serves and knows these users, but no other version may replace it: promotions are"
+            f" {held}"
+        )
+
+
+def _base(store: ScenarioStore, ds: str, generation: int) -> dict[str, Commit | None]:
+    """What rows are left out of on a day, by step; None where it has to be read from the source."""
+    found = {name: store.find(name, ds, generation) for name in ORIGINS}
+    return {name: None if commit is None or store.is_collected(commit) else commit for name, commit in found.items()}
+
+
+def _steps_again(scenario: Scenario, store: ScenarioStore, days: list[str], begins: set[str]) -> dict[str, StepCost]:
+    """Which steps have to be computed on how many days: those that read something that changes."""
+    changed: set[tuple[str, str]] = set()
+    for ds in days:
+        for name in DAILY:
+            if (ds in begins) if name in ORIGINS else _reads_changed(scenario, store, STEPS[name], ds, changed):
+                changed.add((name, ds))
+    seconds: dict[str, dict[str, float]] = defaultdict(dict)
+    for name, ds in changed:
+        seconds[name][ds] = 0.0
+        with contextlib.suppress(CorruptError):  # of a record that only times and metrics are in
+            commit = store.find(name, ds)
+            seconds[name][ds] = sum(store.run_record(commit).get("seconds", {}).values()) if commit else 0.0
+    return {
+        name: {"days": len(seconds[name]), "seconds": round(sum(seconds[name].values()), 1)}
+        for name in DAILY
+        if name in seconds
+    }
+
+
+def _reads_changed(
+    scenario: Scenario, store: ScenarioStore, declared: Step, ds: str, changed: set[tuple[str, str]]
+) -> bool:
+    try:
+        inputs = flat(resolve_inputs(declared, scenario, ds, store).values())
+    except ParentMissingError:
+        return True
+    return declared.registry or any((commit.step, commit.ds) in changed for commit in inputs)
+
+
+def _aside(store: ScenarioStore, first: str) -> list[str]:
+    """Keys of copies outside the committed history that may hold rows of these days, and of all tries."""
+    found = set()
+    for folder in ASIDE:
+        names = {key.split("/")[1] for depth in ("*/*", "*/*/*") for key in store.keys(f"{folder}/{depth}")}
+        names |= {path.name for path in (store.work / folder).glob("*")}
+        found |= {f"{folder}/{name}" for name in names if folder == TRIES or name >= first}
+    resumable = store.objects.scratch.resumable()
+    return sorted(found) + [f".resume/{name}" for name in resumable if name >= first]
+
+
+def begin_forgetting(scenario: Scenario, store: ScenarioStore, users: Users, cost: Cost, launcher: Launcher) -> Replay:
+    """Starts the generation, or goes on with the one that was begun, and commits its days without the rows.
+
+    Where it raises before the generation begins, nothing was changed.
+    """
+    base = store.generation - 1 if cost.resumed else store.generation
+    generation = base + 1
+    if cost.resumed and not _is_begun(scenario, store):  # all of its days are written already
+        return Replay(generation, cost.days, cost.resumed)
+    with store.scratch() as scratch:
+        ready = list(_Preparation(scenario, store, users, base, scratch, launcher).outputs(cost.days))
+        if not cost.resumed:
+            if _days(scenario, cost.first, _newest(store)) != cost.days:
+                raise RetryLaterError(f"{store.url}: another run committed a day just now; give the same command again")
+            generation = store.new_generation(cost.first, REASON, cost.days[-1], forgets=True, after=base)
+        for key in _aside(store, cost.first or cost.days[0]):
+            _remove(store, key)
+        _forget_messages(store, users)
+        for day in ready:
+            day.commit(store, generation)
+    return Replay(generation, cost.days, cost.resumed)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A step's output of a day without the rows, in `folder`; one that never held any is taken over `as_before`."""
+
+    ds: str
+    step: str
+    folder: Path
+    facts: Facts
+    metrics: Metrics = field(default_factory=dict)
+    as_before: Commit | None = None
+
+    def commit(self, store: ScenarioStore, generation: int) -> None:
+        """Commits it, or compares it with what an earlier run of the same command committed."""
+        standing = store.find(self.step, self.ds, generation)
+        if standing is None:
+            if self.as_before is not None:
+                self.folder.mkdir(parents=True)
+                take_over(self.as_before, self.folder, generation)
+            else:
+                record = {"metrics": self.metrics, "seconds": {}}
+                store.write_record(record_key(generation, self.ds, self.step), record)
+            store.commit(self.step, self.ds, self.folder, self.facts, generation)
+        elif standing.digest != (self.as_before.digest if self.as_before else digest_of(self.folder)):
+            raise BadInputError(
+                f"{standing.uri}: other rows were left out than those of these users; give the ids with which"
+                f" generation {generation} was begun"
+            )
+
+
+@dataclass(frozen=True)
+class _Preparation:
+    """Writes days without the rows of users below `scratch`, from what generation `base` has of them."""
+
+    scenario: Scenario
+    store: ScenarioStore
+    users: Users
+    base: int
+    scratch: Path
+    launcher: Launcher
+
+    def outputs(self, days: list[str]) -> Iterator[Prepared]:
+        for ds in days:
+            for name, commit in _base(self.store, ds, self.base).items():
+                is_written = self.store.generation != self.base and self.store.find(name, ds) is not None
+                if commit is not None:
+                    yield self._from_commit(STEPS[name], commit)
+                elif not is_written:  # what it would be compared with is gone
+                    yield self._from_source(STEPS[name], ds)
+
+    def _from_commit(self, declared: Step, commit: Commit) -> Prepared:
+        self.store.verify(commit)
+        manifest, folder = commit.manifest, self.scratch / commit.ds / declared.name
+        facts: Facts = {
+            "scenario": self.scenario.name,
+            "inputs": {declared.writes: commit.digest},
+            "sources": [commit.source],
+            "config": manifest.get("config", ""),
+            "settings": manifest.get("settings", {}),
+            "code": manifest.get("code", ""),
+            "gate": None,
+        }
+        if not _forgetting(declared).rows(self.scenario, commit.folder, self.users):
+            return Prepared(commit.ds, declared.name, folder, facts, as_before=commit)
+        return Prepared(commit.ds, declared.name, folder, facts, self._leave_out(declared, commit.folder, folder))
+
+    def _from_source(self, declared: Step, ds: str) -> Prepared:
+        folder = self.scratch / ds / declared.name
+        source = folder.with_name(f"{declared.name}.source")
+        source.mkdir(parents=True)
+        try:
+            self.launcher.launch(declared, Call(DayConfig(self.scenario, ds), {}, source))
+        except BadInputError as error:
+            raise BadInputError(
+                f"{error}. A checkpoint knows these users from this day or an earlier one, and the day's events were"
+                " deleted (recloop gc). Bring its source back; or let the chain begin at a day whose events are kept:"
+                f" change data.days.first in {self.scenario.file}, and give the same command again"
+            ) from None
+        metrics = self._leave_out(declared, source, folder)
+        shutil.rmtree(source)
+        return Prepared(ds, declared.name, folder, facts_of_run(declared, self.scenario, {}, None), metrics)
+
+    def _leave_out(self, declared: Step, source: Path, folder: Path) -> Metrics:
+        folder.mkdir(parents=True)
+        leave_out = _forgetting(declared).leave_out
+        return leave_out(self.scenario, source, self.users, folder) if leave_out else {}
+
+
+def _forgetting(declared: Step) -> Forgetting:
+    assert declared.forgetting is not None  # noqa: S101 (ORIGINS have it)
+    return declared.forgetting
+
+
+def _forget_messages(store: ScenarioStore, users: Users) -> None:
+    """Takes messages that name a user out of the journal; they quote cells of malformed rows."""
+    from feature_jobs.sources.leave_out import names_one_of
+
+    entries = list(store.journal())
+    named = [names_one_of(str(entry.get("message", "")), users) for entry in entries]
+    if any(named):
+        store.objects.delete(JOURNAL)
+        for entry, is_named in zip(entries, named, strict=True):
+            store.note({**entry, "message": REASON} if is_named else entry)
+
+
+def _remove(store: ScenarioStore, key: str) -> None:
+    if key.startswith(".resume/"):
+        store.objects.scratch.remove_resumable(key.partition("/")[2])
+    else:
+        store.objects.delete(key)
+        shutil.rmtree(store.work / key, ignore_errors=True)  # where the store is not local
+
+
+@dataclass(frozen=True)
+class Erased:
+    """Versions and runs that were deleted in MLflow; `serves`: the version that still knows the users, if it serves."""
+
+    versions: list[str]
+    runs: int
+    serves: str | None
+
+
+def erase_from_registry(scenario: Scenario, store: ScenarioStore) -> Erased:
+    """Deletes what MLflow holds of days that rows were left out of, but for the version that serves, and the records of
+    their runs, from which MLflow is filled.
+
+    A version whose checkpoint the new generation has too stays: it never knew the users.
+    """
+    from tasks import tracking
+
+    def is_over(ds: str | None, generation: int) -> bool:
+        return ds is not None and is_forgotten(store, ds, generation)
+
+    current = ChampionLog(store).current()
+    view = {(c.ds, c.step): c.digest for c in store.commits() if store.generation_of(c.ds) == c.generation}
+    known = {digest for (_, step), digest in view.items() if step in LINK_STEPS}
+    gone = [
+        version
+        for version in tracking.versions(scenario.model_name)
+        if is_over(version["ds"], version["generation"]) and version["checkpoint"] not in known
+    ]
+    serves = {v["version"] for v in gone} & {current.version} if current else set()
+    erased = [version["version"] for version in gone if version["version"] not in serves]
+    forgotten = [commit for commit in store.commits() if is_forgotten(store, commit.ds, commit.generation)]
+    for commit in forgotten:
+        store.objects.delete(record_key(commit.generation, commit.ds, commit.step))
+    tracking.erase_versions(scenario, erased, is_over)
+    runs = tracking.erase_runs(scenario, sorted({(commit.generation, commit.ds) for commit in forgotten}))
+    return Erased(erased, runs, next(iter(serves), None))
