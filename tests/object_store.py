@@ -109,7 +109,7 @@ def object_server(folder: Path) -> Iterator[ObjectServer]:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        for path in Path(os.sep, "tmp").glob("seaweedfs-*-grpc-*.sock"):
+        for path in Path(os.sep, "tmp").glob("seaweedfs-*.sock"):
             if path.stem.rpartition("-")[2] in {str(port) for port in ports}:
                 path.unlink(missing_ok=True)
 
