@@ -74,6 +74,10 @@ class ObjectServer:
         boto3.client("s3", endpoint_url=self.endpoint, **login).create_bucket(Bucket=name)
         return name
 
+    def new_url(self) -> str:
+        """URL of a store that is empty, in a bucket of its own."""
+        return f"s3://{self.new_bucket()}/stores"
+
 
 @contextmanager
 def object_server(folder: Path) -> Iterator[ObjectServer]:
@@ -87,7 +91,9 @@ def object_server(folder: Path) -> Iterator[ObjectServer]:
     (folder / "data").mkdir(parents=True)
     (folder / "identities.json").write_text(json.dumps({"identities": _identities(server)}))
     names = [f"{part}.port{kind}" for part in ("master", "volume", "filer", "s3") for kind in ("", ".grpc")]
-    command = [program, "-logtostderr=true", "server", f"-dir={folder / 'data'}", f"-ip={HOST}", f"-ip.bind={HOST}"]
+    # The kernel ends it with us, also where the tests are killed and nothing below is reached.
+    command = ["setpriv", "--pdeathsig=KILL", "--"] if shutil.which("setpriv") else []
+    command += [program, "-logtostderr=true", "server", f"-dir={folder / 'data'}", f"-ip={HOST}", f"-ip.bind={HOST}"]
     command += [f"-{name}={port}" for name, port in zip(names, ports, strict=True)]
     command += ["-s3", f"-s3.config={folder / 'identities.json'}"]
     command += [f"-s3.{option}" for option in ("iam=false", "port.iceberg=0", "port.lance=0", "autoCreateBucket=false")]
@@ -103,7 +109,7 @@ def object_server(folder: Path) -> Iterator[ObjectServer]:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        for path in Path(os.sep, "tmp").glob("seaweedfs-*-grpc-*.sock"):
+        for path in Path(os.sep, "tmp").glob("seaweedfs-*.sock"):
             if path.stem.rpartition("-")[2] in {str(port) for port in ports}:
                 path.unlink(missing_ok=True)
 

@@ -39,6 +39,7 @@ from tasks.store.scenario_store import open_store
 from tests.containers.engine import DOCKER, TAG, await_none, containers, docker
 from tests.environment import inherited
 from tests.mlflow_server import mlflow_server
+from tests.object_store import ObjectServer
 from tests.paths import ROOT
 from tests.small import days, write_small
 from tests.waiting import awaited
@@ -335,16 +336,23 @@ def test_an_image_of_other_code_is_refused(step_image: str) -> None:
 # the same days
 
 
-def test_the_same_days_have_the_same_digests(step_image: str, shop: Path, tmp_path: Path) -> None:
+def test_the_same_days_have_the_same_digests(
+    step_image: str, shop: Path, tmp_path: Path, object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As processes with the store in a folder, as containers with the store in a bucket that they cannot reach."""
+    for name, value in object_server.environment(RECLOOP_CACHE=str(tmp_path / "cache")).items():
+        monkeypatch.setenv(name, value)
     scenario, digests = load_scenario(shop), {}
-    for mode, launcher in (("process", InProcess()), ("docker", ContainerLauncher(ContainerSettings("recloop", TAG)))):
-        store = open_store(tmp_path / mode, scenario.name)
+    in_containers = ContainerLauncher(ContainerSettings("recloop", TAG))
+    for place, launcher in ((str(tmp_path / "folder"), InProcess()), (object_server.new_url(), in_containers)):
+        store = open_store(place, scenario.name)
         for ds in days(2):
             for step in PURE:
                 run_step(step, scenario, ds, store, track=False, launcher=launcher)
-        digests[mode] = {(c.ds, c.step): (c.digest, c.manifest["code"]) for c in store.commits()}
-    assert digests["docker"] == digests["process"]
-    assert len(digests["docker"]) == 2 * len(PURE)
+        digests[place] = {(c.ds, c.step): (c.digest, c.manifest["code"]) for c in store.commits()}
+    processes, containers = digests.values()
+    assert containers == processes
+    assert len(containers) == 2 * len(PURE)
 
 
 def test_an_airflow_task_runs_its_step_in_a_container(

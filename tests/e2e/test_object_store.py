@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -71,11 +70,11 @@ def in_a_folder(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Digests
 
 
 @pytest.fixture
-def bucket(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+def bucket(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """URL of an empty bucket, which this process reads, too."""
     for name, value in object_server.environment(RECLOOP_CACHE=str(tmp_path / "own-cache")).items():
         monkeypatch.setenv(name, value)
-    yield f"s3://{object_server.new_bucket()}/stores"
+    return object_server.new_url()
 
 
 def digests(store: str, scenario: Path) -> Digests:
