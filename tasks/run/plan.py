@@ -50,7 +50,7 @@ class Blocked:
     """A step, and why it can't run."""
 
     step: str
-    error: ParentMissingError
+    error: ParentMissingError | BadInputError
 
 
 def plan_days(scenario: Scenario, store: ScenarioStore, days: list[str]) -> list[DayPlan]:
@@ -86,11 +86,8 @@ def _state(name: str, scenario: Scenario, ds: str, store: ScenarioStore, planned
         ]
         why = f"with other {' and '.join(changed)}; {_again(store, ds)}" if changed else ""
         return StepPlan("done", why)
-    if STEPS[name].source:
-        try:
-            refuse_rows_left_out(DayConfig(scenario, ds, store, store.generation_of(ds)))
-        except BadInputError as refused:
-            return StepPlan("blocked", str(refused))
+    if refused := _refused_source(name, scenario, ds, store):
+        return StepPlan("blocked", str(refused))
     before = [step for step in upstream(name) if store.find(step, ds) is None]
     for error in _missing_days(name, scenario, ds, store):
         if error.ds not in planned:
@@ -99,11 +96,24 @@ def _state(name: str, scenario: Scenario, ds: str, store: ScenarioStore, planned
 
 
 def blocked_step(steps: Sequence[str], scenario: Scenario, ds: str, store: ScenarioStore) -> Blocked | None:
-    """The first of the steps that can't run on a day because an earlier day is missing, however much of it is done."""
-    for name in steps:
-        if store.find(name, ds) is None:
-            for error in _missing_days(name, scenario, ds, store):
-                return Blocked(name, error)
+    """The first of the steps that can't run on a day, however much of it is done: an earlier day is missing, or its
+    source must not be read."""
+    for name in (name for name in steps if store.find(name, ds) is None):
+        if refused := _refused_source(name, scenario, ds, store):
+            return Blocked(name, refused)
+    for name in (name for name in steps if store.find(name, ds) is None):
+        for error in _missing_days(name, scenario, ds, store):
+            return Blocked(name, error)
+    return None
+
+
+def _refused_source(name: str, scenario: Scenario, ds: str, store: ScenarioStore) -> BadInputError | None:
+    """Why a step must not read the source of a day: rows were left out, and it would bring them back."""
+    if STEPS[name].source:
+        try:
+            refuse_rows_left_out(DayConfig(scenario, ds, store, store.generation_of(ds)))
+        except BadInputError as refused:
+            return refused
     return None
 
 

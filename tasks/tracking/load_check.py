@@ -36,7 +36,7 @@ def main(model_folder: str, reference: str) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    for name in ("mlflow.pyfunc", "numba", "onnxruntime", "pandas", "pyarrow.parquet"):
+    for name in ("mlflow.pyfunc", "numba", "onnxruntime", "pandas", "pyarrow"):
         importlib.import_module(name)  # what the model needs, while deploy fetches it
 
     try:
