@@ -127,9 +127,11 @@ def ran(platform: Platform) -> dict[tuple[str, str], str]:
     made = ["--filter=event=create", "--filter=label=recloop.step", "--format={{json .Actor}}"]
     watch = ["events", f"--since={int(time.time())}", *made]
     with subprocess.Popen([DOCKER, *watch], stdout=subprocess.PIPE, text=True) as events:
-        backfill.create(lambda _: True)
-        tasks = backfill.watch(Console(file=sys.stderr))
-        events.terminate()
+        try:
+            backfill.create(lambda _: True, print)
+            tasks = backfill.watch(Console(file=sys.stderr), lambda: None)
+        finally:
+            events.terminate()  # else leaving the block waits for it
         created = [json.loads(line)["Attributes"] for line in events.stdout or ()]
     contained = {(labels["recloop.ds"], labels["recloop.step"]) for labels in created}
     logs = platform.home / "airflow-logs"
