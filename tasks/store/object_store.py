@@ -28,7 +28,7 @@ from typing_extensions import Buffer
 from feature_jobs.control_records import MAX_BYTES, RESTORE, checked_name
 from feature_jobs.errors import CorruptError, RetryLaterError
 from tasks.store.cache import Cache
-from tasks.store.digests import MANIFEST
+from tasks.store.digests import MANIFEST, sha256_of
 from tasks.store.object_client import (
     MAX_RETRIES,
     PART_BYTES,
@@ -163,7 +163,8 @@ class RemoteObjects:
                 )
         if (folder / MANIFEST).exists():
             self._upload(folder, key, MANIFEST)
-        self.cache.adopt(folder, files)
+        manifest = (folder / MANIFEST).read_bytes() if (folder / MANIFEST).exists() else None
+        self.cache.adopt(folder, _with_manifest(files, manifest))
 
     def fetch(self, key: str, files: Mapping[str, FileFacts]) -> Path:
         """See Objects. It stays in the cache until `release`."""
@@ -171,8 +172,9 @@ class RemoteObjects:
 
     def proven(self, key: str, files: Mapping[str, FileFacts]) -> Path:
         """See Objects."""
+        content = _with_manifest(files, self.read(f"{key}/{MANIFEST}"))
         try:
-            return self.cache.entry(files, lambda target: self._download(key, target, files))
+            return self.cache.entry(content, lambda target: self._download(key, target, content))
         except CorruptError as error:
             raise CorruptError(f"{self.url}/{key}: {error}") from None
 
@@ -274,6 +276,13 @@ class RemoteObjects:
             raise
         except (BaseError, FileNotFoundError, ValueError) as error:
             raise explained(error, f"{self.url}/{key}") from None
+
+
+def _with_manifest(files: Mapping[str, FileFacts], manifest: bytes | None) -> dict[str, FileFacts]:
+    """The content of a cached folder: steps read the manifest of their inputs too."""
+    if manifest is None:
+        return dict(files)
+    return {**files, MANIFEST: {"sha256": sha256_of(manifest), "bytes": len(manifest)}}
 
 
 def _parts(name: str, size: int) -> list[_Part]:

@@ -225,7 +225,7 @@ def files_of(folder: Path) -> dict[str, FileFacts]:
 
 def folder_problems(folder: Path, files: Mapping[str, FileFacts]) -> Iterator[str]:
     """See Objects.problems_of. Nothing but regular files is read."""
-    seen: set[str] = {MANIFEST}
+    seen: set[str] = set() if MANIFEST in files else {MANIFEST}
     wanted_folders = {part.as_posix() for name in files for part in Path(name).parents}
     try:
         entries = list(_entries(folder))
@@ -239,7 +239,7 @@ def folder_problems(folder: Path, files: Mapping[str, FileFacts]) -> Iterator[st
                 yield f"{folder / name}: a folder that was not committed"
         elif not stat.S_ISREG(mode):
             yield f"{folder / name}: not a regular file"
-        elif name != MANIFEST:
+        elif name != MANIFEST or MANIFEST in files:
             with open_regular(folder / name) as stream:
                 digest = sha256_of_file(stream)
             committed = files[name]["sha256"][:12] if name in files else "no such file"
