@@ -18,6 +18,7 @@ from feature_jobs.proposals.propose import write_proposal
 from feature_jobs.schema import Scenario, load_scenario
 from feature_jobs.sources.ingest import ingest_day
 from models.training.day import train_day
+from models.training.job import TrainJob
 from tasks.commands.cli import main
 from tests.paths import KUAIRAND, ROOT, SCENARIOS, needs_kuairand
 from tests.unit.feature_jobs import fabricated
@@ -38,7 +39,7 @@ def train_two_days(scenario: Scenario, root: Path) -> dict[str, Any]:
             folder.mkdir(parents=True)
         ingest_day(scenario, ds, events)
         join_day(scenario, ds, events, history, samples)
-        metrics = train_day(scenario, ds, samples, parent, checkpoint)
+        metrics = train_day(TrainJob(scenario, ds, samples, parent, checkpoint))
         history[ds], parent = events, checkpoint
     progressive: dict[str, Any] = metrics["progressive"]
     return progressive
