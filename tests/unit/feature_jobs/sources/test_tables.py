@@ -40,7 +40,7 @@ def refusal(folder: Path, changes: dict[str, Any] | None = None, ds: str = "1970
     ("path", "expected"),
     [
         ("b.csv", ["b.csv"]),
-        ("", ["a.csv.gz", "b.csv"]),
+        (".", ["a.csv.gz", "b.csv"]),
         ("deep", ["deep/c.csv"]),
         ("**/*.csv", ["b.csv", "deep/c.csv", "ds=1970-01-02/19700102.csv"]),
         ("ds={ds}/{yyyymmdd}.csv", ["ds=1970-01-02/19700102.csv"]),
