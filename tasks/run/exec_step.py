@@ -32,6 +32,16 @@ ORPHANED = 143  # as if asked to end
 Folders = str | dict[str, str] | None
 
 
+REMEDY = "start steps with recloop STEP"
+
+
+class Asked(TypedDict):
+    """The part of a request that all versions have."""
+
+    step: str
+    code: str
+
+
 class Request(TypedDict):
     """A call of a step's function, as JSON. `file` is the scenario's, `given` what the command line changed of it;
     `environment` is added to the process's own."""
@@ -98,16 +108,18 @@ def exec_step() -> int:
     # Libraries print to stdout as they like: the answer gets a stream of its own, and theirs goes to stderr.
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    request = read_record(sys.stdin.readline().encode(), Request, "stdin", "start steps with recloop STEP")
+    line = sys.stdin.readline().encode()
     # The pipe's end shows that the caller is gone, also where it was killed and could stop no container.
     threading.Thread(target=_end_with, args=(sys.stdin,), daemon=True).start()
-    os.environ.update(request["environment"])
     try:
-        declared = STEPS.get(request["step"])
+        # Before all else: other code may ask in another form, and after the work the hours of a training would be lost.
+        asked = read_record(line, Asked, "stdin", REMEDY, extra="ignore")
+        declared = STEPS.get(asked["step"])
         if declared is None:
-            raise BadInputError(f"stdin: step: {request['step'][:80]!r} is not a step; choose of {', '.join(STEPS)}")
-        # Before the work: after it the hours of a training would be lost.
-        _check_code(declared, request["code"])
+            raise BadInputError(f"stdin: step: {asked['step'][:80]!r} is not a step; choose of {', '.join(STEPS)}")
+        _check_code(declared, asked["code"])
+        request = read_record(line, Request, "stdin", REMEDY)
+        os.environ.update(request["environment"])
         ran = InProcess().launch(declared, call_of(request))
     except RecloopError as error:
         json.dump({"error": str(error)}, answer)

@@ -95,7 +95,9 @@ class LocalObjects:
         """See Objects."""
         target = self.root / key
         target.parent.mkdir(parents=True, exist_ok=True)
-        with self.scratch.folder() as aside:
+        # A step in a container may write into the folder of its log alone.
+        scratch = self.scratch if os.access(self.root, os.W_OK) else Scratch(target.parent)
+        with scratch.folder() as aside:
             record = aside / target.name
             record.write_bytes(data)
             record.chmod(0o644)  # whatever the umask: other users of a shared store must read it

@@ -370,7 +370,12 @@ def test_an_airflow_task_runs_its_step_in_a_container(
     operator = StepOperator(task_id="ingest", step="ingest", scenario=str(shop))
     day = datetime.datetime.fromisoformat(days(1)[0]).replace(tzinfo=datetime.UTC)
     interval = {"data_interval_start": day, "data_interval_end": day + datetime.timedelta(days=1)}
-    context = {"dag_run": SimpleNamespace(run_id="r"), "logical_date": day, "params": {}, **interval}
+    context = {
+        "dag_run": SimpleNamespace(run_id="r", run_type="scheduled"),
+        "logical_date": day,
+        "params": {},
+        **interval,
+    }
     result = executed(operator, context)
     watching.join()
     commit = open_store(tmp_path / "store", "shop").find("ingest", days(1)[0])

@@ -90,8 +90,11 @@ def drive(workplace: Workplace, num_lines: int) -> None:
 
 
 def _is_at(path: Path, output: Path) -> bool:
-    """Below an output, or a folder that had to be made for it."""
-    return path.is_relative_to(output) or output.is_relative_to(path)
+    """Below an output, or a folder that had to be made for it, or the folder beside it that is renamed to it."""
+    aside = any(
+        part.name.startswith(f".{output.name}.") and part.parent == output.parent for part in (path, *path.parents)
+    )
+    return aside or path.is_relative_to(output) or output.is_relative_to(path)
 
 
 def contents(workplace: Workplace) -> dict[Path, int]:
