@@ -109,8 +109,6 @@ def exec_step() -> int:
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     line = sys.stdin.readline().encode()
-    # The pipe's end shows that the caller is gone, also where it was killed and could stop no container.
-    threading.Thread(target=_end_with, args=(sys.stdin,), daemon=True).start()
     try:
         # Before all else: other code may ask in another form, and after the work the hours of a training would be lost.
         asked = read_record(line, Asked, "stdin", REMEDY, extra="ignore")
@@ -120,6 +118,8 @@ def exec_step() -> int:
         _check_code(declared, asked["code"])
         request = read_record(line, Request, "stdin", REMEDY)
         os.environ.update(request["environment"])
+        # The pipe's end shows that the caller is gone, also where it was killed and could stop no container.
+        threading.Thread(target=_end_with, args=(sys.stdin,), daemon=True).start()
         ran = InProcess().launch(declared, call_of(request))
     except RecloopError as error:
         json.dump({"error": str(error)}, answer)
