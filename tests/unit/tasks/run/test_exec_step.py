@@ -163,9 +163,9 @@ def test_what_an_end_means(code: int, answer: str, out_of_memory: bool, kind: ty
 )
 def test_what_is_not_a_request_is_refused(request_line: str) -> None:
     with _start() as process:
-        _, stderr = process.communicate(request_line + "\n", timeout=60)
+        stdout, stderr = process.communicate(request_line + "\n", timeout=60)
     assert process.returncode == BadInputError.exit_code
-    assert "recloop: stdin: " in stderr and "Traceback" not in stderr
+    assert json.loads(stdout)["error"].startswith("stdin: ") and "Traceback" not in stderr
 
 
 def test_a_request_for_an_unknown_step_is_refused(tmp_path: Path) -> None:
