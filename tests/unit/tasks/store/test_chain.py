@@ -1,25 +1,12 @@
 """The chain is read from the manifests: it belongs to whichever step declares a parent."""
 
-from pathlib import Path
-
 import pytest
 
 from feature_jobs.errors import CorruptError
-from feature_jobs.schema import Scenario
 from tasks.store.chain import head, log
-from tasks.store.scenario_store import Commit, ScenarioStore, open_store
+from tasks.store.scenario_store import Commit, ScenarioStore
 from tasks.store.verify import Proof, require_sound, verify
-from tests.unit.tasks.little import DAYS, little_scenario
-
-
-@pytest.fixture
-def scenario(tmp_path: Path) -> Scenario:
-    return little_scenario(tmp_path)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ScenarioStore:
-    return open_store(tmp_path / "store", "little")
+from tests.unit.tasks.little import DAYS
 
 
 def _commit(store: ScenarioStore, step: str, ds: str, **facts) -> Commit:

@@ -16,7 +16,7 @@ from feature_jobs.schema import Scenario
 from tasks import tracking
 from tasks.run.rollback import resume_promotions, rollback, status_facts
 from tasks.store.champion_log import ChampionLog, ChampionMovedError, Entry
-from tasks.store.scenario_store import ScenarioStore, open_store
+from tasks.store.scenario_store import ScenarioStore
 from tests.paths import ROOT
 from tests.unit.tasks.little import DAYS, commit, little_scenario
 
@@ -24,11 +24,6 @@ from tests.unit.tasks.little import DAYS, commit, little_scenario
 @pytest.fixture
 def scenario(tmp_path: Path) -> Scenario:
     return little_scenario(tmp_path / "scenario")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ScenarioStore:
-    return open_store(tmp_path / "store", "little")
 
 
 @pytest.fixture(autouse=True)

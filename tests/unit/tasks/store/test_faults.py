@@ -9,26 +9,15 @@ from pathlib import Path
 import pytest
 
 from feature_jobs.errors import CorruptError, RetryLaterError
-from feature_jobs.schema import Scenario
 from tasks.store.champion_log import ChampionLog, Entry
 from tasks.store.objects import LocalObjects
 from tasks.store.scenario_store import Commit, ScenarioStore, open_store
 from tasks.store.verify import require_sound, verify
-from tests.unit.tasks.little import DAYS, little_scenario
+from tests.unit.tasks.little import DAYS
 
 
 class Killed(BaseException):
     """What ends a process in these tests."""
-
-
-@pytest.fixture
-def scenario(tmp_path: Path) -> Scenario:
-    return little_scenario(tmp_path)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ScenarioStore:
-    return open_store(tmp_path / "store", "little")
 
 
 def _commit(store: ScenarioStore, step: str, ds: str, content: str = "", generation: int | None = None, **facts):
