@@ -91,9 +91,8 @@ def drive(workplace: Workplace, num_lines: int) -> None:
 
 def _is_at(path: Path, output: Path) -> bool:
     """Below an output, or a folder that had to be made for it, or the folder beside it that is renamed to it."""
-    aside = any(
-        part.name.startswith(f".{output.name}.") and part.parent == output.parent for part in (path, *path.parents)
-    )
+    beside = [part for part in (path, *path.parents) if part.parent == output.parent]
+    aside = any(part.name.startswith(f".{output.name}.part-") for part in beside)
     return aside or path.is_relative_to(output) or output.is_relative_to(path)
 
 
