@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from feature_jobs.control_records import MAX_BYTES
+from feature_jobs.errors import CorruptError
 
 Change = Callable[[Path], None]
 ELSEWHERE = "elsewhere"
@@ -132,3 +133,18 @@ def peak_of() -> Iterator[Used]:
     finally:
         used.seconds = time.process_time() - began
         used.bytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+
+
+def is_refused(load: Callable[[], object], name: str, *texts: str) -> bool:
+    """Whether `load` raises CorruptError; its message then has the texts. It costs under 10 s and 1 GiB either way."""
+    refused = False
+    with peak_of() as used:
+        try:
+            load()
+        except CorruptError as error:
+            refused = True
+            for text in texts:
+                assert text in str(error), name
+    assert used.seconds < 10, name
+    assert used.bytes < 1 << 30, name
+    return refused
