@@ -86,8 +86,18 @@ def open_regular(path: Path, remedy: str = RESTORE) -> BufferedReader:
 
     Raises FileNotFoundError where the file does not exist, CorruptError where it is not a regular file.
     """
+    return os.fdopen(_regular(path, os.O_RDONLY, remedy), "rb")
+
+
+def append_to_regular(path: Path, data: bytes, remedy: str = RESTORE) -> None:
+    """Adds bytes to a regular file, which is made where there is none. See open_regular."""
+    with os.fdopen(_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, remedy), "ab") as stream:
+        stream.write(data)
+
+
+def _regular(path: Path, flags: int, remedy: str) -> int:
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EMLINK):
             raise CorruptError(f"{path}: a symlink where a regular file belongs; {remedy}") from None
@@ -97,7 +107,7 @@ def open_regular(path: Path, remedy: str = RESTORE) -> BufferedReader:
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise CorruptError(f"{path}: not a regular file; {remedy}")
-    return os.fdopen(handle, "rb")
+    return handle
 
 
 def checked_name(name: str, place: str, remedy: str = RESTORE) -> str:

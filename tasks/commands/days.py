@@ -256,8 +256,10 @@ def chain_verify(context: Context) -> None:
     from tasks.store.verify import require_sound
 
     proof = require_sound(context.scenario, context.store)
-    text = f"{proof.commits:,} commits, {proof.bytes / 1e6:.1f} MB: every digest is right\nhead {proof.head}"
-    context.show(asdict(proof), text)
+    right = "every digest is right" + (" that the chain stands on" if proof.replaced else "")
+    replaced = [f"damaged, but computed again since: {problem}" for problem in proof.replaced]
+    lines = [f"{proof.commits:,} commits, {proof.bytes / 1e6:.1f} MB: {right}", *replaced, f"head {proof.head}"]
+    context.show(asdict(proof), "\n".join(lines))
 
 
 @chain.command("replay")

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from feature_jobs.errors import ParentMissingError
+from feature_jobs.errors import CorruptError, ParentMissingError
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_range, is_day, parse_ds
 from tasks.run.runner import flat, resolve_inputs
@@ -19,6 +19,7 @@ from tasks.steps import DAILY, STEPS, upstream
 from tasks.store.chain import log as chain_log
 from tasks.store.champion_log import ChampionLog
 from tasks.store.forgotten import is_forgotten
+from tasks.store.keys import place_of
 from tasks.store.records import holder_of
 from tasks.store.scenario_store import Commit, ScenarioStore
 
@@ -53,7 +54,7 @@ def garbage(scenario: Scenario, store: ScenarioStore, keep_days: int | None) -> 
 
     What a newer generation has written again without the rows of some users is garbage at once.
     """
-    commits = store.commits()
+    commits = list(_readable(store))
     forgotten = {commit.source["record"] for commit in commits if _is_forgotten(scenario, store, commit)}
     generations = store.generations()
     current = [commit for commit in commits if holder_of(commit.ds, generations) == commit.generation]
@@ -68,6 +69,19 @@ def garbage(scenario: Scenario, store: ScenarioStore, keep_days: int | None) -> 
     # What a killed gc began to delete is not whole any more, so it goes, needed or not.
     free = tuple(c for c in _with_files(store, commits) if c.source["record"] not in kept or store.is_collected(c))
     return Garbage(free, sum(map(size_of, free)))
+
+
+def _readable(store: ScenarioStore) -> Iterator[Commit]:
+    """All commits but those of replaced generations whose manifest is damaged: what they hold is not known."""
+    generations = store.generations()
+    for commit in store.commits():
+        try:
+            _ = commit.manifest
+        except CorruptError:
+            if holder_of(commit.ds, generations) == commit.generation:
+                raise
+            continue
+        yield commit
 
 
 def _with_files(store: ScenarioStore, commits: list[Commit]) -> Iterator[Commit]:
@@ -146,12 +160,13 @@ def leftovers(store: ScenarioStore, idle_s: float = IDLE_S) -> list[str]:
         published[key.rsplit("/", 1)[0]].append(key)
 
     def is_left(folder: str) -> bool:
-        top, ds, step, _ = folder.split("/")
-        if folder in kept or f"{top}/{ds}/{step}" in places:
-            return folder not in kept
-        if is_forgotten(store, ds, int(top[1:])):
+        key = folder.rsplit("/", 1)[0]
+        place = place_of(key)
+        if place is None or folder in kept:
+            return False
+        if key in places or is_forgotten(store, place.ds, place.generation):
             return True
-        is_replaced = f"g{holder_of(ds, generations):04}" != top
+        is_replaced = holder_of(place.ds, generations) != place.generation
         return is_replaced and all(time.time() - store.objects.time_of(key) >= idle_s for key in published[folder])
 
     return sorted(filter(is_left, published))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from feature_jobs.errors import BadInputError, ParentMissingError, RecloopError
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import check_day, day_range, is_day, previous_day
+from tasks.run.collect import LINK_STEPS
 from tasks.run.runner import flat, resolve_inputs
 from tasks.steps import DAILY, STEPS
 from tasks.store.forgotten import leaves_out
@@ -53,14 +54,14 @@ def begin_replay(
             f" recloop run {store.options}"
         )
     before = previous_day(scenario, first)
-    if before and not any(ds == before for ds, _ in committed):
+    if before and not {(before, step) for step in LINK_STEPS} <= committed:
         raise ParentMissingError(
-            f"{store.url}: {before} is not committed, and {first} learns from it; begin earlier, at a day whose day"
-            f" before is committed, or at {scenario.data.days.first}",
+            f"{store.url}: {before} is not finished, and {first} learns from it; begin earlier, at a day whose day"
+            f" before is finished, or at {scenario.data.days.first}",
             before,
         )
     open_one = store.generations()[-1]
-    newest = max(first, open_one.to_ds or first, *(ds for ds, _ in committed))
+    newest = max(first, *(place.ds for place in store.places() if is_day(scenario, place.ds)))
     resumed = not restart and open_one.from_ds == first and is_unfinished(scenario, store)
     if not resumed and (deleted := _deleted_input(scenario, store, first)):
         raise BadInputError(
@@ -101,16 +102,12 @@ def is_unfinished(scenario: Scenario, store: ScenarioStore, steps: Collection[st
     ones have in its days, but for days that the scenario does not have any more."""
     newest = store.generations()[-1]
     from_ds, to_ds = newest.from_ds or "", newest.to_ds or ""
-    older = [key.split("/") for key in store.commit_keys() if not key.startswith(f"g{newest.number:04}/")]
+    older = [place for place in store.places() if place.generation != newest.number]
     replaced = {(ds, step) for _, ds, step in older if from_ds <= ds <= to_ds and step in steps}
     return any(is_day(scenario, ds) for ds, _ in replaced - in_view(store))
 
 
 def in_view(store: ScenarioStore, generation: int | None = None) -> set[tuple[str, str]]:
     """(day, step) of what is committed, as seen from a generation (default: the newest)."""
-    found, generations = set(), store.generations()
-    for key in store.commit_keys():
-        number, ds, step = key.split("/")
-        if holder_of(ds, generations, generation) == int(number[1:]):
-            found.add((ds, step))
-    return found
+    generations = store.generations()
+    return {(ds, step) for number, ds, step in store.places() if holder_of(ds, generations, generation) == number}

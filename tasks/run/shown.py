@@ -15,7 +15,7 @@ from feature_jobs.errors import RecloopError
 from feature_jobs.schema import Scenario
 from tasks.contract import Step
 from tasks.steps import STEPS
-from tasks.store.keys import ALL_RECORDS, ALL_TRACKED, parts_of_record_key, tracked_key
+from tasks.store.keys import ALL_RECORDS, ALL_TRACKED, commit_key, place_of_record, tracked_key
 from tasks.store.scenario_store import Commit, ScenarioStore
 
 WORTH_AN_IMPORT_S = 20.0
@@ -28,10 +28,10 @@ def not_shown(store: ScenarioStore) -> list[Commit]:
     chain is.
     """
     found, shown = [], set(store.keys(ALL_TRACKED))
-    for generation, ds, name in map(parts_of_record_key, store.keys(ALL_RECORDS)):
-        declared = STEPS.get(name.partition("-")[0])  # a step with variants commits each as NAME-DIGEST
-        if declared is not None and declared.tracked and tracked_key(generation, ds, name) not in shown:
-            commit = store.find(name, ds, generation)
+    for place in filter(None, map(place_of_record, store.keys(ALL_RECORDS))):
+        declared = STEPS.get(place.step.partition("-")[0])  # a step with variants commits each as NAME-DIGEST
+        if declared is not None and declared.tracked and tracked_key(*place) not in shown:
+            commit = store.commit_at(commit_key(*place))
             found += [commit] if commit is not None else []
     return found
 

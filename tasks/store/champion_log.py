@@ -13,6 +13,7 @@ a resumption, a record that repeats the version that serves (or the scenario all
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -22,6 +23,7 @@ from feature_jobs.errors import CorruptError, RetryLaterError
 from feature_jobs.schema import Scenario
 from tasks.store.digests import canonical_json
 from tasks.store.forgotten import is_forgotten
+from tasks.store.keys import log_key
 from tasks.store.record_store import follows
 from tasks.store.records import Source, holder_of
 from tasks.store.scenario_store import ScenarioStore
@@ -110,13 +112,16 @@ class ChampionLog:
         """(champion, former champion) as a fair comparator for day `ds`, seen from a generation (default: newest).
 
         Only versions that learned from earlier days and whose checkpoint is still committed count. Versions of a
-        generation that was replaced count only where there are no others. A former champion whose files were deleted
-        as no longer needed is None: gc keeps the one before the champion, but a rollback makes an older one that.
+        generation that was replaced count only where there are no others, and not if they are damaged: a replay may be
+        the remedy for just that. A former champion whose files were deleted as no longer needed is None: gc keeps the
+        one before the champion, but a rollback makes an older one that.
         """
-        known = [e for e in self.history() if e.ds < ds and self.is_committed(e)]
+        earlier = [e for e in self.history() if e.ds < ds]
         generations = self.store.generations()
-        valid = [e for e in known if holder_of(e.ds, generations, generation) == e.generation]
-        served = served_in_turn(valid or known)
+        valid = [
+            e for e in earlier if holder_of(e.ds, generations, generation) == e.generation and self.is_committed(e)
+        ]
+        served = served_in_turn(valid or [e for e in earlier if self._is_sound(e)])
         former = served[-2] if len(served) > 1 and self._is_kept(served[-2]) else None
         return (served[-1] if served else None, former)
 
@@ -126,6 +131,16 @@ class ChampionLog:
         if is_forgotten(self.store, entry.ds, entry.generation):
             return False
         return self.store.is_committed(entry.checkpoint, entry.ds, entry.generation)
+
+    def _is_sound(self, entry: Entry) -> bool:
+        """Whether the entry's checkpoint is committed and no output of its day is damaged."""
+        try:
+            for commit in self.store.commits_on(entry.ds, entry.generation):
+                if not self.store.is_collected(commit):
+                    self.store.verify(commit)
+            return self.is_committed(entry)
+        except CorruptError:
+            return False
 
     def _is_kept(self, entry: Entry) -> bool:
         """Whether the entry's checkpoint is in the store with its files, and nothing was left out of its day since."""
@@ -171,8 +186,9 @@ class ChampionLog:
         """The first entry of each version whose checkpoint has its files."""
         found: dict[str, Entry] = {}
         for entry in entries:
-            if entry.version not in without and self._is_kept(entry):
-                found.setdefault(entry.version, entry)
+            with contextlib.suppress(CorruptError):  # nobody can go back to what is damaged
+                if entry.version not in without and self._is_kept(entry):
+                    found.setdefault(entry.version, entry)
         return list(found.values())
 
 
@@ -215,4 +231,4 @@ def _place(served: list[Entry], entry: Entry) -> int | None:
 
 
 def _key(sequence: int) -> str:
-    return f"{PREFIX}/{sequence:06}.json"
+    return log_key(PREFIX, sequence)

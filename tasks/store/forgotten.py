@@ -8,7 +8,7 @@ from tasks.store.scenario_store import ScenarioStore
 def leaves_out(store: ScenarioStore, ds: str, generation: int | None = None) -> bool:
     """Whether rows were left out of a day, as seen from a generation (default: the newest): it is never read from its
     source again."""
-    holder = store.generations()[store.generation_of(ds, generation)]
+    holder = store.holder(ds, generation)
     return holder.forgets and ds <= (holder.to_ds or ds)
 
 

@@ -130,6 +130,17 @@ class RemoteObjects:
         fixed = list(itertools.takewhile(lambda part: "*" not in part, parts[:-1]))
         return sorted(key for key in self._sizes("/".join(fixed)) if matches(pattern, key))
 
+    def tops(self) -> list[str]:
+        """See Objects."""
+
+        def listed() -> list[str]:
+            with self._errors(""):
+                found = self._store.list_with_delimiter()
+            below = [prefix.rstrip("/").rpartition("/")[2] for prefix in found["common_prefixes"]]
+            return sorted({*below, *(one["path"].rpartition("/")[2] for one in found["objects"])})
+
+        return _tried(listed)
+
     def time_of(self, key: str) -> float:
         """See Objects."""
         found = _tried(lambda: self._found(key, lambda: self._store.head(key)))
@@ -178,13 +189,15 @@ class RemoteObjects:
         except CorruptError as error:
             raise CorruptError(f"{self.url}/{key}: {error}") from None
 
-    def problems_of(self, key: str, files: Mapping[str, FileFacts]) -> Iterator[str]:
+    def problems_of(self, key: str, files: Mapping[str, FileFacts], *, partly: bool = False) -> Iterator[str]:
         """See Objects. Every byte is read from the store, whatever is in the cache."""
         sizes = self._sizes(key)
         wanted = {f"{key}/{name}" for name in (*files, MANIFEST)}
         yield from (f"{self.url}/{name}: was not committed" for name in sorted(sizes.keys() - wanted))
         for name, facts in files.items():
             place = f"{key}/{name}"
+            if partly and place not in sizes:
+                continue
             if (size := sizes.get(place)) != facts["bytes"]:
                 yield _wrong_size(f"{self.url}/{place}", size, facts["bytes"])
                 continue
@@ -195,6 +208,10 @@ class RemoteObjects:
                 yield (
                     f"{self.url}/{place}: digest {digest.hexdigest()[:12]} is not the committed {facts['sha256'][:12]}"
                 )
+
+    def entries(self, top: str) -> Iterator[tuple[str, str]]:
+        """See Objects."""
+        yield from ((key, "file") for key in self._sizes("") if matches(top, key.split("/")[0]))
 
     def release(self) -> None:
         """Lets the cache remove the folders that were given out."""

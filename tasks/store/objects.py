@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import re
 import stat
@@ -14,12 +15,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from feature_jobs.control_records import RESTORE, open_regular, read_regular
+from feature_jobs.control_records import RESTORE, append_to_regular, open_regular, read_regular
 from feature_jobs.errors import CorruptError
 from tasks.store.digests import MANIFEST, sha256_of_file
 from tasks.store.records import FileFacts
 from tasks.store.scratch import Scratch
 
+REMOVE = "remove it: no digest depends on it"
 IS_THERE = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)  # why a folder can't be renamed to a name that is taken
 
 
@@ -52,6 +54,9 @@ class Objects(Protocol):
     def keys(self, pattern: str) -> list[str]:
         """Keys of the records that match, sorted; `*` stands for characters of one part: `g*/*/*/commit.json`."""
 
+    def tops(self) -> list[str]:
+        """The first parts of all keys, sorted. An empty folder may be among them."""
+
     def time_of(self, key: str) -> float:
         """When a record was written, in seconds since 1970; 0 where it is not there."""
 
@@ -71,9 +76,13 @@ class Objects(Protocol):
     def release(self) -> None:
         """The folders that were fetched are not read any more."""
 
-    def problems_of(self, key: str, files: Mapping[str, FileFacts]) -> Iterator[str]:
-        """What is wrong with the files below `key` in the store itself: each with other content, missing, added, or not
-        a regular file."""
+    def problems_of(self, key: str, files: Mapping[str, FileFacts], *, partly: bool = False) -> Iterator[str]:
+        """What is wrong with the files below `key` in the store itself: each with other content, missing (unless only a
+        part of them has to be there), added, or not a regular file."""
+
+    def entries(self, top: str) -> Iterator[tuple[str, str]]:
+        """Key and kind of all that lies there whose first part matches `top`: "file", "folder", or "other" for what is
+        neither, such as a symlink. An object store has files only."""
 
     def delete(self, key: str) -> None:
         """Removes the record, or everything below the key."""
@@ -93,7 +102,7 @@ class LocalObjects:
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """See Objects."""
-        target = self.root / key
+        target = self._place(key)
         target.parent.mkdir(parents=True, exist_ok=True)
         # A step in a container may write into the folder of its log alone.
         scratch = self.scratch if os.access(self.root, os.W_OK) else Scratch(target.parent)
@@ -111,7 +120,7 @@ class LocalObjects:
 
     def put(self, key: str, data: bytes) -> None:
         """See Objects."""
-        target = self.root / key
+        target = self._place(key)
         target.parent.mkdir(parents=True, exist_ok=True)
         with self.scratch.folder() as aside:
             record = aside / target.name
@@ -121,13 +130,12 @@ class LocalObjects:
     def append(self, key: str, line: bytes) -> None:
         """See Objects."""
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / key).open("ab") as stream:
-            stream.write(line)
+        append_to_regular(self._place(key), line, REMOVE)
 
     def lines(self, key: str) -> list[bytes]:
         """See Objects."""
         try:
-            with open_regular(self.root / key) as stream:
+            with open_regular(self._place(key), REMOVE) as stream:
                 return stream.read().splitlines()
         except (FileNotFoundError, NotADirectoryError):
             return []
@@ -135,15 +143,20 @@ class LocalObjects:
     def read(self, key: str, remedy: str = RESTORE) -> bytes | None:
         """See Objects."""
         try:
-            return read_regular(self.root / key, remedy=remedy)
+            return read_regular(self._place(key, remedy), remedy=remedy)
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def keys(self, pattern: str) -> list[str]:
         """See Objects."""
-        while True:
-            with contextlib.suppress(FileNotFoundError):  # another process moved a folder out while it was read
-                return sorted(p.relative_to(self.root).as_posix() for p in self.root.glob(pattern) if not p.is_dir())
+        return sorted(_matching(self.root, pattern.split("/")))
+
+    def tops(self) -> list[str]:
+        """See Objects."""
+        try:
+            return sorted(path.name for path in self.root.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
 
     def time_of(self, key: str) -> float:
         """See Objects."""
@@ -154,7 +167,7 @@ class LocalObjects:
 
     def publish(self, folder: Path, key: str, files: Mapping[str, FileFacts]) -> None:
         """See Objects."""
-        target = self.root / key
+        target = self._place(key)
         for name, mode in _entries(folder):
             if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
                 fsync(folder / name)
@@ -180,25 +193,43 @@ class LocalObjects:
 
     def fetch(self, key: str, files: Mapping[str, FileFacts]) -> Path:
         """See Objects."""
-        return self.root / key
+        return self._place(key)
 
     def proven(self, key: str, files: Mapping[str, FileFacts]) -> Path:
         """See Objects."""
         for problem in self.problems_of(key, files):
             raise CorruptError(problem)
-        return self.root / key
+        return self._place(key)
 
     def release(self) -> None:
         """Nothing to do: nobody removes them."""
 
-    def problems_of(self, key: str, files: Mapping[str, FileFacts]) -> Iterator[str]:
+    def problems_of(self, key: str, files: Mapping[str, FileFacts], *, partly: bool = False) -> Iterator[str]:
         """See Objects."""
-        return folder_problems(self.root / key, files)
+        return folder_problems(self._place(key), files, partly=partly)
+
+    def entries(self, top: str) -> Iterator[tuple[str, str]]:
+        """See Objects."""
+        for place in sorted(self.root.glob(top)):
+            mode = place.lstat().st_mode
+            yield place.name, _kind(mode)
+            for name, below in _entries(place) if stat.S_ISDIR(mode) else ():
+                yield f"{place.name}/{name}", _kind(below)
 
     def delete(self, key: str) -> None:
         """See Objects. A folder is renamed first, so that a reader never sees half of it."""
         with self.scratch.folder() as aside, contextlib.suppress(FileNotFoundError):
-            (self.root / key).rename(aside / "deleted")
+            self._place(key).rename(aside / "deleted")
+
+    def _place(self, key: str, remedy: str = RESTORE) -> Path:
+        """Its path. Raises CorruptError where a folder on the way is a symlink: what it leads to is not the store."""
+        *folders, name = key.split("/")
+        place = self.root
+        for folder in folders:
+            place /= folder
+            if place.is_symlink():
+                raise CorruptError(f"{place}: a symlink where a folder belongs; move the folder back, or {remedy}")
+        return place / name
 
     def _fsync_above(self, target: Path) -> None:
         """Makes the entry durable, and the folders on its way, which may be new."""
@@ -225,7 +256,7 @@ def files_of(folder: Path) -> dict[str, FileFacts]:
     return found
 
 
-def folder_problems(folder: Path, files: Mapping[str, FileFacts]) -> Iterator[str]:
+def folder_problems(folder: Path, files: Mapping[str, FileFacts], *, partly: bool = False) -> Iterator[str]:
     """See Objects.problems_of. Nothing but regular files is read."""
     seen: set[str] = set() if MANIFEST in files else {MANIFEST}
     wanted_folders = {part.as_posix() for name in files for part in Path(name).parents}
@@ -247,7 +278,7 @@ def folder_problems(folder: Path, files: Mapping[str, FileFacts]) -> Iterator[st
             committed = files[name]["sha256"][:12] if name in files else "no such file"
             if name not in files or digest != files[name]["sha256"]:
                 yield f"{folder / name}: digest {digest[:12]} is not the committed {committed}"
-    for name in sorted(files.keys() - seen):
+    for name in sorted(files.keys() - seen) if not partly else ():
         yield f"{folder / name}: missing; committed with digest {files[name]['sha256'][:12]}"
 
 
@@ -263,6 +294,29 @@ def _entries(folder: Path) -> Iterator[tuple[str, int]]:
                 yield Path(entry.path).relative_to(folder).as_posix(), mode
                 if stat.S_ISDIR(mode):
                     waiting.append(Path(entry.path))
+
+
+def _kind(mode: int) -> str:
+    return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"
+
+
+def _matching(folder: Path, parts: list[str], before: str = "") -> Iterator[str]:
+    """Keys of what is not a folder and matches, part by part; no symlink is followed."""
+    part, *deeper = parts
+    if "*" not in part and deeper:  # as most folders of a pattern are: no need to list what is beside it
+        if not (folder / part).is_symlink():
+            yield from _matching(folder / part, deeper, f"{before}{part}/")
+        return
+    try:
+        with os.scandir(folder) as entries:
+            found = [(one.name, one.is_dir(follow_symlinks=False)) for one in entries if matches(part, one.name)]
+    except (FileNotFoundError, NotADirectoryError):  # or another process moved the folder out just now
+        return
+    for name, is_folder in found:
+        if is_folder and deeper:
+            yield from _matching(folder / name, deeper, f"{before}{name}/")
+        elif not is_folder and not deeper:
+            yield f"{before}{name}"
 
 
 def remove_empty_folders(folder: Path) -> None:
@@ -284,4 +338,9 @@ def fsync(path: Path) -> None:
 
 def matches(pattern: str, key: str) -> bool:
     """Whether a key matches a pattern of `Objects.keys`."""
-    return re.fullmatch(re.escape(pattern).replace(r"\*", "[^/]*"), key) is not None
+    return _compiled(pattern).fullmatch(key) is not None
+
+
+@functools.cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(re.escape(pattern).replace(r"\*", "[^/]*"), re.DOTALL)

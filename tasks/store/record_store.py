@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import shlex
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 from feature_jobs.control_records import RESTORE, read_record
 from feature_jobs.errors import CorruptError, RetryLaterError
 from tasks.store.digests import canonical_json, finite, sha256_of
-from tasks.store.keys import JOURNAL, generation_key
+from tasks.store.keys import JOURNAL, RECORD, generation_key, generation_of_folder, log_key
 from tasks.store.objects import LocalObjects, Objects
 from tasks.store.records import Generation, GenerationRecord, Source, holder_of
 
@@ -70,7 +71,8 @@ class RecordStore:
 
     def newest(self, log: str) -> Source | None:
         """How a manifest names the newest record of a log, a folder of numbered records; None where it is empty."""
-        keys = self.keys(f"{log}/*.json")
+        there = set(self.keys(f"{log}/*.json"))
+        keys = list(itertools.takewhile(there.__contains__, (log_key(log, number) for number in itertools.count(1))))
         return {"record": keys[-1], "manifest": sha256_of(self.read(keys[-1]) or b"")} if keys else None
 
     def write_record(self, key: str, record: Mapping[str, Any]) -> None:
@@ -93,19 +95,40 @@ class RecordStore:
     def generations(self) -> list[Generation]:
         """All generations, oldest first. Raises CorruptError where a record does not follow the one before."""
         found = [Generation(0, None, None, "first", None)]
-        while True:
-            key = generation_key(len(found))
+        numbers = [number for number in map(generation_of_folder, self.objects.tops()) if number]
+        for number in range(1, max(numbers, default=0) + 1):
+            key = generation_key(number)
             remedy = (
-                "restore it from a backup, or move this generation's folder out of the store and start it again:"
-                f" recloop chain replay {self.options}"
+                f"restore it from a backup, or move g{number:04} and all later generations out of the store and start"
+                f" again: recloop chain replay {self.options} --from DAY, the first day of g{number:04}"
             )
-            if (read := self.record(key, GenerationRecord, remedy)) is None:
-                return found
+            if (read := self._generation_record(number, remedy)) is None:
+                return found  # where it was about to be started
             record, digest = read
-            if record["generation"] != len(found) or not follows(record.get("previous"), found[-1].digest):
+            if record["generation"] != number or not follows(record.get("previous"), found[-1].digest):
                 raise CorruptError(f"{self.url}/{key}: does not follow the generation before; {remedy}")
             forgets = record.get("forgets", False)
-            found.append(Generation(len(found), record["from"], record.get("to"), record["reason"], digest, forgets))
+            found.append(Generation(number, record["from"], record.get("to"), record["reason"], digest, forgets))
+        return found
+
+    def _generation_record(self, number: int, remedy: str) -> tuple[GenerationRecord, str] | None:
+        """The record with its digest, or None where nothing needs it. Raises CorruptError where it was lost: without it
+        the days of its generation, and of all later ones, would silently be the older ones again."""
+        key = generation_key(number)
+        if (found := self.record(key, GenerationRecord, remedy)) is None and (later := self._needs(number)):
+            found = self.record(key, GenerationRecord, remedy)  # another process has just written it, and commits
+            if found is None:
+                raise CorruptError(f"{self.url}/{key}: missing, although {later} is there; {remedy}")
+        return found
+
+    def _needs(self, number: int) -> str | None:
+        """An output of this generation, or the record or an output of a later one; None where there is none."""
+        for top in self.objects.tops():
+            other = generation_of_folder(top) or 0
+            records = self.keys(generation_key(other)) if other > number else []
+            if other >= number and (found := [*records, *self.keys(f"{top}/*/*/{RECORD}")]):
+                return found[0]
+        return None
 
     @property
     def generation(self) -> int:
@@ -133,9 +156,14 @@ class RecordStore:
             )
         return newest.number + 1
 
+    def holder(self, ds: str, seen_from: int | None = None) -> Generation:
+        """The generation that holds day `ds` as seen from another one (default: the newest)."""
+        generations = self.generations()  # read once: another process may start one at any moment
+        return generations[holder_of(ds, generations, seen_from)]
+
     def generation_of(self, ds: str, generation: int | None = None) -> int:
-        """The generation that holds day `ds` as seen from `generation` (default: the newest)."""
-        return holder_of(ds, self.generations(), generation)
+        """The number of the generation that holds day `ds` as seen from `generation` (default: the newest)."""
+        return self.holder(ds, generation).number
 
 
 def follows(named: str | None, before: str | None) -> bool:

@@ -10,6 +10,7 @@ from typing import (
 
 from typing_extensions import TypedDict
 
+from feature_jobs.errors import CorruptError
 from tasks.store.keys import generation_key
 
 
@@ -120,8 +121,14 @@ class Generation:
 
 
 def holder_of(ds: str, generations: list[Generation], seen_from: int | None = None) -> int:
-    """The generation that holds a day, as seen from a generation (default: the newest)."""
+    """The generation that holds a day, as seen from a generation (default: the newest). Raises CorruptError where that
+    one does not exist: a record names it whose own generation was lost."""
     number = len(generations) - 1 if seen_from is None else seen_from
+    if not 0 <= number < len(generations):
+        raise CorruptError(
+            f"generation {number} is named by a record, but the newest is {len(generations) - 1}; restore"
+            f" {generation_key(number)} of the store from a backup"
+        )
     while number > 0 and ds < (generations[number].from_ds or ""):
         number -= 1
     return number

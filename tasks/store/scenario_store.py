@@ -15,13 +15,14 @@ Only `tasks.store.objects` touches the place itself.
 from __future__ import annotations
 
 import contextlib
+import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from feature_jobs.control_records import checked_name, read_record
 from feature_jobs.errors import BadInputError, CorruptError, RetryLaterError
 from tasks.store.digests import MANIFEST, canonical_json, sha256_of
-from tasks.store.keys import RECORD, collected_key, commit_key, record_key
+from tasks.store.keys import FOLDER_NAME, RECORD, Place, collected_key, commit_key, place_of, record_key
 from tasks.store.objects import files_of, remove_empty_folders
 from tasks.store.places import is_remote, objects_at
 from tasks.store.record_store import RecordStore
@@ -32,9 +33,8 @@ from tasks.store.records import (
     Manifest,
     RunRecord,
     Source,
+    holder_of,
 )
-
-FOLDER_NAME = 16  # hex digits of the manifest's digest
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class Commit:
         """Its files, in a folder on this machine."""
         return self.store.objects.fetch(self.key, self.manifest["files"])
 
-    @property
+    @functools.cached_property
     def manifest(self) -> Manifest:
-        """What the manifest says. Raises CorruptError where it is not the committed one."""
+        """What the manifest says, read once. Raises CorruptError where it is not the committed one."""
         return self.store.manifest_of(self)
 
 
@@ -99,18 +99,23 @@ class ScenarioStore(RecordStore):
 
     def commit_at(self, key: str) -> Commit | None:
         """The commit whose record lies below `key`."""
-        generation, ds, step = key.split("/")
+        place = place_of(key)
+        if place is None:
+            return None
+        generation, ds, step = place
         found = self.record(f"{key}/{RECORD}", CommitRecord, self.remedy(ds))
         if found is None:
             return None
-        record, _ = found
-        if (record["step"], record["ds"]) != (step, ds):
+        record, digest = found
+        folder = record["digest" if "folder" not in record else "manifest"][:FOLDER_NAME]  # earlier releases: by files
+        written = {"step": step, "ds": ds, "digest": record["digest"], "manifest": record["manifest"]}
+        written |= {"folder": folder} if "folder" in record else {}
+        if digest != sha256_of(canonical_json(written)):
             raise CorruptError(
-                f"{self.url}/{key}/{RECORD}: is the record of {record['step']} of {record['ds']}; {self.remedy(ds)}"
+                f"{self.url}/{key}/{RECORD}: is not what was written there for {step} of {ds}; {self.remedy(ds)}"
             )
-        folder = record.get("folder") or record["digest"][:FOLDER_NAME]  # earlier releases named it by its files
         checked_name(folder, f"{self.url}/{key}/{RECORD}", self.remedy(ds))
-        return Commit(step, ds, int(generation[1:]), record["digest"], record["manifest"], folder, self)
+        return Commit(step, ds, generation, record["digest"], record["manifest"], folder, self)
 
     def manifest_of(self, commit: Commit) -> Manifest:
         """The manifest that a commit record names. Raises CorruptError where another one lies there, or none."""
@@ -132,12 +137,28 @@ class ScenarioStore(RecordStore):
 
     def commit_keys(self) -> list[str]:
         """Where the outputs of all generations lie that have a commit record, readable or not."""
-        return [key.removesuffix(f"/{RECORD}") for key in self.keys(f"g*/*/*/{RECORD}")]
+        return [commit_key(*place) for place in self.places()]
+
+    def places(self) -> list[Place]:
+        """Generation, day and step of each commit record, readable or not."""
+        found = (place_of(key.removesuffix(f"/{RECORD}")) for key in self.keys(f"g*/*/*/{RECORD}"))
+        return [place for place in found if place is not None]
 
     def commits(self) -> list[Commit]:
-        """Every committed output of every generation, in the order generation, day, step."""
-        found = (self.commit_at(key) for key in self.commit_keys())
-        return [commit for commit in found if commit is not None]
+        """Every committed output of every generation, in the order generation, day, step.
+
+        A damaged record of a day that a newer generation holds is left out: computing it again was the remedy.
+        """
+        found, generations = [], self.generations()
+        for place in self.places():
+            try:
+                commit = self.commit_at(commit_key(*place))
+            except CorruptError:
+                if holder_of(place.ds, generations) == place.generation:
+                    raise
+                continue
+            found += [commit] if commit is not None else []
+        return found
 
     def commits_of(self, ds: str) -> list[Commit]:
         """What is committed of a day, as seen from the newest generation."""
@@ -218,10 +239,10 @@ class ScenarioStore(RecordStore):
     def verify(self, commit: Commit) -> None:
         """Proves what `commit.folder` gives to a step. Raises CorruptError where a file, the manifest or the commit
         record disagree, and BadInputError where the files were deleted as no longer needed."""
-        files = commit.manifest["files"]
-        if self.is_collected(commit):
+        files = self.manifest_of(commit)["files"]  # read again: it may have changed since the commit was found
+        if (reason := self._collected(commit)) is not None:
             raise BadInputError(
-                f"{commit.uri}: its files were deleted as no longer needed ({self._collected(commit)}); to have them"
+                f"{commit.uri}: its files were deleted as no longer needed ({reason}); to have them"
                 f" again, compute it again from a DAY whose day before is kept: recloop chain replay {self.options}"
                 " --from DAY"
             )
@@ -241,11 +262,12 @@ class ScenarioStore(RecordStore):
 
     def is_collected(self, commit: Commit) -> bool:
         """Whether its files were deleted as no longer needed."""
-        return self.read(collected_key(commit.generation, commit.ds, commit.step)) is not None
+        return self._collected(commit) is not None
 
-    def _collected(self, commit: Commit) -> str:
-        found = self.record(collected_key(commit.generation, commit.ds, commit.step), Collected, self.remedy(commit.ds))
-        return found[0]["reason"] if found else ""
+    def _collected(self, commit: Commit) -> str | None:
+        key = collected_key(commit.generation, commit.ds, commit.step)
+        found = self.record(key, Collected, f"remove it, or {self.remedy(commit.ds)}")
+        return found[0]["reason"] if found else None
 
     def remedy(self, ds: str) -> str:
         """What to do where an output of a day is damaged."""

@@ -7,6 +7,7 @@ WORK/.resume/NAME/KEY, NAME.lock     progress of a resumable step; KEY is a dige
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -14,7 +15,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from feature_jobs.errors import CorruptError
+
 SCRATCH, RESUME = ".scratch", ".resume"
+_NAME = re.compile("[0-9a-f]{32}")
 
 
 class Scratch:
@@ -38,10 +42,11 @@ class Scratch:
 
     def remove_abandoned(self) -> None:
         """Removes the scratch folders whose lock is free: their run was killed."""
-        top = self.work / SCRATCH
-        top.mkdir(parents=True, exist_ok=True)
+        top = _own_folder(self.work / SCRATCH)
         for old in top.iterdir():
             folder = old.with_name(old.name.removesuffix(".lock"))
+            if _NAME.fullmatch(folder.name) is None:  # somebody else's
+                continue
             # A lock of another user can't be opened; that user's next run removes it.
             with contextlib.suppress(Timeout, OSError), FileLock(_lock_of(folder), blocking=False):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -51,8 +56,9 @@ class Scratch:
     def resume_folder(self, name: str, key: str) -> Iterator[Path | None]:
         """A folder that a killed run leaves to the next one of equal `key`; a run that ends removes it, and so does one
         of another key. None where another process is at it: what it does is not shared."""
-        top = self.work / RESUME / name
-        top.mkdir(parents=True, exist_ok=True)
+        top = _own_folder(_own_folder(self.work / RESUME) / name)
+        if (top / key).is_symlink():
+            (top / key).unlink()
         lock = FileLock(_lock_of(top))
         try:
             lock.acquire(blocking=False)
@@ -70,7 +76,8 @@ class Scratch:
 
     def resumable(self) -> list[str]:
         """Names of the folders that killed runs left to a next one."""
-        return sorted(path.name for path in (self.work / RESUME).glob("*") if path.is_dir())
+        found = (self.work / RESUME).glob("*") if not (self.work / RESUME).is_symlink() else ()
+        return sorted(path.name for path in found if path.is_dir() and not path.is_symlink())
 
     def remove_resumable(self, name: str) -> None:
         """Removes such a folder, unless a run is at it."""
@@ -82,6 +89,15 @@ class Scratch:
     def resume_place(self, name: str, key: str) -> Path:
         """Where that folder is, or would be."""
         return self.work / RESUME / name / key
+
+
+def _own_folder(folder: Path) -> Path:
+    """The folder, made where it is missing. Raises CorruptError where it is a symlink: what lies below is removed, and
+    must not be somebody else's."""
+    if folder.is_symlink():
+        raise CorruptError(f"{folder}: a symlink where the store's own folder belongs; remove the symlink")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _lock_of(folder: Path) -> Path:

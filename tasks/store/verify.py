@@ -8,27 +8,42 @@ replaced together with all that they name. `Proof.head` is a digest over them, t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from feature_jobs.errors import CorruptError, RecloopError
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import previous_day
-from tasks.store.champion_log import ChampionLog
+from tasks.store.champion_log import PREFIX, ChampionLog, Entry
 from tasks.store.digests import canonical_json, sha256_of
-from tasks.store.keys import collected_key
+from tasks.store.keys import DAY, FOLDER_NAME, GENERATION, STEP, Place, collected_key, commit_key, is_date, log_key
 from tasks.store.records import Generation, Manifest, Source, holder_of
 from tasks.store.scenario_store import Commit, ScenarioStore
+from tasks.store.scratch import SCRATCH
+
+_OF_STEP = rf"{GENERATION}/{DAY}/{STEP}"
+_OUTPUT = rf"[0-9a-f]{{{FOLDER_NAME}}}"
+_UNFINISHED = rf"{PREFIX}/{re.escape(SCRATCH)}(/.*)?"  # of a step in a container, which can write beside its log only
+_KNOWN = {
+    "file": re.compile(rf"{_OF_STEP}/(commit\.json|collected\.json|{_OUTPUT}/.+)|{_UNFINISHED}", re.DOTALL),
+    "folder": re.compile(
+        rf"{PREFIX}|{GENERATION}|{GENERATION}/{DAY}|{_OF_STEP}(/{_OUTPUT}(/.+)?)?|{_UNFINISHED}", re.DOTALL
+    ),
+    "other": re.compile("(?!)"),
+}
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What `verify` read: commits, bytes of their files, and a message for each problem."""
+    """What `verify` read: commits, bytes of their files, and a message for each problem. `replaced` are problems of
+    outputs that a newer generation has computed again, so that the chain does not stand on them."""
 
     commits: int
     bytes: int
     problems: list[str]
     head: str = field(default="", compare=False)
+    replaced: list[str] = field(default_factory=list)
 
 
 def verify(scenario: Scenario, store: ScenarioStore) -> Proof:
@@ -36,7 +51,8 @@ def verify(scenario: Scenario, store: ScenarioStore) -> Proof:
     verifier = _Verifier(scenario, store)
     problems = list(verifier.problems())
     num_bytes = sum(file["bytes"] for _, manifest in verifier.sound for file in manifest["files"].values())
-    return Proof(len(verifier.keys), num_bytes, problems, sha256_of(canonical_json(sorted(verifier.named.items()))))
+    head = sha256_of(canonical_json(sorted(verifier.named.items())))
+    return Proof(len(verifier.places), num_bytes, problems, head, verifier.replaced)
 
 
 def require_sound(scenario: Scenario, store: ScenarioStore) -> Proof:
@@ -50,32 +66,53 @@ def require_sound(scenario: Scenario, store: ScenarioStore) -> Proof:
 class _Verifier:
     def __init__(self, scenario: Scenario, store: ScenarioStore) -> None:
         self.scenario, self.store = scenario, store
-        self.keys = store.commit_keys()
+        # Listed first: a record that another process writes meanwhile is then in the logs, or not looked at.
+        self.entries = [entry for top in ("g*", PREFIX) for entry in store.objects.entries(top)]
+        self.places = store.places()
         self.sound: list[tuple[Commit, Manifest]] = []
         self.generations: list[Generation] = []  # empty where their records can't be read
+        self.champions: list[Entry] = []
         self.named: dict[str, str] = {}  # key of a record → digest by which others name it
+        self.replaced: list[str] = []
+        self.are_logs_read = True
 
     def problems(self) -> Iterator[str]:
         yield from self._logs()
-        for key in self.keys:
-            try:
-                commit = self.store.commit_at(key)
-                assert commit is not None  # noqa: S101 (its key was listed just now)
-                manifest = commit.manifest
-                self.sound.append((commit, manifest))
-                self.named[commit.source["record"]] = commit.manifest_digest
-                problems = list(self.store.objects.problems_of(commit.key, manifest["files"]))
-                collected = self.store.is_collected(commit)  # asked after the files: gc may run at the same time
-                if collected:  # it excuses missing files, so the head covers it
-                    self.named[collected_key(commit.generation, commit.ds, commit.step)] = commit.manifest_digest
-                if problems and not collected:
-                    yield from (f"{problem}; {self.store.remedy(commit.ds)}" for problem in problems)
-            except RecloopError as error:
-                yield str(error)
+        for place in self.places:
+            yield from self._unless_replaced(place, self._output(place))
         for commit, manifest in self.sound:
-            yield from self._sources(commit, manifest)
+            place = Place(commit.generation, commit.ds, commit.step)
+            yield from self._unless_replaced(place, self._sources(commit, manifest))
             if "parent" in manifest and self.generations:
-                yield from self._parent(commit, manifest["parent"])
+                yield from self._unless_replaced(place, self._parent(commit, manifest["parent"]))
+        if self.are_logs_read:
+            yield from self._champion()
+            yield from self._strangers()
+
+    def _unless_replaced(self, place: Place, problems: Iterator[str]) -> Iterator[str]:
+        """Without what concerns an output that the newest generation has computed again: that was the remedy."""
+        holder = holder_of(place.ds, self.generations) if self.generations else place.generation
+        if place._replace(generation=holder) in self.places and holder > place.generation:
+            self.replaced += [f"{problem} (generation {holder} holds it now)" for problem in problems]
+        else:
+            yield from problems
+
+    def _output(self, place: Place) -> Iterator[str]:
+        """Whether the record, the manifest and the files are as they were committed."""
+        try:
+            commit = self.store.commit_at(commit_key(*place))
+            assert commit is not None  # noqa: S101 (its key was listed just now)
+            manifest = self.store.manifest_of(commit)
+            self.sound.append((commit, manifest))
+            self.named[commit.source["record"]] = commit.manifest_digest
+            problems = list(self.store.objects.problems_of(commit.key, manifest["files"]))
+            collected = self.store.is_collected(commit)  # asked after the files: gc may run at the same time
+            if collected:  # it excuses missing files, so the head covers it
+                self.named[collected_key(*place)] = commit.manifest_digest
+                problems = list(self.store.objects.problems_of(commit.key, manifest["files"], partly=True))
+            yield from (f"{problem}; {self.store.remedy(commit.ds)}" for problem in problems)
+        except RecloopError as error:
+            yield str(error)
 
     def _logs(self) -> Iterator[str]:
         try:
@@ -83,16 +120,46 @@ class _Verifier:
             for generation in self.generations:
                 if source := generation.source:
                     self.named[source["record"]] = source["manifest"]
-            started = {f"g{generation.number:04}" for generation in self.generations}
-            for name in sorted({key.split("/")[0] for key in self.keys} - started):
-                yield f"{self.store.url}/{name}: a generation that was never started; move it out of the store"
         except RecloopError as error:
+            self.are_logs_read = False
             yield str(error)
         try:
+            self.champions = ChampionLog(self.store).history()
             for source in ChampionLog(self.store).sources():
                 self.named[source["record"]] = source["manifest"]
         except RecloopError as error:
+            self.are_logs_read = False
             yield str(error)
+
+    def _champion(self) -> Iterator[str]:
+        """Whether the checkpoint that serves is one of the store's; older records may name what `dvc` has removed."""
+        if not self.champions:
+            return
+        entry = self.champions[-1]
+        sound = {(c.generation, c.ds, c.step): c.digest for c, _ in self.sound}
+        there = [place for place in self.places if place[:2] == (entry.generation, entry.ds)]
+        is_damaged = any(place not in sound for place in there)  # that is reported already
+        if not is_damaged and entry.checkpoint not in [sound[place] for place in there]:
+            yield (
+                f"{self.store.url}/{log_key(PREFIX, entry.sequence)}: names the checkpoint {entry.checkpoint[:12]} of"
+                f" {entry.ds} (generation {entry.generation}), which is not committed there; go back to another version"
+                f" (recloop rollback {self.store.options}), or {self.store.remedy(entry.ds)}"
+            )
+
+    def _strangers(self) -> Iterator[str]:
+        """What lies among the records and is none of them, so that no digest covers it."""
+        looked_at = {commit.key for commit, _ in self.sound}
+        sound = {commit.key.rpartition("/")[0] for commit, _ in self.sound}
+        looked_at |= {commit_key(*place) for place in self.places} - sound
+        ours = {PREFIX, *(f"g{generation.number:04}" for generation in self.generations)}
+        for key, kind in self.entries:
+            parts = key.split("/")
+            above = {"/".join(parts[:depth]) for depth in (3, 4)}
+            if parts[0] not in ours or key in self.named or above & looked_at:
+                continue
+            is_day = len(parts) == 1 or parts[0] == PREFIX or is_date(parts[1])
+            if not (is_day and _KNOWN[kind].fullmatch(key)):
+                yield f"{self.store.url}/{key}: is not a record or an output of the store; move it out of the store"
 
     def _sources(self, commit: Commit, manifest: Manifest) -> Iterator[str]:
         """Whether all that the manifest names is what lies there now."""

@@ -73,10 +73,19 @@ def test_what_is_refused_starts_nothing(scenario, store, first, last, error, tex
     assert store.generation == 0
 
 
-def test_a_day_whose_day_before_is_missing_starts_nothing(scenario, store):
-    with pytest.raises(ParentMissingError, match=f"{DAYS[4]} is not committed"):
+@pytest.mark.parametrize("there", [(), ("ingest",)])
+def test_a_day_whose_day_before_is_not_finished_starts_nothing(scenario, store, there):
+    _day(store, DAYS[4], there)
+    with pytest.raises(ParentMissingError, match=f"{DAYS[4]} is not finished"):
         _replay(scenario, store, DAYS[5])
     assert store.generation == 0
+
+
+def test_a_replay_ends_at_the_newest_day_of_any_generation(scenario, store):
+    assert _replay(scenario, store, DAYS[1], DAYS[1]).days == [DAYS[1]]
+    _day(store, DAYS[1])
+    again = _replay(scenario, store, DAYS[1])
+    assert (again.generation, again.days) == (2, DAYS[1:4])
 
 
 def test_nothing_to_replay_is_said(scenario, tmp_path):

@@ -135,7 +135,7 @@ def expected_of_replay(found: Found, ds: str) -> Expected:
     today = DAYS.index(ds)
     if not current:
         return Expected(BadInputError)
-    if today and DAYS[today - 1] not in {day for day, _ in current}:
+    if today and (DAYS[today - 1], LINK) not in current:
         return Expected(ParentMissingError)
     first, last = found.generations[-1] if found.generations else ("", "")
     newest = len(found.generations)

@@ -1,14 +1,18 @@
 """Faults that were found by attacking the store: each must be impossible, or found and named with a remedy."""
 
+import contextlib
 import json
 import multiprocessing
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from feature_jobs.errors import CorruptError, RetryLaterError
+from tasks.run.collect import garbage, leftovers
+from tasks.run.shown import not_shown
 from tasks.store.champion_log import ChampionLog, Entry
 from tasks.store.objects import LocalObjects
 from tasks.store.scenario_store import Commit, ScenarioStore, open_store
@@ -122,6 +126,11 @@ def _replace_by_fifo(path: Path) -> None:
     os.mkfifo(path)
 
 
+def _rename(folder: Path) -> None:
+    folder.rename(folder.with_name("0" * 16))
+    _edit(folder.parent / "commit.json", folder="0" * 16)
+
+
 def _replace_by_another_day(folder: Path) -> None:
     shutil.rmtree(folder.parent)
     shutil.copytree(folder.parents[2] / DAYS[2] / "train", folder.parent)
@@ -140,6 +149,8 @@ ATTACKS = {
     "a file is gone": lambda _, folder: (folder / "deep" / "b.txt").unlink(),
     "a record is a FIFO": lambda _, folder: _replace_by_fifo(folder.parent / "commit.json"),
     "a commit of another day": lambda _, folder: _replace_by_another_day(folder),
+    "the folder has another name": lambda _, folder: _rename(folder),
+    "the record is written otherwise": lambda _, folder: _edit(folder.parent / "commit.json"),
 }
 
 
@@ -152,6 +163,160 @@ def test_verify_finds(scenario, store, attack, number):
     problems = verify(scenario, store).problems
     assert problems and all(DAYS[0] in problem or DAYS[1] in problem for problem in problems), problems
     assert all("recloop chain replay" in problem for problem in problems), problems
+
+
+STRANGERS = {
+    "g0000/2024-01-01/train/link": lambda path: path.symlink_to("/etc/passwd"),
+    "g0000/2024-01-01/train/fifo": os.mkfifo,
+    "g0000/2024-01-01/train/backup": lambda path: path.mkdir(),
+    "g0000/2024-01-01/notes.txt": lambda path: path.write_text("x"),
+    "g0000/zzz": lambda path: shutil.copytree(path.with_name("2024-01-01"), path),
+    "g0000/2024-02-31": lambda path: shutil.copytree(path.with_name("2024-01-01"), path),
+    "champion/zzz.json": lambda path: path.write_text("{}"),
+    "champion/000009.json": lambda path: shutil.copyfile(path.with_name("000001.json"), path),
+    "champion/more": lambda path: path.mkdir(),
+}
+
+
+@pytest.mark.parametrize(("key", "put"), STRANGERS.items(), ids=STRANGERS)
+def test_verify_names_what_lies_among_the_records(scenario, store, key, put):
+    """And nothing else is disturbed by it: the next commit names what it would have named without it."""
+    _history(store)
+    newest, commits = store.newest("champion"), store.commits()
+    put(store.work / key)
+    problems = verify(scenario, store).problems
+    assert problems and all(f"{store.url}/{key}" in problem and "move it out" in problem for problem in problems)
+    assert store.newest("champion") == newest
+    assert [commit for commit in store.commits() if commit.generation == 0] == commits
+
+
+@pytest.mark.parametrize("key", ["g0000", "g0000/2024-01-01", "g0000/2024-01-01/train", "champion"])
+def test_verify_follows_no_symlink(scenario, store, key):
+    _history(store)
+    _replace_by_link(store.work / key, store.work / "x")
+    assert f"{store.url}/{key}" in "".join(verify(scenario, store).problems)
+
+
+@pytest.mark.parametrize("name", ["gold", "g0000.bak", "g", "notes"])
+def test_a_folder_of_another_name_is_no_generation(scenario, store, name):
+    _history(store)
+    shutil.copytree(store.work / "g0000", store.work / name)
+    (store.work / "runs" / name / DAYS[0]).mkdir(parents=True)
+    (store.work / "runs" / name / DAYS[0] / "train.json").write_text("{}")
+    require_sound(scenario, store)
+    assert {commit.generation for commit in store.commits()} == {0}
+    assert not_shown(store) == []
+
+
+def test_verify_finds_a_champion_whose_checkpoint_is_not_there(scenario, store):
+    _history(store)
+    ChampionLog(store).promote(2, Entry("promotion", "little", "3", DAYS[1], 7, "ab" * 32))
+    [problem] = verify(scenario, store).problems
+    assert "champion/000003.json" in problem and "generation 7" in problem
+    with pytest.raises(CorruptError, match="generation 7 is named by a record, but the newest is 0"):
+        store.generation_of(DAYS[1], 7)
+
+
+def test_deleted_files_excuse_missing_ones_alone(scenario, store):
+    first = _history(store)[0]
+    store.collect(first, "no longer needed")
+    require_sound(scenario, store)
+    (first.folder / "a.txt").write_text("changed")
+    (first.folder / "evil").symlink_to("/etc/passwd")
+    assert len(verify(scenario, store).problems) == 2
+    (first.folder.parent / "collected.json").write_text("garbage")
+    assert any("collected.json: not a readable record" in problem for problem in verify(scenario, store).problems)
+
+
+def test_what_was_damaged_is_sound_once_it_was_computed_again(scenario, store):
+    first = _history(store)[0]
+    (first.folder / "a.txt").write_text("changed")
+    assert len(verify(scenario, store).problems) == 1
+    store.new_generation(DAYS[0], "corrected", DAYS[2])
+    assert len(verify(scenario, store).problems) == 1  # nothing has replaced it yet
+    _commit(store, "ingest", DAYS[0])
+    proof = require_sound(scenario, store)
+    assert len(proof.replaced) == 1 and "generation 1 holds it now" in proof.replaced[0]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "manifest.json", "commit.json"])
+def test_what_is_damaged_in_a_replaced_generation_stops_nothing(scenario, store, name):
+    """A replay from the first day is the remedy; the champions of the older generation are its days' comparators."""
+    _, first, *_ = _history(store)
+    damaged = first.folder / name if name != "commit.json" else first.folder.parent / name
+    log = ChampionLog(store)
+    assert log.as_of(DAYS[1])[0].ds == DAYS[0]
+    damaged.write_text("{}")
+    store.new_generation(DAYS[0], "corrected", DAYS[2])
+    for ds in DAYS[:3]:
+        assert log.as_of(ds) == (None, None) or ds == DAYS[2]
+        parent = store.find("train", DAYS[0])
+        _commit(store, "ingest", ds)
+        _commit(store, "train", ds, parent=parent.digest if parent else None)
+        _commit(store, "deploy", ds)
+    assert verify(scenario, store).replaced
+    assert log.rollback_targets(3) == [] or name != "commit.json"
+    assert garbage(scenario, store, 1).commits
+    assert leftovers(store) == []
+
+
+def test_a_lost_generation_is_not_passed_over(scenario, store):
+    """The days would silently be the older ones again, and the next step would commit there."""
+    _history(store)
+    for number in (1, 2):
+        assert store.new_generation(DAYS[1], "corrected") == number
+    (store.work / "g0003").mkdir()  # a run was killed before it wrote the record
+    assert store.generation == 2
+    lost = (store.work / "g0001" / "generation.json").rename(store.work / "aside")
+    with pytest.raises(CorruptError, match=r"g0001/generation\.json: missing.*chain replay .* --from DAY"):
+        store.find("train", DAYS[1])
+    assert "generation.json: missing" in verify(scenario, store).problems[0]
+    lost.rename(store.work / "g0001" / "generation.json")
+    _commit(store, "ingest", DAYS[1])
+    (store.work / "g0002" / "generation.json").unlink()
+    shutil.copytree(store.work / "g0000", store.work / "g0007")
+    with pytest.raises(CorruptError, match=r"g0002/generation\.json: missing, although g0002/"):
+        store.find("train", DAYS[1])
+
+
+@pytest.mark.parametrize("name", [".scratch", ".resume", f".resume/{DAYS[0]}.train", "journal.jsonl", "g0000"])
+def test_a_symlink_in_the_store_leads_nowhere(store, tmp_path, name):
+    """Neither is what it leads to read, nor changed, nor removed."""
+    _commit(store, "ingest", DAYS[0])
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "thesis.txt").write_text("mine")
+    place = store.work / name
+    place.parent.mkdir(exist_ok=True)
+    if place.exists():
+        place.rename(tmp_path / "aside")
+    place.symlink_to(outside / "thesis.txt" if name.endswith("l") else outside)
+    actions: list[Callable[[], object]] = [
+        lambda: store.note({"step": "train"}),
+        lambda: list(store.journal()),
+        lambda: _commit(store, "train", DAYS[0]),
+        store.objects.scratch.remove_abandoned,
+        store.objects.scratch.resumable,
+        lambda: store.objects.scratch.remove_resumable(f"{DAYS[0]}.train"),
+        lambda: _resume(store),
+    ]
+    for action in actions:
+        with contextlib.suppress(CorruptError):
+            action()
+    assert {path.name: path.read_text() for path in outside.iterdir()} == {"thesis.txt": "mine"}
+
+
+def _resume(store: ScenarioStore) -> None:
+    with store.objects.scratch.resume_folder(f"{DAYS[0]}.train", "key") as folder:
+        assert folder is not None
+        folder.mkdir()
+
+
+def test_a_journal_that_is_a_fifo_does_not_stop_a_run_for_ever(store):
+    store.work.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(store.work / "journal.jsonl")
+    with pytest.raises(CorruptError, match=r"journal\.jsonl: not a regular file; remove it"):
+        store.note({"step": "train"})
 
 
 @pytest.mark.parametrize("sequence", [1, 2])
@@ -174,9 +339,9 @@ def test_verify_finds_an_altered_generation(scenario, store, changes):
 
 def test_verify_finds_a_generation_that_was_moved(scenario, store):
     _commit(store, "train", DAYS[0], parent=None)
-    shutil.copytree(store.work / "g0000", store.work / "g0001")
-    assert any("a generation that was never started" in problem for problem in verify(scenario, store).problems)
+    shutil.copytree(store.work / "g0000", store.work / "aside")
     store.new_generation(DAYS[0], "corrected")
+    shutil.copytree(store.work / "aside", store.work / "g0001", dirs_exist_ok=True)
     assert any("was committed in another generation" in problem for problem in verify(scenario, store).problems)
 
 
