@@ -187,6 +187,7 @@ def _column(raw: Sample, source: str, kind: str, distinct: int) -> tuple[Column 
         *(f"count({one.reason(cell, one.value(cell))})" for one in cells),
     )
     shares = [(c, num / max(known, 1)) for c, num in zip(candidates, unread, strict=True) if known]
+    # As a number 007 would become 7, and no longer match the ids of another table.
     shares = [(c, share) for c, share in shares if not (is_padded and c.type in ("int", "float"))]
     read = [column for column, share in shares if share <= _MAX_UNREAD]
     rivals = [time for time in times if time in read and time.date_format]

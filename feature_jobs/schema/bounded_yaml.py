@@ -23,6 +23,7 @@ def parse_yaml(text: str, place: str, *, remedy: str = "correct the line", round
     """
     if len(text) > MAX_BYTES:
         raise BadInputError(f"{place}: holds more than {MAX_BYTES:,} characters; shorten it")
+    # pure: libyaml's parser, the other choice, would not call the composer below.
     yaml = YAML(typ="rt" if round_trip else "safe", pure=True)
     yaml.Composer, yaml.max_depth = _BoundedComposer, MAX_DEPTH
     try:

@@ -156,6 +156,7 @@ def leak_scores(values: Any, labels_N: Floats, *, is_id: bool) -> dict[str, floa
             scores["ids"] = rank_auc(labels_N, _crossed_means(bin_N, labels_N))
         return scores
     number_N = column.to_numpy(np.float64, na_value=np.nan)
+    # Nulls below all numbers: one score then holds what values and nulls say together.
     number_N = np.where(np.isnan(number_N), -np.inf, number_N)
     scores["values"] = _either_way(labels_N, number_N)
     edges = np.unique(np.quantile(number_N, np.arange(1, NUM_BINS) / NUM_BINS, method="lower"))
