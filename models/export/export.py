@@ -129,6 +129,7 @@ def _write_models(
     chunks = _quantized(tables, keys_R, rows_R, bits)
     FrozenTable.from_sorted(chunks, len(keys_R), default_TD, bits).save(output / TABLE_FILE)
     # Both ascending: the result is, too.
+    # assume_unique: both are, and otherwise np.isin would look for repeated keys first.
     judged_C = np.flatnonzero(np.isin(keys_R, _keys_of(batches), assume_unique=True))
     keys_C, weight_CD = keys_R[judged_C], tables.storage.read(rows_R[judged_C])[0]
     other_bits = 4 if bits == 8 else 8

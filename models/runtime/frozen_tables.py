@@ -175,7 +175,7 @@ class FrozenTable:
             np.array(table_F, np.int64),
             self.keys_R,
             self.starts,
-            65 - len(self.starts).bit_length(),
+            65 - len(self.starts).bit_length(),  # 64 - b: there are 2^b + 1 starts
             self.rows_RW,
             self.default_TD,
             emb_BFD,

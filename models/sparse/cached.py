@@ -44,6 +44,7 @@ class CachedRows:
         self._batch_C = np.zeros(num_places, np.int64)  # the last batch that used the place
         self._uses_C = np.zeros(num_places, np.uint8)
         self._hand, self._batch, self._num_before = 0, FIRST_BATCH, 0
+        # While it is free, each row is in one place, the cache or the records, and both lists of places say which.
         self._lock = threading.Lock()
 
     def reset(self, rows_F: Rows, keys_F: Ints) -> None:
@@ -51,6 +52,7 @@ class CachedRows:
         flight."""
         with self._lock:
             places_F = self._place_R[rows_F]
+            # Not written back: the row begins again.
             self._row_C[places_F[places_F > 0] - 1] = -1
             self._place_R[rows_F] = 0
             for part in _chunks(len(rows_F)):

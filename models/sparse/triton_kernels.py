@@ -117,6 +117,7 @@ def _update(
         gradient *= tl.where(norm > clip, clip / norm, 1.0)
     row = tl.load(places + u).to(tl.int64)
     weight = tl.load(weights + row * DIM + d, mask=inside, other=0.0)
+    # The numbers of `row_kernels.RULES`: compiled code can't look names up.
     if RULE == 0:
         squares = tl.load(states + row) + tl.sum(gradient * gradient, 0) / DIM
         tl.store(states + row, squares)
