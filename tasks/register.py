@@ -52,6 +52,7 @@ def register(
     }
     del tags["recloop.step"]
     found, files = tracking.register_version(scenario, export, key, tags, required=never_null(scenario))
+    # An equal export keeps its version: one that deploy has judged before is not a challenger again.
     if found["verdict"] == "pending":
         tracking.set_alias(scenario.model_name, CHALLENGER, found["version"])
     version: Registration = {

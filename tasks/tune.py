@@ -83,9 +83,11 @@ def tune(
     served = facts_of(champion).get("settings") if champion else None
     space, serving = read_space(scenario, served), serving_scenario(scenario, served)
     start = min(checkpoints)
+    # Without the first day itself, which the checkpoint of that day has learned.
     days = {**{day: folder for day, folder in sorted(history.items()) if day > start}, ds: samples}
     replay = Replay(scenario, serving, checkpoints[start], days, {**past_events, **({ds: events} if events else {})})
     _say_what_is_tried(config, space, replay)
+    # Beside the store, not in the output, so that a killed study is found again.
     place = config.store.work if config.store else proposal.parent
     key = _study_key(scenario, space, replay)
     study = Study(scenario, ds, space, place / "tuning" / ds / key, differs=serving != scenario)

@@ -92,6 +92,7 @@ def main() -> None:
     Try an idea:     recloop try -s movielens --set model.architecture=dcnv2
     See what is:     recloop status -s movielens
     """
+    # Before torch is loaded, which reads it. Beside a busy process, threads that spin made lookups 50 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings of a lost peer bring a stack of C++ each
 
@@ -220,6 +221,7 @@ def with_context(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--no-track", is_flag=True, envvar="RECLOOP_NO_TRACK", help="Show nothing in MLflow."),
         click.option("--json", "as_json", is_flag=True, help="Print JSON for programs, nothing for people."),
     ]
+    # Reversed, because each call puts its option before those that are there.
     for option in reversed(options):
         call = option(call)
     return call

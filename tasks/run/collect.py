@@ -73,6 +73,7 @@ def garbage(scenario: Scenario, store: ScenarioStore, keep_days: int | None) -> 
 def _with_files(store: ScenarioStore, commits: list[Commit]) -> Iterator[Commit]:
     """The commits of which at least one file is still there."""
     keys = {commit: [f"{commit.key}/{name}" for name in commit.manifest["files"]] for commit in commits}
+    # A listing for each depth, not a question for each file: in an object store that would be a request each.
     depths = {key.count("/") + 1 for of_commit in keys.values() for key in of_commit}
     there = {key for depth in depths for key in store.keys("/".join(["g*", *["*"] * (depth - 1)]))}
     return (commit for commit in commits if not there.isdisjoint(keys[commit]))

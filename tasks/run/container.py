@@ -32,7 +32,7 @@ from tasks.store.scenario_store import ScenarioStore
 if TYPE_CHECKING:
     from docker import APIClient
 
-NOBODY = 10001
+NOBODY = 10001  # the user of our images
 PIDS = 512
 GIB = 1 << 30
 KILLED = 128  # an exit code above says which signal ended it

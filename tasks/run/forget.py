@@ -211,9 +211,11 @@ def begin_forgetting(scenario: Scenario, store: ScenarioStore, users: Users, cos
     with store.scratch() as scratch:
         ready = list(_Preparation(scenario, store, users, base, scratch, launcher).outputs(cost.days))
         if not cost.resumed:
+            # A day that was committed since the cost was computed has to be written again, too.
             if _days(scenario, cost.first, _newest(store)) != cost.days:
                 raise RetryLaterError(f"{store.url}: another run committed a day just now; give the same command again")
             generation = store.new_generation(cost.first, REASON, cost.days[-1], forgets=True, after=base)
+        # Before the days are committed: when all of them stand, the same command finds nothing left to do here.
         for key in _aside(store, cost.first or cost.days[0]):
             _remove(store, key)
         _forget_messages(store, users)
@@ -365,6 +367,7 @@ def erase_from_registry(scenario: Scenario, store: ScenarioStore) -> Erased:
     serves = {v["version"] for v in gone} & {current.version} if current else set()
     erased = [version["version"] for version in gone if version["version"] not in serves]
     forgotten = [commit for commit in store.commits() if is_forgotten(store, commit.ds, commit.generation)]
+    # First the records: from them MLflow would be filled again with what is deleted below.
     for commit in forgotten:
         store.objects.delete(record_key(commit.generation, commit.ds, commit.step))
     tracking.erase_versions(scenario, erased, is_over)

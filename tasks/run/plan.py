@@ -125,6 +125,7 @@ def _missing_days(name: str, scenario: Scenario, ds: str, store: ScenarioStore) 
         try:
             resolve_inputs(replace(STEPS[name], reads={argument: source}), scenario, ds, store)
         except ParentMissingError as error:
+            # What is missing of the day itself, the run computes first.
             if error.ds != ds:
                 yield error
 

@@ -192,12 +192,14 @@ class ScenarioStore(RecordStore):
                 "manifest": mine.manifest_digest,
                 "folder": name,
             }
+            # Again, as the upload may have taken long: a replay that began meanwhile holds the day now.
             self._require_current(step, ds, number)
             if self.put_if_absent(f"{key}/{RECORD}", canonical_json(record)):
                 self._remove_leftovers(key, keep=mine)
                 return mine, True
             standing = self.commit_at(key)
             assert standing is not None  # noqa: S101 (put_if_absent has just seen it)
+            # An equal commit has the same folder, which must stay.
             if standing != mine:
                 self.objects.delete(mine.key)
         return standing, False
@@ -235,6 +237,7 @@ class ScenarioStore(RecordStore):
     def collect(self, commit: Commit, reason: str) -> None:
         """Deletes the files of a commit. Its record and manifest stay, so that other digests still have their proof."""
         files = commit.manifest["files"]
+        # Before the first file goes, so that a reader that misses one finds the reason.
         self.put_if_absent(collected_key(commit.generation, commit.ds, commit.step), canonical_json({"reason": reason}))
         for name in files:
             self.objects.delete(f"{commit.key}/{name}")

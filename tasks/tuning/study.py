@@ -85,6 +85,7 @@ class Study:
         journal = folder / "study.journal"
         lock: Any = FileLock(folder / "journal.lock")
         with self.mutex:
+            # Under the journal's own lock: without it, a line without an end may be one that is being written.
             with lock:
                 _cut_torn_line(journal)
             self.study = optuna.create_study(
@@ -224,6 +225,7 @@ class Study:
 
     def _seed(self, place: int) -> int:
         text = "\0".join([self.scenario.name, self.ds, str(self.scenario.train.seed), str(place)])
+        # 4 bytes: the sampler's generator takes seeds of 32 bits.
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
 
 
