@@ -39,7 +39,7 @@ WAIT_S = 60.0
 SETTLE_S = 3.0  # the graph is laid out and drawn after its text is there
 FLAGS = (
     "--headless",
-    "--no-sandbox",
+    "--no-sandbox",  # Chromium refuses to run as root with one
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
@@ -111,6 +111,7 @@ def browser(width: int, height: int) -> Iterator[Page]:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
+            # A picture is longer than the 1 MiB that the client takes by default.
             with connect(_tab(Path(profile)), max_size=None) as socket:
                 page = Page(socket)
                 page.call("Page.enable")

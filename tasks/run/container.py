@@ -139,6 +139,7 @@ class ContainerLauncher:
             command=["exec-step"],
             stdin_open=True,
             user=f"{uid}:{gid}",
+            # OpenMP counts the cores of the host, not the container's limit, and would start a thread for each.
             environment={"OMP_NUM_THREADS": str(resources.threads)},
             labels={"recloop.scenario": scenario.name, "recloop.step": declared.name, "recloop.ds": call.config.ds},
             host_config=host,
