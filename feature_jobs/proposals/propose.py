@@ -102,6 +102,7 @@ def propose(path: Path, name: str, out: Path) -> tuple[str, list[str]]:
     root = path.resolve() if path.is_dir() else path.resolve().parent
     text = to_yaml(
         name=name,
+        # Relative to the scenario's file, so that both can be moved together.
         data_path=os.path.relpath(root, out.resolve()),
         events_path=group.path if is_daily else group.glob,
         log=log,

@@ -45,6 +45,7 @@ def is_given(context: click.Context, path: object) -> bool:
 def remember(path: Path) -> None:
     """Adds a path to those that the user gave."""
     context = click.get_current_context()
+    # Both forms, because the system's error names the path as it was opened.
     context.meta.setdefault(_GIVEN, []).extend([path.absolute(), resolved(path)])
 
 

@@ -65,6 +65,7 @@ class Commands(click.Group):
             click.secho("recloop: interrupted; what is committed stands", err=True, fg="red")
             ctx.exit(INTERRUPTED)
         except OSError as error:
+            # A rename or a link that fails names two paths.
             place = next((path for path in (error.filename, error.filename2) if arguments.is_given(ctx, path)), None)
             if error.errno not in REMEDIES and place is None:
                 raise

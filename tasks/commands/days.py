@@ -38,6 +38,7 @@ def scenario_days(scenario: Scenario, ds: str | None, first: str | None, last: s
         raise BadInputError(
             f"{first or scenario.data.days.first} to {last}: {len(days):,} days; choose 1 to {MAX_DAYS:,}"
         )
+    # The ends are enough: days between them lie inside, too, and skipped ones are left out already.
     for day in (days[0], days[-1]):
         check_day(scenario, day)
     return days

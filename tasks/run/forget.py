@@ -278,6 +278,7 @@ class _Preparation:
         manifest, folder = commit.manifest, self.scratch / commit.ds / declared.name
         facts: Facts = {
             "scenario": self.scenario.name,
+            # Made from the older output, not from the source.
             "inputs": {declared.writes: commit.digest},
             "sources": [commit.source],
             "config": manifest.get("config", ""),

@@ -90,6 +90,7 @@ def _state(name: str, scenario: Scenario, ds: str, store: ScenarioStore, planned
         return StepPlan("blocked", str(refused))
     before = [step for step in upstream(name) if store.find(step, ds) is None]
     for error in _missing_days(name, scenario, ds, store):
+        # A day that the same run computes before is not missing.
         if error.ds not in planned:
             return StepPlan("blocked", str(error))
     return StepPlan("run", f"after {', '.join(before)}" if before else "")
