@@ -100,6 +100,7 @@ def tune(
     best = winner(trials, maximize=scenario.tune.objective == "auc")
     champion_trial, best_trial = Candidate(trials[0]["params"], serves=True), Candidate(best["params"])
     is_better = best["number"] != 0
+    # Its scratch is in the output, the one place where a step may write; `evidence` removes it.
     gain = replay.evidence(champion_trial, best_trial, len(trials), proposal / "scratch") if is_better else Gain()
     report = _report(config, replay, key=key, start=start, trials=trials, best=best, gain=gain)
     write_proposal(proposal, report)

@@ -212,6 +212,7 @@ def _times(raw: Sample, cell: str, *, is_text: bool, is_named: bool) -> list[Col
     }
     read = {("date_format", text): f"try_strptime(c, {literal(text)}) IS NOT NULL" for text in _FORMATS}
     tests = (recent if is_named else {}) | (read if is_text else {})
+    # The first cells rule out most formats; only what is left is tried on all cells.
     head = f"(SELECT trim(CAST({cell} AS VARCHAR)) AS c FROM {raw.name} WHERE c <> '' LIMIT 200)"
     fits = Sample(raw.connection, head).row(*(f"bool_and({test})" for test in tests.values())) if tests else ()
     return [_typed("time", **{key: value}) for (key, value), fit in zip(tests, fits, strict=True) if fit]

@@ -107,6 +107,7 @@ class Context:
         self._file, self._data = scenario_file(scenario), data
         self.overrides: dict[str, Any] = dict(read_setting(text, "--set") for text in settings)
         self.scenario: Scenario = self.with_overrides(self.overrides)
+        # What the system says of it later is then bad input, not a defect of ours.
         arguments.remember(Path(self.scenario.data.path))
         self.store: ScenarioStore = open_store(store, self.scenario.name, self.scenario.option)
         self.as_json = as_json

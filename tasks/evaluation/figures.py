@@ -52,6 +52,7 @@ def draw_history(points: list[DayQuality]) -> str | None:
         axes.plot(range(len(days)), [_nan(aucs.get(d)) for d in days], marker="o", ms=4, color=color, label=task)
     every = max(1, len(days) // 10)
     axes.set_xticks(range(0, len(days), every), days[::every])
+    # Half a day on each side: a chain of one day would have no width.
     axes.set_xlim(-0.3, max(len(days) - 0.7, 0.3))
     axes.set_ylabel("AUC")
     axes.legend(ncols=len(tasks), loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0)

@@ -45,6 +45,7 @@ from tasks.store.objects import LocalObjects
 from tasks.store.scenario_store import ScenarioStore
 
 FOLDER, RECORD = "tries", "try.json"
+# This module, too: the jobs are its functions, which a process imports by name.
 IMPORTS = (__name__, *JOIN.imports, *TRAIN.imports)
 
 

@@ -46,6 +46,7 @@ class Cache:
         self._threads = threading.RLock()
         for name in ("entries", "locks", "incoming", "work"):
             try:
+                # For this user alone: outputs hold rows of a recommender's users.
                 (self.root / name).mkdir(parents=True, exist_ok=True, mode=0o700)
             except OSError as error:
                 raise BadInputError(f"{self.root / name}: {error.strerror}; set {FOLDER} to a folder") from None

@@ -103,6 +103,7 @@ class LocalObjects:
             record.chmod(0o644)  # whatever the umask: other users of a shared store must read it
             fsync(record)
             try:
+                # A link, because a rename would replace a record that another run has written meanwhile.
                 os.link(record, target)
             except FileExistsError:
                 return False

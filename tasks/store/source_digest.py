@@ -66,6 +66,7 @@ def _imports(file: Path) -> list[Path]:
             found += [path for alias in node.names for path in _files(alias.name)]
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             found += _files(node.module)
+            # What is imported from a package may be a module of it.
             found += [path for alias in node.names for path in _files(f"{node.module}.{alias.name}")]
     return found
 
