@@ -172,6 +172,7 @@ def audit_point_in_time(
     for name, sources in source_times.items():
         rows = np.flatnonzero(sources != NO_SOURCE)
         gap = event_times[rows] - sources[rows]
+        # At least a microsecond: a source at the time of its event was not known before it.
         least = max((delays_us or {}).get(name, 0), 1)
         if len(gap) and gap.min() < least:
             row = int(rows[int(np.argmax(gap < least))])

@@ -142,6 +142,7 @@ class _Landing:
     def _quarantine_conflicts(self, key_name: str) -> int:
         """Keeps the first row of each key (and time), quarantines those that say something else; returns how many."""
         key = f"c{self.source.place_of(key_name)}"
+        # Nobody knows which of the rows is right; what counts is that every run keeps the same.
         packed = ", ".join(f"{quote(name)} := c{i}" for i, name in enumerate(self.source.columns))
         self.connection.execute(
             f"CREATE TABLE other AS SELECT * FROM (SELECT *, row_number() OVER "

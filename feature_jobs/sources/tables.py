@@ -227,6 +227,7 @@ class Reader:
         columns = ", ".join(f"c{i}" for i in range(len(cells)))
         more = ", line, broken" if layout.by_line else ""
         return (
+            # From the inside out: raw cells, values, the time, the reason; each SELECT can name what is inside it.
             f"SELECT {number} AS file, _row AS row, time, reason, CASE WHEN reason IS NOT NULL THEN {raw} END AS raw, "
             f"{' + '.join(dropped) or '0'} AS dropped, {columns} "
             f"FROM (SELECT *, coalesce({', '.join([*reasons, 'NULL'])}) AS reason FROM (SELECT *, {time} AS time FROM ("
@@ -352,6 +353,7 @@ class Reader:
         A quote that never closes swallows the lines after it: they are counted from the lines of the file, and entered.
         """
         found = self.connection.execute(
+            # DuckDB rejects a line once for each cell that is wrong, but it is one row.
             "SELECT line, min(error_type), coalesce(min(csv_line), '') FROM _rejects GROUP BY line ORDER BY line"
         ).fetchall()
         rows = [

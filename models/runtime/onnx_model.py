@@ -106,6 +106,7 @@ def read_serving(folder: Path, digest: str | None = None) -> ServingFacts:
     try:
         if digest is not None:
             check_digest(place, digest)
+        # The format before the rest: another one has other keys, and would be called damaged.
         version = read_record_file(place, ServingFormat, FETCH, extra="ignore")["format"]
         if version != FORMAT:
             raise CorruptError(f"{place}: format {version}; this code reads {FORMAT}; {FETCH}")

@@ -70,6 +70,7 @@ class CachedRows:
             num_missing, num_shared = kernels.find(
                 rows_U, self._place_R, self._batch_C, self._uses_C, self._batch, places_U, missing_M
             )
+            # The rows of the previous batch stay, too: its update may still run.
             num_needed = len(rows_U) + self._num_before - num_shared
             if num_needed > len(self._row_C):
                 raise BadInputError(

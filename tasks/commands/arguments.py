@@ -100,6 +100,7 @@ def store(word: str) -> str:
 
 
 def _problem(text: str, place: Path, wanted: Wanted, exists: bool) -> str | None:
+    # As a path it would be a folder that does not exist yet, and so be accepted.
     if "://" in text:
         return f"{text}: is a URL, not a {wanted}; give a path"
     try:

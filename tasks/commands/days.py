@@ -147,6 +147,7 @@ def _print_end(context: Context, days: list[str]) -> None:
     begun = [ds for ds in days if any(context.store.find(name, ds) for name in DAILY)]
     if not begun:
         return
+    # crop: below the table commands are named, which must be whole to be copied.
     Console(stderr=True, highlight=False).print(day_table(context.scenario, context.store, begun), crop=False)
     changed = {ds: steps for ds in begun if (steps := changed_steps(context.scenario, context.store, ds))}
     for ds, steps in changed.items():

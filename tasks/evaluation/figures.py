@@ -85,6 +85,7 @@ def draw_histogram(day: ScoredDay, champion: Scores | None) -> str:
         top = max([float(scores.max()) for *_, scores in sides if len(scores)], default=1.0)
         bins = min(40, max(10, max(len(scores) for *_, scores in sides) // 20))
         for name, color, _, scores in sides:
+            # One range for both models: bins of two ranges can't be compared.
             counts, edges = np.histogram(scores, bins=bins, range=(0.0, top or 1.0))
             filled = name == "champion"
             axes.stairs(
@@ -115,6 +116,7 @@ def draw_drift(checks: Mapping[str, Any]) -> str | None:
     limit = known[names[0]].get("limit")
     if limit is not None:
         axes.axvline(limit, color=LIMIT, ls="--", lw=1)
+    # or 1: where all values are 0, the axis still needs a length.
     axes.set_xlim(0, max([*values, limit or 0]) * 1.08 or 1)
     axes.set_xlabel("population stability index")
     axes.grid(visible=False, axis="y")

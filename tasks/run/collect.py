@@ -100,6 +100,7 @@ def _needed(scenario: Scenario, store: ScenarioStore, recent: list[str]) -> Iter
     champions = ChampionLog(store)
     current = champions.current()
     for entry in [*([current] if current else []), *champions.rollback_targets(scenario.deploy.keep_versions)]:
+        # The checkpoint and what was made of it: a rollback proves its export and its registration.
         for name in DAILY:
             if name in LINK_STEPS or _comes_after(name, LINK_STEPS):
                 yield from _found(store, name, entry.ds, entry.generation)

@@ -106,6 +106,7 @@ class ContainerLauncher:
             name = self._settings.image_of(declared)
             raise BadInputError(f"{name}: no such image on this engine; build it (make images) or pull it") from None
         except (docker.errors.DockerException, requests.RequestException) as error:
+            # The engine would refuse the same call again, so a retry is of no use.
             if isinstance(error, docker.errors.APIError) and error.is_client_error():
                 refusal = (
                     f"the container engine at {engine_address()} refuses {declared.name}: {error.explanation or error}"

@@ -79,6 +79,7 @@ def cost_of(scenario: Scenario, store: ScenarioStore, users: Users) -> Cost:
             " of these users beside it; first give the command that began it, with its ids"
         )
     if not held:
+        # A call that was killed after it wrote the days finds no rows any more, and has its days to compute.
         resumed = newest.forgets and is_unfinished(scenario, store)
         days = _days(scenario, newest.from_ds or "", newest.to_ds or "") if resumed else []
         return Cost(len(users), days=days, resumed=resumed)

@@ -156,6 +156,7 @@ class RemoteObjects:
         """
         self._each(lambda name: self._upload(folder, key, name), list(files))
         sizes = self._sizes(key)
+        # Left of a killed run: as files that nobody committed they would count as damage.
         for name in sizes.keys() - {f"{key}/{name}" for name in (*files, MANIFEST)}:
             self.delete(name)
         for name, facts in files.items():

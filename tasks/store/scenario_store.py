@@ -123,6 +123,7 @@ class ScenarioStore(RecordStore):
                 f"{self.url}/{key}: digest {found[:12]} is not the committed {commit.manifest_digest[:12]}; {remedy}"
             )
         manifest = read_record(data, Manifest, f"{self.url}/{key}", remedy)
+        # Its digest is right, but the record that names it may have been changed to name another output's.
         said, is_so = (manifest["step"], manifest["ds"], manifest["digest"]), (commit.step, commit.ds, commit.digest)
         if said != is_so or sha256_of(canonical_json(manifest["files"])) != commit.digest:
             raise CorruptError(f"{self.url}/{key}: does not describe what the commit record names; {remedy}")

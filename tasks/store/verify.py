@@ -89,6 +89,7 @@ class _Verifier:
         except RecloopError as error:
             yield str(error)
         try:
+            # A log by itself: damage in one must not hide that of the other.
             for source in ChampionLog(self.store).sources():
                 self.named[source["record"]] = source["manifest"]
         except RecloopError as error:
