@@ -26,7 +26,7 @@ from infra.processes import MARK, Started, find, start, stop
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
 USER = "admin"
-START_TIMEOUT_S = 240.0
+START_TIMEOUT_S = 240.0  # Airflow takes 30 to 60 s on two free cores
 NOT_FOUND = 404
 # Airflow's log servers can't be bound to one address. Here they aren't needed: the API server reads the same files.
 NO_LOG_SERVER = "--skip-serve-logs"

@@ -71,7 +71,7 @@ class Decision:
     resources=Resources(memory_gib=3.0),
     timeout_s=1200,
     imports=("tasks.tracking.logged_models", "models.metrics.judgement"),
-    on_no="skip",
+    on_no="skip",  # a day whose version is refused is an ordinary day: the next one goes on
     registry=True,
     appends=PREFIX,
     headline={"promoted": "promoted"},

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     reads={"export": Input(), "checkpoint": Input(), "evaluation": Input(), "validation": Input()},
     writes="registration",
     asset="version",
-    config=("data", "deploy", "features", "labels"),
+    config=("data", "deploy", "features", "labels"),  # which columns are never null is part of the model
     resources=Resources(memory_gib=3.0),
     timeout_s=1200,
     imports=("tasks.tracking.logged_models",),

@@ -25,6 +25,7 @@ from tasks.tuning.study import Candidate, Study, Trial
         "history": Input(of="samples", days="trailing", window="tune.replay_days"),
         "checkpoints": Input(of="checkpoint", days="trailing", window="tune.replay_days"),
         "champion": Input(of="checkpoint", days="champion"),
+        # Read only by trials that join again; most searches have none.
         "events": Input(optional=True),
         "past_events": Input(of="events", days="trailing", window=event_days, optional=True),
     },
@@ -32,7 +33,7 @@ from tasks.tuning.study import Candidate, Study, Trial
     trials=PROPOSAL,
     config=(
         *("tune", "train", "model", "features", "labels", "evaluate", "join"),
-        *("deploy.min_rows", "deploy.min_positives"),
+        *("deploy.min_rows", "deploy.min_positives"),  # how much evidence a gain needs
     ),
     resources=Resources(memory_gib=6.0),
     imports=("models.training.day", "optuna"),

@@ -147,6 +147,7 @@ def profile(connection: duckdb.DuckDBPyConnection, group: FileGroup, number: int
     num_rows = int(Sample(connection, group.scan).row("count(*)")[0])
     every = -(-num_rows // SAMPLE_ROWS) or 1
     connection.execute(
+        # Evenly over all files: a prefix would hold one day, or a few users.
         f"CREATE TABLE {raw.name} AS SELECT * EXCLUDE (_nth) FROM "
         f"(SELECT *, row_number() OVER () AS _nth FROM {group.scan}) WHERE _nth % {every} = 0"
     )

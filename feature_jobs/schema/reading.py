@@ -36,6 +36,7 @@ def load_scenario(
         scenario = Scenario.model_validate(document)
     except ValidationError as error:
         lines = [explain(file, document, e, given) for e in error.errors(include_url=False)]
+        # Each once: pydantic reports a value that fits no member of a union once for each member.
         raise BadInputError("\n".join(dict.fromkeys(lines))) from None
     root = resolved(data or file.parent / scenario.data.path)
     scenario = scenario.model_copy(update={"data": scenario.data.model_copy(update={"path": str(root)})})

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 WARNING_AUC = 0.9  # one feature alone rarely reaches this; a person should look
 BLOCKING_AUC = 0.98
 MIN_ROWS = 500
-MIN_OF_EACH_CLASS = 20
+MIN_OF_EACH_CLASS = 20  # with fewer, high AUCs come by chance
 MAX_ROWS = 200_000  # evenly taken from a larger day: a leak shows in far fewer
 MAX_IDS = 50
 NUM_BINS = 50

@@ -71,6 +71,7 @@ def try_(
         _track(context, found)
     seconds = round(time.perf_counter() - begun, 1)
     context.show({"tries": [asdict(one) for one in found], "seconds": seconds}, "\n".join(_try_lines(found, seconds)))
+    # The first failure decides the code; the tries that ended well stand.
     click.get_current_context().exit(next((one.exit_code for one in found if one.error), 0))
 
 

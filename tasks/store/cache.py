@@ -31,7 +31,7 @@ FOLDER, BOUND = "RECLOOP_CACHE", "RECLOOP_CACHE_GIB"
 DEFAULT_FOLDER = "~/.cache/recloop"
 DEFAULT_GIB = 50.0
 GIB = 1 << 30
-WAIT_S = 600.0
+WAIT_S = 600.0  # for another process that fetches the same output
 PAUSE_S = 0.05
 Files = Mapping[str, FileFacts]
 
@@ -43,6 +43,7 @@ class Cache:
         self.root = (folder or Path(os.environ.get(FOLDER) or DEFAULT_FOLDER)).expanduser().resolve()
         self.max_bytes = _bound() if max_bytes is None else max_bytes
         self._held: dict[str, int] = {}  # digest → file descriptor of its shared lock
+        # While it is free, each digest in `_held` has one open descriptor with a shared lock.
         self._threads = threading.RLock()
         for name in ("entries", "locks", "incoming", "work"):
             try:

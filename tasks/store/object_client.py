@@ -36,8 +36,8 @@ TIMEOUT = "RECLOOP_STORE_TIMEOUT_S"  # of one request, which carries at most PAR
 DEFAULT_TIMEOUT_S = 60.0
 CONNECT_TIMEOUT_S = 5.0
 MAX_RETRIES = 5
-FIRST_PAUSE_S = 0.2
-RETRY_FOR_S = 120.0
+FIRST_PAUSE_S = 0.2  # then twice as long each time
+RETRY_FOR_S = 120.0  # all tries of a request together
 PART_BYTES = 8 << 20
 CREDENTIALS_FOR = timedelta(minutes=5)  # then the file is read again: a mounted secret can be rotated
 

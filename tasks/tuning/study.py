@@ -83,6 +83,7 @@ class Study:
         self.mutex = FileLock(folder / "study.lock")  # whose turn it is to ask for a trial
         self.distributions = {dimension.path: dimension.distribution for dimension in space}
         journal = folder / "study.journal"
+        # Not Optuna's own lock, a file that a killed process leaves behind.
         lock: Any = FileLock(folder / "journal.lock")
         with self.mutex:
             # Under the journal's own lock: without it, a line without an end may be one that is being written.
