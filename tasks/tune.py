@@ -88,8 +88,7 @@ def tune(
     days = {**{day: folder for day, folder in sorted(history.items()) if day > start}, ds: samples}
     replay = Replay(scenario, serving, checkpoints[start], days, {**past_events, **({ds: events} if events else {})})
     _say_what_is_tried(config, space, replay)
-    # Beside the store, not in the output, so that a killed study is found again.
-    place = config.store.work if config.store else proposal.parent
+    place = config.store.work if config.store else proposal.parent  # not the output: a killed study is found again
     key = _study_key(scenario, space, replay)
     study = Study(scenario, ds, space, place / "tuning" / ds / key, differs=serving != scenario)
     # A worker's run commits nothing: of several, one alone writes the proposal, when all trials are there.
@@ -101,7 +100,6 @@ def tune(
     best = winner(trials, maximize=scenario.tune.objective == "auc")
     champion_trial, best_trial = Candidate(trials[0]["params"], serves=True), Candidate(best["params"])
     is_better = best["number"] != 0
-    # Its scratch is in the output, the one place where a step may write; `evidence` removes it.
     gain = replay.evidence(champion_trial, best_trial, len(trials), proposal / "scratch") if is_better else Gain()
     report = _report(config, replay, key=key, start=start, trials=trials, best=best, gain=gain)
     write_proposal(proposal, report)

@@ -85,7 +85,6 @@ def run_step(
     check_day(scenario, ds)
     begun = time.time()
     store.objects.release()  # what an earlier step of this process has fetched
-    # The generation is read once, here: where a replay begins while the step runs, its commit is refused.
     config = DayConfig(scenario, ds, store, store.generation_of(ds), progress, options or {})
     if declared.shared and not Nodes.from_environment().is_leader:
         return _help(declared, config, store, launcher or InProcess())
@@ -187,8 +186,7 @@ def _help(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Lau
     if commit is not None:
         return _already_done(commit)
     inputs = _proven_inputs(declared, config, store)
-    # The leading machine's folder, without its lock: only that machine writes there.
-    resume = store.objects.scratch.resume_place(*_resume_key(declared, config, inputs))
+    resume = store.objects.scratch.resume_place(*_resume_key(declared, config, inputs))  # the leader's: no lock
     with tempfile.TemporaryDirectory(prefix="recloop-help-") as output:
         call = Call(replace(config, resume=resume), _folders(inputs), Path(output))
         ran = _launch(launcher, declared, call, inputs, store)
@@ -261,8 +259,7 @@ def _resume_folder(
 
 
 def _resume_key(declared: Step, config: DayConfig, inputs: Mapping[str, Found]) -> tuple[str, str]:
-    # Progress that was made with other inputs, settings or code would end in other bytes.
-    facts = facts_of_run(declared, config.scenario, inputs, None)
+    facts = facts_of_run(declared, config.scenario, inputs, None)  # progress of other inputs or code gives other bytes
     return f"{config.ds}.{declared.name}", sha256_of(canonical_json(facts))
 
 
