@@ -209,6 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for mode in ("process", "docker", "kubernetes", "dvc"):
             store = work / mode
             store.mkdir()
+            # One for each mode: the number of a version depends on what was registered before it.
             with mlflow_server(work / f"mlflow-{mode}") as mlflow:
                 if mode == "kubernetes":
                     seconds = run_pods(scenario, days, store, given.tag, mlflow)

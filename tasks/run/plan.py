@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from models.training.footprint import Footprint, TableFootprint
 
 MOST_NAMES = 6
-TRAINS = WRITERS["checkpoint"]
+TRAINS = WRITERS["checkpoint"]  # by its output: generic code names no step
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ def _state(name: str, scenario: Scenario, ds: str, store: ScenarioStore, planned
 def blocked_step(steps: Sequence[str], scenario: Scenario, ds: str, store: ScenarioStore) -> Blocked | None:
     """The first of the steps that can't run on a day, however much of it is done: an earlier day is missing, or its
     source must not be read."""
+    # Before a missing day, whose remedy would run into this refusal.
     for name in (name for name in steps if store.find(name, ds) is None):
         if refused := _refused_source(name, scenario, ds, store):
             return Blocked(name, refused)
@@ -171,6 +172,7 @@ def plan_training(scenario: Scenario, store: ScenarioStore, plans: list[DayPlan]
     """What the first training of the planned days would begin with; where all are done, that of the next day."""
     from models.training.footprint import footprint
 
+    # The day that learns first: later ones start from what it makes.
     ds = next((day.ds for day in plans if day.steps[TRAINS].state != "done"), None)
     parent = store.find(TRAINS, plans[-1].ds) if ds is None else _newest_before(scenario, store, ds)
     named: Parent | None = {"ds": parent.ds, "digest": parent.digest} if parent else None
