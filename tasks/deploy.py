@@ -126,7 +126,7 @@ def deploy(
         "version": int(version["version"]),
         "auc": {task: facts["challenger"]["auc"] for task, facts in judged["overall"].items()},
         "unjudged": len(decision.unjudged),
-        # Unknown ones are left out: a metric is a number, which says yes or no alone.
+        # Unknown ones are left out: a metric is a number, and can only say yes or no.
         "gates": {gate.name: gate.answer == "yes" for gate in [*gates, order] if gate.answer != "unknown"},
     }
     if not decision.wanted:

@@ -25,7 +25,7 @@ from tasks.tuning.study import Candidate, Study, Trial
         "history": Input(of="samples", days="trailing", window="tune.replay_days"),
         "checkpoints": Input(of="checkpoint", days="trailing", window="tune.replay_days"),
         "champion": Input(of="checkpoint", days="champion"),
-        # Read only by trials that join again; most searches have none.
+        # Read only by trials that join again.
         "events": Input(optional=True),
         "past_events": Input(of="events", days="trailing", window=event_days, optional=True),
     },

@@ -43,7 +43,7 @@ class TextFile:
     @contextmanager
     def lines(self) -> Iterator[IO[str]]:
         """The file as text; bytes that do not decode become the replacement character."""
-        # -sig leaves out a byte order mark, which would else become part of the first column's name.
+        # -sig leaves out a byte order mark, which would otherwise become part of the first column's name.
         codec = "utf-8-sig" if self.encoding == "utf-8" else "utf-16"
         with _open(self.path, self.compression) as raw:
             yield io.TextIOWrapper(raw, codec, errors="replace", newline="")

@@ -173,7 +173,7 @@ def sketch(values: pd.Series[Any], kind: Kind) -> Sketch:
             counts[number] = counts.get(number, 0) + rows
         return {"kind": kind, "counts": _sorted(counts), "nulls": int(values.isna().sum()), "other": 0}
     tally = {_plain(value): int(rows) for value, rows in known.value_counts().items()}
-    # By text among equal counts: pandas' order of them is not fixed, and a profile is content.
+    # By text among equal counts: pandas does not say how it orders them, and a profile is content.
     top = sorted(tally, key=lambda value: (-tally[value], str(value)))[:MAX_IDS]
     kept = {value: tally[value] for value in top}
     return {

@@ -88,7 +88,7 @@ class TrainMetrics(TypedDict, total=False):
 
 
 KEYS = ["key.event_time", "key.event_row", "key.user"]
-PREDICTIONS_ROWS = 1_000_000  # in memory at once
+PREDICTIONS_ROWS = 1_000_000  # in memory at a time
 
 
 def train_day(job: TrainJob, group: Group | None = None) -> TrainMetrics:

@@ -83,7 +83,7 @@ def read_space(scenario: Scenario, served: Mapping[str, Any] | None = None) -> l
         dimensions[path] = _dimension(scenario, path, search, champion, own)
     found = [dimensions[path] for path in sorted(dimensions)]
     for dimension in found:
-        # Before the search: an end that the schema refuses would else fail after hours, in some trial.
+        # Before the search: an end that the schema refuses would otherwise fail after hours, in some trial.
         for value in _ends(dimension):
             with_values(scenario, {dimension.path: value})
     return found
