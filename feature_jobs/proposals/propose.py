@@ -54,6 +54,7 @@ def write_proposal(path: Path, out: Path, name: str | None = None) -> list[str]:
         raise exists from None
     finally:
         aside.unlink(missing_ok=True)
+    # `-s NAME` looks in scenarios/ below the current folder, and nowhere else.
     short = name if out.resolve() == Path("scenarios").resolve() else file
     first = scenario.data.days.first
     return [

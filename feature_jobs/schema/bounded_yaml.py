@@ -64,6 +64,7 @@ class _BoundedComposer(Composer):
         while pending:
             node = pending.pop()
             self.num_aliased += 1
+            # ruamel sets the end of a list or mapping when it has read all of it.
             if node.end_mark is None:
                 raise ComposerError(None, None, "an alias stands inside of what it names", node.start_mark)
             if self.num_aliased > MAX_ALIASED:

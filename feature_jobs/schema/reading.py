@@ -51,6 +51,7 @@ def _set_path(document: Any, dotted: str, value: Any) -> None:
         raise BadInputError(f"config path {dotted[:40]}...: {len(parents) + 1} parts; name a path of the scenario")
     node = document
     for key in parents:
+        # A section may be absent from the file: its fields have defaults.
         node = node.setdefault(key, {}) if isinstance(node, dict) else None
         if not isinstance(node, dict):
             raise BadInputError(f"config path {dotted}: {key} holds no fields; name a path of the scenario")

@@ -143,7 +143,7 @@ def refuse_text(file: Path) -> None:
         try:
             with _open(file, "gzip") as raw:
                 start = raw.read(4096)
-        except (OSError, EOFError, zlib.error):
+        except (OSError, EOFError, zlib.error):  # damaged: what the reader said of it stands
             return
     text = start.decode("utf-8", errors="replace").lstrip("\ufeff")
     if not text.strip() or not all(char.isprintable() or char.isspace() for char in text):

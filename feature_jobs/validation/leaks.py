@@ -63,6 +63,7 @@ class Leak:
 
 def find_leaks(frame: pd.DataFrame, scenario: Scenario) -> list[Leak]:
     """Each (feature, label) of the samples with an AUC of 0.9 or more; list features are judged by length."""
+    # Rows from all of the day: they are in order of time, so the first ones would be of its first hours.
     step = max(1, -(-len(frame) // MAX_ROWS))
     rows = frame.iloc[::step]
     leaks = []

@@ -106,6 +106,7 @@ def export(checkpoint: Path, samples: Path, output: Path, quantize: Quantize) ->
 
         facts: Variants = {"fp32": judged("fp32"), "int8": judged("int8"), "other": judged("other")}
         latency_ms = {name: round(_latency_ms(model, table), 3) for name, model in models.items()}
+    # Without the latencies, which differ from run to run: equal inputs give equal files.
     checkpoints.write_json(output / QUANTIZATION_FILE, {**facts, "rows": len(table)})
     del scores["other"]  # never served, so that no server has to reproduce it
     _write_reference(ranker, table, scores, output / REFERENCE_FILE)

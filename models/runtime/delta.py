@@ -182,6 +182,7 @@ def _ranges(*keys: Ints) -> Iterator[tuple[slice, ...]]:
     num_ranges = max(map(len, keys)) // CHUNK_ROWS + 1
     before = [0] * len(keys)
     for number in range(1, num_ranges + 1):
+        # Keys are signed 64-bit numbers; the product is wider, which only Python's own integers hold.
         bound = (number << 64) // num_ranges - (1 << 63)
         ends = [int(np.searchsorted(k, bound)) for k in keys] if number < num_ranges else list(map(len, keys))
         yield tuple(slice(begin, end) for begin, end in zip(before, ends, strict=True))

@@ -28,6 +28,7 @@ def written_whole(output: Path) -> Iterator[Path]:
     aside, lock = _locked_folder(output.parent, prefix)
     try:
         yield aside
+        # Before the rename: else a crash of the machine could leave a whole folder of empty files.
         _sync(aside)
         # mkdtemp makes a folder that its owner alone can read.
         aside.chmod(0o755)

@@ -70,7 +70,9 @@ def _start(job: TrainJob, folder: Path, nodes: Nodes) -> None:
     distributed = job.scenario.train.distributed
     num_local = nodes.share(distributed.ranks)
     store = nodes.meet(distributed.timeout_s)
+    # Port 0: the kernel chooses a free one, so that several trainings can run on a machine.
     one = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "local_addr": "127.0.0.1", "run_id": folder.name}
+    # Static, as c10d would give the nodes ranks in an order of its own, and node 0 is the one that holds the store.
     several = {
         "rdzv_backend": "static",
         "rdzv_endpoint": f"{nodes.address}:{nodes.port}",

@@ -121,6 +121,7 @@ class ContainerLauncher:
         host = client.create_host_config(
             mounts=mounts_of(declared, call, writable),
             read_only=True,
+            # The kernel counts what lies there as the container's memory, so a larger bound would mean nothing.
             tmpfs={TMP: f"rw,noexec,nosuid,nodev,size={memory_bytes},mode=1777"},
             cap_drop=["ALL"],
             security_opt=["no-new-privileges:true"],
@@ -193,6 +194,8 @@ class _Run:
         import requests
 
         with contextlib.suppress(requests.RequestException):
+            # next-exit: by default a container that was never started counts as ended.
+            # No timeout: a training may take hours.
             self._code = self._client.wait(self._container, condition="next-exit", timeout=None)["StatusCode"]
 
     def ran_out_of_memory(self, code: int) -> bool:

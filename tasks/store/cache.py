@@ -91,6 +91,7 @@ class Cache:
 
     def make_room(self, num_bytes: int) -> None:
         """Removes the entries that were not used for the longest time, until `num_bytes` more are within the bound."""
+        # Of killed processes, as those that live hold the lock.
         for leftover in self._names("incoming"):
             self._remove(leftover)
         sizes = {digest: _size(self._entry(digest)) for digest in self._names("entries")}
@@ -117,6 +118,7 @@ class Cache:
 
     def _is_proven(self, digest: str, files: Files) -> bool:
         """Whether the entry is as committed; it is then held."""
+        # Waits here while another process fetches the entry.
         lock = self._lock(digest, fcntl.LOCK_SH)
         return lock is not None and self._hold_if(digest, lock, lambda: self._is_whole(digest, files))
 
@@ -127,6 +129,7 @@ class Cache:
             return False
 
         def is_made() -> bool:
+            # Looked at once more: another process may have made it before this one got the lock.
             if not self._is_whole(digest, files):
                 target = self._emptied(digest)
                 make(target)

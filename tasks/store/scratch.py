@@ -41,6 +41,7 @@ class Scratch:
         top = self.work / SCRATCH
         top.mkdir(parents=True, exist_ok=True)
         for old in top.iterdir():
+            # A kill can leave a folder, its lock's file, or both.
             folder = old.with_name(old.name.removesuffix(".lock"))
             # A lock of another user can't be opened; that user's next run removes it.
             with contextlib.suppress(Timeout, OSError), FileLock(_lock_of(folder), blocking=False):
@@ -65,6 +66,7 @@ class Scratch:
                 if other.name != key:
                     shutil.rmtree(other, ignore_errors=True)
             yield top / key
+            # Not in a `finally`: a run that fails leaves its progress to the next one, as a killed one does.
             shutil.rmtree(top, ignore_errors=True)
             _lock_of(top).unlink(missing_ok=True)  # FileLock looks whether the file it has locked is still there
 

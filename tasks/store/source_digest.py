@@ -41,6 +41,7 @@ def code_digest(step: str) -> str:
     """One digest of those files' names and content."""
     digest = hashlib.sha256()
     for name in step_files(step):
+        # The zero bytes mark the ends: without them, text moved from one file to the next would change nothing.
         digest.update(name.encode() + b"\0" + (ROOT / name).read_bytes() + b"\0")
     return digest.hexdigest()
 

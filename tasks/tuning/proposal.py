@@ -179,6 +179,7 @@ def apply(scenario: Scenario, changes: Mapping[str, Change], ds: str) -> None:
         *parents, leaf = path.split(".")
         node = edited
         for part in parents:
+            # A section may be absent from the file where the scenario's defaults stand for it.
             node = node.setdefault(part, {})
         node[leaf] = change["new"]
     out = StringIO()

@@ -142,6 +142,7 @@ def with_values(scenario: Scenario, values: Mapping[str, Any]) -> Scenario:
     """The scenario as it would be with these values at these paths. Raises BadInputError where it refuses them."""
     from pydantic import ValidationError
 
+    # By way of the whole document: pydantic's copies with changes are not checked.
     document = _document(scenario)
     for path, value in values.items():
         *parents, leaf = path.split(".")
