@@ -37,6 +37,7 @@ def vocabulary_sizes(total: int = 5_000_000, smallest: int = 10, largest: int = 
     """Sizes [C] of the columns' vocabularies, log-spaced on a curve bent so that they sum to about `total`."""
     place_C = np.linspace(0, 1, NUM_IDS)
     low, high = 0.05, 5.0
+    # Halved so often, the bend is as exact as a float can be.
     for _ in range(60):
         bend = (low + high) / 2
         sizes_C = np.round(smallest * (largest / smallest) ** (place_C**bend)).astype(np.int64)
@@ -59,6 +60,7 @@ class HiddenModel:
 
     def draw(self, num_rows: int, rng: np.random.Generator) -> tuple[pa.RecordBatch, Floats]:
         """Rows, and the probability [N] of each row's label being 1."""
+        # Inverse transform sampling: the cumulated odds of the ranks, read backwards.
         rank_CN = [np.searchsorted(cdf_V, rng.random(num_rows) * cdf_V[-1]) for cdf_V in self.cdf_V]
         numbers_KN = rng.lognormal(1.0, 1.0, (NUM_NUMBERS, num_rows)).astype(np.float32)
         null_KN = rng.random((NUM_NUMBERS, num_rows)) < NULL_SHARE
@@ -82,6 +84,7 @@ def _raw_ids(rank_N: Ints, salt: np.uint64) -> Ints:
 
 def write(file: Path, num_rows: int, seed: int) -> float:
     """Writes the log as zstd Parquet; returns the AUC of the hidden model's probabilities."""
+    # A stream of its own, so that the model does not depend on the number of rows.
     model, rng = HiddenModel(vocabulary_sizes(), seed), np.random.default_rng((seed, 1))
     writer, labels, probabilities = None, [], []
     for begin in range(0, num_rows, GROUP_ROWS):

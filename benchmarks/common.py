@@ -40,7 +40,7 @@ class Raw:
 
 
 def split_rows(file: Path, rows: int | None = None) -> tuple[int, int]:
-    """The first and the last test row, among the first `rows` rows of the log or among all."""
+    """The first test row and the end of the test rows, among the first `rows` rows of the log or among all."""
     num_rows = min(rows or 1 << 62, pq.ParquetFile(file).metadata.num_rows)
     return int(num_rows * (1 - TEST_SHARE)), num_rows
 
@@ -109,6 +109,7 @@ def report(num_samples: int, train_s: float, cpu_s: float, auc: float, **more: A
     return {
         "samples_per_s": round(num_samples / train_s),
         "auc": round(auc, 5),
+        # Linux counts it in KiB.
         "peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "train_s": round(train_s, 3),
         "cpu_us_per_sample": round(cpu_s / num_samples * 1e6, 3),

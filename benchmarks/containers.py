@@ -43,7 +43,7 @@ from tasks.store.source_digest import ROOMS
 from tests.environment import inherited
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMED_BY_MLFLOW = "register"  # its output holds ids that MLflow drew
+NAMED_BY_MLFLOW = "register"  # not compared: its output held ids of MLflow when this was measured last
 HARDENED = ("--rm", "--read-only", "--network=none", "--tmpfs=/tmp", "--cap-drop=ALL")
 STARTS = 9
 Cells = dict[tuple[str, str], tuple[str, float]]
@@ -127,7 +127,7 @@ def run_dvc(scenario: Scenario, days: Sequence[str], folder: Path, mlflow: str) 
 
 
 def cells(scenario: Scenario, store: Path, seconds: Mapping[Any, float]) -> Cells:
-    """Prints the digests in a store beside the seconds."""
+    """The digests in a store, beside the seconds."""
     commits = {(commit.ds, commit.step): commit.digest for commit in open_store(store, scenario.name).commits()}
     return {at: (commits[at], taken) for at, taken in seconds.items()}
 
@@ -209,6 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for mode in ("process", "docker", "kubernetes", "dvc"):
             store = work / mode
             store.mkdir()
+            # One for each mode: the number of a version depends on what was registered before it.
             with mlflow_server(work / f"mlflow-{mode}") as mlflow:
                 if mode == "kubernetes":
                     seconds = run_pods(scenario, days, store, given.tag, mlflow)

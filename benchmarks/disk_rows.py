@@ -73,6 +73,7 @@ def measure(tables: DynamicTables, num_rows: int, batch_size: int, records: File
 
 def drop_pages(records: FileRecords) -> None:
     """Drops the file's pages from the page cache."""
+    # First to the disk: the kernel drops only pages that are written.
     os.fsync(records.fileno())
     os.posix_fadvise(records.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
@@ -105,6 +106,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    # Each column draws from an equal part of the ids.
     args.rows -= args.rows % NUM_COLUMNS
     for figures in run(args):
         show(figures, args.json)

@@ -63,6 +63,7 @@ def seconds_of(run: Callable[[], object], device: torch.device, repeats: int = R
             begin.record()
             run()
             end.record()
+            # A launch returns at once: only the device knows when its work began and ended.
             end.synchronize()
             seconds.append(begin.elapsed_time(end) / 1000)
         else:
@@ -76,6 +77,7 @@ def bandwidth(device: torch.device) -> float:
     """Bytes per second of a copy within the device's memory, read and written."""
     source = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
+    # Twice: a copy reads each byte and writes it.
     return 2 * COPY_BYTES / seconds_of(lambda: target.copy_(source), device)
 
 
@@ -86,7 +88,7 @@ class Watch:
     percent: list[int]
 
     def median(self) -> str:
-        """The mean of the samples."""
+        """The median of the samples, as text."""
         return f"{np.median(self.percent):.0f} %" if self.percent else "-"
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 
+# Before torch is loaded, which reads it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse

@@ -65,6 +65,7 @@ def scenario_dag(scenario: Scenario, suffix: str, timetable: DayTimetable, doc: 
         schedule=timetable,
         **dates,
         catchup=bool(dates),
+        # Only saves work: a step itself refuses a day whose day before is missing.
         max_active_runs=1,
         params={"data": Param(None, type=["null", "string"], description="Folder of the source, for data.path.")},
         tags=["recloop", scenario.name],
@@ -73,7 +74,7 @@ def scenario_dag(scenario: Scenario, suffix: str, timetable: DayTimetable, doc: 
             # Only exit code 6 and lost workers come to a retry; see StepOperator.
             "retries": 3,
             "retry_delay": datetime.timedelta(seconds=30),
-            "retry_exponential_backoff": 2,
+            "retry_exponential_backoff": 2,  # each pause is twice the one before
             "max_retry_delay": datetime.timedelta(minutes=10),
             "on_failure_callback": FailureNotifier(),
         },

@@ -33,6 +33,7 @@ class Execution(Protocol):
 class ProcessExecution:
     """A process beside the Airflow worker, in its own session, so that one signal stops it with all its children."""
 
+    # -P: a file in the worker's folder must not be imported instead of the project's.
     def __init__(self, program: Sequence[str] = (sys.executable, "-P", "-m", "tasks")) -> None:
         self._program = program
         self._process: subprocess.Popen[str] | None = None
@@ -55,6 +56,7 @@ class ProcessExecution:
             start_new_session=True,
         )
         stdout, stderr = cast("IO[str]", process.stdout), cast("IO[str]", process.stderr)
+        # Two readers, because a step stops at a full pipe that nobody reads.
         errors = threading.Thread(target=_drain, args=(stderr, on_stderr), daemon=True)
         errors.start()
         try:
@@ -72,6 +74,7 @@ class ProcessExecution:
         _signal_group(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=KILL_AFTER_S)
+        # Also where the step itself has ended: its children are in its group and may still run.
         _signal_group(process.pid, signal.SIGKILL)
 
 

@@ -132,6 +132,7 @@ class StepPod(KubernetesPodOperator):
             },
             image=f"{settings.images}/{declared.role}:{settings.tag}",
             arguments=in_image(arguments),
+            # OpenMP counts the cores of the node, not the container's limit, and would start a thread for each.
             env_vars=[k8s.V1EnvVar("OMP_NUM_THREADS", str(declared.resources.threads))],
             container_resources=limits_of(declared),
             node_selector={POOL: "gpu" if declared.resources.gpus else "cpu"},
@@ -210,6 +211,7 @@ def pod_security() -> k8s.V1PodSecurityContext:
         run_as_user=NOBODY,
         run_as_group=NOBODY,
         fs_group=NOBODY,
+        # Otherwise each start of a pod changes the owner of every file on its volumes.
         fs_group_change_policy="OnRootMismatch",
         seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault"),
     )

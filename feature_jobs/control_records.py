@@ -56,6 +56,7 @@ def read_record(
         _check_text(json.loads(data.decode(), object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite))
         record: T = _adapter(cast("Hashable", kind)).validate_json(data, strict=True, extra=extra)
         return record
+    # Before ValueError, of which pydantic's error is a kind.
     except ValidationError as error:
         raise CorruptError(f"{place}: {_first_of(error)}; {remedy}") from None
     except ValueError as error:
@@ -75,6 +76,7 @@ def read_regular(path: Path, limit: int = MAX_BYTES, remedy: str = RESTORE) -> b
     Raises FileNotFoundError where the file does not exist, CorruptError where it is larger or not a regular file.
     """
     with open_regular(path, remedy) as stream:
+        # One byte more than allowed shows a longer file; a size from stat would not, for files that grow and in /proc.
         data = stream.read(limit + 1) or b""  # None where a file of /proc has nothing to give yet
     if len(data) > limit:
         raise CorruptError(f"{path}: more than the {limit} bytes that this file may have; {remedy}")
@@ -99,11 +101,13 @@ def _regular(path: Path, flags: int, remedy: str) -> int:
     try:
         handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
+        # O_NOFOLLOW at a symlink: ELOOP on Linux, EMLINK on FreeBSD.
         if error.errno in (errno.ELOOP, errno.EMLINK):
             raise CorruptError(f"{path}: a symlink where a regular file belongs; {remedy}") from None
         if error.errno in (errno.ENXIO, errno.EOPNOTSUPP):  # a socket
             raise CorruptError(f"{path}: not a regular file; {remedy}") from None
         raise
+    # Of the open file, not of the path, which could be replaced between a look and the open.
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise CorruptError(f"{path}: not a regular file; {remedy}")
@@ -118,6 +122,7 @@ def checked_name(name: str, place: str, remedy: str = RESTORE) -> str:
     """
     parts = name.split("/")
     wrong = next((part for part in parts if part in ("", ".", "..")), None)
+    # JSON can hold half of a surrogate pair; it must reach the check below, which refuses what does not print.
     sizes = [len(part.encode("utf-8", "surrogatepass")) for part in parts]
     if not name or sum(sizes) + len(parts) > MAX_NAME or max(sizes) > NAME_MAX:
         what = f"a file name has 1 to {NAME_MAX} bytes in each part and at most {MAX_NAME} in all"
@@ -151,6 +156,7 @@ def _check_depth(data: bytes) -> None:
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
+    # Parsers differ in which of two equal keys counts, so such a record could mean two things.
     if len(found) != len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the key {_shown(twice)} occurs twice")

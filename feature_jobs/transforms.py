@@ -126,6 +126,7 @@ class Layout:
         return layout
 
 
+# Counts and seconds span several powers of ten; the logit spreads rates that crowd near 0 and 1.
 _SCALE_OF_KIND = {"count": "log1p", "recency": "log1p", "rate": "logit"}
 
 
@@ -200,6 +201,7 @@ def _hash_texts(texts: pa.Array) -> npt.NDArray[np.uint64]:
     text_bytes = np.frombuffer(texts.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]
     bytes_NW[np.arange(width) < lengths_N[:, None]] = text_bytes
     hashes_N = splitmix64(lengths_N.astype(np.uint64))
+    # "<": little-endian on every machine, so that a key is the same wherever it is computed.
     for begin, word_N in enumerate(bytes_NW.view("<u8").T):
         # Only the text's own words: its hash must not depend on longer texts in the batch.
         hashes_N = np.where(lengths_N > begin * 8, splitmix64(hashes_N ^ word_N), hashes_N)
@@ -337,6 +339,7 @@ def _signed_log(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _logit(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    # 0 and 1 have no finite logit.
     share = np.clip(x, 1e-6, 1 - 1e-6)
     return np.log(share) - np.log1p(-share)
 
@@ -352,6 +355,7 @@ _SCALES = {
 def _bucketize(scaled: npt.NDArray[np.float64], buckets: int) -> pa.Array:
     finite = np.isfinite(scaled)
     steps = np.floor(np.where(finite, scaled, 0.0) * buckets)
+    # A cast of a float beyond int64 is undefined, and processors differ in what they make of it.
     return pa.array(np.clip(steps, -(2**53), 2**53).astype(np.int64), mask=~finite)
 
 

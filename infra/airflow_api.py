@@ -125,7 +125,7 @@ class AirflowApi:
         query: dict[str, Any] = {
             "logical_date_gte": first,
             "logical_date_lte": last,
-            "limit": 100,
+            "limit": 100,  # the most that Airflow gives at once
             "order_by": "logical_date",
         }
         runs: list[DagRun] = self.call("GET", f"/dags/{dag_id}/dagRuns", **query)["dag_runs"]

@@ -50,6 +50,7 @@ def run(name: str, num_days: int, data: str | None, home: Path, console: Console
     begun = time.time()
     scenario = load_scenario(scenario_file(name), data=data)
     days = first_days(scenario, num_days)
+    # In the background, while the servers start.
     fetching = None if data else _fetch(scenario)
     try:
         local = start_servers(home, console.print)
@@ -139,5 +140,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    # `make demo | head` must not end with a traceback.
     with contextlib.suppress(BrokenPipeError):
         sys.exit(main())

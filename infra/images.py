@@ -159,6 +159,7 @@ def _import(name: str, files: dict[str, Path]) -> None:
     with subprocess.Popen([docker(), "import", "-", name], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as engine:
         stdin = cast("IO[bytes]", engine.stdin)
         # The engine's own message says more.
+        # w|: a stream, because a pipe can't go back to correct a header.
         with contextlib.suppress(BrokenPipeError), tarfile.open(fileobj=stdin, mode="w|") as archive:
             for place, file in files.items():
                 archive.add(file.resolve(), arcname=place)

@@ -63,6 +63,7 @@ def prepare(home: Path, data: Path, images: str, tag: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
         os.chown(folder, uid, gid)
+    # Those that exist stay: the databases were created with them.
     for name, text in texts(kept(home / "secrets")).items():
         file = home / "secrets" / name
         if not file.exists():
@@ -71,6 +72,7 @@ def prepare(home: Path, data: Path, images: str, tag: str) -> Path:
     socket = Path(engine_address().removeprefix("unix://"))
     file = home / "compose.env"
     ports = ports_in(file) if file.exists() else dict(zip(PORTS, free_ports(*PORTS.values()), strict=True))
+    # Postgres looks its user up by number, and its image knows only a user of its own.
     (home / "passwd").write_text(f"postgres:x:{uid}:{gid}::/tmp:/sbin/nologin\n")
     settings = {
         "RECLOOP_HOME": home,

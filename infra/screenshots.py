@@ -39,7 +39,7 @@ WAIT_S = 60.0
 SETTLE_S = 3.0  # the graph is laid out and drawn after its text is there
 FLAGS = (
     "--headless",
-    "--no-sandbox",
+    "--no-sandbox",  # Chromium refuses to run as root with one
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
@@ -111,6 +111,7 @@ def browser(width: int, height: int) -> Iterator[Page]:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
+            # A picture is longer than the 1 MiB that the client takes by default.
             with connect(_tab(Path(profile)), max_size=None) as socket:
                 page = Page(socket)
                 page.call("Page.enable")
@@ -124,6 +125,7 @@ def browser(width: int, height: int) -> Iterator[Page]:
 
 def _tab(profile: Path) -> str:
     """WebSocket address of the browser's first tab."""
+    # Asked for port 0, Chromium chooses one and writes it here.
     port_file = profile / "DevToolsActivePort"
     deadline = time.monotonic() + WAIT_S
     while not port_file.is_file() or not port_file.read_text().strip():
@@ -153,6 +155,7 @@ def take(local: Local, scenario: Scenario, images: Path) -> None:
     experiment = page_of_runs.split("/")[-2]
     metrics = [f"metrics.`{kind}/{task}`" for task in scenario.tasks for kind in ("auc", "calibration")]
     columns = {"selectedColumns": [*metrics, "metrics.`rows`", "metrics.`seconds_total`"]}
+    # Where MLflow's UI keeps the columns that a person has chosen.
     key = f'MLflowLocalStorage-1.1-ExperimentPage-["{experiment}"]-ReactComponentState'
     with browser(1440, 640) as page:
         page.remember({**REMEMBERED, key: json.dumps(columns)})

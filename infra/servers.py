@@ -26,7 +26,7 @@ from infra.processes import MARK, Started, find, start, stop
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
 USER = "admin"
-START_TIMEOUT_S = 240.0
+START_TIMEOUT_S = 240.0  # Airflow takes 30 to 60 s on two free cores
 NOT_FOUND = 404
 # Airflow's log servers can't be bound to one address. Here they aren't needed: the API server reads the same files.
 NO_LOG_SERVER = "--skip-serve-logs"
@@ -184,15 +184,19 @@ def settings(local: Local) -> dict[str, str]:
         "RECLOOP_STORE": str(local.store),
         "MLFLOW_TRACKING_URI": local.tracking_uri,
         "RECLOOP_MLFLOW_SERVER": local.mlflow_url,  # the same database, without each step importing MLflow
+        # Else MLflow starts seven workers for jobs that nobody gives it, and runs become 50 times slower.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Beside a busy process, such as these servers, threads that spin made lookups 50 times slower.
         "OMP_WAIT_POLICY": "PASSIVE",
         "AIRFLOW_HOME": str(airflow),
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        # With so few tasks and one API worker all of Airflow needs about 2 GB.
         "AIRFLOW__CORE__PARALLELISM": str(min(8, max(2, os.cpu_count() or 2))),
         "AIRFLOW__CORE__FERNET_KEY": local.keys["fernet"],
+        # Does not follow from the port below: without it tasks ask port 8080 and fail with "Connection refused".
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{local.airflow_url}/execution/",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(airflow / "passwords.json"),

@@ -71,7 +71,7 @@ class Decision:
     resources=Resources(memory_gib=3.0),
     timeout_s=1200,
     imports=("tasks.tracking.logged_models", "models.metrics.judgement"),
-    on_no="skip",
+    on_no="skip",  # a day whose version is refused is an ordinary day: the next one goes on
     registry=True,
     appends=PREFIX,
     headline={"promoted": "promoted"},
@@ -102,6 +102,7 @@ def deploy(
     candidate = Entry(
         "promotion", version["name"], version["version"], config.ds, config.generation, version["checkpoint"]
     )
+    # The last gate, because it promotes: only the log says, at that moment, whether the place is still free.
     order, entry = _swap(scenario, log, candidate, wanted=decide(scenario, gates).wanted)
     decision = decide(scenario, [*gates, order])
     words = decision.words(promoted=decision.wanted)
@@ -115,6 +116,7 @@ def deploy(
         "gates": [asdict(gate) for gate in [*gates, order]],
         "champion": asdict(entry) if entry else None,
     }
+    # After the promotion: a run that is killed in between is repeated, and `_swap` finds its record.
     write_json(deployment, DEPLOYMENT_FILE, verdict)
     _show_in_registry(version["name"], version["version"], log, words, promoted=decision.wanted)
     for warning in judged["warnings"]:
@@ -124,6 +126,7 @@ def deploy(
         "version": int(version["version"]),
         "auc": {task: facts["challenger"]["auc"] for task, facts in judged["overall"].items()},
         "unjudged": len(decision.unjudged),
+        # Unknown ones are left out: a metric is a number, and can only say yes or no.
         "gates": {gate.name: gate.answer == "yes" for gate in [*gates, order] if gate.answer != "unknown"},
     }
     if not decision.wanted:
@@ -137,6 +140,7 @@ def _show_in_registry(model: str, version: str, log: ChampionLog, words: str, *,
     """The verdict on the version, and the aliases. The log is the truth; the aliases only show it."""
     from tasks import tracking
 
+    # On some databases MLflow takes no tag of more than 5,000 characters.
     tracking.set_version_tags(model, version, {tracking.VERDICT_TAG: words[:4000]})
     tracking.mirror_alias(log)
     if promoted and tracking.aliases(model).get(CHALLENGER) == version:
@@ -277,6 +281,7 @@ def _swap(scenario: Scenario, log: ChampionLog, candidate: Entry, *, wanted: boo
         ours = [e for e in history if _same(e, candidate)]
         if ours:  # also after a later champion: a repeated run must end as the first did
             return Gate("order", "yes", "promoted", {"sequence": ours[-1].sequence}), ours[-1]
+        # Not where that day's checkpoint is gone (DVC runs the day again): such a record keeps nobody from its place.
         if current and current.ds > candidate.ds and log.is_committed(current):
             reason = f"held: champion is of a later day ({current.ds}, version {current.version})"
             return Gate("order", "no", reason, {"champion_ds": current.ds}), current

@@ -37,10 +37,11 @@ if TYPE_CHECKING:
         "checkpoint": Input(),
         "champion": Input(of="checkpoint", days="champion"),
         "former_champion": Input(of="checkpoint", days="former_champion"),
+        # For the curve over days alone, so a day is judged without it, too.
         "yesterday": Input(of="evaluation", days="previous", optional=True),
     },
     writes="evaluation",
-    config=("evaluate", "deploy", "labels"),
+    config=("evaluate", "deploy", "labels"),  # deploy: how far an AUC may fall, and on how many rows
     imports=("models.metrics.comparison", "models.training.day", "tasks.evaluation.report", "matplotlib.figure"),
     headline={"holdout/*/challenger/auc": "challenger_auc/*", "holdout/*/champion/auc": "champion_auc/*"},
     resources=Resources(memory_gib=4.0),

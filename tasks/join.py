@@ -15,6 +15,7 @@ from tasks.contract import DayConfig, Input, Metrics, Resources, step
     },
     writes="samples",
     asset="samples",
+    # evaluate.segments: segments are columns of the samples, computed here as features are.
     config=("data", "join", "features", "labels", "outcomes", "evaluate.segments"),
     imports=("feature_jobs.joins.join",),
     resources=Resources(cpus=2, memory_gib=8),

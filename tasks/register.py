@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     reads={"export": Input(), "checkpoint": Input(), "evaluation": Input(), "validation": Input()},
     writes="registration",
     asset="version",
-    config=("data", "deploy", "features", "labels"),
+    config=("data", "deploy", "features", "labels"),  # which columns are never null is part of the model
     resources=Resources(memory_gib=3.0),
     timeout_s=1200,
     imports=("tasks.tracking.logged_models",),
@@ -52,6 +52,7 @@ def register(
     }
     del tags["recloop.step"]
     found, files = tracking.register_version(scenario, export, key, tags, required=never_null(scenario))
+    # An equal export keeps its version: one that deploy has judged before is not a challenger again.
     if found["verdict"] == "pending":
         tracking.set_alias(scenario.model_name, CHALLENGER, found["version"])
     version: Registration = {

@@ -32,5 +32,6 @@ def upstream(name: str) -> list[str]:
     return [
         writer_of(declared, argument)
         for argument, source in declared.reads.items()
+        # An optional input makes no edge: where its step has not run, nothing waits for it.
         if source.days == "same" and not source.optional
     ]

@@ -25,6 +25,7 @@ from tasks.tuning.study import Candidate, Study, Trial
         "history": Input(of="samples", days="trailing", window="tune.replay_days"),
         "checkpoints": Input(of="checkpoint", days="trailing", window="tune.replay_days"),
         "champion": Input(of="checkpoint", days="champion"),
+        # Read only by trials that join again.
         "events": Input(optional=True),
         "past_events": Input(of="events", days="trailing", window=event_days, optional=True),
     },
@@ -32,7 +33,7 @@ from tasks.tuning.study import Candidate, Study, Trial
     trials=PROPOSAL,
     config=(
         *("tune", "train", "model", "features", "labels", "evaluate", "join"),
-        *("deploy.min_rows", "deploy.min_positives"),
+        *("deploy.min_rows", "deploy.min_positives"),  # how much evidence a gain needs
     ),
     resources=Resources(memory_gib=6.0),
     imports=("models.training.day", "optuna"),
@@ -83,10 +84,11 @@ def tune(
     served = facts_of(champion).get("settings") if champion else None
     space, serving = read_space(scenario, served), serving_scenario(scenario, served)
     start = min(checkpoints)
+    # Without the first day itself, which the checkpoint of that day has learned.
     days = {**{day: folder for day, folder in sorted(history.items()) if day > start}, ds: samples}
     replay = Replay(scenario, serving, checkpoints[start], days, {**past_events, **({ds: events} if events else {})})
     _say_what_is_tried(config, space, replay)
-    place = config.store.work if config.store else proposal.parent
+    place = config.store.work if config.store else proposal.parent  # not the output: a killed study is found again
     key = _study_key(scenario, space, replay)
     study = Study(scenario, ds, space, place / "tuning" / ds / key, differs=serving != scenario)
     # A worker's run commits nothing: of several, one alone writes the proposal, when all trials are there.

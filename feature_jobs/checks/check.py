@@ -32,6 +32,7 @@ def check(scenario: Scenario, with_data: bool = True) -> Facts:
 
         messages, found = check_data(scenario)
         facts = Facts(**{**found, "warnings": problems.warnings + found["warnings"]})
+        # Last, and only where all else is right: importing Great Expectations takes 3 to 9 seconds.
         messages += _expectation_problems(scenario)
     if messages:
         raise BadInputError("\n".join(messages))
@@ -102,9 +103,11 @@ def _check_table(problems: Problems, location: tuple[str, ...], table: Table) ->
         if not name.isidentifier() or keyword.iskeyword(name):
             remedy = "name it in letters, digits and _, and put the file's name in `from`"
             problems.say(where, name, "can't stand in an expression", remedy)
+        # An entity's column is written ENTITY.event_time, so only a column of the log can be mistaken for the time.
         if name == EVENT_TIME and location == ("data", "events") and name != problems.scenario.data.events.time.column:
             what = "is the name of the event's time in expressions, in microseconds"
             problems.say(where, None, what, "give the column another name, with `from`")
+        # DuckDB's names ignore case.
         if (other := seen.setdefault(name.lower(), name)) != name:
             problems.say(where, name, f"differs from {other} only in capital letters", "rename it, with `from`")
         _check_column(problems, where, column, table.format)
@@ -122,6 +125,7 @@ def _check_column(problems: Problems, location: tuple[str, ...], column: Column,
     element = column.type[5:-1] if is_list else column.type
     wanted = {"int": int, "string": str}.get(element)
     for value in column.values or ():
+        # In Python True is an int, too.
         if wanted is None or not isinstance(value, wanted) or isinstance(value, bool):
             problems.say((*location, "values"), value, f"is not of type {element}", "list values of the column's type")
     if (column.min is not None or column.max is not None) and element not in ("int", "float"):
@@ -151,6 +155,7 @@ def _check_time(problems: Problems, location: tuple[str, ...], table: Table, tim
 def _check_zone(problems: Problems, location: tuple[str, ...], zone: str) -> None:
     try:
         ZoneInfo(zone)
+    # ZoneInfo opens a file by this name: "Europe" is a folder (OSError), "../x" is refused (ValueError).
     except (ZoneInfoNotFoundError, ValueError, OSError):
         problems.say(location, zone, "is not a time zone", "write a name such as UTC or Asia/Shanghai")
 
@@ -246,6 +251,7 @@ def _check_search(problems: Problems, path: str, search: SearchRange) -> None:
         if parts[0] == "features" and len(parts) > 1 and parts[1] not in features:
             problems.say(location, parts[1], "no such feature", closest(parts[1], features))
             return
+        # The ends are enough: each limit of the schema is a bound, so what holds at both holds between them.
         for value in search.choices if search.choices is not None else ends:
             if (refusal := _refusal(problems.scenario, expanded, value)) is not None:
                 problems.say(location, value, *refusal)
@@ -254,6 +260,7 @@ def _check_search(problems: Problems, path: str, search: SearchRange) -> None:
 
 def expand(scenario: Scenario, path: str) -> list[str]:
     """`features.*.enabled` as one path per feature; a path without * as it is."""
+    # By alias, because the path is one of the file: `validate`, not our `validate_`.
     node: Any = scenario.model_dump(by_alias=True)
     paths: list[tuple[list[str], Any]] = [([], node)]
     for part in path.split("."):
@@ -268,9 +275,11 @@ def expand(scenario: Scenario, path: str) -> list[str]:
 def _refusal(scenario: Scenario, path: str, value: Any) -> tuple[str, str] | None:
     """Why the schema refuses `value` at `path`, as (what, remedy); None where it does not."""
     try:
+        # The trial's own way to set the value, so that no rule of the schema is written here a second time.
         load_scenario(scenario.file, data=scenario.data.path, overrides={path: value})
     except BadInputError as error:
         line = str(error).splitlines()[0]
+        # The line begins with a `--set` that nobody typed; only what is wrong and the remedy are kept.
         place = setting_at(setting(path, value), path.split(".")) or ""
         what, _, remedy = line.removeprefix(place).removeprefix(str(scenario.file)).partition(": ")[2].rpartition("; ")
         return (what, remedy) if what else (remedy, "name a config path and values that the scenario allows")

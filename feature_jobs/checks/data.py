@@ -31,7 +31,7 @@ HEAD_ROWS = 100
 MAX_HEADS = 400
 MAX_ENTITY_ROWS = 2_000_000
 MAX_COUNTED_BYTES = 4 * 2**30  # counting a larger log would take too long for a check
-_ALWAYS = (-(2**62), 2**62)
+_ALWAYS = (-(2**62), 2**62)  # a window of all times, in µs
 _WHOLE = ""  # beside the parts of a feature, which are expressions
 
 
@@ -68,6 +68,7 @@ class _DataCheck:
         connection = self._connect(source)
         try:
             self._days(Reader(connection, self.scenario, source, files, _ALWAYS))
+            # `stage` limits the rows of each file, so the number of files is limited, too.
             sample, window = files_of(self.scenario, source, self.first)[:20], day_window(self.scenario, self.first)
             staged = Reader(connection, self.scenario, source, sample, window)
             staged.stage(self.sample_rows)
@@ -102,6 +103,7 @@ class _DataCheck:
             f"SELECT count(*), list(DISTINCT c{at}) FROM staged WHERE reason IS NULL"
         ).fetchall()[0]
         wanted = self.keys.get(key, set())
+        # DuckDB's list() of no rows is null.
         share = len(wanted & set(known or ())) / len(wanted) if wanted else None
         found = EntityFacts(rows=num, keys_found=share and round(share, 4))
         self.facts.setdefault("entities", {})[source.name] = found
@@ -154,6 +156,7 @@ class _DataCheck:
         shown = {ds: num for ds, num in counts.items() if ds >= str(days.first)}
         self.facts["log"] = f"{sum(counts.values())} rows, {first} to {last}"
         self.facts["days"] = {ds: num for ds, num in shown.items() if days.last is None or ds <= str(days.last)}
+        # Without a last day, days after the log's end may still come; days before its begin never do.
         end = days.last or datetime.date.fromisoformat(max(first, min(last, str(days.first))))
         wanted = [days.first + ONE_DAY * i for i in range((end - days.first).days + 1)]
         empty = [str(day) for day in wanted if day not in days.skip and str(day) not in counts]
@@ -230,6 +233,7 @@ class _DataCheck:
         names, zone = self._log_columns(source), self.scenario.data.events.time.zone
         return to_sql(expression, names.__getitem__, zone=zone, times=time_columns(self.scenario))
 
+    # Entities are read later, and one by one, so nothing here can join them.
     def _label_sql(self, source: Source) -> dict[str, str]:
         """SQL of each label that needs no entity: 0.0, 1.0 or null."""
         names = self._log_columns(source)

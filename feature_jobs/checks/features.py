@@ -19,6 +19,7 @@ def check_labels(problems: Problems) -> set[str]:
         columns = problems.condition(("labels", name), expression)
         if not columns:
             problems.say(("labels", name), expression, "reads no column", "write a condition such as rating >= 4")
+        # A label may read the event's time, which is known before the event's outcome.
         outcomes |= columns - {EVENT_TIME}
     for name in problems.scenario.outcomes:
         if problems.column(("outcomes",), name):
@@ -26,6 +27,7 @@ def check_labels(problems: Problems) -> set[str]:
     data = problems.scenario.data
     for name in sorted(outcomes & {data.user, data.item}):
         problems.say(("labels",), name, "data.user or data.item is an outcome", "take it out of labels and outcomes")
+    # Reported above; kept among them, every feature of the user or item would be reported as a leak, too.
     return outcomes - {data.user, data.item}
 
 
@@ -108,6 +110,7 @@ class _Features:
             self.problems.condition((*location, "where"), feature.where)
         if feature.kind == "rate":
             self.problems.condition((*location, "of"), feature.of)
+        # `join` reads only the trailing days, so a longer window would silently be cut to them.
         lookback = self.problems.scenario.join.lookback_days
         if feature.window_s and feature.window_s > lookback * 86_400:
             field = "window_days" if feature.window_days else "window_hours"
@@ -121,6 +124,7 @@ class _Features:
             return
         if name in self.outcomes:
             self.problems.say(location, name, "is an outcome of this very event", "group by what is known before it")
+        # The default is for event_time, which is not a declared column.
         elif self.problems.types.get(name, "int").startswith("list"):
             self.problems.say(location, name, "is a list", "group by a column with one value")
 

@@ -15,6 +15,7 @@ from feature_jobs.schema import Scenario
 def closest(name: str, known: Iterable[str]) -> str:
     """`did you mean X?`, or what there is to choose from."""
     names = list(known)
+    # The usual mistake: a column of an entity without the entity, `age` for `user.age`.
     part = [n for n in names if name in n.split(".")]
     close = part or difflib.get_close_matches(name, names, n=1)
     if close:
@@ -62,6 +63,7 @@ class Problems:
 
         `more` holds the types of names that are allowed besides columns.
         """
+        # Columns last: a column wins over a feature of its name, as it does in the join.
         types = {**(more or {}), **self.types}
         try:
             columns = columns_of(expression)
@@ -70,6 +72,7 @@ class Problems:
             return None, set()
         unknown = sorted(columns - types.keys() - {EVENT_TIME})
         for name in unknown:
+            # A column alone would stand in the message twice.
             value = None if name == expression.strip() else expression
             self.say(location, value, f"no column {name}", closest(name, types))
         if unknown:
@@ -89,5 +92,6 @@ class Problems:
 
 
 def _split(error: BadInputError) -> tuple[str, str]:
+    # The last one, as a text in the quoted expression may hold others.
     what, _, remedy = str(error).rpartition("; ")
     return what, remedy

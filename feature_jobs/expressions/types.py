@@ -72,6 +72,7 @@ class _Types:
         kinds = (self.of(node.left), self.of(node.right))
         match node.op, kinds:
             case ast.Sub(), ("time", "time"):
+                # In seconds, with a fraction of microseconds.
                 return "float"
             case ast.Add(), ("time", "time"):
                 raise problem(
@@ -136,6 +137,7 @@ class _Types:
 
     def _common(self, kind: str, left: ast.expr, right: ast.expr) -> str:
         kinds = [kind, self.of(right)]
+        # None fits every type: whatever touches it becomes null.
         if "null" in kinds:
             return kinds[0] if kinds[1] == "null" else kinds[1]
         if any(kind.startswith("list") for kind in kinds):

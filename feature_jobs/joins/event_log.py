@@ -41,6 +41,7 @@ class EventLog:
         wanted = {data.user, data.item, *(entity.key for entity in data.entities.values()), *names}
         columns = [name for name in data.events.columns if name in wanted]
         day = _load(events, [*columns, "key.event_row"])
+        # `promote_options`: nulls where an older day lacks a column that was declared later.
         self._events = pa.concat_tables([*self._past(history, columns, day.schema), day], promote_options="default")
         self._events = self._events.combine_chunks()
         self.times: Ints = np.asarray(self._events["key.event_time"])
@@ -71,6 +72,7 @@ class EventLog:
                     f"{history[ds]}: history of {ds} holds an event at {newest} µs, which is not before {self.ds} "
                     f"(from {begin} µs on); run ingest again for {ds}"
                 )
+            # The day's first event can look back this far; `Bounds` cuts each later one at its own window.
             oldest = begin - self.scenario.join.lookback_days * DAY_US
             tables.append(table.filter(pc.field("key.event_time") >= oldest))
         return tables
@@ -82,6 +84,7 @@ class EventLog:
             return _whole(self._events[name])[rows]
         entity, values = self._entity_column(name)
         found = self.entity_rows(entity)[rows]
+        # A null index takes a null: the event sees no row of the entity.
         return values.take(pa.array(found, mask=found < 0))
 
     def entity_lists(self, name: str) -> tuple[pa.Array, Ints]:
@@ -196,6 +199,7 @@ def _select(connection: duckdb.DuckDBPyConnection, sql: Mapping[str, str]) -> di
     """The values of SQL expressions over the table `log`, in its order."""
     if not sql:
         return {}
+    # Without ORDER BY: DuckDB keeps the order of the rows of a scan.
     wanted = ", ".join(f"{expression} AS x{i}" for i, expression in enumerate(sql.values()))
     table = connection.sql(f"SELECT {wanted} FROM log").to_arrow_table()
     return {place: _plain(_whole(table[f"x{i}"])) for i, place in enumerate(sql)}
@@ -203,6 +207,7 @@ def _select(connection: duckdb.DuckDBPyConnection, sql: Mapping[str, str]) -> di
 
 def _codes(values: pa.Array, unique: pa.Array) -> Ints:
     """Position of each value in `unique`, -1 where it is null or not there."""
+    # skip_nulls: otherwise a null key of an event would find the null key of a table.
     found = pc.index_in(values, value_set=unique, skip_nulls=True)
     codes: Ints = np.asarray(found.fill_null(-1)).astype(np.int64)
     return codes

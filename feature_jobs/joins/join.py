@@ -46,7 +46,7 @@ from feature_jobs.schema.files import SAMPLES_FILE
 from feature_jobs.sources.source import time_columns
 from feature_jobs.sources.tables import write_parquet
 
-_SEPARATOR = chr(31)
+_SEPARATOR = chr(31)  # hardly ever in a text, so that a_b with c and a with b_c stay two crosses
 SameRow = IdFeature | IdsFeature | CrossFeature | NumberFeature
 Trailing = CountFeature | RateFeature | RecencyFeature | SequenceFeature
 
@@ -78,6 +78,7 @@ def join_day(scenario: Scenario, ds: str, events: Path, history: Mapping[str, Pa
     expression does not fit its columns, and where a label is unknown on every row.
     """
     check_day(scenario, ds)
+    # Before any row is read, because it follows from the scenario alone.
     refuse_outcomes(scenario)
     _refuse_bare_times(scenario)
     log = EventLog(scenario, ds, events, history, set().union(*map(columns_of, _all_expressions(scenario))))
@@ -205,6 +206,7 @@ def _ids(values: pa.Array, place: str) -> pa.Array:
         fractions = finite.filter(pc.not_equal(pc.floor(finite), finite))
         if len(fractions):
             raise BadInputError(f"{place}: {fractions[0].as_py()} is not an id; use bucket(x, width), or kind: number")
+        # From 2^53 on neighbouring whole numbers share one float.
         merged = finite.filter(pc.greater_equal(pc.abs(finite), float(2**53)))
         if len(merged):
             raise BadInputError(
@@ -297,11 +299,14 @@ def _trailing(
     times = log.times[log.today]
     ranges = index.ranges(mask, bounds)
     newest = ranges.newest()
+    # Where nothing was seen, -1 reads the log's last time, which `where` then drops.
     sources = np.where(newest >= 0, log.times[newest], NO_SOURCE)
     match feature:
         case CountFeature():
+            # Without a key the count is unknown, which is not the 0 of a key that never came before.
             return _doubles(ranges.num.astype(float), index.has_key), sources
         case RecencyFeature():
+            # From microseconds to seconds.
             return _doubles((times - np.where(newest >= 0, sources, 0)) / 1e6, newest >= 0), sources
         case RateFeature():
             num_held = ranges.sums(_condition(of, f"{place}.of").astype(float))
@@ -366,6 +371,7 @@ def _facts(scenario: Scenario, samples: pa.Table, log: EventLog, gaps: dict[str,
 
     def missing(column: pa.ChunkedArray) -> float:
         num = column.null_count
+        # A list is never null in the samples; the empty one is what lacks a value.
         if pa.types.is_list(column.type):
             num = pc.sum(pc.equal(pc.list_value_length(column), 0)).as_py() or 0
         return float(round(num / samples.num_rows, 6))

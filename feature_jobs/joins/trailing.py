@@ -48,6 +48,7 @@ class Timeline:
         new[1:] = times_N[1:] != times_N[:-1]
         self.ranks = np.cumsum(new) - 1
         self.unique = times_N[new]
+        # Ranks go from 0 to the number of times; one less, and key times size plus rank could reach the next key.
         self.size = len(self.unique) + 1
 
     def rank_of(self, times: Ints, side: Literal["left", "right"]) -> Ints:
@@ -89,6 +90,7 @@ class Index:
     def __init__(self, timeline: Timeline, keys_N: Ints, asking: slice) -> None:
         self.timeline = timeline
         self.asking = asking
+        # Stable, so that the rows of a key stay in the order of time.
         order = np.argsort(keys_N, kind="stable")
         self.order = order[keys_N[order] >= 0]
         self.has_key = keys_N[asking] >= 0
@@ -122,6 +124,7 @@ class Bounds:
         """Ranks of the oldest time that counts and of the first that no longer does."""
         low = timeline.rank_of(times - self.window_us, "left")
         if self.delay_us:
+            # right: an event that is exactly that old counts.
             return low, timeline.rank_of(times - self.delay_us, "right")
         return low, timeline.rank_of(times, "left")
 
@@ -169,6 +172,7 @@ def audit_point_in_time(
     for name, sources in source_times.items():
         rows = np.flatnonzero(sources != NO_SOURCE)
         gap = event_times[rows] - sources[rows]
+        # At least a microsecond: a source at the time of its event was not known before it.
         least = max((delays_us or {}).get(name, 0), 1)
         if len(gap) and gap.min() < least:
             row = int(rows[int(np.argmax(gap < least))])

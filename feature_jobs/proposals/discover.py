@@ -110,6 +110,7 @@ def find_tables(root: Path) -> tuple[list[FileGroup], list[str]]:
 
 
 def _files_below(root: Path) -> list[Path]:
+    # Names with _ are Spark's notes beside the data, such as _SUCCESS.
     shown = (path for path in root.rglob("*") if not re.search(r"(^|/)[._]", path.relative_to(root).as_posix()))
     found = list(itertools.islice((path for path in shown if path.is_file()), MAX_FILES + 1))
     if len(found) > MAX_FILES:

@@ -164,6 +164,7 @@ def _trailing(taken: set[str], log: Log, labels: list[Label]) -> list[Proposed]:
         "user_recency": {"kind": "recency", "by": [user]},
     }
     for label in labels:
+        # The schema refuses a prior of 0 or 1, which a label that is always the same would give.
         rate = {"of": label.expression, "prior": round(min(max(label.mean, 0.001), 0.999), 4)}
         wanted[f"user_{label.name}_rate"] = {"kind": "rate", "by": [user]} | rate
         wanted[f"item_{label.name}_rate"] = {"kind": "rate", "by": [item]} | rate

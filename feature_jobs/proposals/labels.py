@@ -85,6 +85,7 @@ def _measured(table: Table, labels: list[Label]) -> list[Label]:
     """The labels with their shares of positives, without those that have too few of either kind."""
     enough = min(MIN_POSITIVES, max(2, table.num_sampled // 20))
     truths = [to_sql(label.expression, quote) for label in labels]
+    # 0: without any label there must still be a column to select.
     counts = table.row("0", *(f"(count({sql}), count_if({sql}))" for sql in truths))[1:]
     return [
         replace(label, mean=positives / num)
@@ -99,6 +100,7 @@ def _chosen(log: Log, found: list[Label]) -> list[Label]:
     def order(label: Label) -> tuple[bool, float]:
         return bool(log.table.columns[label.column].words & vocabulary.NEGATIVE), -min(label.mean, 0.5)
 
+    # Reversed, so that of several labels with one name the best is the last, which stays.
     unique = {label.name: label for label in sorted(found, key=order, reverse=True)}
     ranked = sorted(unique.values(), key=order)
     often = [label for label in ranked if label.mean >= 0.005] or ranked[:1]

@@ -147,6 +147,7 @@ def profile(connection: duckdb.DuckDBPyConnection, group: FileGroup, number: int
     num_rows = int(Sample(connection, group.scan).row("count(*)")[0])
     every = -(-num_rows // SAMPLE_ROWS) or 1
     connection.execute(
+        # Evenly over all files: a prefix would hold one day, or a few users.
         f"CREATE TABLE {raw.name} AS SELECT * EXCLUDE (_nth) FROM "
         f"(SELECT *, row_number() OVER () AS _nth FROM {group.scan}) WHERE _nth % {every} = 0"
     )
@@ -187,6 +188,7 @@ def _column(raw: Sample, source: str, kind: str, distinct: int) -> tuple[Column 
         *(f"count({one.reason(cell, one.value(cell))})" for one in cells),
     )
     shares = [(c, num / max(known, 1)) for c, num in zip(candidates, unread, strict=True) if known]
+    # As a number 007 would become 7, and no longer match the ids of another table.
     shares = [(c, share) for c, share in shares if not (is_padded and c.type in ("int", "float"))]
     read = [column for column, share in shares if share <= _MAX_UNREAD]
     rivals = [time for time in times if time in read and time.date_format]
@@ -211,6 +213,7 @@ def _times(raw: Sample, cell: str, *, is_text: bool, is_named: bool) -> list[Col
     }
     read = {("date_format", text): f"try_strptime(c, {literal(text)}) IS NOT NULL" for text in _FORMATS}
     tests = (recent if is_named else {}) | (read if is_text else {})
+    # The first cells rule out most formats; only what is left is tried on all cells.
     head = f"(SELECT trim(CAST({cell} AS VARCHAR)) AS c FROM {raw.name} WHERE c <> '' LIMIT 200)"
     fits = Sample(raw.connection, head).row(*(f"bool_and({test})" for test in tests.values())) if tests else ()
     return [_typed("time", **{key: value}) for (key, value), fit in zip(tests, fits, strict=True) if fit]

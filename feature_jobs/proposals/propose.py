@@ -54,6 +54,7 @@ def write_proposal(path: Path, out: Path, name: str | None = None) -> list[str]:
         raise exists from None
     finally:
         aside.unlink(missing_ok=True)
+    # `-s NAME` looks in scenarios/ below the current folder, and nowhere else.
     short = name if out.resolve() == Path("scenarios").resolve() else file
     first = scenario.data.days.first
     return [
@@ -102,6 +103,7 @@ def propose(path: Path, name: str, out: Path) -> tuple[str, list[str]]:
     root = path.resolve() if path.is_dir() else path.resolve().parent
     text = to_yaml(
         name=name,
+        # Relative to the scenario's file, so that both can be moved together.
         data_path=os.path.relpath(root, out.resolve()),
         events_path=group.path if is_daily else group.glob,
         log=log,

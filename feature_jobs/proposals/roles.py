@@ -110,6 +110,7 @@ def log_of(table: Table) -> Log | str:
     others.sort(key=lambda c: (not c.is_id, -c.distinct))
     users, items = _ranked(lasting, vocabulary.USER), _ranked(lasting, vocabulary.ITEM)
     sessions = [c for c in ids if "session" in c.words and c.distinct < 0.9 * c.known]
+    # `items[:1]`: the likeliest item is not taken for the user, where no name says who the user is.
     user = next(iter([*users, *(c for c in others if c not in items[:1]), *sessions]), None)
     item = next((c for c in [*items, *others] if c is not user), None)
     if user is None or item is None:

@@ -15,6 +15,7 @@ from feature_jobs.schema.base import NAME_PATTERN, Section
 from feature_jobs.schema.features import AnyFeature, Feature
 from feature_jobs.schema.sections import Scenario
 
+# AnyFeature is Annotated[A | B | ..., Field(...)]; its first argument is the union of all kinds.
 FEATURES: dict[str, type[Feature]] = {
     get_args(feature.model_fields["kind"].annotation)[0]: feature for feature in get_args(get_args(AnyFeature)[0])
 }
@@ -98,6 +99,7 @@ def _fields(rule: Rule, node: Any) -> dict[str, FieldInfo]:
     """The fields of a section; those of a feature are of its kind."""
     section = rule.section
     if section is Feature and isinstance(node, dict):
+        # As text: a file may have a list there, which can't be looked up.
         section = FEATURES.get(str(node.get("kind")), Feature)
     return section.model_fields if section else {}
 

@@ -51,6 +51,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Section(BaseModel):
     """A part of a scenario: unknown keys are refused, values never change after loading."""
 
+    # populate_by_name: our code writes `source`, a scenario's file the alias `from`.
     model_config = ConfigDict(
         extra="forbid", frozen=True, protected_namespaces=(), populate_by_name=True, allow_inf_nan=False
     )

@@ -23,6 +23,7 @@ def parse_yaml(text: str, place: str, *, remedy: str = "correct the line", round
     """
     if len(text) > MAX_BYTES:
         raise BadInputError(f"{place}: holds more than {MAX_BYTES:,} characters; shorten it")
+    # pure: libyaml's parser, the other choice, would not call the composer below.
     yaml = YAML(typ="rt" if round_trip else "safe", pure=True)
     yaml.Composer, yaml.max_depth = _BoundedComposer, MAX_DEPTH
     try:
@@ -63,6 +64,7 @@ class _BoundedComposer(Composer):
         while pending:
             node = pending.pop()
             self.num_aliased += 1
+            # ruamel sets the end of a list or mapping when it has read all of it.
             if node.end_mark is None:
                 raise ComposerError(None, None, "an alias stands inside of what it names", node.start_mark)
             if self.num_aliased > MAX_ALIASED:

@@ -20,7 +20,7 @@ class Embedding(Section):
     every day); it loses it when unseen for more than `ttl_days` of event time, or while the table holds more than
     `capacity` rows and it is among the least seen. Ids without a row share the table's default row."""
 
-    min_count: Annotated[int, Field(ge=1, le=255)] = 1
+    min_count: Annotated[int, Field(ge=1, le=255)] = 1  # 255: what a byte of the sketch can count
     ttl_days: Positive | None = None
     capacity: Positive | None = None
 

@@ -36,6 +36,7 @@ def load_scenario(
         scenario = Scenario.model_validate(document)
     except ValidationError as error:
         lines = [explain(file, document, e, given) for e in error.errors(include_url=False)]
+        # Each once: pydantic reports a value that fits no member of a union once for each member.
         raise BadInputError("\n".join(dict.fromkeys(lines))) from None
     root = resolved(data or file.parent / scenario.data.path)
     scenario = scenario.model_copy(update={"data": scenario.data.model_copy(update={"path": str(root)})})
@@ -50,6 +51,7 @@ def _set_path(document: Any, dotted: str, value: Any) -> None:
         raise BadInputError(f"config path {dotted[:40]}...: {len(parents) + 1} parts; name a path of the scenario")
     node = document
     for key in parents:
+        # A section may be absent from the file: its fields have defaults.
         node = node.setdefault(key, {}) if isinstance(node, dict) else None
         if not isinstance(node, dict):
             raise BadInputError(f"config path {dotted}: {key} holds no fields; name a path of the scenario")

@@ -226,7 +226,7 @@ class Evaluate(Section):
 
     segments: dict[Name, str] = {}
     rare_positives: Positive = 100
-    bootstrap: Positive = 200
+    bootstrap: Positive = 200  # resamples
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
 
 
@@ -242,7 +242,7 @@ class Validate(Section):
     suite: PathText | None = None
     trailing_days: Positive = 7
     drift_columns: tuple[str, ...] = ()
-    max_psi: Annotated[float, Field(gt=0)] = 0.25
+    max_psi: Annotated[float, Field(gt=0)] = 0.25  # a large change by the rule of thumb of credit scoring
     max_label_shift: Annotated[float, Field(gt=0)] = 0.5
     drift_severity: Literal["blocking", "warning"] = "warning"
 
@@ -266,7 +266,7 @@ class Tune(Section):
     objective: Literal["auc", "normalized_entropy"] = "auc"
     workers: Positive = 2
     apply: Literal["person", "auto"] = "person"
-    schedule: str = "0 6 * * 1"
+    schedule: str = "0 6 * * 1"  # on Mondays at 06:00
 
 
 class Quantize(Section):
@@ -292,7 +292,7 @@ class Deploy(Section):
     max_calibration_error: Annotated[float, Field(gt=0)] = 0.25
     min_rows: Positive = 200
     min_segment_rows: Positive = 200
-    min_positives: Positive = 30
+    min_positives: Positive = 30  # a sum of fewer is not near a normal distribution
     when_unsure: Literal["promote", "hold"] = "promote"
     after_rollback: Literal["hold", "promote"] = "hold"
     tolerance: Annotated[float, Field(gt=0)] = 1e-4
@@ -303,7 +303,7 @@ class Schedule(Section):
     """When Airflow runs it. `catch_up_from` is the first scheduled day; without it only the newest day is scheduled,
     and past days are backfilled."""
 
-    daily: str = "0 3 * * *"
+    daily: str = "0 3 * * *"  # at 03:00
     catch_up_from: Day | None = None
     zone: str = "UTC"
 
@@ -328,6 +328,7 @@ class Scenario(Section):
     model: Model = Model()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    # Not `validate`, which is a method of pydantic's.
     validate_: Validate = Field(Validate(), alias="validate")
     tune: Tune = Tune()
     quantize: Quantize = Quantize()
@@ -356,6 +357,7 @@ class Scenario(Section):
         """Registered model name."""
         return self.deploy.model or self.name
 
+    # Private, so that it is in no dump of the scenario: a digest of settings must not depend on where the file is.
     _file: Path = PrivateAttr(Path("scenario.yaml"))
 
     @property

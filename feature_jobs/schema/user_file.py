@@ -18,7 +18,7 @@ def path_problem(path: str) -> str | None:
         return "has a zero character; leave it out"
     try:
         parts = [len(part.encode()) for part in path.split("/")]
-    except UnicodeEncodeError:
+    except UnicodeEncodeError:  # Python reads a byte that is not UTF-8 as half of a surrogate pair
         return "is not UTF-8; rename it"
     if max(parts) > NAME_MAX or sum(parts) + len(parts) > PATH_MAX:
         return f"is longer than {NAME_MAX} bytes a name or {PATH_MAX} in all; shorten it"
@@ -31,7 +31,7 @@ def resolved(path: str | Path) -> Path:
     if problem is None:
         try:
             found = Path(path).resolve()
-        except RuntimeError:
+        except RuntimeError:  # what pathlib raises for a loop, up to Python 3.12
             problem = "is a symlink that leads to itself; remove it"
         except OSError as error:
             problem = f"{error.strerror}; choose another path"

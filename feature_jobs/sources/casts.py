@@ -37,7 +37,7 @@ _FRACTIONS = {"FLOAT", "DOUBLE", "DECIMAL"}
 _MOMENTS = {"DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", "TIMESTAMPTZ_NS"}
 _MOMENTS |= {"TIMESTAMP WITH TIME ZONE"}
 _US_PER = {"s": 1_000_000, "ms": 1_000, "us": 1}
-_LONGEST = 60
+_LONGEST = 60  # characters of a cell in a message
 INEXACT = "is a float too large to be exact"
 """Ends the reason of a cell whose integer may have been rounded to a neighbour before the file was written."""
 # Above these, a float of so many bits has no room for every integer.
@@ -75,6 +75,7 @@ class Cell:
             return "float"
         if base in _MOMENTS:
             return "moment"
+        # DuckDB writes the type of a column that is all null as "NULL", with the quotes.
         known = {"VARCHAR": "text", "BOOLEAN": "bool", "HALF": "float", "JSON": "json", "BLOB": "bytes"}
         return known.get(base, "null" if base == '"NULL"' else base)
 
@@ -158,6 +159,7 @@ class Cell:
         """SQL of the reason why the row is malformed, null where this cell is good."""
         column = self.column
         cases = []
+        # The first reason counts: such a cell may fail the others too, but here the file is wrong, not the cell.
         if inexact := self._inexact(raw, value):
             cases.append(f"WHEN {inexact} THEN {self.complaint(raw, INEXACT)}")
         cases.append(f"WHEN {self._unread(raw, value)} THEN {self.complaint(raw, f'is not {_article(column.type)}')}")

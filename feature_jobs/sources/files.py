@@ -43,6 +43,7 @@ class TextFile:
     @contextmanager
     def lines(self) -> Iterator[IO[str]]:
         """The file as text; bytes that do not decode become the replacement character."""
+        # -sig leaves out a byte order mark, which would otherwise become part of the first column's name.
         codec = "utf-8-sig" if self.encoding == "utf-8" else "utf-16"
         with _open(self.path, self.compression) as raw:
             yield io.TextIOWrapper(raw, codec, errors="replace", newline="")
@@ -142,7 +143,7 @@ def refuse_text(file: Path) -> None:
         try:
             with _open(file, "gzip") as raw:
                 start = raw.read(4096)
-        except (OSError, EOFError, zlib.error):
+        except (OSError, EOFError, zlib.error):  # damaged: what the reader said of it stands
             return
     text = start.decode("utf-8", errors="replace").lstrip("\ufeff")
     if not text.strip() or not all(char.isprintable() or char.isspace() for char in text):

@@ -30,7 +30,7 @@ from feature_jobs.sources.tables import ROWS_PER_GROUP, Reader, connect, write_p
 
 _QUARANTINE = pa.schema([("table", pa.string()), ("row", pa.string()), ("reason", pa.string())])
 _NUM_REASONS = 20
-_LONG_AGO = -(2**62)
+_LONG_AGO = -(2**62)  # µs: before any time of an entity
 
 
 class TableCounts(TypedDict):
@@ -63,8 +63,10 @@ def ingest_day(scenario: Scenario, ds: str, output: Path) -> DayCounts:
     landed: dict[str, TableCounts] = {}
     quarantine: list[pa.Table] = []
     events, *entities = sources_of(scenario)
+    # In the output folder, for what does not fit into memory: a container's /tmp is memory itself.
     with tempfile.TemporaryDirectory(dir=output, prefix=".scratch-") as scratch:
         for source in [events, *entities]:
+            # A connection for each table: the zone of times without an offset is a setting of it.
             with connect(Path(scratch), source.zone) as connection:
                 counts, bad_rows = _Landing(connection, scenario, ds, source).land(output)
             landed[source.place] = counts
@@ -105,6 +107,7 @@ class _Landing:
             raise self._empty(num_read)  # an empty day would move the chain on without a row learned
         num_duplicates = self._drop_duplicates()
         if self.source.key:
+            # After the duplicates: a row that is only repeated does not contradict the first.
             num_bad += self._quarantine_conflicts(self.source.key)
             self._check_quarantined(num_bad, num_read)
         counts: TableCounts = {
@@ -139,6 +142,7 @@ class _Landing:
     def _quarantine_conflicts(self, key_name: str) -> int:
         """Keeps the first row of each key (and time), quarantines those that say something else; returns how many."""
         key = f"c{self.source.place_of(key_name)}"
+        # Nobody knows which of the rows is right; what counts is that every run keeps the same.
         packed = ", ".join(f"{quote(name)} := c{i}" for i, name in enumerate(self.source.columns))
         self.connection.execute(
             f"CREATE TABLE other AS SELECT * FROM (SELECT *, row_number() OVER "
@@ -181,6 +185,7 @@ class _Landing:
         """The most frequent reasons, cell values left out, with their numbers of rows."""
         rows = self.connection.execute(
             f"SELECT {KIND} AS kind, count(*) AS num FROM staged WHERE reason IS NOT NULL "
+            # By kind as well: the counts are content, so equal numbers need a fixed order.
             f"GROUP BY kind ORDER BY num DESC, kind LIMIT {_NUM_REASONS}"
         ).fetchall()
         return dict(rows)

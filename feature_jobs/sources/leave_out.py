@@ -69,6 +69,7 @@ def leave_out(scenario: Scenario, folder: Path, users: Sequence[User], output: P
         left = table.filter(pc.invert(_is_theirs(table[key], users)))
         if name == EVENTS_FILE:
             _refuse_empty(scenario, folder, left)
+            # Numbered again, as ingest would number the rows that are left.
             place = left.schema.get_field_index("key.event_row")
             left = left.set_column(place, left.schema.field(place), pa.array(np.arange(len(left)), pa.int64()))
         write_parquet(left.to_batches(), left.schema, output / name)
@@ -153,6 +154,7 @@ def _subtract(counts: DayCounts, gone: pa.Table) -> None:
             own["rows_read"] -= 1
         else:  # a row without a time belongs to no day, so it was not counted as read
             own["undated"] -= 1
+        # Counter's minus drops what falls to 0, as ingest lists no reason without rows.
         reasons = Counter(_positive(own["reasons"])) - Counter([_CELL.sub("...", reason)])
         own["reasons"] = dict(reasons)
 

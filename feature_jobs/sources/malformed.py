@@ -44,6 +44,7 @@ class Kind:
 
 def kinds_of(reader: Reader, condition: str = "true", limit: int = 3) -> list[Kind]:
     """The most frequent kinds of malformed rows among the staged ones."""
+    # abs(row): a broken line has a negative number, but its place is between its neighbours.
     rows = reader.connection.execute(
         f"SELECT arg_min(reason, (file, abs(row))), arg_min(file, (file, abs(row))), arg_min(row, (file, abs(row))), "
         f"count(*) AS num FROM staged WHERE reason IS NOT NULL AND ({condition}) GROUP BY {_KIND_AND_SIGN} "

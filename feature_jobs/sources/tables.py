@@ -35,11 +35,12 @@ from feature_jobs.sources.files import (
 from feature_jobs.sources.source import Source, did_you_mean
 
 ROWS_PER_GROUP = 131_072
-_MEMORY_LIMIT = "2GB"
-_LONGEST_LINE = 500
+_MEMORY_LIMIT = "2GB"  # the step that ingests a day has 4 GiB
+_LONGEST_LINE = 500  # characters of a broken line in the quarantine
 _FIRST_LINES = 1_000
 _US_PER_MINUTE = 60_000_000
 _NO_TEXT = chr(1)  # separates no cells of a line of JSON, where such a character would be escaped
+# Errors of our query, or of the memory: the file is not to blame for them.
 _NOT_THE_FILE = (
     duckdb.OutOfMemoryException,
     duckdb.InterruptException,
@@ -111,6 +112,7 @@ class Reader:
         )
         # A log in one piece holds other days too, which those days read; of a partition nobody else reads a row.
         keep = "true" if self.source.is_partitioned else f"time IS NULL OR {self._inside}"
+        # One file at a time: each has its own types, folders and rejected lines.
         for number in range(len(self.files)):
             rows = f"SELECT * FROM ({{rows}}) WHERE {keep}" + (f" LIMIT {limit}" if limit else "")
             self._read(number, f"INSERT INTO staged {rows}")
@@ -225,6 +227,7 @@ class Reader:
         columns = ", ".join(f"c{i}" for i in range(len(cells)))
         more = ", line, broken" if layout.by_line else ""
         return (
+            # From the inside out: raw cells, values, the time, the reason; each SELECT can name what is inside it.
             f"SELECT {number} AS file, _row AS row, time, reason, CASE WHEN reason IS NOT NULL THEN {raw} END AS raw, "
             f"{' + '.join(dropped) or '0'} AS dropped, {columns} "
             f"FROM (SELECT *, coalesce({', '.join([*reasons, 'NULL'])}) AS reason FROM (SELECT *, {time} AS time FROM ("
@@ -287,6 +290,7 @@ class Reader:
         )
         scan = (
             "SELECT *, CASE WHEN coalesce(json_type(json), '') <> 'OBJECT' THEN 'line: not a JSON object' END AS broken"
+            # One text that is not JSON would end the whole scan in a JSON function, so only valid ones reach them.
             f" FROM (SELECT _row, p0 AS line, CASE WHEN json_valid(p0) THEN p0 END AS json FROM ({lines}) "
             f"WHERE trim(coalesce(p0, '')) <> '')"
         )
@@ -349,6 +353,7 @@ class Reader:
         A quote that never closes swallows the lines after it: they are counted from the lines of the file, and entered.
         """
         found = self.connection.execute(
+            # DuckDB rejects a line once for each cell that is wrong, but it is one row.
             "SELECT line, min(error_type), coalesce(min(csv_line), '') FROM _rejects GROUP BY line ORDER BY line"
         ).fetchall()
         rows = [

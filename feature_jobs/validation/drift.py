@@ -98,7 +98,7 @@ MAX_IDS = 50  # ids with more values than this are profiled only where the scena
 NUM_BINS = 10  # deciles, as in credit scoring, where the index comes from
 NUM_TOP_IDS = 20
 MIN_ROWS = 200  # by chance alone the index is about bins / rows
-MIN_POSITIVES = 20
+MIN_POSITIVES = 20  # by chance alone a count of 20 varies by a fifth of itself
 _SATURDAY = 5
 ALL_DAYS = "all trailing days"
 GROWING = "a growing counter or a clock: the middle half of each day lies beyond that of the day before"
@@ -173,6 +173,7 @@ def sketch(values: pd.Series[Any], kind: Kind) -> Sketch:
             counts[number] = counts.get(number, 0) + rows
         return {"kind": kind, "counts": _sorted(counts), "nulls": int(values.isna().sum()), "other": 0}
     tally = {_plain(value): int(rows) for value, rows in known.value_counts().items()}
+    # By text among equal counts: pandas does not say how it orders them, and a profile is content.
     top = sorted(tally, key=lambda value: (-tally[value], str(value)))[:MAX_IDS]
     kept = {value: tally[value] for value in top}
     return {
@@ -277,6 +278,7 @@ def _moves_on(name: str, day: DayProfile, trailing: Mapping[str, DayProfile], sc
     if rules.drift_columns or len(known) < len(days):
         return None
     steps = list(itertools.pairwise(known))
+    # [0] and [1] are the quartiles: the middle halves of two days have nothing in common.
     if not (all(b[0] > a[1] for a, b in steps) or all(b[1] < a[0] for a, b in steps)):
         return None
     if len(steps) > 1:
@@ -328,6 +330,7 @@ def _differs_by_day(past: list[Sketch], today: Sketch) -> bool:
 
 
 def _judged(value: float | None, limit: float, severity: str) -> Judged:
+    # Too little to judge is not drift.
     return Judged(limit=limit, severity=severity, ok=value is None or value <= limit)
 
 

@@ -77,6 +77,7 @@ def propose_suite(scenario: Scenario) -> Suite:
             # A label from an optional column may be unknown on most rows; a day without any is still broken.
             _expect("column_values_to_not_be_null", column=column, mostly=known),
             _expect(
+                # A day with one class alone has no AUC, and teaches only the rate.
                 "column_mean_to_be_between",
                 "warning",
                 column=column,
@@ -279,6 +280,7 @@ def run_suite(frame: pd.DataFrame, suite: Suite, source: str, ds: str, docs: Pat
 
     from feature_jobs.validation.data_docs import write_docs
 
+    # Everything in memory: Great Expectations' file store breaks on an expectation of quantiles.
     settings = DataContextConfig(
         store_backend_defaults=InMemoryStoreBackendDefaults(),
         progress_bars=ProgressBarsConfig(globally=False),
@@ -347,6 +349,7 @@ def _expected(kwargs: dict[str, Any]) -> str:
 
 
 def _trouble(info: dict[str, Any]) -> str | None:
+    # GX reports an exception as a failed expectation; the exception is under the name of a metric, or at the top.
     parts = [info, *(part for part in info.values() if isinstance(part, dict))]
     return next((str(p["exception_message"]).splitlines()[0] for p in parts if p.get("raised_exception")), None)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 WARNING_AUC = 0.9  # one feature alone rarely reaches this; a person should look
 BLOCKING_AUC = 0.98
 MIN_ROWS = 500
-MIN_OF_EACH_CLASS = 20
+MIN_OF_EACH_CLASS = 20  # with fewer, high AUCs come by chance
 MAX_ROWS = 200_000  # evenly taken from a larger day: a leak shows in far fewer
 MAX_IDS = 50
 NUM_BINS = 50
@@ -63,6 +63,7 @@ class Leak:
 
 def find_leaks(frame: pd.DataFrame, scenario: Scenario) -> list[Leak]:
     """Each (feature, label) of the samples with an AUC of 0.9 or more; list features are judged by length."""
+    # Rows from all of the day: they are in order of time, so the first ones would be of its first hours.
     step = max(1, -(-len(frame) // MAX_ROWS))
     rows = frame.iloc[::step]
     leaks = []
@@ -156,6 +157,7 @@ def leak_scores(values: Any, labels_N: Floats, *, is_id: bool) -> dict[str, floa
             scores["ids"] = rank_auc(labels_N, _crossed_means(bin_N, labels_N))
         return scores
     number_N = column.to_numpy(np.float64, na_value=np.nan)
+    # Nulls below all numbers: one score then holds what values and nulls say together.
     number_N = np.where(np.isnan(number_N), -np.inf, number_N)
     scores["values"] = _either_way(labels_N, number_N)
     edges = np.unique(np.quantile(number_N, np.arange(1, NUM_BINS) / NUM_BINS, method="lower"))

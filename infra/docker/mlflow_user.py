@@ -25,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--name", required=True, help="Name of the user.")
     parser.add_argument("--password-file", type=Path, required=True, help="File that holds the user's password.")
     given = parser.parse_args(arguments)
+    # A password may hold a %.
     settings = configparser.ConfigParser(interpolation=None)
     settings.read_string(given.auth.read_text())
     admin = settings["mlflow"]["admin_username"], settings["mlflow"]["admin_password"]

@@ -71,6 +71,8 @@ def strip(library: Path) -> None:
         header = bytearray(stream.read(64))
         if header[:6] != b"\x7fELF\x02\x01":  # 64 bits, little-endian
             return
+        # ELF's header has at byte 32 the place, at 54 the size and the number of the program headers, at 40 the place
+        # and at 60 the number of the section headers.
         place, size, count = (*struct.unpack_from("<Q", header, 32), *struct.unpack_from("<HH", header, 54))
         stream.seek(place)
         segments = stream.read(size * count)

@@ -35,6 +35,7 @@ class DCNv2(Architecture):
         self.first = first_layer(widths, model.bottom[0], model.dropout)
         self.bottom = mlp(model.bottom, model.dropout)
         self.towers = towers(tasks, model.bottom[-1], model)
+        # Empty, and so false in `forward`, where the crosses are stacked.
         self.linear = block_logits(tasks if model.cross == "parallel" else (), widths)
 
     def forward(self, input_BI: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ class DeepFM(Architecture):
         self.towers = towers(tasks, model.bottom[-1], model)
         self.linear = block_logits(tasks, widths)
         self.features = FeatureWeights(list(split_input(widths)[0]))
+        # With a prefix, because torch refuses the names of its own methods, and a task may be called `keys`.
         self.multiples = nn.ParameterDict({f"multiple_{task}": nn.Parameter(torch.ones(1)) for task in tasks})
 
     def forward(self, input_BI: Tensor) -> Tensor:

@@ -25,8 +25,10 @@ class DLRM(Architecture):
             self.first = first_layer(numbers, model.bottom[0], model.dropout)
             self.bottom = mlp((*model.bottom, self.dim), model.dropout)
         names = [*embedded, *dense]
+        # Sorted, so that a pair's weights in a checkpoint are found again when the features change places in the file.
         blocks = dense | {"*".join(sorted(pair)): 1 for pair in combinations(names, 2)}
         places = [i * len(names) + j for i, j in combinations(range(len(names)), 2)]
+        # Not persistent: it follows from the features, and a checkpoint must not fix their order.
         self.pairs_P = nn.Buffer(torch.tensor(places, dtype=torch.int64), persistent=False)
         self.top = nn.Sequential()
         if model.tower:

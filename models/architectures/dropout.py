@@ -43,6 +43,7 @@ class Dropout(nn.Module):
         """The same shape and type."""
         if not self.training or self.p == 0:
             return input_BH
+        # torch's own dropout takes no generator.
         kept_BH = torch.empty_like(input_BH).bernoulli_(1 - self.p, generator=_generator(input_BH.device))
         return input_BH * kept_BH * (1 / (1 - self.p))
 

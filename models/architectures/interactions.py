@@ -35,6 +35,7 @@ def linear_and_factorization(
     kernels = torch.is_grad_enabled() and not torch.onnx.is_in_onnx_export()  # ONNX can't trace into a numba kernel
     if not (kernels and input_BI.device.type == "cpu" and input_BI.dtype in _KERNEL_DTYPES):
         return [layer(input_BI) for layer in layers], factorization(input_BI, weight_F, dim)
+    # One product for all layers reads the input once.
     weight_HI = torch.cat([layer.weight for layer in layers])
     bias_H = torch.cat([layer.bias for layer in layers])
     output_BH, term_B = _LinearAndFactorization.apply(input_BI, weight_HI, bias_H, weight_F, dim)

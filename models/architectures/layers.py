@@ -59,6 +59,7 @@ def towers(tasks: Sequence[str], width: int, model: Model) -> nn.ModuleDict:
     """The layers of each task, up to its logit [B, 1]. Named by task, so that a new task changes no other."""
     widths = (width, *model.tower)
     return nn.ModuleDict(
+        # With a suffix, because torch refuses the names of its own methods, and a task may be called `keys`.
         {f"{task}:tower": nn.Sequential(mlp(widths, model.dropout), nn.Linear(widths[-1], 1)) for task in tasks}
     )
 

@@ -352,6 +352,7 @@ def _table_changes(names: Sequence[str], dim: int, optimizer: str, facts: Mappin
 def _write_leading(ranker: Ranker, rows_N: Any, weight_ND: Any, state_NK: Any | None) -> None:
     """Writes rows. If the dimension changed, as many first columns as fit; without a state, it stays initial."""
     rows, dim = ranker.tables.storage, weight_ND.shape[1]
+    # Without reading first: the usual restore of a large table writes each row once.
     if dim == rows.dim and state_NK is not None:
         rows.write(rows_N, weight_ND, state_NK)
         return
@@ -369,6 +370,7 @@ def _write_leading(ranker: Ranker, rows_N: Any, weight_ND: Any, state_NK: Any | 
 
 def digest_of(folder: Path) -> str:
     """SHA-256 over names, sizes and digests of a folder's files except its manifest, as the store computes it."""
+    # The store's own formula, written here again because models can't import tasks.
     files = {}
     for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json"):
         with file.open("rb") as stream:

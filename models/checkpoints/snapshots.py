@@ -57,10 +57,12 @@ class Snapshots:
             ranker, scratch, {"position": asdict(position), "restored": restored, "statistics": statistics}
         )
         write_tensors(scratch / SCORES, scores)
+        # Before the rename, so that a crash of the machine leaves no snapshot whose bytes are missing.
         for file in scratch.iterdir():
             with file.open("rb") as stream:
                 os.fsync(stream.fileno())
         scratch.rename(self.folder / str(number))
+        # Only now: until the rename the older one was the newest that is complete.
         for old in self._numbers():
             if old < number:
                 shutil.rmtree(self.folder / str(old), ignore_errors=True)

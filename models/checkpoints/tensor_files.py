@@ -47,6 +47,7 @@ def write_tensors(file: Path, tensors: Mapping[str, npt.NDArray[Any] | Tensor | 
         header[name] = {"dtype": DTYPES[dtype.name], "shape": list(named[name].shape), "data_offsets": [position, end]}
         position = end
     text = json.dumps(header, separators=(",", ":")).encode()
+    # Spaces, as safetensors itself pads, so that the tensors begin at a multiple of 8 bytes.
     text += b" " * (-len(text) % ALIGNMENT)
     with file.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)

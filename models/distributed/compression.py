@@ -31,8 +31,8 @@ class SentBytes:
     between_nodes: int | None
 
 
-BLOCK = 256
-LOSS_BYTES = 4
+BLOCK = 256  # values that share a scale
+LOSS_BYTES = 4  # a float32
 
 
 class Codec(Protocol):
@@ -68,6 +68,8 @@ class Blocks8:
     def encode(self, gradient_WC: Tensor) -> Tensor:
         """See Codec."""
         gradient_WGK = gradient_WC.unflatten(1, (-1, BLOCK))
+        # At least TINY: a block of zeros would divide by zero. A value that is not finite makes the scale not finite,
+        # and so every decoded value of the block.
         scale_WG = (gradient_WGK.abs().amax(2) / 127).clamp(min=self.TINY)
         value_WGK = (gradient_WGK / scale_WG.unsqueeze(2)).round().nan_to_num(0).to(torch.int8)
         return torch.cat([scale_WG.view(torch.uint8), value_WGK.flatten(1).view(torch.uint8)], 1)
@@ -153,6 +155,7 @@ class GradientExchange:
         gradient_WC = functional.pad(gradient_N, (0, peers.size * width - num_weights)).view(peers.size, width)
         message_WB = codec.encode(gradient_WC)
         residual_WC = gradient_WC - codec.decode(message_WB)
+        # At full precision: by the sum of the losses all processes decide alike whether the step is skipped.
         loss_WB = loss.view(torch.uint8).expand(peers.size, LOSS_BYTES)
         received_WB = peers.all_to_all(torch.cat([loss_WB, message_WB], 1))
         loss_W = received_WB[:, :LOSS_BYTES].contiguous().view(torch.float32).flatten()

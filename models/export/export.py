@@ -106,6 +106,7 @@ def export(checkpoint: Path, samples: Path, output: Path, quantize: Quantize) ->
 
         facts: Variants = {"fp32": judged("fp32"), "int8": judged("int8"), "other": judged("other")}
         latency_ms = {name: round(_latency_ms(model, table), 3) for name, model in models.items()}
+    # Without the latencies, which differ from run to run: equal inputs give equal files.
     checkpoints.write_json(output / QUANTIZATION_FILE, {**facts, "rows": len(table)})
     del scores["other"]  # never served, so that no server has to reproduce it
     _write_reference(ranker, table, scores, output / REFERENCE_FILE)
@@ -129,6 +130,7 @@ def _write_models(
     chunks = _quantized(tables, keys_R, rows_R, bits)
     FrozenTable.from_sorted(chunks, len(keys_R), default_TD, bits).save(output / TABLE_FILE)
     # Both ascending: the result is, too.
+    # assume_unique: both are, and otherwise np.isin would look for repeated keys first.
     judged_C = np.flatnonzero(np.isin(keys_R, _keys_of(batches), assume_unique=True))
     keys_C, weight_CD = keys_R[judged_C], tables.storage.read(rows_R[judged_C])[0]
     other_bits = 4 if bits == 8 else 8

@@ -90,6 +90,7 @@ def largest_inputs(ranker: Ranker, model: OnnxModel, samples: pa.Table) -> Tenso
 def write_onnx(ranker: Ranker, file: Path, largest_I: Tensor | None = None) -> None:
     """Writes the dense part as an ONNX graph. `largest_I` smooths the first layers' inputs."""
     layout, widths = ranker.layout, ranker.network.widths
+    # At least 1e-4: a column that is 0 on all calibration rows still needs a divisor.
     divisor_I = torch.ones(sum(widths.values())) if largest_I is None else largest_I.clamp(min=1e-4).sqrt()
     module = _Serving(ranker, divisor_I).eval()
     num_embedded = len(layout.slots) + len(layout.bags)

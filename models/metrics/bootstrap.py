@@ -88,5 +88,6 @@ class _Ranking:
         positive, negative = times_drawn_N[self.positives], times_drawn_N[self.negatives]
         cumulative = np.concatenate(([0], np.cumsum(negative, dtype=np.int64)))
         pairs = int(positive.sum(dtype=np.int64)) * int(cumulative[-1])
+        # In integers, twice the wins because of the halves: exact, in whatever order they are summed.
         wins_twice = int(np.dot(positive.astype(np.int64), cumulative[self.below] + cumulative[self.up_to]))
         return wins_twice / (2 * pairs) if pairs else float("nan")

@@ -114,7 +114,9 @@ def calibration_interval(groups: Array, labels: Array, scores: Array, *, confide
     b = label_G.sum() * score_G.sum() - z2 * (label_G * score_G).sum()
     d = score_G.sum() ** 2 - z2 * (score_G**2).sum()
     root = np.sqrt(max(b * b - a * d, 0.0))
+    # The smaller end as d / (b + root): b - root would cancel digits, and may stand over an a of zero.
     low = 0.0 if d <= 0 else float(d / (b + root)) if b + root > 0 else float("inf")
+    # Where a is not positive, even a sum of labels of zero may be chance: the ratio has no upper end.
     high = float((b + root) / a) if a > 0 else float("inf")
     positives = float(label_G.sum())
     if positives >= FEW_POSITIVES:
@@ -144,6 +146,7 @@ def expected_calibration_error(labels: Array, scores: Array, *, num_bins: int = 
     labels, scores = _floats(labels), _floats(scores)
     if not len(labels) or np.isnan(scores).any():
         return float("nan")
+    # A score of exactly 1 belongs to the last bin.
     bin_N = np.clip((scores * num_bins).astype(np.int64), 0, num_bins - 1)
     gap_B = np.bincount(bin_N, scores - labels, minlength=num_bins)
     return float(np.abs(gap_B).sum() / len(labels))

@@ -38,7 +38,7 @@ class LossScaler:
     steps. Only float16 needs it. Other types keep scale 1 and also skip such steps.
     """
 
-    GROW_AFTER = 2000
+    GROW_AFTER = 2000  # like the first scale of 2^16 the default of torch's GradScaler
     LARGEST = 2.0**24
 
     scale: float = 1.0

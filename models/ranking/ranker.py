@@ -107,6 +107,7 @@ class Ranker:
         self.replica.working.train()
         self.replica.refresh()
         while (batch := waiting[0]) is not None:
+            # Here, while no other batch is in flight: the next one is looked up inside of `_step`.
             self.tables.make_room(batch.lookup.rows_U)
             yield len(batch), self._step(batch, prepare_next)
 
@@ -195,6 +196,7 @@ class Ranker:
     def _seed(self) -> int:
         """The seed of the batch's dropout. Each micro-batch adds its number."""
         # Skipped steps count too, or the batch after one would draw the same dropout again.
+        # The last factor leaves room for the number of a micro-batch, so that no two of them share a seed.
         return (self.train.seed * 1_000_003 + self.steps + self.scaler.skipped) * 65_537
 
     def _begin_update(self, gradient: Tensor, norm: float, unscale: float) -> tuple[Step, float]:

@@ -36,6 +36,7 @@ class ThreadPool:
         for begin in self._begin:
             begin.release()
         self._drain(self._tasks)
+        # All helpers, also those that found no task: each must wait again before the next run begins.
         for _ in self._begin:
             self._done.acquire()
         if self._error is not None:

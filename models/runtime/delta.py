@@ -158,6 +158,7 @@ def apply_delta(base: Path, delta: Path, output: Path) -> DeltaFacts:
         for name, digest in facts["files"].items():
             if name != ROWS_FILE:
                 _copy(delta / name, folder / name, digest)
+        # Proven before it takes its place: the result must be the target, byte for byte.
         read_serving(folder, facts["target"])
     return facts
 
@@ -181,6 +182,7 @@ def _ranges(*keys: Ints) -> Iterator[tuple[slice, ...]]:
     num_ranges = max(map(len, keys)) // CHUNK_ROWS + 1
     before = [0] * len(keys)
     for number in range(1, num_ranges + 1):
+        # Keys are signed 64-bit numbers; the product is wider, which only Python's own integers hold.
         bound = (number << 64) // num_ranges - (1 << 63)
         ends = [int(np.searchsorted(k, bound)) for k in keys] if number < num_ranges else list(map(len, keys))
         yield tuple(slice(begin, end) for begin, end in zip(before, ends, strict=True))
@@ -255,8 +257,10 @@ def _read_rows(file: Path, facts: DeltaFacts, old: FrozenTable) -> Rows:
 
 def _copy(source: Path, target: Path, digest: str | None = None) -> None:
     """Copies a regular file; with `digest` only a file that has it."""
+    # x: never through a file or symlink that is there already.
     with open_regular(source) as stream, target.open("xb") as out:
         shutil.copyfileobj(stream, out)
+    # Of the copy: the source may change after a look at it.
     if digest is not None:
         check_digest(target, digest)
 

@@ -74,6 +74,7 @@ def embed(dim: int, bits: int) -> Callable[..., Any]:
                     prefetch(rows_RW, row_C[i] * width)
                     prefetch(rows_RW, row_C[i] * width + width - 1)
                 for i in range(size):
+                    # A loop, because a sample with an empty bag ends where it begins.
                     while begin + i == end:
                         first, sample = end, sample + 1
                         end = load_int64(offsets_F[f], sample + 1)
@@ -83,6 +84,7 @@ def embed(dim: int, bits: int) -> Callable[..., Any]:
                     elif bits == 32:
                         weights = load(rows_RW, row_C[i] * width, dim) * fill(share, dim)
                     else:
+                        # total(): a vector of one lane as a number.
                         scale = total(load_bf16(rows_RW, row_C[i] * width, 1))
                         if bits == 8:
                             whole = load_int8(rows_RW, row_C[i] * width + SCALE_BYTES, dim)

@@ -175,7 +175,7 @@ class FrozenTable:
             np.array(table_F, np.int64),
             self.keys_R,
             self.starts,
-            65 - len(self.starts).bit_length(),
+            65 - len(self.starts).bit_length(),  # 64 - b: there are 2^b + 1 starts
             self.rows_RW,
             self.default_TD,
             emb_BFD,
@@ -194,8 +194,10 @@ def quantize_rows(weight_ND: Floats, bits: int) -> Bytes:
     if not np.isfinite(largest_N).all():
         raise ValueError(f"row {int(np.argmin(np.isfinite(largest_N)))} has a weight that is not finite; train again")
     most = np.float32((1 << (bits - 1)) - 1)
+    # Adding 0xFFFF before the lower half is cut off rounds up.
     half_N = ((largest_N / most).view(np.uint32) + np.uint32(0xFFFF)) >> np.uint32(16)
     scale_N = (half_N << np.uint32(16)).view(np.float32)
+    # A row of zeros has the scale 0.
     divisor_N = np.where(scale_N > 0, scale_N, np.float32(1))
     whole_ND = np.rint(weight_ND / divisor_N[:, None]).astype(np.int8).view(np.uint8)
     if bits == 4:
@@ -256,6 +258,7 @@ def _mapped(file: Path) -> tuple[dict[str, npt.NDArray[Any]], int]:
         num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
         if facts["dtype"] != code:
             raise ValueError(f"{name} are {facts['dtype']}, not {code}")
+        # Proven here, because kernels read these arrays without bounds.
         if min([0, first, *shape]) < 0 or end - first != num_bytes or begin + end > len(memory):
             raise ValueError(f"{name} of shape {shape} at {first} to {end} of {len(memory) - begin} bytes")
         arrays[name] = np.frombuffer(memory, dtype, math.prod(shape), begin + first).reshape(shape)

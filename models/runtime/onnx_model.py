@@ -56,7 +56,7 @@ class OnnxModel:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 3  # errors alone
         try:
             self._session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors have no class in common
@@ -106,6 +106,7 @@ def read_serving(folder: Path, digest: str | None = None) -> ServingFacts:
     try:
         if digest is not None:
             check_digest(place, digest)
+        # The format before the rest: another one has other keys, and would be called damaged.
         version = read_record_file(place, ServingFormat, FETCH, extra="ignore")["format"]
         if version != FORMAT:
             raise CorruptError(f"{place}: format {version}; this code reads {FORMAT}; {FETCH}")

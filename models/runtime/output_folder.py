@@ -28,7 +28,9 @@ def written_whole(output: Path) -> Iterator[Path]:
     aside, lock = _locked_folder(output.parent, prefix)
     try:
         yield aside
+        # Before the rename: else a crash of the machine could leave a whole folder of empty files.
         _sync(aside)
+        # mkdtemp makes a folder that its owner alone can read.
         aside.chmod(0o755)
         try:
             aside.rename(output)  # onto an empty folder at most
@@ -60,6 +62,7 @@ def _locked_folder(parent: Path, prefix: str) -> tuple[Path, int]:
         except FileNotFoundError:  # taken for a leftover before it had its lock
             continue
         fcntl.flock(lock, fcntl.LOCK_EX)
+        # The folder may be gone: another run may have locked and removed it just before.
         if folder.exists():
             return folder, lock
         os.close(lock)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from feature_jobs.schema import Embedding
 from models.sparse.id_map import Flags, Ints, Rows
 
-SKETCH_CELLS = 1 << 24
+SKETCH_CELLS = 1 << 24  # bytes: one for each cell
 KEEP_SHARE = 0.9  # of the capacity is kept: an eviction sweeps all keys, so it should be rare
 
 

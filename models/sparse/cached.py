@@ -44,6 +44,7 @@ class CachedRows:
         self._batch_C = np.zeros(num_places, np.int64)  # the last batch that used the place
         self._uses_C = np.zeros(num_places, np.uint8)
         self._hand, self._batch, self._num_before = 0, FIRST_BATCH, 0
+        # While it is free, the lists of places say of each row whether the cache or its record has the newest values.
         self._lock = threading.Lock()
 
     def reset(self, rows_F: Rows, keys_F: Ints) -> None:
@@ -51,6 +52,7 @@ class CachedRows:
         flight."""
         with self._lock:
             places_F = self._place_R[rows_F]
+            # Not written back: the row begins again.
             self._row_C[places_F[places_F > 0] - 1] = -1
             self._place_R[rows_F] = 0
             for part in _chunks(len(rows_F)):
@@ -68,6 +70,7 @@ class CachedRows:
             num_missing, num_shared = kernels.find(
                 rows_U, self._place_R, self._batch_C, self._uses_C, self._batch, places_U, missing_M
             )
+            # The rows of the previous batch stay, too: its update may still run.
             num_needed = len(rows_U) + self._num_before - num_shared
             if num_needed > len(self._row_C):
                 raise BadInputError(

@@ -104,6 +104,7 @@ def resolve(
 def _admit(counts, key, threshold):
     """Counts a key in the sketch (conservative update, two cells per key). True if its estimate reaches `threshold`."""
     mask = np.int64(counts.size - 1)
+    # Keys are hashes: two ranges of their bits serve as two hash functions.
     first, second = (key >> 20) & mask, (key >> 36) & mask
     estimate = min(counts[first], counts[second])
     if estimate + 1 >= threshold:

@@ -30,6 +30,7 @@ def factorization_forward(dim: int, half: bool) -> Callable[..., Any]:
                 added = added + row
                 squared = squared + row * row
             store(sum_BD, b * dim, added)
+            # All pairs as ((Σ x)² - Σ x²) / 2 (Rendle 2010): linear in the number of features, not quadratic.
             term_B[b] = total(added * added - squared) / np.float32(2)
 
     return kernel

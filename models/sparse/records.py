@@ -70,6 +70,7 @@ class FileRecords:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 (open as long as this object)
         self._file.truncate(num_rows * width * 4)  # a sparse file: takes no space until written
+        # Without read-ahead, which would fill the page cache with rows that were not asked for.
         os.posix_fadvise(self.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
 
     def fileno(self) -> int:

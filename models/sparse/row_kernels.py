@@ -43,6 +43,8 @@ def group(place_N, num_slots, num_features, segment_V, places_U, offsets_U, segm
     in `segment_V`. Also writes places_BS [B, num_slots], sample by sample. `offsets_U` starts as U + 2 zeros.
     """
     num_samples = places_BS.shape[0]
+    # A counting sort. Counts stand two places ahead, so that while segments are filled in, offsets_U[u + 1] is the
+    # next free place of row u, and afterwards its end.
     for place in place_N:
         offsets_U[place + 2] += 1
     for u in range(1, places_U.size + 1):

@@ -127,4 +127,5 @@ class HostRows:
 
 
 def _bound(dim: int) -> float:
+    # Values uniform in ±b have a variance of b² / 3, so D of them have a norm of about b · √(D / 3).
     return float(INITIAL_SCALE * (3 / dim) ** 0.5)

@@ -288,6 +288,7 @@ class ShardedRows:
                 QCommsConfig(forward_precision=communication, backward_precision=communication), device=self.device
             ),
         )
+        # meta: without memory, because each process allocates only its own shards.
         collection = EmbeddingBagCollection(tables, device=torch.device("meta"))
         plan = self._planned(collection, sharder) if settings.planner else self._plan(collection, sharder, kinds)
         self._kinds = [plan[f"t{table}"].sharding_type for table in range(len(tables))]

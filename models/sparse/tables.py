@@ -125,6 +125,7 @@ class DynamicTables:
         Never evicts rows `keep_U`. A reused row is reinitialised. Returns the number of evicted rows.
         """
         full = [s.capacity is not None and self.rows_T[t] > s.capacity for t, s in enumerate(self.settings)]
+        # Most batches end here: an eviction sweeps all keys.
         if not any(full) and not (over is not None and any(s.ttl_days for s in self.settings)):
             return 0
         keys_R, rows_R = self.ids.items()

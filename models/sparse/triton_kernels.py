@@ -114,9 +114,11 @@ def _update(
     gradient *= unscale
     if CLIPPED:
         norm = tl.sqrt(tl.sum(gradient * gradient, 0))
+        # A row whose gradient is 0 divides by 0 here; `where` does not take that value.
         gradient *= tl.where(norm > clip, clip / norm, 1.0)
     row = tl.load(places + u).to(tl.int64)
     weight = tl.load(weights + row * DIM + d, mask=inside, other=0.0)
+    # The numbers of `row_kernels.RULES`: compiled code can't look names up.
     if RULE == 0:
         squares = tl.load(states + row) + tl.sum(gradient * gradient, 0) / DIM
         tl.store(states + row, squares)

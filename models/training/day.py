@@ -88,7 +88,7 @@ class TrainMetrics(TypedDict, total=False):
 
 
 KEYS = ["key.event_time", "key.event_row", "key.user"]
-PREDICTIONS_ROWS = 1_000_000
+PREDICTIONS_ROWS = 1_000_000  # in memory at a time
 
 
 def train_day(job: TrainJob, group: Group | None = None) -> TrainMetrics:
@@ -224,6 +224,7 @@ class _Day:
     def _blocks(self, begin: int, end: int, skip: int = 0) -> Iterator[Block]:
         layout, tasks = self.ranker.layout, self.ranker.tasks
         columns = layout.columns + [f"label.{task}" for task in tasks]
+        # Blocks that a killed run has learned are read and dropped, but not encoded.
         tables = read_blocks(self.parquet, begin, end, self.scenario.train.shuffle_rows, columns)
         return encoded_blocks(itertools.islice(tables, skip, None), layout, tasks)
 

@@ -58,6 +58,7 @@ def footprint(scenario: Scenario, parent: Path | None) -> Footprint:
     """
     layout, model, train = Layout.from_scenario(scenario), scenario.model, scenario.train
     names, dim = layout.namespaces, model.embedding_dim
+    # The network alone: a ranker would allocate tables.
     network = Network(layout, scenario.tasks, model)
     found = None
     if parent is not None:

@@ -70,7 +70,9 @@ def _start(job: TrainJob, folder: Path, nodes: Nodes) -> None:
     distributed = job.scenario.train.distributed
     num_local = nodes.share(distributed.ranks)
     store = nodes.meet(distributed.timeout_s)
+    # Port 0: the kernel chooses a free one, so that several trainings can run on a machine.
     one = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "local_addr": "127.0.0.1", "run_id": folder.name}
+    # Static, as c10d would give the nodes ranks in an order of its own, and node 0 is the one that holds the store.
     several = {
         "rdzv_backend": "static",
         "rdzv_endpoint": f"{nodes.address}:{nodes.port}",
@@ -149,9 +151,11 @@ def _cause_of_all(cause: Exception, lost: bool, nodes: Nodes, store: TCPStore | 
 
 def main(folder: Path) -> None:
     """Runs the job in one process. torchrun's variables say which rank it is."""
+    # A killed agent can't end its ranks itself.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     logging.disable(logging.WARNING)  # TorchRec logs notes for its own developers
     warnings.simplefilter("ignore")
+    # On one node over the loopback: gloo would listen at the address of the machine's name.
     if os.environ["GROUP_WORLD_SIZE"] == "1":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
@@ -162,6 +166,7 @@ def main(folder: Path) -> None:
     try:
         with joined(job.scenario.train.distributed.timeout_s) as group:
             _check_same_inputs(job, group)
+            # Reading a snapshot is collective, and only node 0 may have a folder: all ranks follow rank 0.
             if not group.broadcast_number(int(job.resume is not None)):
                 job = replace(job, resume=None)
             result = train_day(job, group)
@@ -169,6 +174,7 @@ def main(folder: Path) -> None:
     except RecloopError as error:
         file = folder / ERRORS.replace("*", os.environ["RANK"])
         file.with_suffix(".part").write_text(json.dumps({"type": type(error).__name__, "message": str(error)}))
+        # Whole or not at all, as the agent may read it at any moment.
         file.with_suffix(".part").rename(file)
         sys.exit(error.exit_code)
     except RuntimeError as error:
@@ -188,6 +194,7 @@ def _check_same_inputs(job: TrainJob, group: Group) -> None:
     inputs = [folder and folder.name for folder in (job.samples, job.parent)]
     scenario = job.scenario.model_dump(mode="json", by_alias=True)
     compared = json.dumps([{**scenario, "data": None}, job.ds, inputs], sort_keys=True)
+    # 7 bytes, as a tensor's integers are signed 64-bit numbers.
     digest = hashlib.blake2b(compared.encode(), digest_size=7).digest()
     digests_W1 = group.all_gather(torch.tensor([int.from_bytes(digest)]))
     if (digests_W1 != digests_W1[0]).any():

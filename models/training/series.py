@@ -50,6 +50,7 @@ class Series:
         else:
             self._points.append(batch)
         if len(self._points) > MAX_POINTS:
+            # An odd number of points: the last one is joined with an empty one.
             halves = zip(self._points[::2], [*self._points[1::2], _Point()], strict=True)
             self._points = [left.and_then(right) for left, right in halves]
             self._batches_per_point *= 2

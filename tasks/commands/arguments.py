@@ -45,6 +45,7 @@ def is_given(context: click.Context, path: object) -> bool:
 def remember(path: Path) -> None:
     """Adds a path to those that the user gave."""
     context = click.get_current_context()
+    # Both forms, because the system's error names the path as it was opened.
     context.meta.setdefault(_GIVEN, []).extend([path.absolute(), resolved(path)])
 
 
@@ -99,6 +100,7 @@ def store(word: str) -> str:
 
 
 def _problem(text: str, place: Path, wanted: Wanted, exists: bool) -> str | None:
+    # As a path it would be a folder that does not exist yet, and so be accepted.
     if "://" in text:
         return f"{text}: is a URL, not a {wanted}; give a path"
     try:

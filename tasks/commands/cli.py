@@ -1,5 +1,6 @@
 """The `recloop` command: whole days, every step, and what a person asks of a running loop."""
 
+# Each module adds its commands to `main` when it is imported.
 from tasks.commands import days, steps, storage, tries, versions
 from tasks.commands.common import main
 

@@ -65,6 +65,7 @@ class Commands(click.Group):
             click.secho("recloop: interrupted; what is committed stands", err=True, fg="red")
             ctx.exit(INTERRUPTED)
         except OSError as error:
+            # A rename or a link that fails names two paths.
             place = next((path for path in (error.filename, error.filename2) if arguments.is_given(ctx, path)), None)
             if error.errno not in REMEDIES and place is None:
                 raise
@@ -92,6 +93,7 @@ def main() -> None:
     Try an idea:     recloop try -s movielens --set model.architecture=dcnv2
     See what is:     recloop status -s movielens
     """
+    # Before torch is loaded, which reads it. Beside a busy process, threads that spin made lookups 50 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings of a lost peer bring a stack of C++ each
 
@@ -105,6 +107,7 @@ class Context:
         self._file, self._data = scenario_file(scenario), data
         self.overrides: dict[str, Any] = dict(read_setting(text, "--set") for text in settings)
         self.scenario: Scenario = self.with_overrides(self.overrides)
+        # What the system says of it later is then bad input, not a defect of ours.
         arguments.remember(Path(self.scenario.data.path))
         self.store: ScenarioStore = open_store(store, self.scenario.name, self.scenario.option)
         self.as_json = as_json
@@ -220,6 +223,7 @@ def with_context(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--no-track", is_flag=True, envvar="RECLOOP_NO_TRACK", help="Show nothing in MLflow."),
         click.option("--json", "as_json", is_flag=True, help="Print JSON for programs, nothing for people."),
     ]
+    # Reversed, because each call puts its option before those that are there.
     for option in reversed(options):
         call = option(call)
     return call

@@ -38,6 +38,7 @@ def scenario_days(scenario: Scenario, ds: str | None, first: str | None, last: s
         raise BadInputError(
             f"{first or scenario.data.days.first} to {last}: {len(days):,} days; choose 1 to {MAX_DAYS:,}"
         )
+    # The ends are enough: days between them lie inside, too, and skipped ones are left out already.
     for day in (days[0], days[-1]):
         check_day(scenario, day)
     return days
@@ -146,6 +147,7 @@ def _print_end(context: Context, days: list[str]) -> None:
     begun = [ds for ds in days if any(context.store.find(name, ds) for name in DAILY)]
     if not begun:
         return
+    # crop: below the table commands are named, which must be whole to be copied.
     Console(stderr=True, highlight=False).print(day_table(context.scenario, context.store, begun), crop=False)
     changed = {ds: steps for ds in begun if (steps := changed_steps(context.scenario, context.store, ds))}
     for ds, steps in changed.items():

@@ -31,6 +31,7 @@ def gc(context: Context, *, delete: bool, keep_days: int | None) -> None:
 
     days = keep_days or context.scenario.store.keep_days
     found, left = garbage(context.scenario, context.store, days), leftovers(context.store)
+    # Without a number of days there can still be files of days that users were left out of.
     if days is None and not found.commits:
         raise BadInputError(
             f"{context.scenario.file}: store.keep_days is not set, so every day is kept; set it, or give --keep-days"
@@ -82,6 +83,7 @@ def forget(context: Context, *, users: tuple[str, ...], file: Path | None, yes: 
     if not ids:
         raise click.UsageError("name the users: --user ID, or --users FILE")
     cost = cost_of(context.scenario, context.store, ids)
+    # With --json a call prints one document, so the cost is in the one at the end.
     if not yes or not context.as_json:
         context.show({"done": False, **asdict(cost)}, "\n".join(_cost_lines(context, cost, yes=yes)))
     if not yes:

@@ -26,7 +26,7 @@ from tasks.tracking.files import VERSION_FILE
 STEP_WIDTH = max(map(len, STEPS))
 SHOWN = ("auc", "num_rows")
 SHOWN_IF_ANY = ("quarantined", "undated", "duplicates")
-MOST_NUMBERS = 8
+MOST_NUMBERS = 8  # of a line
 METRICS = ("auc", "gauc", "normalized_entropy", "calibration")
 
 

@@ -71,6 +71,7 @@ def try_(
         _track(context, found)
     seconds = round(time.perf_counter() - begun, 1)
     context.show({"tries": [asdict(one) for one in found], "seconds": seconds}, "\n".join(_try_lines(found, seconds)))
+    # The first failure decides the code; the tries that ended well stand.
     click.get_current_context().exit(next((one.exit_code for one in found if one.error), 0))
 
 
@@ -103,6 +104,7 @@ def _variants(context: Context, texts: Sequence[str]) -> list[Variant]:
     given: list[tuple[str | None, dict[str, Any]]] = [parse_variant(text) for text in texts] or [(None, {})]
     found = []
     for name, own in given:
+        # A variant's own value wins over that of --set.
         changes = {**context.overrides, **own}
         try:
             scenario = context.with_overrides(changes)
@@ -175,6 +177,7 @@ def _side(context: Context, name: str) -> Side:
         generation, newest = int(name[1:]), store.generation
         if generation > newest:
             raise BadInputError(f"{store.url}: no generation {name}; the newest is g{newest}")
+    # These names first: a try can't have one of them.
     is_day = re.fullmatch(r"\d{4}-\d\d-\d\d", name)
     if generation is None and name != COMMITTED and not is_day:
         return load_side(store, name)
@@ -225,6 +228,7 @@ def _track(context: Context, found: Sequence[Try]) -> None:
         try:
             record_try(TryRun(context.scenario, one.name, one.key, params, _metrics(one), one.seconds))
         except RecloopError as error:
+            # And nothing is asked for the others: each would wait for MLflow as long.
             click.secho(f"not shown in MLflow (an equal try later shows it): {error}", err=True, fg="yellow")
             return
         context.store.put_if_absent(mark, b"")  # asking MLflow about each try again would cost seconds

@@ -151,6 +151,7 @@ def _without_score(day: ScoredDay) -> list[str]:
 
     if not day.holdout_N.any():
         return ["the challenger has no score on any row of the holdout"]
+    # The holdout is the end of the day: from its first scored row on, each row must have a score.
     first = int(np.argmax(day.holdout_N))
     counts = {task: int(np.isnan(scores[first:]).sum()) for task, scores in day.gate.items()}
     return [
@@ -286,6 +287,7 @@ def judge_scores(scenario: Scenario, facts: Comparison, min_rows: int | None = N
     from models.metrics.judgement import Evidence, calibration_numbers, judge_calibration
 
     rules, ours = scenario.deploy, facts["challenger"]
+    # NaN and infinity are null in a file, so the numbers are read back first: `facts` may come from either.
     return judge_calibration(
         *calibration_numbers(ours["calibration"], ours["calibration_interval"]),
         rows=facts["rows"],

@@ -52,6 +52,7 @@ def draw_history(points: list[DayQuality]) -> str | None:
         axes.plot(range(len(days)), [_nan(aucs.get(d)) for d in days], marker="o", ms=4, color=color, label=task)
     every = max(1, len(days) // 10)
     axes.set_xticks(range(0, len(days), every), days[::every])
+    # Half a day on each side: a chain of one day would have no width.
     axes.set_xlim(-0.3, max(len(days) - 0.7, 0.3))
     axes.set_ylabel("AUC")
     axes.legend(ncols=len(tasks), loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0)
@@ -84,6 +85,7 @@ def draw_histogram(day: ScoredDay, champion: Scores | None) -> str:
         top = max([float(scores.max()) for *_, scores in sides if len(scores)], default=1.0)
         bins = min(40, max(10, max(len(scores) for *_, scores in sides) // 20))
         for name, color, _, scores in sides:
+            # One range for both models: bins of two ranges can't be compared.
             counts, edges = np.histogram(scores, bins=bins, range=(0.0, top or 1.0))
             filled = name == "champion"
             axes.stairs(
@@ -114,6 +116,7 @@ def draw_drift(checks: Mapping[str, Any]) -> str | None:
     limit = known[names[0]].get("limit")
     if limit is not None:
         axes.axvline(limit, color=LIMIT, ls="--", lw=1)
+    # or 1: where all values are 0, the axis still needs a length.
     axes.set_xlim(0, max([*values, limit or 0]) * 1.08 or 1)
     axes.set_xlabel("population stability index")
     axes.grid(visible=False, axis="y")

@@ -87,6 +87,7 @@ def _readable(store: ScenarioStore) -> Iterator[Commit]:
 def _with_files(store: ScenarioStore, commits: list[Commit]) -> Iterator[Commit]:
     """The commits of which at least one file is still there."""
     keys = {commit: [f"{commit.key}/{name}" for name in commit.manifest["files"]] for commit in commits}
+    # A listing for each depth, not a question for each file: in an object store that would be a request each.
     depths = {key.count("/") + 1 for of_commit in keys.values() for key in of_commit}
     there = {key for depth in depths for key in store.keys("/".join(["g*", *["*"] * (depth - 1)]))}
     return (commit for commit in commits if not there.isdisjoint(keys[commit]))
@@ -113,6 +114,7 @@ def _needed(scenario: Scenario, store: ScenarioStore, recent: list[str]) -> Iter
     champions = ChampionLog(store)
     current = champions.current()
     for entry in [*([current] if current else []), *champions.rollback_targets(scenario.deploy.keep_versions)]:
+        # The checkpoint and what was made of it: a rollback proves its export and its registration.
         for name in DAILY:
             if name in LINK_STEPS or _comes_after(name, LINK_STEPS):
                 yield from _found(store, name, entry.ds, entry.generation)

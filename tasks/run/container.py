@@ -32,7 +32,7 @@ from tasks.store.scenario_store import ScenarioStore
 if TYPE_CHECKING:
     from docker import APIClient
 
-NOBODY = 10001
+NOBODY = 10001  # the user of our images
 PIDS = 512
 GIB = 1 << 30
 KILLED = 128  # an exit code above says which signal ended it
@@ -106,6 +106,7 @@ class ContainerLauncher:
             name = self._settings.image_of(declared)
             raise BadInputError(f"{name}: no such image on this engine; build it (make images) or pull it") from None
         except (docker.errors.DockerException, requests.RequestException) as error:
+            # The engine would refuse the same call again, so a retry is of no use.
             if isinstance(error, docker.errors.APIError) and error.is_client_error():
                 refusal = (
                     f"the container engine at {engine_address()} refuses {declared.name}: {error.explanation or error}"
@@ -120,6 +121,7 @@ class ContainerLauncher:
         host = client.create_host_config(
             mounts=mounts_of(declared, call, writable),
             read_only=True,
+            # The kernel counts what lies there as the container's memory, so a larger bound would mean nothing.
             tmpfs={TMP: f"rw,noexec,nosuid,nodev,size={memory_bytes},mode=1777"},
             cap_drop=["ALL"],
             security_opt=["no-new-privileges:true"],
@@ -139,6 +141,7 @@ class ContainerLauncher:
             command=["exec-step"],
             stdin_open=True,
             user=f"{uid}:{gid}",
+            # OpenMP counts the cores of the host, not the container's limit, and would start a thread for each.
             environment={"OMP_NUM_THREADS": str(resources.threads)},
             labels={"recloop.scenario": scenario.name, "recloop.step": declared.name, "recloop.ds": call.config.ds},
             host_config=host,
@@ -191,6 +194,8 @@ class _Run:
         import requests
 
         with contextlib.suppress(requests.RequestException):
+            # next-exit: by default a container that was never started counts as ended.
+            # No timeout: a training may take hours.
             self._code = self._client.wait(self._container, condition="next-exit", timeout=None)["StatusCode"]
 
     def ran_out_of_memory(self, code: int) -> bool:

@@ -117,6 +117,7 @@ def exec_step() -> int:
             raise BadInputError(f"stdin: step: {asked['step'][:80]!r} is not a step; choose of {', '.join(STEPS)}")
         _check_code(declared, asked["code"])
         request = read_record(line, Request, "stdin", REMEDY)
+        # Before the step's modules are imported: libraries read their settings then.
         os.environ.update(request["environment"])
         # The pipe's end shows that the caller is gone, also where it was killed and could stop no container.
         threading.Thread(target=_end_with, args=(sys.stdin,), daemon=True).start()

@@ -79,6 +79,7 @@ def cost_of(scenario: Scenario, store: ScenarioStore, users: Users) -> Cost:
             " of these users beside it; first give the command that began it, with its ids"
         )
     if not held:
+        # A call that was killed after it wrote the days finds no rows any more, and has its days to compute.
         resumed = newest.forgets and is_unfinished(scenario, store)
         days = _days(scenario, newest.from_ds or "", newest.to_ds or "") if resumed else []
         return Cost(len(users), days=days, resumed=resumed)
@@ -211,9 +212,11 @@ def begin_forgetting(scenario: Scenario, store: ScenarioStore, users: Users, cos
     with store.scratch() as scratch:
         ready = list(_Preparation(scenario, store, users, base, scratch, launcher).outputs(cost.days))
         if not cost.resumed:
+            # A day that was committed since the cost was computed has to be written again, too.
             if _days(scenario, cost.first, _newest(store)) != cost.days:
                 raise RetryLaterError(f"{store.url}: another run committed a day just now; give the same command again")
             generation = store.new_generation(cost.first, REASON, cost.days[-1], forgets=True, after=base)
+        # Before the days are committed: when all of them stand, the same command finds nothing left to do here.
         for key in _aside(store, cost.first or cost.days[0]):
             _remove(store, key)
         _forget_messages(store, users)
@@ -276,6 +279,7 @@ class _Preparation:
         manifest, folder = commit.manifest, self.scratch / commit.ds / declared.name
         facts: Facts = {
             "scenario": self.scenario.name,
+            # Made from the older output, not from the source.
             "inputs": {declared.writes: commit.digest},
             "sources": [commit.source],
             "config": manifest.get("config", ""),
@@ -365,6 +369,7 @@ def erase_from_registry(scenario: Scenario, store: ScenarioStore) -> Erased:
     serves = {v["version"] for v in gone} & {current.version} if current else set()
     erased = [version["version"] for version in gone if version["version"] not in serves]
     forgotten = [commit for commit in store.commits() if is_forgotten(store, commit.ds, commit.generation)]
+    # First the records: from them MLflow would be filled again with what is deleted below.
     for commit in forgotten:
         store.objects.delete(record_key(commit.generation, commit.ds, commit.step))
     tracking.erase_versions(scenario, erased, is_over)

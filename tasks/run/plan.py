@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from models.training.footprint import Footprint, TableFootprint
 
 MOST_NAMES = 6
-TRAINS = WRITERS["checkpoint"]
+TRAINS = WRITERS["checkpoint"]  # by its output: generic code names no step
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ def _state(name: str, scenario: Scenario, ds: str, store: ScenarioStore, planned
         return StepPlan("blocked", str(refused))
     before = [step for step in upstream(name) if store.find(step, ds) is None]
     for error in _missing_days(name, scenario, ds, store):
+        # A day that the same run computes before is not missing.
         if error.ds not in planned:
             return StepPlan("blocked", str(error))
     return StepPlan("run", f"after {', '.join(before)}" if before else "")
@@ -98,6 +99,7 @@ def _state(name: str, scenario: Scenario, ds: str, store: ScenarioStore, planned
 def blocked_step(steps: Sequence[str], scenario: Scenario, ds: str, store: ScenarioStore) -> Blocked | None:
     """The first of the steps that can't run on a day, however much of it is done: an earlier day is missing, or its
     source must not be read."""
+    # Before a missing day, whose remedy would run into this refusal.
     for name in (name for name in steps if store.find(name, ds) is None):
         if refused := _refused_source(name, scenario, ds, store):
             return Blocked(name, refused)
@@ -125,6 +127,7 @@ def _missing_days(name: str, scenario: Scenario, ds: str, store: ScenarioStore) 
         try:
             resolve_inputs(replace(STEPS[name], reads={argument: source}), scenario, ds, store)
         except ParentMissingError as error:
+            # What is missing of the day itself, the run computes first.
             if error.ds != ds:
                 yield error
 
@@ -169,6 +172,7 @@ def plan_training(scenario: Scenario, store: ScenarioStore, plans: list[DayPlan]
     """What the first training of the planned days would begin with; where all are done, that of the next day."""
     from models.training.footprint import footprint
 
+    # The day that learns first: later ones start from what it makes.
     ds = next((day.ds for day in plans if day.steps[TRAINS].state != "done"), None)
     parent = store.find(TRAINS, plans[-1].ds) if ds is None else _newest_before(scenario, store, ds)
     named: Parent | None = {"ds": parent.ds, "digest": parent.digest} if parent else None

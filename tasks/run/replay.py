@@ -69,6 +69,7 @@ def begin_replay(
             f" earlier day whose day before is kept, or at {scenario.data.days.first}"
         )
     days = day_range(scenario, first, last or newest)
+    # One that goes on was allowed when it began.
     if not resumed and not source_cleaned:
         _refuse_left_out(store, days)
     generation = open_one.number if resumed else store.new_generation(first, reason, last or newest)

@@ -18,6 +18,7 @@ def sampled_resources() -> Iterator[dict[str, list[float]]]:
 
     samples: dict[str, list[float]] = {"cpu_utilization_percentage": [], "system_memory_usage_megabytes": []}
     process, stop = psutil.Process(os.getpid()), threading.Event()
+    # The first call returns 0 and begins the interval that the next one measures.
     process.cpu_percent()
 
     def sample() -> None:

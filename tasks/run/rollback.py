@@ -55,6 +55,7 @@ def rollback(scenario: Scenario, store: ScenarioStore, to_version: str | None = 
         text = f"version {current.version} is the champion already"
         return ChampionChange(False, current.version, current.version, text, current)
     target = _target(scenario, log, to_version)
+    # Before the log is written, because a record of it can't be taken back.
     _require_loads(scenario, store, target)
     # Compare-and-swap: a deploy that promoted since then makes it fail instead of being undone unseen.
     entry = log.promote(current.sequence, replace(target, kind="rollback", chain_head=_head(store)))
@@ -214,6 +215,7 @@ def status_facts(scenario: Scenario, store: ScenarioStore) -> ServingStatus:
     try:
         corrected = tracking.mirror_alias(log)
         facts["versions"] = tracking.versions(scenario.model_name)
+    # The store's own facts are shown also where MLflow is down.
     except RecloopError as error:
         facts["mlflow"] = str(error)
         return facts

@@ -186,7 +186,7 @@ def _help(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Lau
     if commit is not None:
         return _already_done(commit)
     inputs = _proven_inputs(declared, config, store)
-    resume = store.objects.scratch.resume_place(*_resume_key(declared, config, inputs))
+    resume = store.objects.scratch.resume_place(*_resume_key(declared, config, inputs))  # the leader's: no lock
     with tempfile.TemporaryDirectory(prefix="recloop-help-") as output:
         call = Call(replace(config, resume=resume), _folders(inputs), Path(output))
         ran = _launch(launcher, declared, call, inputs, store)
@@ -259,7 +259,7 @@ def _resume_folder(
 
 
 def _resume_key(declared: Step, config: DayConfig, inputs: Mapping[str, Found]) -> tuple[str, str]:
-    facts = facts_of_run(declared, config.scenario, inputs, None)
+    facts = facts_of_run(declared, config.scenario, inputs, None)  # progress of other inputs or code gives other bytes
     return f"{config.ds}.{declared.name}", sha256_of(canonical_json(facts))
 
 

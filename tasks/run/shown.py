@@ -18,7 +18,7 @@ from tasks.steps import STEPS
 from tasks.store.keys import ALL_RECORDS, ALL_TRACKED, commit_key, place_of_record, tracked_key
 from tasks.store.scenario_store import Commit, ScenarioStore
 
-WORTH_AN_IMPORT_S = 20.0
+WORTH_AN_IMPORT_S = 20.0  # beside so long a step the import costs little
 
 
 def not_shown(store: ScenarioStore) -> list[Commit]:

@@ -45,6 +45,7 @@ from tasks.store.objects import LocalObjects
 from tasks.store.scenario_store import ScenarioStore
 
 FOLDER, RECORD = "tries", "try.json"
+# This module, too: the jobs are its functions, which a process imports by name.
 IMPORTS = (__name__, *JOIN.imports, *TRAIN.imports)
 
 
@@ -164,6 +165,7 @@ def _join(
     by_key = {planned.join_key: planned.scenario for planned in plans if planned.join_key}
     chains, keys = [], []
     for key, scenario in by_key.items():
+        # A chain of its own for each day: a join needs no other day's samples, so several days are joined at once.
         for ds in base.days:
             inputs = {a: _folders(c) for a, c in resolve_inputs(JOIN, scenario, ds, base.store).items()}
             arguments = (scenario, ds, inputs, scratch / "samples" / key / ds)

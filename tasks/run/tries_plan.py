@@ -22,7 +22,7 @@ TRIED = ("model", "train", "features", "join", "outcomes")
 """Sections of the scenario that a try can change."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 OTHER_MEANING = re.compile(rf"{COMMITTED}|g\d+|\d{{4}}-\d\d-\d\d")
-TRAIN, JOIN = STEPS[WRITERS["checkpoint"]], STEPS[WRITERS["samples"]]
+TRAIN, JOIN = STEPS[WRITERS["checkpoint"]], STEPS[WRITERS["samples"]]  # by output: generic code names no step
 PARENT = next(argument for argument, source in TRAIN.reads.items() if source.is_parent)
 
 

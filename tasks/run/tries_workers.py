@@ -1,8 +1,8 @@
 """Chains of jobs in processes of their own: the jobs of a chain one after the other, several chains at once.
 
 A process per chain, forked from a server that has imported the heavy libraries once, so that a chain starts in
-milliseconds. A chain that fails leaves the others alone. Nothing outlives the caller: the processes are ended with it,
-also where it is killed.
+milliseconds. A chain that fails leaves the others alone. The processes are ended with the caller; where it is killed,
+each ends with the job that it is at, as nobody takes its message.
 """
 
 from __future__ import annotations
@@ -112,6 +112,7 @@ def _check_end(status: int | None, chain: Chain, end: ChainEnd) -> None:
 
 def _work(chain: Chain, sender: Connection) -> None:
     """What a process does."""
+    # The parent is the forkserver, not the caller: it lives on while one of its processes does.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     chain.log.parent.mkdir(parents=True, exist_ok=True)
     with chain.log.open("a") as log:

@@ -31,7 +31,7 @@ FOLDER, BOUND = "RECLOOP_CACHE", "RECLOOP_CACHE_GIB"
 DEFAULT_FOLDER = "~/.cache/recloop"
 DEFAULT_GIB = 50.0
 GIB = 1 << 30
-WAIT_S = 600.0
+WAIT_S = 600.0  # for another process that fetches the same output
 PAUSE_S = 0.05
 Files = Mapping[str, FileFacts]
 
@@ -43,9 +43,11 @@ class Cache:
         self.root = (folder or Path(os.environ.get(FOLDER) or DEFAULT_FOLDER)).expanduser().resolve()
         self.max_bytes = _bound() if max_bytes is None else max_bytes
         self._held: dict[str, int] = {}  # digest → file descriptor of its shared lock
+        # While it is free, each digest in `_held` has one open descriptor with a shared lock.
         self._threads = threading.RLock()
         for name in ("entries", "locks", "incoming", "work"):
             try:
+                # For this user alone: outputs hold rows of a recommender's users.
                 (self.root / name).mkdir(parents=True, exist_ok=True, mode=0o700)
             except OSError as error:
                 raise BadInputError(f"{self.root / name}: {error.strerror}; set {FOLDER} to a folder") from None
@@ -89,6 +91,7 @@ class Cache:
 
     def make_room(self, num_bytes: int) -> None:
         """Removes the entries that were not used for the longest time, until `num_bytes` more are within the bound."""
+        # Of killed processes, as those that live hold the lock.
         for leftover in self._names("incoming"):
             self._remove(leftover)
         sizes = {digest: _size(self._entry(digest)) for digest in self._names("entries")}
@@ -115,6 +118,7 @@ class Cache:
 
     def _is_proven(self, digest: str, files: Files) -> bool:
         """Whether the entry is as committed; it is then held."""
+        # Waits here while another process fetches the entry.
         lock = self._lock(digest, fcntl.LOCK_SH)
         return lock is not None and self._hold_if(digest, lock, lambda: self._is_whole(digest, files))
 
@@ -125,6 +129,7 @@ class Cache:
             return False
 
         def is_made() -> bool:
+            # Looked at once more: another process may have made it before this one got the lock.
             if not self._is_whole(digest, files):
                 target = self._emptied(digest)
                 make(target)

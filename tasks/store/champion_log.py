@@ -154,6 +154,7 @@ class ChampionLog:
 
         Raises ChampionMovedError where that place is taken.
         """
+        # Only those that the caller has seen: the new record must name the one that it was compared with.
         records = self._records()[:expected_sequence]
         entry = replace(
             entry,

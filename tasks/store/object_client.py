@@ -36,8 +36,8 @@ TIMEOUT = "RECLOOP_STORE_TIMEOUT_S"  # of one request, which carries at most PAR
 DEFAULT_TIMEOUT_S = 60.0
 CONNECT_TIMEOUT_S = 5.0
 MAX_RETRIES = 5
-FIRST_PAUSE_S = 0.2
-RETRY_FOR_S = 120.0
+FIRST_PAUSE_S = 0.2  # then twice as long each time
+RETRY_FOR_S = 120.0  # all tries of a request together
 PART_BYTES = 8 << 20
 CREDENTIALS_FOR = timedelta(minutes=5)  # then the file is read again: a mounted secret can be rotated
 
@@ -107,6 +107,7 @@ def explained(error: Exception, place: str) -> RecloopError:
     status = found[1] if (found := _STATUS.search(text)) else ""
     code = next(filter(None, found.groups())) if (found := _CODE.search(text)) else ""
     said = " ".join(filter(None, (status, code)))
+    # Without credentials the client asks the machine's metadata service, whose silence looks like a lost network.
     if any(part in text for part in _METADATA) or "Account must be specified" in text:
         return BadInputError(f"{place}: no credentials were found for this store; {_SET_CREDENTIALS}")
     if code in _STALE:
@@ -205,6 +206,7 @@ def portable_settings() -> dict[str, str]:
 def _credentials(file: Path) -> S3Credential:
     profile = os.environ.get("AWS_PROFILE", "default")
     try:
+        # Raw, because a secret may hold a %.
         read = configparser.RawConfigParser()
         read.read_string(file.read_text())
         section = dict(read.items(profile))

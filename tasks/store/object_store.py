@@ -106,6 +106,7 @@ class RemoteObjects:
 
     def append(self, key: str, line: bytes) -> None:
         """See Objects. An object cannot be added to, so each line is an object, named by its time."""
+        # Padded, so that the order of the keys is that of time; the random end keeps two machines apart.
         self.put(f"{key}/{time.time_ns():020}-{uuid.uuid4().hex[:8]}", line)
 
     def lines(self, key: str) -> list[bytes]:
@@ -149,6 +150,7 @@ class RemoteObjects:
     def delete(self, key: str) -> None:
         """See Objects."""
         for _ in range(MAX_RETRIES):
+            # A record, or all objects below the key: their names do not say which of the two it is.
             for several in [key], sorted(self._sizes(key)):
                 with self._errors(key), contextlib.suppress(FileNotFoundError):  # another process removes them, too
                     self._store.delete(several)
@@ -165,6 +167,7 @@ class RemoteObjects:
         """
         self._each(lambda name: self._upload(folder, key, name), list(files))
         sizes = self._sizes(key)
+        # Left of a killed run: as files that nobody committed they would count as damage.
         for name in sizes.keys() - {f"{key}/{name}" for name in (*files, MANIFEST)}:
             self.delete(name)
         for name, facts in files.items():
@@ -233,6 +236,7 @@ class RemoteObjects:
                 raise CorruptError(_wrong_size(name, size, facts["bytes"]))
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             with (target / name).open("wb") as stream:
+                # The size first: then parts can be written in any order, several at once.
                 stream.truncate(facts["bytes"])
 
         def fetch(part: _Part) -> None:

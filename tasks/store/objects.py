@@ -112,6 +112,7 @@ class LocalObjects:
             record.chmod(0o644)  # whatever the umask: other users of a shared store must read it
             fsync(record)
             try:
+                # A link, because a rename would replace a record that another run has written meanwhile.
                 os.link(record, target)
             except FileExistsError:
                 return False
@@ -168,6 +169,7 @@ class LocalObjects:
     def publish(self, folder: Path, key: str, files: Mapping[str, FileFacts]) -> None:
         """See Objects."""
         target = self._place(key)
+        # Before the rename: else a crash of the machine could leave a whole name with empty files.
         for name, mode in _entries(folder):
             if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
                 fsync(folder / name)
@@ -258,6 +260,7 @@ def files_of(folder: Path) -> dict[str, FileFacts]:
 
 def folder_problems(folder: Path, files: Mapping[str, FileFacts], *, partly: bool = False) -> Iterator[str]:
     """See Objects.problems_of. Nothing but regular files is read."""
+    # In a store the manifest lies beside the files that it lists; in the cache it is one of the files.
     seen: set[str] = set() if MANIFEST in files else {MANIFEST}
     wanted_folders = {part.as_posix() for name in files for part in Path(name).parents}
     try:
@@ -321,6 +324,7 @@ def _matching(folder: Path, parts: list[str], before: str = "") -> Iterator[str]
 
 def remove_empty_folders(folder: Path) -> None:
     """Below `folder`: an object store has none, and no digest would name them."""
+    # Reversed, so that a folder comes after those within it; one that holds files refuses to go.
     for name, mode in sorted(_entries(folder), reverse=True):
         if stat.S_ISDIR(mode):
             with contextlib.suppress(OSError):

@@ -128,6 +128,7 @@ class ScenarioStore(RecordStore):
                 f"{self.url}/{key}: digest {found[:12]} is not the committed {commit.manifest_digest[:12]}; {remedy}"
             )
         manifest = read_record(data, Manifest, f"{self.url}/{key}", remedy)
+        # Its digest is right, but the record that names it may have been changed to name another output's.
         said, is_so = (manifest["step"], manifest["ds"], manifest["digest"]), (commit.step, commit.ds, commit.digest)
         if said != is_so or sha256_of(canonical_json(manifest["files"])) != commit.digest:
             raise CorruptError(f"{self.url}/{key}: does not describe what the commit record names; {remedy}")
@@ -213,12 +214,14 @@ class ScenarioStore(RecordStore):
                 "manifest": mine.manifest_digest,
                 "folder": name,
             }
+            # Again, as the upload may have taken long: a replay that began meanwhile holds the day now.
             self._require_current(step, ds, number)
             if self.put_if_absent(f"{key}/{RECORD}", canonical_json(record)):
                 self._remove_leftovers(key, keep=mine)
                 return mine, True
             standing = self.commit_at(key)
             assert standing is not None  # noqa: S101 (put_if_absent has just seen it)
+            # An equal commit has the same folder, which must stay.
             if standing != mine:
                 self.objects.delete(mine.key)
         return standing, False
@@ -256,6 +259,7 @@ class ScenarioStore(RecordStore):
     def collect(self, commit: Commit, reason: str) -> None:
         """Deletes the files of a commit. Its record and manifest stay, so that other digests still have their proof."""
         files = commit.manifest["files"]
+        # Before the first file goes, so that a reader that misses one finds the reason.
         self.put_if_absent(collected_key(commit.generation, commit.ds, commit.step), canonical_json({"reason": reason}))
         for name in files:
             self.objects.delete(f"{commit.key}/{name}")

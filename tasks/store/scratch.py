@@ -44,6 +44,7 @@ class Scratch:
         """Removes the scratch folders whose lock is free: their run was killed."""
         top = _own_folder(self.work / SCRATCH)
         for old in top.iterdir():
+            # A kill can leave a folder, its lock's file, or both.
             folder = old.with_name(old.name.removesuffix(".lock"))
             if _NAME.fullmatch(folder.name) is None:  # somebody else's
                 continue
@@ -71,6 +72,7 @@ class Scratch:
                 if other.name != key:
                     shutil.rmtree(other, ignore_errors=True)
             yield top / key
+            # Not in a `finally`: a run that fails leaves its progress to the next one, as a killed one does.
             shutil.rmtree(top, ignore_errors=True)
             _lock_of(top).unlink(missing_ok=True)  # FileLock looks whether the file it has locked is still there
 

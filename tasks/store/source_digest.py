@@ -41,6 +41,7 @@ def code_digest(step: str) -> str:
     """One digest of those files' names and content."""
     digest = hashlib.sha256()
     for name in step_files(step):
+        # The zero bytes mark the ends: without them, text moved from one file to the next would change nothing.
         digest.update(name.encode() + b"\0" + (ROOT / name).read_bytes() + b"\0")
     return digest.hexdigest()
 
@@ -66,6 +67,7 @@ def _imports(file: Path) -> list[Path]:
             found += [path for alias in node.names for path in _files(alias.name)]
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             found += _files(node.module)
+            # What is imported from a package may be a module of it.
             found += [path for alias in node.names for path in _files(f"{node.module}.{alias.name}")]
     return found
 

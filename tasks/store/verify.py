@@ -124,6 +124,7 @@ class _Verifier:
             self.are_logs_read = False
             yield str(error)
         try:
+            # A log by itself: damage in one must not hide that of the other.
             self.champions = ChampionLog(self.store).history()
             for source in ChampionLog(self.store).sources():
                 self.named[source["record"]] = source["manifest"]

@@ -28,6 +28,7 @@ def erase_versions(scenario: Scenario, gone: Sequence[str], is_forgotten: IsForg
         if model_id:
             _erase_model(model_id)
         call(partial(client().delete_model_version, model, version))
+    # By their files, because MLflow no longer lists a model that was deleted before its files were.
     root = call(partial(client().get_experiment, experiment_id_of(scenario))).artifact_location
     registered = {_model_id(model, version["version"]) for version in versions(model)}
     for item in call(partial(_repository(root).list_artifacts, MODELS)):

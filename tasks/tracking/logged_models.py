@@ -142,6 +142,7 @@ def _log_model(scenario: Scenario, export: Path, model: Path, key: RunKey, tags:
     runs, now_ms = Runs(scenario), int(time.time() * 1000)
     day = runs.open(RunKey(key.scenario, key.generation, key.ds), now_ms, note=scenario.description)
     run = runs.open(key, now_ms, parent=day)
+    # Before the new one is created, so that a chain of kills leaves one at most.
     delete_unregistered(scenario.model_name, runs.experiment_id)
     create = partial(client().create_logged_model, runs.experiment_id, scenario.model_name, run.run_id)
     logged = call(partial(create, mark_of_this_process()))
@@ -183,6 +184,7 @@ def _settled(model: str, tags: Mapping[str, str]) -> Version:
     standing = _find(model, tags)
     assert standing is not None  # noqa: S101 (just created)
     for version in versions(model):
+        # One with an alias may serve already.
         if _same(version, tags) and version["version"] != standing["version"] and not version["aliases"]:
             call(partial(client().delete_model_version, model, version["version"]))
             if version["model_id"] not in (None, standing["model_id"]):
@@ -244,6 +246,7 @@ def check_loads(model: str, version: str, files: Mapping[str, FileFacts], refere
     with tempfile.TemporaryDirectory() as elsewhere, _fresh_python(script, Path(elsewhere)) as process:
         folder = Path(elsewhere) / "proven"
         try:
+            # Meanwhile the process that was started above imports MLflow.
             copy_proven(_fetch(model, version, Path(elsewhere) / "model"), files, folder, remedy)
         except RefusedError as error:
             if error.code != NOT_FOUND:

@@ -105,6 +105,7 @@ def _facts_of(data: bytes) -> FileFacts:
 def _copied(source: Path, target: Path, limit: int, remedy: str) -> FileFacts:
     """Copies at most one byte more than `limit`; the facts are of the bytes that were written."""
     digest, size = hashlib.sha256(), 0
+    # x: never through something that is there already.
     with open_regular(source, remedy) as stream, target.open("xb") as out:
         while size <= limit and (part := stream.read(min(COPY_BYTES, limit + 1 - size))):
             digest.update(part)

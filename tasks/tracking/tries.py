@@ -35,6 +35,7 @@ def _record(shown: TryRun) -> None:
 
     mlflow = client()
     experiment = experiment_id_of(shown.scenario)
+    # A try that was shown by a process that then was killed has no mark in the store.
     if mlflow.search_runs([experiment], f"tags.`{KEY_TAG}` = '{shown.key}' and attributes.status = 'FINISHED'"):
         return
     now_ms = int(time.time() * 1000)

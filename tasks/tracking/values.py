@@ -73,4 +73,4 @@ def system_curves(samples: Mapping[str, Sequence[float]], begin_ms: int, end_ms:
 
 def allowed_name(name: str) -> str:
     """A name that MLflow accepts."""
-    return re.sub(r"[^\w\-. /]", "_", name)[:250]
+    return re.sub(r"[^\w\-. /]", "_", name)[:250]  # 250: MLflow's limit

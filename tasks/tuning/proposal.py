@@ -54,6 +54,7 @@ def winner(trials: Sequence[Trial], *, maximize: bool) -> Trial:
     """The best trial; trial 0 where none is better."""
     complete = [trial for trial in trials if trial["value"] is not None]
     best = (max if maximize else min)(complete, key=lambda trial: trial["value"] or 0.0)
+    # An equal value gives no reason for a change.
     return best if best["value"] != trials[0]["value"] else trials[0]
 
 
@@ -167,14 +168,18 @@ def apply(scenario: Scenario, changes: Mapping[str, Change], ds: str) -> None:
                 f"{place_of(file, *path.split('.'))}: {path}: is {own!r}, the proposal started from"
                 f" {change['old']!r}; tune again from what it is now"
             )
+    # Refuses what the scenario does not allow, before the file is touched.
     with_values(now, {path: change["new"] for path, change in changes.items()})
     yaml = YAML(typ="rt")
+    # ruamel would wrap lines that their owner wrote as one.
     yaml.preserve_quotes, yaml.width = True, 4096
+    # Read once more for its comments and quotes, which a checked scenario does not hold.
     edited = yaml.load(file.read_text(encoding="utf-8"))
     for path, change in sorted(changes.items()):
         *parents, leaf = path.split(".")
         node = edited
         for part in parents:
+            # A section may be absent from the file where the scenario's defaults stand for it.
             node = node.setdefault(part, {})
         node[leaf] = change["new"]
     out = StringIO()
@@ -182,6 +187,7 @@ def apply(scenario: Scenario, changes: Mapping[str, Change], ds: str) -> None:
     aside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         aside.write_text(out.getvalue(), encoding="utf-8")
+        # In one move: a kill leaves the old file or the new one.
         aside.replace(file)
     except OSError as error:
         aside.unlink(missing_ok=True)

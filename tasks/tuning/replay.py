@@ -134,6 +134,7 @@ class Replay:
         from models.metrics.judgement import Evidence, judge_difference
 
         needs = Evidence(self.scenario.deploy.min_rows, self.scenario.deploy.min_positives)
+        # One of the trials is the champion's own, which is compared with nothing.
         error = (1 - self.scenario.evaluate.confidence) / (len(self.scenario.tasks) * max(num_trials - 1, 1))
         resamples = max(self.scenario.evaluate.bootstrap, min(math.ceil(TAIL_DRAWS / error), MAX_DRAWS))
         seed = self.scenario.train.seed

@@ -83,6 +83,7 @@ def read_space(scenario: Scenario, served: Mapping[str, Any] | None = None) -> l
         dimensions[path] = _dimension(scenario, path, search, champion, own)
     found = [dimensions[path] for path in sorted(dimensions)]
     for dimension in found:
+        # Before the search: an end that the schema refuses would otherwise fail after hours, in some trial.
         for value in _ends(dimension):
             with_values(scenario, {dimension.path: value})
     return found
@@ -116,6 +117,7 @@ def serving_scenario(scenario: Scenario, served: Mapping[str, Any] | None) -> Sc
         serving = Scenario.model_validate(document)
     except ValidationError:
         return scenario
+    # A validated copy has none of the private attributes.
     serving._file, serving._given = scenario._file, scenario._given
     return serving
 
@@ -140,6 +142,7 @@ def with_values(scenario: Scenario, values: Mapping[str, Any]) -> Scenario:
     """The scenario as it would be with these values at these paths. Raises BadInputError where it refuses them."""
     from pydantic import ValidationError
 
+    # By way of the whole document: pydantic's copies with changes are not checked.
     document = _document(scenario)
     for path, value in values.items():
         *parents, leaf = path.split(".")
@@ -207,6 +210,7 @@ def _dimension(scenario: Scenario, path: str, search: SearchRange, champion: Any
         return Dimension(path, champion, own, choices=tuple(choices))
     if search.low is None or search.high is None:
         raise BadInputError(f"{place}: has no range; give low and high, or choices")
+    # In Python True is an int, too.
     if any(isinstance(value, bool) or not isinstance(value, int | float) for value in (champion, own)):
         raise BadInputError(f"{place}: the scenario's {own!r} is not a number; give choices instead of low and high")
     # Optuna replaces known values that lie outside of the range, and trial 0 must have what serves.

@@ -83,8 +83,10 @@ class Study:
         self.mutex = FileLock(folder / "study.lock")  # whose turn it is to ask for a trial
         self.distributions = {dimension.path: dimension.distribution for dimension in space}
         journal = folder / "study.journal"
+        # Not Optuna's own lock, a file that a killed process leaves behind.
         lock: Any = FileLock(folder / "journal.lock")
         with self.mutex:
+            # Under the journal's own lock: without it, a line without an end may be one that is being written.
             with lock:
                 _cut_torn_line(journal)
             self.study = optuna.create_study(
@@ -224,6 +226,7 @@ class Study:
 
     def _seed(self, place: int) -> int:
         text = "\0".join([self.scenario.name, self.ds, str(self.scenario.train.seed), str(place)])
+        # 4 bytes: the sampler's generator takes seeds of 32 bits.
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
 
 
