@@ -173,8 +173,8 @@ def _output(store: ScenarioStore, name: str, ds: str) -> Commit | None:
 
 
 def _json(commit: Commit | None, name: str) -> dict[str, Any]:
-    """A file of a committed output, empty where it is missing; each step writes its own names."""
-    if commit is None or not (commit.folder / name).is_file():
+    """A file of a committed output, empty where it is missing or deleted; each step writes its own names."""
+    if commit is None or commit.store.is_collected(commit) or not (commit.folder / name).is_file():
         return {}
     return read_json(commit.folder, name)
 

@@ -19,7 +19,7 @@ from tasks.steps import DAILY, STEPS, upstream
 from tasks.store.chain import log as chain_log
 from tasks.store.champion_log import ChampionLog
 from tasks.store.forgotten import is_forgotten
-from tasks.store.keys import place_of
+from tasks.store.keys import is_date, place_of
 from tasks.store.records import holder_of
 from tasks.store.scenario_store import Commit, ScenarioStore
 
@@ -182,6 +182,6 @@ def collect(store: ScenarioStore, found: Garbage, left: list[str], reason: str) 
         store.objects.delete(key)
     store.objects.scratch.remove_abandoned()
     for name in store.objects.scratch.resumable():
-        ds, step = name.split(".", 1)
-        if store.find(step, ds) is not None:
+        ds, _, step = name.partition(".")
+        if is_date(ds) and store.find(step, ds) is not None:
             store.objects.scratch.remove_resumable(name)

@@ -276,13 +276,21 @@ def folder_problems(folder: Path, files: Mapping[str, FileFacts], *, partly: boo
         elif not stat.S_ISREG(mode):
             yield f"{folder / name}: not a regular file"
         elif name != MANIFEST or MANIFEST in files:
-            with open_regular(folder / name) as stream:
-                digest = sha256_of_file(stream)
-            committed = files[name]["sha256"][:12] if name in files else "no such file"
-            if name not in files or digest != files[name]["sha256"]:
-                yield f"{folder / name}: digest {digest[:12]} is not the committed {committed}"
+            yield from _file_problem(folder / name, files.get(name))
     for name in sorted(files.keys() - seen) if not partly else ():
         yield f"{folder / name}: missing; committed with digest {files[name]['sha256'][:12]}"
+
+
+def _file_problem(path: Path, committed: FileFacts | None) -> Iterator[str]:
+    if committed is None:
+        yield f"{path}: was not committed"
+        return
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size != committed["bytes"]:  # before it is read: it may have become very large
+            yield f"{path}: {size} bytes, but {committed['bytes']} were committed"
+        elif (digest := sha256_of_file(stream)) != committed["sha256"]:
+            yield f"{path}: digest {digest[:12]} is not the committed {committed['sha256'][:12]}"
 
 
 def _entries(folder: Path) -> Iterator[tuple[str, int]]:

@@ -69,7 +69,8 @@ class Commit:
 
     @property
     def folder(self) -> Path:
-        """Its files, in a folder on this machine."""
+        """Its files, in a folder on this machine. Raises BadInputError where they were deleted as no longer needed."""
+        self.store.require_kept(self)
         return self.store.objects.fetch(self.key, self.manifest["files"])
 
     @functools.cached_property
@@ -243,12 +244,7 @@ class ScenarioStore(RecordStore):
         """Proves what `commit.folder` gives to a step. Raises CorruptError where a file, the manifest or the commit
         record disagree, and BadInputError where the files were deleted as no longer needed."""
         files = self.manifest_of(commit)["files"]  # read again: it may have changed since the commit was found
-        if (reason := self._collected(commit)) is not None:
-            raise BadInputError(
-                f"{commit.uri}: its files were deleted as no longer needed ({reason}); to have them"
-                f" again, compute it again from a DAY whose day before is kept: recloop chain replay {self.options}"
-                " --from DAY"
-            )
+        self.require_kept(commit)
         try:
             self.objects.proven(commit.key, files)
         except CorruptError as error:
@@ -263,6 +259,15 @@ class ScenarioStore(RecordStore):
         self.put_if_absent(collected_key(commit.generation, commit.ds, commit.step), canonical_json({"reason": reason}))
         for name in files:
             self.objects.delete(f"{commit.key}/{name}")
+
+    def require_kept(self, commit: Commit) -> None:
+        """Raises BadInputError where its files were deleted as no longer needed."""
+        if (reason := self._collected(commit)) is not None:
+            raise BadInputError(
+                f"{commit.uri}: its files were deleted as no longer needed ({reason}); to have them"
+                f" again, compute it again from a DAY whose day before is kept: recloop chain replay {self.options}"
+                " --from DAY"
+            )
 
     def is_collected(self, commit: Commit) -> bool:
         """Whether its files were deleted as no longer needed."""

@@ -122,10 +122,11 @@ class View:
         if manifest.get("gate"):
             tags["recloop.gate"] = str(manifest["gate"])
         self.runs.log(run, metrics, params_of(self.scenario, declared.config), tags)
-        for file in _readable(commit.folder):
-            self.runs.upload(run, file, declared.writes)
-        if declared.trials:
-            self._show_trials(run, commit.folder / declared.trials)
+        if not self.store.is_collected(commit):
+            for file in _readable(commit.folder):
+                self.runs.upload(run, file, declared.writes)
+            if declared.trials:
+                self._show_trials(run, commit.folder / declared.trials)
         self.runs.finish(run, end_ms)
 
     def _show_day(self, generation: int, ds: str) -> Run:

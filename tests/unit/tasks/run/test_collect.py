@@ -48,7 +48,7 @@ def _parent(store: ScenarioStore, ds: str) -> str | None:
 
 def _kept(store: ScenarioStore) -> set[tuple[str, int, str]]:
     """What of the store still has files."""
-    return {(c.ds, c.generation, c.step) for c in store.commits() if (c.folder / "content").is_file()}
+    return {(c.ds, c.generation, c.step) for c in store.commits() if (store.work / c.key / "content").is_file()}
 
 
 def _collect(scenario: Scenario, store: ScenarioStore, days: int) -> None:
@@ -87,7 +87,7 @@ def test_a_step_that_needs_deleted_files_names_the_reason(scenario, store):
 def test_a_changed_file_is_found_beside_deleted_ones(scenario, store):
     _collect(scenario, store, 2)
     (store.find("train", DAYS[6]).folder / "content").write_text("changed")
-    with pytest.raises(BadInputError, match="content: digest"):
+    with pytest.raises(BadInputError, match="content: 7 bytes, but 18 were committed"):
         require_sound(scenario, store)
 
 

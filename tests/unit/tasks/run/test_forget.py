@@ -226,8 +226,13 @@ def test_a_chain_that_begins_later_forgets_with_the_days_that_are_kept(shop):
 
 def test_retention_deletes_old_events_and_the_days_stay_done(shop):
     shop.done("gc", "--keep-days", "2", "--delete")
-    kept = {ds for ds in DAYS if (shop.store.find("ingest", ds).folder / "events.parquet").exists()}
+    commits = [shop.store.find("ingest", ds) for ds in DAYS]
+    kept = {commit.ds for commit in commits if (shop.store.work / commit.key / "events.parquet").exists()}
     assert kept == set(DAYS[2:])  # two days, and the window of the older one
+    for ds in DAYS:  # also the first one that is kept, whose day before is gone
+        assert "done before" in shop.done("run", "--until", "train", "--no-track", "--ds", ds)
+    compared = shop.call("compare", DAYS[0], DAYS[4])
+    assert compared.exit_code == 4 and "deleted as no longer needed" in compared.output
     shutil.rmtree(shop.folder / "data" / "events")
     assert "done before" in shop.done("run", "--until", "train", "--no-track", "--to", DAYS[1])
 

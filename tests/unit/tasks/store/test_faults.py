@@ -219,12 +219,13 @@ def test_verify_finds_a_champion_whose_checkpoint_is_not_there(scenario, store):
 
 def test_deleted_files_excuse_missing_ones_alone(scenario, store):
     first = _history(store)[0]
+    folder = first.folder
     store.collect(first, "no longer needed")
     require_sound(scenario, store)
-    (first.folder / "a.txt").write_text("changed")
-    (first.folder / "evil").symlink_to("/etc/passwd")
+    (folder / "a.txt").write_text("changed")
+    (folder / "evil").symlink_to("/etc/passwd")
     assert len(verify(scenario, store).problems) == 2
-    (first.folder.parent / "collected.json").write_text("garbage")
+    (folder.parent / "collected.json").write_text("garbage")
     assert any("collected.json: not a readable record" in problem for problem in verify(scenario, store).problems)
 
 
