@@ -15,7 +15,6 @@ Only `tasks.store.objects` touches the place itself.
 from __future__ import annotations
 
 import contextlib
-import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,6 +47,7 @@ class Commit:
     manifest_digest: str
     name: str
     store: ScenarioStore = field(repr=False, compare=False)
+    _read: list[Manifest] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def key(self) -> str:
@@ -73,10 +73,12 @@ class Commit:
         self.store.require_kept(self)
         return self.store.objects.fetch(self.key, self.manifest["files"])
 
-    @functools.cached_property
+    @property
     def manifest(self) -> Manifest:
         """What the manifest says, read once. Raises CorruptError where it is not the committed one."""
-        return self.store.manifest_of(self)
+        if not self._read:  # functools.cached_property would hold one lock for all commits while it reads
+            self._read.append(self.store.manifest_of(self))
+        return self._read[0]
 
 
 def open_store(url: str | Path, scenario_name: str, scenario_option: str | None = None) -> ScenarioStore:
