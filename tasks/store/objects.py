@@ -225,13 +225,16 @@ class LocalObjects:
 
     def _place(self, key: str, remedy: str = RESTORE) -> Path:
         """Its path. Raises CorruptError where a folder on the way is a symlink: what it leads to is not the store."""
-        *folders, name = key.split("/")
-        place = self.root
-        for folder in folders:
-            place /= folder
-            if place.is_symlink():
+        place = str(self.root)  # pathlib's joins would take a tenth of the time of all that a store does
+        for folder in key.split("/")[:-1]:
+            place = f"{place}/{folder}"
+            try:
+                mode = os.lstat(place).st_mode
+            except (FileNotFoundError, NotADirectoryError):
+                break
+            if stat.S_ISLNK(mode):
                 raise CorruptError(f"{place}: a symlink where a folder belongs; move the folder back, or {remedy}")
-        return place / name
+        return self.root / key
 
     def _fsync_above(self, target: Path) -> None:
         """Makes the entry durable, and the folders on its way, which may be new."""

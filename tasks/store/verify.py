@@ -17,8 +17,19 @@ from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import previous_day
 from tasks.store.champion_log import PREFIX, ChampionLog, Entry
 from tasks.store.digests import canonical_json, sha256_of
-from tasks.store.keys import DAY, FOLDER_NAME, GENERATION, STEP, Place, collected_key, commit_key, is_date, log_key
-from tasks.store.records import Generation, Manifest, Source, holder_of
+from tasks.store.keys import (
+    DAY,
+    FOLDER_NAME,
+    GENERATION,
+    RECORD,
+    STEP,
+    Place,
+    collected_key,
+    commit_key,
+    is_date,
+    log_key,
+)
+from tasks.store.records import CommitRecord, Generation, Manifest, Source, holder_of
 from tasks.store.scenario_store import Commit, ScenarioStore
 from tasks.store.scratch import SCRATCH
 
@@ -102,6 +113,10 @@ class _Verifier:
         try:
             commit = self.store.commit_at(commit_key(*place))
             assert commit is not None  # noqa: S101 (its key was listed just now)
+            key = f"{commit_key(*place)}/{RECORD}"
+            record = self.store.record(key, CommitRecord, self.store.remedy(place.ds))
+            if record is not None and record[1] != sha256_of(canonical_json(record[0])):
+                yield f"{self.store.url}/{key}: is not as it was written; {self.store.remedy(place.ds)}"
             manifest = self.store.manifest_of(commit)
             self.sound.append((commit, manifest))
             self.named[commit.source["record"]] = commit.manifest_digest
