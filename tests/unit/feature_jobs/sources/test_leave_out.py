@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
 from feature_jobs.sources.ingest import ingest_day
-from feature_jobs.sources.leave_out import leave_out, names_one_of, num_rows, users_of
+from feature_jobs.sources.leave_out import find, leave_out, names_one_of
+from feature_jobs.sources.user_ids import Users, users_of
 from tests.unit.feature_jobs.small_source import DAY_S, HEADER, scenario_in, write_lines
 
 DS = "1970-01-02"
@@ -28,6 +29,10 @@ EVENT = st.tuples(
 )
 PEOPLE = st.dictionaries(st.integers(1, 4), st.sampled_from(["20", "31", "old"]), min_size=2)
 KEPT = [(5, 1, "4", DAY_S + 7)]  # of another user, so that the day is never empty
+
+
+def _users(scenario: Scenario, *ids: object, columns: tuple[str, ...] = ()) -> Users:
+    return users_of(scenario, map(str, ids), columns)
 
 
 def _day(folder: Path, events: list[tuple[object, ...]], people: dict[int, str]) -> tuple[Scenario, Path]:
@@ -49,14 +54,15 @@ def test_what_is_left_is_what_the_others_did(tmp_path_factory, events, people, g
         [event for event in [*events, *KEPT] if event[0] not in gone],
         {user: age for user, age in people.items() if user not in gone},
     )
-    held = num_rows(scenario, whole, sorted(gone))
-    assert held == sum(event[0] in gone for event in events) + sum(user in gone for user in people)
-    leave_out(scenario, whole, sorted(gone), folder / "left")
+    users = _users(scenario, *gone)
+    assert find(scenario, whole, users).rows == sum(event[0] in gone for event in events) + sum(user in gone for user in people)
+    leave_out(scenario, whole, users, folder / "left")
     names = sorted(path.relative_to(others) for path in others.rglob("*") if path.is_file())
     assert names == sorted(path.relative_to(folder / "left") for path in (folder / "left").rglob("*") if path.is_file())
     for name in names:
         assert (folder / "left" / name).read_bytes() == (others / name).read_bytes(), name
-    assert num_rows(scenario, folder / "left", sorted(gone)) == 0
+    left = find(scenario, folder / "left", users)
+    assert (left.rows, left.ids) == (0, frozenset())
 
 
 def test_a_line_without_cells_goes_where_it_names_the_user(tmp_path):
@@ -65,7 +71,7 @@ def test_a_line_without_cells_goes_where_it_names_the_user(tmp_path):
     write_lines(tmp_path / "data/events.csv", [HEADER, f"5,1,4,{DAY_S}", "7,1,4,1,2,3", "8,1,4,1,2,3"])
     ingest_day(scenario, DS, tmp_path / "out")
     assert pq.read_table(tmp_path / "out/quarantine.parquet").num_rows == len(lines)
-    leave_out(scenario, tmp_path / "out", [7], tmp_path / "left")
+    leave_out(scenario, tmp_path / "out", _users(scenario, 7), tmp_path / "left")
     (row,) = pq.read_table(tmp_path / "left/quarantine.parquet")["row"].to_pylist()
     assert json.loads(row)["text"].startswith("8,")
     assert json.loads((tmp_path / "left/counts.json").read_text())["undated"] == 1
@@ -74,12 +80,12 @@ def test_a_line_without_cells_goes_where_it_names_the_user(tmp_path):
 def test_a_day_of_these_users_alone_is_refused(tmp_path):
     scenario, out = _day(tmp_path, [(1, 1, "4", DAY_S)], {1: "20", 2: "30"})
     with pytest.raises(BadInputError, match=r"data\.days\.skip"):
-        leave_out(scenario, out, [1], tmp_path / "left")
+        leave_out(scenario, out, _users(scenario, 1), tmp_path / "left")
 
 
 def test_ids_are_read_as_the_events_hold_them(tmp_path):
     scenario = scenario_in(tmp_path)
-    assert users_of(scenario, ["7", "+8", "7"]) == [7, 8]
+    assert users_of(scenario, ["7", "+8", " 7 "]).ids == (7, 8)
     for bad in ("7.5", "seven", "", str(2**63)):
         with pytest.raises(BadInputError, match=r"data\.events\.columns\.user is int"):
             users_of(scenario, [bad])
@@ -87,4 +93,4 @@ def test_ids_are_read_as_the_events_hold_them(tmp_path):
 
 @pytest.mark.parametrize(("text", "is_named"), [("row 3: 'a@b.c' is", True), ("xa@b.c", False), ("a@b.cd", False)])
 def test_a_text_names_a_user_between_punctuation(text, is_named):
-    assert names_one_of(text, ["a@b.c"]) is is_named
+    assert names_one_of(text, Users(("a@b.c",), frozenset())) is is_named

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from feature_jobs.errors import RetryLaterError
 from feature_jobs.schema import Scenario, load_scenario
+from feature_jobs.sources.user_ids import users_of
 from tasks.commands.cli import main
 from tasks.store.champion_log import ChampionLog, Entry
 from tasks.store.scenario_store import ScenarioStore, open_store
@@ -111,8 +112,8 @@ def _begin(shop: Shop) -> None:
     from tasks.run.forget import begin_forgetting, cost_of
     from tasks.run.launchers import InProcess
 
-    cost = cost_of(shop.scenario, shop.store, [GONE])
-    begin_forgetting(shop.scenario, shop.store, [GONE], cost, InProcess())
+    users = users_of(shop.scenario, [GONE])
+    begin_forgetting(shop.scenario, shop.store, users, cost_of(shop.scenario, shop.store, users), InProcess())
 
 
 def test_the_cost_is_shown_first(shop):
