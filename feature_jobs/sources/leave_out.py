@@ -41,7 +41,7 @@ def find(scenario: Scenario, folder: Path, users: Users) -> Found:
     quarantine = pq.read_table(folder / QUARANTINE_FILE)
     for stored in _stored(scenario, folder):
         for cleaned in (
-            stored.cleaned(pq.read_table(folder / stored.file), users),
+            stored.cleaned(_read(folder / stored.file), users),
             _quarantined(stored, quarantine, users),
         ):
             rows += int(cleaned.is_named.sum())
@@ -65,7 +65,7 @@ def leave_out(scenario: Scenario, folder: Path, users: Users, output: Path) -> D
     is_named = np.zeros(len(quarantine), bool)
     for stored in _stored(scenario, folder):
         is_named |= _quarantined(stored, quarantine, users).is_named
-        cleaned = stored.cleaned(pq.read_table(folder / stored.file), users)
+        cleaned = stored.cleaned(_read(folder / stored.file), users)
         left = cleaned.table
         if stored.file == EVENTS_FILE:
             _refuse_empty(scenario, folder, left)
@@ -161,6 +161,13 @@ def _stored(scenario: Scenario, folder: Path) -> list[_Stored]:
         columns, needed = (entity.columns, _needed(entity, entity.key)) if entity else ({}, frozenset[str]())
         tables.append(_Stored(f"entities/{file.name}", file.stem, columns, needed))
     return tables
+
+
+def _read(file: Path) -> pa.Table:
+    """A table with the types that it was written with: Parquet gives the elements of a list another name."""
+    table = pq.read_table(file)
+    kinds = [pa.list_(kind.value_type) if pa.types.is_list(kind) else kind for kind in table.schema.types]
+    return table.cast(pa.schema(zip(table.column_names, kinds, strict=True)))
 
 
 def _needed(table: Events | Entity, *keys: str) -> frozenset[str]:
