@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from feature_jobs.expressions import compiler
 from feature_jobs.schema import Scenario
+from feature_jobs.schema.allowed import in_words
 from feature_jobs.schema.base import Section
 from feature_jobs.schema.features import AnyFeature, Embedding, Feature
 
@@ -115,11 +116,12 @@ def _type(annotation: Any) -> str:
 def _limits(metadata: Any) -> str:
     """Bounds that the schema states."""
     words = {
-        annotated_types.Gt: lambda m: f"above {m.gt:g}",
-        annotated_types.Ge: lambda m: f"{m.ge:g} or more",
-        annotated_types.Lt: lambda m: f"below {m.lt:g}",
-        annotated_types.Le: lambda m: f"at most {m.le:g}",
+        annotated_types.Gt: lambda m: f"above {in_words(m.gt)}",
+        annotated_types.Ge: lambda m: f"{in_words(m.ge)} or more",
+        annotated_types.Lt: lambda m: f"below {in_words(m.lt)}",
+        annotated_types.Le: lambda m: f"at most {in_words(m.le)}",
         annotated_types.MinLen: lambda m: f"at least {m.min_length}",
+        annotated_types.MaxLen: lambda m: f"at most {m.max_length}",
     }
     found = [words[type(m)](m) for m in _flat(metadata) if type(m) in words]
     return ", ".join(found)

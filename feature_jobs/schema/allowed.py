@@ -122,16 +122,22 @@ def allowed(rule: Rule) -> str:
     return " or ".join(_one(option) for option in rule.options)
 
 
+def in_words(bound: float) -> str:
+    """A limit as a person writes it: 3,650 and 0.5, but 1e+300."""
+    return f"{int(bound):,}" if 1 <= abs(bound) < 2**64 and bound == int(bound) else f"{bound:g}"
+
+
 def _one(rule: Rule) -> str:
     arguments = get_args(rule.type)
     if get_origin(rule.type) is Literal:
         return f"one of: {', '.join(map(str, arguments))}"
     if get_origin(rule.type) is tuple:
-        least = rule.limit("min_length")
-        return f"a list{f' of at least {least}' if least else ''}, each {allowed(Rule.of(arguments[0]))}"
+        ends = {"at least": rule.limit("min_length"), "at most": rule.limit("max_length")}
+        size = " and ".join(f"{word} {end}" for word, end in ends.items() if end)
+        return f"a list{f' of {size}' if size else ''}, each {allowed(Rule.of(arguments[0]))}"
     if get_origin(rule.type) is dict:
         return f"names with a value each: {allowed(Rule.of(arguments[1]))}"
     if rule.limit("pattern") == NAME_PATTERN:
         return NAME
-    words = [f"{word} {rule.limit(name):g}" for name, word in _BOUNDS.items() if rule.limit(name) is not None]
+    words = [f"{word} {in_words(rule.limit(name))}" for name, word in _BOUNDS.items() if rule.limit(name) is not None]
     return " ".join([_TYPES[rule.type], " and ".join(words)]).strip()

@@ -6,7 +6,8 @@ import datetime
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from feature_jobs.schema.user_file import path_problem
 
@@ -38,14 +39,31 @@ def _model_name(text: str) -> str:
     return text
 
 
+def _number(value: object) -> object:
+    """Pydantic would take true for 1 and "3" for 3."""
+    if isinstance(value, bool | str):
+        raise PydanticCustomError("number_type", "must be a number")
+    return value
+
+
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,99}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Day = Annotated[datetime.date, AfterValidator(_day), Field(description="A day, 2022-04-25.")]
 ClockTime = Annotated[str, AfterValidator(_clock_time)]
 PathText = Annotated[str, AfterValidator(_path)]
 ModelName = Annotated[str, AfterValidator(_model_name)]
-Positive = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Whole = Annotated[int, BeforeValidator(_number)]
+Number = Annotated[float, BeforeValidator(_number)]
+"""Each number of a scenario has a least and a largest value, beyond which it is a mistake: a test counts them."""
+Positive = Annotated[Whole, Field(gt=0)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+LayerWidth = Annotated[Positive, Field(le=65_536)]
+NumDays = Annotated[Positive, Field(le=3_650)]
+NumRows = Annotated[Positive, Field(le=1_000_000_000_000)]
+Buckets = Annotated[Whole, Field(ge=0, le=1_000_000)]
+Tolerance = Annotated[Number, Field(ge=0, le=1e9)]
+AnyNumber = Annotated[Number, Field(ge=-1e300, le=1e300)]
+AnyWhole = Annotated[Whole, Field(ge=-(2**63), lt=2**63)]
 
 
 class Section(BaseModel):

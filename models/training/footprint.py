@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypedDict
 
+import torch
+
 from feature_jobs.schema import Scenario
 from feature_jobs.transforms import Layout
 from models.checkpoints import checkpoint as checkpoints
@@ -58,8 +60,8 @@ def footprint(scenario: Scenario, parent: Path | None) -> Footprint:
     """
     layout, model, train = Layout.from_scenario(scenario), scenario.model, scenario.train
     names, dim = layout.namespaces, model.embedding_dim
-    # The network alone: a ranker would allocate tables.
-    network = Network(layout, scenario.tasks, model)
+    with torch.device("meta"):  # only its shapes: no memory is taken
+        network = Network(layout, scenario.tasks, model)
     found = None
     if parent is not None:
         found = checkpoints.changes(network, names, dim, train.embedding_optimizer, parent)
