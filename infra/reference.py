@@ -116,15 +116,15 @@ def _type(annotation: Any) -> str:
 def _limits(metadata: Any) -> str:
     """Bounds that the schema states."""
     words = {
-        annotated_types.Gt: lambda m: f"above {in_words(m.gt)}",
-        annotated_types.Ge: lambda m: f"{in_words(m.ge)} or more",
-        annotated_types.Lt: lambda m: f"below {in_words(m.lt)}",
-        annotated_types.Le: lambda m: f"at most {in_words(m.le)}",
-        annotated_types.MinLen: lambda m: f"at least {m.min_length}",
-        annotated_types.MaxLen: lambda m: f"at most {m.max_length}",
+        annotated_types.Gt: lambda m: ("above {}", in_words(m.gt)),
+        annotated_types.Ge: lambda m: ("{} or more", in_words(m.ge)),
+        annotated_types.Lt: lambda m: ("below {}", in_words(m.lt)),
+        annotated_types.Le: lambda m: ("at most {}", in_words(m.le)),
+        annotated_types.MinLen: lambda m: ("{} or more entries", m.min_length),
+        annotated_types.MaxLen: lambda m: ("at most {} entries", m.max_length),
     }
     found = [words[type(m)](m) for m in _flat(metadata) if type(m) in words]
-    return ", ".join(found)
+    return ", ".join(text.format(bound) for text, bound in found if bound is not None)
 
 
 def _flat(metadata: Any) -> Iterator[Any]:

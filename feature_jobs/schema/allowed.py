@@ -28,6 +28,7 @@ _TYPES = {
     datetime.date: "a day",
     Any: "any value",
 }
+LARGEST = 2**63
 _BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 
@@ -122,9 +123,11 @@ def allowed(rule: Rule) -> str:
     return " or ".join(_one(option) for option in rule.options)
 
 
-def in_words(bound: float) -> str:
-    """A limit as a person writes it: 3,650 and 0.5, but 1e+300."""
-    return f"{int(bound):,}" if 1 <= abs(bound) < 2**64 and bound == int(bound) else f"{bound:g}"
+def in_words(bound: float) -> str | None:
+    """A limit as a person writes it, 3,650 or 0.5; None for one that only says what a type can hold."""
+    if abs(bound) >= LARGEST:
+        return None
+    return f"{int(bound):,}" if abs(bound) >= 1 and bound == int(bound) else f"{bound:g}"
 
 
 def _one(rule: Rule) -> str:
@@ -139,5 +142,7 @@ def _one(rule: Rule) -> str:
         return f"names with a value each: {allowed(Rule.of(arguments[1]))}"
     if rule.limit("pattern") == NAME_PATTERN:
         return NAME
-    words = [f"{word} {in_words(rule.limit(name))}" for name, word in _BOUNDS.items() if rule.limit(name) is not None]
-    return " ".join([_TYPES[rule.type], " and ".join(words)]).strip()
+    bounds = {word: rule.limit(name) for name, word in _BOUNDS.items() if rule.limit(name) is not None}
+    words = [f"{word} {shown}" for word, bound in bounds.items() if (shown := in_words(bound))]
+    size = "of 64 bits" if rule.type is int and LARGEST in bounds.values() else ""
+    return " ".join(part for part in (_TYPES[rule.type], size, " and ".join(words)) if part)

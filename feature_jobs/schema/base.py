@@ -6,8 +6,7 @@ import datetime
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from feature_jobs.schema.user_file import path_problem
 
@@ -39,25 +38,18 @@ def _model_name(text: str) -> str:
     return text
 
 
-def _number(value: object) -> object:
-    """Pydantic would take true for 1 and "3" for 3."""
-    if isinstance(value, bool | str):
-        raise PydanticCustomError("number_type", "must be a number")
-    return value
-
-
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,99}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Day = Annotated[datetime.date, AfterValidator(_day), Field(description="A day, 2022-04-25.")]
 ClockTime = Annotated[str, AfterValidator(_clock_time)]
 PathText = Annotated[str, AfterValidator(_path)]
 ModelName = Annotated[str, AfterValidator(_model_name)]
-Whole = Annotated[int, BeforeValidator(_number)]
-Number = Annotated[float, BeforeValidator(_number)]
-"""Each number of a scenario has a least and a largest value, beyond which it is a mistake: a test counts them."""
+Whole = Annotated[int, Field(strict=True)]  # else true would be 1
+Number = Annotated[float, Field(strict=True)]
+"""Each number of a scenario has a least and a largest value, beyond which it is a mistake: a test looks at them all."""
 Positive = Annotated[Whole, Field(gt=0)]
 Share = Annotated[Number, Field(ge=0, le=1)]
-LayerWidth = Annotated[Positive, Field(le=65_536)]
+LayerWidth = Annotated[Positive, Field(le=16_384)]
 NumDays = Annotated[Positive, Field(le=3_650)]
 NumRows = Annotated[Positive, Field(le=1_000_000_000_000)]
 Buckets = Annotated[Whole, Field(ge=0, le=1_000_000)]

@@ -153,9 +153,9 @@ class Model(Section):
 
     architecture: Literal["shared_bottom", "mmoe", "deepfm", "dcnv2", "dlrm"] = "shared_bottom"
     embedding_dim: Annotated[Positive, Field(le=4_096)] = 16
-    bottom: Annotated[tuple[LayerWidth, ...], Field(min_length=1, max_length=100)] = (128, 64)
-    tower: Annotated[tuple[LayerWidth, ...], Field(max_length=100)] = (32,)
-    num_experts: Annotated[Positive, Field(le=1_000)] = 4
+    bottom: Annotated[tuple[LayerWidth, ...], Field(min_length=1, max_length=50)] = (128, 64)
+    tower: Annotated[tuple[LayerWidth, ...], Field(max_length=50)] = (32,)
+    num_experts: Annotated[Positive, Field(le=256)] = 4
     cross: Literal["stacked", "parallel"] = "stacked"
     cross_layers: Annotated[Positive, Field(le=100)] = 3
     cross_rank: LayerWidth | None = None
@@ -180,7 +180,7 @@ class Distributed(Section):
     values that are largest; what a step leaves out is added to the next. `hierarchical`: full precision within a node,
     and that only between nodes."""
 
-    ranks: Annotated[Positive, Field(le=10_000)] = 2
+    ranks: Annotated[Positive, Field(le=1_024)] = 2
     kind: Sharding = "row_wise"
     plan: dict[str, Sharding] = {}
     planner: bool = False
@@ -225,7 +225,7 @@ class Train(Section):
     batch_size: Annotated[Positive, Field(le=10_000_000)] = 512
     micro_batch: Annotated[Positive, Field(le=10_000_000)] = 2048
     holdout_share: Annotated[Number, Field(gt=0, lt=1)] = 0.2
-    task_weights: dict[str, Tolerance] = {}
+    task_weights: dict[str, Annotated[Number, Field(ge=0, le=1e9)]] = {}
     shuffle_rows: NumRows = 1_000_000
     snapshot_rows: NumRows = 10_000_000
     seed: Annotated[Whole, Field(ge=0, le=100_000_000)] = 7
@@ -281,7 +281,7 @@ class Tune(Section):
     trials: Annotated[Positive, Field(le=10_000)] = 10
     replay_days: NumDays = 2
     objective: Literal["auc", "normalized_entropy"] = "auc"
-    workers: Annotated[Positive, Field(le=1_024)] = 2
+    workers: Annotated[Positive, Field(le=128)] = 2
     apply: Literal["person", "auto"] = "person"
     schedule: str = "0 6 * * 1"  # on Mondays at 06:00
 
