@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-import annotated_types
 from pydantic.fields import FieldInfo
 
 from feature_jobs.expressions import compiler
@@ -31,6 +30,14 @@ Written by `make reference` from `feature_jobs/schema` and `feature_jobs/express
 A scenario is one file, `scenarios/NAME.yaml`. Its keys are listed in the order of the file. A key without a default is
 required. `recloop check -s NAME` reports every mistake with file, line, value and remedy.
 """
+BOUNDS = {
+    "gt": "above {}",
+    "ge": "{} or more",
+    "lt": "below {}",
+    "le": "at most {}",
+    "min_length": "{} or more entries",
+    "max_length": "at most {} entries",
+}
 PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "any value"}
 
 
@@ -115,16 +122,8 @@ def _type(annotation: Any) -> str:
 
 def _limits(metadata: Any) -> str:
     """Bounds that the schema states."""
-    words = {
-        annotated_types.Gt: lambda m: ("above {}", in_words(m.gt)),
-        annotated_types.Ge: lambda m: ("{} or more", in_words(m.ge)),
-        annotated_types.Lt: lambda m: ("below {}", in_words(m.lt)),
-        annotated_types.Le: lambda m: ("at most {}", in_words(m.le)),
-        annotated_types.MinLen: lambda m: ("{} or more entries", m.min_length),
-        annotated_types.MaxLen: lambda m: ("at most {} entries", m.max_length),
-    }
-    found = [words[type(m)](m) for m in _flat(metadata) if type(m) in words]
-    return ", ".join(text.format(bound) for text, bound in found if bound is not None)
+    shown = [(text, getattr(m, name)) for m in _flat(metadata) for name, text in BOUNDS.items() if hasattr(m, name)]
+    return ", ".join(text.format(words) for text, bound in shown if (words := in_words(bound)) is not None)
 
 
 def _flat(metadata: Any) -> Iterator[Any]:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import previous_day
-from tasks.contract import DayConfig, Forgetting, Found, Metrics, Resources, Users, step
+from feature_jobs.sources.user_ids import Found, Users
+from tasks.contract import DayConfig, Forgetting, Metrics, Resources, step
 
 
 def refuse_retyped(config: DayConfig) -> None:

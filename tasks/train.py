@@ -7,7 +7,8 @@ from pathlib import Path
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
-from tasks.contract import DayConfig, Forgetting, Found, Input, Metrics, Resources, Users, step
+from feature_jobs.sources.user_ids import Found, Users
+from tasks.contract import DayConfig, Forgetting, Input, Metrics, Resources, step
 
 
 def _find(_: Scenario, checkpoint: Path, users: Users) -> Found:

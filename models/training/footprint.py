@@ -103,9 +103,9 @@ def refuse_too_large(scenario: Scenario, memory_bytes: int | None = None) -> Non
     num_parameters, dense_bytes = _dense(_shapes_of(scenario))
     if dense_bytes > memory:
         raise BadInputError(
-            f"{scenario.place_of('model')}: model: its {num_parameters:,} parameters take {dense_bytes / 2**30:,.1f} GiB"
-            f" with their moments, this machine has {memory / 2**30:,.1f} GiB; lower the widths of model.bottom and"
-            " model.tower, model.num_experts, or model.embedding_dim"
+            f"{scenario.place_of('model')}: model: its {num_parameters:,} parameters take"
+            f" {dense_bytes / 2**30:,.1f} GiB with their moments, this machine has {memory / 2**30:,.1f}"
+            " GiB; lower the widths of model.bottom and model.tower, model.num_experts, or model.embedding_dim"
         )
 
 

@@ -19,7 +19,8 @@ from typing import TypedDict
 from feature_jobs.errors import BadInputError, CorruptError, ParentMissingError, RetryLaterError
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_range, is_day, previous_day
-from tasks.contract import DayConfig, Forgetting, Metrics, Step, Users
+from feature_jobs.sources.user_ids import Users
+from tasks.contract import DayConfig, Forgetting, Metrics, Step
 from tasks.run.collect import LINK_STEPS, size_of
 from tasks.run.launchers import Call, Launcher
 from tasks.run.replay import Replay, in_view, is_unfinished

@@ -15,6 +15,7 @@ Only `tasks.store.objects` touches the place itself.
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,11 +85,11 @@ class Commit:
 def open_store(url: str | Path, scenario_name: str, scenario_option: str | None = None) -> ScenarioStore:
     """The scenario's part of the store: below a folder, or below the URL of an object store.
 
-    `scenario_option`: see `Scenario.option`; default `-s scenario_name`. Raises BadInputError for another host's file.
+    `scenario_option`: see `Scenario.option`; default `-s scenario_name`. Raises BadInputError for other file URLs.
     """
     text = str(url)
-    if text.lower().startswith("file:") and not text.startswith("file:///"):
-        raise BadInputError(f"--store {text}: is not a file URL of this machine; write a path, or file:///PATH")
+    if text.lower().startswith("file:") and not re.fullmatch("file:///[^%?#]*", text):
+        raise BadInputError(f"--store {text}: is not the plain URL of a folder here; write a path, or file:///PATH")
     text = text.removeprefix("file://")
     place = text.rstrip("/") if is_remote(text) else Path(text).resolve()
     return ScenarioStore(objects_at(f"{place}/{scenario_name}"), scenario_option)
