@@ -29,7 +29,7 @@ SEARCHES = [
     ("train.learning_rate: {low: 0.1, high: 2, log: true, step: 0.1}", "step is for ranges without log"),
     (
         "train.learning_rate: {low: -1, high: 2}",
-        "-1.0: train.learning_rate: -1.0: must be a number above 0 and at most 1,000; write 0.001, the default",
+        "-1: train.learning_rate: -1: must be a number above 0 and at most 1,000; write 0.001, the default",
     ),
     (
         "model.embedding_dim: {low: 0.5, high: 2}",
