@@ -248,6 +248,7 @@ def _check_search(problems: Problems, path: str, search: SearchRange) -> None:
         if parts[0] == "features" and len(parts) > 1 and parts[1] not in features:
             problems.say(location, parts[1], "no such feature", closest(parts[1], features))
             return
+        # The ends are enough: each limit of the schema is a bound, so what holds at both holds between them.
         whole_ends = [int(end) if end.is_integer() else end for end in ends]  # 8.0 is not a value of a whole number
         for value in search.choices if search.choices is not None else whole_ends:
             if (refusal := _refusal(problems.scenario, expanded, value)) is not None:

@@ -133,11 +133,13 @@ def test_lists_of_users_that_can_not_be_read(shop: Path) -> None:
     refused(["forget", *SHOP, "--users", "file"], 4, "more than the 67108864 bytes")
 
 
-@pytest.mark.parametrize(
-    "url", ["file:x", "file:/x", "file://x", "file://localhost/x", "FILE:/x", "file:///a%20b", "file:///a?b", "File:x"]
-)
-def test_urls_of_files_that_are_not_plain(shop: Path, url: str) -> None:
-    refused(["status", *SHOP, "--store", url], 4, "write a path, or file:///PATH")
+NO_URLS = ["file:x", "file:/x", "file://x", "file://localhost/x", "FILE:/x", "file:///a%20b", "file:///a?b", "File:x"]
+NO_URLS += ["s3://", "s3:///", "s3:///b/x", "s3:b/x", "gs:/b", "other:/b", "s3:"]
+
+
+@pytest.mark.parametrize("url", NO_URLS)
+def test_urls_that_would_be_folders(shop: Path, url: str) -> None:
+    refused(["status", *SHOP, "--store", url], 4, "write a path, file:///PATH or s3://BUCKET/PREFIX")
 
 
 def test_numbers_that_no_machine_computes(shop: Path) -> None:
@@ -145,6 +147,7 @@ def test_numbers_that_no_machine_computes(shop: Path) -> None:
         "join.lookback_days=1000000", "join.label_delay_s=99999999999999999999999", "model.embedding_dim=999999999999",
         "model.bottom=[99999999999]", "train.threads=99999999", "evaluate.bootstrap=999999999999",
         "store.keep_days=true", "store.keep_days='3'", "store.keep_days=1.5", "train.learning_rate=true",
+        "train.learning_rate=1e300",
     ):  # fmt: skip
         for command in ("check", "gc", "plan", "run"):
             refused([command, "-s", "./shop.yaml", "--set", setting], 4, "must be a")
