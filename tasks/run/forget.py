@@ -77,7 +77,7 @@ class _Held:
 
     rows: dict[str, int] = field(default_factory=dict)
     ids: set[int | str] = field(default_factory=set)
-    elsewhere: Counter[str] = field(default_factory=Counter)
+    elsewhere: dict[str, int] = field(default_factory=dict)
 
 
 def cost_of(scenario: Scenario, store: ScenarioStore, users: Users) -> Cost:
@@ -85,9 +85,8 @@ def cost_of(scenario: Scenario, store: ScenarioStore, users: Users) -> Cost:
 
     Raises BadInputError where an unfinished generation that leaves other rows out, or a rollback, is in the way.
     """
-    found = _days_that_hold(scenario, store, users)
+    found, newest = _days_that_hold(scenario, store, users), store.generations()[-1]
     held = found.rows
-    newest = store.generations()[-1]
     if _is_begun(scenario, store) and held:
         raise BadInputError(
             f"{store.url}: generation {newest.number} leaves rows out and is not finished, and {min(held)} holds rows"
@@ -97,8 +96,8 @@ def cost_of(scenario: Scenario, store: ScenarioStore, users: Users) -> Cost:
         # A call that was killed after it wrote the days finds no rows any more, and has its days to compute.
         resumed = newest.forgets and is_unfinished(scenario, store)
         days = _days(scenario, newest.from_ds or "", newest.to_ds or "") if resumed else []
-        unknown = [] if resumed else list(users.ids)
-        return Cost(len(users.ids), days=days, resumed=resumed, unknown=unknown, elsewhere=dict(found.elsewhere))
+        unknown = [] if resumed else list(users.ids)  # the days that held the rows are replaced by now
+        return Cost(len(users.ids), days=days, resumed=resumed, unknown=unknown, elsewhere=found.elsewhere)
     first = _first_day(scenario, store, min(held))
     _refuse_held(scenario, store, first)
     days = _days(scenario, first, _newest(store))
@@ -114,7 +113,7 @@ def cost_of(scenario: Scenario, store: ScenarioStore, users: Users) -> Cost:
         sum(size_of(c) for c in store.commits() if c.ds >= first and not store.is_collected(c)),
         _aside(store, first),
         unknown=[user for user in users.ids if user not in found.ids],
-        elsewhere=dict(found.elsewhere),
+        elsewhere=found.elsewhere,
     )
 
 
@@ -142,7 +141,7 @@ def _days_that_hold(scenario: Scenario, store: ScenarioStore, users: Users) -> _
         store.verify(commit)
         found = declared.forgetting.find(scenario, commit.folder, users)
         held.ids |= found.ids
-        held.elsewhere.update(found.elsewhere)
+        held.elsewhere = dict(Counter(held.elsewhere) + Counter(found.elsewhere))
         if found.rows:
             is_shown = declared.name in ORIGINS and store.generation_of(commit.ds) == commit.generation
             held.rows[commit.ds] = held.rows.get(commit.ds, 0) + (found.rows if is_shown else 0)
@@ -215,8 +214,9 @@ def _aside(store: ScenarioStore, first: str) -> list[str]:
     found = set()
     for folder in ASIDE:
         names = {key.split("/")[1] for depth in ("*/*", "*/*/*") for key in store.keys(f"{folder}/{depth}")}
-        if not (store.work / folder).is_symlink():  # what it leads to is not the store's to delete
-            names |= {path.name for path in (store.work / folder).glob("*")}
+        if (store.work / folder).is_symlink():  # what it leads to is not the store's to delete
+            raise CorruptError(f"{store.work / folder}: a symlink where the store's folder belongs; remove the symlink")
+        names |= {path.name for path in (store.work / folder).glob("*")}
         found |= {f"{folder}/{name}" for name in names if folder == TRIES or name >= first}
     resumable = store.objects.scratch.resumable()
     return sorted(found) + [f".resume/{name}" for name in resumable if name >= first]

@@ -37,7 +37,6 @@ from tasks.store.records import (
     holder_of,
 )
 
-
 _URL_LIKE = re.compile("(?i)(file|s3|gs|az):|[a-z][a-z0-9+.-]*:/")
 _URL = re.compile(r"file:///[^%?#]*|(?!(?i:file):)[A-Za-z][A-Za-z0-9+.-]*://[^/].*", re.DOTALL)
 

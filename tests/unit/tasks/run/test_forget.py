@@ -268,6 +268,15 @@ def test_a_chain_that_begins_later_forgets_with_the_days_that_are_kept(shop):
     assert traces(shop.root, GONE, ("shopper",)) == []
 
 
+def test_a_day_is_run_again_whose_day_before_is_deleted(shop):
+    shop.done("gc", "--keep-days", "1", "--delete")
+    assert "done before" in shop.done("run", "--until", "ingest", "--no-track", "--ds", DAYS[3])
+    assert f"{DAYS[4]}" in shop.done("compare", "committed", "g0")
+    refused = shop.call("compare", DAYS[0], DAYS[4])
+    assert refused.exit_code == 4
+    assert "deleted as no longer needed" in refused.output
+
+
 def test_retention_deletes_old_events_and_the_days_stay_done(shop):
     shop.done("gc", "--keep-days", "2", "--delete")
     commits = [shop.store.find("ingest", ds) for ds in DAYS]
@@ -300,6 +309,15 @@ def test_copies_beside_the_history_go_at_once(shop):
     left = [path.relative_to(shop.store.work).as_posix() for path in shop.store.work.rglob("row.html")]
     assert left == [f"rejected/{DAYS[0]}/validate/docs/row.html"]
     assert GONE not in (shop.store.work / "journal.jsonl").read_text()
+
+
+def test_a_symlink_in_place_of_a_folder_of_copies_is_refused(shop, tmp_path):
+    (tmp_path / "home" / DAYS[3]).mkdir(parents=True)
+    (shop.store.work / "rejected").symlink_to(tmp_path / "home")
+    refused = shop.call("forget", "--user", GONE, "--yes")
+    assert refused.exit_code == 4
+    assert "rejected: a symlink" in refused.output
+    assert shop.store.generation == 0
 
 
 def _promote(shop: Shop, kind: str, ds: str, sequence: int) -> None:
