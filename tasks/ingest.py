@@ -14,8 +14,7 @@ def refuse_retyped(config: DayConfig) -> None:
     """Raises BadInputError where a column's type is not what it was when the day before was ingested."""
     day_before = previous_day(config.scenario, config.ds)
     past = config.store.find("ingest", day_before) if config.store and day_before else None
-    # Of a day whose files were deleted (recloop gc) nothing is known any more.
-    if config.store and past is not None and day_before is not None and not config.store.is_collected(past):
+    if past is not None and day_before is not None and config.store and not config.store.is_collected(past):
         from feature_jobs.sources.retyped import refuse_retyped_events
 
         refuse_retyped_events(config.scenario, config.ds, day_before, past.folder)

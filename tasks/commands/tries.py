@@ -186,8 +186,8 @@ def _side(context: Context, name: str) -> Side:
     days = {ds: context.proven(commit) for ds, commit in there.items()}
     if not days:
         raise BadInputError(
-            f"{store.url}: {name} has no trained day whose files are kept; `recloop status {context.options}` shows what"
-            " there is"
+            f"{store.url}: {name} has no trained day whose files are kept; `recloop status {context.options}` shows"
+            " what there is"
         )
     return Side(name, days)
 

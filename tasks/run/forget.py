@@ -214,9 +214,8 @@ def _aside(store: ScenarioStore, first: str) -> list[str]:
     found = set()
     for folder in ASIDE:
         names = {key.split("/")[1] for depth in ("*/*", "*/*/*") for key in store.keys(f"{folder}/{depth}")}
-        if (store.work / folder).is_symlink():  # what it leads to is not the store's to delete
-            raise CorruptError(f"{store.work / folder}: a symlink where the store's folder belongs; remove the symlink")
-        names |= {path.name for path in (store.work / folder).glob("*")}
+        if not (store.work / folder).is_symlink():  # what it leads to is not the store's to delete
+            names |= {path.name for path in (store.work / folder).glob("*")}
         found |= {f"{folder}/{name}" for name in names if folder == TRIES or name >= first}
     resumable = store.objects.scratch.resumable()
     return sorted(found) + [f".resume/{name}" for name in resumable if name >= first]

@@ -72,9 +72,7 @@ class Base:
 
     @property
     def side(self) -> Side:
-        """The chain, judged as a try of the same days is. Raises BadInputError for a day whose files were deleted."""
-        for commit in self.checkpoints.values():
-            self.store.verify(commit)
+        """The chain, judged as a try of the same days is."""
         return Side(COMMITTED, {ds: commit.folder for ds, commit in self.checkpoints.items()}, self.days[0])
 
     def made_with(self, step: Any) -> list[str]:

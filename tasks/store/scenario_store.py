@@ -15,7 +15,6 @@ Only `tasks.store.objects` touches the place itself.
 from __future__ import annotations
 
 import contextlib
-import functools
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,8 +88,8 @@ class Commit:
 def open_store(url: str | Path, scenario_name: str, scenario_option: str | None = None) -> ScenarioStore:
     """The scenario's part of the store: below a folder, or below the URL of an object store.
 
-    `scenario_option`: see `Scenario.option`; default `-s scenario_name`. Raises BadInputError for a URL
-    that would be taken for a folder below the current one.
+    `scenario_option`: see `Scenario.option`; default `-s scenario_name`. Raises BadInputError for a URL that
+    would be taken for a folder below the current one.
     """
     text = str(url)
     if _URL_LIKE.match(text) and not _URL.fullmatch(text):

@@ -311,15 +311,6 @@ def test_copies_beside_the_history_go_at_once(shop):
     assert GONE not in (shop.store.work / "journal.jsonl").read_text()
 
 
-def test_a_symlink_in_place_of_a_folder_of_copies_is_refused(shop, tmp_path):
-    (tmp_path / "home" / DAYS[3]).mkdir(parents=True)
-    (shop.store.work / "rejected").symlink_to(tmp_path / "home")
-    refused = shop.call("forget", "--user", GONE, "--yes")
-    assert refused.exit_code == 4
-    assert "rejected: a symlink" in refused.output
-    assert shop.store.generation == 0
-
-
 def _promote(shop: Shop, kind: str, ds: str, sequence: int) -> None:
     checkpoint = shop.store.find("train", ds).digest
     entry = Entry(kind, "shop", str(DAYS.index(ds) + 1), ds, shop.store.generation_of(ds), checkpoint)
