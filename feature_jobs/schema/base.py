@@ -48,7 +48,6 @@ Whole = Annotated[int, Field(strict=True)]  # else true would be 1
 Number = Annotated[float, Field(strict=True)]
 """Each number of a scenario has a least and a largest value, beyond which it is a mistake: a test looks at them all."""
 Positive = Annotated[Whole, Field(gt=0)]
-Share = Annotated[Number, Field(ge=0, le=1)]
 LayerWidth = Annotated[Positive, Field(le=16_384)]
 NumDays = Annotated[Positive, Field(le=3_650)]
 NumRows = Annotated[Positive, Field(le=1_000_000_000_000)]

@@ -26,7 +26,6 @@ from feature_jobs.schema.base import (
     PathText,
     Positive,
     Section,
-    Share,
     Tolerance,
     Whole,
 )
@@ -135,7 +134,7 @@ class Data(Section):
 class Ingest(Section):
     """`max_quarantined_share`: share of malformed rows above which the day is refused."""
 
-    max_quarantined_share: Share = 0.01
+    max_quarantined_share: Annotated[Number, Field(ge=0, le=1)] = 0.01
 
 
 class Join(Section):
