@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-import annotated_types
 from pydantic.fields import FieldInfo
 
 from feature_jobs.expressions import compiler
 from feature_jobs.schema import Scenario
+from feature_jobs.schema.allowed import in_words
 from feature_jobs.schema.base import Section
 from feature_jobs.schema.features import AnyFeature, Embedding, Feature
 
@@ -30,6 +30,14 @@ Written by `make reference` from `feature_jobs/schema` and `feature_jobs/express
 A scenario is one file, `scenarios/NAME.yaml`. Its keys are listed in the order of the file. A key without a default is
 required. `recloop check -s NAME` reports every mistake with file, line, value and remedy.
 """
+BOUNDS = {
+    "gt": "above {}",
+    "ge": "{} or more",
+    "lt": "below {}",
+    "le": "at most {}",
+    "min_length": "{} or more entries",
+    "max_length": "at most {} entries",
+}
 PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "any value"}
 
 
@@ -114,15 +122,8 @@ def _type(annotation: Any) -> str:
 
 def _limits(metadata: Any) -> str:
     """Bounds that the schema states."""
-    words = {
-        annotated_types.Gt: lambda m: f"above {m.gt:g}",
-        annotated_types.Ge: lambda m: f"{m.ge:g} or more",
-        annotated_types.Lt: lambda m: f"below {m.lt:g}",
-        annotated_types.Le: lambda m: f"at most {m.le:g}",
-        annotated_types.MinLen: lambda m: f"at least {m.min_length}",
-    }
-    found = [words[type(m)](m) for m in _flat(metadata) if type(m) in words]
-    return ", ".join(found)
+    shown = [(text, getattr(m, name)) for m in _flat(metadata) for name, text in BOUNDS.items() if hasattr(m, name)]
+    return ", ".join(text.format(words) for text, bound in shown if (words := in_words(bound)) is not None)
 
 
 def _flat(metadata: Any) -> Iterator[Any]:

@@ -13,12 +13,13 @@ It asks no clock and no unseeded randomness, so equal inputs give equal files. I
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from feature_jobs.schema import Scenario
+from feature_jobs.sources.user_ids import Found, Users
 
 if TYPE_CHECKING:
     from tasks.store.scenario_store import ScenarioStore
@@ -30,19 +31,15 @@ Two names are special. `verdict`: a sentence on the day, shown on the day's run.
 `series`: curves over the step's work, name → [[position, number], …], shown on the step's run and not printed."""
 
 
-Users = Sequence[int | str]
-"""Ids of users, in the type of the scenario's user column."""
-
-
 @dataclass(frozen=True)
 class Forgetting:
     """What `recloop forget` needs to know of a step whose output holds users' rows under their ids.
 
-    `rows`: how many rows of these users a committed folder holds. `leave_out` writes a folder again without them, and
-    returns its metrics. A step without it is computed again from inputs that do not hold the rows.
+    `find`: what a committed folder holds of these users. `leave_out` writes a folder again without them, and returns
+    its metrics. A step without it is computed again from inputs that do not hold the rows.
     """
 
-    rows: Callable[[Scenario, Path, Users], int]
+    find: Callable[[Scenario, Path, Users], Found]
     leave_out: Callable[[Scenario, Path, Users, Path], Metrics] | None = None
 
 

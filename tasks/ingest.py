@@ -6,7 +6,8 @@ from pathlib import Path
 
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import previous_day
-from tasks.contract import DayConfig, Forgetting, Metrics, Resources, Users, step
+from feature_jobs.sources.user_ids import Found, Users
+from tasks.contract import DayConfig, Forgetting, Metrics, Resources, step
 
 
 def refuse_retyped(config: DayConfig) -> None:
@@ -19,10 +20,10 @@ def refuse_retyped(config: DayConfig) -> None:
         refuse_retyped_events(config.scenario, config.ds, day_before, past.folder)
 
 
-def _rows_of(scenario: Scenario, events: Path, users: Users) -> int:
-    from feature_jobs.sources.leave_out import num_rows
+def _find(scenario: Scenario, events: Path, users: Users) -> Found:
+    from feature_jobs.sources.leave_out import find
 
-    return num_rows(scenario, events, users)
+    return find(scenario, events, users)
 
 
 def _leave_out(scenario: Scenario, events: Path, users: Users, output: Path) -> Metrics:
@@ -36,7 +37,7 @@ def _leave_out(scenario: Scenario, events: Path, users: Users, output: Path) -> 
     writes="events",
     config=("data", "ingest"),
     source=True,
-    forgetting=Forgetting(_rows_of, _leave_out),
+    forgetting=Forgetting(_find, _leave_out),
     imports=("feature_jobs.sources.ingest",),
     before=refuse_retyped,
     resources=Resources(cpus=2, memory_gib=4),

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
-from tasks.contract import DayConfig, Forgetting, Input, Metrics, Resources, Users, step
+from feature_jobs.sources.user_ids import Found, Users
+from tasks.contract import DayConfig, Forgetting, Input, Metrics, Resources, step
 
 
-def _rows_of(scenario: Scenario, checkpoint: Path, users: Users) -> int:
-    from models.checkpoints.users import num_user_rows
+def _find(_: Scenario, checkpoint: Path, users: Users) -> Found:
+    from models.checkpoints.users import ids_with_rows
 
-    return num_user_rows(scenario, checkpoint, users)
+    rows = ids_with_rows(checkpoint, users.ids, [*users.tables, *users.others])
+    known = {user for table in users.tables for user, has_row in zip(users.ids, rows[table], strict=True) if has_row}
+    elsewhere = Counter(
+        {column: int(rows[table].sum()) for table, columns in users.others.items() for column in columns}
+    )
+    return Found(sum(int(rows[table].sum()) for table in users.tables), frozenset(known), +elsewhere)
 
 
 @step(
@@ -34,7 +41,7 @@ def _rows_of(scenario: Scenario, checkpoint: Path, users: Users) -> int:
         "num_rows": "rows",
     },
     resumable=True,
-    forgetting=Forgetting(_rows_of),
+    forgetting=Forgetting(_find),
     shared=True,
 )
 def train(config: DayConfig, *, samples: Path, validation: Path, parent: Path | None, checkpoint: Path) -> Metrics:
@@ -45,10 +52,12 @@ def train(config: DayConfig, *, samples: Path, validation: Path, parent: Path | 
     """
     from models.distributed.nodes import Nodes
     from models.training.day import train_day
+    from models.training.footprint import refuse_too_large
     from models.training.job import TrainJob
     from models.training.ranks import train_day_on_ranks
 
     scenario, ds = config.scenario, config.ds
+    refuse_too_large(scenario)
     train_with = train_day_on_ranks if scenario.train.backend == "torchrec" else train_day
     num_machines = Nodes.from_environment().size
     if num_machines > 1 and train_with is train_day:

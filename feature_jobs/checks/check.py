@@ -178,12 +178,9 @@ def _check_names(problems: Problems) -> None:
     scenario = problems.scenario
     if others := same_name(scenario.file, scenario.name):
         problems.messages.append(name_taken(scenario.name, scenario.file, *others))
-    for task, weight in scenario.train.task_weights.items():
-        location = ("train", "task_weights", task)
+    for task in scenario.train.task_weights:
         if task not in scenario.labels:
-            problems.say(location, task, "no such label", closest(task, scenario.labels))
-        elif weight < 0:
-            problems.say(location, weight, "is below zero", "give a weight of zero or more")
+            problems.say(("train", "task_weights", task), task, "no such label", closest(task, scenario.labels))
     known = sample_columns(scenario)
     for name in scenario.validate_.drift_columns:
         if name not in known:
@@ -252,7 +249,8 @@ def _check_search(problems: Problems, path: str, search: SearchRange) -> None:
             problems.say(location, parts[1], "no such feature", closest(parts[1], features))
             return
         # The ends are enough: each limit of the schema is a bound, so what holds at both holds between them.
-        for value in search.choices if search.choices is not None else ends:
+        whole_ends = [int(end) if end.is_integer() else end for end in ends]  # 8.0 is not a value of a whole number
+        for value in search.choices if search.choices is not None else whole_ends:
             if (refusal := _refusal(problems.scenario, expanded, value)) is not None:
                 problems.say(location, value, *refusal)
                 return

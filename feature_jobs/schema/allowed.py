@@ -28,6 +28,7 @@ _TYPES = {
     datetime.date: "a day",
     Any: "any value",
 }
+LARGEST = 2**63
 _BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 
@@ -122,16 +123,26 @@ def allowed(rule: Rule) -> str:
     return " or ".join(_one(option) for option in rule.options)
 
 
+def in_words(bound: float) -> str | None:
+    """A limit as a person writes it, 3,650 or 0.5; None for one that only says what a type can hold."""
+    if abs(bound) >= LARGEST:
+        return None
+    return f"{int(bound):,}" if abs(bound) >= 1 and bound == int(bound) else f"{bound:g}"
+
+
 def _one(rule: Rule) -> str:
     arguments = get_args(rule.type)
     if get_origin(rule.type) is Literal:
         return f"one of: {', '.join(map(str, arguments))}"
     if get_origin(rule.type) is tuple:
-        least = rule.limit("min_length")
-        return f"a list{f' of at least {least}' if least else ''}, each {allowed(Rule.of(arguments[0]))}"
+        ends = {"at least": rule.limit("min_length"), "at most": rule.limit("max_length")}
+        size = " and ".join(f"{word} {end}" for word, end in ends.items() if end)
+        return f"a list{f' of {size}' if size else ''}, each {allowed(Rule.of(arguments[0]))}"
     if get_origin(rule.type) is dict:
         return f"names with a value each: {allowed(Rule.of(arguments[1]))}"
     if rule.limit("pattern") == NAME_PATTERN:
         return NAME
-    words = [f"{word} {rule.limit(name):g}" for name, word in _BOUNDS.items() if rule.limit(name) is not None]
-    return " ".join([_TYPES[rule.type], " and ".join(words)]).strip()
+    bounds = {word: rule.limit(name) for name, word in _BOUNDS.items() if rule.limit(name) is not None}
+    words = [f"{word} {shown}" for word, bound in bounds.items() if (shown := in_words(bound))]
+    size = "of 64 bits" if rule.type is int and LARGEST in bounds.values() else ""
+    return " ".join(part for part in (_TYPES[rule.type], size, " and ".join(words)) if part)

@@ -44,8 +44,17 @@ Day = Annotated[datetime.date, AfterValidator(_day), Field(description="A day, 2
 ClockTime = Annotated[str, AfterValidator(_clock_time)]
 PathText = Annotated[str, AfterValidator(_path)]
 ModelName = Annotated[str, AfterValidator(_model_name)]
-Positive = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Whole = Annotated[int, Field(strict=True)]  # else true would be 1
+Number = Annotated[float, Field(strict=True)]
+"""Each number of a scenario has a least and a largest value, beyond which it is a mistake: a test looks at them all."""
+Positive = Annotated[Whole, Field(gt=0)]
+LayerWidth = Annotated[Positive, Field(le=16_384)]
+NumDays = Annotated[Positive, Field(le=3_650)]
+NumRows = Annotated[Positive, Field(le=1_000_000_000_000)]
+Buckets = Annotated[Whole, Field(ge=0, le=1_000_000)]
+Tolerance = Annotated[Number, Field(ge=0, le=1e9)]
+AnyNumber = Annotated[Number, Field(ge=-1e300, le=1e300)]
+AnyWhole = Annotated[Whole, Field(ge=-(2**63), lt=2**63)]
 
 
 class Section(BaseModel):

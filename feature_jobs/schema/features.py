@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from feature_jobs.schema.base import Positive, Section
+from feature_jobs.schema.base import Buckets, Number, NumDays, NumRows, Positive, Section, Whole
 
 
 class Feature(Section):
@@ -20,9 +20,9 @@ class Embedding(Section):
     every day); it loses it when unseen for more than `ttl_days` of event time, or while the table holds more than
     `capacity` rows and it is among the least seen. Ids without a row share the table's default row."""
 
-    min_count: Annotated[int, Field(ge=1, le=255)] = 1  # 255: what a byte of the sketch can count
-    ttl_days: Positive | None = None
-    capacity: Positive | None = None
+    min_count: Annotated[Whole, Field(ge=1, le=255)] = 1  # 255: what a byte of the sketch can count
+    ttl_days: NumDays | None = None
+    capacity: NumRows | None = None
 
 
 class EmbeddedFeature(Feature):
@@ -62,7 +62,7 @@ class NumberFeature(Feature):
     kind: Literal["number"]
     of: str | None = None
     scale: Literal["log", "none"] = "log"
-    buckets: Annotated[int, Field(ge=0)] = 0
+    buckets: Buckets = 0
 
 
 class TrailingFeature(Feature):
@@ -71,9 +71,9 @@ class TrailingFeature(Feature):
 
     by: tuple[str, ...] = Field(min_length=1)
     where: str | None = None
-    window_days: Positive | None = None
-    window_hours: Positive | None = None
-    buckets: Annotated[int, Field(ge=0)] = 0
+    window_days: NumDays | None = None
+    window_hours: Annotated[Positive, Field(le=87_600)] | None = None
+    buckets: Buckets = 0
 
     @model_validator(mode="after")
     def _one_window(self) -> Self:
@@ -103,8 +103,8 @@ class RateFeature(TrailingFeature):
 
     kind: Literal["rate"]
     of: str
-    prior: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    prior_weight: Annotated[float, Field(gt=0)] = 10.0
+    prior: Annotated[Number, Field(gt=0, lt=1)] = 0.5
+    prior_weight: Annotated[Number, Field(gt=0, le=1e9)] = 10.0
 
 
 class RecencyFeature(TrailingFeature):
@@ -121,7 +121,7 @@ class SequenceFeature(EmbeddedFeature):
     of: str
     by: str
     where: str | None = None
-    length: Positive = 20
+    length: Annotated[Positive, Field(le=10_000)] = 20
     table: str | None = None
     history: str | None = None
 

@@ -12,7 +12,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr
 
-from feature_jobs.schema.base import ClockTime, Day, ModelName, Name, PathText, Positive, Section, Share
+from feature_jobs.schema.base import (
+    AnyNumber,
+    AnyWhole,
+    ClockTime,
+    Day,
+    LayerWidth,
+    ModelName,
+    Name,
+    Number,
+    NumDays,
+    NumRows,
+    PathText,
+    Positive,
+    Section,
+    Tolerance,
+    Whole,
+)
 from feature_jobs.schema.features import AnyFeature, EmbeddedFeature, Embedding
 from feature_jobs.schema.yaml_file import place_of, setting_at
 
@@ -33,9 +49,9 @@ class Column(Section):
     type: Literal["int", "float", "string", "bool", "list[int]", "list[string]", "time"]
     source: str | None = Field(None, alias="from")
     separator: str | None = None
-    values: tuple[str | int, ...] | None = None
-    min: float | None = None
-    max: float | None = None
+    values: tuple[str | AnyWhole, ...] | None = None
+    min: AnyNumber | None = None
+    max: AnyNumber | None = None
     required: bool = False
     optional: bool = False
     unit: Literal["s", "ms", "us", "ns", "iso"] = "iso"
@@ -107,7 +123,7 @@ class Data(Section):
 
     path: PathText
     fetch: str | None = None
-    options: dict[str, int | float | str] = {}
+    options: dict[str, AnyWhole | AnyNumber | str] = {}
     events: Events
     entities: dict[Name, Entity] = {}
     user: str
@@ -118,15 +134,15 @@ class Data(Section):
 class Ingest(Section):
     """`max_quarantined_share`: share of malformed rows above which the day is refused."""
 
-    max_quarantined_share: Share = 0.01
+    max_quarantined_share: Annotated[Number, Field(ge=0, le=1)] = 0.01
 
 
 class Join(Section):
     """`lookback_days`: how far trailing features look back. `label_delay_s`: how long after an event its outcome is
     known; trailing features that look at outcomes see only events at least that old."""
 
-    lookback_days: Positive = 30
-    label_delay_s: Annotated[int, Field(ge=0)] = 0
+    lookback_days: NumDays = 30
+    label_delay_s: Annotated[Whole, Field(ge=0, le=315_360_000)] = 0
 
 
 class Model(Section):
@@ -135,14 +151,14 @@ class Model(Section):
     crosses, of `cross_rank` if given, that the MLP reads (`cross: stacked`) or has beside it (`parallel`)."""
 
     architecture: Literal["shared_bottom", "mmoe", "deepfm", "dcnv2", "dlrm"] = "shared_bottom"
-    embedding_dim: Positive = 16
-    bottom: Annotated[tuple[Positive, ...], Field(min_length=1)] = (128, 64)
-    tower: tuple[Positive, ...] = (32,)
-    num_experts: Positive = 4
+    embedding_dim: Annotated[Positive, Field(le=4_096)] = 16
+    bottom: Annotated[tuple[LayerWidth, ...], Field(min_length=1, max_length=50)] = (128, 64)
+    tower: Annotated[tuple[LayerWidth, ...], Field(max_length=50)] = (32,)
+    num_experts: Annotated[Positive, Field(le=256)] = 4
     cross: Literal["stacked", "parallel"] = "stacked"
-    cross_layers: Positive = 3
-    cross_rank: Positive | None = None
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    cross_layers: Annotated[Positive, Field(le=100)] = 3
+    cross_rank: LayerWidth | None = None
+    dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
 
 
 Sharding = Literal["table_wise", "row_wise", "column_wise", "data_parallel"]
@@ -163,17 +179,17 @@ class Distributed(Section):
     values that are largest; what a step leaves out is added to the next. `hierarchical`: full precision within a node,
     and that only between nodes."""
 
-    ranks: Positive = 2
+    ranks: Annotated[Positive, Field(le=1_024)] = 2
     kind: Sharding = "row_wise"
     plan: dict[str, Sharding] = {}
     planner: bool = False
-    capacity: dict[str, Positive] = {}
-    default_capacity: Positive = 1_000_000
+    capacity: dict[str, NumRows] = {}
+    default_capacity: NumRows = 1_000_000
     communication: Literal["fp32", "fp16", "bf16"] = "fp32"
     dense_communication: Literal["fp32", "fp16", "int8", "top_k"] = "fp32"
-    top_k_share: Annotated[float, Field(gt=0, le=1)] = 0.01
+    top_k_share: Annotated[Number, Field(gt=0, le=1)] = 0.01
     hierarchical: bool = False
-    timeout_s: Positive = 300
+    timeout_s: Annotated[Positive, Field(le=604_800)] = 300
 
 
 class Train(Section):
@@ -197,24 +213,24 @@ class Train(Section):
     piece, on the CPU; `device` is then where the tables are. It knows no `clip_norm`, no `cache_rows` and no `adam`.
     """
 
-    learning_rate: Annotated[float, Field(gt=0)] = 0.001
+    learning_rate: Annotated[Number, Field(gt=0, le=1_000)] = 0.001
     embedding_optimizer: Literal["rowwise_adagrad", "adagrad", "adam", "sgd"] = "rowwise_adagrad"
-    embedding_learning_rate: Annotated[float, Field(gt=0)] = 0.05
-    embedding_epsilon: Annotated[float, Field(gt=0)] = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    embedding_learning_rate: Annotated[Number, Field(gt=0, le=1_000)] = 0.05
+    embedding_epsilon: Annotated[Number, Field(gt=0, le=1)] = 1e-8
+    weight_decay: Annotated[Number, Field(ge=0, le=1_000)] = 0.0
+    warmup_steps: Annotated[Whole, Field(ge=0, le=1_000_000_000)] = 0
+    clip_norm: Annotated[Number, Field(gt=0, le=1e9)] | None = None
     precision: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
-    batch_size: Positive = 512
-    micro_batch: Positive = 2048
-    holdout_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    task_weights: dict[str, float] = {}
-    shuffle_rows: Positive = 1_000_000
-    snapshot_rows: Positive = 10_000_000
-    seed: int = 7
-    threads: Positive = 2
+    batch_size: Annotated[Positive, Field(le=10_000_000)] = 512
+    micro_batch: Annotated[Positive, Field(le=10_000_000)] = 2048
+    holdout_share: Annotated[Number, Field(gt=0, lt=1)] = 0.2
+    task_weights: dict[str, Annotated[Number, Field(ge=0, le=1e9)]] = {}
+    shuffle_rows: NumRows = 1_000_000
+    snapshot_rows: NumRows = 10_000_000
+    seed: Annotated[Whole, Field(ge=0, le=100_000_000)] = 7
+    threads: Annotated[Positive, Field(le=1_024)] = 2
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    cache_rows: Positive | None = None
+    cache_rows: NumRows | None = None
     rows_folder: PathText | None = None
     backend: Literal["native", "torchrec"] = "native"
     distributed: Distributed = Distributed()
@@ -225,9 +241,9 @@ class Evaluate(Section):
     than `rare_positives` positives a day gets a warning, because its metrics of one day vary by chance."""
 
     segments: dict[Name, str] = {}
-    rare_positives: Positive = 100
-    bootstrap: Positive = 200  # resamples
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    rare_positives: NumRows = 100
+    bootstrap: Annotated[Positive, Field(le=100_000)] = 200  # resamples
+    confidence: Annotated[Number, Field(gt=0.5, lt=1)] = 0.95
 
 
 class Validate(Section):
@@ -240,20 +256,20 @@ class Validate(Section):
     the same weekday where `trailing_days` reaches back to one."""
 
     suite: PathText | None = None
-    trailing_days: Positive = 7
+    trailing_days: NumDays = 7
     drift_columns: tuple[str, ...] = ()
-    max_psi: Annotated[float, Field(gt=0)] = 0.25  # a large change by the rule of thumb of credit scoring
-    max_label_shift: Annotated[float, Field(gt=0)] = 0.5
+    max_psi: Annotated[Number, Field(gt=0, le=1e9)] = 0.25  # a large change by the rule of thumb of credit scoring
+    max_label_shift: Annotated[Number, Field(gt=0, le=1e9)] = 0.5
     drift_severity: Literal["blocking", "warning"] = "warning"
 
 
 class SearchRange(Section):
     """Values of one config path: a range (`low`, `high`, `log`, `step`) or a list (`choices`)."""
 
-    low: float | None = None
-    high: float | None = None
+    low: AnyNumber | None = None
+    high: AnyNumber | None = None
     log: bool = False
-    step: float | None = None
+    step: AnyNumber | None = None
     choices: tuple[Any, ...] | None = None
 
 
@@ -261,10 +277,10 @@ class Tune(Section):
     """`space`: config path → range. A trial replays `replay_days` past days from the checkpoint before them."""
 
     space: dict[str, SearchRange] = {}
-    trials: Positive = 10
-    replay_days: Positive = 2
+    trials: Annotated[Positive, Field(le=10_000)] = 10
+    replay_days: NumDays = 2
     objective: Literal["auc", "normalized_entropy"] = "auc"
-    workers: Positive = 2
+    workers: Annotated[Positive, Field(le=128)] = 2
     apply: Literal["person", "auto"] = "person"
     schedule: str = "0 6 * * 1"  # on Mondays at 06:00
 
@@ -273,9 +289,9 @@ class Quantize(Section):
     """Bits of the served embeddings (dense layers are int8), and what they may cost against fp32."""
 
     embedding_bits: Literal[4, 8] = 8
-    max_auc_loss: Annotated[float, Field(ge=0)] = 0.002
-    max_calibration_shift: Annotated[float, Field(ge=0)] = 0.02
-    calibration_rows: Positive = 2048
+    max_auc_loss: Tolerance = 0.002
+    max_calibration_shift: Tolerance = 0.02
+    calibration_rows: Annotated[Positive, Field(le=10_000_000)] = 2048
 
 
 class Deploy(Section):
@@ -287,16 +303,16 @@ class Deploy(Section):
     could not be judged. `after_rollback`: whether later days may promote before a person lifts the hold."""
 
     model: ModelName | None = None
-    max_auc_drop: Annotated[float, Field(ge=0)] = 0.01
-    max_segment_auc_drop: Annotated[float, Field(ge=0)] = 0.05
-    max_calibration_error: Annotated[float, Field(gt=0)] = 0.25
-    min_rows: Positive = 200
-    min_segment_rows: Positive = 200
-    min_positives: Positive = 30  # a sum of fewer is not near a normal distribution
+    max_auc_drop: Tolerance = 0.01
+    max_segment_auc_drop: Tolerance = 0.05
+    max_calibration_error: Annotated[Number, Field(gt=0, le=1e9)] = 0.25
+    min_rows: NumRows = 200
+    min_segment_rows: NumRows = 200
+    min_positives: NumRows = 30  # a sum of fewer is not near a normal distribution
     when_unsure: Literal["promote", "hold"] = "promote"
     after_rollback: Literal["hold", "promote"] = "hold"
-    tolerance: Annotated[float, Field(gt=0)] = 1e-4
-    keep_versions: Positive = 3
+    tolerance: Annotated[Number, Field(gt=0, le=1e9)] = 1e-4
+    keep_versions: Annotated[Positive, Field(le=1_000_000)] = 3
 
 
 class Schedule(Section):
@@ -311,7 +327,7 @@ class Schedule(Section):
 class Store(Section):
     """`keep_days`: `recloop gc` deletes the files of older days that nothing needs any more; without it, none."""
 
-    keep_days: Positive | None = None
+    keep_days: NumDays | None = None
 
 
 class Scenario(Section):

@@ -1,7 +1,8 @@
-"""A day's ingested events, written again without the rows of some users.
+"""A day's ingested events, written again without the rows and the ids of some users.
 
 A user's rows are the events with that value in `data.user`, the rows of entities that have this column as their key,
-and the quarantined rows that name the user. Nothing else is looked at: an id in another column is data of another row.
+and the quarantined rows that name the user. In other columns that name users (`feature_jobs.sources.user_ids`) the id
+is taken out of its cell, as if the cell had been empty in the source.
 """
 
 from __future__ import annotations
@@ -10,77 +11,74 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feature_jobs.errors import BadInputError
-from feature_jobs.schema import Scenario
+from feature_jobs.schema import Column, Scenario
+from feature_jobs.schema.sections import Entity, Events
 from feature_jobs.sources.ingest import DayCounts, TableCounts
 from feature_jobs.sources.output_files import COUNTS_FILE, EVENTS_FILE, QUARANTINE_FILE
 from feature_jobs.sources.tables import write_parquet
+from feature_jobs.sources.user_ids import ID_TYPES, Found, User, Users
 
-User = int | str
+Bools = npt.NDArray[np.bool_]
 EVENTS = Path(EVENTS_FILE).stem
 _BETWEEN_IDS = re.compile(r"""[\s,;|"':={}\[\]()<>\\]+""")
 _CELL = re.compile("'.*'", re.DOTALL)
 
 
-def users_of(scenario: Scenario, texts: Iterable[str]) -> list[User]:
-    """The ids in the type of the scenario's user column, each once. Raises BadInputError where one does not read."""
-    column = scenario.data.events.columns[scenario.data.user]
-    place = f"{scenario.file}: data.events.columns.{scenario.data.user} is {column.type}"
-    found: dict[User, None] = {}
-    for text in texts:
-        if column.type == "string":
-            found[text] = None
-        elif column.type == "int" and re.fullmatch(r"[+-]?\d+", text) and -(2**63) <= int(text) < 2**63:
-            found[int(text)] = None
-        else:
-            raise BadInputError(f"--user {text!r} is not the id of a user: {place}; give ids as the events hold them")
-    return list(found)
+def find(scenario: Scenario, folder: Path, users: Users) -> Found:
+    """What the folder of a day, as ingest wrote it, holds of these users."""
+    rows, ids, elsewhere = 0, set[User](), Counter[str]()
+    quarantine = pq.read_table(folder / QUARANTINE_FILE)
+    for stored in _stored(scenario, folder):
+        for cleaned in (
+            stored.cleaned(_read(folder / stored.file), users),
+            _quarantined(stored, quarantine, users),
+        ):
+            rows += int(cleaned.is_named.sum())
+            ids |= cleaned.ids
+            elsewhere.update(cleaned.elsewhere)
+    return Found(rows, frozenset(ids), dict(elsewhere))
 
 
-def num_rows(scenario: Scenario, folder: Path, users: Sequence[User]) -> int:
-    """How many rows of these users the folder of a day holds, as ingest wrote it."""
-    columns = [pq.read_table(folder / name, columns=[key])[key] for name, key in _tables(scenario, folder)]
-    named = _names_them(scenario, pq.read_table(folder / QUARANTINE_FILE), users)
-    return sum(int(pc.sum(_is_theirs(column, users)).as_py() or 0) for column in columns) + sum(named)
+def leave_out(scenario: Scenario, folder: Path, users: Users, output: Path) -> DayCounts:
+    """Writes the day to `output` without the rows and ids of these users; returns the counts as ingest does.
 
-
-def leave_out(scenario: Scenario, folder: Path, users: Sequence[User], output: Path) -> DayCounts:
-    """Writes the day to `output` without the rows of these users; returns the counts as ingest does.
-
-    The files are those that ingest would have written if the rows had never been in the source. The counts are, too,
-    but for exact duplicates of their rows: how many of the day's duplicates were theirs is not known any more.
-    Raises BadInputError where no events are left.
+    The files are those that ingest would have written if they had never been in the source. The counts are, too, but
+    for exact duplicates: how many of the day's duplicates were theirs is not known any more, and rows that become equal
+    without an id stay. Raises BadInputError where no events are left.
     """
     (output / "entities").mkdir(parents=True, exist_ok=True)
     for file in (folder / "entities").iterdir():
         shutil.copyfile(file, output / "entities" / file.name)
     counts: DayCounts = json.loads((folder / COUNTS_FILE).read_text(encoding="utf-8"))
-    for name, key in _tables(scenario, folder):
-        table = pq.read_table(folder / name)
-        left = table.filter(pc.invert(_is_theirs(table[key], users)))
-        if name == EVENTS_FILE:
+    quarantine = pq.read_table(folder / QUARANTINE_FILE)
+    is_named = np.zeros(len(quarantine), bool)
+    for stored in _stored(scenario, folder):
+        is_named |= _quarantined(stored, quarantine, users).is_named
+        cleaned = stored.cleaned(_read(folder / stored.file), users)
+        left = cleaned.table
+        if stored.file == EVENTS_FILE:
             _refuse_empty(scenario, folder, left)
             # Numbered again, as ingest would number the rows that are left.
             place = left.schema.get_field_index("key.event_row")
             left = left.set_column(place, left.schema.field(place), pa.array(np.arange(len(left)), pa.int64()))
-        write_parquet(left.to_batches(), left.schema, output / name)
-        own = _of_table(counts, Path(name).stem)
-        own["rows"] -= len(table) - len(left)
-        own["rows_read"] -= len(table) - len(left)
-    quarantine = pq.read_table(folder / QUARANTINE_FILE)
-    named = _names_them(scenario, quarantine, users)
-    kept = quarantine.filter(pc.invert(pa.array(named, pa.bool_())))
+        write_parquet(left.to_batches(), left.schema, output / stored.file)
+        own = _of_table(counts, stored.name)
+        own["rows"] -= cleaned.num_gone
+        own["rows_read"] -= cleaned.num_gone
+    kept = quarantine.filter(pa.array(~is_named))
     write_parquet(kept.to_batches(), kept.schema, output / QUARANTINE_FILE)
-    _subtract(counts, quarantine.filter(pa.array(named, pa.bool_())))
+    _subtract(counts, quarantine.filter(pa.array(is_named)))
     text = json.dumps(counts, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     (output / COUNTS_FILE).write_text(text, encoding="utf-8")
     return counts
@@ -94,51 +92,172 @@ def _refuse_empty(scenario: Scenario, folder: Path, left: pa.Table) -> None:
         )
 
 
-def names_one_of(text: str, users: Sequence[User]) -> bool:
+def names_one_of(text: str, users: Users) -> bool:
     """Whether a text names one of the users, between spaces or punctuation."""
-    return not {str(user) for user in users}.isdisjoint(_BETWEEN_IDS.split(text))
+    return not {str(user) for user in users.ids}.isdisjoint(_BETWEEN_IDS.split(text))
 
 
-def _tables(scenario: Scenario, folder: Path) -> list[tuple[str, str]]:
-    """Files that hold rows of users, each with the column that names the user."""
-    user = scenario.data.user
-    entities = [(f"entities/{name}.parquet", user) for name, e in scenario.data.entities.items() if e.key == user]
-    return [(EVENTS_FILE, user), *(entity for entity in entities if (folder / entity[0]).is_file())]
+@dataclass(frozen=True)
+class _Cleaned:
+    """A table without users: `is_named` says of each row before whether it named one of them, `num_gone` how many of
+    these went as a whole. `ids`, `elsewhere`: see Found."""
+
+    table: pa.Table
+    is_named: Bools
+    ids: frozenset[User]
+    elsewhere: Mapping[str, int]
+    num_gone: int = 0
 
 
-def _is_theirs(column: pa.ChunkedArray, users: Sequence[User]) -> pa.ChunkedArray:
-    text = pa.types.is_string(column.type)
-    return pc.is_in(column, value_set=pa.array([str(user) if text else int(user) for user in users], column.type))
+@dataclass(frozen=True)
+class _Stored:
+    """A table of a day as ingest wrote it: the events, or an entity. `columns`: as the scenario declares them today;
+    `needed`: a row goes where one of these is empty, as ingest takes no such row."""
+
+    file: str
+    name: str
+    columns: Mapping[str, Column]
+    needed: frozenset[str]
+
+    def full(self, column: str) -> str:
+        """The column's name in expressions."""
+        return column if self.file == EVENTS_FILE else f"{self.name}.{column}"
+
+    def can_hold_ids(self, field: pa.Field) -> bool:
+        """Whether a column can; one that the scenario does not declare any more can, too."""
+        kind = field.type.value_type if pa.types.is_list(field.type) else field.type
+        declared = self.columns.get(field.name)
+        fits = pa.types.is_int64(kind) or pa.types.is_string(kind)
+        return fits and not field.name.startswith("key.") and (declared is None or declared.type in ID_TYPES)
+
+    def cleaned(self, table: pa.Table, users: Users) -> _Cleaned:
+        """The table without these users."""
+        is_named, is_gone, ids = np.zeros(len(table), bool), np.zeros(len(table), bool), set[User]()
+        holders = [field.name for field in table.schema if self.can_hold_ids(field)]
+        naming = [name for name in holders if self.full(name) in users.columns]
+        for name in naming:
+            values = table[name].combine_chunks()
+            hits = _hits(values, users)
+            if not hits.num:
+                continue
+            is_named |= hits.in_rows
+            ids |= hits.ids
+            left = hits.taken_out(values, empty_is_null=self.columns[name].separator is not None)
+            if name in self.needed:
+                is_gone |= hits.in_rows & np.asarray(left.is_null())
+            place = table.schema.get_field_index(name)
+            table = table.set_column(place, table.schema.field(place), left)
+        left_rows = table.filter(pa.array(~is_gone))
+        others = {name: _hits(left_rows[name].combine_chunks(), users).num for name in holders if name not in naming}
+        elsewhere = {self.full(name): num for name, num in others.items() if num}
+        return _Cleaned(left_rows, is_named, frozenset(ids), elsewhere, int(is_gone.sum()))
 
 
-def _names_them(scenario: Scenario, quarantine: pa.Table, users: Sequence[User]) -> list[bool]:
-    """Which quarantined rows name one of the users: in the cell of the user, or anywhere in a line without cells."""
-    wanted = {str(user) for user in users}
-    return [any(cell in wanted for cell in _cells(scenario, row)) for row in quarantine["row"].to_pylist()]
+def _stored(scenario: Scenario, folder: Path) -> list[_Stored]:
+    data = scenario.data
+    tables = [_Stored(EVENTS_FILE, EVENTS, data.events.columns, _needed(data.events, data.user, data.item))]
+    for file in sorted((folder / "entities").glob("*.parquet")):
+        entity = data.entities.get(file.stem)
+        columns, needed = (entity.columns, _needed(entity, entity.key)) if entity else ({}, frozenset[str]())
+        tables.append(_Stored(f"entities/{file.name}", file.stem, columns, needed))
+    return tables
 
 
-def _cells(scenario: Scenario, row: str) -> list[str]:
-    """What may be the user's id in a quarantined row, which is JSON with the columns' names in the file."""
-    user = scenario.data.user
-    names = {user, *(table.columns[user].source or user for table in _with_user(scenario))}
+def _read(file: Path) -> pa.Table:
+    """A table with the types that it was written with: Parquet gives the elements of a list another name."""
+    table = pq.read_table(file)
+    kinds = [pa.list_(kind.value_type) if pa.types.is_list(kind) else kind for kind in table.schema.types]
+    return table.cast(pa.schema(zip(table.column_names, kinds, strict=True)))
+
+
+def _needed(table: Events | Entity, *keys: str) -> frozenset[str]:
+    time = [table.time.column] if table.time else []
+    return frozenset((*keys, *time, *(name for name, column in table.columns.items() if column.required)))
+
+
+@dataclass(frozen=True)
+class _Hits:
+    """Values of a column, those in lists one by one, that are ids: which rows have them, which ids, and how many."""
+
+    is_hit: Bools
+    in_rows: Bools
+    ids: frozenset[User]
+
+    @property
+    def num(self) -> int:
+        return int(self.is_hit.sum())
+
+    def taken_out(self, values: pa.Array, *, empty_is_null: bool) -> pa.Array:
+        """The column without them: null in place of a value, a list without its values. A list of text that becomes
+        empty is null, as ingest reads an empty text."""
+        if not pa.types.is_list(values.type):
+            return pc.if_else(pa.array(self.is_hit), pa.scalar(None, values.type), values)
+        rows = np.asarray(pc.list_parent_indices(values))[~self.is_hit]
+        lengths = np.bincount(rows, minlength=len(values))
+        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+        is_null = np.asarray(values.is_null()) | (self.in_rows & (lengths == 0) & empty_is_null)
+        flat = values.flatten().filter(pa.array(~self.is_hit))
+        return pa.ListArray.from_arrays(offsets, flat, type=values.type, mask=pa.array(is_null))
+
+
+def _hits(values: pa.Array, users: Users) -> _Hits:
+    is_list = pa.types.is_list(values.type)
+    flat = values.flatten() if is_list else values
+    wanted = _as_values(users, flat.type)
+    is_hit = np.asarray(pc.is_in(flat, value_set=pa.array(list(wanted), flat.type)), bool)
+    in_rows = is_hit
+    if is_list:
+        in_rows = np.zeros(len(values), bool)
+        in_rows[np.asarray(pc.list_parent_indices(values))[is_hit]] = True
+    return _Hits(is_hit, in_rows, frozenset(wanted[v] for v in flat.filter(pa.array(is_hit)).unique().to_pylist()))
+
+
+def _as_values(users: Users, kind: pa.DataType) -> dict[User, User]:
+    """The ids by the value that a column has of them: numbers as text in a column of text, and the other way round."""
+    if pa.types.is_string(kind):
+        return {str(user): user for user in users.ids}
+    whole = {int(user): user for user in users.ids if re.fullmatch("-?[0-9]{1,19}", str(user))}
+    return {number: user for number, user in whole.items() if str(number) == str(user) and -(2**63) <= number < 2**63}
+
+
+def _quarantined(stored: _Stored, quarantine: pa.Table, users: Users) -> _Cleaned:
+    """Which quarantined rows of a table name one of the users: in a cell that names users, or anywhere in a line
+    without cells."""
+    wanted = {str(user): user for user in users.ids}
+    is_named, ids, elsewhere = np.zeros(len(quarantine), bool), set[User](), Counter[str]()
+    for row, (table, text) in enumerate(zip(*(quarantine[name].to_pylist() for name in ("table", "row")), strict=True)):
+        if table != stored.name:
+            continue
+        found: dict[str, set[str]] = {name: wanted.keys() & cells for name, cells in _cells(stored, text).items()}
+        named = set().union(*(texts for name, texts in found.items() if not name or name in users.columns))
+        is_named[row] = bool(named)
+        ids |= {wanted[text] for text in named}
+        if not named:
+            elsewhere.update(name for name, texts in found.items() if texts)
+    return _Cleaned(quarantine, is_named, frozenset(ids), elsewhere)
+
+
+def _cells(stored: _Stored, row: str) -> dict[str, set[str]]:
+    """What may be ids in a quarantined row, by column; under "" what is in no column. The row is JSON with the columns'
+    names in the file, or the text of a line."""
     try:
         cells = json.loads(row)
     except ValueError:
         cells = None
-    named = [str(cells[name]) for name in names if cells.get(name) is not None] if isinstance(cells, dict) else []
-    texts = named or ([row] if not isinstance(cells, dict) or "text" in cells else [])
-    return [cell for text in texts for cell in (text, text.strip(), *_BETWEEN_IDS.split(text), *_whole(text))]
+    if not isinstance(cells, dict) or cells.keys() == {"line", "text"}:
+        return {"": _readings(row)}
+    found = {}
+    for name, column in stored.columns.items():
+        texts = {str(cells[key]) for key in (name, column.source or name) if cells.get(key) is not None}
+        parts = {part for text in texts for part in text.split(column.separator)} if column.separator else set()
+        found[stored.full(name)] = set().union(*map(_readings, texts | parts))
+    return found
 
 
-def _with_user(scenario: Scenario) -> list[Any]:
-    data = scenario.data
-    return [data.events, *(entity for entity in data.entities.values() if entity.key == data.user)]
-
-
-def _whole(text: str) -> list[str]:
-    """The whole number that a cell such as "+7" or "7.0" stands for."""
-    found = re.fullmatch(r"\s*([+-]?\d+)(\.0*)?\s*", text)
-    return [str(int(found[1]))] if found else []
+def _readings(text: str) -> set[str]:
+    """Ids that a text may stand for: itself, its words, and the whole number of a cell such as "+7" or "7.0"."""
+    number = re.fullmatch(r"\s*([+-]?\d+)(\.0*)?\s*", text)
+    return {text, text.strip(), *_BETWEEN_IDS.split(text), *([str(int(number[1]))] if number else [])}
 
 
 def _of_table(counts: DayCounts, name: str) -> TableCounts:

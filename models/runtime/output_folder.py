@@ -12,6 +12,8 @@ from pathlib import Path
 
 from feature_jobs.errors import BadInputError
 
+NAME_LETTERS = 50  # of OUTPUT's name in the one of the folder beside it: at 4 bytes a letter, both fit a file system
+
 
 @contextlib.contextmanager
 def written_whole(output: Path) -> Iterator[Path]:
@@ -22,10 +24,13 @@ def written_whole(output: Path) -> Iterator[Path]:
     """
     _refuse_used(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{output.name}.part-"
+    prefix = f".{output.name[:NAME_LETTERS]}.part-"
     for left in output.parent.glob(f"{_literal(prefix)}*"):
         _remove_if_abandoned(left)
-    aside, lock = _locked_folder(output.parent, prefix)
+    try:
+        aside, lock = _locked_folder(output.parent, prefix)
+    except OSError as error:  # of a name that nobody gave
+        raise OSError(error.errno, error.strerror, str(output)) from None
     try:
         yield aside
         # Before the rename: else a crash of the machine could leave a whole folder of empty files.

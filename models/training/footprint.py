@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, TypedDict
 
+import torch
+
+from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
 from feature_jobs.transforms import Layout
 from models.checkpoints import checkpoint as checkpoints
@@ -56,10 +60,8 @@ def footprint(scenario: Scenario, parent: Path | None) -> Footprint:
 
     Raises CorruptError for an unreadable parent.
     """
-    layout, model, train = Layout.from_scenario(scenario), scenario.model, scenario.train
-    names, dim = layout.namespaces, model.embedding_dim
-    # The network alone: a ranker would allocate tables.
-    network = Network(layout, scenario.tasks, model)
+    train, names, dim = scenario.train, Layout.from_scenario(scenario).namespaces, scenario.model.embedding_dim
+    network = _shapes_of(scenario)
     found = None
     if parent is not None:
         found = checkpoints.changes(network, names, dim, train.embedding_optimizer, parent)
@@ -83,13 +85,37 @@ def footprint(scenario: Scenario, parent: Path | None) -> Footprint:
         }
     for name, rows in dropped.items():
         tables[name] = {"fate": "dropped", "rows": rows}
-    num_parameters = sum(parameter.numel() for parameter in network.parameters())
+    num_parameters, dense_bytes = _dense(network)
     counted = any(settings.min_count > 1 for name, settings in scenario.embeddings.items() if name in names)
     return {
         "tables": tables,
         "id_map_bytes": ENTRY_BYTES * capacity_for(sum(kept.values())),
         "sketch_bytes": SKETCH_CELLS if counted else 0,
         "cached_rows": train.cache_rows,
-        "dense": {"parameters": num_parameters, "bytes": 3 * FLOAT_BYTES * num_parameters},  # weights, two moments
+        "dense": {"parameters": num_parameters, "bytes": dense_bytes},
         "changes": found,
     }
+
+
+def refuse_too_large(scenario: Scenario, memory_bytes: int | None = None) -> None:
+    """Raises BadInputError for a model whose dense part alone is larger than the memory (default: this machine's)."""
+    memory = memory_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    num_parameters, dense_bytes = _dense(_shapes_of(scenario))
+    if dense_bytes > memory:
+        raise BadInputError(
+            f"{scenario.place_of('model')}: model: its {num_parameters:,} parameters take"
+            f" {dense_bytes / 2**30:,.1f} GiB with their moments, this machine has {memory / 2**30:,.1f}"
+            " GiB; lower the widths of model.bottom and model.tower, model.num_experts, or model.embedding_dim"
+        )
+
+
+def _shapes_of(scenario: Scenario) -> Network:
+    """The network without its values: no memory is taken."""
+    with torch.device("meta"):
+        return Network(Layout.from_scenario(scenario), scenario.tasks, scenario.model)
+
+
+def _dense(network: Network) -> tuple[int, int]:
+    """Parameters of the dense part, and the bytes of weights and two moments."""
+    num_parameters = sum(parameter.numel() for parameter in network.parameters())
+    return num_parameters, 3 * FLOAT_BYTES * num_parameters

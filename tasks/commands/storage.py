@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING
 import click
 
 from feature_jobs.errors import BadInputError, GateError
+from feature_jobs.schema.user_file import read_user_text
+from tasks.commands import arguments
 from tasks.commands.common import Context, execution_option, main, with_context
 from tasks.commands.text_table import table
 
 if TYPE_CHECKING:
     from tasks.run.forget import Cost
+
+MOST_BYTES = 64 << 20  # of a file of ids: some millions
+MOST_SHOWN = 20
 
 
 @main.command(short_help="Shows, and deletes, files that nothing needs any more.")
@@ -58,40 +63,47 @@ def gc(context: Context, *, delete: bool, keep_days: int | None) -> None:
 @main.command(short_help="Leaves the rows of users out of every day, from the first that holds them on.")
 @click.option("--user", "users", multiple=True, metavar="ID", help="A user, as the events name it; may be repeated.")
 @click.option(
-    "--users",
-    "file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A file with one id in each line.",
+    "--users", "file", type=arguments.path_to("file", exists=True), help="A file with one id in each line, in UTF-8."
+)
+@click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    metavar="COLUMN",
+    help="One more column that names users, shared_by or viewer.friends: the ids are taken out of it; may be repeated.",
 )
 @click.option("--yes", is_flag=True, help="Do it; without it only the cost is shown.")
 @execution_option
 @with_context
-def forget(context: Context, *, users: tuple[str, ...], file: Path | None, yes: bool, execution: str) -> None:
+def forget(
+    context: Context, *, users: tuple[str, ...], file: Path | None, columns: tuple[str, ...], yes: bool, execution: str
+) -> None:
     """Leaves the rows of users out of every day, from the first that holds them on, in a new generation.
 
-    The column that names the user is the scenario's `data.user`. Without --yes only the cost is shown. The ids are kept
-    nowhere: give the same command again where it was interrupted. Versions that learned from the rows are deleted in
-    MLflow. The files of the older generation stay until `recloop gc --delete`, which erases them. The source's own
-    files are not changed.
+    The column that names the user is the scenario's `data.user`; in columns whose features share its embedding table,
+    and in each --column, the id is taken out. Other columns that hold an equal value are listed. Without --yes only
+    the cost is shown. The ids are kept nowhere: give the same command again where it was interrupted. Versions that
+    learned from the rows are deleted in MLflow. The files of the older generation stay until `recloop gc --delete`,
+    which erases them. The source's own files are not changed.
     """
-    from feature_jobs.sources.leave_out import users_of
+    from feature_jobs.sources.user_ids import users_of
     from tasks.commands.days import run_days
     from tasks.run.forget import begin_forgetting, cost_of, erase_from_registry
     from tasks.run.modes import launcher_of
 
-    ids = users_of(context.scenario, [*users, *_lines(file)])
-    if not ids:
+    context.check()
+    named = users_of(context.scenario, [*users, *_lines(file)], columns)
+    if not named.ids:
         raise click.UsageError("name the users: --user ID, or --users FILE")
-    cost = cost_of(context.scenario, context.store, ids)
+    cost = cost_of(context.scenario, context.store, named)
     # With --json a call prints one document, so the cost is in the one at the end.
     if not yes or not context.as_json:
         context.show({"done": False, **asdict(cost)}, "\n".join(_cost_lines(context, cost, yes=yes)))
     if not yes:
         return
-    context.check()
     launcher = launcher_of(execution)
     if cost.days:
-        begun = begin_forgetting(context.scenario, context.store, ids, cost, launcher)
+        begun = begin_forgetting(context.scenario, context.store, named, cost, launcher)
         ended = run_days(context, begun.days, launcher)
         if ended.error is not None:
             raise ended.error
@@ -111,16 +123,30 @@ def forget(context: Context, *, users: tuple[str, ...], file: Path | None, yes: 
 
 
 def _lines(file: Path | None) -> list[str]:
+    """The ids of a file, as they are: spaces belong to an id of text. Editors may write a byte order mark first, and
+    end lines with \\r\\n."""
     if file is None:
         return []
-    try:
-        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError:
-        raise BadInputError(f"--users {file}: is not UTF-8 text; write one id in each line") from None
+    lines = read_user_text(file, MOST_BYTES).removeprefix("\N{BYTE ORDER MARK}").split("\n")
+    return [line for line in (line.removesuffix("\r") for line in lines) if line]
 
 
 def _cost_lines(context: Context, cost: Cost, *, yes: bool) -> list[str]:
     """The cost for a person."""
+    lines = _days_lines(context, cost)
+    if cost.unknown:
+        shown = ", ".join(map(repr, cost.unknown[:MOST_SHOWN])) + (", …" if len(cost.unknown) > MOST_SHOWN else "")
+        lines.append(f"no committed day knows {len(cost.unknown):,} of the {cost.users:,} ids: {shown}")
+    if cost.elsewhere:
+        counts = ", ".join(f"{column} ({num:,})" for column, num in sorted(cost.elsewhere.items()))
+        lines.append(
+            f"other columns hold values that equal an id, and keep them: {counts}. Where such a column names users, add"
+            " --column COLUMN"
+        )
+    return lines if yes or not cost.days else [*lines, "nothing was changed; to do it, add --yes"]
+
+
+def _days_lines(context: Context, cost: Cost) -> list[str]:
     if not cost.days:
         return ["no committed day holds rows of these users, except what gc erases"]
     if cost.resumed:
@@ -137,4 +163,4 @@ def _cost_lines(context: Context, cost: Cost, *, yes: bool) -> list[str]:
         lines.append(f"read again from the source: {len(cost.from_source):,} days, whose events gc has deleted")
     if cost.aside:
         lines.append(f"deleted at once, because they hold rows of these days: {', '.join(cost.aside)}")
-    return lines if yes else [*lines, "nothing was changed; to do it, add --yes"]
+    return lines

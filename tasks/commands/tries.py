@@ -182,10 +182,12 @@ def _side(context: Context, name: str) -> Side:
     if generation is None and name != COMMITTED and not is_day:
         return load_side(store, name)
     found = {ds: store.find(TRAIN.name, ds, generation) for ds in ([name] if is_day else trained_days(store))}
-    days = {ds: commit.folder for ds, commit in found.items() if commit}
+    there = {ds: commit for ds, commit in found.items() if commit and (is_day or not store.is_collected(commit))}
+    days = {ds: context.proven(commit) for ds, commit in there.items()}
     if not days:
         raise BadInputError(
-            f"{store.url}: {name} has no trained day; `recloop status {context.options}` shows what there is"
+            f"{store.url}: {name} has no trained day whose files are kept; `recloop status {context.options}` shows"
+            " what there is"
         )
     return Side(name, days)
 

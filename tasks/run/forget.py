@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,8 @@ from typing import TypedDict
 from feature_jobs.errors import BadInputError, CorruptError, ParentMissingError, RetryLaterError
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_range, is_day, previous_day
-from tasks.contract import DayConfig, Forgetting, Metrics, Step, Users
+from feature_jobs.sources.user_ids import Users
+from tasks.contract import DayConfig, Forgetting, Metrics, Step
 from tasks.run.collect import LINK_STEPS, size_of
 from tasks.run.launchers import Call, Launcher
 from tasks.run.replay import Replay, in_view, is_unfinished
@@ -53,6 +54,8 @@ class Cost:
 
     `from_source`: days whose ingested events were deleted (recloop gc), so that their source is read again. `bytes`:
     what gc then erases; `aside`: what is deleted at once. `resumed`: only what an earlier call has left to do.
+    `unknown`: ids that no committed day knows. `elsewhere`: values of columns that are not known to name users, but
+    equal an id, by column; they stay.
     """
 
     users: int
@@ -64,6 +67,17 @@ class Cost:
     bytes: int = 0
     aside: list[str] = field(default_factory=list)
     resumed: bool = False
+    unknown: list[int | str] = field(default_factory=list)
+    elsewhere: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class _Held:
+    """What committed days hold of users: `rows` of events by day, the `ids` that they know, and see Cost."""
+
+    rows: dict[str, int] = field(default_factory=dict)
+    ids: set[int | str] = field(default_factory=set)
+    elsewhere: dict[str, int] = field(default_factory=dict)
 
 
 def cost_of(scenario: Scenario, store: ScenarioStore, users: Users) -> Cost:
@@ -71,8 +85,8 @@ def cost_of(scenario: Scenario, store: ScenarioStore, users: Users) -> Cost:
 
     Raises BadInputError where an unfinished generation that leaves other rows out, or a rollback, is in the way.
     """
-    held = _days_that_hold(scenario, store, users)
-    newest = store.generations()[-1]
+    found, newest = _days_that_hold(scenario, store, users), store.generations()[-1]
+    held = found.rows
     if _is_begun(scenario, store) and held:
         raise BadInputError(
             f"{store.url}: generation {newest.number} leaves rows out and is not finished, and {min(held)} holds rows"
@@ -82,14 +96,15 @@ def cost_of(scenario: Scenario, store: ScenarioStore, users: Users) -> Cost:
         # A call that was killed after it wrote the days finds no rows any more, and has its days to compute.
         resumed = newest.forgets and is_unfinished(scenario, store)
         days = _days(scenario, newest.from_ds or "", newest.to_ds or "") if resumed else []
-        return Cost(len(users), days=days, resumed=resumed)
+        unknown = [] if resumed else list(users.ids)  # the days that held the rows are replaced by now
+        return Cost(len(users.ids), days=days, resumed=resumed, unknown=unknown, elsewhere=found.elsewhere)
     first = _first_day(scenario, store, min(held))
     _refuse_held(scenario, store, first)
     days = _days(scenario, first, _newest(store))
     from_source = [ds for ds in days if None in _base(store, ds, store.generation).values()]
     rows = {ds: held[ds] for ds in days if held.get(ds)}
     return Cost(
-        len(users),
+        len(users.ids),
         first,
         days,
         rows,
@@ -97,6 +112,8 @@ def cost_of(scenario: Scenario, store: ScenarioStore, users: Users) -> Cost:
         _steps_again(scenario, store, days, {*rows, *from_source}),
         sum(size_of(c) for c in store.commits() if c.ds >= first and not store.is_collected(c)),
         _aside(store, first),
+        unknown=[user for user in users.ids if user not in found.ids],
+        elsewhere=found.elsewhere,
     )
 
 
@@ -109,12 +126,12 @@ def _days(scenario: Scenario, first: str, last: str) -> list[str]:
     return [ds for ds in day_range(scenario, first, last) if is_day(scenario, ds)]
 
 
-def _days_that_hold(scenario: Scenario, store: ScenarioStore, users: Users) -> dict[str, int]:
+def _days_that_hold(scenario: Scenario, store: ScenarioStore, users: Users) -> _Held:
     """Days of which some output holds rows of the users, in whatever generation, with the rows of their events.
 
     Days that rows were left out of since do not count: gc erases them.
     """
-    held: dict[str, int] = {}
+    held = _Held()
     for commit in store.commits():
         declared = STEPS.get(commit.step)
         if not declared or not declared.forgetting or store.is_collected(commit):
@@ -122,9 +139,12 @@ def _days_that_hold(scenario: Scenario, store: ScenarioStore, users: Users) -> d
         if is_forgotten(store, commit.ds, commit.generation):
             continue
         store.verify(commit)
-        if num := declared.forgetting.rows(scenario, commit.folder, users):
+        found = declared.forgetting.find(scenario, commit.folder, users)
+        held.ids |= found.ids
+        held.elsewhere = dict(Counter(held.elsewhere) + Counter(found.elsewhere))
+        if found.rows:
             is_shown = declared.name in ORIGINS and store.generation_of(commit.ds) == commit.generation
-            held[commit.ds] = held.get(commit.ds, 0) + (num if is_shown else 0)
+            held.rows[commit.ds] = held.rows.get(commit.ds, 0) + (found.rows if is_shown else 0)
     return held
 
 
@@ -250,8 +270,8 @@ class Prepared:
             store.commit(self.step, self.ds, self.folder, self.facts, generation)
         elif standing.digest != (self.as_before.digest if self.as_before else digest_of(self.folder)):
             raise BadInputError(
-                f"{standing.uri}: other rows were left out than those of these users; give the ids with which"
-                f" generation {generation} was begun"
+                f"{standing.uri}: other rows were left out than those of these users; give the ids, and each --column,"
+                f" with which generation {generation} was begun"
             )
 
 
@@ -288,7 +308,7 @@ class _Preparation:
             "code": manifest.get("code", ""),
             "gate": None,
         }
-        if not _forgetting(declared).rows(self.scenario, commit.folder, self.users):
+        if not _forgetting(declared).find(self.scenario, commit.folder, self.users).rows:
             return Prepared(commit.ds, declared.name, folder, facts, as_before=commit)
         return Prepared(commit.ds, declared.name, folder, facts, self._leave_out(declared, commit.folder, folder))
 

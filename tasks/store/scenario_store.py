@@ -15,6 +15,7 @@ Only `tasks.store.objects` touches the place itself.
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +35,9 @@ from tasks.store.records import (
     Source,
     holder_of,
 )
+
+_URL_LIKE = re.compile("(?i)(file|s3|gs|az):|[a-z][a-z0-9+.-]*:/")
+_URL = re.compile(r"file:///[^%?#]*|(?!(?i:file):)[A-Za-z][A-Za-z0-9+.-]*://[^/].*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -84,9 +88,15 @@ class Commit:
 def open_store(url: str | Path, scenario_name: str, scenario_option: str | None = None) -> ScenarioStore:
     """The scenario's part of the store: below a folder, or below the URL of an object store.
 
-    `scenario_option`: see `Scenario.option`; default `-s scenario_name`.
+    `scenario_option`: see `Scenario.option`; default `-s scenario_name`. Raises BadInputError for a URL that
+    would be taken for a folder below the current one.
     """
-    text = str(url).removeprefix("file://")
+    text = str(url)
+    if _URL_LIKE.match(text) and not _URL.fullmatch(text):
+        raise BadInputError(
+            f"--store {text}: is neither a path nor the URL of a store; write a path, file:///PATH or s3://BUCKET/PREFIX"
+        )
+    text = text.removeprefix("file://")
     place = text.rstrip("/") if is_remote(text) else Path(text).resolve()
     return ScenarioStore(objects_at(f"{place}/{scenario_name}"), scenario_option)
 

@@ -29,9 +29,12 @@ SEARCHES = [
     ("train.learning_rate: {low: 0.1, high: 2, log: true, step: 0.1}", "step is for ranges without log"),
     (
         "train.learning_rate: {low: -1, high: 2}",
-        "-1.0: train.learning_rate: -1.0: must be a number above 0; write 0.001, the default",
+        "-1: train.learning_rate: -1: must be a number above 0 and at most 1,000; write 0.001, the default",
     ),
-    ("model.embedding_dim: {low: 0.5, high: 2}", "0.5: must be a whole number above 0; write 16, the default"),
+    (
+        "model.embedding_dim: {low: 0.5, high: 2}",
+        "0.5: must be a whole number above 0 and at most 4,096; write 16, the default",
+    ),
     ("model.architecture: {choices: [mmoe, moe]}", "did you mean mmoe?"),
     ("features.agee.enabled: {choices: [true, false]}", "'agee': no such feature; did you mean age?"),
     ("features.age.enabld: {choices: [true, false]}", "unknown key; did you mean enabled?"),

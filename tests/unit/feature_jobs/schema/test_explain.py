@@ -2,6 +2,7 @@
 
 import datetime
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ruamel.yaml import YAML
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import load_scenario
-from feature_jobs.schema.allowed import FEATURES, Rule, allowed
+from feature_jobs.schema.allowed import FEATURES, Rule, allowed, rule_at
 from feature_jobs.schema.base import Section
 from feature_jobs.schema.explain import explain, shown
 from feature_jobs.schema.sections import Column, Entity, Scenario, SearchRange
@@ -87,16 +88,19 @@ def test_wrong_values_of_every_field_are_refused_with_place_value_what_is_allowe
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("train.batch_size", "many", "'many': must be a whole number above 0; write 512, the default"),
-        ("train.batch_size", 12.5, "12.5: must be a whole number above 0; write 12"),
+        ("train.batch_size", "many", "'many': must be a whole number above 0 and at most 10,000,000; write 512, "),
+        ("train.batch_size", 12.5, "12.5: must be a whole number above 0 and at most 10,000,000; write 12"),
         ("train.holdout_share", 1, "1: must be a number above 0 and below 1; write 0.2, the default"),
         ("model.dropout", 1.0, "1.0: must be a number at least 0 and below 1; write 0.0, the default"),
-        ("model.bottom", 64, "64: must be a list of at least 1, each a whole number above 0; write it as a list: [64]"),
+        ("model.bottom", 64, "64: must be a list of at least 1 and at most 50, each a whole number above 0 and at "),
         ("model.architecture", "dcn", "must be one of: shared_bottom, mmoe, deepfm, dcnv2, dlrm; did you mean dcnv2?"),
         ("model.dropout", None, "null: must be a number at least 0 and below 1; give it a value, or remove the line"),
-        ("train.learning_rate", float("inf"), "inf: must be a number above 0; write 0.001, the default"),
+        ("train.learning_rate", float("inf"), "inf: must be a number above 0 and at most 1,000; write 0.001, "),
+        ("join.lookback_days", 1_000_000, "must be a whole number above 0 and at most 3,650; write 30, the default"),
+        ("store.keep_days", True, "true: must be a whole number above 0 and at most 3,650; write a number such as"),
+        ("train.learning_rate", "0.1", "'0.1': must be a number above 0 and at most 1,000; write 0.001, the default"),
         ("quantize.embedding_bits", 5, "5: must be one of: 4, 8; write 8"),
-        ("train.clip_norm", 0, "0: must be a number above 0; write a number such as 1"),
+        ("train.clip_norm", 0, "0: must be a number above 0 and at most 1,000,000,000; write a number such as"),
         ("data.days.first", "soon", "'soon': must be a day; write it as \"2022-04-25\""),
         ("data.user", 7, "7: must be text; write text, in quotes where it looks like something else: \"7\""),
         ("features.age.enabled", "maybe", "'maybe': must be true or false; write true or false"),
@@ -105,7 +109,7 @@ def test_wrong_values_of_every_field_are_refused_with_place_value_what_is_allowe
         ("features.age", {"of": "age"}, "kind: missing, must be one of: id, ids, cross,"),
         ("labels", {}, "{}: must be names with a value each: text"),
         ("labels.Like", "a", "'Like': must be a name of small letters, digits and _, beginning with a letter"),
-        ("data.events.columns.rating.values", [1.5], "1.5: must be text or a whole number"),
+        ("data.events.columns.rating.values", [1.5], "1.5: must be text or a whole number of 64 bits"),
         ("tune.space", [1], "[1]: must be names with a value each: a section with the keys low, high, log"),
         ("schedule", 5, "5: must be a section with the keys"),
     ],
@@ -122,6 +126,36 @@ def test_the_line_is_that_of_the_field(tmp_path: Path) -> None:
         load_scenario(file)
     number = file.read_text().splitlines().index("  embedding_bits: 5") + 1
     assert str(caught.value) == f"{file}:{number}: quantize.embedding_bits: 5: must be one of: 4, 8; write 8"
+
+
+def numbers(node: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """The numbers of a JSON schema, with their places."""
+    if isinstance(node, dict):
+        if node.get("type") in ("integer", "number") and "enum" not in node:
+            yield place, node
+        for key, inner in node.items():
+            yield from numbers(inner, f"{place}/{key}")
+    elif isinstance(node, list):
+        for inner in node:
+            yield from numbers(inner, place)
+
+
+def test_every_number_of_a_scenario_has_a_least_and_a_largest_value() -> None:
+    found = dict(numbers(Scenario.model_json_schema()))
+    ends = ({"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"})
+    assert [place for place, number in found.items() if not all(number.keys() & end for end in ends)] == []
+    assert len(found) > 60
+
+
+def test_a_number_is_neither_true_nor_a_text() -> None:
+    tried = 0
+    for path, document in all_fields():
+        kinds = {option.type for option in rule_at(document, path)[0].options}
+        if kinds & {int, float} and not kinds & {str, bool}:
+            tried += 1
+            for value in (True, "1", 10**400):  # the last is larger than any float
+                assert any(f": {'.'.join(path)}: " in line for line in lines(put(document, path, value))), path
+    assert tried > 60
 
 
 def test_every_rule_has_words() -> None:

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from feature_jobs.errors import BadInputError
 from models.sparse.id_map import Columns, IdMap, capacity_for
 from models.training.day import train_day
-from models.training.footprint import footprint
+from models.training.footprint import footprint, refuse_too_large
 from models.training.job import TrainJob
 from tests.unit.models.days import DAYS, shop, write_day
 
@@ -61,3 +62,15 @@ def test_nothing_of_the_tables_is_read(tmp_path):
     for name in ("embeddings", "optimizer"):
         (tmp_path / "checkpoint" / f"{name}.safetensors").unlink()
     assert footprint(scenario, tmp_path / "checkpoint") == before
+
+
+def test_a_model_larger_than_the_memory_is_refused_before_any_is_taken(tmp_path):
+    scenario = shop(tmp_path, model__bottom=[16_384, 16_384])
+    num_bytes = footprint(scenario, None)["dense"]["bytes"]
+    assert num_bytes > 3 << 30
+    refuse_too_large(scenario, memory_bytes=num_bytes)
+    with pytest.raises(BadInputError, match=r"parameters take 3\.\d GiB .* lower the widths of model\.bottom"):
+        refuse_too_large(scenario, memory_bytes=num_bytes - 1)
+    vast = shop(tmp_path, model__bottom=[16_384] * 50, model__architecture="mmoe", model__num_experts=256)
+    with pytest.raises(BadInputError):
+        refuse_too_large(vast)

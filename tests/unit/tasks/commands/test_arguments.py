@@ -118,6 +118,53 @@ def test_files_that_are_none(shop: Path, path: str) -> None:
     refused(["dvc-render", "-s", "./shop.yaml", "--out", path], 4, "; ")
 
 
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    "path", ["fifo", "socket", "loop", "data", "nowhere", "/dev/zero", "/dev/null", "/proc/self/mem"]
+)
+def test_lists_of_users_that_are_none(shop: Path, path: str) -> None:
+    refused(["forget", *SHOP, "--users", path], 4, f"{path}: ")
+
+
+def test_lists_of_users_that_can_not_be_read(shop: Path) -> None:
+    Path("file").write_bytes("s1\n".encode("utf-16"))
+    refused(["forget", *SHOP, "--users", "file"], 4, "is not UTF-8; save the file as UTF-8")
+    os.truncate("file", 1 << 40)
+    refused(["forget", *SHOP, "--users", "file"], 4, "more than the 67108864 bytes")
+
+
+NO_URLS = ["file:x", "file:/x", "file://x", "file://localhost/x", "FILE:/x", "file:///a%20b", "file:///a?b", "File:x"]
+NO_URLS += ["s3://", "s3:///", "s3:///b/x", "s3:b/x", "gs:/b", "other:/b", "s3:"]
+
+
+@pytest.mark.parametrize("url", NO_URLS)
+def test_urls_that_would_be_folders(shop: Path, url: str) -> None:
+    refused(["status", *SHOP, "--store", url], 4, "write a path, file:///PATH or s3://BUCKET/PREFIX")
+
+
+def test_numbers_that_no_machine_computes(shop: Path) -> None:
+    for setting in (
+        "join.lookback_days=1000000", "join.label_delay_s=99999999999999999999999", "model.embedding_dim=999999999999",
+        "model.bottom=[99999999999]", "train.threads=99999999", "evaluate.bootstrap=999999999999",
+        "store.keep_days=true", "store.keep_days='3'", "store.keep_days=1.5", "train.learning_rate=true",
+        "train.learning_rate=1e300",
+    ):  # fmt: skip
+        for command in ("check", "gc", "plan", "run"):
+            refused([command, "-s", "./shop.yaml", "--set", setting], 4, "must be a")
+
+
+def test_the_largest_model_is_planned_without_its_memory(shop: Path) -> None:
+    largest = [
+        "model.bottom=[16384, 16384, 16384]",
+        "model.architecture=mmoe",
+        "model.num_experts=256",
+        "train.threads=1024",
+    ]
+    done = recloop("plan", *SHOP, "--ds", FIRST, *(word for one in largest for word in ("--set", one)))
+    assert done.exit_code == 0
+    assert "TiB with their moments" in done.output
+
+
 @pytest.mark.parametrize(
     "words", [["run", *SHOP], ["dvc-render", "-s", "./shop.yaml"], ["init", "data", "--name", "two"]]
 )

@@ -56,3 +56,17 @@ def test_days_without_an_export_that_may_serve(root):
     refused = delta(root, DAYS[0], DAYS[2])
     assert refused.exit_code == 3
     assert "is not to serve: love: int8 loses 0.2 AUC" in refused.output
+
+
+def test_outputs_of_any_name_are_made_or_refused(root):
+    delta(root, DAYS[0], DAYS[1])
+    for name in ("n" * 255, "é" * 127):
+        made = recloop("apply-delta", root / DAYS[0], root / "delta", root / name)
+        assert (made.exit_code, (root / name).is_dir()) == (0, True), made.output
+    common = ("-s", root / "little.yaml", "--store", root / "store", "--from", DAYS[0], "--to", DAYS[1])
+    for refused in (
+        recloop("apply-delta", root / DAYS[0], root / "delta", "/proc/x"),
+        recloop("delta", *common, "--out", "/proc/x"),
+    ):
+        assert refused.exit_code == 4, refused.exception
+        assert "/proc/x: No such file or directory; choose another path" in refused.output

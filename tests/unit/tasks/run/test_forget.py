@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -10,12 +11,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from feature_jobs.errors import RetryLaterError
 from feature_jobs.schema import Scenario, load_scenario
+from feature_jobs.sources.user_ids import users_of
 from tasks.commands.cli import main
 from tasks.store.champion_log import ChampionLog, Entry
 from tasks.store.scenario_store import ScenarioStore, open_store
@@ -27,14 +30,23 @@ GONE = "s777"
 LEARNED = ("ingest", "join", "validate", "train")
 
 
-def _add_user(folder: Path, ds: str) -> None:
-    """Rows of one more user on a day, and a malformed one."""
-    file = folder / "data" / "events" / f"{ds}.csv"
-    head, *rows = list(csv.reader(file.open()))
-    rows += [[GONE, product, product % 2, "", f"{ds} 1{product % 10}:00:00"] for product in range(12)]
-    rows.append([GONE, "none", 0, "", f"{ds} 10:00:00"])
-    with file.open("w", newline="") as stream:
-        csv.writer(stream, lineterminator="\n").writerows([head, *sorted(rows, key=lambda row: row[-1])])
+def _write(folder: Path, holds: tuple[str, ...]) -> None:
+    """The small shop, where another user may have sent the shopper; with one user more on some days, who did so once,
+    and has a malformed row."""
+    write_small(folder, len(DAYS), rows=200)
+    for ds in DAYS:
+        file = folder / "data" / "events" / f"{ds}.csv"
+        head, *rows = ([*row, ""] for row in csv.reader(file.open()))
+        head[-1] = "sent_by"
+        if ds in holds:
+            rows[7][-1] = GONE
+            rows += [[GONE, product, product % 2, "", f"{ds} 1{product % 10}:00:00", ""] for product in range(12)]
+            rows.append([GONE, "none", 0, "", f"{ds} 10:00:00", ""])
+        with file.open("w", newline="") as stream:
+            csv.writer(stream, lineterminator="\n").writerows([head, *sorted(rows, key=lambda row: row[4])])
+    scenario = folder / "shop.yaml"
+    text = scenario.read_text().replace("      at: {type", "      sent_by: {type: string}\n      at: {type")
+    scenario.write_text(text.replace("  price: {kind", "  sent_by: {kind: id, table: shopper}\n  price: {kind"))
 
 
 class Shop:
@@ -72,9 +84,7 @@ class Shop:
 
 def _learned(folder: Path, holds: tuple[str, ...]) -> Shop:
     folder.mkdir()
-    write_small(folder, len(DAYS), rows=200)
-    for ds in holds:
-        _add_user(folder, ds)
+    _write(folder, holds)
     shop = Shop(folder)
     file = folder / "shop.yaml"
     file.write_text(file.read_text().replace("lookback_days: 7", "lookback_days: 1"))
@@ -107,17 +117,17 @@ def _forget(shop: Shop, *words: str, user: str = GONE) -> Result:
     return shop.call("run", "--until", "train", "--no-track")
 
 
-def _begin(shop: Shop) -> None:
+def _begin(shop: Shop, *columns: str) -> None:
     from tasks.run.forget import begin_forgetting, cost_of
     from tasks.run.launchers import InProcess
 
-    cost = cost_of(shop.scenario, shop.store, [GONE])
-    begin_forgetting(shop.scenario, shop.store, [GONE], cost, InProcess())
+    users = users_of(shop.scenario, [GONE], columns)
+    begin_forgetting(shop.scenario, shop.store, users, cost_of(shop.scenario, shop.store, users), InProcess())
 
 
 def test_the_cost_is_shown_first(shop):
     shown = shop.done("forget", "--user", GONE)
-    assert f"13 rows on 1 days; a new generation from {DAYS[2]} to {DAYS[4]}, 3 days" in shown
+    assert f"14 rows on 1 days; a new generation from {DAYS[2]} to {DAYS[4]}, 3 days" in shown
     assert "nothing was changed" in shown
     assert [line.split()[:2] for line in shown.splitlines() if line.split()[0] in ("ingest", "join", "train")] == [
         ["ingest", "1"], ["join", "2"], ["train", "3"],
@@ -126,7 +136,40 @@ def test_the_cost_is_shown_first(shop):
 
 
 def test_nobody_is_forgotten_where_nobody_is_known(shop):
-    assert "no committed day holds rows" in shop.done("forget", "--user", "s999")
+    shown = shop.done("forget", "--user", "s999")
+    assert "no committed day holds rows" in shown
+    assert "no committed day knows 1 of the 1 ids: 's999'" in shown
+
+
+def _cost(shop: Shop, *words: str) -> dict[str, Any]:
+    return json.loads(shop.done("forget", *words, "--json"))
+
+
+def test_the_ids_of_a_file_are_as_the_file_has_them(shop, tmp_path):
+    file = tmp_path / "ids.txt"
+    file.write_bytes("\ufeffs7\r\n\r\ns8\r\n s3 \r\ns\u202810".encode())
+    by_file = _cost(shop, "--users", str(file))
+    assert by_file["unknown"] == [" s3 ", "s\u202810"]
+    assert by_file["rows"] == _cost(shop, "--user", "s7", "--user", "s8")["rows"] != _cost(shop, "--user", "s8")["rows"]
+
+
+def test_a_column_that_names_users_beside_is_shown_and_emptied(tmp_path):
+    _write(tmp_path, (DAYS[0],))
+    shop = Shop(tmp_path)
+    file = tmp_path / "shop.yaml"
+    file.write_text(file.read_text().replace("sent_by: {kind: id, table: shopper}", "sent_by: {kind: id}"))
+    shop.done("run", "--until", "ingest", "--no-track", "--to", DAYS[0])
+    cost = _cost(shop, "--user", GONE)
+    assert (cost["rows"], cost["elsewhere"]) == ({DAYS[0]: 13}, {"sent_by": 1})
+    assert "sent_by (1)" in shop.done("forget", "--user", GONE)
+    assert "did you mean 'sent_by'" in shop.call("forget", "--user", GONE, "--column", "sentby").output
+    _begin(shop)
+    assert traces(shop.store.work / "g0001", GONE, ())
+    assert _cost(shop, "--user", GONE)["elsewhere"] == {"sent_by": 1}
+    _begin(shop, "sent_by")
+    assert traces(shop.store.work / "g0002", GONE, ()) == []
+    assert _cost(shop, "--user", GONE, "--column", "sent_by")["days"] == []
+    assert _cost(shop, "--user", GONE)["elsewhere"] == {}
 
 
 @pytest.mark.slow
@@ -135,6 +178,7 @@ def test_days_are_as_if_the_user_had_never_been_there(shop, without):
     assert before != without.digests()
     assert _forget(shop).exit_code == 0
     assert shop.digests() == without.digests()
+    assert "no committed day holds rows" in shop.done("forget", "--user", GONE)
     assert {place: d for place, d in before.items() if place[0] < DAYS[2]}.items() <= shop.digests().items()
     reused = {(e["ds"], e["step"]) for e in shop.store.journal() if e["outcome"] == "reused"}
     assert reused == {(DAYS[4], "join")}  # its window does not reach back to the user's day
@@ -224,6 +268,11 @@ def test_a_chain_that_begins_later_forgets_with_the_days_that_are_kept(shop):
     assert traces(shop.root, GONE, ("shopper",)) == []
 
 
+def test_compare_takes_the_days_whose_files_are_kept(shop):
+    shop.done("gc", "--keep-days", "1", "--delete")
+    assert json.loads(shop.done("compare", "committed", "g0", "--json"))["days"] == DAYS[2:]
+
+
 def test_retention_deletes_old_events_and_the_days_stay_done(shop):
     shop.done("gc", "--keep-days", "2", "--delete")
     commits = [shop.store.find("ingest", ds) for ds in DAYS]
@@ -301,9 +350,7 @@ def test_a_rollback_that_holds_promotions_is_in_the_way(shop):
 def test_a_killed_forgetting_ends_with_a_champion_that_never_knew_the_user(tmp_path, mlflow_uri):
     folder = tmp_path / "shop"
     folder.mkdir()
-    write_small(folder, len(DAYS), rows=200)
-    for ds in (DAYS[2], DAYS[3]):
-        _add_user(folder, ds)
+    _write(folder, (DAYS[2], DAYS[3]))
     shop = Shop(folder)
     shop.done("run")
     roots = (shop.root, tmp_path / "mlartifacts", tmp_path / "mlflow.db")
