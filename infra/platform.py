@@ -2,7 +2,7 @@
 
     .recloop/platform/compose.env   settings, none of them secret
     .recloop/platform/secrets/      one file for each secret, readable by its owner alone
-    .recloop/platform/...           folders of Postgres, the object store, Airflow's logs, the store and its cache
+    .recloop/platform/...           folders of Postgres, the object store, Airflow's logs, the worker's cache of the store
 
 Containers run as the folders' owner: the user who runs this command, or user 10001 instead of root.
 """
@@ -22,8 +22,8 @@ from infra.servers import ROOT, USER, free_ports, write_private
 from tasks.run.container import NOBODY, engine_address, release
 
 HOME = ROOT / ".recloop" / "platform"
-FOLDERS = ("secrets", "postgres", "objects", "airflow-logs", "store", "cache")
-PORTS = {"Airflow": 8080, "MLflow": 5000}  # other ports are chosen where these are in use
+FOLDERS = ("secrets", "postgres", "objects", "airflow-logs", "cache")
+PORTS = {"Airflow": 8080, "MLflow": 5000, "Objects": 8333}  # other ports are chosen where these are in use
 BUCKET, STEPS_USER = "recloop", "recloop-steps"  # of the store, and who may use this bucket only
 TOKENS = (
     "postgres-password",
@@ -49,8 +49,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tag", default=release(), help="Tag of our images.")
     given = parser.parse_args(arguments)
     ports = ports_in(prepare(given.home.resolve(), given.data.resolve(), given.images, given.tag))
-    for (name, port), file in zip(ports.items(), ("airflow-passwords", "mlflow-password"), strict=True):
-        print(f"{name} http://127.0.0.1:{port}  user {USER}, password in {given.home}/secrets/{file}")
+    logins = (
+        f"user {USER}, password in ",
+        f"user {USER}, password in ",
+        f"the store s3://{BUCKET}/store, credentials in ",
+    )
+    files = ("airflow-passwords", "mlflow-password", "store-credentials")
+    for (name, port), login, file in zip(ports.items(), logins, files, strict=True):
+        print(f"{name} http://127.0.0.1:{port}  {login}{given.home}/secrets/{file}")
     return 0
 
 
@@ -91,7 +97,7 @@ def prepare(home: Path, data: Path, images: str, tag: str) -> Path:
 
 
 def ports_in(settings: Path) -> dict[str, int]:
-    """Ports of Airflow and MLflow on the loopback; chosen once, so that they stay the same after a restart."""
+    """Ports on the loopback; chosen once, so that they stay the same after a restart."""
     values = dict(line.split("=", 1) for line in settings.read_text().splitlines())
     return {name: int(values.get(f"RECLOOP_{name.upper()}_PORT", usual)) for name, usual in PORTS.items()}
 
