@@ -2,7 +2,7 @@
 
     .recloop/platform/compose.env   settings, none of them secret
     .recloop/platform/secrets/      one file for each secret, readable by its owner alone
-    .recloop/platform/...           folders of Postgres, the object store, Airflow's logs, the worker's cache of the store
+    .recloop/platform/...           folders of Postgres and the object store, the worker's logs and its cache
 
 Containers run as the folders' owner: the user who runs this command, or user 10001 instead of root.
 """
@@ -140,13 +140,13 @@ def texts(tokens: Mapping[str, str]) -> dict[str, str]:
         "redis-config": f"requirepass {tokens['redis-password']}\n",
         "redis-url": f"redis://:{tokens['redis-password']}@redis:6379/0",
         "objects-config": json.dumps({"identities": [identity, steps]}),
-        "objects-credentials": _credentials("mlflow", secret),
-        "store-credentials": _credentials(STEPS_USER, tokens["store-secret-key"]),
+        "objects-credentials": credentials("mlflow", secret),
+        "store-credentials": credentials(STEPS_USER, tokens["store-secret-key"]),
     }
 
 
-def _credentials(key: str, secret: str) -> str:
-    """A file of shared credentials, as clients of S3 read it."""
+def credentials(key: str, secret: str) -> str:
+    """The text of a file of shared credentials, as clients of S3 read it."""
     return f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n"
 
 
