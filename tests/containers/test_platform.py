@@ -41,7 +41,16 @@ from tests.small import days, write_small
 pytestmark = [pytest.mark.container, pytest.mark.slow, pytest.mark.airflow, pytest.mark.timeout(900)]
 DAYS = days(2)
 ROOMS = ("dags", "feature_jobs", "infra", "models", "serving", "tasks")
-SERVICES = {"postgres", "redis", "objects", "mlflow", "airflow-api", "airflow-scheduler", "airflow-dag-processor"} | {
+SERVICES = {
+    "postgres",
+    "redis",
+    "objects",
+    "objects-gate",
+    "mlflow",
+    "airflow-api",
+    "airflow-scheduler",
+    "airflow-dag-processor",
+} | {
     "airflow-triggerer",
     "airflow-worker",
 }
@@ -254,7 +263,10 @@ def test_the_credential_of_the_steps_opens_their_bucket_alone(store: ScenarioSto
 
 
 def test_a_step_that_talks_to_mlflow_finds_neither_databases_nor_a_way_out(platform: Platform) -> None:
-    places = ["mlflow:5000", "postgres:5432", "redis:6379", "objects:8333", "1.1.1.1:443", "pypi.org:443"]
+    places = ["mlflow:5000", "postgres:5432", "redis:6379", "1.1.1.1:443", "pypi.org:443"]
+    # Of the object store the one port that has passwords.
+    ports = (8333, 18333, 9333, 19333, 8888, 18888, 8080, 18080, 8181)
+    places += [f"{host}:{port}" for host in ("objects", "objects-gate") for port in ports]
     look = (
         "import socket\nfrom concurrent.futures import ThreadPoolExecutor\n"
         "def reached(place):\n"
@@ -266,7 +278,7 @@ def test_a_step_that_talks_to_mlflow_finds_neither_databases_nor_a_way_out(platf
         "print(*ThreadPoolExecutor(len(places)).map(reached, places))\n"
     )
     command = ["run", "--rm", "--network", "recloop-control", "--entrypoint", "python", f"recloop/step:{TAG}"]
-    assert docker(*command, "-c", look).split() == ["mlflow:5000", "objects:8333"]
+    assert docker(*command, "-c", look).split() == ["mlflow:5000", "objects-gate:8333"]
 
 
 # no secret in logs or databases

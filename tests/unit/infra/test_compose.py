@@ -17,7 +17,7 @@ from tests.paths import ROOT
 COMPOSE = ROOT / "infra" / "compose.yaml"
 OURS = {"airflow", "mlflow", "step"}
 ONE_SHOT = {"airflow-init", "mlflow-init", "objects-init"}
-PUBLISHED = {"airflow-api": 8080, "mlflow": 5000, "objects": 8333}
+PUBLISHED = {"airflow-api": 8080, "mlflow": 5000, "objects-gate": 8333}
 
 
 def _compose(*arguments: str, settings: Path, file: Path = COMPOSE) -> subprocess.CompletedProcess[str]:
@@ -63,7 +63,7 @@ def test_compose_rejects_a_field_that_it_does_not_know(settings: Path, tmp_path:
 
 def test_every_part_of_the_platform_is_there(services: dict[str, Any]) -> None:
     airflow = {f"airflow-{part}" for part in ("init", "api", "scheduler", "dag-processor", "triggerer", "worker")}
-    assert set(services) == airflow | {"postgres", "redis", "objects", "mlflow"} | ONE_SHOT
+    assert set(services) == airflow | {"postgres", "redis", "objects", "objects-gate", "mlflow"} | ONE_SHOT
 
 
 def test_few_ports_are_published_and_only_on_the_loopback(services: dict[str, Any]) -> None:
@@ -84,6 +84,8 @@ def test_networks_have_no_way_out(rendered: str, services: dict[str, Any]) -> No
     meets = {
         network: {name for name, service in services.items() if network in service["networks"]} for network in networks
     }
+    assert meets["objects"] == {"objects", "objects-init", "objects-gate", "mlflow"}
+    assert set(services["objects"]["networks"]) == {"objects"}
     assert "mlflow" not in meets["broker"]
 
 
@@ -200,7 +202,7 @@ def test_steps_do_not_log_in_to_mlflow_as_its_admin(services: dict[str, Any], re
     assert "MLFLOW_TRACKING_USERNAME=recloop " in command
     assert "--name=recloop" in services["mlflow-init"]["command"]
     assert "secrets/mlflow-password" not in rendered
-    holders = {name for name, service in services.items() if "mlflow-auth" in json.dumps(service["secrets"])}
+    holders = {name for name, service in services.items() if "mlflow-auth" in json.dumps(service.get("secrets"))}
     assert holders == {"mlflow", "mlflow-init"}
 
 
@@ -217,7 +219,7 @@ def test_the_store_is_a_bucket_that_the_worker_alone_can_open(home: Path, servic
     assert worker["environment"]["RECLOOP_STORE"] == f"s3://{BUCKET}/store"
     holders = {name for name, service in services.items() if "store-credentials" in json.dumps(service.get("secrets"))}
     assert holders == {"airflow-worker"}
-    assert set(services["objects"]["networks"]) & set(worker["networks"])
+    assert worker["environment"]["AWS_ENDPOINT_URL"] == "http://objects-gate:8333"
     [name] = re.findall(r"aws_access_key_id = (.*)", (home / "secrets" / "store-credentials").read_text())
     identities = json.loads((home / "secrets" / "objects-config").read_text())["identities"]
     [actions] = [identity["actions"] for identity in identities if identity["name"] == name]
