@@ -89,7 +89,7 @@ class NodeDouble(ClusterDouble):
         return [f"--volume={place}"]  # on the node's disk; the engine gives it the mode that the image's folder has
 
     def _secret_files(self, secret: dict[str, Any], group: int) -> Path:
-        place = self.folder / secret["secretName"]
+        place: Path = self.folder / secret["secretName"]
         place.mkdir(parents=True, exist_ok=True)
         for key, value in self.secrets[secret["secretName"]].items():
             (place / key).write_text(value)
