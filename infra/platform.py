@@ -24,7 +24,7 @@ from tasks.run.container import NOBODY, engine_address, release
 HOME = ROOT / ".recloop" / "platform"
 FOLDERS = ("secrets", "postgres", "objects", "airflow-logs", "cache")
 PORTS = {"Airflow": 8080, "MLflow": 5000, "Objects": 8333}  # other ports are chosen where these are in use
-BUCKET, STEPS_USER = "recloop", "recloop-steps"  # of the store, and who may use this bucket only
+BUCKET, STEPS_USER = "recloop", "recloop-steps"  # the store's bucket, and the user that may use only this one
 TOKENS = (
     "postgres-password",
     "airflow-database-password",
