@@ -24,7 +24,7 @@ down: ## stop the servers that `make demo` started
 	@if [ -x $(PYTHON_IN) ]; then $(PYTHON_IN) -m infra.down; else echo "nothing was running"; fi
 
 PLATFORM = $(PYTHON_IN) -m infra.platform $(if $(DATA),--data "$(DATA)") $(if $(TAG),--tag "$(TAG)") $(if $(IMAGES),--images "$(IMAGES)")
-COMPOSE = .venv/bin/docker-compose --env-file .recloop/platform/compose.env -f infra/compose.yaml $(if $(LOCAL),-f infra/compose/local/compose.yaml) $(if $(filter s3,$(STORE)),-f infra/compose/object-store.yaml)
+COMPOSE = .venv/bin/docker-compose --env-file .recloop/platform/compose.env -f infra/compose.yaml $(if $(LOCAL),-f infra/compose/local/compose.yaml)
 
 compose-up: environment ## run the whole platform in containers on this host; needs a container engine and `make images` (with the same LOCAL=1)
 	@addresses=$$($(PLATFORM)) && $(COMPOSE) up --detach --wait --wait-timeout 600 && echo "$$addresses"

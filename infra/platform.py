@@ -2,7 +2,7 @@
 
     .recloop/platform/compose.env   settings, none of them secret
     .recloop/platform/secrets/      one file for each secret, readable by its owner alone
-    .recloop/platform/...           folders of Postgres, the object store, Airflow's logs, the store and its cache
+    .recloop/platform/...           folders of Postgres and the object store, the worker's logs and its cache
 
 Containers run as the folders' owner: the user who runs this command, or user 10001 instead of root.
 """
@@ -22,9 +22,9 @@ from infra.servers import ROOT, USER, free_ports, write_private
 from tasks.run.container import NOBODY, engine_address, release
 
 HOME = ROOT / ".recloop" / "platform"
-FOLDERS = ("secrets", "postgres", "objects", "airflow-logs", "store", "cache")
-PORTS = {"Airflow": 8080, "MLflow": 5000}  # other ports are chosen where these are in use
-BUCKET, STEPS_USER = "recloop", "recloop-steps"  # of the store, and who may use this bucket only
+FOLDERS = ("secrets", "postgres", "objects", "airflow-logs", "cache")
+PORTS = {"Airflow": 8080, "MLflow": 5000, "Objects": 8333}  # other ports are chosen where these are in use
+BUCKET, STEPS_USER = "recloop", "recloop-steps"  # the store's bucket, and the user that may use only this one
 TOKENS = (
     "postgres-password",
     "airflow-database-password",
@@ -49,8 +49,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tag", default=release(), help="Tag of our images.")
     given = parser.parse_args(arguments)
     ports = ports_in(prepare(given.home.resolve(), given.data.resolve(), given.images, given.tag))
-    for (name, port), file in zip(ports.items(), ("airflow-passwords", "mlflow-password"), strict=True):
-        print(f"{name} http://127.0.0.1:{port}  user {USER}, password in {given.home}/secrets/{file}")
+    logins = (
+        f"user {USER}, password in ",
+        f"user {USER}, password in ",
+        f"the store s3://{BUCKET}/store, credentials in ",
+    )
+    files = ("airflow-passwords", "mlflow-password", "store-credentials")
+    for (name, port), login, file in zip(ports.items(), logins, files, strict=True):
+        print(f"{name} http://127.0.0.1:{port}  {login}{given.home}/secrets/{file}")
     return 0
 
 
@@ -91,7 +97,7 @@ def prepare(home: Path, data: Path, images: str, tag: str) -> Path:
 
 
 def ports_in(settings: Path) -> dict[str, int]:
-    """Ports of Airflow and MLflow on the loopback; chosen once, so that they stay the same after a restart."""
+    """Ports on the loopback; chosen once, so that they stay the same after a restart."""
     values = dict(line.split("=", 1) for line in settings.read_text().splitlines())
     return {name: int(values.get(f"RECLOOP_{name.upper()}_PORT", usual)) for name, usual in PORTS.items()}
 
@@ -134,13 +140,13 @@ def texts(tokens: Mapping[str, str]) -> dict[str, str]:
         "redis-config": f"requirepass {tokens['redis-password']}\n",
         "redis-url": f"redis://:{tokens['redis-password']}@redis:6379/0",
         "objects-config": json.dumps({"identities": [identity, steps]}),
-        "objects-credentials": _credentials("mlflow", secret),
-        "store-credentials": _credentials(STEPS_USER, tokens["store-secret-key"]),
+        "objects-credentials": credentials("mlflow", secret),
+        "store-credentials": credentials(STEPS_USER, tokens["store-secret-key"]),
     }
 
 
-def _credentials(key: str, secret: str) -> str:
-    """A file of shared credentials, as clients of S3 read it."""
+def credentials(key: str, secret: str) -> str:
+    """The text of a file of shared credentials, as clients of S3 read it."""
     return f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n"
 
 

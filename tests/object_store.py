@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from infra.servers import HOST, free_ports
 from tests.waiting import awaited
@@ -67,16 +67,46 @@ class ObjectServer:
 
     def new_bucket(self, name: str | None = None) -> str:
         """Name of a bucket that is empty."""
-        import boto3
-
         name = name or f"test-{secrets.token_hex(6)}"
-        login = {"aws_access_key_id": self.key, "aws_secret_access_key": self.secret, "region_name": REGION}
-        boto3.client("s3", endpoint_url=self.endpoint, **login).create_bucket(Bucket=name)
+        self._client.create_bucket(Bucket=name)
         return name
+
+    def filled(self, folder: Path) -> str:
+        """URL of a store, in a bucket of its own, with what a store in a folder has; its journal stays behind."""
+        url = self.new_url()
+        client = self._client
+        for file in folder.rglob("*"):
+            key = file.relative_to(folder)
+            if file.is_file() and not any(part.startswith(".") or part == "journal.jsonl" for part in key.parts):
+                client.upload_file(str(file), *self._place(f"{url}/{key}"))
+        return url
+
+    def copied(self, url: str, folder: Path) -> None:
+        """Downloads all objects below a URL."""
+        client = self._client
+        bucket, prefix = self._place(url)
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for found in page.get("Contents", []):
+                place = folder / found["Key"]
+                place.parent.mkdir(parents=True, exist_ok=True)
+                client.download_file(bucket, found["Key"], str(place))
 
     def new_url(self) -> str:
         """URL of a store that is empty, in a bucket of its own."""
         return f"s3://{self.new_bucket()}/stores"
+
+    @property
+    def _client(self) -> Any:
+        import boto3
+
+        login = {"aws_access_key_id": self.key, "aws_secret_access_key": self.secret, "region_name": REGION}
+        return boto3.client("s3", endpoint_url=self.endpoint, **login)
+
+    @staticmethod
+    def _place(url: str) -> tuple[str, str]:
+        """Bucket and key."""
+        bucket, _, key = url.removeprefix("s3://").partition("/")
+        return bucket, key
 
 
 @contextmanager
@@ -117,13 +147,13 @@ def object_server(folder: Path) -> Iterator[ObjectServer]:
 class Proxy:
     """Forwards to a server, except where `fault` of (method, path, count of requests so far) names a fault."""
 
-    def __init__(self, server: ObjectServer) -> None:
+    def __init__(self, server: ObjectServer, host: str = HOST) -> None:
         self.server = server
         self.fault: Callable[[str, str, int], Fault | None] = lambda method, path, count: None
         self.seen: list[tuple[str, str]] = []
         self.closing = threading.Event()
         self.lock = threading.Lock()
-        self.http = ThreadingHTTPServer((HOST, 0), type("Handler", (_Handler,), {"proxy": self}))
+        self.http = ThreadingHTTPServer((host, 0), type("Handler", (_Handler,), {"proxy": self}))
         self.http.daemon_threads = True
 
     @property
@@ -149,9 +179,9 @@ class Proxy:
 
 
 @contextmanager
-def proxy_of(server: ObjectServer) -> Iterator[Proxy]:
-    """A running proxy before a server."""
-    proxy = Proxy(server)
+def proxy_of(server: ObjectServer, host: str = HOST) -> Iterator[Proxy]:
+    """A running proxy before a server. `host`: an address of this machine, such as one that containers reach."""
+    proxy = Proxy(server, host)
     thread = threading.Thread(target=proxy.http.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:

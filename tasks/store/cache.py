@@ -82,6 +82,14 @@ class Cache:
 
         return self._held_entry(files, make)
 
+    def discard(self, files: Files) -> None:
+        """Removes the entry with exactly these files, which this process uses no more; one that another uses stays."""
+        digest = sha256_of(canonical_json(files))
+        with self._threads:
+            if (handle := self._held.pop(digest, None)) is not None:
+                os.close(handle)
+        self._remove(digest)
+
     def release(self) -> None:
         """Entries that this process used may be removed again."""
         with self._threads:

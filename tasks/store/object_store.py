@@ -158,6 +158,12 @@ class RemoteObjects:
                 return
         raise RetryLaterError(f"{self.url}/{key}: other processes are writing there; run this again")
 
+    def delete_files(self, key: str, files: Mapping[str, FileFacts]) -> None:
+        """See Objects. The copy goes first: once the files are gone, nothing leads to it any more."""
+        self.cache.discard(_with_manifest(files, self.read(f"{key}/{MANIFEST}")))
+        for name in files:
+            self.delete(f"{key}/{name}")
+
     # outputs
 
     def publish(self, folder: Path, key: str, files: Mapping[str, FileFacts]) -> None:

@@ -87,6 +87,9 @@ class Objects(Protocol):
     def delete(self, key: str) -> None:
         """Removes the record, or everything below the key."""
 
+    def delete_files(self, key: str, files: Mapping[str, FileFacts]) -> None:
+        """Removes the files of a commit and their copy on this machine. The manifest stays."""
+
 
 class LocalObjects:
     """A folder. Records and committed folders appear by one link or rename, after an fsync."""
@@ -235,6 +238,11 @@ class LocalObjects:
             if stat.S_ISLNK(mode):
                 raise CorruptError(f"{place}: a symlink where a folder belongs; move the folder back, or {remedy}")
         return self.root / key
+
+    def delete_files(self, key: str, files: Mapping[str, FileFacts]) -> None:
+        """See Objects."""
+        for name in files:
+            self.delete(f"{key}/{name}")
 
     def _fsync_above(self, target: Path) -> None:
         """Makes the entry durable, and the folders on its way, which may be new."""

@@ -267,8 +267,7 @@ class ScenarioStore(RecordStore):
         files = commit.manifest["files"]
         # Before the first file goes, so that a reader that misses one finds the reason.
         self.put_if_absent(collected_key(commit.generation, commit.ds, commit.step), canonical_json({"reason": reason}))
-        for name in files:
-            self.objects.delete(f"{commit.key}/{name}")
+        self.objects.delete_files(commit.key, files)
 
     def require_kept(self, commit: Commit) -> None:
         """Raises BadInputError where its files were deleted as no longer needed."""

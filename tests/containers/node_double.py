@@ -1,5 +1,5 @@
 """A local double of a cluster node: pods of tests/cluster_double.py run as containers of the local engine, with their
-image, arguments, environment, limits, security context and volumes. One container a pod, no network of its own."""
+image, arguments, environment, limits, security context and volumes. One container a pod, on this machine's network."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 
 
 class NodeDouble(ClusterDouble):
-    """`claims`: the folder of each persistent volume claim. `secrets`: name → key → value. `environment` is added to
-    every container's: what differs from a cluster, such as a missing MLflow."""
+    """`claims`: the folder of each persistent volume claim. `secrets`: name → key → value, also kept as files in
+    `folder`. `environment` is added to every container's: where MLflow and the object store are here."""
 
     def __init__(
         self,
         claims: Mapping[str, Path],
         secrets: Mapping[str, Mapping[str, str]],
         environment: Mapping[str, str],
-        network: str = "none",
+        folder: Path,
     ) -> None:
         super().__init__([])
-        self.claims, self.secrets, self.environment, self.network = claims, secrets, environment, network
+        self.claims, self.secrets, self.environment, self.folder = claims, secrets, dict(environment), folder
 
     def command(self, pod: dict[str, Any]) -> list[str]:
         """Raises KeyError for a claim, a secret or a kind of volume that there is not."""
         spec = pod["spec"]
         [container] = spec["containers"]
         assert not container.get("command"), "a step's pod leaves the entry point to its image"
-        options = [f"--name={pod['metadata']['name']}", f"--network={self.network}"]
+        options = [f"--name={pod['metadata']['name']}", "--network=host"]
         options += [*self._environment(container), *_limits(container), *_security(spec, container)]
         for mount in container["volumeMounts"]:
             [volume] = [volume for volume in spec["volumes"] if volume["name"] == mount["name"]]
@@ -82,9 +82,20 @@ class NodeDouble(ClusterDouble):
             if not read_only:
                 _give_to_group(folder, group)
             return [f"--mount=type=bind,source={folder},target={place}{',readonly' if read_only else ''}"]
+        if "secret" in volume:
+            return [f"--mount=type=bind,source={self._secret_files(volume['secret'], group)},target={place},readonly"]
         if volume["emptyDir"].get("medium") == "Memory":
             return [f"--tmpfs={place}:rw,exec,nosuid,nodev,mode=1777,size={_bytes(volume['emptyDir']['sizeLimit'])}"]
         return [f"--volume={place}"]  # on the node's disk; the engine gives it the mode that the image's folder has
+
+    def _secret_files(self, secret: dict[str, Any], group: int) -> Path:
+        place: Path = self.folder / secret["secretName"]
+        place.mkdir(parents=True, exist_ok=True)
+        for key, value in self.secrets[secret["secretName"]].items():
+            (place / key).write_text(value)
+            os.chown(place / key, 0, group)
+            (place / key).chmod(secret["defaultMode"])
+        return place
 
 
 def _limits(container: dict[str, Any]) -> list[str]:

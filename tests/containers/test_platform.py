@@ -17,19 +17,22 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import requests
 from rich.console import Console
 
+from feature_jobs.errors import BadInputError
 from feature_jobs.schema import load_scenario
 from infra.airflow_api import AirflowApi
 from infra.backfill import Backfill, failure_of
 from infra.images import LOCAL_SERVICES, Parts, build
-from infra.platform import PORTS, TOKENS, ports_in
+from infra.platform import BUCKET, PORTS, TOKENS, ports_in
 from infra.servers import free_ports
 from tasks.steps import DAILY
-from tasks.store.scenario_store import open_store
+from tasks.store.scenario_store import ScenarioStore, open_store
+from tasks.store.verify import require_sound
 from tests.containers.engine import DOCKER, TAG, await_none, containers, docker
 from tests.environment import inherited
 from tests.paths import ROOT
@@ -38,7 +41,16 @@ from tests.small import days, write_small
 pytestmark = [pytest.mark.container, pytest.mark.slow, pytest.mark.airflow, pytest.mark.timeout(900)]
 DAYS = days(2)
 ROOMS = ("dags", "feature_jobs", "infra", "models", "serving", "tasks")
-SERVICES = {"postgres", "redis", "objects", "mlflow", "airflow-api", "airflow-scheduler", "airflow-dag-processor"} | {
+SERVICES = {
+    "postgres",
+    "redis",
+    "objects",
+    "objects-gate",
+    "mlflow",
+    "airflow-api",
+    "airflow-scheduler",
+    "airflow-dag-processor",
+} | {
     "airflow-triggerer",
     "airflow-worker",
 }
@@ -52,6 +64,7 @@ class Platform:
     home: Path
     airflow_port: int
     mlflow_port: int
+    objects_port: int
 
     def compose(self, *arguments: str, check: bool = True) -> str:
         files = ("infra/compose.yaml", "infra/compose/local/compose.yaml")
@@ -93,7 +106,7 @@ def platform(parts: Parts, step_image: str, tmp_path_factory: pytest.TempPathFac
     project = _project(tmp_path_factory.mktemp("project"))
     home = project / ".recloop" / "platform"
     home.mkdir(parents=True)
-    ports = zip(PORTS, free_ports(0, 0), strict=True)  # others may prefer the usual ones
+    ports = zip(PORTS, free_ports(0, 0, 0), strict=True)  # others may prefer the usual ones
     (home / "compose.env").write_text("".join(f"RECLOOP_{name.upper()}_PORT={port}\n" for name, port in ports))
     prepare = [sys.executable, "-m", "infra.platform", "--tag", TAG]
     subprocess.run(prepare, cwd=project, env={**os.environ, "PYTHONPATH": str(project)}, check=True)
@@ -115,6 +128,17 @@ def _project(folder: Path) -> Path:
     file = folder / "scenarios" / "shop.yaml"
     file.write_text(file.read_text().replace("path: data\n", "path: ../data/shop\n"))
     return folder
+
+
+@pytest.fixture(scope="module")
+def store(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScenarioStore]:
+    """The shop's part of the store, opened from this host with the credential of the steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{platform.objects_port}")
+        patch.setenv("AWS_REGION", "us-east-1")
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(platform.home / "secrets" / "store-credentials"))
+        patch.setenv("RECLOOP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield open_store(f"s3://{BUCKET}/store", "shop")
 
 
 @pytest.fixture(scope="module")
@@ -148,18 +172,19 @@ def test_every_part_is_healthy(platform: Platform) -> None:
 
 
 def test_days_run_in_containers_and_give_the_digests_of_a_process(
-    platform: Platform, ran: dict[tuple[str, str], str], tmp_path: Path
+    platform: Platform, store: ScenarioStore, ran: dict[tuple[str, str], str], tmp_path: Path
 ) -> None:
     assert ran == {(ds, step): "success, in a container" for ds in DAYS for step in DAILY}
     file, pure = platform.project / "scenarios" / "shop.yaml", DAILY[: DAILY.index("register")]
     command = [sys.executable, "-P", "-m", "tasks", "run", "-s", str(file), "--store", str(tmp_path / "plain")]
     subprocess.run(command, cwd=platform.project, env=inherited(), check=True, capture_output=True)
     theirs, plain = (
-        {(c.ds, c.step): c.digest for c in open_store(place, "shop").commits() if c.step in pure}
-        for place in (platform.home / "store", tmp_path / "plain")
+        {(c.ds, c.step): c.digest for c in found.commits() if c.step in pure}
+        for found in (store, open_store(tmp_path / "plain", "shop"))
     )
     assert theirs == plain
     assert len(plain) == len(DAYS) * len(pure)
+    require_sound(load_scenario(file), store)
     await_none("label=recloop.step")
 
 
@@ -231,8 +256,17 @@ def test_databases_broker_and_objects_ask_for_a_password_within(platform: Platfo
     assert "403" in platform.inside("mlflow", "python", "-c", get)
 
 
+def test_the_credential_of_the_steps_opens_their_bucket_alone(store: ScenarioStore) -> None:
+    assert store.keys("journal.jsonl/*")
+    with pytest.raises(BadInputError, match=r"s3://mlflow/store.* refuses access \(403 AccessDenied\)"):
+        open_store("s3://mlflow/store", "shop").keys("journal.jsonl/*")
+
+
 def test_a_step_that_talks_to_mlflow_finds_neither_databases_nor_a_way_out(platform: Platform) -> None:
-    places = ["mlflow:5000", "postgres:5432", "redis:6379", "objects:8333", "1.1.1.1:443", "pypi.org:443"]
+    places = ["mlflow:5000", "postgres:5432", "redis:6379", "1.1.1.1:443", "pypi.org:443"]
+    # Of the object store the one port that has passwords.
+    ports = (8333, 18333, 9333, 19333, 8888, 18888, 8080, 18080, 8181)
+    places += [f"{host}:{port}" for host in ("objects", "objects-gate") for port in ports]
     look = (
         "import socket\nfrom concurrent.futures import ThreadPoolExecutor\n"
         "def reached(place):\n"
@@ -244,7 +278,7 @@ def test_a_step_that_talks_to_mlflow_finds_neither_databases_nor_a_way_out(platf
         "print(*ThreadPoolExecutor(len(places)).map(reached, places))\n"
     )
     command = ["run", "--rm", "--network", "recloop-control", "--entrypoint", "python", f"recloop/step:{TAG}"]
-    assert docker(*command, "-c", look).split() == ["mlflow:5000"]
+    assert docker(*command, "-c", look).split() == ["mlflow:5000", "objects-gate:8333"]
 
 
 # no secret in logs or databases
@@ -267,7 +301,7 @@ def test_no_secret_leaks(platform: Platform, ran: dict[tuple[str, str], str]) ->
     }
     assert "rendered_task_instance_fields" in searched["databases"]
     assert "exec-step" in searched["databases"] or "shop_daily" in searched["databases"]
-    for folder in ("objects", "store"):
+    for folder in ("objects", "cache"):
         searched[folder] = b"".join(p.read_bytes() for p in (platform.home / folder).rglob("*") if p.is_file()).decode(
             "latin1"
         )
@@ -284,6 +318,12 @@ def test_what_is_stopped_leaves_nothing_and_starts_again(platform: Platform, ran
     platform.compose("up", "--detach", "--wait", "--wait-timeout", "300")
     runs = platform.airflow.runs("shop_daily", f"{DAYS[0]}T00:00:00Z", f"{DAYS[-1]}T23:59:59Z")
     assert [run["state"] for run in runs] == ["success"] * len(DAYS)
+    # The API server shares no folder with the worker: it asks the worker that has run the task.
+    [file] = (platform.home / "airflow-logs").glob(f"dag_id=shop_daily/run_id={runs[0]['dag_run_id']}/task_id=train/*")
+    task = f"/dags/shop_daily/dagRuns/{quote(runs[0]['dag_run_id'])}/taskInstances/train"
+    shown = platform.airflow.call("GET", f"{task}/logs/1")["content"]
+    lines = [json.loads(line)["event"] for line in file.read_text().splitlines()]
+    assert lines and [line["event"] for line in shown][-len(lines) :] == lines
 
 
 def _task_logs(platform: Platform) -> str:

@@ -10,6 +10,7 @@ import re
 import signal
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ import pytest
 import tests.airflow_home  # noqa: F401 (before the first import of Airflow)
 from dags.execution import Execution, ProcessExecution
 from feature_jobs.schema import load_scenario
+from infra.platform import credentials
 from tasks.contract import Resources
 from tasks.run.runner import run_step
 from tasks.steps import DAILY, STEPS
@@ -27,6 +29,7 @@ from tests.cluster_double import serving
 from tests.containers.engine import TAG, await_none, containers, docker
 from tests.containers.node_double import NodeDouble
 from tests.mlflow_server import STEPS_USER, server_with_passwords
+from tests.object_store import NARROW, ObjectServer
 from tests.paths import ROOT
 from tests.small import days, write_day, write_small
 from tests.waiting import awaited
@@ -50,8 +53,16 @@ SUITE = {
         {"type": "expect_table_row_count_to_be_between", "severity": "critical", "kwargs": {"min_value": 100}}
     ],
 }
+NOBODY_THERE = "http://127.0.0.1:1"
 PODS = f"ancestor=shop/step:{TAG}"
-SECRETS = {"recloop-mlflow-client": {"username": STEPS_USER, "password": "of nobody"}}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A node, and the store of its pods: a prefix of the bucket that their credential opens."""
+
+    node: NodeDouble
+    store: str
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +88,24 @@ def images(step_image: str, project: Path) -> str:
 
 
 @pytest.fixture
-def node(project: Path, tmp_path: Path) -> NodeDouble:
-    """A node with an empty store."""
-    store = tmp_path / "store"
-    store.mkdir()
-    return NodeDouble({"recloop-store": store, "recloop-data": project / "data"}, SECRETS, {"RECLOOP_NO_TRACK": "1"})
+def cluster(project: Path, tmp_path: Path, object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """Its store is empty, and this process can open it too."""
+    store = f"s3://{object_server.narrow_bucket}/{tmp_path.name}"
+    here = {"RECLOOP_STORE": store, "AWS_ENDPOINT_URL": object_server.endpoint, "MLFLOW_TRACKING_URI": NOBODY_THERE}
+    narrow = credentials(NARROW, object_server.narrow_secret)
+    secrets = {
+        "recloop-mlflow-client": {"username": STEPS_USER, "password": "of nobody"},
+        "recloop-store-client": {"store-credentials": narrow},
+    }
+    for name, value in object_server.environment(RECLOOP_CACHE=str(tmp_path / "cache")).items():
+        monkeypatch.setenv(name, value)
+    environment = {**here, "RECLOOP_NO_TRACK": "1"}
+    return Cluster(NodeDouble({"recloop-data": project / "data"}, secrets, environment, tmp_path / "node"), store)
+
+
+@pytest.fixture
+def node(cluster: Cluster) -> NodeDouble:
+    return cluster.node
 
 
 def _context(step: str) -> Any:
@@ -103,7 +127,7 @@ def _arguments(project: Path, step: str, ds: str) -> list[str]:
 
 
 def test_days_as_pods_have_the_digests_and_the_exit_codes_of_processes(
-    node: NodeDouble, images: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, images: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(execution: Execution, root: Path, step: str, ds: str) -> tuple[int, str, dict[str, Any]]:
         out: list[str] = []
@@ -111,11 +135,12 @@ def test_days_as_pods_have_the_digests_and_the_exit_codes_of_processes(
         code = execution.run(_arguments(root, step, ds), out.append, err.append)
         return code, "\n".join(err), json.loads(out[-1]) if out else {}
 
-    settings = {"RECLOOP_STORE": str(tmp_path / "plain"), "RECLOOP_NO_TRACK": "1"}
-    for name, value in {**settings, "MLFLOW_TRACKING_URI": "http://127.0.0.1:1"}.items():
+    plain_store = str(tmp_path / "plain")
+    settings = {"RECLOOP_STORE": plain_store, "RECLOOP_NO_TRACK": "1", "MLFLOW_TRACKING_URI": NOBODY_THERE}
+    for name, value in settings.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(ROOT)
-    with serving(node, tmp_path) as kubeconfig:
+    with serving(cluster.node, tmp_path) as kubeconfig:
         for expected, step, ds in ENDS:
             plain = run(ProcessExecution(), project, step, ds)
             begun = time.monotonic()
@@ -123,27 +148,27 @@ def test_days_as_pods_have_the_digests_and_the_exit_codes_of_processes(
             print(f"{step} {ds}: {pod[0]} in {time.monotonic() - begun:.1f} s")
             assert (plain[0], pod[0]) == (expected, expected), f"{step} {ds}\n{plain[1]}\n{pod[1]}"
             assert pod[2].get("digest") == plain[2].get("digest")
-    digests = {}
-    for root in (tmp_path / "plain", tmp_path / "store"):
-        digests[root.name] = {
-            (c.ds, c.step): (c.digest, c.manifest["code"]) for c in open_store(root, "shop").commits()
-        }
-    assert digests["store"] == digests["plain"]
-    assert len(digests["store"]) == 2 * len(PURE) + 2
+    plain, pods = (
+        {(c.ds, c.step): (c.digest, c.manifest["code"]) for c in open_store(place, "shop").commits()}
+        for place in (plain_store, cluster.store)
+    )
+    assert pods == plain
+    assert len(pods) == 2 * len(PURE) + 2
     await_none(PODS, within_s=10)
 
 
 def test_pods_register_and_deploy_as_the_user_of_steps(
-    node: NodeDouble, images: str, project: Path, tmp_path: Path
+    cluster: Cluster, images: str, project: Path, tmp_path: Path
 ) -> None:
-    store = open_store(node.claims["recloop-store"], "shop")
+    node, store = cluster.node, open_store(cluster.store, "shop")
     for step in PURE:
         run_step(step, load_scenario(project / "scenarios" / "shop.yaml"), FIRST, store, track=False)
     out: list[str] = []
     with server_with_passwords(tmp_path / "platform") as server, serving(node, tmp_path) as kubeconfig:
         password = server.password(STEPS_USER)
-        node.secrets = {"recloop-mlflow-client": {"username": STEPS_USER, "password": password}}
-        node.environment, node.network = {"MLFLOW_TRACKING_URI": server.uri}, "host"
+        node.secrets = {**node.secrets, "recloop-mlflow-client": {"username": STEPS_USER, "password": password}}
+        node.environment = {**node.environment, "MLFLOW_TRACKING_URI": server.uri}
+        del node.environment["RECLOOP_NO_TRACK"]
         for step in ("register", "deploy"):
             code = _as_pods(images, kubeconfig, step).run(_arguments(ROOT, step, FIRST), out.append, out.append)
             assert code == 0, out

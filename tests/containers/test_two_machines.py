@@ -18,9 +18,12 @@ import yaml
 
 from feature_jobs.errors import RetryLaterError
 from feature_jobs.schema import Scenario, load_scenario
+from infra.platform import credentials
 from tasks.run.runner import run_step
+from tasks.store.keys import JOURNAL
 from tasks.store.scenario_store import ScenarioStore, open_store
 from tests.containers.engine import containers, docker
+from tests.object_store import NARROW, ObjectServer, proxy_of
 from tests.paths import ROOT
 from tests.small import days, write_small
 from tests.waiting import awaited
@@ -93,26 +96,33 @@ class Nodes:
         self._image, self._job, self._shop = image, job, shop
         self.names = [f"{job['name']}-{index}" for index in range(job["completions"])]
 
-    def start(self, store: ScenarioStore) -> None:
+    def start(self, *where: str) -> None:
+        """`where`: options that lead to the store."""
         self.remove()
         for index, name in enumerate(self.names):
-            docker("run", "--detach", "--name", name, *self._options(index, store), self._image, *self._arguments())
+            options = [*self._options(index), *where]
+            docker("run", "--detach", "--name", name, *options, self._image, *self._arguments())
 
-    def _options(self, index: int, store: ScenarioStore) -> list[str]:
+    def place_of(self, volume: str) -> str:
+        """Where the pods mount a volume."""
+        [container] = self._job["template"]["spec"]["containers"]
+        [place] = [m["mountPath"] for m in container["volumeMounts"] if m["name"] == volume]
+        return str(place)
+
+    def _options(self, index: int) -> list[str]:
         pod = self._job["template"]["spec"]
         [container] = pod["containers"]
         security, user = container["securityContext"], pod["securityContext"]["runAsUser"]
         assert security["readOnlyRootFilesystem"] and not security["allowPrivilegeEscalation"]
         options = ["--read-only", "--security-opt", "no-new-privileges", "--user", f"{user}:{user}"]
-        options += [f"--tmpfs={m['mountPath']}" for m in container["volumeMounts"] if m["name"] == "scratch"]
+        options += [f"--tmpfs={self.place_of(volume)}" for volume in ("scratch", "cache")]
         options += [f"--cap-drop={capability}" for capability in security["capabilities"]["drop"]]
         name = self.names[index]
         options += ["--network", NETWORK, "--hostname", name, "--network-alias", f"{name}.{pod['subdomain']}"]
         environment = {v["name"]: v["value"] for v in container["env"] if "value" in v}
         environment |= {"PET_NODE_RANK": str(index), "RECLOOP_NO_TRACK": "1"}
         options += [f"--env={name}={value}" for name, value in environment.items()]
-        [place] = [m["mountPath"] for m in container["volumeMounts"] if m["name"] == "store"]
-        return [*options, f"--volume={store.work.parent}:{place}", f"--volume={self._shop.file.parent}:/shop:ro"]
+        return [*options, f"--volume={self._shop.file.parent}:/shop:ro"]
 
     def _arguments(self) -> list[str]:
         """The Job's, with this scenario and its day."""
@@ -146,9 +156,36 @@ def machines(step_image: str, job: dict[str, Any], shop: Shop) -> Iterator[Nodes
     docker("network", "rm", NETWORK)
 
 
-def test_two_machines_train_what_one_trains(machines: Nodes, shop: Shop, digest: str) -> None:
-    store = shop.store("two")
-    machines.start(store)
+@pytest.fixture
+def bucket(
+    machines: Nodes, shop: Shop, object_server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[ScenarioStore, list[str]]]:
+    """A store in a bucket, with the day ready to be trained, and the options with which a container reaches it."""
+    for name, value in object_server.environment(RECLOOP_CACHE=str(tmp_path / "cache")).items():
+        monkeypatch.setenv(name, value)
+    url = f"s3://{object_server.narrow_bucket}/{tmp_path.name}"
+    for step in ("ingest", "join", "validate"):
+        run_step(step, shop.scenario, DAY, open_store(url, "shop"), track=False)
+    login = tmp_path / "secret" / "store-credentials"
+    login.parent.mkdir()
+    login.write_text(credentials(NARROW, object_server.narrow_secret))
+    [gateway] = [found["Gateway"] for found in json.loads(docker("network", "inspect", NETWORK))[0]["IPAM"]["Config"]]
+    with proxy_of(object_server, gateway) as proxy:
+        here = {"RECLOOP_STORE": url, "AWS_ENDPOINT_URL": f"http://{gateway}:{proxy.port}"}
+        secret = f"--volume={login.parent}:{machines.place_of('store-credentials')}:ro"
+        yield open_store(url, "shop"), [secret, *(f"--env={name}={value}" for name, value in here.items())]
+
+
+def _in_folder(store: ScenarioStore) -> list[str]:
+    """The options with which a container reaches a store in a folder that all machines share."""
+    return [f"--volume={store.work.parent}:/store", "--env=RECLOOP_STORE=/store"]
+
+
+def test_two_machines_train_what_one_trains(
+    machines: Nodes, bucket: tuple[ScenarioStore, list[str]], digest: str
+) -> None:
+    store, where = bucket
+    machines.start(*where)
     assert machines.ended() == [0, 0], machines.said()
     leading, helping = machines.results()
     assert (leading["outcome"], helping["outcome"]) == ("done", "helped")
@@ -156,7 +193,7 @@ def test_two_machines_train_what_one_trains(machines: Nodes, shop: Shop, digest:
     assert commit is not None
     assert commit.digest == leading["digest"] == helping["digest"] == digest
     store.verify(commit)
-    steps = [json.loads(line)["step"] for line in (store.work / "journal.jsonl").read_text().splitlines()]
+    steps = [json.loads(line)["step"] for line in store.objects.lines(JOURNAL)]
     assert steps.count("train") == 1, "the helping machine writes nothing"
 
 
@@ -165,7 +202,7 @@ def test_a_killed_machine_ends_the_other_and_the_day_is_gone_on_with(
     machines: Nodes, shop: Shop, digest: str, victim: int
 ) -> None:
     store = shop.store(f"killed-{victim}")
-    machines.start(store)
+    machines.start(*_in_folder(store))
     awaited(lambda: list(store.work.glob(".resume/*/*/[0-9]*")), WITHIN_S, machines.said)
     docker("kill", machines.names[victim])
     begun = time.monotonic()
@@ -179,7 +216,7 @@ def test_a_killed_machine_ends_the_other_and_the_day_is_gone_on_with(
     assert "other ranks of the 2 have ended" in said
     assert "Traceback" not in said and "frame #" not in said
     assert store.find("train", DAY) is None
-    machines.start(store)
+    machines.start(*_in_folder(store))
     assert machines.ended() == [0, 0], machines.said()
     commit = store.find("train", DAY)
     assert commit is not None

@@ -46,6 +46,11 @@ def everything(documents: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any
     return [document for found in documents.values() for document in found]
 
 
+def _worker(documents: list[dict[str, Any]]) -> dict[str, Any]:
+    [worker] = [d for d in documents if (d["kind"], d["metadata"]["name"]) == ("StatefulSet", "airflow-worker")]
+    return worker
+
+
 def _templates(value: Any) -> Iterator[dict[str, Any]]:
     """Every pod template in a document, however deep."""
     if isinstance(value, dict):
@@ -137,7 +142,7 @@ def test_namespaces_enforce_the_standard_and_start_from_nothing(documents: dict[
         assert {"ResourceQuota", "LimitRange"} <= {d["kind"] for d in mine}
 
 
-def test_a_step_reaches_mlflow_and_names_only(documents: dict[str, list[dict[str, Any]]]) -> None:
+def test_a_step_reaches_mlflow_the_store_and_names_only(documents: dict[str, list[dict[str, Any]]]) -> None:
     policies = [
         d for d in documents["base"] if d["kind"] == "NetworkPolicy" and d["metadata"]["namespace"] == "recloop-steps"
     ]
@@ -147,7 +152,7 @@ def test_a_step_reaches_mlflow_and_names_only(documents: dict[str, list[dict[str
         for rule in policy["spec"].get("egress", [])
         for port in rule.get("ports", [])
     }
-    assert ports == {("names", 53), ("steps-to-mlflow", 5000)}
+    assert ports == {("names", 53), ("steps-to-mlflow", 5000), ("steps-to-store", 443), ("steps-to-store", 8333)}
     for policy in policies:
         for rule in policy["spec"].get("egress", []):
             assert rule.get("to"), f"{policy['metadata']['name']}: egress to everywhere"
@@ -205,8 +210,7 @@ def test_all_of_airflow_shares_its_settings(documents: dict[str, list[dict[str, 
 
 def test_values_of_the_official_chart_say_what_the_base_says(documents: dict[str, list[dict[str, Any]]]) -> None:
     values = yaml.safe_load((ROOT / "infra" / "kubernetes" / "airflow-chart-values.yaml").read_text())
-    [worker] = [d for d in documents["base"] if d["metadata"]["name"] == "airflow-worker" and d["kind"] == "Deployment"]
-    pod = worker["spec"]["template"]
+    pod = _worker(documents["base"])["spec"]["template"]
     [container] = pod["spec"]["containers"]
     assert values["securityContexts"] == {
         "pod": pod["spec"]["securityContext"],
@@ -224,8 +228,7 @@ def test_values_of_the_official_chart_say_what_the_base_says(documents: dict[str
 
 
 def test_step_pods_are_of_the_same_release_as_airflow(documents: dict[str, list[dict[str, Any]]]) -> None:
-    [worker] = [d for d in documents["base"] if d["metadata"]["name"] == "airflow-worker" and d["kind"] == "Deployment"]
-    [container] = worker["spec"]["template"]["spec"]["containers"]
+    [container] = _worker(documents["base"])["spec"]["template"]["spec"]["containers"]
     settings = {variable["name"]: variable.get("value") for variable in container["env"]}
     assert container["image"] == f"{settings['RECLOOP_IMAGES']}/airflow:{settings['RECLOOP_TAG']}"
 
@@ -282,29 +285,45 @@ def test_the_trainings_command_is_one_for_several_machines(documents: dict[str, 
     check(scenario, with_data=False)
 
 
-def test_steps_use_an_object_store_without_a_shared_volume(documents: dict[str, list[dict[str, Any]]]) -> None:
-    found = _rendered("object-store")
-    for document in found:
-        kubernetes_validate.validate(document, VERSION, strict=True)
-    named = {(d["kind"], d["metadata"].get("namespace"), d["metadata"]["name"]) for d in found}
-    before = {(d["kind"], d["metadata"].get("namespace"), d["metadata"]["name"]) for d in documents["base"]}
-    is_map = {name for name in named | before if name[0] == "ConfigMap"}
-    store = ("PersistentVolumeClaim", "recloop-steps", "recloop-store")
-    assert (before - named) - is_map == {store}
-    assert (named - before) - is_map == {("NetworkPolicy", "recloop-steps", "steps-to-store")}
-    [pod] = [yaml.safe_load(d["data"]["step-pod.yaml"]) for d in found if d["kind"] == "ConfigMap"]
-    base = yaml.safe_load((ROOT / "infra" / "kubernetes" / "base" / "step-pod.yaml").read_text())
-    settings = {v["name"]: v.get("value") for v in pod["spec"]["containers"][0]["env"]}
-    assert settings["RECLOOP_STORE"] == f"s3://{BUCKET}/store"
-    assert settings.keys() - {v["name"] for v in base["spec"]["containers"][0]["env"]} == {
-        "AWS_ENDPOINT_URL",
-        "AWS_REGION",
-        "AWS_SHARED_CREDENTIALS_FILE",
-        "RECLOOP_CACHE",
-    }
-    secrets = {v["secret"]["secretName"] for v in pod["spec"]["volumes"] if "secret" in v}
-    made = re.findall(r"create secret generic (recloop-store-client) --from-file=(\S+)", PAGE)
-    assert made == [(name, settings["AWS_SHARED_CREDENTIALS_FILE"].rpartition("/")[2]) for name in secrets]
+def test_no_volume_is_written_by_several_nodes(everything: list[dict[str, Any]]) -> None:
+    claims = [d["spec"] for d in everything if d["kind"] == "PersistentVolumeClaim"]
+    claims += [c["spec"] for d in everything for c in d.get("spec", {}).get("volumeClaimTemplates", [])]
+    assert sorted(mode for claim in claims for mode in claim["accessModes"]) == ["ReadOnlyMany", "ReadWriteOnce"]
+
+
+def test_a_workers_name_leads_to_the_logs_of_its_tasks(documents: dict[str, list[dict[str, Any]]]) -> None:
+    worker = _worker(documents["base"])["spec"]
+    [service] = [
+        d["spec"] for d in documents["base"] if (d["kind"], d["metadata"]["name"]) == ("Service", worker["serviceName"])
+    ]
+    assert service["clusterIP"] == "None"
+    assert service["selector"].items() <= worker["template"]["metadata"]["labels"].items()
+    [container] = worker["template"]["spec"]["containers"]
+    [folder] = [v["value"] for v in container["env"] if v["name"] == "AIRFLOW__LOGGING__BASE_LOG_FOLDER"]
+    [kept] = worker["volumeClaimTemplates"]
+    assert {m["name"]: m["mountPath"] for m in container["volumeMounts"]}[kept["metadata"]["name"]] == folder
+    assert (
+        [port["port"] for port in service["ports"]] == [port["containerPort"] for port in container["ports"]] == [8793]
+    )
+
+
+def test_steps_reach_the_store_by_a_credential_for_its_bucket_alone(
+    documents: dict[str, list[dict[str, Any]]],
+) -> None:
+    pods = [yaml.safe_load(d["data"]["step-pod.yaml"]) for d in documents["base"] if d["kind"] == "ConfigMap"]
+    pods += [
+        pod for folder in FOLDERS if folder.startswith("training") for d in documents[folder] for pod in _templates(d)
+    ]
+    assert len(pods) == 1 + 4
+    [(secret, file)] = re.findall(r"create secret generic (recloop-store-client) \$\(files (\S+)\)", PAGE)
+    for pod in pods:
+        [container] = pod["spec"]["containers"]
+        settings = {v["name"]: v.get("value") for v in container["env"]}
+        assert settings["RECLOOP_STORE"] == f"s3://{BUCKET}/store"
+        folder, _, name = settings["AWS_SHARED_CREDENTIALS_FILE"].rpartition("/")
+        [volume] = [m["name"] for m in container["volumeMounts"] if m["mountPath"] == folder]
+        secrets = {v["name"]: v["secret"]["secretName"] for v in pod["spec"]["volumes"] if "secret" in v}
+        assert (secrets, name) == ({volume: secret}, file)
     identities = json.loads(texts(dict.fromkeys(TOKENS, "token"))["objects-config"])["identities"]
     [steps] = [identity for identity in identities if identity["name"] == STEPS_USER]
     assert {action.partition(":")[2] for action in steps["actions"]} == {BUCKET}
@@ -323,8 +342,7 @@ def test_the_pages_overlay_builds_and_says_where_things_are(tmp_path: Path) -> N
         kubernetes_validate.validate(document, VERSION, strict=True)
     text = json.dumps(documents)
     assert "example" not in text, "all that is somebody's own is named by the page's overlay"
-    [worker] = [d for d in documents if d["metadata"]["name"] == "airflow-worker" and d["kind"] == "Deployment"]
-    [container] = worker["spec"]["template"]["spec"]["containers"]
+    [container] = _worker(documents)["spec"]["template"]["spec"]["containers"]
     assert container["image"] == "registry.mine/recloop/airflow:0.1.0"
     assert len(container["env"]) > 15, "the overlay adds settings and takes none"
 

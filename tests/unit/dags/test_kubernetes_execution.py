@@ -122,14 +122,14 @@ def test_a_template_can_not_soften_the_pod(tmp_path: Path) -> None:
     assert _pod(STEPS["join"], template=file)["spec"] == _pod(STEPS["join"])["spec"]
 
 
-def _run(cluster: ClusterDouble, folder: Path) -> tuple[int, list[str], list[str]]:
+def _run(cluster: ClusterDouble, folder: Path, *arguments: str) -> tuple[int, list[str], list[str]]:
     from dags.kubernetes_execution import KubernetesExecution
 
     out: list[str] = []
     err: list[str] = []
     with serving(cluster, folder) as kubeconfig:
         settings = _settings(kubeconfig=str(kubeconfig))
-        code = KubernetesExecution(settings, _context).run(["train", *ARGUMENTS], out.append, err.append)
+        code = KubernetesExecution(settings, _context).run(arguments or ["train", *ARGUMENTS], out.append, err.append)
     return code, out, err
 
 
@@ -142,6 +142,15 @@ def test_exit_codes_mean_the_same_and_the_pod_is_gone(tmp_path: Path, code: int)
     assert _run(cluster, tmp_path) == (code, [RESULT], ["epoch 1", "recloop: why"])
     assert not cluster.pods
     assert len(cluster.deleted) == len(cluster.created) == 1
+
+
+def test_a_worker_of_a_search_starts_no_pod_because_no_other_pod_could_read_its_trials(tmp_path: Path) -> None:
+    cluster = ClusterDouble([sys.executable, "-c", f"print({RESULT!r})"])
+    shown = _run(cluster, tmp_path, "tune", *ARGUMENTS, "--worker", "0", "--workers", "2")
+    assert (shown[0], json.loads(shown[1][-1])["outcome"], cluster.created) == (0, "done", [])
+    assert "one pod does all the work of tune" in shown[2][0]
+    assert _run(cluster, tmp_path, "tune", *ARGUMENTS)[:2] == (0, [RESULT])
+    assert len(cluster.created) == 1
 
 
 def test_out_of_memory_is_told_with_the_limit(tmp_path: Path) -> None:

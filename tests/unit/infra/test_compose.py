@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
-from infra.platform import TOKENS, ports_in, prepare
+from infra.platform import BUCKET, TOKENS, ports_in, prepare
 from tests.paths import ROOT
 
 COMPOSE = ROOT / "infra" / "compose.yaml"
 OURS = {"airflow", "mlflow", "step"}
 ONE_SHOT = {"airflow-init", "mlflow-init", "objects-init"}
-PUBLISHED = {"airflow-api": 8080, "mlflow": 5000}
+PUBLISHED = {"airflow-api": 8080, "mlflow": 5000, "objects-gate": 8333}
 
 
 def _compose(*arguments: str, settings: Path, file: Path = COMPOSE) -> subprocess.CompletedProcess[str]:
@@ -63,10 +63,10 @@ def test_compose_rejects_a_field_that_it_does_not_know(settings: Path, tmp_path:
 
 def test_every_part_of_the_platform_is_there(services: dict[str, Any]) -> None:
     airflow = {f"airflow-{part}" for part in ("init", "api", "scheduler", "dag-processor", "triggerer", "worker")}
-    assert set(services) == airflow | {"postgres", "redis", "objects", "mlflow"} | ONE_SHOT
+    assert set(services) == airflow | {"postgres", "redis", "objects", "objects-gate", "mlflow"} | ONE_SHOT
 
 
-def test_only_the_uis_are_published_and_only_on_the_loopback(services: dict[str, Any]) -> None:
+def test_few_ports_are_published_and_only_on_the_loopback(services: dict[str, Any]) -> None:
     published = {name: service["ports"] for name, service in services.items() if service.get("ports")}
     assert {name: [port["target"] for port in ports] for name, ports in published.items()} == {
         name: [port] for name, port in PUBLISHED.items()
@@ -84,7 +84,8 @@ def test_networks_have_no_way_out(rendered: str, services: dict[str, Any]) -> No
     meets = {
         network: {name for name, service in services.items() if network in service["networks"]} for network in networks
     }
-    assert meets["objects"] == {"objects", "objects-init", "mlflow"}
+    assert meets["objects"] == {"objects", "objects-init", "objects-gate", "mlflow"}
+    assert set(services["objects"]["networks"]) == {"objects"}
     assert "mlflow" not in meets["broker"]
 
 
@@ -121,7 +122,7 @@ def test_settings_are_kept_and_those_of_an_older_version_read(
     assert again() == before
     older = tmp_path / "compose.env"
     older.write_text("".join(line for line in before.splitlines(keepends=True) if "PORT" not in line))
-    assert ports_in(older) == {"Airflow": 8080, "MLflow": 5000}
+    assert ports_in(older) == {"Airflow": 8080, "MLflow": 5000, "Objects": 8333}
 
 
 def test_secrets_live_where_git_does_not_look() -> None:
@@ -157,9 +158,10 @@ def test_only_the_worker_holds_the_engines_socket(services: dict[str, Any]) -> N
 def test_what_a_step_is_given_has_one_path(home: Path, services: dict[str, Any]) -> None:
     """The worker names folders to the engine, which looks for them on the host."""
     volumes = {volume["source"]: volume for volume in services["airflow-worker"]["volumes"]}
-    for folder in (home / "store", home / "data", ROOT / "scenarios"):
+    for folder in (home / "cache", home / "data", ROOT / "scenarios"):
         assert volumes[str(folder)]["target"] == str(folder)
-    assert not volumes[str(home / "store")].get("read_only")
+    assert services["airflow-worker"]["environment"]["RECLOOP_CACHE"] == str(home / "cache")
+    assert not volumes[str(home / "cache")].get("read_only")
     assert volumes[str(home / "data")]["read_only"]
     assert volumes[str(ROOT / "scenarios")]["read_only"]
     assert services["airflow-worker"]["environment"]["AIRFLOW__CORE__DAGS_FOLDER"] == str(ROOT / "dags")
@@ -200,7 +202,7 @@ def test_steps_do_not_log_in_to_mlflow_as_its_admin(services: dict[str, Any], re
     assert "MLFLOW_TRACKING_USERNAME=recloop " in command
     assert "--name=recloop" in services["mlflow-init"]["command"]
     assert "secrets/mlflow-password" not in rendered
-    holders = {name for name, service in services.items() if "mlflow-auth" in json.dumps(service["secrets"])}
+    holders = {name for name, service in services.items() if "mlflow-auth" in json.dumps(service.get("secrets"))}
     assert holders == {"mlflow", "mlflow-init"}
 
 
@@ -212,21 +214,13 @@ def test_what_a_container_reads_as_a_secret_is_given_to_it(services: dict[str, A
         assert used - given - mounted == set(), name
 
 
-def test_the_store_can_be_a_bucket(settings: Path, services: dict[str, Any]) -> None:
-    """Only the worker gets its credential, which opens that bucket alone."""
-    program = Path(sys.executable).parent / "docker-compose"
-    files = ["-f", COMPOSE, "-f", COMPOSE.parent / "compose" / "object-store.yaml"]
-    command = [program, "--env-file", settings, *files, "--project-directory", COMPOSE.parent]
-    done = subprocess.run([*command, "config", "--format", "json"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    merged = json.loads(done.stdout)["services"]
-    assert {name for name in merged if merged[name] != services[name]} == {"airflow-worker", "objects"}
-    worker = merged["airflow-worker"]
-    assert worker["environment"]["RECLOOP_STORE"] == "s3://recloop/store"
-    assert worker["environment"]["RECLOOP_CACHE"] in {volume["target"] for volume in worker["volumes"]}
-    assert "store-credentials" in {secret["source"] for secret in worker["secrets"]}
-    assert set(merged["objects"]["networks"]) & set(worker["networks"])
-    [name] = re.findall(r"aws_access_key_id = (.*)", (settings.parent / "secrets" / "store-credentials").read_text())
-    identities = json.loads((settings.parent / "secrets" / "objects-config").read_text())["identities"]
+def test_the_store_is_a_bucket_that_the_worker_alone_can_open(home: Path, services: dict[str, Any]) -> None:
+    worker = services["airflow-worker"]
+    assert worker["environment"]["RECLOOP_STORE"] == f"s3://{BUCKET}/store"
+    holders = {name for name, service in services.items() if "store-credentials" in json.dumps(service.get("secrets"))}
+    assert holders == {"airflow-worker"}
+    assert worker["environment"]["AWS_ENDPOINT_URL"] == "http://objects-gate:8333"
+    [name] = re.findall(r"aws_access_key_id = (.*)", (home / "secrets" / "store-credentials").read_text())
+    identities = json.loads((home / "secrets" / "objects-config").read_text())["identities"]
     [actions] = [identity["actions"] for identity in identities if identity["name"] == name]
-    assert sorted(actions) == ["List:recloop", "Read:recloop", "Write:recloop"]
+    assert sorted(actions) == [f"List:{BUCKET}", f"Read:{BUCKET}", f"Write:{BUCKET}"]

@@ -22,6 +22,7 @@ from feature_jobs.sources.user_ids import users_of
 from tasks.commands.cli import main
 from tasks.store.champion_log import ChampionLog, Entry
 from tasks.store.scenario_store import ScenarioStore, open_store
+from tests.paths import ROOT
 from tests.small import days, write_small
 from tests.traces import traces
 
@@ -52,9 +53,10 @@ def _write(folder: Path, holds: tuple[str, ...]) -> None:
 class Shop:
     """A small scenario with its store; commands are called as a person calls them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str = "") -> None:
         self.folder, self.root = folder, folder / "store"
-        self.options = ["-s", str(folder / "shop.yaml"), "--store", str(self.root)]
+        self.url = url or str(self.root)
+        self.options = ["-s", str(folder / "shop.yaml"), "--store", self.url]
 
     @property
     def scenario(self) -> Scenario:
@@ -62,7 +64,7 @@ class Shop:
 
     @property
     def store(self) -> ScenarioStore:
-        return open_store(self.root, "shop")
+        return open_store(self.url, "shop")
 
     def call(self, *words: str) -> Result:
         return CliRunner().invoke(main, [*words, *self.options])
@@ -194,6 +196,24 @@ def test_after_gc_no_file_holds_the_user(shop):
     assert traces(shop.root, "s7", ("shopper",))  # another's rows are there
     shop.done("chain", "verify")
     assert "done before" in shop.done("run", "--until", "train", "--no-track")  # the source still holds the rows
+
+
+@pytest.mark.slow
+def test_in_a_bucket_too_no_object_and_no_copy_holds_the_user(shop, without, object_server, tmp_path, monkeypatch):
+    for name, value in object_server.environment(RECLOOP_CACHE=str(tmp_path / "cache")).items():
+        monkeypatch.setenv(name, value)
+    there = Shop(shop.folder, object_server.filled(shop.root))
+    # In a process of its own: one holds the copies that it has read as long as it lives.
+    code = f"""from pathlib import Path; from tests.unit.tasks.run.test_forget import Shop, _forget
+assert _forget(Shop(Path({str(there.folder)!r}), {there.url!r})).exit_code == 0"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    assert there.digests() == without.digests()
+    assert traces(tmp_path / "cache", GONE, ("shopper",))
+    there.done("gc", "--delete")
+    object_server.copied(there.url, tmp_path / "objects")
+    assert [traces(tmp_path / folder, GONE, ("shopper",)) for folder in ("objects", "cache")] == [[], []]
+    assert traces(tmp_path / "objects", "s7", ("shopper",))
+    there.done("chain", "verify")
 
 
 def test_the_rows_do_not_come_back(shop):
