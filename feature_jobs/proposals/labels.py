@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from feature_jobs.expressions.compiler import to_sql
 from feature_jobs.proposals import vocabulary
 from feature_jobs.proposals.profiles import Profile, Table
-from feature_jobs.proposals.roles import Log, is_row_id
+from feature_jobs.proposals.roles import Log
 from feature_jobs.proposals.vocabulary import clean
 from feature_jobs.sources.casts import quote
-from feature_jobs.validation.leaks import BLOCKING_AUC, WARNING_AUC, leak_score
+from feature_jobs.validation.leaks import BLOCKING_AUC, judge
 
 MAX_LABELS = 4
 MIN_POSITIVES = 50
@@ -51,8 +51,7 @@ def find_answers(log: Log) -> Answers:
     labels = _chosen(log, found)
     outcomes = {label.column: "a behaviour too, but not predicted" for label in found}
     outcomes |= {column.name: "known only afterwards, by its name" for column in late if not column.is_flag}
-    judged = [c for c in columns if c.name not in outcomes and not c.type.startswith("list") and not is_row_id(c)]
-    outcomes |= _leaks(log.table, judged, labels)
+    outcomes |= _leaks(log, outcomes, labels)
     outcomes = {name: why for name, why in outcomes.items() if name not in {label.column for label in labels}}
     return Answers(labels, outcomes, *_delay(log, labels, outcomes))
 
@@ -107,23 +106,20 @@ def _chosen(log: Log, found: list[Label]) -> list[Label]:
     return often[:MAX_LABELS]
 
 
-def _leaks(table: Table, columns: list[Profile], labels: list[Label]) -> dict[str, str]:
-    """Columns that give a label away by their values or by where they have none, with the reason."""
+def _leaks(log: Log, outcomes: Mapping[str, str], labels: list[Label]) -> dict[str, str]:
+    """Columns that give a label away by their values or by where they have none, with the reason: the user or the item
+    too, but only where it is certain."""
+    columns = [c for c in log.table.columns.values() if c.name not in outcomes and c is not log.time]
     truths = [f"CAST({to_sql(label.expression, quote)} AS DOUBLE) AS y{i}" for i, label in enumerate(labels)]
-    types = ["DOUBLE" if column.is_number else "VARCHAR" for column in columns]
-    values = [
-        f"CAST({quote(c.name)} AS {kind}) AS v{i}" for i, (c, kind) in enumerate(zip(columns, types, strict=True))
-    ]
-    rows = table.connection.execute(f"SELECT {', '.join(truths + values)} FROM {table.name}").df()
-    truths_N = [rows[f"y{i}"].to_numpy(float, na_value=math.nan) for i in range(len(labels))]
+    values = [f"{quote(c.name) + '::DOUBLE' * c.is_number} AS v{i}" for i, c in enumerate(columns)]
+    rows = log.table.connection.execute(f"SELECT {', '.join(truths + values)} FROM {log.table.name}").df()
+    by_label = {label.name: rows[f"y{i}"].to_numpy(float, na_value=math.nan) for i, label in enumerate(labels)}
     found = {}
     for i, column in enumerate(columns):
-        scores = [leak_score(rows[f"v{i}"], truth_N, is_id=not column.is_number) or 0.0 for truth_N in truths_N]
-        if (score := max(scores)) >= WARNING_AUC:
-            certain = score >= BLOCKING_AUC
-            advice = "it knows the answer" if certain else "take it out of here if it is known beforehand"
-            name = labels[scores.index(score)].name
-            found[column.name] = f"predicts {name} alone with an AUC of {score:.3f}: {advice}"
+        leak = max(judge(column.name, rows[f"v{i}"], by_label), key=lambda leak: leak.auc, default=None)
+        if leak and (leak.auc >= BLOCKING_AUC or column not in log.keys):
+            advice = "it knows the answer" if leak.auc >= BLOCKING_AUC else "take it out of here if known beforehand"
+            found[column.name] = f"predicts {leak.label} alone with an AUC of {leak.auc:.3f}, by {leak.way}: {advice}"
     return found
 
 

@@ -77,6 +77,12 @@ class Profile:
         return not self.words.isdisjoint(vocabulary.ID_ENDINGS)
 
     @property
+    def is_quantity(self) -> bool:
+        """Whether the name says that it measures something."""
+        quantities = vocabulary.QUANTITIES | vocabulary.DURATIONS | vocabulary.AFTERWARDS
+        return not (self.is_id or self.words.isdisjoint(quantities))
+
+    @property
     def is_flag(self) -> bool:
         """Whether it holds yes or no."""
         is_01 = self.is_number and self.distinct == 2 and {*self.top} <= {"0", "1", "0.0", "1.0"}

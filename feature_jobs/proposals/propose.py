@@ -124,13 +124,19 @@ def _log_of(path: Path, tables: list[Table]) -> tuple[Log, Answers]:
     why = []
     found: list[tuple[Log, Answers]] = []
     for table in tables:
-        log = log_of(table)
-        if isinstance(log, str):
-            why.append(f"  {table.group.path}: {log}")
-        elif (answers := find_answers(log)).labels:
-            found.append((log, answers))
+        leaks: set[str] = set()
+        while isinstance(log := log_of(table, leaks), Log):
+            answers = find_answers(log)
+            if new := answers.outcomes.keys() & {log.user.name, log.item.name}:
+                leaks |= new
+                continue
+            if answers.labels:
+                found.append((log, answers))
+            else:
+                why.append(f"  {table.group.path}: no column that says what became of a row (click, rating, ...)")
+            break
         else:
-            why.append(f"  {table.group.path}: no column that says what became of a row (click, rating, ...)")
+            why.append(f"  {table.group.path}: {log}")
     if not found:
         remedy = "a log needs a time, a user, an item and an outcome in one table; join them, or write the scenario"
         raise BadInputError("\n".join([f"{path}: no table can be the log; {remedy}", *why]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from feature_jobs.proposals import vocabulary
@@ -89,11 +90,11 @@ def _near_times(table: Table) -> list[str]:
     return lines
 
 
-def log_of(table: Table) -> Log | str:
+def log_of(table: Table, leaks: Collection[str] = ()) -> Log | str:
     """The table as a log, or why it is not one. User and item are found by name, else by their values.
 
-    A column with gaps that is named after a person is better than a full one that is not: rows without it are
-    quarantined.
+    A column with gaps that is named as an id is better than a full one that is not: rows without it are quarantined.
+    A quantity is neither, nor are `leaks`, the columns that were found to know a label.
     """
     time = time_of(table) or _unnamed_time(table)
     if time is None:
@@ -103,10 +104,14 @@ def log_of(table: Table) -> Log | str:
         column
         for column in table.columns.values()
         if column.type in ("int", "string") and column is not time and column.distinct > 1
-        if not column.is_flag and table.missing(column) <= 0.7
+        if not column.is_flag and table.missing(column) <= 0.7 and column.name not in leaks
     ]
     lasting = [c for c in ids if not is_row_id(c) and not c.is_text]
-    others = [c for c in lasting if 10 < c.distinct < 0.9 * c.known and table.missing(c) <= 0.05]
+    others = [
+        c
+        for c in lasting
+        if 10 < c.distinct < 0.9 * c.known and (c.is_id or (table.missing(c) <= 0.05 and not c.is_quantity))
+    ]
     others.sort(key=lambda c: (not c.is_id, -c.distinct))
     users, items = _ranked(lasting, vocabulary.USER), _ranked(lasting, vocabulary.ITEM)
     sessions = [c for c in ids if "session" in c.words and c.distinct < 0.9 * c.known]
@@ -114,7 +119,8 @@ def log_of(table: Table) -> Log | str:
     user = next(iter([*users, *(c for c in others if c not in items[:1]), *sessions]), None)
     item = next((c for c in [*items, *others] if c is not user), None)
     if user is None or item is None:
-        return "no columns that identify a user and an item"
+        known = f"; not {', '.join(sorted(leaks))}, which alone knows a label" if leaks else ""
+        return f"no columns that identify a user and an item{known}"
     notes = []
     for role, chosen in (("user", user), ("item", item)):
         missing = table.missing(chosen)

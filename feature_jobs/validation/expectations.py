@@ -23,6 +23,7 @@ from feature_jobs.schema.user_file import read_user_text
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 SEVERITIES = {"critical": "blocking", "warning": "warning", "info": "info"}  # in GX's words and in ours
 BUILT_IN = "built-in"
@@ -261,6 +262,15 @@ def read_frame(samples: Path) -> pd.DataFrame:
             columns[name] = values
     frame: pd.DataFrame = pa.table(columns).to_pandas()
     return frame
+
+
+def read_lists(samples: Path, scenario: Scenario) -> dict[str, pa.ChunkedArray]:
+    """The columns of the features of kind ids, in the frame's order."""
+    import pyarrow.parquet as pq
+
+    names = [name for name, feature in scenario.features.items() if feature.kind == "ids"]
+    table = pq.read_table(samples / SAMPLES_FILE, columns=names)
+    return {name: table[name] for name in names}
 
 
 def run_suite(frame: pd.DataFrame, suite: Suite, source: str, ds: str, docs: Path) -> list[Failure]:

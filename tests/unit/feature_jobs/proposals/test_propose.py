@@ -159,7 +159,7 @@ def test_the_file_is_commented_and_its_suite_is_beside_it(tmp_path: Path) -> Non
     fabricated.ads(tmp_path / "data")
     lines = write_proposal(tmp_path / "data", tmp_path / "scenarios", "ad_log")
     text = (tmp_path / "scenarios" / "ad_log.yaml").read_text()
-    assert "charged" in text and "# predicts clicked alone with an AUC of 1.000: it knows the answer" in text
+    assert "charged" in text and "# predicts clicked alone with an AUC of 1.000, by its value: it knows the answer" in text
     assert "path: ../data" in text
     assert "never a feature: charged, predicts clicked alone with an AUC of 1.000: it knows the answer" in lines
     suite = json.loads((tmp_path / "scenarios" / "ad_log.expectations.json").read_text())
