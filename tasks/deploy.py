@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -142,8 +143,9 @@ def _show_in_registry(model: str, version: str, log: ChampionLog, words: str, *,
 
     # On some databases MLflow takes no tag of more than 5,000 characters.
     tracking.set_version_tags(model, version, {tracking.VERDICT_TAG: words[:4000]})
-    tracking.mirror_alias(log)
-    if promoted and tracking.aliases(model).get(CHALLENGER) == version:
+    read = functools.cache(tracking.versions)  # a read of all versions takes longer than the rest of this
+    tracking.mirror_alias(log, read)
+    if promoted and any(CHALLENGER in one["aliases"] for one in read(model) if one["version"] == version):
         tracking.delete_alias(model, CHALLENGER)
 
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from feature_jobs.expressions.compiler import to_sql
+import duckdb
+
+from feature_jobs.errors import BadInputError
+from feature_jobs.expressions.compiler import columns_of, to_sql
 from feature_jobs.proposals import vocabulary
 from feature_jobs.proposals.profiles import Profile, Table
 from feature_jobs.proposals.roles import Log
@@ -40,20 +45,50 @@ class Answers:
     why_delay: str = ""
 
 
-def find_answers(log: Log) -> Answers:
-    """At most four labels; behaviours left over and columns that give a label away become outcomes."""
+def find_answers(log: Log, given: Mapping[str, str]) -> Answers:
+    """The given labels, or at most four that the columns suggest; behaviours left over and columns that give a label
+    away become outcomes."""
     columns = [column for column in log.table.columns.values() if column not in log.keys]
     late = [column for column in columns if column.is_number and column.words & vocabulary.AFTERWARDS]
-    found = _measured(log.table, [label for column in columns for label in _of_column(column)])
-    found = found or _measured(log.table, [_high(log.table, column) for column in late])
+    found = _measured(log.table, _given(log, given) if given else [label for c in columns for label in _of_column(c)])
+    if not found and not given:
+        found = _measured(log.table, [_high(log.table, column) for column in late])
     if not found:
         return Answers([], {})
-    labels = _chosen(log, found)
+    labels = found if given else _chosen(log, found)
     outcomes = {label.column: "a behaviour too, but not predicted" for label in found}
     outcomes |= {column.name: "known only afterwards, by its name" for column in late if not column.is_flag}
     outcomes |= _leaks(log, outcomes, labels)
     outcomes = {name: why for name, why in outcomes.items() if name not in {label.column for label in labels}}
     return Answers(labels, outcomes, *_delay(log, labels, outcomes))
+
+
+def _given(log: Log, given: Mapping[str, str]) -> list[Label]:
+    return [
+        Label(name, condition, min(names), "given by --label")
+        for name, condition in given.items()
+        if (names := columns_of(condition)) and names <= log.table.columns.keys()
+    ]
+
+
+def no_label(path: Path, log: Log, given: Mapping[str, str]) -> str:
+    """Why the log has no label, and how one is given."""
+    for name, condition in given.items():
+        if unknown := columns_of(condition) - log.table.columns.keys():
+            return f"--label {name} names {', '.join(unknown)}, but its columns are {', '.join(log.table.columns)}"
+    if given:
+        return f"--label: these hold in too few rows, or in nearly all: {', '.join(given.values())}"
+    pairs = [c for c in log.table.columns.values() if c.distinct == 2 and c not in log.keys]
+    why = "no column that says what became of a row (click, rating, ...)"
+    if not pairs:
+        return f"{why}; add one, or name a condition: --label 'NAME=CONDITION'"
+    first, seldom = pairs[0].name, pairs[0].top[1]
+    right = seldom if pairs[0].is_number else repr(seldom)
+    example = f"{first.lower()}={first}" + ("" if pairs[0].type == "bool" else f" == {right}")
+    seen = ", ".join(f"{c.name} ({' or '.join(map(repr, c.top))})" for c in pairs)
+    return (
+        f"{why}; if one of these is it, give it, as here: {seen}\n  recloop init {path} --label {shlex.quote(example)}"
+    )
 
 
 def _of_column(column: Profile) -> list[Label]:
@@ -84,8 +119,12 @@ def _measured(table: Table, labels: list[Label]) -> list[Label]:
     """The labels with their shares of positives, without those that have too few of either kind."""
     enough = min(MIN_POSITIVES, max(2, table.num_sampled // 20))
     truths = [to_sql(label.expression, quote) for label in labels]
-    # 0: without any label there must still be a column to select.
-    counts = table.row("0", *(f"(count({sql}), count_if({sql}))" for sql in truths))[1:]
+    try:
+        # 0: without any label there must still be a column to select.
+        counts = table.row("0", *(f"(count({sql}), count_if({sql}))" for sql in truths))[1:]
+    except duckdb.Error as error:
+        shown = " | ".join(label.expression for label in labels)
+        raise BadInputError(f"label {shown}: not a condition on these columns: {str(error).splitlines()[0]}") from None
     return [
         replace(label, mean=positives / num)
         for label, (num, positives) in zip(labels, counts, strict=True)

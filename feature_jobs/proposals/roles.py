@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
@@ -16,7 +17,8 @@ _OTHER_UNITS = {"minutes": 60, "hours": 3600, "days": 86400}  # in seconds
 @dataclass(frozen=True)
 class Log:
     """The events table and its columns' parts. `notes` say what was passed over, and why; `passed_over` are columns
-    that might have been the user or the item, so they are ids and not quantities."""
+    that might have been the user or the item, so they are ids and not quantities. `has_clock`: not all times are
+    midnight."""
 
     table: Table
     time: Profile
@@ -24,6 +26,7 @@ class Log:
     item: Profile
     notes: tuple[str, ...] = ()
     passed_over: frozenset[str] = frozenset()
+    has_clock: bool = True
 
     @property
     def keys(self) -> tuple[Profile, Profile, Profile]:
@@ -132,7 +135,16 @@ def log_of(table: Table, leaks: Collection[str] = ()) -> Log | str:
     if similar:
         notes.append("passed over as user or item: " + ", ".join(f"{c.name} ({_why_not(c)})" for c in similar))
     passed_over = frozenset(c.name for c in similar if not c.is_text and not c.words & vocabulary.QUANTITIES)
-    return Log(table, time, user, item, tuple(notes), passed_over)
+    has_clock = bool(table.row(f"bool_or({quote(time.name)} % 86_400_000_000 <> 0)")[0])
+    if not has_clock:
+        notes.insert(0, _midnight(time, table))
+    return Log(table, time, user, item, tuple(notes), passed_over, has_clock)
+
+
+def _midnight(time: Profile, table: Table) -> str:
+    clocks = [c for c in table.columns.values() if re.fullmatch(r"\d\d?:\d\d(:\d\d.*)?", (*c.top, "")[0])]
+    remedy = f"; {clocks[0].name} ({clocks[0].top[0]!r}) may hold it: write both into one column" if clocks else ""
+    return f"time: {time.name} has no time of day, so each event is at midnight and sees nothing of its own day{remedy}"
 
 
 def is_row_id(column: Profile) -> bool:
