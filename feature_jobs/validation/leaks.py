@@ -101,8 +101,9 @@ def judge(name: str, values: Any, labels: Mapping[str, Floats], parts: Mapping[s
     where `values` is None. Labels are 0, 1, or NaN where unknown; those with fewer than 500 known rows or 20 of either
     class are not judged.
     """
-    columns: dict[str | None, Any] = {**({} if values is None else {None: values}), **(parts or {})}
-    read = {part: _Column.of(column) for part, column in columns.items()}
+    read: dict[str | None, _Column] = {part: _Column.of(column) for part, column in (parts or {}).items()}
+    if values is not None:
+        read = {None: _Column.of(values), **read}
     leaks = []
     for label, labels_N in labels.items():
         known_N = ~np.isnan(labels_N)
