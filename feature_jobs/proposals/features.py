@@ -40,14 +40,10 @@ def propose_features(log: Log, entities: list[FoundEntity], answers: Answers) ->
 
 def null_shares(log: Log, entities: list[FoundEntity], features: list[Proposed]) -> dict[str, float]:
     """The largest share of nulls that an id or a number has on a day of the sample; 1 where an entity decides it."""
-    kept = [one for one in features if one.fields and one.fields["kind"] in ("id", "number")]
-    of = {one.name: str((one.fields or {}).get("of", one.name)) for one in kept}
-    full = {
-        f"{one.name}.{column.name}"
-        for one in entities
-        for column in one.table.columns.values()
-        if one.matched == 1 and not one.time and not one.table.missing(column)
-    }
+    kept = [(one.name, one.fields) for one in features if one.fields and one.fields["kind"] in ("id", "number")]
+    of = {name: str(fields.get("of", name)) for name, fields in kept}
+    whole = [one for one in entities if one.matched == 1 and not one.time]
+    full = {f"{one.name}.{c.name}" for one in whole for c in one.table.columns.values() if not one.table.missing(c)}
     names = [name for name in log.table.columns if name in of.values()]
     gaps = ", ".join(f"avg(CAST({quote(name)} IS NULL AS INT)) AS {quote(name)}" for name in names)
     keys = f"{quote(log.user.name)} IS NOT NULL AND {quote(log.item.name)} IS NOT NULL"

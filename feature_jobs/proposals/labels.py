@@ -50,7 +50,9 @@ def find_answers(log: Log, given: Mapping[str, str]) -> Answers:
     away become outcomes."""
     columns = [column for column in log.table.columns.values() if column not in log.keys]
     late = [column for column in columns if column.is_number and column.words & vocabulary.AFTERWARDS]
-    found = _measured(log.table, _given(log, given) if given else [label for c in columns for label in _of_column(c)])
+    known = [(name, text) for name, text in given.items() if columns_of(text) <= log.table.columns.keys()]
+    asked = [Label(name, text, min(columns_of(text), default=""), "given by --label") for name, text in known]
+    found = _measured(log.table, asked if given else [label for column in columns for label in _of_column(column)])
     if not found and not given:
         found = _measured(log.table, [_high(log.table, column) for column in late])
     if not found:
@@ -61,14 +63,6 @@ def find_answers(log: Log, given: Mapping[str, str]) -> Answers:
     outcomes |= _leaks(log, outcomes, labels)
     outcomes = {name: why for name, why in outcomes.items() if name not in {label.column for label in labels}}
     return Answers(labels, outcomes, *_delay(log, labels, outcomes))
-
-
-def _given(log: Log, given: Mapping[str, str]) -> list[Label]:
-    return [
-        Label(name, condition, min(names), "given by --label")
-        for name, condition in given.items()
-        if (names := columns_of(condition)) and names <= log.table.columns.keys()
-    ]
 
 
 def no_label(path: Path, log: Log, given: Mapping[str, str]) -> str:
@@ -82,13 +76,11 @@ def no_label(path: Path, log: Log, given: Mapping[str, str]) -> str:
     why = "no column that says what became of a row (click, rating, ...)"
     if not pairs:
         return f"{why}; add one, or name a condition: --label 'NAME=CONDITION'"
-    first, seldom = pairs[0].name, pairs[0].top[1]
-    right = seldom if pairs[0].is_number else repr(seldom)
-    example = f"{first.lower()}={first}" + ("" if pairs[0].type == "bool" else f" == {right}")
+    first, (_, seldom) = pairs[0], pairs[0].top
+    condition = {"bool": "", "string": f" == {seldom!r}"}.get(first.type, f" == {seldom}")
+    command = f"recloop init {path} --label {shlex.quote(f'{first.name.lower()}={first.name}{condition}')}"
     seen = ", ".join(f"{c.name} ({' or '.join(map(repr, c.top))})" for c in pairs)
-    return (
-        f"{why}; if one of these is it, give it, as here: {seen}\n  recloop init {path} --label {shlex.quote(example)}"
-    )
+    return f"{why}; if one of these is it, give it, as here: {seen}\n  {command}"
 
 
 def _of_column(column: Profile) -> list[Label]:

@@ -129,19 +129,17 @@ def _log_of(path: Path, tables: list[Table], given: Mapping[str, str]) -> tuple[
     why = []
     found: list[tuple[Log, Answers]] = []
     for table in tables:
-        leaks: set[str] = set()
-        while isinstance(log := log_of(table, leaks), Log):
+        log, leaks, answers = log_of(table), set[str](), Answers([], {})
+        while isinstance(log, Log):
             answers = find_answers(log, given)
-            if new := answers.outcomes.keys() & {log.user.name, log.item.name}:
-                leaks |= new
-                continue
-            if answers.labels:
-                found.append((log, answers))
-            else:
-                why.append(f"  {table.group.path}: {no_label(path, log, given)}")
-            break
+            if not (new := answers.outcomes.keys() & {log.user.name, log.item.name}):
+                break
+            leaks |= new
+            log = log_of(table, leaks)
+        if isinstance(log, Log) and answers.labels:
+            found.append((log, answers))
         else:
-            why.append(f"  {table.group.path}: {log}")
+            why.append(f"  {table.group.path}: {log if isinstance(log, str) else no_label(path, log, given)}")
     if not found:
         remedy = "a log needs a time, a user, an item and an outcome in one table; join them, or write the scenario"
         raise BadInputError("\n".join([f"{path}: no table can be the log; {remedy}", *why]))

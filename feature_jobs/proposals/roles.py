@@ -110,11 +110,8 @@ def log_of(table: Table, leaks: Collection[str] = ()) -> Log | str:
         if not column.is_flag and table.missing(column) <= 0.7 and column.name not in leaks
     ]
     lasting = [c for c in ids if not is_row_id(c) and not c.is_text]
-    others = [
-        c
-        for c in lasting
-        if 10 < c.distinct < 0.9 * c.known and (c.is_id or (table.missing(c) <= 0.05 and not c.is_quantity))
-    ]
+    others = [c for c in lasting if c.is_id or (table.missing(c) <= 0.05 and not c.is_quantity)]
+    others = [c for c in others if 10 < c.distinct < 0.9 * c.known]
     others.sort(key=lambda c: (not c.is_id, -c.distinct))
     users, items = _ranked(lasting, vocabulary.USER), _ranked(lasting, vocabulary.ITEM)
     sessions = [c for c in ids if "session" in c.words and c.distinct < 0.9 * c.known]
@@ -125,10 +122,9 @@ def log_of(table: Table, leaks: Collection[str] = ()) -> Log | str:
         known = f"; not {', '.join(sorted(leaks))}, which alone knows a label" if leaks else ""
         return f"no columns that identify a user and an item{known}"
     notes = []
-    for role, chosen in (("user", user), ("item", item)):
-        missing = table.missing(chosen)
-        gaps = f", {missing:.1%} of rows lack it and will be quarantined" if missing > 0 else ""
-        notes.append(f"{role}: {chosen.name} ({chosen.distinct:,} values{gaps})")
+    for role, key in (("user", user), ("item", item)):
+        gaps = f", {missing:.1%} of rows lack it and will be quarantined" if (missing := table.missing(key)) > 0 else ""
+        notes.append(f"{role}: {key.name} ({key.distinct:,} values{gaps})")
     if user in sessions:
         notes[0] += ": an id of sessions, as no column identifies people; nothing is learned about a person"
     similar = [c for c in ids if c not in (user, item) and (c.is_id or c in users or c in items or c.is_text)]
