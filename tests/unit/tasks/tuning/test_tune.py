@@ -244,6 +244,14 @@ def test_a_journal_with_a_torn_last_line_is_read(chain, undisturbed, tmp_path):
     ).read_bytes()
 
 
+def test_no_values_are_tried_twice_and_a_small_space_ends_the_study(chain, tmp_path):
+    """Three values, one of them the scenario's own, where five trials are allowed."""
+    space = "tune: {trials: 5, replay_days: 1, space: {train.batch_size: {choices: [32, 128]}}}"
+    _, output = run(tmp_path, chain, space)
+    tried = [trial["params"]["train.batch_size"] for trial in proposal_of(output)["trials"]]
+    assert tried[0] == 64 and sorted(tried) == [32, 64, 128]
+
+
 def test_hopeless_trials_are_pruned_after_their_first_day(chain, tmp_path):
     section = """
 tune: {trials: 12, space: {features.item.enabled: {choices: [true, false]}, train.seed: {low: 1, high: 99}}}
