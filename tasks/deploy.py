@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -70,7 +71,7 @@ class Decision:
     config=("deploy", "quantize"),
     resources=Resources(memory_gib=3.0),
     timeout_s=1200,
-    imports=("tasks.tracking.logged_models", "models.metrics.judgement"),
+    imports=("tasks.tracking.logged_models",),  # the rest while the process that loads the version imports MLflow
     on_no="skip",  # a day whose version is refused is an ordinary day: the next one goes on
     registry=True,
     appends=PREFIX,
@@ -90,9 +91,10 @@ def deploy(
         raise BadInputError("deploy keeps the champion log in the store: run it with --store")
     scenario, log = config.scenario, ChampionLog(config.store)
     version, judged = read_registration(registration, _again(config)), _evaluation(config, evaluation)
+    reproduces = _reproduces(scenario, version, export)
     champion, _ = log.as_of(config.ds, config.generation)
     gates = [
-        _reproduces(scenario, version, export),
+        reproduces,
         _quantized(scenario, read_json(export, QUANTIZATION_FILE)),
         _not_worse(judged, champion),
         _calibrated(scenario, judged),
@@ -142,8 +144,9 @@ def _show_in_registry(model: str, version: str, log: ChampionLog, words: str, *,
 
     # On some databases MLflow takes no tag of more than 5,000 characters.
     tracking.set_version_tags(model, version, {tracking.VERDICT_TAG: words[:4000]})
-    tracking.mirror_alias(log)
-    if promoted and tracking.aliases(model).get(CHALLENGER) == version:
+    read = functools.cache(tracking.versions)  # a read of all versions takes longer than the rest of this
+    tracking.mirror_alias(log, read)
+    if promoted and any(CHALLENGER in one["aliases"] for one in read(model) if one["version"] == version):
         tracking.delete_alias(model, CHALLENGER)
 
 
@@ -174,10 +177,11 @@ def _answer(*, bad: object, unknown: object = None) -> Answer:
 
 
 def _reproduces(scenario: Scenario, version: Registration, export: Path) -> Gate:
-    from models.metrics.judgement import counted
     from tasks import tracking
 
     facts = tracking.check_loads(version["name"], version["version"], version["files"], export / REFERENCE_FILE)
+    from models.metrics.judgement import counted
+
     tolerance = scenario.deploy.tolerance
     loaded = {"rows": facts.rows, "max_difference": facts.max_difference, "tolerance": tolerance}
     numbers = {} if facts.problem else loaded

@@ -70,7 +70,7 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
     Raises GateError, after writing them, where a blocking check failed; BadInputError where the suite is wrong.
     """
     from feature_jobs.validation import drift
-    from feature_jobs.validation.expectations import load_suite, read_frame, run_suite
+    from feature_jobs.validation.expectations import load_suite, read_frame, read_lists, run_suite
     from feature_jobs.validation.leaks import find_leaks
 
     scenario, rules = config.scenario, config.scenario.validate_
@@ -80,7 +80,7 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
     trailing = drift.window(drift.read_profile(yesterday), rules.trailing_days)
     day = drift.profile_day(frame, scenario)
     found = drift.compare(config.ds, day, trailing, scenario)
-    leaks = find_leaks(frame, scenario)
+    leaks = find_leaks(frame, scenario, read_lists(samples, scenario))
     problems: list[Problem] = [
         *_missing_suite(source, scenario.suite_file.name),
         *_row_count(frame, events),

@@ -24,7 +24,7 @@ from feature_jobs.sources.files import files_of
 from feature_jobs.sources.malformed import kinds_of, retyped_columns
 from feature_jobs.sources.source import Source, sources_of, time_columns
 from feature_jobs.sources.tables import Reader, connect
-from feature_jobs.validation.leaks import Leak, judge, judge_parts, worst
+from feature_jobs.validation.leaks import Leak, judge
 
 SAMPLE_ROWS = 100_000
 HEAD_ROWS = 100
@@ -264,23 +264,16 @@ class _DataCheck:
         chosen = [*labels.values(), *(sql for by_part in features.values() for sql in by_part.values())]
         named = ", ".join(f"{sql} AS f{i}" for i, sql in enumerate(chosen))
         frame = connection.execute(f"SELECT {named} FROM staged WHERE reason IS NULL").df()
+        truths = {task: frame[f"f{j}"].to_numpy(np.float64, na_value=np.nan) for j, task in enumerate(labels)}
         numbers = itertools.count(len(labels))
         for name, by_part in features.items():
-            feature = self.scenario.features[name]
             columns = {part: frame[f"f{next(numbers)}"] for part in by_part}
-            parts = {part: values for part, values in columns.items() if part != _WHOLE}
-            for j, task in enumerate(labels):
-                labels_N = frame[f"f{j}"].to_numpy(np.float64, na_value=np.nan)
-                found = judge_parts(name, task, parts, labels_N)
-                if _WHOLE in columns:
-                    whole = judge(name, task, columns[_WHOLE], labels_N, is_id=feature.kind in ("id", "cross"))
-                    found += [whole] if whole else []
-                if (leak := worst(found)) is not None:
-                    self._say_leak(replace(leak, enabled=feature.enabled))
+            for leak in judge(name, columns.pop(_WHOLE, None), truths, columns):
+                self._say_leak(replace(leak, enabled=self.scenario.features[name].enabled))
 
     def _feature_sql(self, source: Source) -> dict[str, dict[str, str]]:
-        """SQL of each feature that is read straight from the log's columns, as a whole (a list as its length, a cross
-        as text), and of each part of a cross; a cross with an entity's column has its other parts alone."""
+        """SQL of each feature that is read straight from the log's columns, as a whole (a cross as text), and of each
+        part of a cross; a cross with an entity's column has its other parts alone."""
         names = self._log_columns(source)
         found: dict[str, dict[str, str]] = {}
         for name, feature in self.scenario.features.items():
@@ -294,7 +287,7 @@ class _DataCheck:
                     texts = ", ".join(f"CAST({sql} AS VARCHAR)" for sql in sqls.values())
                     found[name][_WHOLE] = f"concat_ws(chr(31), {texts})"
             elif sqls:
-                form = {"id": "{}", "ids": "len({})", "number": "CAST({} AS DOUBLE)"}[feature.kind]
+                form = "CAST({} AS DOUBLE)" if feature.kind == "number" else "{}"
                 found[name] = {_WHOLE: form.format(*sqls.values())}
         return found
 

@@ -106,9 +106,9 @@ def _warm_up(first: Day, counts: Counts, partitioned: bool) -> Day | None:
 
 def _why(days: DayChoice, counts: Counts, least: int, usual: int) -> list[str]:
     inside = [num for day, num in counts.items() if days.first <= day <= days.last and day not in days.skip]
-    begin = days.warm_up_from or days.first
+    begin, num_days = days.warm_up_from or days.first, f"{len(counts):,} day{'s' * (len(counts) > 1)}"
     lines = [
-        f"the log has {sum(counts.values()):,} rows on {len(counts):,} days, {min(counts)} to {max(counts)}",
+        f"the log has {sum(counts.values()):,} rows on {num_days}, {min(counts)} to {max(counts)}",
         f"chosen {days.first} to {days.last}, with {min(inside):,} to {max(inside):,} rows a day",
     ]
     if days.skip:

@@ -30,12 +30,26 @@ def propose_features(log: Log, entities: list[FoundEntity], answers: Answers) ->
     features = [_of(column.name.lower(), column.name, {"kind": "id"}) for column in (log.user, log.item)]
     known = {label.column for label in answers.labels} | answers.outcomes.keys() | {key.name for key in log.keys}
     features += [_of_event(log, column) for name, column in log.table.columns.items() if name not in known]
-    names = {name.lower() for name in log.table.columns}
-    features += [_of(_take(names, part), f"{part}(event_time)", {"kind": "id"}) for part in ("hour", "weekday")]
+    names, parts = {name.lower() for name in log.table.columns}, ("hour", "weekday")[not log.has_clock :]
+    features += [_of(_take(names, part), f"{part}(event_time)", {"kind": "id"}) for part in parts]
     for entity in entities:
         keys = (entity.key, entity.time)
         features += [_of_entity(names, log, entity, c) for c in entity.table.columns.values() if c not in keys]
     return features + _trailing(names, log, answers.labels)
+
+
+def null_shares(log: Log, entities: list[FoundEntity], features: list[Proposed]) -> dict[str, float]:
+    """The largest share of nulls that an id or a number has on a day of the sample; 1 where an entity decides it."""
+    kept = [(one.name, one.fields) for one in features if one.fields and one.fields["kind"] in ("id", "number")]
+    of = {name: str(fields.get("of", name)) for name, fields in kept}
+    whole = [one for one in entities if one.matched == 1 and not one.time]
+    full = {f"{one.name}.{c.name}" for one in whole for c in one.table.columns.values() if not one.table.missing(c)}
+    names = [name for name in log.table.columns if name in of.values()]
+    gaps = ", ".join(f"avg(CAST({quote(name)} IS NULL AS INT)) AS {quote(name)}" for name in names)
+    keys = f"{quote(log.user.name)} IS NOT NULL AND {quote(log.item.name)} IS NOT NULL"
+    days = f"(SELECT {gaps} FROM {log.table.name} WHERE {keys} GROUP BY {quote(log.time.name)} // 86_400_000_000)"
+    worst = dict(zip(names, Sample(log.table.connection, days).row(*(f"max({quote(n)})" for n in names)), strict=True))
+    return {name: worst.get(column, float("." in column and column not in full)) for name, column in of.items()}
 
 
 def _take(taken: set[str], *wanted: str) -> str:
@@ -51,7 +65,7 @@ def _of(name: str, of: str, fields: dict[str, Any], why: str = "") -> Proposed:
 
 
 def _of_event(log: Log, column: Profile) -> Proposed:
-    why = _left_out(column, is_log=True) or _useless_id(log, column)
+    why = _left_out(column, log) or _useless_id(log, column)
     if why:
         return Proposed(column.name, None, why)
     fields = {"kind": "id"} if column.name in log.passed_over else _fields(log, column)
@@ -59,7 +73,7 @@ def _of_event(log: Log, column: Profile) -> Proposed:
 
 
 def _of_entity(taken: set[str], log: Log, entity: FoundEntity, column: Profile) -> Proposed:
-    if why := _left_out(column, is_log=False):
+    if why := _left_out(column, None):
         return Proposed(column.name, None, why)
     of, fields = f"{entity.name}.{column.name}", _fields(log, column)
     names, note = [column.name, f"{entity.name}_{column.name}"], ""
@@ -85,8 +99,9 @@ def _fields(log: Log, column: Profile) -> dict[str, Any]:
     return {"kind": "id"}
 
 
-def _left_out(column: Profile, *, is_log: bool) -> str | None:
-    """Why a column makes no feature, or None. The first rule that holds decides."""
+def _left_out(column: Profile, log: Log | None) -> str | None:
+    """Why a column of the log or of an entity makes no feature, or None. The first rule that holds decides."""
+    is_log = log is not None
     words, distinct, is_string = column.words, column.distinct, column.type == "string"
     share = distinct / max(column.known, 1)
     is_named = is_string or bool(words & vocabulary.CATEGORIES)
@@ -99,7 +114,8 @@ def _left_out(column: Profile, *, is_log: bool) -> str | None:
         (words & vocabulary.SPLIT and distinct <= 12, "says how somebody split the rows; it is unknown when serving"),
         (is_log and column.type == "time", "a second time of the row; perhaps known only afterwards"),
         (is_log and is_row_id(column), "an id of a row or a visit: it never comes again"),
-        (is_log and is_clock, "event_time says it"),
+        (log and is_clock and (log.has_clock or words & vocabulary.DAYS), "event_time says it"),
+        (log and is_clock and is_string, "a time of day, which event_time lacks: write both into one column"),
         (column.type.startswith("list"), None),
         (column.is_text, f"free text: {distinct:,} values, {column.mean_length:.0f} characters long on average"),
         (is_named and is_single, f"{distinct:,} values in {column.known:,} rows: nearly another one in each"),

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from feature_jobs.expressions.compiler import to_sql
+import duckdb
+
+from feature_jobs.errors import BadInputError
+from feature_jobs.expressions.compiler import columns_of, to_sql
 from feature_jobs.proposals import vocabulary
 from feature_jobs.proposals.profiles import Profile, Table
-from feature_jobs.proposals.roles import Log, is_row_id
+from feature_jobs.proposals.roles import Log
 from feature_jobs.proposals.vocabulary import clean
 from feature_jobs.sources.casts import quote
-from feature_jobs.validation.leaks import BLOCKING_AUC, WARNING_AUC, leak_score
+from feature_jobs.validation.leaks import BLOCKING_AUC, judge
 
 MAX_LABELS = 4
 MIN_POSITIVES = 50
@@ -40,21 +45,42 @@ class Answers:
     why_delay: str = ""
 
 
-def find_answers(log: Log) -> Answers:
-    """At most four labels; behaviours left over and columns that give a label away become outcomes."""
+def find_answers(log: Log, given: Mapping[str, str]) -> Answers:
+    """The given labels, or at most four that the columns suggest; behaviours left over and columns that give a label
+    away become outcomes."""
     columns = [column for column in log.table.columns.values() if column not in log.keys]
     late = [column for column in columns if column.is_number and column.words & vocabulary.AFTERWARDS]
-    found = _measured(log.table, [label for column in columns for label in _of_column(column)])
-    found = found or _measured(log.table, [_high(log.table, column) for column in late])
+    known = [(name, text) for name, text in given.items() if columns_of(text) <= log.table.columns.keys()]
+    asked = [Label(name, text, min(columns_of(text), default=""), "given by --label") for name, text in known]
+    found = _measured(log.table, asked if given else [label for column in columns for label in _of_column(column)])
+    if not found and not given:
+        found = _measured(log.table, [_high(log.table, column) for column in late])
     if not found:
         return Answers([], {})
-    labels = _chosen(log, found)
+    labels = found if given else _chosen(log, found)
     outcomes = {label.column: "a behaviour too, but not predicted" for label in found}
     outcomes |= {column.name: "known only afterwards, by its name" for column in late if not column.is_flag}
-    judged = [c for c in columns if c.name not in outcomes and not c.type.startswith("list") and not is_row_id(c)]
-    outcomes |= _leaks(log.table, judged, labels)
+    outcomes |= _leaks(log, outcomes, labels)
     outcomes = {name: why for name, why in outcomes.items() if name not in {label.column for label in labels}}
     return Answers(labels, outcomes, *_delay(log, labels, outcomes))
+
+
+def no_label(path: Path, log: Log, given: Mapping[str, str]) -> str:
+    """Why the log has no label, and how one is given."""
+    for name, condition in given.items():
+        if unknown := columns_of(condition) - log.table.columns.keys():
+            return f"--label {name} names {', '.join(unknown)}, but its columns are {', '.join(log.table.columns)}"
+    if given:
+        return f"--label: these hold in too few rows, or in nearly all: {', '.join(given.values())}"
+    pairs = [c for c in log.table.columns.values() if c.distinct == 2 and c not in log.keys]
+    why = "no column that says what became of a row (click, rating, ...)"
+    if not pairs:
+        return f"{why}; add one, or name a condition: --label 'NAME=CONDITION'"
+    first, (_, seldom) = pairs[0], pairs[0].top
+    condition = {"bool": "", "string": f" == {seldom!r}"}.get(first.type, f" == {seldom}")
+    command = f"recloop init {path} --label {shlex.quote(f'{first.name.lower()}={first.name}{condition}')}"
+    seen = ", ".join(f"{c.name} ({' or '.join(map(repr, c.top))})" for c in pairs)
+    return f"{why}; if one of these is it, give it, as here: {seen}\n  {command}"
 
 
 def _of_column(column: Profile) -> list[Label]:
@@ -85,8 +111,12 @@ def _measured(table: Table, labels: list[Label]) -> list[Label]:
     """The labels with their shares of positives, without those that have too few of either kind."""
     enough = min(MIN_POSITIVES, max(2, table.num_sampled // 20))
     truths = [to_sql(label.expression, quote) for label in labels]
-    # 0: without any label there must still be a column to select.
-    counts = table.row("0", *(f"(count({sql}), count_if({sql}))" for sql in truths))[1:]
+    try:
+        # 0: without any label there must still be a column to select.
+        counts = table.row("0", *(f"(count({sql}), count_if({sql}))" for sql in truths))[1:]
+    except duckdb.Error as error:
+        shown = " | ".join(label.expression for label in labels)
+        raise BadInputError(f"label {shown}: not a condition on these columns: {str(error).splitlines()[0]}") from None
     return [
         replace(label, mean=positives / num)
         for label, (num, positives) in zip(labels, counts, strict=True)
@@ -107,23 +137,20 @@ def _chosen(log: Log, found: list[Label]) -> list[Label]:
     return often[:MAX_LABELS]
 
 
-def _leaks(table: Table, columns: list[Profile], labels: list[Label]) -> dict[str, str]:
-    """Columns that give a label away by their values or by where they have none, with the reason."""
+def _leaks(log: Log, outcomes: Mapping[str, str], labels: list[Label]) -> dict[str, str]:
+    """Columns that give a label away by their values or by where they have none, with the reason: the user or the item
+    too, but only where it is certain."""
+    columns = [c for c in log.table.columns.values() if c.name not in outcomes and c is not log.time]
     truths = [f"CAST({to_sql(label.expression, quote)} AS DOUBLE) AS y{i}" for i, label in enumerate(labels)]
-    types = ["DOUBLE" if column.is_number else "VARCHAR" for column in columns]
-    values = [
-        f"CAST({quote(c.name)} AS {kind}) AS v{i}" for i, (c, kind) in enumerate(zip(columns, types, strict=True))
-    ]
-    rows = table.connection.execute(f"SELECT {', '.join(truths + values)} FROM {table.name}").df()
-    truths_N = [rows[f"y{i}"].to_numpy(float, na_value=math.nan) for i in range(len(labels))]
+    values = [f"{quote(c.name) + '::DOUBLE' * c.is_number} AS v{i}" for i, c in enumerate(columns)]
+    rows = log.table.connection.execute(f"SELECT {', '.join(truths + values)} FROM {log.table.name}").df()
+    by_label = {label.name: rows[f"y{i}"].to_numpy(float, na_value=math.nan) for i, label in enumerate(labels)}
     found = {}
     for i, column in enumerate(columns):
-        scores = [leak_score(rows[f"v{i}"], truth_N, is_id=not column.is_number) or 0.0 for truth_N in truths_N]
-        if (score := max(scores)) >= WARNING_AUC:
-            certain = score >= BLOCKING_AUC
-            advice = "it knows the answer" if certain else "take it out of here if it is known beforehand"
-            name = labels[scores.index(score)].name
-            found[column.name] = f"predicts {name} alone with an AUC of {score:.3f}: {advice}"
+        leak = max(judge(column.name, rows[f"v{i}"], by_label), key=lambda leak: leak.auc, default=None)
+        if leak and (leak.auc >= BLOCKING_AUC or column not in log.keys):
+            advice = "it knows the answer" if leak.auc >= BLOCKING_AUC else "take it out of here if known beforehand"
+            found[column.name] = f"predicts {leak.label} alone with an AUC of {leak.auc:.3f}, by {leak.way}: {advice}"
     return found
 
 

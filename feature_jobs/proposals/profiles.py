@@ -31,11 +31,12 @@ _CANDIDATES = {
     "moment": ("time",),
 }
 # Where every day is below 13, month first and day first both read: `_likeliest_date` decides.
+_LONG_DIGITS = ("%Y%m%d%H%M%S", "%Y%m%d%H")
 _FORMATS = [
     f"{date}{clock}"
     for date in ("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%m-%d-%Y", "%d-%m-%Y", "%d-%b-%Y", "%d %b %Y", "%m/%d/%y")
     for clock in (" %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", "")
-] + ["%Y%m%d%H%M%S", "%Y%m%d", "%d/%b/%Y:%H:%M:%S %z", "%a %b %d %H:%M:%S %Y"]
+] + [*_LONG_DIGITS, "%Y%m%d", "%d/%b/%Y:%H:%M:%S %z", "%a %b %d %H:%M:%S %Y"]
 UNITS = {"s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}  # in seconds
 EARLIEST_S, LATEST_S = 631_152_000, 2_145_916_800  # 1990, 2038
 _HEADER_TYPE = re.compile(r":(token|token_seq|float|float_seq)$")  # RecBole's `user_id:token`
@@ -75,6 +76,12 @@ class Profile:
     def is_id(self) -> bool:
         """Whether the name says that it identifies something."""
         return not self.words.isdisjoint(vocabulary.ID_ENDINGS)
+
+    @property
+    def is_quantity(self) -> bool:
+        """Whether the name says that it measures something."""
+        quantities = vocabulary.QUANTITIES | vocabulary.DURATIONS | vocabulary.AFTERWARDS
+        return not (self.is_id or self.words.isdisjoint(quantities))
 
     @property
     def is_flag(self) -> bool:
@@ -180,7 +187,8 @@ def _column(raw: Sample, source: str, kind: str, distinct: int) -> tuple[Column 
     # 20240301 and 1709251200 read as numbers too: only the name can say that they are times.
     is_named = bool(words & vocabulary.ALL_TIMES) and not words & vocabulary.ID_ENDINGS
     times = _times(raw, cell, is_text=shape == "text", is_named=is_named and shape in ("text", "int", "float"))
-    candidates = times + candidates if is_named else candidates + times
+    is_moment = any(time.date_format in _LONG_DIGITS for time in times)  # so many digits of an id would hardly all read
+    candidates = times + candidates if is_named or is_moment else candidates + times
     cells = [Cell(source, column, kind) for column in candidates]
     known, is_padded, *unread = raw.row(
         f"count({cell})",
@@ -211,8 +219,9 @@ def _times(raw: Sample, cell: str, *, is_text: bool, is_named: bool) -> list[Col
         ("unit", unit): f"TRY_CAST(c AS DOUBLE) * {unit_s} BETWEEN {EARLIEST_S} AND {LATEST_S}"
         for unit, unit_s in UNITS.items()
     }
-    read = {("date_format", text): f"try_strptime(c, {literal(text)}) IS NOT NULL" for text in _FORMATS}
-    tests = (recent if is_named else {}) | (read if is_text else {})
+    years = "BETWEEN '1990-01-01' AND '2038-01-01'"
+    read = {("date_format", text): f"try_strptime(c, {literal(text)}) {years}" for text in _FORMATS}
+    tests = (read if is_text else {}) | (recent if is_named else {})  # in seconds 2025030313 would be in 2034
     # The first cells rule out most formats; only what is left is tried on all cells.
     head = f"(SELECT trim(CAST({cell} AS VARCHAR)) AS c FROM {raw.name} WHERE c <> '' LIMIT 200)"
     fits = Sample(raw.connection, head).row(*(f"bool_and({test})" for test in tests.values())) if tests else ()

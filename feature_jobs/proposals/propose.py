@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import duckdb
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.proposals.days import choose_days, count_days
 from feature_jobs.proposals.discover import find_tables
-from feature_jobs.proposals.features import Proposed, propose_features
-from feature_jobs.proposals.labels import Answers, find_answers
+from feature_jobs.proposals.features import Proposed, null_shares, propose_features
+from feature_jobs.proposals.labels import Answers, find_answers, no_label
 from feature_jobs.proposals.profiles import Table, profile
 from feature_jobs.proposals.roles import FoundEntity, Log, entities_of, log_of
 from feature_jobs.proposals.vocabulary import clean
@@ -26,9 +28,12 @@ from feature_jobs.sources.tables import connect
 from feature_jobs.validation.expectations import Suite, suite_text
 
 
-def write_proposal(path: Path, out: Path, name: str | None = None) -> list[str]:
+def write_proposal(
+    path: Path, out: Path, name: str | None = None, labels: Mapping[str, str] = MappingProxyType({})
+) -> list[str]:
     """Writes NAME.yaml and NAME.expectations.json into `out`; returns lines for a person on what was chosen and why.
 
+    `labels`: the conditions to predict, by name, where the columns' names do not say them.
     Raises BadInputError where the scenario exists already, no table can be the log, or no column of it a label; then
     nothing is written.
     """
@@ -37,13 +42,13 @@ def write_proposal(path: Path, out: Path, name: str | None = None) -> list[str]:
     exists = BadInputError(f"{file}: exists already, and is left as it is; give another --name")
     if file.exists():
         raise exists
-    text, lines = propose(path, name, out)
+    text, lines, null_shares = propose(path, name, out, labels)
     out.mkdir(parents=True, exist_ok=True)
     # In the same folder, as paths are relative to it; not named .yaml, as every .yaml file there is a scenario.
     aside, has_suite = out / f".{file.name}.{os.getpid()}", suite_file.exists()
     try:
         aside.write_text(text, encoding="utf-8")
-        scenario, suite = _checked(path, file, aside)
+        scenario, suite = _checked(path, file, aside, null_shares)
         if not has_suite:  # before the scenario, so that the scenario is never without it
             suite_file.write_text(suite_text(suite), encoding="utf-8")
             lines.append(f"wrote {suite_file}: {len(suite['expectations'])} expectations")
@@ -66,7 +71,7 @@ def write_proposal(path: Path, out: Path, name: str | None = None) -> list[str]:
     ]
 
 
-def _checked(path: Path, file: Path, aside: Path) -> tuple[Scenario, Suite]:
+def _checked(path: Path, file: Path, aside: Path, null_shares: Mapping[str, float]) -> tuple[Scenario, Suite]:
     """The proposal in `aside` as a scenario, and its expectations. Raises BadInputError where it fails the check."""
     from feature_jobs.checks.check import check_scenario
     from feature_jobs.validation.expectations import propose_suite
@@ -75,15 +80,15 @@ def _checked(path: Path, file: Path, aside: Path) -> tuple[Scenario, Suite]:
         scenario = load_scenario(aside)
         if problems := check_scenario(scenario):
             raise BadInputError("\n".join(problems))
-        return scenario, propose_suite(scenario)
+        return scenario, propose_suite(scenario, null_shares)
     except BadInputError as error:
         remedy = "nothing was written; give another --name if the file named here is one of yours, else report a defect"
         listed = str(error).replace(str(aside.resolve()), str(file))
         raise BadInputError(f"{path}: the proposal fails its own check; {remedy}:\n{listed}") from None
 
 
-def propose(path: Path, name: str, out: Path) -> tuple[str, list[str]]:
-    """The scenario that would stand in `out`, as YAML, and lines for a person."""
+def propose(path: Path, name: str, out: Path, given: Mapping[str, str]) -> tuple[str, list[str], dict[str, float]]:
+    """The scenario that would stand in `out`, as YAML; lines for a person; the features' shares of nulls."""
     groups, notes = find_tables(path)
     tables: list[Table] = []
     with tempfile.TemporaryDirectory() as scratch, connect(Path(scratch)) as connection:
@@ -93,10 +98,10 @@ def propose(path: Path, name: str, out: Path) -> tuple[str, list[str]]:
                 notes += tables[-1].notes
             except duckdb.Error as error:
                 notes.append(f"left out {group.path}: not readable ({str(error).splitlines()[0][:120]})")
-        log, answers = _log_of(path, tables)
+        log, answers = _log_of(path, tables, given)
         entities = entities_of([table for table in tables if table.name != log.table.name], log)
         features = propose_features(log, entities, answers)
-        counts = count_days(log)
+        counts, null_shares_of = count_days(log), null_shares(log, entities, features)
     group = log.table.group
     is_daily = group.is_daily and counts.is_aligned
     days = choose_days(counts.rows, partitioned=is_daily)
@@ -116,21 +121,25 @@ def propose(path: Path, name: str, out: Path) -> tuple[str, list[str]]:
     lines = [*_summary(log, entities, answers, features), *(f"days: {line}" for line in days.why)]
     if group.is_daily and not is_daily:
         lines.append("the days in the paths are not the days of the rows (in UTC), so the files are read as one table")
-    return text, [*lines, *_left_out(tables, log, entities), *notes]
+    return text, [*lines, *_left_out(tables, log, entities), *notes], null_shares_of
 
 
-def _log_of(path: Path, tables: list[Table]) -> tuple[Log, Answers]:
+def _log_of(path: Path, tables: list[Table], given: Mapping[str, str]) -> tuple[Log, Answers]:
     """The table that is a log with something to predict; of several the one with most rows."""
     why = []
     found: list[tuple[Log, Answers]] = []
     for table in tables:
-        log = log_of(table)
-        if isinstance(log, str):
-            why.append(f"  {table.group.path}: {log}")
-        elif (answers := find_answers(log)).labels:
+        log, leaks, answers = log_of(table), set[str](), Answers([], {})
+        while isinstance(log, Log):
+            answers = find_answers(log, given)
+            if not (new := answers.outcomes.keys() & {log.user.name, log.item.name}):
+                break
+            leaks |= new
+            log = log_of(table, leaks)
+        if isinstance(log, Log) and answers.labels:
             found.append((log, answers))
         else:
-            why.append(f"  {table.group.path}: no column that says what became of a row (click, rating, ...)")
+            why.append(f"  {table.group.path}: {log if isinstance(log, str) else no_label(path, log, given)}")
     if not found:
         remedy = "a log needs a time, a user, an item and an outcome in one table; join them, or write the scenario"
         raise BadInputError("\n".join([f"{path}: no table can be the log; {remedy}", *why]))

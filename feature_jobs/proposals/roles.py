@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from feature_jobs.proposals import vocabulary
@@ -15,7 +17,8 @@ _OTHER_UNITS = {"minutes": 60, "hours": 3600, "days": 86400}  # in seconds
 @dataclass(frozen=True)
 class Log:
     """The events table and its columns' parts. `notes` say what was passed over, and why; `passed_over` are columns
-    that might have been the user or the item, so they are ids and not quantities."""
+    that might have been the user or the item, so they are ids and not quantities. `has_clock`: not all times are
+    midnight."""
 
     table: Table
     time: Profile
@@ -23,6 +26,7 @@ class Log:
     item: Profile
     notes: tuple[str, ...] = ()
     passed_over: frozenset[str] = frozenset()
+    has_clock: bool = True
 
     @property
     def keys(self) -> tuple[Profile, Profile, Profile]:
@@ -89,11 +93,11 @@ def _near_times(table: Table) -> list[str]:
     return lines
 
 
-def log_of(table: Table) -> Log | str:
+def log_of(table: Table, leaks: Collection[str] = ()) -> Log | str:
     """The table as a log, or why it is not one. User and item are found by name, else by their values.
 
-    A column with gaps that is named after a person is better than a full one that is not: rows without it are
-    quarantined.
+    A column with gaps that is named as an id is better than a full one that is not: rows without it are quarantined.
+    A quantity is neither, nor are `leaks`, the columns that were found to know a label.
     """
     time = time_of(table) or _unnamed_time(table)
     if time is None:
@@ -103,10 +107,11 @@ def log_of(table: Table) -> Log | str:
         column
         for column in table.columns.values()
         if column.type in ("int", "string") and column is not time and column.distinct > 1
-        if not column.is_flag and table.missing(column) <= 0.7
+        if not column.is_flag and table.missing(column) <= 0.7 and column.name not in leaks
     ]
     lasting = [c for c in ids if not is_row_id(c) and not c.is_text]
-    others = [c for c in lasting if 10 < c.distinct < 0.9 * c.known and table.missing(c) <= 0.05]
+    others = [c for c in lasting if c.is_id or (table.missing(c) <= 0.05 and not c.is_quantity)]
+    others = [c for c in others if 10 < c.distinct < 0.9 * c.known]
     others.sort(key=lambda c: (not c.is_id, -c.distinct))
     users, items = _ranked(lasting, vocabulary.USER), _ranked(lasting, vocabulary.ITEM)
     sessions = [c for c in ids if "session" in c.words and c.distinct < 0.9 * c.known]
@@ -114,19 +119,28 @@ def log_of(table: Table) -> Log | str:
     user = next(iter([*users, *(c for c in others if c not in items[:1]), *sessions]), None)
     item = next((c for c in [*items, *others] if c is not user), None)
     if user is None or item is None:
-        return "no columns that identify a user and an item"
+        known = f"; not {', '.join(sorted(leaks))}, which alone knows a label" if leaks else ""
+        return f"no columns that identify a user and an item{known}"
     notes = []
-    for role, chosen in (("user", user), ("item", item)):
-        missing = table.missing(chosen)
-        gaps = f", {missing:.1%} of rows lack it and will be quarantined" if missing > 0 else ""
-        notes.append(f"{role}: {chosen.name} ({chosen.distinct:,} values{gaps})")
+    for role, key in (("user", user), ("item", item)):
+        gaps = f", {missing:.1%} of rows lack it and will be quarantined" if (missing := table.missing(key)) > 0 else ""
+        notes.append(f"{role}: {key.name} ({key.distinct:,} values{gaps})")
     if user in sessions:
         notes[0] += ": an id of sessions, as no column identifies people; nothing is learned about a person"
     similar = [c for c in ids if c not in (user, item) and (c.is_id or c in users or c in items or c.is_text)]
     if similar:
         notes.append("passed over as user or item: " + ", ".join(f"{c.name} ({_why_not(c)})" for c in similar))
     passed_over = frozenset(c.name for c in similar if not c.is_text and not c.words & vocabulary.QUANTITIES)
-    return Log(table, time, user, item, tuple(notes), passed_over)
+    has_clock = bool(table.row(f"bool_or({quote(time.name)} % 86_400_000_000 <> 0)")[0])
+    if not has_clock:
+        notes.insert(0, _midnight(time, table))
+    return Log(table, time, user, item, tuple(notes), passed_over, has_clock)
+
+
+def _midnight(time: Profile, table: Table) -> str:
+    clocks = [c for c in table.columns.values() if re.fullmatch(r"\d\d?:\d\d(:\d\d.*)?", (*c.top, "")[0])]
+    remedy = f"; {clocks[0].name} ({clocks[0].top[0]!r}) may hold it: write both into one column" if clocks else ""
+    return f"time: {time.name} has no time of day, so each event is at midnight and sees nothing of its own day{remedy}"
 
 
 def is_row_id(column: Profile) -> bool:

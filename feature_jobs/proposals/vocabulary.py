@@ -29,6 +29,8 @@ SNAPSHOT = _words("last update updated valid snapshot modified asof effective si
 ALL_TIMES = TIME | OTHER_TIMES | SNAPSHOT
 CLOCK = _words("date dt day hour hourmin minute second month year week weekday quarter timestamp ts datetime time")
 
+DAYS = _words("date dt day month year week weekday quarter")
+
 ACTIONS = _words(
     "buy bought purchase purchased order ordered convert converted conversion install installed paid sale "
     "click clicked clk view viewed watch watched like liked love favorite fav share shared follow followed comment "
@@ -39,7 +41,7 @@ ACTIONS = _words(
 NOT_ACTIONS = _words("rand test new auto train split")
 NEGATIVE = _words("hate hated dislike skip skipped return returned churn")
 PASSIVE = _words("view impression show exposure pv")
-EVENT_TYPE = _words("event type action behavior behaviour activity interaction")
+EVENT_TYPE = _words("event type action behavior behaviour activity interaction outcome result reaction")
 RATINGS = _words("rating ratings score stars star grade rate review")
 AFTERWARDS = _words(
     "play played watch watched stay dwell spent elapsed listen listened revenue gmv paid payment quantity qty amount "

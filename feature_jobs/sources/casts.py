@@ -147,7 +147,7 @@ class Cell:
         if self.kind == "text":
             return f"{x} <> ''"
         is_float = self._item.raw_type in _EXACT_BELOW
-        return f"{x} IS NOT NULL" + (f" AND NOT isnan({x})" if is_float else "")
+        return f"{x} IS NOT NULL" + (f" AND {_not_nan(x)}" if is_float else "")
 
     def num_dropped(self, raw: str) -> str | None:
         """SQL of how many null elements a list loses; None where the file cannot hold any."""
@@ -211,7 +211,7 @@ class Cell:
             empty = f"trim({raw}) = ''"
             nan = f" OR lower(trim({raw})) = 'nan'" if self.column.type in ("float", "time") else ""
             return f"({value} IS NULL AND {raw} IS NOT NULL AND NOT ({empty}{nan}))"
-        nan = f" AND NOT isnan({raw})" if self.raw_type in _EXACT_BELOW else ""
+        nan = f" AND {_not_nan(raw)}" if self.raw_type in _EXACT_BELOW else ""
         return f"({value} IS NULL AND {raw} IS NOT NULL{nan})"
 
     def _unlisted(self, value: str) -> str:
@@ -224,6 +224,12 @@ class Cell:
         if self.column.type.startswith("list"):
             return f"coalesce(len(list_filter({value}, lambda y: {bad('y')})) > 0, false)"
         return bad(value)
+
+
+def _not_nan(x: str) -> str:
+    """SQL of whether a float is a number or infinite."""
+    # Not isnan(): DuckDB takes it for false where a Parquet file's statistics, which leave NaN out, have a maximum.
+    return f"(isfinite({x}) OR isinf({x}))"
 
 
 def _scalar(wanted: str, kind: str, raw: str) -> str:

@@ -11,9 +11,10 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Required, TypedDict
 
 from feature_jobs.errors import BadInputError
@@ -23,6 +24,7 @@ from feature_jobs.schema.user_file import read_user_text
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 SEVERITIES = {"critical": "blocking", "warning": "warning", "info": "info"}  # in GX's words and in ours
 BUILT_IN = "built-in"
@@ -62,8 +64,11 @@ class Failure:
         return f"{self.expectation}: {place}: expected {self.expected}, found {self.value}"
 
 
-def propose_suite(scenario: Scenario) -> Suite:
-    """A first suite, from the scenario alone, for its owner to sharpen; used as it is where the file is missing."""
+def propose_suite(scenario: Scenario, null_shares: Mapping[str, float] = MappingProxyType({})) -> Suite:
+    """A first suite, for its owner to sharpen; used as it is where the file is missing.
+
+    `null_shares`: how much of an id or a number was null on the worst day that was seen. It is allowed, and half more.
+    """
     expectations = [
         _expect("table_row_count_to_be_between", min_value=1),
         # No sample can be joined or judged without them.
@@ -88,7 +93,7 @@ def propose_suite(scenario: Scenario) -> Suite:
             ),
         ]
     for name, feature in scenario.features.items():
-        expectations += _of_feature(name, feature)
+        expectations += _of_feature(name, feature, null_shares.get(name, 0.0))
     return {"name": scenario.name, "expectations": expectations, "meta": {}}
 
 
@@ -104,9 +109,11 @@ def _expect(kind: str, severity: str = "critical", **kwargs: Any) -> Expectation
     return {"type": f"expect_{kind}", "severity": severity, "kwargs": kwargs, "meta": {}}
 
 
-def _of_feature(name: str, feature: Any) -> Iterator[Expectation]:
+def _of_feature(name: str, feature: Any, null_share: float) -> Iterator[Expectation]:
     if feature.kind in ("id", "cross", "number"):
-        yield _expect("column_values_to_not_be_null", "warning", column=name, mostly=0.95)
+        known = min(0.95, round(0.98 - 1.5 * null_share, 2))
+        if known >= 0.05:
+            yield _expect("column_values_to_not_be_null", "warning", column=name, mostly=known)
     elif feature.kind == "rate":
         yield _expect("column_values_to_be_between", column=name, min_value=0, max_value=1)
     elif feature.kind in ("count", "recency"):
@@ -261,6 +268,15 @@ def read_frame(samples: Path) -> pd.DataFrame:
             columns[name] = values
     frame: pd.DataFrame = pa.table(columns).to_pandas()
     return frame
+
+
+def read_lists(samples: Path, scenario: Scenario) -> dict[str, pa.ChunkedArray]:
+    """The columns of the features of kind ids, in the frame's order."""
+    import pyarrow.parquet as pq
+
+    names = [name for name, feature in scenario.features.items() if feature.kind == "ids"]
+    table = pq.read_table(samples / SAMPLES_FILE, columns=names)
+    return {name: table[name] for name in names}
 
 
 def run_suite(frame: pd.DataFrame, suite: Suite, source: str, ds: str, docs: Path) -> list[Failure]:

@@ -1,8 +1,9 @@
 """Leaks: one column that alone predicts a label almost perfectly, by its values or by where it is null.
 
 A column that is filled only after the event (a scroll depth, present on clicked rows only) says the label even where
-its values say nothing, so the null pattern is judged as a score of its own. The parts of a cross are judged too:
-together they have too many values, and one null among known parts makes no null.
+its values say nothing, so the null pattern is judged as a score of its own. Numbers are judged by size and value by
+value, whatever the feature makes of them: an id can be a duration, and the parity of a number can be the answer. Lists
+are judged by length and by element, and the parts of a cross alone too: one null among known parts makes no null.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ BLOCKING_AUC = 0.98
 MIN_ROWS = 500
 MIN_OF_EACH_CLASS = 20  # with fewer, high AUCs come by chance
 MAX_ROWS = 200_000  # evenly taken from a larger day: a leak shows in far fewer
-MAX_IDS = 50
 NUM_BINS = 50
+NUM_FOLDS = 4
 PART_SEPARATOR = chr(31)  # between the parts of a cross in the samples
 
 Floats = NDArray[np.float64]
+Codes = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Leak:
         """`by` in words."""
         if self.by == "nulls":
             return "where it is null" if self.part is None else f"where its part {self.part!r} is null"
-        value = "its value" if self.part is None else f"the value of its part {self.part!r}"
+        what = "elements" if self.by == "elements" else "value"
+        value = f"its {what}" if self.part is None else f"the value of its part {self.part!r}"
         return f"{value} (50 bins)" if self.by == "bins" else value
 
     @property
@@ -61,38 +64,21 @@ class Leak:
         return asdict(self)
 
 
-def find_leaks(frame: pd.DataFrame, scenario: Scenario) -> list[Leak]:
-    """Each (feature, label) of the samples with an AUC of 0.9 or more; list features are judged by length."""
+def find_leaks(frame: pd.DataFrame, scenario: Scenario, lists: Mapping[str, Any]) -> list[Leak]:
+    """Each (feature, label) of the samples with an AUC of 0.9 or more.
+
+    `lists`: the columns of list features, in the frame's order; a list that is not there is judged by its length.
+    """
     # Rows from all of the day: they are in order of time, so the first ones would be of its first hours.
     step = max(1, -(-len(frame) // MAX_ROWS))
     rows = frame.iloc[::step]
+    labels = {task: rows[f"label.{task}"].to_numpy(np.float64, na_value=np.nan) for task in scenario.tasks}
     leaks = []
     for name, feature in scenario.features.items():
-        column = name if name in rows.columns else f"{name}.length"
-        parts = _split(rows[column], feature.of) if feature.kind == "cross" else {}
-        for task in scenario.tasks:
-            labels_N = rows[f"label.{task}"].to_numpy(np.float64, na_value=np.nan)
-            whole = judge(name, task, rows[column], labels_N, is_id=feature.kind in ("id", "cross"))
-            leak = worst([*judge_parts(name, task, parts, labels_N), *([whole] if whole else [])])
-            if leak is not None:
-                leaks.append(replace(leak, enabled=feature.enabled))
+        values = lists[name][::step] if name in lists else rows[name if name in rows.columns else f"{name}.length"]
+        parts = _split(values, feature.of) if feature.kind == "cross" else {}
+        leaks += [replace(leak, enabled=feature.enabled) for leak in judge(name, values, labels, parts)]
     return leaks
-
-
-def worst(leaks: Sequence[Leak]) -> Leak | None:
-    """The one of the highest AUC, the first of equal ones."""
-    return max(leaks, key=lambda leak: leak.auc, default=None)
-
-
-def judge_parts(name: str, label: str, parts: Mapping[str, pd.Series[Any]], labels_N: Floats) -> list[Leak]:
-    """The leaks among the parts of the cross `name`. Whole numbers are judged by size too: an id can be a duration."""
-    import pandas as pd
-
-    found = [
-        (part, judge(name, label, values, labels_N, is_id=not pd.api.types.is_numeric_dtype(values)))
-        for part, values in parts.items()
-    ]
-    return [replace(leak, part=part) for part, leak in found if leak is not None]
 
 
 def _split(values: pd.Series[Any], parts: Sequence[str]) -> dict[str, pd.Series[Any]]:
@@ -108,74 +94,107 @@ def _split(values: pd.Series[Any], parts: Sequence[str]) -> dict[str, pd.Series[
     return found
 
 
-def judge(name: str, label: str, values: Any, labels_N: Floats, *, is_id: bool) -> Leak | None:
-    """The leak that a column is for a label, or None."""
-    scores = leak_scores(values, labels_N, is_id=is_id)
-    if not scores:
-        return None
+def judge(name: str, values: Any, labels: Mapping[str, Floats], parts: Mapping[str, Any] | None = None) -> list[Leak]:
+    """The worst leak for each label: of the column `name`, or of one of the `parts` that it is made of.
+
+    Columns are pandas Series, arrays or lists of N numbers, texts or lists, with None or NaN where null; no column
+    where `values` is None. Labels are 0, 1, or NaN where unknown; those with fewer than 500 known rows or 20 of either
+    class are not judged.
+    """
+    read: dict[str | None, _Column] = {part: _Column.of(column) for part, column in (parts or {}).items()}
+    if values is not None:
+        read = {None: _Column.of(values), **read}
+    leaks = []
+    for label, labels_N in labels.items():
+        known_N = ~np.isnan(labels_N)
+        num, num_positive = int(known_N.sum()), int(np.nansum(labels_N))
+        if num < MIN_ROWS or min(num_positive, num - num_positive) < MIN_OF_EACH_CLASS:
+            continue
+        found = [_leak(name, label, part, column.scores(labels_N, known_N)) for part, column in read.items()]
+        leaks += sorted((leak for leak in found if leak.auc >= WARNING_AUC), key=lambda leak: -leak.auc)[:1]
+    return leaks
+
+
+def _leak(name: str, label: str, part: str | None, scores: Mapping[str, float]) -> Leak:
     best = max(scores, key=lambda by: scores[by])
-    if scores[best] < WARNING_AUC:
-        return None
     # Values hold the null pattern too; where that alone says nearly as much, it is the better explanation.
     by = "nulls" if scores.get("nulls", 0) >= scores[best] - 0.01 else best
-    return Leak(name, label, round(scores[best], 4), by)
+    return Leak(name, label, round(scores[best], 4), by, part=part)
 
 
-def leak_score(values: Any, labels_N: Floats, *, is_id: bool) -> float | None:
-    """The best AUC that one column of N rows reaches alone; None where there is too little to judge.
+@dataclass(frozen=True)
+class _Column:
+    """One column of N rows, read once for all labels. `code_E` numbers the values (in order of size, of numbers) or the
+    elements of lists, of which `row_E` are the rows; `bin_N` are 50 quantiles of numbers or lengths, `size_N` ranks."""
 
-    `values`: a pandas Series, an array or a list of numbers, ids, text or lists, with None or NaN where null.
-    `labels_N`: 0, 1, or NaN where the label is unknown. `is_id`: numbers are names, not amounts. Labels with fewer than
-    500 known rows or 20 of either class are not judged.
-    """
-    scores = leak_scores(values, labels_N, is_id=is_id)
-    return max(scores.values()) if scores else None
+    null_N: NDArray[np.bool_]
+    code_E: Codes
+    row_E: Codes | None = None
+    size_N: Codes | None = None
+    bin_N: Codes | None = None
 
+    @classmethod
+    def of(cls, values: Any) -> _Column:
+        import pandas as pd
+        import pyarrow as pa
 
-def leak_scores(values: Any, labels_N: Floats, *, is_id: bool) -> dict[str, float]:
-    """AUC by way of reading the column: "nulls", "values" (as numbers, in either direction), "bins", "ids".
+        if isinstance(values, pa.ChunkedArray | pa.Array):
+            return cls._of_lists(values)
+        column = pd.Series(values).reset_index(drop=True)
+        null_N = column.isna().to_numpy()
+        known = column[~null_N]
+        first = known.iloc[0] if len(known) else None
+        if isinstance(first, list | tuple | np.ndarray):
+            return cls._of_lists(pa.array(column.where(~null_N, None).tolist()))
+        if isinstance(first, int | float | np.number | np.bool_):
+            size_N, bin_N = _by_size(pd.to_numeric(column).to_numpy(np.float64, na_value=np.nan))
+            return cls(null_N, size_N, None, size_N, bin_N)
+        return cls(null_N, pd.factorize(column, use_na_sentinel=False)[0])
 
-    Bins are 50 quantiles, and an id with up to 50 values is judged by value; their mean labels are learned on half of
-    the rows and read on the other half.
-    """
-    import pandas as pd
+    @classmethod
+    def _of_lists(cls, lists: Any) -> _Column:
+        import pyarrow.compute as pc
 
-    column = pd.Series(values).reset_index(drop=True)
-    labels_N = np.asarray(labels_N, np.float64)
-    known_N = ~np.isnan(labels_N)
-    column, labels_N = column[known_N], labels_N[known_N]
-    num_positive = int(labels_N.sum())
-    if len(labels_N) < MIN_ROWS or min(num_positive, len(labels_N) - num_positive) < MIN_OF_EACH_CLASS:
-        return {}
-    null_N = column.isna().to_numpy()
-    scores = {"nulls": _either_way(labels_N, null_N)} if null_N.any() else {}
-    if not is_id:
-        column = _numbers(column)
-    if is_id or not pd.api.types.is_numeric_dtype(column):
-        if column.nunique() <= MAX_IDS:
-            bin_N, _ = pd.factorize(column, use_na_sentinel=False)
-            scores["ids"] = rank_auc(labels_N, _crossed_means(bin_N, labels_N))
+        flat, row_E = pc.list_flatten(lists), pc.list_parent_indices(lists).to_numpy()
+        encoded = flat.combine_chunks() if hasattr(flat, "combine_chunks") else flat
+        code_E = encoded.dictionary_encode().indices.to_numpy(zero_copy_only=False)
+        length_N = pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(np.float64)
+        is_element = ~np.isnan(code_E.astype(np.float64))
+        size_N, bin_N = _by_size(length_N)
+        return cls(np.isnan(length_N), code_E[is_element].astype(np.int64), row_E[is_element], size_N, bin_N)
+
+    def scores(self, labels_N: Floats, known_N: NDArray[np.bool_]) -> dict[str, float]:
+        """AUC by way of reading the column: "nulls", "values" (as numbers, in either direction), "bins", "ids" or
+        "elements". Of the last three the mean labels are learned on other rows than they are read on."""
+        truth_N = labels_N[known_N]
+        folds_N = np.random.default_rng(0).integers(0, NUM_FOLDS, len(labels_N))  # every fourth row may be a pattern
+        null_N = self.null_N[known_N]
+        scores = {"nulls": _either_way(truth_N, null_N)} if null_N.any() else {}
+        if self.size_N is not None and self.bin_N is not None:
+            scores["values"] = _either_way(truth_N, self.size_N[known_N])
+            means_N = _crossed_means(self.bin_N[known_N], truth_N, folds_N[known_N])
+            scores["bins"] = rank_auc(truth_N, means_N)
+        if self.row_E is None:
+            means_N = _crossed_means(self.code_E[known_N], truth_N, folds_N[known_N])
+            return scores | {"ids": rank_auc(truth_N, means_N)}
+        known_E = known_N[self.row_E]
+        code_E, row_E = self.code_E[known_E], self.row_E[known_E]
+        means_E = _crossed_means(code_E, labels_N[row_E], folds_N[row_E])
+        for extreme in (np.maximum, np.minimum):  # one element may say yes, or no
+            means_N = np.full(len(labels_N), truth_N.mean())
+            rows, starts = np.unique(row_E, return_index=True)
+            means_N[rows] = extreme.reduceat(means_E, starts) if len(rows) else []
+            auc = rank_auc(truth_N, means_N[known_N])
+            scores["elements"] = max(auc, scores.get("elements", 0.0))
         return scores
-    number_N = column.to_numpy(np.float64, na_value=np.nan)
-    # Nulls below all numbers: one score then holds what values and nulls say together.
-    number_N = np.where(np.isnan(number_N), -np.inf, number_N)
-    scores["values"] = _either_way(labels_N, number_N)
-    edges = np.unique(np.quantile(number_N, np.arange(1, NUM_BINS) / NUM_BINS, method="lower"))
-    scores["bins"] = rank_auc(labels_N, _crossed_means(np.searchsorted(edges, number_N), labels_N))
-    return scores
 
 
-def _numbers(column: pd.Series[Any]) -> pd.Series[Any]:
-    """A column of lists as their lengths, Python numbers beside None as floats; text stays text."""
-    import pandas as pd
-
-    if pd.api.types.is_numeric_dtype(column):
-        return column
-    known = column.dropna()
-    first = known.iloc[0] if len(known) else None
-    if isinstance(first, list | tuple | np.ndarray):
-        return column.map(len, na_action="ignore")
-    return pd.to_numeric(column) if isinstance(first, int | float | np.number) else column
+def _by_size(numbers_N: Floats) -> tuple[Codes, Codes]:
+    """Ranks of the values, null first, and their bins."""
+    numbers_N = np.where(np.isnan(numbers_N), -np.inf, numbers_N)
+    size_N = np.unique(numbers_N, return_inverse=True)[1]
+    edges = np.unique(np.quantile(size_N, np.arange(1, NUM_BINS) / NUM_BINS, method="lower")) if len(size_N) else size_N
+    return size_N, np.searchsorted(edges, size_N)
 
 
 def rank_auc(labels_N: Floats, scores_N: NDArray[Any]) -> float:
@@ -196,18 +215,12 @@ def _either_way(labels_N: Floats, scores_N: NDArray[Any]) -> float:
     return max(auc, 1 - auc)
 
 
-def _crossed_means(bin_N: NDArray[np.int64], labels_N: Floats) -> Floats:
-    """Each row's bin's mean label over the other half of the rows, so that no row predicts itself.
-
-    The halves are random (seeded): every other row would fail on a log where labels alternate.
-    """
-    score_N = np.empty(len(labels_N))
-    half_N = np.random.default_rng(0).integers(0, 2, len(labels_N))
-    size = int(bin_N.max()) + 1
-    for half in (0, 1):
-        learn = half_N != half
-        positive_B = np.bincount(bin_N[learn], labels_N[learn], minlength=size)
-        rows_B = np.bincount(bin_N[learn], minlength=size)
-        mean_B = np.where(rows_B > 0, positive_B / np.maximum(rows_B, 1), labels_N.mean())
-        score_N[~learn] = mean_B[bin_N[~learn]]
-    return score_N
+def _crossed_means(code_N: Codes, labels_N: Floats, fold_N: Codes) -> Floats:
+    """Each row's value's mean label over the other folds, so that no row predicts itself; drawn to the overall mean by
+    one row, so that a value seen once does not outweigh one seen often."""
+    size = int(code_N.max(initial=0)) + 1
+    positive_C, rows_C = (np.bincount(code_N * NUM_FOLDS + fold_N, w, size * NUM_FOLDS) for w in (labels_N, None))
+    positive_BF, rows_BF = positive_C.reshape(-1, NUM_FOLDS), rows_C.reshape(-1, NUM_FOLDS)
+    others_BF = positive_BF.sum(1, keepdims=True) - positive_BF + (labels_N.mean() if len(labels_N) else 0)
+    means_BF: Floats = others_BF / (rows_BF.sum(1, keepdims=True) - rows_BF + 1)
+    return means_BF[code_N, fold_N]

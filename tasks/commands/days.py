@@ -201,7 +201,15 @@ def check(context: Context, no_data: bool) -> None:
 @click.option(
     "--out", type=arguments.path_to("folder"), default=Path("scenarios"), show_default=True, help="Folder to write to."
 )
-def init(path: Path, name: str | None, out: Path) -> None:
+@click.option(
+    "--label",
+    "labels",
+    type=arguments.pair,
+    multiple=True,
+    metavar="NAME=CONDITION",
+    help="What to predict, as in bought='outcome == \"purchased\"'; can be repeated. Default: by the columns' names.",
+)
+def init(path: Path, name: str | None, out: Path, labels: tuple[tuple[str, str], ...]) -> None:
     """Proposes a scenario for the log files below PATH, for you to read and edit.
 
     It proposes the events table, other tables, the types of columns, the columns of time, user and item, the labels,
@@ -210,7 +218,7 @@ def init(path: Path, name: str | None, out: Path) -> None:
     """
     from feature_jobs.proposals.propose import write_proposal
 
-    for line in write_proposal(path, out, name):
+    for line in write_proposal(path, out, name, dict(labels)):
         click.echo(line)
 
 

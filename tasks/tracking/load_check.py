@@ -5,6 +5,7 @@ one to stdout. MLflow is imported before stdin is read, so that deploy can fetch
 Imports nothing of this project: serving a registered model must not need more than what is in it.
 """
 
+import contextlib
 import importlib
 import json
 import sys
@@ -35,10 +36,20 @@ def main(model_folder: str, reference: str) -> dict[str, object]:
     return {"rows": len(table), "max_difference": differences, "own_code": own}
 
 
-if __name__ == "__main__":
-    for name in ("mlflow.pyfunc", "numba", "onnxruntime", "pandas", "pyarrow"):
-        importlib.import_module(name)  # what the model needs, while deploy fetches it
+def prepare() -> None:
+    """What the model needs, while deploy fetches it."""
+    for name in ("mlflow.pyfunc", "numba", "onnxruntime", "pandas", "pyarrow.parquet", "scipy.linalg"):
+        with contextlib.suppress(ImportError):  # what is really missing is reported when the model is loaded
+            importlib.import_module(name)
+    with contextlib.suppress(ImportError):
+        import numba
 
+        # numba fills its tables of known functions when it first compiles; loading what it has cached needs them too.
+        numba.njit(lambda x: x + 1)(0)
+
+
+if __name__ == "__main__":
+    prepare()
     try:
         asked = json.loads(sys.stdin.readline())
         print(json.dumps(main(asked["model"], asked["reference"])))

@@ -82,8 +82,7 @@ def set_alias(model: str, alias: str, version: str) -> None:
 
 def delete_alias(model: str, alias: str) -> None:
     """Removes the alias; nothing happens where there is none."""
-    if alias in aliases(model):
-        call(lambda: client().delete_registered_model_alias(model, alias))
+    call(lambda: client().delete_registered_model_alias(model, alias))
 
 
 def set_version_tags(model: str, version: str, tags: Mapping[str, str]) -> None:

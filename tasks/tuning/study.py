@@ -29,6 +29,7 @@ from tasks.tuning.space import Dimension
 CHAMPION, OWN, ERROR = "champion", "own", "error"
 """User attributes of Optuna's trials: has the values that serve, has the scenario's own, raised this error."""
 WAIT_S = 0.2
+MAX_DRAWS = 30  # of values for one trial; in a small space all may have been tried
 Report = Callable[[float], bool]
 """Takes the objective so far after one more replayed day; returns whether the trial should stop."""
 
@@ -98,14 +99,17 @@ class Study:
             )
 
     def run(self, objective: Objective, *, wait: bool) -> None:
-        """Tries until `tune.trials` trials count. `wait` for other processes' trials too, and redo those that die."""
+        """Tries until `tune.trials` trials count, or the space holds no other values. `wait` for other processes'
+        trials too, and redo those that die."""
+        spent = -1
         while True:
             with self.mutex:
                 self._bury()
                 trials = self.study.get_trials(deepcopy=False)
                 num_running = sum(trial.state.name == "RUNNING" for trial in trials)
                 place = sum(map(_counts, trials)) + num_running
-                trial = self._ask(place) if place < self.scenario.tune.trials else None
+                trial = self._ask(place) if place < self.scenario.tune.trials and place != spent else None
+                spent = place if trial is None else spent
             if trial is not None:
                 self._try(trial, objective)
             elif num_running == 0 or not wait:
@@ -130,21 +134,34 @@ class Study:
             for number, t in enumerate(counted)
         ]
 
-    def _ask(self, place: int) -> _Running:
-        """The next trial, all its values chosen; the mutex is held."""
+    def _ask(self, place: int) -> _Running | None:
+        """The next trial, all its values chosen; None where only known ones are drawn. The mutex is held."""
+        for draw in range(MAX_DRAWS):
+            known = [t.params for t in self.study.get_trials(deepcopy=False) if self._is_known(t)]
+            trial = self._draw(place, draw)
+            if trial.params not in known or {CHAMPION, OWN} & trial.user_attrs.keys():
+                lock = self._lock_of(trial.number)
+                lock.acquire()  # released at the trial's end, or by the kernel
+                return _Running(trial, lock, self.folder / f"trial-{trial.number}")
+            self.study.tell(trial, state=_state("FAIL"))  # equal values give equal results
+        return None
+
+    def _is_known(self, trial: Any) -> bool:
+        if CHAMPION in trial.user_attrs and self.differs:  # with the scenario's other settings the values are new
+            return False
+        return _counts(trial) or trial.state.name == "RUNNING"
+
+    def _draw(self, place: int, draw: int) -> Any:
         import optuna
 
         trials = self.scenario.tune.trials
         self.study.sampler = optuna.samplers.TPESampler(
-            seed=self._seed(place),
+            seed=self._seed(place, draw),
             multivariate=True,
             constant_liar=True,  # workers that run at once would otherwise try the same place
             n_startup_trials=min(10, max(3, trials // 3)),  # Optuna's ten would be the whole of a small study
         )
-        trial = self.study.ask(self.distributions)
-        lock = self._lock_of(trial.number)
-        lock.acquire()  # released at the trial's end, or by the kernel
-        return _Running(trial, lock, self.folder / f"trial-{trial.number}")
+        return self.study.ask(self.distributions)
 
     def _bury(self) -> None:
         """Fails trials whose process is gone, and queues their values again; the mutex is held."""
@@ -224,8 +241,8 @@ class Study:
     def _lock_of(self, number: int) -> FileLock:
         return FileLock(self.folder / f"trial-{number}.lock")
 
-    def _seed(self, place: int) -> int:
-        text = "\0".join([self.scenario.name, self.ds, str(self.scenario.train.seed), str(place)])
+    def _seed(self, place: int, draw: int) -> int:
+        text = "\0".join([self.scenario.name, self.ds, str(self.scenario.train.seed), str(place), *["again"] * draw])
         # 4 bytes: the sampler's generator takes seeds of 32 bits.
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
 

@@ -246,6 +246,24 @@ def test_a_feature_that_knows_the_label_is_a_likely_leak(tmp_path, planted):
     assert [(leak["feature"], leak["label"]) for leak in verdict_of(output)["leaks"]] == [(feature, "like")]
 
 
+@pytest.mark.parametrize(("planted", "feature"), [("element", "path"), ("parity", "item")])
+def test_a_leak_in_one_element_or_in_many_values_is_found(tmp_path, planted, feature):
+    """All lists have the same length; the parity of a number says nothing in its size."""
+    scenario_in(tmp_path, suite=[])
+    text = (tmp_path / "tiny.yaml").read_text().replace("sex: {type: string}", "path: {type: 'list[string]'}")
+    (tmp_path / "tiny.yaml").write_text(text.replace("sex: {kind: id}", "path: {kind: ids}"))
+    data = columns()
+    rows = list(zip(data["label.like"], data["item"], strict=True))
+    hint = {1: "detail", 0: "back"} if planted == "element" else {1: "back", 0: "back"}
+    data["path"] = pa.array([[hint[label], f"page {item % 40}"] for label, item in rows], pa.list_(pa.string()))
+    if planted == "parity":
+        data["item"] = np.array([item % 80 * 2 + label for label, item in rows])
+    del data["sex"]
+    output, error = run(tmp_path, load_scenario(tmp_path / "tiny.yaml"), data)
+    assert f"likely leak: column {feature}: expected a column that does not know a label, found AUC" in str(error)
+    assert [leak["feature"] for leak in verdict_of(output)["leaks"]] == [feature]
+
+
 def test_a_leak_that_the_model_does_not_see_is_a_warning_and_small_days_are_not_judged(tmp_path):
     off = scenario_in(tmp_path, suite=[]).features
     assert all(feature.enabled for feature in off.values())

@@ -33,7 +33,7 @@ def test_ids_and_counters_are_not_quantities(tmp_path: Path) -> None:
         rows.append(
             f"{datetime.datetime(2024, 3, 1) + i * datetime.timedelta(minutes=2)},{user},{900 + item},"
             f"{500 + visit},{(i * 7919) % 3001},{visit * 7919 % 751},{'' if i % 5 == 0 else 7 * user + 3},{user // 2},"
-            f"Big Green Thing of kind {item},{100 + 7 * item},{(i * 7919) % 3001},{i * 37 % 600},{int(i % 3 == 0)}"
+            f"Big Green Thing of kind {item},{100 + 7 * item},{(i * 7919) % 3001},{i * 37 % 601},{int(i % 3 == 0)}"
         )
     csv_file(header, *rows)(tmp_path)
     said = "\n".join(write_proposal(tmp_path / "log.csv", tmp_path / "out", "found"))

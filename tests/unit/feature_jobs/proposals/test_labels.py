@@ -1,9 +1,14 @@
 """What is predicted, which columns are outcomes, and how late a label is known."""
 
+import shlex
 from pathlib import Path
 
 import pytest
 
+from feature_jobs.errors import BadInputError
+from feature_jobs.proposals.propose import write_proposal
+from feature_jobs.schema import load_scenario
+from tasks.commands import arguments
 from tests.unit.feature_jobs.proposals.proposing import HOURS, csv_file, lines_of
 
 
@@ -33,6 +38,7 @@ from tests.unit.feature_jobs.proposals.proposing import HOURS, csv_file, lines_o
             (),
             0,
         ),
+        ("outcome", lambda i: ("ignored", "purchased")[i % 2], {"purchased": "outcome == 'purchased'"}, (), 0),
     ],
 )
 def test_labels(header, cells, labels, outcomes, delay_s, tmp_path: Path) -> None:
@@ -41,3 +47,31 @@ def test_labels(header, cells, labels, outcomes, delay_s, tmp_path: Path) -> Non
     assert scenario.labels == labels
     assert scenario.outcomes == outcomes
     assert scenario.join.label_delay_s == delay_s
+
+
+def test_a_label_under_another_name_is_suggested_and_can_be_given(tmp_path: Path) -> None:
+    rows = [f"{hour},{i % 20},{i % 15},{int(i % 3 == 0)},{'ab'[i % 2]}" for i, hour in enumerate(HOURS)]
+    csv_file("at,user,item,geklickt,kanal", *rows)(tmp_path)
+    with pytest.raises(BadInputError) as caught:
+        write_proposal(tmp_path / "log.csv", tmp_path / "out", "found")
+    assert "geklickt ('0' or '1'), kanal ('a' or 'b')" in str(caught.value)
+    words = shlex.split(str(caught.value).splitlines()[-1])
+    assert words[:-1] == ["recloop", "init", str(tmp_path / "log.csv"), "--label"]
+    write_proposal(tmp_path / "log.csv", tmp_path / "out", "found", dict([arguments.pair(words[-1])]))
+    scenario = load_scenario(tmp_path / "out" / "found.yaml")
+    assert scenario.labels == {"geklickt": "geklickt == 1"} and "geklickt" not in scenario.features
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("clicked == 1", "--label seen names clicked, but its columns are at, user, item, click"),
+        ("click == 7", "--label: these hold in too few rows, or in nearly all: click == 7"),
+        ("user == 'x'", "label user == 'x': not a condition on these columns"),
+    ],
+)
+def test_a_label_that_is_given_wrongly_is_refused(condition: str, message: str, tmp_path: Path) -> None:
+    csv_file("at,user,item,click", *(f"{t},{i % 20},{i % 15},{i % 2}" for i, t in enumerate(HOURS)))(tmp_path)
+    with pytest.raises(BadInputError) as caught:
+        write_proposal(tmp_path / "log.csv", tmp_path / "out", "found", {"seen": condition})
+    assert message in str(caught.value)

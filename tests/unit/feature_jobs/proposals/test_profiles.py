@@ -66,6 +66,7 @@ def test_times_that_nothing_reads_are_named(cell: Callable[[int], str], message:
     [
         ("%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M"),
         ("%Y%m%d%H%M%S", "%Y%m%d%H%M%S"),
+        ("%Y%m%d%H", "%Y%m%d%H"),
         ("%m/%d/%Y %I:%M %p", "%m/%d/%Y %I:%M %p"),
         ("%Y/%m/%d %H:%M:%S", None),  # read as it is
     ],

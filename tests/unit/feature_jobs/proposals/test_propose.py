@@ -23,7 +23,7 @@ from tasks.commands.cli import main
 from tests.paths import KUAIRAND, ROOT, SCENARIOS, needs_kuairand
 from tests.unit.feature_jobs import fabricated
 from tests.unit.feature_jobs.proposals import shapes
-from tests.unit.feature_jobs.proposals.proposing import lines_of, proposed
+from tests.unit.feature_jobs.proposals.proposing import HOURS, csv_file, lines_of, proposed
 
 MOVIELENS = ROOT / "data" / "movielens"
 
@@ -159,9 +159,14 @@ def test_the_file_is_commented_and_its_suite_is_beside_it(tmp_path: Path) -> Non
     fabricated.ads(tmp_path / "data")
     lines = write_proposal(tmp_path / "data", tmp_path / "scenarios", "ad_log")
     text = (tmp_path / "scenarios" / "ad_log.yaml").read_text()
-    assert "charged" in text and "# predicts clicked alone with an AUC of 1.000: it knows the answer" in text
+    assert (
+        "charged" in text and "# predicts clicked alone with an AUC of 1.000, by its value: it knows the answer" in text
+    )
     assert "path: ../data" in text
-    assert "never a feature: charged, predicts clicked alone with an AUC of 1.000: it knows the answer" in lines
+    assert (
+        "never a feature: charged, predicts clicked alone with an AUC of 1.000, by its value: it knows the answer"
+        in lines
+    )
     suite = json.loads((tmp_path / "scenarios" / "ad_log.expectations.json").read_text())
     assert suite["name"] == "ad_log"
 
@@ -214,3 +219,13 @@ def test_a_scenario_that_comes_meanwhile_stays(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(BadInputError, match=r"mine.yaml: exists already, and is left as it is"):
         write_proposal(tmp_path / "data", out, "mine")
     assert [(file.name, file.read_text()) for file in out.iterdir()] == [("mine.yaml", "kept")]
+
+
+def test_expectations_hold_on_the_data_that_they_were_proposed_from(tmp_path: Path) -> None:
+    """A column that is null on a third of the rows, and on two thirds of one day's."""
+    rows = [f"{t},{i % 20},{i % 15},{i % 2},{'' if i % 3 < 1 + i // 48 else i % 7}" for i, t in enumerate(HOURS)]
+    csv_file("at,user,item,click,slot", *rows)(tmp_path)
+    write_proposal(tmp_path / "log.csv", tmp_path / "out", "found")
+    suite = json.loads((tmp_path / "out" / "found.expectations.json").read_text())
+    allowed = {e["kwargs"]["column"]: e["kwargs"]["mostly"] for e in suite["expectations"] if "mostly" in e["kwargs"]}
+    assert allowed["user"] == 0.95 and allowed.get("slot", 0) <= 1 / 3

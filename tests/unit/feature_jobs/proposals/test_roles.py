@@ -1,8 +1,10 @@
 """Which table is the log, which columns are user and item, and which other tables are joined to it."""
 
+import datetime
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from feature_jobs.checks.check import check
@@ -11,6 +13,7 @@ from feature_jobs.proposals.propose import write_proposal
 from feature_jobs.schema import load_scenario
 from feature_jobs.schema.features import IdFeature
 from tests.unit.feature_jobs import fabricated
+from tests.unit.feature_jobs.fabricated import START
 from tests.unit.feature_jobs.proposals import shapes
 from tests.unit.feature_jobs.proposals.proposing import HOURS, csv_file, lines_of, proposed
 
@@ -38,6 +41,30 @@ def test_what_is_not_a_log_is_reported(make: Callable[[Path], None], message: st
         write_proposal(tmp_path / "data", tmp_path / "out")
     assert message in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_knows_the_label_is_not_the_user_and_an_id_with_gaps_may_be(tmp_path: Path) -> None:
+    """`household_id` is not among the words for users, and lacks a tenth of its values; `span` has none of the words
+    for quantities, but only clicked rows are long."""
+    random = np.random.default_rng(3)
+    rows = []
+    for i in range(3000):
+        click, household = int(random.random() < 0.3), "" if i % 10 == 0 else f"h{random.integers(0, 90)}"
+        span = random.integers(3000, 9000) if click else random.integers(0, 3000)
+        rows.append(f"{START + i * datetime.timedelta(minutes=1)},{household},k{random.integers(0, 40)},{span},{click}")
+    scenario, said = lines_of(csv_file("at,household_id,sku,span,click", *rows), tmp_path)
+    assert (scenario.data.user, scenario.data.item) == ("household_id", "sku")
+    assert scenario.outcomes == ("span",) and "never a feature: span, predicts click alone with an AUC of 1.000" in said
+
+
+def test_a_time_without_a_time_of_day_is_reported(tmp_path: Path) -> None:
+    """Its hour would be 0 everywhere, and the column that has it is not said by event_time."""
+    rows = [f"{t[:10]},{t[11:]},{i % 20},{i % 15},{int(i % 3 == 0)}" for i, t in enumerate(HOURS)]
+    scenario, said = lines_of(csv_file("date,time,user,item,click", *rows), tmp_path)
+    assert "time: date has no time of day, so each event is at midnight" in said
+    assert "time ('00:00:00') may hold it: write both into one column" in said
+    assert "event_time says it" not in said
+    assert "weekday" in scenario.features and not {"hour", "time"} & scenario.features.keys()
 
 
 def test_rows_without_a_user_are_allowed_for(tmp_path: Path) -> None:

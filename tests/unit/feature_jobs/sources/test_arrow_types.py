@@ -129,11 +129,25 @@ def test_an_integer_beyond_64_bits_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_fault_6_nan_is_null_and_inf_is_malformed(tmp_path: Path) -> None:
     for kind in (pa.float64(), pa.float32(), pa.float16()):
-        values = pa.array(np.array([1.5, math.nan, math.inf, -math.inf])).cast(pa.float32()).cast(kind)
+        values = _floats(kind, 1.5, math.nan, math.inf, -math.inf)
         found, counts = land(tmp_path, values, {"type": "float"})
         assert found[:2] == [1.5, None] and counts["rows"] == 2
         assert counts["reasons"] == {"x: ... is not a float": 2}
     assert land(tmp_path, pa.array([math.nan, 3.0]), {"type": "int"})[0] == [None, 3]
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), pa.float32(), pa.float16(), pa.list_(pa.float64())], ids=str)
+def test_fault_6_nan_is_null_beside_finite_values(tmp_path: Path, kind: pa.DataType) -> None:
+    """Such a file's statistics have a maximum, from which DuckDB concludes that no value is NaN."""
+    is_list = pa.types.is_list(kind)
+    values = pa.array([[float("nan"), x] for x in (1.0, 2.0)], kind) if is_list else _floats(kind, 1.0, math.nan, 3.0)
+    declared = {"type": "list[int]" if is_list else "float"}
+    found, counts = land(tmp_path, values, declared)
+    assert found == ([[1], [2]] if is_list else [1.0, None, 3.0]) and counts["quarantined"] == 0
+
+
+def _floats(kind: pa.DataType, *values: float) -> pa.Array:
+    return pa.array(np.array(values)).cast(pa.float32()).cast(kind)
 
 
 def test_fault_6_inf_is_judged_alike_by_check_and_in_text(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """A registered model whose ids are beyond 2**53 with nulls between them: exact from file to score, or refused."""
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from models.training.job import TrainJob
 from tasks import tracking
 from tasks.contract import DayConfig
 from tasks.quantize import quantize
+from tasks.tracking import logged_models
 from tests.unit.tasks.little import DAYS, little_scenario, write_samples
 
 BIG = 2**53
@@ -155,6 +158,20 @@ def test_deploys_fresh_process_reproduces_scores_where_training_has_nulls(regist
     assert (found.problem, found.own_code) == ("", True)
     assert found.rows == pq.read_metadata(registered.reference).num_rows
     assert max(found.max_difference.values()) <= 1e-4
+
+
+def test_what_a_model_needs_is_ready_before_the_model_is_there(registered, tmp_path):
+    """Else it is imported while deploy waits, and numba fills its tables again, which takes half a second."""
+    script = Path(logged_models.__file__).with_name("load_check.py")
+    folder = logged_models._fetch("little", "1", tmp_path)
+    code = (
+        f"import sys; sys.path.insert(0, {str(script.parent)!r}); import load_check; load_check.prepare(); "
+        "ready = {*sys.modules}; load_check.main(*sys.argv[1:]); print(*(m for m in sys.modules if m not in ready))"
+    )
+    command = [sys.executable, "-I", "-c", code, str(folder), str(registered.reference)]
+    late = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()
+    assert "serving.scorer" in late
+    assert not {"mlflow", "numba", "onnxruntime", "scipy"} & {name.split(".")[0] for name in late}
 
 
 def test_a_version_that_is_not_in_mlflow_is_reported(registered):

@@ -244,6 +244,14 @@ def test_a_journal_with_a_torn_last_line_is_read(chain, undisturbed, tmp_path):
     ).read_bytes()
 
 
+def test_no_values_are_tried_twice_and_a_small_space_ends_the_study(chain, tmp_path):
+    """Three values, one of them the scenario's own, where five trials are allowed."""
+    space = "tune: {trials: 5, replay_days: 1, space: {train.batch_size: {choices: [32, 128]}}}"
+    _, output = run(tmp_path, chain, space)
+    tried = [trial["params"]["train.batch_size"] for trial in proposal_of(output)["trials"]]
+    assert tried[0] == 64 and sorted(tried) == [32, 64, 128]
+
+
 def test_hopeless_trials_are_pruned_after_their_first_day(chain, tmp_path):
     section = """
 tune: {trials: 12, space: {features.item.enabled: {choices: [true, false]}, train.seed: {low: 1, high: 99}}}
@@ -461,7 +469,7 @@ def test_settings_that_are_not_searched_are_the_champions_in_trial_zero_too(chai
 def test_a_trial_that_raises_counts_as_failed_and_the_study_goes_on(chain, tmp_path, monkeypatch):
     from models.training import day as training
 
-    plain, section = training.train_day, "\ntune: {trials: 4, space: {model.bottom: {choices: [[8], [9]]}}}\n"
+    plain, section = training.train_day, "\ntune: {trials: 4, space: {model.bottom: {choices: [[8], [9], [10]]}}}\n"
 
     def breaks_on_nine(job):
         if job.scenario.model.bottom == (9,):
@@ -472,9 +480,9 @@ def test_a_trial_that_raises_counts_as_failed_and_the_study_goes_on(chain, tmp_p
     metrics, output = run(tmp_path, chain, section)
     proposal = proposal_of(output)
     failed = [t for t in proposal["trials"] if t["state"] == "failed"]
-    assert len(proposal["trials"]) == 4 and failed and metrics["trials"]["failed"] == len(failed)
+    assert len(proposal["trials"]) == 3 and len(failed) == metrics["trials"]["failed"] == 1
     assert {t["error"] for t in failed} == {"RuntimeError: nine units are too many"}
-    assert proposal["best"] == {"model.bottom": [8]} and not proposal["better"]
+    assert proposal["best"] in ({"model.bottom": [8]}, {"model.bottom": [10]})
     assert "failed: RuntimeError: nine units are too many" in proposal_table(output, "-s tiny")
     before = (output / "proposal.json").read_bytes()
     run(tmp_path, chain, section)  # done: a failed trial is not tried again
