@@ -136,6 +136,25 @@ def test_fault_6_nan_is_null_and_inf_is_malformed(tmp_path: Path) -> None:
     assert land(tmp_path, pa.array([math.nan, 3.0]), {"type": "int"})[0] == [None, 3]
 
 
+@pytest.mark.parametrize("declared", ["float", "int", "bool", "string", "time", "list[int]"])
+@pytest.mark.parametrize("bits", [16, 32, 64])
+def test_fault_6_nan_is_null_where_every_other_value_is_finite(tmp_path: Path, declared: str, bits: int) -> None:
+    # The file's minimum and maximum are finite here, and DuckDB would conclude from them that no value is NaN.
+    floats = pa.array(np.array([1.0, math.nan, 0.0], f"float{bits}"), from_pandas=False)
+    assert floats.null_count == 0
+    column = {"type": declared, "unit": "s"} if declared == "time" else {"type": declared}
+    expected: dict[str, list[Any]] = {
+        "bool": [True, None, False],
+        "string": ["1.0", None, "0.0"],
+        "time": [US, None, 0],
+        "list[int]": [[1], [], [0]],
+    }
+    if declared.startswith("list"):
+        floats = pa.ListArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), floats)
+    found, counts = land(tmp_path, floats, column)
+    assert found == expected.get(declared, [1, None, 0]) and counts["quarantined"] == 0
+
+
 def test_fault_6_inf_is_judged_alike_by_check_and_in_text(tmp_path: Path) -> None:
     from feature_jobs.checks.data import check_data
 
