@@ -15,8 +15,17 @@ remedy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+MAX_LISTED = 20
+
+
+def listed(problems: Iterable[str]) -> str:
+    """A line for each problem, each once, up to `MAX_LISTED`; a file that is not what it should be has hundreds."""
+    lines = list(dict.fromkeys(problems))
+    more = [f"and {len(lines) - MAX_LISTED:,} more problems"] if len(lines) > MAX_LISTED else []
+    return "\n".join([*lines[:MAX_LISTED], *more])
 
 
 def mistake(location: Sequence[str], value: object, what: str, remedy: str) -> str:

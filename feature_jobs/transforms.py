@@ -21,17 +21,15 @@ import pyarrow.compute as pc
 
 from feature_jobs.control_records import read_record
 from feature_jobs.errors import BadInputError, CorruptError
+from feature_jobs.exact_columns import Ints, as_floats, exact_ids, flattened, is_text, plain
 
 if TYPE_CHECKING:
     from feature_jobs.schema import Scenario
 
 # In bytes. Longer texts are hashed as their blake2b digest in hex, which has 128.
 LONG_TEXT = 128
-# From here on neighbouring whole numbers share one float: an id may have lost its last digits on the way here.
-FIRST_MERGED = {pa.float16(): 2.0**11, pa.float32(): 2.0**24, pa.float64(): 2.0**53}
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
 
-Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 
@@ -169,7 +167,7 @@ def hash_ids(values: pa.Array, namespace: str) -> Ints:
     its own key.
     """
     salt = _text_hash(namespace)
-    if _is_text(values.type):
+    if is_text(values.type):
         raw = _hash_texts(pc.fill_null(values, "").cast(pa.large_string()))
     else:
         raw = pc.fill_null(values.cast(pa.int64()), 0).to_numpy(zero_copy_only=False).view(np.uint64)
@@ -220,115 +218,11 @@ def _column(samples: pa.Table, name: str) -> pa.Array:
     if name not in samples.column_names:
         have = ", ".join(samples.column_names[:8])
         raise BadInputError(f"feature column {name!r} is missing (columns: {have}, …); add it")
-    array = samples.column(name).combine_chunks()
-    return array.cast(array.type.value_type) if pa.types.is_dictionary(array.type) else array
-
-
-def exact_ids(values: pa.Array, name: str, kind: pa.DataType | None = None, offsets: Ints | None = None) -> pa.Array:
-    """Ids of feature `name`, each exactly the id that was meant: int64 or text. NaN is null.
-
-    `kind`: the type that the feature was trained with. Text that states a whole number is read as one where the
-    feature has integers; a number where it has text is refused, since nobody knows how it was written (7 or 007).
-    `offsets`: for the flattened elements of a list feature, where each row's begin.
-
-    Raises BadInputError that names the feature, the row and the value.
-    """
-    if pa.types.is_null(values.type):
-        return pa.nulls(len(values), kind or pa.int64())
-    wants_text = kind is not None and _is_text(kind)
-    if pa.types.is_string_view(values.type):
-        values = values.cast(pa.large_string())
-    if _is_text(values.type):
-        return values if kind is None or wants_text else _cast_ids(values, name, offsets)
-    ids = _from_floats(values, name, offsets) if values.type in FIRST_MERGED else _cast_ids(values, name, offsets)
-    if wants_text and ids.null_count < len(ids):
-        place = int(np.argmax(ids.is_valid().to_numpy(zero_copy_only=False)))
-        raise _refused(values, name, place, offsets, "the model was trained with text; give text")
-    return pa.nulls(len(ids), kind) if wants_text else ids
-
-
-def exact_column(values: pa.Array, name: str, kind: pa.DataType) -> pa.Array:
-    """A column of ids, or of lists of ids, that the model was trained with as `kind`; see `exact_ids`."""
-    if values.type == kind:
-        return values
-    if not _is_list(kind):
-        return exact_ids(values, name, kind)
-    if pa.types.is_null(values.type):
-        return pa.nulls(len(values), kind)
-    flat, offsets = _flattened(values, name)
-    return pa.LargeListArray.from_arrays(pa.array(offsets), exact_ids(flat, name, kind.value_type, offsets))
-
-
-def finite_column(values: pa.Array, name: str) -> pa.Array:
-    """A column of numbers without an infinite one. `ingest` refuses those too, so no model has learned what they mean.
-
-    Raises BadInputError that names the feature, the row and the value.
-    """
-    if pa.types.is_floating(values.type):
-        infinite = pc.fill_null(pc.is_inf(values), False)
-        if pc.any(infinite).as_py():
-            row = pc.index(infinite, True).as_py()
-            raise BadInputError(
-                f"feature column {name!r}, row {row}: {values[row].as_py()!r} is not finite; give a finite number,"
-                " or null where it is unknown"
-            )
-    return values
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
-
-
-def _cast_ids(values: pa.Array, name: str, offsets: Ints | None) -> pa.Array:
-    try:
-        return values.cast(pa.int64())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        for place in range(len(values)):  # only now: to name the first that fails
-            try:
-                values.slice(place, 1).cast(pa.int64())
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-                raise _refused(values, name, place, offsets, "give whole numbers of 64 bits, or text") from None
-        raise BadInputError(
-            f"feature column {name!r}: {values.type} values are not ids; give whole numbers of 64 bits, or text"
-        ) from None
-
-
-def _from_floats(values: pa.Array, name: str, offsets: Ints | None) -> pa.Array:
-    """Frames hold integers as floats wherever a row is null."""
-    floats = values.to_numpy(zero_copy_only=False)
-    missing, limit = np.isnan(floats), FIRST_MERGED[values.type]
-    exact = missing | ((np.abs(floats) < limit) & (np.floor(floats) == floats))
-    if not exact.all():
-        place = int(np.argmin(exact))
-        remedy = (
-            f"{values.type} holds whole numbers exactly only below {limit:.0f}: give integers (pandas: Int64)"
-            if abs(floats[place]) >= limit
-            else "give whole numbers or text"
-        )
-        raise _refused(values, name, place, offsets, remedy)
-    return pa.array(np.where(missing, 0, floats).astype(np.int64), mask=missing)
-
-
-def _refused(values: pa.Array, name: str, place: int, offsets: Ints | None, remedy: str) -> BadInputError:
-    row = place if offsets is None else int(np.searchsorted(offsets, place, side="right")) - 1
-    return BadInputError(
-        f"feature column {name!r}, row {row}: {values[place].as_py()!r} ({values.type}) is not an id; {remedy}"
-    )
+    return plain(samples.column(name).combine_chunks())
 
 
 def _scaled(values: pa.Array, name: str, scale: str) -> npt.NDArray[np.float64]:
-    try:
-        # Any integer is a number, also one that float64 has to round: the safe cast would refuse it.
-        floats = values.cast(pa.float64(), safe=not pa.types.is_integer(values.type))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise BadInputError(
-            f"feature column {name!r}: {values.type} values are not numbers ({error}); give numbers"
-        ) from None
-    floats = pc.fill_null(floats, float("nan")).to_numpy(zero_copy_only=False)
+    floats = pc.fill_null(as_floats(values, name), float("nan")).to_numpy(zero_copy_only=False)
     # An infinite value would stay in the running moments of its number forever.
     scaled = np.asarray(_SCALES[scale](floats), np.float64)
     return np.where(np.abs(scaled) < LARGEST_NUMBER, scaled, np.nan)
@@ -364,18 +258,9 @@ def _encode_bag(samples: pa.Table, bag: Bag) -> tuple[Ints, Ints]:
     lists = _column(samples, bag.name)
     if pa.types.is_null(lists.type):
         return np.empty(0, np.int64), np.zeros(len(lists) + 1, np.int64)
-    flat, offsets = _flattened(lists, bag.name)
+    flat, offsets = flattened(lists, bag.name)
     ids = exact_ids(flat, bag.name, offsets=offsets)
     if ids.null_count:
         known = ids.is_valid().to_numpy(zero_copy_only=False)
         ids, offsets = ids.drop_null(), np.concatenate([[0], np.cumsum(known)])[offsets]
     return hash_ids(ids, bag.namespace), offsets
-
-
-def _flattened(lists: pa.Array, name: str) -> tuple[pa.Array, Ints]:
-    """The elements of all lists, and where each row's begin [N + 1]."""
-    if not _is_list(lists.type):
-        raise BadInputError(f"feature column {name!r}: {lists.type} values are not lists of ids; give lists")
-    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    return lists.flatten(), offsets  # unlike .values, leaves out what lies under null lists and outside a slice

@@ -8,23 +8,24 @@ Imports neither torch nor mlflow, so that it starts in well under a second.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_jobs.control_records import open_regular
 from feature_jobs.errors import BadInputError, CorruptError
-from feature_jobs.transforms import Layout, exact_column, finite_column
+from feature_jobs.exact_columns import exact_column, finite_column
+from feature_jobs.transforms import Layout
 from models.runtime.files import MODEL_FILE, REFERENCE_FILE, SERVING_FILE, TABLE_FILE
 from models.runtime.frozen_tables import FrozenTable
 from models.runtime.onnx_model import OnnxModel, ServingFacts, read_serving
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
     Rows: TypeAlias = pa.Table | pd.DataFrame | Mapping[str, Any]
@@ -81,7 +82,11 @@ class Scorer:
         return {task: scores_NT[:, t] for t, task in enumerate(self.tasks)}
 
     def _table(self, rows: Rows, *, fill_missing: bool) -> pa.Table:
-        names = rows.column_names if isinstance(rows, pa.Table) else rows.keys()
+        names = list(rows.column_names if isinstance(rows, pa.Table) else rows.keys())
+        if repeated := [name for name in self.columns if names.count(name) > 1]:
+            raise BadInputError(
+                f"feature column {repeated[0]!r} comes {names.count(repeated[0])} times; keep one of them"
+            )
         columns = {name: self._column(rows[name], name) for name in self.columns if name in names}
         if fill_missing:
             # A mapping's length is its number of columns.
@@ -94,13 +99,37 @@ class Scorer:
 
     def _column(self, values: Any, name: str) -> pa.Array:
         """A column as Arrow: finite numbers, and ids in the type that the model was trained with."""
+        is_number = name in self._numbers
         if not isinstance(values, pa.Array | pa.ChunkedArray):
-            try:
-                values = pa.array(values, from_pandas=True)  # NaN is null, as pandas means it
-            except (pa.ArrowException, OverflowError, TypeError) as error:
-                raise BadInputError(f"feature column {name!r} mixes types: {error}; give one type a column") from None
+            values = _as_arrow(values, name, is_number=is_number)
         array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-        # pandas' categories; codes mean nothing outside of this frame.
-        if pa.types.is_dictionary(array.type):
-            array = array.cast(array.type.value_type)
-        return finite_column(array, name) if name in self._numbers else exact_column(array, name, self.types[name])
+        return finite_column(array, name) if is_number else exact_column(array, name, self.types[name])
+
+
+def _as_arrow(values: Any, name: str, *, is_number: bool) -> pa.Array | pa.ChunkedArray:
+    """A column of Python, NumPy or pandas values as Arrow, whose types it must fit."""
+    if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
+        raise BadInputError(f"feature column {name!r} is {values!r}, one value; give a list with a value per row")
+    try:
+        return pa.array(values, from_pandas=True)  # NaN is null, as pandas means it
+    except OverflowError:
+        row, value = _beyond_64_bits(values)
+        if not is_number:
+            raise BadInputError(
+                f"feature column {name!r}, row {row}: {value} is beyond 64 bits; give ids from -2**63 to 2**63 - 1"
+            ) from None
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        raise BadInputError(f"feature column {name!r} mixes types: {error}; give one type a column") from None
+    try:
+        return pa.array([float(value) if isinstance(value, int) else value for value in values], from_pandas=True)
+    except (pa.ArrowException, OverflowError, ValueError, TypeError) as error:
+        raise BadInputError(f"feature column {name!r}, row {row}: {error}; give numbers of 64 bits") from None
+
+
+def _beyond_64_bits(values: Any) -> tuple[int, int]:
+    """The first row with an integer that Arrow has no type for, and this integer."""
+    for row, value in enumerate(values):
+        for element in value if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else [value]:
+            if isinstance(element, int) and not -(2**63) <= element < 2**63:
+                return row, element
+    return 0, 2**63

@@ -198,11 +198,13 @@ def _quantized(scenario: Scenario, facts: Mapping[str, Any]) -> Gate:
         loss = _gap(fp32["auc"].get(task), int8["auc"].get(task))
         shift = _gap(int8["calibration"].get(task), fp32["calibration"].get(task))
         numbers[task] = {"auc_loss": loss, "calibration_shift": shift}
-        if loss is None:
+        if lacking := facts.get("unjudged", {}).get(task):
+            unknown.append(f"{task}: what int8 costs is not judged: {lacking}")
+        elif loss is None:
             unknown.append(f"{task}: int8 and fp32 have no AUC to compare: the day holds one class only")
         elif loss > rules.max_auc_loss:
             problems.append(f"{task}: int8 loses {loss:.4f} AUC where {rules.max_auc_loss:g} is allowed")
-        if shift is not None and abs(shift) > rules.max_calibration_shift:
+        if not lacking and shift is not None and abs(shift) > rules.max_calibration_shift:
             problems.append(
                 f"{task}: int8 shifts calibration by {shift:+.3f} where {rules.max_calibration_shift:g} is allowed"
             )

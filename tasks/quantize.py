@@ -10,7 +10,7 @@ from tasks.contract import DayConfig, Input, Metrics, Resources, step
 @step(
     reads={"samples": Input(), "checkpoint": Input()},
     writes="export",
-    config=("quantize",),
+    config=("quantize", "deploy.min_rows", "deploy.min_positives"),
     imports=("models.export.export", "onnx", "onnxruntime"),
     resources=Resources(cpus=2, memory_gib=8),
 )
@@ -18,8 +18,12 @@ def quantize(config: DayConfig, *, samples: Path, checkpoint: Path, export: Path
     """Exports the checkpoint with int8 dense layers and embeddings of 8 or 4 bits, and compares it
     with its fp32 counterpart.
 
-    Says no where int8 loses more AUC or calibration than the scenario allows.
+    Says no where int8 loses more AUC or calibration than the scenario allows. A task with too few rows or positives
+    (`deploy.min_rows`, `deploy.min_positives`) is not judged, and `deploy` counts it as unknown.
     """
     from models.export.export import export as write_export
+    from models.metrics.judgement import Evidence
 
-    return dict(write_export(checkpoint, samples, export, config.scenario.quantize))
+    rules = config.scenario.deploy
+    needs = Evidence(min_rows=rules.min_rows, min_positives=rules.min_positives)
+    return dict(write_export(checkpoint, samples, export, config.scenario.quantize, needs))

@@ -78,8 +78,8 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
     frame = read_frame(samples)
     # Yesterday's profile holds the days before it: so a day reads one input, however long the window.
     trailing = drift.window(drift.read_profile(yesterday), rules.trailing_days)
-    day = drift.profile_day(frame, scenario)
-    found = drift.compare(config.ds, day, trailing, scenario)
+    profiles = drift.profile_days(config.ds, frame, scenario)
+    found = drift.compare(config.ds, profiles[config.ds], trailing, scenario)
     leaks = find_leaks(frame, scenario, read_lists(samples, scenario))
     problems: list[Problem] = [
         *_missing_suite(source, scenario.suite_file.name),
@@ -103,7 +103,7 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
         drift_left_out=found["left_out"],
         drift_note=found["note"],
     )
-    days = drift.window({**trailing, config.ds: day}, rules.trailing_days)
+    days = drift.window({**trailing, **profiles}, rules.trailing_days)
     _write(validation / VERDICT_FILE, verdict)
     _write(validation / PROFILE_FILE, {"days": days}, indent=None)  # many small numbers: a line each would be 5x it
     for warning in verdict["warnings"]:  # on stderr, because stdout holds the JSON line

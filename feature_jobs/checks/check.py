@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from feature_jobs.checks.facts import Facts
 from feature_jobs.checks.features import check_features, check_labels, check_segments
 from feature_jobs.checks.problems import Problems, closest
-from feature_jobs.errors import BadInputError
+from feature_jobs.errors import BadInputError, listed
 from feature_jobs.expressions.compiler import EVENT_TIME
 from feature_jobs.schema import Column, Scenario, SearchRange, Table, Time, load_scenario, name_taken, same_name
 from feature_jobs.schema.processor import slow_precision
@@ -35,7 +35,7 @@ def check(scenario: Scenario, with_data: bool = True) -> Facts:
         # Last, and only where all else is right: importing Great Expectations takes 3 to 9 seconds.
         messages += _expectation_problems(scenario)
     if messages:
-        raise BadInputError("\n".join(messages))
+        raise BadInputError(listed(messages))
     if warning := slow_precision(scenario.train.precision, scenario.train.device):
         facts["warnings"].append(warning)
     return facts

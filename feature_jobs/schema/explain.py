@@ -27,7 +27,8 @@ def explain(file: Path, document: Any, error: Any, given: Sequence[str] = ()) ->
         value = value.get("kind") if isinstance(value, dict) else value
     rule, depth = rule_at(document, location)
     known = location if kind in ("extra_forbidden", "union_tag_invalid", "missing") else location[:depth]
-    field = ".".join(str(part) for part in known if part != "[key]") or "scenario"
+    parts = [str(part) for part in known if part != "[key]"]
+    field = ".".join(part if len(part) <= 60 else part[:57] + "..." for part in parts) or "scenario"
     kinds = f"one of: {', '.join(FEATURES)}"
     if kind == "extra_forbidden":
         return f"{place}: {field}: unknown key; {_known_key(document, location)}"

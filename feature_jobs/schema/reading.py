@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from feature_jobs.errors import BadInputError
+from feature_jobs.errors import BadInputError, listed
 from feature_jobs.schema.explain import explain
 from feature_jobs.schema.sections import Scenario
 from feature_jobs.schema.user_file import resolved
@@ -37,7 +37,7 @@ def load_scenario(
     except ValidationError as error:
         lines = [explain(file, document, e, given) for e in error.errors(include_url=False)]
         # Each once: pydantic reports a value that fits no member of a union once for each member.
-        raise BadInputError("\n".join(dict.fromkeys(lines))) from None
+        raise BadInputError(listed(list(dict.fromkeys(lines)))) from None
     root = resolved(data or file.parent / scenario.data.path)
     scenario = scenario.model_copy(update={"data": scenario.data.model_copy(update={"path": str(root)})})
     scenario._file = file

@@ -120,7 +120,10 @@ class Cell:
         if self.column.type == "time":
             return _moment(self.column, self.kind, self.raw_type, raw)
         if not self.column.type.startswith("list"):
-            return _scalar(self.column.type, self.kind, raw)
+            value = _scalar(self.column.type, self.kind, raw)
+            if self.column.type == "string" and self.raw_type in _EXACT_BELOW:
+                return f"CASE WHEN NOT {_is_nan(raw)} THEN {value} END"
+            return value
         if self.kind == "null":
             return f"CAST(NULL AS {SQL_TYPES[self.column.type]})"
         element = "string" if self.column.type == "list[string]" else "int"
@@ -147,7 +150,7 @@ class Cell:
         if self.kind == "text":
             return f"{x} <> ''"
         is_float = self._item.raw_type in _EXACT_BELOW
-        return f"{x} IS NOT NULL" + (f" AND {_not_nan(x)}" if is_float else "")
+        return f"{x} IS NOT NULL" + (f" AND NOT {_is_nan(x)}" if is_float else "")
 
     def num_dropped(self, raw: str) -> str | None:
         """SQL of how many null elements a list loses; None where the file cannot hold any."""
@@ -211,7 +214,7 @@ class Cell:
             empty = f"trim({raw}) = ''"
             nan = f" OR lower(trim({raw})) = 'nan'" if self.column.type in ("float", "time") else ""
             return f"({value} IS NULL AND {raw} IS NOT NULL AND NOT ({empty}{nan}))"
-        nan = f" AND {_not_nan(raw)}" if self.raw_type in _EXACT_BELOW else ""
+        nan = f" AND NOT {_is_nan(raw)}" if self.raw_type in _EXACT_BELOW else ""
         return f"({value} IS NULL AND {raw} IS NOT NULL{nan})"
 
     def _unlisted(self, value: str) -> str:
@@ -226,10 +229,13 @@ class Cell:
         return bad(value)
 
 
-def _not_nan(x: str) -> str:
-    """SQL of whether a float is a number or infinite."""
-    # Not isnan(): DuckDB takes it for false where a Parquet file's statistics, which leave NaN out, have a maximum.
-    return f"(isfinite({x}) OR isinf({x}))"
+def _is_nan(raw: str) -> str:
+    """SQL of whether a raw float is NaN.
+
+    Not by `isnan` or a comparison: a Parquet file's minimum and maximum leave NaN out, and DuckDB takes them for the
+    range of all values and replaces both by false.
+    """
+    return f"(NOT isfinite({raw}) AND NOT isinf({raw}))"
 
 
 def _scalar(wanted: str, kind: str, raw: str) -> str:

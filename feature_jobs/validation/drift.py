@@ -6,9 +6,10 @@ of the true value, a decimal form of the sketch of Masson, Rim and Lee 2019, "DD
 values. Bins of the index are then cut from the trailing days together, never from the day that is judged.
 
 Two changes are ordinary and give no warning. A column that differs from all trailing days drifts only if it differs
-from the same weekday too; before the window holds one, from the same kind of day (Saturday and Sunday, or the others).
-A number whose days lie one beyond the other is a growing counter or a clock and is left out. Columns that the scenario
-names in `drift_columns` are always judged: against the same weekday where the window holds one, else against all days.
+from the same weekday too; before the window holds one, from the same kind of day (Saturday and Sunday, or the others),
+unless each day differs from each other day. A number whose days lie one beyond the other is a growing counter or a
+clock and is left out. Columns that the scenario names in `drift_columns` are always judged: against the same weekday
+where the window holds one, else against all days.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import numpy as np
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import EVENT_TIME, columns_of
 from feature_jobs.schema import Scenario
+from feature_jobs.schema.days import ONE_DAY, day_start, parse_ds
 from feature_jobs.validation.files import PROFILE_FILE
 
 if TYPE_CHECKING:
@@ -101,17 +103,36 @@ MIN_ROWS = 200  # by chance alone the index is about bins / rows
 MIN_POSITIVES = 20  # by chance alone a count of 20 varies by a fifth of itself
 _SATURDAY = 5
 ALL_DAYS = "all trailing days"
+SAME_WEEKDAY = "the same weekday"
 GROWING = "a growing counter or a clock: the middle half of each day lies beyond that of the day before"
 UNDECIDED = "lies beyond the only day before: whether it grows or jumped, the next day shows"
 
 
-def profile_day(frame: pd.DataFrame, scenario: Scenario) -> DayProfile:
-    """The profile of one day. Raises BadInputError where `validate.drift_columns` names a column that is missing."""
+def profile_days(ds: str, frame: pd.DataFrame, scenario: Scenario) -> dict[str, DayProfile]:
+    """The profile of the day `ds`, and on the first day those of the newest days of its warm-up, by ds.
+
+    One profile of the whole warm-up would be no weekday's. Raises BadInputError where `validate.drift_columns` names a
+    column that is missing.
+    """
+    kinds = _columns(frame, scenario)
+    first, warm_up_from = parse_ds(ds), scenario.data.days.warm_up_from
+    if first != scenario.data.days.first or warm_up_from is None:
+        return {ds: _profile(frame, kinds, scenario)}
+    profiles = {}
+    for back in range(min(scenario.validate_.trailing_days, (first - warm_up_from).days + 1)):
+        day = str(first - back * ONE_DAY)
+        begin, end = (day_start(scenario, d) for d in (day, str(first - (back - 1) * ONE_DAY)))
+        rows = frame[(frame["key.event_time"] >= begin) & (frame["key.event_time"] < end)]
+        if len(rows) or day == ds:
+            profiles[day] = _profile(rows, kinds, scenario)
+    return profiles
+
+
+def _profile(frame: pd.DataFrame, kinds: Mapping[str, Kind], scenario: Scenario) -> DayProfile:
     labels = {}
     for task in scenario.tasks:
         known = frame[f"label.{task}"].dropna()
         labels[task] = LabelCounts(known=len(known), positives=int(known.sum()))
-    kinds = _columns(frame, scenario)
     columns = {name: sketch(frame[name], kind) for name, kind in kinds.items()}
     middle = {
         name: [float(q) for q in np.quantile(frame[name].dropna().to_numpy(np.float64), (0.25, 0.75))]
@@ -299,6 +320,8 @@ def _column_drift(ds: str, today: Sketch, past: Mapping[str, Sketch], scenario: 
             narrower = _index([past[d] for d in days], today)
             if narrower is not None:
                 index, against = narrower, words
+                if words != SAME_WEEKDAY and _all_differ([*past.values(), today], rules.max_psi):
+                    index, against = None, "no day: each day differs from each other day, as where the weekday decides"
                 break
     return ColumnDrift(psi=index, against=against, **_judged(index, rules.max_psi, rules.drift_severity))
 
@@ -307,7 +330,7 @@ def _comparable(ds: str, days: Iterable[str], *, only_weekday: bool) -> Iterator
     """The days to compare `ds` with where it differs from all, best first, each with its words."""
     weekday_of = {d: datetime.date.fromisoformat(d).weekday() for d in [*days, ds]}
     weekday = weekday_of.pop(ds)
-    yield "the same weekday", [d for d, other in weekday_of.items() if other == weekday]
+    yield SAME_WEEKDAY, [d for d, other in weekday_of.items() if other == weekday]
     if not only_weekday:
         weekend = weekday >= _SATURDAY
         words = "days of a weekend" if weekend else "days from Monday to Friday"
@@ -319,6 +342,11 @@ def _index(past: list[Sketch], today: Sketch) -> float | None:
     if not past or min(_rows(merge(past)), _rows(today)) < MIN_ROWS or _differs_by_day(past, today):
         return None
     return round(psi(merge(past), today), 6)
+
+
+def _all_differ(days: Sequence[Sketch], limit: float) -> bool:
+    """Whether any two of three or more days differ. After a jump, the days on one side of it are alike."""
+    return len(days) > 2 and all((_index([a], b) or 0) > limit for a, b in itertools.combinations(days, 2))
 
 
 def _differs_by_day(past: list[Sketch], today: Sketch) -> bool:

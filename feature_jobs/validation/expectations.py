@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Required, TypedDict
 
-from feature_jobs.errors import BadInputError
+from feature_jobs.errors import BadInputError, listed
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.files import SAMPLES_FILE
 from feature_jobs.schema.user_file import read_user_text
@@ -144,7 +144,7 @@ def load_suite(scenario: Scenario) -> tuple[Suite, str]:
         line for i, given in enumerate(suite["expectations"]) for line in _problems(f"{file}: expectations[{i}]", given)
     ]
     if problems:
-        raise BadInputError("\n".join(problems))
+        raise BadInputError(listed(problems))
     return suite, file.name
 
 
@@ -286,7 +286,7 @@ def run_suite(frame: pd.DataFrame, suite: Suite, source: str, ds: str, docs: Pat
     samples lack, or can't be computed on what is there.
     """
     if problems := unknown_columns(suite, [str(name) for name in frame.columns], source):
-        raise BadInputError("\n".join(problems))
+        raise BadInputError(listed(problems))
     gx = import_gx()
     from great_expectations.data_context.types.base import (
         DataContextConfig,

@@ -36,6 +36,7 @@ from models.checkpoints import checkpoint as checkpoints
 from models.export.files import QUANTIZATION_FILE
 from models.export.quantization import correct_bias, largest_inputs, quantize_dense, write_onnx
 from models.metrics import scores as metrics
+from models.metrics.judgement import Evidence
 from models.ranking.ranker import Ranker
 from models.runtime.files import MODEL_FILE, REFERENCE_FILE, SERVING_FILE, TABLE_FILE
 from models.runtime.frozen_kernels import row_bytes
@@ -83,11 +84,13 @@ class ExportFacts(Variants):
     embedding_rows: int
 
 
-def export(checkpoint: Path, samples: Path, output: Path, quantize: Quantize) -> ExportFacts:
+def export(
+    checkpoint: Path, samples: Path, output: Path, quantize: Quantize, needs: Evidence | None = None
+) -> ExportFacts:
     """Exports a checkpoint (folders), compares int8 with fp32 on the day's samples, and returns the comparison.
 
-    Raises GateError if int8 loses more than `quantize` allows or weights are not finite, CorruptError for unreadable
-    input.
+    A task with fewer rows than `needs` is not judged, and quantization.json says why (`unjudged`). Raises GateError if
+    int8 loses more than `quantize` allows or weights are not finite, CorruptError for unreadable input.
     """
     ranker = checkpoints.load(checkpoint)
     table = _spread(samples / SAMPLES_FILE, ranker)
@@ -107,12 +110,15 @@ def export(checkpoint: Path, samples: Path, output: Path, quantize: Quantize) ->
         facts: Variants = {"fp32": judged("fp32"), "int8": judged("int8"), "other": judged("other")}
         latency_ms = {name: round(_latency_ms(model, table), 3) for name, model in models.items()}
     # Without the latencies, which differ from run to run: equal inputs give equal files.
-    checkpoints.write_json(output / QUANTIZATION_FILE, {**facts, "rows": len(table)})
+    unjudged = _unjudged(ranker.tasks, table, needs) if needs else {}
+    judged_on = {"rows": len(table), **({"unjudged": unjudged} if unjudged else {})}
+    checkpoints.write_json(output / QUANTIZATION_FILE, {**facts, **judged_on})
     del scores["other"]  # never served, so that no server has to reproduce it
     _write_reference(ranker, table, scores, output / REFERENCE_FILE)
     _write_serving(ranker, checkpoint, output)
-    _print_table(ranker.tasks, facts, latency_ms)
-    refuse_loss(ranker.tasks, facts, quantize)  # last, so that a refused export can be looked at
+    _print_table(ranker.tasks, facts, latency_ms, unjudged)
+    # Last, so that a refused export can be looked at.
+    refuse_loss(tuple(task for task in ranker.tasks if task not in unjudged), facts, quantize)
     return {**facts, "rows": len(table), "latency_ms": latency_ms, "embedding_rows": len(served)}
 
 
@@ -262,6 +268,16 @@ def _evenly(table: pa.Table, num_rows: int) -> pa.Table:
     return table.take(pa.array(_even_places(len(table), num_rows)))
 
 
+def _unjudged(tasks: tuple[str, ...], table: pa.Table, needs: Evidence) -> dict[str, str]:
+    """What each task lacks to be judged: among few pairs of rows, a single swapped one changes the AUC."""
+    found = {}
+    for task in tasks:
+        labels = table.column(f"label.{task}").drop_null()
+        if lacking := needs.lacks(len(labels), int(pc.sum(labels.cast(pa.float64())).as_py() or 0)):
+            found[task] = lacking
+    return found
+
+
 def _judge(tasks: tuple[str, ...], table: pa.Table, scores_NT: npt.NDArray[np.float32]) -> tuple[ByTask, ByTask]:
     """AUC and calibration of each task."""
     auc, calibration = ByTask(), ByTask()
@@ -308,7 +324,9 @@ def _write_serving(ranker: Ranker, checkpoint: Path, output: Path) -> None:
     checkpoints.write_json(output / SERVING_FILE, document)
 
 
-def _print_table(tasks: tuple[str, ...], facts: Variants, latency_ms: dict[str, float]) -> None:
+def _print_table(
+    tasks: tuple[str, ...], facts: Variants, latency_ms: dict[str, float], unjudged: dict[str, str]
+) -> None:
     variants = (facts["fp32"], facts["int8"], facts["other"])
     heads = ("fp32", f"{facts['int8']['bits']} bits", f"({facts['other']['bits']} bits)")
     lines = [f"{'embeddings of':24}" + "".join(f"{head:>12}" for head in heads)]
@@ -322,4 +340,5 @@ def _print_table(tasks: tuple[str, ...], facts: Variants, latency_ms: dict[str, 
             shown = "".join(f"{'undefined' if value is None else f'{value:.5f}':>12}" for value in values)
             lines.append(f"{f'{metric} {task}':24}{shown}")
     lines.append("The model has learned these rows: compare the columns; `evaluate` judges on rows it had not learned.")
+    lines += [f"{task}: what int8 costs is not judged: {reason}" for task, reason in unjudged.items()]
     print("\n".join(lines), file=sys.stderr, flush=True)

@@ -22,7 +22,8 @@ from typing_extensions import TypedDict
 
 from feature_jobs.control_records import checked_name, open_regular, read_record_file
 from feature_jobs.errors import BadInputError, CorruptError
-from feature_jobs.transforms import Floats, Ints
+from feature_jobs.exact_columns import Ints
+from feature_jobs.transforms import Floats
 from models.runtime.files import SERVING_FILE, TABLE_FILE
 from models.runtime.frozen_kernels import row_bytes
 from models.runtime.frozen_tables import CHUNK_ROWS, Bytes, FrozenTable

@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feature_jobs.errors import BadInputError, CorruptError
-from feature_jobs.transforms import Ints, Layout, encode
+from feature_jobs.exact_columns import Ints
+from feature_jobs.transforms import Layout, encode
 from models.sparse.lookup import Ids
 
 Floats = npt.NDArray[np.float32]

@@ -52,7 +52,7 @@ def verdict_of(day: Mapping[str, Any]) -> str:
     if gate is None:
         return "-" if day["version"] is None else f"version {day['version']}"
     if not gate.startswith(PROMOTED):
-        return f"refused version {day['version']}"
+        return "refused" if day["version"] is None else f"refused version {day['version']}"
     word = gate.partition(":")[0].removeprefix(PROMOTED).strip(", ")
     return "\n".join([f"{PROMOTED} version {day['version']}", *([word] if word else [])])
 

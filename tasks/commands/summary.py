@@ -27,6 +27,7 @@ STEP_WIDTH = max(map(len, STEPS))
 SHOWN = ("auc", "num_rows")
 SHOWN_IF_ANY = ("quarantined", "undated", "duplicates")
 MOST_NUMBERS = 8  # of a line
+RAN = ("done", "gate_no")  # outcomes of a run that did the step's work
 METRICS = ("auc", "gauc", "normalized_entropy", "calibration")
 
 
@@ -36,7 +37,8 @@ ByTask = dict[str, float | None]
 class DayFacts(TypedDict):
     """One day; what is not committed yet is None. `auc_progressive`: the parent's, on all rows of the day.
 
-    `gate_auc`: of champion and challenger on the holdout. `gate`: "promoted", "promoted, unjudged: …" or "no: …".
+    `gate_auc`: of champion and challenger on the holdout. `gate`: "promoted", "promoted, unjudged: …" or "no: …",
+    also of a step before deploy that refused the day.
     """
 
     ds: str
@@ -63,11 +65,27 @@ def day_facts(scenario: Scenario, store: ScenarioStore, ds: str) -> DayFacts:
             side: {task: _number(overall, task, side, "auc") for task in scenario.tasks}
             for side in ("champion", "challenger")
         },
-        "gate": None if deployed is None else verdict.get("words") or deployed.manifest.get("gate") or "promoted",
+        "gate": verdict.get("words") or deployed.manifest.get("gate") or "promoted"
+        if deployed
+        else _refusal(store, ds),
         "version": _json(_output(store, "registration", ds), VERSION_FILE).get("version"),
         "checkpoint": checkpoint.digest if checkpoint else None,
         "seconds": step_seconds(store, ds),
     }
+
+
+def _gate(verdict: Mapping[str, Any], deployed: Commit) -> str:
+    return str(verdict.get("words") or deployed.manifest.get("gate") or "promoted")
+
+
+def _refusal(store: ScenarioStore, ds: str) -> str | None:
+    """Why a step refused the day and committed nothing; None where no step did, or where it was done later."""
+    generation, refusal = store.generation_of(ds), None
+    for entry in store.journal():
+        if entry.get("ds") == ds and entry.get("generation") == generation and entry.get("outcome") in RAN:
+            is_refusal = entry["outcome"] == "gate_no" and entry.get("digest") is None
+            refusal = f"no: {entry.get('step')}: {entry.get('gate')}" if is_refusal else None
+    return refusal
 
 
 def parent_auc(scenario: Scenario, store: ScenarioStore, ds: str) -> ByTask:
@@ -81,7 +99,7 @@ def step_seconds(store: ScenarioStore, ds: str, kind: str = "total") -> dict[str
     found: dict[str, float] = {}
     for entry in store.journal():
         # A later run that found the step done took no time, and must not hide what the work took.
-        if entry.get("ds") == ds and entry.get("outcome") in ("done", "gate_no"):
+        if entry.get("ds") == ds and entry.get("outcome") in RAN:
             found[str(entry.get("step"))] = _number(entry, "seconds", kind) or 0.0
     return {step: found[step] for step in STEPS if step in found}
 

@@ -1,17 +1,16 @@
 """Chains of jobs in processes of their own: the jobs of a chain one after the other, several chains at once.
 
 A process per chain, forked from a server that has imported the heavy libraries once, so that a chain starts in
-milliseconds. A chain that fails leaves the others alone. The processes are ended with the caller; where it is killed,
-each ends with the job that it is at, as nobody takes its message.
+milliseconds. A chain that fails leaves the others alone. Nothing outlives the caller: each process waits for its end in
+a thread of its own, also where it is killed.
 """
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
-import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from typing import Any
 
 from feature_jobs.errors import RecloopError
 
-PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent ends
 LAST_LINES = 5
 
 
@@ -110,10 +108,17 @@ def _check_end(status: int | None, chain: Chain, end: ChainEnd) -> None:
         end.exit_code = 1 if status > 0 else 128 - status
 
 
+def _end_with_caller() -> None:
+    """Ends this process when the caller has ended. The kernel's parent is the fork server, which may live on."""
+    caller = multiprocessing.parent_process()
+    if caller is not None:
+        wait([caller.sentinel])
+        os._exit(1)  # it only writes into scratch
+
+
 def _work(chain: Chain, sender: Connection) -> None:
     """What a process does."""
-    # The parent is the forkserver, not the caller: it lives on while one of its processes does.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_end_with_caller, daemon=True).start()
     chain.log.parent.mkdir(parents=True, exist_ok=True)
     with chain.log.open("a") as log:
         for stream in (sys.stdout, sys.stderr):

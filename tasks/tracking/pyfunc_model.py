@@ -52,11 +52,17 @@ def _columns(rows: Any) -> pd.DataFrame | dict[str, list[Any]]:
     if isinstance(rows, pd.DataFrame):
         return rows
     if isinstance(rows, Mapping):
-        return {name: [_plain(value) for value in column] for name, column in rows.items()}
+        return {name: _plain_column(column) for name, column in rows.items()}
     if isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
         names = dict.fromkeys(name for row in rows for name in row)
         return {name: [_plain(row.get(name)) for row in rows] for name in names}
     raise _refused(f"{type(rows).__name__} is not rows with features by name; give a frame, columns or a list of rows")
+
+
+def _plain_column(column: Any) -> Any:
+    """One value instead of a column stays what it is: `Scorer` refuses it by name."""
+    is_one = isinstance(column, str | bytes) or not hasattr(column, "__len__")
+    return column if is_one else [_plain(value) for value in column]
 
 
 def _refused(message: str) -> MlflowException:

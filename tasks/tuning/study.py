@@ -10,6 +10,7 @@ one process ends as if nothing had happened.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import shutil
 import sys
@@ -218,10 +219,8 @@ class Study:
                 trial.set_user_attr("days", judged.days)
                 self.study.tell(trial, judged.value)
             self._say(trial.number, "pruned" if judged is None else f"{judged.value:.6f}")
-        except (RetryLaterError, OSError):
-            raise  # says nothing of the values: the disk is full, a file is gone
         except Exception as error:
-            if is_champion:
+            if is_champion or not _is_of_values(error):
                 raise
             self._fail(trial, error)
         finally:
@@ -257,6 +256,11 @@ class _Running:
 def _counts(trial: Any) -> bool:
     """Whether a trial is done: complete, pruned, or failed by itself. One whose process died is tried again."""
     return trial.state.name in ("COMPLETE", "PRUNED") or ERROR in trial.user_attrs
+
+
+def _is_of_values(error: Exception) -> bool:
+    """Whether other values might not have raised it: a full disk or a lost file stops any trial, memory does not."""
+    return not isinstance(error, RetryLaterError | OSError) or getattr(error, "errno", None) == errno.ENOMEM
 
 
 def _state(name: str) -> Any:

@@ -1,11 +1,14 @@
+import datetime
 import json
 import shutil
 import subprocess
 import sys
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -125,7 +128,28 @@ def test_ids_beyond_floats_stay_apart(scorer, batch, monkeypatch):
     [
         ("user", ["1", "x7"], r"'user', row 1: 'x7' \(string\) is not an id; give whole numbers"),
         ("user", [1.0, 2.0**60], r"'user', row 1: 1.15\d*e\+18 .*give integers"),
-        ("user", [1, 2**64], "'user' mixes types: .*too large"),
+        ("user", [1, 2**64], f"'user', row 1: {2**64} is beyond 64 bits; give ids from"),
+        (
+            "user",
+            np.array([1, 2**63], np.uint64),
+            rf"row 1: {2**63} \(uint64\) is not an id; .* to 2\*\*63 - 1",
+        ),
+        ("user", ["7", "0x10"], "'user', row 1: '0x10' .*give whole numbers"),
+        ("user", [None, datetime.datetime(2025, 1, 1)], r"'user', row 1: datetime.*\(timestamp.*give whole numbers"),
+        ("user", [datetime.time(1), None], r"'user', row 0: .*\(time64\[us\]\) is not an id"),
+        ("user", [datetime.timedelta(1)] * 2, r"'user', row 0: .*\(duration\[us\]\) is not an id"),
+        ("user", pa.array([0, 1], pa.date64()), r"'user', row 0: .*\(date64\[ms\]\) is not an id"),
+        ("user", [b"1", b"2"], r"'user', row 0: b'1' \(binary\) is not an id"),
+        ("user", pa.array([b"1", b"2"], pa.binary_view()), r"'user', row 0: b'1' \(binary_view\) is not an id"),
+        ("city", [b"Rome", b"Oslo"], "'city', row 0: b'Rome' .*trained with text; give text"),
+        ("clicked", [[datetime.datetime(2025, 1, 1)], []], r"'clicked', row 0: .*is not an id"),
+        ("clicked", [[1], [2**64]], f"'clicked', row 1: {2**64} is beyond 64 bits"),
+        ("user", 7, "'user' is 7, one value; give a list"),
+        ("city", "Rome", "'city' is 'Rome', one value; give a list"),
+        ("price", ["1.5", "inf"], "'price', row 1: 'inf' is not finite"),
+        ("price", ["1.5", "1e999"], "'price', row 1: '1e999' is not finite"),
+        ("price", [b"1.5", b"2"], "'price': binary values are not numbers"),
+        ("price", [1, 10**400], "'price', row 1: int too large"),
         ("city", [None, 7], "'city', row 1: 7 .*trained with text; give text"),
         ("clicked", [[1], [2, 3.5]], "'clicked', row 1: 3.5 .*is not an id"),
         ("clicked", [["5"], ["b"]], "'clicked', row 1: 'b'"),
@@ -146,6 +170,35 @@ def test_values_that_would_be_unknown_silently_are_refused(scorer, batch, column
         scorer.score({**rows, column: values})
 
 
+def test_a_column_that_comes_twice_is_refused(scorer, batch):
+    frame = batch.slice(0, 2).to_pandas()
+    twice = pd.concat([frame, frame[["user"]]], axis=1)
+    for rows in (twice, batch.slice(0, 2).append_column("user", batch["user"].slice(0, 2))):
+        with pytest.raises(BadInputError, match="'user' comes 2 times; keep one"):
+            scorer.score(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "encoded"),
+    [
+        ("user", pc.run_end_encode),
+        ("user", lambda ids: pa.array(map(Decimal, ids.to_pylist()), pa.decimal32(9, 0))),
+        ("user", lambda ids: pa.array(map(Decimal, ids.to_pylist()), pa.decimal256(40, 2))),
+        ("city", pc.run_end_encode),
+        ("city", lambda texts: texts.cast(pa.string_view())),
+        ("clicked", lambda lists: pa.array(lists.to_pylist(), pa.list_view(pa.int64()))),
+        ("clicked", lambda lists: pa.array(lists.to_pylist(), pa.large_list_view(pa.int64()))),
+        ("clicked", lambda lists: pa.array([(v or [0])[:1] for v in lists.to_pylist()], pa.list_(pa.int64(), 1))),
+        ("tags", lambda lists: pa.array(lists.to_pylist(), pa.list_(pa.dictionary(pa.int32(), pa.string())))),
+    ],
+)
+def test_every_encoding_of_arrow_scores_as_the_plain_column(scorer, batch, name, encoded):
+    rows = {column: batch[column].slice(0, 9).combine_chunks() for column in scorer.columns}
+    values = encoded(rows[name])
+    plain = pa.array(values.to_pylist() if name != "user" else rows[name].to_pylist())
+    assert scorer.score({**rows, name: values})["buy"].tolist() == scorer.score({**rows, name: plain})["buy"].tolist()
+
+
 def test_features_without_a_column_are_null_where_that_is_wanted(scorer, batch):
     rows = {name: batch[name].slice(0, 3) for name in scorer.columns}
     nulls = {name: [None] * 3 for name in ("user", "tags", "price")}
@@ -158,7 +211,7 @@ def test_features_without_a_column_are_null_where_that_is_wanted(scorer, batch):
 
 def test_any_integer_is_a_number(scorer, batch):
     rows = {name: batch[name].slice(0, 2) for name in scorer.columns}
-    for values in ([2, 0], [True, False], np.array([2, 2**63], np.uint64), [2**62 + 1, None]):
+    for values in ([2, 0], [True, False], np.array([2, 2**63], np.uint64), [2**62 + 1, None], [2**64, None]):
         floats = [None if v is None else float(v) for v in values]
         assert (
             scorer.score({**rows, "seen": values})["buy"].tolist()

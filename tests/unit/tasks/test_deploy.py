@@ -141,6 +141,21 @@ def test_a_day_with_one_class_is_unknown_and_not_equal(loop, load_once, tmp_path
     assert "0 positives where 30 are needed" in verdict["words"]
 
 
+def test_what_int8_costs_on_too_few_rows_is_unknown_however_much_it_is(loop, tmp_path):
+    loop.register(1)
+    export = edited(
+        loop.folders(1, "export")["export"],
+        tmp_path,
+        "quantization.json",
+        unjudged={"like": "34 rows where 200 are needed"},
+        int8__auc__like=0.1,
+        int8__calibration__like=30.0,
+    )
+    _, verdict = loop.deploy(1, export=export)
+    (int8,) = [gate for gate in verdict["gates"] if gate["name"] == "int8"]
+    assert int8["answer"] == "unknown" and "like: what int8 costs is not judged: 34 rows" in int8["reason"]
+
+
 def test_an_evaluation_of_an_older_release_is_refused_with_the_remedy(loop, tmp_path):
     loop.register(1)
     folder = edited(loop.folders(1, "evaluation")["evaluation"], tmp_path, "evaluation.json")

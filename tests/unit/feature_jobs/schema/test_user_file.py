@@ -48,7 +48,17 @@ def test_no_scenario_is_read_from_it(place: Path, path: str) -> None:
     with pytest.raises(BadInputError) as caught:
         load_scenario(path)
     assert "; " in str(caught.value)
-    assert len(str(caught.value)) < 5000
+    assert len(str(caught.value)) < 10_000
+
+
+def test_of_hundreds_of_problems_some_are_listed_and_the_others_counted(place: Path) -> None:
+    unknown = "".join(f"{n}{'x' * 2000}: 1\n" for n in range(300))
+    Path("log.yaml").write_text(f"{SCENARIO}\n{unknown}")
+    with pytest.raises(BadInputError) as caught:
+        load_scenario("log.yaml")
+    lines = str(caught.value).splitlines()
+    assert (len(lines), lines[-1]) == (21, "and 280 more problems")
+    assert len(str(caught.value)) < 10_000
 
 
 @pytest.mark.timeout(60)

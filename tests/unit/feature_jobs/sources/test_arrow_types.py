@@ -136,18 +136,27 @@ def test_fault_6_nan_is_null_and_inf_is_malformed(tmp_path: Path) -> None:
     assert land(tmp_path, pa.array([math.nan, 3.0]), {"type": "int"})[0] == [None, 3]
 
 
-@pytest.mark.parametrize("kind", [pa.float64(), pa.float32(), pa.float16(), pa.list_(pa.float64())], ids=str)
-def test_fault_6_nan_is_null_beside_finite_values(tmp_path: Path, kind: pa.DataType) -> None:
-    """Such a file's statistics have a maximum, from which DuckDB concludes that no value is NaN."""
-    is_list = pa.types.is_list(kind)
-    values = pa.array([[float("nan"), x] for x in (1.0, 2.0)], kind) if is_list else _floats(kind, 1.0, math.nan, 3.0)
-    declared = {"type": "list[int]" if is_list else "float"}
-    found, counts = land(tmp_path, values, declared)
-    assert found == ([[1], [2]] if is_list else [1.0, None, 3.0]) and counts["quarantined"] == 0
-
-
 def _floats(kind: pa.DataType, *values: float) -> pa.Array:
     return pa.array(np.array(values)).cast(pa.float32()).cast(kind)
+
+
+@pytest.mark.parametrize("declared", ["float", "int", "bool", "string", "time", "list[int]"])
+@pytest.mark.parametrize("bits", [16, 32, 64])
+def test_fault_6_nan_is_null_where_every_other_value_is_finite(tmp_path: Path, declared: str, bits: int) -> None:
+    # The file's minimum and maximum are finite here, and DuckDB would conclude from them that no value is NaN.
+    floats = pa.array(np.array([1.0, math.nan, 0.0], f"float{bits}"), from_pandas=False)
+    assert floats.null_count == 0
+    column = {"type": declared, "unit": "s"} if declared == "time" else {"type": declared}
+    expected: dict[str, list[Any]] = {
+        "bool": [True, None, False],
+        "string": ["1.0", None, "0.0"],
+        "time": [US, None, 0],
+        "list[int]": [[1], [], [0]],
+    }
+    if declared.startswith("list"):
+        floats = pa.ListArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), floats)
+    found, counts = land(tmp_path, floats, column)
+    assert found == expected.get(declared, [1, None, 0]) and counts["quarantined"] == 0
 
 
 def test_fault_6_inf_is_judged_alike_by_check_and_in_text(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_jobs.schema import load_scenario
-from feature_jobs.validation.drift import GROWING, UNDECIDED, compare, merge, profile_day, psi, sketch, window
+from feature_jobs.schema.days import ONE_DAY, day_start
+from feature_jobs.validation.drift import GROWING, UNDECIDED, compare, merge, profile_days, psi, sketch, window
 from tests.paths import SCENARIOS
 
 numbers = st.lists(st.one_of(st.none(), st.floats(-1e9, 1e9)), min_size=1, max_size=50)
@@ -78,10 +79,11 @@ def test_weekdays_clocks_and_trailing_features_are_not_watched_by_default(tmp_pa
         frame["age"] += 100 * (day == 4)
         for task in scenario.tasks:
             frame[f"label.{task}"] = rng.integers(0, 2, 500)
-        profile = profile_day(frame, scenario)
-        drift = compare(f"2022-04-0{day + 1}", profile, trailing, scenario)
+        ds = f"2022-04-0{day + 1}"
+        profile = profile_days(ds, frame, scenario)[ds]
+        drift = compare(ds, profile, trailing, scenario)
         found = drift["columns"]
-        trailing[f"2022-04-0{day + 1}"] = profile
+        trailing[ds] = profile
     assert set(found) == {"gender", "occupation", "age", "release_year"}
     assert drift["left_out"] == {"day": GROWING}
     assert [name for name, facts in found.items() if not facts["ok"]] == ["age"]
@@ -126,7 +128,7 @@ def run_days(scenario, change=lambda frame, number: None, numbers=range(10)):
         ds = f"2024-03-{7 + number:02}"
         frame = shop_day(scenario, number)
         change(frame, number)
-        profile = json.loads(json.dumps(profile_day(frame, scenario)))
+        profile = json.loads(json.dumps(profile_days(ds, frame, scenario)[ds]))
         drift = compare(ds, profile, trailing, scenario)
         found.append((drift, [name for name, facts in drift["columns"].items() if not facts["ok"]]))
         trailing = window({**trailing, ds: profile}, scenario.validate_.trailing_days)
@@ -172,3 +174,33 @@ def test_named_columns_are_always_judged_and_compared_with_the_same_weekday(tmp_
     found = [failed for _, failed in run_days(scenario, change)]
     assert all("pid" in failed for failed in found[1:])
     assert "device" in found[2] and "device" not in found[9]  # the first Saturday, the second
+
+
+def test_a_column_that_the_weekday_decides_never_warns(tmp_path):
+    """Names of weekdays, each day with some rows of the next: as where a day begins in another zone."""
+    names = np.array(["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"])
+
+    def change(frame, number):
+        frame["device"] = names[(number + 3 + (np.arange(1000) % 5 == 0)) % 7]
+
+    found = run_days(shop_scenario(tmp_path), change)
+    assert [failed for _, failed in found[2:]] == [[]] * 8  # with one day before, nothing shows what decides
+    assert found[-1][0]["columns"]["device"]["against"] == "the same weekday"
+
+
+def test_the_warm_ups_days_are_profiles_of_their_own(tmp_path):
+    scenario = shop_scenario(tmp_path)
+    days = scenario.data.days
+    assert days.warm_up_from is not None
+    numbers = range(3)
+    frames = [shop_day(scenario, number) for number in numbers]
+    for number, frame in zip(numbers, frames, strict=True):
+        ds = str(days.first - (2 - number) * ONE_DAY)
+        frame["key.event_time"] = day_start(scenario, ds) + np.arange(1000)
+        frame["device"] = f"day {number}"
+    profiles = profile_days(str(days.first), pd.concat(frames), scenario)
+    assert list(profiles) == [str(days.first - back * ONE_DAY) for back in (0, 1, 2)]
+    assert [profile["rows"] for profile in profiles.values()] == [1000] * 3
+    assert [profile["columns"]["device"]["counts"] for profile in profiles.values()] == [
+        [[f"day {number}", 1000]] for number in (2, 1, 0)
+    ]

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import re
 import shutil
 
 import numpy as np
@@ -14,6 +15,7 @@ from feature_jobs.transforms import Layout
 from models.checkpoints import checkpoint as checkpoints
 from models.export.export import export, refuse_loss
 from models.export.quantization import write_onnx
+from models.metrics.judgement import Evidence
 from models.runtime.frozen_tables import FrozenTable
 from models.runtime.onnx_model import OnnxModel
 from models.training.day import score, train_day
@@ -139,6 +141,20 @@ def test_the_gate_names_task_numbers_and_allowance(shop_export, tmp_path):
         GateError, match=r"a: int8 with embeddings of 8 bits loses 0\.01000 AUC \(0\.80000 → 0\.79000\).*allows 0\.005"
     ):
         refuse_loss(("a", "b"), facts, Quantize(max_auc_loss=0.005, max_calibration_shift=0.11))
+
+
+def test_a_task_with_too_few_rows_is_not_judged_and_the_file_says_so(shop_export, tmp_path):
+    checkpoint, samples, _, _ = shop_export
+    strict = Quantize(max_auc_loss=1, max_calibration_shift=1e-9)
+    for name in ("few", "enough"):
+        (tmp_path / name).mkdir()
+    export(checkpoint, samples, tmp_path / "few", strict, Evidence(min_rows=10**9))
+    found = json.loads((tmp_path / "few" / "quantization.json").read_text())
+    assert set(found["unjudged"]) == {"click", "buy"}
+    assert re.fullmatch(r"\d+ rows where 1000000000 are needed", found["unjudged"]["buy"])
+    with pytest.raises(GateError, match="buy: int8"):
+        export(checkpoint, samples, tmp_path / "enough", strict, Evidence(min_rows=10, min_positives=1))
+    assert "unjudged" not in json.loads((tmp_path / "enough" / "quantization.json").read_text())
 
 
 def test_embeddings_of_4_bits_are_exported_compared_and_gated(shop_export, tmp_path):

@@ -9,6 +9,8 @@ import pytest
 
 from feature_jobs.errors import GateError
 from feature_jobs.schema import load_scenario
+from tasks.commands.day_table import verdict_of
+from tasks.commands.summary import day_facts
 from tasks.contract import DayConfig, Metrics
 from tasks.run.launchers import Call, InProcess, Ran
 from tasks.run.runner import Outcome, run_step
@@ -42,6 +44,12 @@ def test_a_no_that_stops_the_day_commits_nothing_and_keeps_the_output_aside(tmp_
     assert outcome.gate == f"{REASON}\nthe output is kept in {kept}"
     journal = json.loads((store.read("journal.jsonl") or b"").splitlines()[-1])
     assert (journal["outcome"], journal["exit_code"], journal["gate"]) == ("gate_no", 3, outcome.gate)
+    scenario = load_scenario(tmp_path / "shop.yaml")
+    facts = day_facts(scenario, store, days(1)[0])
+    assert facts["gate"] == f"no: ingest: {outcome.gate}" and verdict_of(facts) == "refused"
+    monkeypatch.undo()
+    run_step("ingest", scenario, days(1)[0], store, track=False)
+    assert day_facts(scenario, store, days(1)[0])["gate"] is None
 
 
 def test_a_no_that_only_skips_is_committed_with_its_reason(tmp_path, monkeypatch):

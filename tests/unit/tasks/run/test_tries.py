@@ -24,6 +24,7 @@ from tasks.store.objects import files_of
 from tasks.store.scenario_store import ScenarioStore, open_store
 from tests.small import days, write_small
 from tests.unit.tasks.little import commit, write_validation
+from tests.waiting import awaited, runs
 
 DAYS = days(3)
 
@@ -228,6 +229,42 @@ def test_killed_it_leaves_no_process_and_no_try(shop: Shop) -> None:
     with shop.store.scratch() as mine:
         assert list(scratch.glob("*/")) == [mine]  # the next to come removes what was left
     assert not (shop.store.work / "tries" / "s0").exists()
+
+
+LONG = """
+import os, sys, time
+from pathlib import Path
+from tasks.run.tries_workers import Chain, Job, run_chains
+
+
+def begin(place):
+    place.with_suffix(".new").write_text(str(os.getpid()))
+    place.with_suffix(".new").rename(place)
+
+
+def chain(folder, name):
+    return Chain(name, [Job("begun", begin, (folder / name,)), Job("long", time.sleep, (3600,))], folder / "log" / name)
+
+
+if __name__ == "__main__":
+    run_chains([chain(Path(sys.argv[1]), name) for name in ("c0", "c1")], 2, [], lambda number, job: None)
+"""
+
+
+def test_a_caller_that_is_killed_during_a_long_job_leaves_no_worker(tmp_path: Path) -> None:
+    script = tmp_path / "long.py"
+    script.write_text(LONG)
+    process = subprocess.Popen([sys.executable, str(script), str(tmp_path)])
+    places = [tmp_path / "c0", tmp_path / "c1"]
+    awaited(lambda: all(place.exists() for place in places), within_s=120)
+    workers = [int(place.read_text()) for place in places]
+    try:
+        process.kill()
+        process.wait()
+        awaited(lambda: not any(map(runs, workers)), within_s=60)
+    finally:
+        for worker in filter(runs, workers):
+            os.kill(worker, signal.SIGKILL)
 
 
 def _group_lives(group: int) -> bool:

@@ -98,6 +98,21 @@ def test_a_missing_required_column_is_named(registered):
         registered.model.predict(pd.DataFrame({"user": [1]}))
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"user": 1, "item": [2]}, "'user' is 1, one value; give a list with a value per row"),
+        ({"user": [1], "item": [2], "zip": "123"}, "'zip' is '123', one value"),
+        ({"user": [2**64], "item": [2]}, f"'user', row 0: {2**64} is beyond 64 bits"),
+        (pd.DataFrame([[1, 2, 3]], columns=["user", "item", "user"]), "'user' comes 2 times; keep one"),
+        (pd.DataFrame({"user": [pd.Timestamp("2025-01-01")], "item": [2]}), "'user', row 0: .* is not an id"),
+    ],
+)
+def test_rows_that_are_not_columns_of_ids_are_refused_by_name(registered, rows, message):
+    with pytest.raises(MlflowException, match=message):
+        registered.model.predict(rows)
+
+
 def test_integers_are_numbers_where_training_had_fractions(registered):
     rows = [frame(None).assign(seen=pd.Series([0, 1, 5], dtype=dtype)) for dtype in ("int64", "float64", "Int64")]
     ints, floats, nullable = (registered.model.predict(row)["like"].tolist() for row in rows)

@@ -1,5 +1,7 @@
 """tune with the real Optuna and the real training, on days of a few hundred rows."""
 
+import contextlib
+import errno
 import json
 import os
 import shutil
@@ -487,6 +489,30 @@ def test_a_trial_that_raises_counts_as_failed_and_the_study_goes_on(chain, tmp_p
     before = (output / "proposal.json").read_bytes()
     run(tmp_path, chain, section)  # done: a failed trial is not tried again
     assert (output / "proposal.json").read_bytes() == before
+
+
+def test_values_that_need_too_much_memory_fail_their_trial_alone(chain, tmp_path):
+    run(tmp_path, chain, "\ntune: {trials: 4, space: {model.embedding_dim: {choices: [8, 100000000]}}}\n")
+    trials = proposal_of(tmp_path / "proposal")["trials"]
+    failed = [trial for trial in trials if trial["params"]["model.embedding_dim"] == 100_000_000]
+    assert len(trials) == 4 and failed and {trial["state"] for trial in failed} == {"failed"}
+    assert all("exceeds what a process can address" in trial["error"] for trial in failed)
+
+
+@pytest.mark.parametrize(("number", "stops"), [(errno.ENOMEM, False), (errno.ENOSPC, True)])
+def test_a_full_disk_stops_the_study_and_missing_memory_does_not(chain, tmp_path, monkeypatch, number, stops):
+    from models.training import day as training
+
+    plain, section = training.train_day, "\ntune: {trials: 3, space: {model.bottom: {choices: [[8], [9]]}}}\n"
+
+    def breaks_on_nine(job):
+        if job.scenario.model.bottom == (9,):
+            raise OSError(number, os.strerror(number))
+        return plain(job)
+
+    monkeypatch.setattr(training, "train_day", breaks_on_nine)
+    with pytest.raises(OSError, match="No space left") if stops else contextlib.nullcontext():
+        run(tmp_path, chain, section)
 
 
 def test_the_table_shows_the_best_trial_first_and_the_command_that_takes_it_over(undisturbed):
