@@ -75,8 +75,8 @@ def retyped_columns(reader: Reader, allowed: float) -> list[str]:
             cells = "not every cell" if num_read else "no cell"
             declared = f"{reader.scenario.file}: {reader.source.place}.columns.{name}.type"
             messages.append(
-                f"{file}: column {column.source or name!r} is {found}, and {cells} of it reads as {column.type}, the type "
-                f"declared ({declared}); {first.place}: {reason}; {remedy}"
+                f"{file}: column {column.source or name!r} is {found}, and {cells} of it reads as {column.type}, the "
+                f"type declared ({declared}); {first.place}: {reason}; {remedy}"
             )
     return messages
 
