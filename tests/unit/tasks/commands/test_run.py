@@ -109,7 +109,8 @@ def test_a_day_made_with_other_settings_is_named_with_a_command_that_can_be_copi
     assert command.endswith(f"--from {DAYS[1]}")
     assert "join.lookback_days=3" in command
     started = CliRunner().invoke(main, [*command.split(), "--no-run"])
-    assert started.exit_code == 0 and "generation 1" in started.output
+    assert started.exit_code == 0, started.output
+    assert "generation 1" in started.output
 
 
 def test_status_shows_the_parents_auc_of_each_day(shop: Path, mlflow_uri: str) -> None:
