@@ -103,7 +103,7 @@ class Step:
     and of the chain show, as path → name; a `*` stands for one part of the path: `{"progressive/*/auc": "auc/*"}`.
     `trials` is the file of its output that lists trials, each shown as a run of its own.
     A `resumable` step notes where it is, see DayConfig.
-    A `shared` step can be computed by several machines, each of which runs its command; the leading one's output is
+    A `shared` step can be computed by several machines, each of which runs its command; the leader's output is
     committed (models.distributed.nodes).
     `forgetting` is declared by a step whose output keeps rows under users' ids, and from which other outputs get them:
     `recloop forget` looks there for the first day that knows a user.

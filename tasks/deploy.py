@@ -24,6 +24,7 @@ from tasks.store.champion_log import (
     ChampionMovedError,
     Entry,
     promotions_held,
+    resume_command,
 )
 from tasks.store.output_files import read_json, write_json
 from tasks.tracking.files import Registration, read_registration
@@ -131,6 +132,8 @@ def deploy(
         # Unknown ones are left out: a metric is a number, and can only say yes or no.
         "gates": {gate.name: gate.answer == "yes" for gate in [*gates, order] if gate.answer != "unknown"},
     }
+    if promotions_held(scenario, log):  # on the screen alone: no output may hold the store's path
+        print(f"to allow promotions again: {resume_command(config.store.options)}", file=sys.stderr)
     if not decision.wanted:
         raise GateError(words, metrics)
     said = words.replace("promoted", f"promoted version {version['version']}", 1)

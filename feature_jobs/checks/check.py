@@ -34,6 +34,8 @@ def check(scenario: Scenario, with_data: bool = True) -> Facts:
         facts = Facts(**{**found, "warnings": problems.warnings + found["warnings"]})
         # Last, and only where all else is right: importing Great Expectations takes 3 to 9 seconds.
         messages += _expectation_problems(scenario)
+    elif with_data and any(line.startswith(str(scenario.suite_file)) for line in messages):
+        messages = [*messages, *_expectation_problems(scenario)]  # all mistakes of the suite at once
     if messages:
         raise BadInputError(listed(messages))
     if warning := slow_precision(scenario.train.precision, scenario.train.device):

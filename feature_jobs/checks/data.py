@@ -97,6 +97,7 @@ class _DataCheck:
             return
         self._malformed(source, staged)
         self._heads(source)
+        self._conflicts(source, staged)
         key = self.scenario.data.entities[source.name].key
         at = source.place_of(key)
         num, known = connection.execute(
@@ -111,6 +112,20 @@ class _DataCheck:
             some = ", ".join(repr(value) for value in sorted(wanted)[:3])
             what = f"knows none of the log's {key} ({some}, ...)"
             self.problems.say(("data", "entities", source.name, "key"), key, what, "name the column that both share")
+
+    def _conflicts(self, source: Source, staged: Reader) -> None:
+        """Rows of an entity that say something else of a key (and time) than a row before, which ingest quarantines."""
+        columns = ", ".join(f"c{i}" for i in range(len(source.columns)))
+        key = f"c{source.place_of(self.scenario.data.entities[source.name].key)}"
+        num, first, of = staged.connection.execute(
+            f"WITH good AS (SELECT DISTINCT {columns}, time FROM staged WHERE reason IS NULL), "
+            f"twice AS (SELECT {key} AS key, count(*) - 1 AS num FROM good GROUP BY key, time HAVING count(*) > 1) "
+            f"SELECT coalesce(sum(num), 0), min(key), (SELECT count(*) FROM staged) FROM twice"
+        ).fetchall()[0]
+        if num > self.scenario.ingest.max_quarantined_share * of:
+            what = f"{num} of {of} rows are conflicting: other values of the same key before, such as {first!r}"
+            remedy = "keep one row of each key, give the entity a time column, or raise ingest.max_quarantined_share"
+            self.problems.say(tuple(source.place.split(".")), None, what, remedy)
 
     def _connect(self, source: Source) -> duckdb.DuckDBPyConnection:
         return self.stack.enter_context(connect(self.scratch, source.zone))
@@ -174,10 +189,26 @@ class _DataCheck:
         reader = Reader(self._connect(source), self.scenario, source, chosen, _ALWAYS)
         try:
             reader.stage(HEAD_ROWS)
-            found = retyped_columns(reader, self.scenario.ingest.max_quarantined_share)
+            found = retyped_columns(reader, self.scenario.ingest.max_quarantined_share) or self._broken_lines(reader)
         except BadInputError as error:
             found = [str(error)]
         self.problems.messages += [message for message in found if message not in self.problems.messages]
+
+    def _broken_lines(self, reader: Reader) -> list[str]:
+        """A message for each file of which too large a share of the lines is broken, by an open quote, say."""
+        found = reader.connection.execute(
+            "SELECT file, count(*) AS num FROM staged WHERE row < 0 GROUP BY file ORDER BY file"
+        ).fetchall()
+        messages = []
+        for number, num in found:
+            of = num + replace(reader, files=[reader.files[number]]).span()[2]
+            if num > self.scenario.ingest.max_quarantined_share * of:
+                kind = kinds_of(reader, f"row < 0 AND file = {number}", limit=1)[0]
+                messages.append(
+                    f"{kind.file}: {num} of {of} lines are malformed: {kind.reason} (first at {kind.place}); "
+                    f"{kind.remedy or 'correct these lines, or raise ingest.max_quarantined_share'}"
+                )
+        return messages
 
     def _all_files(self, source: Source) -> list[Path]:
         """The files of all days; where no last day is declared, up to the first day without files."""

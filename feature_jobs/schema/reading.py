@@ -49,6 +49,9 @@ def _set_path(document: Any, dotted: str, value: Any) -> None:
     *parents, leaf = dotted.split(".")
     if len(parents) >= MAX_PATH_PARTS:
         raise BadInputError(f"config path {dotted[:40]}...: {len(parents) + 1} parts; name a path of the scenario")
+    if dotted.startswith("tune.space."):
+        remedy = "write tune.space={PATH: {low: ..., high: ...}}"
+        raise BadInputError(f"config path {dotted[:80]}: the keys of tune.space hold dots themselves; {remedy}")
     node = document
     for key in parents:
         # A section may be absent from the file: its fields have defaults.

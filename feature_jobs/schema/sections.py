@@ -167,15 +167,15 @@ Sharding = Literal["table_wise", "row_wise", "column_wise", "data_parallel"]
 class Distributed(Section):
     """How TorchRec shards the tables over `ranks` processes, if `train.backend` is `torchrec`. `ranks` counts those of
     all machines, each of which starts an equal share; torchrun's variables PET_NNODES, PET_NODE_RANK, PET_MASTER_ADDR
-    and PET_MASTER_PORT tell a machine which it is, and not set that it is the only one.
+    and PET_MASTER_PORT give each machine its rank; where they are not set, it is the only machine.
 
     `kind`: of every table but those in `plan`; or `planner: true` lets TorchRec decide between table- and row-wise.
     `capacity`: rows that a table can hold (`default_capacity`: others), whose memory is taken at once; a table that
-    evicts needs as many as two batches have ids more than its `embedding.capacity`. `communication`: in what embeddings
-    and their gradients travel; between CPUs bf16 goes as fp16. `timeout_s`: how long a process or machine waits for
-    another.
+    evicts needs as many as two batches have ids more than its `embedding.capacity`. `communication`: the format in
+    which embeddings and their gradients are sent; between CPUs bf16 is sent as fp16. `timeout_s`: how long a process or
+    machine waits for another.
 
-    `dense_communication`: in what the gradient of the dense part travels: rounded, or only the `top_k_share` of its
+    `dense_communication`: how the gradient of the dense part is sent: rounded, or only the `top_k_share` of its
     values that are largest; what a step leaves out is added to the next. `hierarchical`: full precision within a node,
     and that only between nodes."""
 
@@ -331,7 +331,7 @@ class Store(Section):
 
 
 class Scenario(Section):
-    """One recommender. See the field classes for what each part means."""
+    """One recommender. Each part has a section of its own."""
 
     name: Name
     description: str = ""

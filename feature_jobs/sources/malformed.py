@@ -54,27 +54,29 @@ def kinds_of(reader: Reader, condition: str = "true", limit: int = 3) -> list[Ki
 
 
 def retyped_columns(reader: Reader, allowed: float) -> list[str]:
-    """A message for each file and column of which no cell reads as the declared type, and more than the share
-    `allowed` of the staged rows are malformed by it."""
+    """A message for each file and column of another type than the declared one, where more than the share `allowed` of
+    the staged rows are malformed by it: no cell reads, or a Parquet file holds text where a number is declared."""
     messages = []
     for i, (name, column) in enumerate(reader.source.columns.items()):
         unread = f"starts_with(reason, {literal(name + ': ')}) AND regexp_matches(reason, ' is not an? [a-z0-9]+$')"
         files = reader.connection.execute(
-            f"SELECT file, arg_min(reason, row) FILTER ({unread}), min(row) FILTER ({unread}) FROM staged "
-            f"GROUP BY file "
-            f"HAVING count(c{i}) = 0 AND count(*) FILTER ({unread}) > {allowed} * count(*) ORDER BY file"
+            f"SELECT file, arg_min(reason, row) FILTER ({unread}), min(row) FILTER ({unread}), count(c{i}) FROM staged "
+            f"GROUP BY file HAVING count(*) FILTER ({unread}) > {allowed} * count(*) ORDER BY file"
         ).fetchall()
-        for number, reason, row in files:
-            if reader.num_values(number, i):  # rows that are not staged may read well
-                continue
+        for number, reason, row, num_read in files:
             file = reader.files[number]
-            first = Kind(reason, file, row, 1)
             found = _type_in(file, reader.source.table.format, column.source or name)
+            is_retyped = reader.source.table.format == "parquet" and "string" in found
+            # Rows that are not staged may read well.
+            if not is_retyped and (num_read or reader.num_values(number, i)):
+                continue
+            first = Kind(reason, file, row, 1)
             remedy = first.remedy or f"write the column as {column.type} in this file too, or declare it as string"
+            cells = "not every cell" if num_read else "no cell"
+            declared = f"{reader.scenario.file}: {reader.source.place}.columns.{name}.type"
             messages.append(
-                f"{file}: column {column.source or name!r} is {found}, and no cell of it reads as {column.type}, the "
-                f"type declared ({reader.scenario.file}: {reader.source.place}.columns.{name}.type); {first.place}: "
-                f"{reason}; {remedy}"
+                f"{file}: column {column.source or name!r} is {found}, and {cells} of it reads as {column.type}, the "
+                f"type declared ({declared}); {first.place}: {reason}; {remedy}"
             )
     return messages
 

@@ -356,9 +356,9 @@ class ShardedRows:
 
 def _check(dim: int, train: Train, names: Sequence[str]) -> None:
     """Raises BadInputError for settings that cannot be sharded, or if TorchRec is not installed."""
-    mistakes = [mistake(*found) for found in sharding_problems(train, dim, names)]
-    if mistakes:
-        raise BadInputError("\n".join(mistakes))
+    problems = [mistake(*found) for found in sharding_problems(train, dim, names)]
+    if problems:
+        raise BadInputError("\n".join(problems))
     try:
         for name in ("fbgemm_gpu", "torchrec"):
             importlib.import_module(name)

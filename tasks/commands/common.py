@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -39,6 +40,7 @@ REMEDIES: dict[int | None, tuple[type[RecloopError], str]] = {
 """What an error of the operating system means here: the error that it counts as, and what to do."""
 
 
+_SHOWN = "recloop.shown"  # in the metadata of click's context: stdout has its JSON line
 INTERRUPTED = 130  # as a shell reports SIGINT: 128 + 2
 
 
@@ -158,9 +160,39 @@ class Context:
 
     def show(self, value: Any, text: str | None = None) -> None:
         """Prints `value` as JSON with --json, else `text`."""
-        shown = json.dumps(value, sort_keys=True, default=str) if self.as_json else text
+        shown = json_line(value) if self.as_json else text
         if shown is not None:
+            click.get_current_context().meta[_SHOWN] = True
             click.echo(shown)
+
+
+def json_line(value: Any) -> str:
+    """The value as JSON that every program reads: JSON has no infinite number and no NaN, so these are null."""
+    return json.dumps(_finite(value), sort_keys=True, default=str, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def errors_as_json(command: Callable[..., Any]) -> Callable[..., Any]:
+    """With --json, an error that ends the command before it shows anything is shown as a list of one entry."""
+
+    @functools.wraps(command)
+    def call(**given: Any) -> Any:
+        try:
+            return command(**given)
+        except RecloopError as error:
+            if given["as_json"] and _SHOWN not in click.get_current_context().meta:
+                entry = {"outcome": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
+                click.echo(json_line([entry]))
+            raise
+
+    return call
 
 
 execution_option = click.option(

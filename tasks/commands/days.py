@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from feature_jobs.errors import BadInputError, GateError
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import check_day, day_range
 from tasks.commands import arguments
-from tasks.commands.common import Commands, Context, execution_option, main, scenario_file, with_context
+from tasks.commands.common import Commands, Context, errors_as_json, execution_option, main, scenario_file, with_context
 from tasks.run.launchers import Launcher
 from tasks.run.modes import launcher_of
 from tasks.run.runner import Outcome
@@ -44,19 +45,24 @@ def scenario_days(scenario: Scenario, ds: str | None, first: str | None, last: s
     return days
 
 
-def day_options(command: Any) -> Any:
-    """Adds --ds, --from and --to."""
-    for option in (
-        click.option("--to", "last", type=arguments.day, help="Last day; default: the scenario's."),
-        click.option("--from", "first", type=arguments.day, help="First day; default: the scenario's."),
-        click.option("--ds", type=arguments.day, help="One day, 2022-04-25."),
-    ):
-        command = option(command)
-    return command
+def day_options(default: str = "the scenario's") -> Callable[[Any], Any]:
+    """Adds --ds, --from and --to; `default` says what stands without them."""
+
+    def add(command: Any) -> Any:
+        for option in (
+            click.option("--to", "last", type=arguments.day, help=f"Last day; default: {default}."),
+            click.option("--from", "first", type=arguments.day, help=f"First day; default: {default}."),
+            click.option("--ds", type=arguments.day, help="One day, 2022-04-25."),
+        ):
+            command = option(command)
+        return command
+
+    return add
 
 
 @main.command(short_help="Runs the daily steps of one day or of several.")
-@day_options
+@day_options()
+@errors_as_json
 @click.option("--until", type=click.Choice(DAILY), help="The last step to run of each day; default: all.")
 @execution_option
 @with_context
@@ -159,7 +165,7 @@ def _print_end(context: Context, days: list[str]) -> None:
 
 
 @main.command(short_help="Shows what `run` would do, without doing it.")
-@day_options
+@day_options()
 @with_context
 def plan(context: Context, ds: str | None, first: str | None, last: str | None) -> None:
     """Shows what `run` would do, without doing it: each step of each day is done, to run, or blocked.

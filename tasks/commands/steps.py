@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from tasks.commands import arguments
-from tasks.commands.common import Context, execution_option, main, with_context
+from tasks.commands.common import Context, execution_option, json_line, main, with_context
 from tasks.contract import Step
 from tasks.run.modes import launcher_of
 from tasks.steps import STEPS
@@ -52,7 +51,7 @@ def _add(declared: Step) -> None:
             click.echo(declared.shows(Path(outcome.uri), context.options), err=True)
         if outcome.gate:
             click.secho(f"gate: {outcome.gate}", err=True, fg="yellow")
-        click.echo(json.dumps(outcome.as_json(), sort_keys=True))
+        click.echo(json_line(outcome.as_json()))
         click.get_current_context().exit(0 if no_is_done and outcome.digest else outcome.exit_code)
 
     for name, option in declared.options.items():

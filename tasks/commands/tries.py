@@ -36,7 +36,7 @@ DIFFERENCE = ("AUC difference", "interval", "")
     help="Settings to try under a name; give it several times to try several at once. --set then holds for all.",
 )
 @click.option("--jobs", type=click.IntRange(1, 1024), help="Variants trained at the same time; default: what fits.")
-@day_options
+@day_options("the scenario's; without any day, the newest five that are trained")
 @with_context
 def try_(
     context: Context,

@@ -140,7 +140,7 @@ def accept(context: Context, ds: str) -> None:
 
 
 @main.command(short_help="Writes the days' metrics for `dvc metrics` and `dvc plots`.")
-@day_options
+@day_options()
 @click.option(
     "--out", type=arguments.path_to("folder"), required=True, help="Folder for metrics.json and progressive.csv."
 )

@@ -179,7 +179,7 @@ def _refused(declared: Step, ds: str, store: ScenarioStore, output: Path, ran: R
 def _help(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Launcher) -> Outcome:
     """A machine's part of a step that another machine leads: writes nothing, and ends well where that one commits.
 
-    So a job of which the leading machine fails at its commit has no machine that counts as done.
+    So a job of which the leader fails at its commit has no machine that counts as done.
     """
     begun, ds = time.time(), config.ds
     commit = store.find(declared.name, ds)
@@ -190,14 +190,14 @@ def _help(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Lau
     with tempfile.TemporaryDirectory(prefix="recloop-help-") as output:
         call = Call(replace(config, resume=resume), _folders(inputs), Path(output))
         ran = _launch(launcher, declared, call, inputs, store)
-    if ran.gate:  # the leading machine commits nothing either
+    if ran.gate:  # the leader commits nothing either
         return Outcome(declared.name, ds, "gate_no", None, None, ran.metrics, ran.seconds, ran.gate)
     timeout_s = config.scenario.train.distributed.timeout_s
     deadline = time.monotonic() + timeout_s
     while (commit := store.find(declared.name, ds)) is None:
         if time.monotonic() > deadline:
             raise RetryLaterError(
-                f"{declared.name} of {ds}: this machine's part is done, but the leading one has committed nothing to"
+                f"{declared.name} of {ds}: this machine's part is done, but the leader has committed nothing to"
                 f" {store.url} within {timeout_s} s (train.distributed.timeout_s); see its own end"
             )
         time.sleep(0.2)

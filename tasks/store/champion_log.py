@@ -199,16 +199,18 @@ def resume_command(options: str) -> str:
 
 
 def promotions_held(scenario: Scenario, log: ChampionLog, options: str | None = None) -> str | None:
-    """Why later days may not promote, with the command that ends it; None where they may.
+    """Why later days may not promote; None where they may.
 
-    `options` are the command's for a person at a terminal. Without them the text holds no path, as a file needs it.
+    `options` are a command's for a person at a terminal, who can then copy the one that ends it. Without them the text
+    holds no path, as a file needs it.
     """
     back = log.held_by()
     if back is None or scenario.deploy.after_rollback == "promote":
         return None
+    remedy = f"to allow promotions again: {resume_command(options)}" if options else "a person can end it"
     return (
         f"held since the rollback to version {back.version} (learned up to {back.ds}, record {back.sequence} of the"
-        f" champion log); to allow promotions again: {resume_command(options or f'-s {scenario.name}')}"
+        f" champion log); {remedy}"
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario, SearchRange
+from feature_jobs.schema.explain import explain
 
 SAME_SAMPLES = ("enabled", "buckets", "scale", "table", "embedding")
 """Fields of a feature that decide how a sample is read, not what is in it."""
@@ -153,9 +154,10 @@ def with_values(scenario: Scenario, values: Mapping[str, Any]) -> Scenario:
     try:
         changed = Scenario.model_validate(document)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        explained = explain(scenario.file, document, error.errors(include_url=False)[0])
+        wrong = explained.removeprefix(f"{scenario.file}: ").rpartition("; ")[0]
         given = ", ".join(f"{path} = {value!r}" for path, value in values.items())
-        raise BadInputError(f"{_place(scenario)}: tune.space: {given}: {first['msg']}; change the range") from None
+        raise BadInputError(f"{_place(scenario)}: tune.space: {given}: {wrong}; change the range") from None
     changed._file = scenario.file
     return changed
 

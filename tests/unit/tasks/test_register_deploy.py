@@ -307,6 +307,6 @@ def test_of_two_that_register_the_same_export_at_once_the_first_version_stands(l
     client = tracking.connection.client()
     first = tracking.versions("little")[0]
     client.delete_registered_model_alias("little", "challenger")
-    twin = client.create_model_version("little", str(artifacts("2")), tags=first["tags"])
+    counterpart = client.create_model_version("little", str(artifacts("2")), tags=first["tags"])
     assert tracking.logged_models._settled("little", first["tags"])["version"] == "2"
-    assert str(twin.version) not in {version["version"] for version in tracking.versions("little")}
+    assert str(counterpart.version) not in {version["version"] for version in tracking.versions("little")}

@@ -1,18 +1,22 @@
 """Checks against data: what is wrong with the files is one line each, and facts come with a sound scenario."""
 
 import datetime
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from feature_jobs.checks.check import check
 from feature_jobs.checks.data import check_data
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario, load_scenario
+from feature_jobs.sources.ingest import ingest_day
 
 SCENARIO = """
 name: shop
@@ -212,3 +216,56 @@ def test_nan_is_null_and_infinity_is_malformed(shop: Callable[..., Scenario], ki
         file = scenario.file
         file.write_text(file.read_text().replace('log.csv"\n    format: csv', 'log.parquet"\n    format: parquet'))
     assert check(load_scenario(scenario.file))["malformed"] == {"events": {"price: 'inf' is not a float": 1}}
+
+
+def test_an_entity_with_two_rows_of_a_key_is_refused_as_ingest_refuses_it(shop: Callable[..., Scenario]) -> None:
+    scenario = shop(people__csv="user,age\n0,20\n1,21\n1,21\n0,30\n2,22\n")
+    assert "data.entities.person: 1 of 5 rows are conflicting: other values of the same key before, such as 0;" in (
+        messages(scenario)
+    )
+    with pytest.raises(BadInputError, match="conflicting: other values before"):
+        ingest_day(scenario, "2024-03-02", scenario.file.parent / "out")
+
+
+def test_a_quote_that_never_closes_is_named_with_its_file_and_line(shop: Callable[..., Scenario]) -> None:
+    scenario = shop("{ds}.csv")
+    file = scenario.file.parent / "data" / "2024-03-04.csv"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines[:3], lines[3].replace(",i", ',"i'), *lines[4:]]) + "\n")
+    found = messages(scenario)
+    assert f"{file}: " in found and "lines are malformed: line: " in found and "first at line 4" in found
+    with pytest.raises(BadInputError, match=r"are quarantined|no readable time"):
+        ingest_day(scenario, "2024-03-04", scenario.file.parent / "out")
+
+
+def test_a_parquet_column_that_becomes_text_on_a_later_day_is_refused_by_name(shop: Callable[..., Scenario]) -> None:
+    scenario = shop("{ds}.parquet")
+    file = scenario.file
+    text = file.read_text().replace("format: csv", "format: parquet", 1)
+    file.write_text(text.replace("item: {type: string", "item: {type: int"))
+    assert "item: {type: int," in file.read_text()
+    for day in range(5):
+        at = [f"2024-03-0{day + 1} 12:{minute:02}:00" for minute in range(30)]
+        items = [f"00{'0123456789abcdef'[i % 16]}" for i in range(30)] if day == 3 else list(range(30))
+        rows = {"at": at, "user": list(range(30)), "item": items, "bought": [i % 4 == 0 for i in range(30)]}
+        table = pa.table({**rows, "price": [float(i) for i in range(30)], "coupon": pa.nulls(30, pa.string())})
+        pq.write_table(table, file.parent / "data" / f"2024-03-0{day + 1}.parquet")
+    scenario = load_scenario(file)
+    place = str(file.parent / "data" / "2024-03-04.parquet")
+    wanted = f"{place}: column 'item' is string, and not every cell of it reads as int"
+    assert wanted in messages(scenario)
+    with pytest.raises(BadInputError) as caught:
+        ingest_day(scenario, "2024-03-04", file.parent / "out")
+    assert wanted in str(caught.value)
+
+
+def test_all_mistakes_of_expectations_are_named_at_once(shop: Callable[..., Scenario]) -> None:
+    scenario = shop()
+    given = [
+        {"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "gone"}},
+        {"type": "expect_nothing", "kwargs": {}},
+    ]
+    scenario.suite_file.parent.mkdir(parents=True, exist_ok=True)
+    scenario.suite_file.write_text(json.dumps({"name": "shop", "expectations": given}))
+    found = messages(scenario)
+    assert "no column 'gone' in the samples" in found and "no such expectation in Great Expectations" in found

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from tasks.commands.cli import main
+from tasks.commands.common import json_line
 from tests.small import days, write_day, write_small
 
 DAYS = days(2)
@@ -72,6 +74,32 @@ def test_json_lists_the_finished_steps_where_a_step_has_a_defect(shop: Path, mon
     assert isinstance(done.exception, ZeroDivisionError)  # a defect keeps its traceback
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "validate.suite=/tmp/none.json"], "validate.suite"),
+        (["--set", "train.learning_rate=fast"], "train.learning_rate"),
+        (["--ds", "2019-01-01"], "is outside"),
+    ],
+)
+def test_json_holds_the_error_also_where_it_comes_before_the_first_step(
+    shop: Path, arguments: list[str], message: str
+) -> None:
+    done = recloop(shop, "run", "--json", *arguments)
+    (error,) = json.loads(done.stdout)
+    assert (error["outcome"], error["exit_code"], done.exit_code) == ("BadInputError", 4, 4)
+    assert message in error["message"]
+
+
+def test_json_holds_no_number_that_json_does_not_have() -> None:
+    shown = json_line({"interval": (0.0, math.inf), "days": [{"auc": math.nan}], "rows": 3})
+    assert json.loads(shown, parse_constant=pytest.fail) == {
+        "interval": [0.0, None],
+        "days": [{"auc": None}],
+        "rows": 3,
+    }
+
+
 def test_a_day_made_with_other_settings_is_named_with_a_command_that_can_be_copied(shop: Path) -> None:
     done = recloop(shop, "run", "--ds", DAYS[1], "--until", "join", "--set", "join.lookback_days=3")
     assert done.exit_code == 0, done.output
@@ -81,7 +109,8 @@ def test_a_day_made_with_other_settings_is_named_with_a_command_that_can_be_copi
     assert command.endswith(f"--from {DAYS[1]}")
     assert "join.lookback_days=3" in command
     started = CliRunner().invoke(main, [*command.split(), "--no-run"])
-    assert started.exit_code == 0 and "generation 1" in started.output
+    assert started.exit_code == 0, started.output
+    assert "generation 1" in started.output
 
 
 def test_status_shows_the_parents_auc_of_each_day(shop: Path, mlflow_uri: str) -> None:

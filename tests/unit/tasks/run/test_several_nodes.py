@@ -97,7 +97,7 @@ def test_a_helping_machine_is_done_when_the_leading_one_has_committed(tmp_path, 
     store = ready(tmp_path)
     files = {path.relative_to(store.work) for path in store.work.rglob("*")}
     scenario = little.little_scenario(tmp_path, **TORCHREC, **{"train.distributed.timeout_s": 1})
-    with pytest.raises(RetryLaterError, match=r"leading one has committed nothing .* within 1 s"):
+    with pytest.raises(RetryLaterError, match=r"leader has committed nothing .* within 1 s"):
         run_step("train", scenario, DAY, store, track=False, launcher=Computed())
     assert {path.relative_to(store.work) for path in store.work.rglob("*")} == files, "it writes nothing"
     leads = Computed(lambda: little.commit(store, "train", DAY, tmp_path / "samples"))
@@ -139,7 +139,7 @@ def journal(store):
 
 
 def machines(folder, leading=""):
-    """How both ended, started as a person would; the leading one comes late. `leading`: what its shell does first."""
+    """How both ended, started as a person would; the leader comes late. `leading`: what its shell does first."""
     [port] = free_ports(0)
     command = [sys.executable, "-P", "-m", "tasks", "train", "-s", folder / "little.yaml", "--ds", DAY, "--no-track"]
     command += ["--store", folder / "store", *(f"--set={name}={value}" for name, value in TORCHREC.items())]

@@ -314,6 +314,14 @@ def test_a_space_that_no_trial_can_try_is_refused(chain, tmp_path, space, messag
     assert message in str(caught.value) and "tiny.yaml" in str(caught.value)
 
 
+def test_an_end_of_a_range_is_refused_in_the_words_of_the_scenarios_own_errors(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(SCENARIO + "\ntune: {space: {model.dropout: {low: 0.0, high: 1.0}}}\n")
+    with pytest.raises(BadInputError, match=r"dropout = 1\.0: .*must be a number .*below 1; change the range"):
+        read_space(load_scenario(tmp_path / "tiny.yaml"))
+    with pytest.raises(BadInputError, match=r"keys of tune.space hold dots themselves; write tune.space="):
+        load_scenario(tmp_path / "tiny.yaml", overrides={"tune.space.model.dropout.low": 0.1})
+
+
 def test_the_scenarios_own_values_are_always_in_the_space(tmp_path):
     section = (
         "\ntune: {space: {model.embedding_dim: {choices: [8, 16]}, train.learning_rate: {low: 0.01, high: 0.1}}}\n"
