@@ -53,15 +53,16 @@ def begin_replay(
             f"{store.url}: nothing is committed, so there is nothing to replay; run some days first:"
             f" recloop run {store.options}"
         )
-    before = previous_day(scenario, first)
-    if before and not {(before, step) for step in LINK_STEPS} <= committed:
+    before, places = previous_day(scenario, first), store.places()
+    learned = {place.step for place in places if place.step in LINK_STEPS and place.ds >= first}
+    if before and (before not in {ds for ds, _ in committed} or not {(before, step) for step in learned} <= committed):
         raise ParentMissingError(
             f"{store.url}: {before} is not finished, and {first} learns from it; begin earlier, at a day whose day"
             f" before is finished, or at {scenario.data.days.first}",
             before,
         )
     open_one = store.generations()[-1]
-    newest = max(first, *(place.ds for place in store.places() if is_day(scenario, place.ds)))
+    newest = max(first, *(place.ds for place in places if is_day(scenario, place.ds)))
     resumed = not restart and open_one.from_ds == first and is_unfinished(scenario, store)
     if not resumed and (deleted := _deleted_input(scenario, store, first)):
         raise BadInputError(

@@ -76,9 +76,16 @@ def test_what_is_refused_starts_nothing(scenario, store, first, last, error, tex
 @pytest.mark.parametrize("there", [(), ("ingest",)])
 def test_a_day_whose_day_before_is_not_finished_starts_nothing(scenario, store, there):
     _day(store, DAYS[4], there)
+    _day(store, DAYS[5])
     with pytest.raises(ParentMissingError, match=f"{DAYS[4]} is not finished"):
         _replay(scenario, store, DAYS[5])
     assert store.generation == 0
+
+
+def test_days_that_were_never_trained_are_replayed_too(scenario, store):
+    for ds in DAYS[4:6]:
+        _day(store, ds, ("ingest",))
+    assert _replay(scenario, store, DAYS[5]).days == [DAYS[5]]
 
 
 def test_a_replay_ends_at_the_newest_day_of_any_generation(scenario, store):

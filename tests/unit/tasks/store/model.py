@@ -135,7 +135,9 @@ def expected_of_replay(found: Found, ds: str) -> Expected:
     today = DAYS.index(ds)
     if not current:
         return Expected(BadInputError)
-    if today and (DAYS[today - 1], LINK) not in current:
+    learned = any(step == LINK and day >= ds for _, day, step in found.commits)
+    before = {step for day, step in current if today and day == DAYS[today - 1]}
+    if today and (not before or (learned and LINK not in before)):
         return Expected(ParentMissingError)
     first, last = found.generations[-1] if found.generations else ("", "")
     newest = len(found.generations)
