@@ -102,9 +102,8 @@ def deploy(
         _valid(read_json(validation, VALIDATION_FILE)),
         _next_day(judged),
     ]
-    candidate = Entry(
-        "promotion", version["name"], version["version"], config.ds, config.generation, version["checkpoint"]
-    )
+    named = version["name"], version["version"]
+    candidate = Entry("promotion", *named, config.ds, config.generation, version["checkpoint"])
     # The last gate, because it promotes: only the log says, at that moment, whether the place is still free.
     order, entry = _swap(scenario, log, candidate, wanted=decide(scenario, gates).wanted)
     decision = decide(scenario, [*gates, order])
@@ -121,7 +120,7 @@ def deploy(
     }
     # After the promotion: a run that is killed in between is repeated, and `_swap` finds its record.
     write_json(deployment, DEPLOYMENT_FILE, verdict)
-    _show_in_registry(version["name"], version["version"], log, words, promoted=decision.wanted)
+    _show_in_registry(*named, log, words, promoted=decision.wanted)
     for warning in judged["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     metrics: Metrics = {

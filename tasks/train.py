@@ -52,12 +52,10 @@ def train(config: DayConfig, *, samples: Path, validation: Path, parent: Path | 
     """
     from models.distributed.nodes import Nodes
     from models.training.day import train_day
-    from models.training.footprint import refuse_too_large
     from models.training.job import TrainJob
     from models.training.ranks import train_day_on_ranks
 
     scenario, ds = config.scenario, config.ds
-    refuse_too_large(scenario)
     train_with = train_day_on_ranks if scenario.train.backend == "torchrec" else train_day
     num_machines = Nodes.from_environment().size
     if num_machines > 1 and train_with is train_day:

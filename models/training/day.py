@@ -41,6 +41,7 @@ from models.ranking.placement import make_ranker
 from models.ranking.ranker import Ranker
 from models.ranking.thread_pool import ThreadPool
 from models.samplers.batches import Block, Floats, encoded_blocks, make_block, open_samples, read_blocks
+from models.training.footprint import refuse_too_large
 from models.training.job import TrainJob
 from models.training.progress import Progress
 from models.training.series import Series
@@ -97,9 +98,11 @@ def train_day(job: TrainJob, group: Group | None = None) -> TrainMetrics:
     `group`: the processes that train together. All are called with the same arguments; rank 0 writes the checkpoint and
     returns the metrics, the others {}.
 
-    Raises CorruptError for an unreadable parent or samples file, BadInputError for samples that do not fit.
+    Raises CorruptError for an unreadable parent or samples file, BadInputError for samples that do not fit, and for a
+    model that is larger than the machine's memory.
     """
     scenario, ds, parent, output = job.scenario, job.ds, job.parent, job.output
+    refuse_too_large(scenario)
     layout, tasks, is_leader = Layout.from_scenario(scenario), scenario.tasks, group is None or group.is_leader
     parquet = open_samples(job.samples / SAMPLES_FILE, layout, tasks)
     num_rows = parquet.metadata.num_rows

@@ -16,6 +16,7 @@ import yaml
 from feature_jobs.checks.check import check
 from feature_jobs.errors import RetryLaterError
 from feature_jobs.schema import load_scenario
+from feature_jobs.schema.bounded_yaml import parse_yaml
 from infra.platform import BUCKET, STEPS_USER, TOKENS, texts
 from tasks.steps import STEPS
 from tests.cluster_double import VERSION
@@ -277,7 +278,8 @@ def test_the_trainings_command_is_one_for_several_machines(documents: dict[str, 
     [container] = job["spec"]["template"]["spec"]["containers"]
     step, *options = container["args"]
     given = [option.removeprefix("--").split("=", 1) for option in options if "=" in option]
-    settings = dict(value.split("=") for name, value in given if name == "set")
+    written = dict(value.split("=") for name, value in given if name == "set")
+    settings = {path: parse_yaml(value, path) for path, value in written.items()}
     scenario = load_scenario(ROOT / dict(given)["scenario"], overrides=settings)
     assert STEPS[step].shared
     assert scenario.train.backend == "torchrec"

@@ -210,8 +210,8 @@ def test_a_scenario_that_comes_meanwhile_stays(tmp_path: Path, monkeypatch: pyte
     out = tmp_path / "new" / "scenarios"
     check_of_proposal = proposals._checked
 
-    def another_comes(path: Path, file: Path, aside: Path) -> Any:
-        result = check_of_proposal(path, file, aside)
+    def another_comes(path: Path, file: Path, *rest: Any) -> Any:
+        result = check_of_proposal(path, file, *rest)
         file.write_text("kept")
         return result
 
