@@ -36,6 +36,7 @@ _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", 
 _FRACTIONS = {"FLOAT", "DOUBLE", "DECIMAL"}
 _MOMENTS = {"DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", "TIMESTAMPTZ_NS"}
 _MOMENTS |= {"TIMESTAMP WITH TIME ZONE"}
+_MOST = 2**63 - 1
 _US_PER = {"s": 1_000_000, "ms": 1_000, "us": 1}
 _LONGEST = 60  # characters of a cell in a message
 INEXACT = "is a float too large to be exact"
@@ -312,9 +313,26 @@ def time_sql(value: str, time: Time, type_name: str) -> str:
         factor = "/ 1000" if time.unit == "ns" else f"* {_US_PER[time.unit]}"
         return f"TRY_CAST(round({value} {factor}) AS BIGINT)"
     if time.unit == "ns":
-        return f"(({value} - (({value} % 1000) + 1000) % 1000) // 1000)"  # down also before 1970: % takes the sign
+        return f"({value} // 1000 - ({value} % 1000 < 0)::BIGINT)"  # down also before 1970, where // goes towards 0
     # A product beyond 64 bits is null, not an error.
     return f"TRY_CAST(CAST({value} AS HUGEINT) * {_US_PER[time.unit]} AS BIGINT)"
+
+
+def may_lie_in(window: tuple[int, int], cell: Cell, raw: str, time: Time) -> str:
+    """SQL of a condition on the raw value of the time. It holds for each row whose time lies in the window (µs) and for
+    each that does not read; by it, a scan passes over row groups of a Parquet file that hold neither."""
+    column, (start, end) = cell.column, window
+    unit = column.unit if column.type == "time" else time.unit
+    has_limits = any(limit is not None for limit in (column.min, column.max, column.values))
+    if cell.kind != "int" or column.type not in ("int", "time") or unit == "iso" or has_limits:
+        return "true"
+    if unit == "ns":
+        low, high, most = start * 1000, end * 1000, _MOST
+    else:
+        per = _US_PER[unit]
+        low, high, most = -(-start // per), -(-end // per), _MOST // per
+    # A number beyond `most` is not a time in microseconds: such a row stays, for its reason.
+    return f"({raw} IS NULL OR ({raw} >= {max(low, -_MOST)} AND {raw} < {high}) OR {raw} > {most} OR {raw} < {-most})"
 
 
 def arrow_schema(columns: dict[str, Column], *keys: str) -> pa.Schema:

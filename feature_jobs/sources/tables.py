@@ -22,7 +22,7 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import literal
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_of
-from feature_jobs.sources.casts import INEXACT, SQL_TYPES, Cell, time_sql
+from feature_jobs.sources.casts import INEXACT, SQL_TYPES, Cell, may_lie_in, time_sql
 from feature_jobs.sources.files import (
     TextFile,
     csv_header,
@@ -115,7 +115,7 @@ class Reader:
         # One file at a time: each has its own types, folders and rejected lines.
         for number in range(len(self.files)):
             rows = f"SELECT * FROM ({{rows}}) WHERE {keep}" + (f" LIMIT {limit}" if limit else "")
-            self._read(number, f"INSERT INTO staged {rows}")
+            self._read(number, f"INSERT INTO staged {rows}", whole=self.source.is_partitioned)
             if self.source.table.format != "parquet":
                 self._stage_rejects(number)
         self._refuse_inexact()
@@ -173,13 +173,13 @@ class Reader:
     def _inside(self) -> str:
         return f"(time >= {self.window[0]} AND time < {self.window[1]})"
 
-    def _read(self, number: int, sql: str) -> list[tuple[int, ...]]:
-        """Runs SQL over the rows of one file, with the file's name in what goes wrong."""
+    def _read(self, number: int, sql: str, *, whole: bool = True) -> list[tuple[int, ...]]:
+        """Runs SQL over the rows of one file, with the file's name in what goes wrong; see `_rows`."""
         # DuckDB appends the rejects of every scan to the same tables.
         self.connection.execute("DROP TABLE IF EXISTS _rejects; DROP TABLE IF EXISTS _scans")
         file = self.files[number]
         try:
-            rows: list[tuple[int, ...]] = self.connection.execute(sql.format(rows=self._rows(number))).fetchall()
+            rows: list[tuple[int, ...]] = self.connection.execute(sql.format(rows=self._rows(number, whole))).fetchall()
         except _NOT_THE_FILE:
             raise
         except duckdb.Error as error:
@@ -193,8 +193,9 @@ class Reader:
             f"{self.source.place}.format in {self.scenario.file}"
         )
 
-    def _rows(self, number: int) -> str:
-        """SQL of the rows of one file, in its order, as `stage` describes them."""
+    def _rows(self, number: int, whole: bool) -> str:
+        """SQL of the rows of one file, in its order, as `stage` describes them. Unless `whole`, rows whose time lies
+        outside the window may be left out."""
         source, file = self.source, self.files[number]
         layout = self._layout(file)
         self._check_columns(file, layout)
@@ -210,10 +211,12 @@ class Reader:
             "broken" if layout.by_line else "NULL",
             *(cell.reason(f"r{i}", f"c{i}") for i, cell in enumerate(cells)),
         ]
-        time = "NULL::BIGINT"
+        time, possible = "NULL::BIGINT", "true"
         if source.time:
             at = source.place_of(source.time.column)
             time = time_sql(f"c{at}", source.time, cells[at].column.type)
+            if not whole and source.table.format == "parquet":  # others number their rows by reading all of them
+                possible = may_lie_in(self.window, cells[at], layout.raws.get(cells[at].source, "NULL"), source.time)
             reasons.append(f"CASE WHEN time IS NULL THEN {cells[at].complaint(f'r{at}', 'is not a time')} END")
             if source.is_partitioned and not source.key:
                 outside = cells[at].complaint(f"r{at}", "is outside the day of its partition")
@@ -231,7 +234,7 @@ class Reader:
             f"SELECT {number} AS file, _row AS row, time, reason, CASE WHEN reason IS NOT NULL THEN {raw} END AS raw, "
             f"{' + '.join(dropped) or '0'} AS dropped, {columns} "
             f"FROM (SELECT *, coalesce({', '.join([*reasons, 'NULL'])}) AS reason FROM (SELECT *, {time} AS time FROM ("
-            f"SELECT *, {values} FROM (SELECT _row, {raws}{more} FROM ({layout.scan})))))"
+            f"SELECT *, {values} FROM (SELECT _row, {raws}{more} FROM ({layout.scan}) WHERE {possible}))))"
         )
 
     def _layout(self, file: Path) -> _Layout:

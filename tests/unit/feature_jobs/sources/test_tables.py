@@ -15,6 +15,7 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.sources.files import files_of
 from feature_jobs.sources.ingest import ingest_day
 from feature_jobs.sources.source import sources_of
+from feature_jobs.sources.tables import Reader, connect
 from tests.unit.feature_jobs.small_source import DAY_S, HEADER, scenario_in, write_lines
 
 T = DAY_S + 10
@@ -53,6 +54,37 @@ def test_files_of_a_path(tmp_path: Path, path: str, expected: list[str]) -> None
         write_lines(tmp_path / "data" / name, GOOD)
     found = files_of(scenario, sources_of(scenario)[0], "1970-01-02")
     assert [str(f.relative_to(tmp_path / "data")) for f in found] == expected
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("kind", [pa.int32(), pa.int64(), pa.uint64()], ids=str)
+def test_what_a_scan_passes_over_is_what_no_day_keeps(tmp_path: Path, kind: pa.DataType, unit: str) -> None:
+    """The rows of a Parquet file that are staged are those that reading every row would stage."""
+    per_s = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+    edges = [edge * per_s + step for edge in (0, DAY_S, 2 * DAY_S) for step in (-1, 0, 1)]
+    far = [2**31 - 1, 2**63 - 1, 2**63 // 10**6, 2**64 - 1, -(2**63), -(2**63) // 10**6, -1]
+    low, high = (0, 2**64 - 1) if kind == pa.uint64() else (-(2 ** (kind.bit_width - 1)), 2 ** (kind.bit_width - 1) - 1)
+    times = [*(t for t in (*edges, *far) if low <= t <= high), None]
+    (tmp_path / "data").mkdir()
+    columns = {"user": pa.array(range(len(times))), "item": pa.array([1] * len(times)), "t": pa.array(times, kind)}
+    columns["rating"] = pa.array([1.0] * len(times))
+    pq.write_table(pa.table(columns), tmp_path / "data" / "log.parquet", row_group_size=2)
+    events = {"path": "log.parquet", "format": "parquet", "time": {"column": "t", "unit": unit}}
+    scenario = scenario_in(tmp_path, {f"data.events.{key}": value for key, value in events.items()})
+    start, end = DAY_S * 10**6, 2 * DAY_S * 10**6
+
+    def read(*, whole: bool) -> list[tuple[Any, ...]]:
+        with connect(tmp_path) as connection:
+            files = [tmp_path / "data" / "log.parquet"]
+            reader = Reader(connection, scenario, sources_of(scenario)[0], files, (start, end))
+            return connection.execute(f"SELECT * FROM ({reader._rows(0, whole)}) ORDER BY row").fetchall()
+
+    def staged(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        return [row for row in rows if row[2] is None or start <= row[2] < end]  # row[2]: the time
+
+    every, few = read(whole=True), read(whole=False)
+    assert staged(few) == staged(every) != []
+    assert len(few) < len(every)
 
 
 @pytest.mark.parametrize("path", ["nowhere.csv", "empty", "*.txt", "ds={ds}.csv"])
