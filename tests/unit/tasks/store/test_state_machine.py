@@ -277,7 +277,7 @@ class StoreMachine(RuleBasedStateMachine):
             if ds <= last and (self.found.generation_of(ds), ds, step) not in self.found.commits:
                 self.end_step(step, ds)
         store = self.backend.open()
-        collect(store, garbage(self.scenario, store, len(DAYS)), leftovers(store, idle_s=0), "test")
+        collect(store, garbage(self.scenario, store, None), leftovers(store, idle_s=0), "test")
         self.look()
         proof = verify(self.scenario, store)
         assert proof.problems == proof.replaced == []
