@@ -25,7 +25,14 @@ def place_of(file: Path, *location: str) -> str:
 
 def setting(path: str, value: Any) -> tuple[str, str]:
     """A value that was given on the command line, as the command line has it."""
-    return "--set", f"{path}={json.dumps(value, default=str)}"
+    return "--set", f"{path}={json.dumps(_with_text_keys(value), default=str)}"
+
+
+def _with_text_keys(value: Any) -> Any:
+    """YAML has keys that JSON has not: dates, lists."""
+    if isinstance(value, dict):
+        return {str(key): _with_text_keys(inner) for key, inner in value.items()}
+    return [_with_text_keys(inner) for inner in value] if isinstance(value, list) else value
 
 
 def setting_at(given: Sequence[str], location: Sequence[Any]) -> str | None:

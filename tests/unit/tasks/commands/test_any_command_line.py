@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 
 from tasks.commands.cli import main
-from tests.hostile import FIRST, Line, Workplace, lines
+from tests.hostile import FIRST, YAMLS, Line, Workplace, lines
 
 EXIT_CODES = {0, 2, 3, 4, 5, 6}
 MOVES = ("os.rename", "os.link", "os.symlink")
@@ -107,6 +107,13 @@ def contents(workplace: Workplace) -> dict[Path, int]:
 def test_any_command_line_is_served_or_refused(workplace: Workplace) -> None:
     shutil.rmtree(workplace.folder / "data" / "events")  # a line without a mistake ends at its first step
     drive(workplace, 300)
+
+
+def test_any_yaml_is_a_value_or_refused(workplace: Workplace) -> None:
+    for text in YAMLS:
+        words = ["chain", "log", "-s", "shop", "--json", "--set", f"name={text}", "--set", f"model.bottom=[{text}]"]
+        done = CliRunner().invoke(main, words)
+        assert done.exit_code in EXIT_CODES and isinstance(done.exception, SystemExit | None), (text, done.exception)
 
 
 @pytest.mark.slow
