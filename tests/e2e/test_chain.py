@@ -19,6 +19,8 @@ from tests.small import days, write_day, write_small
 
 FAST = ("ingest", "join", "train")
 
+pytestmark = pytest.mark.slow
+
 
 def recloop(*arguments: str, cwd: Path, check: int | None = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
@@ -83,7 +85,6 @@ def test_day_without_its_parent_is_refused(shop: Path, tmp_path: Path) -> None:
     assert f"recloop run -s {shop} --store {tmp_path} --from 2024-03-01 --to 2024-03-02" in refused["stderr"]
 
 
-@pytest.mark.slow
 def test_killed_at_random_moments_the_digest_is_the_same(
     shop: Path, through_train: tuple[Path, list[str]], tmp_path: Path
 ) -> None:

@@ -166,6 +166,7 @@ def test_an_evaluation_of_an_older_release_is_refused_with_the_remedy(loop, tmp_
         loop.deploy(1, evaluation=folder)
 
 
+@pytest.mark.slow
 def test_a_rollback_holds_the_next_two_days_until_a_person_lifts_it(loop, load_once, capsys):
     loop.register(1)
     loop.deploy(1)

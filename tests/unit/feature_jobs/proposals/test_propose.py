@@ -107,6 +107,7 @@ def test_unknown_data_is_found_out_and_trains_unedited(name: str, tmp_path: Path
     assert all(progressive[task]["auc"] > 0.65 for task in scenario.tasks), progressive
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not MOVIELENS.is_dir(), reason="no MovieLens; recloop fetch brings it")
 def test_movielens_unedited(tmp_path: Path) -> None:
     scenario = proposed(MOVIELENS, tmp_path)

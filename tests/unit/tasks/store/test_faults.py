@@ -65,6 +65,7 @@ def _race(root: Path, number: int, begin) -> None:
     _commit(store, "train", DAYS[0], "same" if number % 2 else "other", parent=None, config=f"c{number % 3}")
 
 
+@pytest.mark.slow
 def test_processes_that_commit_one_day_leave_one_whole_commit(scenario, store, tmp_path):
     """With equal and with other bytes, with equal and with other facts; none of them fails."""
     context = multiprocessing.get_context("fork")

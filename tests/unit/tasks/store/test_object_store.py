@@ -118,7 +118,9 @@ def test_what_a_killed_run_left_is_replaced(objects: RemoteObjects, tmp_path: Pa
     assert files_of(other_machine(objects, tmp_path).fetch(KEY, files)) == files
 
 
-@pytest.mark.parametrize("fault", ["busy", "silent", "reset", "lost answer", "cut answer"])
+@pytest.mark.parametrize(
+    "fault", ["busy", pytest.param("silent", marks=pytest.mark.slow), "reset", "lost answer", "cut answer"]
+)
 def test_a_fault_that_passes_changes_nothing(
     fault: Fault, objects: RemoteObjects, proxy: Proxy, tmp_path: Path
 ) -> None:
@@ -161,7 +163,7 @@ def test_after_a_lost_answer_the_record_decides(objects: RemoteObjects, proxy: P
     assert objects.read(RECORD) == b"ours"
 
 
-@pytest.mark.parametrize("fault", ["busy", "silent", "reset"])
+@pytest.mark.parametrize("fault", ["busy", pytest.param("silent", marks=pytest.mark.slow), "reset"])
 def test_a_store_that_stays_away_ends_with_try_later(fault: Fault, objects: RemoteObjects, proxy: Proxy) -> None:
     os.environ[TIMEOUT] = "0.2"
     objects = RemoteObjects(objects.url, objects.cache)
