@@ -103,7 +103,7 @@ class _Verifier:
     def _unless_replaced(self, place: Place, problems: Iterator[str]) -> Iterator[str]:
         """Without what concerns an output that the newest generation has computed again: that was the remedy."""
         holder = holder_of(place.ds, self.generations) if self.generations else place.generation
-        if place._replace(generation=holder) in self.places and holder > place.generation:
+        if holder > place.generation and place._replace(generation=holder) in self.places:
             self.replaced += [f"{problem} (generation {holder} holds it now)" for problem in problems]
         else:
             yield from problems
