@@ -2,10 +2,10 @@
 SCENARIO ?= movielens
 DAYS ?= 5
 DATA ?=
-JOBS ?= 2
+JOBS ?= 3
 ROLES ?= step airflow mlflow notebook $(if $(LOCAL),local-services)
 PYTHON_IN := .venv/bin/python
-# The tests of containers start first: one worker runs them all, and they take longest.
+# Three workers for two cores: one runs all tests of containers, which start first and mostly wait for other processes.
 SHARES := --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
@@ -39,7 +39,7 @@ test-containers: environment ## only the tests that need a container engine
 	@$(PYTHON_IN) -m pytest -m container
 
 test-fast: environment ## tests under ten seconds each
-	@$(PYTHON_IN) -m pytest -n $(JOBS) $(SHARES) -m "not slow and not airflow and not gpu and not container"
+	@$(PYTHON_IN) -m pytest -n 2 $(SHARES) -m "not slow and not airflow and not gpu and not container"
 
 dvc: environment ## run the scenario's days with `dvc repro`
 	@.venv/bin/dvc repro

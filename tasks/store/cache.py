@@ -51,6 +51,9 @@ class Cache:
                 (self.root / name).mkdir(parents=True, exist_ok=True, mode=0o700)
             except OSError as error:
                 raise BadInputError(f"{self.root / name}: {error.strerror}; set {FOLDER} to a folder") from None
+        # Of killed processes, as those that live hold the lock.
+        for leftover in self._names("incoming"):
+            self._remove(leftover)
 
     def work_for(self, url: str) -> Path:
         """The folder for scratch of a scenario's runs, on the file system of the entries."""
@@ -99,9 +102,6 @@ class Cache:
 
     def make_room(self, num_bytes: int) -> None:
         """Removes the entries that were not used for the longest time, until `num_bytes` more are within the bound."""
-        # Of killed processes, as those that live hold the lock.
-        for leftover in self._names("incoming"):
-            self._remove(leftover)
         sizes = {digest: _size(self._entry(digest)) for digest in self._names("entries")}
         left = sum(sizes.values())
         for digest in sorted(sizes, key=self._last_use):

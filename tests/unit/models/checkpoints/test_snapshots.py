@@ -49,7 +49,7 @@ def in_a_child(work):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_killed_at_fifty_random_moments_the_bytes_are_the_same(tmp_path, precision):
+def test_killed_at_random_moments_the_bytes_are_the_same(tmp_path, precision):
     scenario = every_state(tmp_path, precision)
     parent = tmp_path / "parent"
     parent.mkdir()
@@ -68,7 +68,7 @@ def test_killed_at_fifty_random_moments_the_bytes_are_the_same(tmp_path, precisi
     wanted = digests(output)
     shutil.rmtree(resume)
     rng, killed, went_on = random.Random(50), 0, 0
-    while killed < 50:
+    while killed < 25:
         pid = in_a_child(train)
         time.sleep(rng.uniform(0.2, 0.9) * whole_s)
         os.kill(pid, signal.SIGKILL)
@@ -80,7 +80,7 @@ def test_killed_at_fifty_random_moments_the_bytes_are_the_same(tmp_path, precisi
             assert os.waitstatus_to_exitcode(status) == 0
             assert digests(output) == wanted
             shutil.rmtree(resume)
-    assert went_on > 25
+    assert went_on > 12
     os.waitpid(in_a_child(train), 0)
     assert digests(output) == wanted
 

@@ -25,7 +25,7 @@ from tests.unit.tasks.store.backends import BACKENDS, Backend
 from tests.unit.tasks.store.checker import check
 from tests.unit.tasks.store.tiny import DAYS, SOURCE, STEPS_OF_A_DAY, Direct, Registry, tiny_scenario, use_tiny_steps
 
-FAST, SLOW = 97, 5  # every 97th point, and every 5th one
+FAST, SLOW = 97, 11  # every 97th point, and every 11th one
 
 
 class Loop:
