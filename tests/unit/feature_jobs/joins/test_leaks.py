@@ -84,7 +84,7 @@ def test_an_entity_lookup_that_sees_the_future_is_caught_by_the_audit(
     scenario = scenario_in(tmp_path, CHANGES)
     today, history = two_days(tmp_path)
 
-    def broken(self: event_log.EventLog, codes: Any, codes_entity: Any, valid_from: Any) -> Any:
+    def broken(self: event_log.EventLog, name: str, codes: Any, codes_entity: Any, valid_from: Any) -> Any:
         return np.where(codes >= 0, len(valid_from) - 1, -1)  # the newest of all time
 
     monkeypatch.setattr(event_log.EventLog, "_newest_before", broken)
