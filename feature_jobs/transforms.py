@@ -249,7 +249,7 @@ _SCALES = {
 def _bucketize(scaled: npt.NDArray[np.float64], buckets: int) -> pa.Array:
     finite = np.isfinite(scaled)
     steps = np.floor(np.where(finite, scaled, 0.0) * buckets)
-    # A cast of a float beyond int64 is undefined, and processors differ in what they make of it.
+    # A cast of a float beyond int64 is undefined, and its result differs between processors.
     return pa.array(np.clip(steps, -(2**53), 2**53).astype(np.int64), mask=~finite)
 
 

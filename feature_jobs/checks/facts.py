@@ -1,4 +1,4 @@
-"""What `recloop check` found on the way, as its --json prints it."""
+"""Facts that `recloop check` found, as its --json prints them."""
 
 from __future__ import annotations
 

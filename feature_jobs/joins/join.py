@@ -1,4 +1,4 @@
-"""Join: every event of a day with what was known strictly before it, and with its labels.
+"""Join: every event of a day with the features known strictly before it, and with its labels.
 
 Same-row features are expressions over the event and its entities. Trailing features look at earlier events, those of
 the trailing days and the day's own (`feature_jobs.joins.trailing`). An event sees only events that are strictly
@@ -143,7 +143,7 @@ def _refuse_bare_times(scenario: Scenario) -> None:
 
 
 def _same_row_expressions(name: str, feature: SameRow | Trailing) -> list[tuple[str, str]]:
-    """Fields and expressions that are computed on the very row: all but what trailing features look back at."""
+    """Fields and expressions that are computed on the row itself: all but those over past events."""
     match feature:
         case CrossFeature():
             return [(f"of[{i}]", part) for i, part in enumerate(feature.of)]
@@ -274,13 +274,13 @@ def _all_trailing(log: EventLog) -> tuple[dict[str, pa.Array], dict[str, Ints], 
 
 
 def _bounds(scenario: Scenario, feature: Trailing, expressions: Iterable[str]) -> Bounds:
-    """How far back the feature looks, and how fresh what it looks at may be."""
+    """Returns the window of the feature, and the least age of the events that it may see."""
     lookback_s = scenario.join.lookback_days * 86_400
     window_s = feature.window_s if isinstance(feature, TrailingFeature) else None
     is_outcome = not outcome_columns(scenario).isdisjoint(set().union(*map(columns_of, expressions)))
     return Bounds(
         min(window_s or lookback_s, lookback_s) * 1_000_000,
-        # What an event was is known at once; what came of it only after the delay.
+        # An event's own columns are known at once; its outcomes only after the delay.
         scenario.join.label_delay_s * 1_000_000 if is_outcome else 0,
     )
 
@@ -371,7 +371,7 @@ def _facts(scenario: Scenario, samples: pa.Table, log: EventLog, gaps: dict[str,
 
     def missing(column: pa.ChunkedArray) -> float:
         num = column.null_count
-        # A list is never null in the samples; the empty one is what lacks a value.
+        # A list is never null in the samples; an empty one means a missing value.
         if pa.types.is_list(column.type):
             num = pc.sum(pc.equal(pc.list_value_length(column), 0)).as_py() or 0
         return float(round(num / samples.num_rows, 6))
