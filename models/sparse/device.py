@@ -129,7 +129,7 @@ def moves(optimizer: Optimizer, gradient_UD: Tensor, state_UK: Tensor, step: Ste
 
 
 def has_triton() -> bool:
-    """Whether Triton is installed."""
+    """Says if Triton is installed."""
     return importlib.util.find_spec("triton") is not None
 
 
