@@ -220,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for mode in given.modes:
             work = Path(name) / mode.replace(" ", "-")
             work.mkdir()
-            # One for each mode: the number of a version depends on what was registered before it.
+            # One for each mode: the number of a version depends on earlier registrations.
             with mlflow_server(work / "mlflow") as mlflow:
                 if mode == "kubernetes":
                     store, seconds = run_pods(scenario, days, given.tag, mlflow, objects)

@@ -71,7 +71,7 @@ class AirflowApi:
         return self._token
 
     def has_dag(self, dag_id: str) -> bool:
-        """Whether Airflow has parsed the DAG."""
+        """Says if Airflow has parsed the DAG."""
         found = self.call("GET", "/dags", dag_id_pattern=dag_id, limit=100)
         return any(dag["dag_id"] == dag_id for dag in found["dags"])
 
@@ -84,11 +84,11 @@ class AirflowApi:
         self.call("PATCH", f"/dags/{dag_id}", {"is_paused": False})
 
     def is_paused(self, dag_id: str) -> bool:
-        """Whether the DAG's new tasks are held back."""
+        """Says if the DAG's new tasks are held back."""
         return bool(self.call("GET", f"/dags/{dag_id}")["is_paused"])
 
     def scheduler_health(self) -> str:
-        """`healthy`, or what Airflow says instead."""
+        """`healthy`, or another status from Airflow."""
         return str(self.call("GET", "/monitor/health")["scheduler"]["status"])
 
     def pools(self) -> list[Pool]:

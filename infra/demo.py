@@ -1,6 +1,6 @@
-"""`make demo`: runs days of a scenario in a real Airflow with MLflow on this machine, and shows what they gave.
+"""`make demo`: runs days of a scenario in a real Airflow with MLflow on this machine, and shows their results.
 
-`make down` ends the servers. A second call reuses what runs and what is done.
+`make down` ends the servers. A second call reuses running servers and finished days.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def first_days(scenario: Scenario, num_days: int) -> list[str]:
 
 
 def _fetch(scenario: Scenario) -> subprocess.Popen[bytes] | None:
-    """Begins to fetch the data, if the scenario says from where; files that are there already are kept."""
+    """Begins to fetch the data, if the scenario names a source; files that are there already are kept."""
     if scenario.data.fetch is None:
         return None
     command = [sys.executable, "-P", "-m", "tasks", "fetch", "--scenario", str(scenario.file)]
