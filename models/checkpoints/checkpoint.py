@@ -155,10 +155,10 @@ def load(folder: Path) -> Ranker:
 def restore(ranker: Ranker, folder: Path) -> Restored:
     """Restores a new ranker from a parent checkpoint.
 
-    Dense parameters and their optimizer state are matched by name, tables by namespace. Parts missing in the parent keep
-    their initial values, but the first-layer weights of a new feature are zero, so that it changes no score before it
-    is learned. If the embedding dimension changed, the first columns are kept. Raises CorruptError if the parent is not
-    readable.
+    Dense parameters and their optimizer state are matched by name, tables by namespace. Parts missing in the parent
+    keep their initial values, but the first-layer weights of a new feature are zero, so that it changes no score before
+    it is learned. If the embedding dimension changed, the first columns are kept. Raises CorruptError if the parent is
+    not readable.
     """
     facts = read_facts(folder)
     try:

@@ -115,7 +115,7 @@ def _security(spec: dict[str, Any], container: dict[str, Any]) -> list[str]:
 
 
 def _give_to_group(folder: Path, group: int) -> None:
-    """What fsGroup with fsGroupChangePolicy OnRootMismatch does to a volume that is mounted."""
+    """Does the same to a mounted volume as fsGroup with fsGroupChangePolicy OnRootMismatch."""
     if folder.stat().st_gid != group:
         subprocess.run(["chgrp", "--recursive", str(group), folder], check=True)
         subprocess.run(["chmod", "--recursive", "g+rwX", folder], check=True)

@@ -84,7 +84,7 @@ def library(folder: Path, num_rows: int = 5000) -> None:
 
 
 def ads(folder: Path, num_rows: int = 6000) -> None:
-    """An ad log in Parquet parts: nanoseconds, a boolean label, cookies as text, a bid, what was paid afterwards."""
+    """An ad log in Parquet parts: nanoseconds, a boolean label, cookies as text, a bid, the price paid afterwards."""
     drawn = taste(num_rows, 200, 40, seed=3)
     table = pa.table(
         {

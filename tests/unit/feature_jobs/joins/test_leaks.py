@@ -1,4 +1,4 @@
-"""Planted leaks: features and lookups that see what was not known yet are refused."""
+"""Planted leaks: features and lookups that see a value too early are refused."""
 
 from __future__ import annotations
 

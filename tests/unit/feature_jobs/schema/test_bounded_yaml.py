@@ -1,4 +1,4 @@
-"""YAML whose text is short and whose meaning is not, and what else ruamel would take long for or break on."""
+"""YAML whose text is short and whose meaning is not, and other texts that ruamel is slow for or breaks on."""
 
 from pathlib import Path
 

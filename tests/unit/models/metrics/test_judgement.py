@@ -1,4 +1,4 @@
-"""Judgements: what is known of a difference, and when nothing is."""
+"""Judgements of a difference, known and unknown."""
 
 import json
 import math

@@ -276,7 +276,7 @@ def test_rollback(tmp_path, mlflow_uri):
 
 
 def test_report(tmp_path):
-    """It reads what days committed, whatever a release or a bug of a step wrote there."""
+    """It reads the outputs of days, also those of another release or of a step with a bug."""
     scenario = little_scenario(tmp_path)
     metrics = tmp_path / "checkpoint" / "metrics.json"
     metrics.parent.mkdir()
