@@ -101,7 +101,7 @@ def as_floats(values: pa.Array, name: str) -> pa.Array:
 
 
 def flattened(lists: pa.Array, name: str) -> tuple[pa.Array, Ints]:
-    """The elements of all lists, and where each row's begin [N + 1]."""
+    """The elements of all lists, and the offsets of the rows' lists [N + 1]."""
     lists = plain(lists)
     if not _is_list(lists.type):
         raise BadInputError(f"feature column {name!r}: {lists.type} values are not lists of ids; give lists")

@@ -22,7 +22,7 @@ _ALLOWED = "comparisons, and/or/not, + - * / // %, in [..], is None, numbers, st
 
 @dataclass(frozen=True)
 class Function:
-    """A function of expressions: how many arguments it takes (`most` None: any number) and one line of help."""
+    """A function of expressions: the number of its arguments (`most` None: any) and one line of help."""
 
     least: int
     most: int | None

@@ -165,7 +165,7 @@ class EventLog:
         try:
             return _select(self._database, sql)
         except duckdb.Error:
-            for place, expression in expressions.items():  # again, one by one: which of them was it?
+            for place, expression in expressions.items():  # again, one by one, to name the one that fails
                 try:
                     _select(self._database, {place: sql[place]})
                 except duckdb.Error as error:

@@ -59,8 +59,8 @@ class LabelFacts(TypedDict):
 
 
 class JoinFacts(TypedDict):
-    """Content of join.json. `smallest_gap_us`: how much older than its event the newest source of a value was, at
-    least, by entity and by feature; None where no value had a source."""
+    """Content of join.json. `smallest_gap_us`: least time from the newest source of a value to its event, by
+    entity and by feature; None where no value had a source."""
 
     rows: int
     history_rows: int
@@ -257,7 +257,7 @@ def _condition(values: pa.Array, place: str) -> Bools:
 
 
 def _all_trailing(log: EventLog) -> tuple[dict[str, pa.Array], dict[str, Ints], dict[str, int]]:
-    """Columns of trailing features, the newest source time behind each value, and how old each source must be (µs)."""
+    """Columns of trailing features, the newest source time behind each value, and the least age of each source (µs)."""
     features = {name: f for name, f in log.scenario.features.items() if isinstance(f, Trailing)}
     places = {place: e for name, f in features.items() for place, e in _looks_at(name, f).items()}
     # Reversed, so that the first place of an expression wins: a message then names that one.

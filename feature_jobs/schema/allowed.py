@@ -69,7 +69,7 @@ class Rule:
 
 
 def rule_at(document: Any, location: Sequence[Any]) -> tuple[Rule, int]:
-    """The rule at a place of a document, and how many parts of the location lead to it.
+    """The rule at a place of a document, and the number of the location's parts that lead to it.
 
     Parts that the schema does not know are left: an unknown key, or the branch of a union, which pydantic adds.
     """

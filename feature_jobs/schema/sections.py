@@ -138,8 +138,8 @@ class Ingest(Section):
 
 
 class Join(Section):
-    """`lookback_days`: how far trailing features look back. `label_delay_s`: how long after an event its outcome is
-    known; trailing features that look at outcomes see only events at least that old."""
+    """`lookback_days`: days that trailing features look back. `label_delay_s`: seconds from an event until its outcome
+    is known; trailing features that look at outcomes see only events at least that old."""
 
     lookback_days: NumDays = 30
     label_delay_s: Annotated[Whole, Field(ge=0, le=315_360_000)] = 0
@@ -203,14 +203,14 @@ class Train(Section):
     weights stay float32; float16 scales the loss dynamically; auto takes the faster of bfloat16 and float32 on the
     processor or GPU that trains the day, so that digests depend on it. Steps whose gradient is not finite are skipped,
     and counted.
-    `snapshot_rows`: how often, in rows, a day's training notes where it is; a killed one goes on from there.
+    `snapshot_rows`: rows of a day's training between two snapshots; a killed one goes on from the last.
 
-    `device`: where the dense part is computed; auto: a GPU if there is one. `cache_rows`: of the embeddings, how many
-    are held where they are learned, in memory or (not set: as many as fit) on the GPU; the others lie in a file of
+    `device`: the device of the dense part; auto: a GPU if there is one. `cache_rows`: number of embedding rows that are
+    held beside the computation, in memory or (not set: as many as fit) on the GPU; the others lie in a file of
     `rows_folder` (not set: beside the checkpoint; with a GPU: in host memory). A cache changes no bit.
 
     `backend: torchrec` shards the tables over processes, see `distributed`; each computes its share of a batch in one
-    piece, on the CPU; `device` is then where the tables are. It knows no `clip_norm`, no `cache_rows` and no `adam`.
+    piece, on the CPU; `device` is then that of the tables. It knows no `clip_norm`, no `cache_rows` and no `adam`.
     """
 
     learning_rate: Annotated[Number, Field(gt=0, le=1_000)] = 0.001
@@ -299,8 +299,8 @@ class Deploy(Section):
     may be, at the scenario's confidence.
 
     A comparison of fewer than `min_rows` rows (`min_segment_rows` in a segment), or of fewer than `min_positives`
-    positives or negatives, is unknown. `when_unsure` says what happens to a version that no gate refuses, but that
-    could not be judged. `after_rollback`: whether later days may promote before a person lifts the hold."""
+    positives or negatives, is unknown. `when_unsure`: promote or hold a version that no gate refuses, but that could
+    not be judged. `after_rollback`: let later days promote, or hold them until a person lifts the hold."""
 
     model: ModelName | None = None
     max_auc_drop: Tolerance = 0.01

@@ -54,8 +54,8 @@ def leave_out(scenario: Scenario, folder: Path, users: Users, output: Path) -> D
     """Writes the day to `output` without the rows and ids of these users; returns the counts as ingest does.
 
     The files are those that ingest would have written if they had never been in the source. The counts are, too, but
-    for exact duplicates: how many of the day's duplicates were theirs is not known any more, and rows that become equal
-    without an id stay. Raises BadInputError where no events are left.
+    for exact duplicates: the number of theirs is not known any more, and rows that become equal without an id stay.
+    Raises BadInputError where no events are left.
     """
     (output / "entities").mkdir(parents=True, exist_ok=True)
     for file in (folder / "entities").iterdir():
@@ -99,8 +99,8 @@ def names_one_of(text: str, users: Users) -> bool:
 
 @dataclass(frozen=True)
 class _Cleaned:
-    """A table without users: `is_named` says of each row before whether it named one of them, `num_gone` how many of
-    these went as a whole. `ids`, `elsewhere`: see Found."""
+    """A table without users. `is_named`: mask of the earlier rows that named one of them. `num_gone`: number of these
+    that went as a whole. `ids`, `elsewhere`: see Found."""
 
     table: pa.Table
     is_named: Bools
@@ -177,7 +177,7 @@ def _needed(table: Events | Entity, *keys: str) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class _Hits:
-    """Values of a column, those in lists one by one, that are ids: which rows have them, which ids, and how many."""
+    """Values of a column, those in lists one by one, that are ids: their rows, the ids, and their number."""
 
     is_hit: Bools
     in_rows: Bools

@@ -138,7 +138,7 @@ class Reader:
             )
 
     def span(self) -> tuple[int | None, int | None, int]:
-        """Newest time before the window, oldest after it (µs), and how many rows of all times can be read."""
+        """Newest time before the window, oldest after it (µs), and the number of readable rows of all times."""
         start, end = self.window
         # DuckDB rejects a line only for the columns that it reads: a plain count(*) would count broken lines as well.
         every = f"hash({', '.join(f'c{i}' for i in range(len(self.source.columns)))})"

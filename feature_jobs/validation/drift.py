@@ -45,7 +45,7 @@ class Sketch(TypedDict):
 
 
 class LabelCounts(TypedDict):
-    """Rows whose label is known, and how many of them are 1."""
+    """Number of rows whose label is known, and of those whose label is 1."""
 
     known: int
     positives: int
@@ -143,7 +143,7 @@ def _profile(frame: pd.DataFrame, kinds: Mapping[str, Kind], scenario: Scenario)
 
 
 def _columns(frame: pd.DataFrame, scenario: Scenario) -> dict[str, Kind]:
-    """The columns to watch, and whether each is a number or an id."""
+    """The columns to watch, each a number or an id."""
     kinds = {name: feature.kind for name, feature in scenario.features.items()}
     named = scenario.validate_.drift_columns
     for name in named:
