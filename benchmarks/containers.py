@@ -146,7 +146,7 @@ def cells(scenario: Scenario, store: str, seconds: Mapping[Any, float]) -> Cells
 
 
 def print_table(by_mode: Mapping[str, Cells]) -> bool:
-    """Returns whether all modes have the same digests."""
+    """Returns True if all modes have the same digests."""
     first = next(iter(by_mode.values()))
     print(f"\n{'day':<11}{'step':<10}{'digest':<14}" + "".join(f"{mode:>12}" for mode in by_mode))
     same = True

@@ -102,8 +102,8 @@ class AirflowApi:
             self.call("POST", "/pools", {"name": name, "slots": slots, "description": description})
 
     def backfill(self, dag_id: str, first: str, last: str, conf: dict[str, Any], *, reprocess: str) -> None:
-        """Runs days oldest first, one at a time. `first`, `last`: moments in ISO 8601. `reprocess`: which existing runs
-        to repeat: `none`, `failed` or `completed`."""
+        """Runs days oldest first, one at a time. `first`, `last`: moments in ISO 8601. `reprocess`: existing runs to
+        repeat: `none`, `failed` or `completed`."""
         body = {
             "dag_id": dag_id,
             "from_date": first,

@@ -128,7 +128,7 @@ class Backfill:
                 console.print(line, markup=False, soft_wrap=True)
 
     def _poll(self) -> bool:
-        """Reads the state of the runs; returns whether all have ended."""
+        """Reads the state of the runs; returns True if all have ended."""
         runs = self.api.runs(self.dag_id, self._first, self._last)
         for run in runs:
             ds = self._ds(run)

@@ -123,7 +123,7 @@ def _print_addresses(local: Local, scenario: Scenario, console: Console) -> None
 
 
 def _print_failures(failed: list[Task], dag_id: str, local: Local, console: Console) -> int:
-    """Prints which steps failed, why, and where their logs are; returns the exit code."""
+    """Prints the steps that failed, the reasons, and the paths of their logs; returns the exit code."""
     for task in failed:
         reason, log = failure_of(task, dag_id, local.home / "airflow" / "logs")
         console.print(f"{task.ds}: {reason}\n  log: {log}", style="red", markup=False, soft_wrap=True)

@@ -99,7 +99,7 @@ def demo_facts(scenario: Scenario, store: ScenarioStore, days: Sequence[str]) ->
 
 
 def print_days(scenario: Scenario, facts: DemoFacts, console: Console) -> None:
-    """The table of the days, and which version serves after them."""
+    """The table of the days, and the version that serves after them."""
     console.print(table_of(scenario, facts["days"]), crop=False)  # a reason names commands: whole lines
     champion = facts["champion"]
     if champion:

@@ -6,7 +6,7 @@ checkpoint.json        scenario, day, parent, tasks, architecture, layout, steps
 dense.safetensors      parameters and running moments, by name
 embeddings.safetensors keys [R] ascending, their tables [R], weights [R, D]; default rows [T, D]
 optimizer.safetensors  dense: AdamW moments by parameter name, and the residual of a compressed gradient ("/rest");
-                       embeddings: optimizer state [R, K], the day each row was last seen and how often [R], state of
+                       embeddings: optimizer state [R, K], the last day and the count of each row [R], state of
                        default rows [T, K], the sketch of rare ids
 """
 
@@ -44,7 +44,7 @@ FILES = CHECKPOINT, DENSE, EMBEDDINGS, OPTIMIZER = (
 
 
 class DenseChanges(TypedDict):
-    """Dense tensors by name: how many were restored, and which are new, of another shape or dropped."""
+    """Dense tensors: number of restored ones, and names of those that are new, of another shape or dropped."""
 
     restored: int
     new: list[str]

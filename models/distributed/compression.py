@@ -155,7 +155,7 @@ class GradientExchange:
         gradient_WC = functional.pad(gradient_N, (0, peers.size * width - num_weights)).view(peers.size, width)
         message_WB = codec.encode(gradient_WC)
         residual_WC = gradient_WC - codec.decode(message_WB)
-        # At full precision: by the sum of the losses all processes decide alike whether the step is skipped.
+        # At full precision: by the sum of the losses all processes decide alike to take or skip the step.
         loss_WB = loss.view(torch.uint8).expand(peers.size, LOSS_BYTES)
         received_WB = peers.all_to_all(torch.cat([loss_WB, message_WB], 1))
         loss_W = received_WB[:, :LOSS_BYTES].contiguous().view(torch.float32).flatten()

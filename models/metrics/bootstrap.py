@@ -17,7 +17,7 @@ MAX_ROWS = 200_000  # beyond it a seeded sample of rows gives the width, scaled 
 class Interval(NamedTuple):
     """A difference of AUCs, challenger minus champion, with its confidence interval. NaN where it is undefined.
 
-    The interval alone does not say whether enough rows were compared: see models.metrics.judgement. `draws_left_out`:
+    The interval alone does not say if enough rows were compared: see models.metrics.judgement. `draws_left_out`:
     resamples that held one class only.
     """
 

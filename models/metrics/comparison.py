@@ -88,7 +88,7 @@ def compare(
 ) -> Comparison:
     """Judges the challenger against the champion on the rows whose label is known.
 
-    `needs` and `max_drop` decide the judgement: how much must be compared, and how far the AUC may fall.
+    The judgement follows from `needs`, the least data, and `max_drop`, the largest fall of the AUC that is allowed.
     """
     known_N = ~np.isnan(labels_N)
     labels_N, challenger_N, users_N = labels_N[known_N], challenger_N[known_N], users_N[known_N]

@@ -38,7 +38,7 @@ def as_tensor(array: npt.NDArray[Any]) -> Tensor:
 
 
 class DeviceRows:
-    """All rows in tensors of a fixed size. `fused`: whether to use Triton's kernels (default: on CUDA)."""
+    """All rows in tensors of a fixed size. `fused`: use Triton's kernels (default: on CUDA)."""
 
     def __init__(
         self, dim: int, optimizer: Optimizer, num_rows: int, device: torch.device, *, fused: bool | None = None

@@ -157,7 +157,7 @@ def score(checkpoint: Path, samples: pa.Table) -> dict[str, Floats]:
 
 @dataclass
 class _Day:
-    """The samples of a day, learned and scored by ranges of rows. `position`: how far it has learned."""
+    """The samples of a day, learned and scored by ranges of rows. `position`: its progress."""
 
     scenario: Scenario
     ds: str

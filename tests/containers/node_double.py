@@ -19,7 +19,7 @@ UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 
 class NodeDouble(ClusterDouble):
     """`claims`: the folder of each persistent volume claim. `secrets`: name → key → value, also kept as files in
-    `folder`. `environment` is added to every container's: where MLflow and the object store are here."""
+    `folder`. `environment` is added to every container's: the addresses of MLflow and the object store."""
 
     def __init__(
         self,

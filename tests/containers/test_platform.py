@@ -143,7 +143,7 @@ def store(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="module")
 def ran(platform: Platform) -> dict[tuple[str, str], str]:
-    """The shop's days, run by the platform: how each task ended, or why it failed, and whether in a container."""
+    """The shop's days, run by the platform: each task's end, or reason of failure, and if it ran in a container."""
     scenario = load_scenario(platform.project / "scenarios" / "shop.yaml")
     backfill = Backfill(platform.airflow, scenario, DAYS, None)
     backfill.await_dag()

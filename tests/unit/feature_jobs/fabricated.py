@@ -20,7 +20,7 @@ NUM_DAYS = 6
 
 
 def taste(num_rows: int, num_users: int, num_items: int, seed: int) -> dict[str, np.ndarray]:
-    """Rows in time order with a user, an item, seconds since the start, and whether the user wanted the item."""
+    """Rows in time order with a user, an item, seconds since the start; `wanted`: the user wanted the item."""
     random = np.random.default_rng(seed)
     users = random.integers(0, num_users, num_rows)
     items = (num_items * random.random(num_rows) ** 2).astype(np.int64)

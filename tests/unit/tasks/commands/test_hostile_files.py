@@ -35,7 +35,7 @@ def ends_with_4(done: Result, case: str, place: str) -> None:
 
 
 def tried(cases: Cases, file: Path, call: Callable[[], Result], place: str) -> int:
-    """Calls with each wrong content of the file; how many there were."""
+    """Calls with each wrong content of the file; returns their number."""
     kept, number = file.read_bytes(), 0
     for name, change in cases:
         number += 1

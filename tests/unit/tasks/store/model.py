@@ -130,7 +130,7 @@ def expected_of_resume(found: Found) -> Expected:
 
 
 def expected_of_replay(found: Found, ds: str) -> Expected:
-    """`digest` says whether it goes on with the newest generation."""
+    """`digest` says if it goes on with the newest generation."""
     current = {(day, step) for g, day, step in found.commits if found.generation_of(day) == g}
     today = DAYS.index(ds)
     if not current:
