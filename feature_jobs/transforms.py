@@ -1,9 +1,9 @@
 """Encodes rows of features into the inputs of the network. Training and serving share this code.
 
 A `Layout` lists the columns of a scenario's enabled features that are embedded as one id (slots) or as several ids
-(bags), and those that are numbers. `encode` applies it to a table. Ids become 64-bit keys; each feature has a namespace,
-so that equal ids of two features get different keys unless `table` joins them. Numbers are scaled. Nothing is fitted
-here, so no state can differ between training and serving. Needs only numpy and pyarrow.
+(bags), and those that are numbers. `encode` applies it to a table. Ids become 64-bit keys; each feature has a
+namespace, so that equal ids of two features get different keys unless `table` joins them. Numbers are scaled. Nothing is
+fitted here, so no state can differ between training and serving. Needs only numpy and pyarrow.
 """
 
 from __future__ import annotations

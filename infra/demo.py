@@ -133,7 +133,7 @@ def _print_failures(failed: list[Task], dag_id: str, local: Local, console: Cons
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--scenario", default="movielens", help="a scenario of scenarios/")
-    parser.add_argument("--days", type=int, default=5, help="how many of its days")
+    parser.add_argument("--days", type=int, default=5, help="number of its days")
     parser.add_argument("--data", help="folder of its logs, instead of fetching them")
     parser.add_argument("--home", default=".recloop", help="where the store and the servers' files go")
     return parser
