@@ -2,8 +2,8 @@
 
 A `Layout` lists the columns of a scenario's enabled features that are embedded as one id (slots) or as several ids
 (bags), and those that are numbers. `encode` applies it to a table. Ids become 64-bit keys; each feature has a
-namespace, so that equal ids of two features get different keys unless `table` joins them. Numbers are scaled. Nothing is
-fitted here, so no state can differ between training and serving. Needs only numpy and pyarrow.
+namespace, so that equal ids of two features get different keys unless `table` joins them. Numbers are scaled. Nothing
+is fitted here, so no state can differ between training and serving. Needs only numpy and pyarrow.
 """
 
 from __future__ import annotations
