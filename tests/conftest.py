@@ -1,4 +1,4 @@
-"""Property tests: which examples they draw.
+"""Property tests: the choice of their examples.
 
 The default profile derives its examples from the test itself. Hypothesis adds constants of the modules that are loaded,
 so the examples may also depend on which test files ran before in the process; each failure therefore prints a

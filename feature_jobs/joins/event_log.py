@@ -164,7 +164,7 @@ class EventLog:
         try:
             return _select(self._database, sql)
         except duckdb.Error:
-            for place, expression in expressions.items():  # again, one by one: which of them was it?
+            for place, expression in expressions.items():  # again, one by one, to name the one that fails
                 try:
                     _select(self._database, {place: sql[place]})
                 except duckdb.Error as error:
@@ -217,7 +217,7 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _plain(values: pa.Array) -> pa.Array:
-    """Numbers as int64 or float64, whatever width the database chose."""
+    """Numbers as int64 or float64; the database may have chosen another width."""
     if pa.types.is_integer(values.type):
         return values.cast(pa.int64())
     if pa.types.is_decimal(values.type) or pa.types.is_floating(values.type) or pa.types.is_null(values.type):

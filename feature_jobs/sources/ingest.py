@@ -1,4 +1,4 @@
-"""Ingest: one day of the source as typed, checked, ordered Parquet, and what became of every row.
+"""Ingest: one day of the source as typed, checked, ordered Parquet, with an account of every row.
 
 Each row read ends in exactly one place: the events (or entity), the duplicates (counted), or the quarantine with a
 reason. A row whose time cannot be read belongs to the day of its partition; in files without a day it belongs to no
@@ -34,7 +34,7 @@ _LONG_AGO = -(2**62)  # µs: before any time of an entity
 
 
 class TableCounts(TypedDict):
-    """What became of the rows of one table; `reasons` holds the most frequent ones, without the cells' values."""
+    """Counts of one table's rows by outcome; `reasons` holds the most frequent ones, without the cells' values."""
 
     rows_read: int
     rows: int
@@ -63,7 +63,7 @@ def ingest_day(scenario: Scenario, ds: str, output: Path) -> DayCounts:
     landed: dict[str, TableCounts] = {}
     quarantine: list[pa.Table] = []
     events, *entities = sources_of(scenario)
-    # In the output folder, for what does not fit into memory: a container's /tmp is memory itself.
+    # DuckDB spills to the output folder: a container's /tmp is memory itself.
     with tempfile.TemporaryDirectory(dir=output, prefix=".scratch-") as scratch:
         for source in [events, *entities]:
             # A connection for each table: the zone of times without an offset is a setting of it.
@@ -138,7 +138,7 @@ class _Landing:
     def _quarantine_conflicts(self, key_name: str) -> int:
         """Keeps the first row of each key (and time), quarantines those that say something else; returns how many."""
         key = f"c{self.source.place_of(key_name)}"
-        # Nobody knows which of the rows is right; what counts is that every run keeps the same.
+        # Nobody knows which of the rows is right; it matters only that every run keeps the same one.
         others = self._repeated("good", [key, "time"], "others")
         if others:
             packed = ", ".join(f"{quote(name)} := c{i}" for i, name in enumerate(self.source.columns))

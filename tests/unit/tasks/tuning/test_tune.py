@@ -455,7 +455,7 @@ def test_trial_zero_has_the_values_that_serve_and_trial_one_the_scenarios_own(ch
     assert [t["params"]["train.learning_rate"] for t in proposal["trials"][:2]] == [0.03, 0.00001]
     assert proposal["champion_value"] == proposal["trials"][0]["value"] > proposal["trials"][1]["value"]
     if not proposal["better"]:
-        assert proposal["changes"] == {}  # the scenario differs from what serves, but nothing was found to be better
+        assert proposal["changes"] == {}  # the scenario differs from the serving one, but nothing better was found
     else:
         assert proposal["changes"]["train.learning_rate"]["old"] == 0.00001
 
