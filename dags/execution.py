@@ -1,4 +1,4 @@
-"""How an Airflow task runs a step's command: the interface, and its simplest form, a process beside the worker.
+"""Execution of a step's command by an Airflow task: the interface, and its simplest form, a process beside the worker.
 
 tasks/run/modes.py chooses one by `RECLOOP_EXECUTION`, which is read when a task runs, never when Airflow parses a DAG.
 """

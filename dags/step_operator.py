@@ -175,7 +175,7 @@ def reason_of(errors: Sequence[str], code: int) -> str:
 
 
 def signal_of(code: int) -> str:
-    """What an exit code says of the signal that ended the step; empty where it says nothing."""
+    """Explains the signal that ended the step, from its exit code; empty where the code is not of a signal."""
     number = -code if code < 0 else code - KILLED
     with contextlib.suppress(ValueError):
         found = signal.Signals(number)

@@ -1,4 +1,4 @@
-"""When a scenario's DAGs run: one run for each day of the data, named by that day."""
+"""Timetable of a scenario's DAGs: one run for each day of the data, named by that day."""
 
 from __future__ import annotations
 
