@@ -125,13 +125,13 @@ class Cache:
         return place
 
     def _is_proven(self, digest: str, files: Files) -> bool:
-        """Whether the entry is as committed; it is then held."""
+        """Says if the entry is as committed; it is then held."""
         # Waits here while another process fetches the entry.
         lock = self._lock(digest, fcntl.LOCK_SH)
         return lock is not None and self._hold_if(digest, lock, lambda: self._is_whole(digest, files))
 
     def _is_made(self, digest: str, files: Files, make: Callable[[Path], None]) -> bool:
-        """Whether the entry could be made; it is then held. False where another process has it."""
+        """Makes the entry and says if that succeeded; it is then held. False where another process has it."""
         lock = self._lock(digest, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if lock is None:
             return False

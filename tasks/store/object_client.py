@@ -100,7 +100,7 @@ def require_own_threads() -> None:
 
 
 def explained(error: Exception, place: str) -> RecloopError:
-    """What a client's error means to a person: BadInputError where something must be changed, else RetryLaterError."""
+    """Explains a client's error to a person: BadInputError where something must be changed, else RetryLaterError."""
     from obstore import exceptions as client
 
     text = str(error)
@@ -133,7 +133,7 @@ def explained(error: Exception, place: str) -> RecloopError:
 
 
 def is_missing(error: Exception) -> bool:
-    """Whether a store says that it has no such object, and does have the bucket."""
+    """Says if the error means that the store has no such object, but does have the bucket."""
     return isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error)
 
 
@@ -143,7 +143,7 @@ def pause(attempt: int) -> None:
 
 
 def timeout_s() -> float:
-    """How long one request may take."""
+    """Returns the time limit of one request."""
     text = os.environ.get(TIMEOUT, str(DEFAULT_TIMEOUT_S))
     try:
         seconds = float(text)

@@ -72,7 +72,7 @@ class RemoteObjects:
 
     @property
     def url(self) -> str:
-        """Where it is, as messages name it."""
+        """Its URL, for messages."""
         return self._url
 
     # records
@@ -282,7 +282,7 @@ class RemoteObjects:
                 raise
 
     def _found(self, key: str, call: Callable[[], T]) -> T | None:
-        """What the call returns; None where the store has no such object."""
+        """Returns the call's result; None where the store has no such object."""
         with self._errors(key, FileNotFoundError):
             try:
                 return call()

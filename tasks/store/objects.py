@@ -1,4 +1,4 @@
-"""Where a store lies: control records by key, and committed folders. Everything else in this package goes through it.
+"""The storage of a store: control records by key, and committed folders. All else in this package goes through it.
 
 `LocalObjects` keeps them in a folder, `tasks.store.object_store` in a bucket. Keys are relative, with slashes.
 """
@@ -30,7 +30,7 @@ class Objects(Protocol):
 
     @property
     def url(self) -> str:
-        """Where it is, as messages name it."""
+        """Its path or URL, for messages."""
 
     @property
     def scratch(self) -> Scratch:
@@ -58,7 +58,7 @@ class Objects(Protocol):
         """The first parts of all keys, sorted. An empty folder may be among them."""
 
     def time_of(self, key: str) -> float:
-        """When a record was written, in seconds since 1970; 0 where it is not there."""
+        """Returns the time at which a record was written, in seconds since 1970; 0 where it is not there."""
 
     def publish(self, folder: Path, key: str, files: Mapping[str, FileFacts]) -> None:
         """Makes the content of a finished scratch folder the content below `key`: `files`, and last the manifest.
@@ -77,7 +77,7 @@ class Objects(Protocol):
         """The folders that were fetched are not read any more."""
 
     def problems_of(self, key: str, files: Mapping[str, FileFacts], *, partly: bool = False) -> Iterator[str]:
-        """What is wrong with the files below `key` in the store itself: each with other content, missing (unless only a
+        """Yields a problem for each file below `key` in the store itself: with other content, missing (unless only a
         part of them has to be there), added, or not a regular file."""
 
     def entries(self, top: str) -> Iterator[tuple[str, str]]:
@@ -182,7 +182,7 @@ class LocalObjects:
         self._fsync_above(target)
 
     def _moved(self, folder: Path, target: Path, files: Mapping[str, FileFacts]) -> bool:
-        """Whether the target has the folder's content, moved there now or by another run."""
+        """Moves the folder; says if the target now has its content, moved by this run or by another one."""
         try:
             folder.rename(target)
             return True
@@ -360,7 +360,7 @@ def fsync(path: Path) -> None:
 
 
 def matches(pattern: str, key: str) -> bool:
-    """Whether a key matches a pattern of `Objects.keys`."""
+    """Says if a key matches a pattern of `Objects.keys`."""
     return _compiled(pattern).fullmatch(key) is not None
 
 

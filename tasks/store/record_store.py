@@ -31,7 +31,7 @@ class RecordStore:
 
     @property
     def url(self) -> str:
-        """Where the scenario's part is, as messages name it."""
+        """Path or URL of the scenario's part, for messages."""
         return self.objects.url
 
     @property
@@ -47,7 +47,7 @@ class RecordStore:
 
     @property
     def options(self) -> str:
-        """What a printed command needs to mean this scenario in this store."""
+        """Options that a printed command needs to mean this scenario in this store."""
         return self._scenario_option + self.option
 
     # control records
@@ -70,7 +70,7 @@ class RecordStore:
         return None if data is None else (read_record(data, kind, f"{self.url}/{key}", remedy), sha256_of(data))
 
     def newest(self, log: str) -> Source | None:
-        """How a manifest names the newest record of a log, a folder of numbered records; None where it is empty."""
+        """Returns a log's newest record (a log is a folder of numbered records), as a manifest names it, or None."""
         there = set(self.keys(f"{log}/*.json"))
         keys = list(itertools.takewhile(there.__contains__, (log_key(log, number) for number in itertools.count(1))))
         return {"record": keys[-1], "manifest": sha256_of(self.read(keys[-1]) or b"")} if keys else None
@@ -167,5 +167,5 @@ class RecordStore:
 
 
 def follows(named: str | None, before: str | None) -> bool:
-    """Whether a record of a log names the one before it, if it names any: records of earlier releases do not."""
+    """Says if a record of a log names the record before it, or none, as in earlier releases."""
     return named is None or named == before

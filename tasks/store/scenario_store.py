@@ -60,12 +60,12 @@ class Commit:
 
     @property
     def uri(self) -> str:
-        """Where its files lie."""
+        """Path or URL of its files."""
         return f"{self.store.url}/{self.key}"
 
     @property
     def source(self) -> Source:
-        """How another manifest names it."""
+        """Its record, as another manifest names it."""
         return {
             "record": f"{commit_key(self.generation, self.ds, self.step)}/{RECORD}",
             "manifest": self.manifest_digest,
@@ -79,7 +79,7 @@ class Commit:
 
     @property
     def manifest(self) -> Manifest:
-        """What the manifest says, read once. Raises CorruptError where it is not the committed one."""
+        """The manifest, read once. Raises CorruptError where it is not the committed one."""
         if not self._read:  # functools.cached_property would hold one lock for all commits while it reads
             self._read.append(self.store.manifest_of(self))
         return self._read[0]
@@ -148,7 +148,7 @@ class ScenarioStore(RecordStore):
         return manifest
 
     def commit_keys(self) -> list[str]:
-        """Where the outputs of all generations lie that have a commit record, readable or not."""
+        """Returns the keys of all generations' outputs that have a commit record, readable or not."""
         return [commit_key(*place) for place in self.places()]
 
     def places(self) -> list[Place]:
@@ -173,17 +173,17 @@ class ScenarioStore(RecordStore):
         return found
 
     def commits_of(self, ds: str) -> list[Commit]:
-        """What is committed of a day, as seen from the newest generation."""
+        """Returns the commits of a day, as seen from the newest generation."""
         return self.commits_on(ds, self.generation_of(ds))
 
     def commits_on(self, ds: str, generation: int) -> list[Commit]:
-        """What is committed of a day in a generation."""
+        """Returns the commits of a day in a generation."""
         keys = self.keys(f"g{generation:04}/{ds}/*/{RECORD}")
         found = (self.commit_at(key.removesuffix(f"/{RECORD}")) for key in keys)
         return [commit for commit in found if commit is not None]
 
     def is_committed(self, digest: str, ds: str, generation: int) -> bool:
-        """Whether a step's output with that digest is committed on a day of a generation."""
+        """Says if a step's output with that digest is committed on a day of a generation."""
         return any(commit.digest == digest for commit in self.commits_on(ds, generation))
 
     def find_commit(self, step: str, digest: str) -> Commit | None:
@@ -279,7 +279,7 @@ class ScenarioStore(RecordStore):
             )
 
     def is_collected(self, commit: Commit) -> bool:
-        """Whether its files were deleted as no longer needed."""
+        """Says if its files were deleted as no longer needed."""
         return self._collected(commit) is not None
 
     def _collected(self, commit: Commit) -> str | None:
@@ -288,7 +288,7 @@ class ScenarioStore(RecordStore):
         return found[0]["reason"] if found else None
 
     def remedy(self, ds: str) -> str:
-        """What to do where an output of a day is damaged."""
+        """Returns the remedy where an output of a day is damaged."""
         return (
             "restore the file from a backup, or compute the day again in a new generation:"
             f" recloop chain replay {self.options} --from {ds}"
@@ -308,11 +308,11 @@ class ScenarioStore(RecordStore):
         return f"{self.url}/{key}"
 
     def run_record(self, commit: Commit) -> RunRecord:
-        """What the runner kept of the run that made a commit, see `record_key`; {} where it kept nothing."""
+        """Returns the record of the run that made a commit, see `record_key`; {} where the runner kept none."""
         key = record_key(commit.generation, commit.ds, commit.step)
         found = self.record(key, RunRecord, "remove it: it holds only times and metrics")
         return found[0] if found else {}
 
     def committed_at(self, commit: Commit) -> float:
-        """When the commit record was written, in seconds since 1970; no digest depends on it."""
+        """Returns the time at which the commit record was written, in seconds since 1970; no digest depends on it."""
         return self.objects.time_of(f"{commit_key(commit.generation, commit.ds, commit.step)}/{RECORD}")

@@ -89,7 +89,7 @@ class Scratch:
             _lock_of(top).unlink(missing_ok=True)
 
     def resume_place(self, name: str, key: str) -> Path:
-        """Where that folder is, or would be."""
+        """Returns the path of that folder, which may not exist yet."""
         return self.work / RESUME / name / key
 
 

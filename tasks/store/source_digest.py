@@ -1,5 +1,5 @@
-"""Which source files decide what a step does: its module and all of the project that it imports, found by reading
-the imports, with the data files (templates) beside them. Their digest is stamped on every output, and dvc.yaml names
+"""Source files that decide a step's output: its module and all of the project that it imports, found by reading the
+imports, with the data files (templates) beside them. Their digest is stamped on every output, and dvc.yaml names
 them as dependencies."""
 
 from __future__ import annotations
