@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tasks.store.scenario_store import ScenarioStore
 
 Metrics = Mapping[str, object]
-"""What a step reports: names to numbers, nested where that reads better. Times may be in it; files hold none.
+"""The report of a step: numbers by name, nested where that reads better. Times may be in it; files hold none.
 
 Two names are special. `verdict`: a sentence on the day, shown on the day's run.
 `series`: curves over the step's work, name → [[position, number], …], shown on the step's run and not printed."""
@@ -33,10 +33,10 @@ Two names are special. `verdict`: a sentence on the day, shown on the day's run.
 
 @dataclass(frozen=True)
 class Forgetting:
-    """What `recloop forget` needs to know of a step whose output holds users' rows under their ids.
+    """Functions that `recloop forget` calls for a step whose output holds users' rows under their ids.
 
-    `find`: what a committed folder holds of these users. `leave_out` writes a folder again without them, and returns
-    its metrics. A step without it is computed again from inputs that do not hold the rows.
+    `find` counts the rows of these users in a committed folder. `leave_out` writes a folder again without them, and
+    returns its metrics. A step without it is computed again from inputs that do not hold the rows.
     """
 
     find: Callable[[Scenario, Path, Users], Found]
@@ -45,7 +45,7 @@ class Forgetting:
 
 @dataclass(frozen=True)
 class Input:
-    """What a step reads: the output called `of` (default: the argument's name) of some day.
+    """An input of a step: the output called `of` (default: the argument's name) of some day.
 
     `same` day; `previous` day, None on the scenario's first; `trailing` days, as a dict ds → folder, as many as the
     config path `window` says, or the function `window` of the scenario; `champion`, the checkpoint that served when the
@@ -72,7 +72,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a step may use; its container is limited to it."""
+    """Resources that a step may use; its container is limited to them."""
 
     cpus: float = 2.0
     memory_gib: float = 4.0
@@ -154,7 +154,7 @@ class Step:
         return (self.function.__doc__ or "").strip().split("\n\n")[0]
 
     def is_partial(self, options: Mapping[str, Any]) -> bool:
-        """Whether a run with these options commits nothing."""
+        """Says if a run with these options commits nothing."""
         return any(self.options[name].partial for name in options)
 
     @property
@@ -173,7 +173,7 @@ class Step:
 
 @dataclass(frozen=True)
 class DayConfig:
-    """What a step function gets besides its folders.
+    """Arguments of a step function besides its folders.
 
     `store` is set when the step runs inside one (steps that keep to their folders don't look at it). `progress` asks
     for a progress bar, else plain lines. `options` are the command's own, see `Step.options`. `resume` is given to

@@ -49,7 +49,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the gates say together. `wanted`: the version may be promoted, as far as the log allows it."""
+    """The result of all gates together. `wanted`: the version may be promoted, as far as the log allows it."""
 
     wanted: bool
     refused: list[str]

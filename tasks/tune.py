@@ -161,7 +161,7 @@ def _say_what_is_tried(config: DayConfig, space: Sequence[Dimension], replay: Re
 
 
 def _seconds_of_join(config: DayConfig, ds: str) -> float:
-    """How long the day's join took when it ran; 0 where that is not known."""
+    """Returns the seconds that the day's join took when it ran; 0 where they are not known."""
     if config.store is None:
         return 0.0
     commit = config.store.find("join", ds)

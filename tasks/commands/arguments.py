@@ -34,7 +34,7 @@ def check_words(words: Sequence[str]) -> None:
 
 
 def is_given(context: click.Context, path: object) -> bool:
-    """Whether a path is one that the user gave, or lies below or above one: then it is theirs to choose another."""
+    """Says if a path is one that the user gave, or lies below or above one: then the user can choose another."""
     if not isinstance(path, str | Path):
         return False
     place = Path(path).absolute()

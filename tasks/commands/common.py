@@ -1,4 +1,4 @@
-"""What all commands share: the group, the common options, and how an error ends."""
+"""Parts that all commands share: the group, the common options, and the handling of errors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ REMEDIES: dict[int | None, tuple[type[RecloopError], str]] = {
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EROFS), _CHANGE),
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _MAKE_ROOM),
 }
-"""What an error of the operating system means here: the error that it counts as, and what to do."""
+"""Meaning of an error of the operating system, by its number: the error that it counts as, and the remedy."""
 
 
 _SHOWN = "recloop.shown"  # in the metadata of click's context: stdout has its JSON line
@@ -101,7 +101,7 @@ def main() -> None:
 
 
 class Context:
-    """What the common options say: the scenario and its store. `base` is the scenario without `overrides`."""
+    """Values of the common options: the scenario and its store. `base` is the scenario without `overrides`."""
 
     def __init__(
         self, *, scenario: str, data: Path | None, store: str, settings: tuple[str, ...], no_track: bool, as_json: bool
@@ -118,7 +118,7 @@ class Context:
 
     @property
     def _tracking_folder(self) -> Path:
-        """Where MLflow's database is if nobody names a server: with a local store, else on this machine."""
+        """Folder of MLflow's database if nobody names a server: beside a local store, else on this machine."""
         if is_remote(self.store.url):
             return Path(DEFAULT_STORE).resolve().parent
         return self.store.work.parent

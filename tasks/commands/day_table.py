@@ -21,7 +21,7 @@ PROMOTED = "promoted"
 
 
 def day_table(scenario: Scenario, store: ScenarioStore, days: Sequence[str]) -> RenderableType:
-    """What the days gave and what their steps took, for `rich.console.Console.print`; fits into 80 columns."""
+    """Returns a table of the days' results and steps' times, for `rich.console.Console.print`; fits into 80 columns."""
     return table_of(scenario, [day_facts(scenario, store, ds) for ds in days])
 
 

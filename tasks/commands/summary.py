@@ -52,7 +52,7 @@ class DayFacts(TypedDict):
 
 
 def day_facts(scenario: Scenario, store: ScenarioStore, ds: str) -> DayFacts:
-    """What is committed of a day, for tables and for demo.json."""
+    """Returns the facts in a day's committed outputs, for tables and for demo.json."""
     evaluation = _json(_output(store, "evaluation", ds), EVALUATION_FILE)
     checkpoint, deployed = (_output(store, name, ds) for name in ("checkpoint", "deployment"))
     verdict = _json(deployed, DEPLOYMENT_FILE)
@@ -79,7 +79,7 @@ def _gate(verdict: Mapping[str, Any], deployed: Commit) -> str:
 
 
 def _refusal(store: ScenarioStore, ds: str) -> str | None:
-    """Why a step refused the day and committed nothing; None where no step did, or where it was done later."""
+    """Returns a step's reason to refuse the day without a commit; None where no step did, or it was done later."""
     generation, refusal = store.generation_of(ds), None
     for entry in store.journal():
         if entry.get("ds") == ds and entry.get("generation") == generation and entry.get("outcome") in RAN:
@@ -139,7 +139,7 @@ def outcome_lines(outcome: Outcome) -> list[str]:
 
 
 def _verdict(metrics: Mapping[str, Any]) -> str:
-    """What the step decided: `promoted version 5` of {"promoted": True, "version": 5}."""
+    """Returns the step's decision in words: `promoted version 5` for {"promoted": True, "version": 5}."""
     decided = {name.replace("_", " "): value for name, value in metrics.items() if isinstance(value, bool)}
     words = [name if value else f"not {name}".removeprefix("not not ") for name, value in decided.items()]
     version = [f"version {metrics['version']}"] if "version" in metrics else []
@@ -179,7 +179,7 @@ def table_lines(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _undated(metrics: Mapping[str, Any]) -> list[str]:
-    """What `undated` means: the same rows are counted by every day that reads their file."""
+    """Explains `undated`: the same rows are counted by every day that reads their file."""
     names = [name for name, value in flat(metrics).items() if name.rpartition(".")[2] == "undated" and value]
     what = "rows without a readable time belong to no day: they are in the quarantine of every day that reads the file"
     return [f"{', '.join(names)}: {what}"] if names else []

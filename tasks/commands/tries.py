@@ -194,7 +194,7 @@ def _side(context: Context, name: str) -> Side:
 
 @contextmanager
 def _progress(names: Sequence[str], num_days: int, *, shown: bool) -> Iterator[Callable[[str, str], None]]:
-    """What is called after each day of a variant: bars on a terminal, lines in a log."""
+    """Yields the function to call after each day of a variant: it draws bars on a terminal, prints lines in a log."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -273,7 +273,7 @@ def _try_lines(found: Sequence[Try], seconds: float) -> list[str]:
 
 
 def _reading(comparison: Comparison, num_variants: int) -> list[str]:
-    """How to read the interval."""
+    """Explains the interval."""
     text = f"interval: {comparison.confidence:.0%} of the AUC difference, rows paired"
     if num_variants > 1:
         text += (

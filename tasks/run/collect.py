@@ -1,4 +1,4 @@
-"""What may be deleted from a store, and deleting it: days grow a store by what they hold, models hardly at all.
+"""Garbage collection of a store: each day adds its data, and models add hardly anything.
 
 Files go, records and manifests stay: the graph of digests is whole, and a day whose files are gone counts as done.
 """
@@ -29,7 +29,7 @@ LINK_STEPS = tuple(name for name in DAILY if any(read.is_parent for read in STEP
 
 @dataclass(frozen=True)
 class Garbage:
-    """What nothing needs any more: commits with the bytes of their files."""
+    """Commits that nothing needs any more, with the bytes of their files."""
 
     commits: tuple[Commit, ...]
     bytes: int
@@ -94,7 +94,7 @@ def _with_files(store: ScenarioStore, commits: list[Commit]) -> Iterator[Commit]
 
 
 def _is_forgotten(scenario: Scenario, store: ScenarioStore, commit: Commit) -> bool:
-    """Whether rows were left out of the commit's day since, and the day has been written again without them."""
+    """Says if rows were left out of the commit's day since, and the day has been written again without them."""
     if not is_forgotten(store, commit.ds, commit.generation):
         return False
     return not is_day(scenario, commit.ds) or bool(store.commits_of(commit.ds))
@@ -127,7 +127,7 @@ def _found(store: ScenarioStore, step: str, ds: str, generation: int | None = No
 
 
 def _inputs(scenario: Scenario, store: ScenarioStore, ds: str) -> Iterator[Commit]:
-    """What the steps of a day read, as far as it is there."""
+    """Yields the commits that the steps of a day read, as far as they are there."""
     for declared in STEPS.values():
         for argument, read in declared.reads.items():
             optional = replace(declared, reads={argument: replace(read, optional=True)})
@@ -138,7 +138,7 @@ def _inputs(scenario: Scenario, store: ScenarioStore, ds: str) -> Iterator[Commi
 
 
 def _comes_after(name: str, steps: tuple[str, ...]) -> bool:
-    """Whether a step reads, on the same day, what one of the steps leads to."""
+    """Says if a step depends on one of the steps on the same day, directly or through others."""
     before = upstream(name)
     return any(step in steps or _comes_after(step, steps) for step in before)
 

@@ -199,7 +199,7 @@ class _Run:
             self._code = self._client.wait(self._container, condition="next-exit", timeout=None)["StatusCode"]
 
     def ran_out_of_memory(self, code: int) -> bool:
-        """Whether the kernel killed one of its processes at the memory limit; the engine can learn of it afterwards."""
+        """Says if the kernel killed one of its processes at the memory limit; the engine can learn of it afterwards."""
         until = int(time.time()) + (3 if code > KILLED else 1)
         filters = {"container": self._container, "event": "oom"}
         return any(self._client.events(since=self._begun, until=until, filters=filters))
@@ -324,5 +324,5 @@ def _gpus(number: int) -> Any:
 
 
 def engine_address() -> str:
-    """Where this host's container engine listens: DOCKER_HOST, or the usual socket."""
+    """Returns the address of this host's container engine: DOCKER_HOST, or the usual socket."""
     return os.environ.get("DOCKER_HOST") or "/var/run/docker.sock"

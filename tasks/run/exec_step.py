@@ -82,7 +82,7 @@ def request_of(declared: Step, call: Call, environment: Mapping[str, str]) -> Re
 
 
 def _store_for(declared: Step, store: ScenarioStore | None) -> str | None:
-    """What a step in a container sees of the store: nothing; its folder of it; or, if it has a network, the URL."""
+    """Returns the store as a step in a container sees it: None; its folder; or, if the step has a network, its URL."""
     if store is None or not declared.store_folder:
         return None
     return store.url if is_remote(store.url) and declared.registry else str(store.work)

@@ -50,10 +50,11 @@ class StepCost(TypedDict):
 
 @dataclass(frozen=True)
 class Cost:
-    """What forgetting takes: a new generation from `first` on, whose `days` are written again without `rows`, by day.
+    """Cost of forgetting: a new generation from `first` on, whose `days` are written again without `rows`, by day.
 
     `from_source`: days whose ingested events were deleted (recloop gc), so that their source is read again. `bytes`:
-    what gc then erases; `aside`: what is deleted at once. `resumed`: only what an earlier call has left to do.
+    size of the files that gc then erases; `aside`: keys of files that are deleted at once. `resumed`: only the rest of
+    an earlier call is to be done.
     `unknown`: ids that no committed day knows. `elsewhere`: values of columns that are not known to name users, but
     equal an id, by column; they stay.
     """
@@ -73,7 +74,7 @@ class Cost:
 
 @dataclass
 class _Held:
-    """What committed days hold of users: `rows` of events by day, the `ids` that they know, and see Cost."""
+    """Users' data in committed days: `rows` of events by day, the `ids` that the days know; `elsewhere` as in Cost."""
 
     rows: dict[str, int] = field(default_factory=dict)
     ids: set[int | str] = field(default_factory=set)
@@ -81,7 +82,7 @@ class _Held:
 
 
 def cost_of(scenario: Scenario, store: ScenarioStore, users: Users) -> Cost:
-    """What it takes to forget these users; without days where no committed day knows them. Nothing is written.
+    """Returns the cost of forgetting these users; without days where no committed day knows them. Nothing is written.
 
     Raises BadInputError where an unfinished generation that leaves other rows out, or a rollback, is in the way.
     """
@@ -149,7 +150,7 @@ def _days_that_hold(scenario: Scenario, store: ScenarioStore, users: Users) -> _
 
 
 def _is_begun(scenario: Scenario, store: ScenarioStore) -> bool:
-    """Whether the newest generation leaves rows out, and a kill left days that it has not written yet."""
+    """Says if the newest generation leaves rows out, and a kill left days that it has not written yet."""
     return store.generations()[-1].forgets and is_unfinished(scenario, store, ORIGINS)
 
 
@@ -174,13 +175,13 @@ def _refuse_held(scenario: Scenario, store: ScenarioStore, first: str) -> None:
 
 
 def _base(store: ScenarioStore, ds: str, generation: int) -> dict[str, Commit | None]:
-    """What rows are left out of on a day, by step; None where it has to be read from the source."""
+    """Returns the commits of a day to leave rows out of, by step; None where the source has to be read."""
     found = {name: store.find(name, ds, generation) for name in ORIGINS}
     return {name: None if commit is None or store.is_collected(commit) else commit for name, commit in found.items()}
 
 
 def _steps_again(scenario: Scenario, store: ScenarioStore, days: list[str], begins: set[str]) -> dict[str, StepCost]:
-    """Which steps have to be computed on how many days: those that read something that changes."""
+    """Returns the steps to compute again, with their numbers of days: those that read something that changes."""
     changed: set[tuple[str, str]] = set()
     for ds in days:
         for name in DAILY:

@@ -45,7 +45,7 @@ def launcher_of(mode: str) -> Launcher:
 
 
 def execution_of(environment: Mapping[str, str]) -> Any:
-    """What runs the commands of Airflow's tasks in the mode that `RECLOOP_EXECUTION` names.
+    """Returns the object that runs the commands of Airflow's tasks, in the mode that `RECLOOP_EXECUTION` names.
 
     Raises ValueError for an unknown mode, or where a setting of the mode is missing.
     """

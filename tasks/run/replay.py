@@ -100,7 +100,7 @@ def _refuse_left_out(store: ScenarioStore, days: list[str]) -> None:
 
 
 def is_unfinished(scenario: Scenario, store: ScenarioStore, steps: Collection[str] = DAILY) -> bool:
-    """Whether the newest generation does not yet hold all that it has to compute of these steps: the outputs that older
+    """Says if the newest generation does not yet hold all that it has to compute of these steps: the outputs that older
     ones have in its days, but for days that the scenario does not have any more."""
     newest = store.generations()[-1]
     from_ds, to_ds = newest.from_ds or "", newest.to_ds or ""

@@ -41,7 +41,7 @@ from tasks.store.source_digest import code_digest
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a step ended. `outcome`: done, already_done, reused (an older output), helped (another machine's commit) or
+    """Outcome of a step. `outcome`: done, already_done, reused (an older output), helped (another machine's commit) or
     gate_no; `exit_code` says the same. `gate` is the reason of a no; without a digest the output is not committed."""
 
     step: str
@@ -248,7 +248,7 @@ def _resolve(declared: Step, argument: str, scenario: Scenario, ds: str, store: 
 def _resume_folder(
     declared: Step, config: DayConfig, inputs: Mapping[str, Found], store: ScenarioStore
 ) -> contextlib.AbstractContextManager[Path | None]:
-    """Where a resumable step notes its progress: a folder of its own for every set of inputs, config and code.
+    """Opens the folder of a resumable step's progress, one for every set of inputs, config and code.
 
     All machines of a step read it. With a store elsewhere they share no disk, so such a step starts from the beginning.
     """
@@ -264,7 +264,7 @@ def _resume_key(declared: Step, config: DayConfig, inputs: Mapping[str, Found]) 
 
 
 def window_of(scenario: Scenario, source: Input) -> int:
-    """How many trailing days an input reads: the value at its config path, or what its function says."""
+    """Returns the number of trailing days of an input: the value at its config path, or its function's result."""
     if callable(source.window):
         return source.window(scenario)
     value: Any = scenario
@@ -274,7 +274,7 @@ def window_of(scenario: Scenario, source: Input) -> int:
 
 
 def output_name_of(declared: Step, scenario: Scenario) -> str:
-    """Where a step's output of a day lies in the store: the step's name, and a digest of its variant if it has any."""
+    """Returns the name of a step's output in the store: the step's name, and a digest of its variant if it has any."""
     if not declared.variants:
         return declared.name
     document = scenario.model_dump(mode="json", by_alias=True)
@@ -319,7 +319,7 @@ def _folder(found: Found) -> Folder:
 
 
 def facts_of_run(declared: Step, scenario: Scenario, inputs: Mapping[str, Found], gate: str | None) -> Facts:
-    """What a manifest says besides its files."""
+    """Returns the content of a manifest besides its files."""
 
     def digests(found: Found) -> Digests:
         if isinstance(found, dict):
@@ -363,7 +363,7 @@ def settings_of(scenario: Scenario, declared: Step) -> dict[str, Any]:
 
 
 def has_work(declared: Step, scenario: Scenario) -> bool:
-    """Whether the scenario has the value that the step needs."""
+    """Says if the scenario has the value that the step needs."""
     return declared.needs is None or bool(value_at(scenario.model_dump(by_alias=True), declared.needs))
 
 
@@ -393,6 +393,6 @@ def _compare(scenario: Scenario, store: ScenarioStore, standing: Commit, output:
 
 
 def _changed(store: ScenarioStore, standing: Commit, metrics: Metrics) -> str:
-    """What is different, as far as the number of rows shows it."""
+    """Describes the difference, as far as the number of rows shows it."""
     then, now = store.run_record(standing).get("metrics", {}).get("rows"), metrics.get("rows")
     return "other content" if then == now or then is None else f"{then} rows then, {now} now"

@@ -199,7 +199,7 @@ def _chain(base: Base, planned: Planned, scratch: Path) -> Chain:
 
 
 def _same_day(base: Base, ds: str) -> dict[str, Found]:
-    """What the training reads of its own day, as committed."""
+    """Returns the inputs of its own day that the training reads, as committed."""
     inputs = resolve_inputs(TRAIN, base.scenario, ds, base.store)
     return {argument: found for argument, found in inputs.items() if TRAIN.reads[argument].days == "same"}
 

@@ -1,4 +1,4 @@
-"""What a try has to do, and whether it can be done: read from the commit records, before anything is computed."""
+"""The plan of a try and the checks that it can run, from the commit records, before anything is computed."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Try:
 
 @dataclass(frozen=True)
 class Base:
-    """What all variants of a call share: the scenario without their changes, and the committed days."""
+    """Base that all variants of a call share: the scenario without their changes, and the committed days."""
 
     scenario: Scenario
     store: ScenarioStore

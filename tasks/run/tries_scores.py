@@ -26,7 +26,7 @@ WHOLE_DAY, HOLDOUT = "progressive", "gate"
 
 @dataclass(frozen=True)
 class Side:
-    """What is compared: folders with predictions.parquet by day. `first`: the day that its holdout judges."""
+    """One side of a comparison: folders with predictions.parquet by day. `first`: the day that its holdout judges."""
 
     name: str
     days: Mapping[str, Path]
@@ -137,7 +137,7 @@ def _rows(side: Side, days: Sequence[str], holdout: Sequence[str], tasks: Sequen
 
 
 def _other_rows(left: pa.Table, right: pa.Table, tasks: Sequence[str]) -> str | None:
-    """Why rows of common days cannot be paired; None where they can."""
+    """Returns the reason why rows of common days cannot be paired; None where they can."""
     if len(left) != len(right) or not left["key.event_row"].equals(right["key.event_row"]):
         return f"the rows of the common days are not the same ({len(left):,} and {len(right):,})"
     changed = [task for task in tasks if not left[f"label.{task}"].equals(right[f"label.{task}"])]

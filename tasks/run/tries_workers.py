@@ -44,7 +44,7 @@ class Chain:
 
 @dataclass
 class ChainEnd:
-    """How a chain ended: seconds on the clock and on the processors, and what went wrong."""
+    """End of a chain: seconds on the clock and on the processors, and the error if there was one."""
 
     seconds: float = 0.0
     cpu_s: float = 0.0
@@ -117,7 +117,7 @@ def _end_with_caller() -> None:
 
 
 def _work(chain: Chain, sender: Connection) -> None:
-    """What a process does."""
+    """Runs a chain's jobs in a process of its own, and reports the end of each."""
     threading.Thread(target=_end_with_caller, daemon=True).start()
     chain.log.parent.mkdir(parents=True, exist_ok=True)
     with chain.log.open("a") as log:

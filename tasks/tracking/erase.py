@@ -17,7 +17,7 @@ from tasks.tracking.runs import PARENT, Run, Runs, experiment_id_of
 
 MODELS = "models"
 IsForgotten = Callable[[str | None, int], bool]
-"""Whether rows were left out of a day (ds) of a generation since."""
+"""Says if rows were left out of a day (ds) of a generation since."""
 
 
 def erase_versions(scenario: Scenario, gone: Sequence[str], is_forgotten: IsForgotten) -> None:
@@ -44,7 +44,7 @@ def _model_id(model: str, version: str) -> str | None:
 
 
 def _is_over(model_id: str, is_forgotten: IsForgotten) -> bool:
-    """Whether a logged model without a version is deleted already but for its files, or is of a forgotten day."""
+    """Says if a logged model without a version is deleted already but for its files, or is of a forgotten day."""
     logged = _found(partial(client().get_logged_model, model_id))
     run = _found(partial(client().get_run, logged.source_run_id)) if logged and logged.source_run_id else None
     if logged is None or run is None:
@@ -78,7 +78,7 @@ def _erase_run(run: Run) -> None:
 
 
 def _found(get: Callable[[], Any]) -> Any:
-    """What MLflow answers; None where it has no such entry."""
+    """Returns MLflow's answer; None where it has no such entry."""
     try:
         return call(get)
     except RefusedError as error:

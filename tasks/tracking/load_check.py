@@ -38,7 +38,7 @@ def main(model_folder: str, reference: str) -> dict[str, object]:
 
 
 def prepare() -> None:
-    """What the model needs, while deploy fetches it."""
+    """Loads the libraries that the model needs, while deploy fetches it."""
     for name in ("mlflow.pyfunc", "numba", "onnxruntime", "pandas", "pyarrow", "scipy.linalg"):
         with contextlib.suppress(ImportError):  # what is really missing is reported when the model is loaded
             importlib.import_module(name)

@@ -65,8 +65,8 @@ goes to `/invocations` as `{{"inputs": [{{"column": value, ...}}, ...]}}`."""
 
 @dataclass(frozen=True)
 class LoadCheck:
-    """What a fresh process found. `problem`: why the version does not load, or nothing. `own_code`: whether the code
-    that scored is the registered one."""
+    """Findings of a fresh process. `problem`: the reason why the version does not load, else empty. `own_code`: True if
+    the code that scored is the registered one."""
 
     problem: str = ""
     rows: int = 0
@@ -74,7 +74,7 @@ class LoadCheck:
     own_code: bool = False
 
     def refusal(self, tolerance: float) -> str | None:
-        """Why the version may not serve; None where it reproduces the stored scores within the tolerance."""
+        """Returns a reason not to serve the version; None if it reproduces the stored scores within the tolerance."""
         if self.problem:
             return f"the registered model does not load: {self.problem}"
         if not self.own_code:
@@ -220,7 +220,7 @@ def _example(export: Path) -> list[dict[str, Any]]:
 
 
 def _signature(tasks: Collection[str]) -> Any:
-    """What comes out. What goes in is in the version's description: see pyfunc_model for the reason."""
+    """Returns the model's outputs. Its inputs are in the version's description: see pyfunc_model for the reason."""
     from mlflow.models import ModelSignature
     from mlflow.types.schema import ColSpec, DataType, Schema
 

@@ -36,7 +36,7 @@ Files = dict[str, FileFacts]
 
 
 def read_recipe(folder: Path, remedy: str) -> dict[str, Any]:
-    """What of MLflow's recipe is equal on all machines; a dict, because its keys are MLflow's."""
+    """Reads the part of MLflow's recipe that is equal on all machines; a dict, because its keys are MLflow's."""
     place = folder / RECIPE
     recipe = read_record_file(place, dict[str, Any], remedy)
     flavors: Any = recipe.get("flavors")

@@ -1,4 +1,4 @@
-"""What a search proposes: its trials, the best values and the evidence for them; and taking it over."""
+"""The proposal of a search: its trials, the best values and the evidence for them; and the command to accept it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def winner(trials: Sequence[Trial], *, maximize: bool) -> Trial:
 
 
 def changes_of(scenario: Scenario, best: Mapping[str, Any]) -> dict[str, Change]:
-    """What has to change in the scenario to have the best values."""
+    """Returns the changes that give the scenario the best values."""
     document = scenario.model_dump(mode="json", by_alias=True)
     own = {path: value_in(document, path) for path in best}
     return {path: {"old": own[path], "new": value} for path, value in best.items() if value != own[path]}
@@ -107,7 +107,7 @@ def _verdict(proposal: Proposal, options: str) -> list[str]:
 
 
 def doubt(proposal: Proposal) -> str | None:
-    """Why the gain is not certain; None where it is."""
+    """Returns the reason why the gain is not certain; None where it is certain."""
     if proposal["certain"]:
         return None
     unknown = {task: facts["reason"] for task, facts in proposal["evidence"].items() if facts["verdict"] == "unknown"}

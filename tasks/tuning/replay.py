@@ -41,7 +41,7 @@ class Difference(TypedDict):
 
 @dataclass(frozen=True)
 class Gain:
-    """Whether the best trial's gain is certain: beyond chance in some task, and no task is worse or unknown.
+    """The best trial's gain. It is `certain` if it is beyond chance in some task, and no task is worse or unknown.
 
     `by_task` is empty where nothing was changed.
     """
@@ -121,7 +121,7 @@ class Replay:
         return output
 
     def judged_by(self, ds: str) -> str:
-        """Which scores judge a day: the holdout's of the first day, the parent's of all rows of later days."""
+        """Names the scores that judge a day: the holdout's of the first day, the parent's of all rows of later days."""
         return "holdout" if ds == min(self.samples) else "progressive"
 
     def evidence(self, champion: Candidate, best: Candidate, num_trials: int, scratch: Path) -> Gain:

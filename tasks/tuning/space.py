@@ -39,7 +39,7 @@ class Dimension:
 
     @property
     def is_int(self) -> bool:
-        """Whether the path holds whole numbers, as the scenario's own value does."""
+        """True where the path holds whole numbers, as the scenario's own value does."""
         return isinstance(self.own, int)
 
     @property
@@ -124,13 +124,13 @@ def serving_scenario(scenario: Scenario, served: Mapping[str, Any] | None) -> Sc
 
 
 def joins_again(path: str) -> bool:
-    """Whether another value at the path needs other samples than those that are committed."""
+    """Says if another value at the path needs other samples than those that are committed."""
     section, *rest = path.split(".")
     return section == "join" or (section == "features" and len(rest) > 1 and rest[1] not in SAME_SAMPLES)
 
 
 def event_days(scenario: Scenario) -> int:
-    """How many days of events before the tuned one a study reads: none where no trial joins again."""
+    """Returns the number of days of events before the tuned one that a study reads: 0 where no trial joins again."""
     joining = {path: search for path, (_, search) in _searched(scenario).items() if joins_again(path)}
     if not joining:
         return 0

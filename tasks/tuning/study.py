@@ -52,7 +52,7 @@ class Candidate:
 
 
 Objective = Callable[[Candidate, Path, Report], Judged | None]
-"""What to try, a scratch folder and `Report` → the trial's value, or None where it stopped early."""
+"""A candidate, a scratch folder and `Report` → the trial's value, or None where it stopped early."""
 
 
 class Trial(TypedDict):
@@ -119,7 +119,7 @@ class Study:
                 time.sleep(WAIT_S)
 
     def trials(self) -> list[Trial]:
-        """What was tried, trial 0 first: the values that serve."""
+        """Returns the trials in order. Trial 0 has the values of the champion."""
         counted = [t for t in self.study.get_trials(deepcopy=False) if _counts(t)]
         counted.sort(key=lambda t: (CHAMPION not in t.user_attrs, t.number))
         return [
@@ -185,7 +185,7 @@ class Study:
         shutil.rmtree(self.folder / f"trial-{number}", ignore_errors=True)
 
     def _known_values(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """What is tried first: the values that serve, then the scenario's own where they are others.
+        """Yields the values to try first: the champion's, then the scenario's own where they differ.
 
         A scenario's values can be of any type.
         """
@@ -254,12 +254,12 @@ class _Running:
 
 
 def _counts(trial: Any) -> bool:
-    """Whether a trial is done: complete, pruned, or failed by itself. One whose process died is tried again."""
+    """Says if a trial is done: complete, pruned, or failed by itself. One whose process died is tried again."""
     return trial.state.name in ("COMPLETE", "PRUNED") or ERROR in trial.user_attrs
 
 
 def _is_of_values(error: Exception) -> bool:
-    """Whether other values might not have raised it: a full disk or a lost file stops any trial, memory does not."""
+    """Says if other values might not have raised it: a full disk or a lost file stops any trial, memory does not."""
     return not isinstance(error, RetryLaterError | OSError) or getattr(error, "errno", None) == errno.ENOMEM
 
 
