@@ -27,7 +27,7 @@ class Execution(Protocol):
         """Waits for the end and returns the exit code, negative for a signal; passes on each line as it is printed."""
 
     def kill(self) -> None:
-        """Stops what `run` started, with all of its children. Safe to call at any time."""
+        """Stops the process that `run` started, with all of its children. Safe to call at any time."""
 
 
 class ProcessExecution:
