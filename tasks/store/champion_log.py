@@ -99,7 +99,7 @@ class ChampionLog:
         )
 
     def current(self) -> Entry | None:
-        """The newest record: what serves."""
+        """The newest record, whose version serves."""
         history = self.history()
         return history[-1] if history else None
 
@@ -187,7 +187,7 @@ class ChampionLog:
         """The first entry of each version whose checkpoint has its files."""
         found: dict[str, Entry] = {}
         for entry in entries:
-            with contextlib.suppress(CorruptError):  # nobody can go back to what is damaged
+            with contextlib.suppress(CorruptError):  # nobody can go back to a damaged version
                 if entry.version not in without and self._is_kept(entry):
                     found.setdefault(entry.version, entry)
         return list(found.values())

@@ -1,4 +1,4 @@
-"""Keys of the store's records, and what a key says. What has another name is not part of the store."""
+"""Keys of the store's records, and their parts. A file with another name is not part of the store."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Connections to object stores: from a URL and the environment, with bounds on time and retries, and their errors.
 
-Credentials come from where the store's own tools look for them:
+Credentials come from the places where the store's own tools look for them:
 
     s3://BUCKET/PREFIX      AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (AWS_SESSION_TOKEN), a web identity, the role
                             of a container or an instance, or AWS_SHARED_CREDENTIALS_FILE (~/.aws/credentials) with
@@ -9,7 +9,7 @@ Credentials come from where the store's own tools look for them:
     az://CONTAINER/PREFIX   AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or an identity
     memory://NAME           this process only; for tests
 
-A message never repeats what the server or the client wrote: that can hold signatures, tokens and key ids.
+A message never repeats text of the server or the client: that can hold signatures, tokens and key ids.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def _credentials_file() -> Path | None:
     named = os.environ.get("AWS_SHARED_CREDENTIALS_FILE")
     file = Path(named) if named else Path.home() / ".aws" / "credentials"
     if named or file.is_file():
-        _credentials(file)  # raises now what is wrong with it
+        _credentials(file)  # raises now if it has an error
         return file
     if _endpoint():  # not Amazon's own, so the machine has no role there, and asking for one takes half a minute
         raise BadInputError(f"{_endpoint()}: no credentials were found for this store; {_SET_CREDENTIALS}")

@@ -13,7 +13,7 @@ def is_remote(place: str) -> bool:
 
 
 def objects_at(place: str) -> Objects:
-    """One scenario's part of a store, at what ScenarioStore.url says."""
+    """One scenario's part of a store, at the place of ScenarioStore.url."""
     if not is_remote(place):
         return LocalObjects(Path(place))
     from tasks.store.object_store import RemoteObjects

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class RecordStore:
-    """The records below the folder `place`, or below what Objects stands for."""
+    """The records below the folder `place`, or in the given Objects."""
 
     def __init__(self, place: Path | Objects, scenario_option: str | None = None) -> None:
         self.objects: Objects = LocalObjects(place) if isinstance(place, Path) else place
@@ -41,7 +41,7 @@ class RecordStore:
 
     @functools.cached_property
     def option(self) -> str:
-        """` --store PATH`, empty for the default: what a printed command needs so that it runs when it is copied."""
+        """` --store PATH`, empty for the default: a printed command needs it to run when it is copied."""
         store = self.url.rpartition("/")[0]
         return "" if store == str(Path(DEFAULT_STORE).resolve()) else f" --store {shlex.quote(store)}"
 
@@ -103,7 +103,7 @@ class RecordStore:
                 f" again: recloop chain replay {self.options} --from DAY, the first day of g{number:04}"
             )
             if (read := self._generation_record(number, remedy)) is None:
-                return found  # where it was about to be started
+                return found  # another process is about to start it
             record, digest = read
             if record["generation"] != number or not follows(record.get("previous"), found[-1].digest):
                 raise CorruptError(f"{self.url}/{key}: does not follow the generation before; {remedy}")

@@ -52,7 +52,7 @@ class Facts(TypedDict, total=False):
 
 
 class Manifest(Facts):
-    """manifest.json of a committed output. `generation` is where it was committed, and proves that record."""
+    """manifest.json of a committed output. `generation` names the record of its generation, and so proves it."""
 
     step: str
     ds: str
@@ -99,7 +99,7 @@ GenerationRecord = TypedDict(
     },
 )
 """generation.json. `to`: the last day that the generation before had; `previous`: digest of the record before.
-`forgets`: rows of users were left out; which users is not kept anywhere."""
+`forgets`: rows of users were left out; the users' ids are not kept anywhere."""
 
 
 @dataclass(frozen=True)

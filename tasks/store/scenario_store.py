@@ -3,7 +3,7 @@
     STORE/SCENARIO/g0000/DS/STEP/commit.json              the commit record, put-if-absent: exists or not, never changes
     STORE/SCENARIO/g0000/DS/STEP/<manifest>/manifest.json digest of every file, of inputs, config and code
     STORE/SCENARIO/g0000/DS/STEP/<manifest>/...           the files
-    STORE/SCENARIO/g0001/generation.json                  from which day a corrected history replaces the older one
+    STORE/SCENARIO/g0001/generation.json                  the day from which a corrected history replaces the older
     STORE/SCENARIO/runs/, journal.jsonl, rejected/        times and metrics of runs; never part of a digest
 
 A step writes into scratch, files are fsynced, the manifest comes last, the folder is moved in by one rename, and one
@@ -122,9 +122,7 @@ class ScenarioStore(RecordStore):
         record, _ = found
         folder = record["digest" if "folder" not in record else "manifest"][:FOLDER_NAME]  # earlier releases: by files
         if (record["step"], record["ds"], record.get("folder", folder)) != (step, ds, folder):
-            raise CorruptError(
-                f"{self.url}/{key}/{RECORD}: is not what was written there for {step} of {ds}; {self.remedy(ds)}"
-            )
+            raise CorruptError(f"{self.url}/{key}/{RECORD}: is not the record of {step} of {ds}; {self.remedy(ds)}")
         checked_name(folder, f"{self.url}/{key}/{RECORD}", self.remedy(ds))
         return Commit(step, ds, generation, record["digest"], record["manifest"], folder, self)
 
@@ -142,7 +140,7 @@ class ScenarioStore(RecordStore):
         # Its digest is right, but the record that names it may have been changed to name another output's.
         said, is_so = (manifest["step"], manifest["ds"], manifest["digest"]), (commit.step, commit.ds, commit.digest)
         if said != is_so or sha256_of(canonical_json(manifest["files"])) != commit.digest:
-            raise CorruptError(f"{self.url}/{key}: does not describe what the commit record names; {remedy}")
+            raise CorruptError(f"{self.url}/{key}: does not describe the output that the commit record names; {remedy}")
         for name in manifest["files"]:
             checked_name(name, f"{self.url}/{key}", remedy)
         return manifest
@@ -187,7 +185,7 @@ class ScenarioStore(RecordStore):
         return any(commit.digest == digest for commit in self.commits_on(ds, generation))
 
     def find_commit(self, step: str, digest: str) -> Commit | None:
-        """The committed output with that digest, in whatever day and generation."""
+        """The committed output with that digest, of any day and generation."""
         return next((c for c in self.commits() if c.step == step and c.digest == digest), None)
 
     def find_by_digest(self, step: str, digest: str) -> Path | None:
@@ -198,7 +196,7 @@ class ScenarioStore(RecordStore):
     def commit(
         self, step: str, ds: str, folder: Path, facts: Facts, generation: int | None = None
     ) -> tuple[Commit, bool]:
-        """Commits a finished folder; returns the commit that stands and whether it is ours.
+        """Commits a finished folder; returns the commit that stands, and True if it is ours.
 
         `facts` go into the manifest (inputs, config, code, gate). `generation` held the day when the inputs were read
         (default: the one that holds it now). Where another run committed first, theirs stands. Raises RetryLaterError
@@ -238,7 +236,7 @@ class ScenarioStore(RecordStore):
         return standing, False
 
     def _remove_leftovers(self, key: str, keep: Commit) -> None:
-        """Removes what killed runs published below `key` without a commit. The record stands, so no run needs it."""
+        """Removes files of killed runs below `key` that were not committed. The record stands: no run needs them."""
         for other in {found.rsplit("/", 1)[0] for found in self.keys(f"{key}/*/*")} - {keep.key}:
             self.objects.delete(other)
 
@@ -251,7 +249,7 @@ class ScenarioStore(RecordStore):
             )
 
     def verify(self, commit: Commit) -> None:
-        """Proves what `commit.folder` gives to a step. Raises CorruptError where a file, the manifest or the commit
+        """Proves the files of `commit.folder` for a step. Raises CorruptError where a file, the manifest or the commit
         record disagree, and BadInputError where the files were deleted as no longer needed."""
         files = self.manifest_of(commit)["files"]  # read again: it may have changed since the commit was found
         self.require_kept(commit)
@@ -294,14 +292,14 @@ class ScenarioStore(RecordStore):
             f" recloop chain replay {self.options} --from {ds}"
         )
 
-    # scratch, and what no digest depends on
+    # scratch, and records that no digest depends on
 
     def scratch(self) -> contextlib.AbstractContextManager[Path]:
         """A folder to write into. Leftovers of killed runs are removed."""
         return self.objects.scratch.folder()
 
     def keep_rejected(self, step: str, ds: str, folder: Path) -> str:
-        """Keeps what a refused step wrote (a validation's docs), outside the committed history; returns where."""
+        """Keeps a refused step's files (a validation's docs), outside the committed history; returns the place."""
         key = f"rejected/{ds}/{step}"
         self.objects.delete(key)
         self.objects.publish(folder, key, files_of(folder))

@@ -2,7 +2,7 @@
 
 A commit record names its manifest by digest, a manifest its files, the commits of its inputs, the record of its
 generation, and the newest record of the log that the step appends to. Generations and champion records name the record
-before them. So whatever is changed, something that names it disagrees. Nothing names the newest records: they could be
+before them. So a change of any of them contradicts a digest elsewhere. Nothing names the newest records: they could be
 replaced together with all that they name. `Proof.head` is a digest over them, to be kept elsewhere and compared.
 """
 
@@ -58,7 +58,7 @@ class Proof:
 
 
 def verify(scenario: Scenario, store: ScenarioStore) -> Proof:
-    """Reads everything that is committed, and what names it."""
+    """Reads everything that is committed, and the records that name it."""
     verifier = _Verifier(scenario, store)
     problems = list(verifier.problems())
     num_bytes = sum(file["bytes"] for _, manifest in verifier.sound for file in manifest["files"].values())
@@ -101,7 +101,7 @@ class _Verifier:
             yield from self._strangers()
 
     def _unless_replaced(self, place: Place, problems: Iterator[str]) -> Iterator[str]:
-        """Without what concerns an output that the newest generation has computed again: that was the remedy."""
+        """Leaves out problems of an output that the newest generation has computed again: that was the remedy."""
         holder = holder_of(place.ds, self.generations) if self.generations else place.generation
         if holder > place.generation and place._replace(generation=holder) in self.places:
             self.replaced += [f"{problem} (generation {holder} holds it now)" for problem in problems]
