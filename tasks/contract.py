@@ -7,7 +7,7 @@ From it come the function call in a test, `recloop train`, the stage in dvc.yaml
 Airflow task. Edges are never written: a step that reads `samples` comes after the step that writes `samples`.
 
 A step function is pure: it reads the folders it is given, writes files into its output folder, and returns metrics.
-It asks no clock and no unseeded randomness, so equal inputs give equal files. It imports what is heavy inside.
+It asks no clock and no unseeded randomness, so equal inputs give equal files. It has heavy imports inside.
 """
 
 from __future__ import annotations
@@ -90,16 +90,16 @@ class Step:
     the scenario that are paths of files it depends on. `imports` are the modules that its function imports: they are
     loaded before the function is called, so that their time does not count as compute. `options` are its command's own.
     `needs` is a config path without whose value the step has nothing to do. `variants` are config paths whose values
-    name the output, so that a day can hold several: with other values the step is not done yet. `shows` says in text
-    what a committed folder holds, for a person at a terminal, who may copy commands with the given options. `after` is
-    called by the command with the scenario and the committed folder: what a step may not do itself, because it writes
-    only its output. `before` is
-    called by the runner where the step is not done yet, and refuses what the step cannot see in its own inputs.
+    name the output, so that a day can hold several: with other values the step is not done yet. `shows` describes a
+    committed folder to a person at a terminal, who may copy commands with the given options. `after` is called by the
+    command with the scenario and the committed folder: it does work that a step may not do, because a step writes only
+    its output. `before` is called by the runner where the step is not done yet: it refuses a day for reasons that the
+    step cannot see in its own inputs.
 
     `daily` steps make up the daily DAG. A step says no by raising GateError after it wrote its output. Then `on_no`
     `fail` stops the day and keeps the output aside, uncommitted; `skip` commits the output with the refusal in its
     manifest, and a scheduler sees a skipped task. `registry` steps talk to MLflow while they run, the others to nobody;
-    `tracked` ones are shown there as a run after their commit. `headline` says which of its metrics the runs of the day
+    `tracked` ones are shown there as a run after their commit. `headline` names its metrics that the runs of the day
     and of the chain show, as path → name; a `*` stands for one part of the path: `{"progressive/*/auc": "auc/*"}`.
     `trials` is the file of its output that lists trials, each shown as a run of its own.
     A `resumable` step notes where it is, see DayConfig.
@@ -110,7 +110,7 @@ class Step:
     `source` steps read the scenario's source. `asset` is the name under which a scheduler announces a new output to
     others; without it the output is not announced. Two declarations give a step the store itself, besides its folders:
     `appends` names a log of the store whose records the step reads, and to which it adds one while it runs, so its
-    output depends on what the log says at that moment; `keeps` names a folder of the store for its own working files.
+    output depends on the log's content at that moment; `keeps` names a folder of the store for its own working files.
     """
 
     name: str

@@ -35,7 +35,7 @@ ByTask = dict[str, float | None]
 
 
 class DayFacts(TypedDict):
-    """One day; what is not committed yet is None. `auc_progressive`: the parent's, on all rows of the day.
+    """One day; values that are not committed yet are None. `auc_progressive`: the parent's, on all rows of the day.
 
     `gate_auc`: of champion and challenger on the holdout. `gate`: "promoted", "promoted, unjudged: …" or "no: …",
     also of a step before deploy that refused the day.
@@ -98,7 +98,7 @@ def step_seconds(store: ScenarioStore, ds: str, kind: str = "total") -> dict[str
     """Seconds of each step's newest run that did its work; `kind`: total or compute."""
     found: dict[str, float] = {}
     for entry in store.journal():
-        # A later run that found the step done took no time, and must not hide what the work took.
+        # A later run that found the step done took no time, and must not hide the time of the work.
         if entry.get("ds") == ds and entry.get("outcome") in RAN:
             found[str(entry.get("step"))] = _number(entry, "seconds", kind) or 0.0
     return {step: found[step] for step in STEPS if step in found}
@@ -127,7 +127,7 @@ def write_report(scenario: Scenario, store: ScenarioStore, days: list[str], out:
 
 
 def outcome_lines(outcome: Outcome) -> list[str]:
-    """One step for a person: day, how it ended, seconds, main numbers, and tables that refused or evicted ids."""
+    """One step for a person: day, outcome, seconds, main numbers, and tables that refused or evicted ids."""
     head = f"{outcome.ds} {outcome.step:<{STEP_WIDTH}}"
     if outcome.outcome in ("already_done", "reused"):
         return [f"{head} {'done before' if outcome.outcome == 'already_done' else 'as before'}"]
@@ -186,7 +186,7 @@ def _undated(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _output(store: ScenarioStore, name: str, ds: str) -> Commit | None:
-    """The committed output of that name, whichever step writes it."""
+    """The committed output of that name, of the step that writes it."""
     return store.find(WRITERS[name], ds)
 
 

@@ -171,7 +171,7 @@ def judge_day(
     named = [(f"{task}: {text}", facts["judgement"]) for text, tasks in groups for task, facts in tasks.items()]
     unknown, hold, rollback = _reasons(named, "unknown"), _any_worse(chain), _any_worse(against_former)
     verdict: Literal["ok", "rollback_proposed", "hold", "unknown"] = "unknown" if unknown else "ok"
-    # Hold comes first: where the chain itself fell behind, no version of it may replace what serves.
+    # Hold comes first: where the chain itself fell behind, no version of it may replace the champion.
     if hold or rollback:
         verdict = "hold" if hold else "rollback_proposed"
     return {

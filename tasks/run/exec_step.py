@@ -43,7 +43,7 @@ class Asked(TypedDict):
 
 
 class Request(TypedDict):
-    """A call of a step's function, as JSON. `file` is the scenario's, `given` what the command line changed of it;
+    """A call of a step's function, as JSON. `file` is the scenario's, `given` its values from the command line;
     `environment` is added to the process's own."""
 
     step: str

@@ -47,7 +47,7 @@ class DayPlan:
 
 @dataclass(frozen=True)
 class Blocked:
-    """A step, and why it can't run."""
+    """A step, and the reason why it can't run."""
 
     step: str
     error: ParentMissingError | BadInputError
@@ -127,7 +127,7 @@ def _missing_days(name: str, scenario: Scenario, ds: str, store: ScenarioStore) 
         try:
             resolve_inputs(replace(STEPS[name], reads={argument: source}), scenario, ds, store)
         except ParentMissingError as error:
-            # What is missing of the day itself, the run computes first.
+            # Missing outputs of the day itself are computed first by the run.
             if error.ds != ds:
                 yield error
 
@@ -172,7 +172,7 @@ def plan_training(scenario: Scenario, store: ScenarioStore, plans: list[DayPlan]
     """Plans the first training of the planned days; where all are done, that of the next day."""
     from models.training.footprint import footprint
 
-    # The day that learns first: later ones start from what it makes.
+    # The day that learns first: later ones start from its checkpoint.
     ds = next((day.ds for day in plans if day.steps[TRAINS].state != "done"), None)
     parent = store.find(TRAINS, plans[-1].ds) if ds is None else _newest_before(scenario, store, ds)
     named: Parent | None = {"ds": parent.ds, "digest": parent.digest} if parent else None

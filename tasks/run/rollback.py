@@ -1,4 +1,4 @@
-"""Returning to an earlier champion, ending the hold that this puts on promotions, and what serves at present."""
+"""Rollback to an earlier champion, the end of the hold that it puts on promotions, and facts about serving."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def status_facts(scenario: Scenario, store: ScenarioStore) -> ServingStatus:
         facts["mlflow"] = str(error)
         return facts
     existing = {version["version"] for version in facts["versions"]}
-    facts["mlflow"] = "ok: alias champion moved to what the log says" if corrected else "ok"
+    facts["mlflow"] = "ok: alias champion moved to the log's version" if corrected else "ok"
     facts["rollback_targets"] = [e.version for e in _split(targets, existing).present]
     facts["deleted"] = [e.version for e in _split([*served[-1:], *targets], existing).deleted]
     return facts

@@ -53,8 +53,8 @@ def show(scenario: Scenario, store: ScenarioStore, commits: Sequence[Commit]) ->
 
 
 def show_after(scenario: Scenario, store: ScenarioStore, ds: str, *, at_once: bool) -> None:
-    """Shows what is committed and not shown yet, after a step of `ds`. MLflow is a view: where it can't be reached, the
-    commits still stand, and a message says how they are shown.
+    """Shows commits that are not shown yet, after a step of `ds`. MLflow is a view: where it can't be reached, the
+    commits still stand, and a message gives the remedy.
 
     `at_once`: not only where another day's steps wait, which no step of that day may ever show.
     """

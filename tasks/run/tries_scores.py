@@ -1,7 +1,7 @@
 """Two things that scored the same days, side by side: the committed chain, a generation, a day, a try.
 
 A row is judged only by a score that was given before the row was learned: on most days the parent's score of the whole
-day; on the first day of a try the score of the holdout, because what the try changes has learned nothing before.
+day; on the first day of a try the score of the holdout, because the try's own model has learned nothing before.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Difference:
     def of(
         cls, auc: float | None, low: float | None = None, high: float | None = None, lacks: str | None = None
     ) -> Difference:
-        """With what the interval says: better, worse, within chance, equal, or unknown: without an interval, or with
-        what it `lacks` to be judged. A bootstrap of few rows or positives is narrow by accident."""
+        """With the interval's verdict: better, worse, within chance, equal; or unknown: without an interval, or if it
+        `lacks` something to be judged. A bootstrap of few rows or positives is narrow by accident."""
         if low is None or high is None:
             return cls(auc, None, None, "unknown")
         if low == high == 0:
@@ -82,7 +82,7 @@ class TaskComparison:
 class Comparison:
     """Both sides on the days that they share, or each on its own days where the rows are not the same.
 
-    `not_paired` says why the interval is missing. `holdout_days` are judged on their holdout only.
+    `not_paired` is the reason why the interval is missing. `holdout_days` are judged on their holdout only.
     """
 
     first: str

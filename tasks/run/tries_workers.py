@@ -35,7 +35,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Chain:
-    """Jobs of which each needs the one before. `log`: where their output goes."""
+    """Jobs of which each needs the one before. `log`: the file that gets their output."""
 
     name: str
     jobs: Sequence[Job]
@@ -122,7 +122,7 @@ def _work(chain: Chain, sender: Connection) -> None:
     chain.log.parent.mkdir(parents=True, exist_ok=True)
     with chain.log.open("a") as log:
         for stream in (sys.stdout, sys.stderr):
-            os.dup2(log.fileno(), stream.fileno())  # also what C++ prints, which knows no sys.stdout
+            os.dup2(log.fileno(), stream.fileno())  # also for C++ code, which prints without sys.stdout
     begun = time.perf_counter()
     for position, job in enumerate(chain.jobs):
         error, exit_code = None, 0

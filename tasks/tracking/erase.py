@@ -1,7 +1,7 @@
-"""Deleting what MLflow holds of days that rows of users were left out of, files included.
+"""Deletes MLflow's entries of days that rows of users were left out of, files included.
 
-MLflow's own deletions only mark entries as deleted and leave their files. An entry is deleted after its files, so what
-was interrupted is found again. The entries of the database hold digests, counts and metrics, and no row.
+MLflow's own deletions only mark entries as deleted and leave their files. An entry is deleted after its files, so an
+interrupted deletion is found again. The entries of the database hold digests, counts and metrics, and no row.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _erase_model(model_id: str) -> None:
 
 
 def erase_runs(scenario: Scenario, days: Iterable[tuple[int, str]]) -> int:
-    """Deletes the runs of days, each a generation and a ds, with their artifacts; returns how many."""
+    """Deletes the runs of days, each a generation and a ds, with their artifacts; returns the number of runs."""
     runs, num = Runs(scenario), 0
     for generation, ds in days:
         found = runs.find({"recloop.generation": str(generation), "recloop.ds": ds})

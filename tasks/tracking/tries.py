@@ -1,4 +1,4 @@
-"""A run of its own for each try: what was changed, and what the change is worth."""
+"""A run of its own for each try: the changed settings, and the gain or loss that they bring."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ class View:
         self.runs.finish(run, end_ms)
 
     def _show_day(self, generation: int, ds: str) -> Run:
-        """The run of a day, with what is known of it by now."""
+        """The run of a day, with all that is known of it by now."""
         steps = self._done_on(ds, generation)
         begins = [done.start_ms for done in steps] or [0]
         run = self.runs.open(RunKey(self.scenario.name, generation, ds), min(begins), note=self.scenario.description)
@@ -181,7 +181,7 @@ class View:
         return len(day_range(self.scenario, str(self.scenario.data.days.first), ds))
 
     def _show_trials(self, parent: Run, file: Path) -> None:
-        """A run for each trial of a search, nested under the step's: what was tried, and its result."""
+        """A run for each trial of a search, nested under the step's: the values tried, and the result."""
         trials = read_record_file(file, Trials, extra="ignore")["trials"]
         known = {run.tags.get("recloop.trial"): run for run in self.runs.find({PARENT: parent.run_id})}
         for position, trial in enumerate(trials):

@@ -30,8 +30,8 @@ class Change(TypedDict):
 
 
 class Proposal(TypedDict):
-    """proposal.json. `best` are the winner's values by path, trial 0's where no trial was better; `changes` what that
-    means for the scenario file."""
+    """proposal.json. `best` are the winner's values by path, trial 0's where no trial was better; `changes` those
+    that the scenario file does not have."""
 
     study: str
     scenario: str
@@ -98,7 +98,7 @@ def proposal_table(folder: Path, options: str) -> str:
 
 def _verdict(proposal: Proposal, options: str) -> list[str]:
     if not proposal["better"]:
-        return ["no trial was better than what serves: nothing to change"]
+        return ["no trial was better than the champion's values: nothing to change"]
     lines = [f"{task}: {_difference(facts)} against trial 0" for task, facts in sorted(proposal["evidence"].items())]
     lines.append(doubt(proposal) or "the gain is beyond chance")
     lines += [f"{path}: {c['old']} -> {c['new']}" for path, c in sorted(proposal["changes"].items())]
@@ -166,9 +166,9 @@ def apply(scenario: Scenario, changes: Mapping[str, Change], ds: str) -> None:
         if (own := own_value(now, path)) != change["old"]:
             raise BadInputError(
                 f"{place_of(file, *path.split('.'))}: {path}: is {own!r}, the proposal started from"
-                f" {change['old']!r}; tune again from what it is now"
+                f" {change['old']!r}; tune again from its present value"
             )
-    # Refuses what the scenario does not allow, before the file is touched.
+    # Refuses values that the scenario does not allow, before the file is touched.
     with_values(now, {path: change["new"] for path, change in changes.items()})
     yaml = YAML(typ="rt")
     # ruamel would wrap lines that their owner wrote as one.

@@ -26,7 +26,7 @@ TAIL_DRAWS, MAX_DRAWS = 20, 10_000  # an end of an interval needs about ten draw
 
 
 class Difference(TypedDict):
-    """The AUC of the best trial minus that of trial 0 on the judged rows, its interval, and what both are worth.
+    """The AUC of the best trial minus that of trial 0 on the judged rows, its interval, and the judgement on it.
 
     `verdict` (models.metrics.judgement.Verdict) and `reason` are a text here, so that reading needs no NumPy. The
     numbers are None where they are undefined.
@@ -63,7 +63,7 @@ class Replay:
     events: Mapping[str, Path]
 
     def differences(self) -> list[tuple[str, Any, Any]]:
-        """Config paths at which the scenario differs from what serves, with both values."""
+        """Config paths at which the scenario differs from the champion's settings, with both values."""
         found: list[tuple[str, Any, Any]] = []
 
         def compare(path: str, old: Any, new: Any) -> None:

@@ -14,12 +14,12 @@ from feature_jobs.schema import Scenario, SearchRange
 from feature_jobs.schema.explain import explain
 
 SAME_SAMPLES = ("enabled", "buckets", "scale", "table", "embedding")
-"""Fields of a feature that decide how a sample is read, not what is in it."""
+"""Fields of a feature that decide on the reading of a sample, not on its content."""
 SERVED = ("model", "train", "features")
-"""Sections that decide what a checkpoint is."""
+"""Sections that decide on the content of a checkpoint."""
 SEARCHED = ("model", "train", "features", "join")
 JUDGING = ("data", "ingest", "labels", "outcomes", "evaluate")
-SIGNIFICANT_DIGITS = 4  # of a searched number: what is written into the scenario is exactly what was tried
+SIGNIFICANT_DIGITS = 4  # of a searched number: exactly the value that was tried is written into the scenario
 MISSING = object()
 
 
@@ -61,7 +61,7 @@ class Dimension:
         """The value for the scenario that Optuna's value stands for."""
         if self.choices:
             return json.loads(raw)
-        # Known values must not be rounded: trial 0 is what serves, exactly.
+        # Known values must not be rounded: trial 0 has exactly the champion's.
         if self.is_int or raw in (self.champion, self.own):
             return raw
         return float(f"{raw:.{SIGNIFICANT_DIGITS}g}")
@@ -200,7 +200,7 @@ def _refuse_fixed(scenario: Scenario, pattern: str, path: str) -> None:
     section = path.split(".", maxsplit=1)[0]
     place = f"{scenario.place_of('tune', 'space', pattern)}: tune.space: {path}"
     if section in JUDGING or path == "train.holdout_share":
-        raise BadInputError(f"{place}: decides which rows judge a trial, and must be the same for all; take it out")
+        raise BadInputError(f"{place}: selects the rows that judge a trial, and must be the same for all; take it out")
     if section not in SEARCHED:
         raise BadInputError(f"{place}: has no part in training; search in {', '.join(SEARCHED)}")
 
@@ -215,7 +215,7 @@ def _dimension(scenario: Scenario, path: str, search: SearchRange, champion: Any
     # In Python True is an int, too.
     if any(isinstance(value, bool) or not isinstance(value, int | float) for value in (champion, own)):
         raise BadInputError(f"{place}: the scenario's {own!r} is not a number; give choices instead of low and high")
-    # Optuna replaces known values that lie outside of the range, and trial 0 must have what serves.
+    # Optuna replaces known values that lie outside of the range, and trial 0 must have the champion's.
     low, high = min(search.low, champion, own), max(search.high, champion, own)
     if search.log and low <= 0:
         raise BadInputError(f"{place}: {low} has no logarithm; raise it above zero, or leave log out")
