@@ -21,6 +21,7 @@ from tasks.run.rollback import resume_promotions, rollback, status_facts
 from tasks.run.runner import run_step
 from tasks.store.champion_log import CHAMPION
 from tasks.store.verify import verify
+from tests.own_process import in_own_process
 from tests.unit.tasks.store import schedules
 from tests.unit.tasks.store.backends import BACKENDS, Backend, LocalBackend
 from tests.unit.tasks.store.checker import Found, check
@@ -318,20 +319,22 @@ def _machine_on(backend: str) -> type[StoreMachine]:
     return type("StoreMachine", (StoreMachine,), {"backend_type": BACKENDS[backend]})
 
 
-def _run(backend: str, sequences: int) -> None:
+def run(backend: str, sequences: int, folder: Path) -> None:
+    """Drives that many sequences on stores of a backend."""
+    SCENARIOS["tiny"] = tiny_scenario(folder)
     bounds = settings(max_examples=sequences, stateful_step_count=5, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(_machine_on(backend), settings=bounds)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_some_sequences(backend: str) -> None:
-    _run(backend, 100)
+def test_some_sequences(backend: str, tmp_path: Path) -> None:
+    run(backend, 100, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_many_sequences(backend: str) -> None:
-    _run(backend, 1000)
+def test_many_sequences(backend: str, tmp_path: Path) -> None:
+    in_own_process(run, backend, 1000, tmp_path)
 
 
 @pytest.mark.parametrize("words", FAILED.values(), ids=FAILED)
