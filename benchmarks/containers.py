@@ -146,7 +146,7 @@ def cells(scenario: Scenario, store: str, seconds: Mapping[Any, float]) -> Cells
 
 
 def print_table(by_mode: Mapping[str, Cells]) -> bool:
-    """Returns whether all modes have the same digests."""
+    """Returns True if all modes have the same digests."""
     first = next(iter(by_mode.values()))
     print(f"\n{'day':<11}{'step':<10}{'digest':<14}" + "".join(f"{mode:>12}" for mode in by_mode))
     same = True
@@ -220,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for mode in given.modes:
             work = Path(name) / mode.replace(" ", "-")
             work.mkdir()
-            # One for each mode: the number of a version depends on what was registered before it.
+            # One for each mode: the number of a version depends on earlier registrations.
             with mlflow_server(work / "mlflow") as mlflow:
                 if mode == "kubernetes":
                     store, seconds = run_pods(scenario, days, given.tag, mlflow, objects)

@@ -75,7 +75,7 @@ features:
 
 @dataclass(frozen=True)
 class Sums:
-    """What all engines must agree on; an event whose user or item has no snapshot before it adds nothing."""
+    """Sums that must be equal for all engines; an event whose user or item has no snapshot before it adds nothing."""
 
     rows: int
     age: int

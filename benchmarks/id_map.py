@@ -155,7 +155,7 @@ def _managed_collision(num_rows: int, *, train: bool) -> Callable[[list[Ints]], 
 
 
 def curve(args: argparse.Namespace) -> Iterator[Figures]:
-    """What all but the dense part costs a sample, by rows held: CPU time of each part and of all, wall time of all."""
+    """Times of a sample without the dense part, by rows held: CPU time of each part and of all, wall time of all."""
     rng = np.random.default_rng(0)
     tables = DynamicTables(DIM, ["ids"], [0] * NUM_COLUMNS)
     gradient_BI = np.full((BATCH, NUM_COLUMNS * DIM), 0x3A00, np.uint16)  # bfloat16: 0.0005
@@ -201,7 +201,7 @@ def huge_pages_mib() -> int | None:
 
 
 def stream(args: argparse.Namespace) -> Iterator[Figures]:
-    """New ids without end under a capacity: what a million of them add to the memory."""
+    """A stream of new ids under a capacity: memory added by a million of them."""
     capacity, ids_of_day = args.capacity, 2 * args.capacity
     tables = DynamicTables(DIM, ["ids"], [0] * NUM_COLUMNS, {"ids": Embedding(capacity=capacity)})
     seen, before = 0, rss_mib()

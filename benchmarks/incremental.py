@@ -53,7 +53,7 @@ MEASURES = ("auc", "gauc")
 
 @dataclass(frozen=True)
 class Trained:
-    """A model that is to score a day, and what it cost to learn."""
+    """A model that is to score a day, and the rows and seconds of its training."""
 
     checkpoint: Path
     rows: int

@@ -1,7 +1,7 @@
-"""What a scenario's steps announce to other DAGs: its samples, checkpoint, version and champion as Airflow assets.
+"""Airflow assets that a scenario's steps announce to other DAGs: its samples, checkpoint, version and champion.
 
-A DAG of yours runs on a new champion with `schedule=[Asset("movielens.champion")]`. Which steps announce something
-is declared with the step, as `asset=...`.
+A DAG of yours runs on a new champion with `schedule=[Asset("movielens.champion")]`. A step declares
+its asset as `asset=...`.
 """
 
 from __future__ import annotations

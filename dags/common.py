@@ -1,4 +1,4 @@
-"""What the daily and the tuning DAG share. Airflow imports it for every parse: nothing heavy, no clock, no network."""
+"""Parts of the daily and the tuning DAG. Airflow imports them for every parse: nothing heavy, no clock, no network."""
 
 from __future__ import annotations
 
@@ -105,5 +105,5 @@ def step_arguments(scenario: Scenario, step: str) -> dict[str, Any]:
 
 
 def wants_gpu(declared: Step) -> bool:
-    """Whether the step needs a slot of the GPU pool; training always does, so that one runs at a time."""
+    """Says if the step needs a slot of the GPU pool; training always does, so that one runs at a time."""
     return declared.resources.gpus > 0 or declared.writes == "checkpoint"

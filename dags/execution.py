@@ -1,4 +1,4 @@
-"""How an Airflow task runs a step's command: the interface, and its simplest form, a process beside the worker.
+"""Execution of a step's command by an Airflow task: the interface, and its simplest form, a process beside the worker.
 
 tasks/run/modes.py chooses one by `RECLOOP_EXECUTION`, which is read when a task runs, never when Airflow parses a DAG.
 """
@@ -27,7 +27,7 @@ class Execution(Protocol):
         """Waits for the end and returns the exit code, negative for a signal; passes on each line as it is printed."""
 
     def kill(self) -> None:
-        """Stops what `run` started, with all of its children. Safe to call at any time."""
+        """Stops the process that `run` started, with all of its children. Safe to call at any time."""
 
 
 class ProcessExecution:

@@ -251,7 +251,7 @@ def ended(pod: k8s.V1Pod | None, container: str) -> tuple[int, str]:
 
 
 def is_result(line: str) -> bool:
-    """Whether a line is the JSON object that a step ends with."""
+    """Says if a line is the JSON object that a step ends with."""
     if not line.startswith("{"):
         return False
     try:

@@ -37,7 +37,7 @@ class FailureNotifier(BaseNotifier):
 
 
 class Alert(TypedDict):
-    """What the log and the webhook get."""
+    """Message for the log and the webhook."""
 
     event: str
     dag_id: str

@@ -14,7 +14,7 @@ from dags.timetable import DayTimetable
 
 
 class RecloopPlugin(AirflowPlugin):
-    """What this project adds to Airflow."""
+    """Airflow plugin with this project's timetable and listener."""
 
     name = "recloop"
     timetables: ClassVar = [DayTimetable]

@@ -1,4 +1,4 @@
-"""The one operator: a task is a step's command for a day, and its exit code decides how the task ends."""
+"""The one operator: a task is a step's command for a day, and its exit code decides the task's state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tasks.run.modes import execution_of
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-ERROR_MARK = "recloop: "  # how the command begins its error message
+ERROR_MARK = "recloop: "  # the beginning of the command's error message
 ALREADY_DONE = "already_done"
 KILLED = 128  # shells and containers report signal N as 128 + N
 MANUAL = "manual"  # a DagRunType, which is a string; its module is slow to import
@@ -44,7 +44,7 @@ class Result(TypedDict, total=False):
 
 
 class StepOperator(BaseOperator):
-    """Runs `recloop STEP --scenario FILE --ds DAY`, where RECLOOP_EXECUTION says, and streams its output to the log.
+    """Runs `recloop STEP --scenario FILE --ds DAY` in the mode of RECLOOP_EXECUTION, and streams its output to the log.
 
     Exit codes: 0 is success; a gate's no (3) skips the task or fails it, as the step declares; 6 and death by a signal
     are retried; all else fails at once, because the same command would fail again. DAY is a day of the run's data
@@ -78,7 +78,7 @@ class StepOperator(BaseOperator):
     _execution: Execution | None = None
 
     def execute(self, context: Context) -> dict[str, str | None]:
-        """Runs the step. Raises what Airflow understands as skip, fail or retry."""
+        """Runs the step. Raises the exceptions by which Airflow skips, fails or retries a task."""
         ds = self.ds_of(context)
         arguments = [self.step, "--scenario", self.scenario, "--ds", ds, *self.options, "--json"]
         if data := (context.get("params") or {}).get("data"):
@@ -92,7 +92,7 @@ class StepOperator(BaseOperator):
 
         def on_stderr(line: str) -> None:
             errors.append(line)
-            self.log.info(line)  # progress too comes on stderr; the error itself is in what `_judge` raises
+            self.log.info(line)  # progress too comes on stderr; the error itself is in the exception of `_judge`
 
         self.log.info("running: recloop %s", shlex.join(arguments))
         try:
@@ -175,7 +175,7 @@ def reason_of(errors: Sequence[str], code: int) -> str:
 
 
 def signal_of(code: int) -> str:
-    """What an exit code says of the signal that ended the step; empty where it says nothing."""
+    """Explains the signal that ended the step, from its exit code; empty where the code is not of a signal."""
     number = -code if code < 0 else code - KILLED
     with contextlib.suppress(ValueError):
         found = signal.Signals(number)

@@ -1,4 +1,4 @@
-"""When a scenario's DAGs run: one run for each day of the data, named by that day."""
+"""Timetable of a scenario's DAGs: one run for each day of the data, named by that day."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class DayTimetable(CronDataIntervalTimetable):
 
     A run starts after its day is over, so Airflow's usual id names the day after. Here the id names the run's own day,
     in the scenario's time zone: `scheduled__2022-04-25`; see `day_of`. No run is created for days after `last`, or in
-    `skip`. A backfill has the days from its first date to its last, both included, at whatever hour the runs are.
+    `skip`. A backfill has the days from its first date to its last, both included, at any hour of the runs.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class DayTimetable(CronDataIntervalTimetable):
         """`scheduled__2022-04-25`, `manual__2022-04-25__STARTED`.
 
         Airflow has at most one run of a logical date, so a scheduled one needs no more than the day. A backfill does
-        not ask: see `_named_by`. `airflow dags trigger` gives today's interval, whatever logical date it was given: an
+        not ask: see `_named_by`. `airflow dags trigger` gives today's interval with any logical date: an
         id with that day would be wrong.
         """
         if data_interval is None or data_interval.end > datetime.datetime.now(datetime.UTC):

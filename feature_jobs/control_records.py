@@ -2,7 +2,7 @@
 
 Their writer may have been killed, may be another release, or may be an attacker. So each is read here, and nowhere
 else: only from a regular file, at most so many bytes and so deep, with the types that its reader declares. Everything
-else raises CorruptError with the place, what is wrong there, and the remedy.
+else raises CorruptError with the place, the problem, and the remedy.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def _check_text(value: Any) -> None:
 
 
 def _first_of(error: ValidationError) -> str:
-    """The first thing that is wrong: its place in the record, what it should be, what it is."""
+    """The first wrong value of a record: its place, the expected value and the value found."""
     found = error.errors(include_url=False, include_context=False)
     where = ".".join(str(part) for part in found[0]["loc"])
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""

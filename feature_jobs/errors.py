@@ -22,19 +22,19 @@ MAX_LISTED = 20
 
 
 def listed(problems: Iterable[str]) -> str:
-    """A line for each problem, each once, up to `MAX_LISTED`; a file that is not what it should be has hundreds."""
+    """A line for each problem, each once, up to `MAX_LISTED`; a file of another kind has hundreds."""
     lines = list(dict.fromkeys(problems))
     more = [f"and {len(lines) - MAX_LISTED:,} more problems"] if len(lines) > MAX_LISTED else []
     return "\n".join([*lines[:MAX_LISTED], *more])
 
 
 def mistake(location: Sequence[str], value: object, what: str, remedy: str) -> str:
-    """The message about a scenario's field; `value` None: it says nothing of what is wrong."""
+    """The message about a scenario's field; `value` None: left out, because it does not explain the problem."""
     return f"{'.'.join(location)}: {'' if value is None else f'{value!r}: '}{what}; {remedy}"
 
 
 class RecloopError(Exception):
-    """Base of all expected errors; `exit_code` is what the command ends with."""
+    """Base of all expected errors; `exit_code` is the exit code of the command."""
 
     exit_code = 1
 

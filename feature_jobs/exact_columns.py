@@ -71,7 +71,7 @@ def exact_column(values: pa.Array, name: str, kind: pa.DataType) -> pa.Array:
 
 
 def finite_column(values: pa.Array, name: str) -> pa.Array:
-    """A column of numbers without an infinite one. `ingest` refuses those too, so no model has learned what they mean.
+    """A column of numbers without an infinite one. `ingest` refuses those too, so no model has learned from one.
 
     Raises BadInputError that names the feature, the row and the value.
     """
@@ -101,17 +101,17 @@ def as_floats(values: pa.Array, name: str) -> pa.Array:
 
 
 def flattened(lists: pa.Array, name: str) -> tuple[pa.Array, Ints]:
-    """The elements of all lists, and where each row's begin [N + 1]."""
+    """The elements of all lists, and the offsets of the rows' lists [N + 1]."""
     lists = plain(lists)
     if not _is_list(lists.type):
         raise BadInputError(f"feature column {name!r}: {lists.type} values are not lists of ids; give lists")
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    return lists.flatten(), offsets  # unlike .values, leaves out what lies under null lists and outside a slice
+    return lists.flatten(), offsets  # unlike .values, leaves out elements under null lists and outside a slice
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether values of this type are text."""
+    """Says if values of this type are text."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
@@ -120,7 +120,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _states_integers(kind: pa.DataType) -> bool:
-    """Whether values of this type can state a whole number."""
+    """Says if values of this type can state a whole number."""
     numbers = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     return bool(numbers or pa.types.is_boolean(kind) or is_text(kind))
 

@@ -1,9 +1,9 @@
 """Encodes rows of features into the inputs of the network. Training and serving share this code.
 
-A `Layout` says, for the enabled features of a scenario, which columns are embedded as one id (slots), which as several
-ids (bags), and which are numbers. `encode` applies it to a table. Ids become 64-bit keys; each feature has a namespace,
-so that equal ids of two features get different keys unless `table` joins them. Numbers are scaled. Nothing is fitted
-here, so no state can differ between training and serving. Needs only numpy and pyarrow.
+A `Layout` lists the columns of a scenario's enabled features that are embedded as one id (slots) or as several ids
+(bags), and those that are numbers. `encode` applies it to a table. Ids become 64-bit keys; each feature has a
+namespace, so that equal ids of two features get different keys unless `table` joins them. Numbers are scaled. Nothing
+is fitted here, so no state can differ between training and serving. Needs only numpy and pyarrow.
 """
 
 from __future__ import annotations
@@ -249,12 +249,12 @@ _SCALES = {
 def _bucketize(scaled: npt.NDArray[np.float64], buckets: int) -> pa.Array:
     finite = np.isfinite(scaled)
     steps = np.floor(np.where(finite, scaled, 0.0) * buckets)
-    # A cast of a float beyond int64 is undefined, and processors differ in what they make of it.
+    # A cast of a float beyond int64 is undefined, and its result differs between processors.
     return pa.array(np.clip(steps, -(2**53), 2**53).astype(np.int64), mask=~finite)
 
 
 def _encode_bag(samples: pa.Table, bag: Bag) -> tuple[Ints, Ints]:
-    """Keys of all lists, one after another, and where each row's begin. A null list is empty."""
+    """Keys of all lists, one after another, and the offset of each row's first. A null list is empty."""
     lists = _column(samples, bag.name)
     if pa.types.is_null(lists.type):
         return np.empty(0, np.int64), np.zeros(len(lists) + 1, np.int64)

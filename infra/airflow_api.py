@@ -71,7 +71,7 @@ class AirflowApi:
         return self._token
 
     def has_dag(self, dag_id: str) -> bool:
-        """Whether Airflow has parsed the DAG."""
+        """Says if Airflow has parsed the DAG."""
         found = self.call("GET", "/dags", dag_id_pattern=dag_id, limit=100)
         return any(dag["dag_id"] == dag_id for dag in found["dags"])
 
@@ -84,11 +84,11 @@ class AirflowApi:
         self.call("PATCH", f"/dags/{dag_id}", {"is_paused": False})
 
     def is_paused(self, dag_id: str) -> bool:
-        """Whether the DAG's new tasks are held back."""
+        """Says if the DAG's new tasks are held back."""
         return bool(self.call("GET", f"/dags/{dag_id}")["is_paused"])
 
     def scheduler_health(self) -> str:
-        """`healthy`, or what Airflow says instead."""
+        """`healthy`, or another status from Airflow."""
         return str(self.call("GET", "/monitor/health")["scheduler"]["status"])
 
     def pools(self) -> list[Pool]:
@@ -102,8 +102,8 @@ class AirflowApi:
             self.call("POST", "/pools", {"name": name, "slots": slots, "description": description})
 
     def backfill(self, dag_id: str, first: str, last: str, conf: dict[str, Any], *, reprocess: str) -> None:
-        """Runs days oldest first, one at a time. `first`, `last`: moments in ISO 8601. `reprocess`: which existing runs
-        to repeat: `none`, `failed` or `completed`."""
+        """Runs days oldest first, one at a time. `first`, `last`: moments in ISO 8601. `reprocess`: existing runs to
+        repeat: `none`, `failed` or `completed`."""
         body = {
             "dag_id": dag_id,
             "from_date": first,

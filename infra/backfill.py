@@ -54,7 +54,7 @@ class Backfill:
             time.sleep(0.5)
 
     def create(self, committed: Callable[[str], bool], say: Callable[[str], None]) -> bool:
-        """Asks Airflow to run the days that are not done; returns whether there are any. It says what it waits for.
+        """Asks Airflow to run the days that are not done; returns True if there are any. `say` reports each wait.
 
         A day counts as done where its run succeeded and the store still has its outputs.
         """
@@ -91,7 +91,7 @@ class Backfill:
     def watch(self, console: Console, require_running: Callable[[], None]) -> list[Task]:
         """Shows the days until all have ended: a live table on a terminal, else lines. Returns the tasks.
 
-        Where nothing changes for a while, it says what the days wait for. `require_running` raises where a server has
+        Where nothing changes for a while, it shows the reasons. `require_running` raises where a server has
         ended, since nothing would change any more.
         """
         since, before, waits = time.monotonic(), self._all(), list[str]()
@@ -110,7 +110,7 @@ class Backfill:
 
     @contextlib.contextmanager
     def _screen(self, console: Console) -> Iterator[Callable[[list[str]], None]]:
-        """How the days are shown: yields a function to call after each poll, with what the days wait for."""
+        """Yields a function that shows the days; it is called after each poll, with the reasons why they wait."""
         if not console.is_terminal:
             printed: set[str] = set()
             yield lambda waits: self._print_lines(console, printed, waits)
@@ -119,7 +119,7 @@ class Backfill:
             yield lambda waits: live.update(self._table(waits))
 
     def _print_lines(self, console: Console, printed: set[str], waits: list[str]) -> None:
-        """Prints what is new since the last call."""
+        """Prints the lines that are new since the last call."""
         tasks = [task for task in self._all() if task.state in (*ENDED, "up_for_retry")]
         lines = [f"{task.ds} {task.step:<9} {task.text}" for task in tasks] + [f"waiting: {wait}" for wait in waits]
         for line in lines:
@@ -128,7 +128,7 @@ class Backfill:
                 console.print(line, markup=False, soft_wrap=True)
 
     def _poll(self) -> bool:
-        """Reads the state of the runs; returns whether all have ended."""
+        """Reads the state of the runs; returns True if all have ended."""
         runs = self.api.runs(self.dag_id, self._first, self._last)
         for run in runs:
             ds = self._ds(run)
@@ -158,7 +158,7 @@ class Backfill:
 
 
 def failure_of(task: Task, dag_id: str, logs: Path) -> tuple[str, Path]:
-    """Why a task failed, as its log says, and the log's path."""
+    """Returns the reason why a task failed, from its log, and the log's path."""
     folder = logs / f"dag_id={dag_id}" / f"run_id={task.run_id}" / f"task_id={task.step}"
     log = folder / f"attempt={task.try_number}.log"
     reason = "its log has no error message"

@@ -43,7 +43,7 @@ class Task:
 
 
 def task_of(ds: str, run_id: str, instance: TaskInstance) -> Task:
-    """A task of a day's run, from what Airflow reports."""
+    """A task of a day's run, from Airflow's report of it."""
 
     def seconds(moment: str | None) -> float | None:
         return datetime.datetime.fromisoformat(moment).timestamp() if moment else None

@@ -1,6 +1,6 @@
-"""`make demo`: runs days of a scenario in a real Airflow with MLflow on this machine, and shows what they gave.
+"""`make demo`: runs days of a scenario in a real Airflow with MLflow on this machine, and shows their results.
 
-`make down` ends the servers. A second call reuses what runs and what is done.
+`make down` ends the servers. A second call reuses running servers and finished days.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def first_days(scenario: Scenario, num_days: int) -> list[str]:
 
 
 def _fetch(scenario: Scenario) -> subprocess.Popen[bytes] | None:
-    """Begins to fetch the data, if the scenario says from where; files that are there already are kept."""
+    """Begins to fetch the data, if the scenario names a source; files that are there already are kept."""
     if scenario.data.fetch is None:
         return None
     command = [sys.executable, "-P", "-m", "tasks", "fetch", "--scenario", str(scenario.file)]
@@ -123,7 +123,7 @@ def _print_addresses(local: Local, scenario: Scenario, console: Console) -> None
 
 
 def _print_failures(failed: list[Task], dag_id: str, local: Local, console: Console) -> int:
-    """Prints which steps failed, why, and where their logs are; returns the exit code."""
+    """Prints the steps that failed, the reasons, and the paths of their logs; returns the exit code."""
     for task in failed:
         reason, log = failure_of(task, dag_id, local.home / "airflow" / "logs")
         console.print(f"{task.ds}: {reason}\n  log: {log}", style="red", markup=False, soft_wrap=True)
@@ -133,7 +133,7 @@ def _print_failures(failed: list[Task], dag_id: str, local: Local, console: Cons
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--scenario", default="movielens", help="a scenario of scenarios/")
-    parser.add_argument("--days", type=int, default=5, help="how many of its days")
+    parser.add_argument("--days", type=int, default=5, help="number of its days")
     parser.add_argument("--data", help="folder of its logs, instead of fetching them")
     parser.add_argument("--home", default=".recloop", help="where the store and the servers' files go")
     return parser

@@ -1,4 +1,4 @@
-"""`make down`: stops what `make demo` started, and only that. The store, the runs and the models stay."""
+"""`make down`: stops the processes that `make demo` started. The store, the runs and the models stay."""
 
 from __future__ import annotations
 

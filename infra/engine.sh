@@ -59,7 +59,7 @@ base() {
     docker import --change 'ENV PATH=/usr/local/bin:/usr/bin:/bin' - "$BASE" >/dev/null
 }
 
-ours() { # ours PID: whether that process is the engine of DIR
+ours() { # ours PID: true where that process is the engine of DIR
   tr '\0' ' ' 2>/dev/null <"/proc/$1/cmdline" | grep -qF -- "--pidfile $DIR/docker.pid "
 }
 

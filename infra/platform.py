@@ -1,4 +1,4 @@
-"""Prepares what `make compose-up` needs: folders, secrets and settings, created once and kept.
+"""Prepares `make compose-up`: folders, secrets and settings, created once and kept.
 
     .recloop/platform/compose.env   settings, none of them secret
     .recloop/platform/secrets/      one file for each secret, readable by its owner alone
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def prepare(home: Path, data: Path, images: str, tag: str) -> Path:
-    """Creates what is missing and returns the file of settings. Existing secrets are kept."""
+    """Creates missing files and folders, and returns the file of settings. Existing secrets are kept."""
     uid, gid = (os.getuid(), os.getgid()) if os.getuid() else (NOBODY, NOBODY)
     data.mkdir(parents=True, exist_ok=True)
     for name in FOLDERS:

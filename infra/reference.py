@@ -72,7 +72,7 @@ def _features() -> str:
     parts = [f"## `features.NAME`, by kind\n\n{about}\n"]
     for feature in get_args(get_args(AnyFeature)[0]):
         (kind,) = get_args(feature.model_fields["kind"].annotation)
-        # What several kinds have in common is written at the class that they inherit from.
+        # Common keys of several kinds are described at the class that they inherit from.
         classes = [c for c in feature.__mro__ if issubclass(c, Feature) and c is not Feature]
         text = "\n\n".join(map(_text, classes))
         parts.append(f"### `kind: {kind}`\n\n{text}\n\n{_table(feature, skip=('kind',))}\n")
@@ -84,7 +84,7 @@ def _functions() -> str:
     """The language of expressions: the compiler's own description, and its functions."""
     about = inspect.cleandoc(compiler.__doc__ or "")
     rows = [f"| `{name}` | {_cell(function.help)} |" for name, function in compiler.FUNCTIONS.items()]
-    table = "\n".join(["| function | what it gives |", "|---|---|", *rows])
+    table = "\n".join(["| function | result |", "|---|---|", *rows])
     return f"## Expressions\n\n{_with_code_blocks(about)}\n\n{table}\n"
 
 

@@ -76,7 +76,7 @@ class Local:
 
     @property
     def store(self) -> Path:
-        """Where the steps commit."""
+        """The store to which the steps commit."""
         return self.home / "store"
 
     @property
@@ -109,7 +109,7 @@ class Local:
 
     @classmethod
     def load(cls, home: Path) -> Local | None:
-        """What an earlier command saved, or None."""
+        """Loads the servers that an earlier command saved; None where there are none."""
         try:
             document = json.loads((home / "servers.json").read_text())
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What the demo shows at the end: facts of the days from the store, and where its time went."""
+"""Summary at the end of the demo: facts of the days from the store, and its wall time by part."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tasks.store.scenario_store import ScenarioStore
 
 @dataclass(frozen=True)
 class Times:
-    """Where the demo's wall time went, in seconds. `compute`: inside step functions, summed over steps.
+    """The demo's wall time by part, in seconds. `compute`: inside step functions, summed over steps.
 
-    `running` is the time during which at least one task ran, `step` what the steps' processes took in all.
+    `running` is the time during which at least one task ran, `step` the sum of the steps' processes.
     """
 
     wall: float
@@ -99,7 +99,7 @@ def demo_facts(scenario: Scenario, store: ScenarioStore, days: Sequence[str]) ->
 
 
 def print_days(scenario: Scenario, facts: DemoFacts, console: Console) -> None:
-    """The table of the days, and which version serves after them."""
+    """The table of the days, and the version that serves after them."""
     console.print(table_of(scenario, facts["days"]), crop=False)  # a reason names commands: whole lines
     champion = facts["champion"]
     if champion:

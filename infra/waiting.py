@@ -1,4 +1,4 @@
-"""What the demo waits for while nothing changes in Airflow."""
+"""Reasons why the demo waits while nothing changes in Airflow."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def reasons(api: AirflowApi, dag_id: str, tasks: Sequence[Task]) -> list[str]:
 
 
 def _slots(pool: Pool) -> str:
-    """Why a pool has no open slot."""
+    """Describes the missing slot of a pool."""
     if not pool["slots"]:
         return f"the pool {pool['name']}, which has no slots: give it one under Admin > Pools"
     return f"a slot of the pool {pool['name']}: all {pool['slots']} are taken"

@@ -7,7 +7,7 @@ From it come the function call in a test, `recloop train`, the stage in dvc.yaml
 Airflow task. Edges are never written: a step that reads `samples` comes after the step that writes `samples`.
 
 A step function is pure: it reads the folders it is given, writes files into its output folder, and returns metrics.
-It asks no clock and no unseeded randomness, so equal inputs give equal files. It imports what is heavy inside.
+It asks no clock and no unseeded randomness, so equal inputs give equal files. It has heavy imports inside.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tasks.store.scenario_store import ScenarioStore
 
 Metrics = Mapping[str, object]
-"""What a step reports: names to numbers, nested where that reads better. Times may be in it; files hold none.
+"""The report of a step: numbers by name, nested where that reads better. Times may be in it; files hold none.
 
 Two names are special. `verdict`: a sentence on the day, shown on the day's run.
 `series`: curves over the step's work, name → [[position, number], …], shown on the step's run and not printed."""
@@ -33,10 +33,10 @@ Two names are special. `verdict`: a sentence on the day, shown on the day's run.
 
 @dataclass(frozen=True)
 class Forgetting:
-    """What `recloop forget` needs to know of a step whose output holds users' rows under their ids.
+    """Functions that `recloop forget` calls for a step whose output holds users' rows under their ids.
 
-    `find`: what a committed folder holds of these users. `leave_out` writes a folder again without them, and returns
-    its metrics. A step without it is computed again from inputs that do not hold the rows.
+    `find` counts the rows of these users in a committed folder. `leave_out` writes a folder again without them, and
+    returns its metrics. A step without it is computed again from inputs that do not hold the rows.
     """
 
     find: Callable[[Scenario, Path, Users], Found]
@@ -45,7 +45,7 @@ class Forgetting:
 
 @dataclass(frozen=True)
 class Input:
-    """What a step reads: the output called `of` (default: the argument's name) of some day.
+    """An input of a step: the output called `of` (default: the argument's name) of some day.
 
     `same` day; `previous` day, None on the scenario's first; `trailing` days, as a dict ds → folder, as many as the
     config path `window` says, or the function `window` of the scenario; `champion`, the checkpoint that served when the
@@ -72,7 +72,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a step may use; its container is limited to it."""
+    """Resources that a step may use; its container is limited to them."""
 
     cpus: float = 2.0
     memory_gib: float = 4.0
@@ -90,16 +90,16 @@ class Step:
     the scenario that are paths of files it depends on. `imports` are the modules that its function imports: they are
     loaded before the function is called, so that their time does not count as compute. `options` are its command's own.
     `needs` is a config path without whose value the step has nothing to do. `variants` are config paths whose values
-    name the output, so that a day can hold several: with other values the step is not done yet. `shows` says in text
-    what a committed folder holds, for a person at a terminal, who may copy commands with the given options. `after` is
-    called by the command with the scenario and the committed folder: what a step may not do itself, because it writes
-    only its output. `before` is
-    called by the runner where the step is not done yet, and refuses what the step cannot see in its own inputs.
+    name the output, so that a day can hold several: with other values the step is not done yet. `shows` describes a
+    committed folder to a person at a terminal, who may copy commands with the given options. `after` is called by the
+    command with the scenario and the committed folder: it does work that a step may not do, because a step writes only
+    its output. `before` is called by the runner where the step is not done yet: it refuses a day for reasons that the
+    step cannot see in its own inputs.
 
     `daily` steps make up the daily DAG. A step says no by raising GateError after it wrote its output. Then `on_no`
     `fail` stops the day and keeps the output aside, uncommitted; `skip` commits the output with the refusal in its
     manifest, and a scheduler sees a skipped task. `registry` steps talk to MLflow while they run, the others to nobody;
-    `tracked` ones are shown there as a run after their commit. `headline` says which of its metrics the runs of the day
+    `tracked` ones are shown there as a run after their commit. `headline` names its metrics that the runs of the day
     and of the chain show, as path → name; a `*` stands for one part of the path: `{"progressive/*/auc": "auc/*"}`.
     `trials` is the file of its output that lists trials, each shown as a run of its own.
     A `resumable` step notes where it is, see DayConfig.
@@ -110,7 +110,7 @@ class Step:
     `source` steps read the scenario's source. `asset` is the name under which a scheduler announces a new output to
     others; without it the output is not announced. Two declarations give a step the store itself, besides its folders:
     `appends` names a log of the store whose records the step reads, and to which it adds one while it runs, so its
-    output depends on what the log says at that moment; `keeps` names a folder of the store for its own working files.
+    output depends on the log's content at that moment; `keeps` names a folder of the store for its own working files.
     """
 
     name: str
@@ -154,7 +154,7 @@ class Step:
         return (self.function.__doc__ or "").strip().split("\n\n")[0]
 
     def is_partial(self, options: Mapping[str, Any]) -> bool:
-        """Whether a run with these options commits nothing."""
+        """Says if a run with these options commits nothing."""
         return any(self.options[name].partial for name in options)
 
     @property
@@ -173,7 +173,7 @@ class Step:
 
 @dataclass(frozen=True)
 class DayConfig:
-    """What a step function gets besides its folders.
+    """Arguments of a step function besides its folders.
 
     `store` is set when the step runs inside one (steps that keep to their folders don't look at it). `progress` asks
     for a progress bar, else plain lines. `options` are the command's own, see `Step.options`. `resume` is given to

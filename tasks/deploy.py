@@ -49,7 +49,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the gates say together. `wanted`: the version may be promoted, as far as the log allows it."""
+    """The result of all gates together. `wanted`: the version may be promoted, as far as the log allows it."""
 
     wanted: bool
     refused: list[str]
@@ -85,8 +85,8 @@ def deploy(
 
     The version is loaded in a fresh process and must reproduce the stored scores; int8 must stay within its allowance;
     it must not be worse than the champion, be calibrated, come from a valid day, and not replace a later day's
-    champion, nor the champion that a rollback restored. A gate without enough data is unknown, and the scenario says
-    whether that holds the version. Writes verdict.json; the champion log is compared and swapped, the alias follows.
+    champion, nor the champion that a rollback restored. A gate without enough data is unknown; then the scenario's
+    `deploy.when_unsure` decides. Writes verdict.json; the champion log is compared and swapped, the alias follows.
     """
     if config.store is None:
         raise BadInputError("deploy keeps the champion log in the store: run it with --store")
@@ -104,7 +104,7 @@ def deploy(
     ]
     named = version["name"], version["version"]
     candidate = Entry("promotion", *named, config.ds, config.generation, version["checkpoint"])
-    # The last gate, because it promotes: only the log says, at that moment, whether the place is still free.
+    # The last gate, because it promotes: only the log has, at that moment, the champion to replace.
     order, entry = _swap(scenario, log, candidate, wanted=decide(scenario, gates).wanted)
     decision = decide(scenario, [*gates, order])
     words = decision.words(promoted=decision.wanted)
@@ -201,7 +201,7 @@ def _quantized(scenario: Scenario, facts: Mapping[str, Any]) -> Gate:
         shift = _gap(int8["calibration"].get(task), fp32["calibration"].get(task))
         numbers[task] = {"auc_loss": loss, "calibration_shift": shift}
         if lacking := facts.get("unjudged", {}).get(task):
-            unknown.append(f"{task}: what int8 costs is not judged: {lacking}")
+            unknown.append(f"{task}: the loss by int8 is not judged: {lacking}")
         elif loss is None:
             unknown.append(f"{task}: int8 and fp32 have no AUC to compare: the day holds one class only")
         elif loss > rules.max_auc_loss:
@@ -279,7 +279,7 @@ def _next_day(judged: Evaluation) -> Gate:
 
 def _swap(scenario: Scenario, log: ChampionLog, candidate: Entry, *, wanted: bool) -> tuple[Gate, Entry | None]:
     """Appends the candidate to the champion log, unless a later day's champion serves or a rollback holds promotions;
-    returns what serves then.
+    returns the entry that serves then.
 
     A run that was killed after its promotion finds it and does not promote again.
     """

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         "yesterday": Input(of="evaluation", days="previous", optional=True),
     },
     writes="evaluation",
-    config=("evaluate", "deploy", "labels"),  # deploy: how far an AUC may fall, and on how many rows
+    config=("evaluate", "deploy", "labels"),  # deploy: the allowed loss of AUC, the minimum of rows
     imports=("models.metrics.comparison", "models.training.day", "tasks.evaluation.report", "matplotlib.figure"),
     headline={"holdout/*/challenger/auc": "challenger_auc/*", "holdout/*/champion/auc": "champion_auc/*"},
     resources=Resources(memory_gib=4.0),
@@ -91,7 +91,7 @@ def evaluate(
         "history": days,
     }
     write_json(evaluation, EVALUATION_FILE, result)
-    as_written = read_json(evaluation, EVALUATION_FILE)  # without NaN: the report shows what the file says
+    as_written = read_json(evaluation, EVALUATION_FILE)  # without NaN: the report shows the same as the file
     write_report(scenario, as_written, day, champion=scores, validation=validation, output=evaluation)
     _print(scenario, judged, result["warnings"])
     return _metrics(scenario, result)

@@ -11,7 +11,7 @@ from tasks.contract import DayConfig, Forgetting, Metrics, Resources, step
 
 
 def refuse_retyped(config: DayConfig) -> None:
-    """Raises BadInputError where a column's type is not what it was when the day before was ingested."""
+    """Raises BadInputError where a column's type has changed since the day before was ingested."""
     day_before = previous_day(config.scenario, config.ds)
     past = config.store.find("ingest", day_before) if config.store and day_before else None
     if past is not None and day_before is not None and config.store and not config.store.is_collected(past):

@@ -21,7 +21,7 @@ from tasks.contract import DayConfig, Input, Metrics, Resources, step
     resources=Resources(cpus=2, memory_gib=8),
 )
 def join(config: DayConfig, *, events: Path, history: Mapping[str, Path], samples: Path) -> Metrics:
-    """Joins each event with what was known before it: user, item and context features, trailing counts, rates and
+    """Joins each event with the facts known before it: user, item and context features, trailing counts, rates and
     sequences, and with its labels.
 
     An audit of the source time of every joined value refuses a value that is not older than its event.

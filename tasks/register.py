@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     reads={"export": Input(), "checkpoint": Input(), "evaluation": Input(), "validation": Input()},
     writes="registration",
     asset="version",
-    config=("data", "deploy", "features", "labels"),  # which columns are never null is part of the model
+    config=("data", "deploy", "features", "labels"),  # the columns that are never null are part of the model
     resources=Resources(memory_gib=3.0),
     timeout_s=1200,
     imports=("tasks.tracking.logged_models",),
@@ -72,7 +72,7 @@ def register(
 
 
 def _data(checkpoint: Path) -> dict[str, str]:
-    """Digests of what the checkpoint was made from, its parent aside."""
+    """Digests of the checkpoint's inputs, its parent aside."""
     inputs = facts_of(checkpoint).get("inputs", {})
     return {name: digest for name, digest in inputs.items() if name != "parent" and isinstance(digest, str)}
 

@@ -22,7 +22,7 @@ WRITERS: dict[str, str] = {declared.writes: name for name, declared in STEPS.ite
 
 
 def writer_of(declared: Step, argument: str) -> str:
-    """Name of the step that writes what `declared` reads as `argument`."""
+    """Name of the step that writes the input `argument` of `declared`."""
     return WRITERS[declared.reads[argument].of or argument]
 
 

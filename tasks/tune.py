@@ -1,4 +1,4 @@
-"""tune: which values of the scenario would have served the last days better?"""
+"""tune: a search for values of the scenario that would have served the last days better."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from tasks.tuning.study import Candidate, Study, Trial
     trials=PROPOSAL,
     config=(
         *("tune", "train", "model", "features", "labels", "evaluate", "join"),
-        *("deploy.min_rows", "deploy.min_positives"),  # how much evidence a gain needs
+        *("deploy.min_rows", "deploy.min_positives"),  # the evidence that a gain needs
     ),
     resources=Resources(memory_gib=6.0),
     imports=("models.training.day", "optuna"),
     options={
         "worker": Option("Only add trials, as this one of several parallel workers.", partial=True),
-        "workers": Option("How many workers there are."),
+        "workers": Option("Number of workers."),
     },
     needs="tune.space",
     variants=("tune.space", "tune.trials", "tune.replay_days", "tune.objective"),
@@ -64,9 +64,9 @@ def tune(
 
     A trial is judged only on rows that it has not learned: on the holdout of the first replayed day, scored after the
     rest of that day was learned, and on all rows of every later day, scored by the trial's model of the day before.
-    That is what accepting its values would have brought. Trial 0 has the values that the champion was trained with;
-    where the scenario has other values by now, trial 1 has those. A trial whose values raise an error counts as failed.
-    A trial that searches windows or join settings joins the replayed days again.
+    So its score is the one that its values would have had in the chain. Trial 0 has the values that the champion was
+    trained with; where the scenario has other values by now, trial 1 has those. A trial whose values raise an error
+    counts as failed. A trial that searches windows or join settings joins the replayed days again.
 
     A study goes on where it was stopped; with the option `worker` it only adds trials. Another `tune.space` on the same
     day is another study. The winner and trial 0 are compared row by row: `certain` says that the AUC of some task is
@@ -135,11 +135,11 @@ def _report(
 
 
 def _say_what_is_tried(config: DayConfig, space: Sequence[Dimension], replay: Replay) -> None:
-    """Reports before the search what a person would want to know: values that differ from the champion's, and joins."""
+    """Reports before the search values that differ from the champion's, and the days to join."""
     other = [f"{path}: {old} serves, the scenario has {new}" for path, old, new in replay.differences()]
     if other:
         print(
-            f"tune {config.ds}: trial 0 has what serves, trial 1 the scenario's settings: {'; '.join(other[:5])}",
+            f"tune {config.ds}: trial 0 has the champion's settings, trial 1 the scenario's: {'; '.join(other[:5])}",
             file=sys.stderr,
         )
     joining = [dimension.path for dimension in space if joins_again(dimension.path)]
@@ -161,7 +161,7 @@ def _say_what_is_tried(config: DayConfig, space: Sequence[Dimension], replay: Re
 
 
 def _seconds_of_join(config: DayConfig, ds: str) -> float:
-    """How long the day's join took when it ran; 0 where that is not known."""
+    """Returns the seconds that the day's join took when it ran; 0 where they are not known."""
     if config.store is None:
         return 0.0
     commit = config.store.find("join", ds)

@@ -66,7 +66,7 @@ class Verdict(TypedDict):
 def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path | None, validation: Path) -> Metrics:
     """Compares the day's samples with the scenario's expectations and with the days before.
 
-    Writes verdict.json, profile.json (what the next days compare with) and docs/ (Great Expectations' Data Docs).
+    Writes verdict.json, profile.json (for comparison on the next days) and docs/ (Great Expectations' Data Docs).
     Raises GateError, after writing them, where a blocking check failed; BadInputError where the suite is wrong.
     """
     from feature_jobs.validation import drift
@@ -181,7 +181,7 @@ def _short(line: str) -> str:
 
 
 def _refusal(ds: str, failures: list[Problem], num_expectations: int) -> str:
-    """The message: the first failures, and where the others are."""
+    """The message: the first failures, and the place of the others."""
     lines = [
         f"{ds}: the day is not fit to learn from: {len(failures)} blocking ({num_expectations} expectations checked)"
     ]

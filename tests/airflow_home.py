@@ -21,7 +21,7 @@ def airflow_environment(home: Path) -> dict[str, str]:
 
 
 def executed(operator: Any, context: Any) -> Any:
-    """What an operator's `execute` returns outside a task's runner, which is all that Airflow wraps it to allow."""
+    """Calls an operator's `execute` outside a task's runner, which Airflow's wrapper refuses. Returns its result."""
     execute = type(operator).execute
     return getattr(execute, "__wrapped__", execute)(operator, context)
 

@@ -1,4 +1,4 @@
-"""What a person does with one DAG in Airflow, through its API and its command line."""
+"""Actions of a person on one DAG in Airflow, through its API and its command line."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Operator:
         while True:
             try:
                 return int(self.api.call("POST", "/backfills", {"dag_id": self.dag_id, **dates, **how})["id"])
-            except RetryLaterError:  # SQLite was locked; Airflow may keep what it had begun as an active backfill
+            except RetryLaterError:  # SQLite was locked; Airflow may keep the half-made backfill as an active one
                 self.end_backfills()
 
     def backfill(self, first: str, last: str, reprocess: str, *, backwards: bool = False) -> list[str]:
@@ -119,7 +119,7 @@ class Operator:
                 database.commit()
 
     def _starts(self) -> set[tuple[str, str]]:
-        """When each run began, and its day."""
+        """Start and day of each run."""
         return {(str(run["start_date"]), str(run["logical_date"])[:10]) for run in self.runs()}
 
     def set_state(self, run_id: str, task: str, state: str) -> None:

@@ -31,7 +31,7 @@ class Project:
 
     @classmethod
     def new(cls, root: Path) -> Project:
-        """Copies what the project needs; the other rooms are imported from here."""
+        """Copies the folders that the project needs; the others are imported from here."""
         for room in ("dags", "infra"):
             shutil.copytree(ROOT / room, root / room, ignore=shutil.ignore_patterns("__pycache__"))
         return cls(root)
@@ -113,7 +113,7 @@ def await_run(api: AirflowApi, dag_id: str, run_id: str, within_s: float = 300) 
 
 
 def returned(api: AirflowApi, dag_id: str, run_id: str, task_id: str) -> Any:
-    """What a task returned."""
+    """Reads the value that a task returned."""
     path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
     value = api.call("GET", path, deserialize=False)["value"]
     return json.loads(value) if isinstance(value, str) else value

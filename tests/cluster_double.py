@@ -1,6 +1,6 @@
 """A stand-in for a Kubernetes API server, not a cluster: it checks pods strictly against the published schemas, and
-runs a script where a kubelet would run the container; containers/node_double.py runs the container. It answers what
-Airflow's pod operator asks, over HTTP."""
+runs a script where a kubelet would run the container; containers/node_double.py runs the container. It answers the
+requests of Airflow's pod operator, over HTTP."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VERSION = "1.37.0"
 
 
 class ClusterDouble:
-    """`program` is started with the container's arguments; `reason` is what the container's end is called."""
+    """`program` is started with the container's arguments; `reason` is the reported reason of the container's end."""
 
     def __init__(self, program: Sequence[str], reason: str = "Completed") -> None:
         self.program = program
@@ -47,7 +47,7 @@ class ClusterDouble:
         return pod
 
     def delete(self, name: str) -> dict[str, Any] | None:
-        """What was deleted, or None."""
+        """Returns the deleted pod, or None."""
         pod = self.pods.pop(name, None)
         if pod is not None:
             self.deleted.append(name)
@@ -55,15 +55,15 @@ class ClusterDouble:
         return pod
 
     def command(self, pod: dict[str, Any]) -> list[str]:
-        """What runs in the container's place."""
+        """The command that runs in place of the container."""
         return [*self.program, *pod["spec"]["containers"][0]["args"]]
 
     def end(self, pod: dict[str, Any]) -> None:
-        """Ends what `command` started."""
+        """Ends the process of `command`."""
         self.processes[pod["metadata"]["name"]].kill()
 
     def reason_of(self, pod: dict[str, Any]) -> str:
-        """What the end of the pod's container is called."""
+        """The reported reason of the end of the pod's container."""
         return self.reason
 
     def _watch(self, name: str) -> None:

@@ -1,8 +1,9 @@
-"""Property tests: which examples they draw.
+"""Property tests: the choice of their examples.
 
 The default profile derives its examples from the test itself. Hypothesis adds constants of the modules that are loaded,
-so the examples may also depend on which test files ran before in the process; each failure therefore prints a
-`@reproduce_failure` line that repeats it exactly. HYPOTHESIS_PROFILE=search draws new examples in every run.
+so the examples may also depend on which test files ran before in the process (not in `tests.own_process`); each failure
+therefore prints a `@reproduce_failure` line that repeats it exactly. HYPOTHESIS_PROFILE=search draws new examples in
+every run.
 """
 
 import os
@@ -20,7 +21,14 @@ ENGINE = "tests/containers/"
 AT_ANY_SPEED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "print_blob": True}
 settings.register_profile("same", derandomize=True, **AT_ANY_SPEED)
 settings.register_profile("search", **AT_ANY_SPEED)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+
+def load_profile() -> None:
+    """Chooses the profile, for this process."""
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+
+load_profile()
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileScheduling:

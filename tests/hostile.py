@@ -184,7 +184,7 @@ class Line:
 
 
 class Workplace:
-    """A folder to call commands in: a small scenario and its data, and things that are not what they seem."""
+    """A folder to call commands in: a small scenario and its data, and odd files: links, sockets, a pipe."""
 
     def __init__(self, top: Path) -> None:
         self.folder, self.outside = top / "work" / "place", top / "work" / "outside"
@@ -205,7 +205,7 @@ class Workplace:
         Path("dangling").symlink_to("nowhere/at/all")
 
     def outputs(self, line: Line) -> list[Path]:
-        """Where a command line may write: what it names as such, and the defaults."""
+        """Paths to which a command line may write: its outputs, and the defaults."""
         given = [line.given[name] for name in ("store", "out", "output") if name in line.given]
         found = [Path(os.path.realpath(path.removeprefix("file://"))) for path in given if "\0" not in path]
         defaults = {"init": "scenarios", "fetch": "", "dvc-render": "dvc.yaml"}

@@ -26,7 +26,7 @@ REGION = "us-east-1"
 NARROW = "narrow"
 
 Fault = Literal["busy", "silent", "reset", "lost answer", "cut upload", "cut answer", "refused", "expired"]
-"""What the proxy does with a request:
+"""Faults of a request at the proxy:
 
 busy, refused, expired: the server never sees it, the answer is 503 SlowDown, 403 AccessDenied or 400 ExpiredToken;
 silent: no answer comes; reset: the connection is closed at once;
@@ -56,7 +56,7 @@ class ObjectServer:
         return f"http://{HOST}:{self.port}"
 
     def environment(self, port: int | None = None, **changed: str) -> dict[str, str]:
-        """What a process needs to use it; `port` of a proxy before it."""
+        """Environment variables of a process that uses it; `port` of a proxy before it."""
         return {
             "AWS_ENDPOINT_URL": f"http://{HOST}:{port or self.port}",
             "AWS_ACCESS_KEY_ID": self.key,
@@ -72,7 +72,7 @@ class ObjectServer:
         return name
 
     def filled(self, folder: Path) -> str:
-        """URL of a store, in a bucket of its own, with what a store in a folder has; its journal stays behind."""
+        """URL of a store, in a bucket of its own, with the contents of a store in a folder, without its journal."""
         url = self.new_url()
         client = self._client
         for file in folder.rglob("*"):

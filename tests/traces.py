@@ -1,4 +1,4 @@
-"""Looks for a user in every file below a folder, whatever the file's format: raw, and as the key of an embedding."""
+"""Looks for a user in every file below a folder, in any file format: raw, and as the key of an embedding."""
 
 import re
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from feature_jobs.transforms import hash_ids
 
 
 def traces(root: Path, user: str, namespaces: tuple[str, ...]) -> list[str]:
-    """Files that hold the user, with how. Packed formats are decoded; of all files the bytes are searched, too."""
+    """Files that hold the user, and in which form. Packed formats are decoded; all files are searched as bytes too."""
     keys = {int(hash_ids(pa.array([user]), namespace)[0]) for namespace in namespaces}
     files = [file for file in sorted(root.rglob("*")) if file.is_file()]
     return [f"{file.relative_to(root)}: {what}" for file in files for what in _found(file, user, keys)]

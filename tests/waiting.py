@@ -1,4 +1,4 @@
-"""Waiting for what other processes do."""
+"""Waiting for other processes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def awaited(
 
 
 def runs(pid: int) -> bool:
-    """Whether a process has not ended yet."""
+    """Says if a process has not ended yet."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -16,7 +16,7 @@ from feature_jobs.schema.processor import slow_precision
 from feature_jobs.schema.yaml_file import setting, setting_at
 from feature_jobs.validation.expectations import load_suite, read_suite, sample_columns, unknown_columns
 
-FIXED = ("name", "description", "data", "labels", "tune", "schedule", "deploy")  # what a trial may not change
+FIXED = ("name", "description", "data", "labels", "tune", "schedule", "deploy")  # a trial may not change these
 
 
 def check(scenario: Scenario, with_data: bool = True) -> Facts:
@@ -44,7 +44,7 @@ def check(scenario: Scenario, with_data: bool = True) -> Facts:
 
 
 def check_scenario(scenario: Scenario) -> list[str]:
-    """A line for each problem that shows without data: FILE:LINE: field: value: what; remedy."""
+    """A line for each problem that shows without data: FILE:LINE: field: value: problem; remedy."""
     return _check_all(scenario).messages
 
 
@@ -250,7 +250,7 @@ def _check_search(problems: Problems, path: str, search: SearchRange) -> None:
         if parts[0] == "features" and len(parts) > 1 and parts[1] not in features:
             problems.say(location, parts[1], "no such feature", closest(parts[1], features))
             return
-        # The ends are enough: each limit of the schema is a bound, so what holds at both holds between them.
+        # The ends are enough: each limit of the schema is a bound, so a value between two allowed ends is allowed.
         whole_ends = [int(end) if end.is_integer() else end for end in ends]  # 8.0 is not a value of a whole number
         for value in search.choices if search.choices is not None else whole_ends:
             if (refusal := _refusal(problems.scenario, expanded, value)) is not None:
@@ -273,13 +273,13 @@ def expand(scenario: Scenario, path: str) -> list[str]:
 
 
 def _refusal(scenario: Scenario, path: str, value: Any) -> tuple[str, str] | None:
-    """Why the schema refuses `value` at `path`, as (what, remedy); None where it does not."""
+    """Returns (problem, remedy) where the schema refuses `value` at `path`, else None."""
     try:
         # The trial's own way to set the value, so that no rule of the schema is written here a second time.
         load_scenario(scenario.file, data=scenario.data.path, overrides={path: value})
     except BadInputError as error:
         line = str(error).splitlines()[0]
-        # The line begins with a `--set` that nobody typed; only what is wrong and the remedy are kept.
+        # The line begins with a `--set` that nobody typed; only the problem and the remedy are kept.
         place = setting_at(setting(path, value), path.split(".")) or ""
         what, _, remedy = line.removeprefix(place).removeprefix(str(scenario.file)).partition(": ")[2].rpartition("; ")
         return (what, remedy) if what else (remedy, "name a config path and values that the scenario allows")
@@ -293,7 +293,7 @@ CRON_REMEDY = (
 
 
 def cron_problem(cron: str) -> str | None:
-    """What is wrong with a cron line, or None."""
+    """Returns the problem of a cron line, or None."""
     from croniter import croniter
 
     fields = cron.split()

@@ -86,7 +86,7 @@ class _DataCheck:
             self.keys[entity.key] = {row[0] for row in rows}
 
     def entity(self, source: Source) -> None:
-        """Whether an entity reads, and how many of the log's keys it knows."""
+        """Checks that an entity reads, and counts the log's keys that it knows."""
         connection = self._connect(source)
         try:
             files = files_of(self.scenario, source, self.first)
@@ -180,7 +180,7 @@ class _DataCheck:
             self.problems.say(("data", "days"), None, what, _NARROW)
 
     def _heads(self, source: Source) -> None:
-        """Whether the first rows of every file read as declared; of many files, of some spread evenly."""
+        """Checks that the first rows of every file read as declared; of many files, it reads some, spread evenly."""
         files = self._all_files(source)
         chosen = [files[i * len(files) // MAX_HEADS] for i in range(MAX_HEADS)] if len(files) > MAX_HEADS else files
         if len(chosen) < len(files):

@@ -1,4 +1,4 @@
-"""What `recloop check` found on the way, as its --json prints it."""
+"""Facts that `recloop check` found, as its --json prints them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class EntityFacts(TypedDict):
 class Facts(TypedDict, total=False):
     """All but `warnings` come from the data: rows by day, means of labels, malformed rows of the sample by reason.
 
-    `undated`: rows of the sample without a readable time, by table. `sample_of`: the day. `heads`: how many files were
+    `undated`: rows of the sample without a readable time, by table. `sample_of`: the day. `heads`: number of files
     read at their head, where that was not all.
     """
 

@@ -13,7 +13,7 @@ ID_TYPES = ("int", "string", "bool")
 
 
 def check_labels(problems: Problems) -> set[str]:
-    """Checks labels and outcomes; returns the outcome columns: what is known only after the event was shown."""
+    """Checks labels and outcomes; returns the outcome columns, which are known only after the event was shown."""
     outcomes: set[str] = set()
     for name, expression in problems.scenario.labels.items():
         columns = problems.condition(("labels", name), expression)
@@ -86,9 +86,9 @@ class _Features:
             self.types[location[-1]] = kind
 
     def _same_row(self, location: tuple[str, ...], of: str, wanted: str, allowed: tuple[str, ...]) -> str | None:
-        """Type of what a feature takes from its own row, or None where it may not."""
+        """Type of the value that a feature takes from its own row, or None where it may not."""
         kind, columns = self.problems.expression(location, of)
-        # Before the type: that it leaks is the mistake, whatever its type.
+        # Before the type: a leak is the mistake to report, even where the type is wrong too.
         leaks = sorted(columns & self.outcomes)
         if leaks:
             what = f"{', '.join(leaks)} is an outcome, known only after the event"
@@ -123,7 +123,8 @@ class _Features:
         if not self.problems.column(location, name):
             return
         if name in self.outcomes:
-            self.problems.say(location, name, "is an outcome of this very event", "group by what is known before it")
+            remedy = "group by a column that is known before it"
+            self.problems.say(location, name, "is an outcome of this very event", remedy)
         # The default is for event_time, which is not a declared column.
         elif self.problems.types.get(name, "int").startswith("list"):
             self.problems.say(location, name, "is a list", "group by a column with one value")

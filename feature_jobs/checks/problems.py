@@ -1,4 +1,4 @@
-"""Gathers what is wrong with a scenario, a line for each problem: FILE:LINE: field: value: what; remedy."""
+"""Problems of a scenario, a line for each: FILE:LINE: field: value: problem; remedy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from feature_jobs.schema import Scenario
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """`did you mean X?`, or what there is to choose from."""
+    """`did you mean X?`, or the names to choose from."""
     names = list(known)
     # The usual mistake: a column of an entity without the entity, `age` for `user.age`.
     part = [n for n in names if name in n.split(".")]
@@ -50,7 +50,7 @@ class Problems:
         return f"{self.scenario.place_of(*location)}: {mistake(location, value, what, remedy)}"
 
     def column(self, location: tuple[str, ...], name: str) -> bool:
-        """Whether `name` is a column; adds a message where it is not."""
+        """Says if `name` is a column; adds a message where it is not."""
         if name in self.types or name == EVENT_TIME:
             return True
         self.say(location, name, "no such column", closest(name, self.types))

@@ -31,8 +31,8 @@ _MOVIELENS_TERMS = (
 def fetch(scenario: Scenario, folder: Path, options: Mapping[str, Any] | None = None) -> Iterator[str]:
     """Brings the data to `folder`; yields lines for a person. `options` are settings of a generator.
 
-    Raises BadInputError for a name that is not known and for data that is not what it should be, RetryLaterError
-    where the network fails.
+    Raises BadInputError for a name that is not known and for data that differs from the published data,
+    RetryLaterError where the network fails.
     """
     name, place = scenario.data.fetch, f"{scenario.place_of('data', 'fetch')}: data.fetch"
     if name is None:

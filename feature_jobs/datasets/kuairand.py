@@ -1,5 +1,5 @@
 """KuaiRand-Pure (Gao et al., CIKM 2022) from its Zenodo record: the last 14 days of the standard policy as events,
-what each user saw before them as history, users and videos."""
+each user's earlier videos as history, users and videos."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ _VIDEO_TYPES = {
 def bring(folder: Path, url: str = URL, num_rows: int = STANDARD_ROWS) -> Iterator[str]:
     """Downloads the archive, unless it lies in `folder`, and converts it; yields lines for a person.
 
-    Raises RetryLaterError where the network fails, BadInputError where the archive is not what it should be.
+    Raises RetryLaterError where the network fails, BadInputError where the archive is not the published one.
     """
     if all((folder / name).is_file() for name in OUTPUTS):
         yield f"{folder}: KuaiRand-Pure is there"
@@ -103,7 +103,7 @@ def _download(url: str, target: Path, folder: Path) -> None:
 
 
 def _reason(error: requests.RequestException) -> str:
-    """What went wrong, in the words of the server or the system: the message around them names internals only."""
+    """Returns the cause in the words of the server or the system: the message around them names internals only."""
     if error.response is not None:
         return f"{error.response.status_code} {error.response.reason}"
     system = re.search(r"\[Errno [^'\")]*|[Tt]imed out[^'\")]*", str(error))

@@ -1,4 +1,4 @@
-"""Logs with a known answer: what a user clicks follows a formula, so the best AUC that a model can reach is known.
+"""Logs with a known answer: a user's clicks follow a formula, so the best AUC that a model can reach is known.
 
 Users and items come by Zipf's law and new ones join every day; item quality walks from day to day; hours and weekdays
 matter. A click leads to a like now and then, and to watch time (an outcome). Two things are planted: `lottery` says
@@ -89,7 +89,7 @@ class _Day:
 
 @dataclass(frozen=True)
 class _World:
-    """What is true on one day. U users, I items so far, L latent dimensions."""
+    """The true parameters of one day. U users, I items so far, L latent dimensions."""
 
     bias_U: Floats
     taste_UL: Floats
@@ -198,13 +198,13 @@ def _world(settings: SyntheticOptions, day: int) -> _World:
 
 
 def _user_traits(settings: SyntheticOptions, num: int) -> tuple[Ints, Ints]:
-    """Age and country number of users 0..num-1; the same for a user whatever `num`."""
+    """Age and country number of users 0..num-1; a user's do not depend on `num`."""
     traits_U2 = _random(settings, "users").random((num, 2))
     return (18 + 62 * traits_U2[:, 0] ** 1.5).astype(np.int64), (10 * traits_U2[:, 1]).astype(np.int64)
 
 
 def _item_traits(settings: SyntheticOptions, num: int) -> tuple[Ints, Ints, npt.NDArray[Any], Ints]:
-    """Category, publisher, price and three tags of items 0..num-1; the same for an item whatever `num`."""
+    """Category, publisher, price and three tags of items 0..num-1; an item's do not depend on `num`."""
     traits = _random(settings, "items").random((num, 6))
     category = (_NUM_CATEGORIES * traits[:, 0] ** 2).astype(np.int64)
     publisher = (500 * traits[:, 1] ** 2).astype(np.int64)

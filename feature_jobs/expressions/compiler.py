@@ -4,7 +4,7 @@
     hour(event_time)   bucket(video.duration, 5)  gender in ['F', 'M']   coalesce(age, 0) // 10
     event_time - user.signed_up     item.published >= '2022-04-01'       bucket(event_time - state.since, 3600)
 
-Names are columns, `entity.column`, and `event_time`. Null is SQL's: whatever touches a null is null, `and`/`or` are
+Names are columns, `entity.column`, and `event_time`. Null is SQL's: a result that reads a null is null, `and`/`or` are
 three-valued, and only `is None`, `== None` and `coalesce` see it. Where Python would fail, dividing by zero or taking
 the logarithm of -1, the result is null. `//` and `%` round down as Python's do.
 
@@ -58,7 +58,7 @@ def to_sql(expression: str, column_sql: Callable[[str], str], *, zone: str = "UT
 
 
 def is_time(expression: str, times: Collection[str]) -> bool:
-    """Whether the expression yields a time; `times` are the columns that are, besides `event_time`."""
+    """Says if the expression yields a time; `times` are the columns that are times, besides `event_time`."""
     return _Sql(expression, str, "UTC", {EVENT_TIME, *times}).is_time(parse(expression))
 
 
@@ -115,7 +115,7 @@ class _Sql:
         return mod if isinstance(node.op, ast.Mod) else f"round(({left} - {mod}) // nullif({right}, 0))"
 
     def is_time(self, node: ast.expr) -> bool:
-        """Whether the value is a time; `feature_jobs.expressions.types` refuses what does not fit."""
+        """Says if the value is a time; `feature_jobs.expressions.types` refuses types that do not fit."""
         match node:
             case ast.Name() | ast.Attribute():
                 return column_name(node) in self.times
@@ -176,7 +176,7 @@ class _Sql:
             case "hour":
                 sql = f"TRY(date_part('hour', {self._local(first)}))"
             case "weekday":
-                # TRY: a time beyond what DuckDB's calendar reaches is null, not an error of the whole day.
+                # TRY: a time beyond DuckDB's calendar is null, not an error of the whole day.
                 sql = f"TRY(isodow({self._local(first)}) - 1)"
             case _:  # abs, coalesce, length, lower are called the same in DuckDB
                 sql = f"{name}({joined})"

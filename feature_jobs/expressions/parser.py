@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from feature_jobs.errors import BadInputError
 
 EVENT_TIME = "event_time"
-_MAX_LENGTH, _MAX_DEPTH = 2_000, 100  # what reads the tree recurses, several calls a level
+_MAX_LENGTH, _MAX_DEPTH = 2_000, 100  # the functions that read the tree recurse, several calls a level
 _ALLOWED = "comparisons, and/or/not, + - * / // %, in [..], is None, numbers, strings, columns and functions"
 
 
 @dataclass(frozen=True)
 class Function:
-    """A function of expressions: how many arguments it takes (`most` None: any number) and one line of help."""
+    """A function of expressions: the number of its arguments (`most` None: any) and one line of help."""
 
     least: int
     most: int | None
@@ -74,7 +74,7 @@ def parse(expression: str) -> ast.expr:
         _check(text, tree)
     except SyntaxError as error:
         raise _syntax(text, error) from None
-    # What ast.parse raises for a zero byte (ValueError) and for nesting beyond its own stack.
+    # ast.parse raises these for a zero byte (ValueError) and for nesting beyond its own stack.
     except (ValueError, MemoryError, RecursionError):
         raise BadInputError(f"expression {text[:60]!r}: cannot be read; write it simpler") from None
     return tree
@@ -114,7 +114,7 @@ def _syntax(text: str, error: SyntaxError) -> BadInputError:
     position = min(error.offset or 1, len(text) + 1)
     # Texts in quotes may hold anything.
     outside = re.sub(r"'[^']*'|\"[^\"]*\"", lambda quoted: "_" * len(quoted.group()), text)
-    # What people write out of the habit of SQL or C; Python's own message for it is "invalid syntax" alone.
+    # People write these out of the habit of SQL or C; Python's own message for them is "invalid syntax" alone.
     hints = (
         (r"(?<![=!<>])=(?![=])", "a single ="),
         (r"&&?", "&"),
@@ -247,5 +247,5 @@ def _check_call(text: str, node: ast.Call) -> None:
 
 
 def is_none(node: ast.AST) -> bool:
-    """Whether the node is the constant None."""
+    """Says if the node is the constant None."""
     return isinstance(node, ast.Constant) and node.value is None

@@ -1,4 +1,4 @@
-"""Types of expressions: what a scenario's expression yields, found before any data is read."""
+"""Types of a scenario's expressions, found before any data is read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def type_of(expression: str, column_type: Callable[[str], str]) -> str:
     """`int`, `float`, `string`, `bool`, `time`, `list[int]`, `list[string]`, or `null` where it is None alone.
 
     `column_type` gives the type of each name of `columns_of`, except `event_time`. Raises BadInputError where an
-    operator or a function does not fit what it is given.
+    operator or a function does not fit its arguments.
     """
     return _Types(expression, column_type).of(parse(expression))
 
@@ -127,7 +127,7 @@ class _Types:
         """Two sides of a comparison; a text beside a time must be one."""
         for node, other in ((left, right), (right, left)):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and self.of(other) == "time":
-                time_of(self.expression, node, "UTC")  # whatever the zone, it reads or does not
+                time_of(self.expression, node, "UTC")  # any zone: it reads in all zones or in none
                 return
         self._same(left, right)
 
@@ -137,7 +137,7 @@ class _Types:
 
     def _common(self, kind: str, left: ast.expr, right: ast.expr) -> str:
         kinds = [kind, self.of(right)]
-        # None fits every type: whatever touches it becomes null.
+        # None fits every type: a result that reads it becomes null.
         if "null" in kinds:
             return kinds[0] if kinds[1] == "null" else kinds[1]
         if any(kind.startswith("list") for kind in kinds):

@@ -117,22 +117,21 @@ class EventLog:
             unique = keys.unique()  # in the order of the table: without time that is its row
             rows = _codes(wanted, unique)
             if entity.time:
-                rows = self._newest_before(rows, _codes(keys, unique), np.asarray(table["key.valid_from"]))
+                rows = self._newest_before(name, rows, _codes(keys, unique), np.asarray(table["key.valid_from"]))
             self._entity_rows[name] = rows
         return self._entity_rows[name]
 
-    def _newest_before(self, codes_N: Ints, codes_E: Ints, valid_from_E: Ints) -> Ints:
+    def _newest_before(self, name: str, codes_N: Ints, codes_E: Ints, valid_from_E: Ints) -> Ints:
         # Entity and time become one sorted number, so that one search finds the newest of an entity before a time.
-        order = np.lexsort((valid_from_E, codes_E))
         timeline = Timeline(np.sort(valid_from_E))
-        place = codes_E[order] * timeline.size + timeline.rank_of(valid_from_E[order], "left")
+        place = codes_E * timeline.size + timeline.rank_of(valid_from_E, "left")
+        if (np.diff(place) < 0).any():
+            raise BadInputError(f"entities/{name}.parquet of {self.ds}: rows are not in order; run ingest again")
         start = codes_N * timeline.size
         end = np.searchsorted(place, start + timeline.rank_of(self.times, "left"))
         # The second condition: the row before `end` is this entity's own, not the one's before it.
         seen = (codes_N >= 0) & (end > np.searchsorted(place, start))
-        rows = np.full(len(codes_N), -1)
-        rows[seen] = order[end[seen] - 1]
-        return rows
+        return np.where(seen, end - 1, -1)
 
     def entity_times(self) -> dict[str, Ints]:
         """For each entity with time that was looked at: `valid_from` of the row that each event of the log sees."""
@@ -165,7 +164,7 @@ class EventLog:
         try:
             return _select(self._database, sql)
         except duckdb.Error:
-            for place, expression in expressions.items():  # again, one by one: which of them was it?
+            for place, expression in expressions.items():  # again, one by one, to name the one that fails
                 try:
                     _select(self._database, {place: sql[place]})
                 except duckdb.Error as error:
@@ -218,7 +217,7 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _plain(values: pa.Array) -> pa.Array:
-    """Numbers as int64 or float64, whatever width the database chose."""
+    """Numbers as int64 or float64; the database may have chosen another width."""
     if pa.types.is_integer(values.type):
         return values.cast(pa.int64())
     if pa.types.is_decimal(values.type) or pa.types.is_floating(values.type) or pa.types.is_null(values.type):

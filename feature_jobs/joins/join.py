@@ -1,4 +1,4 @@
-"""Join: every event of a day with what was known strictly before it, and with its labels.
+"""Join: every event of a day with the features known strictly before it, and with its labels.
 
 Same-row features are expressions over the event and its entities. Trailing features look at earlier events, those of
 the trailing days and the day's own (`feature_jobs.joins.trailing`). An event sees only events that are strictly
@@ -59,8 +59,8 @@ class LabelFacts(TypedDict):
 
 
 class JoinFacts(TypedDict):
-    """Content of join.json. `smallest_gap_us`: how much older than its event the newest source of a value was, at
-    least, by entity and by feature; None where no value had a source."""
+    """Content of join.json. `smallest_gap_us`: least time from the newest source of a value to its event, by
+    entity and by feature; None where no value had a source."""
 
     rows: int
     history_rows: int
@@ -143,7 +143,7 @@ def _refuse_bare_times(scenario: Scenario) -> None:
 
 
 def _same_row_expressions(name: str, feature: SameRow | Trailing) -> list[tuple[str, str]]:
-    """Fields and expressions that are computed on the very row: all but what trailing features look back at."""
+    """Fields and expressions that are computed on the row itself: all but those over past events."""
     match feature:
         case CrossFeature():
             return [(f"of[{i}]", part) for i, part in enumerate(feature.of)]
@@ -257,7 +257,7 @@ def _condition(values: pa.Array, place: str) -> Bools:
 
 
 def _all_trailing(log: EventLog) -> tuple[dict[str, pa.Array], dict[str, Ints], dict[str, int]]:
-    """Columns of trailing features, the newest source time behind each value, and how old each source must be (µs)."""
+    """Columns of trailing features, the newest source time behind each value, and the least age of each source (µs)."""
     features = {name: f for name, f in log.scenario.features.items() if isinstance(f, Trailing)}
     places = {place: e for name, f in features.items() for place, e in _looks_at(name, f).items()}
     # Reversed, so that the first place of an expression wins: a message then names that one.
@@ -274,13 +274,13 @@ def _all_trailing(log: EventLog) -> tuple[dict[str, pa.Array], dict[str, Ints], 
 
 
 def _bounds(scenario: Scenario, feature: Trailing, expressions: Iterable[str]) -> Bounds:
-    """How far back the feature looks, and how fresh what it looks at may be."""
+    """Returns the window of the feature, and the least age of the events that it may see."""
     lookback_s = scenario.join.lookback_days * 86_400
     window_s = feature.window_s if isinstance(feature, TrailingFeature) else None
     is_outcome = not outcome_columns(scenario).isdisjoint(set().union(*map(columns_of, expressions)))
     return Bounds(
         min(window_s or lookback_s, lookback_s) * 1_000_000,
-        # What an event was is known at once; what came of it only after the delay.
+        # An event's own columns are known at once; its outcomes only after the delay.
         scenario.join.label_delay_s * 1_000_000 if is_outcome else 0,
     )
 
@@ -371,7 +371,7 @@ def _facts(scenario: Scenario, samples: pa.Table, log: EventLog, gaps: dict[str,
 
     def missing(column: pa.ChunkedArray) -> float:
         num = column.null_count
-        # A list is never null in the samples; the empty one is what lacks a value.
+        # A list is never null in the samples; an empty one means a missing value.
         if pa.types.is_list(column.type):
             num = pc.sum(pc.equal(pc.list_value_length(column), 0)).as_py() or 0
         return float(round(num / samples.num_rows, 6))

@@ -1,4 +1,4 @@
-"""Trailing values: what was known of a key strictly before each event, by sorting and binary search in numpy.
+"""Trailing values: facts known of a key strictly before each event, by sorting and binary search in numpy.
 
 The log is one table in time order: N rows of past days, then of the day. Sorted by key, the rows that an event may see
 are one range `[low, high)`, found by binary search for (key, time); everything else is arithmetic on ranges. Times are
@@ -52,7 +52,7 @@ class Timeline:
         self.size = len(self.unique) + 1
 
     def rank_of(self, times: Ints, side: Literal["left", "right"]) -> Ints:
-        """How many distinct times of the log lie before (`left`), or before or at (`right`), each time."""
+        """Counts the distinct times of the log before (`left`), or before or at (`right`), each time."""
         found: Ints = np.searchsorted(self.unique, times, side=side)
         return found
 
@@ -99,7 +99,7 @@ class Index:
         self._asked = self.order[self.order >= asking.start] - asking.start
 
     def ranges(self, mask_N: Bools | None, bounds: Bounds) -> Ranges:
-        """What each asking row sees of the rows where `mask_N` holds."""
+        """Returns each asking row's range of the earlier rows where `mask_N` holds."""
         rows = self.order if mask_N is None else self.order[mask_N[self.order]]
         size = self.timeline.size
         place = self._keys[rows] * size + self.timeline.ranks[rows]  # key and time as one sorted number
@@ -115,7 +115,7 @@ class Index:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Which earlier events count: strictly before the event, at most `window_us` and at least `delay_us` old."""
+    """Bounds of the earlier events that count: before the event, at most `window_us` and at least `delay_us` old."""
 
     window_us: int
     delay_us: int = 0
@@ -162,10 +162,10 @@ def _ragged(values: pa.Array, places: Ints, high: Ints, num: Ints) -> pa.ListArr
 def audit_point_in_time(
     event_times: Ints, source_times: Mapping[str, Ints], *, place: str, delays_us: Mapping[str, int] | None = None
 ) -> dict[str, int | None]:
-    """Checks that every value comes from strictly before its event, whatever computed it.
+    """Checks that every value comes from strictly before its event, independently of the code that computed it.
 
     `source_times`: feature or entity → newest source time behind each row's value (µs; NO_SOURCE: none). `delays_us`:
-    how much older than its event it has to be besides. Returns the smallest distance of each in µs, None where no row
+    least age of the source at the event's time. Returns the smallest distance of each in µs, None where no row
     has a source. Raises BadInputError naming feature, row and times.
     """
     gaps: dict[str, int | None] = {}
@@ -178,7 +178,7 @@ def audit_point_in_time(
             row = int(rows[int(np.argmax(gap < least))])
             wait = f", or not {least / 1e6:g} s old" if least > 1 else ""
             raise BadInputError(
-                f"{place} {name}: row {row}: uses what was known at {_utc(sources[row])}, which is not before{wait} at "
+                f"{place} {name}: row {row}: uses a value known at {_utc(sources[row])}, which is not before{wait} at "
                 f"the event of {_utc(event_times[row])}; nothing was written. Check the times of its source"
             )
         gaps[name] = int(gap.min()) if len(gap) else None

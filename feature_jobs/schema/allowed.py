@@ -1,4 +1,4 @@
-"""What the schema allows at each place of a scenario, in words: `a whole number above 0`, `one of: csv, parquet`."""
+"""Rules of the schema for each place of a scenario, in words: `a whole number above 0`, `one of: csv, parquet`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 @dataclass(frozen=True)
 class Rule:
-    """What may stand at one place: a type, its limits (pydantic's Gt, Ge, MinLen, ...), and the default or None."""
+    """The values allowed at one place: a type, its limits (pydantic's Gt, Ge, MinLen, ...), and the default or None."""
 
     type: Any
     limits: tuple[Any, ...] = ()
@@ -69,7 +69,7 @@ class Rule:
 
 
 def rule_at(document: Any, location: Sequence[Any]) -> tuple[Rule, int]:
-    """The rule at a place of a document, and how many parts of the location lead to it.
+    """The rule at a place of a document, and the number of the location's parts that lead to it.
 
     Parts that the schema does not know are left: an unknown key, or the branch of a union, which pydantic adds.
     """
@@ -115,7 +115,7 @@ def keys_at(document: Any, location: Sequence[Any]) -> list[str]:
 
 
 def allowed(rule: Rule) -> str:
-    """What may stand there, in words."""
+    """Describes the values that the rule allows."""
     if rule.section is Feature:
         return f"a section with a kind, one of: {', '.join(FEATURES)}"
     if rule.section is not None:
@@ -124,7 +124,7 @@ def allowed(rule: Rule) -> str:
 
 
 def in_words(bound: float) -> str | None:
-    """A limit as a person writes it, 3,650 or 0.5; None for one that only says what a type can hold."""
+    """A limit as a person writes it, 3,650 or 0.5; None for one that is only the range of a type."""
     if abs(bound) >= LARGEST:
         return None
     return f"{int(bound):,}" if abs(bound) >= 1 and bound == int(bound) else f"{bound:g}"

@@ -1,4 +1,4 @@
-"""What every section of a scenario has in common."""
+"""Base class of a scenario's sections, and the types of their values."""
 
 from __future__ import annotations
 

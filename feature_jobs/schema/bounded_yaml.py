@@ -19,7 +19,7 @@ MAX_ALIASED = 10_000
 def parse_yaml(text: str, place: str, *, remedy: str = "correct the line", round_trip: bool = False) -> Any:
     """The document of a text; with `round_trip` its mappings know their lines and comments.
 
-    Raises BadInputError `PLACE:LINE: what; remedy` for everything that YAML, or a limit above, does not allow.
+    Raises BadInputError `PLACE:LINE: problem; remedy` for everything that YAML, or a limit above, does not allow.
     """
     if len(text) > MAX_BYTES:
         raise BadInputError(f"{place}: holds more than {MAX_BYTES:,} characters; shorten it")
@@ -36,7 +36,7 @@ def parse_yaml(text: str, place: str, *, remedy: str = "correct the line", round
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
         raise BadInputError(_message(place, mark, problem, remedy)) from None
-    except Exception as error:  # ruamel lets through what int(), datetime() and others say of a scalar
+    except Exception as error:  # ruamel passes on the errors that int(), datetime() and others raise for a scalar
         problem = str(error).partition("\n")[0][:200] or type(error).__name__
         raise BadInputError(_message(place, None, problem, remedy)) from None
 
@@ -66,7 +66,7 @@ class _BoundedComposer(Composer):
             self.num_aliased += 1
             # ruamel sets the end of a list or mapping when it has read all of it.
             if node.end_mark is None:
-                raise ComposerError(None, None, "an alias stands inside of what it names", node.start_mark)
+                raise ComposerError(None, None, "an alias stands inside the value that it names", node.start_mark)
             if self.num_aliased > MAX_ALIASED:
                 problem = f"aliases stand for more than {MAX_ALIASED:,} values"
                 raise ComposerError(None, None, problem, node.start_mark)

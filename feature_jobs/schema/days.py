@@ -37,7 +37,7 @@ def check_day(scenario: Scenario, ds: str) -> None:
 
 
 def is_day(scenario: Scenario, ds: str) -> bool:
-    """Whether the scenario's data has such a day."""
+    """Says if `ds` is a day of the scenario's data."""
     try:
         check_day(scenario, ds)
     except BadInputError:

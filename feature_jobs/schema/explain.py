@@ -1,4 +1,4 @@
-"""Says what is wrong with a scenario that pydantic refused, in one line a problem: file, line, field, value, fix."""
+"""Messages about a scenario that pydantic refused, one line a problem: file, line, field, value, fix."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from feature_jobs.schema.yaml_file import line_of, setting_at
 
 
 def explain(file: Path, document: Any, error: Any, given: Sequence[str] = ()) -> str:
-    """One line for one pydantic error: place: field: value: must be what is allowed; fix.
+    """One line for one pydantic error: place: field: value: must be ALLOWED; fix.
 
     The place is file:line, or the option of the command line (`given`) that the value comes from.
     """
@@ -38,7 +38,7 @@ def explain(file: Path, document: Any, error: Any, given: Sequence[str] = ()) ->
         return f"{place}: {field}: {shown(value)}: must be {kinds}; {_closest(value, FEATURES) or 'choose one'}"
     if kind == "string_pattern_mismatch":
         return f"{place}: {field}: {shown(value)}: must be {NAME}; rename it"
-    if kind == "value_error":  # a validator of ours, whose message names what is wrong and a fix
+    if kind == "value_error":  # a validator of ours, whose message names the problem and a fix
         return f"{place}: {field}: {shown(value)}: {error['ctx']['error']}"
     return f"{place}: {field}: {shown(value)}: must be {allowed(rule)}; {_fix(rule, value)}"
 
@@ -57,7 +57,7 @@ def _closest(value: Any, known: Iterable[str]) -> str | None:
 
 
 def _fix(rule: Rule, value: Any) -> str:
-    """What to write instead of `value`."""
+    """Returns the remedy: a value to write instead of `value`."""
     choice = rule.options[0]
     origin = get_origin(choice.type)
     if value is None:

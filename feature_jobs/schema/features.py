@@ -16,11 +16,11 @@ class Feature(Section):
 
 
 class Embedding(Section):
-    """Which ids of a table have rows. An id gets one when it has been seen `min_count` times (a count that halves
-    every day); it loses it when unseen for more than `ttl_days` of event time, or while the table holds more than
-    `capacity` rows and it is among the least seen. Ids without a row share the table's default row."""
+    """Admission and eviction of a table's ids. An id gets a row when it has been seen `min_count` times (a count that
+    halves every day); it loses it when unseen for more than `ttl_days` of event time, or while the table holds more
+    than `capacity` rows and it is among the least seen. Ids without a row share the table's default row."""
 
-    min_count: Annotated[Whole, Field(ge=1, le=255)] = 1  # 255: what a byte of the sketch can count
+    min_count: Annotated[Whole, Field(ge=1, le=255)] = 1  # 255: a counter of the sketch is one byte
     ttl_days: NumDays | None = None
     capacity: NumRows | None = None
 
@@ -92,7 +92,7 @@ class TrailingFeature(Feature):
 
 
 class CountFeature(TrailingFeature):
-    """How many earlier events."""
+    """Number of earlier events."""
 
     kind: Literal["count"]
 

@@ -1,4 +1,4 @@
-"""What this processor computes fast. Reads Linux's description of it, so that `recloop check` needs no torch."""
+"""Fast number formats of this processor, from Linux's description of it, so that `recloop check` needs no torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 def bfloat16_is_fast(cpuinfo: Path = CPUINFO) -> bool | None:
-    """Whether products in bfloat16 are faster than in float32 here; None where that is not known.
+    """True where products in bfloat16 are faster than in float32 on this processor; None where that is not known.
 
     On x86 only AMX makes them faster: training was measured at 1.8 times float32's rate with `amx_bf16`, at 0.8 times
     with `avx512_bf16` alone, and at a third without either. ARM processors that have `bf16` were not measured.
@@ -32,5 +32,5 @@ def slow_precision(precision: str, device: str, cpuinfo: Path = CPUINFO) -> str 
         return None
     return (
         "train.precision: bfloat16: this processor computes it slower than float32 (by a quarter with avx512_bf16, 3 to"
-        " 4 times without); write float32, or auto to take what is fastest where the day is trained"
+        " 4 times without); write float32, or auto to take the fastest one where the day is trained"
     )

@@ -36,8 +36,8 @@ from feature_jobs.schema.yaml_file import place_of, setting_at
 class Column(Section):
     """A typed column of a source table.
 
-    `source` is the name in the file where it differs. `separator` splits a text cell into a list. `values` lists what
-    may occur; anything else is quarantined with a reason, as are values outside `min`..`max` and cells that do not
+    `source` is the name in the file where it differs. `separator` splits a text cell into a list. `values` lists the
+    values allowed; anything else is quarantined with a reason, as are values outside `min`..`max` and cells that do not
     read as `type`. Empty cells and NaN are null; `required` columns quarantine the row instead. Files of some days may
     lack an `optional` column, which is then null; any other missing column refuses the day.
 
@@ -92,7 +92,7 @@ class Events(Table):
 
 
 class Entity(Table):
-    """What is known of a user, an item, …, joined to events by `key`.
+    """A table of facts about users, items, …, joined to events by `key`.
 
     Without `time` the rows hold for all days. With `time` a row holds from that moment until the next row of the same
     key, and an event sees the newest row strictly before it.
@@ -118,8 +118,8 @@ class Days(Section):
 
 
 class Data(Section):
-    """Where the logs come from. `user` and `item` name the event columns that identify them. `fetch` names what
-    `recloop fetch` brings there, `options` are its settings where it generates."""
+    """The logs and their folder. `user` and `item` name the event columns that identify them. `fetch` names the data
+    set that `recloop fetch` brings there, `options` are its settings where it generates."""
 
     path: PathText
     fetch: str | None = None
@@ -138,8 +138,8 @@ class Ingest(Section):
 
 
 class Join(Section):
-    """`lookback_days`: how far trailing features look back. `label_delay_s`: how long after an event its outcome is
-    known; trailing features that look at outcomes see only events at least that old."""
+    """`lookback_days`: days that trailing features look back. `label_delay_s`: seconds from an event until its outcome
+    is known; trailing features that look at outcomes see only events at least that old."""
 
     lookback_days: NumDays = 30
     label_delay_s: Annotated[Whole, Field(ge=0, le=315_360_000)] = 0
@@ -165,19 +165,19 @@ Sharding = Literal["table_wise", "row_wise", "column_wise", "data_parallel"]
 
 
 class Distributed(Section):
-    """How TorchRec shards the tables over `ranks` processes, if `train.backend` is `torchrec`. `ranks` counts those of
-    all machines, each of which starts an equal share; torchrun's variables PET_NNODES, PET_NODE_RANK, PET_MASTER_ADDR
-    and PET_MASTER_PORT give each machine its rank; where they are not set, it is the only machine.
+    """Sharding of the tables by TorchRec over `ranks` processes, if `train.backend` is `torchrec`. `ranks` counts those
+    of all machines, each of which starts an equal share; torchrun's variables PET_NNODES, PET_NODE_RANK,
+    PET_MASTER_ADDR and PET_MASTER_PORT give each machine its rank; where they are not set, it is the only machine.
 
     `kind`: of every table but those in `plan`; or `planner: true` lets TorchRec decide between table- and row-wise.
     `capacity`: rows that a table can hold (`default_capacity`: others), whose memory is taken at once; a table that
     evicts needs as many as two batches have ids more than its `embedding.capacity`. `communication`: the format in
-    which embeddings and their gradients are sent; between CPUs bf16 is sent as fp16. `timeout_s`: how long a process or
-    machine waits for another.
+    which embeddings and their gradients are sent; between CPUs bf16 is sent as fp16. `timeout_s`: seconds that a
+    process or machine waits for another.
 
-    `dense_communication`: how the gradient of the dense part is sent: rounded, or only the `top_k_share` of its
-    values that are largest; what a step leaves out is added to the next. `hierarchical`: full precision within a node,
-    and that only between nodes."""
+    `dense_communication`: compression of the dense part's gradient: rounded, or only the `top_k_share` of its values
+    that are largest; a step adds the values left out to the next. `hierarchical`: full precision within a node, and
+    that only between nodes."""
 
     ranks: Annotated[Positive, Field(le=1_024)] = 2
     kind: Sharding = "row_wise"
@@ -203,14 +203,14 @@ class Train(Section):
     weights stay float32; float16 scales the loss dynamically; auto takes the faster of bfloat16 and float32 on the
     processor or GPU that trains the day, so that digests depend on it. Steps whose gradient is not finite are skipped,
     and counted.
-    `snapshot_rows`: how often, in rows, a day's training notes where it is; a killed one goes on from there.
+    `snapshot_rows`: rows of a day's training between two snapshots; a killed one goes on from the last.
 
-    `device`: where the dense part is computed; auto: a GPU if there is one. `cache_rows`: of the embeddings, how many
-    are held where they are learned, in memory or (not set: as many as fit) on the GPU; the others lie in a file of
+    `device`: the device of the dense part; auto: a GPU if there is one. `cache_rows`: number of embedding rows that are
+    held beside the computation, in memory or (not set: as many as fit) on the GPU; the others lie in a file of
     `rows_folder` (not set: beside the checkpoint; with a GPU: in host memory). A cache changes no bit.
 
     `backend: torchrec` shards the tables over processes, see `distributed`; each computes its share of a batch in one
-    piece, on the CPU; `device` is then where the tables are. It knows no `clip_norm`, no `cache_rows` and no `adam`.
+    piece, on the CPU; `device` is then that of the tables. It knows no `clip_norm`, no `cache_rows` and no `adam`.
     """
 
     learning_rate: Annotated[Number, Field(gt=0, le=1_000)] = 0.001
@@ -250,7 +250,7 @@ class Validate(Section):
     """`suite`: expectations, relative to the scenario file; default NAME.expectations.json. Drift is the population
     stability index (Siddiqi 2006) of each named column, and the shift of each label's mean, against `trailing_days`.
     `drift_columns` default to the numbers and ids of few values that are read from the row itself: trailing counts and
-    rates move as history grows, and what is computed from `event_time` moves with the weekday. Of the default ones,
+    rates move as history grows, and features of `event_time` move with the weekday. Of the default ones,
     growing counters are left out, and one that differs from all trailing days must differ from the same weekday too
     (before there is one: from the same kind of day, weekend or not). Columns that are named are always judged, against
     the same weekday where `trailing_days` reaches back to one."""
@@ -286,7 +286,7 @@ class Tune(Section):
 
 
 class Quantize(Section):
-    """Bits of the served embeddings (dense layers are int8), and what they may cost against fp32."""
+    """Bits of the served embeddings (dense layers are int8), and the loss allowed against fp32."""
 
     embedding_bits: Literal[4, 8] = 8
     max_auc_loss: Tolerance = 0.002
@@ -299,8 +299,8 @@ class Deploy(Section):
     may be, at the scenario's confidence.
 
     A comparison of fewer than `min_rows` rows (`min_segment_rows` in a segment), or of fewer than `min_positives`
-    positives or negatives, is unknown. `when_unsure` says what happens to a version that no gate refuses, but that
-    could not be judged. `after_rollback`: whether later days may promote before a person lifts the hold."""
+    positives or negatives, is unknown. `when_unsure`: promote or hold a version that no gate refuses, but that could
+    not be judged. `after_rollback`: let later days promote, or hold them until a person lifts the hold."""
 
     model: ModelName | None = None
     max_auc_drop: Tolerance = 0.01
@@ -316,7 +316,7 @@ class Deploy(Section):
 
 
 class Schedule(Section):
-    """When Airflow runs it. `catch_up_from` is the first scheduled day; without it only the newest day is scheduled,
+    """Times of Airflow's runs. `catch_up_from` is the first scheduled day; without it only the newest day is scheduled,
     and past days are backfilled."""
 
     daily: str = "0 3 * * *"  # at 03:00
@@ -378,7 +378,7 @@ class Scenario(Section):
 
     @property
     def file(self) -> Path:
-        """Where the scenario was read from, absolute; `recloop`'s messages name it."""
+        """Absolute path of the file that the scenario was read from; `recloop`'s messages name it."""
         return self._file
 
     _given: tuple[str, ...] = PrivateAttr(())
@@ -391,7 +391,7 @@ class Scenario(Section):
         return shlex.join(["-s", self.file.stem if usual else str(self.file), *self._given])
 
     def place_of(self, *location: str) -> str:
-        """Where the value at a config path was written: `--set PATH=VALUE` of the command line, else FILE:LINE."""
+        """Source of the value at a config path: `--set PATH=VALUE` of the command line, else FILE:LINE."""
         return setting_at(self._given, location) or place_of(self._file, *location)
 
     @property

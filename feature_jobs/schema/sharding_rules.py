@@ -10,7 +10,7 @@ from feature_jobs.schema.sections import Train
 OPTIMIZERS = ("rowwise_adagrad", "adagrad", "sgd")
 
 Mistake = tuple[tuple[str, ...], Any, str, str]
-"""Location, value, what is wrong with it, remedy."""
+"""Location, value, problem, remedy."""
 
 
 def sharding_problems(train: Train, dim: int, names: Sequence[str]) -> Iterator[Mistake]:

@@ -1,4 +1,4 @@
-"""Paths that a user gives, and small files at them: read whole or refused, whatever is at the path."""
+"""Paths that a user gives, and small files at them: read whole, or refused where the path is a folder or a pipe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PATH_MAX = 4095  # bytes, on Linux
 
 
 def path_problem(path: str) -> str | None:
-    """What is wrong with the text of a path, as `what; remedy`; None where the system can look it up."""
+    """Returns the problem with the text of a path as `problem; remedy`; None where the system can look it up."""
     if not path:
         return "is empty; name a file or folder"
     if "\0" in path:
@@ -31,7 +31,7 @@ def resolved(path: str | Path) -> Path:
     if problem is None:
         try:
             found = Path(path).resolve()
-        except RuntimeError:  # what pathlib raises for a loop, up to Python 3.12
+        except RuntimeError:  # pathlib's error for a loop, up to Python 3.12
             problem = "is a symlink that leads to itself; remove it"
         except OSError as error:
             problem = f"{error.strerror}; choose another path"

@@ -15,7 +15,7 @@ NAME = re.compile(r"""^name:[ \t]*["']?([\w-]+)""", re.MULTILINE)
 
 
 def place_of(file: Path, *location: str) -> str:
-    """`FILE:LINE` of the deepest part of `location` that a scenario file holds, for what later checks say of it."""
+    """`FILE:LINE` of the deepest part of `location` that a scenario file holds, for messages of later checks."""
     try:
         line = line_of(read_yaml(file), list(location))
     except BadInputError:  # gone or changed since it was loaded

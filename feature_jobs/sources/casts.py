@@ -66,7 +66,7 @@ class Cell:
 
     @property
     def kind(self) -> str:
-        """What the file holds: text, int, float, bool, list, json, moment, bytes, null or the name of another type."""
+        """Type in the file: text, int, float, bool, list, json, moment, bytes, null or the name of another type."""
         base = self.raw_type.split("(")[0]
         if self.raw_type.endswith("]"):
             return "list"
@@ -147,14 +147,14 @@ class Cell:
         return f"list_transform({split}, lambda x: trim(x))"
 
     def _is_item(self, x: str) -> str:
-        """SQL of whether a raw element counts: an empty text, a null and a NaN are not elements."""
+        """SQL condition that a raw element counts: an empty text, a null and a NaN are not elements."""
         if self.kind == "text":
             return f"{x} <> ''"
         is_float = self._item.raw_type in _EXACT_BELOW
         return f"{x} IS NOT NULL" + (f" AND NOT {_is_nan(x)}" if is_float else "")
 
     def num_dropped(self, raw: str) -> str | None:
-        """SQL of how many null elements a list loses; None where the file cannot hold any."""
+        """SQL of the number of null elements that a list loses; None where the file cannot hold any."""
         if not self.column.type.startswith("list") or self.kind not in ("list", "json"):
             return None
         return f"coalesce(len(list_filter({self._items(raw)}, lambda x: NOT ({self._is_item('x')}))), 0)"
@@ -179,7 +179,7 @@ class Cell:
         return f"CASE {' '.join(cases)} END"
 
     def _inexact(self, raw: str, value: str) -> str | None:
-        """SQL of whether an integer came as a float so large that its neighbours are the same float.
+        """SQL condition that an integer came as a float so large that its neighbours are the same float.
 
         None where that cannot be: other types, and times, of which a rounding error is far below a microsecond's use.
         """
@@ -201,7 +201,7 @@ class Cell:
         return f"coalesce(abs({raw}) >= {_EXACT_BELOW[self.raw_type]} AND isfinite({raw}), false)"
 
     def complaint(self, raw: str, what: str) -> str:
-        """SQL of `name: 'cell' what`."""
+        """SQL of the text `name: 'cell' WHAT`."""
         shown = f"coalesce(chr(39) || left(CAST({raw} AS VARCHAR), {_LONGEST}) || chr(39), 'an empty cell')"
         return f"({literal(self.name + ': ')} || {shown} || {literal(' ' + what)})"
 
@@ -231,7 +231,7 @@ class Cell:
 
 
 def _is_nan(raw: str) -> str:
-    """SQL of whether a raw float is NaN.
+    """SQL condition that a raw float is NaN.
 
     Not by `isnan` or a comparison: a Parquet file's minimum and maximum leave NaN out, and DuckDB takes them for the
     range of all values and replaces both by false.
@@ -280,7 +280,7 @@ def _scalar(wanted: str, kind: str, raw: str) -> str:
 def _moment(column: Column, kind: str, raw_type: str, raw: str) -> str:
     """SQL of a cell of type time as microseconds since 1970 UTC, rounded down; null where it does not read.
 
-    What has no offset is read in the time zone of the connection.
+    A time without an offset is read in the time zone of the connection.
     """
     unit, ns = Time(column="", unit=column.unit), Time(column="", unit="ns")
     stamp = f"TRY_CAST({raw} AS TIMESTAMPTZ)"

@@ -1,4 +1,4 @@
-"""Files of a source table: which ones a day reads, what their first bytes say they are, and the header of a CSV."""
+"""Files of a source table: selection of a day's files, detection of formats by first bytes, and a CSV's header."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _UTF_32 = b"\xff\xfe\0\0"  # begins like UTF-16
 
 @dataclass(frozen=True)
 class TextFile:
-    """How the text of a file is stored, as its first bytes show, whatever its name says."""
+    """Compression and encoding of a text file, found from its first bytes, not from its name."""
 
     path: Path
     compression: Literal["none", "gzip"]
@@ -112,7 +112,7 @@ def duckdb_path(file: Path) -> str:
 
 
 def open_text(file: Path, file_format: str) -> TextFile:
-    """What kind of text a file holds. Raises BadInputError for another format or an encoding that cannot be read."""
+    """Finds a text file's compression and encoding. Raises BadInputError for another format or encoding."""
     with file.open("rb") as raw:
         start = raw.read(2)
     compression: Literal["none", "gzip"] = "gzip" if start.startswith(b"\x1f\x8b") else "none"
@@ -143,7 +143,7 @@ def refuse_text(file: Path) -> None:
         try:
             with _open(file, "gzip") as raw:
                 start = raw.read(4096)
-        except (OSError, EOFError, zlib.error):  # damaged: what the reader said of it stands
+        except (OSError, EOFError, zlib.error):  # damaged: the reader's own message stands
             return
     text = start.decode("utf-8", errors="replace").lstrip("\ufeff")
     if not text.strip() or not all(char.isprintable() or char.isspace() for char in text):

@@ -1,4 +1,4 @@
-"""Ingest: one day of the source as typed, checked, ordered Parquet, and what became of every row.
+"""Ingest: one day of the source as typed, checked, ordered Parquet, with an account of every row.
 
 Each row read ends in exactly one place: the events (or entity), the duplicates (counted), or the quarantine with a
 reason. A row whose time cannot be read belongs to the day of its partition; in files without a day it belongs to no
@@ -34,7 +34,7 @@ _LONG_AGO = -(2**62)  # µs: before any time of an entity
 
 
 class TableCounts(TypedDict):
-    """What became of the rows of one table; `reasons` holds the most frequent ones, without the cells' values."""
+    """Counts of one table's rows by outcome; `reasons` holds the most frequent ones, without the cells' values."""
 
     rows_read: int
     rows: int
@@ -63,7 +63,7 @@ def ingest_day(scenario: Scenario, ds: str, output: Path) -> DayCounts:
     landed: dict[str, TableCounts] = {}
     quarantine: list[pa.Table] = []
     events, *entities = sources_of(scenario)
-    # In the output folder, for what does not fit into memory: a container's /tmp is memory itself.
+    # DuckDB spills to the output folder: a container's /tmp is memory itself.
     with tempfile.TemporaryDirectory(dir=output, prefix=".scratch-") as scratch:
         for source in [events, *entities]:
             # A connection for each table: the zone of times without an offset is a setting of it.
@@ -129,32 +129,39 @@ class _Landing:
     def _drop_duplicates(self) -> int:
         """Makes the table `good`, of rows that are equal in all declared columns only the first; returns how many
         went."""
-        columns = ", ".join(f"c{i}" for i in range(len(self.source.columns)))
+        copies = self._repeated("staged", [f"c{i}" for i in range(len(self.source.columns))], "copies")
         self.connection.execute(
-            f"CREATE TABLE good AS SELECT * EXCLUDE (copy) FROM (SELECT *, row_number() OVER "
-            f"(PARTITION BY {columns} ORDER BY file, row) AS copy FROM staged WHERE reason IS NULL) WHERE copy = 1"
+            "CREATE TABLE good AS SELECT * FROM staged ANTI JOIN copies USING (file, row) WHERE reason IS NULL"
         )
-        before, left = self._row(
-            "SELECT (SELECT count(*) FROM staged WHERE reason IS NULL), (SELECT count(*) FROM good)"
-        )
-        return int(before - left)
+        return copies
 
     def _quarantine_conflicts(self, key_name: str) -> int:
         """Keeps the first row of each key (and time), quarantines those that say something else; returns how many."""
         key = f"c{self.source.place_of(key_name)}"
-        # Nobody knows which of the rows is right; what counts is that every run keeps the same.
-        packed = ", ".join(f"{quote(name)} := c{i}" for i, name in enumerate(self.source.columns))
+        # Nobody knows which of the rows is right; it matters only that every run keeps the same one.
+        others = self._repeated("good", [key, "time"], "others")
+        if others:
+            packed = ", ".join(f"{quote(name)} := c{i}" for i, name in enumerate(self.source.columns))
+            reason = f"{literal(key_name + ': ')} || chr(39) || {key} || chr(39) || ' conflicting: other values before'"
+            self.connection.execute(
+                f"INSERT INTO staged BY NAME SELECT file, row, time, {reason} AS reason, "
+                f"CAST(to_json(struct_pack({packed})) AS VARCHAR) AS raw FROM good SEMI JOIN others USING (file, row)"
+            )
+            self.connection.execute("DELETE FROM good WHERE (file, row) IN (FROM others)")
+        return others
+
+    def _repeated(self, table: str, columns: list[str], name: str) -> int:
+        """Makes the table `name` of the rows (file, row) that are equal in `columns` to an earlier good row of `table`;
+        returns their number."""
+        digest, good = f"hash({', '.join(columns)})", f"(SELECT * FROM {table} WHERE reason IS NULL)"
+        # Equal rows have equal hashes, so only rows whose hash occurs again are sorted and compared: mostly none.
+        again = f"SELECT digest FROM (SELECT {digest} AS digest FROM {good}) GROUP BY digest HAVING count(*) > 1"
         self.connection.execute(
-            f"CREATE TABLE other AS SELECT * FROM (SELECT *, row_number() OVER "
-            f"(PARTITION BY {key}, time ORDER BY file, row) AS nth FROM good) WHERE nth > 1"
+            f"CREATE TABLE {name} AS SELECT file, row FROM (SELECT file, row, row_number() OVER "
+            f"(PARTITION BY {', '.join(columns)} ORDER BY file, row) AS nth FROM {good} WHERE {digest} IN ({again})) "
+            f"WHERE nth > 1"
         )
-        self.connection.execute("DELETE FROM good WHERE (file, row) IN (SELECT (file, row) FROM other)")
-        reason = f"{literal(key_name + ': ')} || chr(39) || {key} || chr(39) || ' conflicting: other values before'"
-        self.connection.execute(
-            f"INSERT INTO staged BY NAME SELECT file, row, time, {reason} AS reason, "
-            f"CAST(to_json(struct_pack({packed})) AS VARCHAR) AS raw FROM other"
-        )
-        return int(self._row("SELECT count(*) FROM other")[0])
+        return int(self._row(f"SELECT count(*) FROM {name}")[0])
 
     def _write(self, output: Path) -> int:
         """The good rows as Parquet; returns how many."""

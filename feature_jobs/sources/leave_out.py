@@ -36,7 +36,7 @@ _CELL = re.compile("'.*'", re.DOTALL)
 
 
 def find(scenario: Scenario, folder: Path, users: Users) -> Found:
-    """What the folder of a day, as ingest wrote it, holds of these users."""
+    """Finds rows and ids of these users in the folder of a day, as ingest wrote it."""
     rows, ids, elsewhere = 0, set[User](), Counter[str]()
     quarantine = pq.read_table(folder / QUARANTINE_FILE)
     for stored in _stored(scenario, folder):
@@ -54,8 +54,8 @@ def leave_out(scenario: Scenario, folder: Path, users: Users, output: Path) -> D
     """Writes the day to `output` without the rows and ids of these users; returns the counts as ingest does.
 
     The files are those that ingest would have written if they had never been in the source. The counts are, too, but
-    for exact duplicates: how many of the day's duplicates were theirs is not known any more, and rows that become equal
-    without an id stay. Raises BadInputError where no events are left.
+    for exact duplicates: the number of theirs is not known any more, and rows that become equal without an id stay.
+    Raises BadInputError where no events are left.
     """
     (output / "entities").mkdir(parents=True, exist_ok=True)
     for file in (folder / "entities").iterdir():
@@ -93,14 +93,14 @@ def _refuse_empty(scenario: Scenario, folder: Path, left: pa.Table) -> None:
 
 
 def names_one_of(text: str, users: Users) -> bool:
-    """Whether a text names one of the users, between spaces or punctuation."""
+    """Says if a text names one of the users, between spaces or punctuation."""
     return not {str(user) for user in users.ids}.isdisjoint(_BETWEEN_IDS.split(text))
 
 
 @dataclass(frozen=True)
 class _Cleaned:
-    """A table without users: `is_named` says of each row before whether it named one of them, `num_gone` how many of
-    these went as a whole. `ids`, `elsewhere`: see Found."""
+    """A table without users. `is_named`: mask of the earlier rows that named one of them. `num_gone`: number of these
+    that went as a whole. `ids`, `elsewhere`: see Found."""
 
     table: pa.Table
     is_named: Bools
@@ -124,7 +124,7 @@ class _Stored:
         return column if self.file == EVENTS_FILE else f"{self.name}.{column}"
 
     def can_hold_ids(self, field: pa.Field) -> bool:
-        """Whether a column can; one that the scenario does not declare any more can, too."""
+        """Says if a column can; one that the scenario does not declare any more can, too."""
         kind = field.type.value_type if pa.types.is_list(field.type) else field.type
         declared = self.columns.get(field.name)
         fits = pa.types.is_int64(kind) or pa.types.is_string(kind)
@@ -177,7 +177,7 @@ def _needed(table: Events | Entity, *keys: str) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class _Hits:
-    """Values of a column, those in lists one by one, that are ids: which rows have them, which ids, and how many."""
+    """Values of a column, those in lists one by one, that are ids: their rows, the ids, and their number."""
 
     is_hit: Bools
     in_rows: Bools
@@ -221,8 +221,8 @@ def _as_values(users: Users, kind: pa.DataType) -> dict[User, User]:
 
 
 def _quarantined(stored: _Stored, quarantine: pa.Table, users: Users) -> _Cleaned:
-    """Which quarantined rows of a table name one of the users: in a cell that names users, or anywhere in a line
-    without cells."""
+    """Finds the quarantined rows of a table that name one of the users: in a cell that names users, or anywhere in a
+    line without cells."""
     wanted = {str(user): user for user in users.ids}
     is_named, ids, elsewhere = np.zeros(len(quarantine), bool), set[User](), Counter[str]()
     for row, (table, text) in enumerate(zip(*(quarantine[name].to_pylist() for name in ("table", "row")), strict=True)):
@@ -238,8 +238,8 @@ def _quarantined(stored: _Stored, quarantine: pa.Table, users: Users) -> _Cleane
 
 
 def _cells(stored: _Stored, row: str) -> dict[str, set[str]]:
-    """What may be ids in a quarantined row, by column; under "" what is in no column. The row is JSON with the columns'
-    names in the file, or the text of a line."""
+    """Texts of a quarantined row that may be ids, by column; under "" those in no column. The row is JSON with the
+    columns' names in the file, or the text of a line."""
     try:
         cells = json.loads(row)
     except ValueError:
@@ -273,7 +273,7 @@ def _subtract(counts: DayCounts, gone: pa.Table) -> None:
             own["rows_read"] -= 1
         else:  # a row without a time belongs to no day, so it was not counted as read
             own["undated"] -= 1
-        # Counter's minus drops what falls to 0, as ingest lists no reason without rows.
+        # Counter's minus drops counts that fall to 0, as ingest lists no reason without rows.
         reasons = Counter(_positive(own["reasons"])) - Counter([_CELL.sub("...", reason)])
         own["reasons"] = dict(reasons)
 

@@ -1,4 +1,4 @@
-"""Malformed rows in words: which column, which file and row, how many, and what to do about them."""
+"""Malformed rows in words: column, file, row, number and remedy."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Kind:
 
     @property
     def place(self) -> str:
-        """Where the first one is, in its file."""
+        """Line or row of the first one in its file."""
         return f"line {-self.row}" if self.row < 0 else f"row {self.row + 1}"
 
     @property
     def remedy(self) -> str | None:
-        """What to do about this kind, where more can be said than that the rows are wrong."""
+        """The remedy for this kind, where there is a better one than to correct the rows."""
         if self.reason == "line: not UTF-8":
             return "save the file as UTF-8"
         if (found := _BEYOND_INT64.fullmatch(self.reason)) and not -(2**63) <= int(found[2]) < 2**63:

@@ -14,7 +14,7 @@ from feature_jobs.sources.output_files import EVENTS_FILE
 
 
 def refuse_retyped_events(scenario: Scenario, ds: str, past_ds: str, past: Path) -> None:
-    """Compares the events of an older day (its folder) with what the scenario declares for `ds`.
+    """Compares the events of an older day (its folder) with the columns that the scenario declares for `ds`.
 
     Raises BadInputError naming the column, both types and the remedy.
     """

@@ -1,4 +1,4 @@
-"""Source tables of a scenario: the log and the entities, with what the scenario declares about them."""
+"""Source tables of a scenario: the log and the entities, as the scenario declares them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Source:
 
     @property
     def is_partitioned(self) -> bool:
-        """Whether the path names one day's partition."""
+        """Says if the path names one day's partition."""
         return any(placeholder in self.table.path for placeholder in DAY_PLACEHOLDERS)
 
     def place_of(self, column: str) -> int:

@@ -59,10 +59,11 @@ _REJECTS = {
 
 @dataclass(frozen=True)
 class _Layout:
-    """How the declared columns of one file are read.
+    """SQL that reads the declared columns of one file.
 
-    `scan` is SQL with `_row` and what `raws` refer to: SQL of the raw value by the name in the file, whose DuckDB type
-    is in `types`. A scan `by_line` also has `line`, a row's text, and `broken`, the reason why it has no cells.
+    `scan` is SQL with `_row` and the columns that `raws` read; `raws` holds SQL of each raw value by the name in the
+    file, `types` its DuckDB type. A scan `by_line` also has `line`, a row's text, and `broken`, the reason why it has
+    no cells.
     """
 
     scan: str
@@ -122,7 +123,7 @@ class Reader:
 
     def _refuse_inexact(self) -> None:
         """A float has merged neighbouring integers before this file was written, in rows that look good as well: so one
-        such cell refuses all of them, whatever share of malformed rows is allowed."""
+        such cell refuses all of them, for any allowed share of malformed rows."""
         found = self.connection.execute(
             f"SELECT file, row, reason FROM staged WHERE ends_with(reason, {literal(INEXACT)}) "
             f"ORDER BY file, row LIMIT 1"
@@ -137,7 +138,7 @@ class Reader:
             )
 
     def span(self) -> tuple[int | None, int | None, int]:
-        """Newest time before the window, oldest after it (µs), and how many rows of all times can be read."""
+        """Newest time before the window, oldest after it (µs), and the number of readable rows of all times."""
         start, end = self.window
         # DuckDB rejects a line only for the columns that it reads: a plain count(*) would count broken lines as well.
         every = f"hash({', '.join(f'c{i}' for i in range(len(self.source.columns)))})"
@@ -154,11 +155,11 @@ class Reader:
         return max(before, default=None), min(after, default=None), sum(num for _, _, num in facts)
 
     def num_values(self, number: int, column: int) -> int:
-        """How many cells of a declared column (by position) read as its type, in the whole of one file."""
+        """Counts the cells of a declared column (by position) that read as its type, in the whole of one file."""
         return self._read(number, f"SELECT count(c{column}) FROM ({{rows}})")[0][0]
 
     def count_days(self) -> dict[str, int]:
-        """How many rows each day of the scenario has, whatever the window; days as 2022-04-25."""
+        """Counts the rows of each day of the scenario, outside the window too; days as 2022-04-25."""
         minute = f"floor(time / {_US_PER_MINUTE})::BIGINT"  # days begin at full minutes
         counts: dict[str, int] = {}
         for number in range(len(self.files)):
@@ -174,7 +175,7 @@ class Reader:
         return f"(time >= {self.window[0]} AND time < {self.window[1]})"
 
     def _read(self, number: int, sql: str, *, whole: bool = True) -> list[tuple[int, ...]]:
-        """Runs SQL over the rows of one file, with the file's name in what goes wrong; see `_rows`."""
+        """Runs SQL over the rows of one file; an error names the file. See `_rows`."""
         # DuckDB appends the rejects of every scan to the same tables.
         self.connection.execute("DROP TABLE IF EXISTS _rejects; DROP TABLE IF EXISTS _scans")
         file = self.files[number]
@@ -230,7 +231,7 @@ class Reader:
         columns = ", ".join(f"c{i}" for i in range(len(cells)))
         more = ", line, broken" if layout.by_line else ""
         return (
-            # From the inside out: raw cells, values, the time, the reason; each SELECT can name what is inside it.
+            # From the inside out: raw cells, values, the time, the reason; each SELECT can name columns inside it.
             f"SELECT {number} AS file, _row AS row, time, reason, CASE WHEN reason IS NOT NULL THEN {raw} END AS raw, "
             f"{' + '.join(dropped) or '0'} AS dropped, {columns} "
             f"FROM (SELECT *, coalesce({', '.join([*reasons, 'NULL'])}) AS reason FROM (SELECT *, {time} AS time FROM ("
@@ -238,7 +239,7 @@ class Reader:
         )
 
     def _layout(self, file: Path) -> _Layout:
-        """How the file is read; folders such as country=DE above it are columns of text too."""
+        """Builds the file's layout; folders such as country=DE above it are columns of text too."""
         file_format = self.source.table.format
         if file_format == "parquet":
             layout = self._parquet(file)

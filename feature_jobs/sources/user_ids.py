@@ -1,4 +1,4 @@
-"""Which users to forget, and where their ids are: the columns of the scenario that name users.
+"""The users to forget, and the columns of the scenario that hold their ids.
 
 The column `data.user` names users, and so does each column that shares an embedding table with it, because a table
 holds the ids of one kind of thing. Other columns may hold an equal number by chance (item 7 is not user 7), so a person
@@ -38,9 +38,9 @@ class Users:
 
 @dataclass(frozen=True)
 class Found:
-    """What a committed folder holds of users: how many rows name them, and which of the `ids` do so.
+    """Traces of users in a committed folder: the number of rows that name them, and the `ids` found there.
 
-    `elsewhere`: how many values of other columns equal one of the ids, by column.
+    `elsewhere`: number of values of other columns that equal one of the ids, by column.
     """
 
     rows: int
@@ -49,7 +49,8 @@ class Found:
 
 
 def users_of(scenario: Scenario, texts: Iterable[str], columns: Iterable[str] = ()) -> Users:
-    """The users with these ids, each once; `columns` name users too. Raises BadInputError for what does not fit."""
+    """The users with these ids, each once; `columns` name users too. Raises BadInputError for an unknown column or an
+    id that does not read as the user column's type."""
     known = id_columns(scenario)
     for name in columns:
         if name not in known:

@@ -36,7 +36,7 @@ Kind = Literal["number", "id"]
 
 
 class Sketch(TypedDict):
-    """What is kept of a column's values: rows by value, in order of value; nulls; rows of the values left out."""
+    """Summary of a column's values: rows by value, in order of value; nulls; rows of the values left out."""
 
     kind: Kind
     counts: list[list[Any]]
@@ -45,15 +45,15 @@ class Sketch(TypedDict):
 
 
 class LabelCounts(TypedDict):
-    """Rows whose label is known, and how many of them are 1."""
+    """Number of rows whose label is known, and of those whose label is 1."""
 
     known: int
     positives: int
 
 
 class DayProfile(TypedDict):
-    """What is kept of a day. `middle`: the quartiles of each number, exact, because a sketch rounds a counter's steps
-    away; profiles that an older release wrote lack it."""
+    """Summary of a day, kept for comparison with later days. `middle`: the quartiles of each number, exact, because a
+    sketch rounds a counter's steps away; profiles that an older release wrote lack it."""
 
     rows: int
     labels: dict[str, LabelCounts]
@@ -62,7 +62,7 @@ class DayProfile(TypedDict):
 
 
 class Judged(TypedDict):
-    """A limit, what passing it means (`blocking` or `warning`), and whether it was kept."""
+    """A limit, the severity of passing it (`blocking` or `warning`), and `ok`, true where it was kept."""
 
     limit: float
     severity: str
@@ -143,7 +143,7 @@ def _profile(frame: pd.DataFrame, kinds: Mapping[str, Kind], scenario: Scenario)
 
 
 def _columns(frame: pd.DataFrame, scenario: Scenario) -> dict[str, Kind]:
-    """The columns to watch, and whether each is a number or an id."""
+    """The columns to watch, each a number or an id."""
     kinds = {name: feature.kind for name, feature in scenario.features.items()}
     named = scenario.validate_.drift_columns
     for name in named:
@@ -163,7 +163,7 @@ def _default_columns(frame: pd.DataFrame, scenario: Scenario) -> dict[str, Kind]
     """Numbers and ids of few values that are read from the row itself.
 
     Left out: users and items, of which each day has its own; trailing counts, rates and recencies, which move as
-    history grows; and what is computed from the time of the event, such as the weekday.
+    history grows; and features of the time of the event, such as the weekday.
     """
     keys = (scenario.data.user, scenario.data.item)
     found: dict[str, Kind] = {}
@@ -291,7 +291,7 @@ def compare(ds: str, day: DayProfile, trailing: Mapping[str, DayProfile], scenar
 
 
 def _moves_on(name: str, day: DayProfile, trailing: Mapping[str, DayProfile], scenario: Scenario) -> str | None:
-    """Why a number is not judged because its days lie one beyond the other; None where it is judged."""
+    """Returns the reason not to judge a number whose days lie one beyond the other; None where it is judged."""
     rules = scenario.validate_
     days = [*(trailing[ds] for ds in sorted(trailing)), day]
     middles = [profile.get("middle", {}).get(name) for profile in days]
@@ -327,7 +327,7 @@ def _column_drift(ds: str, today: Sketch, past: Mapping[str, Sketch], scenario: 
 
 
 def _comparable(ds: str, days: Iterable[str], *, only_weekday: bool) -> Iterator[tuple[str, list[str]]]:
-    """The days to compare `ds` with where it differs from all, best first, each with its words."""
+    """The days to compare `ds` with if it differs from all, best first, each with its words."""
     weekday_of = {d: datetime.date.fromisoformat(d).weekday() for d in [*days, ds]}
     weekday = weekday_of.pop(ds)
     yield SAME_WEEKDAY, [d for d, other in weekday_of.items() if other == weekday]
@@ -345,12 +345,12 @@ def _index(past: list[Sketch], today: Sketch) -> float | None:
 
 
 def _all_differ(days: Sequence[Sketch], limit: float) -> bool:
-    """Whether any two of three or more days differ. After a jump, the days on one side of it are alike."""
+    """True where each of three or more days differs from each other. After a jump, the days on one side are alike."""
     return len(days) > 2 and all((_index([a], b) or 0) > limit for a, b in itertools.combinations(days, 2))
 
 
 def _differs_by_day(past: list[Sketch], today: Sketch) -> bool:
-    """Whether the column has one value a day, and other days another: a weekday or date says nothing about drift."""
+    """True where the column has one value a day, and other days another: a weekday or date says nothing about drift."""
     days = [*past, today]
     if any(len(day["counts"]) != 1 or day["other"] for day in days):
         return False

@@ -1,6 +1,6 @@
-"""What a day's samples must look like: a Great Expectations suite, kept as JSON in git beside the scenario.
+"""Expectations of a day's samples: a Great Expectations suite, kept as JSON in git beside the scenario.
 
-The file is GX's own ExpectationSuite format. An expectation's `severity` decides what its failure means: `critical`
+The file is GX's own ExpectationSuite format. `severity` is the effect of an expectation's failure: `critical`
 (GX's default) stops the day before train, `warning` and `info` are reported. Columns are those of samples.parquet;
 of a list column (ids, sequence) the suite sees its length, as NAME.length.
 """
@@ -51,7 +51,7 @@ class Suite(TypedDict):
 
 @dataclass(frozen=True)
 class Failure:
-    """An expectation that did not hold: what was asked of which column, and what was there."""
+    """An expectation that did not hold: its type, column, expected value and the value found."""
 
     expectation: str
     column: str | None
@@ -65,9 +65,9 @@ class Failure:
 
 
 def propose_suite(scenario: Scenario, null_shares: Mapping[str, float] = MappingProxyType({})) -> Suite:
-    """A first suite, for its owner to sharpen; used as it is where the file is missing.
+    """A first suite, for its owner to refine; used as it is where the file is missing.
 
-    `null_shares`: how much of an id or a number was null on the worst day that was seen. It is allowed, and half more.
+    `null_shares`: share of nulls of an id or a number on the worst day that was seen. It is allowed, and half more.
     """
     expectations = [
         _expect("table_row_count_to_be_between", min_value=1),
@@ -98,7 +98,7 @@ def propose_suite(scenario: Scenario, null_shares: Mapping[str, float] = Mapping
 
 
 def _always_known(scenario: Scenario, task: str) -> bool:
-    """Whether every event has the label: a null in a column that is not required only masks the sample."""
+    """Says if every event has the label: a null in a column that is not required only masks the sample."""
     from feature_jobs.expressions.compiler import columns_of
 
     events = scenario.data.events.columns
@@ -202,7 +202,7 @@ def _other_column(name: str, columns: Sequence[str]) -> str:
 
 
 def _problems(place: str, given: Any) -> Iterator[str]:
-    """What is wrong with one expectation of the file."""
+    """Yields the problems of one expectation of the file."""
     if not isinstance(given, dict) or not isinstance(given.get("type"), str):
         yield f'{place}: not an expectation; write {{"type": "expect_...", "kwargs": {{...}}, "severity": "critical"}}'
         return
@@ -280,10 +280,10 @@ def read_lists(samples: Path, scenario: Scenario) -> dict[str, pa.ChunkedArray]:
 
 
 def run_suite(frame: pd.DataFrame, suite: Suite, source: str, ds: str, docs: Path) -> list[Failure]:
-    """Holds the frame against the suite and builds Data Docs in `docs`; returns what failed, in the suite's order.
+    """Holds the frame against the suite and builds Data Docs in `docs`; returns the failures, in the suite's order.
 
-    `source`: where the suite was read, for messages. Raises BadInputError where an expectation names a column that the
-    samples lack, or can't be computed on what is there.
+    `source`: the suite's file, for messages. Raises BadInputError where an expectation names a column that the
+    samples lack, or can't be computed on the column's values.
     """
     if problems := unknown_columns(suite, [str(name) for name in frame.columns], source):
         raise BadInputError(listed(problems))

@@ -1,4 +1,4 @@
-"""The files that other rooms read of a validation. `profile.json` is what the next days compare with."""
+"""The files of a validation that other modules read. The next days compare with `profile.json`."""
 
 VERDICT_FILE = "verdict.json"
 PROFILE_FILE = "profile.json"

@@ -1,8 +1,8 @@
-"""Leaks: one column that alone predicts a label almost perfectly, by its values or by where it is null.
+"""Leaks: one column that alone predicts a label almost perfectly, by its values or by its nulls.
 
 A column that is filled only after the event (a scroll depth, present on clicked rows only) says the label even where
 its values say nothing, so the null pattern is judged as a score of its own. Numbers are judged by size and value by
-value, whatever the feature makes of them: an id can be a duration, and the parity of a number can be the answer. Lists
+value, in every kind of feature: an id can be a duration, and the parity of a number can be the answer. Lists
 are judged by length and by element, and the parts of a cross alone too: one null among known parts makes no null.
 """
 
@@ -35,8 +35,8 @@ Codes = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Leak:
-    """A feature or column that alone predicts `label` with this AUC; `by` says what of it does, `part` which part of
-    a cross."""
+    """A feature or column that alone predicts `label` with this AUC; `by` names its reading that does (nulls, values,
+    bins, ids or elements), `part` the part of a cross."""
 
     feature: str
     label: str

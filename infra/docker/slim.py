@@ -1,4 +1,4 @@
-"""Removes what no role needs at run time from an environment, then compiles what is imported. Runs in an image's build.
+"""Removes files that no role needs at run time from an environment, compiles imported modules. Runs in image builds.
 
 Compiled files contain no timestamp and aren't checked against their sources, which can't change in a read-only image.
 """
@@ -34,7 +34,7 @@ NOT_NEEDED = (
 )
 NEEDED = ("pyre_extensions/tests",)  # which its package imports
 NAMES = ("*.a", "*.pyi", "*.pyx", "*.pxd", "uv_cache.json")
-# What a step imports later. Any other module is compiled when it is first imported.
+# Modules that a step imports later. Any other module is compiled when it is first imported.
 LATE = (
     "great_expectations.expectations.core",
     "matplotlib.backends.backend_agg",
@@ -63,7 +63,7 @@ def remove(packages: Path) -> None:
 
 
 def strip(library: Path) -> None:
-    """Cuts off a 64-bit ELF library what no segment loads: the symbols for debuggers, a fifth of torch.
+    """Cuts the parts that no segment loads off a 64-bit ELF library: the symbols for debuggers, a fifth of torch.
 
     Section headers go too; the loader reads program headers alone (System V ABI, chapter 5).
     """

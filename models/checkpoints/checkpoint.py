@@ -2,11 +2,11 @@
 
 Its bytes do not depend on the number of processes that wrote it, or on the order in which ids came.
 
-checkpoint.json        scenario, day, parent, tasks, architecture, layout, steps, loss scaler, what was restored
+checkpoint.json        scenario, day, parent, tasks, architecture, layout, steps, loss scaler, restored parts
 dense.safetensors      parameters and running moments, by name
 embeddings.safetensors keys [R] ascending, their tables [R], weights [R, D]; default rows [T, D]
 optimizer.safetensors  dense: AdamW moments by parameter name, and the residual of a compressed gradient ("/rest");
-                       embeddings: optimizer state [R, K], the day each row was last seen and how often [R], state of
+                       embeddings: optimizer state [R, K], the last day and the count of each row [R], state of
                        default rows [T, K], the sketch of rare ids
 """
 
@@ -44,7 +44,7 @@ FILES = CHECKPOINT, DENSE, EMBEDDINGS, OPTIMIZER = (
 
 
 class DenseChanges(TypedDict):
-    """Dense tensors by name: how many were restored, and which are new, of another shape or dropped."""
+    """Dense tensors: number of restored ones, and names of those that are new, of another shape or dropped."""
 
     restored: int
     new: list[str]
@@ -64,7 +64,7 @@ class TableChanges(TypedDict):
 
 
 class Restored(TypedDict, total=False):
-    """What was restored of a parent's checkpoint; empty without a parent."""
+    """The parts restored from a parent's checkpoint; empty without a parent."""
 
     dense: DenseChanges
     tables: TableChanges
@@ -155,10 +155,10 @@ def load(folder: Path) -> Ranker:
 def restore(ranker: Ranker, folder: Path) -> Restored:
     """Restores a new ranker from a parent checkpoint.
 
-    Dense parameters and their optimizer state are matched by name, tables by namespace. What the parent lacks keeps its
-    initial values, but the first-layer weights of a new feature are zero, so that it changes no score before it is
-    learned. If the embedding dimension changed, the first columns are kept. Raises CorruptError if the parent is not
-    readable.
+    Dense parameters and their optimizer state are matched by name, tables by namespace. Parts missing in the parent
+    keep their initial values, but the first-layer weights of a new feature are zero, so that it changes no score before
+    it is learned. If the embedding dimension changed, the first columns are kept. Raises CorruptError if the parent is
+    not readable.
     """
     facts = read_facts(folder)
     try:
@@ -178,7 +178,7 @@ def restore(ranker: Ranker, folder: Path) -> Restored:
 
 
 def changes(network: Network, names: Sequence[str], dim: int, optimizer: str, folder: Path) -> Restored:
-    """What `restore` would return for a new ranker with tables `names`, this dimension and optimizer.
+    """Returns the same as `restore` for a new ranker with tables `names`, this dimension and optimizer.
 
     Reads only names and shapes. Raises CorruptError if the parent is not readable.
     """
@@ -280,7 +280,7 @@ def _counted(names: Mapping[str, list[str]]) -> DenseChanges:
 
 
 def _restore_tables(ranker: Ranker, folder: Path, facts: Mapping[str, Any]) -> TableChanges:
-    """Loads the rows of those saved tables that the ranker has. Returns what became of each table."""
+    """Loads the rows of those saved tables that the ranker has. Returns the changes of each table."""
     tables, names = ranker.tables, Layout.from_json(facts["layout"], str(folder / CHECKPOINT)).namespaces
     _check_tables(folder, len(names))
     ours = {name: table for table, name in enumerate(tables.names)}

@@ -42,7 +42,7 @@ class Snapshots:
     def save(
         self, ranker: Ranker, position: Position, restored: checkpoints.Restored, scores: Mapping[str, Floats]
     ) -> None:
-        """Replaces the snapshot. `restored`: what was restored of the parent; `scores`: of the rows scored so far."""
+        """Replaces the snapshot. `restored`: parts restored from the parent; `scores`: of the rows scored so far."""
         if self.folder is None:
             return
         if ranker.group is not None and not ranker.group.is_leader:
@@ -68,7 +68,7 @@ class Snapshots:
                 shutil.rmtree(self.folder / str(old), ignore_errors=True)
 
     def load(self, ranker: Ranker) -> tuple[Position, checkpoints.Restored, dict[str, Floats]] | None:
-        """Restores a fresh ranker. Returns its position, what was restored of the parent, and the scores so far.
+        """Restores a fresh ranker. Returns its position, the parts restored from the parent, and the scores so far.
 
         Returns None if no snapshot exists.
         """

@@ -15,7 +15,7 @@ from models.checkpoints.tensor_files import read_rows
 
 
 def ids_with_rows(folder: Path, ids: Sequence[int | str], tables: Iterable[str]) -> dict[str, npt.NDArray[np.bool_]]:
-    """Which of the ids have an embedding row in a checkpoint, for each of the tables.
+    """Finds the ids that have an embedding row in a checkpoint, as a mask for each of the tables.
 
     Crosses with an id are not looked up: they get their rows from the same events.
     """

@@ -1,8 +1,8 @@
 """Compresses the dense gradient that processes exchange: rounds it, or sends only its largest values.
 
-The residual, what a message leaves out, is added to the next step's gradient (error feedback; Seide et al., Interspeech
-2014, for rounding; Stich et al., NeurIPS 2018, and Karimireddy et al., ICML 2019, for the largest values). All of the
-gradient arrives, some of it a few steps late.
+The residual, the part left out of a message, is added to the next step's gradient (error feedback; Seide et al.,
+Interspeech 2014, for rounding; Stich et al., NeurIPS 2018, and Karimireddy et al., ICML 2019, for the largest values).
+All of the gradient arrives, some of it a few steps late.
 
 fp16, int8   1. each process receives one part of all gradients (all-to-all) and sums it, 2. all processes receive the
              sums (all-gather): two messages of a gradient's size at any number of processes
@@ -89,7 +89,7 @@ CODECS: dict[str, type[Half] | type[Blocks8]] = {"fp16": Half, "int8": Blocks8}
 class GradientExchange:
     """Sums dense gradients over the processes of a group, as `train.distributed` says.
 
-    `residual_N`: what this process has yet to send; None if gradients are sent uncompressed. `hierarchical`: the
+    `residual_N`: values that this process has yet to send; None if gradients are sent uncompressed. `hierarchical`: the
     processes of a node sum in full precision, and only its leader exchanges compressed messages with other nodes.
     """
 
@@ -125,7 +125,7 @@ class GradientExchange:
         return both[:-1], float(both[-1])
 
     def keep_residual(self) -> None:
-        """Keeps what the last `sum` left out, for the next one. Not for a skipped step: its gradient is not finite."""
+        """Keeps the residual of the last `sum` for the next one. Not for a skipped step: its gradient is not finite."""
         self.residual_N = self._next_N
 
     def gather_residual(self) -> None:
@@ -155,7 +155,7 @@ class GradientExchange:
         gradient_WC = functional.pad(gradient_N, (0, peers.size * width - num_weights)).view(peers.size, width)
         message_WB = codec.encode(gradient_WC)
         residual_WC = gradient_WC - codec.decode(message_WB)
-        # At full precision: by the sum of the losses all processes decide alike whether the step is skipped.
+        # At full precision: by the sum of the losses all processes decide alike to take or skip the step.
         loss_WB = loss.view(torch.uint8).expand(peers.size, LOSS_BYTES)
         received_WB = peers.all_to_all(torch.cat([loss_WB, message_WB], 1))
         loss_W = received_WB[:, :LOSS_BYTES].contiguous().view(torch.float32).flatten()

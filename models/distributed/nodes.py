@@ -49,11 +49,11 @@ class Nodes:
 
     @property
     def is_leader(self) -> bool:
-        """Whether this is node 0, which writes the outputs of all."""
+        """Says if this is node 0, which writes the outputs of all."""
         return self.rank == 0
 
     def share(self, num_ranks: int) -> int:
-        """How many of the processes this node starts. Raises BadInputError if they are not equal on all nodes."""
+        """Number of processes that this node starts. Raises BadInputError if it is not equal on all nodes."""
         # torchrun's agents would start equally many anyway, and so another number than the scenario says.
         if num_ranks % self.size:
             raise BadInputError(

@@ -21,7 +21,7 @@ class Group:
     """This process is number `rank` of `size`. All processes must make the same collective calls in the same order.
 
     `node_size`: processes on each node, which have consecutive ranks. `members`: torch's group; None for all processes.
-    `sent_bytes`: what this process sent through this object, counted as if by ring and tree algorithms.
+    `sent_bytes`: bytes that this process sent through this object, counted as if by ring and tree algorithms.
     """
 
     rank: int
@@ -41,7 +41,7 @@ class Group:
             dist.all_reduce(tensor, group=self.members)
 
     def all_to_all(self, message_WB: Tensor) -> Tensor:
-        """Sends row w to process w. Returns what each process sent to this one [W, B]."""
+        """Sends row w to process w. Returns the rows that the processes sent to this one [W, B]."""
         self.sent_bytes += (self.size - 1) * message_WB[0].nbytes
         if self.size == 1:
             return message_WB
@@ -98,12 +98,12 @@ class Group:
 
     @property
     def is_leader(self) -> bool:
-        """Whether this is rank 0, which writes the outputs of all."""
+        """Says if this is rank 0, which writes the outputs of all."""
         return self.rank == 0
 
 
 def lost_the_others(error: Exception) -> bool:
-    """Whether the error means that another process ended. Gloo's errors have no class, but name its source files."""
+    """Says if the error means that another process ended. Gloo's errors have no class, but name its source files."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
 
 

@@ -153,7 +153,7 @@ def _write_models(
     calibration = _evenly(table, quantize.calibration_rows)
     write_onnx(ranker, files["fp32"])
     fp32 = load(files["fp32"], "fp32")
-    wanted_CT = fp32.score(calibration)  # what int8 is corrected towards
+    wanted_CT = fp32.score(calibration)  # the target of int8's correction
     if not np.isfinite(wanted_CT).all():
         raise GateError(
             "dense part: its weights give scores that are not finite; lower train.learning_rate and train again from"
@@ -269,7 +269,7 @@ def _evenly(table: pa.Table, num_rows: int) -> pa.Table:
 
 
 def _unjudged(tasks: tuple[str, ...], table: pa.Table, needs: Evidence) -> dict[str, str]:
-    """What each task lacks to be judged: among few pairs of rows, a single swapped one changes the AUC."""
+    """Returns the reason why a task cannot be judged: among few pairs of rows, a single swapped one changes the AUC."""
     found = {}
     for task in tasks:
         labels = table.column(f"label.{task}").drop_null()
@@ -340,5 +340,5 @@ def _print_table(
             shown = "".join(f"{'undefined' if value is None else f'{value:.5f}':>12}" for value in values)
             lines.append(f"{f'{metric} {task}':24}{shown}")
     lines.append("The model has learned these rows: compare the columns; `evaluate` judges on rows it had not learned.")
-    lines += [f"{task}: what int8 costs is not judged: {reason}" for task, reason in unjudged.items()]
+    lines += [f"{task}: the loss by int8 is not judged: {reason}" for task, reason in unjudged.items()]
     print("\n".join(lines), file=sys.stderr, flush=True)

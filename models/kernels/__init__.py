@@ -1,4 +1,4 @@
-"""What the numba kernels of all wings share: SIMD registers (`simd`) and the folder of compiled kernels."""
+"""Shared parts of the numba kernels: SIMD registers (`simd`) and the folder of compiled kernels."""
 
 import hashlib
 import os

@@ -1,1 +1,1 @@
-"""How good scores are, and whether the difference between two models is more than chance."""
+"""Metrics of scores, and comparisons of two models that say if their difference is more than chance."""

@@ -1,7 +1,7 @@
 """Is one model's AUC better than another's on the same rows? The paired bootstrap answers with an interval.
 
-Efron 1979; rows are drawn with replacement, and both models are judged on the same draw, so what makes a draw easy
-for both cancels out. Shapes: N rows, R runs of rows with equal score.
+Efron 1979; rows are drawn with replacement, and both models are judged on the same draw, so the effect of a draw that
+is easy for both cancels out. Shapes: N rows, R runs of rows with equal score.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_ROWS = 200_000  # beyond it a seeded sample of rows gives the width, scaled 
 class Interval(NamedTuple):
     """A difference of AUCs, challenger minus champion, with its confidence interval. NaN where it is undefined.
 
-    The interval alone does not say whether enough rows were compared: see models.metrics.judgement. `draws_left_out`:
+    The interval alone does not say if enough rows were compared: see models.metrics.judgement. `draws_left_out`:
     resamples that held one class only.
     """
 
@@ -88,6 +88,6 @@ class _Ranking:
         positive, negative = times_drawn_N[self.positives], times_drawn_N[self.negatives]
         cumulative = np.concatenate(([0], np.cumsum(negative, dtype=np.int64)))
         pairs = int(positive.sum(dtype=np.int64)) * int(cumulative[-1])
-        # In integers, twice the wins because of the halves: exact, in whatever order they are summed.
+        # In integers, twice the wins because of the halves: exact, in any order of summation.
         wins_twice = int(np.dot(positive.astype(np.int64), cumulative[self.below] + cumulative[self.up_to]))
         return wins_twice / (2 * pairs) if pairs else float("nan")

@@ -1,4 +1,4 @@
-"""Two models on the same rows: their metrics side by side, and whether the difference is more than chance.
+"""Two models on the same rows: their metrics side by side, and a test if the difference is more than chance.
 
 N rows. Labels are float with NaN where unknown; such rows count for neither model.
 """
@@ -18,7 +18,7 @@ Floats = NDArray[np.floating[Any]]
 
 
 class Quality(TypedDict):
-    """How good one model's scores are; NaN where a metric is undefined."""
+    """Metrics of one model's scores; NaN where a metric is undefined."""
 
     auc: float
     gauc: float
@@ -55,7 +55,7 @@ class Comparison(TypedDict):
 
 
 class BootstrapSettings(TypedDict):
-    """How intervals are computed."""
+    """Settings of the bootstrap that computes intervals."""
 
     resamples: int
     confidence: float
@@ -88,7 +88,7 @@ def compare(
 ) -> Comparison:
     """Judges the challenger against the champion on the rows whose label is known.
 
-    `needs` and `max_drop` decide the judgement: how much must be compared, and how far the AUC may fall.
+    The judgement follows from `needs`, the least data, and `max_drop`, the largest fall of the AUC that is allowed.
     """
     known_N = ~np.isnan(labels_N)
     labels_N, challenger_N, users_N = labels_N[known_N], challenger_N[known_N], users_N[known_N]

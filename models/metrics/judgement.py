@@ -1,4 +1,4 @@
-"""What an interval is worth: better, not worse, worse, or unknown because too little was compared.
+"""The verdict on an interval: better, not worse, worse, or unknown because too little was compared.
 
 A bootstrap draws from the rows that came. On a few rows, or a few positives, its interval is narrow by accident (0 … 0
 on 34 rows) and says nothing about the rows that did not come. Such a comparison is unknown, never "equal".
@@ -19,7 +19,7 @@ WORDS: dict[Verdict, str] = {"better": "better", "not_worse": "not worse", "wors
 
 @dataclass(frozen=True)
 class Evidence:
-    """How much a comparison needs before it is judged: rows with a known label, and rows of each class.
+    """The least data of a comparison that is judged: rows with a known label, and rows of each class.
 
     The defaults are those of `deploy.min_rows` and `deploy.min_positives`.
     """
@@ -28,7 +28,7 @@ class Evidence:
     min_positives: int = 30
 
     def lacks(self, rows: int, positives: int) -> str | None:
-        """What is missing, with both numbers; None where there is enough."""
+        """Describes the missing rows, with both numbers; None where there are enough."""
         if rows < self.min_rows:
             return _lacking(rows, "row", self.min_rows)
         for count, name in ((positives, "positive"), (rows - positives, "negative")):
@@ -145,13 +145,13 @@ def calibration_interval_text(value: float, low: float, high: float) -> str:
 
 
 def describe_direction(value: float, low: float, high: float) -> str:
-    """Whether scores are too high or too low, and by how much; at least that much where the interval excludes 1."""
+    """Says if scores are too high or too low, and by how much; at least that much where the interval excludes 1."""
     if low > 1:
         return f"scores are at least {_factor(low)} too high"
     if high < 1:
         return f"scores are at least {_factor(1 / high if high > 0 else math.inf)} too low"
     if math.isnan(value):
-        return "whether scores are too high or too low is unknown"
+        return "it is unknown if scores are too high or too low"
     if value >= 1:
         return f"scores are {_factor(value)} too high, which may be chance"
     return f"scores are {_factor(1 / value if value > 0 else math.inf)} too low, which may be chance"

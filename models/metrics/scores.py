@@ -1,4 +1,4 @@
-"""How good scores are: AUC, GAUC, normalized entropy, calibration.
+"""Metrics of scores: AUC, GAUC, normalized entropy, calibration.
 
 Shapes: N rows, B bins. Labels are 0/1 (bool or number), scores are probabilities (AUC and GAUC take any number),
 weights are ≥ 0. The caller leaves out rows whose label is unknown. Every metric is NaN where it is undefined: no

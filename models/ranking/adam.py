@@ -44,7 +44,7 @@ class AdamW:
         step, rate = float(self.step_count), self.learning_rate * rate_factor
         self._mean.lerp_(gradient, 1 - BETAS[0])
         self._square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-        # Apart from the moments: this is what AdamW changes in Adam.
+        # AdamW differs from Adam here: the decay does not enter the moments.
         self.flat.mul_(1 - rate * self.weight_decay)
         deviation = (self._square / (1 - BETAS[1] ** step)).sqrt_().add_(EPSILON)
         self.flat.addcdiv_(self._mean, deviation, value=-rate / (1 - BETAS[0] ** step))

@@ -1,4 +1,4 @@
-"""Makes the ranker that a scenario asks for: where it computes and where its embedding rows are stored.
+"""Makes the ranker that a scenario asks for, with its device and its storage of embedding rows.
 
 Read from `train.device`, `train.cache_rows`, `train.rows_folder` and, in a group of processes, `train.distributed`.
 """

@@ -51,7 +51,7 @@ class Prepared:
 class Ranker:
     """Scores samples for every task, and learns from them. `placement.make_ranker` makes the one for a scenario.
 
-    `embeddings`: settings of the tables that have any. `storage`: where embedding rows are stored (default: in memory).
+    `embeddings`: settings of the tables that have any. `storage`: holds the embedding rows (default: in memory).
 
     In a `group` each process has a ranker. All get the same batches, and each computes its share of a batch in one
     piece; all end with the same weights.

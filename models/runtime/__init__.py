@@ -1,1 +1,1 @@
-"""What serving needs of a model: the mapped embedding table, the ONNX model and deltas between exports. No torch."""
+"""Parts of a model for serving: the mapped embedding table, the ONNX model and deltas between exports. No torch."""

@@ -109,7 +109,7 @@ def write_delta(base: Path, target: Path, output: Path) -> DeltaSizes:
 
 
 def _write_rows(old: FrozenTable, new: FrozenTable, file: Path) -> DeltaCounts:
-    """Writes what differs between two tables whose rows have one width."""
+    """Writes the differences between two tables whose rows have one width."""
     written, gone, num_new = [], [np.empty(0, np.int64)], 0
     for in_old, in_new in _ranges(old.keys_R, new.keys_R):
         found, place = _find(new.keys_R[in_new], old.keys_R[in_old])
@@ -191,7 +191,7 @@ def _ranges(*keys: Ints) -> Iterator[tuple[slice, ...]]:
 
 
 def _find(keys_N: Ints, among: Ints) -> tuple[npt.NDArray[np.bool_], Ints]:
-    """Whether each key is in the ascending array `among`, and its index there."""
+    """Returns a mask [N] of the keys that are in the ascending array `among`, and each key's index there."""
     place_N = np.searchsorted(among, keys_N)
     if not len(among):
         return np.zeros(len(keys_N), np.bool_), place_N

@@ -237,7 +237,7 @@ def _check_order(keys_R: Ints) -> None:
 def _mapped(file: Path) -> tuple[dict[str, npt.NDArray[Any]], int]:
     """The arrays of a safetensors file as views of its mapped pages, and the bits of its rows.
 
-    The library's own reader would copy the arrays. Files without the number of bits are from when all rows had 8.
+    The library's own reader would copy the arrays. Older files, in which all rows have 8 bits, do not state the number.
     """
     with open_regular(file, FETCH) as stream:
         memory = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)

@@ -19,8 +19,8 @@ NAME_LETTERS = 50  # of OUTPUT's name in the one of the folder beside it: at 4 b
 def written_whole(output: Path) -> Iterator[Path]:
     """A folder beside `output` that takes its place at the end of the block; `output` must be empty or absent.
 
-    What killed runs left beside it is removed, and what another run writes at the moment is not: it holds a lock on its
-    folder. Raises BadInputError where `output` is not empty, a symlink or a file.
+    Folders that killed runs left beside it are removed. One that another run writes at the moment is not: that run
+    holds a lock on its folder. Raises BadInputError where `output` is not empty, a symlink or a file.
     """
     _refuse_used(output)
     output.parent.mkdir(parents=True, exist_ok=True)

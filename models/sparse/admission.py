@@ -1,4 +1,4 @@
-"""Which ids get a row (counted in a sketch), and which rows are evicted (by time and frequency)."""
+"""Admission of ids to rows (counted in a sketch), and eviction of rows (by time and frequency)."""
 
 from __future__ import annotations
 

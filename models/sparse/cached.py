@@ -44,7 +44,7 @@ class CachedRows:
         self._batch_C = np.zeros(num_places, np.int64)  # the last batch that used the place
         self._uses_C = np.zeros(num_places, np.uint8)
         self._hand, self._batch, self._num_before = 0, FIRST_BATCH, 0
-        # While it is free, the lists of places say of each row whether the cache or its record has the newest values.
+        # While it is free, the lists of places say of each row if the cache or its record has the newest values.
         self._lock = threading.Lock()
 
     def reset(self, rows_F: Rows, keys_F: Ints) -> None:

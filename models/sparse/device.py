@@ -38,7 +38,7 @@ def as_tensor(array: npt.NDArray[Any]) -> Tensor:
 
 
 class DeviceRows:
-    """All rows in tensors of a fixed size. `fused`: whether to use Triton's kernels (default: on CUDA)."""
+    """All rows in tensors of a fixed size. `fused`: use Triton's kernels (default: on CUDA)."""
 
     def __init__(
         self, dim: int, optimizer: Optimizer, num_rows: int, device: torch.device, *, fused: bool | None = None
@@ -129,7 +129,7 @@ def moves(optimizer: Optimizer, gradient_UD: Tensor, state_UK: Tensor, step: Ste
 
 
 def has_triton() -> bool:
-    """Whether Triton is installed."""
+    """Says if Triton is installed."""
     return importlib.util.find_spec("triton") is not None
 
 

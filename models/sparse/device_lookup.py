@@ -1,4 +1,4 @@
-"""The lookup of a batch on a device, and what the plain and the fused row updates share."""
+"""The lookup of a batch on a device, and the code that the plain and the fused row updates share."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Admission:
-    """How often an id must be seen before it gets a row: `threshold_C` per column; counted in a sketch."""
+    """Times that an id must be seen before it gets a row: `threshold_C` per column; counted in a sketch."""
 
     counts: npt.NDArray[np.uint8]
     threshold_C: Ints

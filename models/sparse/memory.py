@@ -28,7 +28,7 @@ def reserve(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     except (OSError, OverflowError):
         size = " x ".join(f"{n:,}" for n in shape)
         raise BadInputError(
-            f"an embedding table of {size} values ({num_bytes / 2**40:,.2f} TiB) exceeds what a process can address; "
+            f"an embedding table of {size} values ({num_bytes / 2**40:,.2f} TiB) exceeds a process's address space; "
             "lower model.embedding_dim or the capacity of the table"
         ) from None
     memory.madvise(mmap.MADV_HUGEPAGE)

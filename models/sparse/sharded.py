@@ -83,7 +83,7 @@ class ShardedRows:
     """A storage (see `rows.Storage`). All processes must call `forward`, `update` and `read` in the same order; other
     methods send no messages.
 
-    `names`: the tables; `table_F`: the table of each feature; `device`: where this process's shards are.
+    `names`: the tables; `table_F`: the table of each feature; `device`: that of this process's shards.
 
     Raises BadInputError for settings that TorchRec does not support, or if it is not installed.
     """

@@ -1,1 +1,1 @@
-"""A day of training, on one process or on several ranks, and the size of what it would hold."""
+"""A day of training, on one process or on several ranks, and the size of its model before training."""

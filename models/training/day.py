@@ -48,7 +48,7 @@ from models.training.series import Series
 
 
 class TaskMetrics(TypedDict):
-    """How good a task's scores are on `rows` rows; None where a metric is undefined (one class only)."""
+    """Metrics of a task's scores on `rows` rows; None where a metric is undefined (one class only)."""
 
     auc: float | None
     gauc: float | None
@@ -67,7 +67,7 @@ class JudgedDay(TypedDict):
 class TrainMetrics(TypedDict, total=False):
     """The metrics of a day of training; empty for processes other than rank 0.
 
-    `tables`: see `DynamicTables.report`. `precision`: what `train.precision: auto` stood for. `dense_bytes_sent`, and
+    `tables`: see `DynamicTables.report`. `precision`: the one used, never `auto`. `dense_bytes_sent`, and
     with `hierarchical` `dense_bytes_between_nodes`: of several processes only.
     """
 
@@ -120,7 +120,7 @@ def train_day(job: TrainJob, group: Group | None = None) -> TrainMetrics:
         bar = Progress(f"train {ds}", num_passes, job.progress, quiet=not is_leader)
         day = _Day(scenario, ds, parquet, ranker, Snapshots(job.resume), bar, Series(scenario.train.learning_rate))
         day.score_and_learn(parent, cut)
-        # Here and not at the next day's start: what a day evicts belongs to its own checkpoint and digest.
+        # Here and not at the next day's start: a day's evictions belong to its own checkpoint and digest.
         ranker.tables.make_room(over=day.number)
         day.progress.close()
     progressive_NT, gate_NT = day.scores["progressive"], day.scores["gate"]
@@ -157,7 +157,7 @@ def score(checkpoint: Path, samples: pa.Table) -> dict[str, Floats]:
 
 @dataclass
 class _Day:
-    """The samples of a day, learned and scored by ranges of rows. `position`: how far it has learned."""
+    """The samples of a day, learned and scored by ranges of rows. `position`: its progress."""
 
     scenario: Scenario
     ds: str

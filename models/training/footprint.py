@@ -45,7 +45,7 @@ class DenseFootprint(TypedDict):
 
 
 class Footprint(TypedDict):
-    """What a model would hold. `cached_rows`: None without `train.cache_rows`; `changes`: None without a parent."""
+    """Rows and bytes of a model. `cached_rows`: None without `train.cache_rows`; `changes`: None without a parent."""
 
     tables: dict[str, TableFootprint]
     id_map_bytes: int
@@ -56,7 +56,7 @@ class Footprint(TypedDict):
 
 
 def footprint(scenario: Scenario, parent: Path | None) -> Footprint:
-    """What the scenario's model would hold, restored from a parent's folder or new.
+    """Computes rows and bytes of the scenario's model, restored from a parent's folder or new.
 
     Raises CorruptError for an unreadable parent.
     """

@@ -1,4 +1,4 @@
-"""What a day of training is given, by a function call and, for several ranks, as JSON. Imports no torch."""
+"""Inputs of a day of training, passed by a function call and, for several ranks, as JSON. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TrainJob:
     """The day `ds` of a scenario, and its folders: the samples, the parent's checkpoint and the one that is written.
 
     `resume`: a folder for snapshots, from which the next run with the same inputs continues if this one is killed.
-    `progress`: whether a bar is shown.
+    `progress`: show a bar.
     """
 
     scenario: Scenario

@@ -105,7 +105,7 @@ def _start(job: TrainJob, folder: Path, nodes: Nodes) -> None:
 
 
 def _cause(failures: dict[int, ProcessFailure], folder: Path, job: TrainJob) -> tuple[Exception, bool]:
-    """Why this node's ranks ended, and whether they only lost the others."""
+    """Returns the error that ended this node's ranks, and True if they only lost the others."""
     ds, distributed = job.ds, job.scenario.train.distributed
     goes_on = "the same command continues from the day's last snapshot"
     for file in folder.glob(ERRORS):  # all ranks raise the same error

@@ -23,7 +23,7 @@ _GIVEN = "tasks.commands.arguments.given"
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Refuses words that can't be printed or stored, wherever they stand. Raises click.UsageError."""
+    """Refuses words that can't be printed or stored, in any place. Raises click.UsageError."""
     for word in words:
         try:
             valid = b"\0" not in word.encode()
@@ -34,7 +34,7 @@ def check_words(words: Sequence[str]) -> None:
 
 
 def is_given(context: click.Context, path: object) -> bool:
-    """Whether a path is one that the user gave, or lies below or above one: then it is theirs to choose another."""
+    """Says if a path is one that the user gave, or lies below or above one: then the user can choose another."""
     if not isinstance(path, str | Path):
         return False
     place = Path(path).absolute()
@@ -76,10 +76,10 @@ Wanted = Literal["file", "folder", "file or folder"]
 
 
 def path_to(wanted: Wanted, *, exists: bool = False) -> Callable[[str | Path], Path]:
-    """The type of a path at which there is what is wanted, or nothing.
+    """The type of a path to something of the wanted kind, or to nothing.
 
-    FIFOs, devices and sockets are refused, because one can wait for them for ever. What the system says of the path
-    later counts as bad input too, see `is_given`. Raises BadInputError.
+    FIFOs, devices and sockets are refused, because one can wait for them for ever. A later error of the system about
+    the path counts as bad input too, see `is_given`. Raises BadInputError.
     """
 
     def path(word: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""The `recloop` command: whole days, every step, and what a person asks of a running loop."""
+"""The `recloop` command: whole days, every step, and questions about a running loop."""
 
 # Each module adds its commands to `main` when it is imported.
 from tasks.commands import days, steps, storage, tries, versions

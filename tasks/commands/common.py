@@ -1,4 +1,4 @@
-"""What all commands share: the group, the common options, and how an error ends."""
+"""Parts that all commands share: the group, the common options, and the handling of errors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ REMEDIES: dict[int | None, tuple[type[RecloopError], str]] = {
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EROFS), _CHANGE),
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _MAKE_ROOM),
 }
-"""What an error of the operating system means here: the error that it counts as, and what to do."""
+"""Meaning of an error of the operating system, by its number: the error that it counts as, and the remedy."""
 
 
 _SHOWN = "recloop.shown"  # in the metadata of click's context: stdout has its JSON line
@@ -64,7 +64,7 @@ class Commands(click.Group):
             click.secho(f"recloop: {error}", err=True, fg="red")
             ctx.exit(error.exit_code)
         except (KeyboardInterrupt, click.Abort):
-            click.secho("recloop: interrupted; what is committed stands", err=True, fg="red")
+            click.secho("recloop: interrupted; committed outputs stand", err=True, fg="red")
             ctx.exit(INTERRUPTED)
         except OSError as error:
             # A rename or a link that fails names two paths.
@@ -93,7 +93,7 @@ def main() -> None:
     Start:           recloop run -s movielens --from 1997-11-12 --to 1997-11-14
     Your own data:   recloop init FOLDER
     Try an idea:     recloop try -s movielens --set model.architecture=dcnv2
-    See what is:     recloop status -s movielens
+    See the state:   recloop status -s movielens
     """
     # Before torch is loaded, which reads it. Beside a busy process, threads that spin made lookups 50 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -101,7 +101,7 @@ def main() -> None:
 
 
 class Context:
-    """What the common options say: the scenario and its store. `base` is the scenario without `overrides`."""
+    """Values of the common options: the scenario and its store. `base` is the scenario without `overrides`."""
 
     def __init__(
         self, *, scenario: str, data: Path | None, store: str, settings: tuple[str, ...], no_track: bool, as_json: bool
@@ -109,7 +109,7 @@ class Context:
         self._file, self._data = scenario_file(scenario), data
         self.overrides: dict[str, Any] = dict(read_setting(text, "--set") for text in settings)
         self.scenario: Scenario = self.with_overrides(self.overrides)
-        # What the system says of it later is then bad input, not a defect of ours.
+        # A later error of the system about it is then bad input, not a defect of ours.
         arguments.remember(Path(self.scenario.data.path))
         self.store: ScenarioStore = open_store(store, self.scenario.name, self.scenario.option)
         self.as_json = as_json
@@ -118,7 +118,7 @@ class Context:
 
     @property
     def _tracking_folder(self) -> Path:
-        """Where MLflow's database is if nobody names a server: with a local store, else on this machine."""
+        """Folder of MLflow's database if nobody names a server: beside a local store, else on this machine."""
         if is_remote(self.store.url):
             return Path(DEFAULT_STORE).resolve().parent
         return self.store.work.parent
@@ -149,7 +149,7 @@ class Context:
         return commit.folder
 
     def after(self, declared: Step, outcome: Outcome) -> None:
-        """Does what the step declares for the time after its commit, which an earlier run may have made."""
+        """Calls the step's `after` on its commit, which an earlier run may have made."""
         from tasks.run.runner import output_name_of
 
         if declared.after is None or outcome.digest is None:
@@ -201,7 +201,7 @@ execution_option = click.option(
     envvar=SETTING,
     default="process",
     show_default=True,
-    help="Where steps run: in this process, or each in its own container.",
+    help="Run steps in this process, or each in its own container.",
 )
 
 

@@ -21,7 +21,7 @@ PROMOTED = "promoted"
 
 
 def day_table(scenario: Scenario, store: ScenarioStore, days: Sequence[str]) -> RenderableType:
-    """What the days gave and what their steps took, for `rich.console.Console.print`; fits into 80 columns."""
+    """Returns a table of the days' results and steps' times, for `rich.console.Console.print`; fits into 80 columns."""
     return table_of(scenario, [day_facts(scenario, store, ds) for ds in days])
 
 
@@ -33,7 +33,7 @@ def table_of(scenario: Scenario, days: Sequence[Mapping[str, Any]]) -> Renderabl
 
 
 def _quality(days: Sequence[Mapping[str, Any]]) -> Table:
-    # The second line of a heading says on which rows the AUC is: values of different rows must not be compared.
+    # The second line of a heading names the rows of the AUC: values of different rows must not be compared.
     aucs = ("parent\nwhole day", "champion\nlast slice", "challenger\nlast slice")
     table = _plain("day", "rows", "AUC of", *aucs, "verdict")
     for column in table.columns[1:2] + table.columns[3:6]:
@@ -47,7 +47,7 @@ def _quality(days: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def verdict_of(day: Mapping[str, Any]) -> str:
-    """`promoted version 5`, `refused version 5`, or how far the day came; a second line says more about it."""
+    """`promoted version 5`, `refused version 5`; before a verdict `version 5` or `-`. A second line gives details."""
     gate: str | None = day["gate"]
     if gate is None:
         return "-" if day["version"] is None else f"version {day['version']}"

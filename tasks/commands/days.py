@@ -33,7 +33,7 @@ def scenario_days(scenario: Scenario, ds: str | None, first: str | None, last: s
         return [ds]
     last = last or (str(scenario.data.days.last) if scenario.data.days.last else None)
     if last is None:
-        raise BadInputError(f"{scenario.file}: data.days.last is open; say with --to where to stop")
+        raise BadInputError(f"{scenario.file}: data.days.last is open; give the last day with --to")
     days = day_range(scenario, first or str(scenario.data.days.first), last)
     if not 0 < len(days) <= MAX_DAYS:
         raise BadInputError(
@@ -46,7 +46,7 @@ def scenario_days(scenario: Scenario, ds: str | None, first: str | None, last: s
 
 
 def day_options(default: str = "the scenario's") -> Callable[[Any], Any]:
-    """Adds --ds, --from and --to; `default` says what stands without them."""
+    """Adds --ds, --from and --to; `default` describes the days without them."""
 
     def add(command: Any) -> Any:
         for option in (
@@ -138,13 +138,13 @@ def run_days(context: Context, days: list[str], launcher: Launcher | None = None
                 return replace(ended, error=GateError(str(outcome.gate)), stopped_at=(day, name))
             ended.outcomes.append(outcome)
             click.echo("\n".join(outcome_lines(outcome)), err=True)
-            if nothing_committed:  # what follows needs it; the next day does not
+            if nothing_committed:  # later steps need it; the next day does not
                 break
     return ended
 
 
 def _print_end(context: Context, days: list[str]) -> None:
-    """The table of the days that have begun, and which of them were made with other settings."""
+    """The table of the days that have begun, and those that were made with other settings."""
     from rich.console import Console
 
     from tasks.commands.day_table import day_table
@@ -164,14 +164,14 @@ def _print_end(context: Context, days: list[str]) -> None:
         click.secho(f"to make these days again with today's settings: {remedy}", err=True, fg="yellow")
 
 
-@main.command(short_help="Shows what `run` would do, without doing it.")
+@main.command(short_help="Shows the plan of `run`, without running it.")
 @day_options()
 @with_context
 def plan(context: Context, ds: str | None, first: str | None, last: str | None) -> None:
-    """Shows what `run` would do, without doing it: each step of each day is done, to run, or blocked.
+    """Shows the plan of `run`, without running it: each step of each day is done, to run, or blocked.
 
-    Then what the first training would begin with: rows and bytes of each table; and, where the scenario has changed
-    since the checkpoint that it starts from, what is restored, new, resized or dropped.
+    Then the state that the first training would begin with: rows and bytes of each table; and, where the scenario has
+    changed since the checkpoint that it starts from, the parts that are restored, new, resized or dropped.
     """
     from tasks.run.plan import plan_days, plan_table, plan_training, training_table
 
@@ -213,14 +213,14 @@ def check(context: Context, no_data: bool) -> None:
     type=arguments.pair,
     multiple=True,
     metavar="NAME=CONDITION",
-    help="What to predict, as in bought='outcome == \"purchased\"'; can be repeated. Default: by the columns' names.",
+    help="Label to predict, as in bought='outcome == \"purchased\"'; can be repeated. Default: by the columns' names.",
 )
 def init(path: Path, name: str | None, out: Path, labels: tuple[tuple[str, str], ...]) -> None:
     """Proposes a scenario for the log files below PATH, for you to read and edit.
 
     It proposes the events table, other tables, the types of columns, the columns of time, user and item, the labels,
-    the days and the features, with a reason for each. It prints what it left out, and why: columns that give a label
-    away, ids of rows, days with few rows. A scenario file that exists is never changed.
+    the days and the features, with a reason for each. It prints the parts that it left out, with reasons: columns that
+    give a label away, ids of rows, days with few rows. A scenario file that exists is never changed.
     """
     from feature_jobs.proposals.propose import write_proposal
 
@@ -234,7 +234,7 @@ def init(path: Path, name: str | None, out: Path, labels: tuple[tuple[str, str],
 )
 @with_context
 def fetch(context: Context, options: tuple[tuple[str, str], ...]) -> None:
-    """Downloads or generates the scenario's data (`data.fetch`) into its data folder; what is there stays."""
+    """Downloads or generates the scenario's data (`data.fetch`) into its data folder; existing files stay."""
     from feature_jobs.datasets.fetch import fetch as fetch_data
 
     for line in fetch_data(context.scenario, Path(context.scenario.data.path), options=dict(options)):
@@ -267,7 +267,7 @@ def chain_verify(context: Context) -> None:
     """Proves every commit, record and file, from the newest back to the first.
 
     It ends with one digest over all of them. Nothing in the store names its newest records, so only a digest that was
-    kept elsewhere shows whether somebody replaced them.
+    kept elsewhere shows that nobody replaced them.
     """
     from tasks.store.verify import require_sound
 

@@ -15,7 +15,7 @@ from tasks.steps import STEPS
 
 
 def _process_started() -> float:
-    """When this process began, so that a step's seconds include the interpreter's start and all imports."""
+    """Returns this process's start time, so that a step's seconds include the interpreter's start and all imports."""
     import psutil
 
     started: float = psutil.Process().create_time()

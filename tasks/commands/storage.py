@@ -1,4 +1,4 @@
-"""Commands about what the store keeps: gc, forget."""
+"""Commands that remove data from the store: gc, forget."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ MOST_SHOWN = 20
 def gc(context: Context, *, delete: bool, keep_days: int | None) -> None:
     """Shows the committed files that nothing needs any more; with --delete it deletes them.
 
-    Kept are the last days and what their next day reads, the champion, the versions that a rollback can go to, and the
-    newest checkpoint of each generation. Of days that `recloop forget` left rows out of, nothing older is kept. Records
-    and manifests always stay: days remain done, and the chain proven.
+    It keeps the last days and the inputs of their next day, the champion, the versions that a rollback can go to, and
+    the newest checkpoint of each generation. Of days that `recloop forget` left rows out of, it keeps nothing older.
+    Records and manifests always stay: days remain done, and the chain proven.
     """
     from tasks.run.collect import collect, garbage, leftovers
 
@@ -148,7 +148,7 @@ def _cost_lines(context: Context, cost: Cost, *, yes: bool) -> list[str]:
 
 def _days_lines(context: Context, cost: Cost) -> list[str]:
     if not cost.days:
-        return ["no committed day holds rows of these users, except what gc erases"]
+        return ["no committed day holds rows of these users, except outputs that gc erases"]
     if cost.resumed:
         return [f"goes on with generation {context.store.generation}: {cost.days[0]} to {cost.days[-1]}"]
     seconds = sum(step["seconds"] for step in cost.steps.values())

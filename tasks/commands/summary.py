@@ -35,7 +35,7 @@ ByTask = dict[str, float | None]
 
 
 class DayFacts(TypedDict):
-    """One day; what is not committed yet is None. `auc_progressive`: the parent's, on all rows of the day.
+    """One day; values that are not committed yet are None. `auc_progressive`: the parent's, on all rows of the day.
 
     `gate_auc`: of champion and challenger on the holdout. `gate`: "promoted", "promoted, unjudged: …" or "no: …",
     also of a step before deploy that refused the day.
@@ -52,7 +52,7 @@ class DayFacts(TypedDict):
 
 
 def day_facts(scenario: Scenario, store: ScenarioStore, ds: str) -> DayFacts:
-    """What is committed of a day, for tables and for demo.json."""
+    """Returns the facts in a day's committed outputs, for tables and for demo.json."""
     evaluation = _json(_output(store, "evaluation", ds), EVALUATION_FILE)
     checkpoint, deployed = (_output(store, name, ds) for name in ("checkpoint", "deployment"))
     verdict = _json(deployed, DEPLOYMENT_FILE)
@@ -79,7 +79,7 @@ def _gate(verdict: Mapping[str, Any], deployed: Commit) -> str:
 
 
 def _refusal(store: ScenarioStore, ds: str) -> str | None:
-    """Why a step refused the day and committed nothing; None where no step did, or where it was done later."""
+    """Returns a step's reason to refuse the day without a commit; None where no step did, or it was done later."""
     generation, refusal = store.generation_of(ds), None
     for entry in store.journal():
         if entry.get("ds") == ds and entry.get("generation") == generation and entry.get("outcome") in RAN:
@@ -98,7 +98,7 @@ def step_seconds(store: ScenarioStore, ds: str, kind: str = "total") -> dict[str
     """Seconds of each step's newest run that did its work; `kind`: total or compute."""
     found: dict[str, float] = {}
     for entry in store.journal():
-        # A later run that found the step done took no time, and must not hide what the work took.
+        # A later run that found the step done took no time, and must not hide the time of the work.
         if entry.get("ds") == ds and entry.get("outcome") in RAN:
             found[str(entry.get("step"))] = _number(entry, "seconds", kind) or 0.0
     return {step: found[step] for step in STEPS if step in found}
@@ -127,7 +127,7 @@ def write_report(scenario: Scenario, store: ScenarioStore, days: list[str], out:
 
 
 def outcome_lines(outcome: Outcome) -> list[str]:
-    """One step for a person: day, how it ended, seconds, main numbers, and tables that refused or evicted ids."""
+    """One step for a person: day, outcome, seconds, main numbers, and tables that refused or evicted ids."""
     head = f"{outcome.ds} {outcome.step:<{STEP_WIDTH}}"
     if outcome.outcome in ("already_done", "reused"):
         return [f"{head} {'done before' if outcome.outcome == 'already_done' else 'as before'}"]
@@ -139,7 +139,7 @@ def outcome_lines(outcome: Outcome) -> list[str]:
 
 
 def _verdict(metrics: Mapping[str, Any]) -> str:
-    """What the step decided: `promoted version 5` of {"promoted": True, "version": 5}."""
+    """Returns the step's decision in words: `promoted version 5` for {"promoted": True, "version": 5}."""
     decided = {name.replace("_", " "): value for name, value in metrics.items() if isinstance(value, bool)}
     words = [name if value else f"not {name}".removeprefix("not not ") for name, value in decided.items()]
     version = [f"version {metrics['version']}"] if "version" in metrics else []
@@ -179,14 +179,14 @@ def table_lines(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _undated(metrics: Mapping[str, Any]) -> list[str]:
-    """What `undated` means: the same rows are counted by every day that reads their file."""
+    """Explains `undated`: the same rows are counted by every day that reads their file."""
     names = [name for name, value in flat(metrics).items() if name.rpartition(".")[2] == "undated" and value]
     what = "rows without a readable time belong to no day: they are in the quarantine of every day that reads the file"
     return [f"{', '.join(names)}: {what}"] if names else []
 
 
 def _output(store: ScenarioStore, name: str, ds: str) -> Commit | None:
-    """The committed output of that name, whichever step writes it."""
+    """The committed output of that name, of the step that writes it."""
     return store.find(WRITERS[name], ds)
 
 

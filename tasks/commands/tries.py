@@ -35,7 +35,7 @@ DIFFERENCE = ("AUC difference", "interval", "")
     metavar="'NAME: PATH=VALUE,…'",
     help="Settings to try under a name; give it several times to try several at once. --set then holds for all.",
 )
-@click.option("--jobs", type=click.IntRange(1, 1024), help="Variants trained at the same time; default: what fits.")
+@click.option("--jobs", type=click.IntRange(1, 1024), help="Variants trained at once; default: as many as fit.")
 @day_options("the scenario's; without any day, the newest five that are trained")
 @with_context
 def try_(
@@ -47,7 +47,7 @@ def try_(
     first: str | None,
     last: str | None,
 ) -> None:
-    """Trains some committed days with other settings, beside the chain, and says whether they are better.
+    """Trains some committed days with other settings, beside the chain, and compares the results.
 
     \b
         recloop try -s movielens --set model.architecture=dcnv2 --from 1997-11-12 --to 1997-11-16
@@ -187,14 +187,14 @@ def _side(context: Context, name: str) -> Side:
     if not days:
         raise BadInputError(
             f"{store.url}: {name} has no trained day whose files are kept; `recloop status {context.options}` shows"
-            " what there is"
+            " the days and their files"
         )
     return Side(name, days)
 
 
 @contextmanager
 def _progress(names: Sequence[str], num_days: int, *, shown: bool) -> Iterator[Callable[[str, str], None]]:
-    """What is called after each day of a variant: bars on a terminal, lines in a log."""
+    """Yields the function to call after each day of a variant: it draws bars on a terminal, prints lines in a log."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -250,7 +250,7 @@ def _metrics(one: Try) -> list[tuple[str, float, int]]:
 
 
 def _try_lines(found: Sequence[Try], seconds: float) -> list[str]:
-    """One table per task, the committed chain first; then what a reader must know of the figures."""
+    """One table per task, the committed chain first; then notes that a reader needs for the figures."""
     judged = [one for one in found if one.comparison]
     lines: list[str] = []
     if judged:
@@ -273,7 +273,7 @@ def _try_lines(found: Sequence[Try], seconds: float) -> list[str]:
 
 
 def _reading(comparison: Comparison, num_variants: int) -> list[str]:
-    """How to read the interval."""
+    """Explains the interval."""
     text = f"interval: {comparison.confidence:.0%} of the AUC difference, rows paired"
     if num_variants > 1:
         text += (

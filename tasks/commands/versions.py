@@ -16,7 +16,7 @@ from tasks.steps import DAILY, STEPS, WRITERS
 
 
 @main.command(short_help="Shows days, steps, AUCs, the chain and the versions.")
-@click.option("--repair", is_flag=True, help="First show in MLflow what it does not show yet, after an outage.")
+@click.option("--repair", is_flag=True, help="First show in MLflow commits that it lacks after an outage.")
 @with_context
 def status(context: Context, repair: bool) -> None:
     """Shows the days with their steps and AUCs, the head of the chain, and the versions with their aliases.

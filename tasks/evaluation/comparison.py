@@ -32,7 +32,8 @@ class Holdout(TypedDict):
 
 
 class Finding(TypedDict):
-    """Whether the challenger may replace the champion. `reasons`: where it is worse; `unknown`: what was not judged."""
+    """The challenger compared with the champion. `reasons`: sentences on the tasks and segments in which it is worse;
+    `unknown`: on the tasks that could not be judged."""
 
     verdict: Verdict | Literal["no_champion"]
     reasons: list[str]
@@ -55,7 +56,7 @@ class DayComparison(TypedDict, total=False):
 
 
 class NextDay(TypedDict):
-    """How the champion did on the day that arrived after it was promoted, on all rows.
+    """Quality of the champion on the day that arrived after it was promoted, on all rows.
 
     `rollback_proposed`: it is worse than the one before it. `hold`: the chain is worse than it, so a version that grew
     from the chain should not replace it.
@@ -170,7 +171,7 @@ def judge_day(
     named = [(f"{task}: {text}", facts["judgement"]) for text, tasks in groups for task, facts in tasks.items()]
     unknown, hold, rollback = _reasons(named, "unknown"), _any_worse(chain), _any_worse(against_former)
     verdict: Literal["ok", "rollback_proposed", "hold", "unknown"] = "unknown" if unknown else "ok"
-    # Hold comes first: where the chain itself fell behind, no version of it may replace what serves.
+    # Hold comes first: where the chain itself fell behind, no version of it may replace the champion.
     if hold or rollback:
         verdict = "hold" if hold else "rollback_proposed"
     return {
@@ -283,7 +284,7 @@ def rare_labels(config: DayConfig, day: ScoredDay, judged: Holdout, days: list[D
 
 
 def judge_scores(scenario: Scenario, facts: Comparison, min_rows: int | None = None) -> Judgement:
-    """Whether the mean of the challenger's scores is near the mean label; `facts` may come from evaluation.json."""
+    """Judges if the mean of the challenger's scores is near the mean label; `facts` may come from evaluation.json."""
     from models.metrics.judgement import Evidence, calibration_numbers, judge_calibration
 
     rules, ours = scenario.deploy, facts["challenger"]

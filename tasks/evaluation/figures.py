@@ -76,7 +76,7 @@ def draw_calibration(day: ScoredDay, champion: Scores | None) -> str:
 
 
 def draw_histogram(day: ScoredDay, champion: Scores | None) -> str:
-    """How the scores of the holdout are distributed, a panel for each task."""
+    """Draws the distribution of the holdout's scores, a panel for each task."""
     import numpy as np
 
     figure, panels = _figure(len(day.gate), height=2.5)

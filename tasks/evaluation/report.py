@@ -45,7 +45,7 @@ def write_report(
 
 
 def _values(scenario: Scenario, result: Mapping[str, Any], drawn: Mapping[str, str | None]) -> dict[str, Any]:
-    """What the template shows, by the names that it uses."""
+    """Returns the values that the template shows, by the names that it uses."""
     from models.metrics.judgement import WORDS
 
     def judge_calibration(facts: Comparison, min_rows: int) -> Judgement:

@@ -1,4 +1,4 @@
-"""What may be deleted from a store, and deleting it: days grow a store by what they hold, models hardly at all.
+"""Garbage collection of a store: each day adds its data, and models add hardly anything.
 
 Files go, records and manifests stay: the graph of digests is whole, and a day whose files are gone counts as done.
 """
@@ -29,7 +29,7 @@ LINK_STEPS = tuple(name for name in DAILY if any(read.is_parent for read in STEP
 
 @dataclass(frozen=True)
 class Garbage:
-    """What nothing needs any more: commits with the bytes of their files."""
+    """Commits that nothing needs any more, with the bytes of their files."""
 
     commits: tuple[Commit, ...]
     bytes: int
@@ -50,9 +50,9 @@ def size_of(commit: Commit) -> int:
 
 def garbage(scenario: Scenario, store: ScenarioStore, keep_days: int | None) -> Garbage:
     """The commits whose files nothing needs: neither the last `keep_days` days, nor the next day with its windows, nor
-    the champion and what a rollback can go to, nor the newest checkpoint of a generation. None keeps all of these.
+    the champion and the rollback targets, nor the newest checkpoint of a generation. None keeps all of these.
 
-    What a newer generation has written again without the rows of some users is garbage at once.
+    Outputs that a newer generation has written again without the rows of some users are garbage at once.
     """
     commits = list(_readable(store))
     forgotten = {commit.source["record"] for commit in commits if _is_forgotten(scenario, store, commit)}
@@ -66,13 +66,13 @@ def garbage(scenario: Scenario, store: ScenarioStore, keep_days: int | None) -> 
     counted = day_range(scenario, min(commit.ds for commit in current), links[-1])
     recent = [*counted[-keep_days:], *sorted({commit.ds for commit in current if commit.ds > links[-1]})]
     kept = {commit.source["record"] for commit in _needed(scenario, store, recent)} - forgotten
-    # What a killed gc began to delete is not whole any more, so it goes, needed or not.
+    # A commit that a killed gc began to delete is not whole any more, so it goes, needed or not.
     free = tuple(c for c in _with_files(store, commits) if c.source["record"] not in kept or store.is_collected(c))
     return Garbage(free, sum(map(size_of, free)))
 
 
 def _readable(store: ScenarioStore) -> Iterator[Commit]:
-    """All commits but those of replaced generations whose manifest is damaged: what they hold is not known."""
+    """All commits but those of replaced generations whose manifest is damaged: their content is not known."""
     generations = store.generations()
     for commit in store.commits():
         try:
@@ -94,7 +94,7 @@ def _with_files(store: ScenarioStore, commits: list[Commit]) -> Iterator[Commit]
 
 
 def _is_forgotten(scenario: Scenario, store: ScenarioStore, commit: Commit) -> bool:
-    """Whether rows were left out of the commit's day since, and the day has been written again without them."""
+    """Says if rows were left out of the commit's day since, and the day has been written again without them."""
     if not is_forgotten(store, commit.ds, commit.generation):
         return False
     return not is_day(scenario, commit.ds) or bool(store.commits_of(commit.ds))
@@ -114,7 +114,7 @@ def _needed(scenario: Scenario, store: ScenarioStore, recent: list[str]) -> Iter
     champions = ChampionLog(store)
     current = champions.current()
     for entry in [*([current] if current else []), *champions.rollback_targets(scenario.deploy.keep_versions)]:
-        # The checkpoint and what was made of it: a rollback proves its export and its registration.
+        # The checkpoint and the outputs made of it: a rollback proves its export and its registration.
         for name in DAILY:
             if name in LINK_STEPS or _comes_after(name, LINK_STEPS):
                 yield from _found(store, name, entry.ds, entry.generation)
@@ -127,7 +127,7 @@ def _found(store: ScenarioStore, step: str, ds: str, generation: int | None = No
 
 
 def _inputs(scenario: Scenario, store: ScenarioStore, ds: str) -> Iterator[Commit]:
-    """What the steps of a day read, as far as it is there."""
+    """Yields the commits that the steps of a day read, as far as they are there."""
     for declared in STEPS.values():
         for argument, read in declared.reads.items():
             optional = replace(declared, reads={argument: replace(read, optional=True)})
@@ -138,7 +138,7 @@ def _inputs(scenario: Scenario, store: ScenarioStore, ds: str) -> Iterator[Commi
 
 
 def _comes_after(name: str, steps: tuple[str, ...]) -> bool:
-    """Whether a step reads, on the same day, what one of the steps leads to."""
+    """Says if a step depends on one of the steps on the same day, directly or through others."""
     before = upstream(name)
     return any(step in steps or _comes_after(step, steps) for step in before)
 
@@ -148,11 +148,11 @@ def _next(ds: str) -> str:
 
 
 def leftovers(store: ScenarioStore, idle_s: float = IDLE_S) -> list[str]:
-    """Keys of what killed runs published and never committed, where no run can still commit it.
+    """Keys of files that killed runs published and never committed, where no run can still commit them.
 
     That is where the commit of another run stands; or where a newer generation holds the day, so that a run that comes
     to its commit is refused: one that stands still just there may need its files, but not after `idle_s`. Elsewhere the
-    next run of the step removes it.
+    next run of the step removes them.
     """
     kept = {commit.key for commit in store.commits()}
     places = {key.rsplit("/", 1)[0] for key in kept}
@@ -175,7 +175,7 @@ def leftovers(store: ScenarioStore, idle_s: float = IDLE_S) -> list[str]:
 
 
 def collect(store: ScenarioStore, found: Garbage, left: list[str], reason: str) -> None:
-    """Deletes the files of these commits, these leftovers, and what killed runs left for a next one that is done."""
+    """Deletes the files of these commits, these leftovers, and killed runs' resume folders of steps done since."""
     for commit in found.commits:
         store.collect(commit, reason)
     for key in left:

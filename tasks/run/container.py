@@ -1,9 +1,9 @@
 """Execution mode `docker`: a step's function runs in a container that can reach its inputs, its output, and no more.
 
-Folders have the same path inside as outside, so that messages name what a person can open. Inputs are read-only; the
-output, a resumable step's notes and the folder of the store that a step declares are writable; all else is the image's
-read-only file system and a /tmp in memory. Only steps that talk to the registry have a network. The container ends with
-this process, even where that is killed: see tasks.run.exec_step.
+Folders have the same path inside as outside, so that messages name paths that a person can open. Inputs are read-only;
+the output, a resumable step's notes and the folder of the store that a step declares are writable; all else is the
+image's read-only file system and a /tmp in memory. Only steps that talk to the registry have a network. The container
+ends with this process, even where that is killed: see tasks.run.exec_step.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 NOBODY = 10001  # the user of our images
 PIDS = 512
 GIB = 1 << 30
-KILLED = 128  # an exit code above says which signal ended it
+KILLED = 128  # an exit code above is this plus the number of the signal that ended it
 STDOUT = 1
 ABANDONED_S = 120.0  # a container is started right after it was made
 ERRORS: dict[int, type[RecloopError]] = {
@@ -82,7 +82,7 @@ class ContainerLauncher:
         return cls(ContainerSettings.from_environment())
 
     def launch(self, declared: Step, call: Call) -> Ran:
-        """Raises the step's own error, KilledError with what ended it, BadInputError for what the engine refuses, or
+        """Raises the step's own error, KilledError with its cause, BadInputError where the engine refuses the call, or
         RetryLaterError where none answers, or no longer."""
         import docker
         import requests
@@ -111,7 +111,7 @@ class ContainerLauncher:
                 refusal = (
                     f"the container engine at {engine_address()} refuses {declared.name}: {error.explanation or error}"
                 )
-                raise BadInputError(f"{refusal}; see what its declaration and RECLOOP_DOCKER_NETWORK ask for") from None
+                raise BadInputError(f"{refusal}; check its declaration and RECLOOP_DOCKER_NETWORK") from None
             raise RetryLaterError(f"the container engine at {engine_address()} does not answer: {error}") from None
 
     def _create(self, client: APIClient, declared: Step, call: Call, writable: list[Path]) -> str:
@@ -121,7 +121,7 @@ class ContainerLauncher:
         host = client.create_host_config(
             mounts=mounts_of(declared, call, writable),
             read_only=True,
-            # The kernel counts what lies there as the container's memory, so a larger bound would mean nothing.
+            # The kernel counts files there as the container's memory, so a larger bound would mean nothing.
             tmpfs={TMP: f"rw,noexec,nosuid,nodev,size={memory_bytes},mode=1777"},
             cap_drop=["ALL"],
             security_opt=["no-new-privileges:true"],
@@ -133,7 +133,7 @@ class ContainerLauncher:
             nano_cpus=int(resources.cpus * 1e9),
             network_mode=self._network(declared),
             auto_remove=True,
-            log_config={"Type": "none"},  # what it prints is passed on; the engine need not keep it too
+            log_config={"Type": "none"},  # its output is passed on; the engine need not keep it too
             device_requests=_gpus(resources.gpus),
         )
         created: dict[str, str] = client.create_container(
@@ -199,7 +199,7 @@ class _Run:
             self._code = self._client.wait(self._container, condition="next-exit", timeout=None)["StatusCode"]
 
     def ran_out_of_memory(self, code: int) -> bool:
-        """Whether the kernel killed one of its processes at the memory limit; the engine can learn of it afterwards."""
+        """Says if the kernel killed one of its processes at the memory limit; the engine can learn of it afterwards."""
         until = int(time.time()) + (3 if code > KILLED else 1)
         filters = {"container": self._container, "event": "oom"}
         return any(self._client.events(since=self._begun, until=until, filters=filters))
@@ -231,7 +231,7 @@ def mounts_of(declared: Step, call: Call, writable: list[Path]) -> list[Any]:
         # The source is mounted only for the step that reads it: no other could learn from raw data by mistake.
         readable.append(Path(scenario.data.path))
     if declared.store_folder and store:
-        readable += store.work.glob("g[0-9]*")  # the history; neither notes on runs nor what is being written
+        readable += store.work.glob("g[0-9]*")  # the history; neither notes on runs nor unfinished files
     mounts = {str(path): True for path in readable if path.exists()} | {str(path): False for path in writable}
     return [Mount(path, path, type="bind", read_only=read_only) for path, read_only in mounts.items()]
 
@@ -294,7 +294,7 @@ def error_of(declared: Step, code: int, answer: str, *, out_of_memory: bool) -> 
     try:
         message = json.loads(answer)["error"]
     except (ValueError, KeyError):
-        message = f"{declared.name} ended with exit code {code}; what it said is above"
+        message = f"{declared.name} ended with exit code {code}; its messages are above"
     return ERRORS.get(code, RecloopError)(message)
 
 
@@ -324,5 +324,5 @@ def _gpus(number: int) -> Any:
 
 
 def engine_address() -> str:
-    """Where this host's container engine listens: DOCKER_HOST, or the usual socket."""
+    """Returns the address of this host's container engine: DOCKER_HOST, or the usual socket."""
     return os.environ.get("DOCKER_HOST") or "/var/run/docker.sock"

@@ -1,7 +1,7 @@
 """dvc.yaml, rendered from the step declarations: a stage for each step of each day.
 
 Stages read and write a store of their own (.recloop/dvc), so that DVC may delete an output before it makes it again.
-A day's inputs are paths of that day and of earlier days, which is how a chain fits into a graph without cycles.
+A day's inputs are paths of that day and of earlier days, so a chain fits into a graph without cycles.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _stage(declared: Step, scenario: Scenario, file: Path, ds: str) -> Stage:
     for argument, source in declared.reads.items():
         writer = writer_of(declared, argument)
         deps += [_out(scenario, day, step) for day, step in _days_read(scenario, writer, source, ds)]
-    # DVC compares what is written in the file: a default that nobody wrote is not a parameter.
+    # DVC compares the values that are written in the file: a default that nobody wrote is not a parameter.
     written = read_yaml(scenario.file)
     paths = sorted(path for name in declared.config for path in _storable(name, value_at(written, name)))
     # DVC knows no skipped stage: a no that stops only its own day must not stop `dvc repro`.

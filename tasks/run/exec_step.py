@@ -43,7 +43,7 @@ class Asked(TypedDict):
 
 
 class Request(TypedDict):
-    """A call of a step's function, as JSON. `file` is the scenario's, `given` what the command line changed of it;
+    """A call of a step's function, as JSON. `file` is the scenario's, `given` its values from the command line;
     `environment` is added to the process's own."""
 
     step: str
@@ -82,7 +82,7 @@ def request_of(declared: Step, call: Call, environment: Mapping[str, str]) -> Re
 
 
 def _store_for(declared: Step, store: ScenarioStore | None) -> str | None:
-    """What a step in a container sees of the store: nothing; its folder of it; or, if it has a network, the URL."""
+    """Returns the store as a step in a container sees it: None; its folder; or, if the step has a network, its URL."""
     if store is None or not declared.store_folder:
         return None
     return store.url if is_remote(store.url) and declared.registry else str(store.work)

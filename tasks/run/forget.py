@@ -1,6 +1,6 @@
 """Forgetting users: a generation whose days do not hold their rows, and nothing left that could bring them back.
 
-A day's ingested events are written again without the rows, from what is committed. All of that is prepared before the
+A day's ingested events are written again without the rows, from the committed ones. All of that is prepared before the
 generation begins and committed in one go, so the ids are in the memory of this process alone: no file, container or
 scheduler gets them. The steps after that are run like those of any replay. Where their inputs are as they were, the
 output of the older generation is taken over (`tasks.run.reuse`).
@@ -50,12 +50,12 @@ class StepCost(TypedDict):
 
 @dataclass(frozen=True)
 class Cost:
-    """What forgetting takes: a new generation from `first` on, whose `days` are written again without `rows`, by day.
+    """Cost of forgetting: a new generation from `first` on, whose `days` are written again without `rows`, by day.
 
     `from_source`: days whose ingested events were deleted (recloop gc), so that their source is read again. `bytes`:
-    what gc then erases; `aside`: what is deleted at once. `resumed`: only what an earlier call has left to do.
-    `unknown`: ids that no committed day knows. `elsewhere`: values of columns that are not known to name users, but
-    equal an id, by column; they stay.
+    size of the files that gc then erases; `aside`: keys of files that are deleted at once. `resumed`: only the rest of
+    an earlier call is to be done. `unknown`: ids that no committed day knows. `elsewhere`: values of columns that are
+    not known to name users, but equal an id, by column; they stay.
     """
 
     users: int
@@ -73,7 +73,7 @@ class Cost:
 
 @dataclass
 class _Held:
-    """What committed days hold of users: `rows` of events by day, the `ids` that they know, and see Cost."""
+    """Users' data in committed days: `rows` of events by day, the `ids` that the days know; `elsewhere` as in Cost."""
 
     rows: dict[str, int] = field(default_factory=dict)
     ids: set[int | str] = field(default_factory=set)
@@ -81,7 +81,7 @@ class _Held:
 
 
 def cost_of(scenario: Scenario, store: ScenarioStore, users: Users) -> Cost:
-    """What it takes to forget these users; without days where no committed day knows them. Nothing is written.
+    """Returns the cost of forgetting these users; without days where no committed day knows them. Nothing is written.
 
     Raises BadInputError where an unfinished generation that leaves other rows out, or a rollback, is in the way.
     """
@@ -127,7 +127,7 @@ def _days(scenario: Scenario, first: str, last: str) -> list[str]:
 
 
 def _days_that_hold(scenario: Scenario, store: ScenarioStore, users: Users) -> _Held:
-    """Days of which some output holds rows of the users, in whatever generation, with the rows of their events.
+    """Days of which some output holds rows of the users, in any generation, with the rows of their events.
 
     Days that rows were left out of since do not count: gc erases them.
     """
@@ -149,7 +149,7 @@ def _days_that_hold(scenario: Scenario, store: ScenarioStore, users: Users) -> _
 
 
 def _is_begun(scenario: Scenario, store: ScenarioStore) -> bool:
-    """Whether the newest generation leaves rows out, and a kill left days that it has not written yet."""
+    """Says if the newest generation leaves rows out, and a kill left days that it has not written yet."""
     return store.generations()[-1].forgets and is_unfinished(scenario, store, ORIGINS)
 
 
@@ -174,13 +174,13 @@ def _refuse_held(scenario: Scenario, store: ScenarioStore, first: str) -> None:
 
 
 def _base(store: ScenarioStore, ds: str, generation: int) -> dict[str, Commit | None]:
-    """What rows are left out of on a day, by step; None where it has to be read from the source."""
+    """Returns the commits of a day to leave rows out of, by step; None where the source has to be read."""
     found = {name: store.find(name, ds, generation) for name in ORIGINS}
     return {name: None if commit is None or store.is_collected(commit) else commit for name, commit in found.items()}
 
 
 def _steps_again(scenario: Scenario, store: ScenarioStore, days: list[str], begins: set[str]) -> dict[str, StepCost]:
-    """Which steps have to be computed on how many days: those that read something that changes."""
+    """Returns the steps to compute again, with their numbers of days: those that read something that changes."""
     changed: set[tuple[str, str]] = set()
     for ds in days:
         for name in DAILY:
@@ -214,7 +214,7 @@ def _aside(store: ScenarioStore, first: str) -> list[str]:
     found = set()
     for folder in ASIDE:
         names = {key.split("/")[1] for depth in ("*/*", "*/*/*") for key in store.keys(f"{folder}/{depth}")}
-        if not (store.work / folder).is_symlink():  # what it leads to is not the store's to delete
+        if not (store.work / folder).is_symlink():  # its target is not the store's to delete
             names |= {path.name for path in (store.work / folder).glob("*")}
         found |= {f"{folder}/{name}" for name in names if folder == TRIES or name >= first}
     resumable = store.objects.scratch.resumable()
@@ -258,7 +258,7 @@ class Prepared:
     as_before: Commit | None = None
 
     def commit(self, store: ScenarioStore, generation: int) -> None:
-        """Commits it, or compares it with what an earlier run of the same command committed."""
+        """Commits it, or compares it with the commit of an earlier run of the same command."""
         standing = store.find(self.step, self.ds, generation)
         if standing is None:
             if self.as_before is not None:
@@ -277,7 +277,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class _Preparation:
-    """Writes days without the rows of users below `scratch`, from what generation `base` has of them."""
+    """Writes days without the rows of users below `scratch`, from their outputs in generation `base`."""
 
     scenario: Scenario
     store: ScenarioStore
@@ -292,7 +292,7 @@ class _Preparation:
                 is_written = self.store.generation != self.base and self.store.find(name, ds) is not None
                 if commit is not None:
                     yield self._from_commit(STEPS[name], commit)
-                elif not is_written:  # what it would be compared with is gone
+                elif not is_written:  # the commit to compare it with is gone
                     yield self._from_source(STEPS[name], ds)
 
     def _from_commit(self, declared: Step, commit: Commit) -> Prepared:
@@ -369,7 +369,7 @@ class Erased:
 
 
 def erase_from_registry(scenario: Scenario, store: ScenarioStore) -> Erased:
-    """Deletes what MLflow holds of days that rows were left out of, but for the version that serves, and the records of
+    """Deletes MLflow's entries of days that rows were left out of, but for the version that serves, and the records of
     their runs, from which MLflow is filled.
 
     A version whose checkpoint the new generation has too stays: it never knew the users.
@@ -390,7 +390,7 @@ def erase_from_registry(scenario: Scenario, store: ScenarioStore) -> Erased:
     serves = {v["version"] for v in gone} & {current.version} if current else set()
     erased = [version["version"] for version in gone if version["version"] not in serves]
     forgotten = [commit for commit in store.commits() if is_forgotten(store, commit.ds, commit.generation)]
-    # First the records: from them MLflow would be filled again with what is deleted below.
+    # First the records: from them MLflow would be filled again with the entries that are deleted below.
     for commit in forgotten:
         store.objects.delete(record_key(commit.generation, commit.ds, commit.step))
     tracking.erase_versions(scenario, erased, is_over)

@@ -1,7 +1,7 @@
-"""Where a step's function is called: in this process, or somewhere that is handed its folders and nothing else.
+"""Launchers call a step's function: in this process, or elsewhere with access to its folders and nothing else.
 
-Finding inputs, proving and committing stay with the runner, so a launcher decides what a step can reach, never what
-its output is.
+Finding inputs, proving and committing stay with the runner, so a launcher decides on a step's access, never on its
+output.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Folder = Path | dict[str, Path] | None
 
 @dataclass(frozen=True)
 class Call:
-    """What a step's function is called with: `folders` by argument, and the `output` that it writes."""
+    """Arguments for a step's function: `folders` by argument, and the `output` that it writes."""
 
     config: DayConfig
     folders: Mapping[str, Folder]
@@ -31,7 +31,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Ran:
-    """What came of it: metrics, system metrics by name, and seconds of `compute` and `imports`.
+    """Result of a call: metrics, system metrics by name, and seconds of `compute` and `imports`.
 
     `gate`: the reason, where the step said no.
     """

@@ -1,4 +1,4 @@
-"""Execution modes: the one registry of where a step runs.
+"""Execution modes: the one registry of the places where a step can run.
 
 A mode answers two questions. Who runs the command `recloop STEP` when Airflow schedules it, and where does that command
 call the step's function? Both are given as `module:name` and imported when they are needed, so that the rooms above can
@@ -19,8 +19,8 @@ SETTING = "RECLOOP_EXECUTION"
 
 @dataclass(frozen=True)
 class Mode:
-    """`launcher`: makes the Launcher of a command, None where only Airflow can use the mode. `execution`: makes what
-    Airflow's tasks run commands with, from the environment (`dags.execution.Execution`)."""
+    """`launcher`: makes the Launcher of a command, None where only Airflow can use the mode. `execution`: makes the
+    object that Airflow's tasks run commands with, from the environment (`dags.execution.Execution`)."""
 
     launcher: str | None
     execution: str
@@ -45,7 +45,7 @@ def launcher_of(mode: str) -> Launcher:
 
 
 def execution_of(environment: Mapping[str, str]) -> Any:
-    """What runs the commands of Airflow's tasks in the mode that `RECLOOP_EXECUTION` names.
+    """Returns the object that runs the commands of Airflow's tasks, in the mode that `RECLOOP_EXECUTION` names.
 
     Raises ValueError for an unknown mode, or where a setting of the mode is missing.
     """

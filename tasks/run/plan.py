@@ -1,4 +1,4 @@
-"""What a run or a backfill would do, read from the commit records, and what its training would begin with.
+"""The plan of a run or a backfill, from the commit records, and the state that its training would begin with.
 
 Nothing is computed, and nothing of the embeddings is read.
 """
@@ -29,8 +29,8 @@ TRAINS = WRITERS["checkpoint"]  # by its output: generic code names no step
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What a run would do with a step. `done`: it is committed; `run`; `blocked`: an input of an earlier day is neither
-    committed nor part of this run. `why` gives the reason, or what to know of it."""
+    """Plan of a run for a step. `done`: it is committed; `run`; `blocked`: an input of an earlier day is neither
+    committed nor part of this run. `why` gives the reason, or a remark."""
 
     state: Literal["done", "run", "blocked"]
     why: str = ""
@@ -47,14 +47,14 @@ class DayPlan:
 
 @dataclass(frozen=True)
 class Blocked:
-    """A step, and why it can't run."""
+    """A step, and the reason why it can't run."""
 
     step: str
     error: ParentMissingError | BadInputError
 
 
 def plan_days(scenario: Scenario, store: ScenarioStore, days: list[str]) -> list[DayPlan]:
-    """What a run of these days would do."""
+    """Returns the plan of a run of these days."""
     plans: list[DayPlan] = []
     planned: set[str] = set()
     for ds in days:
@@ -110,7 +110,7 @@ def blocked_step(steps: Sequence[str], scenario: Scenario, ds: str, store: Scena
 
 
 def _refused_source(name: str, scenario: Scenario, ds: str, store: ScenarioStore) -> BadInputError | None:
-    """Why a step must not read the source of a day: rows were left out, and it would bring them back."""
+    """Returns the error of a step that must not read a day's source: it would bring rows back that were left out."""
     if STEPS[name].source:
         try:
             refuse_rows_left_out(DayConfig(scenario, ds, store, store.generation_of(ds)))
@@ -127,7 +127,7 @@ def _missing_days(name: str, scenario: Scenario, ds: str, store: ScenarioStore) 
         try:
             resolve_inputs(replace(STEPS[name], reads={argument: source}), scenario, ds, store)
         except ParentMissingError as error:
-            # What is missing of the day itself, the run computes first.
+            # Missing outputs of the day itself are computed first by the run.
             if error.ds != ds:
                 yield error
 
@@ -157,7 +157,7 @@ class Parent(TypedDict):
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What a training would begin with. `ds`: its day; None where all planned days are trained already."""
+    """State that a training would begin with. `ds`: its day; None where all planned days are trained already."""
 
     ds: str | None
     parent: Parent | None
@@ -169,10 +169,10 @@ class TrainingPlan:
 
 
 def plan_training(scenario: Scenario, store: ScenarioStore, plans: list[DayPlan]) -> TrainingPlan:
-    """What the first training of the planned days would begin with; where all are done, that of the next day."""
+    """Plans the first training of the planned days; where all are done, that of the next day."""
     from models.training.footprint import footprint
 
-    # The day that learns first: later ones start from what it makes.
+    # The day that learns first: later ones start from its checkpoint.
     ds = next((day.ds for day in plans if day.steps[TRAINS].state != "done"), None)
     parent = store.find(TRAINS, plans[-1].ds) if ds is None else _newest_before(scenario, store, ds)
     named: Parent | None = {"ds": parent.ds, "digest": parent.digest} if parent else None

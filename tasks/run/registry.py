@@ -21,7 +21,7 @@ KEY = "registry.json"
 
 
 class Registry(TypedDict):
-    """Which machine has the database, and where."""
+    """The machine that has the database, and the address of the database."""
 
     machine: str
     uri: str

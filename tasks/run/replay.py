@@ -19,7 +19,7 @@ from tasks.store.scenario_store import ScenarioStore
 
 @dataclass(frozen=True)
 class Replay:
-    """The generation to compute, its days, and whether an earlier call began it."""
+    """The generation to compute and its days. `resumed`: an earlier call began it."""
 
     generation: int
     days: list[str]
@@ -100,7 +100,7 @@ def _refuse_left_out(store: ScenarioStore, days: list[str]) -> None:
 
 
 def is_unfinished(scenario: Scenario, store: ScenarioStore, steps: Collection[str] = DAILY) -> bool:
-    """Whether the newest generation does not yet hold all that it has to compute of these steps: the outputs that older
+    """Says if the newest generation does not yet hold all that it has to compute of these steps: the outputs that older
     ones have in its days, but for days that the scenario does not have any more."""
     newest = store.generations()[-1]
     from_ds, to_ds = newest.from_ds or "", newest.to_ds or ""
@@ -110,6 +110,6 @@ def is_unfinished(scenario: Scenario, store: ScenarioStore, steps: Collection[st
 
 
 def in_view(store: ScenarioStore, generation: int | None = None) -> set[tuple[str, str]]:
-    """(day, step) of what is committed, as seen from a generation (default: the newest)."""
+    """(day, step) of all that is committed, as seen from a generation (default: the newest)."""
     generations = store.generations()
     return {(ds, step) for number, ds, step in store.places() if holder_of(ds, generations, generation) == number}

@@ -1,4 +1,4 @@
-"""What a step's process uses while it runs: CPU, memory, and the GPU where there is one."""
+"""Resources that a step's process uses while it runs: CPU, memory, and the GPU where there is one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run does not compute or read: a day that rows were left out of, and outputs that would be the same again."""
+"""Work that a run leaves out: the source of a day that rows were left out of, outputs that would be the same again."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def take_over(commit: Commit, output: Path, generation: int) -> None:
 
 
 def is_read_again(declared: Step, config: DayConfig, standing: Commit) -> bool:
-    """Whether a step that is done reads its source once more, to compare: not where the day holds less on purpose."""
+    """Says if a step that is done reads its source once more, to compare: not where the day holds less on purpose."""
     store = standing.store
     return declared.source and not leaves_out(store, config.ds, config.generation) and not store.is_collected(standing)
 

@@ -1,4 +1,4 @@
-"""Returning to an earlier champion, ending the hold that this puts on promotions, and what serves at present."""
+"""Rollback to an earlier champion, the end of the hold that it puts on promotions, and facts about serving."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChampionChange:
-    """What a rollback or a resumption did: `changed` is False where there was nothing left to do."""
+    """Result of a rollback or a resumption: `changed` is False where there was nothing left to do."""
 
     changed: bool
     from_version: str
@@ -163,7 +163,7 @@ def _head(store: ScenarioStore) -> ChainHead | None:
 
 
 def _advice(scenario: Scenario, options: str, old: Entry, new: Entry) -> str:
-    """What serves now, what training continues from, and how promotions start again."""
+    """Names the version that serves now, the day that training continues from, and the command to promote again."""
     head_ds = new.chain_head["ds"] if new.chain_head else new.ds
     lines = [f"version {new.version} (learned up to {new.ds}) serves instead of version {old.version} ({old.ds})"]
     if head_ds > new.ds:
@@ -178,7 +178,7 @@ def _advice(scenario: Scenario, options: str, old: Entry, new: Entry) -> str:
 
 
 class ServingStatus(TypedDict):
-    """What serves, as `recloop status --json` shows it. `champion`, `former` and `log` are champion_log.Entry as JSON.
+    """Serving facts, as `recloop status --json` shows them. `champion`, `former`, `log` are champion_log.Entry as JSON.
 
     `versions` are MLflow's, newest first. `deleted` are those of the champion and of the rollback targets that MLflow
     does not have any more. Where MLflow does not answer, `mlflow` says why, `versions` and `deleted` are empty, and the
@@ -220,7 +220,7 @@ def status_facts(scenario: Scenario, store: ScenarioStore) -> ServingStatus:
         facts["mlflow"] = str(error)
         return facts
     existing = {version["version"] for version in facts["versions"]}
-    facts["mlflow"] = "ok: alias champion moved to what the log says" if corrected else "ok"
+    facts["mlflow"] = "ok: alias champion moved to the log's version" if corrected else "ok"
     facts["rollback_targets"] = [e.version for e in _split(targets, existing).present]
     facts["deleted"] = [e.version for e in _split([*served[-1:], *targets], existing).deleted]
     return facts

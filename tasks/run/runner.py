@@ -41,7 +41,7 @@ from tasks.store.source_digest import code_digest
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a step ended. `outcome`: done, already_done, reused (an older output), helped (another machine's commit) or
+    """Outcome of a step. `outcome`: done, already_done, reused (an older output), helped (another machine's commit) or
     gate_no; `exit_code` says the same. `gate` is the reason of a no; without a digest the output is not committed."""
 
     step: str
@@ -59,7 +59,7 @@ class Outcome:
         return GateError.exit_code if self.gate else 0
 
     def as_json(self) -> dict[str, Any]:
-        """The one JSON line that a step ends with; a dict, because what is None is left out."""
+        """The one JSON line that a step ends with; a dict, because values that are None are left out."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
@@ -77,14 +77,14 @@ def run_step(
 ) -> Outcome:
     """Runs one step of one day, or finds it done; with `track` it is then shown in MLflow.
 
-    `started`: when the process began, for the share of imports in its time. `launcher`: where the step's function is
-    called; all else happens here. A gate's no is an Outcome, see there. Raises RecloopError's subclasses; the store is
+    `started`: the time at which the process began, to count its imports. `launcher` calls the step's function;
+    all else happens here. A gate's no is an Outcome, see there. Raises RecloopError's subclasses; the store is
     then as it was, but for a journal line.
     """
     declared = STEPS[name]
     check_day(scenario, ds)
     begun = time.time()
-    store.objects.release()  # what an earlier step of this process has fetched
+    store.objects.release()  # folders that an earlier step of this process has fetched
     config = DayConfig(scenario, ds, store, store.generation_of(ds), progress, options or {})
     if declared.shared and not Nodes.from_environment().is_leader:
         return _help(declared, config, store, launcher or InProcess())
@@ -111,7 +111,7 @@ def run_step(
 
 
 def _note(store: ScenarioStore, entry: Mapping[str, Any]) -> None:
-    """Adds to the journal. A store that cannot be reached just now changes nothing in how the step ended."""
+    """Adds to the journal. A store that cannot be reached just now does not change the step's outcome."""
     with contextlib.suppress(RecloopError):
         store.note({**entry, "generation": store.generation_of(entry["ds"])})
 
@@ -170,7 +170,7 @@ def _launch(launcher: Launcher, declared: Step, call: Call, inputs: Mapping[str,
 
 
 def _refused(declared: Step, ds: str, store: ScenarioStore, output: Path, ran: Ran) -> Outcome:
-    """A no that stops the day: nothing is committed, and what the step wrote is kept aside for a person to look at."""
+    """A no that stops the day: nothing is committed, and the step's files are kept aside for a person to look at."""
     kept = store.keep_rejected(declared.name, ds, output) if any(output.iterdir()) else None
     reason = f"{ran.gate}\nthe output is kept in {kept}" if kept else ran.gate
     return Outcome(declared.name, ds, "gate_no", None, None, ran.metrics, ran.seconds, reason)
@@ -248,7 +248,7 @@ def _resolve(declared: Step, argument: str, scenario: Scenario, ds: str, store: 
 def _resume_folder(
     declared: Step, config: DayConfig, inputs: Mapping[str, Found], store: ScenarioStore
 ) -> contextlib.AbstractContextManager[Path | None]:
-    """Where a resumable step notes its progress: a folder of its own for every set of inputs, config and code.
+    """Opens the folder of a resumable step's progress, one for every set of inputs, config and code.
 
     All machines of a step read it. With a store elsewhere they share no disk, so such a step starts from the beginning.
     """
@@ -264,7 +264,7 @@ def _resume_key(declared: Step, config: DayConfig, inputs: Mapping[str, Found]) 
 
 
 def window_of(scenario: Scenario, source: Input) -> int:
-    """How many trailing days an input reads: the value at its config path, or what its function says."""
+    """Returns the number of trailing days of an input: the value at its config path, or its function's result."""
     if callable(source.window):
         return source.window(scenario)
     value: Any = scenario
@@ -274,7 +274,7 @@ def window_of(scenario: Scenario, source: Input) -> int:
 
 
 def output_name_of(declared: Step, scenario: Scenario) -> str:
-    """Where a step's output of a day lies in the store: the step's name, and a digest of its variant if it has any."""
+    """Returns the name of a step's output in the store: the step's name, and a digest of its variant if it has any."""
     if not declared.variants:
         return declared.name
     document = scenario.model_dump(mode="json", by_alias=True)
@@ -319,7 +319,7 @@ def _folder(found: Found) -> Folder:
 
 
 def facts_of_run(declared: Step, scenario: Scenario, inputs: Mapping[str, Found], gate: str | None) -> Facts:
-    """What a manifest says besides its files."""
+    """Returns the content of a manifest besides its files."""
 
     def digests(found: Found) -> Digests:
         if isinstance(found, dict):
@@ -343,7 +343,7 @@ def facts_of_run(declared: Step, scenario: Scenario, inputs: Mapping[str, Found]
 
 
 def config_digest(scenario: Scenario, declared: Step) -> str:
-    """Digest of what a step's output depends on in the scenario: values of its sections, content of its files."""
+    """Digest of the scenario's part that a step's output depends on: values of its sections, content of its files."""
     parts = settings_of(scenario, declared)
     for name in declared.files:
         file: Path = getattr(scenario, name)
@@ -352,7 +352,7 @@ def config_digest(scenario: Scenario, declared: Step) -> str:
 
 
 def settings_of(scenario: Scenario, declared: Step) -> dict[str, Any]:
-    """The values of the config paths that a step's output depends on; where the data lies on this machine is left out.
+    """The values of the config paths that a step's output depends on; the data's place on this machine is left out.
 
     A dict, because a scenario can hold anything at a path.
     """
@@ -363,7 +363,7 @@ def settings_of(scenario: Scenario, declared: Step) -> dict[str, Any]:
 
 
 def has_work(declared: Step, scenario: Scenario) -> bool:
-    """Whether the scenario has the value that the step needs."""
+    """Says if the scenario has the value that the step needs."""
     return declared.needs is None or bool(value_at(scenario.model_dump(by_alias=True), declared.needs))
 
 
@@ -382,7 +382,7 @@ def _already_done(standing: Commit) -> Outcome:
 
 
 def _compare(scenario: Scenario, store: ScenarioStore, standing: Commit, output: Path, metrics: Metrics) -> Outcome:
-    """A source that is read again must say what it said: late or corrected data is never taken silently."""
+    """A source that is read again must give the same rows: late or corrected data is never taken silently."""
     if sha256_of(canonical_json(files_of(output))) == standing.digest:
         return _already_done(standing)
     raise BadInputError(
@@ -393,6 +393,6 @@ def _compare(scenario: Scenario, store: ScenarioStore, standing: Commit, output:
 
 
 def _changed(store: ScenarioStore, standing: Commit, metrics: Metrics) -> str:
-    """What is different, as far as the number of rows shows it."""
+    """Describes the difference, as far as the number of rows shows it."""
     then, now = store.run_record(standing).get("metrics", {}).get("rows"), metrics.get("rows")
     return "other content" if then == now or then is None else f"{then} rows then, {now} now"

@@ -1,4 +1,4 @@
-"""Which committed steps MLflow shows, and showing the others.
+"""Marks of the committed steps that MLflow shows, and functions that show the others.
 
 A mark `tracked/g0000/DS/STEP` in the store says that a commit is shown. A commit has none where its step left that to
 a later one (docs/decisions/0009-mlflow-client.md), or where MLflow did not answer. So each process that shows something
@@ -53,8 +53,8 @@ def show(scenario: Scenario, store: ScenarioStore, commits: Sequence[Commit]) ->
 
 
 def show_after(scenario: Scenario, store: ScenarioStore, ds: str, *, at_once: bool) -> None:
-    """Shows what is committed and not shown yet, after a step of `ds`. MLflow is a view: where it can't be reached, the
-    commits still stand, and a message says how they are shown.
+    """Shows commits that are not shown yet, after a step of `ds`. MLflow is a view: where it can't be reached, the
+    commits still stand, and a message gives the remedy.
 
     `at_once`: not only where another day's steps wait, which no step of that day may ever show.
     """
@@ -68,7 +68,7 @@ def show_after(scenario: Scenario, store: ScenarioStore, ds: str, *, at_once: bo
 
 
 def is_time_to_show(declared: Step, seconds: float, *, refused: bool) -> bool:
-    """Whether to show the day in MLflow now, or to leave it to the next step of the day.
+    """Says if the day is to be shown in MLflow now, or by the next step of the day.
 
     Importing MLflow takes a process 1.5 s, as much as a short step itself. So short steps that have not imported it are
     shown by the day's next step that has; one of them ends every day (docs/decisions/0009-mlflow-client.md).

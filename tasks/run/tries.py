@@ -1,6 +1,6 @@
-"""Tries: days of the chain trained again with other settings, beside the chain, to see what the settings are worth.
+"""Tries: days of the chain trained again with other settings, beside the chain, to compare their quality.
 
-    STORE/SCENARIO/tries/NAME/try.json               what was changed, on what it was tried, and what came of it
+    STORE/SCENARIO/tries/NAME/try.json               its changes, its days and its result
     STORE/SCENARIO/tries/NAME/DAY/predictions.parquet  its scores, so that it can be compared row by row later
 
 A try starts from the same parent as the first of its days and learns the samples that are committed. Only where a
@@ -132,7 +132,7 @@ def _load_done(base: Base, planned: Planned) -> Try:
 
 
 def _judged(base: Base, planned: Planned, folder: Path, **ended: Any) -> Try:
-    """The try with what its predictions in `folder` are worth."""
+    """The try with the quality of its predictions in `folder`."""
     record = planned.record
     side = Side(record.name, {ds: folder / ds for ds in record.days}, record.days[0])
     comparison = compare_sides(planned.scenario, base.side, side)
@@ -161,7 +161,7 @@ def _failed(planned: Planned, end: ChainEnd) -> Try:
 def _join(
     base: Base, plans: Sequence[Planned], scratch: Path, workers: int, done: Callable[[str, str], None]
 ) -> dict[str, ChainEnd]:
-    """Joins the days of every distinct set of samples once, into scratch; how it ended, by join key."""
+    """Joins the days of every distinct set of samples once, into scratch; returns the end of each, by join key."""
     by_key = {planned.join_key: planned.scenario for planned in plans if planned.join_key}
     chains, keys = [], []
     for key, scenario in by_key.items():
@@ -199,7 +199,7 @@ def _chain(base: Base, planned: Planned, scratch: Path) -> Chain:
 
 
 def _same_day(base: Base, ds: str) -> dict[str, Found]:
-    """What the training reads of its own day, as committed."""
+    """Returns the inputs of its own day that the training reads, as committed."""
     inputs = resolve_inputs(TRAIN, base.scenario, ds, base.store)
     return {argument: found for argument, found in inputs.items() if TRAIN.reads[argument].days == "same"}
 

@@ -1,4 +1,4 @@
-"""What a try has to do, and whether it can be done: read from the commit records, before anything is computed."""
+"""The plan of a try and the checks that it can run, from the commit records, before anything is computed."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ PARENT = next(argument for argument, source in TRAIN.reads.items() if source.is_
 
 @dataclass(frozen=True)
 class Variant:
-    """Settings to try: `scenario` is the base with `changes` (config path → value) applied. No `name`: made from what
-    is tried."""
+    """Settings to try: `scenario` is the base with `changes` (config path → value) applied. No `name`: it is made from
+    the settings."""
 
     name: str | None
     changes: Mapping[str, Any]
@@ -38,7 +38,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Try:
-    """A try that ended. `error` says why it failed; there is then no `comparison`.
+    """A try that ended. `error` is the reason why it failed; there is then no `comparison`.
 
     `baseline`: the compared checkpoints of the chain by day. `curve`: metrics by day and task.
     """
@@ -62,7 +62,7 @@ class Try:
 
 @dataclass(frozen=True)
 class Base:
-    """What all variants of a call share: the scenario without their changes, and the committed days."""
+    """Base that all variants of a call share: the scenario without their changes, and the committed days."""
 
     scenario: Scenario
     store: ScenarioStore
@@ -87,7 +87,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Planned:
-    """A variant with its name and key, and what it has to do."""
+    """A variant with its name and key. `join_key` is None where it learns the committed samples."""
 
     record: Try
     scenario: Scenario
@@ -120,7 +120,7 @@ def committed_days(scenario: Scenario, days: tuple[str, ...], store: ScenarioSto
 
 
 def plan(base: Base, variant: Variant) -> Planned:
-    """Decides what the variant needs, and its key: equal keys give equal results."""
+    """Decides on the work of a variant, and its key: equal keys give equal results."""
     _refuse(base.scenario, variant)
     scenario, store = variant.scenario, base.store
     other_samples, other_chain = base.made_with(JOIN), base.made_with(TRAIN)
@@ -176,13 +176,13 @@ def _refuse(base: Scenario, variant: Variant) -> None:
             )
     if scenario.train.holdout_share != base.train.holdout_share:
         raise BadInputError(
-            f"{title}: train.holdout_share: decides which rows judge a try and must be the same as the committed"
+            f"{title}: train.holdout_share: selects the rows that judge a try and must be the same as the committed"
             f" chain's, {base.train.holdout_share}; take it out"
         )
 
 
 def _samples_of(scenario: Scenario) -> Any:
-    """All settings that decide what is in the samples."""
+    """All settings that decide on the content of the samples."""
     document = scenario.model_dump(mode="json", by_alias=True)
     only_training = {"enabled", "buckets", "scale", "table", "embedding"}  # `models` reads these; a join does not
     features = {n: {k: v for k, v in f.items() if k not in only_training} for n, f in document["features"].items()}

@@ -1,7 +1,7 @@
 """Two things that scored the same days, side by side: the committed chain, a generation, a day, a try.
 
 A row is judged only by a score that was given before the row was learned: on most days the parent's score of the whole
-day; on the first day of a try the score of the holdout, because what the try changes has learned nothing before.
+day; on the first day of a try the score of the holdout, because the try's own model has learned nothing before.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WHOLE_DAY, HOLDOUT = "progressive", "gate"
 
 @dataclass(frozen=True)
 class Side:
-    """What is compared: folders with predictions.parquet by day. `first`: the day that its holdout judges."""
+    """One side of a comparison: folders with predictions.parquet by day. `first`: the day that its holdout judges."""
 
     name: str
     days: Mapping[str, Path]
@@ -58,8 +58,8 @@ class Difference:
     def of(
         cls, auc: float | None, low: float | None = None, high: float | None = None, lacks: str | None = None
     ) -> Difference:
-        """With what the interval says: better, worse, within chance, equal, or unknown: without an interval, or with
-        what it `lacks` to be judged. A bootstrap of few rows or positives is narrow by accident."""
+        """With the interval's verdict: better, worse, within chance, equal; or unknown: without an interval, or if it
+        `lacks` something to be judged. A bootstrap of few rows or positives is narrow by accident."""
         if low is None or high is None:
             return cls(auc, None, None, "unknown")
         if low == high == 0:
@@ -82,7 +82,7 @@ class TaskComparison:
 class Comparison:
     """Both sides on the days that they share, or each on its own days where the rows are not the same.
 
-    `not_paired` says why the interval is missing. `holdout_days` are judged on their holdout only.
+    `not_paired` is the reason why the interval is missing. `holdout_days` are judged on their holdout only.
     """
 
     first: str
@@ -137,7 +137,7 @@ def _rows(side: Side, days: Sequence[str], holdout: Sequence[str], tasks: Sequen
 
 
 def _other_rows(left: pa.Table, right: pa.Table, tasks: Sequence[str]) -> str | None:
-    """Why rows of common days cannot be paired; None where they can."""
+    """Returns the reason why rows of common days cannot be paired; None where they can."""
     if len(left) != len(right) or not left["key.event_row"].equals(right["key.event_row"]):
         return f"the rows of the common days are not the same ({len(left):,} and {len(right):,})"
     changed = [task for task in tasks if not left[f"label.{task}"].equals(right[f"label.{task}"])]

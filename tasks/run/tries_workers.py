@@ -35,7 +35,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Chain:
-    """Jobs of which each needs the one before. `log`: where their output goes."""
+    """Jobs of which each needs the one before. `log`: the file that gets their output."""
 
     name: str
     jobs: Sequence[Job]
@@ -44,7 +44,7 @@ class Chain:
 
 @dataclass
 class ChainEnd:
-    """How a chain ended: seconds on the clock and on the processors, and what went wrong."""
+    """End of a chain: seconds on the clock and on the processors, and the error if there was one."""
 
     seconds: float = 0.0
     cpu_s: float = 0.0
@@ -117,12 +117,12 @@ def _end_with_caller() -> None:
 
 
 def _work(chain: Chain, sender: Connection) -> None:
-    """What a process does."""
+    """Runs a chain's jobs in a process of its own, and reports the end of each."""
     threading.Thread(target=_end_with_caller, daemon=True).start()
     chain.log.parent.mkdir(parents=True, exist_ok=True)
     with chain.log.open("a") as log:
         for stream in (sys.stdout, sys.stderr):
-            os.dup2(log.fileno(), stream.fileno())  # also what C++ prints, which knows no sys.stdout
+            os.dup2(log.fileno(), stream.fileno())  # also for C++ code, which prints without sys.stdout
     begun = time.perf_counter()
     for position, job in enumerate(chain.jobs):
         error, exit_code = None, 0

@@ -6,9 +6,9 @@
     CACHE/incoming/<digest>/      being fetched or removed, by the process that has the exclusive lock
     CACHE/work/<store>/           scratch of the runs on this machine
 
-A process proves the files of an entry against their digests before it uses them, once. What is damaged or incomplete is
-fetched again. The kernel frees the locks of a process that is killed. The bound holds for what no process uses: an
-entry in use is never removed, so a step whose inputs are larger than the bound still runs.
+A process proves the files of an entry against their digests before it uses them, once. A damaged or incomplete entry is
+fetched again. The kernel frees the locks of a process that is killed. The bound holds for entries that are not in use:
+one in use is never removed, so a step whose inputs are larger than the bound still runs.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Cache:
     def entry(self, files: Files, fetch: Callable[[Path], None]) -> Path:
         """A folder with exactly these files; where it is not here, `fetch` writes them into an empty folder.
 
-        It stays until `release`. Raises CorruptError where what was fetched has other digests.
+        It stays until `release`. Raises CorruptError where the fetched files have other digests.
         """
 
         def make(target: Path) -> None:
@@ -118,20 +118,20 @@ class Cache:
             while digest not in self._held:
                 if self._is_proven(digest, files) or self._is_made(digest, files, make):
                     break
-                # Another process makes it now, or still uses what has been damaged since.
+                # Another process makes it now, or still uses an entry that has been damaged since.
                 if time.monotonic() > deadline:
                     raise RetryLaterError(f"{place}: damaged, and in use by another process; end that, or try later")
                 time.sleep(PAUSE_S)
         return place
 
     def _is_proven(self, digest: str, files: Files) -> bool:
-        """Whether the entry is as committed; it is then held."""
+        """Says if the entry is as committed; it is then held."""
         # Waits here while another process fetches the entry.
         lock = self._lock(digest, fcntl.LOCK_SH)
         return lock is not None and self._hold_if(digest, lock, lambda: self._is_whole(digest, files))
 
     def _is_made(self, digest: str, files: Files, make: Callable[[Path], None]) -> bool:
-        """Whether the entry could be made; it is then held. False where another process has it."""
+        """Makes the entry and says if that succeeded; it is then held. False where another process has it."""
         lock = self._lock(digest, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if lock is None:
             return False
@@ -179,7 +179,7 @@ class Cache:
         return True
 
     def _emptied(self, digest: str) -> Path:
-        """An empty folder in the place for what is being fetched, and no entry: under the exclusive lock only."""
+        """An empty folder for the files that are being fetched, and no entry: under the exclusive lock only."""
         aside = self.root / "incoming" / digest
         _remove(aside)
         with contextlib.suppress(FileNotFoundError):

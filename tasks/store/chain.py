@@ -38,7 +38,7 @@ def log(store: ScenarioStore) -> list[Link]:
 
 
 def head(store: ScenarioStore) -> Link | None:
-    """The newest checkpoint of the newest generation: what the next day learns from."""
+    """The newest checkpoint of the newest generation: the next day learns from it."""
     current = [link for link in log(store) if link.current]
     return current[-1] if current else None
 

@@ -99,7 +99,7 @@ class ChampionLog:
         )
 
     def current(self) -> Entry | None:
-        """The newest record: what serves."""
+        """The newest record, whose version serves."""
         history = self.history()
         return history[-1] if history else None
 
@@ -126,14 +126,14 @@ class ChampionLog:
         return (served[-1] if served else None, former)
 
     def is_committed(self, entry: Entry) -> bool:
-        """Whether the entry's checkpoint is in the store (dvc removes the outputs of days that it runs again) and
+        """Says if the entry's checkpoint is in the store (dvc removes the outputs of days that it runs again) and
         nothing was left out of its day since."""
         if is_forgotten(self.store, entry.ds, entry.generation):
             return False
         return self.store.is_committed(entry.checkpoint, entry.ds, entry.generation)
 
     def _is_sound(self, entry: Entry) -> bool:
-        """Whether the entry's checkpoint is committed and no output of its day is damaged."""
+        """Says if the entry's checkpoint is committed and no output of its day is damaged."""
         try:
             for commit in self.store.commits_on(entry.ds, entry.generation):
                 if not self.store.is_collected(commit):
@@ -143,7 +143,7 @@ class ChampionLog:
             return False
 
     def _is_kept(self, entry: Entry) -> bool:
-        """Whether the entry's checkpoint is in the store with its files, and nothing was left out of its day since."""
+        """Says if the entry's checkpoint is in the store with its files, and nothing was left out of its day since."""
         return self.is_committed(entry) and any(
             commit.digest == entry.checkpoint and not self.store.is_collected(commit)
             for commit in self.store.commits_on(entry.ds, entry.generation)
@@ -187,7 +187,7 @@ class ChampionLog:
         """The first entry of each version whose checkpoint has its files."""
         found: dict[str, Entry] = {}
         for entry in entries:
-            with contextlib.suppress(CorruptError):  # nobody can go back to what is damaged
+            with contextlib.suppress(CorruptError):  # nobody can go back to a damaged version
                 if entry.version not in without and self._is_kept(entry):
                     found.setdefault(entry.version, entry)
         return list(found.values())
@@ -199,7 +199,7 @@ def resume_command(options: str) -> str:
 
 
 def promotions_held(scenario: Scenario, log: ChampionLog, options: str | None = None) -> str | None:
-    """Why later days may not promote; None where they may.
+    """Returns the reason why later days may not promote; None where they may.
 
     `options` are a command's for a person at a terminal, who can then copy the one that ends it. Without them the text
     holds no path, as a file needs it.

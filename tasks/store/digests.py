@@ -1,4 +1,4 @@
-"""Digests of what the store keeps: equal values give equal bytes, equal bytes an equal digest."""
+"""Digests of the store's content: equal values give equal bytes, equal bytes an equal digest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def sha256_of(data: bytes) -> str:
 
 
 def sha256_of_file(stream: IO[bytes]) -> str:
-    """Hex digest of what is left to read of an open file."""
+    """Hex digest of the rest of an open file."""
     digest = hashlib.sha256()
     while piece := stream.read(BUFFER):
         digest.update(piece)

@@ -1,4 +1,4 @@
-"""Keys of the store's records, and what a key says. What has another name is not part of the store."""
+"""Keys of the store's records, and their parts. A file with another name is not part of the store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PLACE = re.compile(rf"g(\d{{4,}})/({DAY})/({STEP})", re.ASCII)
 
 
 class Place(NamedTuple):
-    """Where outputs of a step on a day lie."""
+    """Place of a step's output on a day."""
 
     generation: int
     ds: str
@@ -42,7 +42,7 @@ def generation_of_folder(name: str) -> int | None:
 
 
 def is_date(text: str) -> bool:
-    """Whether it is a day of the calendar, as YYYY-MM-DD."""
+    """Says if a text is a day of the calendar, as YYYY-MM-DD."""
     try:
         datetime.date.fromisoformat(text)
     except ValueError:
@@ -51,7 +51,7 @@ def is_date(text: str) -> bool:
 
 
 def commit_key(generation: int, ds: str, step: str) -> str:
-    """Where the outputs of a step on a day lie."""
+    """Returns the key below which a step's outputs on a day lie."""
     return f"g{generation:04}/{ds}/{step}"
 
 

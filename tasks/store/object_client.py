@@ -1,6 +1,6 @@
 """Connections to object stores: from a URL and the environment, with bounds on time and retries, and their errors.
 
-Credentials come from where the store's own tools look for them:
+Credentials come from the places where the store's own tools look for them:
 
     s3://BUCKET/PREFIX      AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (AWS_SESSION_TOKEN), a web identity, the role
                             of a container or an instance, or AWS_SHARED_CREDENTIALS_FILE (~/.aws/credentials) with
@@ -9,7 +9,7 @@ Credentials come from where the store's own tools look for them:
     az://CONTAINER/PREFIX   AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or an identity
     memory://NAME           this process only; for tests
 
-A message never repeats what the server or the client wrote: that can hold signatures, tokens and key ids.
+A message never repeats text of the server or the client: that can hold signatures, tokens and key ids.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def require_own_threads() -> None:
 
 
 def explained(error: Exception, place: str) -> RecloopError:
-    """What a client's error means to a person: BadInputError where something must be changed, else RetryLaterError."""
+    """Explains a client's error to a person: BadInputError where something must be changed, else RetryLaterError."""
     from obstore import exceptions as client
 
     text = str(error)
@@ -133,7 +133,7 @@ def explained(error: Exception, place: str) -> RecloopError:
 
 
 def is_missing(error: Exception) -> bool:
-    """Whether a store says that it has no such object, and does have the bucket."""
+    """Says if the error means that the store has no such object, but does have the bucket."""
     return isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error)
 
 
@@ -143,7 +143,7 @@ def pause(attempt: int) -> None:
 
 
 def timeout_s() -> float:
-    """How long one request may take."""
+    """Returns the time limit of one request."""
     text = os.environ.get(TIMEOUT, str(DEFAULT_TIMEOUT_S))
     try:
         seconds = float(text)
@@ -183,7 +183,7 @@ def _credentials_file() -> Path | None:
     named = os.environ.get("AWS_SHARED_CREDENTIALS_FILE")
     file = Path(named) if named else Path.home() / ".aws" / "credentials"
     if named or file.is_file():
-        _credentials(file)  # raises now what is wrong with it
+        _credentials(file)  # raises now if it has an error
         return file
     if _endpoint():  # not Amazon's own, so the machine has no role there, and asking for one takes half a minute
         raise BadInputError(f"{_endpoint()}: no credentials were found for this store; {_SET_CREDENTIALS}")

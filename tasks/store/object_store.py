@@ -1,6 +1,6 @@
 """One scenario's part of an object store: records and outputs as objects, outputs also in the local cache.
 
-An object store has no rename and no folders. What it has is a put of a whole object, on the condition that no object is
+An object store has no rename and no folders. It has a put of a whole object, on the condition that no object is
 there yet; each of S3, GCS and Azure offers it (If-None-Match: *, a generation of 0). It makes the commit record visible
 after all files of the output are up, so a reader never sees a part of an output.
 
@@ -53,7 +53,7 @@ LINES_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class _Part:
-    """A piece of a file: what one request downloads."""
+    """A piece of a file, downloaded by one request."""
 
     name: str
     start: int
@@ -72,7 +72,7 @@ class RemoteObjects:
 
     @property
     def url(self) -> str:
-        """Where it is, as messages name it."""
+        """Its URL, for messages."""
         return self._url
 
     # records
@@ -167,7 +167,7 @@ class RemoteObjects:
     # outputs
 
     def publish(self, folder: Path, key: str, files: Mapping[str, FileFacts]) -> None:
-        """See Objects. What lies there from a killed run is overwritten: its sizes say nothing about its bytes.
+        """See Objects. Files of a killed run are overwritten: its sizes say nothing about its bytes.
 
         The files are then in the local cache, so that the next step does not download them.
         """
@@ -199,7 +199,7 @@ class RemoteObjects:
             raise CorruptError(f"{self.url}/{key}: {error}") from None
 
     def problems_of(self, key: str, files: Mapping[str, FileFacts], *, partly: bool = False) -> Iterator[str]:
-        """See Objects. Every byte is read from the store, whatever is in the cache."""
+        """See Objects. Every byte is read from the store, not from the cache."""
         sizes = self._sizes(key)
         wanted = {f"{key}/{name}" for name in (*files, MANIFEST)}
         yield from (f"{self.url}/{name}: was not committed" for name in sorted(sizes.keys() - wanted))
@@ -282,7 +282,7 @@ class RemoteObjects:
                 raise
 
     def _found(self, key: str, call: Callable[[], T]) -> T | None:
-        """What the call returns; None where the store has no such object."""
+        """Returns the call's result; None where the store has no such object."""
         with self._errors(key, FileNotFoundError):
             try:
                 return call()
@@ -321,7 +321,7 @@ def _wrong_size(name: str, size: int | None, committed: int) -> str:
 
 
 def _tried(call: Callable[[], T], attempts: int = 3) -> T:
-    """The client repeats a request; what it does not repeat, such as one that is cut off, is repeated here."""
+    """The client repeats most failed requests; others, such as one that is cut off, are repeated here."""
     deadline = time.monotonic() + RETRY_FOR_S
     for attempt in range(attempts):
         try:

@@ -1,4 +1,4 @@
-"""Where a store lies: control records by key, and committed folders. Everything else in this package goes through it.
+"""The storage of a store: control records by key, and committed folders. All else in this package goes through it.
 
 `LocalObjects` keeps them in a folder, `tasks.store.object_store` in a bucket. Keys are relative, with slashes.
 """
@@ -22,7 +22,7 @@ from tasks.store.records import FileFacts
 from tasks.store.scratch import Scratch
 
 REMOVE = "remove it: no digest depends on it"
-IS_THERE = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)  # why a folder can't be renamed to a name that is taken
+IS_THERE = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)  # errors of a rename to a name that is taken
 
 
 class Objects(Protocol):
@@ -30,7 +30,7 @@ class Objects(Protocol):
 
     @property
     def url(self) -> str:
-        """Where it is, as messages name it."""
+        """Its path or URL, for messages."""
 
     @property
     def scratch(self) -> Scratch:
@@ -58,13 +58,13 @@ class Objects(Protocol):
         """The first parts of all keys, sorted. An empty folder may be among them."""
 
     def time_of(self, key: str) -> float:
-        """When a record was written, in seconds since 1970; 0 where it is not there."""
+        """Returns the time at which a record was written, in seconds since 1970; 0 where it is not there."""
 
     def publish(self, folder: Path, key: str, files: Mapping[str, FileFacts]) -> None:
         """Makes the content of a finished scratch folder the content below `key`: `files`, and last the manifest.
 
-        The key of a commit ends with a digest of its manifest, so what is there already is the same; where it is torn,
-        it is replaced.
+        The key of a commit ends with a digest of its manifest, so a folder that is there already is the same; an
+        incomplete one is replaced.
         """
 
     def fetch(self, key: str, files: Mapping[str, FileFacts]) -> Path:
@@ -77,12 +77,12 @@ class Objects(Protocol):
         """The folders that were fetched are not read any more."""
 
     def problems_of(self, key: str, files: Mapping[str, FileFacts], *, partly: bool = False) -> Iterator[str]:
-        """What is wrong with the files below `key` in the store itself: each with other content, missing (unless only a
+        """Yields a problem for each file below `key` in the store itself: with other content, missing (unless only a
         part of them has to be there), added, or not a regular file."""
 
     def entries(self, top: str) -> Iterator[tuple[str, str]]:
-        """Key and kind of all that lies there whose first part matches `top`: "file", "folder", or "other" for what is
-        neither, such as a symlink. An object store has files only."""
+        """Key and kind of each entry there whose first part matches `top`: "file", "folder", or "other" for anything
+        else, such as a symlink. An object store has files only."""
 
     def delete(self, key: str) -> None:
         """Removes the record, or everything below the key."""
@@ -112,7 +112,7 @@ class LocalObjects:
         with scratch.folder() as aside:
             record = aside / target.name
             record.write_bytes(data)
-            record.chmod(0o644)  # whatever the umask: other users of a shared store must read it
+            record.chmod(0o644)  # with any umask: other users of a shared store must read it
             fsync(record)
             try:
                 # A link, because a rename would replace a record that another run has written meanwhile.
@@ -182,7 +182,7 @@ class LocalObjects:
         self._fsync_above(target)
 
     def _moved(self, folder: Path, target: Path, files: Mapping[str, FileFacts]) -> bool:
-        """Whether the target has the folder's content, moved there now or by another run."""
+        """Moves the folder; says if the target now has its content, moved by this run or by another one."""
         try:
             folder.rename(target)
             return True
@@ -227,7 +227,7 @@ class LocalObjects:
             self._place(key).rename(aside / "deleted")
 
     def _place(self, key: str, remedy: str = RESTORE) -> Path:
-        """Its path. Raises CorruptError where a folder on the way is a symlink: what it leads to is not the store."""
+        """Its path. Raises CorruptError where a folder on the way is a symlink: that leads out of the store."""
         place = str(self.root)  # pathlib's joins would take a tenth of the time of all that a store does
         for folder in key.split("/")[:-1]:
             place = f"{place}/{folder}"
@@ -323,9 +323,9 @@ def _kind(mode: int) -> str:
 
 
 def _matching(folder: Path, parts: list[str], before: str = "") -> Iterator[str]:
-    """Keys of what is not a folder and matches, part by part; no symlink is followed."""
+    """Keys of matching entries that are not folders, part by part; no symlink is followed."""
     part, *deeper = parts
-    if "*" not in part and deeper:  # as most folders of a pattern are: no need to list what is beside it
+    if "*" not in part and deeper:  # as most folders of a pattern are: no need to list its siblings
         if not (folder / part).is_symlink():
             yield from _matching(folder / part, deeper, f"{before}{part}/")
         return
@@ -360,7 +360,7 @@ def fsync(path: Path) -> None:
 
 
 def matches(pattern: str, key: str) -> bool:
-    """Whether a key matches a pattern of `Objects.keys`."""
+    """Says if a key matches a pattern of `Objects.keys`."""
     return _compiled(pattern).fullmatch(key) is not None
 
 

@@ -36,7 +36,7 @@ def write_json(folder: Path, name: str, value: Any) -> None:
 
 
 def facts_of(folder: Path) -> Facts:
-    """What the manifest of a committed output says of its making; nothing of a folder outside a store."""
+    """Returns the facts about a committed output's run, from its manifest; {} for a folder outside a store."""
     manifest = _manifest(folder)
     return manifest if manifest else {}
 

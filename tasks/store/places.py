@@ -1,4 +1,4 @@
-"""Where a store can be: a folder, or below the URL of an object store."""
+"""Places for a store: a folder, or below the URL of an object store."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from tasks.store.objects import LocalObjects, Objects
 
 
 def is_remote(place: str) -> bool:
-    """Whether it is the URL of an object store, and not a folder."""
+    """Says if the place is the URL of an object store, and not a folder."""
     return "://" in place
 
 
 def objects_at(place: str) -> Objects:
-    """One scenario's part of a store, at what ScenarioStore.url says."""
+    """One scenario's part of a store, at the place of ScenarioStore.url."""
     if not is_remote(place):
         return LocalObjects(Path(place))
     from tasks.store.object_store import RemoteObjects

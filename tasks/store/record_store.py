@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class RecordStore:
-    """The records below the folder `place`, or below what Objects stands for."""
+    """The records below the folder `place`, or in the given Objects."""
 
     def __init__(self, place: Path | Objects, scenario_option: str | None = None) -> None:
         self.objects: Objects = LocalObjects(place) if isinstance(place, Path) else place
@@ -31,7 +31,7 @@ class RecordStore:
 
     @property
     def url(self) -> str:
-        """Where the scenario's part is, as messages name it."""
+        """Path or URL of the scenario's part, for messages."""
         return self.objects.url
 
     @property
@@ -41,13 +41,13 @@ class RecordStore:
 
     @functools.cached_property
     def option(self) -> str:
-        """` --store PATH`, empty for the default: what a printed command needs so that it runs when it is copied."""
+        """` --store PATH`, empty for the default: a printed command needs it to run when it is copied."""
         store = self.url.rpartition("/")[0]
         return "" if store == str(Path(DEFAULT_STORE).resolve()) else f" --store {shlex.quote(store)}"
 
     @property
     def options(self) -> str:
-        """What a printed command needs to mean this scenario in this store."""
+        """Options that a printed command needs to mean this scenario in this store."""
         return self._scenario_option + self.option
 
     # control records
@@ -70,7 +70,7 @@ class RecordStore:
         return None if data is None else (read_record(data, kind, f"{self.url}/{key}", remedy), sha256_of(data))
 
     def newest(self, log: str) -> Source | None:
-        """How a manifest names the newest record of a log, a folder of numbered records; None where it is empty."""
+        """Returns a log's newest record (a log is a folder of numbered records), as a manifest names it, or None."""
         there = set(self.keys(f"{log}/*.json"))
         keys = list(itertools.takewhile(there.__contains__, (log_key(log, number) for number in itertools.count(1))))
         return {"record": keys[-1], "manifest": sha256_of(self.read(keys[-1]) or b"")} if keys else None
@@ -103,7 +103,7 @@ class RecordStore:
                 f" again: recloop chain replay {self.options} --from DAY, the first day of g{number:04}"
             )
             if (read := self._generation_record(number, remedy)) is None:
-                return found  # where it was about to be started
+                return found  # another process is about to start it
             record, digest = read
             if record["generation"] != number or not follows(record.get("previous"), found[-1].digest):
                 raise CorruptError(f"{self.url}/{key}: does not follow the generation before; {remedy}")
@@ -167,5 +167,5 @@ class RecordStore:
 
 
 def follows(named: str | None, before: str | None) -> bool:
-    """Whether a record of a log names the one before it, if it names any: records of earlier releases do not."""
+    """Says if a record of a log names the record before it, or none, as in earlier releases."""
     return named is None or named == before

@@ -1,4 +1,4 @@
-"""What the store's JSON holds: commit records, manifests, generations, records of runs."""
+"""Types of the store's JSON: commit records, manifests, generations, records of runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Source(TypedDict):
 
 
 class Facts(TypedDict, total=False):
-    """What the runner knows of a step's run besides its files; goes into the manifest.
+    """Facts about a step's run that go into the manifest, beside those about its files.
 
     `settings` are the values of the scenario that decided the output, by config path. `parent` is there where the step
     makes a link of the chain. `sources` prove the inputs, and `appended` the newest record of the log that the step
@@ -52,7 +52,7 @@ class Facts(TypedDict, total=False):
 
 
 class Manifest(Facts):
-    """manifest.json of a committed output. `generation` is where it was committed, and proves that record."""
+    """manifest.json of a committed output. `generation` names the record of its generation, and so proves it."""
 
     step: str
     ds: str
@@ -78,7 +78,7 @@ class Collected(TypedDict):
 
 
 class RunRecord(TypedDict, total=False):
-    """What is kept of the run that made a commit; no digest depends on it. `metrics` and `series`: see tasks.contract;
+    """Record of the run that made a commit; no digest depends on it. `metrics` and `series`: see tasks.contract;
     `system`: system metrics by name, `seconds`: of `compute` and `imports`."""
 
     metrics: dict[str, Any]
@@ -99,7 +99,7 @@ GenerationRecord = TypedDict(
     },
 )
 """generation.json. `to`: the last day that the generation before had; `previous`: digest of the record before.
-`forgets`: rows of users were left out; which users is not kept anywhere."""
+`forgets`: rows of users were left out; the users' ids are not kept anywhere."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Generation:
 
     @property
     def source(self) -> Source | None:
-        """How a manifest names its record; the first generation has none."""
+        """Its record, as a manifest names it; None for the first generation, which has no record."""
         return None if self.digest is None else {"record": generation_key(self.number), "manifest": self.digest}
 
 

@@ -3,7 +3,7 @@
     STORE/SCENARIO/g0000/DS/STEP/commit.json              the commit record, put-if-absent: exists or not, never changes
     STORE/SCENARIO/g0000/DS/STEP/<manifest>/manifest.json digest of every file, of inputs, config and code
     STORE/SCENARIO/g0000/DS/STEP/<manifest>/...           the files
-    STORE/SCENARIO/g0001/generation.json                  from which day a corrected history replaces the older one
+    STORE/SCENARIO/g0001/generation.json                  the day from which a corrected history replaces the older
     STORE/SCENARIO/runs/, journal.jsonl, rejected/        times and metrics of runs; never part of a digest
 
 A step writes into scratch, files are fsynced, the manifest comes last, the folder is moved in by one rename, and one
@@ -60,12 +60,12 @@ class Commit:
 
     @property
     def uri(self) -> str:
-        """Where its files lie."""
+        """Path or URL of its files."""
         return f"{self.store.url}/{self.key}"
 
     @property
     def source(self) -> Source:
-        """How another manifest names it."""
+        """Its record, as another manifest names it."""
         return {
             "record": f"{commit_key(self.generation, self.ds, self.step)}/{RECORD}",
             "manifest": self.manifest_digest,
@@ -79,7 +79,7 @@ class Commit:
 
     @property
     def manifest(self) -> Manifest:
-        """What the manifest says, read once. Raises CorruptError where it is not the committed one."""
+        """The manifest, read once. Raises CorruptError where it is not the committed one."""
         if not self._read:  # functools.cached_property would hold one lock for all commits while it reads
             self._read.append(self.store.manifest_of(self))
         return self._read[0]
@@ -122,9 +122,7 @@ class ScenarioStore(RecordStore):
         record, _ = found
         folder = record["digest" if "folder" not in record else "manifest"][:FOLDER_NAME]  # earlier releases: by files
         if (record["step"], record["ds"], record.get("folder", folder)) != (step, ds, folder):
-            raise CorruptError(
-                f"{self.url}/{key}/{RECORD}: is not what was written there for {step} of {ds}; {self.remedy(ds)}"
-            )
+            raise CorruptError(f"{self.url}/{key}/{RECORD}: is not the record of {step} of {ds}; {self.remedy(ds)}")
         checked_name(folder, f"{self.url}/{key}/{RECORD}", self.remedy(ds))
         return Commit(step, ds, generation, record["digest"], record["manifest"], folder, self)
 
@@ -142,13 +140,13 @@ class ScenarioStore(RecordStore):
         # Its digest is right, but the record that names it may have been changed to name another output's.
         said, is_so = (manifest["step"], manifest["ds"], manifest["digest"]), (commit.step, commit.ds, commit.digest)
         if said != is_so or sha256_of(canonical_json(manifest["files"])) != commit.digest:
-            raise CorruptError(f"{self.url}/{key}: does not describe what the commit record names; {remedy}")
+            raise CorruptError(f"{self.url}/{key}: does not describe the output that the commit record names; {remedy}")
         for name in manifest["files"]:
             checked_name(name, f"{self.url}/{key}", remedy)
         return manifest
 
     def commit_keys(self) -> list[str]:
-        """Where the outputs of all generations lie that have a commit record, readable or not."""
+        """Returns the keys of all generations' outputs that have a commit record, readable or not."""
         return [commit_key(*place) for place in self.places()]
 
     def places(self) -> list[Place]:
@@ -173,21 +171,21 @@ class ScenarioStore(RecordStore):
         return found
 
     def commits_of(self, ds: str) -> list[Commit]:
-        """What is committed of a day, as seen from the newest generation."""
+        """Returns the commits of a day, as seen from the newest generation."""
         return self.commits_on(ds, self.generation_of(ds))
 
     def commits_on(self, ds: str, generation: int) -> list[Commit]:
-        """What is committed of a day in a generation."""
+        """Returns the commits of a day in a generation."""
         keys = self.keys(f"g{generation:04}/{ds}/*/{RECORD}")
         found = (self.commit_at(key.removesuffix(f"/{RECORD}")) for key in keys)
         return [commit for commit in found if commit is not None]
 
     def is_committed(self, digest: str, ds: str, generation: int) -> bool:
-        """Whether a step's output with that digest is committed on a day of a generation."""
+        """Says if a step's output with that digest is committed on a day of a generation."""
         return any(commit.digest == digest for commit in self.commits_on(ds, generation))
 
     def find_commit(self, step: str, digest: str) -> Commit | None:
-        """The committed output with that digest, in whatever day and generation."""
+        """The committed output with that digest, of any day and generation."""
         return next((c for c in self.commits() if c.step == step and c.digest == digest), None)
 
     def find_by_digest(self, step: str, digest: str) -> Path | None:
@@ -198,7 +196,7 @@ class ScenarioStore(RecordStore):
     def commit(
         self, step: str, ds: str, folder: Path, facts: Facts, generation: int | None = None
     ) -> tuple[Commit, bool]:
-        """Commits a finished folder; returns the commit that stands and whether it is ours.
+        """Commits a finished folder; returns the commit that stands, and True if it is ours.
 
         `facts` go into the manifest (inputs, config, code, gate). `generation` held the day when the inputs were read
         (default: the one that holds it now). Where another run committed first, theirs stands. Raises RetryLaterError
@@ -238,7 +236,7 @@ class ScenarioStore(RecordStore):
         return standing, False
 
     def _remove_leftovers(self, key: str, keep: Commit) -> None:
-        """Removes what killed runs published below `key` without a commit. The record stands, so no run needs it."""
+        """Removes files of killed runs below `key` that were not committed. The record stands: no run needs them."""
         for other in {found.rsplit("/", 1)[0] for found in self.keys(f"{key}/*/*")} - {keep.key}:
             self.objects.delete(other)
 
@@ -251,7 +249,7 @@ class ScenarioStore(RecordStore):
             )
 
     def verify(self, commit: Commit) -> None:
-        """Proves what `commit.folder` gives to a step. Raises CorruptError where a file, the manifest or the commit
+        """Proves the files of `commit.folder` for a step. Raises CorruptError where a file, the manifest or the commit
         record disagree, and BadInputError where the files were deleted as no longer needed."""
         files = self.manifest_of(commit)["files"]  # read again: it may have changed since the commit was found
         self.require_kept(commit)
@@ -279,7 +277,7 @@ class ScenarioStore(RecordStore):
             )
 
     def is_collected(self, commit: Commit) -> bool:
-        """Whether its files were deleted as no longer needed."""
+        """Says if its files were deleted as no longer needed."""
         return self._collected(commit) is not None
 
     def _collected(self, commit: Commit) -> str | None:
@@ -288,31 +286,31 @@ class ScenarioStore(RecordStore):
         return found[0]["reason"] if found else None
 
     def remedy(self, ds: str) -> str:
-        """What to do where an output of a day is damaged."""
+        """Returns the remedy where an output of a day is damaged."""
         return (
             "restore the file from a backup, or compute the day again in a new generation:"
             f" recloop chain replay {self.options} --from {ds}"
         )
 
-    # scratch, and what no digest depends on
+    # scratch, and records that no digest depends on
 
     def scratch(self) -> contextlib.AbstractContextManager[Path]:
         """A folder to write into. Leftovers of killed runs are removed."""
         return self.objects.scratch.folder()
 
     def keep_rejected(self, step: str, ds: str, folder: Path) -> str:
-        """Keeps what a refused step wrote (a validation's docs), outside the committed history; returns where."""
+        """Keeps a refused step's files (a validation's docs), outside the committed history; returns the place."""
         key = f"rejected/{ds}/{step}"
         self.objects.delete(key)
         self.objects.publish(folder, key, files_of(folder))
         return f"{self.url}/{key}"
 
     def run_record(self, commit: Commit) -> RunRecord:
-        """What the runner kept of the run that made a commit, see `record_key`; {} where it kept nothing."""
+        """Returns the record of the run that made a commit, see `record_key`; {} where the runner kept none."""
         key = record_key(commit.generation, commit.ds, commit.step)
         found = self.record(key, RunRecord, "remove it: it holds only times and metrics")
         return found[0] if found else {}
 
     def committed_at(self, commit: Commit) -> float:
-        """When the commit record was written, in seconds since 1970; no digest depends on it."""
+        """Returns the time at which the commit record was written, in seconds since 1970; no digest depends on it."""
         return self.objects.time_of(f"{commit_key(commit.generation, commit.ds, commit.step)}/{RECORD}")

@@ -1,6 +1,6 @@
 """Folders to write into before a commit: scratch folders, and folders that a killed run leaves to the next one.
 
-WORK/.scratch/<uuid>, <uuid>.lock    of one run; its lock says whether the run is alive
+WORK/.scratch/<uuid>, <uuid>.lock    of one run; its lock is held while the run is alive
 WORK/.resume/NAME/KEY, NAME.lock     progress of a resumable step; KEY is a digest of its inputs, config and code
 """
 
@@ -56,7 +56,7 @@ class Scratch:
     @contextlib.contextmanager
     def resume_folder(self, name: str, key: str) -> Iterator[Path | None]:
         """A folder that a killed run leaves to the next one of equal `key`; a run that ends removes it, and so does one
-        of another key. None where another process is at it: what it does is not shared."""
+        of another key. None where another process uses it: two processes do not share it."""
         top = _own_folder(_own_folder(self.work / RESUME) / name)
         if (top / key).is_symlink():
             (top / key).unlink()
@@ -74,7 +74,7 @@ class Scratch:
             yield top / key
             # Not in a `finally`: a run that fails leaves its progress to the next one, as a killed one does.
             shutil.rmtree(top, ignore_errors=True)
-            _lock_of(top).unlink(missing_ok=True)  # FileLock looks whether the file it has locked is still there
+            _lock_of(top).unlink(missing_ok=True)  # FileLock checks that the file it has locked is still there
 
     def resumable(self) -> list[str]:
         """Names of the folders that killed runs left to a next one."""
@@ -89,12 +89,12 @@ class Scratch:
             _lock_of(top).unlink(missing_ok=True)
 
     def resume_place(self, name: str, key: str) -> Path:
-        """Where that folder is, or would be."""
+        """Returns the path of that folder, which may not exist yet."""
         return self.work / RESUME / name / key
 
 
 def _own_folder(folder: Path) -> Path:
-    """The folder, made where it is missing. Raises CorruptError where it is a symlink: what lies below is removed, and
+    """The folder, made where it is missing. Raises CorruptError where it is a symlink: files below are removed, and
     must not be somebody else's."""
     if folder.is_symlink():
         raise CorruptError(f"{folder}: a symlink where the store's own folder belongs; remove the symlink")

@@ -1,5 +1,5 @@
-"""Which source files decide what a step does: its module and all of the project that it imports, found by reading
-the imports, with the data files (templates) beside them. Their digest is stamped on every output, and dvc.yaml names
+"""Source files that decide a step's output: its module and all of the project that it imports, found by reading the
+imports, with the data files (templates) beside them. Their digest is stamped on every output, and dvc.yaml names
 them as dependencies."""
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ def _data_files(package: Path) -> set[str]:
 
 @functools.cache
 def _imports(file: Path) -> list[Path]:
-    """Files of the project that a file imports, wherever in it the import stands."""
+    """Files of the project that a file imports, also inside its functions."""
     found: list[Path] = []
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
             found += [path for alias in node.names for path in _files(alias.name)]
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             found += _files(node.module)
-            # What is imported from a package may be a module of it.
+            # A name imported from a package may be a module of it.
             found += [path for alias in node.names for path in _files(f"{node.module}.{alias.name}")]
     return found
 

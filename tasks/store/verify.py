@@ -2,7 +2,7 @@
 
 A commit record names its manifest by digest, a manifest its files, the commits of its inputs, the record of its
 generation, and the newest record of the log that the step appends to. Generations and champion records name the record
-before them. So whatever is changed, something that names it disagrees. Nothing names the newest records: they could be
+before them. So a change of any of them contradicts a digest elsewhere. Nothing names the newest records: they could be
 replaced together with all that they name. `Proof.head` is a digest over them, to be kept elsewhere and compared.
 """
 
@@ -47,8 +47,8 @@ _KNOWN = {
 
 @dataclass(frozen=True)
 class Proof:
-    """What `verify` read: commits, bytes of their files, and a message for each problem. `replaced` are problems of
-    outputs that a newer generation has computed again, so that the chain does not stand on them."""
+    """Result of `verify`: commits read, bytes of their files, and a message for each problem. `replaced` are problems
+    of outputs that a newer generation has computed again, so that the chain does not stand on them."""
 
     commits: int
     bytes: int
@@ -58,7 +58,7 @@ class Proof:
 
 
 def verify(scenario: Scenario, store: ScenarioStore) -> Proof:
-    """Reads everything that is committed, and what names it."""
+    """Reads everything that is committed, and the records that name it."""
     verifier = _Verifier(scenario, store)
     problems = list(verifier.problems())
     num_bytes = sum(file["bytes"] for _, manifest in verifier.sound for file in manifest["files"].values())
@@ -101,7 +101,7 @@ class _Verifier:
             yield from self._strangers()
 
     def _unless_replaced(self, place: Place, problems: Iterator[str]) -> Iterator[str]:
-        """Without what concerns an output that the newest generation has computed again: that was the remedy."""
+        """Leaves out problems of an output that the newest generation has computed again: that was the remedy."""
         holder = holder_of(place.ds, self.generations) if self.generations else place.generation
         if holder > place.generation and place._replace(generation=holder) in self.places:
             self.replaced += [f"{problem} (generation {holder} holds it now)" for problem in problems]
@@ -109,7 +109,7 @@ class _Verifier:
             yield from problems
 
     def _output(self, place: Place) -> Iterator[str]:
-        """Whether the record, the manifest and the files are as they were committed."""
+        """Yields the problems of a record, a manifest or files that are not as they were committed."""
         try:
             commit = self.store.commit_at(commit_key(*place))
             assert commit is not None  # noqa: S101 (its key was listed just now)
@@ -148,7 +148,7 @@ class _Verifier:
             yield str(error)
 
     def _champion(self) -> Iterator[str]:
-        """Whether the checkpoint that serves is one of the store's; older records may name what `dvc` has removed."""
+        """Yields a problem if the champion's checkpoint is not in the store; `dvc` may have removed older ones."""
         if not self.champions:
             return
         entry = self.champions[-1]
@@ -163,7 +163,7 @@ class _Verifier:
             )
 
     def _strangers(self) -> Iterator[str]:
-        """What lies among the records and is none of them, so that no digest covers it."""
+        """Yields a problem for each entry that is neither a record nor an output, so that no digest covers it."""
         looked_at = {commit.key for commit, _ in self.sound}
         sound = {commit.key.rpartition("/")[0] for commit, _ in self.sound}
         looked_at |= {commit_key(*place) for place in self.places} - sound
@@ -178,7 +178,7 @@ class _Verifier:
                 yield f"{self.store.url}/{key}: is not a record or an output of the store; move it out of the store"
 
     def _sources(self, commit: Commit, manifest: Manifest) -> Iterator[str]:
-        """Whether all that the manifest names is what lies there now."""
+        """Yields a problem for each record that the manifest names and that has another digest now."""
         own = manifest.get("generation")
         if "generation" in manifest and (own["record"].split("/")[0] if own else "g0000") != f"g{commit.generation:04}":
             yield f"{commit.uri}: was committed in another generation; {self.store.remedy(commit.ds)}"

@@ -9,7 +9,7 @@ from tasks.tracking.registry import Version, set_alias, versions
 
 
 def mirror_alias(log: ChampionLog, read: Callable[[str], list[Version]] | None = None) -> bool:
-    """Moves MLflow's alias `champion` to what the log says; returns whether it had to move. `read` lists the versions.
+    """Moves MLflow's alias `champion` to the log's version; returns True if it had to move. `read` lists the versions.
 
     A version that was deleted in MLflow has no alias; `recloop status` names it.
     """

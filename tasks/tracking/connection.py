@@ -1,4 +1,4 @@
-"""Where MLflow is, and its client.
+"""The address of MLflow, and its client.
 
 `MLFLOW_TRACKING_URI` names the place (default: SQLite in .recloop below the working folder). `RECLOOP_MLFLOW_SERVER`
 may name a server in front of the same database: while it answers, the client talks to it, which saves opening the
@@ -55,13 +55,13 @@ class RefusedError(BadInputError):
 
 
 def tracking_uri() -> str:
-    """Where MLflow keeps runs and versions."""
+    """Returns the address at which MLflow keeps runs and versions."""
     given = os.environ.get("MLFLOW_TRACKING_URI")
     return given or f"sqlite:///{Path.cwd() / '.recloop' / 'mlflow.db'}"
 
 
 def client_uri() -> str:
-    """What the client is pointed at: the tracking URI, or a server in front of it that answers."""
+    """Returns the address for the client: the tracking URI, or a server in front of it that answers."""
     server = os.environ.get("RECLOOP_MLFLOW_SERVER", "").rstrip("/")
     # The server spares each step the import of MLflow's code for databases.
     if server and not tracking_uri().startswith(("http://", "https://")) and _answers(server):
@@ -81,7 +81,7 @@ def _answers(server: str) -> bool:
 
 
 def artifact_root(experiment: str) -> str | None:
-    """Where an experiment's files go: beside the database, the same for every process; a server decides itself."""
+    """Returns the URI for an experiment's files, beside the database for every process; None where a server decides."""
     file = _sqlite_file(tracking_uri())
     return (file.resolve().parent / "mlartifacts" / experiment).as_uri() if file else None
 
@@ -157,7 +157,7 @@ def retrying(function: Callable[[], Result]) -> Result:
 
 
 def _library_errors() -> tuple[type[Exception], ...]:
-    """What MLflow's client raises; SQLAlchemy is not installed where no database is (a step's image)."""
+    """Returns the errors of MLflow's client; SQLAlchemy is not installed where no database is (a step's image)."""
     from mlflow.exceptions import MlflowException
 
     try:

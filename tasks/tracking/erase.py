@@ -1,7 +1,7 @@
-"""Deleting what MLflow holds of days that rows of users were left out of, files included.
+"""Deletes MLflow's entries of days that rows of users were left out of, files included.
 
-MLflow's own deletions only mark entries as deleted and leave their files. An entry is deleted after its files, so what
-was interrupted is found again. The entries of the database hold digests, counts and metrics, and no row.
+MLflow's own deletions only mark entries as deleted and leave their files. An entry is deleted after its files, so an
+interrupted deletion is found again. The entries of the database hold digests, counts and metrics, and no row.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tasks.tracking.runs import PARENT, Run, Runs, experiment_id_of
 
 MODELS = "models"
 IsForgotten = Callable[[str | None, int], bool]
-"""Whether rows were left out of a day (ds) of a generation since."""
+"""Says if rows were left out of a day (ds) of a generation since."""
 
 
 def erase_versions(scenario: Scenario, gone: Sequence[str], is_forgotten: IsForgotten) -> None:
@@ -44,7 +44,7 @@ def _model_id(model: str, version: str) -> str | None:
 
 
 def _is_over(model_id: str, is_forgotten: IsForgotten) -> bool:
-    """Whether a logged model without a version is deleted already but for its files, or is of a forgotten day."""
+    """Says if a logged model without a version is deleted already but for its files, or is of a forgotten day."""
     logged = _found(partial(client().get_logged_model, model_id))
     run = _found(partial(client().get_run, logged.source_run_id)) if logged and logged.source_run_id else None
     if logged is None or run is None:
@@ -61,7 +61,7 @@ def _erase_model(model_id: str) -> None:
 
 
 def erase_runs(scenario: Scenario, days: Iterable[tuple[int, str]]) -> int:
-    """Deletes the runs of days, each a generation and a ds, with their artifacts; returns how many."""
+    """Deletes the runs of days, each a generation and a ds, with their artifacts; returns the number of runs."""
     runs, num = Runs(scenario), 0
     for generation, ds in days:
         found = runs.find({"recloop.generation": str(generation), "recloop.ds": ds})
@@ -78,7 +78,7 @@ def _erase_run(run: Run) -> None:
 
 
 def _found(get: Callable[[], Any]) -> Any:
-    """What MLflow answers; None where it has no such entry."""
+    """Returns MLflow's answer; None where it has no such entry."""
     try:
         return call(get)
     except RefusedError as error:

@@ -2,7 +2,7 @@
 
 Reads one line of JSON from stdin, {"model": folder of the registered version, "reference": Parquet file}, and writes
 one to stdout. MLflow is imported before stdin is read, so that deploy can fetch the model at the same time.
-Imports nothing of this project: serving a registered model must not need more than what is in it.
+Imports nothing of this project: serving a registered model must need nothing but its own files.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def main(model_folder: str, reference: str) -> dict[str, object]:
-    """{"rows", "max_difference": {task: number}, "own_code": whether the scorer came from the model itself}."""
+    """{"rows", "max_difference": {task: number}, "own_code": True if the scorer came from the model itself}."""
     import mlflow.pyfunc
     import numpy as np
     import pandas as pd
@@ -38,14 +38,14 @@ def main(model_folder: str, reference: str) -> dict[str, object]:
 
 
 def prepare() -> None:
-    """What the model needs, while deploy fetches it."""
+    """Loads the libraries that the model needs, while deploy fetches it."""
     for name in ("mlflow.pyfunc", "numba", "onnxruntime", "pandas", "pyarrow", "scipy.linalg"):
-        with contextlib.suppress(ImportError):  # what is really missing is reported when the model is loaded
+        with contextlib.suppress(ImportError):  # a library that is really missing is reported when the model is loaded
             importlib.import_module(name)
     with contextlib.suppress(ImportError):
         import numba
 
-        # numba fills its tables of known functions when it first compiles; loading what it has cached needs them too.
+        # numba fills its tables of known functions when it first compiles; loading its cached code needs them too.
         numba.njit(lambda x: x + 1)(0)
 
 

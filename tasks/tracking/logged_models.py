@@ -34,7 +34,7 @@ from tasks.tracking.unregistered import clear_mark, delete_unregistered, mark_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from tasks.tracking import pyfunc_model  # noqa: F401 (part of what is registered, so part of the code's digest)
+    from tasks.tracking import pyfunc_model  # noqa: F401 (part of the registered model, so part of the code's digest)
 
 SCORER = "serving/scorer.py"
 MODEL_CODE = "pyfunc_model.py"
@@ -65,8 +65,8 @@ goes to `/invocations` as `{{"inputs": [{{"column": value, ...}}, ...]}}`."""
 
 @dataclass(frozen=True)
 class LoadCheck:
-    """What a fresh process found. `problem`: why the version does not load, or nothing. `own_code`: whether the code
-    that scored is the registered one."""
+    """Findings of a fresh process. `problem`: the reason why the version does not load, else empty. `own_code`: True if
+    the code that scored is the registered one."""
 
     problem: str = ""
     rows: int = 0
@@ -74,7 +74,7 @@ class LoadCheck:
     own_code: bool = False
 
     def refusal(self, tolerance: float) -> str | None:
-        """Why the version may not serve; None where it reproduces the stored scores within the tolerance."""
+        """Returns a reason not to serve the version; None if it reproduces the stored scores within the tolerance."""
         if self.problem:
             return f"the registered model does not load: {self.problem}"
         if not self.own_code:
@@ -129,7 +129,7 @@ def _write_model(scenario: Scenario, export: Path, scratch: Path, required: Coll
     flavor["artifacts"] = {"export": {"path": EXPORT, "uri": "export"}}
     (model / EXPORT).mkdir(parents=True)
     for file in sorted(export.iterdir()):
-        if file.name != MANIFEST:  # it says how the export was made, not what it is
+        if file.name != MANIFEST:  # about the making of the export, not part of its content
             shutil.copyfile(file, model / EXPORT / file.name)
     write_recipe(model, recipe.to_dict())
     return model
@@ -157,7 +157,7 @@ def _log_model(scenario: Scenario, export: Path, model: Path, key: RunKey, tags:
 
 
 def _pinned(name: str) -> str:
-    """The requirement of what is here; a step's image has MLflow without its server, which has the same version."""
+    """The requirement of the installed version; a step's image has MLflow without its server, of the same version."""
     return f"{name}=={installed('mlflow-skinny' if name == 'mlflow' else name)}"
 
 
@@ -193,7 +193,7 @@ def _settled(model: str, tags: Mapping[str, str]) -> Version:
 
 
 def _serving_code(folder: Path) -> list[str]:
-    """The scorer and what it imports, copied into packages of their own; nothing else of the project is registered."""
+    """The scorer and its imports, copied into packages of their own; nothing else of the project is registered."""
     for name in sorted(imported_files(SCORER)):
         for file in (ROOT / name, (ROOT / name).parent / "__init__.py"):
             target = folder / file.relative_to(ROOT)
@@ -220,7 +220,7 @@ def _example(export: Path) -> list[dict[str, Any]]:
 
 
 def _signature(tasks: Collection[str]) -> Any:
-    """What comes out. What goes in is in the version's description: see pyfunc_model for the reason."""
+    """Returns the model's outputs. Its inputs are in the version's description: see pyfunc_model for the reason."""
     from mlflow.models import ModelSignature
     from mlflow.types.schema import ColSpec, DataType, Schema
 
@@ -275,7 +275,7 @@ def _fresh_python(script: Path, folder: Path) -> Iterator[subprocess.Popen[str]]
 
 
 def _fetch(model: str, version: str, target: Path) -> Path:
-    """The files of a registered version on this machine: where they are, or copied to `target`."""
+    """The files of a registered version on this machine: in their own place, or copied to `target`."""
     mlflow = quiet_mlflow()
     place = urlsplit(call(partial(client().get_model_version_download_uri, model, version)))
     uri, local = f"models:/{model}/{version}", place.scheme in ("", "file")

@@ -1,11 +1,11 @@
-"""The files of a registered model: what MLflow would execute or read when it loads the model, proven by digests.
+"""The files of a registered model that MLflow would execute or read when it loads the model, proven by digests.
 
 `register` computes the digests before anything reaches MLflow, and commits them. Before a version is loaded, its files
 are compared with them and copied to a private folder, from which it is loaded. So a change of the registry's files is
 refused, and one that comes after the comparison has no effect.
 
 MLflow's recipe (`MLmodel`) is rewritten as JSON, which is YAML too, so that the reader of control records can read it.
-Its digest leaves out what MLflow draws at random: ids, times, paths, and versions of this machine's Python.
+Its digest leaves out parts that differ between equal models: ids, times, paths, and versions of this machine's Python.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Files = dict[str, FileFacts]
 
 
 def read_recipe(folder: Path, remedy: str) -> dict[str, Any]:
-    """What of MLflow's recipe is equal on all machines; a dict, because its keys are MLflow's."""
+    """Reads the part of MLflow's recipe that is equal on all machines; a dict, because its keys are MLflow's."""
     place = folder / RECIPE
     recipe = read_record_file(place, dict[str, Any], remedy)
     flavors: Any = recipe.get("flavors")
@@ -53,7 +53,7 @@ def write_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def digests_of(folder: Path) -> Files:
-    """Digest and size of each file that a load may read, by name; of the recipe, what is equal on all machines."""
+    """Digest and size of each file that a load may read, by name; of the recipe, the part equal on all machines."""
     remedy = "register the export again"
     found: Files = {}
     for name in sorted(_names(folder, remedy)):
@@ -125,7 +125,7 @@ def _walk(top: Path, below: str, remedy: str) -> Iterator[str]:
             name = f"{below}{entry.name}"
             mode = entry.stat(follow_symlinks=False).st_mode
             if stat.S_ISDIR(mode) and entry.name == CACHE:
-                continue  # what Python compiled when somebody loaded the model here; it is never copied
+                continue  # compiled by Python when somebody loaded the model here; it is never copied
             if stat.S_ISDIR(mode) and name.count("/") < MAX_DEPTH:
                 yield from _walk(top, f"{name}/", remedy)
             elif stat.S_ISREG(mode):

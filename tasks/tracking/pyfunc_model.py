@@ -60,7 +60,7 @@ def _columns(rows: Any) -> pd.DataFrame | dict[str, list[Any]]:
 
 
 def _plain_column(column: Any) -> Any:
-    """One value instead of a column stays what it is: `Scorer` refuses it by name."""
+    """One value instead of a column stays as it is: `Scorer` refuses it by name."""
     is_one = isinstance(column, str | bytes) or not hasattr(column, "__len__")
     return column if is_one else [_plain(value) for value in column]
 

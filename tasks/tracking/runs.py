@@ -35,7 +35,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class RunKey:
-    """What identifies a run: a step of a day; without `step` the day; without `ds` the whole chain."""
+    """Identity of a run: a step of a day; without `step` the day; without `ds` the whole chain."""
 
     scenario: str
     generation: int
@@ -49,7 +49,7 @@ class RunKey:
 
     @property
     def name(self) -> str:
-        """What people see: `train 1997-11-12`, `1997-11-12`, `movielens chain`."""
+        """Name that people see: `train 1997-11-12`, `1997-11-12`, `movielens chain`."""
         name = " ".join(part for part in (self.step, self.ds) if part) or f"{self.scenario} chain"
         return name + (f" (generation {self.generation})" if self.generation else "")
 

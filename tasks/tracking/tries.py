@@ -1,4 +1,4 @@
-"""A run of its own for each try: what was changed, and what the change is worth."""
+"""A run of its own for each try: the changed settings, and the gain or loss that they bring."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEY_TAG = "recloop.try_key"
 
 @dataclass(frozen=True)
 class TryRun:
-    """What MLflow shows of a try. `metrics` are (name, value, step); a step is the number of a day."""
+    """Facts of a try that MLflow shows. `metrics` are (name, value, step); a step is the number of a day."""
 
     scenario: Scenario
     name: str

@@ -65,7 +65,7 @@ def _is_abandoned(logged: Any) -> bool:
 
 
 def _started(pid: int) -> str | None:
-    """When a process of this machine began, as its number can be given again; None where it has ended."""
+    """Returns the start time of a process of this machine, because numbers are reused; None where it has ended."""
     import psutil
 
     try:

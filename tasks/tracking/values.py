@@ -1,4 +1,4 @@
-"""What a step reported, in the form that MLflow takes: params by name, metrics as points."""
+"""Values that a step reported, in the form that MLflow takes: params by name, metrics as points."""
 
 from __future__ import annotations
 

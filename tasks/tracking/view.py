@@ -30,7 +30,7 @@ COMPLETE = "recloop.complete"
 
 
 class TrialFacts(TypedDict, total=False):
-    """What is shown of a trial of a search."""
+    """Facts that are shown of a trial of a search."""
 
     number: int
     state: str
@@ -55,22 +55,22 @@ class Done:
 
     @cached_property
     def end_ms(self) -> int:
-        """When it was committed."""
+        """Time of the commit."""
         # No file that has a digest holds a clock.
         return int(self.commit.store.committed_at(self.commit) * 1000)
 
     @property
     def seconds(self) -> float:
-        """How long the work took, imports included."""
+        """Duration of the work, imports included."""
         return sum(float(self.record.get("seconds", {}).get(part, 0.0)) for part in ("imports", "compute"))
 
     @property
     def start_ms(self) -> int:
-        """When the work began."""
+        """Start of the work."""
         return self.end_ms - int(1000 * self.seconds)
 
     def headline(self, step: int = 0) -> list[Metric]:
-        """What its day shows of it."""
+        """Returns its metrics that the run of its day shows."""
         found = headline(self.record.get("metrics", {}), self.declared.headline)
         return [Metric(name, value, self.end_ms, step) for name, value in found]
 
@@ -130,7 +130,7 @@ class View:
         self.runs.finish(run, end_ms)
 
     def _show_day(self, generation: int, ds: str) -> Run:
-        """The run of a day, with what is known of it by now."""
+        """The run of a day, with all that is known of it by now."""
         steps = self._done_on(ds, generation)
         begins = [done.start_ms for done in steps] or [0]
         run = self.runs.open(RunKey(self.scenario.name, generation, ds), min(begins), note=self.scenario.description)
@@ -146,7 +146,7 @@ class View:
         return run
 
     def _verdict(self, steps: Sequence[Done]) -> str:
-        """How the day went: the first no of a gate, else what a step says of the day, else how far it is."""
+        """Returns the day's result: the first no of a gate, else a step's sentence on the day, else its progress."""
         for done in steps:
             if gate := done.commit.manifest.get("gate"):
                 return f"{done.declared.name}: {gate}"
@@ -181,7 +181,7 @@ class View:
         return len(day_range(self.scenario, str(self.scenario.data.days.first), ds))
 
     def _show_trials(self, parent: Run, file: Path) -> None:
-        """A run for each trial of a search, nested under the step's: what was tried, and its result."""
+        """A run for each trial of a search, nested under the step's: the values tried, and the result."""
         trials = read_record_file(file, Trials, extra="ignore")["trials"]
         known = {run.tags.get("recloop.trial"): run for run in self.runs.find({PARENT: parent.run_id})}
         for position, trial in enumerate(trials):
@@ -201,7 +201,7 @@ class View:
 
 
 def _readable(folder: Path) -> Iterator[Path]:
-    """What a person reads: JSON and HTML files, and the data docs."""
+    """Yields the files that people read: JSON and HTML files, and the data docs."""
     for file in sorted(folder.iterdir()):
         facts = file.lstat()
         is_text = file.suffix in (".json", ".html") and facts.st_size <= MAX_FILE_BYTES

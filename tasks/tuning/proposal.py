@@ -1,4 +1,4 @@
-"""What a search proposes: its trials, the best values and the evidence for them; and taking it over."""
+"""The proposal of a search: its trials, the best values and the evidence for them; and the command to accept it."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Change(TypedDict):
 
 
 class Proposal(TypedDict):
-    """proposal.json. `best` are the winner's values by path, trial 0's where no trial was better; `changes` what that
-    means for the scenario file."""
+    """proposal.json. `best` are the winner's values by path, trial 0's where no trial was better; `changes` those
+    that the scenario file does not have."""
 
     study: str
     scenario: str
@@ -59,7 +59,7 @@ def winner(trials: Sequence[Trial], *, maximize: bool) -> Trial:
 
 
 def changes_of(scenario: Scenario, best: Mapping[str, Any]) -> dict[str, Change]:
-    """What has to change in the scenario to have the best values."""
+    """Returns the changes that give the scenario the best values."""
     document = scenario.model_dump(mode="json", by_alias=True)
     own = {path: value_in(document, path) for path in best}
     return {path: {"old": own[path], "new": value} for path, value in best.items() if value != own[path]}
@@ -98,7 +98,7 @@ def proposal_table(folder: Path, options: str) -> str:
 
 def _verdict(proposal: Proposal, options: str) -> list[str]:
     if not proposal["better"]:
-        return ["no trial was better than what serves: nothing to change"]
+        return ["no trial was better than the champion's values: nothing to change"]
     lines = [f"{task}: {_difference(facts)} against trial 0" for task, facts in sorted(proposal["evidence"].items())]
     lines.append(doubt(proposal) or "the gain is beyond chance")
     lines += [f"{path}: {c['old']} -> {c['new']}" for path, c in sorted(proposal["changes"].items())]
@@ -107,7 +107,7 @@ def _verdict(proposal: Proposal, options: str) -> list[str]:
 
 
 def doubt(proposal: Proposal) -> str | None:
-    """Why the gain is not certain; None where it is."""
+    """Returns the reason why the gain is not certain; None where it is certain."""
     if proposal["certain"]:
         return None
     unknown = {task: facts["reason"] for task, facts in proposal["evidence"].items() if facts["verdict"] == "unknown"}
@@ -166,9 +166,9 @@ def apply(scenario: Scenario, changes: Mapping[str, Change], ds: str) -> None:
         if (own := own_value(now, path)) != change["old"]:
             raise BadInputError(
                 f"{place_of(file, *path.split('.'))}: {path}: is {own!r}, the proposal started from"
-                f" {change['old']!r}; tune again from what it is now"
+                f" {change['old']!r}; tune again from its present value"
             )
-    # Refuses what the scenario does not allow, before the file is touched.
+    # Refuses values that the scenario does not allow, before the file is touched.
     with_values(now, {path: change["new"] for path, change in changes.items()})
     yaml = YAML(typ="rt")
     # ruamel would wrap lines that their owner wrote as one.

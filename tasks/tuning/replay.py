@@ -26,7 +26,7 @@ TAIL_DRAWS, MAX_DRAWS = 20, 10_000  # an end of an interval needs about ten draw
 
 
 class Difference(TypedDict):
-    """The AUC of the best trial minus that of trial 0 on the judged rows, its interval, and what both are worth.
+    """The AUC of the best trial minus that of trial 0 on the judged rows, its interval, and the judgement on it.
 
     `verdict` (models.metrics.judgement.Verdict) and `reason` are a text here, so that reading needs no NumPy. The
     numbers are None where they are undefined.
@@ -41,7 +41,7 @@ class Difference(TypedDict):
 
 @dataclass(frozen=True)
 class Gain:
-    """Whether the best trial's gain is certain: beyond chance in some task, and no task is worse or unknown.
+    """The best trial's gain. It is `certain` if it is beyond chance in some task, and no task is worse or unknown.
 
     `by_task` is empty where nothing was changed.
     """
@@ -63,7 +63,7 @@ class Replay:
     events: Mapping[str, Path]
 
     def differences(self) -> list[tuple[str, Any, Any]]:
-        """Config paths at which the scenario differs from what serves, with both values."""
+        """Config paths at which the scenario differs from the champion's settings, with both values."""
         found: list[tuple[str, Any, Any]] = []
 
         def compare(path: str, old: Any, new: Any) -> None:
@@ -121,7 +121,7 @@ class Replay:
         return output
 
     def judged_by(self, ds: str) -> str:
-        """Which scores judge a day: the holdout's of the first day, the parent's of all rows of later days."""
+        """Names the scores that judge a day: the holdout's of the first day, the parent's of all rows of later days."""
         return "holdout" if ds == min(self.samples) else "progressive"
 
     def evidence(self, champion: Candidate, best: Candidate, num_trials: int, scratch: Path) -> Gain:

@@ -14,12 +14,12 @@ from feature_jobs.schema import Scenario, SearchRange
 from feature_jobs.schema.explain import explain
 
 SAME_SAMPLES = ("enabled", "buckets", "scale", "table", "embedding")
-"""Fields of a feature that decide how a sample is read, not what is in it."""
+"""Fields of a feature that decide on the reading of a sample, not on its content."""
 SERVED = ("model", "train", "features")
-"""Sections that decide what a checkpoint is."""
+"""Sections that decide on the content of a checkpoint."""
 SEARCHED = ("model", "train", "features", "join")
 JUDGING = ("data", "ingest", "labels", "outcomes", "evaluate")
-SIGNIFICANT_DIGITS = 4  # of a searched number: what is written into the scenario is exactly what was tried
+SIGNIFICANT_DIGITS = 4  # of a searched number: exactly the value that was tried is written into the scenario
 MISSING = object()
 
 
@@ -39,7 +39,7 @@ class Dimension:
 
     @property
     def is_int(self) -> bool:
-        """Whether the path holds whole numbers, as the scenario's own value does."""
+        """True where the path holds whole numbers, as the scenario's own value does."""
         return isinstance(self.own, int)
 
     @property
@@ -61,7 +61,7 @@ class Dimension:
         """The value for the scenario that Optuna's value stands for."""
         if self.choices:
             return json.loads(raw)
-        # Known values must not be rounded: trial 0 is what serves, exactly.
+        # Known values must not be rounded: trial 0 has exactly the champion's.
         if self.is_int or raw in (self.champion, self.own):
             return raw
         return float(f"{raw:.{SIGNIFICANT_DIGITS}g}")
@@ -124,13 +124,13 @@ def serving_scenario(scenario: Scenario, served: Mapping[str, Any] | None) -> Sc
 
 
 def joins_again(path: str) -> bool:
-    """Whether another value at the path needs other samples than those that are committed."""
+    """Says if another value at the path needs other samples than those that are committed."""
     section, *rest = path.split(".")
     return section == "join" or (section == "features" and len(rest) > 1 and rest[1] not in SAME_SAMPLES)
 
 
 def event_days(scenario: Scenario) -> int:
-    """How many days of events before the tuned one a study reads: none where no trial joins again."""
+    """Returns the number of days of events before the tuned one that a study reads: 0 where no trial joins again."""
     joining = {path: search for path, (_, search) in _searched(scenario).items() if joins_again(path)}
     if not joining:
         return 0
@@ -200,7 +200,7 @@ def _refuse_fixed(scenario: Scenario, pattern: str, path: str) -> None:
     section = path.split(".", maxsplit=1)[0]
     place = f"{scenario.place_of('tune', 'space', pattern)}: tune.space: {path}"
     if section in JUDGING or path == "train.holdout_share":
-        raise BadInputError(f"{place}: decides which rows judge a trial, and must be the same for all; take it out")
+        raise BadInputError(f"{place}: selects the rows that judge a trial, and must be the same for all; take it out")
     if section not in SEARCHED:
         raise BadInputError(f"{place}: has no part in training; search in {', '.join(SEARCHED)}")
 
@@ -215,7 +215,7 @@ def _dimension(scenario: Scenario, path: str, search: SearchRange, champion: Any
     # In Python True is an int, too.
     if any(isinstance(value, bool) or not isinstance(value, int | float) for value in (champion, own)):
         raise BadInputError(f"{place}: the scenario's {own!r} is not a number; give choices instead of low and high")
-    # Optuna replaces known values that lie outside of the range, and trial 0 must have what serves.
+    # Optuna replaces known values that lie outside of the range, and trial 0 must have the champion's.
     low, high = min(search.low, champion, own), max(search.high, champion, own)
     if search.log and low <= 0:
         raise BadInputError(f"{place}: {low} has no logarithm; raise it above zero, or leave log out")

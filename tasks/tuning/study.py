@@ -1,6 +1,6 @@
 """A study that several processes search together and that survives any of them being killed.
 
-Optuna's journal file holds the trials. File locks say which processes are alive: the kernel frees the lock of a killed
+Optuna's journal file holds the trials. A held file lock shows a living process: the kernel frees the lock of a killed
 process at once, on any machine that has locks on the store's file system. A running trial whose lock is free was killed
 and counts as failed, and its values are the next to be tried. (Optuna's heartbeat would need a database, and would wait
 for it.) Samplers are seeded by a trial's place among those that count, so that a study that is killed and resumed by
@@ -32,7 +32,7 @@ CHAMPION, OWN, ERROR = "champion", "own", "error"
 WAIT_S = 0.2
 MAX_DRAWS = 30  # of values for one trial; in a small space all may have been tried
 Report = Callable[[float], bool]
-"""Takes the objective so far after one more replayed day; returns whether the trial should stop."""
+"""Takes the objective so far after one more replayed day; returns True if the trial should stop."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class Candidate:
 
 
 Objective = Callable[[Candidate, Path, Report], Judged | None]
-"""What to try, a scratch folder and `Report` → the trial's value, or None where it stopped early."""
+"""A candidate, a scratch folder and `Report` → the trial's value, or None where it stopped early."""
 
 
 class Trial(TypedDict):
-    """A trial as it is reported. `value` is None where it was pruned or failed; `error` says why it failed."""
+    """A trial as it is reported. `value` is None where it was pruned or failed; `error` is the reason why it failed."""
 
     number: int
     state: str
@@ -73,7 +73,7 @@ class Study:
     def __init__(
         self, scenario: Scenario, ds: str, space: list[Dimension], folder: Path, *, differs: bool = False
     ) -> None:
-        """`differs`: the scenario has other settings than what serves, also where the space does not look."""
+        """`differs`: the scenario's settings are not the champion's, also at paths outside the space."""
         import optuna
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
@@ -82,7 +82,7 @@ class Study:
         folder.mkdir(parents=True, exist_ok=True)
         self.scenario, self.ds, self.space, self.folder = scenario, ds, space, folder
         self.differs = differs
-        self.mutex = FileLock(folder / "study.lock")  # whose turn it is to ask for a trial
+        self.mutex = FileLock(folder / "study.lock")  # held by the process that asks for a trial
         self.distributions = {dimension.path: dimension.distribution for dimension in space}
         journal = folder / "study.journal"
         # Not Optuna's own lock, a file that a killed process leaves behind.
@@ -119,7 +119,7 @@ class Study:
                 time.sleep(WAIT_S)
 
     def trials(self) -> list[Trial]:
-        """What was tried, trial 0 first: the values that serve."""
+        """Returns the trials in order. Trial 0 has the values of the champion."""
         counted = [t for t in self.study.get_trials(deepcopy=False) if _counts(t)]
         counted.sort(key=lambda t: (CHAMPION not in t.user_attrs, t.number))
         return [
@@ -185,7 +185,7 @@ class Study:
         shutil.rmtree(self.folder / f"trial-{number}", ignore_errors=True)
 
     def _known_values(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """What is tried first: the values that serve, then the scenario's own where they are others.
+        """Yields the values to try first: the champion's, then the scenario's own where they differ.
 
         A scenario's values can be of any type.
         """
@@ -254,12 +254,12 @@ class _Running:
 
 
 def _counts(trial: Any) -> bool:
-    """Whether a trial is done: complete, pruned, or failed by itself. One whose process died is tried again."""
+    """Says if a trial is done: complete, pruned, or failed by itself. One whose process died is tried again."""
     return trial.state.name in ("COMPLETE", "PRUNED") or ERROR in trial.user_attrs
 
 
 def _is_of_values(error: Exception) -> bool:
-    """Whether other values might not have raised it: a full disk or a lost file stops any trial, memory does not."""
+    """Says if other values might not have raised it: a full disk or a lost file stops any trial, memory does not."""
     return not isinstance(error, RetryLaterError | OSError) or getattr(error, "errno", None) == errno.ENOMEM
 
 

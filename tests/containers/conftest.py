@@ -19,7 +19,7 @@ def engine() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def parts(engine: str) -> Parts:
-    """What images are built from, in the engine."""
+    """The base images that images are built from, in the engine."""
     return Parts.local()
 
 

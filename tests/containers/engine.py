@@ -51,7 +51,7 @@ def await_none(*filters: str, besides: Collection[str] = (), within_s: float = 5
 
 
 def docker(*arguments: str, check: bool = True, **options: object) -> str:
-    """Runs the Docker command; returns what it said."""
+    """Runs the Docker command; returns its output."""
     done = subprocess.run([DOCKER, *arguments], capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
     assert done.returncode == 0 or not check, done.stderr
     return str(done.stdout + ("" if check else done.stderr))

@@ -19,7 +19,7 @@ UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 
 class NodeDouble(ClusterDouble):
     """`claims`: the folder of each persistent volume claim. `secrets`: name → key → value, also kept as files in
-    `folder`. `environment` is added to every container's: where MLflow and the object store are here."""
+    `folder`. `environment` is added to every container's: the addresses of MLflow and the object store."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ def _security(spec: dict[str, Any], container: dict[str, Any]) -> list[str]:
 
 
 def _give_to_group(folder: Path, group: int) -> None:
-    """What fsGroup with fsGroupChangePolicy OnRootMismatch does to a volume that is mounted."""
+    """Does the same to a mounted volume as fsGroup with fsGroupChangePolicy OnRootMismatch."""
     if folder.stat().st_gid != group:
         subprocess.run(["chgrp", "--recursive", str(group), folder], check=True)
         subprocess.run(["chmod", "--recursive", "g+rwX", folder], check=True)

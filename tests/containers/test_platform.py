@@ -75,11 +75,11 @@ class Platform:
         return done.stdout
 
     def inside(self, service: str, *command: str) -> str:
-        """What a command says in a service's container, whatever its exit code."""
+        """Runs a command in a service's container; returns its output, for any exit code."""
         return docker("exec", f"recloop-{service}-1", *command, check=False)
 
     def logs(self) -> str:
-        """What all containers have said."""
+        """The logs of all containers."""
         names = docker("ps", "-a", "--format", "{{.Names}}").split()
         return "\n".join(f"== {name}\n{docker('logs', name, check=False)}" for name in names)
 
@@ -143,7 +143,7 @@ def store(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="module")
 def ran(platform: Platform) -> dict[tuple[str, str], str]:
-    """The shop's days, run by the platform: how each task ended, or why it failed, and whether in a container."""
+    """The shop's days, run by the platform: each task's end, or reason of failure, and if it ran in a container."""
     scenario = load_scenario(platform.project / "scenarios" / "shop.yaml")
     backfill = Backfill(platform.airflow, scenario, DAYS, None)
     backfill.await_dag()
@@ -212,7 +212,7 @@ def test_the_champion_is_registered_and_its_files_are_in_the_object_store(
     assert any(file.stat().st_size for file in (platform.home / "objects").rglob("*.dat"))
 
 
-# who may speak with it
+# access
 
 
 def test_nobody_is_let_in_without_a_password(platform: Platform) -> None:
@@ -225,7 +225,7 @@ def test_nobody_is_let_in_without_a_password(platform: Platform) -> None:
         f"{mlflow}/api/2.0/mlflow-artifacts/artifacts": 401,
     }
     assert {url: _status(url) for url in refused} == refused
-    assert _status(f"{mlflow}/", "admin:password1234") == 401  # what MLflow itself would take
+    assert _status(f"{mlflow}/", "admin:password1234") == 401  # MLflow's own default password
     assert _status(f"{mlflow}/", f"admin:{platform.secret('mlflow-password')}") == 200
     assert _status(f"{airflow}/execution/task-instances/1/state") in (401, 403, 404, 405)
 

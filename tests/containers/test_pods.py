@@ -37,7 +37,7 @@ from tests.waiting import awaited
 pytestmark = [pytest.mark.container, pytest.mark.slow, pytest.mark.timeout(900)]
 PURE = DAILY[: DAILY.index("register")]
 FIRST, SECOND, POOR, OUTSIDE = *days(3), "2030-01-01"
-# What an exit code is about → the command that ends with it, after all those before it.
+# Exit code and the command that ends with it, after all those before it.
 ENDS = [
     *((0, step, ds) for ds in (FIRST, SECOND) for step in PURE),
     (0, "ingest", POOR),

@@ -1,4 +1,4 @@
-"""Steps in containers, on a real engine: what they may reach, how they end, and that their output is the same."""
+"""Steps in containers, on a real engine: their limits, their ends, and that their output is the same."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _recloop(*arguments: str, **environment: str) -> subprocess.CompletedProcess
 
 @pytest.fixture(autouse=True)
 def none_left(engine: str) -> Iterator[None]:
-    """However a step ends, no container of it stays."""
+    """Checks that no container of a step stays, after any end of it."""
     yield
     try:
         await_none()
@@ -86,7 +86,7 @@ def none_left(engine: str) -> Iterator[None]:
 def _probe(
     settings: ContainerSettings, scenario: Path, folder: Path, step: str = "join", **options: Any
 ) -> dict[str, Any]:
-    """What a probe in the place of the step found out; its input is `folder`/events, its output `folder`/out."""
+    """Returns the findings of a probe in the place of the step; it reads `folder`/events and writes `folder`/out."""
     declared = STEPS[step]
     resources = {name: options[name] for name in ("memory_gib", "cpus") if name in options}
     declared = replace(declared, resources=replace(declared.resources, **resources))
@@ -99,7 +99,7 @@ def _probe(
     return dict(ran.metrics)
 
 
-# what the image is
+# the image
 
 
 def test_the_image_is_small_runs_as_nobody_and_says_what_code_it_holds(step_image: str) -> None:
@@ -172,7 +172,7 @@ def test_the_list_of_what_the_image_holds_names_every_package(step_image: str, t
     assert locked - names == set()
 
 
-# what a step may reach
+# the limits of a step
 
 
 def test_a_step_writes_its_output_and_nothing_else(probe: ContainerSettings, shop: Path, tmp_path: Path) -> None:
@@ -472,7 +472,7 @@ class socket_server:  # noqa: N801 (a context manager)
 
 @contextmanager
 def relayed(target: str, place: Path) -> Iterator[Callable[[], None]]:
-    """A socket at `place` that leads to the one at `target`; yields what cuts all its connections."""
+    """A socket at `place` that leads to the one at `target`; yields a function that cuts all its connections."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(place))
     listener.listen()

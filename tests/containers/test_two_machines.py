@@ -1,4 +1,4 @@
-"""A day trained by two machines: containers that get what the rendered Job gives its pods, on one network."""
+"""A day trained by two machines: containers with the settings that the rendered Job gives its pods, on one network."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Nodes:
             docker("run", "--detach", "--name", name, *options, self._image, *self._arguments())
 
     def place_of(self, volume: str) -> str:
-        """Where the pods mount a volume."""
+        """Path at which the pods mount a volume."""
         [container] = self._job["template"]["spec"]["containers"]
         [place] = [m["mountPath"] for m in container["volumeMounts"] if m["name"] == volume]
         return str(place)

@@ -36,6 +36,8 @@ SAME_NAME = {
     "metrics.json": "a checkpoint's metrics, and those of all days for `dvc metrics`",
 }
 """File names that stand in more than one place, with the reason."""
+CLAUSE = re.compile(r"(?:What|How|Whether|Where|Which|When|Why|Who)\b")
+"""The beginning of a docstring that is a clause, or a question, instead of a verb or a noun."""
 FILE_NAME = re.compile(r"[\w-]+\.(?:parquet|json|jsonl|html|onnx|safetensors|csv)")
 
 
@@ -58,6 +60,13 @@ def _texts(file: Path) -> Iterator[tuple[int, str]]:
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.lineno, node.value
+
+
+def _docstrings(file: Path) -> Iterator[tuple[int, str]]:
+    """Line and text of each string that stands alone: of a module, a class, a function or a constant."""
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.lineno, node.value.value
 
 
 def _comments(file: Path) -> Iterator[str]:
@@ -127,3 +136,14 @@ def test_files_and_functions_are_short() -> None:
         if function.end_lineno and (count := function.end_lineno - function.lineno + 1) > MAX_FUNCTION_LINES
     ]
     assert long == []
+
+
+@pytest.mark.parametrize("folder", ["tasks", "dags"])
+def test_docstrings_begin_with_a_verb_or_a_noun(folder: str) -> None:
+    found = [
+        f"{_place(file)}:{line}: {text.splitlines()[0]}"
+        for file in _files(folder)
+        for line, text in _docstrings(file)
+        if CLAUSE.match(text.lstrip())
+    ]
+    assert found == []

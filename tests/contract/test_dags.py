@@ -190,7 +190,7 @@ def test_a_date_in_the_future_is_refused_with_the_reason(dags: dict[str, Any]) -
 
 
 def test_a_triggered_run_is_not_named_by_a_day_that_is_not_its_own(dags: dict[str, Any]) -> None:
-    """`airflow dags trigger` asks for the interval of this moment, whatever --logical-date says."""
+    """`airflow dags trigger` asks for the interval of this moment, for any --logical-date."""
     from airflow.utils.types import DagRunType
 
     timetable, now = _serialized(dags["movielens_daily"]).timetable, pendulum.now("UTC")

@@ -52,7 +52,7 @@ def _commands(page: Path, program: str) -> list[str]:
 
 
 def test_every_folder_of_the_readmes_tree_exists_and_every_folder_is_in_it() -> None:
-    tree = re.search(r"## Where things are\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    tree = re.search(r"## Folders\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert tree is not None
     top: set[str] = set()
     for line in tree[1].splitlines():

@@ -1,4 +1,4 @@
-"""dvc.yaml is what the declarations say, and DVC itself accepts it."""
+"""dvc.yaml agrees with the declarations of the steps, and DVC itself accepts it."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What goes into the images, as far as is visible without building them."""
+"""Contents of the images, as far as they are visible without a build."""
 
 import fnmatch
 import re

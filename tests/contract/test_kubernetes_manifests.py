@@ -1,4 +1,4 @@
-"""infra/kubernetes as kustomize renders it: strictly what Kubernetes knows, and nothing that could harm a node."""
+"""infra/kubernetes as kustomize renders it: only fields that Kubernetes knows, and nothing that could harm a node."""
 
 import json
 import re

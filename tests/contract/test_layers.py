@@ -1,4 +1,4 @@
-"""Who may import whom, and what must stay light."""
+"""Rules for imports between folders, and modules that must stay light."""
 
 import json
 import subprocess

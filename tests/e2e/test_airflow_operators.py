@@ -1,4 +1,4 @@
-"""What operators do to a running Airflow, and what its machines do to it. The tests build on one another.
+"""Actions of operators on a running Airflow, and failures of its machines. The tests build on one another.
 
 After each of them: one commit per step and day, a chain that `verify` calls clean, no run or version twice in MLflow,
 no run green whose day is not committed. Two scenarios run all the time: `shop`, on which the operators work, and
@@ -118,7 +118,7 @@ def spoil(file: Path, old: str, new: str) -> None:
 
 @pytest.fixture(autouse=True)
 def sound_afterwards(project: Project, shop: Operator, late: Operator) -> Iterator[None]:
-    """What must be true whatever an operator did."""
+    """Checks the facts that must be true after any action of an operator."""
     yield
     for operator in (shop, late):
         name = operator.dag_id.removesuffix("_daily")
@@ -188,7 +188,7 @@ def test_the_documented_backfill_waits_while_paused_and_while_the_pool_is_empty(
     shop.reached(run_id, "ingest", "running", "success")
     shop.call("PATCH", f"/dags/{shop.dag_id}", {"is_paused": True})
     assert "shop_daily is paused: unpause it at" in "\n".join(reasons(shop.api, shop.dag_id, []))
-    shop.reached(run_id, "ingest", "success")  # what runs is not stopped
+    shop.reached(run_id, "ingest", "success")  # a running task is not stopped
     time.sleep(3)
     assert shop.states(run_id)["join"] is None
     shop.api.unpause(shop.dag_id)
@@ -207,7 +207,7 @@ def test_states_set_by_hand_make_no_day_green_that_is_not_committed(shop: Operat
     shop.ended(second)  # the day after can't learn, and says which day is missing
     assert f"exit code 5: train of {DAYS[1]} needs the output of train of {DAYS[0]}" in shop.reason(second, "train")
     shop.set_state(first, "train", "success")
-    shop.ended(first)  # Airflow starts what had been waiting for it
+    shop.ended(first)  # Airflow starts the tasks that had been waiting for it
     assert shop.state(first) == "failed"
     assert f"needs the output of train of {DAYS[0]}, which is not committed" in shop.reason(first, "evaluate")
     shop.clear(first, "train", downstream=True)

@@ -1,4 +1,4 @@
-"""A replay whose scenario changes on its fourth day: `recloop plan` says before what the training then does."""
+"""A replay whose scenario changes on its fourth day: `recloop plan` says before what the training will do."""
 
 from __future__ import annotations
 
@@ -119,8 +119,8 @@ def test_what_changes_on_a_day_is_told_before_and_all_else_is_kept(
     for key in unseen:
         assert np.array_equal(new[key].weights[:4], old[key].weights)
         kept = new[key].state.any() if case == "optimizer" else not np.array_equal(new[key].state, old[key].state)
-        assert not kept, "the state is what it was, but of another optimizer, whose state starts from zero"
-    if case in ("feature", "optimizer"):  # what is new has no say before it is learned
+        assert not kept, "the state is unchanged, but belongs to another optimizer, whose state starts from zero"
+    if case in ("feature", "optimizer"):  # new parts change no score before they are learned
         unchanged = tmp_path / "unchanged"
         shutil.copytree(before, unchanged)
         train(scenario, unchanged, DAYS[3])

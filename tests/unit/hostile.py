@@ -16,7 +16,7 @@ from feature_jobs.errors import CorruptError
 
 Change = Callable[[Path], None]
 ELSEWHERE = "elsewhere"
-"""Where a symlink points to: a file in the folder above, with the right bytes."""
+"""Target of a symlink: a file in the folder above, with the right bytes."""
 VALUES = {
     "null": None,
     "true": True,
@@ -41,7 +41,7 @@ def write(data: bytes) -> Change:
 
 
 def texts() -> Iterator[tuple[str, Change]]:
-    """What no JSON record may be."""
+    """Yields changes to a text that a JSON record may not have, by name."""
     for name, data in {
         "empty": b"", "zeros": bytes(64), "bracket": b"{", "null": b"null", "list": b"[]", "number": b"5",
         "text": b'"x"', "empty object": b"{}", "not UTF-8": b'{"a": "\xff"}', "UTF-16": '{"a": 1}'.encode("utf-16"),
@@ -71,7 +71,7 @@ def mistyped(whole: bytes) -> Iterator[tuple[str, Change]]:
 
 
 def special() -> Iterator[tuple[str, Change]]:
-    """What is not a regular file."""
+    """Yields changes after which the path is not a regular file, by name."""
 
     def link(file: Path) -> None:
         target = Path(shutil.move(file, file.parent.parent / ELSEWHERE))
@@ -119,7 +119,7 @@ def headers(whole: bytes) -> Iterator[tuple[str, Change]]:
 
 @dataclass
 class Used:
-    """What a block needed: seconds of this process, and how far its memory rose above all that it had used before."""
+    """Cost of a block: seconds of this process, and the rise of its memory above the highest before."""
 
     seconds: float = 0.0
     bytes: int = 0
@@ -136,7 +136,7 @@ def peak_of() -> Iterator[Used]:
 
 
 def is_refused(load: Callable[[], object], name: str, *texts: str) -> bool:
-    """Whether `load` raises CorruptError; its message then has the texts. It costs under 10 s and 1 GiB either way."""
+    """Says if `load` raises CorruptError; its message then has the texts. It costs under 10 s and 1 GiB either way."""
     refused = False
     with peak_of() as used:
         try:

@@ -1,4 +1,4 @@
-"""Stands where a step would stand in its container and tries what a step must not be able to do."""
+"""Runs in place of a step in its container and tries actions that must be impossible for a step."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def attempt(action):
-    """What came of it: ok, or the error's name."""
+    """Returns the outcome of the action: ok, or the error's name."""
     try:
         found = action()
     except Exception as error:
@@ -28,7 +28,7 @@ def connect(host, port):
 
 
 def fork():
-    """How many children can be made before the engine says no."""
+    """Counts the children that can be started before the engine says no."""
     children = []
     try:
         for _ in range(5000):

@@ -1,4 +1,4 @@
-"""The pod that a step becomes, and what its end means. No cluster is at hand: the real operator and client talk to a
+"""The pod of a step, and the meaning of its end. No cluster is at hand: the real operator and client talk to a
 double that checks every pod against Kubernetes' own schemas and runs a script in the container's place."""
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""What a step's end means to Airflow. The steps here are small scripts at the execution seam."""
+"""The meaning of a step's end to Airflow. The steps here are small scripts at the execution seam."""
 
 import datetime
 import json

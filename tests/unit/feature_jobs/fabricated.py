@@ -20,7 +20,7 @@ NUM_DAYS = 6
 
 
 def taste(num_rows: int, num_users: int, num_items: int, seed: int) -> dict[str, np.ndarray]:
-    """Rows in time order with a user, an item, seconds since the start, and whether the user wanted the item."""
+    """Rows in time order with a user, an item, seconds since the start; `wanted`: the user wanted the item."""
     random = np.random.default_rng(seed)
     users = random.integers(0, num_users, num_rows)
     items = (num_items * random.random(num_rows) ** 2).astype(np.int64)
@@ -84,7 +84,7 @@ def library(folder: Path, num_rows: int = 5000) -> None:
 
 
 def ads(folder: Path, num_rows: int = 6000) -> None:
-    """An ad log in Parquet parts: nanoseconds, a boolean label, cookies as text, a bid, what was paid afterwards."""
+    """An ad log in Parquet parts: nanoseconds, a boolean label, cookies as text, a bid, the price paid afterwards."""
     drawn = taste(num_rows, 200, 40, seed=3)
     table = pa.table(
         {

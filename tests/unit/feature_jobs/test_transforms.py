@@ -117,7 +117,7 @@ def test_bags_of_null_empty_and_sliced_lists():
     keys, offsets = encode(pa.table({"b": lists}).slice(1), layout).bags["b"]
     assert offsets.tolist() == [0, 2, 2, 2, 3]  # a null element is left out
     assert keys.tolist() == hash_ids(pa.array([1, 2, 3]), "n").tolist()
-    for empty in (pa.array([None, None]), pa.array([[], []])):  # what a frame of few rows becomes
+    for empty in (pa.array([None, None]), pa.array([[], []])):  # a frame of few rows becomes this
         keys, offsets = encode(pa.table({"b": empty}), layout).bags["b"]
         assert (keys.tolist(), offsets.tolist()) == ([], [0, 0, 0])
 

@@ -1,4 +1,4 @@
-"""Which runs Airflow is asked for, and how they are shown. Airflow is a double here; tests/e2e uses the real one."""
+"""Requests for runs to Airflow, and their display. Airflow is a double here; tests/e2e uses the real one."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Where the demo's time went, and which days it runs."""
+"""The demo's time by part, and its choice of days."""
 
 import json
 from pathlib import Path

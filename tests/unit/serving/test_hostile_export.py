@@ -26,7 +26,7 @@ def sign(folder):
 
 
 def refused(folder, file, cases, *, signed):
-    """How many changes were refused; the others changed nothing that the scorer reads."""
+    """Counts the changes that were refused; the others changed nothing that the scorer reads."""
     count, kept = 0, {name: (folder / name).read_bytes() for name in ("serving.json", file.name)}
 
     def load():

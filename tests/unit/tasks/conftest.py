@@ -1,4 +1,4 @@
-"""What several files share: a fresh MLflow database for a test, and a little recommender with two days.
+"""Fixtures of several files: a fresh MLflow database for a test, and a little recommender with two days.
 
 Both are made once and copied for each test, because making them takes seconds.
 """

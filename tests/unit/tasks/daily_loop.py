@@ -1,4 +1,4 @@
-"""Days of a very small recommender, taken to their exports: what tests of register and deploy start from."""
+"""Days of a very small recommender, taken to their exports: the start of tests of register and deploy."""
 
 import json
 import shutil
@@ -96,7 +96,7 @@ class Loop:
 
 
 def artifacts(version: str) -> Path:
-    """Where a version's files lie."""
+    """The folder of a version's files."""
     uri = tracking.connection.client().get_model_version_download_uri("little", version)
     return Path(uri.removeprefix("file://"))
 

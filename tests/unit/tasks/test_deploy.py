@@ -153,7 +153,7 @@ def test_what_int8_costs_on_too_few_rows_is_unknown_however_much_it_is(loop, tmp
     )
     _, verdict = loop.deploy(1, export=export)
     (int8,) = [gate for gate in verdict["gates"] if gate["name"] == "int8"]
-    assert int8["answer"] == "unknown" and "like: what int8 costs is not judged: 34 rows" in int8["reason"]
+    assert int8["answer"] == "unknown" and "like: the loss by int8 is not judged: 34 rows" in int8["reason"]
 
 
 def test_an_evaluation_of_an_older_release_is_refused_with_the_remedy(loop, tmp_path):

@@ -1,4 +1,4 @@
-"""Evaluate on real checkpoints of a very small recommender: what is compared, what is said, equal bytes."""
+"""Evaluate on real checkpoints of a very small recommender: comparisons, messages, equal bytes."""
 
 import json
 import re

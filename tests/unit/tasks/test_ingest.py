@@ -1,4 +1,4 @@
-"""Step `ingest` inside a store: what it refuses before it reads, and what it reports."""
+"""Step `ingest` inside a store: its refusals before it reads, and its report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Register for real: MLflow on SQLite, models loaded in clean processes; and what deploy does where one is changed."""
+"""Register for real: MLflow on SQLite, models loaded in clean processes; and deploy where one is changed."""
 
 import json
 import os
@@ -237,7 +237,7 @@ def test_deploy_and_rollback_refuse_a_changed_model(loop, load_once, tmp_path, m
 
 
 def test_what_a_load_leaves_in_the_registry_is_neither_refused_nor_executed(loop, tmp_path):
-    """Python compiles what it imports, and runs the compiled file the next time."""
+    """Python compiles an imported module, and runs the compiled file the next time."""
     files = json.loads((loop.folder(0, "registration") / "version.json").read_text())["files"]
     code = artifacts("1") / "code" / "serving"
     mark = tmp_path / "was-executed"

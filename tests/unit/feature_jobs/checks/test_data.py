@@ -1,4 +1,4 @@
-"""Checks against data: what is wrong with the files is one line each, and facts come with a sound scenario."""
+"""Checks against data: each problem of the files is one line, and facts come with a sound scenario."""
 
 import datetime
 import json

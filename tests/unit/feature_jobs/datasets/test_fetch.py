@@ -1,4 +1,4 @@
-"""Fetching: known data comes whole or not at all; whatever goes wrong is one line."""
+"""Fetching: known data comes whole or not at all; any failure is one line."""
 
 import functools
 import hashlib
@@ -177,7 +177,7 @@ def test_kuairand_is_converted_to_the_schema_of_the_scenario(tmp_path: Path) -> 
 
 
 def kinds(file: Path) -> dict[str, str]:
-    """Types of a Parquet file's columns, however large its texts and whatever its list elements are called."""
+    """Types of a Parquet file's columns, however large its texts, and for any name of its list elements."""
     return {f.name: re.sub("large_|element|item|child", "", str(f.type)) for f in pq.read_schema(file)}
 
 

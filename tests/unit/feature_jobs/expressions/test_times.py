@@ -23,7 +23,7 @@ TYPES = {"t": "time", "user.since": "time", "n": "int", "x": "float", "s": "stri
 
 
 def run(expression: str, zone: str = "UTC", **row: Any) -> Any:
-    """The value; columns `t`, `since` (of user) and `event_time` are datetimes, others are what they are."""
+    """The value; columns `t`, `since` (of user) and `event_time` are datetimes, others keep their type."""
     names = {"event_time": "event_time", "t": "t", "user.since": "since", "n": "n"}
     us = {name: (value - EPOCH) // US if isinstance(value, datetime.datetime) else value for name, value in row.items()}
     sql = to_sql(expression, names.__getitem__, zone=zone, times={"t", "user.since"})

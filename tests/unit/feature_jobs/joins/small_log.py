@@ -67,7 +67,7 @@ class Event:
 
 
 def folder_of(root: Path, ds: str, events: list[Event], entities: dict[str, pa.Table] | None = None) -> Path:
-    """What ingest would have written."""
+    """Writes the folder of a day as ingest would have written it."""
     folder = root / ds / "events"
     (folder / "entities").mkdir(parents=True, exist_ok=True)
     times = pa.array([e.time_s * US for e in events], pa.int64())

@@ -1,4 +1,4 @@
-"""Point-in-time joins against a model that compares every event with every other, what samples hold, and real data."""
+"""Point-in-time joins against a model that compares every event with every other; the samples; real data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Planted leaks: features and lookups that see what was not known yet are refused."""
+"""Planted leaks: features and lookups that see a value too early are refused."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_lookup_that_sees_ties_is_caught_by_the_audit(tmp_path: Path, monkeypa
         return timeline.rank_of(times - self.window_us, "left"), timeline.rank_of(times, "right")
 
     monkeypatch.setattr(trailing.Bounds, "ranks", broken)
-    with pytest.raises(BadInputError, match=r"feature user_events: row 0: uses what was known at 1970-01-04T00:00:01Z"):
+    with pytest.raises(BadInputError, match=r"feature user_events: row 0: uses a value known at 1970-01-04T00:00:01Z"):
         join_day(scenario, DS, today, {}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -84,11 +84,11 @@ def test_an_entity_lookup_that_sees_the_future_is_caught_by_the_audit(
     scenario = scenario_in(tmp_path, CHANGES)
     today, history = two_days(tmp_path)
 
-    def broken(self: event_log.EventLog, codes: Any, codes_entity: Any, valid_from: Any) -> Any:
+    def broken(self: event_log.EventLog, name: str, codes: Any, codes_entity: Any, valid_from: Any) -> Any:
         return np.where(codes >= 0, len(valid_from) - 1, -1)  # the newest of all time
 
     monkeypatch.setattr(event_log.EventLog, "_newest_before", broken)
-    with pytest.raises(BadInputError, match=r"entity state: row \d+: uses what was known at 1970-01-04T00:20:00Z"):
+    with pytest.raises(BadInputError, match=r"entity state: row \d+: uses a value known at 1970-01-04T00:20:00Z"):
         join_day(scenario, DS, today, history, tmp_path / "out")
 
 

@@ -1,4 +1,4 @@
-"""What does not fit is refused, with the place in the scenario."""
+"""Columns and values that do not fit are refused, with the place in the scenario."""
 
 from __future__ import annotations
 

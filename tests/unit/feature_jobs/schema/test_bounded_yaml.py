@@ -1,4 +1,4 @@
-"""YAML whose text is short and whose meaning is not, and what else ruamel would take long for or break on."""
+"""YAML whose text is short and whose meaning is not, and other texts that ruamel is slow for or breaks on."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ BOMB = "\n".join(["a0: &a0 [x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)
 REFUSED = {
     "aliases of aliases": (BOMB, f"aliases stand for more than {MAX_ALIASED:,} values"),
     "many aliases": ("a: &a [x, y]\nb: [" + "*a, " * 20_000 + "*a]", "aliases stand for more than"),
-    "an alias inside of its anchor": ("a: &x {b: [*x]}", "an alias stands inside of what it names"),
+    "an alias inside of its anchor": ("a: &x {b: [*x]}", "an alias stands inside the value that it names"),
     "brackets": ("[" * 100_000, "more than 50 levels"),
     "mappings in mappings": ("\n".join(" " * i + "a:" for i in range(300)), "more than 50 levels"),
     "a long comment": ("#" * 10_000_000, f"holds more than {MAX_BYTES:,} characters; shorten it"),

@@ -1,4 +1,4 @@
-"""Every refusal of the schema names file, line, field, value, what is allowed there, and a fix."""
+"""Every refusal of the schema names file, line, field, value, the allowed values, and a fix."""
 
 import datetime
 import re

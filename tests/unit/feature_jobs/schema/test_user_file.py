@@ -1,4 +1,4 @@
-"""Whatever is at a path that a user gives: it is read, or refused with the path, and never waited for."""
+"""Any kind of file at a path that a user gives: it is read, or refused with the path, and never waited for."""
 
 import os
 import socket

@@ -70,7 +70,7 @@ ROUNDED = [
 @pytest.mark.parametrize("values", ROUNDED, ids=[str(v.type) for v in ROUNDED])
 @pytest.mark.parametrize("kind", ["int", "string"])
 def test_fault_1_a_float_that_may_have_merged_ids_refuses_the_day(tmp_path: Path, values: pa.Array, kind: str) -> None:
-    """However many malformed rows are allowed, as the rows beside it look good."""
+    """For any allowed share of malformed rows, as the rows beside it look good."""
     message = refusal(tmp_path, values, {"type": kind}, ingest__max_quarantined_share=1.0)
     assert f"{tmp_path}/data/events.parquet: row 2: x: '" in message and EXACT_WORD in message
     assert "Write the column as 64-bit integers" in message and "data.events.columns.x" in message
@@ -249,7 +249,7 @@ ZONE = "Europe/Berlin"
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
 @pytest.mark.parametrize("zone", [None, "UTC", "Asia/Shanghai"])
 def test_fault_7_timestamps_of_parquet_are_times(tmp_path: Path, unit: str, zone: str | None) -> None:
-    """With a zone they are moments, whatever the zone; without, the clock of the scenario's zone showed them."""
+    """With a zone they are moments, in any zone; without, the clock of the scenario's zone showed them."""
     factor = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 1}[unit]
     us = (MOMENT - datetime.datetime(1970, 1, 1)) // datetime.timedelta(microseconds=1) // factor * factor
     raw = us * 1000 + 999 if unit == "ns" else us // factor

@@ -1,4 +1,4 @@
-"""Which file is read, and files that are not what their name says: read right, or refused by name."""
+"""Selection of a file, and files whose contents differ from their name: read right, or refused by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A day of the source: what is written, what is quarantined, what is refused."""
+"""A day of the source: rows written, quarantined and refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files are read, and what a cell of CSV or Parquet becomes."""
+"""Selection of files, and values of cells in CSV and Parquet."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def test_each_cell_becomes_its_value_or_a_reason(tmp_path: Path, file_format: st
         "labels.like": "user >= 1",
     }
     scenario_in(tmp_path)
-    # Row 0 is good everywhere; row i+1 holds cell i, the others are filled with what is good.
+    # Row 0 is good everywhere; row i+1 holds cell i, the others are filled with good values.
     good = [_good(column) for column, _, _ in CELLS]
     rows = [[*good[:i], cell, *good[i + 1 :]] for i, (_, cell, _) in enumerate(CELLS)]
     names = ["user", "item", "t", *columns]

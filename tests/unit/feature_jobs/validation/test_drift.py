@@ -184,7 +184,7 @@ def test_a_column_that_the_weekday_decides_never_warns(tmp_path):
         frame["device"] = names[(number + 3 + (np.arange(1000) % 5 == 0)) % 7]
 
     found = run_days(shop_scenario(tmp_path), change)
-    assert [failed for _, failed in found[2:]] == [[]] * 8  # with one day before, nothing shows what decides
+    assert [failed for _, failed in found[2:]] == [[]] * 8  # with one day before, nothing shows the cause
     assert found[-1][0]["columns"]["device"]["against"] == "the same weekday"
 
 

@@ -1,4 +1,4 @@
-"""One column against a label: what its values, its nulls and its lengths say."""
+"""One column against a label: by its values, its nulls and its lengths."""
 
 from typing import Any
 

@@ -35,7 +35,7 @@ def _inside(document, section, change):
 
 
 def refused(folder, cases):
-    """How many of the changes were refused; the others changed nothing that a load reads."""
+    """Counts the changes that were refused; the others changed nothing that a load reads."""
     count = 0
     for name, change, file in cases:
         kept = file.read_bytes()

@@ -19,7 +19,7 @@ ADMISSION = {"min_count": 2, "capacity": 40, "ttl_days": 1}
 
 
 def every_state(folder, precision):
-    """A scenario in which every kind of state matters to what comes after."""
+    """A scenario in which every kind of state matters to the later batches."""
     return shop(
         folder,
         features__user__embedding=ADMISSION,

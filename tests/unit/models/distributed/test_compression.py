@@ -1,6 +1,6 @@
 """Dense gradients that travel compressed: between two processes that train with TorchRec, and four that are two nodes.
 
-The processes start once; every test reads what they left of its case.
+The processes start once; every test reads their results of its case.
 """
 
 import logging
@@ -50,7 +50,7 @@ def gradients_of(rank):
 
 
 def summed(group, mode, hierarchical):
-    """What arrives of each step's gradients, what is left, and the bytes."""
+    """Returns the sum that arrives of each step's gradients, the residual, and the bytes."""
     exchange = exchange_of(mode, group=group, hierarchical=hierarchical)
     arrived = []
     for gradient_N in gradients_of(group.rank):
@@ -121,7 +121,7 @@ def days(folder, group, mode):
 
 
 def work(rank, folder, size, node_size):
-    """What each process does."""
+    """Runs in each process."""
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(node_size))
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     logging.disable(logging.WARNING)
@@ -154,19 +154,19 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two(folder):
-    """What each of two processes found."""
+    """Results of each of two processes."""
     pytest.importorskip("torchrec", reason="pip install 'recloop[distributed]'")
     return start(folder, 2, 2)
 
 
 @pytest.fixture(scope="module")
 def four(tmp_path_factory):
-    """What each of four processes found that are two nodes."""
+    """Results of each of four processes that are two nodes."""
     return start(tmp_path_factory.mktemp("nodes"), 4, 2)
 
 
 def assert_conserved(found):
-    """Equal bits everywhere, and what arrived with what is left is what was given."""
+    """Equal bits everywhere, and the sums that arrived plus the residuals are the gradients given."""
     given_SN = torch.stack([gradients_of(rank) for rank in range(len(found))]).sum(0)
     for mode in MODES:
         one = found[0][mode]

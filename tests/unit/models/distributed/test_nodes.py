@@ -1,4 +1,4 @@
-"""Which node of how many this is, and how nodes connect."""
+"""Rank and number of nodes, and their connection."""
 
 import socket
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""Judgements: what is known of a difference, and when nothing is."""
+"""Judgements of a difference, known and unknown."""
 
 import json
 import math
@@ -129,7 +129,7 @@ def test_a_calibration_far_outside_is_worse_even_with_few_positives(numbers: tup
         ((1.6, 1.3, 2.0), "scores are at least 30 % too high"),
         ((1.2, 0.8, 2.0), "scores are 20 % too high, which may be chance"),
         ((0.25, 0.1, 2.0), "scores are 4.0 times too low, which may be chance"),
-        ((NAN, 0.2, math.inf), "whether scores are too high or too low is unknown"),
+        ((NAN, 0.2, math.inf), "it is unknown if scores are too high or too low"),
     ],
 )
 def test_a_direction_says_how_far_scores_are_off(numbers: tuple[float, float, float], direction: str) -> None:

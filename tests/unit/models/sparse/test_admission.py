@@ -1,4 +1,4 @@
-"""Who gets a row and who loses it, against models of a few lines."""
+"""Admission and eviction of ids, against models of a few lines."""
 
 import dataclasses
 from collections import Counter
@@ -116,7 +116,7 @@ def test_the_default_row_learns_for_all_who_share_it():
 
 @dataclasses.dataclass
 class Seen:
-    """What the model of an eviction knows of an id."""
+    """Facts about an id in the model of an eviction."""
 
     count: int
     day: int

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from models.sparse.id_map import Columns, IdMap
 
-# Small numbers meet again and share positions; the others are what hashes look like.
+# Small numbers meet again and share positions; the others look like hashes.
 KEYS = st.lists(st.integers(-8, 8) | st.integers(-(2**63), 2**63 - 1), max_size=40)
 STEPS = st.lists(st.tuples(st.sampled_from(["add", "find", "remove"]), KEYS, st.integers(1, 6)), max_size=12)
 

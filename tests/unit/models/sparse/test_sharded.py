@@ -1,6 +1,6 @@
 """Tables sharded by TorchRec over two processes, beside the native ones in this process.
 
-The processes start once; every test reads what they left of its case.
+The processes start once; every test reads their results of its case.
 """
 
 import contextlib
@@ -73,7 +73,7 @@ def scenario_of(folder, train__batch_size=46, **overrides):
 
 
 def learn(scenario, group, num_rows=NUM_ROWS):
-    """What a ranker is after two days: losses, keys, rows, dense weights, statistics, scores of a third day."""
+    """A ranker's state after two days: losses, keys, rows, dense weights, statistics, scores of a third day."""
     layout = Layout.from_scenario(scenario)
     losses = []
     with reproducible(3), ThreadPool(scenario.train.threads) as thread_pool:
@@ -142,7 +142,7 @@ def in_parts(folder):
 
 
 def left_alone(folder, group):
-    """How rank 0 ends that restores rows of another optimizer after the other process has gone."""
+    """Returns rank 0's error when it restores rows of another optimizer after the other process has gone."""
     scenario = scenario_of(folder / f"alone-{group.rank}", **ADAGRAD)
     layout, embeddings = Layout.from_scenario(scenario), scenario.embeddings
     model, train = scenario.model, scenario.train
@@ -156,7 +156,7 @@ def left_alone(folder, group):
 
 
 def work(rank, folder):
-    """What each process does."""
+    """Runs in each process."""
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(RANKS), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(RANKS))
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     logging.disable(logging.WARNING)
@@ -183,7 +183,7 @@ def work(rank, folder):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where the processes worked, beside what this one did."""
+    """The folder in which the processes worked, with this process's own results."""
     folder = tmp_path_factory.mktemp("ranks")
     scenario = scenario_of(folder / "native")
     for number, ds in enumerate(DAYS, 1):
@@ -199,7 +199,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(folder):
-    """What each process found."""
+    """Results of each process."""
     return [torch.load(folder / f"found-{rank}.pt", weights_only=False) for rank in range(RANKS)]
 
 

@@ -28,7 +28,7 @@ def random_ids(rng, num_samples, vocabulary=12):
 
 
 def pooling(tables, ids):
-    """[B F, R]: how much of each row each pooled vector holds, built one id at a time."""
+    """Weight of each row in each pooled vector [B F, R], built one id at a time."""
     pooling_SR = torch.zeros(ids.num_samples * len(TABLE_F), 200, dtype=torch.float64)
 
     def row_of(key, table):

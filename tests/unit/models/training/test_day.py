@@ -64,7 +64,7 @@ def test_learns_from_day_to_day(tmp_path):
 def test_equal_inputs_give_equal_bytes_in_one_process(tmp_path, architecture):
     scenario = shop(tmp_path, model__architecture=architecture, model__dropout=0.1)
     first, _ = train(scenario, tmp_path, DAYS[0])
-    torch.rand(3)  # what ran before must not matter
+    torch.rand(3)  # earlier computations must not matter
     again, _ = train(scenario, tmp_path, DAYS[0], name="again")
     assert digests(first) == digests(again)
     second, _ = train(scenario, tmp_path, DAYS[1], first)
@@ -198,7 +198,7 @@ def weights_of(folder, namespace):
 
 
 def restored(scenario, parent):
-    """The parent's state carried into a fresh ranker of the scenario, and what was restored of it."""
+    """A fresh ranker of the scenario with the parent's state, and the parts that were restored."""
     from feature_jobs.transforms import Layout
     from models.ranking.ranker import Ranker
 
@@ -207,7 +207,7 @@ def restored(scenario, parent):
     tables = ranker.tables
     foreseen = checkpoints.changes(ranker.network, tables.names, tables.dim, tables.optimizer.name, parent)
     outcome = checkpoints.restore(ranker, parent)
-    assert outcome == foreseen, "footprint foresees what restore does"
+    assert outcome == foreseen, "footprint foresees the result of restore"
     return ranker, outcome
 
 

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 
 from tasks.commands.cli import main
 from tests.hostile import FIRST, YAMLS, Line, Workplace, lines
+from tests.own_process import in_own_process
 
 EXIT_CODES = {0, 2, 3, 4, 5, 6}
 MOVES = ("os.rename", "os.link", "os.symlink")
@@ -90,6 +91,13 @@ def drive(workplace: Workplace, num_lines: int) -> None:
     call()
 
 
+def drive_there(workplace: Workplace, scratch: str, num_lines: int) -> None:
+    """The same in another process, which has neither the working folder nor the scratch folder yet."""
+    os.chdir(workplace.folder)
+    tempfile.tempdir = scratch
+    drive(workplace, num_lines)
+
+
 def _is_at(path: Path, output: Path) -> bool:
     """Below an output, or a folder that had to be made for it, or the folder beside it that is renamed to it."""
     beside = [part for part in (path, *path.parents) if part.parent == output.parent]
@@ -121,4 +129,4 @@ def test_any_yaml_is_a_value_or_refused(workplace: Workplace) -> None:
 def test_ten_thousand_command_lines_are_served_or_refused(workplace: Workplace) -> None:
     words = ["run", "-s", "shop", "--store", "made", "--to", FIRST, "--until", "quantize"]
     assert CliRunner().invoke(main, words).exit_code == 0
-    drive(workplace, 10_000)
+    in_own_process(drive_there, workplace, tempfile.gettempdir(), 10_000)

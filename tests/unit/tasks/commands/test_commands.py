@@ -1,4 +1,4 @@
-"""How a command ends where the operating system says no."""
+"""The end of a command where the operating system says no."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""The table of days says what its numbers are."""
+"""The table of days explains its numbers."""
 
 import io
 from pathlib import Path

@@ -35,7 +35,7 @@ def ends_with_4(done: Result, case: str, place: str) -> None:
 
 
 def tried(cases: Cases, file: Path, call: Callable[[], Result], place: str) -> int:
-    """Calls with each wrong content of the file; how many there were."""
+    """Calls with each wrong content of the file; returns their number."""
     kept, number = file.read_bytes(), 0
     for name, change in cases:
         number += 1
@@ -276,7 +276,7 @@ def test_rollback(tmp_path, mlflow_uri):
 
 
 def test_report(tmp_path):
-    """It reads what days committed, whatever a release or a bug of a step wrote there."""
+    """It reads the outputs of days, also those of another release or of a step with a bug."""
     scenario = little_scenario(tmp_path)
     metrics = tmp_path / "checkpoint" / "metrics.json"
     metrics.parent.mkdir()

@@ -1,4 +1,4 @@
-"""`recloop run` as its user sees it: what is printed, and what JSON says when a day stops."""
+"""`recloop run` as its user sees it: the printed lines, and the JSON of a day that stops."""
 
 from __future__ import annotations
 

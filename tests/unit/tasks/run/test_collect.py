@@ -1,4 +1,4 @@
-"""gc deletes what nothing needs, and only that: what is kept is proven, what is deleted is named."""
+"""gc deletes only files that nothing needs: the kept ones are proven, the deleted ones are named."""
 
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def _parent(store: ScenarioStore, ds: str) -> str | None:
 
 
 def _kept(store: ScenarioStore) -> set[tuple[str, int, str]]:
-    """What of the store still has files."""
+    """Commits of the store that still have files."""
     return {(c.ds, c.generation, c.step) for c in store.commits() if (store.work / c.key / "content").is_file()}
 
 

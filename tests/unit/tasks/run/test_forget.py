@@ -310,7 +310,7 @@ def test_two_at_once_do_not_undo_each_other(shop):
     base = shop.store.generation
     _begin(shop)
     with pytest.raises(RetryLaterError):
-        shop.store.new_generation(DAYS[0], "prepared from what was there before", DAYS[4], forgets=True, after=base)
+        shop.store.new_generation(DAYS[0], "prepared from the earlier contents", DAYS[4], forgets=True, after=base)
     assert shop.store.generation == 1
 
 

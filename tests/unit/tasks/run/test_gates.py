@@ -62,7 +62,7 @@ def test_a_no_that_only_skips_is_committed_with_its_reason(tmp_path, monkeypatch
 
 
 def test_a_no_comes_through_a_container_whole(tmp_path):
-    """Its answer is JSON of what the launcher returns."""
+    """Its answer is JSON of the launcher's result."""
     scenario = load_scenario(write_small(tmp_path, num_days=1))
     declared = replace(STEPS["ingest"], function=_refuse, imports=())
     ran = InProcess().launch(declared, Call(DayConfig(scenario, days(1)[0]), {}, tmp_path))

@@ -1,4 +1,4 @@
-"""A replay goes on where it stopped, and works on what is damaged, on the first day too."""
+"""A replay goes on where it stopped, and works on damaged days, on the first day too."""
 
 from pathlib import Path
 

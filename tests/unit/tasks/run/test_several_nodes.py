@@ -81,7 +81,7 @@ def test_mode_docker_is_refused_by_name(tmp_path, machine):
 
 
 class Computed:
-    """A launcher: this machine's part is done at once, and then whatever is to happen meanwhile."""
+    """A launcher: this machine's part is done at once; then it calls `meanwhile`."""
 
     def __init__(self, meanwhile=lambda: None):
         self.meanwhile = meanwhile
@@ -122,7 +122,7 @@ def test_two_machines_commit_what_one_does(tmp_path):
 
 @pytest.mark.slow
 def test_what_ends_the_leading_machine_alone_ends_the_other_too(tmp_path):
-    """Its disk is full when it writes what both have computed."""
+    """Its disk is full when it writes the result of both."""
     pytest.importorskip("torchrec", reason="pip install 'recloop[distributed]'")
     little.little_scenario(tmp_path, **TORCHREC)
     store = ready(tmp_path, num_rows=2000)
@@ -139,7 +139,7 @@ def journal(store):
 
 
 def machines(folder, leading=""):
-    """How both ended, started as a person would; the leader comes late. `leading`: what its shell does first."""
+    """Both ended processes, started as a person would; the leader comes late. `leading`: first command of its shell."""
     [port] = free_ports(0)
     command = [sys.executable, "-P", "-m", "tasks", "train", "-s", folder / "little.yaml", "--ds", DAY, "--no-track"]
     command += ["--store", folder / "store", *(f"--set={name}={value}" for name, value in TORCHREC.items())]

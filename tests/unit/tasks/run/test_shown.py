@@ -1,4 +1,4 @@
-"""What MLflow did not get in an outage is shown later: by the next step of any day, or by a person."""
+"""Runs that MLflow missed in an outage are shown later: by the next step of any day, or by a person."""
 
 import json
 

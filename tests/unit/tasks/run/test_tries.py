@@ -227,7 +227,7 @@ def test_killed_it_leaves_no_process_and_no_try(shop: Shop) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     with shop.store.scratch() as mine:
-        assert list(scratch.glob("*/")) == [mine]  # the next to come removes what was left
+        assert list(scratch.glob("*/")) == [mine]  # the next one removes the leftovers
     assert not (shop.store.work / "tries" / "s0").exists()
 
 

@@ -27,16 +27,16 @@ class Backend(Protocol):
         """Every record and file by key; scratch is left out."""
 
     def write(self, objects: dict[str, bytes]) -> None:
-        """Puts these bytes there, whatever there is."""
+        """Writes these bytes, over any that are there."""
 
     def unfinished(self) -> list[str]:
-        """What is left in scratch and resume folders."""
+        """Leftovers in scratch and resume folders."""
 
     def clear(self) -> None:
         """Removes all, scratch too."""
 
     def end_processes(self) -> None:
-        """Frees what the kernel frees when the processes that opened it end."""
+        """Frees the locks as the kernel does when the processes that opened the store end."""
 
     def is_killed(self, call: Callable[[], Any], point: int) -> bool:
         """Calls in a process of its own that is killed at the point; False where it ended before."""
@@ -67,13 +67,13 @@ class LocalBackend:
         return found
 
     def write(self, objects: dict[str, bytes]) -> None:
-        """Puts these bytes there, whatever there is."""
+        """Writes these bytes, over any that are there."""
         for key, data in objects.items():
             (self.place / key).parent.mkdir(parents=True, exist_ok=True)
             (self.place / key).write_bytes(data)
 
     def unfinished(self) -> list[str]:
-        """What is left in scratch and resume folders."""
+        """Leftovers in scratch and resume folders."""
         return [str(path) for name in (".scratch", ".resume") for path in (self.place / name).glob("*")]
 
     def close(self) -> None:
@@ -111,7 +111,7 @@ class MemoryBackend:
         schedules.watch(str(self.root))
 
     def open(self) -> ScenarioStore:
-        """As a new process on one machine does it. What earlier ones held in the cache is free: they have ended."""
+        """As a new process on one machine does it. Cache entries of earlier ones are free: they have ended."""
         from tasks.store.cache import Cache
         from tasks.store.object_store import RemoteObjects
 
@@ -120,7 +120,7 @@ class MemoryBackend:
         take = cache._lock
 
         def take_in_turn(digest: str, kind: int) -> int | None:
-            """Where the kernel would stop this thread, or it would look again later, the lock's holder goes on."""
+            """Lets the lock's holder go on where the kernel would stop this thread, or it would look again later."""
             while (handle := take(digest, kind | fcntl.LOCK_NB)) is None:
                 schedules.give_way()
                 if kind & fcntl.LOCK_NB:

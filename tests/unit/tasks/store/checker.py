@@ -23,7 +23,7 @@ WRITTEN_BY = {
 
 @dataclass
 class Found:
-    """What lies in a store: generations as (first day, last day), the digest of each commit, the champion log's
+    """Contents of a store: generations as (first day, last day), the digest of each commit, the champion log's
     records, commits whose files were deleted, folders without a commit."""
 
     generations: list[tuple[str, str]] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Found:
 
 
 def digest(value: Any) -> str:
-    """Of bytes, or of what the store writes for a value."""
+    """SHA-256 of bytes, or of the JSON that the store writes for a value."""
     return _sha256(value if isinstance(value, bytes) else (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
 
@@ -150,7 +150,7 @@ class _Checker:
                 yield f"{place}: of another generation"
             for source in [*manifest["sources"], *([manifest["appended"]] if "appended" in manifest else [])]:
                 if self.named.get(source["record"]) != source["manifest"]:
-                    yield f"{place}: source {source['record']} is not what it was"
+                    yield f"{place}: source {source['record']} has changed"
             yield from self._inputs(place, manifest["inputs"])
             before = DAYS[DAYS.index(ds) - 1] if ds != DAYS[0] else None
             if step == LINK and manifest["parent"] != (self._held(number, LINK, before) if before else None):
@@ -160,7 +160,7 @@ class _Checker:
                 yield f"champion {entry['sequence']}: its checkpoint is not committed"
 
     def _inputs(self, place: Place, inputs: dict[str, Any]) -> Iterator[str]:
-        """Each input is what its place holds as seen from the commit's own generation."""
+        """Checks that each input equals the output at its place, as seen from the commit's own generation."""
         number, ds, _ = place
         today = DAYS.index(ds)
         for name, value in inputs.items():
@@ -173,7 +173,7 @@ class _Checker:
             elif name == "parent":
                 expected = self._held(number, step, DAYS[today - 1]) if today else None
             if value != expected or (expected is None and name != "parent"):
-                yield f"{place}: {name} is not what its place holds"
+                yield f"{place}: {name} differs from the output at its place"
 
     def _held(self, number: int, step: str, ds: str) -> str | None:
         return self.found.commits.get((self.found.generation_of(ds, number), ds, step))

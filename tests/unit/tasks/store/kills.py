@@ -2,9 +2,9 @@
 
     python -m tests.unit.tasks.store.kills FOLDER STORE EVERY
 
-A call is whatever changes or reads the store: each file operation below FOLDER, and before and after each request to an
-object store. After each kill the store is looked at as it is, then the history runs to its end. Prints one JSON object.
-Each run is a fork of this process, which itself never uses the object store's client: that does not survive a fork.
+A call is a point that changes or reads the store: each file operation below FOLDER, and before and after each request
+to an object store. After each kill the store is looked at as it is, then the history runs to its end. Prints one JSON
+object. Each run is a fork of this process, which never uses the object store's client: that does not survive a fork.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Killer:
 
 
 def forked(call: Callable[[], Any]) -> tuple[int, str]:
-    """Calls in a child; its signal or exit code, and what it wrote to stderr."""
+    """Calls in a child; returns its signal or exit code, and its stderr."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -147,7 +147,7 @@ def problems_after(scenario: Scenario, url: str, expected: list[str] | None) -> 
 
 
 def failures(folder: Path, place: str, every: int) -> Iterator[tuple[int, str]]:
-    """For each kill, its number and what was wrong afterwards, or ""."""
+    """Yields each kill's number and the problem afterwards, or ""."""
     scenario = little_scenario(folder)
     reference = folder / "reference.json"
     os.environ["RECLOOP_CACHE"] = str(folder / "cache-of-all")

@@ -1,4 +1,4 @@
-"""What an action should do to a store, said from what lies in it: a few lines for each, without the code of tasks."""
+"""Expected effects of actions on a store, from its contents: a few lines for each, without the code of tasks."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def digest_of_files(files: Mapping[str, Any]) -> str:
 
 
 def is_finished(found: Found, ds: str) -> bool:
-    """Whether all steps of a day are committed."""
+    """Says if all steps of a day are committed."""
     return all((found.generation_of(ds), ds, step) in found.commits for step in STEPS_OF_A_DAY)
 
 
@@ -130,7 +130,7 @@ def expected_of_resume(found: Found) -> Expected:
 
 
 def expected_of_replay(found: Found, ds: str) -> Expected:
-    """`digest` says whether it goes on with the newest generation."""
+    """`digest` says if it goes on with the newest generation."""
     current = {(day, step) for g, day, step in found.commits if found.generation_of(day) == g}
     today = DAYS.index(ds)
     if not current:

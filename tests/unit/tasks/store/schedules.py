@@ -30,7 +30,7 @@ class Killed(BaseException):
 
 @dataclass
 class Actor:
-    """What it calls, the point at which it dies, and how it ended: `result` or `error`, or neither where it died."""
+    """Its call, the point at which it dies, and its end: `result` or `error`, or neither where it died."""
 
     call: Callable[[], Any]
     kill_at: int | None = None
@@ -90,7 +90,7 @@ def watch(folder: str) -> None:
 
 
 def of_process(at_point: Callable[[], None]) -> None:
-    """From now on `at_point` is called at every point of this process, whatever thread reaches it."""
+    """From now on `at_point` is called at every point of this process, in any thread."""
     _process[:] = [at_point]
 
 

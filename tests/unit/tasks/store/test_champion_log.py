@@ -229,14 +229,14 @@ def test_a_rollback_holds_promotions_until_they_are_resumed(scenario, store, tmp
     resumed = resume_promotions(scenario, store)
     assert (resumed.changed, resumed.to_version, resumed.champion.kind) == (True, "2", "resumption")
     assert log.held_by() is None
-    assert log.as_of(DAYS[4]) == before  # who serves, and who served before, did not change
+    assert log.as_of(DAYS[4]) == before  # the serving version, and the one before, did not change
     assert log.current().version == tracking.aliases("little")["champion"] == "2"
     assert status_facts(scenario, store)["promotions"] == "allowed"
     assert rollback(scenario, store).to_version == "1"
 
 
 def test_records_of_an_older_release_are_read(store):
-    """Byte for byte what 0.1 wrote."""
+    """Byte for byte equal to the records of 0.1."""
     folder = store.work / "champion"
     folder.mkdir(parents=True)
     (folder / "000001.json").write_text(

@@ -21,7 +21,7 @@ from tests.unit.tasks.little import DAYS
 
 
 class Killed(BaseException):
-    """What ends a process in these tests."""
+    """The end of a process in these tests."""
 
 
 def _commit(store: ScenarioStore, step: str, ds: str, content: str = "", generation: int | None = None, **facts):
@@ -181,7 +181,7 @@ STRANGERS = {
 
 @pytest.mark.parametrize(("key", "put"), STRANGERS.items(), ids=STRANGERS)
 def test_verify_names_what_lies_among_the_records(scenario, store, key, put):
-    """And nothing else is disturbed by it: the next commit names what it would have named without it."""
+    """And nothing else is disturbed by it: the next commit names the same records as without it."""
     _history(store)
     newest, commits = store.newest("champion"), store.commits()
     put(store.work / key)
@@ -283,7 +283,7 @@ def test_a_lost_generation_is_not_passed_over(scenario, store):
 
 @pytest.mark.parametrize("name", [".scratch", ".resume", f".resume/{DAYS[0]}.train", "journal.jsonl", "g0000"])
 def test_a_symlink_in_the_store_leads_nowhere(store, tmp_path, name):
-    """Neither is what it leads to read, nor changed, nor removed."""
+    """Its target is not read, changed or removed."""
     _commit(store, "ingest", DAYS[0])
     outside = tmp_path / "outside"
     outside.mkdir()

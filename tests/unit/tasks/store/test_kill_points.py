@@ -1,5 +1,5 @@
 """A process is killed (SIGKILL) at each of the calls that a day, a replay, a rollback and gc make; then the same
-commands run again. Whatever the point was, the store ends with the same bytes as without a kill, and is proven.
+commands run again. After a kill at any point, the store ends with the same bytes as without a kill, and is proven.
 
 `python -m tests.unit.tasks.store.test_kill_points` tries every point and prints the table of docs/the-store.md.
 """
@@ -29,7 +29,7 @@ FAST, SLOW = 97, 11  # every 97th point, and every 11th one
 
 
 class Loop:
-    """A store after its first day, and the commands that follow: they do what is left to do, however often they run."""
+    """A store after its first day, and the commands that follow: they do the remaining work, however often they run."""
 
     def __init__(self, backend: Backend, folder: Path) -> None:
         self.backend, self.scenario = backend, tiny_scenario(folder)
@@ -77,7 +77,7 @@ def loop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Loop]:
 
 
 class Reference:
-    """The commands without a kill: what each point belongs to, and what the store holds at the end."""
+    """The commands without a kill: the command of each point, and the contents of the store at the end."""
 
     def __init__(self, loop: Loop) -> None:
         loop.day(DAYS[0])

@@ -103,7 +103,7 @@ def test_an_output_comes_back_on_another_machine(objects: RemoteObjects, proxy: 
     assert not any(objects.problems_of(KEY, files))
     proxy.seen.clear()
     own = objects.fetch(KEY, files)
-    assert not [path for _, path in proxy.seen if not path.endswith(MANIFEST)], "what this machine has made is here"
+    assert not [path for _, path in proxy.seen if not path.endswith(MANIFEST)], "this machine's own objects are here"
     other = other_machine(objects, tmp_path).fetch(KEY, files)
     assert files_of(other) == files_of(own) == files
 
@@ -154,7 +154,7 @@ def test_half_an_upload_is_repeated_or_leaves_nothing_visible(
 
 
 def test_after_a_lost_answer_the_record_decides(objects: RemoteObjects, proxy: Proxy) -> None:
-    """The client cannot know whether the store did what it asked for; what stands there says it."""
+    """The client cannot know if the store carried out its request; the stored record shows it."""
     proxy.fail("lost answer", method="PUT")
     assert objects.put_if_absent(RECORD, b"ours")
     assert objects.read(RECORD) == b"ours"
@@ -237,7 +237,7 @@ def test_credentials_that_are_lost_in_the_middle(
 def test_an_identity_of_one_bucket(
     object_server: ObjectServer, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a pod gets, from a file: it works in the store's bucket and nowhere else."""
+    """A pod's credentials, from a file: they work in the store's bucket and nowhere else."""
     file = tmp_path / "credentials"
     file.write_text(f"[steps]\naws_access_key_id = {NARROW}\naws_secret_access_key = {object_server.narrow_secret}\n")
     for name, value in object_server.environment(AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="").items():

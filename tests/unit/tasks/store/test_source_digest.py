@@ -1,4 +1,4 @@
-"""What counts as the code of a step: the modules that it imports, and the data files beside them."""
+"""The files that count as the code of a step: the modules that it imports, and the data files beside them."""
 
 from pathlib import Path
 

@@ -21,6 +21,7 @@ from tasks.run.rollback import resume_promotions, rollback, status_facts
 from tasks.run.runner import run_step
 from tasks.store.champion_log import CHAMPION
 from tasks.store.verify import verify
+from tests.own_process import in_own_process
 from tests.unit.tasks.store import schedules
 from tests.unit.tasks.store.backends import BACKENDS, Backend, LocalBackend
 from tests.unit.tasks.store.checker import Found, check
@@ -218,7 +219,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.found.commits)
     @rule(data=st.data())
     def corrupt(self, data: st.DataObject) -> None:
-        """One bit of one byte of what has a proof."""
+        """Flips one bit of one byte that has a proof."""
         objects = self.backend.objects()
         proven = sorted(key for key in objects if key.startswith(("g", "champion")) and self.is_proven(key))
         key = data.draw(st.sampled_from(proven))
@@ -234,7 +235,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert verify(self.scenario, self.backend.open()).head == head
 
     def is_proven(self, key: str) -> bool:
-        """Of what no commit names nothing is proven: what killed runs left, and the files of what was collected."""
+        """Files that no commit names are not proven: leftovers of killed runs, and the files of collected outputs."""
         if key.startswith("champion") or key.endswith("generation.json"):
             return True
         top, ds, step, *names = key.split("/")
@@ -247,10 +248,10 @@ class StoreMachine(RuleBasedStateMachine):
             and (place not in self.found.collected or names[-1] in ("commit.json", "manifest.json"))
         )
 
-    # what always holds
+    # invariants
 
     def look(self) -> None:
-        """Reads the store; what was there before is there still."""
+        """Reads the store; its earlier contents are there still."""
         self.backend.end_processes()
         before, self.found = self.found, check(self.backend.objects())
         self.lacked |= bool(self.found.collected) and len(self.found.generations) > len(before.generations)
@@ -263,14 +264,14 @@ class StoreMachine(RuleBasedStateMachine):
             self.look_for_lacking()
 
     def look_for_lacking(self) -> None:
-        """What was deleted is not needed from the day of the newest checkpoint on."""
+        """Checks that no deleted output is needed from the day of the newest checkpoint on."""
         lacking = [todo for todo in TODO if todo[0] != "ingest" and self.expected(todo).ends is BadInputError]
         current = [ds for g, ds, step in self.found.commits if step == LINK and self.found.generation_of(ds) == g]
         assert all(ds < max(current) for _, ds in lacking), lacking
         self.lacked = bool(lacking)
 
     def finish(self) -> None:
-        """Whatever happened: the same commands again end well, and nothing is left over."""
+        """Checks that after any history the same commands end well, and nothing is left over."""
         begun = [key.split("/")[1] for key in self.found.leftovers]  # by a killed run that was the first of its day
         last = max([*(ds for _, ds, _ in self.found.commits), *begun], default="")
         for step, ds in TODO:
@@ -281,7 +282,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.look()
         proof = verify(self.scenario, store)
         assert proof.problems == proof.replaced == []
-        status_facts(self.scenario, store)  # what a person looks at; it moves an alias that lags
+        status_facts(self.scenario, store)  # a person looks at these; it moves an alias that lags
         assert self.found.leftovers == []
         assert self.backend.unfinished() == []
         if self.found.champions and self.found.champions[-1]["version"] in self.registry.state["tags"]:
@@ -302,7 +303,7 @@ FAILED = {
         "day1 day2 ingest3 train3 replay2 day2 rollback0 ingest3 train3 gc1 rollback2 register3"
     ),
     "a former champion was deleted": "day1 day2 day3 ingest4 train4 gc1 rollback0 register4",
-    "a rollback to what was deleted": "day1 day2 day3 ingest4 train4 gc1 rollback0 rollback0 register4",
+    "a rollback to a deleted version": "day1 day2 day3 ingest4 train4 gc1 rollback0 rollback0 register4",
     "a replay begins where files were deleted": "day1 day2 day3 gc1 replay2 replay1 day1",
     "a replay goes on after one that did nothing": "day1 day2 day3 replay2 replay1 day1 replay1",
 }
@@ -318,20 +319,22 @@ def _machine_on(backend: str) -> type[StoreMachine]:
     return type("StoreMachine", (StoreMachine,), {"backend_type": BACKENDS[backend]})
 
 
-def _run(backend: str, sequences: int) -> None:
+def run(backend: str, sequences: int, folder: Path) -> None:
+    """Drives that many sequences on stores of a backend."""
+    SCENARIOS["tiny"] = tiny_scenario(folder)
     bounds = settings(max_examples=sequences, stateful_step_count=5, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(_machine_on(backend), settings=bounds)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_some_sequences(backend: str) -> None:
-    _run(backend, 100)
+def test_some_sequences(backend: str, tmp_path: Path) -> None:
+    run(backend, 100, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_many_sequences(backend: str) -> None:
-    _run(backend, 1000)
+def test_many_sequences(backend: str, tmp_path: Path) -> None:
+    in_own_process(run, backend, 1000, tmp_path)
 
 
 @pytest.mark.parametrize("words", FAILED.values(), ids=FAILED)

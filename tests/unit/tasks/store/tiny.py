@@ -1,7 +1,7 @@
 """A loop whose steps write a few bytes: real runner, store, chain and champion log, in milliseconds.
 
-Four steps stand for the nine. `deploy` is the real function, and so is what `register` does after it has written an
-evaluation; `train` writes all else that they read. What a step writes is a pure function of its inputs (`content`), so
+Four steps stand for the nine. `deploy` is the real function, and so is the part of `register` after it has written an
+evaluation; `train` writes all else that they read. A step's output is a pure function of its inputs (`content`), so
 that a model can say each digest beforehand.
 `Registry` stands for the functions of tasks.tracking, the only double.
 """
@@ -84,7 +84,7 @@ def content(step: str, ds: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_bytes(value: Any) -> bytes:
-    """How the steps write a value."""
+    """A value as the steps write it."""
     return json.dumps(value, sort_keys=True).encode()
 
 

@@ -296,8 +296,8 @@ def test_any_config_path_can_be_searched(tmp_path):
         ("features.recent.window_days: {low: 1, high: 9}", "needs the events of 2022-04-02, which are not committed"),
         ("features.*.kind: {choices: [id]}", "tune.space: features.age.kind = 'id'"),
         ("quantize.embedding_bits: {choices: [4]}", "has no part in training"),
-        ("evaluate.bootstrap: {low: 1, high: 9}", "decides which rows judge a trial"),
-        ("train.holdout_share: {low: 0.1, high: 0.3}", "decides which rows judge a trial"),
+        ("evaluate.bootstrap: {low: 1, high: 9}", "selects the rows that judge a trial"),
+        ("train.holdout_share: {low: 0.1, high: 0.3}", "selects the rows that judge a trial"),
         ("train.learning_rat: {low: 0.1, high: 0.3}", "did you mean train.learning_rate?"),
         ("features.aeg.enabled: {choices: [true]}", "no such config path"),
         ("train.batch_size: {low: -5, high: 8}", "tune.space: train.batch_size = -5"),
@@ -455,7 +455,7 @@ def test_trial_zero_has_the_values_that_serve_and_trial_one_the_scenarios_own(ch
     assert [t["params"]["train.learning_rate"] for t in proposal["trials"][:2]] == [0.03, 0.00001]
     assert proposal["champion_value"] == proposal["trials"][0]["value"] > proposal["trials"][1]["value"]
     if not proposal["better"]:
-        assert proposal["changes"] == {}  # the scenario differs from what serves, but nothing was found to be better
+        assert proposal["changes"] == {}  # the scenario differs from the serving one, but nothing better was found
     else:
         assert proposal["changes"]["train.learning_rate"]["old"] == 0.00001
 
