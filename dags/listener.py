@@ -1,4 +1,7 @@
-"""Ends runs that Airflow would keep waiting: see `on_dag_run_running`. Airflow's plugin registers this module."""
+"""Fails runs that Airflow would keep waiting, or would call a success without their work done.
+
+Airflow's plugin registers this module.
+"""
 
 from __future__ import annotations
 
@@ -28,4 +31,30 @@ def on_dag_run_running(dag_run: DagRun, msg: str) -> None:
         dag_run.set_state("failed")
 
 
-hookimpl(on_dag_run_running)  # marks it; as a decorator it would hide the function's types
+def on_dag_run_success(dag_run: DagRun, msg: str) -> None:
+    """Fails a run of which a person marked a task as successful that did not run, with the reason as its note.
+
+    Airflow takes the person's word; the tasks behind such a task find its output missing, but behind the last one
+    nothing looks. A step that has run left its digest as its return value.
+    """
+    from airflow.models.xcom import XComModel
+    from sqlalchemy import select
+    from sqlalchemy.orm import object_session
+
+    session = object_session(dag_run)
+    if session is None or not isinstance(dag_run.get_dag().timetable, DayTimetable):
+        return
+    returned = select(XComModel.task_id).where(
+        XComModel.dag_id == dag_run.dag_id, XComModel.run_id == dag_run.run_id, XComModel.key == "return_value"
+    )
+    done = {task.task_id for task in dag_run.get_task_instances(state=["success"], session=session)}
+    if by_hand := sorted(done - set(session.scalars(returned))):
+        dag_run.note = (
+            f"marked as successful by hand, without having run: {', '.join(by_hand)}. Clear it: it runs, or finds its "
+            f"output committed"
+        )
+        dag_run.set_state("failed")
+
+
+for _hook in (on_dag_run_running, on_dag_run_success):
+    hookimpl(_hook)  # marks it; as a decorator it would hide the function's types

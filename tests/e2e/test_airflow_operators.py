@@ -203,6 +203,10 @@ def test_states_set_by_hand_make_no_day_green_that_is_not_committed(shop: Operat
     shop.set_state(first, "train", "failed")
     shop.ended(first)
     assert shop.states(first)["deploy"] == "upstream_failed"
+    shop.set_state(first, "deploy", "success")  # the last task: for Airflow it decides over the run
+    shop.ended(first)
+    assert shop.state(first) == "failed"
+    assert "by hand, without having run: deploy" in shop.run(first)["note"]
     shop.set_slots(1)
     shop.ended(second)  # the day after can't learn, and says which day is missing
     assert f"exit code 5: train of {DAYS[1]} needs the output of train of {DAYS[0]}" in shop.reason(second, "train")
