@@ -140,14 +140,14 @@ class _Features:
             what = f"is of type {kind}, not an id"
             self.problems.say((*location, "of"), feature.of, what, "name a column of ids")
             return
-        self.types[location[-1]] = f"list[{'int' if kind == 'int' else 'string'}]"
+        wanted = self.types[location[-1]] = f"list[{_element(kind)}]"
         if feature.history is None or not self.problems.column((*location, "history"), feature.history):
             return
         if "." not in feature.history:
             what, remedy = "is a column of the log, not of an entity", "name an entity.column list"
             self.problems.say((*location, "history"), feature.history, what, remedy)
-        elif self.problems.types[feature.history] != f"list[{kind}]":
-            what = f"is of type {self.problems.types[feature.history]}, not list[{kind}] as `of`"
+        elif self.problems.types[feature.history] != wanted:
+            what = f"is of type {self.problems.types[feature.history]}, not {wanted} as `of`"
             self.problems.say((*location, "history"), feature.history, what, "name a list of the same ids")
 
     def check_tables(self) -> None:
@@ -186,4 +186,6 @@ def _remedy(wanted: str, kind: str, of: str) -> str:
 
 
 def _element(kind: str) -> str:
-    return kind[5:-1] if kind.startswith("list") else kind
+    """Type of the ids that join makes of a value: those of true and false are 1 and 0."""
+    element = kind[5:-1] if kind.startswith("list") else kind
+    return "int" if element == "bool" else element

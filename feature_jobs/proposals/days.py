@@ -1,4 +1,4 @@
-"""Which days of the log to run: busy ones, recent ones, with a reason for those left out."""
+"""The days of the log to run: busy and recent ones, with a reason for those left out."""
 
 from __future__ import annotations
 

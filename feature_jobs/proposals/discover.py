@@ -35,7 +35,7 @@ _HOUR = re.compile(r"(?<=/)(h(?:our)?=)?([01]\d|2[0-3])(?=/|$)")
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a file is read, and the names of its columns. `options` of DuckDB say how its text is stored."""
+    """The format of a file and the names of its columns. `options` of DuckDB describe the storage of its text."""
 
     format: str
     delimiter: str
@@ -53,7 +53,7 @@ class FileGroup:
 
     @property
     def is_daily(self) -> bool:
-        """Whether the path names days."""
+        """True where the path names days."""
         return "{" in self.path
 
     @property
@@ -126,7 +126,7 @@ def _suffix(file: Path) -> str:
 def _sniff(
     connection: duckdb.DuckDBPyConnection, file: Path, sniffed: dict[tuple[str, str], Dialect | str]
 ) -> Dialect | str:
-    """How the file is read, or why it is not a table; an empty text for files that nobody expects to be one.
+    """Returns the format of the file, or the reason why it is not a table: an empty text where nobody expects one.
 
     `sniffed` are results by storage and header, as thousands of daily files are sniffed once.
     """

@@ -100,7 +100,7 @@ def _fields(log: Log, column: Profile) -> dict[str, Any]:
 
 
 def _left_out(column: Profile, log: Log | None) -> str | None:
-    """Why a column of the log or of an entity makes no feature, or None. The first rule that holds decides."""
+    """Returns the reason why a column makes no feature, or None. The first rule that holds decides."""
     is_log = log is not None
     words, distinct, is_string = column.words, column.distinct, column.type == "string"
     share = distinct / max(column.known, 1)
@@ -126,7 +126,7 @@ def _left_out(column: Profile, log: Log | None) -> str | None:
 
 
 def _useless_id(log: Log, column: Profile) -> str | None:
-    """Why nothing can be learned for another row from a column of the log, or None: it numbers rows or requests, counts
+    """Returns the reason why a column of the log helps no other row, or None: it numbers rows or requests, counts
     something, or copies the user or the item. Its values show it; its name often does not."""
     is_number, distinct, known = column.is_number, column.distinct, column.known
     if not (is_number or column.type == "string") or column.is_flag or known < MIN_ROWS:
@@ -148,7 +148,7 @@ def _useless_id(log: Log, column: Profile) -> str | None:
 
 
 def _relations(log: Log, column: Profile) -> tuple[Any, ...]:
-    """Whether the values are whole numbers or text; Spearman's correlation with the event time; how nearly they are
+    """Returns if the values are whole numbers or text; Spearman's correlation with the event time; how nearly they are
     one-to-one with the user and with the item; the share of repeated values that one user has alone."""
     parts = {"v": column, "t": log.time, "u": log.user, "i": log.item}
     seen = ", ".join(f"{quote(part.name)} AS {name}" for name, part in parts.items())

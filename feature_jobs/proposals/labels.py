@@ -1,4 +1,4 @@
-"""What to predict, and which columns would give the answer away."""
+"""The labels to predict, and the columns that would give the answer away."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def find_answers(log: Log, given: Mapping[str, str]) -> Answers:
 
 
 def no_label(path: Path, log: Log, given: Mapping[str, str]) -> str:
-    """Why the log has no label, and how one is given."""
+    """The reason why the log has no label, and the way to give one."""
     for name, condition in given.items():
         if unknown := columns_of(condition) - log.table.columns.keys():
             return f"--label {name} names {', '.join(unknown)}, but its columns are {', '.join(log.table.columns)}"
@@ -155,7 +155,7 @@ def _leaks(log: Log, outcomes: Mapping[str, str], labels: list[Label]) -> dict[s
 
 
 def _delay(log: Log, labels: list[Label], outcomes: Mapping[str, str]) -> tuple[int, str]:
-    """How long after a row its outcome is known, and the reason: a duration among the outcomes, or the labels' kind."""
+    """The time from a row to its outcome, and the reason: a duration among the outcomes, or the labels' kind."""
     answers = [log.table.columns[label.column] for label in labels]
     if all(column.type == "string" or column.words & vocabulary.RATINGS for column in answers):
         return 0, "each row is itself the outcome, at its own time"

@@ -1,4 +1,4 @@
-"""What the columns of a found table hold: a type that ingest reads, how many values, which ones.
+"""Profiles of the columns of a found table: a type that ingest reads, and the number and kind of the values.
 
 Rows are sampled evenly over all files. A cell reads as a type if ingest's own SQL (`Cell`) reads it, so that `init`,
 `check` and `ingest` agree, on `inf` and on spaces too.
@@ -44,7 +44,7 @@ _HEADER_TYPE = re.compile(r":(token|token_seq|float|float_seq)$")  # RecBole's `
 
 @dataclass(frozen=True)
 class Profile:
-    """What a column holds. `column` is how ingest reads it; `low` and `high` are of numbers, without the outermost
+    """Facts about a column. `column` is how ingest reads it; `low` and `high` are of numbers, without the outermost
     thousandth on either side; `top` are its twelve most frequent values; `sql` reads it from the files."""
 
     name: str
@@ -69,29 +69,29 @@ class Profile:
 
     @property
     def is_number(self) -> bool:
-        """Whether it is int or float."""
+        """True for int and float."""
         return self.type in ("int", "float")
 
     @property
     def is_id(self) -> bool:
-        """Whether the name says that it identifies something."""
+        """True where the name says that it identifies something."""
         return not self.words.isdisjoint(vocabulary.ID_ENDINGS)
 
     @property
     def is_quantity(self) -> bool:
-        """Whether the name says that it measures something."""
+        """True where the name says that it measures something."""
         quantities = vocabulary.QUANTITIES | vocabulary.DURATIONS | vocabulary.AFTERWARDS
         return not (self.is_id or self.words.isdisjoint(quantities))
 
     @property
     def is_flag(self) -> bool:
-        """Whether it holds yes or no."""
+        """True where it holds yes or no."""
         is_01 = self.is_number and self.distinct == 2 and {*self.top} <= {"0", "1", "0.0", "1.0"}
         return is_01 or self.type == "bool"
 
     @property
     def is_text(self) -> bool:
-        """Whether it holds sentences or titles: long, of several words, and many. Names of countries are not."""
+        """True for sentences and titles: long, of several words, and many. Names of countries are not."""
         num_words = sum(len(value.split()) for value in self.top) / max(len(self.top), 1)
         return self.type == "string" and self.mean_length > 12 and num_words > 1.5 and self.distinct > FEW_TEXTS
 
@@ -138,7 +138,7 @@ class Table(Sample):
 
     @property
     def size(self) -> str:
-        """How many rows there are, and how many were looked at."""
+        """The number of rows, and of those that were read."""
         looked = "all" if self.num_sampled == self.num_rows else f"{self.num_sampled:,} of them, evenly taken,"
         files = len(self.group.files)
         return f"{self.num_rows:,} rows in {files:,} file{'s' * (files > 1)}, {looked} looked at"

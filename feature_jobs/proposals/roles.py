@@ -72,7 +72,7 @@ def _unnamed_time(table: Table) -> Profile | None:
 
 
 def _is_recent(column: Profile, unit_s: float) -> bool:
-    """Whether it holds numbers that are times between 1990 and 2038 if counted in units of so many seconds."""
+    """Says if its numbers are times between 1990 and 2038, counted in units of so many seconds."""
     low, high = (column.low or 0, column.high or 0) if column.is_number else (0, 0)
     return low * unit_s >= EARLIEST_S and high * unit_s <= LATEST_S
 
@@ -144,7 +144,7 @@ def _midnight(time: Profile, table: Table) -> str:
 
 
 def is_row_id(column: Profile) -> bool:
-    """Whether the column identifies a row, a visit or a purchase, by its name or because each row has another value."""
+    """Says if the column identifies a row, a visit or a purchase: by its name, or as each row has another value."""
     if column.words & vocabulary.ROW and (column.is_id or column.distinct > 100):
         return True
     # In a sample of a large log a user hardly ever comes twice, so the name decides before the values do.
@@ -190,7 +190,7 @@ def entities_of(tables: list[Table], log: Log) -> list[FoundEntity]:
 
 
 def _has_same_rows(table: Table, log: Log) -> bool:
-    """Whether a table repeats rows of the log, with other columns: answers to them, perhaps, and not earlier rows."""
+    """Says if a table repeats rows of the log, with other columns: answers to them, perhaps, and not earlier rows."""
     names = ", ".join(quote(key.name) for key in log.keys)
     if not {key.name for key in log.keys} <= table.columns.keys():
         return False

@@ -138,7 +138,7 @@ def test_files_and_functions_are_short() -> None:
     assert long == []
 
 
-@pytest.mark.parametrize("folder", ["tasks", "dags"])
+@pytest.mark.parametrize("folder", [*ROOMS, "benchmarks", "tests"])
 def test_docstrings_begin_with_a_verb_or_a_noun(folder: str) -> None:
     found = [
         f"{_place(file)}:{line}: {text.splitlines()[0]}"

@@ -120,6 +120,13 @@ def test_all_problems_come_at_once(write: Callable[[str], Path]) -> None:
     assert len(str(caught.value).splitlines()) == 2
 
 
+@pytest.mark.parametrize(("table", "problems"), [("item_id", []), ("gender", ["holds string ids, hits has int ids"])])
+def test_ids_of_true_and_false_are_integers(write: Callable[[str], Path], table: str, problems: list[str]) -> None:
+    sequence = f"hits: {{kind: sequence, by: user_id, of: 'item_id < 9', length: 3, table: {table}}}"
+    found = check_scenario(load_scenario(write(GOOD.replace("  user_events:", f"  {sequence}\n  user_events:"))))
+    assert len(found) == len(problems) and all(part in line for part, line in zip(problems, found, strict=True))
+
+
 def test_outcomes_of_earlier_events_are_no_leak(write: Callable[[str], Path]) -> None:
     text = GOOD.replace("\njoin:", "\noutcomes: [rating]\n\njoin:")
     text = text.replace("of: item_id, by: user_id", "of: 'bucket(rating, 1)', by: user_id").replace(

@@ -1,4 +1,4 @@
-"""Which days are chosen, and why others are left out."""
+"""The choice of days, and the reasons for those left out."""
 
 import datetime
 

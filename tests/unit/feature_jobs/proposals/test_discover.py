@@ -1,4 +1,4 @@
-"""Which files are one table, and how their paths name days."""
+"""Files that are one table, and days in their paths."""
 
 import gzip
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Which columns are features, and which are ids from which nothing can be learned."""
+"""Columns that are features, and ids from which nothing can be learned."""
 
 import datetime
 from pathlib import Path

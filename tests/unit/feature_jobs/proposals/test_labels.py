@@ -1,4 +1,4 @@
-"""What is predicted, which columns are outcomes, and how late a label is known."""
+"""Labels, outcomes, and the delay after which a label is known."""
 
 import shlex
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which table is the log, which columns are user and item, and which other tables are joined to it."""
+"""Roles: the table that is the log, the columns of user and item, the tables that are joined to it."""
 
 import datetime
 from collections.abc import Callable
