@@ -25,10 +25,13 @@ START_WITHIN_S = 120.0
 REGION = "us-east-1"
 NARROW = "narrow"
 
-Fault = Literal["busy", "silent", "reset", "lost answer", "cut upload", "cut answer", "refused", "expired"]
+Fault = Literal[
+    "busy", "silent", "reset", "lost answer", "cut upload", "cut answer", "refused", "expired", "no container"
+]
 """Faults of a request at the proxy:
 
-busy, refused, expired: the server never sees it, the answer is 503 SlowDown, 403 AccessDenied or 400 ExpiredToken;
+busy, refused, expired, no container: the server never sees it, the answer is 503 SlowDown, 403 AccessDenied, 400
+ExpiredToken, or 404 ContainerNotFound as Azure says it;
 silent: no answer comes; reset: the connection is closed at once;
 lost answer: the server carries it out, and the connection is closed;
 cut upload: half of the body reaches the server; cut answer: half of the answer's body comes back.
@@ -38,6 +41,7 @@ ANSWERS = {
     "busy": (503, "SlowDown"),
     "refused": (403, "AccessDenied"),
     "expired": (400, "ExpiredToken"),
+    "no container": (404, "ContainerNotFound"),
 }
 
 

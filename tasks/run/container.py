@@ -282,7 +282,7 @@ def store_environment(declared: Step, store: ScenarioStore | None) -> dict[str, 
         return {}
     from tasks.store.object_client import portable_settings
 
-    return {**portable_settings(), CACHE: f"{TMP}/recloop"}  # it fetches no outputs, so this cache stays empty
+    return {**portable_settings(store.url), CACHE: f"{TMP}/recloop"}  # it fetches no outputs, so this cache stays empty
 
 
 def error_of(declared: Step, code: int, answer: str, *, out_of_memory: bool) -> RecloopError:

@@ -5,8 +5,10 @@ Credentials come from the places where the store's own tools look for them:
     s3://BUCKET/PREFIX      AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (AWS_SESSION_TOKEN), a web identity, the role
                             of a container or an instance, or AWS_SHARED_CREDENTIALS_FILE (~/.aws/credentials) with
                             AWS_PROFILE; AWS_ENDPOINT_URL for other servers than Amazon's, AWS_REGION
-    gs://BUCKET/PREFIX      GOOGLE_APPLICATION_CREDENTIALS
-    az://CONTAINER/PREFIX   AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or an identity
+    gs://BUCKET/PREFIX      GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT_KEY, or the role of the machine;
+                            GOOGLE_BASE_URL for other servers than Google's
+    az://CONTAINER/PREFIX   AZURE_STORAGE_ACCOUNT_NAME, and AZURE_STORAGE_ACCOUNT_KEY or an identity;
+                            AZURE_STORAGE_ENDPOINT for other servers than Azure's
     memory://NAME           this process only; for tests
 
 A message never repeats text of the server or the client: that can hold signatures, tokens and key ids.
@@ -17,6 +19,7 @@ from __future__ import annotations
 import configparser
 import contextlib
 import functools
+import json
 import os
 import random
 import re
@@ -51,8 +54,19 @@ _ROLES = (
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-_SETTINGS = ("AWS_", "GOOGLE_", "AZURE_", TIMEOUT)
+_ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+_TO_CHECK = {
+    "s3": "the endpoint (AWS_ENDPOINT_URL, with http:// or https://) and the region (AWS_REGION)",
+    "gs": "the endpoint (GOOGLE_BASE_URL) and the service account",
+    "az": "the endpoint (AZURE_STORAGE_ENDPOINT), the account (AZURE_STORAGE_ACCOUNT_NAME) and its key",
+}
+_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
+_SETTINGS = {"s3": "AWS_", "gs": "GOOGLE_", "az": "AZURE_"}
+_ACCOUNT_FILES = ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_PATH")
 _LATER = {"408", "409", "425", "429"}  # of the 4xx, those that are worth another try
 _SET_CREDENTIALS = "set the credentials of the store (docs/object-store.md)"
 
@@ -82,9 +96,10 @@ def connect(url: str, *, retries: int = MAX_RETRIES) -> ObjectStore:
         more: dict[str, Any] = {"conditional_put": "etag"} if parts.scheme == "s3" else {}
         if parts.scheme == "s3" and (file := _credentials_file()) is not None:
             more["credential_provider"] = functools.partial(_credentials, file)
-        return from_url(url, client_options=_client_options(), retry_config=retry_config, **more)
+        return from_url(url, client_options=_client_options(parts.scheme), retry_config=retry_config, **more)
     except (BaseError, ValueError) as error:
-        raise explained(error, url) from None
+        # No request was made yet, so another try would end in the same way.
+        raise explained(error, url, is_wrong_setting=True) from None
 
 
 @functools.cache
@@ -99,7 +114,7 @@ def require_own_threads() -> None:
         raise RuntimeError("this process was forked from one that uses an object store; start it with spawn or exec")
 
 
-def explained(error: Exception, place: str) -> RecloopError:
+def explained(error: Exception, place: str, *, is_wrong_setting: bool = False) -> RecloopError:
     """Explains a client's error to a person: BadInputError where something must be changed, else RetryLaterError."""
     from obstore import exceptions as client
 
@@ -113,18 +128,18 @@ def explained(error: Exception, place: str) -> RecloopError:
     if code in _STALE:
         return BadInputError(f"{place}: the store says {said}; renew its credentials, and check this machine's clock")
     denied = isinstance(error, client.PermissionDeniedError | client.UnauthenticatedError)
-    is_wrong_setting = isinstance(error, ValueError | client.InvalidPathError | client.NotSupportedError)
+    is_wrong_setting |= isinstance(error, ValueError | client.InvalidPathError | client.NotSupportedError)
     if denied or status in ("401", "403") or code in _DENIED:
         return BadInputError(
             f"{place}: the store refuses access{said and f' ({said})'}; check that its credentials are right and may"
             " read, write, list and delete below this place"
         )
-    if code in ("NoSuchBucket", "ContainerNotFound"):
+    if code in _NO_BUCKET:
         return BadInputError(f"{place}: this bucket does not exist ({said}); create it, or correct the URL")
     if is_wrong_setting or "builder error" in text or (status.startswith(("3", "4")) and status not in _LATER):
         return BadInputError(
-            f"{place}: the store does not accept the request{said and f' ({said})'}; check the URL, the endpoint"
-            " (AWS_ENDPOINT_URL, with http:// or https://) and the region (AWS_REGION)"
+            f"{place}: the store does not accept the request{said and f' ({said})'}; check the URL,"
+            f" {_TO_CHECK.get(place.partition(':')[0], 'the endpoint and the credentials')}"
         )
     return RetryLaterError(
         f"{place}: the store cannot be reached or is busy ({said or 'no answer'}); try again later, and check the"
@@ -134,7 +149,7 @@ def explained(error: Exception, place: str) -> RecloopError:
 
 def is_missing(error: Exception) -> bool:
     """Says if the error means that the store has no such object, but does have the bucket."""
-    return isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error)
+    return isinstance(error, FileNotFoundError) and not any(code in str(error) for code in _NO_BUCKET)
 
 
 def pause(attempt: int) -> None:
@@ -154,18 +169,18 @@ def timeout_s() -> float:
     return seconds
 
 
-def _client_options() -> ClientConfig:
+def _client_options(scheme: str) -> ClientConfig:
     return {
         "timeout": timedelta(seconds=timeout_s()),
         "connect_timeout": timedelta(seconds=min(CONNECT_TIMEOUT_S, timeout_s())),
         # A person who writes http:// into the endpoint has decided; everywhere else only TLS is used.
-        "allow_http": _endpoint().startswith("http://"),
+        "allow_http": _endpoint(scheme).startswith("http://"),
     }
 
 
-def _endpoint() -> str:
-    """The address of a server that is not Amazon's, or ""."""
-    for name in _ENDPOINTS:
+def _endpoint(scheme: str) -> str:
+    """The address of a server that is not the one of the scheme's owner, or ""."""
+    for name in _ENDPOINTS[scheme]:
         if endpoint := os.environ.get(name, ""):
             with contextlib.suppress(ValueError):
                 parts = urlsplit(endpoint)
@@ -185,22 +200,39 @@ def _credentials_file() -> Path | None:
     if named or file.is_file():
         _credentials(file)  # raises now if it has an error
         return file
-    if _endpoint():  # not Amazon's own, so the machine has no role there, and asking for one takes half a minute
-        raise BadInputError(f"{_endpoint()}: no credentials were found for this store; {_SET_CREDENTIALS}")
+    # Not Amazon's own, so the machine has no role there, and asking for one takes half a minute.
+    if endpoint := _endpoint("s3"):
+        raise BadInputError(f"{endpoint}: no credentials were found for this store; {_SET_CREDENTIALS}")
     return None
 
 
-def portable_settings() -> dict[str, str]:
-    """The settings above, for a process that does not see this machine's files, such as one in a container."""
-    found = {name: value for name, value in os.environ.items() if name.startswith(_SETTINGS)}
-    if (file := _credentials_file()) is not None:
+def portable_settings(url: str) -> dict[str, str]:
+    """The settings above of this store and no other, for a process that does not see this machine's files, such as one
+    in a container."""
+    scheme = urlsplit(url).scheme
+    found = {name: value for name, value in os.environ.items() if name.startswith((_SETTINGS[scheme], TIMEOUT))}
+    if scheme == "s3" and (file := _credentials_file()) is not None:
         read = _credentials(file)
         for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_PROFILE"):
             found.pop(name, None)
         found["AWS_ACCESS_KEY_ID"], found["AWS_SECRET_ACCESS_KEY"] = read["access_key_id"], read["secret_access_key"]
         if token := read.get("token"):
             found["AWS_SESSION_TOKEN"] = token
+    for name in _ACCOUNT_FILES:
+        if name in found:
+            found["GOOGLE_SERVICE_ACCOUNT_KEY"] = _account(name, found.pop(name))
     return found
+
+
+def _account(name: str, file: str) -> str:
+    try:
+        text = Path(file).read_text()
+        if "private_key" in json.loads(text):
+            return text
+        problem = "not the key of a service account"
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        problem = f"not readable ({type(error).__name__})"
+    raise BadInputError(f"{name}: {file} is {problem}; a container needs the JSON file of a service account's key")
 
 
 def _credentials(file: Path) -> S3Credential:

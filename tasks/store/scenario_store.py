@@ -15,7 +15,6 @@ Only `tasks.store.objects` touches the place itself.
 from __future__ import annotations
 
 import contextlib
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from feature_jobs.errors import BadInputError, CorruptError, RetryLaterError
 from tasks.store.digests import MANIFEST, canonical_json, sha256_of
 from tasks.store.keys import FOLDER_NAME, RECORD, Place, collected_key, commit_key, place_of, record_key
 from tasks.store.objects import files_of, remove_empty_folders
-from tasks.store.places import is_remote, objects_at
+from tasks.store.places import normalized, objects_at
 from tasks.store.record_store import RecordStore
 from tasks.store.records import (
     Collected,
@@ -35,9 +34,6 @@ from tasks.store.records import (
     Source,
     holder_of,
 )
-
-_URL_LIKE = re.compile("(?i)(file|s3|gs|az):|[a-z][a-z0-9+.-]*:/")
-_URL = re.compile(r"file:///[^%?#]*|(?!(?i:file):)[A-Za-z][A-Za-z0-9+.-]*://[^/].*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -88,17 +84,9 @@ class Commit:
 def open_store(url: str | Path, scenario_name: str, scenario_option: str | None = None) -> ScenarioStore:
     """The scenario's part of the store: below a folder, or below the URL of an object store.
 
-    `scenario_option`: see `Scenario.option`; default `-s scenario_name`. Raises BadInputError for a URL that
-    would be taken for a folder below the current one.
+    `scenario_option`: see `Scenario.option`; default `-s scenario_name`. Raises BadInputError, see `normalized`.
     """
-    text = str(url)
-    if _URL_LIKE.match(text) and not _URL.fullmatch(text):
-        raise BadInputError(
-            f"--store {text}: is neither a path nor the URL of a store; write a path, file:///PATH or s3://BUCKET/PREFIX"
-        )
-    text = text.removeprefix("file://")
-    place = text.rstrip("/") if is_remote(text) else Path(text).resolve()
-    return ScenarioStore(objects_at(f"{place}/{scenario_name}"), scenario_option)
+    return ScenarioStore(objects_at(f"{normalized(str(url))}/{scenario_name}"), scenario_option)
 
 
 class ScenarioStore(RecordStore):

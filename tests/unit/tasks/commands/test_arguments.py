@@ -142,6 +142,19 @@ def test_urls_that_would_be_folders(shop: Path, url: str) -> None:
     refused(["status", *SHOP, "--store", url], 4, "write a path, file:///PATH or s3://BUCKET/PREFIX")
 
 
+HIDDEN = {"\n": r"'\n'", "%0d": r"'\r'", "\x7f": r"'\x7f'", "\u2028": r"'\u2028'"}
+HIDDEN |= {"../": "'..'", "./": "'.'", "/": "''", "a/../": "'..'", "%2E%2e/": "'..'"}
+
+
+@pytest.mark.parametrize("start", ["s3://b/", "gs://b/p/", "az://", "file:///tmp/"])
+def test_urls_that_a_client_would_read_as_others(shop: Path, start: str) -> None:
+    """It leaves control characters out and resolves `..`, so the store would be at another place."""
+    for part, named in HIDDEN.items():
+        if not (start.startswith("file:") and "%" in part) and (start, part) != ("az://", "/"):
+            refused(["status", *SHOP, "--store", f"{start}{part}x"], 4, f"--store: the URL has {named}")
+    refused(["status", *SHOP, "--store", "s3://user:secret\n@b/.."], 4, r"--store: the URL has '\n'; write")
+
+
 def test_numbers_that_no_machine_computes(shop: Path) -> None:
     for setting in (
         "join.lookback_days=1000000", "join.label_delay_s=99999999999999999999999", "model.embedding_dim=999999999999",
