@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -155,6 +156,8 @@ class Proxy:
         self.server = server
         self.fault: Callable[[str, str, int], Fault | None] = lambda method, path, count: None
         self.seen: list[tuple[str, str]] = []
+        self.delay_s = 0.0  # before each request reaches the server
+        self.waiting = self.most_at_once = 0
         self.closing = threading.Event()
         self.lock = threading.Lock()
         self.http = ThreadingHTTPServer((host, 0), type("Handler", (_Handler,), {"proxy": self}))
@@ -168,6 +171,14 @@ class Proxy:
         with self.lock:
             self.seen.append((method, path))
             return self.fault(method, path, len(self.seen))
+
+    def delay(self) -> None:
+        with self.lock:
+            self.waiting += 1
+            self.most_at_once = max(self.waiting, self.most_at_once)
+        time.sleep(self.delay_s)
+        with self.lock:
+            self.waiting -= 1
 
     def fail(self, *faults: Fault, method: str = "", part: str = "") -> None:
         """The next requests of a method and with a part in their path fail in these ways, later ones do not."""
@@ -205,6 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
     def handle_any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fault = self.proxy.next(self.command, self.path)
+        self.proxy.delay()
         if fault in ANSWERS:
             return self._answer(*ANSWERS[fault])
         if fault in ("silent", "reset"):

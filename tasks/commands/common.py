@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import functools
 import json
-import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from feature_jobs.errors import BadInputError, RecloopError, RetryLaterError
 from feature_jobs.schema import Scenario, load_scenario
 from tasks.commands import arguments
 from tasks.run.modes import LAUNCHABLE, SETTING
+from tasks.store.digests import finite
 from tasks.store.places import is_remote
 from tasks.store.record_store import DEFAULT_STORE
 from tasks.store.scenario_store import Commit, ScenarioStore, open_store
@@ -168,15 +168,7 @@ class Context:
 
 def json_line(value: Any) -> str:
     """The value as JSON that every program reads: JSON has no infinite number and no NaN, so these are null."""
-    return json.dumps(_finite(value), sort_keys=True, default=str, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.dumps(finite(value), sort_keys=True, default=str, allow_nan=False)
 
 
 def errors_as_json(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -19,7 +19,6 @@ from tasks.deploy import DEPLOYMENT_FILE
 from tasks.evaluation.files import EVALUATION_FILE
 from tasks.run.runner import Outcome
 from tasks.steps import STEPS, WRITERS
-from tasks.store.output_files import read_json
 from tasks.store.scenario_store import Commit, ScenarioStore
 from tasks.tracking.files import VERSION_FILE
 
@@ -191,10 +190,10 @@ def _output(store: ScenarioStore, name: str, ds: str) -> Commit | None:
 
 
 def _json(commit: Commit | None, name: str) -> dict[str, Any]:
-    """A file of a committed output, empty where it is missing or deleted; each step writes its own names."""
-    if commit is None or commit.store.is_collected(commit) or not (commit.folder / name).is_file():
+    """A file of a committed output, empty where there is none or it was deleted; each step writes its own names."""
+    if commit is None or name not in commit.manifest["files"] or commit.store.is_collected(commit):
         return {}
-    return read_json(commit.folder, name)
+    return commit.store.read_json(commit, name)
 
 
 def _number(facts: Any, *path: str) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,9 @@ from tasks.commands.common import Context, main, with_context
 from tasks.commands.days import day_options, scenario_days
 from tasks.commands.text_table import number, table
 from tasks.steps import DAILY, STEPS, WRITERS
+
+if TYPE_CHECKING:
+    from tasks.store.scenario_store import Commit, ScenarioStore
 
 
 @main.command(short_help="Shows days, steps, AUCs, the chain and the versions.")
@@ -27,18 +30,22 @@ def status(context: Context, repair: bool) -> None:
     from tasks.run.rollback import status_facts
     from tasks.run.shown import not_shown, show
     from tasks.store.chain import head
+    from tasks.store.records import holder_of
 
     scenario, store = context.scenario, context.store
     if repair:
         show(scenario, store, not_shown(store))
-    days = sorted({commit.ds for commit in store.commits()})
-    link = head(store)
+    commits, generations = store.commits(), store.generations()
+    current = [commit for commit in commits if holder_of(commit.ds, generations) == commit.generation]
+    states = _states(store, [commit for commit in current if commit.step in DAILY])
+    days = sorted({commit.ds for commit in commits})
+    link = head(store, commits)
     facts: dict[str, Any] = {
         "scenario": scenario.name,
         "store": store.url,
         "generation": store.generation,
-        "days": {day: {name: _state(context, name, day) for name in DAILY} for day in days},
-        "auc": {day: parent_auc(scenario, store, day) for day in days},
+        "days": {day: {name: states.get((day, name), "-") for name in DAILY} for day in days},
+        "auc": dict(zip(days, store.objects.each(lambda day: parent_auc(scenario, store, day), days), strict=True)),
         "chain_head": vars(link) if link else None,
         "not_shown": [{"ds": c.ds, "step": c.step, "generation": c.generation} for c in not_shown(store)],
         **status_facts(scenario, store),
@@ -46,11 +53,13 @@ def status(context: Context, repair: bool) -> None:
     context.show(facts, "\n".join(_status_lines(facts, scenario.tasks, context.options)))
 
 
-def _state(context: Context, name: str, day: str) -> str:
-    commit = context.store.find(name, day)
-    if commit is None:
-        return "-"
-    return "no" if commit.manifest.get("gate") else "done"
+def _states(store: ScenarioStore, commits: list[Commit]) -> dict[tuple[str, str], str]:
+    """Day and step of each commit → "done", or "no" where a gate refused what it holds."""
+    manifests = store.objects.each(lambda commit: commit.manifest, commits)
+    return {
+        (commit.ds, commit.step): "no" if manifest.get("gate") else "done"
+        for commit, manifest in zip(commits, manifests, strict=True)
+    }
 
 
 def _status_lines(facts: dict[str, Any], tasks: tuple[str, ...], options: str) -> list[str]:
@@ -67,6 +76,7 @@ def _status_lines(facts: dict[str, Any], tasks: tuple[str, ...], options: str) -
         *map(_version_line, facts["versions"]),
         f"rollback can go to: {targets}{unchecked}" if targets else "rollback: no earlier version",
         *([f"deleted in MLflow, can't serve: {', '.join(facts['deleted'])}"] if facts["deleted"] else []),
+        *([f"damaged in the store, can't serve: {', '.join(facts['damaged'])}"] if facts["damaged"] else []),
         f"promotions: {facts['promotions']}",
         *([] if facts["mlflow"] == "ok" else [f"MLflow: {facts['mlflow']}"]),
         *_not_shown_lines(facts, options),

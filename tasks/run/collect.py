@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from feature_jobs.errors import CorruptError, ParentMissingError
+from feature_jobs.errors import ParentMissingError
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_range, is_day, parse_ds
 from tasks.run.runner import flat, resolve_inputs
@@ -54,7 +54,7 @@ def garbage(scenario: Scenario, store: ScenarioStore, keep_days: int | None) -> 
 
     Outputs that a newer generation has written again without the rows of some users are garbage at once.
     """
-    commits = list(_readable(store))
+    commits = store.unless_replaced(_with_manifest, store.commits())
     forgotten = {commit.source["record"] for commit in commits if _is_forgotten(scenario, store, commit)}
     generations = store.generations()
     current = [commit for commit in commits if holder_of(commit.ds, generations) == commit.generation]
@@ -71,17 +71,10 @@ def garbage(scenario: Scenario, store: ScenarioStore, keep_days: int | None) -> 
     return Garbage(free, sum(map(size_of, free)))
 
 
-def _readable(store: ScenarioStore) -> Iterator[Commit]:
-    """All commits but those of replaced generations whose manifest is damaged: their content is not known."""
-    generations = store.generations()
-    for commit in store.commits():
-        try:
-            _ = commit.manifest
-        except CorruptError:
-            if holder_of(commit.ds, generations) == commit.generation:
-                raise
-            continue
-        yield commit
+def _with_manifest(commit: Commit) -> Commit:
+    """Raises CorruptError where the manifest is damaged: the content of the commit is then not known."""
+    _ = commit.manifest
+    return commit
 
 
 def _with_files(store: ScenarioStore, commits: list[Commit]) -> Iterator[Commit]:

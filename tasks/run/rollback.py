@@ -177,18 +177,29 @@ def _advice(scenario: Scenario, options: str, old: Entry, new: Entry) -> str:
     return "\n".join(lines)
 
 
+def _is_readable(store: ScenarioStore, entry: Entry) -> bool:
+    """Whether the records and manifests of the entry's day are as they were committed; the files are not read."""
+    try:
+        commits = store.commits_on(entry.ds, entry.generation)
+        return all(store.objects.each(lambda commit: bool(commit.manifest), commits))
+    except CorruptError:
+        return False
+
+
 class ServingStatus(TypedDict):
     """Serving facts, as `recloop status --json` shows them. `champion`, `former`, `log` are champion_log.Entry as JSON.
 
     `versions` are MLflow's, newest first. `deleted` are those of the champion and of the rollback targets that MLflow
-    does not have any more. Where MLflow does not answer, `mlflow` says why, `versions` and `deleted` are empty, and the
-    targets are not checked.
+    does not have any more. `damaged` are targets that are not offered because a manifest of their day can't be read;
+    only the rollback itself proves every byte, which would take too long here. Where MLflow does not answer, `mlflow`
+    says why, `versions` and `deleted` are empty, and the targets are not compared with it.
     """
 
     champion: dict[str, Any] | None
     former: dict[str, Any] | None
     rollback_targets: list[str]
     deleted: list[str]
+    damaged: list[str]
     log: list[dict[str, Any]]
     promotions: str
     versions: list[Version]
@@ -200,14 +211,17 @@ def status_facts(scenario: Scenario, store: ScenarioStore) -> ServingStatus:
     from tasks import tracking
 
     log = ChampionLog(store)
-    served = served_in_turn(log.history())
-    targets = log.rollback_targets(scenario.deploy.keep_versions)
+    history = log.history()
+    served = served_in_turn(history)
+    offered = log.rollback_targets(scenario.deploy.keep_versions)
+    targets = [entry for entry in offered if _is_readable(store, entry)]
     facts: ServingStatus = {
         "champion": asdict(served[-1]) if served else None,
         "former": asdict(served[-2]) if len(served) > 1 else None,
         "rollback_targets": [e.version for e in targets],
         "deleted": [],
-        "log": [asdict(e) for e in log.history()],
+        "damaged": [e.version for e in offered if e not in targets],
+        "log": [asdict(e) for e in history],
         "promotions": promotions_held(scenario, log, store.options) or "allowed",
         "versions": [],
         "mlflow": "ok",

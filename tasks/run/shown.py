@@ -27,13 +27,12 @@ def not_shown(store: ScenarioStore) -> list[Commit]:
     They are found by the records of their runs, which are written before each commit: two listings, however long the
     chain is.
     """
-    found, shown = [], set(store.keys(ALL_TRACKED))
+    waiting, shown = [], set(store.keys(ALL_TRACKED))
     for place in filter(None, map(place_of_record, store.keys(ALL_RECORDS))):
         declared = STEPS.get(place.step.partition("-")[0])  # a step with variants commits each as NAME-DIGEST
         if declared is not None and declared.tracked and tracked_key(*place) not in shown:
-            commit = store.commit_at(commit_key(*place))
-            found += [commit] if commit is not None else []
-    return found
+            waiting.append(commit_key(*place))
+    return [commit for commit in store.objects.each(store.commit_at, waiting) if commit is not None]
 
 
 def show(scenario: Scenario, store: ScenarioStore, commits: Sequence[Commit]) -> None:

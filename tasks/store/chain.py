@@ -6,6 +6,8 @@ names a parent, also where that is null, as on the first day.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from feature_jobs.errors import CorruptError
@@ -24,33 +26,35 @@ class Link:
     current: bool
 
 
-def log(store: ScenarioStore) -> list[Link]:
-    """All checkpoints, oldest day first; of a day that was corrected, all generations.
+def log(store: ScenarioStore, commits: Sequence[Commit] | None = None) -> list[Link]:
+    """All checkpoints, oldest day first; of a day that was corrected, all generations. `commits` are all of the store,
+    where they were read already.
 
     A damaged record or manifest is left out: `verify` reports it.
     """
     links, generations = [], store.generations()
-    for commit, manifest in readable_commits(store):
+    for commit, manifest in _readable(store, commits):
         if "parent" in manifest:
             current = holder_of(commit.ds, generations) == commit.generation
             links.append(Link(commit.ds, commit.generation, commit.digest, manifest["parent"], current))
     return sorted(links, key=lambda link: (link.ds, link.generation))
 
 
-def head(store: ScenarioStore) -> Link | None:
-    """The newest checkpoint of the newest generation: the next day learns from it."""
-    current = [link for link in log(store) if link.current]
+def head(store: ScenarioStore, commits: Sequence[Commit] | None = None) -> Link | None:
+    """The newest checkpoint of the newest generation: the next day learns from it. `commits`: see `log`."""
+    current = [link for link in log(store, commits) if link.current]
     return current[-1] if current else None
 
 
-def readable_commits(store: ScenarioStore) -> list[tuple[Commit, Manifest]]:
+def _readable(store: ScenarioStore, commits: Sequence[Commit] | None) -> list[tuple[Commit, Manifest]]:
     """Every commit whose record and manifest are sound, with its manifest."""
-    found = []
-    for key in store.commit_keys():
+
+    def read(known: str | Commit) -> list[tuple[Commit, Manifest]]:
         try:
-            commit = store.commit_at(key)
-            if commit is not None:
-                found.append((commit, commit.manifest))
+            commit = store.commit_at(known) if isinstance(known, str) else known
+            return [(commit, commit.manifest)] if commit is not None else []
         except CorruptError:
-            continue
-    return found
+            return []
+
+    known = store.commit_keys() if commits is None else commits
+    return list(itertools.chain.from_iterable(store.objects.each(read, known)))

@@ -14,6 +14,9 @@ a resumption, a record that repeats the version that serves (or the scenario all
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -25,7 +28,7 @@ from tasks.store.digests import canonical_json
 from tasks.store.forgotten import is_forgotten
 from tasks.store.keys import log_key
 from tasks.store.record_store import follows
-from tasks.store.records import Source, holder_of
+from tasks.store.records import holder_of
 from tasks.store.scenario_store import ScenarioStore
 
 PREFIX = "champion"
@@ -74,20 +77,20 @@ class ChampionLog:
 
     def history(self) -> list[Entry]:
         """All records, oldest first. Raises CorruptError where one does not follow the one before."""
-        return [entry for entry, _ in self._records()]
+        return [entry for entry, _ in self.records()]
 
-    def sources(self) -> list[Source]:
-        """Every record with its digest, oldest first."""
-        return [{"record": _key(entry.sequence), "manifest": digest} for entry, digest in self._records()]
-
-    def _records(self) -> list[tuple[Entry, str]]:
-        found: list[tuple[Entry, str]] = []
-        while (read := self.store.record(_key(len(found) + 1), Entry, self._remedy())) is not None:
+    def records(self) -> list[tuple[Entry, str]]:
+        """As `history`, each with the digest of its record."""
+        remedy, found = self._remedy(), list[tuple[Entry, str]]()
+        read_one = functools.partial(self.store.record, kind=Entry, remedy=remedy)
+        for read in self.store.objects.each(read_one, map(_key, itertools.count(1))):
+            if read is None:
+                break
             entry, _ = read
             before = found[-1][1] if found else None
             if entry.sequence != len(found) + 1 or not follows(entry.previous, before):
                 raise CorruptError(
-                    f"{self.store.url}/{_key(len(found) + 1)}: does not follow the record before; {self._remedy()}"
+                    f"{self.store.url}/{_key(len(found) + 1)}: does not follow the record before; {remedy}"
                 )
             found.append(read)
         return found
@@ -144,10 +147,10 @@ class ChampionLog:
 
     def _is_kept(self, entry: Entry) -> bool:
         """Says if the entry's checkpoint is in the store with its files, and nothing was left out of its day since."""
-        return self.is_committed(entry) and any(
-            commit.digest == entry.checkpoint and not self.store.is_collected(commit)
-            for commit in self.store.commits_on(entry.ds, entry.generation)
-        )
+        if is_forgotten(self.store, entry.ds, entry.generation):
+            return False
+        commits = self.store.commits_on(entry.ds, entry.generation)
+        return any(c.digest == entry.checkpoint and not self.store.is_collected(c) for c in commits)
 
     def promote(self, expected_sequence: int, entry: Entry) -> Entry:
         """Appends the record after `expected_sequence` (0: the log is empty).
@@ -155,7 +158,7 @@ class ChampionLog:
         Raises ChampionMovedError where that place is taken.
         """
         # Only those that the caller has seen: the new record must name the one that it was compared with.
-        records = self._records()[:expected_sequence]
+        records = self.records()[:expected_sequence]
         entry = replace(
             entry,
             sequence=expected_sequence + 1,
@@ -181,16 +184,16 @@ class ChampionLog:
         before = self._distinct(served[-2::-1], without={served[-1].version})
         passed = {entry.version for entry in served}
         rolled_back = self._distinct(history[::-1], without=passed)
-        return [*before[:keep_versions], *rolled_back[:keep_versions]]
+        return [*itertools.islice(before, keep_versions), *itertools.islice(rolled_back, keep_versions)]
 
-    def _distinct(self, entries: list[Entry], without: set[str]) -> list[Entry]:
+    def _distinct(self, entries: list[Entry], without: set[str]) -> Iterator[Entry]:
         """The first entry of each version whose checkpoint has its files."""
-        found: dict[str, Entry] = {}
+        passed = set(without)
         for entry in entries:
             with contextlib.suppress(CorruptError):  # nobody can go back to a damaged version
-                if entry.version not in without and self._is_kept(entry):
-                    found.setdefault(entry.version, entry)
-        return list(found.values())
+                if entry.version not in passed and self._is_kept(entry):
+                    passed.add(entry.version)
+                    yield entry
 
 
 def resume_command(options: str) -> str:

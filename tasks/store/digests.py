@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from typing import IO, Any
 
 MANIFEST = "manifest.json"
@@ -31,7 +32,7 @@ def sha256_of_file(stream: IO[bytes]) -> str:
 
 def finite(value: Any) -> Any:
     """The same, with null for NaN and infinity, which JSON does not know."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(key): finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [finite(inner) for inner in value]

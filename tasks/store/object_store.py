@@ -16,7 +16,7 @@ import hashlib
 import itertools
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ R = TypeVar("R")
 
 FILES_AT_ONCE = 4
 PARTS_AT_ONCE = 4  # of one file; so at most 16 parts of 8 MiB are in memory
-LINES_AT_ONCE = 16
+FIRST_AT_ONCE, RECORDS_AT_ONCE = 2, 16  # more with each round: most logs are short, and their end is not known
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class RemoteObjects:
 
     def lines(self, key: str) -> list[bytes]:
         """See Objects."""
-        found = self._each(self.read, sorted(self._sizes(key)), LINES_AT_ONCE)
+        found = self.each(self.read, sorted(self._sizes(key)))
         return [line.rstrip(b"\n") for line in found if line is not None]
 
     def read(self, key: str, remedy: str = RESTORE) -> bytes | None:
@@ -130,6 +130,15 @@ class RemoteObjects:
         parts = pattern.split("/")
         fixed = list(itertools.takewhile(lambda part: "*" not in part, parts[:-1]))
         return sorted(key for key in self._sizes("/".join(fixed)) if matches(pattern, key))
+
+    def each(self, call: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """See Objects."""
+        waiting, size = iter(items), FIRST_AT_ONCE
+        while group := list(itertools.islice(waiting, size)):
+            with ThreadPoolExecutor(len(group)) as pool:
+                for done in [pool.submit(call, item) for item in group]:
+                    yield done.result()
+            size = min(2 * size, RECORDS_AT_ONCE)
 
     def tops(self) -> list[str]:
         """See Objects."""
@@ -272,9 +281,9 @@ class RemoteObjects:
 
         return _tried(listed)
 
-    def _each(self, call: Callable[[T], R], items: list[T], at_once: int = FILES_AT_ONCE) -> list[R]:
+    def _each(self, call: Callable[[T], R], items: list[T]) -> list[R]:
         """Calls for all items, several at once; the first error ends it."""
-        with ThreadPoolExecutor(at_once) as pool:
+        with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
             try:
                 return [done.result() for done in [pool.submit(call, item) for item in items]]
             except BaseException:

@@ -11,15 +11,18 @@ import functools
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from feature_jobs.control_records import RESTORE, append_to_regular, open_regular, read_regular
 from feature_jobs.errors import CorruptError
 from tasks.store.digests import MANIFEST, sha256_of_file
 from tasks.store.records import FileFacts
 from tasks.store.scratch import Scratch
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 REMOVE = "remove it: no digest depends on it"
 IS_THERE = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)  # errors of a rename to a name that is taken
@@ -53,6 +56,10 @@ class Objects(Protocol):
 
     def keys(self, pattern: str) -> list[str]:
         """Keys of the records that match, sorted; `*` stands for characters of one part: `g*/*/*/commit.json`."""
+
+    def each(self, call: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """What the call gives for each item, in their order. An object store is asked several at once, and also for
+        some items after the one at which the caller stops."""
 
     def tops(self) -> list[str]:
         """The first parts of all keys, sorted. An empty folder may be among them."""
@@ -154,6 +161,10 @@ class LocalObjects:
     def keys(self, pattern: str) -> list[str]:
         """See Objects."""
         return sorted(_matching(self.root, pattern.split("/")))
+
+    def each(self, call: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """See Objects."""
+        return map(call, items)
 
     def tops(self) -> list[str]:
         """See Objects."""

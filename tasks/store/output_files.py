@@ -19,15 +19,28 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     Raises CorruptError where the file is missing or not readable.
     """
     try:
-        loaded = json.loads(read_regular(folder / name))
+        data = read_regular(folder / name)
+    except OSError as error:
+        raise _unreadable(str(folder / name), error) from None
+    return parsed_json(data, str(folder / name))
+
+
+def parsed_json(data: bytes, place: str) -> dict[str, Any]:
+    """The same, from the bytes of such a file."""
+    try:
+        loaded = json.loads(data)
         if isinstance(loaded, dict):
             return loaded
         raise ValueError
-    except (OSError, ValueError, RecursionError) as error:
-        raise CorruptError(
-            f"{folder / name}: not readable ({type(error).__name__}); restore it from a backup, or compute its day"
-            " again in a new generation (recloop chain replay)"
-        ) from None
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(place, error) from None
+
+
+def _unreadable(place: str, error: Exception) -> CorruptError:
+    return CorruptError(
+        f"{place}: not readable ({type(error).__name__}); restore it from a backup, or compute its day again in a new"
+        " generation (recloop chain replay)"
+    )
 
 
 def write_json(folder: Path, name: str, value: Any) -> None:

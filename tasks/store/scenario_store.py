@@ -15,14 +15,18 @@ Only `tasks.store.objects` touches the place itself.
 from __future__ import annotations
 
 import contextlib
+import itertools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from feature_jobs.control_records import checked_name, read_record
 from feature_jobs.errors import BadInputError, CorruptError, RetryLaterError
 from tasks.store.digests import MANIFEST, canonical_json, sha256_of
 from tasks.store.keys import FOLDER_NAME, RECORD, Place, collected_key, commit_key, place_of, record_key
 from tasks.store.objects import files_of, remove_empty_folders
+from tasks.store.output_files import parsed_json
 from tasks.store.places import normalized, objects_at
 from tasks.store.record_store import RecordStore
 from tasks.store.records import (
@@ -34,6 +38,8 @@ from tasks.store.records import (
     Source,
     holder_of,
 )
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,9 @@ class Commit:
         return self._read[0]
 
 
+Output = TypeVar("Output", Place, Commit)
+
+
 def open_store(url: str | Path, scenario_name: str, scenario_option: str | None = None) -> ScenarioStore:
     """The scenario's part of the store: below a folder, or below the URL of an object store.
 
@@ -100,6 +109,11 @@ class ScenarioStore(RecordStore):
 
     def commit_at(self, key: str) -> Commit | None:
         """The commit whose record lies below `key`."""
+        found = self.read_commit(key)
+        return found[0] if found else None
+
+    def read_commit(self, key: str) -> tuple[Commit, bool] | None:
+        """The same, and whether the record has exactly the bytes that its writer gave it."""
         place = place_of(key)
         if place is None:
             return None
@@ -107,12 +121,13 @@ class ScenarioStore(RecordStore):
         found = self.record(f"{key}/{RECORD}", CommitRecord, self.remedy(ds))
         if found is None:
             return None
-        record, _ = found
+        record, record_digest = found
         folder = record["digest" if "folder" not in record else "manifest"][:FOLDER_NAME]  # earlier releases: by files
         if (record["step"], record["ds"], record.get("folder", folder)) != (step, ds, folder):
             raise CorruptError(f"{self.url}/{key}/{RECORD}: is not the record of {step} of {ds}; {self.remedy(ds)}")
         checked_name(folder, f"{self.url}/{key}/{RECORD}", self.remedy(ds))
-        return Commit(step, ds, generation, record["digest"], record["manifest"], folder, self)
+        commit = Commit(step, ds, generation, record["digest"], record["manifest"], folder, self)
+        return commit, record_digest == sha256_of(canonical_json(record))
 
     def manifest_of(self, commit: Commit) -> Manifest:
         """The manifest that a commit record names. Raises CorruptError where another one lies there, or none."""
@@ -147,16 +162,23 @@ class ScenarioStore(RecordStore):
 
         A damaged record of a day that a newer generation holds is left out: computing it again was the remedy.
         """
-        found, generations = [], self.generations()
-        for place in self.places():
+        found = self.unless_replaced(lambda place: self.commit_at(commit_key(*place)), self.places())
+        return [commit for commit in found if commit is not None]
+
+    def unless_replaced(self, read: Callable[[Output], T], outputs: Iterable[Output]) -> list[T]:
+        """What `read` gives for each output. Where it raises CorruptError, an output of a day that a newer generation
+        holds is left out: computing it again was the remedy."""
+        generations = self.generations()
+
+        def attempt(output: Output) -> list[T]:
             try:
-                commit = self.commit_at(commit_key(*place))
+                return [read(output)]
             except CorruptError:
-                if holder_of(place.ds, generations) == place.generation:
+                if holder_of(output.ds, generations) == output.generation:
                     raise
-                continue
-            found += [commit] if commit is not None else []
-        return found
+                return []
+
+        return list(itertools.chain.from_iterable(self.objects.each(attempt, outputs)))
 
     def commits_of(self, ds: str) -> list[Commit]:
         """Returns the commits of a day, as seen from the newest generation."""
@@ -165,7 +187,7 @@ class ScenarioStore(RecordStore):
     def commits_on(self, ds: str, generation: int) -> list[Commit]:
         """Returns the commits of a day in a generation."""
         keys = self.keys(f"g{generation:04}/{ds}/*/{RECORD}")
-        found = (self.commit_at(key.removesuffix(f"/{RECORD}")) for key in keys)
+        found = self.objects.each(self.commit_at, [key.removesuffix(f"/{RECORD}") for key in keys])
         return [commit for commit in found if commit is not None]
 
     def is_committed(self, digest: str, ds: str, generation: int) -> bool:
@@ -245,6 +267,16 @@ class ScenarioStore(RecordStore):
             self.objects.proven(commit.key, files)
         except CorruptError as error:
             raise CorruptError(f"{error}; {self.remedy(commit.ds)}") from None
+
+    def read_json(self, commit: Commit, name: str) -> dict[str, Any]:
+        """A JSON file of a commit, without the others: from an object store a folder comes whole. Raises CorruptError
+        where it is not the committed one; see `output_files.read_json`."""
+        place = f"{commit.key}/{name}"
+        data = self.read(place, self.remedy(commit.ds))
+        if data is None or sha256_of(data) != commit.manifest["files"][name]["sha256"]:
+            problem = "missing" if data is None else "not as it was committed"
+            raise CorruptError(f"{self.url}/{place}: {problem}; {self.remedy(commit.ds)}")
+        return parsed_json(data, f"{self.url}/{place}")
 
     # files that are no longer needed
 

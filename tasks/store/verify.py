@@ -21,7 +21,6 @@ from tasks.store.keys import (
     DAY,
     FOLDER_NAME,
     GENERATION,
-    RECORD,
     STEP,
     Place,
     collected_key,
@@ -29,7 +28,7 @@ from tasks.store.keys import (
     is_date,
     log_key,
 )
-from tasks.store.records import CommitRecord, Generation, Manifest, Source, holder_of
+from tasks.store.records import Generation, Manifest, Source, holder_of
 from tasks.store.scenario_store import Commit, ScenarioStore
 from tasks.store.scratch import SCRATCH
 
@@ -79,7 +78,7 @@ class _Verifier:
         self.scenario, self.store = scenario, store
         # Listed first: a record that another process writes meanwhile is then in the logs, or not looked at.
         self.entries = [entry for top in ("g*", PREFIX) for entry in store.objects.entries(top)]
-        self.places = store.places()
+        self.places = set(store.places())
         self.sound: list[tuple[Commit, Manifest]] = []
         self.generations: list[Generation] = []  # empty where their records can't be read
         self.champions: list[Entry] = []
@@ -89,7 +88,7 @@ class _Verifier:
 
     def problems(self) -> Iterator[str]:
         yield from self._logs()
-        for place in self.places:
+        for place in sorted(self.places):
             yield from self._unless_replaced(place, self._output(place))
         for commit, manifest in self.sound:
             place = Place(commit.generation, commit.ds, commit.step)
@@ -111,11 +110,11 @@ class _Verifier:
     def _output(self, place: Place) -> Iterator[str]:
         """Yields the problems of a record, a manifest or files that are not as they were committed."""
         try:
-            commit = self.store.commit_at(commit_key(*place))
-            assert commit is not None  # noqa: S101 (its key was listed just now)
-            key = f"{commit_key(*place)}/{RECORD}"
-            record = self.store.record(key, CommitRecord, self.store.remedy(place.ds))
-            if record is not None and record[1] != sha256_of(canonical_json(record[0])):
+            found = self.store.read_commit(commit_key(*place))
+            assert found is not None  # noqa: S101 (its key was listed just now)
+            commit, is_as_written = found
+            if not is_as_written:
+                key = commit.source["record"]
                 yield f"{self.store.url}/{key}: is not as it was written; {self.store.remedy(place.ds)}"
             manifest = self.store.manifest_of(commit)
             self.sound.append((commit, manifest))
@@ -140,9 +139,9 @@ class _Verifier:
             yield str(error)
         try:
             # A log by itself: damage in one must not hide that of the other.
-            self.champions = ChampionLog(self.store).history()
-            for source in ChampionLog(self.store).sources():
-                self.named[source["record"]] = source["manifest"]
+            records = ChampionLog(self.store).records()
+            self.champions = [entry for entry, _ in records]
+            self.named |= {log_key(PREFIX, entry.sequence): digest for entry, digest in records}
         except RecloopError as error:
             self.are_logs_read = False
             yield str(error)

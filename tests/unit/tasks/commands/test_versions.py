@@ -1,5 +1,6 @@
 """`recloop rollback` and `recloop resume-promotions`, as a person calls them."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -8,8 +9,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tasks.commands.cli import main
+from tasks.steps import DAILY
 from tasks.store.champion_log import ChampionLog, Entry
 from tasks.store.scenario_store import open_store
+from tests.object_store import ObjectServer, proxy_of
 from tests.unit.tasks.little import DAYS, commit, little_scenario
 
 
@@ -48,3 +51,51 @@ def test_the_status_says_what_holds_promotions(root, monkeypatch):
     assert "promotions: held since the rollback to version 1" in held.output
     assert re.search(r"recloop resume-promotions -s \S*little\S* --store \S+", held.output)  # runs when it is copied
     assert "rollback can go to: 2" in held.output
+
+
+def test_a_version_whose_manifest_is_damaged_is_not_offered(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    [manifest] = (root / "store").glob(f"little/g0000/{DAYS[2]}/train/*/manifest.json")
+    manifest.write_bytes(manifest.read_bytes().replace(b"null", b"true"))
+    open_store(root / "store", "little").new_generation(DAYS[2], "to compute that day again")
+    shown = recloop(root, "status").output
+    assert "damaged in the store, can't serve: 2" in shown
+    assert "rollback: no earlier version" in shown
+
+
+def test_status_and_log_ask_an_object_store_for_many_records_at_once(
+    tmp_path: Path, object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And for the metrics of a checkpoint only, not for its weights."""
+    days = DAYS[:5]
+    little_scenario(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("RECLOOP_CACHE", str(tmp_path / "cache"))
+    output = tmp_path / "output"
+    output.mkdir()
+    (output / "metrics.json").write_text('{"progressive": {"like": {"auc": 0.75}}}')
+    (output / "weights").write_text("many")
+    log, parent = ChampionLog(open_store(tmp_path / "store", "little")), None
+    for day, step in itertools.product(days, DAILY):
+        made = commit(log.store, step, day, output, **({"parent": parent} if step == "train" else {}))
+        if step == "train":
+            parent = made.digest
+            number = days.index(day)
+            log.promote(number, Entry("promotion", "little", str(number + 1), day, 0, parent))
+    num_commits = len(days) * len(DAILY)
+    url = object_server.filled(tmp_path / "store")
+    with proxy_of(object_server) as proxy:
+        for name, value in object_server.environment(proxy.port).items():
+            monkeypatch.setenv(name, value)
+        proxy.delay_s = 0.01
+        for command, most in ((["chain", "log"], 3 * num_commits), (["status"], 5 * num_commits)):
+            proxy.seen.clear()
+            proxy.most_at_once = 0
+            words = [*command, "-s", str(tmp_path / "little.yaml"), "--store", url]
+            done = CliRunner().invoke(main, words)
+            assert done.exit_code == 0, done.output
+            assert all(day in done.output for day in days)
+            assert proxy.most_at_once > 8
+            assert 2 * num_commits < len(proxy.seen) < most
+            assert not [path for _, path in proxy.seen if path.endswith("weights")]
+    assert done.output.count("0.75") == len(days)

@@ -129,7 +129,8 @@ class MemoryBackend:
 
         cache._lock = take_in_turn
         objects._store = objects._once = _Requests(self.bucket)
-        objects._each = lambda call, items, *_: [call(item) for item in items]  # in turn, so that schedules repeat
+        objects._each = lambda call, items: [call(item) for item in items]  # in turn, so that schedules repeat
+        objects.each = map
         store = ScenarioStore(objects)
         self.opened.append(store)
         return store

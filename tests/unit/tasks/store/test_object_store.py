@@ -1,5 +1,6 @@
 """One scenario's part of an object store, against a real S3-compatible server and a proxy that fails as asked."""
 
+import itertools
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -348,6 +349,18 @@ def test_a_fork_is_refused_where_it_would_hang(objects: RemoteObjects) -> None:
 def test_messages_are_recloop_errors_only(objects: RemoteObjects) -> None:
     with pytest.raises(RecloopError):
         objects.put("a/../b", b"")
+
+
+def test_each_item_is_asked_for_in_turn_and_no_error_after_the_end_counts(objects: RemoteObjects) -> None:
+    def square(number: int) -> int:
+        if number > 9:
+            raise CorruptError("behind the end")
+        return number * number
+
+    assert list(objects.each(square, range(9))) == [square(number) for number in range(9)]
+    assert next(found for found in objects.each(square, itertools.count(3)) if found > 60) == 64
+    with pytest.raises(CorruptError):
+        list(objects.each(square, range(11)))
 
 
 def test_a_step_reads_the_manifest_of_its_input_on_every_machine(objects: RemoteObjects, tmp_path: Path) -> None:
