@@ -19,6 +19,7 @@ from tasks.deploy import DEPLOYMENT_FILE
 from tasks.evaluation.files import EVALUATION_FILE
 from tasks.run.runner import Outcome
 from tasks.steps import STEPS, WRITERS
+from tasks.store.output_files import parsed_json
 from tasks.store.scenario_store import Commit, ScenarioStore
 from tasks.tracking.files import VERSION_FILE
 
@@ -189,11 +190,11 @@ def _output(store: ScenarioStore, name: str, ds: str) -> Commit | None:
     return store.find(WRITERS[name], ds)
 
 
-def _json(commit: Commit | None, name: str) -> dict[str, Any]:
+def _json(commit: Commit | None, name: str) -> Mapping[str, Any]:
     """A file of a committed output, empty where there is none or it was deleted; each step writes its own names."""
     if commit is None or name not in commit.manifest["files"] or commit.store.is_collected(commit):
         return {}
-    return commit.store.read_json(commit, name)
+    return parsed_json(commit.store.read_file(commit, name), f"{commit.uri}/{name}")
 
 
 def _number(facts: Any, *path: str) -> float | None:

@@ -56,5 +56,5 @@ def _readable(store: ScenarioStore, commits: Sequence[Commit] | None) -> list[tu
         except CorruptError:
             return []
 
-    known = store.commit_keys() if commits is None else commits
-    return list(itertools.chain.from_iterable(store.objects.each(read, known)))
+    every: Sequence[str | Commit] = store.commit_keys() if commits is None else commits
+    return list(itertools.chain.from_iterable(store.objects.each(read, every)))

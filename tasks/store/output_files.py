@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
         data = read_regular(folder / name)
     except OSError as error:
         raise _unreadable(str(folder / name), error) from None
-    return parsed_json(data, str(folder / name))
+    return dict(parsed_json(data, str(folder / name)))
 
 
-def parsed_json(data: bytes, place: str) -> dict[str, Any]:
+def parsed_json(data: bytes, place: str) -> Mapping[str, Any]:
     """The same, from the bytes of such a file."""
     try:
         loaded = json.loads(data)

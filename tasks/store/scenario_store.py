@@ -19,14 +19,13 @@ import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from feature_jobs.control_records import checked_name, read_record
 from feature_jobs.errors import BadInputError, CorruptError, RetryLaterError
 from tasks.store.digests import MANIFEST, canonical_json, sha256_of
 from tasks.store.keys import FOLDER_NAME, RECORD, Place, collected_key, commit_key, place_of, record_key
 from tasks.store.objects import files_of, remove_empty_folders
-from tasks.store.output_files import parsed_json
 from tasks.store.places import normalized, objects_at
 from tasks.store.record_store import RecordStore
 from tasks.store.records import (
@@ -268,15 +267,15 @@ class ScenarioStore(RecordStore):
         except CorruptError as error:
             raise CorruptError(f"{error}; {self.remedy(commit.ds)}") from None
 
-    def read_json(self, commit: Commit, name: str) -> dict[str, Any]:
-        """A JSON file of a commit, without the others: from an object store a folder comes whole. Raises CorruptError
-        where it is not the committed one; see `output_files.read_json`."""
+    def read_file(self, commit: Commit, name: str) -> bytes:
+        """A small file of a commit alone: a folder would come whole from an object store. Raises CorruptError where it
+        is not the committed one."""
         place = f"{commit.key}/{name}"
         data = self.read(place, self.remedy(commit.ds))
         if data is None or sha256_of(data) != commit.manifest["files"][name]["sha256"]:
             problem = "missing" if data is None else "not as it was committed"
             raise CorruptError(f"{self.url}/{place}: {problem}; {self.remedy(commit.ds)}")
-        return parsed_json(data, f"{self.url}/{place}")
+        return data
 
     # files that are no longer needed
 

@@ -88,7 +88,7 @@ def test_status_and_log_ask_an_object_store_for_many_records_at_once(
         for name, value in object_server.environment(proxy.port).items():
             monkeypatch.setenv(name, value)
         proxy.delay_s = 0.01
-        for command, most in ((["chain", "log"], 3 * num_commits), (["status"], 5 * num_commits)):
+        for command, most in ((["chain", "log"], 3 * num_commits), (["status"], 6 * num_commits)):
             proxy.seen.clear()
             proxy.most_at_once = 0
             words = [*command, "-s", str(tmp_path / "little.yaml"), "--store", url]
