@@ -32,7 +32,7 @@ Fault = Literal[
 """Faults of a request at the proxy:
 
 busy, refused, expired, no container: the server never sees it, the answer is 503 SlowDown, 403 AccessDenied, 400
-ExpiredToken, or 404 ContainerNotFound as Azure says it;
+ExpiredToken, or Azure's 404 ContainerNotFound;
 silent: no answer comes; reset: the connection is closed at once;
 lost answer: the server carries it out, and the connection is closed;
 cut upload: half of the body reaches the server; cut answer: half of the answer's body comes back.

@@ -178,7 +178,7 @@ def _advice(scenario: Scenario, options: str, old: Entry, new: Entry) -> str:
 
 
 def _is_readable(store: ScenarioStore, entry: Entry) -> bool:
-    """Whether the records and manifests of the entry's day are as they were committed; the files are not read."""
+    """Says if the records and manifests of the entry's day are as they were committed; the files are not read."""
     try:
         commits = store.commits_on(entry.ds, entry.generation)
         return all(store.objects.each(lambda commit: bool(commit.manifest), commits))

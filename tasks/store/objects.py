@@ -58,7 +58,7 @@ class Objects(Protocol):
         """Keys of the records that match, sorted; `*` stands for characters of one part: `g*/*/*/commit.json`."""
 
     def each(self, call: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """What the call gives for each item, in their order. An object store is asked several at once, and also for
+        """The results of the call for each item, in their order. An object store is asked several at once, and also for
         some items after the one at which the caller stops."""
 
     def tops(self) -> list[str]:

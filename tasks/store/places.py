@@ -19,7 +19,7 @@ def is_remote(place: str) -> bool:
 
 
 def normalized(store: str) -> str:
-    """What --store says, as a whole path or as a URL without a slash at its end.
+    """The value of --store as an absolute path, or as a URL without a slash at its end.
 
     Raises BadInputError for a URL that would be taken for a folder below the current one, and for one that the client
     of the store would silently read as another.
@@ -40,7 +40,7 @@ def _require_plain(url: str) -> None:
     decoded = unquote(url)
     parts = decoded.partition("://")[2].removesuffix("/").split("/")
     if url.startswith("file:"):
-        parts = parts[1:]  # what follows the root
+        parts = parts[1:]  # the first one is the root
     wrong = [character for character in decoded if not character.isprintable()]
     wrong += [part for part in parts if part in ("", ".", "..")]
     if wrong:

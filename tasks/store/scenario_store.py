@@ -112,7 +112,7 @@ class ScenarioStore(RecordStore):
         return found[0] if found else None
 
     def read_commit(self, key: str) -> tuple[Commit, bool] | None:
-        """The same, and whether the record has exactly the bytes that its writer gave it."""
+        """The same, and if the record has exactly the bytes that its writer gave it."""
         place = place_of(key)
         if place is None:
             return None
@@ -165,8 +165,8 @@ class ScenarioStore(RecordStore):
         return [commit for commit in found if commit is not None]
 
     def unless_replaced(self, read: Callable[[Output], T], outputs: Iterable[Output]) -> list[T]:
-        """What `read` gives for each output. Where it raises CorruptError, an output of a day that a newer generation
-        holds is left out: computing it again was the remedy."""
+        """The result of `read` for each output. An output for which it raises CorruptError is left out where a newer
+        generation holds its day: computing it again was the remedy."""
         generations = self.generations()
 
         def attempt(output: Output) -> list[T]:

@@ -1,9 +1,12 @@
 """The chain is read from the manifests: it belongs to whichever step declares a parent."""
 
+from collections import Counter
+
 import pytest
 
 from feature_jobs.errors import CorruptError
 from tasks.store.chain import head, log
+from tasks.store.champion_log import ChampionLog, Entry
 from tasks.store.scenario_store import Commit, ScenarioStore
 from tasks.store.verify import Proof, require_sound, verify
 from tests.unit.tasks.little import DAYS
@@ -54,3 +57,19 @@ def test_a_damaged_manifest_is_one_problem_and_the_others_are_still_checked(scen
     problems = verify(scenario, store).problems
     assert len(problems) == 2 and "manifest.json" in problems[0] and "names parent 111111111111" in problems[1]
     assert [link.ds for link in log(store)] == [DAYS[0]]
+
+
+def test_verify_reads_each_record_once(scenario, store, monkeypatch):
+    first = _commit(store, "fit", DAYS[0], parent=None)
+    _commit(store, "fit", DAYS[1], parent=first.digest)
+    ChampionLog(store).promote(0, Entry("promotion", "little", "1", DAYS[0], 0, first.digest))
+    read, keys = store.objects.read, Counter()
+
+    def counted(key, *given):
+        keys[key] += 1
+        return read(key, *given)
+
+    monkeypatch.setattr(store.objects, "read", counted)
+    require_sound(scenario, store)
+    assert {"champion/000001.json", f"g0000/{DAYS[1]}/fit/commit.json"} < set(keys)
+    assert set(keys.values()) == {1}

@@ -1,4 +1,4 @@
-"""What a person sets for each kind of object store, and what the client's errors mean."""
+"""The settings of each kind of object store, and the meaning of the client's errors."""
 
 import json
 from pathlib import Path
@@ -23,10 +23,14 @@ def _nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 WRONG = {
-    "a key that is none": ("az://c/x", {**ACCOUNT, "AZURE_STORAGE_ACCOUNT_KEY": "secret!"}, "ACCOUNT_NAME.*its key"),
+    "a key that is not base64": (
+        "az://c/x",
+        {**ACCOUNT, "AZURE_STORAGE_ACCOUNT_KEY": "secret!"},
+        "ACCOUNT_NAME.*its key",
+    ),
     "no account": ("az://c/x", {}, "no credentials were found"),
     "no address of Azure's": ("az://c/x", {**ACCOUNT, "AZURE_STORAGE_ENDPOINT": "host:1"}, "STORAGE_ENDPOINT: not an"),
-    "an account that is none": ("gs://b/x", {"GOOGLE_SERVICE_ACCOUNT_KEY": '{"secret"'}, "the service account"),
+    "an account that is not JSON": ("gs://b/x", {"GOOGLE_SERVICE_ACCOUNT_KEY": '{"secret"'}, "the service account"),
     "no file": ("gs://b/x", {"GOOGLE_APPLICATION_CREDENTIALS": "/nowhere"}, "the service account"),
     "no address of Google's": ("gs://b/x", {"GOOGLE_BASE_URL": "http://"}, "GOOGLE_BASE_URL: not an address"),
 }
