@@ -1,0 +1,166 @@
+"""Keys of rows: the values of one or several columns, as numbers that are the same on every day and every machine.
+
+One int64 column is its own key. Anything else becomes a hash of 128 bits: the first half sorts and finds, the second
+half tells two keys of the same first half apart. Among 1e9 keys, two share all 128 bits with a probability of 1e-21.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from feature_jobs.errors import BadInputError
+
+Ints = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
+
+# The constants of SplitMix64 (Steele, Lea, Flood 2014), whose mixing of 64 bits loses nothing.
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+_SEEDS = (np.uint64(0x243F6A8885A308D3), np.uint64(0x13198A2E03707344))  # digits of pi: two independent hashes
+
+
+@dataclass(frozen=True)
+class Keys:
+    """N keys. `second` is None where `first` alone is the key."""
+
+    first: Ints
+    second: Ints | None = None
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def take(self, rows: Ints) -> Keys:
+        """The keys at these positions."""
+        return Keys(self.first[rows], None if self.second is None else self.second[rows])
+
+    def numbered(self) -> tuple[Keys, Ints]:
+        """The U distinct keys, sorted, and for each of the N keys its position among them."""
+        encoded = pa.array(self.first).dictionary_encode()
+        codes = np.asarray(encoded.indices).astype(np.int64)
+        unique = np.asarray(encoded.dictionary)
+        order = np.argsort(unique)
+        codes = _inverse(order)[codes]
+        if self.second is None:
+            return Keys(unique[order]), codes
+        second = np.zeros(len(unique), np.int64)
+        second[codes] = self.second
+        # Sorting by both halves is slow, and needed only where two keys share the first.
+        if (second[codes] != self.second).any():
+            return self._numbered_by_both()
+        return Keys(unique[order], second), codes
+
+    def _numbered_by_both(self) -> tuple[Keys, Ints]:
+        order = np.lexsort((self.second, self.first))
+        by_key = self.take(order)
+        assert by_key.second is not None  # noqa: S101
+        new = np.ones(len(order), bool)
+        new[1:] = (by_key.first[1:] != by_key.first[:-1]) | (by_key.second[1:] != by_key.second[:-1])
+        codes = np.empty(len(order), np.int64)
+        codes[order] = np.cumsum(new) - 1
+        return by_key.take(np.flatnonzero(new)), codes
+
+    def find(self, wanted: Keys) -> Ints:
+        """Position of each wanted key among these, which are sorted and distinct; -1 where it is not there."""
+        at = np.searchsorted(self.first, wanted.first)
+        at[at == len(self)] = -1
+        if not len(self):
+            return at
+        at[self.first[at] != wanted.first] = -1
+        if self.second is None or wanted.second is None:
+            return at
+        # A key of the same first half lies before the wanted one: go on to the next until the second half fits.
+        left = np.flatnonzero((at >= 0) & (self.second[at] != wanted.second))
+        while len(left):
+            following = at[left] + 1
+            same = following < len(self)
+            same[same] = self.first[following[same]] == wanted.first[left[same]]
+            at[left] = np.where(same, following, -1)
+            left = left[same]
+            left = left[self.second[at[left]] != wanted.second[left]]
+        return at
+
+
+def concat_keys(parts: list[Keys]) -> Keys:
+    """All keys of `parts`, one after the other."""
+    first = np.concatenate([part.first for part in parts])
+    seconds = [part.second for part in parts if part.second is not None]
+    if not seconds:
+        return Keys(first)
+    if len(seconds) != len(parts):
+        raise ValueError("keys of one half and of two halves do not mix")
+    return Keys(first, np.concatenate(seconds))
+
+
+def keys_of(columns: list[pa.Array]) -> tuple[Keys, Bools]:
+    """The key of each row from int64 or text columns, and whether it has one: all its values are known.
+
+    Raises BadInputError for columns of another type.
+    """
+    known = np.logical_and.reduce([np.asarray(column.is_valid()) for column in columns])
+    if len(columns) == 1 and pa.types.is_int64(columns[0].type):
+        return Keys(np.asarray(columns[0].fill_null(0))), known
+    words = [word for column in columns for word in _words(column)]
+    first, second = (_hash(words, seed).view(np.int64) for seed in _SEEDS)
+    return Keys(first, second), known
+
+
+def _words(column: pa.Array) -> list[Words]:
+    """A column as 64-bit numbers: an int64 is one, a text is the two halves of its digest."""
+    if pa.types.is_int64(column.type):
+        return [np.asarray(column.fill_null(0)).view(np.uint64)]
+    if not pa.types.is_string(column.type):
+        raise BadInputError(f"a key of type {column.type} is neither int64 nor text; use a column of one of these")
+    encoded = column.fill_null("").dictionary_encode()
+    # A digest that nobody can plan collisions for, since texts come from users; only once for each distinct text.
+    digests = b"".join(
+        hashlib.blake2b(text.encode(), digest_size=16).digest() for text in encoded.dictionary.to_pylist()
+    )
+    halves = np.frombuffer(digests, "<u8").astype(np.uint64).reshape(-1, 2)[np.asarray(encoded.indices)]
+    return [halves[:, 0], halves[:, 1]]
+
+
+def _hash(words: list[Words], seed: np.uint64) -> Words:
+    state = np.full(len(words[0]), seed)
+    for word in words:
+        state = state * _GAMMA + word
+        state = (state ^ (state >> np.uint64(30))) * _MIX[0]
+        state = (state ^ (state >> np.uint64(27))) * _MIX[1]
+        state = state ^ (state >> np.uint64(31))
+    return state
+
+
+def _inverse(order: Ints) -> Ints:
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = np.arange(len(order))
+    return ranks
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Rows that have a key, by key: rows `order[offsets[u]:offsets[u + 1]]`, in the order of the log, have key `u`."""
+
+    keys: Keys
+    order: Ints
+    offsets: Ints
+
+    @property
+    def codes(self) -> Ints:
+        """The position among `keys` of each row in `order`."""
+        return np.repeat(np.arange(len(self.keys)), np.diff(self.offsets))
+
+
+def group_rows(keys: Keys, known: Bools) -> Groups:
+    """Groups N rows by key; rows that have none are left out."""
+    rows = np.flatnonzero(known)
+    unique, codes = (keys if len(rows) == len(known) else keys.take(rows)).numbered()
+    # Key and row as one number: sorting values is several times as fast as a stable sort of positions.
+    bits = max(len(known) - 1, 1).bit_length()
+    packed = np.sort((codes << bits) | rows)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(unique)))])
+    return Groups(unique, packed & ((1 << bits) - 1), offsets.astype(np.int64))

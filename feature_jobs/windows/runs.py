@@ -1,0 +1,120 @@
+"""Runs: the rows of one day by key and time, sorted once on their day and read on the days whose windows cut it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+
+from feature_jobs.windows.keys import Groups, Ints, Keys
+from feature_jobs.windows.operations import Column, Rows
+
+FIRST, SECOND, TIME = "key.first", "key.second", "key.time"
+
+
+@dataclass(frozen=True)
+class Run:
+    """Rows `offsets[u]:offsets[u + 1]` have the key `keys[u]`; within a key they are in the order of time."""
+
+    keys: Keys
+    offsets: Ints
+    rows: Rows
+
+    def ranges(self, positions_A: Ints, low_A: Ints, high_A: Ints) -> tuple[Ints, Ints]:
+        """For each of A askers the range of rows with the times [low, high), of the key at its position (-1: none)."""
+        if not len(self.keys):
+            nothing = np.zeros(len(positions_A), np.int64)
+            return nothing, nothing
+        low = self._first_from(positions_A, low_A)
+        # A delay longer than the window leaves an empty range, not one that runs backwards.
+        high = np.maximum(self._first_from(positions_A, high_A), low)
+        has = positions_A >= 0
+        return np.where(has, low, 0), np.where(has, high, 0)
+
+    def _first_from(self, positions_A: Ints, times_A: Ints) -> Ints:
+        """For each asker the key's first row at its time or later."""
+        # A day that lies wholly on one side of all times needs no search.
+        if len(times_A) and times_A.max() <= self._times[0]:
+            return self.offsets[:-1][positions_A]
+        if len(times_A) and times_A.min() > self._times[1]:
+            return self.offsets[1:][positions_A]
+        span, places = self._places
+        return np.searchsorted(places, positions_A * span + self._within(times_A))
+
+    @cached_property
+    def _times(self) -> tuple[int, int]:
+        return int(self.rows.times.min()), int(self.rows.times.max())
+
+    @cached_property
+    def _ranked(self) -> Ints | None:
+        """The distinct times, where key and time in microseconds do not fit one 63-bit number; ranks always do."""
+        oldest, newest = self._times
+        fits = len(self.keys) * (newest - oldest + 2) < 2**63
+        return None if fits else np.unique(self.rows.times)
+
+    @cached_property
+    def _places(self) -> tuple[int, Ints]:
+        """How many numbers a key takes, and key and time of each row as one sorted number."""
+        oldest, newest = self._times
+        span = newest - oldest + 2 if self._ranked is None else len(self._ranked) + 1
+        codes = np.repeat(np.arange(len(self.keys)), np.diff(self.offsets))
+        return span, codes * span + self._within(self.rows.times)
+
+    def _within(self, times: Ints) -> Ints:
+        """Times as numbers from 0 to the span of a key."""
+        oldest, newest = self._times
+        if self._ranked is not None:
+            return np.searchsorted(self._ranked, times)
+        return np.clip(times, oldest, newest + 1) - oldest
+
+
+def run_of(groups: Groups, times: Ints, columns: Mapping[str, Column]) -> Run:
+    """The run of rows that are in time order: `times` and `columns` hold all rows, `groups` those that have a key."""
+    if (np.diff(times) < 0).any():
+        raise ValueError("the rows of a run must be in time order")
+    taken = pa.array(groups.order)
+    sorted_columns = {
+        name: column[groups.order] if isinstance(column, np.ndarray) else column.take(taken)
+        for name, column in columns.items()
+    }
+    return Run(groups.keys, groups.offsets, Rows(times[groups.order], sorted_columns))
+
+
+def run_table(run: Run) -> pa.Table:
+    """The run as a table, for a file: keys repeat, which Parquet stores once."""
+    codes = np.repeat(np.arange(len(run.keys)), np.diff(run.offsets))
+    return pa.table({**key_columns(run.keys.take(codes)), TIME: run.rows.times, **run.rows.columns})
+
+
+def run_from(table: pa.Table) -> Run:
+    """The run of a table that `run_table` made."""
+    keys = keys_from(table)
+    new = np.ones(len(keys), bool)
+    new[1:] = keys.first[1:] != keys.first[:-1]
+    if keys.second is not None:
+        new[1:] |= keys.second[1:] != keys.second[:-1]
+    begins = np.flatnonzero(new)
+    columns = {name: column_of(table, name) for name in table.column_names if name not in (FIRST, SECOND, TIME)}
+    rows = Rows(column_of(table, TIME), columns)
+    return Run(keys.take(begins), np.append(begins, len(keys)), rows)
+
+
+def key_columns(keys: Keys) -> dict[str, Ints]:
+    """Columns of a table that hold the keys."""
+    return {FIRST: keys.first} if keys.second is None else {FIRST: keys.first, SECOND: keys.second}
+
+
+def keys_from(table: pa.Table) -> Keys:
+    """The keys of such a table."""
+    return Keys(column_of(table, FIRST), column_of(table, SECOND) if SECOND in table.column_names else None)
+
+
+def column_of(table: pa.Table, name: str) -> Column:
+    """A column as numpy holds it, where it does: whole numbers and bools."""
+    column = table[name].combine_chunks()
+    if pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
+        return column.to_numpy(zero_copy_only=False)
+    return column

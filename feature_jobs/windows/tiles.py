@@ -1,0 +1,55 @@
+"""Tiles: what a key's rows of 2^j whole days add up to, one summary for each key and operation, sorted by key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from feature_jobs.windows.keys import Keys, concat_keys
+from feature_jobs.windows.operations import Operation, Summary
+from feature_jobs.windows.runs import FIRST, SECOND, Run, column_of, key_columns, keys_from
+
+Operations = Mapping[str, Operation]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Sorted, distinct keys, and by the name of an operation its summary of each key's rows."""
+
+    keys: Keys
+    summaries: Mapping[str, Summary]
+
+
+def tile_of(run: Run, operations: Operations) -> Tile:
+    """The tile of one day."""
+    low, high = run.offsets[:-1], run.offsets[1:]
+    return Tile(run.keys, {name: op.of_ranges(run.rows, low, high) for name, op in operations.items()})
+
+
+def merge(older: Tile, newer: Tile, operations: Operations) -> Tile:
+    """The tile of the days of both; all days of `older` lie before those of `newer`."""
+    keys, _ = concat_keys([older.keys, newer.keys]).numbered()
+    pairs = older.keys.find(keys), newer.keys.find(keys)
+    summaries = {
+        name: op.combine(op.take(older.summaries[name], pairs[0]), op.take(newer.summaries[name], pairs[1]))
+        for name, op in operations.items()
+    }
+    return Tile(keys, summaries)
+
+
+def tile_table(tile: Tile) -> pa.Table:
+    """The tile as a table, for a file: the columns are named OPERATION.COLUMN."""
+    columns = {f"{name}.{column}": values for name, s in tile.summaries.items() for column, values in s.items()}
+    return pa.table({**key_columns(tile.keys), **columns})
+
+
+def tile_from(table: pa.Table) -> Tile:
+    """The tile of a table that `tile_table` made."""
+    summaries: dict[str, Summary] = {}
+    for place in table.column_names:
+        if place not in (FIRST, SECOND):
+            name, _, column = place.rpartition(".")
+            summaries.setdefault(name, {})[column] = column_of(table, place)
+    return Tile(keys_from(table), summaries)
