@@ -1,14 +1,14 @@
 """Point-in-time features of a month: Recloop's `ingest` and `join` beside hand-written numpy, DuckDB and pandas.
 
     python -m benchmarks.features [--rows 5000000] [--users 100000] [--items 20000] [--days 30] [--cores 2]
-        [--engines numpy duckdb pandas recloop] [--rounds 1] [--work FOLDER] [--output FILE.json]
+        [--engines numpy kernel duckdb pandas recloop] [--rounds 1] [--work FOLDER] [--output FILE.json]
 
 The data, made once into `--work`: events in time order, and a snapshot of every user and item a day. For each event all
 engines find the user's age and the item's price as they were strictly before it, and the user's clicks of the seven
 days before, [t - 7 days, t). They read the same Parquet files and must agree in every sum.
 
 `recloop` is the whole loop up to `join`: `recloop run --until join`, with its checks, quarantine, digests, commits and
-all processes. The others compute one table in memory and write none. Each engine runs in a process of its own, with
+all processes. `kernel` is the window part of the feature engine alone, day by day. The others compute one table in memory and write none. Each engine runs in a process of its own, with
 as many cores as `--cores`; seconds are those of the process, peak memory is that of its largest process.
 """
 
@@ -32,6 +32,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from benchmarks.windows import DailyWindows
+from feature_jobs.windows.days import Window
+from feature_jobs.windows.operations import Count
 
 Ints = npt.NDArray[np.int64]
 
@@ -122,28 +126,50 @@ def make_data(folder: Path, rows: int, users: int, items: int, days: int) -> Non
 
 def with_numpy(folder: Path) -> Sums:
     """Sorting and binary search of (key, time) as one number."""
+    events = pq.read_table(folder / "events.parquet")
+    at, user = _column(events, "at"), _column(events, "user")
+    clicked = _column(events, "click") == 1
+    clicks = np.sort(_place(user[clicked], at[clicked]))
+    counts = np.searchsorted(clicks, _place(user, at)) - np.searchsorted(clicks, _place(user, at - WINDOW_US))
+    return Sums(len(at), *_as_of_sums(folder, events), int(counts.sum()))
 
-    def column(table: pa.Table, name: str) -> Ints:
-        values: Ints = table[name].to_numpy()
-        return values
 
-    def place(key: Ints, at: Ints) -> Ints:
-        return (key << KEY_BITS) + np.maximum(at - START_US, 0)
+def with_kernel(folder: Path) -> Sums:
+    """Clicks by the feature engine's windows, day by day from runs and tiles in memory; the rest as numpy does it."""
+    events = pq.read_table(folder / "events.parquet")
+    at, user = _column(events, "at"), _column(events, "user")
+    clicked = _column(events, "click") == 1
+    clicks = 0
+    state = DailyWindows(Window(WINDOW_US), {"clicks": Count(where="click")}, START_US)
+    days = np.searchsorted(at, np.arange(START_US, int(at[-1]) + DAY_US, DAY_US))
+    for begin, end in zip(days, [*days[1:], len(at)], strict=True):
+        rows = slice(begin, end)
+        found = state.add_day(pa.array(user[rows]), at[rows], {"click": clicked[rows]})
+        clicks += int(found["clicks"]["num"].sum())
+    return Sums(len(at), *_as_of_sums(folder, events), clicks)
+
+
+def _as_of_sums(folder: Path, events: pa.Table) -> tuple[int, int]:
+    """Sums of age and price as they were before each event."""
 
     def newest(name: str, key: str, value: str) -> int:
         table = pq.read_table(folder / f"{name}.parquet")
-        places = place(column(table, key), column(table, "at"))
+        places = _place(_column(table, key), _column(table, "at"))
         order = np.argsort(places, kind="stable")
-        found = np.searchsorted(places[order], place(column(events, key), at)) - 1
-        known = (found >= 0) & (column(table, key)[order][found] == column(events, key))
-        return int(column(table, value)[order][found][known].sum())
+        found = np.searchsorted(places[order], _place(_column(events, key), _column(events, "at"))) - 1
+        known = (found >= 0) & (_column(table, key)[order][found] == _column(events, key))
+        return int(_column(table, value)[order][found][known].sum())
 
-    events = pq.read_table(folder / "events.parquet")
-    at, user = column(events, "at"), column(events, "user")
-    clicked = column(events, "click") == 1
-    clicks = np.sort(place(user[clicked], at[clicked]))
-    counts = np.searchsorted(clicks, place(user, at)) - np.searchsorted(clicks, place(user, at - WINDOW_US))
-    return Sums(len(at), newest("users", "user", "age"), newest("items", "item", "price"), int(counts.sum()))
+    return newest("users", "user", "age"), newest("items", "item", "price")
+
+
+def _column(table: pa.Table, name: str) -> Ints:
+    values: Ints = table[name].to_numpy()
+    return values
+
+
+def _place(key: Ints, at: Ints) -> Ints:
+    return (key << KEY_BITS) + np.maximum(at - START_US, 0)
 
 
 def with_duckdb(folder: Path) -> Sums:
@@ -200,6 +226,7 @@ def with_recloop(folder: Path) -> Sums:
 
 ENGINES: dict[str, Callable[[Path], Sums]] = {
     "numpy": with_numpy,
+    "kernel": with_kernel,
     "duckdb": with_duckdb,
     "pandas": with_pandas,
     "recloop": with_recloop,

@@ -52,18 +52,8 @@ class Keys:
         second[codes] = self.second
         # Sorting by both halves is slow, and needed only where two keys share the first.
         if (second[codes] != self.second).any():
-            return self._numbered_by_both()
+            return _numbered_by_both(self.first, self.second)
         return Keys(unique[order], second), codes
-
-    def _numbered_by_both(self) -> tuple[Keys, Ints]:
-        order = np.lexsort((self.second, self.first))
-        by_key = self.take(order)
-        assert by_key.second is not None  # noqa: S101
-        new = np.ones(len(order), bool)
-        new[1:] = (by_key.first[1:] != by_key.first[:-1]) | (by_key.second[1:] != by_key.second[:-1])
-        codes = np.empty(len(order), np.int64)
-        codes[order] = np.cumsum(new) - 1
-        return by_key.take(np.flatnonzero(new)), codes
 
     def find(self, wanted: Keys) -> Ints:
         """Position of each wanted key among these, which are sorted and distinct; -1 where it is not there."""
@@ -133,6 +123,16 @@ def _hash(words: list[Words], seed: np.uint64) -> Words:
         state = (state ^ (state >> np.uint64(27))) * _MIX[1]
         state = state ^ (state >> np.uint64(31))
     return state
+
+
+def _numbered_by_both(first: Ints, second: Ints) -> tuple[Keys, Ints]:
+    order = np.lexsort((second, first))
+    first, second = first[order], second[order]
+    new = np.ones(len(order), bool)
+    new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
+    codes = np.empty(len(order), np.int64)
+    codes[order] = np.cumsum(new) - 1
+    return Keys(first[new], second[new]), codes
 
 
 def _inverse(order: Ints) -> Ints:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ import pyarrow as pa
 from feature_jobs.errors import BadInputError
 from feature_jobs.windows.keys import Bools, Ints
 
-Column = npt.NDArray[Any] | pa.Array
+Column: TypeAlias = "npt.NDArray[Any] | pa.Array"
 Summary = dict[str, Column]
 
 NEVER = np.iinfo(np.int64).min
@@ -242,7 +242,7 @@ def _range_min(values: Ints, ranges: Ranges) -> Ints:
 def _take_numbers(column: Column, positions: Ints, identity: int) -> Ints:
     if not len(column):
         return np.full(len(positions), identity)
-    taken = np.asarray(column)[positions]
+    taken: Ints = np.asarray(column)[positions]
     taken[positions < 0] = identity
     return taken
 

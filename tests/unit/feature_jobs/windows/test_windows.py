@@ -3,6 +3,7 @@
 import random
 
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -90,3 +91,29 @@ def test_any_window_is_exact(seed, kind, num_days, windows):
 def test_over_a_hundred_days(seed, kind, windows):
     widths = [Window(width * DAY, delay) for width in (1, 30, 64, 90) for delay in (0, DAY)]
     assert differences(random_days(seed, kind, 110, 4), kind, [*windows, *widths], 3) > 1000
+
+
+def test_a_first_day_that_is_too_long_for_a_key_and_a_time_in_one_number():
+    # A warm-up of 2^62 microseconds with three keys: times are ranked instead.
+    rng = random.Random(3)
+    begin = -(2**62)
+    times = sorted([begin, *(rng.randrange(begin, 0) for _ in range(20)), -2, -1, -1])
+    days = [Day(0, begin, 0, [random_row(rng, time, "int") for time in times])]
+    days += [Day(i, (i - 1) * DAY, i * DAY, [random_row(rng, i * DAY - 5, "int")] * 2) for i in (1, 2)]
+    windows = [Window(width) for width in (1, DAY, 2**61, 2**62 + DAY)]
+    assert differences(days, "int", windows, 3) > 100
+
+
+def test_a_run_or_a_tile_that_is_missing_is_an_error():
+    carried = Carried(KEY_TYPES["int"], 0)
+    days = [Day(i, i * DAY, (i + 1) * DAY, [Row(i * DAY, (1,), 1, 1, True, "x")]) for i in range(9)]
+    for day in days:
+        carried.add(day)
+    assert carried.ask(days[8].rows, Window(7 * DAY))[0]["count.num"] == 7
+    del carried.runs[1]
+    with pytest.raises(KeyError):
+        carried.ask(days[8].rows, Window(7 * DAY))
+    assert carried.ask(days[8].rows, Window(6 * DAY))[0]["count.num"] == 6
+    carried.tiles.clear()
+    with pytest.raises(KeyError):
+        carried.ask(days[8].rows, Window(6 * DAY))
