@@ -8,8 +8,9 @@ engines find the user's age and the item's price as they were strictly before it
 days before, [t - 7 days, t). They read the same Parquet files and must agree in every sum.
 
 `recloop` is the whole loop up to `join`: `recloop run --until join`, with its checks, quarantine, digests, commits and
-all processes. `kernel` is the window part of the feature engine alone, day by day. The others compute one table in memory and write none. Each engine runs in a process of its own, with
-as many cores as `--cores`; seconds are those of the process, peak memory is that of its largest process.
+all processes. The others compute one table in memory and write none; `kernel` is the window part of the feature engine
+alone, day by day. Each engine runs in a process of its own, with as many cores as `--cores`; seconds are those of the
+process, peak memory is that of its largest process.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python -m benchmarks.windows [--rows 5000000] [--users 100000] [--days 100] [--widths 1 7 30 90] [--last 5]
 
-Each day reads its runs and tiles from Parquet files, computes its aggregates, and writes its own run and the tiles that
+Each day reads its runs and tiles from files, computes its aggregates, and writes its own run and the tiles that
 it adds. `day` is the median of the last days; `completing` is the dearest day, which adds tiles of all levels.
 """
 
@@ -17,14 +17,14 @@ from statistics import median
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from feature_jobs.windows.days import Partitions, TileId, Window, completed
+from feature_jobs.windows.files import read_run, read_tile, write_run, write_tile
 from feature_jobs.windows.keys import Ints, group_rows, keys_of
 from feature_jobs.windows.operations import Column, Count, Listed, Newest, Operation, Sum, Summary
 from feature_jobs.windows.query import Asked, aggregate
-from feature_jobs.windows.runs import Run, run_from, run_of, run_table
-from feature_jobs.windows.tiles import Tile, merge, tile_from, tile_of, tile_table
+from feature_jobs.windows.runs import Run, run_of
+from feature_jobs.windows.tiles import Tile, merge, tile_of
 
 DAY_US = 86_400_000_000
 START_US = 1_704_067_200_000_000  # 2024-01-01
@@ -75,21 +75,21 @@ class DailyWindows:
             self._runs[self.day] = run
             self._tiles |= added
             return
-        pq.write_table(run_table(run), self.folder / f"run-{self.day}.parquet")
+        write_run(run, self.folder / f"run-{self.day}.arrow")
         for tile, made in added.items():
-            pq.write_table(tile_table(made), self._file(tile))
+            write_tile(made, self._file(tile))
 
     def _run(self, day: int) -> Run:
         if self.folder is None:
             return self._runs[day]
-        return run_from(pq.read_table(self.folder / f"run-{day}.parquet"))
+        return read_run(self.folder / f"run-{day}.arrow")
 
     def _tile(self, tile: TileId) -> Tile:
-        return self._tiles[tile] if self.folder is None else tile_from(pq.read_table(self._file(tile)))
+        return self._tiles[tile] if self.folder is None else read_tile(self._file(tile))
 
     def _file(self, tile: TileId) -> Path:
         assert self.folder is not None  # noqa: S101
-        return self.folder / f"tile-{tile.level}-{tile.first}.parquet"
+        return self.folder / f"tile-{tile.level}-{tile.first}.arrow"
 
 
 def seconds_per_day(
@@ -110,9 +110,9 @@ def seconds_per_day(
                 "price": rng.integers(1, 10_000, num),
                 "item": rng.integers(0, 20_000, num),
             }
-            begun = time.perf_counter()
+            begun = time.process_time()
             state.add_day(user, times, columns)
-            seconds.append(time.perf_counter() - begun)
+            seconds.append(time.process_time() - begun)
     return seconds
 
 

@@ -8,5 +8,6 @@ State is carried from day to day. Each day leaves a run, its rows by key and tim
     operations.py  count, sum, min, max, newest time, last k: summaries that can be combined
     runs.py        a day's rows by key and time
     tiles.py       summaries of whole days
+    files.py       both as files
     query.py       the aggregates of the asking rows
 """

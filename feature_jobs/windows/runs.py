@@ -84,7 +84,7 @@ def run_of(groups: Groups, times: Ints, columns: Mapping[str, Column]) -> Run:
 
 
 def run_table(run: Run) -> pa.Table:
-    """The run as a table, for a file: keys repeat, which Parquet stores once."""
+    """The run as a table, for a file: each row with its key."""
     codes = np.repeat(np.arange(len(run.keys)), np.diff(run.offsets))
     return pa.table({**key_columns(run.keys.take(codes)), TIME: run.rows.times, **run.rows.columns})
 
@@ -114,7 +114,8 @@ def keys_from(table: pa.Table) -> Keys:
 
 def column_of(table: pa.Table, name: str) -> Column:
     """A column as numpy holds it, where it does: whole numbers and bools."""
-    column = table[name].combine_chunks()
+    chunked = table[name]
+    column = chunked.chunk(0) if chunked.num_chunks == 1 else chunked.combine_chunks()  # the latter copies
     if pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
         return column.to_numpy(zero_copy_only=False)
     return column

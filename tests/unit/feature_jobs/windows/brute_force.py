@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from feature_jobs.windows.days import Partitions, TileId, Window, completed
+from feature_jobs.windows.files import read_run, read_tile, write_run, write_tile
 from feature_jobs.windows.keys import Groups, group_rows, keys_of
 from feature_jobs.windows.operations import NEVER, Count, Least, Listed, Most, Newest, Operation, Sum
 from feature_jobs.windows.query import Asked, aggregate
-from feature_jobs.windows.runs import Run, run_from, run_of, run_table
-from feature_jobs.windows.tiles import Tile, merge, tile_from, tile_of, tile_table
+from feature_jobs.windows.runs import Run, run_of
+from feature_jobs.windows.tiles import Tile, merge, tile_of
 
+Part = TypeVar("Part", Run, Tile)
 MAX_LEVEL = 6
 OPERATIONS: dict[str, Operation] = {
     "count": Count(),
@@ -89,7 +92,7 @@ def times_of(rows: Sequence[Row]) -> np.ndarray:
 
 
 class Carried:
-    """The state that goes from day to day; everything in it has been a Parquet file."""
+    """The state that goes from day to day; everything in it has been a file."""
 
     def __init__(self, key_types: Sequence[pa.DataType], genesis: int) -> None:
         self.key_types = key_types
@@ -107,7 +110,7 @@ class Carried:
             "text": pa.array([r.text for r in day.rows], pa.string()),
         }
         run = run_of(groups_of(day.rows, self.key_types), times_of(day.rows), columns)
-        self.runs[day.ordinal] = run_from(_as_file(run_table(run)))
+        self.runs[day.ordinal] = self._through_a_file(run, write_run, read_run)
         nothing = groups_of([], self.key_types)
         empty = run_of(nothing, times_of([]), {name: column[:0] for name, column in columns.items()})
         for tile in completed(self._previous, day.ordinal, self.genesis, MAX_LEVEL):
@@ -115,9 +118,14 @@ class Carried:
                 made = tile_of(self.runs[day.ordinal] if tile.first == day.ordinal else empty, OPERATIONS)
             else:
                 made = merge(*(self.tiles[half] for half in tile.halves()), OPERATIONS)
-            self.tiles[tile] = tile_from(_as_file(tile_table(made)))
+            self.tiles[tile] = self._through_a_file(made, write_tile, read_tile)
         self._previous = day.ordinal
         self._partitions.append(day)
+
+    def _through_a_file(self, made: Part, write: Callable[[Part, Path], None], read: Callable[[Path], Part]) -> Part:
+        with tempfile.TemporaryDirectory() as folder:
+            write(made, Path(folder) / "one")
+            return read(Path(folder) / "one")  # stays mapped
 
     def ask(self, rows: Sequence[Row], window: Window) -> list[dict[str, object]]:
         """The aggregates of rows of the newest day, from nothing but the runs and tiles that the window names."""
@@ -138,9 +146,3 @@ class Carried:
             for column, values in summary.items()
         }
         return [{name: values[i] for name, values in columns.items()} for i in range(len(rows))]
-
-
-def _as_file(table: pa.Table) -> pa.Table:
-    file = io.BytesIO()
-    pq.write_table(table, file)
-    return pq.read_table(file)
