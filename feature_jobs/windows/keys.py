@@ -52,7 +52,7 @@ class Keys:
         second[codes] = self.second
         # Sorting by both halves is slow, and needed only where two keys share the first.
         if (second[codes] != self.second).any():
-            return _numbered_by_both(self.first, self.second)
+            return _numbered(self, np.lexsort((self.second, self.first)))
         return Keys(unique[order], second), codes
 
     def find(self, wanted: Keys) -> Ints:
@@ -85,6 +85,22 @@ def concat_keys(parts: list[Keys]) -> Keys:
     if len(seconds) != len(parts):
         raise ValueError("keys of one half and of two halves do not mix")
     return Keys(first, np.concatenate(seconds))
+
+
+def union(older: Keys, newer: Keys) -> tuple[Keys, Ints, Ints]:
+    """The keys of two sorted, distinct ones, and for each of them its position in `older` and in `newer`, or -1."""
+    both = concat_keys([older, newer])
+    # A stable sort merges two sorted stretches in one pass.
+    order = np.argsort(both.first, kind="stable")
+    if both.second is not None:
+        same = both.first[order[1:]] == both.first[order[:-1]]
+        if (both.second[order[1:]] != both.second[order[:-1]])[same].any():
+            order = np.lexsort((both.second, both.first))
+    keys, codes = _numbered(both, order)
+    positions = np.full((2, len(keys)), -1)
+    positions[0, codes[: len(older)]] = np.arange(len(older))
+    positions[1, codes[len(older) :]] = np.arange(len(newer))
+    return keys, positions[0], positions[1]
 
 
 def keys_of(columns: list[pa.Array]) -> tuple[Keys, Bools]:
@@ -125,14 +141,16 @@ def _hash(words: list[Words], seed: np.uint64) -> Words:
     return state
 
 
-def _numbered_by_both(first: Ints, second: Ints) -> tuple[Keys, Ints]:
-    order = np.lexsort((second, first))
-    first, second = first[order], second[order]
+def _numbered(keys: Keys, order: Ints) -> tuple[Keys, Ints]:
+    """The distinct keys and each key's position among them, from the order that sorts them."""
+    ordered = keys.take(order)
     new = np.ones(len(order), bool)
-    new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
+    new[1:] = ordered.first[1:] != ordered.first[:-1]
+    if ordered.second is not None:
+        new[1:] |= ordered.second[1:] != ordered.second[:-1]
     codes = np.empty(len(order), np.int64)
     codes[order] = np.cumsum(new) - 1
-    return Keys(first[new], second[new]), codes
+    return ordered.take(np.flatnonzero(new)), codes
 
 
 def _inverse(order: Ints) -> Ints:

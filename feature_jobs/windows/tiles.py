@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from feature_jobs.windows.keys import Keys, concat_keys
+from feature_jobs.windows.keys import Keys, union
 from feature_jobs.windows.operations import Operation, Summary
 from feature_jobs.windows.runs import FIRST, SECOND, Run, column_of, key_columns, keys_from
 
@@ -30,10 +30,9 @@ def tile_of(run: Run, operations: Operations) -> Tile:
 
 def merge(older: Tile, newer: Tile, operations: Operations) -> Tile:
     """The tile of the days of both; all days of `older` lie before those of `newer`."""
-    keys, _ = concat_keys([older.keys, newer.keys]).numbered()
-    pairs = older.keys.find(keys), newer.keys.find(keys)
+    keys, in_older, in_newer = union(older.keys, newer.keys)
     summaries = {
-        name: op.combine(op.take(older.summaries[name], pairs[0]), op.take(newer.summaries[name], pairs[1]))
+        name: op.combine(op.take(older.summaries[name], in_older), op.take(newer.summaries[name], in_newer))
         for name, op in operations.items()
     }
     return Tile(keys, summaries)

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.windows import keys as keys_module
-from feature_jobs.windows.keys import Keys, concat_keys, group_rows, keys_of
+from feature_jobs.windows.keys import Keys, concat_keys, group_rows, keys_of, union
 from tests.unit.feature_jobs.windows import test_windows
 
-PAIRS = st.lists(st.tuples(st.integers(-2, 2), st.integers(-2, 2)), max_size=30)
+PAIR = st.tuples(st.integers(-2, 2), st.integers(-2, 2))
+PAIRS, SETS = st.lists(PAIR, max_size=30), st.sets(PAIR)
 
 
 def keys(pairs, *, halves=2):
@@ -26,6 +27,15 @@ def test_keys_of_equal_halves_are_numbered_and_found(pairs, wanted):
     assert [sorted(set(pairs))[code] for code in codes] == pairs
     places = {pair: i for i, pair in enumerate(sorted(set(pairs)))}
     assert unique.find(keys(wanted)).tolist() == [places.get(pair, -1) for pair in wanted]
+
+
+@given(SETS, SETS)
+def test_a_union_says_where_each_key_is(older, newer):
+    found, *places = union(keys(sorted(older)), keys(sorted(newer)))
+    pairs = list(zip(found.first.tolist(), found.second.tolist(), strict=True))
+    assert pairs == sorted(older | newer)
+    for part, place in zip((older, newer), places, strict=True):
+        assert place.tolist() == [sorted(part).index(pair) if pair in part else -1 for pair in pairs]
 
 
 @given(PAIRS, st.integers(1, 2))
