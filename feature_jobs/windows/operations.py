@@ -7,8 +7,9 @@ of no rows) and an associative `combine`, and holds integers only: any split of 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial, reduce
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -20,6 +21,8 @@ from feature_jobs.windows.keys import Bools, Ints
 
 Column: TypeAlias = "npt.NDArray[Any] | pa.Array"
 Summary = dict[str, Column]
+Parts = Sequence[tuple[Summary, Ints]]
+"""Summaries, oldest rows first, with the positions to take from each: -1 is the summary of no rows."""
 
 NEVER = np.iinfo(np.int64).min
 """Newest time of no rows."""
@@ -67,25 +70,14 @@ class Operation(ABC):
     """`where`: the bool column of the rows that count; None: all."""
 
     where: str | None = None
-    identity: ClassVar[Mapping[str, int]] = {}
-    """The summary of no rows, by column; list columns are not in it: theirs is the empty list."""
 
     @abstractmethod
     def of_ranges(self, rows: Rows, low: Ints, high: Ints) -> Summary:
         """The summaries of the ranges of rows `[low, high)`, each within one key."""
 
     @abstractmethod
-    def combine(self, older: Summary, newer: Summary) -> Summary:
-        """The summaries of both, pair by pair; all rows of `older` lie before those of `newer`."""
-
-    def take(self, summary: Summary, positions: Ints) -> Summary:
-        """The summaries at these positions; the identity at -1."""
-        return {name: self._take(name, column, positions) for name, column in summary.items()}
-
-    def _take(self, name: str, column: Column, positions: Ints) -> Column:
-        if name in self.identity:
-            return _take_numbers(column, positions, self.identity[name])
-        return _take_lists(column, positions)
+    def combine(self, parts: Parts) -> Summary:
+        """The summaries of all parts together, place by place."""
 
     def _counted(self, rows: Rows, low: Ints, high: Ints) -> Ranges:
         ranges = Ranges(np.arange(len(rows.times)), low, high)
@@ -93,7 +85,27 @@ class Operation(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Count(Operation):
+class Numbers(Operation):
+    """An operation whose summary is a few numbers; `identity` has those of no rows, by column."""
+
+    identity: ClassVar[Mapping[str, int]]
+
+    def combine(self, parts: Parts) -> Summary:
+        return {
+            name: reduce(
+                partial(self.join, name),
+                (_take(summary[name], positions, identity) for summary, positions in parts),
+            )
+            for name, identity in self.identity.items()
+        }
+
+    @abstractmethod
+    def join(self, name: str, older: Ints, newer: Ints) -> Ints:
+        """A column of two summaries together, place by place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Count(Numbers):
     """`num`: how many rows."""
 
     identity: ClassVar[Mapping[str, int]] = {"num": 0}
@@ -104,12 +116,12 @@ class Count(Operation):
         before = _prefix(rows.held(self.where))
         return {"num": before[high] - before[low]}
 
-    def combine(self, older: Summary, newer: Summary) -> Summary:
-        return {"num": older["num"] + newer["num"]}
+    def join(self, name: str, older: Ints, newer: Ints) -> Ints:
+        return older + newer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sum(Operation):
+class Sum(Numbers):
     """`sum` of an integer or fixed-point column, or of its squares; refused where it might exceed 64 bits."""
 
     of: str
@@ -127,13 +139,12 @@ class Sum(Operation):
         before = _prefix(values)
         return {"sum": before[high] - before[low]}
 
-    def combine(self, older: Summary, newer: Summary) -> Summary:
-        a, b = older["sum"], newer["sum"]
-        total = a + b
+    def join(self, name: str, older: Ints, newer: Ints) -> Ints:
+        total = older + newer
         # An overflow shows in the sign: it differs from the signs of both.
-        if (((a ^ total) & (b ^ total)) < 0).any():
+        if (((older ^ total) & (newer ^ total)) < 0).any():
             raise self._too_large()
-        return {"sum": total}
+        return total
 
     def _too_large(self) -> BadInputError:
         what = "squares" if self.squared else "sum"
@@ -141,7 +152,7 @@ class Sum(Operation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Least(Operation):
+class Least(Numbers):
     """`value`: the smallest of an integer column, meaningful where `num` rows are not 0."""
 
     of: str
@@ -151,12 +162,12 @@ class Least(Operation):
         ranges = self._counted(rows, low, high)
         return {"num": ranges.num, "value": _range_min(np.asarray(rows.columns[self.of])[ranges.rows], ranges)}
 
-    def combine(self, older: Summary, newer: Summary) -> Summary:
-        return {"num": older["num"] + newer["num"], "value": np.minimum(older["value"], newer["value"])}
+    def join(self, name: str, older: Ints, newer: Ints) -> Ints:
+        return older + newer if name == "num" else np.minimum(older, newer)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Most(Operation):
+class Most(Numbers):
     """`value`: the largest of an integer column, meaningful where `num` rows are not 0."""
 
     of: str
@@ -167,12 +178,12 @@ class Most(Operation):
         # ~ turns the order round and, unlike the minus sign, fits every int64.
         return {"num": ranges.num, "value": ~_range_min(~np.asarray(rows.columns[self.of])[ranges.rows], ranges)}
 
-    def combine(self, older: Summary, newer: Summary) -> Summary:
-        return {"num": older["num"] + newer["num"], "value": np.maximum(older["value"], newer["value"])}
+    def join(self, name: str, older: Ints, newer: Ints) -> Ints:
+        return older + newer if name == "num" else np.maximum(older, newer)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Newest(Operation):
+class Newest(Numbers):
     """`time` of the newest row, NEVER where there is none: for recency, and for the audit of all other operations."""
 
     identity: ClassVar[Mapping[str, int]] = {"time": NEVER}
@@ -184,8 +195,8 @@ class Newest(Operation):
         time[some] = rows.times[ranges.rows[ranges.high[some] - 1]]
         return {"time": time}
 
-    def combine(self, older: Summary, newer: Summary) -> Summary:
-        return {"time": np.maximum(older["time"], newer["time"])}
+    def join(self, name: str, older: Ints, newer: Ints) -> Ints:
+        return np.maximum(older, newer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,9 +223,25 @@ class Listed(Operation):
         columns = {"time": pa.array(rows.times), **{name: _arrow(rows.columns[name]) for name in self.of}}
         return {name: _lists(offsets, column.take(taken)) for name, column in columns.items()}
 
-    def combine(self, older: Summary, newer: Summary) -> Summary:
-        ahead, behind = (older, newer) if self.oldest else (newer, older)
-        return {name: _appended(ahead[name], behind[name], self.length) for name in ahead}
+    def combine(self, parts: Parts) -> Summary:
+        ordered = parts if self.oldest else parts[::-1]
+        left = np.full(len(parts[0][1]), self.length)
+        begins, taken = [], []
+        for summary, positions in ordered:
+            begin, num = _stretches(summary["time"], positions)
+            begins.append(begin)
+            taken.append(np.minimum(num, left))
+            left = left - taken[-1]
+        offsets = _prefix(self.length - left)
+        order = _interleaved(offsets, taken)
+        columns = {}
+        for name in parts[0][0]:
+            pieces = [
+                _arrow(summary[name]).values.take(pa.array(_runs(begin, num)))
+                for (summary, _), begin, num in zip(ordered, begins, taken, strict=True)
+            ]
+            columns[name] = _lists(offsets, pa.concat_arrays(pieces).take(order))
+        return columns
 
 
 def _prefix(values: npt.NDArray[Any]) -> Ints:
@@ -239,7 +266,8 @@ def _range_min(values: Ints, ranges: Ranges) -> Ints:
     return found
 
 
-def _take_numbers(column: Column, positions: Ints, identity: int) -> Ints:
+def _take(column: Column, positions: Ints, identity: int) -> Ints:
+    """Values at these positions; the identity at -1."""
     if not len(column):
         return np.full(len(positions), identity)
     taken: Ints = np.asarray(column)[positions]
@@ -247,21 +275,24 @@ def _take_numbers(column: Column, positions: Ints, identity: int) -> Ints:
     return taken
 
 
-def _take_lists(column: pa.Array, positions: Ints) -> pa.Array:
-    offsets, has = np.asarray(column.offsets).astype(np.int64), positions >= 0
-    begins = np.where(has, offsets[:-1][positions], 0) if len(column) else np.zeros(len(positions), np.int64)
-    num = np.where(has, np.diff(offsets)[positions], 0) if len(column) else begins
-    return _lists(_prefix(num), column.values.take(pa.array(_runs(begins, num))))
+def _stretches(lists: pa.Array, positions: Ints) -> tuple[Ints, Ints]:
+    """Where the values of the lists at these positions begin, and how many they are: none at -1."""
+    if not len(lists):
+        nothing = np.zeros(len(positions), np.int64)
+        return nothing, nothing
+    offsets, has = np.asarray(lists.offsets).astype(np.int64), positions >= 0
+    return np.where(has, offsets[:-1][positions], 0), np.where(has, np.diff(offsets)[positions], 0)
 
 
-def _appended(ahead: pa.Array, behind: pa.Array, length: int) -> pa.Array:
-    """For each pair the list `ahead`, then the beginning of the list `behind`, `length` values at most."""
-    offsets = [np.asarray(part.offsets).astype(np.int64) for part in (ahead, behind)]
-    first = np.diff(offsets[0])
-    more = np.minimum(np.diff(offsets[1]), length - first)
-    begins = np.column_stack([offsets[0][:-1], len(ahead.values) + offsets[1][:-1]]).ravel()
-    places = _runs(begins, np.column_stack([first, more]).ravel())
-    return _lists(_prefix(first + more), pa.concat_arrays([ahead.values, behind.values]).take(pa.array(places)))
+def _interleaved(offsets: Ints, taken: list[Ints]) -> pa.Array:
+    """The order that turns the values of all first stretches, all second ones, … into lists one after the other."""
+    order = np.empty(offsets[-1], np.int64)
+    before, begin = 0, offsets[:-1]
+    for num in taken:
+        places = _runs(begin, num)
+        order[places] = np.arange(before, before + len(places))
+        before, begin = before + len(places), begin + num
+    return pa.array(order)
 
 
 def _runs(begins: Ints, num: Ints) -> Ints:

@@ -32,7 +32,7 @@ def merge(older: Tile, newer: Tile, operations: Operations) -> Tile:
     """The tile of the days of both; all days of `older` lie before those of `newer`."""
     keys, in_older, in_newer = union(older.keys, newer.keys)
     summaries = {
-        name: op.combine(op.take(older.summaries[name], in_older), op.take(newer.summaries[name], in_newer))
+        name: op.combine([(older.summaries[name], in_older), (newer.summaries[name], in_newer)])
         for name, op in operations.items()
     }
     return Tile(keys, summaries)

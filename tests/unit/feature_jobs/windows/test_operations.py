@@ -47,9 +47,9 @@ def test_a_sum_that_may_not_fit_is_refused(squared, values, what):
 
 
 def test_so_is_one_of_two_tiles():
-    large = {"sum": np.array([2**62])}
+    large = ({"sum": np.array([2**62])}, np.array([0]))
     with pytest.raises(BadInputError, match="may exceed 64 bits"):
-        Sum(of="value").combine(large, large)
+        Sum(of="value").combine([large, large])
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(-9, 9), st.booleans()), max_size=40), st.data())
