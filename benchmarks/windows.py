@@ -1,9 +1,10 @@
 """What a day costs when its window is 1 or 90 days wide: the feature engine's windows alone, with their files.
 
-    python -m benchmarks.windows [--rows 5000000] [--users 100000] [--days 100] [--widths 1 7 30 90] [--last 5]
+    python -m benchmarks.windows [--rows 5000000] [--users 100000] [--days 100] [--widths 1 7 30 90] [--last 9]
 
-Each day reads its runs and tiles from files, computes its aggregates, and writes its own run and the tiles that
-it adds. `day` is the median of the last days; `completing` is the dearest day, which adds tiles of all levels.
+Each day reads its runs and tiles from files, computes its aggregates, and writes its own run and the tiles that it
+adds. Figures are CPU time. `day` is the median of the last days; `completing` is the dearest day, which adds
+tiles of all levels.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[1, 7, 30, 90])
     parser.add_argument("--last", type=int, default=9, help="days whose median is taken")
     given = parser.parse_args()
-    print(f"{given.rows // given.days:,} rows a day, {given.users:,} users, {given.days} days; milliseconds")
+    print(f"{given.rows // given.days:,} rows a day, {given.users:,} users, {given.days} days; CPU milliseconds")
     print(f"{'operations':18} {'width':>6} {'day':>8} {'completing':>11}")
     for name, operations in SETS.items():
         for width in given.widths:
