@@ -1,4 +1,4 @@
-"""What a day costs when its window is 1 or 90 days wide: the feature engine's windows alone, with their files.
+"""Cost of a day whose window is 1 or 90 days wide: the feature engine's windows alone, with their files.
 
     python -m benchmarks.windows [--rows 5000000] [--users 100000] [--days 100] [--widths 1 7 30 90] [--last 9]
 
@@ -96,7 +96,7 @@ class DailyWindows:
 def seconds_per_day(
     operations: Mapping[str, Operation], width_days: int, rows: int, users: int, days: int
 ) -> list[float]:
-    """What each day costs, in the order of the days."""
+    """CPU seconds of each day, in the order of the days."""
     rng = np.random.default_rng(1)
     weights = np.cumsum(np.arange(1, users + 1) ** -ZIPF)
     seconds = []

@@ -1,4 +1,4 @@
-"""Which days a window reads row by row, which as summaries, and which summaries each day adds. Pure arithmetic.
+"""Days of a window: those read row by row, those read as summaries, and the summaries that each day adds.
 
 A day is known by its ordinal. A tile of level j covers the 2^j days from `first` on, and `first` is a multiple of 2^j:
 so any range of n days is covered by at most 2 log2(n) + 1 tiles, and every tile has two halves of the level below.
@@ -73,7 +73,7 @@ class Partitions:
 
 @dataclass(frozen=True)
 class Pieces:
-    """What the windows of one day are made of, oldest first: rows of `old` days, `tiles`, rows of `new` days.
+    """The parts of all windows of one day, oldest first: rows of `old` days, `tiles`, rows of `new` days.
 
     A short window holds no day whole: then all its days are in `old`.
     """
@@ -85,7 +85,7 @@ class Pieces:
 
 @dataclass(frozen=True)
 class Window:
-    """Which earlier rows count: strictly before the asking row, at most `width_us` and at least `delay_us` old."""
+    """The earlier rows that count: strictly before the asking row, at most `width_us` and at least `delay_us` old."""
 
     width_us: int
     delay_us: int = 0
@@ -108,7 +108,7 @@ class Window:
         return times - self.least_age_us + 1
 
     def pieces(self, partitions: Partitions, day: int, max_level: int) -> Pieces:
-        """What this window needs on `day`, the last of `partitions`; tiles exist up to `max_level`."""
+        """The runs and tiles that this window needs on the last of `partitions`; tiles exist up to `max_level`."""
         days, begins, ends = partitions.days, partitions.begins, partitions.ends
         if days[-1] != day:
             raise ValueError(f"the last partition is {days[-1]}, not the day {day}")

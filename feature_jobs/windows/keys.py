@@ -1,7 +1,7 @@
 """Keys of rows: the values of one or several columns, as numbers that are the same on every day and every machine.
 
 One int64 column is its own key. Anything else becomes a hash of 128 bits: the first half sorts and finds, the second
-half tells two keys of the same first half apart. Among 1e9 keys, two share all 128 bits with a probability of 1e-21.
+half separates two keys of the same first half. Among 1e9 keys, two share all 128 bits with a probability of 1e-21.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def concat_keys(parts: list[Keys]) -> Keys:
 
 
 def union(older: Keys, newer: Keys) -> tuple[Keys, Ints, Ints]:
-    """The keys of two sorted, distinct ones, and for each of them its position in `older` and in `newer`, or -1."""
+    """Merges two sorted lists of distinct keys; for each key also its position in `older` and in `newer`, or -1."""
     both = concat_keys([older, newer])
     # A stable sort merges two sorted stretches in one pass.
     order = np.argsort(both.first, kind="stable")

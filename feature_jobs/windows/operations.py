@@ -39,7 +39,7 @@ class Rows:
     columns: Mapping[str, Column]
 
     def held(self, where: str | None) -> Bools:
-        """Which rows count."""
+        """True for the rows that count."""
         if where is None:
             return np.ones(len(self.times), bool)
         held: Bools = np.asarray(self.columns[where])
@@ -56,7 +56,7 @@ class Ranges:
 
     @property
     def num(self) -> Ints:
-        """How many rows count."""
+        """Number of rows that count."""
         return self.high - self.low
 
     def where(self, held_N: Bools) -> Ranges:
@@ -106,7 +106,7 @@ class Numbers(Operation):
 
 @dataclass(frozen=True, kw_only=True)
 class Count(Numbers):
-    """`num`: how many rows."""
+    """`num`: the number of rows."""
 
     identity: ClassVar[Mapping[str, int]] = {"num": 0}
 
@@ -276,7 +276,7 @@ def _take(column: Column, positions: Ints, identity: int) -> Ints:
 
 
 def _stretches(lists: pa.Array, positions: Ints) -> tuple[Ints, Ints]:
-    """Where the values of the lists at these positions begin, and how many they are: none at -1."""
+    """First position and number of the values of the lists at these positions; no values at -1."""
     if not len(lists):
         nothing = np.zeros(len(positions), np.int64)
         return nothing, nothing

@@ -57,7 +57,7 @@ class Run:
 
     @cached_property
     def _places(self) -> tuple[int, Ints]:
-        """How many numbers a key takes, and key and time of each row as one sorted number."""
+        """The count of numbers that a key takes, and key and time of each row as one sorted number."""
         oldest, newest = self._times
         span = newest - oldest + 2 if self._ranked is None else len(self._ranked) + 1
         codes = np.repeat(np.arange(len(self.keys)), np.diff(self.offsets))

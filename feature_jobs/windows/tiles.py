@@ -1,4 +1,4 @@
-"""Tiles: what a key's rows of 2^j whole days add up to, one summary for each key and operation, sorted by key."""
+"""Tiles: summaries of 2^j whole days, one for each key and operation, sorted by key."""
 
 from __future__ import annotations
 

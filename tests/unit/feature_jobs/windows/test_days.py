@@ -1,4 +1,4 @@
-"""Which tiles a day adds and a range of days reads."""
+"""The tiles that a day adds and that a range of days reads."""
 
 from itertools import pairwise
 
