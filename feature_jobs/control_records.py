@@ -107,7 +107,7 @@ def _regular(path: Path, flags: int, remedy: str) -> int:
         if error.errno in (errno.ENXIO, errno.EOPNOTSUPP):  # a socket
             raise CorruptError(f"{path}: not a regular file; {remedy}") from None
         raise
-    # Of the open file, not of the path, which could be replaced between a look and the open.
+    # The open file is asked, not the path, which could be replaced between a look and the open.
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise CorruptError(f"{path}: not a regular file; {remedy}")

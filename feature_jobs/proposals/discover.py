@@ -103,10 +103,21 @@ def find_tables(root: Path) -> tuple[list[FileGroup], list[str]]:
     groups = [group for key, files in members.items() for group in _groups(base, *key, files, tables)]
     largest: dict[str, FileGroup] = {}
     for group in sorted(groups, key=lambda group: (len(group.files), group.files[0]), reverse=True):
-        if largest.setdefault(group.path, group) is not group:
-            few = f"{group.files[0].relative_to(base)} and the files like it ({len(group.files):,})"
-            notes.append(f"left out {few}: they have other columns than most at {group.path}")
+        # Where other files have its name but for the day, a file is a day of theirs, and not a table of its own.
+        usual = largest.setdefault(with_placeholders(group.path).removesuffix(".gz"), group)
+        if usual is not group:
+            first, num = group.files[0].relative_to(base), len(group.files)
+            few = f"{first} and the files like it ({num:,})" if num > 1 else f"{first}"
+            notes.append(f"left out {few}: {_difference(group.dialect, usual.dialect)} than most at {usual.path}")
     return sorted(largest.values(), key=lambda group: group.path), notes
+
+
+def _difference(dialect: Dialect, usual: Dialect) -> str:
+    if dialect.format != usual.format:
+        return f"{dialect.format}, another format"
+    if dialect.columns != usual.columns:
+        return "other columns"
+    return "another delimiter" if dialect.delimiter != usual.delimiter else "another encoding or compression"
 
 
 def _files_below(root: Path) -> list[Path]:

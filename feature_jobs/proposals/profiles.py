@@ -229,8 +229,8 @@ def _times(raw: Sample, cell: str, *, is_text: bool, is_named: bool) -> list[Col
 
 
 def _likeliest_date(raw: Sample, cell: str, rivals: list[Column]) -> tuple[Column, str]:
-    """Of formats that all read: the one whose days are in the names of their files, or follow each other most closely;
-    and a note that others read too."""
+    """Chooses among formats that all read: the one whose days are in the names of their files, or follow each other
+    most closely. Also returns a note that others read too."""
     found = []
     for place, column in enumerate(rivals):
         day = f"CAST(try_strptime(trim({cell}), {literal(str(column.date_format))}) AS DATE) AS day"

@@ -38,6 +38,7 @@ def _quality(days: Sequence[Mapping[str, Any]]) -> Table:
     table = _plain("day", "rows", "AUC of", *aucs, "verdict")
     for column in table.columns[1:2] + table.columns[3:6]:
         column.justify = "right"
+    table.columns[2].no_wrap, table.columns[2].overflow = False, "ellipsis"  # where 80 columns are not enough
     for day in days:
         parent, judged = day["auc_progressive"], day["gate_auc"]
         values = (_lines(side.values()) for side in (parent, judged["champion"], judged["challenger"]))
@@ -66,7 +67,8 @@ def _legend(scenario: Scenario) -> str:
     share, allowed = scenario.train.holdout_share, scenario.deploy.max_auc_drop
     return (
         "parent: yesterday's checkpoint on all rows of the day, before they are learned. champion, challenger: on the"
-        f" day's last {share:.0%} of rows. A drop of up to {allowed:g} AUC passes (deploy.max_auc_drop)."
+        f" day's last {share:.0%} of rows. A drop of up to {allowed:g} AUC passes (deploy.max_auc_drop), a larger one"
+        " if its interval reaches 0."
     )
 
 

@@ -175,7 +175,8 @@ def delta(context: Context, base_ds: str, target_ds: str, out: Path) -> None:
     facts = write_delta(_export(context, base_ds), _export(context, target_ds), out)
     share = facts["delta_bytes"] / facts["full_bytes"]
     text = (
-        f"{out}: of {facts['rows']:,} rows {facts['changed']:,} changed, {facts['new']:,} new; {facts['gone']:,} gone\n"
+        f"{out}: {facts['rows']:,} rows, {facts['changed']:,} of them changed, {facts['new']:,} new;"
+        f" {facts['gone']:,} removed\n"
         f"{facts['delta_bytes']:,} bytes, {share:.0%} of the whole export's {facts['full_bytes']:,}"
     )
     context.show(facts, text)

@@ -61,7 +61,7 @@ def read_day(scenario: Scenario, samples: Path, checkpoint: Path) -> ScoredDay:
             name: rows[f"segment.{name}"].fill_null(False).to_numpy(zero_copy_only=False)
             for name in scenario.evaluate.segments
         },
-        # Of a day without a parent, such as the first.
+        # A day without a parent, such as the first, has no scores of one.
         progressive=None if all(np.isnan(scores).all() for scores in progressive.values()) else progressive,
         gate=gate,
         holdout_N=np.logical_or.reduce([~np.isnan(scores) for scores in gate.values()]),

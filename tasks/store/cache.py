@@ -51,7 +51,7 @@ class Cache:
                 (self.root / name).mkdir(parents=True, exist_ok=True, mode=0o700)
             except OSError as error:
                 raise BadInputError(f"{self.root / name}: {error.strerror}; set {FOLDER} to a folder") from None
-        # Of killed processes, as those that live hold the lock.
+        # Killed processes left these: one that lives holds the lock.
         for leftover in self._names("incoming"):
             self._remove(leftover)
 

@@ -111,7 +111,7 @@ class View:
         run = self.runs.open(key, done.start_ms, parent=day, note=declared.doc)
         if run.is_finished and run.tags.get("recloop.digest") == commit.digest:  # shown by an earlier run
             return
-        # Of a run that exists its own start, so that logging a second time gives the same points.
+        # A run that exists keeps its own start, so that logging a second time gives the same points.
         begin_ms, end_ms = run.start_ms, max(done.end_ms, run.start_ms)
         metrics = [Metric(name, value, end_ms) for name, value in numbers_in(record.get("metrics", {}))]
         metrics += [Metric(f"seconds/{name}", value, end_ms) for name, value in numbers_in(record.get("seconds", {}))]

@@ -30,7 +30,7 @@ from tasks.tuning.space import Dimension
 CHAMPION, OWN, ERROR = "champion", "own", "error"
 """User attributes of Optuna's trials: has the values that serve, has the scenario's own, raised this error."""
 WAIT_S = 0.2
-MAX_DRAWS = 30  # of values for one trial; in a small space all may have been tried
+MAX_DRAWS = 100  # of values for one trial; in a small space all may have been tried
 Report = Callable[[float], bool]
 """Takes the objective so far after one more replayed day; returns True if the trial should stop."""
 
@@ -114,6 +114,9 @@ class Study:
             if trial is not None:
                 self._try(trial, objective)
             elif num_running == 0 or not wait:
+                if place == spent:
+                    done = f"tune {self.ds}: {place} of {self.scenario.tune.trials} trials"
+                    print(f"{done}: {MAX_DRAWS} draws found no values that were not tried yet", file=sys.stderr)
                 return
             else:
                 time.sleep(WAIT_S)
@@ -155,13 +158,15 @@ class Study:
     def _draw(self, place: int, draw: int) -> Any:
         import optuna
 
-        trials = self.scenario.tune.trials
-        self.study.sampler = optuna.samplers.TPESampler(
-            seed=self._seed(place, draw),
+        trials, seed = self.scenario.tune.trials, self._seed(place, draw)
+        by_results = optuna.samplers.TPESampler(
+            seed=seed,
             multivariate=True,
             constant_liar=True,  # workers that run at once would otherwise try the same place
             n_startup_trials=min(10, max(3, trials // 3)),  # Optuna's ten would be the whole of a small study
         )
+        # Where the best known values are drawn, they are drawn again and again: only chance leads to others.
+        self.study.sampler = by_results if draw == 0 else optuna.samplers.RandomSampler(seed=seed)
         return self.study.ask(self.distributions)
 
     def _bury(self) -> None:

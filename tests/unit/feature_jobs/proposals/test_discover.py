@@ -82,6 +82,28 @@ def test_plain_and_compressed_files_beside_each_other_are_both_read(tmp_path: Pa
     assert counts == [1, 72]
 
 
+@pytest.mark.parametrize(
+    ("written", "difference"),
+    [
+        (lambda text: text.replace(",", ";").encode(), "another delimiter"),
+        (lambda text: text.encode("utf-16"), "another encoding or compression"),
+        (lambda text: gzip.compress(text.encode()), "another encoding or compression"),
+        (lambda text: text.replace("click", "clicked").encode(), "other columns"),
+    ],
+)
+@pytest.mark.parametrize("name", ["2024-03-02.csv", "2024-03-02.csv.gz"])
+def test_a_day_that_is_written_otherwise_is_left_out(
+    tmp_path: Path, written: Callable[[str], bytes], difference: str, name: str
+) -> None:
+    text = "at,user,item,click\n" + "1,2,3,0\n" * 9
+    for day in (1, 3, 4):
+        (tmp_path / f"2024-03-0{day}.csv").write_text(text)
+    (tmp_path / name).write_bytes(written(text))
+    groups, notes = find_tables(tmp_path)
+    assert [group.path for group in groups] == ["{ds}.csv"]
+    assert notes == [f"left out {name}: {difference} than most at {{ds}}.csv"]
+
+
 def test_days_with_other_columns_are_left_out_of_the_table(tmp_path: Path) -> None:
     for day in (1, 2, 3, 4):
         header = "at,user,item,click" if day < 3 else "at,user,item,click,more"
@@ -90,7 +112,7 @@ def test_days_with_other_columns_are_left_out_of_the_table(tmp_path: Path) -> No
     assert [(group.path, [file.name for file in group.files]) for group in groups] == [
         ("{ds}.csv", ["2024-03-03.csv", "2024-03-04.csv"])  # of equally many the latest
     ]
-    assert notes == ["left out 2024-03-01.csv and the files like it (2): they have other columns than most at {ds}.csv"]
+    assert notes == ["left out 2024-03-01.csv and the files like it (2): other columns than most at {ds}.csv"]
 
 
 def test_a_folder_of_a_day_with_two_tables(tmp_path: Path) -> None:

@@ -29,7 +29,16 @@ def test_columns_say_which_rows_they_are_about_and_numbers_read_well(tmp_path: P
     assert "promoted version 5" in shown
     assert "whole day" in shown
     assert shown.count("last slice") == 2
-    assert "A drop of up to 0.2 AUC passes" in " ".join(shown.split())
+    allowed = "A drop of up to 0.2 AUC passes (deploy.max_auc_drop), a larger one if its interval reaches 0."
+    assert allowed in " ".join(shown.split())
+    assert max(len(line) for line in shown.splitlines()) <= 80
+
+
+def test_the_verdict_is_whole_beside_long_names_of_labels(tmp_path: Path) -> None:
+    names = {"is_purchase": 0.71, "is_added_to_basket": 0.65}
+    day = _day("2024-03-01", auc_progressive=names, gate_auc={"champion": names, "challenger": names})
+    shown = _shown(tmp_path, day)
+    assert "promoted version 5" in shown and "is_purch" in shown
     assert max(len(line) for line in shown.splitlines()) <= 80
 
 

@@ -33,7 +33,7 @@ def delta(root: Path, first: str, last: str, *more: str) -> Result:
 def test_a_delta_is_told_and_applied(root):
     done = delta(root, DAYS[0], DAYS[1])
     assert done.exit_code == 0, done.output
-    assert "of 3 rows 1 changed, 1 new; 1 gone" in done.output
+    assert "3 rows, 1 of them changed, 1 new; 1 removed" in done.output
     assert "of the whole export's" in done.output
     served = recloop("apply-delta", root / DAYS[0], root / "delta", root / "served")
     assert served.exit_code == 0, served.output

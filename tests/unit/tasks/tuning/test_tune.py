@@ -254,6 +254,15 @@ def test_no_values_are_tried_twice_and_a_small_space_ends_the_study(chain, tmp_p
     assert tried[0] == 64 and sorted(tried) == [32, 64, 128]
 
 
+def test_a_small_space_is_tried_whole(chain, tmp_path, capsys):
+    """Six pairs. Optuna's own sampler draws the best known pair again and again after its first three trials."""
+    space = "train.batch_size: {choices: [32, 64]}, model.embedding_dim: {choices: [2, 4, 8]}"
+    _, output = run(tmp_path, chain, f"tune: {{trials: 7, replay_days: 1, space: {{{space}}}}}")
+    tried = {tuple(trial["params"].values()) for trial in proposal_of(output)["trials"]}
+    assert len(tried) == 6
+    assert "6 of 7 trials" in capsys.readouterr().err
+
+
 def test_hopeless_trials_are_pruned_after_their_first_day(chain, tmp_path):
     section = """
 tune: {trials: 12, space: {features.item.enabled: {choices: [true, false]}, train.seed: {low: 1, high: 99}}}
