@@ -51,7 +51,9 @@ def expected_of_step(found: Found, step: str, ds: str, versions: Mapping[str, st
     standing = found.commits.get((found.generation_of(ds), ds, step))
     if step == "ingest":
         read = digest_of_files(content("ingest", ds, {}))
-        as_before = "already_done" if standing == read else BadInputError
+        # A day whose files were deleted counts as done: its source is not compared any more.
+        is_gone = (found.generation_of(ds), ds, step) in found.collected
+        as_before = "already_done" if standing == read or is_gone else BadInputError
         return Expected("done" if standing is None else as_before, standing or read)
     if standing is not None:
         return Expected("already_done", standing)

@@ -368,6 +368,17 @@ def test_two_replays_at_once(backend: str, turn: int) -> None:
         machine.teardown()
 
 
+def test_a_deleted_day_whose_source_changed_counts_as_done() -> None:
+    machine = _machine_on("local")()
+    try:
+        machine.some_days(10)
+        machine.at_once(("replay", DAYS[1]), ("gc", "1"), [1], None)
+        machine.correct(DAYS[0])
+        machine.alone(("ingest", DAYS[0]))
+    finally:
+        machine.teardown()
+
+
 def test_a_step_whose_input_is_deleted_while_it_runs_says_so() -> None:
     machine = _machine_on("local")()
     try:
