@@ -39,6 +39,14 @@ class Keys:
         """The keys at these positions."""
         return Keys(self.first[rows], None if self.second is None else self.second[rows])
 
+    def begins(self) -> Bools:
+        """For sorted keys: True where a key differs from the one before."""
+        new = np.ones(len(self), bool)
+        new[1:] = self.first[1:] != self.first[:-1]
+        if self.second is not None:
+            new[1:] |= self.second[1:] != self.second[:-1]
+        return new
+
     def numbered(self) -> tuple[Keys, Ints]:
         """The U distinct keys, sorted, and for each of the N keys its position among them."""
         encoded = pa.array(self.first).dictionary_encode()
@@ -144,10 +152,7 @@ def _hash(words: list[Words], seed: np.uint64) -> Words:
 def _numbered(keys: Keys, order: Ints) -> tuple[Keys, Ints]:
     """The distinct keys and each key's position among them, from the order that sorts them."""
     ordered = keys.take(order)
-    new = np.ones(len(order), bool)
-    new[1:] = ordered.first[1:] != ordered.first[:-1]
-    if ordered.second is not None:
-        new[1:] |= ordered.second[1:] != ordered.second[:-1]
+    new = ordered.begins()
     codes = np.empty(len(order), np.int64)
     codes[order] = np.cumsum(new) - 1
     return ordered.take(np.flatnonzero(new)), codes

@@ -23,6 +23,11 @@ class Run:
     offsets: Ints
     rows: Rows
 
+    @property
+    def codes(self) -> Ints:
+        """The position among `keys` of each row."""
+        return np.repeat(np.arange(len(self.keys)), np.diff(self.offsets))
+
     def ranges(self, positions_A: Ints, low_A: Ints, high_A: Ints) -> tuple[Ints, Ints]:
         """For each of A askers the range of rows with the times [low, high), of the key at its position (-1: none)."""
         if not len(self.keys):
@@ -60,8 +65,7 @@ class Run:
         """The count of numbers that a key takes, and key and time of each row as one sorted number."""
         oldest, newest = self._times
         span = newest - oldest + 2 if self._ranked is None else len(self._ranked) + 1
-        codes = np.repeat(np.arange(len(self.keys)), np.diff(self.offsets))
-        return span, codes * span + self._within(self.rows.times)
+        return span, self.codes * span + self._within(self.rows.times)
 
     def _within(self, times: Ints) -> Ints:
         """Times as numbers from 0 to the span of a key."""
@@ -85,18 +89,13 @@ def run_of(groups: Groups, times: Ints, columns: Mapping[str, Column]) -> Run:
 
 def run_table(run: Run) -> pa.Table:
     """The run as a table, for a file: each row with its key."""
-    codes = np.repeat(np.arange(len(run.keys)), np.diff(run.offsets))
-    return pa.table({**key_columns(run.keys.take(codes)), TIME: run.rows.times, **run.rows.columns})
+    return pa.table({**key_columns(run.keys.take(run.codes)), TIME: run.rows.times, **run.rows.columns})
 
 
 def run_from(table: pa.Table) -> Run:
     """The run of a table that `run_table` made."""
     keys = keys_from(table)
-    new = np.ones(len(keys), bool)
-    new[1:] = keys.first[1:] != keys.first[:-1]
-    if keys.second is not None:
-        new[1:] |= keys.second[1:] != keys.second[:-1]
-    begins = np.flatnonzero(new)
+    begins = np.flatnonzero(keys.begins())
     columns = {name: column_of(table, name) for name in table.column_names if name not in (FIRST, SECOND, TIME)}
     rows = Rows(column_of(table, TIME), columns)
     return Run(keys.take(begins), np.append(begins, len(keys)), rows)

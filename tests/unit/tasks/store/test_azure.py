@@ -4,7 +4,6 @@ import base64
 import hashlib
 import hmac
 import http.client
-import multiprocessing
 import os
 import secrets
 import shutil
@@ -22,11 +21,10 @@ from tasks.store.object_store import RemoteObjects
 from tasks.store.objects import files_of
 from tests.unit.tasks.store.test_object_store import (
     KEY,
-    PROCESSES,
     RECORD,
     ROUNDS,
-    _race,
     everything,
+    let_processes_race,
     other_machine,
     output,
     published,
@@ -129,16 +127,5 @@ def test_what_a_person_must_change_is_named(
 
 
 def test_of_several_processes_one_writes(objects: RemoteObjects, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(PROCESSES), context.Queue()
-    racers = [
-        context.Process(target=_race, args=(objects.url, tmp_path, n, barrier, results)) for n in range(PROCESSES)
-    ]
-    for racer in racers:
-        racer.start()
-    won = {number: rounds for number, *rounds in (results.get(timeout=240) for _ in racers)}
-    for racer in racers:
-        racer.join(60)
-    for one in range(ROUNDS):
-        assert [objects.read(f"{one}.json")] == [str(n).encode() for n in range(PROCESSES) if won[n][one]]
+    let_processes_race(objects, tmp_path)
     assert everything(objects) == sorted(f"{one}.json" for one in range(ROUNDS))

@@ -302,12 +302,12 @@ def _race(url: str, folder: Path, number: int, barrier: Barrier, results: "multi
     results.put([number, *won])
 
 
-@pytest.mark.slow
-def test_of_several_processes_one_writes(objects: RemoteObjects, tmp_path: Path) -> None:
+def let_processes_race(objects: RemoteObjects, folder: Path) -> None:
+    """Several processes put each object at once: one of them has written it, and the others know that they have not."""
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(PROCESSES), context.Queue()
     racers = [
-        context.Process(target=_race, args=(objects.url, tmp_path, number, barrier, results))
+        context.Process(target=_race, args=(objects.url, folder, number, barrier, results))
         for number in range(PROCESSES)
     ]
     for racer in racers:
@@ -319,6 +319,11 @@ def test_of_several_processes_one_writes(objects: RemoteObjects, tmp_path: Path)
         winners = [number for number in range(PROCESSES) if won[number][one]]
         assert len(winners) == 1
         assert objects.read(f"{one}.json") == str(winners[0]).encode()
+
+
+@pytest.mark.slow
+def test_of_several_processes_one_writes(objects: RemoteObjects, tmp_path: Path) -> None:
+    let_processes_race(objects, tmp_path)
 
 
 def test_memory_is_a_store_too(tmp_path: Path) -> None:
