@@ -38,7 +38,7 @@ test: environment lint ## lint, then all tests; container tests run where an eng
 test-containers: environment ## only the tests that need a container engine
 	@$(PYTHON_IN) -m pytest -m container
 
-test-fast: environment ## tests under ten seconds each
+test-fast: environment ## tests under four seconds each
 	@$(PYTHON_IN) -m pytest -n 2 $(SHARES) -m "not slow and not airflow and not gpu and not container"
 
 dvc: environment ## run the scenario's days with `dvc repro`

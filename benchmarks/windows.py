@@ -19,11 +19,12 @@ from statistics import median
 import numpy as np
 import pyarrow as pa
 
+from feature_jobs.windows.blocks import Place, block_table, read_run, read_tile, write_blocks
 from feature_jobs.windows.days import Partitions, TileId, Window, completed
-from feature_jobs.windows.files import read_run, read_tile, write_run, write_tile
 from feature_jobs.windows.keys import Ints, group_rows, keys_of
-from feature_jobs.windows.operations import Column, Count, Listed, Newest, Operation, Sum, Summary
+from feature_jobs.windows.operations import Count, Listed, Newest, Operation, Sum
 from feature_jobs.windows.query import Asked, aggregate
+from feature_jobs.windows.rows import Column, Summary
 from feature_jobs.windows.runs import Run, run_of
 from feature_jobs.windows.tiles import Tile, merge, tile_of
 
@@ -47,6 +48,7 @@ class DailyWindows:
         self.day = -1
         self._runs: dict[int, Run] = {}
         self._tiles: dict[TileId, Tile] = {}
+        self._places: dict[int, tuple[Path, dict[str, Place]]] = {}
 
     def add_day(self, users: pa.Array, times: Ints, columns: Mapping[str, Column]) -> dict[str, Summary]:
         """The aggregates of the next day's rows, by their user."""
@@ -76,21 +78,21 @@ class DailyWindows:
             self._runs[self.day] = run
             self._tiles |= added
             return
-        write_run(run, self.folder / f"run-{self.day}.arrow")
-        for tile, made in added.items():
-            write_tile(made, self._file(tile))
+        file = self.folder / f"{self.day}.blocks"
+        names: dict[str, Run | Tile] = {"run": run, **{f"{tile.level}": made for tile, made in added.items()}}
+        self._places[self.day] = (file, write_blocks({name: block_table(block) for name, block in names.items()}, file))
 
     def _run(self, day: int) -> Run:
         if self.folder is None:
             return self._runs[day]
-        return read_run(self.folder / f"run-{day}.arrow")
+        file, places = self._places[day]
+        return read_run(file, places["run"])
 
     def _tile(self, tile: TileId) -> Tile:
-        return self._tiles[tile] if self.folder is None else read_tile(self._file(tile))
-
-    def _file(self, tile: TileId) -> Path:
-        assert self.folder is not None  # noqa: S101
-        return self.folder / f"tile-{tile.level}-{tile.first}.arrow"
+        if self.folder is None:
+            return self._tiles[tile]
+        file, places = self._places[tile.last]
+        return read_tile(file, places[f"{tile.level}"])
 
 
 def seconds_per_day(

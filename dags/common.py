@@ -15,6 +15,7 @@ from dags.notifier import FailureNotifier
 from dags.timetable import DayTimetable, Picks
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario, load_scenario, name_taken
+from feature_jobs.schema.data import WEEKDAYS
 from tasks.contract import Step
 from tasks.steps import STEPS
 
@@ -85,7 +86,8 @@ def timetable_of(scenario: Scenario, cron: str, picks: Picks) -> DayTimetable:
     """The schedule over the days of the scenario's data."""
     days = scenario.data.days
     last = None if days.last is None else str(days.last)
-    return DayTimetable(cron, scenario.schedule.zone, picks=picks, last=last, skip=[str(day) for day in days.skip])
+    closed, skip = [WEEKDAYS.index(name) for name in days.closed], [str(day) for day in days.skip]
+    return DayTimetable(cron, scenario.schedule.zone, picks=picks, last=last, skip=skip, closed=closed)
 
 
 def step_arguments(scenario: Scenario, step: str) -> dict[str, Any]:

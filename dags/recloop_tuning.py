@@ -27,7 +27,7 @@ def build(scenario: Scenario) -> DAG | None:
     doc = DOC.format(description=scenario.description, trials=tune.trials, workers=workers)
     arguments = {**step_arguments(scenario, "tune"), "picks": PICKS}
     with scenario_dag(scenario, "tuning", timetable_of(scenario, tune.schedule, PICKS), doc) as dag:
-        shares = [["--worker", str(worker), "--workers", str(workers)] for worker in range(workers)]
+        shares = [["--worker", str(worker)] for worker in range(workers)]
         search = StepOperator.partial(task_id="tune_worker", **arguments).expand(options=shares)
         search >> StepOperator(task_id="tune", **arguments)
     return dag

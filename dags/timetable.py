@@ -38,8 +38,9 @@ class DayTimetable(CronDataIntervalTimetable):
     """A cron schedule that knows the days of a scenario's data.
 
     A run starts after its day is over, so Airflow's usual id names the day after. Here the id names the run's own day,
-    in the scenario's time zone: `scheduled__2022-04-25`; see `day_of`. No run is created for days after `last`, or in
-    `skip`. A backfill has the days from its first date to its last, both included, at any hour of the runs.
+    in the scenario's time zone: `scheduled__2022-04-25`; see `day_of`. No run is created for days after `last`, in
+    `skip`, or on weekdays in `closed` (0: Monday). A backfill has the days from its first date to its last, both
+    included, at any hour of the runs.
     """
 
     def __init__(
@@ -50,12 +51,14 @@ class DayTimetable(CronDataIntervalTimetable):
         picks: Picks = "first",
         last: str | None = None,
         skip: Collection[str] = (),
+        closed: Collection[int] = (),
     ) -> None:
         super().__init__(cron, ZoneInfo(zone))
         self._zone = zone
         self._picks = picks
         self._last = last
         self._skip = sorted(skip)
+        self._closed = sorted(closed)
 
     def serialize(self) -> dict[str, Any]:
         """The arguments of the constructor, for Airflow's database; Airflow's interface asks for a dict."""
@@ -65,6 +68,7 @@ class DayTimetable(CronDataIntervalTimetable):
             "picks": self._picks,
             "last": self._last,
             "skip": self._skip,
+            "closed": self._closed,
         }
 
     @classmethod
@@ -91,7 +95,8 @@ class DayTimetable(CronDataIntervalTimetable):
             if last is not None and ds > last:
                 return None
             # run_after is changed only for a day that is over: before, Airflow must wait for its real moment.
-            if ds >= first and ds not in self._skip:
+            is_closed = datetime.date.fromisoformat(ds).weekday() in self._closed
+            if ds >= first and ds not in self._skip and not is_closed:
                 return _named_by(ds, info) if interval.end <= datetime.datetime.now(datetime.UTC) else info
 
     def _day_meant(self, moment: DateTime) -> str:

@@ -53,7 +53,9 @@ def read_record(
             raise ValueError(f"{len(data)} bytes, but a record has at most {MAX_BYTES}")
         _check_depth(data)
         # The first parser refuses what pydantic's accepts (duplicates, infinity), the second one checks the types.
-        _check_text(json.loads(data.decode(), object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite))
+        value = json.loads(data.decode(), object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite)
+        if b"\\u" in data:
+            _check_text(value)
         record: T = _adapter(cast("Hashable", kind)).validate_json(data, strict=True, extra=extra)
         return record
     # Before ValueError, of which pydantic's error is a kind.
@@ -144,6 +146,8 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 def _check_depth(data: bytes) -> None:
     """Before it is parsed: parsers recurse."""
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:  # as in most records
+        return
     depth = 0
     for token in _TOKENS.finditer(data):
         if token[0] in (b"[", b"{"):

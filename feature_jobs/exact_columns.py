@@ -70,6 +70,17 @@ def exact_column(values: pa.Array, name: str, kind: pa.DataType) -> pa.Array:
     return pa.LargeListArray.from_arrays(pa.array(offsets), exact_ids(flat, name, kind.value_type, offsets))
 
 
+def refuse_flags(values: pa.Array, name: str) -> None:
+    """Refuses true and false as ids of a feature that has other ids: they would be scored as the ids 1 and 0.
+
+    Raises BadInputError that names the feature, the row and the value.
+    """
+    flat, offsets = flattened(values, name) if _is_list(plain(values).type) else (plain(values), None)
+    flat = plain(flat)
+    if pa.types.is_boolean(flat.type) and flat.null_count < len(flat):
+        raise _refused(flat, name, _first(flat.is_valid()), offsets, _WHOLE)
+
+
 def finite_column(values: pa.Array, name: str) -> pa.Array:
     """A column of numbers without an infinite one. `ingest` refuses those too, so no model has learned from one.
 
@@ -88,6 +99,32 @@ def finite_column(values: pa.Array, name: str) -> pa.Array:
     return numbers
 
 
+def vector_column(values: pa.Array, name: str, width: int) -> pa.Array:
+    """A column of vectors as lists of float64: of `width` finite numbers, or empty where the vector is unknown.
+
+    Raises BadInputError that names the feature, the row and the value.
+    """
+    if pa.types.is_null(values.type):
+        values = pa.nulls(len(values), pa.list_(pa.float64()))
+    flat, offsets = flattened(values, name)
+    numbers = as_floats(flat, name)
+    unknown = pc.invert(pc.fill_null(pc.is_finite(numbers), False))
+    odd_N = ~np.isin(np.diff(offsets), (0, width))
+    if pc.any(unknown).as_py() or odd_N.any():
+        row = int(np.argmax(odd_N)) if odd_N.any() else int(np.searchsorted(offsets, _first(unknown), "right")) - 1
+        given = flat.slice(offsets[row], offsets[row + 1] - offsets[row]).to_pylist()
+        raise BadInputError(
+            f"feature column {name!r}, row {row}: {shortened(given)} is not a vector of {width} finite numbers; give"
+            " one, or null where it is unknown"
+        )
+    return pa.LargeListArray.from_arrays(pa.array(offsets), numbers)
+
+
+def shortened(values: list[object]) -> str:
+    """A list in a message: the first values, and the number of all where there are more."""
+    return str(values) if len(values) <= 6 else f"[{', '.join(map(str, values[:6]))}, ... ({len(values)} values)]"
+
+
 def as_floats(values: pa.Array, name: str) -> pa.Array:
     """Numbers, or texts that state one, as float64. Raises BadInputError for values of another type."""
     kind = values.type
@@ -97,6 +134,11 @@ def as_floats(values: pa.Array, name: str) -> pa.Array:
         # Any integer is a number, also one that float64 has to round: the safe cast would refuse it.
         return values.cast(pa.float64(), safe=not pa.types.is_integer(kind))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        if is_text(kind) and (row := _first_without_cast(values, pa.float64())) is not None:
+            raise BadInputError(
+                f"feature column {name!r}, row {row}: {values[row].as_py()!r} does not state a number; give a number,"
+                " or null where it is unknown"
+            ) from None
         raise BadInputError(f"feature column {name!r}: {kind} values are not numbers ({error}); give numbers") from None
 
 
@@ -129,6 +171,16 @@ def _first(mask: pa.Array) -> int:
     return int(pc.index(mask, True).as_py())
 
 
+def _first_without_cast(values: pa.Array, kind: pa.DataType) -> int | None:
+    """The first place whose value has no safe cast. Value by value, so only after the cast of all has failed."""
+    for place in range(len(values)):
+        try:
+            values.slice(place, 1).cast(kind)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            return place
+    return None
+
+
 def _cast_ids(values: pa.Array, name: str, offsets: Ints | None, remedy: str) -> pa.Array:
     if is_text(values.type):
         # The cast alone would read 0x10 as 16.
@@ -140,11 +192,8 @@ def _cast_ids(values: pa.Array, name: str, offsets: Ints | None, remedy: str) ->
     try:
         return values.cast(pa.int64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        for place in range(len(values)):  # only now: to name the first that fails
-            try:
-                values.slice(place, 1).cast(pa.int64())
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-                raise _refused(values, name, place, offsets, remedy) from None
+        if (place := _first_without_cast(values, pa.int64())) is not None:
+            raise _refused(values, name, place, offsets, remedy) from None
         raise BadInputError(f"feature column {name!r}: {values.type} values are not ids; {remedy}") from None
 
 

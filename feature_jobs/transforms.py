@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ import pyarrow.compute as pc
 
 from feature_jobs.control_records import read_record
 from feature_jobs.errors import BadInputError, CorruptError
-from feature_jobs.exact_columns import Ints, as_floats, exact_ids, flattened, is_text, plain
+from feature_jobs.exact_columns import Ints, as_floats, exact_ids, flattened, is_text, plain, vector_column
 
 if TYPE_CHECKING:
     from feature_jobs.schema import Scenario
@@ -54,10 +55,21 @@ class Bag:
 
 @dataclass(frozen=True)
 class Number:
-    """A numeric column; `scale` is one of `none`, `log`, `log1p`, `logit`."""
+    """A numeric column; `scale` is one of `none`, `log`, `log1p`, `logit`. NAME:3 is the fourth value of a vector."""
 
     name: str
     scale: str
+
+    @property
+    def column(self) -> str:
+        """The feature's column."""
+        return self.name.partition(":")[0]
+
+    @property
+    def place(self) -> int | None:
+        """The place in a vector; None for a number."""
+        place = self.name.partition(":")[2]
+        return int(place) if place else None
 
 
 @dataclass(frozen=True)
@@ -75,23 +87,30 @@ class Layout:
         bags: list[Bag] = []
         numbers: list[Number] = []
         for name, feature in scenario.enabled_features.items():
-            if feature.kind in ("id", "cross"):
+            if feature.form == "id":
                 slots.append(Slot(name, name, getattr(feature, "table", None) or name))
-            elif feature.kind in ("ids", "sequence"):
+            elif feature.form == "ids":
                 bags.append(Bag(name, feature.table or name))
+            elif feature.form == "vector":
+                # No feature's name has ":", so the names of its parts are unique.
+                numbers += [Number(f"{name}:{place}", "none") for place in range(feature.width)]
             else:
-                scale = feature.scale if feature.kind == "number" else _SCALE_OF_KIND[feature.kind]
+                scale = _scale_of(feature)
                 numbers.append(Number(name, scale))
                 if feature.buckets:
-                    # No feature's name has ":", so the slot's name is unique.
                     slots.append(Slot(f"{name}:bucket", name, f"{name}:bucket", scale, feature.buckets))
         return cls(tuple(slots), tuple(bags), tuple(numbers))
 
     @property
     def columns(self) -> list[str]:
         """The feature columns that `encode` reads, each once."""
-        names = [s.column for s in self.slots] + [b.name for b in self.bags] + [n.name for n in self.numbers]
+        names = [s.column for s in self.slots] + [b.name for b in self.bags] + [n.column for n in self.numbers]
         return list(dict.fromkeys(names))
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The width of each vector, by column."""
+        return Counter(number.column for number in self.numbers if number.place is not None)
 
     @property
     def feature_namespaces(self) -> list[str]:
@@ -124,8 +143,15 @@ class Layout:
         return layout
 
 
-# Counts and seconds span several powers of ten; the logit spreads rates that crowd near 0 and 1.
-_SCALE_OF_KIND = {"count": "log1p", "recency": "log1p", "rate": "logit"}
+def _scale_of(feature: Any) -> str:
+    """The scale on which the network reads a number."""
+    if scale := getattr(feature, "scale", None):
+        return str(scale)
+    if feature.kind == "rate":
+        return "logit"  # spreads rates that crowd near 0 and 1
+    if feature.kind == "request" and feature.operation == "share":
+        return "none"  # of a sum with negative values it may be any number
+    return "log1p"  # counts, places and seconds span several powers of ten
 
 
 @dataclass(frozen=True)
@@ -154,8 +180,10 @@ def encode(samples: pa.Table, layout: Layout) -> Encoded:
             ids = exact_ids(values, slot.column)
         slots.append(hash_ids(ids, slot.namespace))
     numbers_NK = np.empty((num_rows, len(layout.numbers)), np.float32)
+    vectors = {name: _vector(samples, name, width) for name, width in layout.widths.items()}
     for k, number in enumerate(layout.numbers):
-        numbers_NK[:, k] = _scaled(_column(samples, number.name), number.name, number.scale)
+        values = _column(samples, number.column) if number.place is None else vectors[number.column][number.place]
+        numbers_NK[:, k] = _scaled(values, number.column, number.scale)
     return Encoded(slots, {bag.name: _encode_bag(samples, bag) for bag in layout.bags}, numbers_NK)
 
 
@@ -219,6 +247,15 @@ def _column(samples: pa.Table, name: str) -> pa.Array:
         have = ", ".join(samples.column_names[:8])
         raise BadInputError(f"feature column {name!r} is missing (columns: {have}, …); add it")
     return plain(samples.column(name).combine_chunks())
+
+
+def _vector(samples: pa.Table, name: str, width: int) -> list[pa.Array]:
+    """The values at each place of vectors [N]."""
+    lists = vector_column(_column(samples, name), name, width)
+    known_N = np.asarray(pc.list_value_length(lists)) == width
+    values_ND = np.full((len(lists), width), np.nan)
+    values_ND[known_N] = np.asarray(lists.flatten()).reshape(-1, width)
+    return [pa.array(values_N) for values_N in values_ND.T]
 
 
 def _scaled(values: pa.Array, name: str, scale: str) -> npt.NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, TypedDict
 from urllib.parse import quote
 
@@ -10,7 +11,9 @@ import requests
 from feature_jobs.errors import BadInputError, RetryLaterError
 
 TIMEOUT_S = 120.0  # a busy machine with two cores answers late
-UNAUTHORIZED, UNAVAILABLE = 401, 503
+PASSES_WITHIN_S = 60.0
+AGAIN_S = 0.5
+UNAUTHORIZED, SERVER_ERROR = 401, 500
 
 
 class DagRun(TypedDict):
@@ -41,7 +44,8 @@ class Pool(TypedDict):
 
 
 class AirflowApi:
-    """A logged-in client. Calls raise RetryLaterError where Airflow does not answer, BadInputError where it refuses."""
+    """A logged-in client. Calls raise RetryLaterError where Airflow does not answer or can't do it now, BadInputError
+    where it refuses."""
 
     def __init__(self, url: str, user: str, password: str) -> None:
         self.url = url
@@ -49,25 +53,24 @@ class AirflowApi:
         self._credentials = {"username": user, "password": password}
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None, **query: Any) -> Any:
-        """One call below /api/v2; logs in when the token is missing or has expired."""
-        answer = self._send(method, f"/api/v2{path}", body, query, self.token)
-        if answer.status_code == UNAUTHORIZED:
-            self._token = ""
-            answer = self._send(method, f"/api/v2{path}", body, query, self.token)
-        if answer.status_code == UNAVAILABLE:  # Airflow's SQLite was locked, for a moment
-            raise RetryLaterError(f"Airflow can't do {method} {path} now")
-        if not answer.ok:
-            raise BadInputError(f"Airflow refused {method} {path}: {answer.status_code} {answer.text[:500]}")
-        return answer.json() if answer.content else None
+        """One call below /api/v2, made again for a minute while Airflow answers that it can't do it.
+
+        Its SQLite is locked for a moment now and then, and some answers can't be written while a run is queued, as
+        those of `/assets/events`. Such a call has changed nothing, except for `create_backfill`.
+        """
+        deadline = time.monotonic() + PASSES_WITHIN_S
+        while (answer := self._answer(method, path, body, query)).status_code >= SERVER_ERROR:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(AGAIN_S)
+        return _content(answer, method, path)
 
     @property
     def token(self) -> str:
         """The session's token: bearer of the API, and the cookie `_token` of the UI."""
         if not self._token:
-            answer = self._send("POST", "/auth/token", self._credentials)
-            if not answer.ok:
-                raise BadInputError(f"Airflow refused the login: {answer.status_code} {answer.text[:500]}")
-            self._token = str(answer.json()["access_token"])
+            content = _content(self._send("POST", "/auth/token", self._credentials), "the", "login")
+            self._token = str(content["access_token"])
         return self._token
 
     def has_dag(self, dag_id: str) -> bool:
@@ -113,7 +116,12 @@ class AirflowApi:
             "run_backwards": False,
             "dag_run_conf": conf,
         }
-        self.call("POST", "/backfills", body)
+        self.create_backfill(body)
+
+    def create_backfill(self, body: dict[str, Any]) -> int:
+        """Creates a backfill and returns its id. It is not asked for again, because one that failed may stay active."""
+        answer = self._answer("POST", "/backfills", body, {})
+        return int(_content(answer, "POST", "/backfills")["id"])
 
     def active_backfills(self, dag_id: str) -> list[int]:
         """Ids of the DAG's backfills that are not completed."""
@@ -139,6 +147,14 @@ class AirflowApi:
         ]
         return found
 
+    def _answer(self, method: str, path: str, body: dict[str, Any] | None, query: dict[str, Any]) -> requests.Response:
+        """Sends one request; logs in when the token is missing or has expired."""
+        answer = self._send(method, f"/api/v2{path}", body, query, self.token)
+        if answer.status_code == UNAUTHORIZED:
+            self._token = ""
+            answer = self._send(method, f"/api/v2{path}", body, query, self.token)
+        return answer
+
     def _send(
         self,
         method: str,
@@ -154,3 +170,13 @@ class AirflowApi:
             )
         except requests.RequestException as error:
             raise RetryLaterError(f"Airflow does not answer at {self.url}: {error}") from None
+
+
+def _content(answer: requests.Response, method: str, path: str) -> Any:
+    """Content of an answer. Raises RetryLaterError or BadInputError where it is an error."""
+    said = f"{answer.status_code} {answer.text[:500]}"
+    if answer.status_code >= SERVER_ERROR:
+        raise RetryLaterError(f"Airflow can't do {method} {path} now: {said}; see its log api-server.log")
+    if not answer.ok:
+        raise BadInputError(f"Airflow refused {method} {path}: {said}")
+    return answer.json() if answer.content else None

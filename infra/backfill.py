@@ -98,11 +98,14 @@ class Backfill:
         with self._screen(console) as show:
             while True:
                 require_running()
-                ended = self._poll()
-                if self._all() != before:
-                    since, before, waits = time.monotonic(), self._all(), []
-                elif not ended and time.monotonic() - since > PATIENCE_S:
-                    since, waits = time.monotonic(), reasons(self.api, self.dag_id, before)
+                try:
+                    ended = self._poll()
+                    if self._all() != before:
+                        since, before, waits = time.monotonic(), self._all(), []
+                    elif not ended and time.monotonic() - since > PATIENCE_S:
+                        since, waits = time.monotonic(), reasons(self.api, self.dag_id, before)
+                except RetryLaterError as error:  # the days go on; a server that has ended is found above
+                    ended, waits = False, [str(error)]
                 show(waits)
                 if ended:
                     return self._all()

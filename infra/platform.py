@@ -25,6 +25,9 @@ HOME = ROOT / ".recloop" / "platform"
 FOLDERS = ("secrets", "postgres", "objects", "airflow-logs", "cache")
 PORTS = {"Airflow": 8080, "MLflow": 5000, "Objects": 8333}  # other ports are chosen where these are in use
 BUCKET, STEPS_USER = "recloop", "recloop-steps"  # the store's bucket, and the user that may use only this one
+MLFLOW_BUCKET = MLFLOW_USER = "mlflow"  # the same of MLflow's artifacts
+ACTIONS = ("Read", "Write", "List")
+BUCKETS_USER = "buckets"  # creates both buckets, and is used for nothing else
 TOKENS = (
     "postgres-password",
     "airflow-database-password",
@@ -35,6 +38,7 @@ TOKENS = (
     "airflow-api-key",
     "airflow-jwt-key",
     "mlflow-session-key",
+    "buckets-secret-key",
     "objects-secret-key",
     "store-secret-key",
 )
@@ -112,17 +116,6 @@ def kept(folder: Path) -> dict[str, str]:
 def texts(tokens: Mapping[str, str]) -> dict[str, str]:
     """Content of each secret's file. Tokens are safe in URLs, in INI files and in shells."""
     airflow, mlflow = tokens["airflow-database-password"], tokens["mlflow-database-password"]
-    secret = tokens["objects-secret-key"]
-    identity = {
-        "name": "mlflow",
-        "credentials": [{"accessKey": "mlflow", "secretKey": secret}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    }
-    steps = {
-        "name": STEPS_USER,
-        "credentials": [{"accessKey": STEPS_USER, "secretKey": tokens["store-secret-key"]}],
-        "actions": [f"{action}:{BUCKET}" for action in ("Read", "Write", "List")],
-    }
     auth = {
         "default_permission": "READ",
         "database_uri": f"postgresql+psycopg2://mlflow:{mlflow}@postgres/mlflow_users",
@@ -139,10 +132,24 @@ def texts(tokens: Mapping[str, str]) -> dict[str, str]:
         "mlflow-auth": "[mlflow]\n" + "".join(f"{name} = {value}\n" for name, value in auth.items()),
         "redis-config": f"requirepass {tokens['redis-password']}\n",
         "redis-url": f"redis://:{tokens['redis-password']}@redis:6379/0",
-        "objects-config": json.dumps({"identities": [identity, steps]}),
-        "objects-credentials": credentials("mlflow", secret),
+        "objects-identities": json.dumps({"identities": identities(tokens)}),
+        "buckets-credentials": credentials(BUCKETS_USER, tokens["buckets-secret-key"]),
+        "objects-credentials": credentials(MLFLOW_USER, tokens["objects-secret-key"]),
         "store-credentials": credentials(STEPS_USER, tokens["store-secret-key"]),
     }
+
+
+def identities(tokens: Mapping[str, str]) -> list[dict[str, object]]:
+    """Users of SeaweedFS and their rights. MLflow and the steps read, write and list one bucket each."""
+    rights = {
+        (BUCKETS_USER, "buckets-secret-key"): [f"Admin:{bucket}" for bucket in (MLFLOW_BUCKET, BUCKET)],
+        (MLFLOW_USER, "objects-secret-key"): [f"{action}:{MLFLOW_BUCKET}" for action in ACTIONS],
+        (STEPS_USER, "store-secret-key"): [f"{action}:{BUCKET}" for action in ACTIONS],
+    }
+    return [
+        {"name": user, "credentials": [{"accessKey": user, "secretKey": tokens[token]}], "actions": actions}
+        for (user, token), actions in rights.items()
+    ]
 
 
 def credentials(key: str, secret: str) -> str:

@@ -5,7 +5,10 @@ A test compares. All text comes from feature_jobs/schema and feature_jobs/expres
 
 from __future__ import annotations
 
+import ast
+import functools
 import inspect
+import itertools
 import re
 import types
 import typing
@@ -15,7 +18,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from feature_jobs.expressions import compiler
+from feature_jobs.expressions import parser
+from feature_jobs.expressions.functions import FUNCTIONS
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.allowed import in_words
 from feature_jobs.schema.base import Section
@@ -71,29 +75,52 @@ def _features() -> str:
     about = f"A feature has a name and a `kind`, which decides its other keys.\n\n{_text(Feature)}"
     parts = [f"## `features.NAME`, by kind\n\n{about}\n"]
     for feature in get_args(get_args(AnyFeature)[0]):
-        (kind,) = get_args(feature.model_fields["kind"].annotation)
+        kinds = " or ".join(f"`kind: {kind}`" for kind in get_args(feature.model_fields["kind"].annotation))
         # Common keys of several kinds are described at the class that they inherit from.
         classes = [c for c in feature.__mro__ if issubclass(c, Feature) and c is not Feature]
         text = "\n\n".join(map(_text, classes))
-        parts.append(f"### `kind: {kind}`\n\n{text}\n\n{_table(feature, skip=('kind',))}\n")
+        parts.append(f"### {kinds}\n\n{text}\n\n{_table(feature, skip=('kind',))}\n")
     parts.append(f"### `features.NAME.embedding`\n\n{_text(Embedding)}\n\n{_table(Embedding)}\n")
     return "\n".join(parts)
 
 
 def _functions() -> str:
-    """The language of expressions: the compiler's own description, and its functions."""
-    about = inspect.cleandoc(compiler.__doc__ or "")
-    rows = [f"| `{name}` | {_cell(function.help)} |" for name, function in compiler.FUNCTIONS.items()]
-    table = "\n".join(["| function | result |", "|---|---|", *rows])
+    """The language of expressions: the parser's own description, and its functions."""
+    about = inspect.cleandoc(parser.__doc__ or "")
+    rows = [f"| `{name}` | {_cell(function.help)}. |" for name, function in FUNCTIONS.items()]
+    table = "\n".join(["| function | meaning |", "|---|---|", *rows])
     return f"## Expressions\n\n{_with_code_blocks(about)}\n\n{table}\n"
 
 
 def _table(section: type[Section], skip: tuple[str, ...] = ()) -> str:
-    rows = ["| key | value | default |", "|---|---|---|"]
+    rows = ["| key | meaning | value | default |", "|---|---|---|---|"]
     for name, field in section.model_fields.items():
         if name not in skip:
-            rows.append(f"| `{field.alias or name}` | {_cell(_value(field))} | {_cell(_default(field))} |")
+            cells = (meaning(section, name), _value(field), _default(field))
+            rows.append(f"| `{field.alias or name}` | {' | '.join(map(_cell, cells))} |")
     return "\n".join(rows)
+
+
+def meaning(section: type[Section], key: str) -> str:
+    """The text below a key in the class that declares it; empty where there is none."""
+    texts = (_texts_of(declared).get(key) for declared in section.__mro__)
+    return next((text for text in texts if text), "")
+
+
+@functools.cache
+def _texts_of(declared: type) -> dict[str, str]:
+    """Key → the text below it. Python drops such texts, so they are read from the source; pydantic could do so too, but
+    while a DAG is parsed."""
+    if not issubclass(declared, Section):
+        return {}
+    [tree] = ast.parse(inspect.getsource(declared)).body
+    assert isinstance(tree, ast.ClassDef)  # noqa: S101 (the source of a class is one)
+    return {
+        key.target.id: inspect.cleandoc(text.value.value).replace("\n", " ")
+        for key, text in itertools.pairwise(tree.body)
+        if isinstance(key, ast.AnnAssign) and isinstance(key.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+    }
 
 
 def _value(field: FieldInfo) -> str:

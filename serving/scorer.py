@@ -8,6 +8,7 @@ Imports neither torch nor mlflow, so that it starts in well under a second.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -15,11 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feature_jobs.control_records import open_regular
 from feature_jobs.errors import BadInputError, CorruptError
-from feature_jobs.exact_columns import exact_column, finite_column
+from feature_jobs.exact_columns import exact_column, finite_column, refuse_flags, vector_column
 from feature_jobs.transforms import Layout
 from models.runtime.files import MODEL_FILE, REFERENCE_FILE, SERVING_FILE, TABLE_FILE
 from models.runtime.frozen_tables import FrozenTable
@@ -34,10 +36,15 @@ if TYPE_CHECKING:
 class Scorer:
     """An exported model, checked and loaded. `facts` is its serving.json, `types` the type of each feature's column."""
 
-    def __init__(self, model: OnnxModel, facts: ServingFacts, types: Mapping[str, pa.DataType]) -> None:
+    def __init__(self, model: OnnxModel, facts: ServingFacts, reference: pa.Table) -> None:
         self._model, self.facts = model, facts
-        self.types = {name: types[name] for name in model.layout.columns}
-        self._numbers = {number.name for number in model.layout.numbers}
+        # Types of the rows that it was exported with: the layout knows what a feature is for, not its type.
+        self.types = {name: reference.schema.field(name).type for name in model.layout.columns}
+        self._widths = model.layout.widths
+        self._numbers = {number.column for number in model.layout.numbers} - self._widths.keys()
+        # The join makes ids 1 and 0 of true and false, so only the values show which features may be given as flags.
+        no_ids = self._numbers | self._widths.keys()
+        self._flags = {name for name in self.types.keys() - no_ids if _has_only_flags(reference[name])}
 
     @classmethod
     def load(cls, folder: str | Path, digest: str | None = None, *, threads: int = 1) -> Scorer:
@@ -51,10 +58,9 @@ class Scorer:
         try:
             layout = Layout.from_json(facts["layout"], str(folder / SERVING_FILE))
             tasks = tuple(facts["tasks"])
-            # Types of the rows that it was exported with: the layout knows what a feature is for, not its type.
-            with open_regular(folder / REFERENCE_FILE) as reference:
-                types = {field.name: field.type for field in pq.read_schema(reference)}
-            return cls(OnnxModel(folder / MODEL_FILE, layout, tasks, table, threads=threads), facts, types)
+            with open_regular(folder / REFERENCE_FILE) as file:
+                reference = pq.read_table(file, columns=list(layout.columns))
+            return cls(OnnxModel(folder / MODEL_FILE, layout, tasks, table, threads=threads), facts, reference)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CorruptError(f"{folder}: not a readable export ({error}); fetch it again") from None
 
@@ -103,7 +109,19 @@ class Scorer:
         if not isinstance(values, pa.Array | pa.ChunkedArray):
             values = _as_arrow(values, name, is_number=is_number)
         array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-        return finite_column(array, name) if is_number else exact_column(array, name, self.types[name])
+        if is_number:
+            return finite_column(array, name)
+        if name in self._widths:
+            return vector_column(array, name, self._widths[name])
+        if name not in self._flags:
+            refuse_flags(array, name)
+        return exact_column(array, name, self.types[name])
+
+
+def _has_only_flags(values: pa.ChunkedArray) -> bool:
+    """Says if all ids are 1 and 0 (or unknown), as those of a bool column are."""
+    flat = pc.list_flatten(values) if pa.types.is_nested(values.type) else values
+    return set(pc.unique(flat).to_pylist()) <= {0, 1, None}
 
 
 def _as_arrow(values: Any, name: str, *, is_number: bool) -> pa.Array | pa.ChunkedArray:
@@ -119,11 +137,29 @@ def _as_arrow(values: Any, name: str, *, is_number: bool) -> pa.Array | pa.Chunk
                 f"feature column {name!r}, row {row}: {value} is beyond 64 bits; give ids from -2**63 to 2**63 - 1"
             ) from None
     except (pa.ArrowException, ValueError, TypeError) as error:
-        raise BadInputError(f"feature column {name!r} mixes types: {error}; give one type a column") from None
+        raise BadInputError(
+            f"feature column {name!r}, row {_first_of_another_type(values)}: mixes types: {error}; give one type a"
+            " column"
+        ) from None
     try:
         return pa.array([float(value) if isinstance(value, int) else value for value in values], from_pandas=True)
     except (pa.ArrowException, OverflowError, ValueError, TypeError) as error:
         raise BadInputError(f"feature column {name!r}, row {row}: {error}; give numbers of 64 bits") from None
+
+
+def _first_of_another_type(values: Any) -> int:
+    """The first row that Arrow has no common type for with the rows before it."""
+    column = list(values)
+
+    def fails(row: int) -> bool:
+        try:
+            pa.array(column[: row + 1], from_pandas=True)
+        except (pa.ArrowException, ValueError, TypeError):
+            return True
+        return False
+
+    # Longer beginnings of the column fail too, so a binary search finds it: a batch can have 100,000 rows.
+    return min(bisect.bisect_left(range(len(column)), True, key=fails), len(column) - 1)
 
 
 def _beyond_64_bits(values: Any) -> tuple[int, int]:

@@ -12,8 +12,9 @@ It asks no clock and no unseeded randomness, so equal inputs give equal files. I
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,25 +32,49 @@ Two names are special. `verdict`: a sentence on the day, shown on the day's run.
 `series`: curves over the step's work, name → [[position, number], …], shown on the step's run and not printed."""
 
 
+FolderOf = Callable[[str, str], Path]
+"""Returns the folder of a committed output, by its name and day."""
+
+
 @dataclass(frozen=True)
 class Forgetting:
     """Functions that `recloop forget` calls for a step whose output holds users' rows under their ids.
 
     `find` counts the rows of these users in a committed folder. `leave_out` writes a folder again without them, and
-    returns its metrics. A step without it is computed again from inputs that do not hold the rows.
+    returns its metrics. A step without it is computed again from inputs that do not hold the rows. `begin` has a
+    function for an output of another step that goes on from the day before: it changes a copy of the day's folder into
+    one that a chain can begin with. Its last argument returns the folder of any committed output, by name and day.
     """
 
     find: Callable[[Scenario, Path, Users], Found]
     leave_out: Callable[[Scenario, Path, Users, Path], Metrics] | None = None
+    begin: Mapping[str, Callable[[Scenario, str, Path, FolderOf], None]] = field(default_factory=dict)
+
+
+ReadFile = Callable[[str], bytes | None]
+"""Reads a file of a committed output by its name; None where the output has no such file."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A choice among the days of an input: those that `days` returns for the scenario and the day.
+
+    It reads files of the output `by`; where that is not there, no day is chosen. What it names must follow from that
+    output, so that a step which depends on `by` depends on nothing else.
+    """
+
+    by: Input
+    days: Callable[[Scenario, str, ReadFile], Collection[str]]
 
 
 @dataclass(frozen=True)
 class Input:
     """An input of a step: the output called `of` (default: the argument's name) of some day.
 
-    `same` day; `previous` day, None on the scenario's first; `trailing` days, as a dict ds → folder, as many as the
-    config path `window` says, or the function `window` of the scenario; `champion`, the checkpoint that served when the
-    day began, or None; `former_champion`, the one before that, or None. An `optional` input is None where nothing is
+    `same` day; `previous` day, None on the scenario's first; `trailing` days, as a dict ds → folder: those that a
+    `choice` names, else as many as the config path `window` says, or the function `window` of the scenario (beside a
+    choice, `window` says which days a later choice may name); `champion`, the checkpoint that served when the day
+    began, or None; `former_champion`, the one before that, or None. An `optional` input is None where nothing is
     committed. `is_parent`: the output is a link of the chain, and this input is the link before it; its digest is
     recorded in the manifest as the parent.
     """
@@ -57,6 +82,7 @@ class Input:
     of: str | None = None
     days: Literal["same", "previous", "trailing", "champion", "former_champion"] = "same"
     window: str | Callable[[Scenario], int] | None = None
+    choice: Choice | None = None
     optional: bool = False
     is_parent: bool = False
 
@@ -85,6 +111,15 @@ class Resources:
 
 
 @dataclass(frozen=True)
+class Table:
+    """A table for a terminal: the first `left` columns are aligned at their left side, others at the right one."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: int = 1
+
+
+@dataclass(frozen=True)
 class Step:
     """A declared step. `config` names the config paths that its output depends on, `files` the properties of
     the scenario that are paths of files it depends on. `imports` are the modules that its function imports: they are
@@ -93,8 +128,7 @@ class Step:
     name the output, so that a day can hold several: with other values the step is not done yet. `shows` describes a
     committed folder to a person at a terminal, who may copy commands with the given options. `after` is called by the
     command with the scenario and the committed folder: it does work that a step may not do, because a step writes only
-    its output. `before` is called by the runner where the step is not done yet: it refuses a day for reasons that the
-    step cannot see in its own inputs.
+    its output.
 
     `daily` steps make up the daily DAG. A step says no by raising GateError after it wrote its output. Then `on_no`
     `fail` stops the day and keeps the output aside, uncommitted; `skip` commits the output with the refusal in its
@@ -123,8 +157,7 @@ class Step:
     options: Mapping[str, Option] = field(default_factory=dict)
     needs: str | None = None
     variants: tuple[str, ...] = ()
-    shows: Callable[[Path, str], str] | None = None
-    before: Callable[[DayConfig], None] | None = None
+    shows: Callable[[Path, str], list[str | Table]] | None = None
     after: Callable[[Scenario, Path], None] | None = None
     image: str = "step"
     resources: Resources = Resources()
@@ -151,7 +184,7 @@ class Step:
     @property
     def doc(self) -> str:
         """First paragraph of the function's docstring."""
-        return (self.function.__doc__ or "").strip().split("\n\n")[0]
+        return (inspect.getdoc(self.function) or "").split("\n\n")[0]
 
     def is_partial(self, options: Mapping[str, Any]) -> bool:
         """Says if a run with these options commits nothing."""

@@ -25,6 +25,7 @@ from tasks.store.champion_log import (
     Entry,
     promotions_held,
     resume_command,
+    served_in_turn,
 )
 from tasks.store.output_files import read_json, write_json
 from tasks.tracking.files import Registration, read_registration
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 DEPLOYMENT_FILE = "verdict.json"
 NO_CHAMPION = "no champion yet"
+HELD = "held"
+"""The first word of a reason that is not about the version: another day or a person decides."""
 Answer = Literal["yes", "no", "unknown"]
 
 
@@ -61,8 +64,9 @@ class Decision:
         if promoted:
             return f"promoted, unjudged: {doubts}" if doubts else "promoted"
         if self.refused:
-            return "no: " + "; ".join(self.refused)
-        return f"no: held, because deploy.when_unsure is hold and this is unjudged: {doubts}"
+            # What the version itself lacks comes first, so that the first word says if it was refused or held.
+            return "no: " + "; ".join(sorted(self.refused, key=lambda reason: reason.startswith(HELD)))
+        return f"no: {HELD}, because deploy.when_unsure is hold and this is unjudged: {doubts}"
 
 
 @step(
@@ -81,7 +85,7 @@ class Decision:
 def deploy(
     config: DayConfig, *, registration: Path, evaluation: Path, export: Path, validation: Path, deployment: Path
 ) -> Metrics:
-    """Promotes the registered version to champion if every gate agrees; says no, with the numbers, if one does not.
+    """Promotes the version if every gate agrees. It is then the champion; where a gate says no, the numbers are kept.
 
     The version is loaded in a fresh process and must reproduce the stored scores; int8 must stay within its allowance;
     it must not be worse than the champion, be calibrated, come from a valid day, and not replace a later day's
@@ -135,15 +139,17 @@ def deploy(
         print(f"to allow promotions again: {resume_command(config.store.options)}", file=sys.stderr)
     if not decision.wanted:
         raise GateError(words, metrics)
-    said = words.replace("promoted", f"promoted version {version['version']}", 1)
-    print(said, file=sys.stderr)
-    return {**metrics, "verdict": said}
+    # Not printed: the commands show the verdict of a step.
+    return {**metrics, "verdict": words.replace("promoted", f"promoted version {version['version']}", 1)}
 
 
 def _show_in_registry(model: str, version: str, log: ChampionLog, words: str, *, promoted: bool) -> None:
     """The verdict on the version, and the aliases. The log is the truth; the aliases only show it."""
     from tasks import tracking
 
+    # A replay judges a version once more, and its no does not end what the log says: the version serves, or served.
+    if not promoted and any(entry.version == version for entry in served_in_turn(log.history())):
+        words = f"promoted before, judged again: {words}"
     # On some databases MLflow takes no tag of more than 5,000 characters.
     tracking.set_version_tags(model, version, {tracking.VERDICT_TAG: words[:4000]})
     read = functools.cache(tracking.versions)  # a read of all versions takes longer than the rest of this
@@ -233,7 +239,7 @@ def _not_worse(judged: Evaluation, champion: Entry | None) -> Gate:
             digest[:12] if digest else "none" for digest in (judged["champion"], champion and champion.checkpoint)
         )
         # Worse or not is known only against the champion that was compared; another one asks for another comparison.
-        reason = f"the champion changed since the comparison (then {then}, now {now}); the next day decides"
+        reason = f"{HELD}: the champion changed since the comparison (then {then}, now {now}); the next day decides"
         return Gate("not_worse", "no", reason, numbers)
     comparison = judged["comparison"]
     verdict = comparison["verdict"]
@@ -271,7 +277,7 @@ def _next_day(judged: Evaluation) -> Gate:
     found = judged["next_day"]
     verdict, numbers = found["verdict"], {"verdict": found["verdict"]}
     if verdict == "hold":
-        reason = "the chain fell behind the champion: " + "; ".join(found["reasons"])
+        reason = f"{HELD}: the chain fell behind the champion: " + "; ".join(found["reasons"])
     else:
         reason = "; ".join(found["reasons"] or found["unknown"]) or "the new day gives no reason to hold"
     return Gate("next_day", _answer(bad=verdict == "hold", unknown=verdict == "unknown"), reason, numbers)
@@ -281,7 +287,8 @@ def _swap(scenario: Scenario, log: ChampionLog, candidate: Entry, *, wanted: boo
     """Appends the candidate to the champion log, unless a later day's champion serves or a rollback holds promotions;
     returns the entry that serves then.
 
-    A run that was killed after its promotion finds it and does not promote again.
+    A run that was killed after its promotion finds it and does not promote again. Nothing holds a version that serves
+    or served before the champion: a replay made its day again with the same content.
     """
     while True:
         history = log.history()
@@ -289,12 +296,12 @@ def _swap(scenario: Scenario, log: ChampionLog, candidate: Entry, *, wanted: boo
         ours = [e for e in history if _same(e, candidate)]
         if ours:  # also after a later champion: a repeated run must end as the first did
             return Gate("order", "yes", "promoted", {"sequence": ours[-1].sequence}), ours[-1]
-        # Not where that day's checkpoint is gone (DVC runs the day again): such a record keeps nobody from its place.
-        if current and current.ds > candidate.ds and log.is_committed(current):
-            reason = f"held: champion is of a later day ({current.ds}, version {current.version})"
-            return Gate("order", "no", reason, {"champion_ds": current.ds}), current
-        if held := promotions_held(scenario, log):
-            return Gate("order", "no", held, {}), current
+        held = _held(scenario, log, current, candidate)
+        before = [e for e in served_in_turn(history) if _is_of(e, candidate) and log.is_committed(e)] if held else []
+        if before:
+            return Gate("order", "yes", "promoted", {"sequence": before[-1].sequence}), before[-1]
+        if held:
+            return held, current
         if not wanted:
             return Gate("order", "yes", "no later champion", {}), current
         try:
@@ -304,6 +311,20 @@ def _swap(scenario: Scenario, log: ChampionLog, candidate: Entry, *, wanted: boo
         return Gate("order", "yes", "promoted", {"sequence": entry.sequence}), entry
 
 
+def _held(scenario: Scenario, log: ChampionLog, current: Entry | None, candidate: Entry) -> Gate | None:
+    # Not where that day's checkpoint is gone (DVC runs the day again): such a record keeps nobody from its place.
+    if current and current.ds > candidate.ds and log.is_committed(current):
+        reason = f"{HELD}: the champion is of a later day ({current.ds}, version {current.version})"
+        return Gate("order", "no", reason, {"champion_ds": current.ds})
+    reason_to_hold = promotions_held(scenario, log)
+    return Gate("order", "no", reason_to_hold, {}) if reason_to_hold else None
+
+
 def _same(entry: Entry, candidate: Entry) -> bool:
-    place = ("kind", "model", "version", "ds", "generation", "checkpoint")
+    is_ours = entry.kind == candidate.kind and entry.generation == candidate.generation
+    return is_ours and _is_of(entry, candidate)
+
+
+def _is_of(entry: Entry, candidate: Entry) -> bool:
+    place = ("model", "version", "ds", "checkpoint")
     return all(getattr(entry, name) == getattr(candidate, name) for name in place)

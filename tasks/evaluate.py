@@ -43,7 +43,16 @@ if TYPE_CHECKING:
     writes="evaluation",
     config=("evaluate", "deploy", "labels"),  # deploy: the allowed loss of AUC, the minimum of rows
     imports=("models.metrics.comparison", "models.training.day", "tasks.evaluation.report", "matplotlib.figure"),
-    headline={"holdout/*/challenger/auc": "challenger_auc/*", "holdout/*/champion/auc": "champion_auc/*"},
+    headline={
+        "holdout/*/challenger/auc": "challenger_auc/*",
+        "holdout/*/champion/auc": "champion_auc/*",
+        # Of scenarios with `data.request` alone.
+        "holdout/*/challenger/per_request/ndcg": "challenger_ndcg/*",
+        "holdout/*/champion/per_request/ndcg": "champion_ndcg/*",
+        "per_request/*/auc": "request_auc/*",
+        "per_request/*/ndcg": "request_ndcg/*",
+        "per_request/*/mrr": "request_mrr/*",
+    },
     resources=Resources(memory_gib=4.0),
     timeout_s=1800,
 )
@@ -58,7 +67,7 @@ def evaluate(
     yesterday: Path | None,
     evaluation: Path,
 ) -> Metrics:
-    """Judges the day's challenger against the champion, and the champion itself on the new day.
+    """Compares the day's challenger with the champion. It also judges the champion itself on the new day.
 
     The challenger is compared on the holdout: the day's last rows, scored before they were learned, overall and per
     segment, with paired bootstrap intervals; too few rows or positives give the verdict unknown. The champion is
@@ -82,7 +91,7 @@ def evaluate(
         "parent": parent,
         "champion": champion_digest,
         "former_champion": former_digest,
-        "rows": {"day": len(day.users_N), "holdout": int(day.holdout_N.sum())},
+        "rows": {"day": len(day.groups.users_N), "holdout": int(day.holdout_N.sum())},
         "overall": judged["overall"],
         "segments": judged["segments"],
         "comparison": judge_holdout(judged, day),
@@ -120,9 +129,13 @@ def _print(scenario: Scenario, judged: Holdout, warnings: list[str]) -> None:
 
 def _metrics(scenario: Scenario, result: Evaluation) -> Metrics:
     """The numbers worth a curve, and the verdicts by name; a verdict on nothing is not there."""
+    # Of the parent's scores of the whole day; its other metrics are reported by train.
+    today = [point for point in result["history"] if point["ds"] == result["ds"]]
+    per_request = {point["task"]: point["per_request"] for point in today if "per_request" in point}
     return {
         "rows": result["rows"],
         "holdout": {task: _sides(facts) for task, facts in result["overall"].items()},
+        **({"per_request": per_request} if per_request else {}),
         **_verdicts(scenario, result),
         "warnings": len(result["warnings"]),
     }

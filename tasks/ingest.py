@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import previous_day
+from feature_jobs.sources.copies import Copies
 from feature_jobs.sources.user_ids import Found, Users
-from tasks.contract import DayConfig, Forgetting, Metrics, Resources, step
+from tasks.contract import DayConfig, Forgetting, Input, Metrics, Resources, step
 
+if TYPE_CHECKING:
+    from tasks.store.scenario_store import ScenarioStore
 
-def refuse_retyped(config: DayConfig) -> None:
-    """Raises BadInputError where a column's type has changed since the day before was ingested."""
-    day_before = previous_day(config.scenario, config.ds)
-    past = config.store.find("ingest", day_before) if config.store and day_before else None
-    if past is not None and day_before is not None and config.store and not config.store.is_collected(past):
-        from feature_jobs.sources.retyped import refuse_retyped_events
-
-        refuse_retyped_events(config.scenario, config.ds, day_before, past.folder)
+_COPIES: dict[Path, Copies] = {}
 
 
 def _find(scenario: Scenario, events: Path, users: Users) -> Found:
@@ -32,22 +31,41 @@ def _leave_out(scenario: Scenario, events: Path, users: Users, output: Path) -> 
     return {**leave_out(scenario, events, users, output)}
 
 
+def _copies_in(store: ScenarioStore) -> Copies:
+    """This process's copies of source files, in a scratch folder of the store that is removed when the process ends."""
+    scratch = store.objects.scratch
+
+    def folder() -> Path:
+        held = contextlib.ExitStack()
+        atexit.register(held.close)
+        return held.enter_context(scratch.folder())
+
+    return _COPIES.setdefault(scratch.work, Copies(folder))
+
+
 @step(
-    reads={},
+    reads={"yesterday": Input(of="events", days="previous")},
     writes="events",
     config=("data", "ingest"),
     source=True,
     forgetting=Forgetting(_find, _leave_out),
     imports=("feature_jobs.sources.ingest",),
-    before=refuse_retyped,
     resources=Resources(cpus=2, memory_gib=4),
 )
-def ingest(config: DayConfig, *, events: Path) -> Metrics:
-    """Writes one day of the source as typed Parquet: exact duplicates dropped, malformed rows quarantined, all counted.
+def ingest(config: DayConfig, *, yesterday: Path | None, events: Path) -> Metrics:
+    """Writes one day of the source as typed Parquet. It drops exact duplicates and quarantines malformed rows, and
+    counts both.
+
+    Of entities it lands what is new or changed since the day before.
 
     Refuses a day without events, an unreadable source, more malformed rows than `ingest.max_quarantined_share`,
     integers that floats have rounded, and columns of another type than on the day before.
     """
     from feature_jobs.sources.ingest import ingest_day
+    from feature_jobs.sources.retyped import refuse_retyped_events
 
-    return {**ingest_day(config.scenario, config.ds, events)}
+    scenario, before = config.scenario, previous_day(config.scenario, config.ds)
+    if yesterday and before:
+        refuse_retyped_events(scenario, config.ds, before, yesterday)
+    copies = _copies_in(config.store) if config.store else None
+    return {**ingest_day(scenario, config.ds, events, copies, yesterday=yesterday)}

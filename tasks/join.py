@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from tasks.contract import DayConfig, Input, Metrics, Resources, step
+from feature_jobs.schema import Scenario
+from feature_jobs.schema.days import history_days, maturing_days
+from tasks.contract import Choice, DayConfig, Input, Metrics, ReadFile, Resources, step
+
+
+def _of_windows(scenario: Scenario, ds: str, read: ReadFile) -> Collection[str]:
+    from feature_jobs.joins.summaries import days_of_windows
+
+    return days_of_windows(scenario, ds, read)
+
+
+def _maturing(scenario: Scenario, ds: str, read: ReadFile) -> Collection[str]:
+    from feature_jobs.joins.outcomes import days_maturing
+
+    return days_maturing(scenario, ds)
+
+
+def _of_outcomes(scenario: Scenario, ds: str, read: ReadFile) -> Collection[str]:
+    from feature_jobs.joins.outcomes import days_of_outcomes
+
+    return days_of_outcomes(scenario, ds)
 
 
 @step(
     reads={
         "events": Input(),
-        "history": Input(of="events", days="trailing", window="join.lookback_days"),
+        "summaries": Input(),
+        "past": Input("summaries", "trailing", history_days, Choice(Input("summaries"), _of_windows)),
+        "past_events": Input("events", "trailing", maturing_days, Choice(Input("events"), _of_outcomes)),
+        "matured": Input("samples", "trailing", maturing_days, Choice(Input("events"), _maturing)),
     },
     writes="samples",
     asset="samples",
@@ -20,12 +43,34 @@ from tasks.contract import DayConfig, Input, Metrics, Resources, step
     imports=("feature_jobs.joins.join",),
     resources=Resources(cpus=2, memory_gib=8),
 )
-def join(config: DayConfig, *, events: Path, history: Mapping[str, Path], samples: Path) -> Metrics:
-    """Joins each event with the facts known before it: user, item and context features, trailing counts, rates and
-    sequences, and with its labels.
+def join(
+    config: DayConfig,
+    *,
+    events: Path,
+    summaries: Path,
+    past: Mapping[str, Path],
+    past_events: Mapping[str, Path],
+    matured: Mapping[str, Path],
+    samples: Path,
+) -> Metrics:
+    """Joins each event with the facts known before it. They are user, item and context features, trailing counts, rates
+    and sequences; then it adds the labels.
+
+    A label that another log decides matures some days later: the rows of earlier days whose label does so on this day
+    come once more, with the features they had and this label alone.
 
     An audit of the source time of every joined value refuses a value that is not older than its event.
     """
     from feature_jobs.joins.join import join_day
 
-    return {**join_day(config.scenario, config.ds, events, dict(history), samples)}
+    facts = join_day(
+        config.scenario,
+        config.ds,
+        events,
+        summaries=summaries,
+        past=dict(past),
+        output=samples,
+        past_events=dict(past_events),
+        matured=dict(matured),
+    )
+    return {**facts}

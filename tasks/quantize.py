@@ -15,8 +15,8 @@ from tasks.contract import DayConfig, Input, Metrics, Resources, step
     resources=Resources(cpus=2, memory_gib=8),
 )
 def quantize(config: DayConfig, *, samples: Path, checkpoint: Path, export: Path) -> Metrics:
-    """Exports the checkpoint with int8 dense layers and embeddings of 8 or 4 bits, and compares it
-    with its fp32 counterpart.
+    """Exports the checkpoint in int8 for serving. Dense layers have 8 bits, embeddings 8 or 4; the scores are compared
+    with those of fp32.
 
     Says no where int8 loses more AUC or calibration than the scenario allows. A task with too few rows or positives
     (`deploy.min_rows`, `deploy.min_positives`) is not judged, and `deploy` counts it as unknown.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def register(
     config: DayConfig, *, export: Path, checkpoint: Path, evaluation: Path, validation: Path, registration: Path
 ) -> Metrics:
-    """Registers the export as a model version that loads and scores without this project.
+    """Registers the export as a model version in MLflow. It loads and scores without this project.
 
     Its tags name scenario, day, checkpoint, parent, data and code by digest; the gate's verdict is pending until
     deploy.

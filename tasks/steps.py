@@ -9,13 +9,14 @@ from tasks.ingest import ingest
 from tasks.join import join
 from tasks.quantize import quantize
 from tasks.register import register
+from tasks.summarize import summarize
 from tasks.train import train
 from tasks.tune import tune
 from tasks.validate import validate
 
 STEPS: dict[str, Step] = {
     function.__name__: function.step  # type: ignore[attr-defined]
-    for function in (ingest, join, validate, train, evaluate, tune, quantize, register, deploy)
+    for function in (ingest, summarize, join, validate, train, evaluate, tune, quantize, register, deploy)
 }
 DAILY: tuple[str, ...] = tuple(name for name, declared in STEPS.items() if declared.daily)
 WRITERS: dict[str, str] = {declared.writes: name for name, declared in STEPS.items()}

@@ -45,7 +45,7 @@ def _find(_: Scenario, checkpoint: Path, users: Users) -> Found:
     shared=True,
 )
 def train(config: DayConfig, *, samples: Path, validation: Path, parent: Path | None, checkpoint: Path) -> Metrics:
-    """Scores the day with its parent, learns it in one pass, and writes the next checkpoint of the chain.
+    """Scores the day with its parent, then learns it. One pass over the day gives the next checkpoint of the chain.
 
     The last rows by event time are scored before they are learned: they judge the challenger. `validation` is read
     for its verdict alone: a day that failed validation is not trained on.

@@ -28,6 +28,8 @@ from tasks.tuning.study import Candidate, Study, Trial
         # Read only by trials that join again.
         "events": Input(optional=True),
         "past_events": Input(of="events", days="trailing", window=event_days, optional=True),
+        "summaries": Input(optional=True),
+        "past_summaries": Input(of="summaries", days="trailing", window=event_days, optional=True),
     },
     writes="proposal",
     trials=PROPOSAL,
@@ -38,8 +40,7 @@ from tasks.tuning.study import Candidate, Study, Trial
     resources=Resources(memory_gib=6.0),
     imports=("models.training.day", "optuna"),
     options={
-        "worker": Option("Only add trials, as this one of several parallel workers.", partial=True),
-        "workers": Option("Number of workers."),
+        "worker": Option("Only add trials, as this one of several parallel workers: 0, 1, …", partial=True),
     },
     needs="tune.space",
     variants=("tune.space", "tune.trials", "tune.replay_days", "tune.objective"),
@@ -59,8 +60,10 @@ def tune(
     events: Path | None,
     past_events: Mapping[str, Path],
     proposal: Path,
+    summaries: Path | None = None,
+    past_summaries: Mapping[str, Path] | None = None,
 ) -> Metrics:
-    """Searches the scenario's space: each trial replays the same past days from the same checkpoint with other values.
+    """Searches the scenario's space on past days. Each trial replays them from one checkpoint with other values.
 
     A trial is judged only on rows that it has not learned: on the holdout of the first replayed day, scored after the
     rest of that day was learned, and on all rows of every later day, scored by the trial's model of the day before.
@@ -76,17 +79,14 @@ def tune(
     Writes proposal.json. Raises BadInputError where no earlier checkpoint exists or the space is wrong.
     """
     scenario, ds = config.scenario, config.ds
-    if not checkpoints:
-        raise BadInputError(
-            f"tune of {ds}: no checkpoint of an earlier day exists to start from (the chain begins at"
-            f" {scenario.data.days.first}); tune a later day"
-        )
+    _require_start(config, checkpoints)
     served = facts_of(champion).get("settings") if champion else None
     space, serving = read_space(scenario, served), serving_scenario(scenario, served)
     start = min(checkpoints)
     # Without the first day itself, which the checkpoint of that day has learned.
     days = {**{day: folder for day, folder in sorted(history.items()) if day > start}, ds: samples}
-    replay = Replay(scenario, serving, checkpoints[start], days, {**past_events, **({ds: events} if events else {})})
+    joined = _with(ds, events, past_events), _with(ds, summaries, past_summaries or {})
+    replay = Replay(scenario, serving, checkpoints[start], days, *joined)
     _say_what_is_tried(config, space, replay)
     place = config.store.work if config.store else proposal.parent  # not the output: a killed study is found again
     key = _study_key(scenario, space, replay)
@@ -134,6 +134,18 @@ def _report(
     }
 
 
+def _require_start(config: DayConfig, checkpoints: Mapping[str, Path]) -> None:
+    if not checkpoints:
+        raise BadInputError(
+            f"tune of {config.ds}: no checkpoint of an earlier day exists to start from (the chain begins at"
+            f" {config.scenario.data.days.first}); tune a later day"
+        )
+
+
+def _with(ds: str, folder: Path | None, past: Mapping[str, Path]) -> dict[str, Path]:
+    return {**past, **({ds: folder} if folder else {})}
+
+
 def _say_what_is_tried(config: DayConfig, space: Sequence[Dimension], replay: Replay) -> None:
     """Reports before the search values that differ from the champion's, and the days to join."""
     other = [f"{path}: {old} serves, the scenario has {new}" for path, old, new in replay.differences()]
@@ -145,6 +157,7 @@ def _say_what_is_tried(config: DayConfig, space: Sequence[Dimension], replay: Re
     joining = [dimension.path for dimension in space if joins_again(dimension.path)]
     if not joining:
         return
+    # Before the first trial: a missing day would fail each of them, one after the other.
     missing = sorted(set(replay.samples) - set(replay.events))
     if missing:
         raise BadInputError(
@@ -172,6 +185,7 @@ def _study_key(scenario: Scenario, space: Sequence[Dimension], replay: Replay) -
     """Names the study by all that decides a trial's value, so that no other study is ever continued."""
     document, serving = (s.model_dump(mode="json", by_alias=True) for s in (scenario, replay.serving))
     searched = {key: document["tune"][key] for key in ("space", "replay_days", "objective")}
+    # Events decide nothing where no trial joins: new ones must not begin the study again.
     is_joined = any(joins_again(dimension.path) for dimension in space)
     decisive: dict[str, Any] = {
         "config": {key: document[key] for key in ("model", "train", "features", "labels", "join")},
@@ -179,6 +193,9 @@ def _study_key(scenario: Scenario, space: Sequence[Dimension], replay: Replay) -
         "serving": {key: serving[key] for key in SERVED},
         "parent": files_of(replay.parent),
         "days": {ds: files_of(folder) for ds, folder in replay.samples.items()},
-        "events": {ds: files_of(folder) for ds, folder in replay.events.items()} if is_joined else {},
+        "joined": [
+            {ds: files_of(folder) for ds, folder in folders.items()} if is_joined else {}
+            for folders in (replay.events, replay.summaries)
+        ],
     }
     return sha256_of(canonical_json(decisive))[:16]

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from feature_jobs.errors import GateError
+from feature_jobs.schema import Scenario
+from feature_jobs.schema.days import day_window
 from feature_jobs.sources.output_files import COUNTS_FILE
 from feature_jobs.validation.files import PROFILE_FILE, VERDICT_FILE
 from tasks.contract import DayConfig, Input, Metrics, Resources, step
@@ -64,7 +66,8 @@ class Verdict(TypedDict):
     timeout_s=1800,
 )
 def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path | None, validation: Path) -> Metrics:
-    """Compares the day's samples with the scenario's expectations and with the days before.
+    """Checks the day's samples before compute is spent. It looks for broken expectations, leaks of labels, and drift
+    from the days before.
 
     Writes verdict.json, profile.json (for comparison on the next days) and docs/ (Great Expectations' Data Docs).
     Raises GateError, after writing them, where a blocking check failed; BadInputError where the suite is wrong.
@@ -74,6 +77,7 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
     from feature_jobs.validation.leaks import find_leaks
 
     scenario, rules = config.scenario, config.scenario.validate_
+    # First: a wrong suite must end the step before a large day is read.
     suite, source = load_suite(scenario)
     frame = read_frame(samples)
     # Yesterday's profile holds the days before it: so a day reads one input, however long the window.
@@ -83,11 +87,12 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
     leaks = find_leaks(frame, scenario, read_lists(samples, scenario))
     problems: list[Problem] = [
         *_missing_suite(source, scenario.suite_file.name),
-        *_row_count(frame, events),
+        *_row_count(scenario, config.ds, frame, events),
         *map(_failure, run_suite(frame, suite, source, config.ds, validation / "docs")),
         *map(_leak, leaks),
         *_drifts(found),
     ]
+    # All checks have run by now: a person who corrects the data sees every problem at once.
     failures = [p for p in problems if p["severity"] == "blocking"]
     verdict = Verdict(
         ok=not failures,
@@ -121,6 +126,7 @@ def _problem(expectation: str, column: str | None, severity: str, expected: str,
 def _missing_suite(source: str, name: str) -> list[Problem]:
     from feature_jobs.validation.expectations import BUILT_IN
 
+    # A warning and no refusal: a new scenario has no suite yet, and must still run its first day.
     if source != BUILT_IN:
         return []
     return [
@@ -128,12 +134,14 @@ def _missing_suite(source: str, name: str) -> list[Problem]:
     ]
 
 
-def _row_count(frame: pd.DataFrame, events: Path) -> list[Problem]:
+def _row_count(scenario: Scenario, ds: str, frame: pd.DataFrame, events: Path) -> list[Problem]:
     """Each event is one sample: a join that loses or doubles rows must not go on."""
-    num_events = read_json(events, COUNTS_FILE)["rows"]
-    if num_events == len(frame):
+    num_events, num_own = read_json(events, COUNTS_FILE)["rows"], len(frame)
+    if scenario.outcome_labels:  # the others are of earlier days, whose labels mature on this one
+        num_own = int((frame["key.event_time"] >= day_window(scenario, ds)[0]).sum())
+    if num_events == num_own:
         return []
-    return [_problem("one sample for each event", None, "blocking", f"{num_events} rows", f"{len(frame)} rows")]
+    return [_problem("one sample for each event", None, "blocking", f"{num_events:,} rows", f"{num_own:,} rows")]
 
 
 def _failure(failure: Failure) -> Problem:

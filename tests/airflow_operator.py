@@ -37,13 +37,6 @@ class Operator:
     def api(self) -> AirflowApi:
         return self.project.api()
 
-    def call(self, method: str, path: str, body: dict[str, Any] | None = None, **query: Any) -> Any:
-        """A call that is made again while Airflow's SQLite is locked."""
-        for _ in range(9):
-            with contextlib.suppress(RetryLaterError):
-                return self.api.call(method, path, body, **query)
-        return self.api.call(method, path, body, **query)
-
     def command(self, *arguments: str) -> str:
         """The command `airflow`, as a person types it; again where it found Airflow's SQLite locked."""
         command = [str(Path(sys.executable).with_name("airflow")), *arguments]
@@ -52,15 +45,18 @@ class Operator:
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
             if "database is locked" not in done.stdout + done.stderr:
                 break
+            if arguments[0] == "backfill":
+                self.end_backfills()  # the half-made one would refuse the next
         assert done.returncode == 0, done.stderr[-2000:]
         return done.stdout
 
     def trigger(self, run_id: str, logical_date: str | None, **more: Any) -> None:
-        self.call("POST", f"/dags/{self.dag_id}/dagRuns", {"logical_date": logical_date, "dag_run_id": run_id, **more})
+        body = {"logical_date": logical_date, "dag_run_id": run_id, **more}
+        self.api.call("POST", f"/dags/{self.dag_id}/dagRuns", body)
 
     def runs(self) -> list[dict[str, Any]]:
         """All runs, as Airflow reports them."""
-        found: list[dict[str, Any]] = self.call("GET", f"/dags/{self.dag_id}/dagRuns", limit=100)["dag_runs"]
+        found: list[dict[str, Any]] = self.api.call("GET", f"/dags/{self.dag_id}/dagRuns", limit=100)["dag_runs"]
         return found
 
     def run(self, run_id: str) -> dict[str, Any]:
@@ -95,7 +91,7 @@ class Operator:
         how = {"reprocess_behavior": reprocess, "run_backwards": backwards, "dag_run_conf": {}}
         while True:
             try:
-                return int(self.api.call("POST", "/backfills", {"dag_id": self.dag_id, **dates, **how})["id"])
+                return self.api.create_backfill({"dag_id": self.dag_id, **dates, **how})
             except RetryLaterError:  # SQLite was locked; Airflow may keep the half-made backfill as an active one
                 self.end_backfills()
 
@@ -124,19 +120,19 @@ class Operator:
 
     def set_state(self, run_id: str, task: str, state: str) -> None:
         path = f"/dags/{self.dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task}"
-        self.call("PATCH", path, {"new_state": state})
+        self.api.call("PATCH", path, {"new_state": state})
 
     def clear(self, run_id: str, *tasks: str, downstream: bool = False) -> list[str]:
         """Clears tasks of a run, all where none is named; returns which ran again, when the run has ended."""
         body: dict[str, Any] = {"dry_run": False, "dag_run_id": run_id, "only_failed": False}
         named = {"task_ids": list(tasks), "include_downstream": downstream} if tasks else {}
-        cleared = self.call("POST", f"/dags/{self.dag_id}/clearTaskInstances", {**body, **named})["task_instances"]
+        cleared = self.api.call("POST", f"/dags/{self.dag_id}/clearTaskInstances", {**body, **named})["task_instances"]
         self.ended(run_id)
         return sorted(task["task_id"] for task in cleared)
 
     def set_slots(self, slots: int) -> None:
         """Of the pool in which trainings run."""
-        self.call("PATCH", "/pools/gpu", {"pool": "gpu", "slots": slots, "include_deferred": False})
+        self.api.call("PATCH", "/pools/gpu", {"pool": "gpu", "slots": slots, "include_deferred": False})
 
     def logs(self, run_id: str, task: str) -> list[str]:
         """The log of each try of a task."""
@@ -144,6 +140,15 @@ class Operator:
         return [file.read_text() for file in sorted((folder / f"task_id={task}").rglob("attempt=*.log"))]
 
     def reason(self, run_id: str, task: str, attempt: int = -1) -> str:
-        """The error at the end of a task's log, by default of its last try."""
-        lines = [json.loads(line) for line in self.logs(run_id, task)[attempt].splitlines()[-5:]]
-        return "\n".join(str(line["error_detail"][0]["exc_value"]) for line in lines if line.get("error_detail"))
+        """The error at the end of a task's log, by default of its last try. It may come a moment after the state."""
+        return awaited(lambda: "".join(self.reasons(run_id, task)[attempt:][:1]), said=lambda: f"{task} has no error")
+
+    def reasons(self, run_id: str, task: str) -> list[str]:
+        """The error at the end of the log of each try of a task; empty where there is none."""
+        return [_error_in(log) for log in self.logs(run_id, task)]
+
+
+def _error_in(log: str) -> str:
+    """The error in the last whole lines of a log."""
+    lines = [json.loads(line) for line in log[: log.rfind("\n")].splitlines()[-5:]]
+    return "\n".join(str(line["error_detail"][0]["exc_value"]) for line in lines if line.get("error_detail"))

@@ -15,6 +15,7 @@ from xdist.scheduler import LoadFileScheduling
 
 from tests import object_store
 from tests.object_store import ObjectServer
+from tests.plain_days import Digests, plain_digests
 
 ENGINE = "tests/containers/"
 
@@ -29,6 +30,12 @@ def load_profile() -> None:
 
 
 load_profile()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no worker begins with one when the others are done."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (not item.nodeid.startswith(ENGINE), item.path not in slow))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileScheduling:
@@ -46,3 +53,10 @@ def object_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectSe
     """A real S3-compatible server, started once for the tests of a process that use it."""
     with object_store.object_server(tmp_path_factory.mktemp("objects")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def plain_days(tmp_path_factory: pytest.TempPathFactory) -> Digests:
+    """See tests.plain_days; computed once for all workers of a session."""
+    top = tmp_path_factory.getbasetemp()
+    return plain_digests((top.parent if "PYTEST_XDIST_WORKER" in os.environ else top) / "plain-days")

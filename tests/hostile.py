@@ -25,7 +25,8 @@ HEAVY = ("check", "init")  # import and read more than the others: drawn less of
 COSTLY = ("try", "tune")  # start processes where their days are right
 LONG = "x" * 300
 
-_LETTERS = st.characters(codec="utf-8", exclude_characters="/")  # without /, so that no text is an absolute path
+# All that UTF-8 can encode; without /, so that no text is an absolute path.
+_LETTERS = st.characters(exclude_categories=["Cs"], exclude_characters="/")
 TEXT = st.text(_LETTERS, max_size=12) | st.sampled_from(
     [
         "",
@@ -254,10 +255,11 @@ def _commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[
             yield (*path, name), command
 
 
+SIXTH = st.integers(0, 5)
 Words = tuple[st.SearchStrategy[str], st.SearchStrategy[str]]
 
 
-def _values(command: str, param: click.Parameter, document: Any) -> Words:
+def _values(command: str, param: click.Parameter, settings: st.SearchStrategy[str]) -> Words:
     """Right and wrong words for a parameter of a command."""
     days_of = (st.just("2024-03-09"), st.sampled_from(NOT_DAYS)) if command in COSTLY else (
         st.sampled_from([FIRST, SECOND]), OTHER_DAYS
@@ -271,8 +273,8 @@ def _values(command: str, param: click.Parameter, document: Any) -> Words:
         "out": (st.sampled_from(["out/new", "out/dvc.yaml"]), PATHS),
         "path": (st.just("data/events"), PATHS),
         "output": (st.just("out/x"), PATHS),
-        "settings": (st.sampled_from(_GOOD_SETTINGS), _settings(document)),
-        "variants": (st.sampled_from([f"a: {one}" for one in _GOOD_SETTINGS]), _settings(document)),
+        "settings": (st.sampled_from(_GOOD_SETTINGS), settings),
+        "variants": (st.sampled_from([f"a: {one}" for one in _GOOD_SETTINGS]), settings),
         "options": (st.just("rows=20"), st.sampled_from(["rows=x", "rows", "=", "users=1e400"]) | TEXT),
         "name": scenarios if command == "dvc-render" else (st.sampled_from(["one", "two"]), TEXT | PATHS),
         "first": sides if command == "compare" else days_of,
@@ -287,23 +289,30 @@ def _values(command: str, param: click.Parameter, document: Any) -> Words:
     return known.get(str(param.name), (TEXT, TEXT))
 
 
-@st.composite
-def lines(draw: st.DrawFn, group: click.Group, document: Any) -> Line:
-    """A line for any command that a person may call."""
+def lines(group: click.Group, document: Any) -> st.SearchStrategy[Line]:
+    """Lines for all commands that a person may call."""
     drawn = [one for one in _commands(group) for _ in range(1 if one[0][0] in HEAVY else 4)]
-    path, command = draw(st.sampled_from(drawn))
-    words, given = list(path), {}
-    for param in command.params:
-        is_costly = path[0] in COSTLY and param.name == "first"  # without days these take the committed ones
-        is_needed = param.required or param.name == "scenario"
-        if draw(st.integers(0, 5)) > (5 if is_costly else 4 if is_needed else 1):
-            continue
-        if isinstance(param, click.Option) and param.is_flag:
-            words.append(param.opts[0])
-            continue
-        good, wrong = _values(path[0], param, document)
-        value = given[str(param.name)] = draw(wrong if draw(st.integers(0, 5)) == 0 else good)
-        words += [value] if isinstance(param, click.Argument) else [param.opts[0], value]
-    if draw(st.integers(0, 19)) == 0:
-        words.insert(draw(st.integers(0, len(words))), draw(TEXT))
-    return Line(tuple(words), given, draw(scenario_texts(document)))
+    settings, texts = _settings(document), scenario_texts(document)
+    # Made once: to make a strategy takes longer than to draw from it.
+    values = {(path, p.name): _values(path[0], p, settings) for path, command in drawn for p in command.params}
+
+    @st.composite
+    def line(draw: st.DrawFn) -> Line:
+        path, command = draw(st.sampled_from(drawn))
+        words, given = list(path), {}
+        for param in command.params:
+            is_costly = path[0] in COSTLY and param.name == "first"  # without days these take the committed ones
+            is_needed = param.required or param.name == "scenario"
+            if draw(SIXTH) > (5 if is_costly else 4 if is_needed else 1):
+                continue
+            if isinstance(param, click.Option) and param.is_flag:
+                words.append(param.opts[0])
+                continue
+            good, wrong = values[path, param.name]
+            value = given[str(param.name)] = draw(wrong if draw(SIXTH) == 0 else good)
+            words += [value] if isinstance(param, click.Argument) else [param.opts[0], value]
+        if draw(st.integers(0, 19)) == 0:
+            words.insert(draw(st.integers(0, len(words))), draw(TEXT))
+        return Line(tuple(words), given, draw(texts))
+
+    return line()

@@ -19,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
 
+from infra import platform
 from infra.servers import HOST, free_ports
 from tests.waiting import awaited
 
@@ -48,7 +49,7 @@ ANSWERS = {
 
 @dataclass(frozen=True)
 class ObjectServer:
-    """A running server. `narrow` is an identity that may use one bucket only."""
+    """A running server. `narrow` is an identity that may use one bucket only; it also has those of the platform."""
 
     port: int
     key: str
@@ -102,9 +103,13 @@ class ObjectServer:
 
     @property
     def _client(self) -> Any:
+        return self.client(self.key)
+
+    def client(self, key: str) -> Any:
+        """boto3's client, as the identity with this key and the server's secret."""
         import boto3
 
-        login = {"aws_access_key_id": self.key, "aws_secret_access_key": self.secret, "region_name": REGION}
+        login = {"aws_access_key_id": key, "aws_secret_access_key": self.secret, "region_name": REGION}
         return boto3.client("s3", endpoint_url=self.endpoint, **login)
 
     @staticmethod
@@ -279,6 +284,7 @@ def _identities(server: ObjectServer) -> list[dict[str, object]]:
             "credentials": [{"accessKey": NARROW, "secretKey": server.narrow_secret}],
             "actions": one_bucket,
         },
+        *platform.identities(dict.fromkeys(platform.TOKENS, server.secret)),
     ]
 
 

@@ -12,6 +12,7 @@ from feature_jobs.checks.problems import Problems, closest
 from feature_jobs.errors import BadInputError, listed
 from feature_jobs.expressions.compiler import EVENT_TIME
 from feature_jobs.schema import Column, Scenario, SearchRange, Table, Time, load_scenario, name_taken, same_name
+from feature_jobs.schema.data import WEEKDAYS, Events, Log, Moment
 from feature_jobs.schema.processor import slow_precision
 from feature_jobs.schema.yaml_file import setting, setting_at
 from feature_jobs.validation.expectations import load_suite, read_suite, sample_columns, unknown_columns
@@ -71,18 +72,28 @@ def _check_all(scenario: Scenario) -> Problems:
 def _check_sources(problems: Problems) -> None:
     data = problems.scenario.data
     _check_table(problems, ("data", "events"), data.events)
-    _check_time(problems, ("data", "events"), data.events, data.events.time)
-    for field, name in (("user", data.user), ("item", data.item)):
+    _check_known_time(problems, ("data", "events"), data.events, data.events.time)
+    for field, name in (("user", data.user), ("item", data.item), ("request", data.request)):
+        if name is None:
+            continue
         column = data.events.columns.get(name)
         if column is None:
             problems.say(("data", field), name, "no such column of events", closest(name, data.events.columns))
         elif column.type not in ("int", "string"):
             problems.say(("data", field), name, f"is of type {column.type}, not an id", "declare it as int or string")
+    for name, log in data.logs.items():
+        location = ("data", "logs", name)
+        _check_table(problems, location, log)
+        _check_known_time(problems, location, log, log.time)
+        if log.arrival is not None:
+            _check_moment(problems, location, log, "arrival", log.arrival)
+        if name == "events" or name in data.entities:
+            problems.say(location, name, "is the name of another table", "choose another")
     for entity_name, entity in data.entities.items():
         location = ("data", "entities", entity_name)
         _check_table(problems, location, entity)
         if entity.time is not None:
-            _check_time(problems, location, entity, entity.time)
+            _check_known_time(problems, location, entity, entity.time)
         mine, theirs = entity.columns.get(entity.key), data.events.columns.get(entity.key)
         where = (*location, "key")
         if mine is None:
@@ -99,6 +110,11 @@ def _check_sources(problems: Problems) -> None:
 def _check_table(problems: Problems, location: tuple[str, ...], table: Table) -> None:
     if table.format == "csv" and len(table.delimiter) != 1:
         problems.say((*location, "delimiter"), table.delimiter, "is not one character", 'write ",", ";" or "\\t"')
+    if table.where is not None:
+        types: dict[str, str] = {name: column.type for name, column in table.columns.items()}
+        for name in sorted(problems.condition((*location, "where"), table.where, types) - types.keys()):
+            if name == EVENT_TIME or name in problems.types:
+                problems.say((*location, "where"), name, "no column of this table", closest(name, types))
     seen: dict[str, str] = {}
     for name, column in table.columns.items():
         where = (*location, "columns", name)
@@ -106,7 +122,7 @@ def _check_table(problems: Problems, location: tuple[str, ...], table: Table) ->
             remedy = "name it in letters, digits and _, and put the file's name in `from`"
             problems.say(where, name, "can't stand in an expression", remedy)
         # An entity's column is written ENTITY.event_time, so only a column of the log can be mistaken for the time.
-        if name == EVENT_TIME and location == ("data", "events") and name != problems.scenario.data.events.time.column:
+        if name == EVENT_TIME and isinstance(table, Events | Log) and name != table.time.column:
             what = "is the name of the event's time in expressions, in microseconds"
             problems.say(where, None, what, "give the column another name, with `from`")
         # DuckDB's names ignore case.
@@ -122,6 +138,10 @@ def _check_column(problems: Problems, location: tuple[str, ...], column: Column,
     if column.separator is not None and not is_list:
         what = f"is of no use with type {column.type}"
         problems.say((*location, "separator"), column.separator, what, 'declare type: "list[string]"')
+    if column.width is not None and column.type != "list[float]":
+        problems.say((*location, "width"), column.width, f"is of no use with type {column.type}", "leave it out")
+    if column.decimal == "," and column.type != "float":
+        problems.say((*location, "decimal"), column.decimal, f"is of no use with type {column.type}", "leave it out")
     if column.type != "time" and {"unit", "date_format"} & column.model_fields_set:
         problems.say(location, column.type, "unit and date_format are for columns of times", "declare type: time")
     element = column.type[5:-1] if is_list else column.type
@@ -136,22 +156,26 @@ def _check_column(problems: Problems, location: tuple[str, ...], column: Column,
         problems.say((*location, "min"), column.min, f"is above max ({column.max})", "swap them")
 
 
-def _check_time(problems: Problems, location: tuple[str, ...], table: Table, time: Time) -> None:
+def _check_known_time(problems: Problems, location: tuple[str, ...], table: Table, time: Time) -> None:
+    _check_moment(problems, location, table, "time", time)
+    _check_zone(problems, (*location, "time", "zone"), time.zone)
+
+
+def _check_moment(problems: Problems, location: tuple[str, ...], table: Table, field: str, time: Moment) -> None:
     column = table.columns.get(time.column)
-    where = (*location, "time", "column")
+    where = (*location, field, "column")
     if column is None:
         problems.say(where, time.column, "no such column", closest(time.column, table.columns))
     elif column.type == "time":
         if "unit" in time.model_fields_set:
             what = f"{time.column} is of type time, whose unit belongs to the column"
             remedy = f"move it to columns.{time.column}.unit"
-            problems.say((*location, "time", "unit"), time.unit, what, remedy)
+            problems.say((*location, field, "unit"), time.unit, what, remedy)
     elif time.unit == "iso" and column.type != "string":
         problems.say(where, time.column, f"is of type {column.type}, unit iso reads text", "declare it as string")
     elif time.unit != "iso" and column.type not in ("int", "float"):
         what = f"is of type {column.type}, unit {time.unit} reads numbers"
         problems.say(where, time.column, what, "declare it as int, or set unit: iso")
-    _check_zone(problems, (*location, "time", "zone"), time.zone)
 
 
 def _check_zone(problems: Problems, location: tuple[str, ...], zone: str) -> None:
@@ -169,6 +193,11 @@ def _check_days(problems: Problems) -> None:
     if days.warm_up_from is not None and days.warm_up_from > days.first:
         remedy = "name an earlier day, or leave it out"
         problems.say((*where, "warm_up_from"), str(days.warm_up_from), f"is after first ({days.first})", remedy)
+    for field, day in (("first", days.first), ("last", days.last)):
+        if day is not None and (name := WEEKDAYS[day.weekday()]) in days.closed:
+            problems.say((*where, field), str(day), f"is a {name}, which is in data.days.closed", "choose another day")
+    if len(set(days.closed)) == len(WEEKDAYS):
+        problems.say((*where, "closed"), None, "leaves no day of the week", "name the days without data only")
     for day in days.skip:
         if day <= days.first or (days.last is not None and day >= days.last):
             remedy = "skip days between first and last only"

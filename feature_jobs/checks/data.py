@@ -14,10 +14,10 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from feature_jobs.checks.facts import EntityFacts, Facts
+from feature_jobs.checks.facts import EntityFacts, Facts, RequestFacts
 from feature_jobs.checks.problems import Problems
 from feature_jobs.errors import BadInputError
-from feature_jobs.expressions.compiler import EVENT_TIME, columns_of, to_sql
+from feature_jobs.expressions.compiler import EVENT_TIME, columns_of, has_sql, to_sql
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import ONE_DAY, day_window
 from feature_jobs.sources.files import files_of
@@ -31,6 +31,7 @@ HEAD_ROWS = 100
 MAX_HEADS = 400
 MAX_ENTITY_ROWS = 2_000_000
 MAX_COUNTED_BYTES = 4 * 2**30  # counting a larger log would take too long for a check
+LONGEST_REQUEST_S = 3600
 _ALWAYS = (-(2**62), 2**62)  # a window of all times, in µs
 _WHOLE = ""  # beside the parts of a feature, which are expressions
 
@@ -42,10 +43,13 @@ def check_data(scenario: Scenario, sample_rows: int = SAMPLE_ROWS) -> tuple[list
     """
     with ExitStack() as stack:
         check = _DataCheck(scenario, sample_rows, stack)
-        events, *entities = sources_of(scenario)
+        events, *others = sources_of(scenario)
         check.log(events)
-        for entity in entities:
-            check.entity(entity)
+        for source in others:
+            if source.key:
+                check.entity(source)
+            else:
+                check.further_log(source)
     return check.problems.messages, check.facts
 
 
@@ -76,14 +80,27 @@ class _DataCheck:
             self.problems.messages.append(str(error))
             return
         self.facts["sample_of"] = self.first
-        self._malformed(source, staged)
-        self._heads(source)
+        self._heads(source, self._malformed(source, staged))
         self._labels(source, connection)
+        self._requests(source, connection)
         self._leaks(source, connection)
         for entity in self.scenario.data.entities.values():
             at = source.place_of(entity.key)
             rows = connection.execute(f"SELECT DISTINCT c{at} FROM staged WHERE c{at} IS NOT NULL").fetchall()
             self.keys[entity.key] = {row[0] for row in rows}
+
+    def further_log(self, source: Source) -> None:
+        """Checks that a further log reads; a day of it may have no rows."""
+        if not self._files_of_days(source):
+            return
+        try:
+            files, window = files_of(self.scenario, source, self.first)[:20], day_window(self.scenario, self.first)
+            staged = Reader(self._connect(source), self.scenario, source, files, window)
+            staged.stage(self.sample_rows)
+        except BadInputError as error:
+            self.problems.messages.append(str(error))
+            return
+        self._heads(source, self._malformed(source, staged))
 
     def entity(self, source: Source) -> None:
         """Checks that an entity reads, and counts the log's keys that it knows."""
@@ -95,8 +112,7 @@ class _DataCheck:
         except BadInputError as error:
             self.problems.messages.append(str(error))
             return
-        self._malformed(source, staged)
-        self._heads(source)
+        self._heads(source, self._malformed(source, staged))
         self._conflicts(source, staged)
         key = self.scenario.data.entities[source.name].key
         at = source.place_of(key)
@@ -123,7 +139,7 @@ class _DataCheck:
             f"SELECT coalesce(sum(num), 0), min(key), (SELECT count(*) FROM staged) FROM twice"
         ).fetchall()[0]
         if num > self.scenario.ingest.max_quarantined_share * of:
-            what = f"{num} of {of} rows are conflicting: other values of the same key before, such as {first!r}"
+            what = f"{num:,} of {of:,} rows are conflicting: other values of the same key before, such as {first!r}"
             remedy = "keep one row of each key, give the entity a time column, or raise ingest.max_quarantined_share"
             self.problems.say(tuple(source.place.split(".")), None, what, remedy)
 
@@ -138,7 +154,7 @@ class _DataCheck:
         else:
             last = days.last or days.first
             num = (last - days.first).days + 1
-            wanted = [str(d) for d in (days.first + ONE_DAY * i for i in range(num)) if d not in days.skip]
+            wanted = [str(d) for d in (days.first + ONE_DAY * i for i in range(num)) if not days.passes_over(d)]
         files: list[Path] = []
         missing: list[tuple[str, str]] = []
         for ds in wanted:
@@ -161,6 +177,7 @@ class _DataCheck:
             what = f"rows by day are not counted, the log has {num_bytes / 2**30:.0f} GiB"
             self.problems.warn(("data", "days"), None, what, "see that each day has rows")
             return
+        # All times, not the sample's: a day without rows shows nowhere else before it is run.
         counts = reader.count_days()
         if not counts:
             self.problems.say(
@@ -169,29 +186,42 @@ class _DataCheck:
             return
         first, last = min(counts), max(counts)
         shown = {ds: num for ds, num in counts.items() if ds >= str(days.first)}
-        self.facts["log"] = f"{sum(counts.values())} rows, {first} to {last}"
+        self.facts["log"] = f"{sum(counts.values()):,} rows, {first} to {last}"
+        if days.warm_up_from:
+            warm_up = {ds: num for ds, num in counts.items() if str(days.warm_up_from) <= ds < str(days.first)}
+            self.facts["warm_up_rows"] = sum(warm_up.values())
         self.facts["days"] = {ds: num for ds, num in shown.items() if days.last is None or ds <= str(days.last)}
         # Without a last day, days after the log's end may still come; days before its begin never do.
         end = days.last or datetime.date.fromisoformat(max(first, min(last, str(days.first))))
         wanted = [days.first + ONE_DAY * i for i in range((end - days.first).days + 1)]
-        empty = [str(day) for day in wanted if day not in days.skip and str(day) not in counts]
+        empty = [str(day) for day in wanted if not days.passes_over(day) and str(day) not in counts]
         if empty:
             what = f"no rows on {_some(empty)}; the log has {first} to {last}"
             self.problems.say(("data", "days"), None, what, _NARROW)
 
-    def _heads(self, source: Source) -> None:
-        """Checks that the first rows of every file read as declared; of many files, it reads some, spread evenly."""
+    def _heads(self, source: Source, unknown: list[str]) -> None:
+        """Checks that the first rows of every file read as declared; of many files, it reads some, spread evenly.
+
+        `unknown`: optional columns without a value in the sample. They may begin on a later day, as `optional` says.
+        """
         files = self._all_files(source)
+        # Spread evenly: the first 400 of a year would miss a column that changed in summer.
         chosen = [files[i * len(files) // MAX_HEADS] for i in range(MAX_HEADS)] if len(files) > MAX_HEADS else files
         if len(chosen) < len(files):
             where = f"{self.facts['heads']}; " if "heads" in self.facts else ""
-            self.facts["heads"] = f"{where}{source.name}: read in {len(chosen)} of {len(files)} files, spread evenly"
+            self.facts["heads"] = (
+                f"{where}{source.name}: read in {len(chosen):,} of {len(files):,} files, spread evenly"
+            )
         reader = Reader(self._connect(source), self.scenario, source, chosen, _ALWAYS)
         try:
             reader.stage(HEAD_ROWS)
             found = retyped_columns(reader, self.scenario.ingest.max_quarantined_share) or self._broken_lines(reader)
         except BadInputError as error:
             found = [str(error)]
+        if never := sorted(set(unknown) & set(_without_value(reader))) if not found else []:
+            what = f"no file has a value for the optional {', '.join(never)} in the rows that were read"
+            remedy = "correct the names in the file (`from`), or leave the columns out"
+            self.problems.warn((*source.place.split("."), "columns"), None, what, remedy)
         self.problems.messages += [message for message in found if message not in self.problems.messages]
 
     def _broken_lines(self, reader: Reader) -> list[str]:
@@ -205,7 +235,7 @@ class _DataCheck:
             if num > self.scenario.ingest.max_quarantined_share * of:
                 kind = kinds_of(reader, f"row < 0 AND file = {number}", limit=1)[0]
                 messages.append(
-                    f"{kind.file}: {num} of {of} lines are malformed: {kind.reason} (first at {kind.place}); "
+                    f"{kind.file}: {num:,} of {of:,} lines are malformed: {kind.reason} (first at {kind.place}); "
                     f"{kind.remedy or 'correct these lines, or raise ingest.max_quarantined_share'}"
                 )
         return messages
@@ -218,42 +248,40 @@ class _DataCheck:
             try:
                 files += files_of(self.scenario, source, str(day))
             except BadInputError:  # `_files_of_days` says which days have no files
-                if days.last is None and day not in days.skip:
+                if days.last is None and not days.passes_over(day):
                     break
             if not source.is_partitioned:
                 break
             day += ONE_DAY
         return list(dict.fromkeys(files))
 
-    def _malformed(self, source: Source, staged: Reader) -> None:
-        """Rows of the sample that ingest would quarantine."""
+    def _malformed(self, source: Source, staged: Reader) -> list[str]:
+        """Rows of the sample that ingest would quarantine; returns the optional columns without a value in it."""
         connection = staged.connection
         num, bad, undated = connection.execute(
             "SELECT count(*), count(reason), count(*) FILTER (time IS NULL) FROM staged"
         ).fetchall()[0]
         if not num:
-            return
+            return []
         kinds = kinds_of(staged, limit=5)
         if kinds:
             self.facts.setdefault("malformed", {})[source.name] = {kind.reason: kind.num for kind in kinds}
         if undated and source.time and not source.is_partitioned:  # a partition's rows are dated by it
             self.facts.setdefault("undated", {})[source.name] = undated
         if bad > self.scenario.ingest.max_quarantined_share * num:
-            shown = "; ".join(f"{kind.reason} ({kind.num}; {kind.file}, {kind.place})" for kind in kinds)
+            shown = "; ".join(f"{kind.reason} ({kind.num:,}; {kind.file}, {kind.place})" for kind in kinds)
             remedy = kinds[0].remedy or "correct the columns' types, or raise ingest.max_quarantined_share"
             self.problems.messages.append(
-                f"{self.scenario.place_of(*source.place.split('.'))}: {source.place}: {bad} of {num} rows are "
+                f"{self.scenario.place_of(*source.place.split('.'))}: {source.place}: {bad:,} of {num:,} rows are "
                 f"malformed: {shown}; {remedy}"
             )
-        unknown = [
-            name
-            for i, name in enumerate(source.columns)
-            if connection.execute(f"SELECT count(c{i}) FROM staged").fetchall()[0][0] == 0
-        ]
-        if unknown:
-            what = f"the sample of {self.first} has no value for {', '.join(unknown)}"
+        unknown = _without_value(staged)
+        required = [name for name in unknown if not source.columns[name].optional]
+        if required:
+            what = f"the sample of {self.first} has no value for {', '.join(required)}"
             remedy = "correct the names in the file (`from`), or leave the columns out"
             self.problems.warn((*source.place.split("."), "columns"), None, what, remedy)
+        return [name for name in unknown if name not in required]
 
     def _log_columns(self, source: Source) -> dict[str, str]:
         """The names that expressions over the log alone may use, as columns of the staged sample."""
@@ -270,8 +298,8 @@ class _DataCheck:
         names = self._log_columns(source)
         return {
             task: f"CAST(CAST({self._sql(source, expression)} AS BOOLEAN) AS INT)::DOUBLE"
-            for task, expression in self.scenario.labels.items()
-            if columns_of(expression) <= names.keys()
+            for task, expression in self.scenario.own_labels.items()
+            if columns_of(expression) <= names.keys() and has_sql(expression)
         }
 
     def _labels(self, source: Source, connection: duckdb.DuckDBPyConnection) -> None:
@@ -284,8 +312,32 @@ class _DataCheck:
             if mean is None or mean in (0, 1):
                 found = {None: "is unknown", 0: "never holds", 1: "always holds"}[mean]
                 what = f"{found} in the sample of {self.first}"
-                self.problems.warn(("labels", task), self.scenario.labels[task], what, "correct the condition")
+                self.problems.warn(("labels", task), self.scenario.own_labels[task], what, "correct the condition")
         self.facts["labels"] = means
+
+    def _requests(self, source: Source, connection: duckdb.DuckDBPyConnection) -> None:
+        """Numbers of the rows that `data.request` says were shown together; warns where they hardly can have been."""
+        data = self.scenario.data
+        if data.request is None:
+            return
+        columns = f"c{source.place_of(data.user)}, c{source.place_of(data.request)}"
+        num, rows, longest = connection.execute(
+            f"SELECT count(*), avg(num), max(longest) FROM (SELECT count(*) AS num, max(time) - min(time) AS longest "
+            f"FROM staged WHERE reason IS NULL AND c{source.place_of(data.request)} IS NOT NULL GROUP BY {columns})"
+        ).fetchall()[0]
+        if not num:
+            return
+        self.facts["requests"] = RequestFacts(num=num, rows=round(rows, 2), longest_s=longest / 1e6)
+        where, sample = ("data", "request"), f"in the sample of {self.first}"
+        if rows == 1:
+            what = f"holds one row in each request {sample}: nothing was shown together"
+            self.problems.warn(where, data.request, what, "name another column, or leave it out")
+        elif longest > LONGEST_REQUEST_S * 1_000_000:
+            what = f"has rows that are {longest / 3.6e9:,.1f} hours apart in one request {sample}"
+            remedy = (
+                "name the column of one answer, not of a session: a row sees nothing after the first of its request"
+            )
+            self.problems.warn(where, data.request, what, remedy)
 
     def _leaks(self, source: Source, connection: duckdb.DuckDBPyConnection) -> None:
         """Features of the log's own columns that alone predict a label; those of entities are judged by `validate`."""
@@ -311,7 +363,8 @@ class _DataCheck:
             if feature.kind not in ("id", "ids", "number", "cross"):
                 continue
             parts = feature.of if feature.kind == "cross" else (feature.of or name,)
-            sqls = {part: self._sql(source, part) for part in parts if columns_of(part) <= names.keys()}
+            readable = [part for part in parts if columns_of(part) <= names.keys() and has_sql(part)]
+            sqls = {part: self._sql(source, part) for part in readable}
             if feature.kind == "cross":
                 found[name] = dict(sqls)
                 if len(sqls) == len(parts):
@@ -329,8 +382,16 @@ class _DataCheck:
         say(("features", leak.feature), None, what, remedy)
 
 
+def _without_value(staged: Reader) -> list[str]:
+    """Declared columns that are null in all staged rows."""
+    columns = list(staged.source.columns)
+    counts = ", ".join(f"count(c{i})" for i in range(len(columns)))
+    found = staged.connection.execute(f"SELECT {counts} FROM staged").fetchall()[0]
+    return [name for name, num in zip(columns, found, strict=True) if num == 0]
+
+
 _NARROW = "narrow data.days, name them in data.days.skip, or bring the data"
 
 
 def _some(days: list[str]) -> str:
-    return ", ".join(days[:5]) + (f", ... ({len(days)} days)" if len(days) > 5 else "")
+    return ", ".join(days[:5]) + (f", ... ({len(days):,} days)" if len(days) > 5 else "")

@@ -14,9 +14,18 @@ class EntityFacts(TypedDict):
     keys_found: float | None
 
 
+class RequestFacts(TypedDict):
+    """Requests of the sample: their number, mean number of rows, and the longest time between two rows of one."""
+
+    num: int
+    rows: float
+    longest_s: float
+
+
 class Facts(TypedDict, total=False):
     """All but `warnings` come from the data: rows by day, means of labels, malformed rows of the sample by reason.
 
+    `warm_up_rows`: rows before the first day, which it ingests too.
     `undated`: rows of the sample without a readable time, by table. `sample_of`: the day. `heads`: number of files
     read at their head, where that was not all.
     """
@@ -24,7 +33,9 @@ class Facts(TypedDict, total=False):
     warnings: Required[list[str]]
     log: str
     days: dict[str, int]
+    warm_up_rows: int
     labels: dict[str, float | None]
+    requests: RequestFacts
     entities: dict[str, EntityFacts]
     malformed: dict[str, dict[str, int]]
     undated: dict[str, int]
@@ -40,6 +51,8 @@ def fact_lines(facts: Facts) -> list[str]:
     if len(shown) > _MOST_DAYS:
         shown = [*shown[: _MOST_DAYS - 1], "...", shown[-1]]
     lines += [f"rows by day: {'; '.join(shown)}"] if shown else []
+    if warm_up := facts.get("warm_up_rows"):
+        lines.append(f"the first day also ingests and learns {warm_up:,} rows before it (data.days.warm_up_from)")
     sample = f"the sample of {facts['sample_of']}" if "sample_of" in facts else "the sample"
     for name, reasons in facts.get("malformed", {}).items():
         kinds = "; ".join(f"{reason} ({num:,})" for reason, num in reasons.items())
@@ -54,6 +67,11 @@ def fact_lines(facts: Facts) -> list[str]:
         for name, mean in facts.get("labels", {}).items()
     ]
     lines += [f"labels in {sample}: {', '.join(means)}"] if means else []
+    if requests := facts.get("requests"):
+        lines.append(
+            f"requests in {sample}: {requests['num']:,} of {requests['rows']:,.1f} rows on average, "
+            f"at most {requests['longest_s']:,.0f} s long"
+        )
     for name, entity in facts.get("entities", {}).items():
         found = entity["keys_found"]
         known = "" if found is None else f", knows {found * 100:.1f} % of the log's keys in {sample}"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from copy import copy
 from typing import Any
 
 from feature_jobs.errors import BadInputError, mistake
 from feature_jobs.expressions.compiler import EVENT_TIME, columns_of
 from feature_jobs.expressions.types import type_of
-from feature_jobs.schema import Scenario
+from feature_jobs.schema import Scenario, Table
 
 
 def closest(name: str, known: Iterable[str]) -> str:
@@ -33,10 +34,22 @@ class Problems:
         self.scenario = scenario
         self.messages: list[str] = []
         self.warnings: list[str] = []
-        self.types: dict[str, str] = {name: column.type for name, column in scenario.data.events.columns.items()}
-        self.event_columns = tuple(self.types)
-        for entity_name, entity in scenario.data.entities.items():
-            self.types |= {f"{entity_name}.{name}": column.type for name, column in entity.columns.items()}
+        self.types = self._types(scenario.data.events)
+        self.event_columns = tuple(scenario.data.events.columns)
+
+    def _types(self, log: Table) -> dict[str, str]:
+        types: dict[str, str] = {name: column.type for name, column in log.columns.items()}
+        for entity_name, entity in self.scenario.data.entities.items():
+            types |= {f"{entity_name}.{name}": column.type for name, column in entity.columns.items()}
+        return types
+
+    def over(self, source: str | None) -> Problems:
+        """The same problems, for expressions over the rows of a further log."""
+        if source not in self.scenario.data.logs:
+            return self
+        view = copy(self)
+        view.types = self._types(self.scenario.data.log(source))
+        return view
 
     def say(self, location: tuple[str, ...], value: Any, what: str, remedy: str) -> None:
         """Adds a message about the field at `location`."""

@@ -110,8 +110,15 @@ def _synthetic(scenario: Scenario, folder: Path, options: dict[str, Any]) -> Ite
     yield from generate(scenario, folder, options)
 
 
+def _company(scenario: Scenario, folder: Path, _options: dict[str, Any]) -> Iterator[str]:
+    from feature_jobs.datasets.company import generate
+
+    yield from generate(scenario, folder)
+
+
 _FETCHERS: dict[str, Callable[[Scenario, Path, dict[str, Any]], Iterator[str]]] = {
     "movielens-100k": _movielens,
     "kuairand-pure": _kuairand,
     "synthetic": _synthetic,
+    "company": _company,
 }

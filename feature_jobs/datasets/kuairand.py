@@ -123,7 +123,7 @@ def convert(archive: Path, folder: Path, scratch: Path, num_rows: int = STANDARD
             )
             found = connection.execute("SELECT count(*) FROM log").fetchall()[0][0]
             if found != num_rows:
-                what = f"holds {found} rows of the standard policy, not {num_rows}"
+                what = f"holds {found:,} rows of the standard policy, not {num_rows:,}"
                 raise BadInputError(f"{archive}: {what}; it is not the published one: delete it and fetch again")
             queries = {
                 "users.parquet": _csv(connection, scratch / _USERS, _USER_TYPES) + " ORDER BY user_id",

@@ -114,7 +114,7 @@ def generate(scenario: Scenario, folder: Path, options: Mapping[str, Any] | None
             yield f"{path}: is there"
         else:
             write_day(scenario, settings, str(day), folder)
-            yield f"{path}: {settings.rows} rows"
+            yield f"{path}: {settings.rows:,} rows"
         day += ONE_DAY
 
 

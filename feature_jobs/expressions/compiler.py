@@ -1,18 +1,7 @@
-"""Expressions of a scenario: a safe part of Python, read as such and run as DuckDB SQL.
+"""Writes expressions as DuckDB SQL, for queries over files: the checks and proposals of `recloop check` and `init`.
 
-    rating >= 4        item.genres is None        'Drama' in item.genres and not user.age < 18
-    hour(event_time)   bucket(video.duration, 5)  gender in ['F', 'M']   coalesce(age, 0) // 10
-    event_time - user.signed_up     item.published >= '2022-04-01'       bucket(event_time - state.since, 3600)
-
-Names are columns, `entity.column`, and `event_time`. Null is SQL's: a result that reads a null is null, `and`/`or` are
-three-valued, and only `is None`, `== None` and `coalesce` see it. Where Python would fail, dividing by zero or taking
-the logarithm of -1, the result is null. `//` and `%` round down as Python's do.
-
-`event_time` and columns of type `time` are times, held as microseconds since 1970 UTC. The difference of two is a
-number of seconds; a time plus or minus seconds is a time. A time is compared with a time, or with a text such as
-'2022-04-01' or '2022-04-01T10:00:00+02:00' (without an offset: in the scenario's zone).
-
-Only the listed syntax and functions pass, and every name and value is quoted, so text of a scenario never becomes SQL.
+Steps evaluate expressions with `feature_jobs.expressions.evaluate`, whose results are the same but for what its tests
+name. Every name and value is quoted, so text of a scenario never becomes SQL.
 """
 
 from __future__ import annotations
@@ -22,18 +11,18 @@ import datetime
 from collections.abc import Callable, Collection
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from feature_jobs.expressions.functions import FUNCTIONS
 from feature_jobs.expressions.parser import (
     EVENT_TIME,
-    FUNCTIONS,
-    Function,
     column_name,
     columns_of,
+    custom_name,
     is_none,
     parse,
     problem,
 )
 
-__all__ = ["EVENT_TIME", "FUNCTIONS", "Function", "columns_of", "is_time", "literal", "time_of", "to_sql"]
+__all__ = ["EVENT_TIME", "columns_of", "has_sql", "is_time", "literal", "time_of", "to_sql"]
 
 _MAX_SQL = 100_000  # some operators repeat their operands; nesting must not blow up
 _COMPARE: dict[type[ast.cmpop], str] = {
@@ -55,6 +44,16 @@ def to_sql(expression: str, column_sql: Callable[[str], str], *, zone: str = "UT
     """
     tree = parse(expression)
     return _Sql(expression, column_sql, zone, {EVENT_TIME, *times}).of(tree)
+
+
+def has_sql(expression: str) -> bool:
+    """Says if DuckDB can compute it: not functions of texts and lists such as `lookup`."""
+    return not any(isinstance(node, ast.Call) and _is_of_features(node) for node in ast.walk(parse(expression)))
+
+
+def _is_of_features(call: ast.Call) -> bool:
+    """Says if numpy and Arrow compute the function, and not DuckDB."""
+    return custom_name(call) is not None or bool(FUNCTIONS[ast.unparse(call.func)].takes)
 
 
 def is_time(expression: str, times: Collection[str]) -> bool:
@@ -88,6 +87,8 @@ class _Sql:
             case ast.BoolOp(op=op, values=values):
                 word = " AND " if isinstance(op, ast.And) else " OR "
                 sql = f"({word.join(self.of(value) for value in values)})"
+            case ast.IfExp(test=test, body=body, orelse=orelse):
+                sql = f"(CASE WHEN {self.of(test)} THEN {self.of(body)} ELSE {self.of(orelse)} END)"
             case ast.UnaryOp(op=op, operand=operand):
                 sign = {ast.Not: "NOT ", ast.USub: "-", ast.UAdd: ""}[type(op)]
                 sql = f"({sign}{self.of(operand)})"
@@ -95,6 +96,9 @@ class _Sql:
                 sql = self._arithmetic(node)
             case ast.Compare():
                 sql = self._compare(node)
+            case ast.Call(func=function) if _is_of_features(node):
+                what = f"{ast.unparse(function)} is a function of features alone"
+                raise problem(self.expression, node, what, "compute it in the source")
             case ast.Call(func=ast.Name(id=name)):
                 sql = self._call(name, [self.of(argument) for argument in node.args])
         return sql
@@ -123,6 +127,8 @@ class _Sql:
                 return self.is_time(node.left) or self.is_time(node.right)
             case ast.BinOp(op=ast.Sub()):
                 return self.is_time(node.left) and not self.is_time(node.right)
+            case ast.IfExp():
+                return self.is_time(node.body) or self.is_time(node.orelse)
             case ast.Call(func=ast.Name(id="min" | "max" | "coalesce")):
                 return any(self.is_time(argument) for argument in node.args)
         return False
@@ -173,12 +179,18 @@ class _Sql:
                 sql = f"TRY_CAST(floor({first} / {arguments[1]}) AS BIGINT)"
             case "log1p":
                 sql = f"(CASE WHEN {first} > -1 THEN ln(1 + CAST({first} AS DOUBLE)) END)"
+            case "sqrt":
+                sql = f"(CASE WHEN {first} >= 0 THEN sqrt(CAST({first} AS DOUBLE)) END)"
+            case "exp":
+                sql = f"exp(CAST({first} AS DOUBLE))"
+            case "matches":
+                sql = f"regexp_matches({joined})"
             case "hour":
                 sql = f"TRY(date_part('hour', {self._local(first)}))"
             case "weekday":
                 # TRY: a time beyond DuckDB's calendar is null, not an error of the whole day.
                 sql = f"TRY(isodow({self._local(first)}) - 1)"
-            case _:  # abs, coalesce, length, lower are called the same in DuckDB
+            case _:  # abs, coalesce, length, lower, starts_with, contains: the same in DuckDB
                 sql = f"{name}({joined})"
         return sql
 

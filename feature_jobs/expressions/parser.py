@@ -1,6 +1,27 @@
-"""Parses expressions of a scenario and checks that only the listed syntax and functions occur in them.
+"""Expressions of a scenario: a safe part of Python, read as such and computed for all rows of a column at once.
 
-See `feature_jobs.expressions.compiler` for what an expression means.
+    rating >= 4        item.genres is None        'Drama' in item.genres and not user.age < 18
+    hour(event_time)   bucket(video.duration, 5)  gender in ['F', 'M']   coalesce(age, 0) // 10
+    event_time - user.signed_up     item.published >= '2022-04-01'       bucket(event_time - state.since, 3600)
+    starts_with(title, 'The ')      matches(url, '^https?://[^/]*[.]org/')
+    tokenize(lower(title))          lookup(user.clicks_by_tag, item.tags, 'sum')    cosine(user.vector, item.vector)
+
+Names are columns, `entity.column`, and `event_time`. Null is SQL's: a result that reads a null is null, `and`/`or` are
+three-valued, and only `is None`, `== None`, `coalesce` and `x if test else y` (y where the test is null) see it. Where
+Python would fail, dividing by zero or taking the logarithm of -1, the result is null. `//` and `%` round down
+as Python's do.
+
+Whole numbers have 64 bits and are exact: a result that does not fit is an error that names the expression, also where
+`coalesce`, `and`, `or` or `if` would not need it. Beside a number with a fraction they become one. Fractions are 64-bit
+floats: a result too large is infinite, NaN equals itself and is larger than every number. `True` and `False` beside a
+number are 1 and 0, and a number as a condition is true where it is not 0. Texts are ordered by their bytes in UTF-8.
+
+`event_time` and columns of type `time` are times, held as microseconds since 1970 UTC. The difference of two is a
+number of seconds; a time plus or minus seconds is a time, null where it does not fit 64 bits. A time is compared with
+a time, or with a text such as '2022-04-01' or '2022-04-01T10:00:00+02:00' (without an offset: in the scenario's zone).
+`hour` and `weekday` are null before the year 2 and after 9998.
+
+`custom.NAME(...)` is a function of a user's own package (`feature_jobs.expressions.custom`).
 """
 
 from __future__ import annotations
@@ -11,38 +32,19 @@ import functools
 import re
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from feature_jobs.errors import BadInputError
+from feature_jobs.expressions.functions import FUNCTIONS, Function
 
 EVENT_TIME = "event_time"
+CUSTOM = "custom."
 _MAX_LENGTH, _MAX_DEPTH = 2_000, 100  # the functions that read the tree recurse, several calls a level
-_ALLOWED = "comparisons, and/or/not, + - * / // %, in [..], is None, numbers, strings, columns and functions"
+_ALLOWED = (
+    "comparisons, and/or/not, x if .. else y, + - * / // %, in [..], is None, numbers, strings, columns and functions"
+)
 
 
-@dataclass(frozen=True)
-class Function:
-    """A function of expressions: the number of its arguments (`most` None: any) and one line of help."""
-
-    least: int
-    most: int | None
-    help: str
-
-
-FUNCTIONS: dict[str, Function] = {
-    "abs": Function(1, 1, "abs(x): distance from zero"),
-    "min": Function(2, None, "min(a, b, ...): the smallest; null if one is null"),
-    "max": Function(2, None, "max(a, b, ...): the largest; null if one is null"),
-    "floor": Function(1, 1, "floor(x): whole number below"),
-    "log1p": Function(1, 1, "log1p(x): log(1 + x)"),
-    "coalesce": Function(2, None, "coalesce(a, b, ...): the first that is not null"),
-    "length": Function(1, 1, "length(x): characters of a text, or values of a list"),
-    "lower": Function(1, 1, "lower(x): text in small letters"),
-    "hour": Function(1, 1, "hour(t): 0..23 in the scenario's zone; t is a time, such as event_time"),
-    "weekday": Function(1, 1, "weekday(t): Monday 0 .. Sunday 6 in the scenario's zone; t as for hour"),
-    "bucket": Function(2, 2, "bucket(x, width): number of the step that x falls into, floor(x / width)"),
-}
-
+LISTS = (ast.List, ast.Tuple, ast.Set)
 _ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod)
 _FOREIGN = {"null": "None", "none": "None", "nan": "None", "nil": "None", "true": "True", "false": "False"}
 
@@ -87,6 +89,18 @@ def column_name(node: ast.AST) -> str | None:
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
         return f"{node.value.id}.{node.attr}"
     return None
+
+
+def custom_name(node: ast.AST) -> str | None:
+    """`edit_distance` where the node calls `custom.edit_distance`, else None."""
+    if isinstance(node, ast.Call) and (name := column_name(node.func)) and name.startswith(CUSTOM):
+        return name.removeprefix(CUSTOM)
+    return None
+
+
+def custom_functions_of(expression: str) -> set[str]:
+    """Names of the functions of a user's own that the expression calls."""
+    return {name for node in ast.walk(parse(expression)) if (name := custom_name(node))}
 
 
 def _names(node: ast.AST) -> Iterator[str]:
@@ -159,7 +173,7 @@ def _check(text: str, node: ast.AST) -> None:
         case ast.Attribute():
             if not isinstance(node.value, ast.Name):
                 raise problem(text, node, "a name of more than two parts", "write column or entity.column")
-        case ast.BoolOp() | ast.UnaryOp(op=ast.Not() | ast.USub() | ast.UAdd()):
+        case ast.BoolOp() | ast.IfExp() | ast.UnaryOp(op=ast.Not() | ast.USub() | ast.UAdd()):
             _check_all(text, node)
         case ast.BinOp(op=op) if isinstance(op, _ARITHMETIC):
             _check_all(text, node)
@@ -183,6 +197,8 @@ def _check_constant(text: str, node: ast.Constant) -> None:
     value = node.value
     if isinstance(value, str) and "\0" in value:
         raise problem(text, node, "a zero character in text", "leave it out")
+    if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
+        raise problem(text, node, "half a surrogate pair in text", r"write the character itself, or as \U0001F600")
     # Integers become BIGINT in SQL, see `literal`.
     if isinstance(value, int) and not -(2**63) < value < 2**63:
         raise problem(text, node, f"{value} does not fit 64 bits", "write it with a decimal point")
@@ -230,6 +246,9 @@ def _check_members(text: str, node: ast.List | ast.Tuple | ast.Set) -> None:
 
 def _check_call(text: str, node: ast.Call) -> None:
     name = node.func.id if isinstance(node.func, ast.Name) else ast.unparse(node.func)
+    if custom_name(node) and not node.keywords and not any(isinstance(one, ast.Starred) for one in node.args):
+        _check_all(text, node)
+        return
     function = FUNCTIONS.get(name)
     if function is None:
         close = difflib.get_close_matches(name, FUNCTIONS, n=1)
@@ -239,11 +258,56 @@ def _check_call(text: str, node: ast.Call) -> None:
     starred = any(isinstance(argument, ast.Starred) for argument in node.args)
     if node.keywords or starred or num < function.least or (function.most is not None and num > function.most):
         raise problem(text, node, f"{name} with {num} arguments", function.help)
-    _check_all(text, node)
+    for place, argument in enumerate(node.args):
+        if place in function.listed and isinstance(argument, LISTS):
+            _check_members(text, argument)
+        else:
+            _check(text, argument)
+    _check_quoted(text, name, function, node.args)
     if name == "bucket":
         width = node.args[1]
         if not (isinstance(width, ast.Constant) and isinstance(width.value, int | float) and width.value > 0):
             raise problem(text, width, "the width of bucket is a number above zero", function.help)
+
+
+def _check_quoted(text: str, name: str, function: Function, arguments: list[ast.expr]) -> None:
+    """Checks the arguments that are texts in quotes or regular expressions, and boundaries."""
+    for place, allowed in function.quoted.items():
+        if place < len(arguments) and place != function.pattern:
+            value = _quoted(text, arguments[place], f"argument {place + 1} of {name}", function.help)
+            if allowed and value not in allowed:
+                raise problem(text, arguments[place], f"{value!r} is not one of them", function.help)
+    if function.pattern is not None:
+        pattern = _quoted(text, arguments[function.pattern], f"the pattern of {name}", function.help)
+        replacement = _quoted(text, arguments[-1], "the replacement", function.help) if name == "regex_replace" else ""
+        _check_pattern(text, arguments[function.pattern], pattern, replacement)
+    if name == "split" and not _quoted(text, arguments[1], "the separator", function.help):
+        raise problem(text, arguments[1], "the separator is empty", "write at least one character")
+    if name == "weighted_ids":
+        num = arguments[1]
+        if not (isinstance(num, ast.Constant) and type(num.value) is int and 1 <= num.value <= 100):
+            raise problem(text, num, "the number of keys is not a whole number from 1 to 100", function.help)
+    if name == "bucketize":
+        bounds = ast.literal_eval(arguments[1]) if isinstance(arguments[1], LISTS) else []
+        if not bounds or any(isinstance(one, bool | str) for one in bounds) or list(bounds) != sorted(set(bounds)):
+            raise problem(text, arguments[1], "the boundaries are not numbers in rising order", function.help)
+
+
+def _quoted(text: str, node: ast.expr, what: str, remedy: str) -> str:
+    if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
+        raise problem(text, node, f"{what} is a text in quotes", remedy)
+    return node.value
+
+
+def _check_pattern(text: str, node: ast.expr, pattern: str, replacement: str) -> None:
+    import pyarrow as pa  # here, because a DAG file that is parsed must not load it
+    import pyarrow.compute as pc
+
+    try:
+        pc.match_substring_regex(pa.array([""]), pattern)
+        pc.replace_substring_regex(pa.array([""]), pattern, replacement)
+    except pa.ArrowInvalid as error:
+        raise problem(text, node, f"{pattern!r}: {error}".splitlines()[0], "correct the pattern (RE2)") from None
 
 
 def is_none(node: ast.AST) -> bool:

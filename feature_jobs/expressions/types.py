@@ -6,7 +6,8 @@ import ast
 from collections.abc import Callable
 
 from feature_jobs.expressions.compiler import time_of
-from feature_jobs.expressions.parser import EVENT_TIME, column_name, parse, problem
+from feature_jobs.expressions.functions import FUNCTIONS, Function
+from feature_jobs.expressions.parser import EVENT_TIME, LISTS, column_name, custom_name, parse, problem
 
 NUMBERS = ("int", "float")
 _KIND = {
@@ -17,7 +18,16 @@ _KIND = {
     "time": "a time",
     "null": "nothing",
 }
-_RESULT = {"log1p": "float", "floor": "int", "bucket": "int", "hour": "int", "weekday": "int"}
+_RESULT = {
+    "log1p": "float",
+    "exp": "float",
+    "sqrt": "float",
+    "floor": "int",
+    "bucket": "int",
+    "hour": "int",
+    "weekday": "int",
+}
+_TEXT_TESTS = ("starts_with", "contains", "matches")
 
 
 def type_of(expression: str, column_type: Callable[[str], str]) -> str:
@@ -26,14 +36,16 @@ def type_of(expression: str, column_type: Callable[[str], str]) -> str:
     `column_type` gives the type of each name of `columns_of`, except `event_time`. Raises BadInputError where an
     operator or a function does not fit its arguments.
     """
-    return _Types(expression, column_type).of(parse(expression))
+    return Types(expression, column_type).of(parse(expression))
 
 
 def _kind(kind: str) -> str:
     return _KIND.get(kind, "a list")
 
 
-class _Types:
+class Types:
+    """Types of the nodes of one expression. Raises BadInputError where an operator or a function does not fit."""
+
     def __init__(self, expression: str, column_type: Callable[[str], str]) -> None:
         self.expression = expression
         self.column_type = column_type
@@ -56,6 +68,8 @@ class _Types:
             case ast.BoolOp(values=parts):
                 for part in parts:
                     self._condition(part)
+            case ast.IfExp():
+                kind = self._choice(node)
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 self._condition(operand)
             case ast.UnaryOp(operand=operand):
@@ -64,8 +78,21 @@ class _Types:
                 kind = self._arithmetic(node)
             case ast.Compare():
                 self._compare(node)
+            case ast.Call() if (custom := custom_name(node)) is not None:
+                kind = self._custom(custom, node)
+            case ast.Call(func=ast.Name(id=name)) if FUNCTIONS[name].takes:
+                kind = self._row_function(name, FUNCTIONS[name], node.args)
             case ast.Call(func=ast.Name(id=name)):
                 kind = self._call(name, node.args)
+        return kind
+
+    def _choice(self, node: ast.IfExp) -> str:
+        self._condition(node.test)
+        kinds = (self.of(node.body), self.of(node.orelse))
+        kind = kinds[0] if kinds[0] == kinds[1] else self._same(node.body, node.orelse)
+        if "bool" in kinds and kind in NUMBERS:
+            what = "a choice between a condition and a number"
+            raise problem(self.expression, node, what, "write 1 or 0 for the condition")
         return kind
 
     def _arithmetic(self, node: ast.BinOp) -> str:
@@ -147,7 +174,8 @@ class _Types:
             raise problem(self.expression, right, what, "compare it with a time, or a text such as '2022-04-01'")
         if "string" in kinds and kinds[0] != kinds[1]:
             raise problem(self.expression, right, what, "texts stand in quotes, numbers without; or change the type")
-        return "float" if "float" in kinds else kinds[0]
+        # A condition beside a number counts as 1 or 0.
+        return next((number for number in ("float", "int") if number in kinds), kinds[0])
 
     def _member(self, left: ast.expr, right: ast.expr) -> None:
         kind, value = self.of(right), self.of(left)
@@ -163,9 +191,10 @@ class _Types:
         if name == "length":
             if (given := self.of(arguments[0])) in ("bool", "time", *NUMBERS):
                 raise problem(self.expression, arguments[0], f"length of {_kind(given)}", "give it a text or a list")
-        elif name == "lower":
-            self._text(arguments[0], "lower")
-            kind = "string"
+        elif name == "lower" or name in _TEXT_TESTS:
+            for argument in arguments:
+                self._text(argument, name)
+            kind = "string" if name == "lower" else "bool"
         elif name == "coalesce" or (name in ("min", "max") and "time" in map(self.of, arguments)):
             kind = self.of(arguments[0])
             for argument in arguments[1:]:
@@ -175,5 +204,38 @@ class _Types:
         else:
             kinds = [self._number(argument, name) for argument in arguments]
             if name not in _RESULT:
-                kind = "float" if "float" in kinds else kinds[0]
+                kind = next((number for number in ("float", "int") if number in kinds), "null")
         return kind
+
+    def _row_function(self, name: str, function: Function, arguments: list[ast.expr]) -> str:
+        """A function of texts and lists."""
+        kinds = [self._list(one) if isinstance(one, LISTS) else self.of(one) for one in arguments]
+        for argument, kind, allowed in zip(arguments, kinds, function.takes, strict=False):
+            if kind not in (*allowed, "null"):
+                raise problem(self.expression, argument, f"{name} with {kind}", f"give it {' or '.join(allowed)}")
+        if function.alike and "null" not in kinds and kinds[0] != kinds[1]:
+            raise problem(self.expression, arguments[1], f"{name} of {kinds[0]} and {kinds[1]}", "give it one type")
+        return function.gives or kinds[0]
+
+    def _custom(self, name: str, node: ast.Call) -> str:
+        """A function of a user's own."""
+        from feature_jobs.expressions.custom import custom_function  # needs Arrow, which a DAG file must not load
+
+        function = custom_function(name)
+        if len(node.args) != len(function.takes):
+            takes = f"it takes {', '.join(function.takes)}"
+            raise problem(self.expression, node, f"custom.{name} with {len(node.args)} arguments", takes)
+        for argument, wanted in zip(node.args, function.takes, strict=True):
+            kind = self.of(argument)
+            if kind not in (wanted, "null") and (kind, wanted) not in (("int", "float"), ("bool", "int")):
+                raise problem(self.expression, argument, f"custom.{name} with {kind}", f"give it {wanted}")
+        return function.gives
+
+    def _list(self, node: ast.List | ast.Tuple | ast.Set) -> str:
+        """Type of a list in brackets."""
+        kinds = {self.of(element) for element in node.elts}
+        if kinds <= {*NUMBERS}:
+            return "list[float]" if "float" in kinds else "list[int]"
+        if kinds != {"string"}:
+            raise problem(self.expression, node, "numbers and texts in one list", "write one type")
+        return "list[string]"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime
 from bisect import bisect_left
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
 from feature_jobs.proposals.discover import day_in
-from feature_jobs.proposals.profiles import Sample
 from feature_jobs.proposals.roles import Log
+from feature_jobs.sources.casts import quote
 
 MAX_DAYS = 10
 MAX_GAP_DAYS = 7
@@ -23,11 +24,13 @@ _DAY = datetime.timedelta(days=1)
 @dataclass(frozen=True)
 class DayCounts:
     """Rows of each day in UTC over the whole log. `incomplete`: the largest share of a day's rows without user or item.
-    `is_aligned`: each row lies in the file that names its day."""
+    `is_aligned`: each row lies in the file that names its day. `null_shares`: the largest share of nulls that a column
+    has on a day, in the rows that have a user and an item."""
 
     rows: Counts
     incomplete: float
     is_aligned: bool
+    null_shares: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -47,17 +50,25 @@ class DayChoice:
 
 
 def count_days(log: Log) -> DayCounts:
-    """Reads the times, users and items of the whole log."""
-    columns = f"_file, {log.time.sql} AS t, {log.user.sql} IS NULL OR {log.item.sql} IS NULL AS is_lacking"
-    rows = Sample(log.table.connection, f"(SELECT {columns} FROM {log.table.group.scan})").rows(
-        "CAST(make_timestamp(t) AS DATE) AS day, count(*), avg(CAST(is_lacking AS INT)), histogram(_file)",
-        "WHERE t BETWEEN 0 AND 3_400_000_000_000_000 GROUP BY day ORDER BY day",  # up to the year 2077
+    """Reads the whole log: a sample may miss days, and rows without a value."""
+    nulls = [f"{column.sql} IS NULL AS {quote(name)}" for name, column in log.table.columns.items()]
+    lacks = f"({quote(log.user.name)} OR {quote(log.item.name)})"
+    shares = [f"avg(CAST({quote(name)} AS INT)) FILTER (NOT {lacks}) AS {quote(name)}" for name in log.table.columns]
+    days = log.table.connection.execute(
+        "SELECT CAST(make_timestamp(_t) AS DATE) AS _day, count(*) AS _num, histogram(_file) AS _files, "
+        f"avg(CAST({lacks} AS INT)) AS _lacking, {', '.join(shares)} "
+        f"FROM (SELECT _file, {log.time.sql} AS _t, {', '.join(nulls)} FROM {log.table.group.scan}) "
+        "WHERE _t BETWEEN 0 AND 3_400_000_000_000_000 GROUP BY _day ORDER BY _day"  # up to the year 2077
+    ).df()
+    counts = {day.date(): int(num) for day, num in zip(days._day, days._num, strict=True)}
+    files = zip(counts, days._files, strict=True)
+    num_elsewhere = sum(num for day, nums in files for file, num in nums.items() if day_in(file) != day)
+    return DayCounts(
+        rows=counts,
+        incomplete=float(days._lacking[days._num >= BUSY_SHARE * usual_rows(counts)].max()),
+        is_aligned=num_elsewhere <= 0.001 * sum(counts.values()),
+        null_shares=days[[*log.table.columns]].max().fillna(0).to_dict(),
     )
-    counts = {day: num for day, num, _, _ in rows}
-    least = BUSY_SHARE * usual_rows(counts)
-    incomplete = max((lacking for _, num, lacking, _ in rows if num >= least), default=0.0)
-    num_elsewhere = sum(num for day, _, _, files in rows for file, num in files.items() if day_in(file) != day)
-    return DayCounts(counts, incomplete, num_elsewhere <= 0.001 * sum(counts.values()))
 
 
 def usual_rows(counts: Counts) -> int:
@@ -81,10 +92,8 @@ def choose_days(counts: Counts, *, partitioned: bool) -> DayChoice:
     last_ten = max(len(period) - MAX_DAYS, 0)
     runs = [period[start:] for start in (last_ten, max(last_ten, len(period) // 4))]
     run, warm_up = next(((run, day) for run in runs if (day := _warm_up(run[0], counts, partitioned))), (runs[0], None))
-    inside = (run[0] + i * _DAY for i in range((run[-1] - run[0]).days))
-    choice = DayChoice(warm_up, run[0], run[-1], [day for day in inside if day not in run], [])
-    choice.why.extend(_why(choice, counts, least, usual))
-    return choice
+    skip = [day for i in range((run[-1] - run[0]).days) if (day := run[0] + i * _DAY) not in run]
+    return DayChoice(warm_up, run[0], run[-1], skip, _why(counts, run, warm_up, skip, least))
 
 
 def _best_period(busy: list[Day], counts: Counts) -> list[Day]:
@@ -93,7 +102,7 @@ def _best_period(busy: list[Day], counts: Counts) -> list[Day]:
     for day in busy:
         is_near = ends and (day - ends[-1][-1]).days <= MAX_GAP_DAYS
         ends.append([*(ends[-1] if is_near else []), day])
-    rows = [sum(counts[day] for day in period[-MAX_DAYS:]) for period in ends]
+    rows = [_rows(counts, period[-MAX_DAYS:]) for period in ends]
     return next(period for period, num in zip(reversed(ends), reversed(rows), strict=True) if num >= 0.5 * max(rows))
 
 
@@ -104,41 +113,45 @@ def _warm_up(first: Day, counts: Counts, partitioned: bool) -> Day | None:
     return min(near if partitioned else before, default=None)
 
 
-def _why(days: DayChoice, counts: Counts, least: int, usual: int) -> list[str]:
-    inside = [num for day, num in counts.items() if days.first <= day <= days.last and day not in days.skip]
-    begin, num_days = days.warm_up_from or days.first, f"{len(counts):,} day{'s' * (len(counts) > 1)}"
+def _rows(counts: Counts, days: Iterable[Day]) -> int:
+    return sum(counts.get(day, 0) for day in days)
+
+
+def _from_to(low: object, high: object) -> str:
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _why(counts: Counts, run: list[Day], warm_up: Day | None, skip: list[Day], least: int) -> list[str]:
+    """Lines on the rows of the log, the days chosen, and the first true reason for the days left out on either side."""
+    usual, begin = usual_rows(counts), warm_up or run[0]
+    low, high = (f"{of(counts[day] for day in run):,}" for of in (min, max))
+    sizes = _from_to(low, high) + " rows"
+    num_days = f"{len(counts):,} day{'s' * (len(counts) > 1)}"
     lines = [
-        f"the log has {sum(counts.values()):,} rows on {num_days}, {min(counts)} to {max(counts)}",
-        f"chosen {days.first} to {days.last}, with {min(inside):,} to {max(inside):,} rows a day",
+        f"the log has {_rows(counts, counts):,} rows on {num_days}, {_from_to(min(counts), max(counts))}",
+        f"chosen {_from_to(run[0], run[-1])}, with {sizes} a day",
     ]
-    if days.skip:
-        few = f"they have under {least:,} rows, {sum(counts.get(day, 0) for day in days.skip):,} in all"
-        lines.append(f"skipped between them: {', '.join(map(str, days.skip))}; {few}")
-    if begin < days.first:
-        num = sum(num for day, num in counts.items() if begin <= day < days.first)
-        lines.append(f"rows from {begin} on ({num:,}) are learned together with the first day, as a warm-up")
-    earlier, later = [day for day in counts if day < begin], [day for day in counts if day > days.last]
-    for what, left in (("earlier", earlier), ("later", later)):
-        if not left:
-            continue
-        most = max(counts[day] for day in left)
-        is_far = (days.first - max(left)).days > MAX_WARM_UP_DAYS
-        reasons = [
+    if skip:
+        few = f"they have under {least:,} rows, {_rows(counts, skip):,} in all"
+        lines.append(f"skipped between them: {', '.join(map(str, skip))}; {few}")
+    if warm_up:
+        num = _rows(counts, (day for day in counts if warm_up <= day < run[0]))
+        lines.append(f"rows from {warm_up} on ({num:,}) are learned together with the first day, as a warm-up")
+    gap = f"a gap of over {MAX_GAP_DAYS} days"
+    late = f"after {gap} without a usual number of rows they have under half the rows of the busiest {MAX_DAYS} days"
+    reach = f"they lie more than {MAX_WARM_UP_DAYS} days before {run[0]}, farther than a warm-up reaches back"
+    far = f"{reach}, and {gap} ends a run of days"
+    for what, left in (("earlier", [d for d in counts if d < begin]), ("later", [d for d in counts if d > run[-1]])):
+        most = max((counts[day] for day in left), default=0)
+        rules = [
             (most < 0.5 * usual, f"none of them has more than {most:,} rows, where a usual day has {usual:,}"),
-            (
-                left is later,
-                f"after a gap of over {MAX_GAP_DAYS} days without a usual number of rows they have under half the rows "
-                f"of the busiest {MAX_DAYS} days",
-            ),
-            (len(inside) >= MAX_DAYS, f"{MAX_DAYS} days are enough to begin with"),
-            (
-                is_far,
-                f"they lie more than {MAX_WARM_UP_DAYS} days before {days.first}, farther than a warm-up reaches back, "
-                f"and a gap of over {MAX_GAP_DAYS} days ends a run of days",
-            ),
+            (what == "later", late),
+            (len(run) >= MAX_DAYS, f"{MAX_DAYS} days are enough to begin with"),
+            (left and (run[0] - max(left)).days > MAX_WARM_UP_DAYS, far),
             (True, f"the log has no partition of {begin - _DAY}, and a warm-up must not reach over a gap"),
         ]
-        why = next(why for holds, why in reasons if holds)
-        span = f"{len(left):,} {what}, {min(left)} to {max(left)} ({sum(counts[day] for day in left):,} rows)"
-        lines.append(f"left out: {span}; {why}; change data.days to use them")
+        if left:
+            span = f"{len(left):,} {what}, {min(left)} to {max(left)} ({_rows(counts, left):,} rows)"
+            why = next(why for holds, why in rules if holds)
+            lines.append(f"left out: {span}; {why}; change data.days to use them")
     return lines

@@ -10,8 +10,9 @@ import csv
 import datetime
 import itertools
 import re
+import zlib
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import duckdb
@@ -21,9 +22,11 @@ import pyarrow.parquet as pq
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import literal
 from feature_jobs.sources.casts import quote
-from feature_jobs.sources.files import TextFile, duckdb_path, open_text
+from feature_jobs.sources.files import duckdb_path, open_text
 
 MAX_FILES = 20_000
+_MORE_LETTERS = 65_536  # read after the header to see if they are UTF-8
+_MAX_UNREAD = 0.01  # share of lines; ingest quarantines single ones
 _JSON_LINES = (".jsonl", ".ndjson", ".json")
 _NOT_TABLES = (".md", ".yaml", ".yml", ".py", ".html", ".pdf", ".png", ".jpg", ".zip", ".tar", ".ipynb")
 _DATE = re.compile(
@@ -41,6 +44,10 @@ class Dialect:
     delimiter: str
     columns: tuple[str, ...]
     options: str = ""
+
+
+_DIFFERENCES = ("another format", "another delimiter", "other columns", "another encoding or compression")
+Sniffed = dict[tuple[str, str], Dialect | str]
 
 
 @dataclass(frozen=True)
@@ -89,14 +96,13 @@ def find_tables(root: Path) -> tuple[list[FileGroup], list[str]]:
     folders = {file.parent: with_placeholders(file.parent.relative_to(base).as_posix()) for file in files}
     if any("{m}" in folder or "{d}" in folder for folder in folders.values()):  # month=4, and so month=12 too
         folders = {path: text.replace("{mm}", "{m}").replace("{dd}", "{d}") for path, text in folders.items()}
-    with duckdb.connect() as connection:
-        sniffed: dict[tuple[str, str], Dialect | str] = {}
-        for file in files:
-            found = _sniff(connection, file, sniffed)
-            if isinstance(found, Dialect):
-                members[(folders[file.parent], found)].append(file)
-            elif found:
-                notes.append(f"left out {file.relative_to(base)}: {found}")
+    sniffed: Sniffed = {}
+    for file in files:
+        found = _sniff(file, sniffed)
+        if isinstance(found, Dialect):
+            members[(folders[file.parent], found)].append(file)
+        elif found:
+            notes.append(f"left out {file.relative_to(base)}: {found}")
     if not members:
         raise BadInputError("\n".join([f"{root}: no table (CSV with a header, Parquet or JSON lines)", *notes[:10]]))
     tables = {file for group in members.values() for file in group}
@@ -106,18 +112,12 @@ def find_tables(root: Path) -> tuple[list[FileGroup], list[str]]:
         # Where other files have its name but for the day, a file is a day of theirs, and not a table of its own.
         usual = largest.setdefault(with_placeholders(group.path).removesuffix(".gz"), group)
         if usual is not group:
-            first, num = group.files[0].relative_to(base), len(group.files)
-            few = f"{first} and the files like it ({num:,})" if num > 1 else f"{first}"
-            notes.append(f"left out {few}: {_difference(group.dialect, usual.dialect)} than most at {usual.path}")
+            few = str(group.files[0].relative_to(base))
+            few += f" and the files like it ({len(group.files):,})" if group.files[1:] else ""
+            pairs = zip(_DIFFERENCES, astuple(group.dialect), astuple(usual.dialect), strict=True)
+            what = next((what for what, own, other in pairs if own != other), "another name")
+            notes.append(f"left out {few}: {what} than most at {usual.path}")
     return sorted(largest.values(), key=lambda group: group.path), notes
-
-
-def _difference(dialect: Dialect, usual: Dialect) -> str:
-    if dialect.format != usual.format:
-        return f"{dialect.format}, another format"
-    if dialect.columns != usual.columns:
-        return "other columns"
-    return "another delimiter" if dialect.delimiter != usual.delimiter else "another encoding or compression"
 
 
 def _files_below(root: Path) -> list[Path]:
@@ -134,9 +134,7 @@ def _suffix(file: Path) -> str:
     return (Path(file.stem).suffix + file.suffix) if file.suffix == ".gz" else file.suffix
 
 
-def _sniff(
-    connection: duckdb.DuckDBPyConnection, file: Path, sniffed: dict[tuple[str, str], Dialect | str]
-) -> Dialect | str:
+def _sniff(file: Path, sniffed: Sniffed) -> Dialect | str:
     """Returns the format of the file, or the reason why it is not a table: an empty text where nobody expects one.
 
     `sniffed` are results by storage and header, as thousands of daily files are sniffed once.
@@ -147,30 +145,33 @@ def _sniff(
     try:
         with file.open("rb") as stream:
             # By the content: files are often named without an ending, or with a wrong one.
-            is_parquet = stream.read(4) == b"PAR1"
-        if is_parquet:
-            return Dialect("parquet", "", tuple(pq.read_schema(file).names))
+            if stream.read(4) == b"PAR1":
+                return Dialect("parquet", "", tuple(pq.read_schema(file).names))
         text = open_text(file, "csv")
         with text.lines() as lines:
             first = lines.readline(1_000_000)  # a file without line breaks must not fill the memory
-    except (BadInputError, OSError, EOFError, pa.ArrowException) as error:
+            others = lines.read(_MORE_LETTERS).split("\n")
+    except (BadInputError, OSError, EOFError, zlib.error, pa.ArrowException) as error:
         return f"not readable ({str(error).splitlines()[0].removeprefix(f'{file}: ')[:120]})"
     if suffix in _JSON_LINES:
         # A key may be absent in all rows of a file, so files of one name are one table, whatever their keys.
-        is_object = re.fullmatch(r"\s*\{.*\}\s*", first)
-        columns = (re.sub(r"\d+", "", file.name),)
-        return Dialect("jsonl", "", columns) if is_object else "not JSON lines; write one object a line"
+        dialect = Dialect("jsonl", "", (re.sub(r"\d+", "", file.name),))
+        return dialect if re.fullmatch(r"\s*\{.*\}\s*", first) else "not JSON lines; write one object a line"
     stored = f", compression = '{text.compression}', encoding = '{text.encoding}'"
     if (stored, first) not in sniffed:
-        sniffed[(stored, first)] = _sniff_csv(connection, text, first, stored) if first else "empty"
+        sniffed[(stored, first)] = _sniff_csv(file, [first, *others], stored) if first else "empty"
     return sniffed[(stored, first)]
 
 
-def _sniff_csv(connection: duckdb.DuckDBPyConnection, text: TextFile, first: str, stored: str) -> Dialect | str:
+def _sniff_csv(file: Path, lines: list[str], stored: str) -> Dialect | str:
+    first = lines[0]
+    unread = [number for number, line in enumerate(lines, 1) if "\ufffd" in line]
+    if len(unread) > _MAX_UNREAD * len(lines):
+        return f"line {unread[0]} is not UTF-8; save it as UTF-8 (iconv -f CP1252 -t UTF-8, where Windows wrote it)"
     try:
-        delimiter, skipped, has_header, names = connection.execute(
+        delimiter, skipped, has_header, names = duckdb.execute(
             "SELECT Delimiter, SkipRows, HasHeader, [c.name for c in Columns] "
-            f"FROM sniff_csv({duckdb_path(text.path)}, ignore_errors = true, sample_size = 2048{stored})"
+            f"FROM sniff_csv({duckdb_path(file)}, ignore_errors = true, sample_size = 2048{stored})"
         ).fetchall()[0]
         header = next(csv.reader([first], delimiter=delimiter), [])
     except (duckdb.Error, csv.Error):
@@ -178,8 +179,9 @@ def _sniff_csv(connection: duckdb.DuckDBPyConnection, text: TextFile, first: str
     is_named = has_header and not any(re.fullmatch(r"[-+.\deE]*", name.strip()) for name in header)
     faults = {
         "not a table: its first line has another number of cells than the others": skipped or len(names) != len(header),
-        "it has a single column": len(names) < 2,
+        "it has a single column, or a delimiter that is not found by itself: use a comma, ; | or a tab": len(names) < 2,
         "its first line is not a header of names; add one": not is_named,
+        "its header has spaces around names; remove them": names != header and names == [n.strip() for n in header],
         "its header uses a name twice (perhaps in other capitals), or not at all; rename it": names != header,
     }
     return next((fault for fault, holds in faults.items() if holds), Dialect("csv", delimiter, tuple(header), stored))

@@ -1,19 +1,23 @@
-"""Features: what each column is good for, and what earlier events of the user and the item say."""
+"""Features: what each column is good for. `templates/scenario.yaml.j2` adds what earlier events say."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from feature_jobs.proposals import vocabulary
-from feature_jobs.proposals.labels import Answers, Label
-from feature_jobs.proposals.profiles import Profile, Sample
-from feature_jobs.proposals.roles import FoundEntity, Log, is_row_id
+from feature_jobs.proposals.labels import Answers
+from feature_jobs.proposals.profiles import Profile
+from feature_jobs.proposals.roles import FoundEntity, Log
 from feature_jobs.sources.casts import quote
 
 MIN_ROWS = 50  # below this, chance alone looks like a relation
 MIN_SHARE = 0.95
+MAX_BITS = 0.3  # about what one row in twenty leaves to learn, if it goes with another value
+Fields = dict[str, Any]
+"""A feature as a scenario declares it."""
 
 
 @dataclass(frozen=True)
@@ -21,35 +25,36 @@ class Proposed:
     """A feature's name and fields, or, without fields, a column left out; `why` is a comment."""
 
     name: str
-    fields: Mapping[str, Any] | None
+    fields: Fields | None
     why: str = ""
 
 
-def propose_features(log: Log, entities: list[FoundEntity], answers: Answers) -> list[Proposed]:
-    """Ids, columns of the log, of entities, then what earlier events of the user and the item say."""
+def propose_features(
+    log: Log, entities: list[FoundEntity], answers: Answers
+) -> tuple[list[Proposed], Callable[..., str]]:
+    """Ids, columns of the log and of entities; and a function that returns a free name, for the template's features."""
+    take = partial(_take, {name.lower() for name in log.table.columns})
     features = [_of(column.name.lower(), column.name, {"kind": "id"}) for column in (log.user, log.item)]
     known = {label.column for label in answers.labels} | answers.outcomes.keys() | {key.name for key in log.keys}
-    features += [_of_event(log, column) for name, column in log.table.columns.items() if name not in known]
-    names, parts = {name.lower() for name in log.table.columns}, ("hour", "weekday")[not log.has_clock :]
-    features += [_of(_take(names, part), f"{part}(event_time)", {"kind": "id"}) for part in parts]
+    features += [_of_event(log, column, answers) for name, column in log.table.columns.items() if name not in known]
+    parts = ("hour", "weekday") if log.has_clock else ("weekday",)
+    features += [_of(take(part), f"{part}(event_time)", {"kind": "id"}) for part in parts]
     for entity in entities:
-        keys = (entity.key, entity.time)
-        features += [_of_entity(names, log, entity, c) for c in entity.table.columns.values() if c not in keys]
-    return features + _trailing(names, log, answers.labels)
+        columns = entity.table.columns.values()
+        features += [_of_entity(take, log, entity, c) for c in columns if c not in (entity.key, entity.time)]
+    return features, take
 
 
-def null_shares(log: Log, entities: list[FoundEntity], features: list[Proposed]) -> dict[str, float]:
-    """The largest share of nulls that an id or a number has on a day of the sample; 1 where an entity decides it."""
+def null_shares(in_log: Mapping[str, float], entities: list[FoundEntity], features: list[Proposed]) -> dict[str, float]:
+    """The largest share of nulls that an id or a number has on a day, from those of the log's columns. Of an entity's
+    column without gaps it is that of the key; 1 where it is unknown, as the entity lacks keys or has gaps."""
+    shares = dict(in_log)
+    for one in (one for one in entities if one.matched == 1 and not one.time):
+        full = (name for name, column in one.table.columns.items() if not one.table.missing(column))
+        shares |= {f"{one.name}.{name}": in_log[one.event_key.name] for name in full}
     kept = [(one.name, one.fields) for one in features if one.fields and one.fields["kind"] in ("id", "number")]
     of = {name: str(fields.get("of", name)) for name, fields in kept}
-    whole = [one for one in entities if one.matched == 1 and not one.time]
-    full = {f"{one.name}.{c.name}" for one in whole for c in one.table.columns.values() if not one.table.missing(c)}
-    names = [name for name in log.table.columns if name in of.values()]
-    gaps = ", ".join(f"avg(CAST({quote(name)} IS NULL AS INT)) AS {quote(name)}" for name in names)
-    keys = f"{quote(log.user.name)} IS NOT NULL AND {quote(log.item.name)} IS NOT NULL"
-    days = f"(SELECT {gaps} FROM {log.table.name} WHERE {keys} GROUP BY {quote(log.time.name)} // 86_400_000_000)"
-    worst = dict(zip(names, Sample(log.table.connection, days).row(*(f"max({quote(n)})" for n in names)), strict=True))
-    return {name: worst.get(column, float("." in column and column not in full)) for name, column in of.items()}
+    return {name: shares.get(column, float("." in column)) for name, column in of.items()}
 
 
 def _take(taken: set[str], *wanted: str) -> str:
@@ -60,34 +65,35 @@ def _take(taken: set[str], *wanted: str) -> str:
     return name
 
 
-def _of(name: str, of: str, fields: dict[str, Any], why: str = "") -> Proposed:
+def _of(name: str, of: str, fields: Fields, why: str = "") -> Proposed:
     return Proposed(name, fields if name == of else {"kind": fields["kind"], "of": of} | fields, why)
 
 
-def _of_event(log: Log, column: Profile) -> Proposed:
-    why = _left_out(column, log) or _useless_id(log, column)
-    if why:
+def _of_event(log: Log, column: Profile, answers: Answers) -> Proposed:
+    if why := _left_out(column, log) or answers.doubtful.get(column.name) or _useless_id(log, column):
         return Proposed(column.name, None, why)
-    fields = {"kind": "id"} if column.name in log.passed_over else _fields(log, column)
-    return _of(column.name.lower(), column.name, fields)
+    is_id = column in log.passed_over and not column.words & vocabulary.QUANTITIES
+    fields = {"kind": "id"} if is_id else _fields(log, column)
+    return _of(column.name.lower(), column.name, fields, answers.scores.get(column.name, ""))
 
 
-def _of_entity(taken: set[str], log: Log, entity: FoundEntity, column: Profile) -> Proposed:
+def _of_entity(take: Callable[..., str], log: Log, entity: FoundEntity, column: Profile) -> Proposed:
     if why := _left_out(column, None):
         return Proposed(column.name, None, why)
-    of, fields = f"{entity.name}.{column.name}", _fields(log, column)
-    names, note = [column.name, f"{entity.name}_{column.name}"], ""
+    of, names = f"{entity.name}.{column.name}", [column.name, f"{entity.name}_{column.name}"]
     if column.type == "time":
-        names, of = [f"{name}_age" for name in names], f"event_time - {of}"
-        fields, note = {"kind": "number", "buckets": 2}, "seconds since then"
-    elif entity.is_log:
-        names, note = names[1:], f"of the user's last row in {entity.name}"
-        is_item = column.name.lower() == log.item.name.lower()
-        fields = {"kind": "id", "table": log.item.name.lower()} if is_item else fields
-    return _of(_take(taken, *names), of, fields, note)
+        age: Fields = {"kind": "number", "buckets": 2}
+        return _of(take(*(f"{name}_age" for name in names)), f"event_time - {of}", age, "seconds since then")
+    if not entity.is_log:
+        return _of(take(*names), of, _fields(log, column))
+    item = log.item.name.lower()
+    fields = {"kind": "id", "table": item} if column.name.lower() == item else _fields(log, column)
+    return _of(take(names[1]), of, fields, f"of the user's last row in {entity.name}")
 
 
-def _fields(log: Log, column: Profile) -> dict[str, Any]:
+def _fields(log: Log, column: Profile) -> Fields:
+    if column.type == "list[float]":
+        return {"kind": "vector", "width": column.column.width}
     if column.type.startswith("list"):
         is_history = column.words & vocabulary.HISTORY and column.type == f"list[{log.item.type}]"
         return {"kind": "ids"} | ({"table": log.item.name.lower()} if is_history else {})
@@ -111,9 +117,9 @@ def _left_out(column: Profile, log: Log | None) -> str | None:
     rules = [
         (not column.known, "empty"),
         (distinct <= 1, "always the same"),
-        (words & vocabulary.SPLIT and distinct <= 12, "says how somebody split the rows; it is unknown when serving"),
+        (column.is_split, "a split into rows to train and to test on, unknown when serving"),
         (is_log and column.type == "time", "a second time of the row; perhaps known only afterwards"),
-        (is_log and is_row_id(column), "an id of a row or a visit: it never comes again"),
+        (is_log and column.row_id, column.row_id),
         (log and is_clock and (log.has_clock or words & vocabulary.DAYS), "event_time says it"),
         (log and is_clock and is_string, "a time of day, which event_time lacks: write both into one column"),
         (column.type.startswith("list"), None),
@@ -129,61 +135,46 @@ def _useless_id(log: Log, column: Profile) -> str | None:
     """Returns the reason why a column of the log helps no other row, or None: it numbers rows or requests, counts
     something, or copies the user or the item. Its values show it; its name often does not."""
     is_number, distinct, known = column.is_number, column.distinct, column.known
-    if not (is_number or column.type == "string") or column.is_flag or known < MIN_ROWS:
+    if column.type.startswith("list") or known < MIN_ROWS:
         return None
-    whole, growth, like_user, like_item, of_one_user = _relations(log, column)
+    found = _relations(log, column)
     grows = "its numbers grow with the event time: an id of rows or requests, or a counter"
     visits = f"{distinct:,} values in {known:,} rows, each of one user: an id of requests or visits"
     rules = [
-        (not whole, None),
-        (is_number and growth >= MIN_SHARE, grows),
+        (not found.is_whole, None),
+        (found.num_runs <= distinct <= 12, "its values follow each other in time, and none comes back: a split, say"),
+        (column.is_flag, None),
+        (is_number and found.growth >= MIN_SHARE, grows),
         (is_number and column.words & vocabulary.QUANTITIES, None),  # a price may be another one for each item
-        (like_user >= MIN_SHARE, f"one-to-one with {log.user.name}, which is a feature already"),
-        (like_item >= MIN_SHARE, f"one-to-one with {log.item.name}, which is a feature already"),
+        (found.bits_to_user <= MAX_BITS, f"one-to-one with {log.user.name}, which is a feature already"),
+        (found.bits_to_item <= MAX_BITS, f"one-to-one with {log.item.name}, which is a feature already"),
         (distinct <= 100, None),
         (is_number and distinct >= 0.9 * known, f"{distinct:,} whole numbers in {known:,} rows: an id of rows"),
-        (known <= 20 * distinct and of_one_user >= MIN_SHARE, visits),
+        (known <= 20 * distinct and found.num_repeats >= MIN_ROWS and found.same_user >= MIN_SHARE, visits),
     ]
     return next((why for holds, why in rules if holds), None)
 
 
-def _relations(log: Log, column: Profile) -> tuple[Any, ...]:
-    """Returns if the values are whole numbers or text; Spearman's correlation with the event time; how nearly they are
-    one-to-one with the user and with the item; the share of repeated values that one user has alone."""
-    parts = {"v": column, "t": log.time, "u": log.user, "i": log.item}
-    seen = ", ".join(f"{quote(part.name)} AS {name}" for name, part in parts.items())
-    ranks = "SELECT rank() OVER (ORDER BY v) AS a, rank() OVER (ORDER BY t) AS b FROM seen"
-    users = "SELECT count(DISTINCT u) AS num FROM seen WHERE u IS NOT NULL GROUP BY v HAVING count(*) > 1"
-    figures = [
-        "(SELECT bool_and(v = floor(v)) FROM seen)" if column.is_number else "true",
-        f"(SELECT abs(corr(a, b)) FROM ({ranks}))",
-        f"least({_agreement('v', 'u')}, {_agreement('u', 'v')})",
-        f"least({_agreement('v', 'i')}, {_agreement('i', 'v')})",
-        f"(SELECT avg(CAST(num = 1 AS INT)) FROM ({users}) HAVING count(*) >= {MIN_ROWS})",
-    ]
-    known = f"(WITH seen AS (SELECT {seen} FROM {log.table.name} WHERE v IS NOT NULL) SELECT {', '.join(figures)})"
-    return tuple(figure or 0 for figure in Sample(log.table.connection, known).row("*"))
+def _relations(log: Log, column: Profile) -> Any:
+    """Relations of the values to the other columns, over the sampled rows that have the column, a user and an item.
 
-
-def _agreement(a: str, b: str) -> str:
-    """SQL of the share of rows whose `b` is the most frequent one beside their `a`."""
-    pairs = f"SELECT {a} AS a, count(*) AS n FROM seen WHERE {a} IS NOT NULL AND {b} IS NOT NULL GROUP BY {a}, {b}"
-    return f"(SELECT sum(most) / sum(num) FROM (SELECT max(n) AS most, sum(n) AS num FROM ({pairs}) GROUP BY a))"
-
-
-def _trailing(taken: set[str], log: Log, labels: list[Label]) -> list[Proposed]:
-    user, item, first = log.user.name, log.item.name, labels[0]
-    wanted: dict[str, dict[str, Any]] = {
-        "user_events": {"kind": "count", "by": [user]},
-        "item_events": {"kind": "count", "by": [item]},
-        "user_item_events": {"kind": "count", "by": [user, item]},
-        "user_recency": {"kind": "recency", "by": [user]},
+    `growth`: Spearman's correlation with the event time. `num_runs`: rows whose value is not that of the row before, in
+    order of time. `bits_to_user`, `bits_to_item`: what is left to learn of one column from the other, 0 where they are
+    one-to-one. `same_user`: of the rows that repeat a value, the share that brings no new user.
+    """
+    v, t, u, i = (quote(one.name) for one in (column, *log.keys))
+    order = (
+        f"rank() OVER (ORDER BY {v}) AS _v, rank() OVER (ORDER BY {t}) AS _t, lag({v}) OVER (ORDER BY {t}, {v}) AS _p"
+    )
+    known = f"(SELECT *, {order} FROM {log.table.name} WHERE {v} IS NOT NULL AND {u} IS NOT NULL AND {i} IS NOT NULL)"
+    figures = {
+        "is_whole": f"bool_and({v} = floor({v}))" if column.is_number else "true",
+        "growth": "abs(corr(_v, _t))",
+        "num_runs": f"count(*) FILTER ({v} IS DISTINCT FROM _p)",
+        "bits_to_user": f"entropy(({v}, {u})) - least(entropy({v}), entropy({u}))",
+        "bits_to_item": f"entropy(({v}, {i})) - least(entropy({v}), entropy({i}))",
+        "num_repeats": f"count(*) - count(DISTINCT {v})",
+        "same_user": f"(count(*) - count(DISTINCT ({v}, {u}))) / (count(*) - count(DISTINCT {v}))",
     }
-    for label in labels:
-        # The schema refuses a prior of 0 or 1, which a label that is always the same would give.
-        rate = {"of": label.expression, "prior": round(min(max(label.mean, 0.001), 0.999), 4)}
-        wanted[f"user_{label.name}_rate"] = {"kind": "rate", "by": [user]} | rate
-        wanted[f"item_{label.name}_rate"] = {"kind": "rate", "by": [item]} | rate
-    last = {"kind": "sequence", "of": item, "by": user, "where": first.expression, "length": 20, "table": item.lower()}
-    features = [Proposed(_take(taken, name), fields) for name, fields in wanted.items()]
-    return [*features, Proposed(_take(taken, f"{first.name}_items"), last, "the last of these, newest first")]
+    named = ", ".join(f"{sql} AS {name}" for name, sql in figures.items())
+    return log.table.connection.execute(f"SELECT {named} FROM {known}").df().iloc[0]

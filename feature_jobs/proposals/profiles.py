@@ -7,22 +7,24 @@ Rows are sampled evenly over all files. A cell reads as a type if ingest's own S
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import duckdb
+from duckdb import DuckDBPyConnection as Connection
 
 from feature_jobs.expressions.compiler import literal
 from feature_jobs.proposals import vocabulary
 from feature_jobs.proposals.discover import FileGroup, day_in
 from feature_jobs.proposals.vocabulary import clean, unique, words_of
 from feature_jobs.schema import Column
+from feature_jobs.schema.base import LARGEST_WIDTH
 from feature_jobs.sources.casts import Cell, quote
 
 SAMPLE_ROWS = 200_000
 FEW_TEXTS = 20  # so few different texts are categories, however long they are
 _MAX_UNREAD = 0.002  # share of cells that need not read as the type: ingest quarantines their rows
-_CANDIDATES = {
+_PLAIN = {
     "text": ("int", "float", "bool", "time"),
     "int": ("int",),
     "float": ("int", "float"),
@@ -30,6 +32,7 @@ _CANDIDATES = {
     "list": ("list[int]", "list[string]"),
     "moment": ("time",),
 }
+"""The types that are tried on what a file holds (`Cell.kind`), the narrowest first."""
 # Where every day is below 13, month first and day first both read: `_likeliest_date` decides.
 _LONG_DIGITS = ("%Y%m%d%H%M%S", "%Y%m%d%H")
 _FORMATS = [
@@ -37,30 +40,33 @@ _FORMATS = [
     for date in ("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%m-%d-%Y", "%d-%m-%Y", "%d-%b-%Y", "%d %b %Y", "%m/%d/%y")
     for clock in (" %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", "")
 ] + [*_LONG_DIGITS, "%Y%m%d", "%d/%b/%Y:%H:%M:%S %z", "%a %b %d %H:%M:%S %Y"]
-UNITS = {"s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}  # in seconds
+_UNITS = ("s", "ms", "us", "ns")
 EARLIEST_S, LATEST_S = 631_152_000, 2_145_916_800  # 1990, 2038
 _HEADER_TYPE = re.compile(r":(token|token_seq|float|float_seq)$")  # RecBole's `user_id:token`
 
 
 @dataclass(frozen=True)
-class Profile:
-    """Facts about a column. `column` is how ingest reads it; `low` and `high` are of numbers, without the outermost
-    thousandth on either side; `top` are its twelve most frequent values; `sql` reads it from the files."""
+class Profile(Cell):
+    """A column: how ingest reads it, and facts about its values. `low` and `high` are of numbers, without the outermost
+    thousandth on either side; `top` are its twelve most frequent values. `is_whole`: of all rows, not of a sample."""
 
-    name: str
-    column: Column
-    sql: str
     known: int = 0
     distinct: int = 0
     mean_length: float = 0.0
     low: float | None = None
     high: float | None = None
     top: tuple[str, ...] = ()
+    is_whole: bool = False
 
     @property
     def type(self) -> str:
         """Its declared type."""
         return self.column.type
+
+    @property
+    def sql(self) -> str:
+        """Reads it from the files."""
+        return self.value(quote(self.source))
 
     @property
     def words(self) -> set[str]:
@@ -95,34 +101,49 @@ class Profile:
         num_words = sum(len(value.split()) for value in self.top) / max(len(self.top), 1)
         return self.type == "string" and self.mean_length > 12 and num_words > 1.5 and self.distinct > FEW_TEXTS
 
+    @property
+    def is_split(self) -> bool:
+        """True where its name or all of its values say that it splits the rows into those to train and to test on."""
+        is_read = self.type == "string" and all(vocabulary.SPLIT_VALUE.fullmatch(value.lower()) for value in self.top)
+        return self.distinct <= len(self.top) and bool(is_read or self.words & vocabulary.SPLIT)
+
+    @property
+    def row_id(self) -> str:
+        """The reason why it identifies rows, visits or purchases, its name or another value in each row; empty where it
+        does not."""
+        is_named = self.words & vocabulary.ROW and (self.is_id or self.distinct > 100)
+        # In a sample of a large log a user hardly ever comes twice, so the name decides before the values do.
+        is_other_each_time = self.is_id and self.known > 100 and self.distinct > 0.95 * self.known
+        trusted = vocabulary.PEOPLE if self.is_whole else vocabulary.PEOPLE_AND_THINGS
+        if not is_named and (not is_other_each_time or self.words & trusted):
+            return ""
+        if self.distinct <= 0.05 * self.known:
+            return f"by its name it numbers rows or visits, and its {self.distinct:,} values come again"
+        return "an id of a row or a visit: it never comes again"
+
+    def declared(self, kind: str, **fields: object) -> Profile:
+        """The column with another type."""
+        return replace(self, column=Column.model_validate({"type": kind, "source": self.source, **fields}))
+
     def fields(self, name: str, required: bool) -> dict[str, object]:
         """The column as a scenario declares it under a name."""
-        renamed = {"from": self.column.source} if self.column.source != name else {}
+        renamed = {"from": self.source} if self.source != name else {}
         declared = self.column.model_dump(exclude={"source"}, exclude_defaults=True)
         return renamed | declared | ({"required": True} if required else {})
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Rows of a table, evenly taken, as the relation `name` of a connection."""
+def figures(connection: Connection, rows: str, *what: str) -> tuple[Any, ...]:
+    """Aggregates over all rows of a table or of SQL in parentheses."""
+    found: tuple[Any, ...] = connection.execute(f"SELECT {', '.join(what)} FROM {rows}").fetchall()[0]
+    return found
 
-    connection: duckdb.DuckDBPyConnection
+
+@dataclass(frozen=True)
+class Table:
+    """A found table: its rows, evenly sampled, are the table `name` of a connection; its columns by clean names."""
+
+    connection: Connection
     name: str
-
-    def rows(self, what: str, then: str = "") -> list[tuple[Any, ...]]:
-        """The rows of `SELECT what FROM it then`."""
-        found: list[tuple[Any, ...]] = self.connection.execute(f"SELECT {what} FROM {self.name} {then}").fetchall()
-        return found
-
-    def row(self, *what: str) -> tuple[Any, ...]:
-        """Aggregates over its rows."""
-        return self.rows(", ".join(what))[0]
-
-
-@dataclass(frozen=True)
-class Table(Sample):
-    """A found table: its sample, with columns by their clean names."""
-
     group: FileGroup
     columns: dict[str, Profile]
     num_rows: int
@@ -148,131 +169,157 @@ class Table(Sample):
         return 1 - column.known / max(self.num_sampled, 1)
 
 
-def profile(connection: duckdb.DuckDBPyConnection, group: FileGroup, number: int) -> Table:
+def profile(connection: Connection, group: FileGroup, number: int) -> Table:
     """Samples a table and describes its columns. Raises duckdb.Error where its files can't be read."""
-    raw, typed = Sample(connection, f"raw{number}"), Sample(connection, f"t{number}")
-    num_rows = int(Sample(connection, group.scan).row("count(*)")[0])
+    num_rows = int(figures(connection, group.scan, "count(*)")[0])
     every = -(-num_rows // SAMPLE_ROWS) or 1
+    # Evenly over all files: a prefix would hold one day, or a few users.
+    numbered = f"(SELECT *, row_number() OVER () AS _nth FROM {group.scan})"
     connection.execute(
-        # Evenly over all files: a prefix would hold one day, or a few users.
-        f"CREATE TABLE {raw.name} AS SELECT * EXCLUDE (_nth) FROM "
-        f"(SELECT *, row_number() OVER () AS _nth FROM {group.scan}) WHERE _nth % {every} = 0"
+        f"CREATE OR REPLACE TABLE raw AS SELECT * EXCLUDE (_nth) FROM {numbered} WHERE _nth % {every} = 0"
     )
     columns: dict[str, Profile] = {}
     notes: list[str] = []
-    summary = Sample(connection, f"(SUMMARIZE SELECT * EXCLUDE (_file) FROM {raw.name})")
-    for source, kind, distinct in summary.rows("column_name, column_type, approx_unique"):
-        column, note = _column(raw, source, kind, distinct)
-        if note:
-            notes.append(f"{group.path}: column {source} {note}")
-        if column is not None:
-            name = unique(clean(_HEADER_TYPE.sub("", source)), columns)
-            column = column.model_copy(update={"source": source})
-            columns[name] = Profile(name, column, Cell(name, column, kind).value(quote(source)))
+    summary = "SELECT column_name, column_type, approx_unique FROM (SUMMARIZE SELECT * EXCLUDE (_file) FROM raw)"
+    for source, raw_type, distinct in connection.execute(summary).fetchall():
+        name = unique(clean(_HEADER_TYPE.sub("", source)), columns)
+        column = Column.model_validate({"type": "string", "source": source})
+        typed, note = _typed(connection, Profile(name, column, raw_type, distinct=distinct))
+        notes += [f"{group.path}: column {source} {note}"] if note else []
+        columns |= {name: typed} if typed else {}
+    if all(column.type != "time" for column in columns.values()):
+        columns |= _unnamed_time(connection, columns)
     values = ", ".join(f"{column.sql} AS {quote(name)}" for name, column in columns.items())
-    connection.execute(f"CREATE TABLE {typed.name} AS SELECT {values or 'NULL AS nothing'} FROM {raw.name}")
-    connection.execute(f"DROP TABLE {raw.name}")
-    return Table(connection, typed.name, group, _with_figures(typed, columns), num_rows, num_rows // every, notes)
+    connection.execute(f"CREATE TABLE t{number} AS SELECT {values or 'NULL AS nothing'} FROM raw")
+    columns = _with_figures(connection, f"t{number}", columns)
+    columns = {name: replace(column, is_whole=every == 1) for name, column in columns.items()}
+    return Table(connection, f"t{number}", group, columns, num_rows, num_rows // every, notes)
 
 
-def _column(raw: Sample, source: str, kind: str, distinct: int) -> tuple[Column | None, str]:
+def _typed(connection: Connection, text: Profile) -> tuple[Profile | None, str]:
     """The column with the first type that its cells read as, or None where ingest has no use for it; and a note."""
-    cell, shape = quote(source), Cell(source, _typed("string"), kind).kind
-    words = words_of(_HEADER_TYPE.sub("", source))
-    candidates = [_typed(name) for name in _CANDIDATES.get(shape, ())]
-    if shape == "float" and distinct > 1000 and not words & vocabulary.ID_ENDINGS:
-        candidates = [_typed("float")]  # 17850.0 is an id with gaps, but 12.0 among many others is a measure
-    if kind.startswith(("FLOAT[", "DOUBLE[", "DECIMAL[")):
-        candidates = []  # an embedding, not ids
+    shape = text.kind
+    plain = [text.declared(name) for name in _PLAIN.get(shape, ())]
+    if text.raw_type.startswith(("FLOAT[", "DOUBLE[", "DECIMAL[")):
+        plain = _vectors(connection, text)  # not ids
+    elif shape == "float" and text.distinct > 1000 and not text.is_id:
+        plain = [text.declared("float")]  # 17850.0 is an id with gaps, but 12.0 among many others is a measure
     # 20240301 and 1709251200 read as numbers too: only the name can say that they are times.
-    is_named = bool(words & vocabulary.ALL_TIMES) and not words & vocabulary.ID_ENDINGS
-    times = _times(raw, cell, is_text=shape == "text", is_named=is_named and shape in ("text", "int", "float"))
-    is_moment = any(time.date_format in _LONG_DIGITS for time in times)  # so many digits of an id would hardly all read
-    candidates = times + candidates if is_named or is_moment else candidates + times
-    cells = [Cell(source, column, kind) for column in candidates]
-    known, is_padded, *unread = raw.row(
-        f"count({cell})",
-        f"bool_or(regexp_full_match(trim(CAST({cell} AS VARCHAR)), '0[0-9]+'))",
-        *(f"count({one.reason(cell, one.value(cell))})" for one in cells),
-    )
-    shares = [(c, num / max(known, 1)) for c, num in zip(candidates, unread, strict=True) if known]
-    # As a number 007 would become 7, and no longer match the ids of another table.
-    shares = [(c, share) for c, share in shares if not (is_padded and c.type in ("int", "float"))]
+    is_named = bool(text.words & vocabulary.ALL_TIMES) and not text.is_id
+    written = [text.declared("time", date_format=written) for written in _FORMATS] if shape == "text" else []
+    if is_named and shape in ("text", "int", "float"):
+        written += [text.declared("time", unit=unit) for unit in _UNITS]
+    # The first cells rule out most formats; only what is left is tried on all cells.
+    head = f"(FROM raw WHERE CAST({quote(text.source)} AS VARCHAR) <> '' LIMIT 200)"
+    times = _recent(connection, head, written, least=1)
+    # So many digits of an id would hardly all read.
+    is_moment = any(time.column.date_format in _LONG_DIGITS for time in times)
+    shares = _unread(connection, text, times + plain if is_named or is_moment else plain + times)
     read = [column for column, share in shares if share <= _MAX_UNREAD]
-    rivals = [time for time in times if time in read and time.date_format]
+    rivals = [column for column in read if column.column.date_format]
     if read:
-        return _likeliest_date(raw, cell, rivals) if len(rivals) > 1 and read[0] is rivals[0] else (read[0], "")
+        return _likeliest_date(connection, rivals) if rivals[1:] and read[0] is rivals[0] else (read[0], "")
+    if text.distinct and shape not in ("text", "int", "float", "bool"):
+        return None, f"is left out: {text.raw_type} can't be a feature"
+    if shape == "text" and (example := _decimal_comma(connection, text)):
+        note = f"is read as numbers with a decimal comma, such as {example}; declare it as a list if it is one"
+        return text.declared("float", decimal=","), note
     what = "of its cells are not finite numbers, and ingest would quarantine their rows"
     nearly = (f"is declared as text: {share:.1%} {what}" for c, share in shares if c.type == "float" and share < 0.1)
-    if known and shape not in ("text", "int", "float", "bool"):
-        return None, f"is left out: {kind} can't be a feature"
-    return (_list_column(raw, source) if shape == "text" else None) or _typed("string"), next(nearly, "")
+    return (_list_column(connection, text) if shape == "text" else None) or text, next(nearly, "")
 
 
-def _typed(kind: str, **fields: str) -> Column:
-    return Column.model_validate({"type": kind, **fields})
+def _vectors(connection: Connection, text: Profile) -> list[Profile]:
+    """The column as vectors, where its lists have one width."""
+    size = f"len({quote(text.source)})"
+    least, most = figures(connection, "raw", f"min({size})", f"max({size})")
+    is_vector = least == most and 2 <= (most or 0) <= LARGEST_WIDTH
+    return [text.declared("list[float]", width=most)] if is_vector else []
 
 
-def _times(raw: Sample, cell: str, *, is_text: bool, is_named: bool) -> list[Column]:
-    """The formats of text, and the units of numbers that are named like times, in which all of the first cells read."""
-    recent = {
-        ("unit", unit): f"TRY_CAST(c AS DOUBLE) * {unit_s} BETWEEN {EARLIEST_S} AND {LATEST_S}"
-        for unit, unit_s in UNITS.items()
-    }
-    years = "BETWEEN '1990-01-01' AND '2038-01-01'"
-    read = {("date_format", text): f"try_strptime(c, {literal(text)}) {years}" for text in _FORMATS}
-    tests = (read if is_text else {}) | (recent if is_named else {})  # in seconds 2025030313 would be in 2034
-    # The first cells rule out most formats; only what is left is tried on all cells.
-    head = f"(SELECT trim(CAST({cell} AS VARCHAR)) AS c FROM {raw.name} WHERE c <> '' LIMIT 200)"
-    fits = Sample(raw.connection, head).row(*(f"bool_and({test})" for test in tests.values())) if tests else ()
-    return [_typed("time", **{key: value}) for (key, value), fit in zip(tests, fits, strict=True) if fit]
+def _decimal_comma(connection: Connection, text: Profile) -> str | None:
+    """A cell, where each one has digits on both sides of one comma."""
+    cell = f"trim({quote(text.source)})"
+    is_one = f"bool_and(regexp_full_match({cell}, '[-+]?[0-9]+,[0-9]+'))"
+    holds, example = figures(connection, "raw", f"{is_one} FILTER ({cell} <> '')", f"max({cell})")
+    return str(example) if holds else None
 
 
-def _likeliest_date(raw: Sample, cell: str, rivals: list[Column]) -> tuple[Column, str]:
+def _unnamed_time(connection: Connection, columns: Mapping[str, Profile]) -> dict[str, Profile]:
+    """The first full column of numbers that are recent times, as such, though its name does not say so."""
+    for name, column in columns.items():
+        if column.is_number and not column.is_id and not column.words & vocabulary.PEOPLE_AND_THINGS:
+            units = [column.declared("time", unit=unit) for unit in _UNITS]
+            if fits := _recent(connection, "raw", units, least=1 - _MAX_UNREAD):
+                return {name: fits[0]}
+    return {}
+
+
+def _recent(connection: Connection, rows: str, ways: list[Profile], least: float) -> list[Profile]:
+    """The ways to write a time in which at least this share of the cells is one between 1990 and 2038."""
+    years = f"BETWEEN {EARLIEST_S}e6::BIGINT AND {LATEST_S}e6::BIGINT"
+    num, *nums = figures(connection, rows, "count(*)", *(f"count(*) FILTER ({way.sql} {years})" for way in ways))
+    return [way for way, recent in zip(ways, nums, strict=True) if num and recent >= least * num]
+
+
+def _unread(connection: Connection, text: Profile, ways: list[Profile]) -> list[tuple[Profile, float]]:
+    """Each way with the share of the known cells that ingest could not read like this; none without known cells."""
+    name = quote(text.source)
+    # As a number 007 would become 7, and no longer match the ids of another table.
+    is_padded = f"bool_or(regexp_full_match(trim(CAST({name} AS VARCHAR)), '0[0-9]+'))"
+    known, padded, *nums = figures(
+        connection, "raw", f"count({name})", is_padded, *(f"count({w.reason(name, w.sql)})" for w in ways)
+    )
+    shares = [(way, num / known) for way, num in zip(ways, nums, strict=True) if known]
+    return [(way, share) for way, share in shares if not (padded and way.is_number)]
+
+
+def _likeliest_date(connection: Connection, rivals: list[Profile]) -> tuple[Profile, str]:
     """Chooses among formats that all read: the one whose days are in the names of their files, or follow each other
     most closely. Also returns a note that others read too."""
     found = []
     for place, column in enumerate(rivals):
-        day = f"CAST(try_strptime(trim({cell}), {literal(str(column.date_format))}) AS DATE) AS day"
-        rows = raw.rows(f"_file, {day}, count(*)", "GROUP BY ALL HAVING day IS NOT NULL")
+        day = f"CAST(make_timestamp({column.sql}) AS DATE) AS day"
+        rows = connection.execute(
+            f"SELECT _file, {day}, count(*) FROM raw GROUP BY ALL HAVING day IS NOT NULL"
+        ).fetchall()
         days = {day for _, day, _ in rows}
-        num_in_file = sum(num for file, day, num in rows if day_in(file) == day)
-        found.append((-num_in_file, ((max(days) - min(days)).days + 1) / len(days), place))
-    found.sort()
-    (in_file, spread, first), (in_other, other_spread, second) = found[:2]
-    why = "as the files' names have its days" if in_file < in_other else "as its days follow each other"
-    why = why if (in_file, spread) != (in_other, other_spread) else "a guess, as nothing decides"
-    formats = f"{rivals[first].date_format} and {rivals[second].date_format}"
-    return rivals[first], f"reads as {formats}; the first is taken, {why}: check it"
+        num_elsewhere = sum(num for file, day, num in rows if day_in(file) != day)
+        found.append((num_elsewhere, ((max(days) - min(days)).days + 1) / len(days), place))
+    (*best, first), (*next_best, second) = sorted(found)[:2]
+    whys = ("as the files' names have its days", "as its days follow each other")
+    better = (why for why, a, b in zip(whys, best, next_best, strict=True) if a < b)
+    formats = " and ".join(str(rivals[place].column.date_format) for place in (first, second))
+    return rivals[
+        first
+    ], f"reads as {formats}; the first is taken, {next(better, 'a guess, as nothing decides')}: check it"
 
 
-def _list_column(raw: Sample, source: str) -> Column | None:
+def _list_column(connection: Connection, text: Profile) -> Profile | None:
     """A list column, where cells hold values that occur again and again between separators; words of titles don't."""
-    for separator in (" ",) if source.endswith(":token_seq") else ("|", ";", ","):
+    cells = f"(SELECT trim({quote(text.source)}) AS c FROM raw WHERE c <> '')"
+    for separator in (" ",) if text.source.endswith(":token_seq") else ("|", ";", ","):
         is_list = f"contains(c, {literal(separator)}) AND NOT regexp_matches(c, '[.!?] |[][(){{}}]')"
-        cells = f"(SELECT trim({quote(source)}) AS c FROM {raw.name} WHERE {quote(source)} <> '')"
-        share = Sample(raw.connection, cells).row(f"avg(CAST({is_list} AS INT))")[0]
+        (share,) = figures(connection, cells, f"avg(CAST({is_list} AS INT))")
         parts = f"(SELECT trim(unnest(string_split(c, {literal(separator)}))) AS p FROM {cells})"
-        figures = ("count(*)", "count(DISTINCT p)", "bool_and(regexp_full_match(p, '[0-9]*'))")
-        num, distinct, whole = Sample(raw.connection, parts).row(*figures)
+        num, distinct, is_whole = figures(
+            connection, parts, "count(*)", "count(DISTINCT p)", "bool_and(regexp_full_match(p, '[0-9]*'))"
+        )
         if (share or 0) >= 0.2 and num > 5 * distinct:
-            return _typed("list[int]" if whole else "list[string]", separator=separator)
+            return text.declared("list[int]" if is_whole else "list[string]", separator=separator)
     return None
 
 
-def _with_figures(typed: Sample, columns: dict[str, Profile]) -> dict[str, Profile]:
+def _with_figures(connection: Connection, typed: str, columns: Mapping[str, Profile]) -> dict[str, Profile]:
     """Exact figures: SUMMARIZE only estimates how many values there are, and whether a key is unique depends on it."""
     texts = ", ".join(f"CAST({quote(name)} AS VARCHAR) AS {quote(name)}" for name in columns)
-    cells = f"(UNPIVOT (SELECT {texts or 'NULL AS nothing'} FROM {typed.name}) ON * INTO NAME name VALUE v)"
-    bounds = "quantile_disc(TRY_CAST(v AS DOUBLE), [0.001, 0.999]) AS ends"
-    found = typed.connection.execute(
-        f"WITH counted AS (SELECT name, v, count(*) AS n FROM {cells} GROUP BY ALL), "
-        f"bounds AS (SELECT name, {bounds} FROM {cells} GROUP BY name) "
+    found = connection.execute(
+        f"WITH cells AS (UNPIVOT (SELECT {texts or 'NULL AS nothing'} FROM {typed}) ON * INTO NAME name VALUE v), "
+        "counted AS (SELECT name, v, count(*) AS n FROM cells GROUP BY ALL), "
+        "bounds AS (SELECT name, quantile_disc(TRY_CAST(v AS DOUBLE), [0.001, 0.999]) AS ends FROM cells GROUP BY ALL) "
         "SELECT name, CAST(sum(n) AS BIGINT), count(*), sum(n * length(v)) / sum(n), any_value(ends[1]), "
-        "any_value(ends[2]), list(v ORDER BY n DESC, v)[:12] FROM counted JOIN bounds USING (name) GROUP BY name"
+        "any_value(ends[2]), list(v ORDER BY n DESC, v)[:12] FROM counted JOIN bounds USING (name) GROUP BY name",
     ).fetchall()
-    figures = ("known", "distinct", "mean_length", "low", "high")
-    return columns | {
-        name: replace(columns[name], **dict(zip(figures, values, strict=True)), top=tuple(top))
-        for name, *values, top in found
-    }
+    names = ("known", "distinct", "mean_length", "low", "high", "top")
+    by_name = {name: dict(zip(names, (*values, tuple(top)), strict=True)) for name, *values, top in found}
+    return {name: replace(column, **by_name.get(name, {})) for name, column in columns.items()}

@@ -1,7 +1,17 @@
 """Proposes a first scenario for log files that nobody has described, for their owner to read and edit.
 
-Each choice is written with its reason beside it: the log (time, user, item), entity tables, types, labels, columns that
-would give the answer away, days and features. In doubt a column is left out of the features.
+Each choice is written with its reason beside it. Each module decides one thing, in this order:
+
+    discover  which files are one table, and how a path names days
+    profiles  how each column is read (its type, the unit or format of its times), and what it holds
+    roles     which table is the log, its time, user and item; which tables are joined to it, by which key
+    outcome_logs  which other logs follow its rows, and so decide labels
+    labels    what is predicted, which columns would give the answer away, how late an answer is known
+    features  what each other column is good for
+    days      which days are run, skipped, or learned as a warm-up
+    yaml_text the text of the scenario, with what earlier events say, and of the summary, from templates/
+
+Guesses by name use the words in `vocabulary`. In doubt a column is left out of the features.
 """
 
 from __future__ import annotations
@@ -9,46 +19,73 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any, Protocol
 
 import duckdb
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.proposals.days import choose_days, count_days
 from feature_jobs.proposals.discover import find_tables
-from feature_jobs.proposals.features import Proposed, null_shares, propose_features
-from feature_jobs.proposals.labels import Answers, find_answers, no_label
+from feature_jobs.proposals.features import null_shares, propose_features
+from feature_jobs.proposals.labels import Answers, answers_of, find_answers, no_label
+from feature_jobs.proposals.outcome_logs import outcome_logs
 from feature_jobs.proposals.profiles import Table, profile
-from feature_jobs.proposals.roles import FoundEntity, Log, entities_of, log_of
+from feature_jobs.proposals.roles import FoundEntity, Log, entities_of, log_of, request_of
 from feature_jobs.proposals.vocabulary import clean
-from feature_jobs.proposals.yaml_text import to_yaml
+from feature_jobs.proposals.yaml_text import render
 from feature_jobs.schema import Scenario, load_scenario
+from feature_jobs.schema.bounded_yaml import MAX_BYTES
 from feature_jobs.sources.tables import connect
 from feature_jobs.validation.expectations import Suite, suite_text
 
 
+class Port(Protocol):
+    """A config of another system that is carried over; `easyrec.Port` is one."""
+
+    file: Path
+    labels: Mapping[str, str]
+    """The conditions to predict, by name."""
+
+    def choices(self, log: Log | None, entities: list[FoundEntity], answers: Answers | None) -> dict[str, Any]:
+        """The values of the template ported.yaml.j2, for columns of the log that was found, or as the config has them;
+        among them `features`, and `lost`: lines on what was not carried over."""
+
+
 def write_proposal(
-    path: Path, out: Path, name: str | None = None, labels: Mapping[str, str] = MappingProxyType({})
+    path: Path | None,
+    out: Path,
+    name: str | None = None,
+    labels: Mapping[str, str] = MappingProxyType({}),
+    port: Port | None = None,
 ) -> list[str]:
     """Writes NAME.yaml and NAME.expectations.json into `out`; returns lines for a person on what was chosen and why.
 
-    `labels`: the conditions to predict, by name, where the columns' names do not say them.
+    `labels`: the conditions to predict, by name, where the columns' names do not say them. `port`: the config that says
+    labels, features, model and training; then `path` may be None, where there are no files yet.
     Raises BadInputError where the scenario exists already, no table can be the log, or no column of it a label; then
     nothing is written.
     """
-    name = name or clean(path.resolve().name.split(".")[0]).lower()
+    source = path or (port.file if port else out)
+    name = name or clean(source.resolve().name.split(".")[0]).lower()
     file, suite_file = out / f"{name}.yaml", out / f"{name}.expectations.json"
     exists = BadInputError(f"{file}: exists already, and is left as it is; give another --name")
     if file.exists():
         raise exists
-    text, lines, null_shares = propose(path, name, out, labels)
+    if path is None and port is not None:
+        text, lines, null_shares = _ported(
+            port, name, {"log": None, "counts": None, "answers": None}, port.choices(None, [], None)
+        )
+    else:
+        text, lines, null_shares = propose(source, name, out, labels, port)
     out.mkdir(parents=True, exist_ok=True)
     # In the same folder, as paths are relative to it; not named .yaml, as every .yaml file there is a scenario.
     aside, has_suite = out / f".{file.name}.{os.getpid()}", suite_file.exists()
     try:
         aside.write_text(text, encoding="utf-8")
-        scenario, suite = _checked(path, file, aside, null_shares)
+        scenario, suite = _checked(source, file, aside, null_shares)
         if not has_suite:  # before the scenario, so that the scenario is never without it
             suite_file.write_text(suite_text(suite), encoding="utf-8")
             lines.append(f"wrote {suite_file}: {len(suite['expectations'])} expectations")
@@ -64,7 +101,7 @@ def write_proposal(
     first = scenario.data.days.first
     return [
         *lines,
-        f"wrote {file}: {len(text.splitlines())} lines",
+        f"wrote {file}: {len(text.splitlines()):,} lines",
         f"next: read and edit {file}, then copy:",
         f"  recloop check -s {short}",
         f"  recloop run -s {short} --from {first} --to {first}",
@@ -87,7 +124,9 @@ def _checked(path: Path, file: Path, aside: Path, null_shares: Mapping[str, floa
         raise BadInputError(f"{path}: the proposal fails its own check; {remedy}:\n{listed}") from None
 
 
-def propose(path: Path, name: str, out: Path, given: Mapping[str, str]) -> tuple[str, list[str], dict[str, float]]:
+def propose(
+    path: Path, name: str, out: Path, given: Mapping[str, str], port: Port | None = None
+) -> tuple[str, list[str], dict[str, float]]:
     """The scenario that would stand in `out`, as YAML; lines for a person; the features' shares of nulls."""
     groups, notes = find_tables(path)
     tables: list[Table] = []
@@ -99,77 +138,78 @@ def propose(path: Path, name: str, out: Path, given: Mapping[str, str]) -> tuple
             except duckdb.Error as error:
                 notes.append(f"left out {group.path}: not readable ({str(error).splitlines()[0][:120]})")
         log, answers = _log_of(path, tables, given)
-        entities = entities_of([table for table in tables if table.name != log.table.name], log)
-        features = propose_features(log, entities, answers)
-        counts, null_shares_of = count_days(log), null_shares(log, entities, features)
+        logs = [log.table, *(one.table for one in answers.logs)]
+        entities = entities_of([table for table in tables if not any(table is other for other in logs)], log)
+        ported = port.choices(log, entities, answers) if port else {}
+        features, take = (ported["features"], None) if port else propose_features(log, entities, answers)
+        counts = count_days(log)
     group = log.table.group
     is_daily = group.is_daily and counts.is_aligned
-    days = choose_days(counts.rows, partitioned=is_daily)
     root = path.resolve() if path.is_dir() else path.resolve().parent
-    text = to_yaml(
-        name=name,
+    used = [*logs, *(entity.table for entity in entities)]
+    choices = {
+        "name": name,
         # Relative to the scenario's file, so that both can be moved together.
-        data_path=os.path.relpath(root, out.resolve()),
-        events_path=group.path if is_daily else group.glob,
-        log=log,
-        entities=entities,
-        answers=answers,
-        features=features,
-        counts=counts,
-        days=days,
-    )
-    lines = [*_summary(log, entities, answers, features), *(f"days: {line}" for line in days.why)]
-    if group.is_daily and not is_daily:
-        lines.append("the days in the paths are not the days of the rows (in UTC), so the files are read as one table")
-    return text, [*lines, *_left_out(tables, log, entities), *notes], null_shares_of
+        "data_path": os.path.relpath(root, out.resolve()),
+        "events_path": group.path if is_daily else group.glob,
+        "log": log,
+        "entities": entities,
+        "answers": answers,
+        "features": features,
+        "take": take,
+        "counts": counts,
+        "days": choose_days(counts.rows, partitioned=is_daily),
+        "left_out": [table for table in tables if not any(table is other for other in used)],
+        "notes": notes,
+    }
+    if port:
+        text, lines, shares = _ported(port, name, choices | {"outcomes": answers.outcomes}, ported)
+        return text, [*render("summary.txt.j2", choices).splitlines(), *lines], shares
+    shares = null_shares(counts.null_shares, entities, features)
+    return render("scenario.yaml.j2", choices), render("summary.txt.j2", choices).splitlines(), shares
+
+
+def _ported(
+    port: Port, name: str, choices: Mapping[str, Any], ported: Mapping[str, Any]
+) -> tuple[str, list[str], dict[str, float]]:
+    """The scenario of a port, lines on what was lost, and shares of nulls: all may be null, as none was counted."""
+    values = {**choices, **ported, "name": name, "labels": port.labels}
+    text = render("ported.yaml.j2", values)
+    if len(text.encode()) > MAX_BYTES:  # of thousands of features; what was lost is printed too
+        plain = [replace(one, why="") for one in ported["features"]]
+        text = render("ported.yaml.j2", {**values, "features": plain, "lost": dict.fromkeys(ported["lost"], ())})
+    if len(text.encode()) > MAX_BYTES:
+        limit = f"a scenario has at most {MAX_BYTES:,} bytes, and this one would have {len(text.encode()):,}"
+        raise BadInputError(f"{port.file}: {limit}; leave features out of the config")
+    lost = [f"not carried over: {line}" for lines in ported["lost"].values() for line in lines]
+    lines = [*lost, f"carried over: {ported['num_carried']} features of {port.file}"]
+    return text, lines, {one.name: 1.0 for one in ported["features"]}
 
 
 def _log_of(path: Path, tables: list[Table], given: Mapping[str, str]) -> tuple[Log, Answers]:
-    """The table that is a log with something to predict; of several the one with most rows."""
-    why = []
-    found: list[tuple[Log, Answers]] = []
-    for table in tables:
-        log, leaks, answers = log_of(table), set[str](), Answers([], {})
-        while isinstance(log, Log):
-            answers = find_answers(log, given)
-            if not (new := answers.outcomes.keys() & {log.user.name, log.item.name}):
-                break
-            leaks |= new
-            log = log_of(table, leaks)
-        if isinstance(log, Log) and answers.labels:
-            found.append((log, answers))
-        else:
-            why.append(f"  {table.group.path}: {log if isinstance(log, str) else no_label(path, log, given)}")
-    if not found:
-        remedy = "a log needs a time, a user, an item and an outcome in one table; join them, or write the scenario"
-        raise BadInputError("\n".join([f"{path}: no table can be the log; {remedy}", *why]))
-    return max(found, key=lambda one: one[0].table.num_rows)
+    """The table that is a log with something to predict; of several the one with most rows. Without any, the one whose
+    rows most other logs follow: these say what became of them."""
+    tried = [(table, _log_in(path, table, given)) for table in tables]
+    if found := [one for _, one in tried if not isinstance(one, str)]:
+        return max(found, key=lambda one: one[0].table.num_rows)
+    logs = [log for table in tables if not given and isinstance(log := log_of(table), Log)]
+    followed = [(log, outcomes) for log in logs if (outcomes := outcome_logs(log, tables))]
+    if followed:
+        log, outcomes = max(followed, key=lambda one: (len(one[1]), one[0].table.num_rows))
+        return replace(log, request=request_of(log, {})), answers_of(log, outcomes)
+    remedy = "a log needs a time, a user, an item and an outcome in one table; join them, or write the scenario"
+    why = [f"  {table.group.path}: {one}" for table, one in tried]
+    raise BadInputError("\n".join([f"{path}: no table can be the log; {remedy}", *why]))
 
 
-def _summary(log: Log, entities: list[FoundEntity], answers: Answers, features: list[Proposed]) -> list[str]:
-    path, time = log.table.group.path, log.time.column
-    written = time.date_format or (f"in {time.unit} since 1970" if time.unit != "iso" else "times")
-    lines = [f"log: {path}: {log.table.size}", f"time: {log.time.name}, {written}", *log.notes]
-    for one in entities:
-        known = f"{one.table.group.path}: {one.table.size}; knows {one.matched:.0%} of {one.event_key.name}"
-        lines.append(f"entity {one.name}: {known}")
-        if one.is_log:
-            seen = "an event sees the user's last row in it; counts and sequences are over"
-            lines.append(f"entity {one.name} is a second log: {seen} {path} alone")
-    lines += [f"label {one.name}: {one.expression} ({one.mean:.1%} of rows; {one.why})" for one in answers.labels]
-    lines.append(f"label_delay_s: {answers.delay_s}, {answers.why_delay}")
-    lines += [f"never a feature: {name}, {why}" for name, why in answers.outcomes.items()]
-    left = [f"{feature.name} ({feature.why})" for feature in features if feature.fields is None]
-    return lines + ([f"not proposed as features: {', '.join(left)}"] if left else [])
-
-
-def _left_out(tables: list[Table], log: Log, entities: list[FoundEntity]) -> list[str]:
-    used = {log.table.name, *(entity.table.name for entity in entities)}
-    lines = []
-    for table in tables:
-        why = "neither the log, nor a table with one row per key (or per key and time) of it"
-        if {log.user.name, log.item.name} <= table.columns.keys():
-            why = "its rows repeat those of the log, or have no time of their own; join it to the log if it has answers"
-        if table.name not in used:
-            lines.append(f"left out {table.group.path}: {why}")
-    return lines
+def _log_in(path: Path, table: Table, given: Mapping[str, str]) -> tuple[Log, Answers] | str:
+    """The table as a log, whose user and item know no label, and its labels; or why it is not one."""
+    leaks: set[str] = set()
+    while isinstance(log := log_of(table, leaks), Log):
+        answers = find_answers(log, given)
+        if not answers.labels:
+            return no_label(path, log, given)
+        if not (new := answers.outcomes.keys() & {log.user.name, log.item.name}):
+            return replace(log, request=request_of(log, answers.outcomes)), answers
+        leaks |= new
+    return log

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from feature_jobs.proposals import vocabulary
-from feature_jobs.proposals.profiles import EARLIEST_S, LATEST_S, UNITS, Profile, Sample, Table
-from feature_jobs.schema import Column, Time
-from feature_jobs.sources.casts import quote, time_sql
+from feature_jobs.proposals.discover import day_in
+from feature_jobs.proposals.profiles import EARLIEST_S, LATEST_S, Profile, Table, figures
+from feature_jobs.sources.casts import quote
 
-_OTHER_UNITS = {"minutes": 60, "hours": 3600, "days": 86400}  # in seconds
+_OTHER_UNITS = {"minutes": 60, "hours": 3_600, "days": 86_400}  # in seconds
+
+
+@dataclass(frozen=True)
+class FoundRequest:
+    """The column that names the rows that were shown together, and the mean number of them."""
+
+    column: Profile
+    num_rows: float
 
 
 @dataclass(frozen=True)
 class Log:
-    """The events table and its columns' parts. `notes` say what was passed over, and why; `passed_over` are columns
-    that might have been the user or the item, so they are ids and not quantities. `has_clock`: not all times are
-    midnight."""
+    """The events table and its columns' parts. `passed_over` are columns that might have been the user or the item, so
+    most are ids and not quantities. `has_clock`: not all times are midnight; else `clock` may hold the time of day."""
 
     table: Table
     time: Profile
     user: Profile
     item: Profile
-    notes: tuple[str, ...] = ()
-    passed_over: frozenset[str] = frozenset()
+    passed_over: Sequence[Profile] = ()
     has_clock: bool = True
+    clock: Profile | None = None
+    request: FoundRequest | None = None
 
     @property
     def keys(self) -> tuple[Profile, Profile, Profile]:
@@ -37,7 +46,8 @@ class Log:
 @dataclass(frozen=True)
 class FoundEntity:
     """A table joined to the log by `key`. `time` is set where rows of a key follow each other, `is_log` where they
-    are what the user did elsewhere. `matched` is the share of the log's keys that it knows."""
+    are what the user did elsewhere. `matched` is the share of the log's keys that it knows. `is_snapshot`: each day's
+    files have all rows that hold on it."""
 
     name: str
     table: Table
@@ -46,51 +56,45 @@ class FoundEntity:
     matched: float
     time: Profile | None = None
     is_log: bool = False
+    is_snapshot: bool = False
+
+    @property
+    def path(self) -> str:
+        """As a scenario declares it."""
+        return self.table.group.path if self.is_snapshot else self.table.group.glob
+
+    @property
+    def max_age_days(self) -> int:
+        """The age of the newest snapshot on the last of the longest row of days without one; 0 of another table."""
+        days = (
+            sorted({day for file in self.table.group.files if (day := day_in(str(file)))}) if self.is_snapshot else []
+        )
+        return max(((later - day).days - 1 for day, later in itertools.pairwise(days)), default=0)
 
 
 def time_of(table: Table) -> Profile | None:
     """The column that says when a row happened; None where there is none."""
-
-    def score(column: Profile) -> int:
-        is_named, is_other = column.words & vocabulary.TIME, column.words & vocabulary.OTHER_TIMES
-        return 2 * bool(is_named) + (column.distinct > 100) - 3 * bool(is_other)
-
-    full = [c for c in table.columns.values() if c.known >= 0.99 * table.num_sampled and c.distinct > 1]
-    return max((column for column in full if column.type == "time"), key=score, default=None)
+    times = [c for c in table.columns.values() if c.type == "time" and table.missing(c) <= 0.01 and c.distinct > 1]
+    points = {vocabulary.TIME: 2, vocabulary.OTHER_TIMES: -3}
+    scores = [sum(num for w, num in points.items() if c.words & w) + (c.distinct > 100) for c in times]
+    return times[scores.index(max(scores))] if times else None
 
 
-def _unnamed_time(table: Table) -> Profile | None:
-    """A column of numbers that are recent times, as such, though its name does not say so."""
-    for column in table.columns.values():
-        units = [unit for unit, unit_s in UNITS.items() if _is_recent(column, unit_s)]
-        is_other = column.is_id or column.words & vocabulary.PEOPLE_AND_THINGS
-        if units and not is_other and not table.missing(column) and column.distinct > 1:
-            typed = Column.model_validate({"type": "time", "unit": units[0], "source": column.column.source})
-            time = Time.model_validate({"column": column.name, "unit": units[0]})
-            return replace(column, column=typed, sql=time_sql(column.sql, time, column.type))
-    return None
-
-
-def _is_recent(column: Profile, unit_s: float) -> bool:
-    """Says if its numbers are times between 1990 and 2038, counted in units of so many seconds."""
-    low, high = (column.low or 0, column.high or 0) if column.is_number else (0, 0)
-    return low * unit_s >= EARLIEST_S and high * unit_s <= LATEST_S
-
-
-def _near_times(table: Table) -> list[str]:
-    """Columns named like times whose values no unit fits, with what they might be."""
-    lines = []
-    for column in table.columns.values():
-        fits = [unit for unit, unit_s in _OTHER_UNITS.items() if _is_recent(column, unit_s)]
-        if not column.words & vocabulary.TIME or not column.known:
-            continue
-        if column.is_number:
-            what = f"{fits[0]} since 1970 would fit: turn them into seconds" if fits else "write seconds since 1970"
-            span = f"{column.name} ({column.low:.10g} to {column.high:.10g})"
-            lines.append(f"{span} is not a recent time in s, ms, us or ns; {what}")
-        elif column.type == "string":
+def _no_time(table: Table) -> str:
+    """Says that no column is a time, and what the columns hold that are named like one or count minutes, say."""
+    lines = ["no column of times"]
+    for column in (c for c in table.columns.values() if c.known):
+        is_named, low, high = bool(column.words & vocabulary.TIME), column.low, column.high
+        if column.is_number and low is not None and high is not None:
+            units = {unit: s for unit, s in _OTHER_UNITS.items() if low * s >= EARLIEST_S and high * s <= LATEST_S}
+            fits = [f"{unit} since 1970 would fit: multiply them by {s:,} to get seconds" for unit, s in units.items()]
+            is_other = column.is_id or column.is_quantity or column.words & vocabulary.PEOPLE_AND_THINGS
+            if is_named or (fits and low < high and not is_other):
+                span, remedy = f"{column.name} ({low:.10g} to {high:.10g})", [*fits, "write seconds since 1970"][0]
+                lines.append(f"{span} is not a recent time in s, ms, us or ns; {remedy}")
+        elif is_named and column.type == "string":
             lines.append(f"{column.name} ({column.top[0]!r}) does not read as a time; write 2024-03-01T10:00:00")
-    return lines
+    return "; ".join(lines)
 
 
 def log_of(table: Table, leaks: Collection[str] = ()) -> Log | str:
@@ -99,17 +103,16 @@ def log_of(table: Table, leaks: Collection[str] = ()) -> Log | str:
     A column with gaps that is named as an id is better than a full one that is not: rows without it are quarantined.
     A quantity is neither, nor are `leaks`, the columns that were found to know a label.
     """
-    time = time_of(table) or _unnamed_time(table)
+    time = time_of(table)
     if time is None:
-        return "; ".join(["no column of times", *_near_times(table)])
-    table = replace(table, columns=table.columns | {time.name: time})
+        return _no_time(table)
     ids = [
         column
         for column in table.columns.values()
         if column.type in ("int", "string") and column is not time and column.distinct > 1
         if not column.is_flag and table.missing(column) <= 0.7 and column.name not in leaks
     ]
-    lasting = [c for c in ids if not is_row_id(c) and not c.is_text]
+    lasting = [c for c in ids if not c.row_id and not c.is_text]
     others = [c for c in lasting if c.is_id or (table.missing(c) <= 0.05 and not c.is_quantity)]
     others = [c for c in others if 10 < c.distinct < 0.9 * c.known]
     others.sort(key=lambda c: (not c.is_id, -c.distinct))
@@ -117,39 +120,39 @@ def log_of(table: Table, leaks: Collection[str] = ()) -> Log | str:
     sessions = [c for c in ids if "session" in c.words and c.distinct < 0.9 * c.known]
     # `items[:1]`: the likeliest item is not taken for the user, where no name says who the user is.
     user = next(iter([*users, *(c for c in others if c not in items[:1]), *sessions]), None)
-    item = next((c for c in [*items, *others] if c is not user), None)
+    once = _ranked([c for c in ids if c.words & vocabulary.THINGS], vocabulary.ITEM)  # better than none
+    item = next((c for c in [*items, *others, *once] if c is not user), None)
     if user is None or item is None:
         known = f"; not {', '.join(sorted(leaks))}, which alone knows a label" if leaks else ""
         return f"no columns that identify a user and an item{known}"
-    notes = []
-    for role, key in (("user", user), ("item", item)):
-        gaps = f", {missing:.1%} of rows lack it and will be quarantined" if (missing := table.missing(key)) > 0 else ""
-        notes.append(f"{role}: {key.name} ({key.distinct:,} values{gaps})")
-    if user in sessions:
-        notes[0] += ": an id of sessions, as no column identifies people; nothing is learned about a person"
     similar = [c for c in ids if c not in (user, item) and (c.is_id or c in users or c in items or c.is_text)]
-    if similar:
-        notes.append("passed over as user or item: " + ", ".join(f"{c.name} ({_why_not(c)})" for c in similar))
-    passed_over = frozenset(c.name for c in similar if not c.is_text and not c.words & vocabulary.QUANTITIES)
-    has_clock = bool(table.row(f"bool_or({quote(time.name)} % 86_400_000_000 <> 0)")[0])
-    if not has_clock:
-        notes.insert(0, _midnight(time, table))
-    return Log(table, time, user, item, tuple(notes), passed_over, has_clock)
+    has_clock = bool(figures(table.connection, table.name, f"bool_or({quote(time.name)} % 86_400_000_000 <> 0)")[0])
+    clocks = (c for c in table.columns.values() if re.fullmatch(r"\d\d?:\d\d(:\d\d.*)?", (*c.top, "")[0]))
+    return Log(table, time, user, item, similar, has_clock, next(clocks, None))
 
 
-def _midnight(time: Profile, table: Table) -> str:
-    clocks = [c for c in table.columns.values() if re.fullmatch(r"\d\d?:\d\d(:\d\d.*)?", (*c.top, "")[0])]
-    remedy = f"; {clocks[0].name} ({clocks[0].top[0]!r}) may hold it: write both into one column" if clocks else ""
-    return f"time: {time.name} has no time of day, so each event is at midnight and sees nothing of its own day{remedy}"
+def request_of(log: Log, outcomes: Collection[str]) -> FoundRequest | None:
+    """The column, named like a request, whose values each group several items of one user within a minute.
 
-
-def is_row_id(column: Profile) -> bool:
-    """Says if the column identifies a row, a visit or a purchase: by its name, or as each row has another value."""
-    if column.words & vocabulary.ROW and (column.is_id or column.distinct > 100):
-        return True
-    # In a sample of a large log a user hardly ever comes twice, so the name decides before the values do.
-    is_other_each_time = column.is_id and column.known > 100 and column.distinct > 0.95 * column.known
-    return is_other_each_time and not column.words & vocabulary.PEOPLE_AND_THINGS
+    It is none of `outcomes`.
+    """
+    table, found = log.table, []
+    for column in table.columns.values():
+        is_other = column in log.keys or column.name in outcomes or column.type not in ("int", "string")
+        if is_other or not column.words & vocabulary.SHOWN_TOGETHER:
+            continue
+        time, user, item, request = (quote(one.name) for one in (*log.keys, column))
+        of_each = (
+            f"(SELECT count(*) AS num, count(DISTINCT {item}) > 1 AS several, count(DISTINCT {user}) = 1 AS of_one, "
+            f"max({time}) - min({time}) <= 60_000_000 AS short FROM {table.name} "
+            f"WHERE {request} IS NOT NULL AND {user} IS NOT NULL GROUP BY {request})"
+        )
+        # Not all: a request of a single item is normal, and a few ids may be used twice.
+        clear = "avg(CAST(several AS INT)) >= 0.5 AND avg(CAST(of_one AND short AS INT)) >= 0.97"
+        num_rows, is_clear = figures(table.connection, of_each, "avg(num)", clear)
+        if is_clear:
+            found.append(FoundRequest(column, num_rows))
+    return max(found, key=lambda one: one.num_rows, default=None)
 
 
 def _ranked(columns: list[Profile], likely: str) -> list[Profile]:
@@ -161,12 +164,6 @@ def _ranked(columns: list[Profile], likely: str) -> list[Profile]:
     return [c for c in named.values() if c.is_id or c.name.lower() in words] or [*named.values()]
 
 
-def _why_not(column: Profile) -> str:
-    if column.is_text:
-        return "a text"
-    return "new in each row or visit" if is_row_id(column) else f"{column.distinct:,} values, a less likely name"
-
-
 def entities_of(tables: list[Table], log: Log) -> list[FoundEntity]:
     """Tables with one row per key (or per key and time) whose keys are found in a column of the log.
 
@@ -175,27 +172,26 @@ def entities_of(tables: list[Table], log: Log) -> list[FoundEntity]:
     entities: dict[str, FoundEntity] = {}
     for table in tables:
         columns = {name.lower(): column for name, column in table.columns.items()}
-        user, is_log = columns.get(log.user.name.lower()), {log.user.name.lower(), log.item.name.lower()} <= {*columns}
+        is_log = {log.user.name.lower(), log.item.name.lower()} <= columns.keys()
         if is_log and _has_same_rows(table, log):
             continue
-        keys = [user] if is_log and user else list(columns.values())
+        keys = [columns[log.user.name.lower()]] if is_log else list(columns.values())
         found = [one for key in keys if (one := _entity(table, key, log, is_log=is_log))]
         if found:
-            best, stem = max(found, key=lambda one: one.matched), table.stem
-            role = {log.user.name: "user", log.item.name: "item"}.get(best.event_key.name, stem)
-            name = stem if best.time or role in entities else role
-            name = vocabulary.unique(name, entities)
+            best = max(found, key=lambda one: one.matched)
+            role = {log.user.name: "user", log.item.name: "item"}.get(best.event_key.name, table.stem)
+            name = vocabulary.unique(table.stem if best.time or role in entities else role, entities)
             entities[name] = replace(best, name=name)
     return list(entities.values())
 
 
 def _has_same_rows(table: Table, log: Log) -> bool:
     """Says if a table repeats rows of the log, with other columns: answers to them, perhaps, and not earlier rows."""
-    names = ", ".join(quote(key.name) for key in log.keys)
     if not {key.name for key in log.keys} <= table.columns.keys():
         return False
+    names = ", ".join(quote(key.name) for key in log.keys)
     shared = f"(SELECT {names} FROM {table.name} INTERSECT SELECT {names} FROM {log.table.name})"
-    num = Sample(table.connection, shared).row("count(*)")[0]
+    (num,) = figures(table.connection, shared, "count(*)")
     return bool(num > 0.1 * min(table.num_sampled, log.table.num_sampled))
 
 
@@ -204,18 +200,21 @@ def _entity(table: Table, key: Profile, log: Log, *, is_log: bool) -> FoundEntit
     if event_key is None or len(table.columns) < 2 or table.missing(key) > 0.005:
         return None
     # All rows, not the sample: in a sample most keys are absent, and a key with two rows may look unique.
-    keys = f"(SELECT {key.sql} AS k FROM {table.group.scan})"
-    known = f"(SELECT DISTINCT {quote(event_key.name)} AS e FROM {log.table.name})"
-    matched = f"(SELECT avg(CAST(e IN (SELECT k FROM {keys}) AS INT)) FROM {known} WHERE e IS NOT NULL)"
-    num, distinct, share = Sample(table.connection, keys).row("count(k)", "count(DISTINCT k)", matched)
+    keys = f"(SELECT {key.sql} AS k, _file AS f FROM {table.group.scan})"
+    wanted = f"(SELECT DISTINCT {quote(event_key.name)} AS e FROM {log.table.name} WHERE e IS NOT NULL)"
+    matched = f"(SELECT avg(CAST(e IN (SELECT k FROM {keys}) AS INT)) FROM {wanted})"
+    counted = ("count(k)", "count(DISTINCT k)", "count(DISTINCT (k, f))")
+    num, distinct, in_files, share = figures(table.connection, keys, *counted, matched)
     if not share or (share < 0.3 and not is_log):
         return None
     found, time = FoundEntity("", table, key, event_key, share), time_of(table)
     if time and (num > distinct or time.words & vocabulary.SNAPSHOT):
-        moments = table.row(f"count(DISTINCT ({quote(key.name)}, {quote(time.name)}))")[0]
+        moments = figures(table.connection, table.name, f"count(DISTINCT ({quote(key.name)}, {quote(time.name)}))")[0]
         if moments >= 0.95 * key.known:
             return replace(found, time=time, is_log=is_log)
-    return found if num == distinct else None
+    if num == distinct:
+        return found
+    return replace(found, is_snapshot=True) if table.group.is_daily and in_files == num else None
 
 
 def _event_key(table: Table, key: Profile, log: Log) -> Profile | None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import math
+import operator
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from feature_jobs.proposals.days import Counts, usual_rows
 
 
-def to_yaml(**choices: object) -> str:
-    """The scenario file, from the choices that the template names."""
+def render(template: str, choices: Mapping[str, object]) -> str:
+    """The scenario file or the summary for a person, from the choices that its template names."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
@@ -24,7 +26,8 @@ def to_yaml(**choices: object) -> str:
     )
     # A tab begins each comment until all comments are aligned; `flow` writes tabs as \t.
     environment.filters |= {"flow": flow, "note": lambda text: text and f"\t# {text}", "batch_size": batch_size}
-    text = environment.get_template("scenario.yaml.j2").render(choices)
+    environment.filters["combine"] = operator.or_
+    text = environment.get_template(template).render(choices)
     return re.sub(r"(?m)^([^\t\n]*)\t", lambda match: f"{match[1]:<48} ", text)
 
 

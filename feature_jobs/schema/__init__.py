@@ -1,23 +1,38 @@
 """The scenario: its sections, reading it, and the places that messages about it name."""
 
+from feature_jobs.schema.data import Column, Table, Time
 from feature_jobs.schema.features import (
+    SECONDS_AGO,
     CountFeature,
     CrossFeature,
     EmbeddedFeature,
     Embedding,
     IdFeature,
     IdsFeature,
+    MatchFeature,
     NumberFeature,
+    NumbersFeature,
+    PercentileFeature,
     RateFeature,
     RecencyFeature,
+    RequestFeature,
     SequenceFeature,
+    StatisticFeature,
+    TopFeature,
     TrailingFeature,
+    UniqueCountFeature,
+    ValueFeature,
+    VectorFeature,
+    Windowed,
 )
+from feature_jobs.schema.gates import Quantize
 from feature_jobs.schema.reading import load_scenario
-from feature_jobs.schema.sections import Column, Distributed, Model, Quantize, Scenario, SearchRange, Table, Time, Train
+from feature_jobs.schema.sections import Scenario, SearchRange
+from feature_jobs.schema.training import Distributed, Model, Train
 from feature_jobs.schema.yaml_file import name_taken, place_of, same_name
 
 __all__ = [
+    "SECONDS_AGO",
     "Column",
     "CountFeature",
     "CrossFeature",
@@ -26,18 +41,28 @@ __all__ = [
     "Embedding",
     "IdFeature",
     "IdsFeature",
+    "MatchFeature",
     "Model",
     "NumberFeature",
+    "NumbersFeature",
+    "PercentileFeature",
     "Quantize",
     "RateFeature",
     "RecencyFeature",
+    "RequestFeature",
     "Scenario",
     "SearchRange",
     "SequenceFeature",
+    "StatisticFeature",
     "Table",
     "Time",
+    "TopFeature",
     "TrailingFeature",
     "Train",
+    "UniqueCountFeature",
+    "ValueFeature",
+    "VectorFeature",
+    "Windowed",
     "load_scenario",
     "name_taken",
     "place_of",

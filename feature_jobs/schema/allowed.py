@@ -17,7 +17,9 @@ from feature_jobs.schema.sections import Scenario
 
 # AnyFeature is Annotated[A | B | ..., Field(...)]; its first argument is the union of all kinds.
 FEATURES: dict[str, type[Feature]] = {
-    get_args(feature.model_fields["kind"].annotation)[0]: feature for feature in get_args(get_args(AnyFeature)[0])
+    kind: feature
+    for feature in get_args(get_args(AnyFeature)[0])
+    for kind in get_args(feature.model_fields["kind"].annotation)
 }
 NAME = "a name of small letters, digits and _, beginning with a letter, at most 100 in all"
 _TYPES = {
@@ -119,7 +121,8 @@ def allowed(rule: Rule) -> str:
     if rule.section is Feature:
         return f"a section with a kind, one of: {', '.join(FEATURES)}"
     if rule.section is not None:
-        return f"a section with the keys {', '.join(f.alias or n for n, f in rule.section.model_fields.items())}"
+        keys = f"a section with the keys {', '.join(f.alias or n for n, f in rule.section.model_fields.items())}"
+        return f"text, or {keys}" if rule.options[0].type is str else keys
     return " or ".join(_one(option) for option in rule.options)
 
 

@@ -41,6 +41,8 @@ def _model_name(text: str) -> str:
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,99}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Day = Annotated[datetime.date, AfterValidator(_day), Field(description="A day, 2022-04-25.")]
+DAY_PATTERN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
+DayName = Annotated[str, Field(pattern=DAY_PATTERN)]  # as a step gets it, and as files are named
 ClockTime = Annotated[str, AfterValidator(_clock_time)]
 PathText = Annotated[str, AfterValidator(_path)]
 ModelName = Annotated[str, AfterValidator(_model_name)]
@@ -48,6 +50,8 @@ Whole = Annotated[int, Field(strict=True)]  # else true would be 1
 Number = Annotated[float, Field(strict=True)]
 """Each number of a scenario has a least and a largest value, beyond which it is a mistake: a test looks at them all."""
 Positive = Annotated[Whole, Field(gt=0)]
+LARGEST_WIDTH = 4_096
+VectorWidth = Annotated[Positive, Field(le=LARGEST_WIDTH)]
 LayerWidth = Annotated[Positive, Field(le=16_384)]
 NumDays = Annotated[Positive, Field(le=3_650)]
 NumRows = Annotated[Positive, Field(le=1_000_000_000_000)]

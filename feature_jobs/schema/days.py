@@ -32,8 +32,9 @@ def check_day(scenario: Scenario, ds: str) -> None:
         raise BadInputError(
             f"{scenario.file}: data.days: {ds} is outside {days.first}..{last}; choose a day inside or widen data.days"
         )
-    if day in days.skip:
-        raise BadInputError(f"{scenario.file}: data.days.skip: {ds} is passed over; take it out or choose another")
+    if days.passes_over(day):
+        field = "skip" if day in days.skip else "closed"
+        raise BadInputError(f"{scenario.file}: data.days.{field}: {ds} is passed over; take it out or choose another")
 
 
 def is_day(scenario: Scenario, ds: str) -> bool:
@@ -48,16 +49,48 @@ def is_day(scenario: Scenario, ds: str) -> bool:
 def previous_day(scenario: Scenario, ds: str) -> str | None:
     """The day before (skipped days left out), or None for the scenario's first."""
     day, days = parse_ds(ds) - ONE_DAY, scenario.data.days
-    while day in days.skip:
+    while days.passes_over(day):
         day -= ONE_DAY
     return None if day < days.first else str(day)  # the first day has learned the warm-up itself
+
+
+def paused_before(scenario: Scenario, ds: str) -> list[str]:
+    """The days between the day before and this one, which the chain passes over, oldest first."""
+    before, day = previous_day(scenario, ds), parse_ds(ds) - ONE_DAY
+    found = []
+    while before is not None and str(day) > before:
+        found.append(str(day))
+        day -= ONE_DAY
+    return found[::-1]
 
 
 def trailing_days(scenario: Scenario, ds: str, num_days: int) -> list[str]:
     """Up to `num_days` days before `ds`, oldest first; skipped days and those before the first are left out."""
     day, known = parse_ds(ds), scenario.data.days
     days = [day - ONE_DAY * back for back in range(num_days, 0, -1)]
-    return [str(d) for d in days if d >= known.first and d not in known.skip]
+    return [str(d) for d in days if d >= known.first and not known.passes_over(d)]
+
+
+def history_days(scenario: Scenario) -> int:
+    """Number of earlier days that windows can reach: one more than the lookback, as a day may have 23 hours."""
+    return scenario.join.lookback_days + 1
+
+
+def maturing_days(scenario: Scenario) -> int:
+    """Number of earlier days that may have rows whose labels mature on a day."""
+    longest = max((label.days for label in scenario.outcome_labels.values()), default=0)
+    return longest + _longest_pause(scenario) if longest else 0
+
+
+def _longest_pause(scenario: Scenario) -> int:
+    """The largest number of days that the chain passes over at once."""
+    days, longest = scenario.data.days, 0
+    for start in (*days.skip, *(days.first + ONE_DAY * i for i in range(7))):
+        pause = 0
+        while pause < 366 and days.passes_over(start + ONE_DAY * pause):
+            pause += 1
+        longest = max(longest, pause)
+    return longest
 
 
 def day_range(scenario: Scenario, first: str, last: str) -> list[str]:
@@ -66,7 +99,7 @@ def day_range(scenario: Scenario, first: str, last: str) -> list[str]:
     if end < start:
         raise BadInputError(f"--from {first} is after --to {last}; swap them")
     days = [start + ONE_DAY * i for i in range((end - start).days + 1)]
-    return [str(day) for day in days if day not in scenario.data.days.skip]
+    return [str(day) for day in days if not scenario.data.days.passes_over(day)]
 
 
 def day_window(scenario: Scenario, ds: str) -> tuple[int, int]:
@@ -77,6 +110,13 @@ def day_window(scenario: Scenario, ds: str) -> tuple[int, int]:
     day, days = parse_ds(ds), scenario.data.days
     begin = days.warm_up_from if day == days.first and days.warm_up_from else day
     return _start_us(scenario, begin), _start_us(scenario, day + ONE_DAY)
+
+
+def log_window(scenario: Scenario, ds: str) -> tuple[int, int]:
+    """The range of a day's partition of a further log: from the end of the day before, so that it has what became known
+    on days that the chain passes over."""
+    before, (begin, end) = previous_day(scenario, ds), day_window(scenario, ds)
+    return (day_window(scenario, before)[1] if before else begin), end
 
 
 def day_start(scenario: Scenario, ds: str) -> int:

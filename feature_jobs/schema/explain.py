@@ -17,8 +17,9 @@ def explain(file: Path, document: Any, error: Any, given: Sequence[str] = ()) ->
 
     The place is file:line, or the option of the command line (`given`) that the value comes from.
     """
-    # The third part of a feature's location is its kind, which the file doesn't nest by.
-    location = [part for i, part in enumerate(error["loc"]) if not (i == 2 and error["loc"][0] == "features")]
+    # The third part of a feature's location is its kind, and of a label's its form, which the file doesn't nest by.
+    by_kind = error["loc"][0] in ("features", "labels") and error["loc"][-1] != "[key]"
+    location = [part for i, part in enumerate(error["loc"]) if not (i == 2 and by_kind)]
     line = line_of(document, location)
     place = setting_at(given, location) or (f"{file}:{line}" if line else str(file))
     kind, value = error["type"], error.get("input")
@@ -62,7 +63,7 @@ def _fix(rule: Rule, value: Any) -> str:
     origin = get_origin(choice.type)
     if value is None:
         return "give it a value, or remove the line"
-    if rule.section is not None or origin is dict:
+    if (rule.section is not None and choice.type is not str) or origin is dict:
         return "write its keys below it, one a line: KEY: VALUE"
     if origin is Literal:
         known = [str(one) for one in get_args(choice.type)]

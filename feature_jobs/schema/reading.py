@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from feature_jobs.errors import BadInputError, listed
 from feature_jobs.schema.explain import explain
+from feature_jobs.schema.fan_out import fan_out
 from feature_jobs.schema.sections import Scenario
 from feature_jobs.schema.user_file import resolved
 from feature_jobs.schema.yaml_file import read_yaml, setting
@@ -28,7 +29,7 @@ def load_scenario(
     Raises BadInputError with a line for each problem.
     """
     file = resolved(path)
-    document = read_yaml(file)
+    document = fan_out(read_yaml(file), file)
     given = tuple(part for path, value in (overrides or {}).items() for part in setting(path, value))
     for dotted, value in (overrides or {}).items():
         _set_path(document, dotted, value)

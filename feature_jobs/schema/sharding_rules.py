@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from feature_jobs.schema.sections import Train
+from feature_jobs.schema.training import Train
 
 OPTIMIZERS = ("rowwise_adagrad", "adagrad", "sgd")
 

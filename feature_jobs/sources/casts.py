@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ import pyarrow as pa
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import literal
-from feature_jobs.schema import Column, Time
+from feature_jobs.schema import Column
+from feature_jobs.schema.data import Moment
 
 ARROW_TYPES = {
     "int": pa.int64(),
@@ -20,6 +22,7 @@ ARROW_TYPES = {
     "bool": pa.bool_(),
     "list[int]": pa.list_(pa.int64()),
     "list[string]": pa.list_(pa.string()),
+    "list[float]": pa.list_(pa.float64()),
     "time": pa.int64(),
 }
 SQL_TYPES = {
@@ -29,6 +32,7 @@ SQL_TYPES = {
     "bool": "BOOLEAN",
     "list[int]": "BIGINT[]",
     "list[string]": "VARCHAR[]",
+    "list[float]": "DOUBLE[]",
     "time": "BIGINT",
 }
 """A time is stored as microseconds since 1970 UTC, so that it is compared and subtracted as an exact integer."""
@@ -38,6 +42,7 @@ _MOMENTS = {"DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", 
 _MOMENTS |= {"TIMESTAMP WITH TIME ZONE"}
 _MOST = 2**63 - 1
 _US_PER = {"s": 1_000_000, "ms": 1_000, "us": 1}
+_WIDEST_OFFSET_US = 16 * 3_600_000_000  # no zone has ever been further from UTC
 _LONGEST = 60  # characters of a cell in a message
 INEXACT = "is a float too large to be exact"
 """Ends the reason of a cell whose integer may have been rounded to a neighbour before the file was written."""
@@ -66,7 +71,7 @@ class Cell:
 
     @property
     def kind(self) -> str:
-        """Type in the file: text, int, float, bool, list, json, moment, bytes, null or the name of another type."""
+        """Type in the file: text, int, float, bool, list, map, json, moment, bytes, null or another type's name."""
         base = self.raw_type.split("(")[0]
         if self.raw_type.endswith("]"):
             return "list"
@@ -77,7 +82,7 @@ class Cell:
         if base in _MOMENTS:
             return "moment"
         # DuckDB writes the type of a column that is all null as "NULL", with the quotes.
-        known = {"VARCHAR": "text", "BOOLEAN": "bool", "HALF": "float", "JSON": "json", "BLOB": "bytes"}
+        known = {"MAP": "map", "VARCHAR": "text", "BOOLEAN": "bool", "HALF": "float", "JSON": "json", "BLOB": "bytes"}
         return known.get(base, "null" if base == '"NULL"' else base)
 
     def check(self, place: str, file: Path) -> None:
@@ -85,13 +90,13 @@ class Cell:
         separator."""
         wanted, kind = self.column.type, self.kind
         if wanted.startswith("list"):
-            fits = kind in ("text", "list", "json", "null")
+            fits = kind in ("text", "list", "json", "null") or (kind == "map" and wanted == "list[string]")
         elif wanted == "time":
             fits = kind in ("text", "int", "float", "moment", "null")
         else:
             fits = kind in ("text", "int", "float", "bool", "null") or (wanted == "string" and kind != "list")
         if not fits:
-            remedy = {"list": "list[..]", "moment": "time"}.get(kind, "string")
+            remedy = {"list": "list[..]", "map": "list[string]", "moment": "time"}.get(kind, "string")
             raise BadInputError(
                 f"{file}: column {self.source!r} is {self.raw_type}, which does not read as {wanted} "
                 f"({place}.{self.name}.type); declare it as {remedy}"
@@ -121,14 +126,17 @@ class Cell:
         if self.column.type == "time":
             return _moment(self.column, self.kind, self.raw_type, raw)
         if not self.column.type.startswith("list"):
-            value = _scalar(self.column.type, self.kind, raw)
+            has_comma = self.column.decimal == "," and self.kind == "text"
+            value = _scalar(self.column.type, self.kind, _with_point(raw) if has_comma else raw)
             if self.column.type == "string" and self.raw_type in _EXACT_BELOW:
                 return f"CASE WHEN NOT {_is_nan(raw)} THEN {value} END"
             return value
         if self.kind == "null":
             return f"CAST(NULL AS {SQL_TYPES[self.column.type]})"
-        element = "string" if self.column.type == "list[string]" else "int"
-        items = f"list_filter({self._items(raw)}, lambda x: {self._is_item('x')})"
+        element = self.column.type[5:-1]
+        items = self._items(raw)
+        if element != "float":  # of a vector, a missing value would move those after it
+            items = f"list_filter({items}, lambda x: {self._is_item('x')})"
         return f"list_transform({items}, lambda x: {_scalar(element, self._item.kind, 'x')})"
 
     @property
@@ -139,10 +147,14 @@ class Cell:
 
     def _items(self, raw: str) -> str:
         """SQL of the raw elements of a list."""
+        # A key without a value is not an entry: its text is null.
+        entries = "list_transform(map_entries({}), lambda e: e.key || ':' || e.value)"
         if self.kind == "json":
-            return f"TRY_CAST(TRY_CAST({raw} AS JSON) AS VARCHAR[])"
-        if self.kind == "list":
-            return raw
+            array = f"TRY_CAST(TRY_CAST({raw} AS JSON) AS VARCHAR[])"
+            mapping = f"TRY_CAST(TRY_CAST({raw} AS JSON) AS MAP(VARCHAR, VARCHAR))"
+            return f"coalesce({array}, {entries.format(mapping)})" if self.column.type == "list[string]" else array
+        if self.kind in ("list", "map"):
+            return raw if self.kind == "list" else entries.format(raw)
         split = f"string_split(nullif(trim({raw}), ''), {literal(self.column.separator or ' ')})"
         return f"list_transform({split}, lambda x: trim(x))"
 
@@ -155,7 +167,7 @@ class Cell:
 
     def num_dropped(self, raw: str) -> str | None:
         """SQL of the number of null elements that a list loses; None where the file cannot hold any."""
-        if not self.column.type.startswith("list") or self.kind not in ("list", "json"):
+        if self.column.type not in ("list[int]", "list[string]") or self.kind not in ("list", "map", "json"):
             return None
         return f"coalesce(len(list_filter({self._items(raw)}, lambda x: NOT ({self._is_item('x')}))), 0)"
 
@@ -167,6 +179,9 @@ class Cell:
         if inexact := self._inexact(raw, value):
             cases.append(f"WHEN {inexact} THEN {self.complaint(raw, INEXACT)}")
         cases.append(f"WHEN {self._unread(raw, value)} THEN {self.complaint(raw, f'is not {_article(column.type)}')}")
+        if column.width is not None:
+            wrong = f"has another number of values than {column.width}"
+            cases.append(f"WHEN len({value}) <> {column.width} THEN {self.complaint(raw, wrong)}")
         if column.required or self.is_key:
             cases.append(f"WHEN {value} IS NULL THEN {literal(f'{self.name}: missing')}")
         if column.values is not None:
@@ -239,6 +254,14 @@ def _is_nan(raw: str) -> str:
     return f"(NOT isfinite({raw}) AND NOT isinf({raw}))"
 
 
+def _with_point(raw: str) -> str:
+    """SQL of a text with a decimal comma, and perhaps points between thousands, as a number is written else."""
+    whole = "([0-9]+|[0-9]{1,3}([.][0-9]{3})+)"
+    is_number = f"regexp_full_match(trim({raw}), '[+-]?{whole}?(,[0-9]*)?([eE][+-]?[0-9]+)?')"
+    # Another text, such as 1.5, becomes one that does not read: without its point it would be a larger number.
+    return f"CASE WHEN {is_number} THEN replace(replace({raw}, '.', ''), ',', '.') ELSE '?' END"
+
+
 def _scalar(wanted: str, kind: str, raw: str) -> str:
     """SQL of one value of the type `wanted` from a raw one; null where it does not read."""
     text = f"trim({raw})"
@@ -282,7 +305,7 @@ def _moment(column: Column, kind: str, raw_type: str, raw: str) -> str:
 
     A time without an offset is read in the time zone of the connection.
     """
-    unit, ns = Time(column="", unit=column.unit), Time(column="", unit="ns")
+    unit, ns = Moment(column="", unit=column.unit), Moment(column="", unit="ns")
     stamp = f"TRY_CAST({raw} AS TIMESTAMPTZ)"
     match kind:
         case "null":
@@ -303,7 +326,7 @@ def _moment(column: Column, kind: str, raw_type: str, raw: str) -> str:
     return f"TRY(epoch_us({stamp}))"
 
 
-def time_sql(value: str, time: Time, type_name: str) -> str:
+def time_sql(value: str, time: Moment, type_name: str) -> str:
     """SQL of a typed time value as microseconds since 1970 UTC; null where it is not one."""
     if type_name == "time":
         return value
@@ -314,17 +337,21 @@ def time_sql(value: str, time: Time, type_name: str) -> str:
         return f"TRY_CAST(round({value} {factor}) AS BIGINT)"
     if time.unit == "ns":
         return f"({value} // 1000 - ({value} % 1000 < 0)::BIGINT)"  # down also before 1970, where // goes towards 0
-    # A product beyond 64 bits is null, not an error.
-    return f"TRY_CAST(CAST({value} AS HUGEINT) * {_US_PER[time.unit]} AS BIGINT)"
+    per = _US_PER[time.unit]
+    return value if per == 1 else f"TRY({value} * {per})"  # a product beyond 64 bits is null, not an error
 
 
-def may_lie_in(window: tuple[int, int], cell: Cell, raw: str, time: Time) -> str:
+def may_lie_in(window: tuple[int, int], cell: Cell, raw: str, time: Moment, zone: str) -> str:
     """SQL of a condition on the raw value of the time. It holds for each row whose time lies in the window (µs) and for
-    each that does not read; by it, a scan passes over row groups of a Parquet file that hold neither."""
+    each that does not read; by it, a scan passes over row groups of a Parquet file that hold neither.
+
+    Text and floats have no such condition: text is not ordered as its times are, and statistics leave NaN out.
+    """
     column, (start, end) = cell.column, window
     unit = column.unit if column.type == "time" else time.unit
-    has_limits = any(limit is not None for limit in (column.min, column.max, column.values))
-    if cell.kind != "int" or column.type not in ("int", "time") or unit == "iso" or has_limits:
+    if cell.kind == "moment" and (column.type == "time" or (column.type == "string" and unit == "iso")):
+        return _moment_may_lie_in(window, cell.raw_type, raw, zone)
+    if cell.kind != "int" or column.type not in ("int", "time") or unit == "iso":
         return "true"
     if unit == "ns":
         low, high, most = start * 1000, end * 1000, _MOST
@@ -333,6 +360,22 @@ def may_lie_in(window: tuple[int, int], cell: Cell, raw: str, time: Time) -> str
         low, high, most = -(-start // per), -(-end // per), _MOST // per
     # A number beyond `most` is not a time in microseconds: such a row stays, for its reason.
     return f"({raw} IS NULL OR ({raw} >= {max(low, -_MOST)} AND {raw} < {high}) OR {raw} > {most} OR {raw} < {-most})"
+
+
+def _moment_may_lie_in(window: tuple[int, int], raw_type: str, raw: str, zone: str) -> str:
+    """`may_lie_in` for dates and timestamps. Nearly all of other days fail the condition, but not each one."""
+    has_zone = raw_type in ("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ_NS")
+    margin_us = _US_PER["s"] if has_zone or zone == "UTC" else _WIDEST_OFFSET_US
+    # Rows of strange years stay: infinity, and what a zone's history or a cast may not read.
+    least, most = (int(datetime.datetime(year, 1, 1, tzinfo=datetime.UTC).timestamp()) for year in (1970, 2200))
+
+    def bound(at_us: int) -> str:
+        at = datetime.datetime.fromtimestamp(min(max(at_us // _US_PER["s"], least), most), datetime.UTC)
+        return f"CAST({literal(f'{at:%Y-%m-%d %H:%M:%S}' + ('Z' if has_zone else ''))} AS {raw_type})"
+
+    low, high = bound(window[0] - margin_us), bound(window[1] + margin_us)
+    first, last = bound(least * _US_PER["s"]), bound(most * _US_PER["s"])
+    return f"({raw} IS NULL OR ({raw} >= {low} AND {raw} <= {high}) OR {raw} < {first} OR {raw} > {last})"
 
 
 def arrow_schema(columns: dict[str, Column], *keys: str) -> pa.Schema:
@@ -351,4 +394,4 @@ def _article(type_name: str) -> str:
 
 def _listed(values: Sequence[str | int]) -> str:
     shown = ", ".join(str(v) for v in values[:10])
-    return shown if len(values) <= 10 else f"{shown}, ... ({len(values)} values)"
+    return shown if len(values) <= 10 else f"{shown}, ... ({len(values):,} values)"

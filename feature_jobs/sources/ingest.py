@@ -1,8 +1,9 @@
 """Ingest: one day of the source as typed, checked, ordered Parquet, with an account of every row.
 
-Each row read ends in exactly one place: the events (or entity), the duplicates (counted), or the quarantine with a
-reason. A row whose time cannot be read belongs to the day of its partition; in files without a day it belongs to no
-day, so it is quarantined and counted as `undated` for every day that reads its file.
+Each row read ends in exactly one place: the events (or entity), the duplicates (counted), the rows of an entity that
+say nothing new (counted), those that the table's `where` leaves out (counted), or the quarantine with a reason. A row
+whose time cannot be read belongs to the day of its partition; in files without a day it belongs to no day, so it is
+quarantined and counted as `undated` for every day that reads its file.
 """
 
 from __future__ import annotations
@@ -15,18 +16,21 @@ from typing import Any, NotRequired, TypedDict
 
 import duckdb
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import literal
 from feature_jobs.schema import Scenario
-from feature_jobs.schema.days import check_day, day_of, day_window
-from feature_jobs.sources.casts import arrow_schema, quote
-from feature_jobs.sources.files import files_of
+from feature_jobs.schema.days import check_day, day_of, day_start, day_window, log_window, parse_ds
+from feature_jobs.sources.casts import arrow_schema, quote, time_sql
+from feature_jobs.sources.changes import Landed, changed_rows, read_landed, stage_changes, write_landed
+from feature_jobs.sources.copies import Copies
+from feature_jobs.sources.files import files_of, partition_day
 from feature_jobs.sources.malformed import KIND, kinds_of, retyped_columns
-from feature_jobs.sources.output_files import COUNTS_FILE, EVENTS_FILE, QUARANTINE_FILE
-from feature_jobs.sources.source import Source, sources_of
-from feature_jobs.sources.tables import ROWS_PER_GROUP, Reader, connect, write_parquet
+from feature_jobs.sources.output_files import COUNTS_FILE, LOGS, QUARANTINE_FILE, log_file
+from feature_jobs.sources.source import Source, rising_columns, sources_of
+from feature_jobs.sources.tables import ROWS_PER_GROUP, Reader, connect, set_zone, write_parquet
 
 _QUARANTINE = pa.schema([("table", pa.string()), ("row", pa.string()), ("reason", pa.string())])
 _NUM_REASONS = 20
@@ -43,142 +47,231 @@ class TableCounts(TypedDict):
     undated: int
     reasons: dict[str, int]
     null_elements: NotRequired[int]  # nulls taken out of lists; absent where there are none
+    left_out: NotRequired[int]  # good rows for which the table's `where` does not hold
+    age_days: NotRequired[int]  # of an entity's partition, where the day itself has none
+    unchanged: NotRequired[int]  # rows of an entity that repeat its values, or that newer ones had replaced before
+    late: NotRequired[int]  # rows of a further log that arrived on a later day than they happened
 
 
 class DayCounts(TableCounts):
-    """Counts of the log, and of each entity by its name."""
+    """Counts of the log, of each further log and of each entity by its name."""
 
     entities: dict[str, TableCounts]
+    logs: NotRequired[dict[str, TableCounts]]  # absent where the scenario has none
 
 
-def ingest_day(scenario: Scenario, ds: str, output: Path) -> DayCounts:
-    """Writes events.parquet, entities/NAME.parquet, quarantine.parquet and counts.json; returns the counts.
+def ingest_day(
+    scenario: Scenario, ds: str, output: Path, copies: Copies | None = None, *, yesterday: Path | None = None
+) -> DayCounts:
+    """Writes events.parquet, logs/NAME.parquet, entities/NAME.parquet, quarantine.parquet and counts.json; returns the
+    counts.
 
     events.parquet: the declared columns, `key.event_time` (int64 µs since 1970 UTC) and `key.event_row` (0, 1, …),
-    ordered by time, then by place in the source. Entities are ordered by key (and `key.valid_from`).
+    ordered by time, then by place in the source. Further logs are alike. Where they have times of arrival,
+    `key.event_time` is the moment from which a row counts, and `key.happened_at` that at which it happened.
+    Entities are ordered by key (and `key.valid_from`); they hold what is new since `yesterday`, the folder of the day
+    before (feature_jobs.sources.changes), or without one all that counts.
+    `copies` makes the days after the second of a process faster, and changes no byte.
     Raises BadInputError for a day without data, an unreadable source, or too many malformed rows.
     """
     check_day(scenario, ds)
-    (output / "entities").mkdir(parents=True, exist_ok=True)
-    landed: dict[str, TableCounts] = {}
+    for folder in ("entities", *([LOGS] if scenario.data.logs else [])):
+        (output / folder).mkdir(parents=True, exist_ok=True)
+    before, landed = read_landed(yesterday) if yesterday else {}, dict[str, Landed]()
+    counted: dict[str, TableCounts] = {}
     quarantine: list[pa.Table] = []
-    events, *entities = sources_of(scenario)
+    sources = sources_of(scenario)
     # DuckDB spills to the output folder: a container's /tmp is memory itself.
-    with tempfile.TemporaryDirectory(dir=output, prefix=".scratch-") as scratch:
-        for source in [events, *entities]:
-            # A connection for each table: the zone of times without an offset is a setting of it.
-            with connect(Path(scratch), source.zone) as connection:
-                counts, bad_rows = _Landing(connection, scenario, ds, source).land(output)
-            landed[source.place] = counts
+    with tempfile.TemporaryDirectory(dir=output, prefix=".scratch-") as scratch, connect(Path(scratch)) as database:
+        for source in sources:
+            # Of one database, which takes a while to start; the zone of times without an offset is a connection's own.
+            with database.cursor() as connection:
+                set_zone(connection, source.zone)
+                table = _Landing(connection, scenario, ds, source, copies)
+                if source.key:
+                    landed[source.name] = table.stage_changes(before.get(source.name))
+                else:
+                    table.reader.stage()
+                counted[source.place], bad_rows = table.land(output)
             quarantine.append(bad_rows)
+    write_landed(landed, output)
     bad = pa.concat_tables(quarantine)
     write_parquet(bad.to_batches(), _QUARANTINE, output / QUARANTINE_FILE)
-    result: DayCounts = {**landed[events.place], "entities": {e.name: landed[e.place] for e in entities}}
+    entities, logs = (_by_name(counted, place) for place in ("data.entities.", "data.logs."))
+    result: DayCounts = {**counted[sources[0].place], "entities": entities, "logs": logs}
+    if not logs:
+        del result["logs"]
     text = json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     (output / COUNTS_FILE).write_text(text, encoding="utf-8")
     return result
 
 
+def _by_name(counted: dict[str, TableCounts], places: str) -> dict[str, TableCounts]:
+    """The counts of some tables by their names; `places` is how their places in the scenario begin."""
+    return {place.removeprefix(places): counts for place, counts in counted.items() if place.startswith(places)}
+
+
 class _Landing:
     """One table on its way from the source into the output of a day."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, scenario: Scenario, ds: str, source: Source) -> None:
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        scenario: Scenario,
+        ds: str,
+        source: Source,
+        copies: Copies | None,
+    ) -> None:
         self.connection = connection
         self.scenario = scenario
         self.ds = ds
         self.source = source
-        start, end = day_window(scenario, ds)
+        start, end = (log_window if source.is_further else day_window)(scenario, ds)
         window = (_LONG_AGO if source.key else start, end)  # of an entity, all that was known before the day's end
-        self.reader = Reader(connection, scenario, source, files_of(scenario, source, ds), window)
-        self.what = f"entity {source.name}" if source.key else ds
+        self.reader = Reader(connection, scenario, source, files_of(scenario, source, ds), window, copies)
+        self.what = f"entity {source.name}" if source.key else f"{ds} of {source.name}" if source.is_further else ds
         # A partition is read for one day alone, so that its rows are that day's even without a time.
         self.dated = "time IS NOT NULL" if source.time and not source.is_partitioned else "true"
+        self.landed: Landed | None = None
+
+    def stage_changes(self, yesterday: Landed | None) -> Landed:
+        """Stages an entity; see `feature_jobs.sources.changes`."""
+        self.landed = stage_changes(self.reader, self.ds, yesterday)
+        return self.landed
 
     def land(self, output: Path) -> tuple[TableCounts, pa.Table]:
-        """Writes the table; returns its counts and its quarantined rows."""
-        self.reader.stage()
-        num_read, num_bad, num_undated = self._row(
+        """Writes the staged table; returns its counts and its quarantined rows."""
+        num_read, num_bad, num_undated, num_null = self._row(
             f"SELECT count(*) FILTER ({self.dated}), count(*) FILTER ({self.dated} AND reason IS NOT NULL), "
-            f"count(*) FILTER (NOT ({self.dated})) FROM staged"
+            f"count(*) FILTER (NOT ({self.dated})), coalesce(sum(dropped), 0) FROM staged"
         )
         self._check_undated(num_undated)
         self._check_quarantined(num_bad, num_read)
-        if num_read == num_bad:
+        if num_read == num_bad and not self.source.is_further and (self.landed is None or self.landed["whole"]):
             raise self._empty(num_read)  # an empty day would move the chain on without a row learned
-        num_duplicates = self._drop_duplicates()
-        if self.source.key:
-            # After the duplicates: a row that is only repeated does not contradict the first.
-            num_bad += self._quarantine_conflicts(self.source.key)
-            self._check_quarantined(num_bad, num_read)
+        num_duplicates, num_conflicts = self._leave_out_repeated()
+        num_bad += num_conflicts
+        self._check_quarantined(num_bad, num_read)
         counts: TableCounts = {
             "rows_read": num_read,
             "rows": self._write(output),
             "duplicates": num_duplicates,
             "quarantined": num_bad,
             "undated": num_undated,
-            "reasons": self._reasons(),
+            "reasons": {},
         }
-        if num_dropped := int(self._row("SELECT coalesce(sum(dropped), 0) FROM good")[0]):
+        bad_rows = _QUARANTINE.empty_table()
+        if num_bad or num_undated:
+            counts["reasons"], bad_rows = self._reasons(), self._quarantined()
+        if num_null and (num_dropped := int(self._row("SELECT coalesce(sum(dropped), 0) FROM good")[0])):
             counts["null_elements"] = num_dropped
-        return counts, self._quarantined()
+        if num_left_out := self._row("SELECT count(*) FROM not_wanted")[0]:
+            counts["left_out"] = num_left_out
+            counts["rows_read"] += num_left_out
+        if self.source.key and self.source.is_partitioned:
+            read = partition_day(self.scenario, self.source, self.ds)
+            if age := (parse_ds(self.ds) - parse_ds(read)).days:
+                counts["age_days"] = age
+        if self.source.arrival and (num_late := self._num_late()):
+            counts["late"] = num_late
+        if self.landed and (num_same := num_read - num_bad - num_duplicates - counts["rows"]):
+            counts["unchanged"] = num_same
+        return counts, bad_rows
 
     def _row(self, sql: str) -> tuple[Any, ...]:
         row: tuple[Any, ...] = self.connection.execute(sql).fetchall()[0]
         return row
 
-    def _drop_duplicates(self) -> int:
-        """Makes the table `good`, of rows that are equal in all declared columns only the first; returns how many
-        went."""
-        copies = self._repeated("staged", [f"c{i}" for i in range(len(self.source.columns))], "copies")
-        self.connection.execute(
-            "CREATE TABLE good AS SELECT * FROM staged ANTI JOIN copies USING (file, row) WHERE reason IS NULL"
-        )
-        return copies
+    def _leave_out_repeated(self) -> tuple[int, int]:
+        """Makes the view `good`: the rows without a reason, of equal ones and of one key (and time) only the first.
 
-    def _quarantine_conflicts(self, key_name: str) -> int:
+        Returns how many duplicates went, and how many conflicting rows were quarantined.
+        """
+        self.connection.execute(
+            "CREATE TEMP TABLE left_out (file INTEGER, row BIGINT); CREATE TEMP VIEW good AS "
+            "SELECT * FROM staged ANTI JOIN left_out USING (file, row) WHERE reason IS NULL"
+        )
+        columns = [f"c{i}" for i in range(len(self.source.columns))]
+        if not self.source.key:
+            return self._leave_out(columns), 0
+        by_key = [f"c{self.source.place_of(self.source.key)}", "time"]
+        # Equal rows have the same key and time, so one look is enough where no two rows have.
+        if not len(self._hashes_of_several(by_key)):
+            return 0, 0
+        # After the duplicates: a row that is only repeated does not contradict the first.
+        return self._leave_out(columns), self._quarantine_conflicts(self.source.key, by_key)
+
+    def _quarantine_conflicts(self, key_name: str, by_key: list[str]) -> int:
         """Keeps the first row of each key (and time), quarantines those that say something else; returns how many."""
-        key = f"c{self.source.place_of(key_name)}"
-        # Nobody knows which of the rows is right; it matters only that every run keeps the same one.
-        others = self._repeated("good", [key, "time"], "others")
-        if others:
-            packed = ", ".join(f"{quote(name)} := c{i}" for i, name in enumerate(self.source.columns))
-            reason = f"{literal(key_name + ': ')} || chr(39) || {key} || chr(39) || ' conflicting: other values before'"
-            self.connection.execute(
-                f"INSERT INTO staged BY NAME SELECT file, row, time, {reason} AS reason, "
-                f"CAST(to_json(struct_pack({packed})) AS VARCHAR) AS raw FROM good SEMI JOIN others USING (file, row)"
-            )
-            self.connection.execute("DELETE FROM good WHERE (file, row) IN (FROM others)")
-        return others
-
-    def _repeated(self, table: str, columns: list[str], name: str) -> int:
-        """Makes the table `name` of the rows (file, row) that are equal in `columns` to an earlier good row of `table`;
-        returns their number."""
-        digest, good = f"hash({', '.join(columns)})", f"(SELECT * FROM {table} WHERE reason IS NULL)"
-        # Equal rows have equal hashes, so only rows whose hash occurs again are sorted and compared: mostly none.
-        again = f"SELECT digest FROM (SELECT {digest} AS digest FROM {good}) GROUP BY digest HAVING count(*) > 1"
-        self.connection.execute(
-            f"CREATE TABLE {name} AS SELECT file, row FROM (SELECT file, row, row_number() OVER "
-            f"(PARTITION BY {', '.join(columns)} ORDER BY file, row) AS nth FROM {good} WHERE {digest} IN ({again})) "
-            f"WHERE nth > 1"
+        packed = ", ".join(f"{quote(name)} := c{i}" for i, name in enumerate(self.source.columns))
+        reason = (
+            f"{literal(key_name + ': ')} || chr(39) || {by_key[0]} || chr(39) || ' conflicting: other values before'"
         )
-        return int(self._row(f"SELECT count(*) FROM {name}")[0])
+        # Nobody knows which of the rows is right; it matters only that every run keeps the same one.
+        num = self._leave_out(by_key)
+        self.connection.execute(
+            f"INSERT INTO staged BY NAME SELECT file, row, time, {reason} AS reason, "
+            f"CAST(to_json(struct_pack({packed})) AS VARCHAR) AS raw FROM staged SEMI JOIN repeated USING (file, row)"
+        )
+        return num
+
+    def _leave_out(self, columns: list[str]) -> int:
+        """Leaves out the rows that are equal in `columns` to an earlier good row; returns how many."""
+        self.connection.execute("CREATE OR REPLACE TEMP TABLE repeated (file INTEGER, row BIGINT)")
+        hashes = self._hashes_of_several(columns)
+        if not len(hashes):
+            return 0
+        self.connection.register("_several", pa.table({"hash": hashes}))
+        equal = ", ".join(columns)
+        self.connection.execute(
+            f"INSERT INTO repeated SELECT file, row FROM (SELECT file, row, row_number() OVER "
+            f"(PARTITION BY {equal} ORDER BY file, row) AS nth FROM good WHERE hash({equal}) IN (FROM _several)) "
+            f"WHERE nth > 1; INSERT INTO left_out FROM repeated"
+        )
+        self.connection.unregister("_several")
+        return int(self._row("SELECT count(*) FROM repeated")[0])
+
+    def _hashes_of_several(self, columns: list[str]) -> npt.NDArray[np.uint64]:
+        """Hashes of `columns` that two or more good rows have. Equal rows have equal hashes: mostly there are none."""
+        # Sorted here: numpy takes a tenth of the time in which DuckDB groups them.
+        found = self.connection.sql(f"SELECT hash({', '.join(columns)}) AS hash FROM good").fetchnumpy()
+        hashes: npt.NDArray[np.uint64] = np.sort(found["hash"])
+        return np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
 
     def _write(self, output: Path) -> int:
         """The good rows as Parquet; returns how many."""
-        columns = ", ".join(f"c{i} AS {quote(name)}" for i, name in enumerate(self.source.columns))
-        if self.source.key:
-            time_key = ["key.valid_from"] if self.source.time else []
+        columns = {quote(name): f"c{i}" for i, name in enumerate(self.source.columns)}
+        good, rising = "good", list[str]()
+        if self.source.key and self.landed:
+            good = f"({changed_rows(self.reader, self.ds, whole=self.landed['whole'])})"
+            times = {"key.valid_from": "time"} if self.source.time else {}
             order, path = f"c{self.source.place_of(self.source.key)}, time", f"entities/{self.source.name}.parquet"
         else:
             # A total order, so that equal rows give equal bytes: events of one time keep the order of the files.
-            time_key, order, path = ["key.event_time"], "time, file, row", EVENTS_FILE
-        columns += "".join(f", time AS {quote(key)}" for key in time_key)
-        rows = self.connection.sql(f"SELECT {columns} FROM good ORDER BY {order}")
+            times, order, path = {"key.event_time": "time"}, "time, file, row", log_file(self.source.log)
+            rising = rising_columns(self.scenario.data.log(self.source.log))
+        if self.source.arrival:
+            times["key.happened_at"] = self._happened
+        columns |= {quote(key): sql for key, sql in times.items()}
+        named = ", ".join(f"{sql} AS {name}" for name, sql in columns.items())
+        rows = self.connection.sql(f"SELECT {named} FROM {good} ORDER BY {order}")
         batches: Iterator[pa.RecordBatch] = iter(rows.to_arrow_reader(ROWS_PER_GROUP))
+        keys = list(times)
         if not self.source.key:
-            batches, time_key = _numbered(batches), [*time_key, "key.event_row"]
-        schema = arrow_schema(self.source.columns, *time_key)
-        return write_parquet((batch.cast(schema) for batch in batches), schema, output / path)
+            batches, keys = _numbered(batches), [*keys, "key.event_row"]
+        schema = arrow_schema(self.source.columns, *keys)
+        return write_parquet((batch.cast(schema) for batch in batches), schema, output / path, rising=rising)
+
+    @property
+    def _happened(self) -> str:
+        """SQL of the time at which a row of a log happened."""
+        log = self.scenario.data.log(self.source.log)
+        return time_sql(f"c{self.source.place_of(log.time.column)}", log.time, log.columns[log.time.column].type)
+
+    def _num_late(self) -> int:
+        """Number of rows that happened on an earlier day than they arrived on."""
+        begin = day_start(self.scenario, self.ds)
+        return int(self._row(f"SELECT count(*) FROM good WHERE ({self._happened}) < {begin}")[0])
 
     def _quarantined(self) -> pa.Table:
         # abs(row): a broken line has a negative number, but belongs between its neighbours.
@@ -198,14 +291,16 @@ class _Landing:
         return dict(rows)
 
     def _check_quarantined(self, num: int, num_read: int) -> None:
-        self._check_share(num, num_read, f"the {num_read} rows of {self.what} are quarantined", self.dated)
+        # A day of an entity may hold a few rows only, so that all that were read so far count.
+        num_all = max(num_read, self.landed["rows"]) if self.landed else num_read
+        self._check_share(num, num_all, f"the {num_all:,} rows of {self.what} are quarantined", self.dated)
 
     def _check_undated(self, num: int) -> None:
         """Rows without a time are measured against all rows of the files, as they may be any day's."""
         if num:
             broken = self._row("SELECT count(*) FROM staged WHERE row < 0")[0]
             num_all = self.reader.span()[2] + broken
-            self._check_share(num, num_all, f"the {num_all} rows have no readable time", f"NOT ({self.dated})")
+            self._check_share(num, num_all, f"the {num_all:,} rows have no readable time", f"NOT ({self.dated})")
 
     def _check_share(self, num: int, of: int, what: str, condition: str) -> None:
         """Raises BadInputError where too large a share of the rows is malformed."""
@@ -217,7 +312,7 @@ class _Landing:
         kinds = kinds_of(self.reader, condition)
         several = len(self.reader.files) > 1
         top = "; ".join(
-            f"{kind.reason} ({f'{kind.file.name}, ' if several else ''}{kind.place}; {kind.num} such rows)"
+            f"{kind.reason} ({f'{kind.file.name}, ' if several else ''}{kind.place}; {kind.num:,} such rows)"
             for kind in kinds
         )
         remedy = (
@@ -226,13 +321,18 @@ class _Landing:
         )
         if kinds[0].remedy:
             remedy = f"Remedy: {kinds[0].remedy}"
-        raise BadInputError(f"{self._files}: {num} of {what}, {num / of:.1%}, allowed {allowed:.1%}: {top}. {remedy}")
+        raise BadInputError(f"{self._files}: {num:,} of {what}, {num / of:.1%}, allowed {allowed:.1%}: {top}. {remedy}")
 
     def _empty(self, num_read: int) -> BadInputError:
         if self.source.key:
             return BadInputError(f"{self._files}: {self.what} has no good row; bring the file again")
+        if num := self._row("SELECT count(*) FROM not_wanted")[0]:
+            return BadInputError(
+                f"no events on {self.ds} in {self._files}: data.events.where ({self.source.table.where}) leaves out"
+                f" {num:,} rows; correct it, or list the day under data.days.skip in {self.scenario.file}"
+            )
         if num_read:
-            return BadInputError(f"no events on {self.ds} in {self._files}: all {num_read} rows are quarantined")
+            return BadInputError(f"no events on {self.ds} in {self._files}: all {num_read:,} rows are quarantined")
         days = [
             day_of(self.scenario, time) or f"{time / 1e6:.0f} s after 1970"
             for time in self.reader.span()[:2]

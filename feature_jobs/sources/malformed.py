@@ -9,37 +9,64 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from feature_jobs.expressions.compiler import literal
-from feature_jobs.sources.tables import Reader
+from feature_jobs.sources.tables import OTHER_DAY, Reader
 
 KIND = "regexp_replace(reason, '''.*''', '...', 's')"
 """SQL of a reason without the cell's value."""
 # The sign of an infinite cell says which computation went wrong, so both signs are counted apart.
 _KIND_AND_SIGN = f"CASE WHEN regexp_matches(reason, '''\\s*[+-]?inf(inity)?\\s*''', 'i') THEN reason ELSE {KIND} END"
+_OUT_OF_BOUNDS = re.compile(r" is (below|above) \S+$")
 _BEYOND_INT64 = re.compile(r"(\w+): '([+-]?\d{19,})' is not an int")
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Malformed rows of one kind; reason, file and row are those of the first. A negative row is a line's number."""
+    """Malformed rows of one kind; reason, file and row are those of the first. A negative row is a line's number.
+
+    `remedy`: what to do about this kind, where there is something better than to correct the rows.
+    """
 
     reason: str
     file: Path
     row: int
     num: int
+    remedy: str | None = None
 
     @property
     def place(self) -> str:
         """Line or row of the first one in its file."""
         return f"line {-self.row}" if self.row < 0 else f"row {self.row + 1}"
 
-    @property
-    def remedy(self) -> str | None:
-        """The remedy for this kind, where there is a better one than to correct the rows."""
-        if self.reason == "line: not UTF-8":
-            return "save the file as UTF-8"
-        if (found := _BEYOND_INT64.fullmatch(self.reason)) and not -(2**63) <= int(found[2]) < 2**63:
-            return f"{found[1]} is beyond 64-bit integers: declare it as string"
-        return None
+
+def _remedy(reader: Reader, reason: str) -> str | None:
+    if reason == "line: not UTF-8":
+        return "save the file as UTF-8"
+    if (found := _BEYOND_INT64.fullmatch(reason)) and not -(2**63) <= int(found[2]) < 2**63:
+        return f"{found[1]} is beyond 64-bit integers: declare it as string"
+    if reason.endswith(OTHER_DAY):
+        # More often the file's day is another one than the scenario's, than that a row is in the wrong file.
+        source, day_starts = reader.source, reader.scenario.data.days.day_starts
+        if source.arrival:  # a partition of the day on which rows happened has those that came later, too
+            return f"write * instead of the day in {source.place}.path: rows are then chosen by when they arrived"
+        return (
+            f"set {source.place}.time.zone (now {source.zone}) and data.days.day_starts (now {day_starts}) to those of"
+            f" the files, or let each day read all files: write * instead of the day in {source.place}.path"
+        )
+    change = _change(reader, reason)
+    return f"{change}, or raise ingest.max_quarantined_share" if change else None
+
+
+def _change(reader: Reader, reason: str) -> str | None:
+    """The rule of the column that the cell breaks, where the rule may be wrong."""
+    name = reason.partition(":")[0]
+    place = f"{reader.source.place}.columns.{name}"
+    if reason.endswith(": missing"):
+        return "bring these values" + ("" if name == reader.source.key else f", take `required` out of {place}")
+    if " is not one of " in reason:
+        return f"add the value to {place}.values"
+    if found := _OUT_OF_BOUNDS.search(reason):
+        return f"correct {place}.{'min' if found[1] == 'below' else 'max'}"
+    return None
 
 
 def kinds_of(reader: Reader, condition: str = "true", limit: int = 3) -> list[Kind]:
@@ -50,7 +77,7 @@ def kinds_of(reader: Reader, condition: str = "true", limit: int = 3) -> list[Ki
         f"count(*) AS num FROM staged WHERE reason IS NOT NULL AND ({condition}) GROUP BY {_KIND_AND_SIGN} "
         f"ORDER BY num DESC, 1 LIMIT {limit}"
     ).fetchall()
-    return [Kind(reason, reader.files[file], row, num) for reason, file, row, num in rows]
+    return [Kind(reason, reader.files[file], row, num, _remedy(reader, reason)) for reason, file, row, num in rows]
 
 
 def retyped_columns(reader: Reader, allowed: float) -> list[str]:
@@ -70,7 +97,7 @@ def retyped_columns(reader: Reader, allowed: float) -> list[str]:
             # Rows that are not staged may read well.
             if not is_retyped and (num_read or reader.num_values(number, i)):
                 continue
-            first = Kind(reason, file, row, 1)
+            first = Kind(reason, file, row, 1, _remedy(reader, reason))
             remedy = first.remedy or f"write the column as {column.type} in this file too, or declare it as string"
             cells = "not every cell" if num_read else "no cell"
             declared = f"{reader.scenario.file}: {reader.source.place}.columns.{name}.type"

@@ -7,39 +7,31 @@ streamed and within a memory limit.
 
 from __future__ import annotations
 
-import csv
 import json
-import zlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_jobs.errors import BadInputError
-from feature_jobs.expressions.compiler import literal
+from feature_jobs.expressions.compiler import literal, to_sql
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_of
 from feature_jobs.sources.casts import INEXACT, SQL_TYPES, Cell, may_lie_in, time_sql
-from feature_jobs.sources.files import (
-    TextFile,
-    csv_header,
-    duckdb_path,
-    folder_values,
-    open_text,
-    refuse_repeated,
-    refuse_text,
-)
-from feature_jobs.sources.source import Source, did_you_mean
+from feature_jobs.sources.copies import Copies, Copy, Scan
+from feature_jobs.sources.files import duckdb_path, open_text
+from feature_jobs.sources.layouts import Layouts, unreadable
+from feature_jobs.sources.source import Source
 
 ROWS_PER_GROUP = 131_072
 _MEMORY_LIMIT = "2GB"  # the step that ingests a day has 4 GiB
 _LONGEST_LINE = 500  # characters of a broken line in the quarantine
-_FIRST_LINES = 1_000
 _US_PER_MINUTE = 60_000_000
-_NO_TEXT = chr(1)  # separates no cells of a line of JSON, where such a character would be escaped
+OTHER_DAY = "is outside the day of its partition"
 # Errors of our query, or of the memory: the file is not to blame for them.
 _NOT_THE_FILE = (
     duckdb.OutOfMemoryException,
@@ -57,21 +49,6 @@ _REJECTS = {
 }
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """SQL that reads the declared columns of one file.
-
-    `scan` is SQL with `_row` and the columns that `raws` read; `raws` holds SQL of each raw value by the name in the
-    file, `types` its DuckDB type. A scan `by_line` also has `line`, a row's text, and `broken`, the reason why it has
-    no cells.
-    """
-
-    scan: str
-    raws: Mapping[str, str]
-    types: Mapping[str, str]
-    by_line: bool = False
-
-
 def connect(scratch: Path, zone: str = "UTC") -> duckdb.DuckDBPyConnection:
     """A database in memory that spills to `scratch`; text times without an offset are read in `zone`.
 
@@ -80,11 +57,17 @@ def connect(scratch: Path, zone: str = "UTC") -> duckdb.DuckDBPyConnection:
     # A limit of memory, with room to spill: a day larger than the step's memory must still be read.
     settings = {"threads": 2, "memory_limit": _MEMORY_LIMIT, "temp_directory": str(scratch)}
     connection = duckdb.connect(config=settings)
+    set_zone(connection, zone)
+    return connection
+
+
+def set_zone(connection: duckdb.DuckDBPyConnection, zone: str) -> None:
+    """Sets the zone in which the connection reads text times without an offset. Raises BadInputError for a zone that
+    does not exist."""
     try:
         connection.execute(f"SET TimeZone = {literal(zone)}")
     except duckdb.Error:
         raise BadInputError(f"time.zone: {zone!r} is not a time zone; write a name such as Asia/Shanghai") from None
-    return connection
 
 
 @dataclass(frozen=True)
@@ -96,6 +79,8 @@ class Reader:
     source: Source
     files: list[Path]
     window: tuple[int, int]
+    copies: Copies | None = None
+    _copied: dict[int, Copy] = field(default_factory=dict)  # by the number of the file
 
     def stage(self, limit: int | None = None) -> None:
         """Makes the table `staged` of the rows whose time lies in the window or cannot be read; at most `limit` a file.
@@ -104,11 +89,12 @@ class Reader:
         raw (JSON text where there is a reason), dropped (null elements taken out of lists), c0, c1, … the declared
         columns. A row of a day's own partition whose time lies outside is kept with a reason, as no other day would
         read it.
+        Rows for which the table's `where` does not hold go to the table `not_wanted` (file, row, time).
         Raises BadInputError where a file cannot be read or lacks a column, or holds integers that floats have rounded.
         """
         types = ", ".join(f"c{i} {SQL_TYPES[c.type]}" for i, c in enumerate(self.source.columns.values()))
         self.connection.execute(
-            f"CREATE TABLE staged (file INTEGER, row BIGINT, time BIGINT, reason VARCHAR, raw VARCHAR, "
+            f"CREATE TEMP TABLE staged (file INTEGER, row BIGINT, time BIGINT, reason VARCHAR, raw VARCHAR, "
             f"dropped INTEGER, {types})"
         )
         # A log in one piece holds other days too, which those days read; of a partition nobody else reads a row.
@@ -116,10 +102,54 @@ class Reader:
         # One file at a time: each has its own types, folders and rejected lines.
         for number in range(len(self.files)):
             rows = f"SELECT * FROM ({{rows}}) WHERE {keep}" + (f" LIMIT {limit}" if limit else "")
+            if copy := self._copy_of(number):
+                self._copied[number] = copy
+                self.connection.execute(f"INSERT INTO staged FROM read_parquet({duckdb_path(copy.rejects)})")
             self._read(number, f"INSERT INTO staged {rows}", whole=self.source.is_partitioned)
-            if self.source.table.format != "parquet":
+            if self.source.table.format != "parquet" and not copy:
                 self._stage_rejects(number)
         self._refuse_inexact()
+        self._leave_out_not_wanted()
+
+    def _leave_out_not_wanted(self) -> None:
+        where, source = self.source.table.where, self.source
+        left_out = "false"
+        if where:
+            names = {name: f"c{i}" for i, name in enumerate(source.columns)}
+            times = {name for name, column in source.columns.items() if column.type == "time"}
+            held = to_sql(where, names.__getitem__, zone=source.zone, times=times)
+            # A malformed row stays: what its condition would be is not known.
+            left_out = f"reason IS NULL AND NOT coalesce(CAST({held} AS BOOLEAN), false)"
+        self.connection.execute(
+            f"CREATE OR REPLACE TEMP TABLE not_wanted AS SELECT file, row, time FROM staged WHERE {left_out}"
+        )
+        if where:
+            self.connection.execute(f"DELETE FROM staged WHERE {left_out}")
+
+    def _copy_of(self, number: int) -> Copy | None:
+        """A copy of a file of many days, where this process scans it not for the first time."""
+        is_parquet = self.source.table.format == "parquet"
+        if self.copies is None or self.source.is_partitioned or (is_parquet and not self.source.time):
+            return None
+        scan = Scan.of(self.source, self.scenario.data.path, number, self.files[number])
+        if (copy := self.copies.find(scan)) or not self.copies.is_due(scan):
+            return copy
+        if is_parquet and self._rows(number, whole=True) != self._rows(number, whole=False):
+            self.copies.skip(scan)  # a day reads only its row groups of the file itself
+            return None
+        try:
+            return self.copies.make(scan, lambda copy: self._write_copy(number, copy))
+        except (BadInputError, duckdb.IOException, duckdb.OutOfMemoryException, OSError):
+            return None  # without space for a copy the day still reads the file; a fault of the file is found there
+
+    def _write_copy(self, number: int, copy: Copy) -> None:
+        order = "ORDER BY time" if self.source.time else ""
+        self._read(number, f"COPY (SELECT * FROM ({{rows}}) {order}) TO {_target(copy.rows)}")
+        if self.source.table.format != "parquet":
+            self._stage_rejects(number)
+        rejects = f"FROM staged WHERE file = {number}"  # nothing else of the file is staged yet
+        self.connection.execute(f"COPY (SELECT * {rejects}) TO {_target(copy.rejects)}")
+        self.connection.execute(f"DELETE {rejects}")
 
     def _refuse_inexact(self) -> None:
         """A float has merged neighbouring integers before this file was written, in rows that look good as well: so one
@@ -154,6 +184,12 @@ class Reader:
         after = [high for _, high, _ in facts if high is not None]
         return max(before, default=None), min(after, default=None), sum(num for _, _, num in facts)
 
+    def nums_before(self, *ends: int) -> list[int]:
+        """Counts the rows of all times before each of `ends` (µs), in one scan."""
+        nums = ", ".join(f"count(*) FILTER (time < {end})" for end in ends)
+        of_files = [self._read(number, f"SELECT {nums} FROM ({{rows}})")[0] for number in range(len(self.files))]
+        return [sum(num) for num in zip(*of_files, strict=True)]
+
     def num_values(self, number: int, column: int) -> int:
         """Counts the cells of a declared column (by position) that read as its type, in the whole of one file."""
         return self._read(number, f"SELECT count(c{column}) FROM ({{rows}})")[0][0]
@@ -180,26 +216,20 @@ class Reader:
         self.connection.execute("DROP TABLE IF EXISTS _rejects; DROP TABLE IF EXISTS _scans")
         file = self.files[number]
         try:
-            rows: list[tuple[int, ...]] = self.connection.execute(sql.format(rows=self._rows(number, whole))).fetchall()
+            copy = self._copied.get(number)
+            source = f"FROM read_parquet({duckdb_path(copy.rows)})" if copy else self._rows(number, whole)
+            rows: list[tuple[int, ...]] = self.connection.execute(sql.format(rows=source)).fetchall()
         except _NOT_THE_FILE:
             raise
         except duckdb.Error as error:
-            raise self._unreadable(file, error) from None
+            raise unreadable(self.scenario, self.source, file, error) from None
         return rows
-
-    def _unreadable(self, file: Path, error: Exception) -> BadInputError:
-        what = str(error).splitlines()[0].replace(str(file), file.name)[:200]
-        return BadInputError(
-            f"{file}: not readable as {self.source.table.format} ({what}); copy it again, or correct "
-            f"{self.source.place}.format in {self.scenario.file}"
-        )
 
     def _rows(self, number: int, whole: bool) -> str:
         """SQL of the rows of one file, in its order, as `stage` describes them. Unless `whole`, rows whose time lies
         outside the window may be left out."""
         source, file = self.source, self.files[number]
-        layout = self._layout(file)
-        self._check_columns(file, layout)
+        layout = Layouts(self.connection, self.scenario, source).of(file)
         cells = [
             Cell(name, c, layout.types.get(c.source or name, '"NULL"'), name == source.key)
             for name, c in source.columns.items()
@@ -216,11 +246,20 @@ class Reader:
         if source.time:
             at = source.place_of(source.time.column)
             time = time_sql(f"c{at}", source.time, cells[at].column.type)
-            if not whole and source.table.format == "parquet":  # others number their rows by reading all of them
-                possible = may_lie_in(self.window, cells[at], layout.raws.get(cells[at].source, "NULL"), source.time)
+            is_row_group = not whole and source.table.format == "parquet"  # others number rows by reading all of them
+            if is_row_group and not source.arrival:
+                raw_time = layout.raws.get(cells[at].source, "NULL")
+                possible = may_lie_in(self.window, cells[at], raw_time, source.time, source.zone)
+            if source.arrival:
+                came = source.place_of(source.arrival.column)
+                arrived = time_sql(f"c{came}", source.arrival, cells[came].column.type)
+                # Of no day without both: it would count too early, or for ever.
+                unknown = cells[came].complaint(f"r{came}", "is not a time")
+                reasons.append(f"CASE WHEN c{at} IS NOT NULL AND ({arrived}) IS NULL THEN {unknown} END")
+                time = f"CASE WHEN ({arrived}) IS NOT NULL THEN greatest({time}, {arrived}) END"
             reasons.append(f"CASE WHEN time IS NULL THEN {cells[at].complaint(f'r{at}', 'is not a time')} END")
             if source.is_partitioned and not source.key:
-                outside = cells[at].complaint(f"r{at}", "is outside the day of its partition")
+                outside = cells[at].complaint(f"r{at}", OTHER_DAY)
                 reasons.append(f"CASE WHEN NOT {self._inside} THEN {outside} END")
         packed = ", ".join(f"{literal(cell.source)}, CAST(r{i} AS VARCHAR)" for i, cell in enumerate(cells))
         raw = f"CAST(json_object({packed}) AS VARCHAR)"
@@ -236,119 +275,6 @@ class Reader:
             f"{' + '.join(dropped) or '0'} AS dropped, {columns} "
             f"FROM (SELECT *, coalesce({', '.join([*reasons, 'NULL'])}) AS reason FROM (SELECT *, {time} AS time FROM ("
             f"SELECT *, {values} FROM (SELECT _row, {raws}{more} FROM ({layout.scan}) WHERE {possible}))))"
-        )
-
-    def _layout(self, file: Path) -> _Layout:
-        """Builds the file's layout; folders such as country=DE above it are columns of text too."""
-        file_format = self.source.table.format
-        if file_format == "parquet":
-            layout = self._parquet(file)
-        else:
-            try:
-                text = open_text(file, file_format)
-                layout = self._csv(text) if file_format == "csv" else self._json_lines(text)
-            except (OSError, EOFError, UnicodeError, zlib.error, csv.Error) as error:
-                raise self._unreadable(file, error) from None
-        folders = {name: literal(value) for name, value in folder_values(file, Path(self.scenario.data.path)).items()}
-        more = {name: sql for name, sql in folders.items() if name not in layout.raws}
-        types = {**layout.types, **dict.fromkeys(more, "VARCHAR")}
-        return replace(layout, raws={**layout.raws, **more}, types=types)
-
-    def _parquet(self, file: Path) -> _Layout:
-        """Columns are aliased by position, as names of a Parquet file may differ in capitals only."""
-        try:
-            schema = pq.read_schema(file)
-            scan = f"read_parquet({duckdb_path(file)}, hive_partitioning = false, file_row_number = true)"
-            rows = self.connection.execute(f"DESCRIBE FROM {scan}").fetchall()[:-1]  # without file_row_number
-        except (duckdb.Error, pa.ArrowException, OSError) as error:
-            refuse_text(file)
-            raise self._unreadable(file, error) from None
-        refuse_repeated(file, schema.names)
-        types = {
-            # DuckDB reads float16 as FLOAT, but it merges neighbouring integers far earlier: from 2049 on.
-            name: "HALF" if pa.types.is_float16(schema.field(i).type) else row[1]
-            for i, (name, row) in enumerate(zip(schema.names, rows, strict=True))
-        }
-        aliases = ", ".join([*(f"p{i}" for i in range(len(rows))), "_row"])
-        return _Layout(
-            f"SELECT * FROM {scan} AS t({aliases})", {name: f"p{i}" for i, name in enumerate(schema.names)}, types
-        )
-
-    def _csv(self, text: TextFile) -> _Layout:
-        delimiter = self.source.table.delimiter
-        if len(delimiter) != 1:
-            place = f"{self.scenario.file}: {self.source.place}.delimiter"
-            raise BadInputError(f"{place}: {delimiter!r} is not one character; write it as one, such as ','")
-        header = csv_header(text, delimiter)
-        scan = self._text_scan(
-            text, len(header), f"header = true, delim = {literal(delimiter)}, quote = '\"', escape = '\"'"
-        )
-        raws = {name: f"p{i}" for i, name in enumerate(header)}
-        return _Layout(scan, raws, dict.fromkeys(header, "VARCHAR"))
-
-    def _json_lines(self, text: TextFile) -> _Layout:
-        """Each line is read as text, so that large integers stay exact and a broken line is one row's reason."""
-        names = {column.source or name: column for name, column in self.source.columns.items()}
-        lines = self._text_scan(
-            text, 1, f"header = false, delim = {literal(_NO_TEXT)}, quote = '', escape = '', strict_mode = false"
-        )
-        scan = (
-            "SELECT *, CASE WHEN coalesce(json_type(json), '') <> 'OBJECT' THEN 'line: not a JSON object' END AS broken"
-            # One text that is not JSON would end the whole scan in a JSON function, so only valid ones reach them.
-            f" FROM (SELECT _row, p0 AS line, CASE WHEN json_valid(p0) THEN p0 END AS json FROM ({lines}) "
-            f"WHERE trim(coalesce(p0, '')) <> '')"
-        )
-        keys = {name: '$."' + name.replace('"', '\\"') + '"' for name in names}
-        raws = {name: f"json_extract_string(json, {literal(key)})" for name, key in keys.items()}
-        types = {
-            name: "JSON" if column.type.startswith("list") and not column.separator else "VARCHAR"
-            for name, column in names.items()
-        }
-        known = self._json_keys(scan, text.path, [c.source or name for name, c in self.source.columns.items()])
-        return _Layout(scan, {name: raws.get(name, "NULL") for name in known}, types, by_line=True)
-
-    def _json_keys(self, scan: str, file: Path, wanted: list[str]) -> list[str]:
-        """Keys of the first lines; where a wanted one is not among them, of all lines."""
-        known: list[str] = []
-        for limit in (f"LIMIT {_FIRST_LINES}", ""):
-            keys = f"SELECT unnest(json_keys(json)) AS key FROM ({scan} {limit}) WHERE broken IS NULL"
-            rows = self.connection.execute(f"SELECT DISTINCT key FROM ({keys}) ORDER BY key").fetchall()
-            known = [row[0] for row in rows]
-            if known and set(wanted) <= set(known):
-                break
-        if not known:
-            raise BadInputError(f"{file}: not readable as jsonl: no line is a JSON object; bring the file again")
-        return known
-
-    def _text_scan(self, text: TextFile, num_columns: int, options: str) -> str:
-        """SQL of a CSV scan; columns are named by position, since names may be empty or differ in capitals only."""
-        columns = ", ".join(f"p{i}: 'VARCHAR'" for i in range(num_columns))
-        stored = f"compression = '{text.compression}', encoding = '{text.encoding}', hive_partitioning = false"
-        # row_number() follows the lines of the file, because DuckDB keeps the order of a scan.
-        rejects = "store_rejects = true, rejects_table = '_rejects', rejects_scan = '_scans'"
-        return (
-            f"SELECT *, row_number() OVER () - 1 AS _row FROM read_csv({duckdb_path(text.path)}, auto_detect = false, "
-            f"{options}, {stored}, columns = {{{columns}}}, {rejects})"
-        )
-
-    def _check_columns(self, file: Path, layout: _Layout) -> None:
-        """Raises BadInputError for a declared column that the file lacks, unless it is optional."""
-        source = self.source
-        wanted = {c.source or name: name for name, c in source.columns.items() if not c.optional}
-        missing = [name for name in wanted if name not in layout.raws]
-        if not missing:
-            return
-        hint = did_you_mean(missing[0], layout.raws)
-        hint += "" if hint.endswith("?") else "."
-        same = [found for found in layout.raws if found.lower() == missing[0].lower()]
-        if same:
-            hint = f"the file writes it {same[0]!r}: add `from: {same[0]}` to the column."
-        if len(layout.raws) == 1 and source.table.format == "csv":
-            hint += f" Or is {source.place}.delimiter {source.table.delimiter!r} wrong?"
-        place = f"{self.scenario.file}: {source.place}.columns.{wanted[missing[0]]}"
-        raise BadInputError(
-            f"{file}: no column {missing[0]!r} ({place}); {hint} Where files of some days lack it, declare it "
-            f"optional: true"
         )
 
     def _stage_rejects(self, number: int) -> None:
@@ -379,10 +305,30 @@ class Reader:
             self.connection.unregister("_bad")
 
 
-def write_parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path) -> int:
-    """Writes batches as one file with row groups of a fixed size, so that equal rows give equal bytes; returns rows."""
+def _target(file: Path) -> str:
+    """SQL of the target of COPY, which takes no expression."""
+    return "'" + str(file).replace("'", "''") + "' (FORMAT parquet)"
+
+
+def as_written(table: pa.Table) -> pa.Table:
+    """A table with the types that ingest writes: Parquet gives the elements of a list another name."""
+    kinds = [pa.list_(kind.value_type) if pa.types.is_list(kind) else kind for kind in table.schema.types]
+    return table.cast(pa.schema(zip(table.column_names, kinds, strict=True)))
+
+
+def write_parquet(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path, *, rising: Collection[str] = ()
+) -> int:
+    """Writes batches as one file with row groups of a fixed size, so that equal rows give equal bytes; returns rows.
+
+    `rising` columns hold int64 values that hardly ever repeat, and rise: their differences are stored.
+    """
     num_rows, waiting = 0, schema.empty_table()
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    encoding: dict[str, Any] = {}
+    if rising:  # a dictionary of distinct values costs time and saves nothing
+        others = [name for name in schema.names if name not in rising]
+        encoding = {"column_encoding": dict.fromkeys(rising, "DELTA_BINARY_PACKED"), "use_dictionary": others}
+    with pq.ParquetWriter(path, schema, compression="zstd", **encoding) as writer:
         for batch in batches:
             num_rows += batch.num_rows
             waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch], schema)])

@@ -135,7 +135,9 @@ def _page(content: Any, root: str) -> str:
     from great_expectations.render.view import DefaultJinjaPageView
     from jinja2 import ChoiceLoader, DictLoader
 
+    # Numbers instead of random ids in the page: equal results must give equal bytes.
     view, numbers = DefaultJinjaPageView(), itertools.count(1)
+    # Our frame first: Great Expectations' own loads styles and scripts from the internet.
     ours = DictLoader({"page.j2": PAGE, "collapse.j2": COLLAPSE, "graph.j2": GRAPH})
     view.env.loader = ChoiceLoader([ours, view.env.loader])
     view.env.filters["generate_html_element_uuid"] = lambda prefix: f"{prefix}{next(numbers)}"
@@ -145,6 +147,7 @@ def _page(content: Any, root: str) -> str:
 def _index(**facts: Any) -> str:
     from jinja2 import Environment
 
+    # The suite's name is a user's text.
     return Environment(autoescape=True).from_string(INDEX).render(**facts)
 
 

@@ -123,6 +123,7 @@ def profile_days(ds: str, frame: pd.DataFrame, scenario: Scenario) -> dict[str, 
         day = str(first - back * ONE_DAY)
         begin, end = (day_start(scenario, d) for d in (day, str(first - (back - 1) * ONE_DAY)))
         rows = frame[(frame["key.event_time"] >= begin) & (frame["key.event_time"] < end)]
+        # Days of the warm-up may be empty; the day itself always has a profile, which the next day needs.
         if len(rows) or day == ds:
             profiles[day] = _profile(rows, kinds, scenario)
     return profiles
@@ -144,17 +145,18 @@ def _profile(frame: pd.DataFrame, kinds: Mapping[str, Kind], scenario: Scenario)
 
 def _columns(frame: pd.DataFrame, scenario: Scenario) -> dict[str, Kind]:
     """The columns to watch, each a number or an id."""
-    kinds = {name: feature.kind for name, feature in scenario.features.items()}
+    forms = {name: feature.form for name, feature in scenario.features.items()}
     named = scenario.validate_.drift_columns
     for name in named:
+        # A name that is not there would silently watch nothing, for ever.
         if name not in frame.columns:
             close = f"{name}.length" if f"{name}.length" in frame.columns else None
             remedy = f"did you mean {close}?" if close else f"the samples hold {', '.join(map(str, frame.columns))}"
             raise BadInputError(f"{scenario.file}: validate.drift_columns: no column {name!r} in the samples; {remedy}")
     if named:
-        ids = ("id", "cross")
         return {
-            name: "id" if kinds.get(name) in ids or frame[name].dtype.kind not in "iufb" else "number" for name in named
+            name: "id" if forms.get(name) == "id" or frame[name].dtype.kind not in "iufb" else "number"
+            for name in named
         }
     return _default_columns(frame, scenario)
 
@@ -236,6 +238,7 @@ def psi(reference: Sketch, day: Sketch) -> float:
     bin_of = _number_bins(reference) if reference["kind"] == "number" else _id_bins(reference)
     q, p = (_binned(s, bin_of) for s in (reference, day))
     bins = sorted(q.keys() | p.keys())
+    # Bins of the reference alone: cut from the day too, a jump would move the edges that should show it.
     q_B, p_B = (np.array([rows.get(b, 0) for b in bins]) + 0.5 for rows in (q, p))
     q_B, p_B = q_B / q_B.sum(), p_B / p_B.sum()
     return float(((p_B - q_B) * np.log(p_B / q_B)).sum())
@@ -247,6 +250,7 @@ def _number_bins(reference: Sketch) -> Any:
     share = np.cumsum([rows for _, rows in reference["counts"]])
     if not len(values):
         return lambda _: 0
+    # By cumulated rows: a sketch has distinct values with their counts, not the rows.
     places = np.searchsorted(share, share[-1] * np.arange(1, NUM_BINS) / NUM_BINS)
     edges = np.unique(values[places])
     return lambda value: int(np.searchsorted(edges, value, side="left"))
@@ -296,6 +300,7 @@ def _moves_on(name: str, day: DayProfile, trailing: Mapping[str, DayProfile], sc
     days = [*(trailing[ds] for ds in sorted(trailing)), day]
     middles = [profile.get("middle", {}).get(name) for profile in days]
     known = [middle for middle in middles if middle is not None]
+    # A person who names columns wants them judged; a day without a value breaks the row of days.
     if rules.drift_columns or len(known) < len(days):
         return None
     steps = list(itertools.pairwise(known))
@@ -313,6 +318,7 @@ def _column_drift(ds: str, today: Sketch, past: Mapping[str, Sketch], scenario: 
     rules = scenario.validate_
     index, against = _index(list(past.values()), today), ALL_DAYS
     if index is not None and index > rules.max_psi:
+        # A named column stays judged by all days where its weekday is not in the window; a default one is then not.
         named = bool(rules.drift_columns)
         if not named:
             index, against = None, "no day: none of this kind (weekend or not) in the window"
@@ -372,6 +378,7 @@ def _label_shift(today: LabelCounts, past: list[LabelCounts], scenario: Scenario
     mean = today["positives"] / today["known"] if today["known"] else None
     trailing_mean = positives / known if known else None
     shift = None
+    # The larger of both counts: a label that vanished has no positives today, but many were expected.
     if mean is not None and trailing_mean and max(today["positives"], trailing_mean * today["known"]) >= MIN_POSITIVES:
         shift = round(abs(mean / trailing_mean - 1), 6)
     judged = _judged(shift, rules.max_label_shift, rules.drift_severity)

@@ -76,22 +76,16 @@ def propose_suite(scenario: Scenario, null_shares: Mapping[str, float] = Mapping
         _expect("column_values_to_be_unique", column="key.event_row"),
     ]
     for task in scenario.tasks:
-        column, known = f"label.{task}", 0.9 if _always_known(scenario, task) else 0.01
-        expectations += [
-            _expect("column_values_to_be_in_set", column=column, value_set=[0, 1]),
-            # A label from an optional column may be unknown on most rows; a day without any is still broken.
-            _expect("column_values_to_not_be_null", column=column, mostly=known),
-            _expect(
-                # A day with one class alone has no AUC, and teaches only the rate.
-                "column_mean_to_be_between",
-                "warning",
-                column=column,
-                min_value=0,
-                max_value=1,
-                strict_min=True,
-                strict_max=True,
-            ),
-        ]
+        column = f"label.{task}"
+        expectations.append(_expect("column_values_to_be_in_set", column=column, value_set=[0, 1]))
+        if task in scenario.own_labels:
+            # A label from an optional column may be unknown on most rows; a day without any is still broken. That of
+            # another log is unknown on the first days.
+            known = 0.9 if _always_known(scenario, task) else 0.01
+            expectations.append(_expect("column_values_to_not_be_null", column=column, mostly=known))
+        # A day with one class alone has no AUC, and teaches only the rate.
+        bounds = {"min_value": 0, "max_value": 1, "strict_min": True, "strict_max": True}
+        expectations.append(_expect("column_mean_to_be_between", "warning", column=column, **bounds))
     for name, feature in scenario.features.items():
         expectations += _of_feature(name, feature, null_shares.get(name, 0.0))
     return {"name": scenario.name, "expectations": expectations, "meta": {}}
@@ -102,7 +96,7 @@ def _always_known(scenario: Scenario, task: str) -> bool:
     from feature_jobs.expressions.compiler import columns_of
 
     events = scenario.data.events.columns
-    return all(name in events and events[name].required for name in columns_of(scenario.labels[task]))
+    return all(name in events and events[name].required for name in columns_of(scenario.own_labels[task]))
 
 
 def _expect(kind: str, severity: str = "critical", **kwargs: Any) -> Expectation:
@@ -110,16 +104,21 @@ def _expect(kind: str, severity: str = "critical", **kwargs: Any) -> Expectation
 
 
 def _of_feature(name: str, feature: Any, null_share: float) -> Iterator[Expectation]:
+    not_negative = ("count", "unique_count", "recency", "variance", "stddev")
     if feature.kind in ("id", "cross", "number"):
+        # A warning with room: half more nulls than on the worst day seen, since a first suite must not cry every day.
         known = min(0.95, round(0.98 - 1.5 * null_share, 2))
         if known >= 0.05:
             yield _expect("column_values_to_not_be_null", "warning", column=name, mostly=known)
     elif feature.kind == "rate":
         yield _expect("column_values_to_be_between", column=name, min_value=0, max_value=1)
-    elif feature.kind in ("count", "recency"):
+    elif feature.kind in not_negative or (feature.kind == "match" and feature.operation == "count"):
         yield _expect("column_values_to_be_between", column=name, min_value=0)
-    elif feature.kind == "sequence":
-        yield _expect("column_values_to_be_between", column=f"{name}.length", min_value=0, max_value=feature.length)
+    elif feature.kind == "match" or (feature.kind == "request" and feature.operation != "share"):
+        yield _expect("column_values_to_be_between", column=name, min_value=1)
+    elif feature.kind in ("sequence", "top_k"):
+        most = feature.length if feature.kind == "sequence" else feature.k
+        yield _expect("column_values_to_be_between", column=f"{name}.length", min_value=0, max_value=most)
     elif feature.kind == "ids":
         yield _expect("column_max_to_be_between", "warning", column=f"{name}.length", min_value=1)
 
@@ -170,9 +169,10 @@ def read_suite(scenario: Scenario) -> Suite | None:
 
 def sample_columns(scenario: Scenario) -> list[str]:
     """The columns of samples.parquet as the suite sees them: a list feature as NAME.length."""
-    lists = [name for name, feature in scenario.features.items() if feature.kind in ("ids", "sequence")]
+    lists = [name for name, feature in scenario.features.items() if feature.form in ("ids", "vector")]
     return [
         *("key.event_time", "key.event_row", "key.user", "key.item"),
+        *(("key.request",) if scenario.data.request else ()),
         *(f"{name}.length" if name in lists else name for name in scenario.features),
         *(f"label.{task}" for task in scenario.tasks),
         *(f"segment.{name}" for name in scenario.evaluate.segments),
@@ -187,6 +187,7 @@ def unknown_columns(suite: Suite, columns: Sequence[str], source: str) -> list[s
         if not isinstance(kwargs, dict) or expectation.get("type") == "expect_column_to_exist":
             continue
         given = [kwargs.get(key) for key in _COLUMN_KEYS]
+        # A pair of columns stands under two keys, a set of them in a list.
         for name in [n for value in given if value for n in (value if isinstance(value, list) else [value])]:
             if name not in columns:
                 place = f"{source}: expectations[{i}] {expectation.get('type')}"
@@ -224,12 +225,14 @@ def _problems(place: str, given: Any) -> Iterator[str]:
 
     # The registry holds metrics, too.
     kinds = [name for name in list_registered_expectation_implementations() if name.startswith("expect_")]
+    # Before it is built: the error of a class that does not exist would name Great Expectations' own files.
     if given["type"] not in kinds:
         yield f"{place}: no such expectation in Great Expectations {gx.__version__}; {_hint(given['type'], kinds)}"
         return
     from great_expectations.compatibility.pydantic import ValidationError
 
     try:
+        # Built and thrown away: its own validation knows which arguments go together.
         get_expectation_impl(given["type"])(**given.get("kwargs", {}))
     except ValidationError as error:
         for item in error.errors():
@@ -262,6 +265,7 @@ def read_frame(samples: Path) -> pd.DataFrame:
     columns = {}
     for name in table.column_names:
         values = table[name]
+        # Great Expectations compares plain values; the length is what can be wrong with a list.
         if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
             columns[f"{name}.length"] = pc.list_value_length(values)
         else:
@@ -320,6 +324,7 @@ def _failure(result: Any, source: str) -> Failure | None:
     config, details = result.expectation_config, result.to_json_dict()["result"]
     kwargs = {key: value for key, value in config.kwargs.items() if key != "batch_id" and value is not None}
     column = kwargs.pop("column", None)
+    # Before `success`: it is false here too, and a mistake in the suite would count as bad data.
     trouble = _trouble(result.exception_info or {})
     if trouble:
         raise BadInputError(
@@ -328,6 +333,7 @@ def _failure(result: Any, source: str) -> Failure | None:
     if result.success:
         return None
     severity = SEVERITIES[config.severity.value]
+    # Great Expectations reports this one as a table of all quantiles, without saying which are wrong.
     if "quantile_ranges" in kwargs:
         broken = _broken_quantiles(str(column), kwargs["quantile_ranges"], details["observed_value"]["values"])
         return Failure(config.type, column, severity, "each quantile in its range", broken)
@@ -379,7 +385,7 @@ def _observed(details: dict[str, Any]) -> Any:
         return None
     seen = list(dict.fromkeys(map(_short, details.get("partial_unexpected_list") or [])))[:3]
     such = f", such as {', '.join(seen)}" if seen and seen != ["None"] else ""
-    return f"{details['unexpected_count']} of {details.get('element_count')} rows failing{such}"
+    return f"{details['unexpected_count']:,} of {details['element_count']:,} rows failing{such}"
 
 
 def _short(value: Any) -> str:

@@ -85,6 +85,7 @@ def _split(values: pd.Series[Any], parts: Sequence[str]) -> dict[str, pd.Series[
     """The parts of a cross as `join` writes it: a null part is empty, numbers are text, all null make null."""
     import pandas as pd
 
+    # n: a part that is text may hold the separator itself, and then stays in the last part.
     texts = values.str.split(PART_SEPARATOR, n=len(parts) - 1, expand=True).reindex(columns=range(len(parts)))
     texts = texts.where(texts.notna() & (texts != ""))
     found = {}
@@ -94,12 +95,18 @@ def _split(values: pd.Series[Any], parts: Sequence[str]) -> dict[str, pd.Series[
     return found
 
 
-def judge(name: str, values: Any, labels: Mapping[str, Floats], parts: Mapping[str, Any] | None = None) -> list[Leak]:
+def judge(
+    name: str,
+    values: Any,
+    labels: Mapping[str, Floats],
+    parts: Mapping[str, Any] | None = None,
+    least: float = WARNING_AUC,
+) -> list[Leak]:
     """The worst leak for each label: of the column `name`, or of one of the `parts` that it is made of.
 
-    Columns are pandas Series, arrays or lists of N numbers, texts or lists, with None or NaN where null; no column
-    where `values` is None. Labels are 0, 1, or NaN where unknown; those with fewer than 500 known rows or 20 of either
-    class are not judged.
+    A leak has an AUC of `least` or more. Columns are pandas Series, arrays or lists of N numbers, texts or lists, with
+    None or NaN where null; no column where `values` is None. Labels are 0, 1, or NaN where unknown; those with fewer
+    than 500 known rows or 20 of either class are not judged.
     """
     read: dict[str | None, _Column] = {part: _Column.of(column) for part, column in (parts or {}).items()}
     if values is not None:
@@ -111,7 +118,8 @@ def judge(name: str, values: Any, labels: Mapping[str, Floats], parts: Mapping[s
         if num < MIN_ROWS or min(num_positive, num - num_positive) < MIN_OF_EACH_CLASS:
             continue
         found = [_leak(name, label, part, column.scores(labels_N, known_N)) for part, column in read.items()]
-        leaks += sorted((leak for leak in found if leak.auc >= WARNING_AUC), key=lambda leak: -leak.auc)[:1]
+        # The worst alone: a cross and both its parts would be three lines about one mistake.
+        leaks += sorted((leak for leak in found if leak.auc >= least), key=lambda leak: -leak.auc)[:1]
     return leaks
 
 
@@ -181,6 +189,7 @@ class _Column:
         code_E, row_E = self.code_E[known_E], self.row_E[known_E]
         means_E = _crossed_means(code_E, labels_N[row_E], folds_N[row_E])
         for extreme in (np.maximum, np.minimum):  # one element may say yes, or no
+            # A row without an element says nothing, so it gets the mean.
             means_N = np.full(len(labels_N), truth_N.mean())
             rows, starts = np.unique(row_E, return_index=True)
             means_N[rows] = extreme.reduceat(means_E, starts) if len(rows) else []
@@ -191,8 +200,10 @@ class _Column:
 
 def _by_size(numbers_N: Floats) -> tuple[Codes, Codes]:
     """Ranks of the values, null first, and their bins."""
+    # Null is a value of its own, below all others: that a value is missing can be what gives the label away.
     numbers_N = np.where(np.isnan(numbers_N), -np.inf, numbers_N)
     size_N = np.unique(numbers_N, return_inverse=True)[1]
+    # Quantiles of ranks: one huge value must not put all others into one bin.
     edges = np.unique(np.quantile(size_N, np.arange(1, NUM_BINS) / NUM_BINS, method="lower")) if len(size_N) else size_N
     return size_N, np.searchsorted(edges, size_N)
 

@@ -5,9 +5,12 @@ State is carried from day to day. Each day leaves a run, its rows by key and tim
 
     keys.py        rows by the values of one or several columns
     days.py        which runs and tiles a day reads, and which tiles it adds
-    operations.py  count, sum, min, max, newest time, last k: summaries that can be combined
+    rows.py        rows, summaries, and the content of windows
+    operations.py  count, sum, squares, min, max, newest time, last k: summaries that can be combined
+    frequent.py    the most frequent values of the last rows
+    tallies.py     distinct values, percentiles
     runs.py        a day's rows by key and time
     tiles.py       summaries of whole days
-    files.py       both as files
+    blocks.py      both in files
     query.py       the aggregates of the asking rows
 """

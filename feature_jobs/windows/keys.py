@@ -124,6 +124,11 @@ def keys_of(columns: list[pa.Array]) -> tuple[Keys, Bools]:
     return Keys(first, second), known
 
 
+def hashes_of(column: pa.Array) -> Ints:
+    """The values of an int64 or text column as numbers spread over 64 bits; no two whole numbers share one."""
+    return _hash(_words(column), _SEEDS[0]).view(np.int64)
+
+
 def _words(column: pa.Array) -> list[Words]:
     """A column as 64-bit numbers: an int64 is one, a text is the two halves of its digest."""
     if pa.types.is_int64(column.type):

@@ -7,62 +7,36 @@ of no rows) and an associative `combine`, and holds integers only: any split of 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial, reduce
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from feature_jobs.errors import BadInputError
-from feature_jobs.windows.keys import Bools, Ints
-
-Column: TypeAlias = "npt.NDArray[Any] | pa.Array"
-Summary = dict[str, Column]
-Parts = Sequence[tuple[Summary, Ints]]
-"""Summaries, oldest rows first, with the positions to take from each: -1 is the summary of no rows."""
+from feature_jobs.windows.keys import Ints
+from feature_jobs.windows.rows import (
+    Cut,
+    Parts,
+    Ranges,
+    Rows,
+    Summary,
+    as_arrow,
+    expanded,
+    lists_of,
+    prefix_sums,
+    stretches,
+    take_at,
+)
 
 NEVER = np.iinfo(np.int64).min
 """Newest time of no rows."""
 _MOST = np.iinfo(np.int64).max
 _SAFE_SUM = 2.0**62  # half of what an int64 holds, because the check itself adds floats
-_SAFE_ROOT = 3_037_000_499  # the largest number whose square is an int64
-
-
-@dataclass(frozen=True)
-class Rows:
-    """N rows by key, then time: their times, and columns by name (bool, int64, or an Arrow array for lists)."""
-
-    times: Ints
-    columns: Mapping[str, Column]
-
-    def held(self, where: str | None) -> Bools:
-        """True for the rows that count."""
-        if where is None:
-            return np.ones(len(self.times), bool)
-        held: Bools = np.asarray(self.columns[where])
-        return held
-
-
-@dataclass(frozen=True)
-class Ranges:
-    """For each group the positions `rows[low:high]` of the rows that count, oldest first."""
-
-    rows: Ints
-    low: Ints
-    high: Ints
-
-    @property
-    def num(self) -> Ints:
-        """Number of rows that count."""
-        return self.high - self.low
-
-    def where(self, held_N: Bools) -> Ranges:
-        """The same ranges without the rows that are not `held_N`."""
-        before = _prefix(held_N[self.rows])
-        return Ranges(self.rows[held_N[self.rows]], before[self.low], before[self.high])
+LARGEST_ROOT = 3_037_000_499
+"""The largest number whose square is an int64."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +45,11 @@ class Operation(ABC):
 
     where: str | None = None
 
+    @property
+    def stored(self) -> Operation:
+        """The operation whose summaries of whole days it reads."""
+        return self
+
     @abstractmethod
     def of_ranges(self, rows: Rows, low: Ints, high: Ints) -> Summary:
         """The summaries of the ranges of rows `[low, high)`, each within one key."""
@@ -78,6 +57,15 @@ class Operation(ABC):
     @abstractmethod
     def combine(self, parts: Parts) -> Summary:
         """The summaries of all parts together, place by place."""
+
+    def of_windows(self, cut: Cut) -> Summary:
+        """The summaries of the windows, for each row of the log."""
+        whole = [] if cut.whole is None else [(cut.whole, cut.keys_N)]
+        old, new = (
+            [(self.of_ranges(edge.rows, edge.low_A, edge.high_A), cut.places_N) for edge in edges]
+            for edges in (cut.old, cut.new)
+        )
+        return self.combine([*old, *whole, *new])
 
     def _counted(self, rows: Rows, low: Ints, high: Ints) -> Ranges:
         ranges = Ranges(np.arange(len(rows.times)), low, high)
@@ -94,7 +82,7 @@ class Numbers(Operation):
         return {
             name: reduce(
                 partial(self.join, name),
-                (_take(summary[name], positions, identity) for summary, positions in parts),
+                (take_at(summary[name], positions, identity) for summary, positions in parts),
             )
             for name, identity in self.identity.items()
         }
@@ -113,7 +101,7 @@ class Count(Numbers):
     def of_ranges(self, rows: Rows, low: Ints, high: Ints) -> Summary:
         if self.where is None:
             return {"num": high - low}
-        before = _prefix(rows.held(self.where))
+        before = prefix_sums(rows.held(self.where))
         return {"num": before[high] - before[low]}
 
     def join(self, name: str, older: Ints, newer: Ints) -> Ints:
@@ -122,21 +110,16 @@ class Count(Numbers):
 
 @dataclass(frozen=True, kw_only=True)
 class Sum(Numbers):
-    """`sum` of an integer or fixed-point column, or of its squares; refused where it might exceed 64 bits."""
+    """`sum` of an integer or fixed-point column; refused where it might exceed 64 bits."""
 
     of: str
-    squared: bool = False
     identity: ClassVar[Mapping[str, int]] = {"sum": 0}
 
     def of_ranges(self, rows: Rows, low: Ints, high: Ints) -> Summary:
-        values = np.where(rows.held(self.where), np.asarray(rows.columns[self.of]), 0).astype(np.int64)
-        if self.squared:
-            if len(values) and (values.max() > _SAFE_ROOT or values.min() < -_SAFE_ROOT):
-                raise self._too_large()
-            values = values * values
+        values = _held_values(rows, self.of, self.where)
         if np.abs(values.astype(float)).sum() >= _SAFE_SUM:
             raise self._too_large()
-        before = _prefix(values)
+        before = prefix_sums(values)
         return {"sum": before[high] - before[low]}
 
     def join(self, name: str, older: Ints, newer: Ints) -> Ints:
@@ -147,8 +130,33 @@ class Sum(Numbers):
         return total
 
     def _too_large(self) -> BadInputError:
-        what = "squares" if self.squared else "sum"
-        return BadInputError(f"{self.of}: its {what} may exceed 64 bits; count it in larger units, or bound its values")
+        return BadInputError(
+            f"{self.of}: its sum may exceed 64 bits; count it in larger units (fewer `decimals`), or bound its values"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Squares(Numbers):
+    """The sum of a column's squares, `high` · 2^32 + `low`: sums of both halves of each square, so that none of fewer
+    than 2^31 rows exceeds 64 bits."""
+
+    of: str
+    identity: ClassVar[Mapping[str, int]] = {"high": 0, "low": 0}
+
+    def of_ranges(self, rows: Rows, low: Ints, high: Ints) -> Summary:
+        values = _held_values(rows, self.of, self.where)
+        large = np.flatnonzero((values > LARGEST_ROOT) | (values < -LARGEST_ROOT))
+        if len(large):
+            raise BadInputError(
+                f"{self.of}: {values[large[0]]} units are too many for a square of 64 bits (at most {LARGEST_ROOT:,}); "
+                f"count it in larger units (fewer `decimals`), or bound its values"
+            )
+        squares = values * values
+        halves = {"high": prefix_sums(squares >> 32), "low": prefix_sums(squares & 0xFFFFFFFF)}
+        return {name: before[high] - before[low] for name, before in halves.items()}
+
+    def join(self, name: str, older: Ints, newer: Ints) -> Ints:
+        return older + newer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,44 +219,45 @@ class Listed(Operation):
     oldest: bool = False
 
     def of_ranges(self, rows: Rows, low: Ints, high: Ints) -> Summary:
-        ranges = self._counted(rows, low, high)
+        return self.listed(rows, self._counted(rows, low, high))
+
+    def listed(self, rows: Rows, ranges: Ranges) -> Summary:
+        """The lists of ranges of the rows that count."""
         num = np.minimum(ranges.num, self.length)
-        offsets = _prefix(num)
+        offsets = prefix_sums(num)
         if self.oldest:
-            places = _runs(ranges.low, num)
+            places = expanded(ranges.low, num)
         else:
             ends = np.repeat(ranges.high - 1 + offsets[:-1], num)
             places = ends - np.arange(offsets[-1])
         taken = pa.array(ranges.rows[places])
-        columns = {"time": pa.array(rows.times), **{name: _arrow(rows.columns[name]) for name in self.of}}
-        return {name: _lists(offsets, column.take(taken)) for name, column in columns.items()}
+        columns = {"time": pa.array(rows.times), **{name: as_arrow(rows.columns[name]) for name in self.of}}
+        return {name: lists_of(offsets, column.take(taken)) for name, column in columns.items()}
 
     def combine(self, parts: Parts) -> Summary:
         ordered = parts if self.oldest else parts[::-1]
         left = np.full(len(parts[0][1]), self.length)
         begins, taken = [], []
         for summary, positions in ordered:
-            begin, num = _stretches(summary["time"], positions)
+            begin, num = stretches(summary["time"], positions)
             begins.append(begin)
             taken.append(np.minimum(num, left))
             left = left - taken[-1]
-        offsets = _prefix(self.length - left)
+        offsets = prefix_sums(self.length - left)
         order = _interleaved(offsets, taken)
         columns = {}
         for name in parts[0][0]:
             pieces = [
-                _arrow(summary[name]).values.take(pa.array(_runs(begin, num)))
+                as_arrow(summary[name]).values.take(pa.array(expanded(begin, num)))
                 for (summary, _), begin, num in zip(ordered, begins, taken, strict=True)
             ]
-            columns[name] = _lists(offsets, pa.concat_arrays(pieces).take(order))
+            columns[name] = lists_of(offsets, pa.concat_arrays(pieces).take(order))
         return columns
 
 
-def _prefix(values: npt.NDArray[Any]) -> Ints:
-    """Sums of the first 0, 1, … values; integers wrap, and the difference of two is right nevertheless."""
-    total = np.zeros(len(values) + 1, np.int64)
-    np.cumsum(values, out=total[1:])
-    return total
+def _held_values(rows: Rows, of: str, where: str | None) -> Ints:
+    """A column with 0 on the rows that do not count."""
+    return np.where(rows.held(where), np.asarray(rows.columns[of]), 0).astype(np.int64)
 
 
 def _range_min(values: Ints, ranges: Ranges) -> Ints:
@@ -266,45 +275,12 @@ def _range_min(values: Ints, ranges: Ranges) -> Ints:
     return found
 
 
-def _take(column: Column, positions: Ints, identity: int) -> Ints:
-    """Values at these positions; the identity at -1."""
-    if not len(column):
-        return np.full(len(positions), identity)
-    taken: Ints = np.asarray(column)[positions]
-    taken[positions < 0] = identity
-    return taken
-
-
-def _stretches(lists: pa.Array, positions: Ints) -> tuple[Ints, Ints]:
-    """First position and number of the values of the lists at these positions; no values at -1."""
-    if not len(lists):
-        nothing = np.zeros(len(positions), np.int64)
-        return nothing, nothing
-    offsets, has = np.asarray(lists.offsets).astype(np.int64), positions >= 0
-    return np.where(has, offsets[:-1][positions], 0), np.where(has, np.diff(offsets)[positions], 0)
-
-
 def _interleaved(offsets: Ints, taken: list[Ints]) -> pa.Array:
     """The order that turns the values of all first stretches, all second ones, … into lists one after the other."""
     order = np.empty(offsets[-1], np.int64)
     before, begin = 0, offsets[:-1]
     for num in taken:
-        places = _runs(begin, num)
+        places = expanded(begin, num)
         order[places] = np.arange(before, before + len(places))
         before, begin = before + len(places), begin + num
     return pa.array(order)
-
-
-def _runs(begins: Ints, num: Ints) -> Ints:
-    """`begin, begin + 1, …`, `num` positions for each pair."""
-    offsets = _prefix(num)
-    return np.arange(offsets[-1]) + np.repeat(begins - offsets[:-1], num)
-
-
-def _lists(offsets: Ints, values: pa.Array) -> pa.Array:
-    # pa.array checks that the offsets fit 32 bits; astype would wrap.
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
-
-
-def _arrow(column: Column) -> pa.Array:
-    return pa.array(column) if isinstance(column, np.ndarray) else column

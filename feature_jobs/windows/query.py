@@ -8,7 +8,7 @@ import numpy as np
 
 from feature_jobs.windows.days import Pieces, TileId, Window
 from feature_jobs.windows.keys import Groups, Ints
-from feature_jobs.windows.operations import Summary
+from feature_jobs.windows.rows import Cut, Edge, Summary
 from feature_jobs.windows.runs import Run
 from feature_jobs.windows.tiles import Operations, Tile
 
@@ -35,28 +35,43 @@ def aggregate(
     operations: Operations,
     runs: Mapping[int, Run],
     tiles: Mapping[TileId, Tile],
+    stored: Mapping[str, str] | None = None,
 ) -> dict[str, Summary]:
     """For each asking row and operation the summary of the rows in its window.
 
+    `stored`: the name that tiles have for what an operation reads, where it is not the operation's own name.
     `pieces` say which `runs` and `tiles` are read; KeyError where one of them is missing.
     """
     low, high = window.low(asked.times), window.high(asked.times)
-    parts: dict[str, list[tuple[Summary, Ints]]] = {name: [] for name in operations}
 
-    def add_run(run: Run) -> None:
-        ranges = run.ranges(run.keys.find(asked.keys)[asked.codes], low, high)
-        for name, operation in operations.items():
-            parts[name].append((operation.of_ranges(run.rows, *ranges), asked.places_N))
+    def edge(run: Run) -> Edge:
+        found = run.keys.find(asked.keys)
+        # The other way round: the position among the asked keys of each key of the run.
+        asked_U = np.full(len(run.keys), -1)
+        asked_U[found[found >= 0]] = np.flatnonzero(found >= 0)
+        return Edge(run.rows, *run.ranges(found[asked.codes], low, high), asked_U, run.offsets)
 
-    for day in pieces.old:
-        add_run(runs[day])
-    if pieces.tiles:
-        # By key first: a key's many rows see the same whole days.
-        for name, whole in _whole_days(asked, operations, [tiles[tile] for tile in pieces.tiles]).items():
-            parts[name].append((whole, asked.codes_N))
-    for day in pieces.new:
-        add_run(runs[day])
-    return {name: operation.combine(parts[name]) for name, operation in operations.items()}
+    old, new = ([edge(runs[day]) for day in days] for days in (pieces.old, pieces.new))
+    # By key: a key's many rows see the same whole days.
+    names = {name: (stored or {}).get(name, name) for name in operations}
+    read = {names[name]: operation.stored for name, operation in operations.items()}
+    whole = _whole_days(asked, read, [tiles[tile] for tile in pieces.tiles]) if pieces.tiles else {}
+    return {
+        name: operation.of_windows(
+            Cut(
+                window,
+                num_keys=len(asked.keys),
+                keys_A=asked.codes,
+                times_A=asked.times,
+                places_N=asked.places_N,
+                keys_N=asked.codes_N,
+                old=old,
+                whole=whole.get(names[name]),
+                new=new,
+            )
+        )
+        for name, operation in operations.items()
+    }
 
 
 def _whole_days(asked: Asked, operations: Operations, tiles: list[Tile]) -> dict[str, Summary]:

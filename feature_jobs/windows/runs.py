@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from feature_jobs.windows.keys import Groups, Ints, Keys
-from feature_jobs.windows.operations import Column, Rows
+from feature_jobs.windows.rows import Column, Rows
 
 FIRST, SECOND, TIME = "key.first", "key.second", "key.time"
 
@@ -27,6 +27,12 @@ class Run:
     def codes(self) -> Ints:
         """The position among `keys` of each row."""
         return np.repeat(np.arange(len(self.keys)), np.diff(self.offsets))
+
+    def without_rows(self) -> Run:
+        """The run of a day that has no events, with the same columns."""
+        columns = {name: column[:0] for name, column in self.rows.columns.items()}
+        nothing = self.offsets[:0]
+        return Run(self.keys.take(nothing), np.zeros(1, np.int64), Rows(nothing, columns))
 
     def ranges(self, positions_A: Ints, low_A: Ints, high_A: Ints) -> tuple[Ints, Ints]:
         """For each of A askers the range of rows with the times [low, high), of the key at its position (-1: none)."""
@@ -89,7 +95,8 @@ def run_of(groups: Groups, times: Ints, columns: Mapping[str, Column]) -> Run:
 
 def run_table(run: Run) -> pa.Table:
     """The run as a table, for a file: each row with its key."""
-    return pa.table({**key_columns(run.keys.take(run.codes)), TIME: run.rows.times, **run.rows.columns})
+    columns = {name: _stored(column) for name, column in run.rows.columns.items()}
+    return pa.table({**key_columns(run.keys.take(run.codes)), TIME: run.rows.times, **columns})
 
 
 def run_from(table: pa.Table) -> Run:
@@ -115,6 +122,11 @@ def column_of(table: pa.Table, name: str) -> Column:
     """A column as numpy holds it, where it does: whole numbers and bools."""
     chunked = table[name]
     column = chunked.chunk(0) if chunked.num_chunks == 1 else chunked.combine_chunks()  # the latter copies
-    if pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
-        return column.to_numpy(zero_copy_only=False)
-    return column
+    if pa.types.is_uint8(column.type):
+        return column.to_numpy().view(np.bool_)
+    return column.to_numpy() if pa.types.is_integer(column.type) else column
+
+
+def _stored(column: Column) -> Column:
+    """Bools as bytes: Arrow's own are bits, which numpy can't read in place."""
+    return column.view(np.uint8) if isinstance(column, np.ndarray) and column.dtype == np.bool_ else column

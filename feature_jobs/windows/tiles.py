@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from feature_jobs.windows.keys import Keys, union
-from feature_jobs.windows.operations import Operation, Summary
+from feature_jobs.windows.operations import Operation
+from feature_jobs.windows.rows import Column, Summary
 from feature_jobs.windows.runs import FIRST, SECOND, Run, column_of, key_columns, keys_from
 
 Operations = Mapping[str, Operation]
@@ -40,8 +42,19 @@ def merge(older: Tile, newer: Tile, operations: Operations) -> Tile:
 
 def tile_table(tile: Tile) -> pa.Table:
     """The tile as a table, for a file: the columns are named OPERATION.COLUMN."""
-    columns = {f"{name}.{column}": values for name, s in tile.summaries.items() for column, values in s.items()}
+    columns = {
+        f"{name}.{column}": _narrow(values) for name, s in tile.summaries.items() for column, values in s.items()
+    }
     return pa.table({**key_columns(tile.keys), **columns})
+
+
+def _narrow(values: Column) -> Column:
+    """Whole numbers in the fewest bytes that hold all of them: most are small counts."""
+    if not isinstance(values, np.ndarray) or values.dtype != np.int64 or not len(values):
+        return values
+    low, high = int(values.min()), int(values.max())
+    kinds = (kind for kind in (np.int8, np.int16, np.int32) if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max)
+    return values.astype(next(kinds, np.int64))
 
 
 def tile_from(table: pa.Table) -> Tile:

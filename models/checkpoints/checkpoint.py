@@ -88,6 +88,7 @@ def save(ranker: Ranker, folder: Path | None, facts: Mapping[str, Any]) -> None:
     # The other ranks take part in the collective reads, and their bytes go nowhere.
     files = {name: folder / name if folder else Path(os.devnull) for name in FILES}
     tables = ranker.tables
+    # By ascending key: the order of rows in memory depends on the history, the file must not.
     keys_R, rows_R = tables.items()
     defaults, default_states = tables.storage.read(tables.default_rows)
     width = tables.optimizer.state_width(tables.dim)
@@ -142,6 +143,7 @@ def load(folder: Path) -> Ranker:
         layout = Layout.from_json(facts["layout"], str(folder / CHECKPOINT))
         model = Model(**facts["architecture"])
         ranker = Ranker(layout, tuple(facts["tasks"]), model)
+        # A model that serves must be whole: unlike `restore`, nothing may be new or left over.
         report = _fill(_pieces(ranker.network, ranker.network.state_dict()), read_tensors(folder / DENSE))
         if report["new"] or report["resized"] or report["dropped"]:
             raise ValueError(f"{DENSE} has another architecture than {CHECKPOINT} names")
@@ -200,6 +202,7 @@ def _restore_dense(ranker: Ranker, saved: dict[str, Tensor], optimizer: Path) ->
         if _whole(name) in known:  # the weights of a new feature
             pieces[name].detach().zero_()
     for moment in MOMENTS:
+        # By piece, like the weights: the moments of a new feature are zero, those of the others go on.
         fit = {f"{name}/{moment}": piece for name, piece in _moment(ranker, moment).items()}
         _fill(fit, read_tensors(optimizer, fit))
     # The residual is one sum over all ranks: with it on each rank it would be added once per rank.
@@ -292,6 +295,7 @@ def _restore_tables(ranker: Ranker, folder: Path, facts: Mapping[str, Any]) -> T
     )
     table_R = moved_to[index["tables"]]
     kept_R = table_R >= 0
+    # Ids first, then weights in chunks: keys of all rows fit in memory, their weights may not.
     rows_K = tables.load(
         index["keys"].numpy()[kept_R],
         table_R[kept_R],
@@ -362,6 +366,7 @@ def _write_leading(ranker: Ranker, rows_N: Any, weight_ND: Any, state_NK: Any | 
     if state_NK is not None and state_NK.shape[1] == ours_NK.shape[1]:
         ours_NK = state_NK
     elif state_NK is not None:  # a state with moments of `dim` columns each, one value per weight
+        # Adam has two of them side by side; each is cut or kept by itself.
         moments = state_NK.shape[1] // dim
         ours = ours_NK.reshape(len(rows_N), moments, rows.dim)
         ours[:, :, :width] = state_NK.reshape(len(rows_N), moments, dim)[:, :, :width]

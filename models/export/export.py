@@ -93,6 +93,7 @@ def export(
     int8 loses more than `quantize` allows or weights are not finite, CorruptError for unreadable input.
     """
     ranker = checkpoints.load(checkpoint)
+    # Over the whole day, not its first rows: these are of its first hours.
     table = _spread(samples / SAMPLES_FILE, ranker)
     with tempfile.TemporaryDirectory() as scratch:
         batches = list(_batches(table, ranker.layout))
@@ -133,6 +134,7 @@ def _write_models(
     tables, bits = ranker.tables, quantize.embedding_bits
     keys_R, rows_R = tables.items()
     default_TD = _finite(tables, tables.default_rows)
+    # In chunks: fp32 copies of all rows would double the memory of the largest part.
     chunks = _quantized(tables, keys_R, rows_R, bits)
     FrozenTable.from_sorted(chunks, len(keys_R), default_TD, bits).save(output / TABLE_FILE)
     # Both ascending: the result is, too.
@@ -152,6 +154,7 @@ def _write_models(
     files = {"fp32": scratch / "fp32.onnx", "int8": output / MODEL_FILE, "other": scratch / "other.onnx"}
     calibration = _evenly(table, quantize.calibration_rows)
     write_onnx(ranker, files["fp32"])
+    # Scored by ONNX Runtime, not by torch: the comparison is then of the quantization alone.
     fp32 = load(files["fp32"], "fp32")
     wanted_CT = fp32.score(calibration)  # the target of int8's correction
     if not np.isfinite(wanted_CT).all():
@@ -183,8 +186,8 @@ def _finite(tables: DynamicTables, rows_N: npt.NDArray[np.int32]) -> Floats:
     if wrong_N.any():
         names = sorted({tables.names[t] for t in tables.table_R[rows_N[wrong_N]]})
         raise GateError(
-            f"embedding table {', '.join(names)}: {int(wrong_N.sum())} of {len(rows_N)} rows have a weight that is not"
-            " finite; lower train.embedding_learning_rate and train again from the last day whose weights"
+            f"embedding table {', '.join(names)}: {int(wrong_N.sum()):,} of {len(rows_N):,} rows have a weight that is"
+            " not finite; lower train.embedding_learning_rate and train again from the last day whose weights"
             " are finite"
         )
     return weight_ND
@@ -216,6 +219,7 @@ def _batches(table: pa.Table, layout: Layout) -> Iterator[Encoded]:
 
 def _table_bytes(served: FrozenTable, bits: int) -> int:
     """The bytes of a table with all rows, at another number of bits."""
+    # Computed, as the other variants' tables have only the judged rows.
     return served.num_bytes + len(served) * (row_bytes(served.dim, bits) - row_bytes(served.dim, served.bits))
 
 
@@ -228,6 +232,7 @@ def refuse_loss(tasks: tuple[str, ...], facts: Variants, quantize: Quantize) -> 
         fp32_mean, int8_mean = facts["fp32"]["calibration"][task], facts["int8"]["calibration"][task]
         if fp32_auc is None or int8_auc is None or fp32_mean is None or int8_mean is None:
             continue  # one class only: nothing to compare
+        # A gain of AUC is not a reason to refuse; a shift of calibration is one in either direction.
         loss, shift = fp32_auc - int8_auc, abs(int8_mean - fp32_mean)
         if loss > quantize.max_auc_loss:
             problems.append(
@@ -254,6 +259,7 @@ def _spread(file: Path, ranker: Ranker) -> pa.Table:
     columns = ranker.layout.columns + [f"label.{task}" for task in ranker.tasks]
     parts, begin = [], 0
     for block in read_blocks(parquet, 0, num_rows, JUDGED_ROWS, columns):
+        # Block by block: a day may not fit in memory, its judged rows do.
         inside = wanted[(wanted >= begin) & (wanted < begin + len(block))] - begin
         parts.append(block.take(pa.array(inside)))
         begin += len(block)
@@ -307,6 +313,7 @@ def _write_reference(ranker: Ranker, table: pa.Table, scores: dict[str, Floats],
     for name, scores_NT in scores.items():
         for t, task in enumerate(ranker.tasks):
             reference = reference.append_column(f"{name}.{task}", pa.array(scores_NT[places, t], pa.float32()))
+    # Without the metadata that the samples came with: equal rows must give equal bytes.
     pq.write_table(reference.replace_schema_metadata(None), file, compression="zstd")
 
 
@@ -332,7 +339,7 @@ def _print_table(
     lines = [f"{'embeddings of':24}" + "".join(f"{head:>12}" for head in heads)]
     lines.append(f"{'size, bytes':24}" + "".join(f"{variant['bytes']:>12,}" for variant in variants))
     times = (latency_ms[name] for name in ("fp32", "int8", "other"))
-    lines.append(f"{f'{LATENCY_ROWS} rows, ms':24}" + "".join(f"{time_ms:>12.2f}" for time_ms in times))
+    lines.append(f"{f'{LATENCY_ROWS:,} rows, ms':24}" + "".join(f"{time_ms:>12.2f}" for time_ms in times))
     metrics_of = {"auc": [v["auc"] for v in variants], "calibration": [v["calibration"] for v in variants]}
     for metric, by_variant in metrics_of.items():
         for task in tasks:
@@ -340,5 +347,6 @@ def _print_table(
             shown = "".join(f"{'undefined' if value is None else f'{value:.5f}':>12}" for value in values)
             lines.append(f"{f'{metric} {task}':24}{shown}")
     lines.append("The model has learned these rows: compare the columns; `evaluate` judges on rows it had not learned.")
+    lines.append("The column in brackets does not serve: it shows what quantize.embedding_bits would change.")
     lines += [f"{task}: the loss by int8 is not judged: {reason}" for task, reason in unjudged.items()]
     print("\n".join(lines), file=sys.stderr, flush=True)

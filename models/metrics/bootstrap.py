@@ -46,20 +46,24 @@ def paired_bootstrap(
     if labels.all() or not labels.any() or any(np.isnan(s).any() for s in scores):
         return Interval(float("nan"), float("nan"), float("nan"))
     everything = np.ones(num_rows, np.int32)
+    # On all rows, also where the width comes from a sample of them.
     difference = _difference([_Ranking(labels, s) for s in scores], everything)
     rng = np.random.default_rng(seed)
     if num_rows > MAX_ROWS:
+        # Sorted, so that labels and scores are read in the order of memory.
         kept = np.sort(rng.choice(num_rows, MAX_ROWS, replace=False))
         labels, scores = labels[kept], (scores[0][kept], scores[1][kept])
     rankings = [_Ranking(labels, s) for s in scores]
     centre, size = _difference(rankings, everything[: len(labels)]), len(labels)
     draws = np.array(
+        # Counts of how often each row is drawn, not copies of rows: a draw needs no new sort.
         [_difference(rankings, np.bincount(rng.integers(0, size, size), minlength=size)) for _ in range(resamples)]
     )
     deviations = (draws[~np.isnan(draws)] - centre) * np.sqrt(size / num_rows)
     left_out = resamples - len(deviations)
     if not len(deviations):
         return Interval(difference, float("nan"), float("nan"), left_out)
+    # Around the difference on all rows: the centre of a sample would shift the interval by chance.
     low, high = difference + np.quantile(deviations, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(difference, float(low), float(high), left_out)
 

@@ -31,6 +31,7 @@ class Evidence:
         """Describes the missing rows, with both numbers; None where there are enough."""
         if rows < self.min_rows:
             return _lacking(rows, "row", self.min_rows)
+        # Both classes: an AUC compares pairs, so a few negatives are as little evidence as a few positives.
         for count, name in ((positives, "positive"), (rows - positives, "negative")):
             if count < self.min_positives:
                 return _lacking(count, name, self.min_positives)
@@ -58,6 +59,7 @@ def judge_difference(
     if gap:
         return Judgement("unknown", gap)
     found = f"AUC {describe_difference(*interval[:3])}"
+    # Both: a small drop is allowed even where it is certain, and a large one is not evidence where it may be chance.
     if interval.difference < -max_drop and interval.high < 0:
         return Judgement("worse", f"{found} where at most {-max_drop:.4f} is allowed")
     return Judgement("better" if interval.low > 0 else "not_worse", found)
@@ -73,11 +75,13 @@ def judge_calibration(
     it has no upper end, which means that the positives came from too few groups (users).
     """
     found = describe_calibration(value, low, high)
+    # Before the count of rows: an interval that excludes all allowed values needs no more of them.
     if low > 1 + max_error or high < 1 - max_error:
         direction = describe_direction(value, low, high)
         return Judgement("worse", f"{found} where 1 ± {max_error:g} is allowed: {direction}")
     gap = needs.lacks(rows, positives)
     if gap is None and not all(math.isfinite(number) for number in (value, low, high)):
+        # Only the upper end can be infinite here, and only for this reason.
         gap = "the positives came from too few users"
     if gap:
         return Judgement("unknown", f"{found} not judged: {gap}")
@@ -89,20 +93,22 @@ def _unknown(interval: Interval, rows: int, positives: int, needs: Evidence) -> 
         return lacking
     if not all(math.isfinite(number) for number in interval):
         return "the interval is undefined: one class only, or a score that is not a number"
+    # Draws without a positive were left out: what is left is of the luckier draws, and so too narrow.
     if interval.draws_left_out:
         return f"{counted(interval.draws_left_out, 'draw')} of the bootstrap held one class only"
+    # Two equal models, or so few rows that no draw changes the order: the interval does not say which.
     if interval.low == interval.high:
         return f"the interval {interval.low:+.4f} … {interval.high:+.4f} has no width: every draw gave the same"
     return None
 
 
 def _lacking(count: int, name: str, needed: int) -> str:
-    return f"{counted(count, name)} where {needed} {'is' if needed == 1 else 'are'} needed"
+    return f"{counted(count, name)} where {needed:,} {'is' if needed == 1 else 'are'} needed"
 
 
 def counted(count: int, noun: str) -> str:
     """A count with its noun: 1 row, 2 rows."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def shown(value: float | None, form: str = "{:.4f}") -> str:
@@ -147,6 +153,7 @@ def calibration_interval_text(value: float, low: float, high: float) -> str:
 def describe_direction(value: float, low: float, high: float) -> str:
     """Says if scores are too high or too low, and by how much; at least that much where the interval excludes 1."""
     if low > 1:
+        # The interval's nearer end, not the value: it is what the data prove.
         return f"scores are at least {_factor(low)} too high"
     if high < 1:
         return f"scores are at least {_factor(1 / high if high > 0 else math.inf)} too low"

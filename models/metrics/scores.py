@@ -24,6 +24,7 @@ __all__ = [
     "calibration_interval",
     "expected_calibration_error",
     "gauc",
+    "group_aucs",
     "normalized_entropy",
     "paired_bootstrap",
 ]
@@ -37,6 +38,7 @@ SMALLEST_PROBABILITY = 1e-7  # a float32 sigmoid saturates near here; log(0) wou
 
 def auc(labels: Array, scores: Array, weights: Array | None = None) -> float:
     """Probability that a positive scores above a negative, ties counted half (Mann and Whitney 1947)."""
+    # One implementation for both: the whole day is a group of its own.
     return gauc(np.zeros(len(labels), np.int8), labels, scores, weights)
 
 
@@ -45,10 +47,17 @@ def gauc(groups: Array, labels: Array, scores: Array, weights: Array | None = No
 
     `groups` (N) are numbers or text. Zhu et al. 2017, "Optimized Cost per Click in Taobao Display Advertising".
     """
+    auc_G, weight_G = group_aucs(groups, labels, scores, weights)
+    return float(np.average(auc_G, weights=weight_G)) if len(auc_G) else float("nan")
+
+
+def group_aucs(groups: Array, labels: Array, scores: Array, weights: Array | None = None) -> tuple[Floats, Floats]:
+    """AUC and weight of each group that holds both classes; none where a score is not a number."""
     groups, labels, scores = np.asarray(groups), _floats(labels), _floats(scores)
     if not len(labels) or np.isnan(scores).any():
-        return float("nan")
+        return np.empty(0), np.empty(0)
     group_N = groups if groups.dtype.kind in "iub" else np.unique(groups, return_inverse=True)[1]
+    # One sort for all groups, instead of a loop over users.
     order = np.lexsort((scores, group_N))
     group_N, scores = group_N[order], scores[order]
     weight_N = np.ones(len(order)) if weights is None else _floats(weights)[order]
@@ -65,10 +74,9 @@ def gauc(groups: Array, labels: Array, scores: Array, weights: Array | None = No
     positive_G, negative_G = np.add.reduceat(positive_R, first_run_G), np.add.reduceat(negative_R, first_run_G)
     wins_G = np.add.reduceat(positive_R * below_R, first_run_G) - positive_G * before_G
     both_G = (positive_G > 0) & (negative_G > 0)
-    if not both_G.any():
-        return float("nan")
+    # A user with one class only has no pair to order, and says nothing about the ranking.
     auc_G = wins_G[both_G] / (positive_G[both_G] * negative_G[both_G])
-    return float(np.average(auc_G, weights=(positive_G + negative_G)[both_G]))
+    return auc_G, (positive_G + negative_G)[both_G]
 
 
 def normalized_entropy(labels: Array, scores: Array, weights: Array | None = None) -> float:
@@ -104,12 +112,14 @@ def calibration_interval(groups: Array, labels: Array, scores: Array, *, confide
     """
     labels, scores = _floats(labels), _floats(scores)
     if not len(labels) or not np.isfinite(scores).all():
+        # Any score that is not finite makes the sums undefined; such a model must not pass as calibrated.
         return float("nan"), float("nan")
     group_N = np.unique(np.asarray(groups), return_inverse=True)[1]
     label_G, score_G = np.bincount(group_N, labels), np.bincount(group_N, scores)
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     z2 = z**2
     # The interval's ends solve a c² - 2 b c + d = 0.
+    # Sums of squares around zero, not around the mean: groups are drawn, so their number is random too.
     a = label_G.sum() ** 2 - z2 * (label_G**2).sum()
     b = label_G.sum() * score_G.sum() - z2 * (label_G * score_G).sum()
     d = score_G.sum() ** 2 - z2 * (score_G**2).sum()

@@ -96,6 +96,7 @@ class DeviceRanker(Ranker):
         numbers_BK = upload(batch.numbers_BK, self.device)
         with torch.no_grad():
             self.network.standardize.observe(numbers_BK)
+            # After `observe`, so that a number of the first batch is standardized too.
             numbers_BJ = self.network.standardize(numbers_BK)
         lookup = self.tables.lookup(batch.ids, day)
         labels_BT = upload(batch.labels_BT, self.device)
@@ -110,6 +111,7 @@ class DeviceRanker(Ranker):
         def launch() -> None:
             launched.extend(self._gradients(batch, unscale))
 
+        # The next batch is looked up on the CPU while the device computes this one.
         self.thread_pool.run([launch], first=meanwhile)
         gradient_BI, gradient, facts = launched
         loss, norm, total = facts.tolist()  # waits for the device

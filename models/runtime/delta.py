@@ -87,6 +87,7 @@ def write_delta(base: Path, target: Path, output: Path) -> DeltaSizes:
     read_serving(base)
     read_serving(target)
     new, old = FrozenTable.load(target / TABLE_FILE), FrozenTable.load(base / TABLE_FILE)
+    # Every packed row differs then: such a delta would be as large as the export.
     if new.bits != old.bits:
         raise BadInputError(
             f"{base}: its embeddings have {old.bits} bits and those of {target} {new.bits}, so that every row changes;"
@@ -111,12 +112,14 @@ def write_delta(base: Path, target: Path, output: Path) -> DeltaSizes:
 def _write_rows(old: FrozenTable, new: FrozenTable, file: Path) -> DeltaCounts:
     """Writes the differences between two tables whose rows have one width."""
     written, gone, num_new = [], [np.empty(0, np.int64)], 0
+    # A range at a time, so that two tables of billions of bytes are never both in memory.
     for in_old, in_new in _ranges(old.keys_R, new.keys_R):
         found, place = _find(new.keys_R[in_new], old.keys_R[in_old])
         same = found.copy()
         same[found] = (new.rows_RW[in_new][found] == old.rows_RW[in_old][place[found]]).all(1)
         written.append(np.flatnonzero(~same) + in_new.start)
         num_new += int((~found).sum())
+        # What no new key was found for: an evicted row must leave the servers too.
         left = np.ones(in_old.stop - in_old.start, np.bool_)
         left[place[found]] = False
         gone.append(old.keys_R[in_old][left])
@@ -169,6 +172,7 @@ def _merged(old: FrozenTable, changes: Rows) -> Iterator[tuple[Ints, Bytes]]:
     for in_old, in_delta, in_gone in _ranges(old.keys_R, changes.keys_C, changes.gone_G):
         keys, rows = old.keys_R[in_old], old.rows_RW[in_old]
         changed_keys = changes.keys_C[in_delta]
+        # A changed row is dropped here, and comes with the delta's rows.
         kept = ~(_find(keys, changed_keys)[0] | _find(keys, changes.gone_G[in_gone])[0])
         keys = np.concatenate([keys[kept], changed_keys])
         order = np.argsort(keys, kind="stable")  # two ascending runs: merged
@@ -243,14 +247,16 @@ def _read_rows(file: Path, facts: DeltaFacts, old: FrozenTable) -> Rows:
     shape = (len(rows.keys_C), row_bytes(rows.default_TD.shape[1], old.bits))
     if rows.rows_CW.shape != shape:
         raise CorruptError(f"{file}: rows {rows.rows_CW.shape} where {shape} belong; {FETCH}")
+    # Before memory is taken for so many rows: the number comes from a file that may be damaged.
     if not 0 <= facts["rows"] <= len(old) + len(rows.keys_C):
-        raise CorruptError(f"{file.with_name(DELTA_FILE)}: {facts['rows']} rows can't come of this delta; {FETCH}")
+        raise CorruptError(f"{file.with_name(DELTA_FILE)}: {facts['rows']:,} rows can't come of this delta; {FETCH}")
     counts = (facts["changed"] + facts["new"], facts["gone"])
     if counts != (len(rows.keys_C), len(rows.gone_G)) or min(facts["changed"], facts["new"]) < 0:
         raise CorruptError(
-            f"{file.with_name(DELTA_FILE)}: says {counts[0]} rows and {counts[1]} gone, but {ROWS_FILE} has"
-            f" {len(rows.keys_C)} and {len(rows.gone_G)}; {FETCH}"
+            f"{file.with_name(DELTA_FILE)}: says {counts[0]:,} rows and {counts[1]:,} gone, but {ROWS_FILE} has"
+            f" {len(rows.keys_C):,} and {len(rows.gone_G):,}; {FETCH}"
         )
+    # The merge and its binary searches rely on it; unsorted keys would give a wrong table, not an error.
     if any((keys[1:] <= keys[:-1]).any() for keys in (rows.keys_C, rows.gone_G)):
         raise CorruptError(f"{file}: keys are not ascending; {FETCH}")
     return rows

@@ -83,7 +83,7 @@ class FrozenTable:
         Raises ValueError for keys that are not ascending or not unique, and for more than 2^32 - 1 rows.
         """
         if len(keys_R) > MOST_ROWS:
-            raise ValueError(f"{len(keys_R)} rows, but a table holds at most {MOST_ROWS}; split it by feature")
+            raise ValueError(f"{len(keys_R):,} rows, but a table holds at most {MOST_ROWS:,}; split it by feature")
         _check_order(keys_R)
         prefix = max((len(keys_R) // KEYS_PER_BUCKET).bit_length(), 1)
         starts = np.empty((1 << prefix) + 1, np.uint32)
@@ -110,7 +110,7 @@ class FrozenTable:
             if end <= num_rows:  # more rows than promised: counted to the end, for the message below
                 keys_R[begin:end], rows_RW[begin:end] = keys_C, rows_CW
         if end != num_rows:
-            raise ValueError(f"expected {num_rows} rows, got {end}")
+            raise ValueError(f"expected {num_rows:,} rows, got {end}")
         return cls.of(keys_R, rows_RW, default_TD, bits)
 
     @classmethod
@@ -125,7 +125,7 @@ class FrozenTable:
             if table.rows_RW.shape != (num_rows, kernels.row_bytes(table.dim, bits)):
                 raise ValueError(f"rows {table.rows_RW.shape} for {num_rows} keys of dim {table.dim} at {bits} bits")
             if len(table.starts) != (1 << prefix) + 1 or (table.starts[0], table.starts[-1]) != (0, num_rows):
-                raise ValueError(f"the bucket starts do not cover {num_rows} rows")
+                raise ValueError(f"the bucket starts do not cover {num_rows:,} rows")
             if (table.starts[1:] < table.starts[:-1]).any():  # the kernel reads rows between them without bounds
                 raise ValueError("the bucket starts do not ascend")
         except (OSError, ValueError, IndexError) as error:

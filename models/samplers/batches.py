@@ -112,8 +112,10 @@ def read_blocks(
     """Rows [begin, end) in tables of at most `block_rows` rows. Reads only the row groups that contain them."""
     sizes = [parquet.metadata.row_group(g).num_rows for g in range(parquet.metadata.num_row_groups)]
     starts = np.concatenate([[0], np.cumsum(sizes)])
+    # Whole row groups only: a Parquet file can't be read from the middle of one.
     wanted = [g for g in range(len(sizes)) if starts[g] < end and starts[g + 1] > begin]
     position = int(starts[wanted[0]]) if wanted else end
+    # use_threads: Arrow's own threads would take the cores of the training.
     for batch in parquet.iter_batches(batch_size=block_rows, row_groups=wanted, columns=columns, use_threads=False):
         low, high = max(begin - position, 0), min(end - position, len(batch))
         if low < high:

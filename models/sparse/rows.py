@@ -73,6 +73,7 @@ def initial(dim: int, optimizer: Optimizer, keys_F: Ints) -> tuple[Floats, Float
     """The initial weights [F, D] and state [F, K] of rows with these keys."""
     weight_FD = np.empty((len(keys_F), dim), np.float32)
     state_FK = np.empty((len(keys_F), optimizer.state_width(dim)), np.float32)
+    # By key and not by a random generator: a row has the same first weights on any rank, in any order of ids.
     kernels.initialize(weight_FD, state_FK, np.arange(len(keys_F), dtype=np.int32), keys_F, _bound(dim))
     return weight_FD, state_FK
 

@@ -104,6 +104,7 @@ class ShardedRows:
         self.fetched_M: Rows | None = None
         self.slot_R: Rows = reserve((RESERVED_ROWS,), np.int32)  # 0: the default row's slot, or no slot
         self.holder_R: npt.NDArray[np.int16] = reserve((RESERVED_ROWS,), np.int16)  # the table that the slot belongs to
+        # The first rows are the tables' default rows, in the order of the tables.
         self.holder_R[: len(names)] = np.arange(len(names))
         self._tables: DynamicTables  # set by `bind`
         settings = train.distributed
@@ -129,6 +130,7 @@ class ShardedRows:
         Raises BadInputError if a table is full.
         """
         self._take_back(rows_F)
+        # Row and slot are two numbers: a table has its own slots, a row number is shared by all tables.
         table_F = self._tables.table_R[rows_F]
         for table in map(int, np.unique(table_F)):
             rows, slots = rows_F[table_F == table], self.slots[table]
@@ -137,7 +139,7 @@ class ShardedRows:
                 self._take_back(ids.free_rows[: ids.counters[NUM_FREE]])
             if slots.num_free < len(rows):
                 raise BadInputError(
-                    f"train.distributed: table {self.names[table]} is full at {slots.size - 1} rows; raise"
+                    f"train.distributed: table {self.names[table]} is full at {slots.size - 1:,} rows; raise"
                     f" train.distributed.capacity.{self.names[table]}, or lower its embedding.capacity"
                 )
             self.slot_R[rows], self.holder_R[rows] = slots.give(len(rows)), table
@@ -177,6 +179,7 @@ class ShardedRows:
         """Weights [N, D] and state [N, K], gathered from all processes. A collective call."""
         weight_ND, state_NK = self._zeros(len(rows_N))
         for places, shard, index in self._parts(rows_N):
+            # Parts are summed over processes below: a replica counted by each would be a multiple of itself.
             if not shard.replica or self.group.is_leader:
                 weight_ND[places, shard.columns] = shard.weight[index].cpu().numpy()
                 if shard.state is not None:
@@ -230,6 +233,7 @@ class ShardedRows:
         from torchrec import KeyedJaggedTensor
 
         num_samples, num_slots = batch.places_BS.shape
+        # The same in all processes, without asking them: each share differs from it by one sample at most.
         longest = -(-num_samples // self.group.size)
         lengths_FB = np.zeros((len(self.table_F), longest), np.int64)
         lengths_FB[:num_slots, : end - begin] = 1
@@ -249,6 +253,7 @@ class ShardedRows:
         slots = batch.places_U[self._tables.table_R[batch.rows_U] == table]
         index = torch.from_numpy(slots).long().to(self.device)
         gradient_UD = gradient_RD[index] * self.group.size
+        # Only the rows of this batch: zeroing a whole table each step would cost more than the update.
         gradient_RD[index] = 0
         (shard,) = self.shards[table]
         state_RK = cast(Tensor, shard.state)  # a replica always has one; for sgd it has no columns

@@ -75,12 +75,14 @@ class DynamicTables:
     def lookup(self, ids: Ids, day: int) -> Lookup:
         """The rows of a batch to learn. A new id gets a row when the sketch has counted it often enough."""
         columns = Columns([*ids.slots, *(keys for keys, _ in ids.bags)], self.table_F)
+        # All features in one pass: one id map for all tables, whose keys include the feature.
         found = self.ids.resolve(columns, self._admission())
         rows_F, table_F = found.rows_U[found.fresh_F], self.table_F[found.fresh_column_F]
         # Address space was reserved for this many rows: more would need a copy of all of them.
         if self.ids.num_rows > RESERVED_ROWS:
             raise MemoryError(
-                f"{self.ids.num_rows} embedding rows, but a process can hold {RESERVED_ROWS}; set embedding.capacity"
+                f"{self.ids.num_rows:,} embedding rows, but a process can hold {RESERVED_ROWS:,};"
+                " set embedding.capacity"
             )
         kernels.reset(rows_F, table_F, self.table_R, self.count_R)
         self.storage.reset(rows_F, found.fresh_key_F)
@@ -130,6 +132,7 @@ class DynamicTables:
             return 0
         keys_R, rows_R = self.ids.items()
         table_R = self.table_R[rows_R]
+        # Marked first and removed together: one sweep over the map for all tables.
         gone_R: Flags = np.zeros(self.ids.num_rows, np.bool_)
         kept_R: Flags = np.zeros(self.ids.num_rows, np.bool_)
         if keep_U is not None:
@@ -152,6 +155,7 @@ class DynamicTables:
         report = {}
         for table, name in enumerate(self.names):
             counts: dict[str, float] = {key: int(self.statistics[key][table]) for key in STATISTICS}
+            # Both had no row when they came, whether they got one or not.
             missed = counts["admitted"] + counts["rejected"]
             hit_rate = 1 - missed / counts["lookups"] if counts["lookups"] else 0.0
             report[name] = {"rows": int(self.rows_T[table]), **counts, "hit_rate": round(hit_rate, 6)}

@@ -89,6 +89,7 @@ class TrainMetrics(TypedDict, total=False):
 
 
 KEYS = ["key.event_time", "key.event_row", "key.user"]
+REQUEST_KEYS = ["key.item", "key.request"]  # of samples whose rows are shown in requests
 PREDICTIONS_ROWS = 1_000_000  # in memory at a time
 
 
@@ -102,6 +103,7 @@ def train_day(job: TrainJob, group: Group | None = None) -> TrainMetrics:
     model that is larger than the machine's memory.
     """
     scenario, ds, parent, output = job.scenario, job.ds, job.parent, job.output
+    # First: the kernel would kill a process that takes too much, without a word about the setting.
     refuse_too_large(scenario)
     layout, tasks, is_leader = Layout.from_scenario(scenario), scenario.tasks, group is None or group.is_leader
     parquet = open_samples(job.samples / SAMPLES_FILE, layout, tasks)
@@ -185,10 +187,13 @@ class _Day:
             if parent:
                 self.restored = checkpoints.restore(self.ranker, parent)
             self.ranker.tables.start_day()
+            # Before a row is learned, and for the whole day: this is the honest metric of the next day.
             self.scores["progressive"] = self.score(0, num_rows) if parent else _unknown(num_rows, num_tasks)
+        # A resumed run that is in the holdout has the scores of it in its snapshot: its weights know some rows already.
         if not self.position.in_holdout:
             self.learn(0, cut)
             self.scores["gate"] = np.concatenate([_unknown(cut, num_tasks), self.score(cut, num_rows)])
+            # From here on the gate's scores are part of a snapshot.
             self.advance_to(Position(self.position.rows, in_holdout=True))
         self.learn(cut, num_rows)
 
@@ -296,10 +301,12 @@ def _write_predictions(
     parquet: pq.ParquetFile, tasks: tuple[str, ...], progressive_NT: Floats, gate_NT: Floats, file: Path
 ) -> None:
     """Keys, labels and scores of every row, a block at a time."""
-    columns = KEYS + [f"label.{task}" for task in tasks]
+    of_request = REQUEST_KEYS if "key.request" in parquet.schema_arrow.names else []
+    columns = [*KEYS, *of_request, *(f"label.{task}" for task in tasks)]
     writer, begin = None, 0
     for table in read_blocks(parquet, 0, parquet.metadata.num_rows, PREDICTIONS_ROWS, columns):
         rows = slice(begin, begin + len(table))
+        # Without the metadata that the samples came with: equal rows must give equal bytes.
         scored = table.replace_schema_metadata(None)
         for kind, scores_NT in (("progressive", progressive_NT), ("gate", gate_NT)):
             for t, task in enumerate(tasks):
@@ -323,6 +330,7 @@ def _judge(
         by_task = {}
         for t, task in enumerate(tasks):
             labels = table.column(f"label.{task}").cast(pa.float32()).to_numpy()  # null becomes NaN
+            # Unknown labels are not zeros: counted as such, they would lower every metric.
             kept = ~(np.isnan(labels) | np.isnan(scores_NT[:, t]))
             by_task[task] = _metrics(users[kept], labels[kept], scores_NT[kept, t])
         return by_task

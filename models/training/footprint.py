@@ -64,9 +64,11 @@ def footprint(scenario: Scenario, parent: Path | None) -> Footprint:
     network = _shapes_of(scenario)
     found = None
     if parent is not None:
+        # Without its embeddings: a plan must not read gigabytes.
         found = checkpoints.changes(network, names, dim, train.embedding_optimizer, parent)
     kept: dict[str, int] = found["tables"]["restored"] if found else {}
     dropped: dict[str, int] = found["tables"]["dropped"] if found else {}
+    # One sum a row for rowwise_adagrad, several values a weight for others: state can outweigh the weights.
     state_width = Optimizer(train.embedding_optimizer).state_width(dim)
     row_bytes = FLOAT_BYTES * (dim + state_width) + BOOKKEEPING_BYTES
     tables: dict[str, TableFootprint] = {}
@@ -84,8 +86,10 @@ def footprint(scenario: Scenario, parent: Path | None) -> Footprint:
             "settings": settings.model_dump(exclude_defaults=True) if settings else {},
         }
     for name, rows in dropped.items():
+        # Shown, because a feature that was switched off by mistake loses all it has learned.
         tables[name] = {"fate": "dropped", "rows": rows}
     num_parameters, dense_bytes = _dense(network)
+    # The sketch is allocated only where ids have to wait for their row.
     counted = any(settings.min_count > 1 for name, settings in scenario.embeddings.items() if name in names)
     return {
         "tables": tables,
@@ -111,6 +115,7 @@ def refuse_too_large(scenario: Scenario, memory_bytes: int | None = None) -> Non
 
 def _shapes_of(scenario: Scenario) -> Network:
     """The network without its values: no memory is taken."""
+    # Else a mistyped width would take the memory that this is about to refuse.
     with torch.device("meta"):
         return Network(Layout.from_scenario(scenario), scenario.tasks, scenario.model)
 
@@ -118,4 +123,5 @@ def _shapes_of(scenario: Scenario) -> Network:
 def _dense(network: Network) -> tuple[int, int]:
     """Parameters of the dense part, and the bytes of weights and two moments."""
     num_parameters = sum(parameter.numel() for parameter in network.parameters())
+    # AdamW keeps two moments of each weight; gradients come and go with a batch.
     return num_parameters, 3 * FLOAT_BYTES * num_parameters

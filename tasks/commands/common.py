@@ -16,6 +16,7 @@ from feature_jobs.errors import BadInputError, RecloopError, RetryLaterError
 from feature_jobs.schema import Scenario, load_scenario
 from tasks.commands import arguments
 from tasks.run.modes import LAUNCHABLE, SETTING
+from tasks.steps import DAILY
 from tasks.store.digests import finite
 from tasks.store.places import is_remote
 from tasks.store.record_store import DEFAULT_STORE
@@ -50,6 +51,19 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of definition."""
         return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the steps by themselves: a new user needs the others first."""
+        shown = {name: command for name, command in self.commands.items() if not command.hidden}
+        parts = {
+            "Commands": [name for name in shown if name not in DAILY],
+            "Steps of a day, which `recloop run` runs in this order": [name for name in shown if name in DAILY],
+        }
+        limit = formatter.width - 6 - max(map(len, shown))
+        for title, names in parts.items():
+            if names:
+                with formatter.section(title):
+                    formatter.write_dl([(name, shown[name].get_short_help_str(limit)) for name in names])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """See click."""

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from feature_jobs.schema import Scenario
 from tasks.commands.summary import day_facts
+from tasks.deploy import HELD
 from tasks.steps import DAILY
 
 if TYPE_CHECKING:
@@ -48,12 +49,13 @@ def _quality(days: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def verdict_of(day: Mapping[str, Any]) -> str:
-    """`promoted version 5`, `refused version 5`; before a verdict `version 5` or `-`. A second line gives details."""
+    """`promoted version 5`, `refused …`, `held …`; before a verdict `version 5` or `-`. A second line gives details."""
     gate: str | None = day["gate"]
     if gate is None:
         return "-" if day["version"] is None else f"version {day['version']}"
     if not gate.startswith(PROMOTED):
-        return "refused" if day["version"] is None else f"refused version {day['version']}"
+        no = "held" if gate.startswith(f"no: {HELD}") else "refused"
+        return no if day["version"] is None else f"{no} version {day['version']}"
     word = gate.partition(":")[0].removeprefix(PROMOTED).strip(", ")
     return "\n".join([f"{PROMOTED} version {day['version']}", *([word] if word else [])])
 
@@ -64,6 +66,7 @@ def _reason(day: Mapping[str, Any]) -> str:
 
 
 def _legend(scenario: Scenario) -> str:
+    # The numbers of this scenario: a reader asks why a lower AUC was promoted.
     share, allowed = scenario.train.holdout_share, scenario.deploy.max_auc_drop
     return (
         "parent: yesterday's checkpoint on all rows of the day, before they are learned. champion, challenger: on the"
@@ -76,7 +79,8 @@ def _seconds(days: Sequence[Mapping[str, Any]]) -> Table:
     table = _plain("seconds", *DAILY)
     for day in days:
         taken = day["seconds"]
-        table.add_row(day["ds"], *(f"{taken[step]:.1f}" if step in taken else "-" for step in DAILY))
+        # Without the year, which is in the table above: all steps fit into 80 columns.
+        table.add_row(day["ds"][5:], *(f"{taken[step]:.1f}" if step in taken else "-" for step in DAILY))
     return table
 
 

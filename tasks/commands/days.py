@@ -31,6 +31,7 @@ def scenario_days(scenario: Scenario, ds: str | None, first: str | None, last: s
     if ds:
         check_day(scenario, ds)
         return [ds]
+    # An open end has no default: "today" would make the same command mean other days tomorrow.
     last = last or (str(scenario.data.days.last) if scenario.data.days.last else None)
     if last is None:
         raise BadInputError(f"{scenario.file}: data.days.last is open; give the last day with --to")
@@ -46,12 +47,16 @@ def scenario_days(scenario: Scenario, ds: str | None, first: str | None, last: s
 
 
 def day_options(default: str = "the scenario's") -> Callable[[Any], Any]:
-    """Adds --ds, --from and --to; `default` describes the days without them."""
+    """Adds --ds, --from and --to; `default` describes the days without them, with {end} for oldest or newest."""
 
     def add(command: Any) -> Any:
         for option in (
-            click.option("--to", "last", type=arguments.day, help=f"Last day; default: {default}."),
-            click.option("--from", "first", type=arguments.day, help=f"First day; default: {default}."),
+            click.option(
+                "--to", "last", type=arguments.day, help=f"Last day; default: {default.format(end='newest')}."
+            ),
+            click.option(
+                "--from", "first", type=arguments.day, help=f"First day; default: {default.format(end='oldest')}."
+            ),
             click.option("--ds", type=arguments.day, help="One day, 2022-04-25."),
         ):
             command = option(command)
@@ -63,7 +68,12 @@ def day_options(default: str = "the scenario's") -> Callable[[Any], Any]:
 @main.command(short_help="Runs the daily steps of one day or of several.")
 @day_options()
 @errors_as_json
-@click.option("--until", type=click.Choice(DAILY), help="The last step to run of each day; default: all.")
+@click.option(
+    "--until",
+    type=click.Choice(DAILY),
+    metavar="STEP",
+    help=f"The last step to run of each day: {', '.join(DAILY)}; default: all.",
+)
 @execution_option
 @with_context
 def run(
@@ -98,6 +108,7 @@ class RunEnd:
     @property
     def exit_code(self) -> int:
         """3 where a gate failed a day, else 0. A refusal by a step with `on_no: skip` does not count."""
+        # A refused version is an ordinary day, and a script must not stop at it.
         failed = [o for o in self.outcomes if o.exit_code and STEPS[o.step].on_no == "fail"]
         return GateError.exit_code if failed else 0
 
@@ -137,7 +148,8 @@ def run_days(context: Context, days: list[str], launcher: Launcher | None = None
                 # The next day would miss its parent: stop with the reason, not with its consequence.
                 return replace(ended, error=GateError(str(outcome.gate)), stopped_at=(day, name))
             ended.outcomes.append(outcome)
-            click.echo("\n".join(outcome_lines(outcome)), err=True)
+            if not context.as_json:
+                click.echo("\n".join(outcome_lines(outcome)), err=True)
             if nothing_committed:  # later steps need it; the next day does not
                 break
     return ended
@@ -150,6 +162,7 @@ def _print_end(context: Context, days: list[str]) -> None:
     from tasks.commands.day_table import day_table
     from tasks.run.plan import changed_steps
 
+    # Days that the run did not come to would be rows of dashes.
     begun = [ds for ds in days if any(context.store.find(name, ds) for name in DAILY)]
     if not begun:
         return
@@ -173,13 +186,14 @@ def plan(context: Context, ds: str | None, first: str | None, last: str | None) 
     Then the state that the first training would begin with: rows and bytes of each table; and, where the scenario has
     changed since the checkpoint that it starts from, the parts that are restored, new, resized or dropped.
     """
+    from tasks.commands.text_table import lines_of
     from tasks.run.plan import plan_days, plan_table, plan_training, training_table
 
     planned = plan_days(context.scenario, context.store, scenario_days(context.scenario, ds, first, last))
     training = plan_training(context.scenario, context.store, planned)
     context.show(
         {"days": [asdict(day) for day in planned], "training": training.as_json()},
-        f"{plan_table(planned)}\n\n{training_table(training)}",
+        "\n".join([plan_table(planned, context.options), "", *lines_of(training_table(training))]),
     )
 
 
@@ -192,18 +206,20 @@ def check(context: Context, no_data: bool) -> None:
     from feature_jobs.checks.facts import fact_lines
 
     facts = check_all(context.scenario, with_data=not no_data)
+    # With --json one document on stdout, warnings in it; people get lines with colours.
     context.show({"ok": True, **facts}, None)
     if not context.as_json:
         for line in fact_lines(facts):
             click.echo(line)
         for warning in facts["warnings"]:
             click.secho(f"warning: {warning}", fg="yellow")
-        click.secho(f"{context.scenario.file.name}: no problems found", fg="green")
+        but = ", but read the warnings" if facts["warnings"] else ""
+        click.secho(f"{context.scenario.file.name}: no problems found{but}", fg="yellow" if but else "green")
 
 
-@main.command(short_help="Proposes a scenario for the log files below PATH.")
-@click.argument("path", type=arguments.path_to("file or folder", exists=True))
-@click.option("--name", type=arguments.name, help="Name of the scenario; default: that of the folder.")
+@main.command(short_help="Proposes a scenario for log files or EasyRec configs.")
+@click.argument("path", type=arguments.path_to("file or folder", exists=True), required=False)
+@click.option("--name", type=arguments.name, help="Name of the scenario; default: that of the folder or the config.")
 @click.option(
     "--out", type=arguments.path_to("folder"), default=Path("scenarios"), show_default=True, help="Folder to write to."
 )
@@ -215,16 +231,46 @@ def check(context: Context, no_data: bool) -> None:
     metavar="NAME=CONDITION",
     help="Label to predict, as in bought='outcome == \"purchased\"'; can be repeated. Default: by the columns' names.",
 )
-def init(path: Path, name: str | None, out: Path, labels: tuple[tuple[str, str], ...]) -> None:
+@click.option(
+    "--from-easyrec",
+    "config",
+    type=arguments.path_to("file", exists=True),
+    metavar="FILE",
+    help="Pipeline config of EasyRec or TorchEasyRec, or fg.json, to write as a scenario. It says features, labels, "
+    "model and training; PATH or --data, if given, is where columns, types and days are found.",
+)
+@click.option(
+    "--data", type=arguments.path_to("file or folder", exists=True), help="Log files, as PATH, for --from-easyrec."
+)
+def init(
+    path: Path | None,
+    *,
+    name: str | None,
+    out: Path,
+    labels: tuple[tuple[str, str], ...],
+    config: Path | None,
+    data: Path | None,
+) -> None:
     """Proposes a scenario for the log files below PATH, for you to read and edit.
 
     It proposes the events table, other tables, the types of columns, the columns of time, user and item, the labels,
     the days and the features, with a reason for each. It prints the parts that it left out, with reasons: columns that
     give a label away, ids of rows, days with few rows. A scenario file that exists is never changed.
+
+    With --from-easyrec, it lists each setting of the config that it could not carry over, with the reason; the
+    scenario has the same lines as comments.
     """
+    from feature_jobs.proposals.easyrec import write_port
     from feature_jobs.proposals.propose import write_proposal
 
-    for line in write_proposal(path, out, name, dict(labels)):
+    files = path or data
+    if files is None and config is None:
+        raise click.UsageError("name the folder of the log files, or --from-easyrec FILE")
+    if path and data:
+        raise click.UsageError(f"PATH ({path}) and --data ({data}) are both given; leave one out")
+    given = dict(labels)
+    lines = write_port(config, out, name, files, given) if config else write_proposal(files, out, name, given)
+    for line in lines:
         click.echo(line)
 
 
@@ -261,7 +307,7 @@ def chain_log(context: Context) -> None:
     context.show([vars(link) for link in links], "\n".join(lines) or "no checkpoint is committed yet")
 
 
-@chain.command("verify")
+@chain.command("verify", short_help="Proves every commit, record and file.")
 @with_context
 def chain_verify(context: Context) -> None:
     """Proves every commit, record and file, from the newest back to the first.
@@ -278,7 +324,7 @@ def chain_verify(context: Context) -> None:
     context.show(asdict(proof), "\n".join(lines))
 
 
-@chain.command("replay")
+@chain.command("replay", short_help="Computes days again, in a new generation.")
 @click.option("--from", "first", type=arguments.day, required=True, help="The first day to rebuild.")
 @click.option("--to", "last", type=arguments.day, help="Last day; default: the newest committed one.")
 @click.option("--reason", default="corrected data", show_default=True, help="Kept in the generation's record.")
@@ -309,7 +355,7 @@ def chain_replay(
         raise ended.error
 
 
-@main.command("dvc-render")
+@main.command("dvc-render", short_help="Writes dvc.yaml, for `dvc repro`.")
 @click.option("--scenario", "-s", "name", required=True, help="Name in scenarios/, or path of a YAML file.")
 @click.option("--from", "first", type=arguments.day, help="First day; default: the scenario's.")
 @click.option("--to", "last", type=arguments.day, help="Last day; default: the scenario's.")

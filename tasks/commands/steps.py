@@ -9,6 +9,7 @@ import click
 
 from tasks.commands import arguments
 from tasks.commands.common import Context, execution_option, json_line, main, with_context
+from tasks.commands.text_table import lines_of
 from tasks.contract import Step
 from tasks.run.modes import launcher_of
 from tasks.steps import STEPS
@@ -48,14 +49,17 @@ def _add(declared: Step) -> None:
         )
         context.after(declared, outcome)
         if declared.shows and outcome.uri and not context.as_json:
-            click.echo(declared.shows(Path(outcome.uri), context.options), err=True)
+            click.echo("\n".join(lines_of(declared.shows(Path(outcome.uri), context.options))), err=True)
         if outcome.gate:
             click.secho(f"gate: {outcome.gate}", err=True, fg="yellow")
+        elif said := outcome.metrics.get("verdict"):
+            click.echo(said, err=True)
         click.echo(json_line(outcome.as_json()))
         click.get_current_context().exit(0 if no_is_done and outcome.digest else outcome.exit_code)
 
     for name, option in declared.options.items():
-        command = click.option(f"--{name}", type=click.IntRange(0, 1024), help=option.help)(command)
+        number = click.IntRange(0, 1024)
+        command = click.option(f"--{name}", type=number, metavar="NUMBER", help=option.help)(command)
     first = declared.doc.replace("\n", " ")
     main.command(declared.name, help=f"{first}\n\nEnds with one JSON line on stdout.")(command)
 

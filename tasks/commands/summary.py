@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
@@ -132,14 +133,30 @@ def outcome_lines(outcome: Outcome) -> list[str]:
     if outcome.outcome in ("already_done", "reused"):
         return [f"{head} {'done before' if outcome.outcome == 'already_done' else 'as before'}"]
     words = [f"{head} {outcome.seconds.get('total', 0.0):6.1f} s"]
-    words += [f"gate said no: {outcome.gate.removeprefix('no: ')}"] if outcome.gate else []
-    words += [verdict] if (verdict := _verdict(outcome.metrics)) else []
+    said = f"gate said no: {outcome.gate.removeprefix('no: ')}" if outcome.gate else _verdict(outcome.metrics)
+    words += [said] if said else []
     words += [f"{name} {number(value)}" for name, value in _main_numbers(outcome.metrics).items()]
-    return ["  ".join(words), *(f"    {line}" for line in (*table_lines(outcome.metrics), *_undated(outcome.metrics)))]
+    details = (*table_lines(outcome.metrics), *_undated(outcome.metrics))
+    return [*_packed(words), *(f"    {line}" for line in details)]
+
+
+def _packed(words: list[str]) -> list[str]:
+    """The words on lines as wide as the terminal, each of which begins below the first one's seconds."""
+    width, (line, *others) = shutil.get_terminal_size().columns, words
+    lines, indent = [], " " * (len(words[0]) - 8)
+    for word in others:
+        # A sentence that is longer than any line stays beside its step.
+        if len(line) + len(word) + 2 > width >= len(indent) + len(word) + 2:
+            lines.append(line)
+            line = indent
+        line += f"  {word}"
+    return [*lines, line]
 
 
 def _verdict(metrics: Mapping[str, Any]) -> str:
-    """Returns the step's decision in words: `promoted version 5` for {"promoted": True, "version": 5}."""
+    """Returns the step's decision in words, its own or as `version 5` and `not worse` say it."""
+    if said := metrics.get("verdict"):
+        return str(said)
     decided = {name.replace("_", " "): value for name, value in metrics.items() if isinstance(value, bool)}
     words = [name if value else f"not {name}".removeprefix("not not ") for name, value in decided.items()]
     version = [f"version {metrics['version']}"] if "version" in metrics else []
@@ -151,9 +168,12 @@ def _main_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, value in flat({key: inner for key, inner in metrics.items() if key != "tables"}).items():
         leaf = name.rpartition(".")[2]
-        shown = leaf in SHOWN or (leaf in SHOWN_IF_ANY and value) or (leaf == "rows" and "." not in name)
+        # Deeper ones compare two models, and the step has printed them side by side.
+        is_shown = leaf in SHOWN and name.count(".") < 3
+        shown = is_shown or (leaf in SHOWN_IF_ANY and value) or (leaf == "rows" and "." not in name)
         if shown and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             found[name] = value
+    # A scenario of many labels has dozens; all of them are in MLflow and in the JSON line.
     return dict(list(found.items())[:MOST_NUMBERS])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -20,14 +19,19 @@ from tasks.commands.text_table import number, table
 
 if TYPE_CHECKING:
     from tasks.run.tries_plan import Try, Variant
-    from tasks.run.tries_scores import Comparison, Quality, Side
+    from tasks.run.tries_scores import Comparison, Quality, Side, TaskComparison
 
 DEFAULT_DAYS = 5
-QUALITY = ("rows", "AUC", "GAUC", "NE", "calibration")
-DIFFERENCE = ("AUC difference", "interval", "")
+QUALITY = {
+    "rows": "rows", "AUC": "auc", "GAUC": "gauc", "NE": "normalized_entropy", "calibration": "calibration",
+    "request AUC": "request_auc", "NDCG": "ndcg", "MRR": "mrr",
+}  # fmt: skip
+"""Columns of the tables: the names of their values in a `Quality`."""
+PER_REQUEST = ("request AUC", "NDCG", "MRR")
+DIFFERENCE = ("AUC difference", "interval", "verdict")
 
 
-@main.command("try")
+@main.command("try", short_help="Trains some days with other settings, and compares.")
 @click.option(
     "--variant",
     "variants",
@@ -36,7 +40,7 @@ DIFFERENCE = ("AUC difference", "interval", "")
     help="Settings to try under a name; give it several times to try several at once. --set then holds for all.",
 )
 @click.option("--jobs", type=click.IntRange(1, 1024), help="Variants trained at once; default: as many as fit.")
-@day_options("the scenario's; without any day, the newest five that are trained")
+@day_options("the {end} trained one; without any day, the newest five")
 @with_context
 def try_(
     context: Context,
@@ -50,13 +54,16 @@ def try_(
     """Trains some committed days with other settings, beside the chain, and compares the results.
 
     \b
-        recloop try -s movielens --set model.architecture=dcnv2 --from 1997-11-12 --to 1997-11-16
-        recloop try -s movielens --variant 'wide: model.bottom=[256,128]' --variant 'fast: train.learning_rate=0.003'
+        recloop try -s movielens --set model.architecture=dcnv2 \\
+            --from 1997-11-12 --to 1997-11-16
+        recloop try -s movielens --variant 'wide: model.bottom=[256,128]' \\
+            --variant 'fast: train.learning_rate=0.003'
 
     Each variant starts from the checkpoint before the first day and learns the samples that are committed; days are
     joined again only where a feature changed. It is compared with the committed chain on the same rows: on the first
     day those of the holdout, on later days all rows, scored before they are learned. The committed chain stays as it
-    is. Without days it takes the newest five that are trained. An equal try is found again, not repeated.
+    is. Without days it takes the newest five that are trained. An equal try is found again, not repeated; a try of the
+    same name and other settings is refused.
     """
     from tasks.run.tries import run_tries
 
@@ -75,7 +82,7 @@ def try_(
     click.get_current_context().exit(next((one.exit_code for one in found if one.error), 0))
 
 
-@main.command()
+@main.command(short_help="Compares days, generations, tries, or the chain.")
 @click.argument("first")
 @click.argument("second")
 @with_context
@@ -83,9 +90,12 @@ def compare(context: Context, first: str, second: str) -> None:
     """Compares two things that exist: days, generations, tries, or the committed chain.
 
     \b
-        recloop compare -s movielens committed try-3f9a2c1b       a try against the chain
-        recloop compare -s movielens g0 g1                        two generations, on the days they share
-        recloop compare -s movielens 1997-11-13 1997-11-14        two days, each on its own rows
+        a try against the chain:
+            recloop compare -s movielens committed try-3f9a2c1b
+        two generations, on the days that both have:
+            recloop compare -s movielens g0 g1
+        two days, each on its own rows:
+            recloop compare -s movielens 1997-11-13 1997-11-14
 
     Where both scored the same rows, the difference has an interval (paired bootstrap); where not, it says so.
     """
@@ -182,6 +192,7 @@ def _side(context: Context, name: str) -> Side:
     if generation is None and name != COMMITTED and not is_day:
         return load_side(store, name)
     found = {ds: store.find(TRAIN.name, ds, generation) for ds in ([name] if is_day else trained_days(store))}
+    # Of a range, deleted days are passed over; a day that is named alone is an error below.
     there = {ds: commit for ds, commit in found.items() if commit and (is_day or not store.is_collected(commit))}
     days = {ds: context.proven(commit) for ds, commit in there.items()}
     if not days:
@@ -200,6 +211,7 @@ def _progress(names: Sequence[str], num_days: int, *, shown: bool) -> Iterator[C
 
     from tasks.run.tries_plan import JOIN
 
+    # On stderr, so that the table on stdout can be piped.
     console = Console(stderr=True, quiet=not shown)
     if not console.is_terminal:
         yield lambda name, label: console.print(f"{name}: {label} done", highlight=False)
@@ -251,6 +263,8 @@ def _metrics(one: Try) -> list[tuple[str, float, int]]:
 
 def _try_lines(found: Sequence[Try], seconds: float) -> list[str]:
     """One table per task, the committed chain first; then notes that a reader needs for the figures."""
+    from tasks.run.tries import settings_text
+
     judged = [one for one in found if one.comparison]
     lines: list[str] = []
     if judged:
@@ -258,12 +272,13 @@ def _try_lines(found: Sequence[Try], seconds: float) -> list[str]:
         assert first is not None  # noqa: S101 (judged tries have one)
         lines.append(f"{found[0].days[0]} to {found[0].days[-1]}, on rows that were not learned yet:")
         for task in first.tasks:
-            rows = [_quality_row(first.first, first.tasks[task].first)]
-            rows += [_row(one.comparison, task, one) for one in judged if one.comparison]
-            lines += [*table((task, *QUALITY, *DIFFERENCE, "seconds"), rows), ""]
+            head = _quality_head(first.tasks[task])
+            rows = [[*_quality_row(first.first, first.tasks[task].first, head), *[""] * len(DIFFERENCE), ""]]
+            rows += [_row(one.comparison, task, one, head) for one in judged if one.comparison]
+            lines += [*table((task, *head, *DIFFERENCE, "seconds"), rows), ""]
         lines += _reading(first, len(judged))
     for one in found:
-        changes = " ".join(f"{path}={json.dumps(value)}" for path, value in one.changes.items())
+        changes = settings_text(one.changes)
         again = " (done before)" if one.outcome == "already_done" else ""
         joined = "; its days were joined again" if one.joined_again else ""
         lines.append(f"{one.name}{again}: {changes or 'the scenario as it is today'}{joined}")
@@ -282,15 +297,23 @@ def _reading(comparison: Comparison, num_variants: int) -> list[str]:
     return [text]
 
 
-def _row(comparison: Comparison, task: str, one: Try) -> list[str]:
+def _row(comparison: Comparison, task: str, one: Try, head: Sequence[str]) -> list[str]:
     facts = comparison.tasks[task]
-    row = _quality_row(one.name, facts.second)
-    return [*row[: 1 + len(QUALITY)], *_difference_cells(facts.difference), f"{one.seconds:.1f}"]
+    return [
+        *_quality_row(one.name, facts.second, head),
+        *_difference_cells(facts.difference),
+        f"{one.seconds:.1f}",
+    ]
 
 
-def _quality_row(name: str, quality: Quality) -> list[str]:
-    values = (quality.auc, quality.gauc, quality.normalized_entropy, quality.calibration)
-    return [name, number(quality.rows), *map(number, values), *[""] * len(DIFFERENCE), ""]
+def _quality_head(facts: TaskComparison) -> Sequence[str]:
+    """The columns of a task's qualities; those of requests where one side has them."""
+    of_requests = (facts.first.request_auc, facts.second.request_auc) != (None, None)
+    return tuple(name for name in QUALITY if of_requests or name not in PER_REQUEST)
+
+
+def _quality_row(name: str, quality: Quality, head: Sequence[str]) -> list[str]:
+    return [name, *(number(getattr(quality, QUALITY[column])) for column in head)]
 
 
 def _difference_cells(difference: Any) -> list[str]:
@@ -302,13 +325,19 @@ def _difference_cells(difference: Any) -> list[str]:
 def _comparison_lines(found: Comparison) -> list[str]:
     lines: list[str] = []
     for task, facts in found.tasks.items():
-        second = _quality_row(found.second, facts.second)[: 1 + len(QUALITY)]
-        rows = [_quality_row(found.first, facts.first)[:-1], [*second, *_difference_cells(facts.difference)]]
-        lines += [*table((task, *QUALITY, *DIFFERENCE), rows), ""]
+        head = _quality_head(facts)
+        first = _quality_row(found.first, facts.first, head)
+        second = _quality_row(found.second, facts.second, head)
+        rows = [[*first, *[""] * len(DIFFERENCE)], [*second, *_difference_cells(facts.difference)]]
+        lines += [*table((task, *head, *DIFFERENCE), rows), ""]
     if not found.tasks:
-        lines.append("no row that both sides have scored before learning it")
+        side = " and ".join(found.without_scores) or "both sides together"
+        lines.append(
+            f"nothing to compare: {side} scored no row before it was learned; a first day has no parent to do so"
+        )
+        return lines
     if found.not_paired:
         return [*lines, f"not paired, so without an interval: {found.not_paired}"]
     days = f"{found.days[0]} to {found.days[-1]}" if len(found.days) > 1 else found.days[0]
-    holdout = f", of {', '.join(found.holdout_days)} the holdout" if found.holdout_days else ""
-    return [*lines, *_reading(found, 1), f"on the same rows of {days}{holdout}, scored before they were learned"]
+    holdout = f"; of {', '.join(found.holdout_days)} only the holdout counts" if found.holdout_days else ""
+    return [*lines, *_reading(found, 1), f"on the same rows of {days}, scored before they were learned{holdout}"]

@@ -37,6 +37,7 @@ def status(context: Context, repair: bool) -> None:
         show(scenario, store, not_shown(store))
     commits, generations = store.commits(), store.generations()
     current = [commit for commit in commits if holder_of(commit.ds, generations) == commit.generation]
+    # Of the newest generation alone: an older one's refusal would stand beside a day that was repaired.
     states = _states(store, [commit for commit in current if commit.step in DAILY])
     days = sorted({commit.ds for commit in commits})
     link = head(store, commits)
@@ -63,15 +64,18 @@ def _states(store: ScenarioStore, commits: list[Commit]) -> dict[tuple[str, str]
 
 
 def _status_lines(facts: dict[str, Any], tasks: tuple[str, ...], options: str) -> list[str]:
+    from tasks.run.plan import in_words
+
     link, targets = facts["chain_head"], ", ".join(facts["rollback_targets"])
+    # A version that was deleted in MLflow can't serve, and only MLflow knows it.
     unchecked = "" if facts["mlflow"].startswith("ok") else " (not checked, as MLflow does not answer)"
     rows = [
-        [day, *steps.values(), *(number(facts["auc"][day][task]) for task in tasks)]
+        [day, in_words(steps), *(number(facts["auc"][day][task]) for task in tasks)]
         for day, steps in facts["days"].items()
     ]
     return [
         f"{facts['scenario']} in {facts['store']}, generation {facts['generation']}",
-        *table(["day", *DAILY, *(f"AUC {task}" for task in tasks)], rows, left=1 + len(DAILY)),
+        *table(["day", "steps", *(f"AUC {task}" for task in tasks)], rows, left=2),
         f"chain head: {link['ds']} {link['checkpoint'][:12]}" if link else "no checkpoint is committed yet",
         *map(_version_line, facts["versions"]),
         f"rollback can go to: {targets}{unchecked}" if targets else "rollback: no earlier version",
@@ -99,13 +103,15 @@ def _version_line(version: dict[str, Any]) -> str:
 
 
 @main.command(short_help="Makes an earlier version serve again.")
-@click.option("--to", "to_version", help="Version to go back to; default: the one that served before.")
+@click.option(
+    "--to", "to_version", metavar="VERSION", help="Version to go back to; default: the one that served before."
+)
 @with_context
 def rollback(context: Context, to_version: str | None) -> None:
     """Makes an earlier version serve again: the one before, or the one of --to.
 
-    --to may name one of the last `deploy.keep_versions` champions, or a version that a rollback replaced. Later days do
-    not promote until `recloop resume-promotions`.
+    --to may name one of the last `deploy.keep_versions` champions, or a version that a rollback replaced. Until
+    `recloop resume-promotions`, later days do not promote.
     """
     from tasks.run.rollback import rollback as go_back
 
@@ -141,6 +147,7 @@ def accept(context: Context, ds: str) -> None:
             f"{context.store.url}: no proposal of {ds} for the present tune.space; search first:"
             f" recloop tune {context.options} --ds {ds}"
         )
+    # Proven first: its values are written into the scenario, so nobody may have changed them since.
     proposal = read_proposal(context.proven(commit))
     if proposal["better"] and (reason := doubt(proposal)):
         click.secho(f"warning: {reason}", err=True, fg="yellow")
@@ -149,7 +156,7 @@ def accept(context: Context, ds: str) -> None:
     context.show(proposal["changes"], f"{scenario.file}:\n" + ("\n".join(lines) or "nothing to change"))
 
 
-@main.command(short_help="Writes the days' metrics for `dvc metrics` and `dvc plots`.")
+@main.command(short_help="Writes the days' metrics for `dvc metrics`.")
 @day_options()
 @click.option(
     "--out", type=arguments.path_to("folder"), required=True, help="Folder for metrics.json and progressive.csv."
@@ -163,7 +170,7 @@ def report(context: Context, ds: str | None, first: str | None, last: str | None
     click.echo(f"{out}/metrics.json, {out}/progressive.csv")
 
 
-@main.command()
+@main.command(short_help="Writes the difference between two days' exports.")
 @click.option("--from", "base_ds", type=arguments.day, required=True, help="Day whose export the servers have.")
 @click.option("--to", "target_ds", type=arguments.day, required=True, help="Day whose export the servers get.")
 @click.option("--out", type=arguments.path_to("folder"), required=True, help="Folder for the delta.")
@@ -189,12 +196,13 @@ def _export(context: Context, ds: str) -> Path:
             f"{context.store.url}: no export of {ds}; make one: recloop run {context.options} --ds {ds}"
         )
     folder = context.proven(commit)
+    # A delta of an export that a gate refused would bring it to servers by another way.
     if gate := commit.manifest.get("gate"):
         raise GateError(f"the export of {ds} is not to serve: {gate}")
     return folder
 
 
-@main.command("apply-delta")
+@main.command("apply-delta", short_help="Applies a delta to an export.")
 @click.argument("base", type=arguments.path_to("folder", exists=True))
 @click.argument("delta", type=arguments.path_to("folder", exists=True))
 @click.argument("output", type=arguments.path_to("folder"))

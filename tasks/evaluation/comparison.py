@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from models.metrics.comparison import Comparison, Difference, Judged, Quality
+    from models.metrics.comparison import Comparison, Difference, Groups, Judged, Quality
     from models.metrics.judgement import Judgement, Verdict
+    from models.metrics.requests import RequestQuality
     from tasks.evaluation.scored_day import Scores
 
 TRAILING_DAYS = 7
@@ -83,6 +84,7 @@ class DayQuality(TypedDict, total=False):
     calibration: float
     calibration_interval: list[float]
     calibration_error: float
+    per_request: RequestQuality
 
 
 class Evaluation(Holdout):
@@ -108,8 +110,8 @@ def compare_holdout(config: DayConfig, day: ScoredDay, champion: Scores | None) 
 
     def on(rows_N: NDArray[np.bool_], task: str, min_rows: int, max_drop: float) -> Comparison:
         theirs = champion[task][rows_N] if champion is not None else None
-        ours, labels, users = day.gate[task][rows_N], day.labels[task][rows_N], day.users_N[rows_N]
-        return _compare(config, labels, theirs, ours, users, min_rows=min_rows, max_drop=max_drop)
+        ours, labels, groups = day.gate[task][rows_N], day.labels[task][rows_N], day.groups.take(rows_N)
+        return _compare(config, labels, theirs, ours, groups, min_rows=min_rows, max_drop=max_drop)
 
     return {
         "overall": {task: on(day.holdout_N, task, rules.min_rows, rules.max_auc_drop) for task in day.labels},
@@ -164,6 +166,7 @@ def judge_day(
     config: DayConfig, day: ScoredDay, champion: Scores | None, former: Scores | None, *, is_parent: bool
 ) -> NextDay:
     """Judges the champion on all rows of a day that it has not learned from."""
+    # The champion's own next day: the first rows that neither it nor the one before it has learned.
     against_former = _on_all_rows(config, day, ("champion", "former"), champion, former)
     # The parent of the day is the chain itself: where it is the champion, there are no two models to compare.
     chain = {} if is_parent else _on_all_rows(config, day, ("chain", "champion"), day.progressive, champion)
@@ -193,7 +196,7 @@ def _on_all_rows(
     rules = config.scenario.deploy
     found: dict[str, DayComparison] = {}
     for task, labels in day.labels.items():
-        scores = (labels, theirs[task], ours[task], day.users_N)
+        scores = (labels, theirs[task], ours[task], day.groups)
         facts = _compare(config, *scores, min_rows=rules.min_rows, max_drop=rules.max_auc_drop)
         found[task] = {
             "rows": facts["rows"],
@@ -210,7 +213,7 @@ def _compare(
     labels_N: NDArray[np.floating[Any]],
     theirs_N: NDArray[np.floating[Any]] | None,
     ours_N: NDArray[np.floating[Any]],
-    users_N: NDArray[Any],
+    groups: Groups,
     *,
     min_rows: int,
     max_drop: float,
@@ -224,9 +227,10 @@ def _compare(
         labels_N,
         theirs_N,
         ours_N,
-        users_N,
+        groups,
         resamples=rules.bootstrap,
         confidence=rules.confidence,
+        ndcg_k=rules.ndcg_k,
         # Another seed each day, so that the draws of different days are independent.
         seed=int(config.ds.replace("-", "")),
         needs=Evidence(min_rows, config.scenario.deploy.min_positives),
@@ -246,11 +250,11 @@ def history(config: DayConfig, day: ScoredDay, before: list[DayQuality]) -> list
     """Progressive quality of every day so far: that of the earlier days, and of this day."""
     from models.metrics.comparison import judge
 
-    today: list[DayQuality] = []
+    rules, today = config.scenario.evaluate, list[DayQuality]()
     for task, scores in (day.progressive or {}).items():
         known_N = day.labels[task] == day.labels[task]  # NaN differs from itself
-        labels_N, users_N = day.labels[task][known_N], day.users_N[known_N]
-        facts: Quality = judge(labels_N, scores[known_N], users_N, confidence=config.scenario.evaluate.confidence)
+        labels_N, groups = day.labels[task][known_N], day.groups.take(known_N)
+        facts: Quality = judge(labels_N, scores[known_N], groups, confidence=rules.confidence, ndcg_k=rules.ndcg_k)
         rows, positives = int(known_N.sum()), int(labels_N.sum())
         today.append({"ds": config.ds, "task": task, "rows": rows, "positives": positives, **facts})
     return [*before, *today]
@@ -268,6 +272,7 @@ def rare_labels(config: DayConfig, day: ScoredDay, judged: Holdout, days: list[D
     warnings: list[str] = []
     for task, labels_N in day.labels.items():
         today = int((labels_N > 0).sum())
+        # Both the day and the average: one quiet day is chance, and one busy day does not end rarity.
         trailing = [p["positives"] for p in days if p["task"] == task and "positives" in p][-TRAILING_DAYS:]
         mean = sum(trailing) / len(trailing) if trailing else float(today)
         if today >= limit and mean >= limit:

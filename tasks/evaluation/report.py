@@ -54,6 +54,7 @@ def _values(scenario: Scenario, result: Mapping[str, Any], drawn: Mapping[str, s
     judged = {task: facts["judgement"] for task, facts in result["overall"].items()}
     return {
         "scenario": scenario,
+        "per_request": any("per_request" in facts["challenger"] for facts in result["overall"].values()),
         "rules": scenario.deploy,
         "confidence": scenario.evaluate.confidence,
         "result": result,

@@ -17,20 +17,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from feature_jobs.schema import Scenario
+    from models.metrics.comparison import Groups
 
     Scores = Mapping[str, NDArray[np.floating[Any]]]  # task → [N]
 
 
 @dataclass(frozen=True)
 class ScoredDay:
-    """The N rows of a day in event order: labels (NaN: unknown), users as numbers, segments, and scores.
+    """The N rows of a day in event order: labels (NaN: unknown), users and requests as numbers, segments, and scores.
 
     `progressive` are the parent's scores of rows that it has not learned; `gate` are the challenger's, which are NaN
     outside of the holdout.
     """
 
     labels: Scores
-    users_N: NDArray[Any]
+    groups: Groups
     segments: dict[str, NDArray[np.bool_]]
     progressive: Scores | None
     gate: Scores
@@ -48,15 +49,14 @@ def read_day(scenario: Scenario, samples: Path, checkpoint: Path) -> ScoredDay:
     rows = pq.read_table(samples / SAMPLES_FILE, columns=["key.event_row", *segments]).sort_by("key.event_row")
     if not rows["key.event_row"].equals(predictions["key.event_row"]):
         raise BadInputError(
-            f"{checkpoint / PREDICTIONS_FILE}: {len(predictions)} rows, which are not the {len(rows)} of"
+            f"{checkpoint / PREDICTIONS_FILE}: {len(predictions):,} rows, which are not the {len(rows):,} of"
             f" {samples / SAMPLES_FILE}; train this day again"
         )
     gate = {task: _floats(predictions[f"gate.{task}"]) for task in scenario.tasks}
     progressive = {task: _floats(predictions[f"progressive.{task}"]) for task in scenario.tasks}
-    users = predictions["key.user"].combine_chunks().dictionary_encode()
     return ScoredDay(
         labels={task: _floats(predictions[f"label.{task}"]) for task in scenario.tasks},
-        users_N=users.indices.to_numpy(zero_copy_only=False),
+        groups=groups_of(predictions),
         segments={
             name: rows[f"segment.{name}"].fill_null(False).to_numpy(zero_copy_only=False)
             for name in scenario.evaluate.segments
@@ -66,6 +66,29 @@ def read_day(scenario: Scenario, samples: Path, checkpoint: Path) -> ScoredDay:
         gate=gate,
         holdout_N=np.logical_or.reduce([~np.isnan(scores) for scores in gate.values()]),
     )
+
+
+def groups_of(keys: pa.Table) -> Groups:
+    """The users and requests of rows as numbers, from the columns `key.user` and, where there is one, `key.request`.
+
+    A request is named by both, as in the join; -1 is a row without one.
+    """
+    import numpy as np
+
+    from models.metrics.comparison import Groups
+
+    users_N = _codes(keys["key.user"])
+    if "key.request" not in keys.column_names:
+        return Groups(users_N)
+    names_N = np.nan_to_num(_codes(keys["key.request"]), nan=-1).astype(np.int64)
+    user_N = np.nan_to_num(users_N, nan=-1).astype(np.int64) + 1
+    return Groups(users_N, np.where(names_N >= 0, user_N * (names_N.max(initial=0) + 1) + names_N, -1))
+
+
+def _codes(column: pa.ChunkedArray) -> NDArray[Any]:
+    """Each distinct value as a number; null is NaN."""
+    codes: NDArray[Any] = column.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    return codes
 
 
 def _floats(column: pa.ChunkedArray) -> NDArray[np.floating[Any]]:

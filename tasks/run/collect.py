@@ -5,16 +5,17 @@ Files go, records and manifests stay: the graph of digests is whole, and a day w
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from feature_jobs.errors import ParentMissingError
+from feature_jobs.errors import BadInputError, ParentMissingError
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_range, is_day, parse_ds
-from tasks.run.runner import flat, resolve_inputs
+from tasks.run.inputs import flat, resolve_inputs
 from tasks.steps import DAILY, STEPS, upstream
 from tasks.store.chain import log as chain_log
 from tasks.store.champion_log import ChampionLog
@@ -29,7 +30,7 @@ LINK_STEPS = tuple(name for name in DAILY if any(read.is_parent for read in STEP
 
 @dataclass(frozen=True)
 class Garbage:
-    """Commits that nothing needs any more, with the bytes of their files."""
+    """Commits that are no longer needed, with the bytes of their files."""
 
     commits: tuple[Commit, ...]
     bytes: int
@@ -55,6 +56,7 @@ def garbage(scenario: Scenario, store: ScenarioStore, keep_days: int | None) -> 
     Outputs that a newer generation has written again without the rows of some users are garbage at once.
     """
     commits = store.unless_replaced(_with_manifest, store.commits())
+    # Erased even if the champion or a window needs it: people asked for these rows to go.
     forgotten = {commit.source["record"] for commit in commits if _is_forgotten(scenario, store, commit)}
     generations = store.generations()
     current = [commit for commit in commits if holder_of(commit.ds, generations) == commit.generation]
@@ -100,6 +102,7 @@ def _needed(scenario: Scenario, store: ScenarioStore, recent: list[str]) -> Iter
         yield from _inputs(scenario, store, ds)
     links = chain_log(store)
     generations = store.generations()
+    # Of each generation, since any of them may be the one that a rollback or a replay goes on from.
     for generation in generations:
         seen = [link for link in links if holder_of(link.ds, generations, generation.number) == link.generation]
         for name in LINK_STEPS if seen else ():
@@ -120,14 +123,20 @@ def _found(store: ScenarioStore, step: str, ds: str, generation: int | None = No
 
 
 def _inputs(scenario: Scenario, store: ScenarioStore, ds: str) -> Iterator[Commit]:
-    """Yields the commits that the steps of a day read, as far as they are there."""
+    """Yields the commits that the steps of a day read, as far as they are there.
+
+    Beside the days that a choice names, also those of its window: a feature that is declared later is built from older
+    events.
+    """
     for declared in STEPS.values():
         for argument, read in declared.reads.items():
-            optional = replace(declared, reads={argument: replace(read, optional=True)})
-            try:
-                yield from flat(resolve_inputs(optional, scenario, ds, store).values())
-            except ParentMissingError:
-                continue
+            # Optional: a day that has not run yet has no inputs of its own day, and its earlier ones still count.
+            kinds = [read, replace(read, choice=None)] if read.choice and read.window else [read]
+            for kind in kinds:
+                optional = replace(declared, reads={argument: replace(kind, optional=True)})
+                # BadInputError: the features were changed after the day, so it is not joined as it is.
+                with contextlib.suppress(ParentMissingError, BadInputError):
+                    yield from flat(resolve_inputs(optional, scenario, ds, store).values())
 
 
 def _comes_after(name: str, steps: tuple[str, ...]) -> bool:

@@ -88,11 +88,13 @@ class ContainerLauncher:
         import requests
 
         _refuse_several_machines(declared)
+        # Only what the step declares: with the whole environment a password could reach every step.
         environment = {**registry_environment(declared), **store_environment(declared, call.config.store)}
         writable = writable_folders(declared, call)
         _hand_over(writable)
         try:
             client = docker.from_env(timeout=60).api
+            # Before a new one is made: the remains of killed tasks would fill the disk, and nobody else removes them.
             _sweep(client)
             run = _Run(client, self._create(client, declared, call, writable))
             try:

@@ -1,7 +1,8 @@
-"""dvc.yaml, rendered from the step declarations: a stage for each step of each day.
+"""dvc.yaml, rendered from the step declarations: a stage for each step, with the same command for each day.
 
 Stages read and write a store of their own (.recloop/dvc), so that DVC may delete an output before it makes it again.
-A day's inputs are paths of that day and of earlier days, so a chain fits into a graph without cycles.
+A step reads outputs of its day and of the day before, and nothing older that these do not name by its digest; so the
+stages of all days are one template. The first day reads folders of `genesis` as the outputs of the day before.
 """
 
 from __future__ import annotations
@@ -16,26 +17,32 @@ from typing import Any, TypedDict
 from ruamel.yaml import YAML
 
 from feature_jobs.schema import Scenario
-from feature_jobs.schema.days import previous_day, trailing_days
+from feature_jobs.schema.days import trailing_days
 from feature_jobs.schema.yaml_file import read_yaml
-from tasks.contract import Input, Step
-from tasks.run.runner import has_work, output_name_of, value_at, window_of
+from tasks.contract import Step
+from tasks.run.inputs import window_of
+from tasks.run.runner import has_work, output_name_of, value_at
 from tasks.steps import DAILY, STEPS, WRITERS, writer_of
 from tasks.store.source_digest import step_files
 
 STORE = ".recloop/dvc"
 REPORT = f"{STORE}/report"
+GENESIS = ".recloop/genesis"
+"""Outputs of the day before the first, with nothing in them."""
+DAY, BEFORE = "${key}", "${item.before}"
+"""The day of a stage, and the folder of the outputs of the day before."""
 REPORTED = ("checkpoint", "evaluation", "export")
 """The outputs of a day that `recloop report` waits for."""
 HEADER = """\
 # Rendered by `recloop dvc-render --scenario {name}`; edit the scenario, not this file, and render again.
-# A stage for each step and day. `dvc repro` runs what changed, `dvc repro {end}-{last}` one day and all before it.
+# A stage for each step and day. `dvc repro` runs what changed, `dvc repro {end}@{last}` one day and all before it.
 """
 
 
 def render(scenario: Scenario, file: Path, days: list[str]) -> str:
     """The text of dvc.yaml for these days."""
-    stages: dict[str, Stage] = {}
+    stages: dict[str, Stage | EachDay] = {}
+    before = [GENESIS, *(f"{STORE}/{scenario.name}/g0000/{ds}" for ds in days)]
     if scenario.data.fetch:
         stages["fetch"] = {
             "cmd": _command("fetch", "--scenario", str(file)),
@@ -43,13 +50,19 @@ def render(scenario: Scenario, file: Path, days: list[str]) -> str:
             # Or DVC deletes the download first.
             "outs": [{_relative(Path(scenario.data.path), file): {"persist": True}}],
         }
-    for ds in days:
-        for name in DAILY:
-            stages[f"{name}-{ds}"] = _stage(STEPS[name], scenario, file, ds)
+    read = {name: _read(scenario, STEPS[name], DAY, BEFORE) for name in DAILY}
+    steps = sorted({path.removeprefix(f"{BEFORE}/") for paths in read.values() for path in paths if BEFORE in path})
+    # With a file in each, because DVC does not keep empty folders.
+    command = f"for step in {' '.join(steps)}; do mkdir -p {GENESIS}/$step && touch {GENESIS}/$step/empty; done"
+    stages["genesis"] = {"cmd": command, "outs": [GENESIS]}
+    for name in DAILY:
+        stage = _stage(STEPS[name], scenario, file, DAY, read[name])
+        stages[name] = {"foreach": "${days}", "do": stage}
     for name, declared in STEPS.items():
         # A step that is not daily, such as a search, needs days before it; it runs once, on the last.
         if len(days) > 1 and not declared.daily and has_work(declared, scenario):
-            stages[f"{name}-{days[-1]}"] = _stage(declared, scenario, file, days[-1])
+            paths = _read(scenario, declared, days[-1], before[-2])
+            stages[name] = _stage(declared, scenario, file, days[-1], paths)
     reported = [WRITERS[output] for output in REPORTED]
     stages["report"] = {
         "cmd": _command(
@@ -59,6 +72,7 @@ def render(scenario: Scenario, file: Path, days: list[str]) -> str:
         "outs": [f"{REPORT}/metrics.json", f"{REPORT}/progressive.csv"],
     }
     document = {
+        "vars": [{"days": {ds: {"before": folder} for ds, folder in zip(days, before, strict=False)}}],
         "stages": stages,
         "metrics": [f"{REPORT}/metrics.json"],
         "plots": [
@@ -74,8 +88,25 @@ def render(scenario: Scenario, file: Path, days: list[str]) -> str:
     text = io.StringIO()
     yaml = YAML()
     yaml.width, yaml.default_flow_style = 120, False
-    yaml.dump(document, text)
+    yaml.dump(_compact(document), text)
     return HEADER.format(name=scenario.name, end=DAILY[-1], last=days[-1]) + text.getvalue()
+
+
+def _compact(value: Any) -> Any:
+    """The document with lists of names, and mappings of one name to a name, in a line."""
+    from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+    if isinstance(value, dict):
+        found: CommentedMap | CommentedSeq = CommentedMap({key: _compact(child) for key, child in value.items()})
+        is_plain = len(value) == 1 and all(isinstance(child, str) for child in value.values())
+    elif isinstance(value, list):
+        found = CommentedSeq([_compact(child) for child in value])
+        is_plain = all(isinstance(child, str) for child in value)
+    else:
+        return value
+    if is_plain:
+        found.fa.set_flow_style()
+    return found
 
 
 class Stage(TypedDict, total=False):
@@ -87,38 +118,55 @@ class Stage(TypedDict, total=False):
     outs: list[str | dict[str, dict[str, bool]]]
 
 
-def _stage(declared: Step, scenario: Scenario, file: Path, ds: str) -> Stage:
-    deps = list(step_files(declared.name))
-    if not declared.reads:
+class EachDay(TypedDict):
+    """A stage for each of the days."""
+
+    foreach: str
+    do: Stage
+
+
+def _stage(declared: Step, scenario: Scenario, file: Path, ds: str, read: list[str]) -> Stage:
+    """The stage of a day, or of each one. `read` are the outputs that it reads."""
+    deps = [*read, *_wings(declared)]
+    if declared.source:
         deps.append(_relative(Path(scenario.data.path), file))
     deps += [_relative(path, file) for name in declared.files if (path := getattr(scenario, name)).is_file()]
-    for argument, source in declared.reads.items():
-        writer = writer_of(declared, argument)
-        deps += [_out(scenario, day, step) for day, step in _days_read(scenario, writer, source, ds)]
     # DVC compares the values that are written in the file: a default that nobody wrote is not a parameter.
     written = read_yaml(scenario.file)
     paths = sorted(path for name in declared.config for path in _storable(name, value_at(written, name)))
     # DVC knows no skipped stage: a no that stops only its own day must not stop `dvc repro`.
     flags = ["--no-is-done"] if declared.on_no == "skip" else []
-    stage: Stage = {"cmd": _command(declared.name, "--scenario", str(file), "--ds", ds, "--store", STORE, *flags)}
-    stage["deps"] = sorted(set(deps))
+    command = _command(declared.name, "--scenario", str(file), "--store", STORE, *flags)
+    stage: Stage = {"cmd": f"{command} --ds {ds}", "deps": sorted(set(deps))}
     if paths:
         stage["params"] = [{_literal(str(file)): paths}]
     stage["outs"] = [_out(scenario, ds, output_name_of(declared, scenario))]
     return stage
 
 
-def _days_read(scenario: Scenario, writer: str, source: Input, ds: str) -> list[tuple[str, str]]:
-    """(day, step) whose outputs an input reads; the champion is known once the day before is done."""
-    before = previous_day(scenario, ds)
-    if source.days == "same":
-        return [(ds, writer)]
-    if source.days == "trailing":
-        return [(day, writer) for day in trailing_days(scenario, ds, window_of(scenario, source))]
-    if before is None:
-        return []
-    # An input of the champion depends on all that the day before did, down to its last step.
-    return [(before, writer if source.days == "previous" else DAILY[-1])]
+def _wings(declared: Step) -> list[str]:
+    """The code of a step: folders of the rooms, and files outside of them."""
+    files = (Path(name) for name in step_files(declared.name))
+    return sorted({str(Path(*path.parts[:2])) for path in files if path.name != "__init__.py"})
+
+
+def _read(scenario: Scenario, declared: Step, ds: str, before: str) -> list[str]:
+    """Outputs that a step reads on a day, or on each one; `before` is the folder of the day before."""
+    found = []
+    for argument, source in declared.reads.items():
+        writer = writer_of(declared, argument)
+        if source.choice:  # what it names follows from an output that the step reads anyway
+            continue
+        if source.days == "same":
+            found.append(_out(scenario, ds, writer))
+        elif source.days != "trailing":
+            # An input of the champion depends on all that the day before did, down to its last step.
+            found.append(f"{before}/{writer if source.days == 'previous' else DAILY[-1]}")
+        elif ds == DAY:
+            raise ValueError(f"{declared.name}: {argument}: a daily step reads its day and the day before, see Choice")
+        else:
+            found += [_out(scenario, day, writer) for day in trailing_days(scenario, ds, window_of(scenario, source))]
+    return found
 
 
 def _storable(path: str, value: Any) -> list[str]:

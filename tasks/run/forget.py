@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
@@ -22,12 +22,14 @@ from feature_jobs.schema.days import day_range, is_day, previous_day
 from feature_jobs.sources.user_ids import Users
 from tasks.contract import DayConfig, Forgetting, Metrics, Step
 from tasks.run.collect import LINK_STEPS, size_of
+from tasks.run.inputs import flat, resolve_inputs
 from tasks.run.launchers import Call, Launcher
-from tasks.run.replay import Replay, in_view, is_unfinished
+from tasks.run.replay import Replay, deleted_input, in_view, is_unfinished
 from tasks.run.reuse import take_over
-from tasks.run.runner import facts_of_run, flat, resolve_inputs
-from tasks.steps import DAILY, STEPS
+from tasks.run.runner import facts_of_run
+from tasks.steps import DAILY, STEPS, WRITERS
 from tasks.store.champion_log import ChampionLog, promotions_held
+from tasks.store.digests import MANIFEST
 from tasks.store.forgotten import is_forgotten
 from tasks.store.keys import JOURNAL, record_key
 from tasks.store.output_files import digest_of
@@ -52,10 +54,9 @@ class StepCost(TypedDict):
 class Cost:
     """Cost of forgetting: a new generation from `first` on, whose `days` are written again without `rows`, by day.
 
-    `from_source`: days whose ingested events were deleted (recloop gc), so that their source is read again. `bytes`:
-    size of the files that gc then erases; `aside`: keys of files that are deleted at once. `resumed`: only the rest of
-    an earlier call is to be done. `unknown`: ids that no committed day knows. `elsewhere`: values of columns that are
-    not known to name users, but equal an id, by column; they stay.
+    `from_source`: days whose events gc deleted, so that their source is read again. `bytes`: size of the files that gc
+    then erases; `aside`: keys of files that are deleted at once. `resumed`: only the rest of an earlier call is to be
+    done. `unknown`: ids that no committed day knows. `elsewhere`: values that equal an id, by column; they stay.
     """
 
     users: int
@@ -101,6 +102,7 @@ def cost_of(scenario: Scenario, store: ScenarioStore, users: Users) -> Cost:
     first = _first_day(scenario, store, min(held))
     _refuse_held(scenario, store, first)
     days = _days(scenario, first, _newest(store))
+    # Their events were deleted as no longer needed, but a later checkpoint still knows the users.
     from_source = [ds for ds in days if None in _base(store, ds, store.generation).values()]
     rows = {ds: held[ds] for ds in days if held.get(ds)}
     return Cost(
@@ -154,10 +156,12 @@ def _is_begun(scenario: Scenario, store: ScenarioStore) -> bool:
 
 
 def _first_day(scenario: Scenario, store: ScenarioStore, first: str) -> str:
-    """The day to begin at: the day before has a checkpoint that can be looked into, and does not know the users."""
+    """The day to begin at: the day before has a checkpoint that can be looked into, and does not know the users, and
+    what the day reads of earlier ones is there."""
     while (before := previous_day(scenario, first)) is not None:
         links = [store.find(name, before) for name in LINK_STEPS]
-        if all(link is not None and not store.is_collected(link) for link in links):
+        is_there = all(link is not None and not store.is_collected(link) for link in links)
+        if is_there and deleted_input(scenario, store, first) is None:
             break
         first = before
     return first
@@ -204,7 +208,7 @@ def _reads_changed(
 ) -> bool:
     try:
         inputs = flat(resolve_inputs(declared, scenario, ds, store).values())
-    except ParentMissingError:
+    except (ParentMissingError, BadInputError):  # the latter where the features were changed after the day
         return True
     return declared.registry or any((commit.step, commit.ds) in changed for commit in inputs)
 
@@ -231,6 +235,7 @@ def begin_forgetting(scenario: Scenario, store: ScenarioStore, users: Users, cos
     if cost.resumed and not _is_begun(scenario, store):  # all of its days are written already
         return Replay(generation, cost.days, cost.resumed)
     with store.scratch() as scratch:
+        # All days before the generation begins: an id that is not there, or a full disk, then changes nothing.
         ready = list(_Preparation(scenario, store, users, base, scratch, launcher).outputs(cost.days))
         if not cost.resumed:
             # A day that was committed since the cost was computed has to be written again, too.
@@ -287,13 +292,22 @@ class _Preparation:
     launcher: Launcher
 
     def outputs(self, days: list[str]) -> Iterator[Prepared]:
+        """The outputs of these days, oldest first; one that is read from its source goes on from the day before."""
+        ready: dict[tuple[str, str], Path] = {}
+        for prepared in self._outputs(days, ready):
+            ready[prepared.ds, prepared.step] = (
+                prepared.as_before.folder if prepared.as_before is not None else prepared.folder
+            )
+            yield prepared
+
+    def _outputs(self, days: list[str], ready: Mapping[tuple[str, str], Path]) -> Iterator[Prepared]:
         for ds in days:
             for name, commit in _base(self.store, ds, self.base).items():
                 is_written = self.store.generation != self.base and self.store.find(name, ds) is not None
                 if commit is not None:
                     yield self._from_commit(STEPS[name], commit)
                 elif not is_written:  # the commit to compare it with is gone
-                    yield self._from_source(STEPS[name], ds)
+                    yield self._from_source(STEPS[name], ds, ready)
 
     def _from_commit(self, declared: Step, commit: Commit) -> Prepared:
         self.store.verify(commit)
@@ -308,16 +322,42 @@ class _Preparation:
             "code": manifest.get("code", ""),
             "gate": None,
         }
-        if not _forgetting(declared).find(self.scenario, commit.folder, self.users).rows:
+        source = self._as_first(declared, commit)
+        if source == commit.folder and not _forgetting(declared).find(self.scenario, source, self.users).rows:
             return Prepared(commit.ds, declared.name, folder, facts, as_before=commit)
-        return Prepared(commit.ds, declared.name, folder, facts, self._leave_out(declared, commit.folder, folder))
+        return Prepared(commit.ds, declared.name, folder, facts, self._leave_out(declared, source, folder))
 
-    def _from_source(self, declared: Step, ds: str) -> Prepared:
+    def _as_first(self, declared: Step, commit: Commit) -> Path:
+        """The folder of the output; on the first day of the chain, which may begin later now, as a first day has it."""
+        begins = [s.forgetting.begin for s in STEPS.values() if s.forgetting and declared.writes in s.forgetting.begin]
+        if not begins or previous_day(self.scenario, commit.ds) is not None:
+            return commit.folder
+
+        def folder_of(output: str, ds: str) -> Path:
+            found = self.store.find(WRITERS[output], ds, self.base)
+            if found is None:
+                raise BadInputError(f"{self.store.url}: {output} of {ds} is not committed; bring back the day's source")
+            self.store.verify(found)
+            return found.folder
+
+        copy = self.scratch / commit.ds / f"{declared.name}.first"
+        shutil.copytree(commit.folder, copy, ignore=shutil.ignore_patterns(MANIFEST))
+        begins[0][declared.writes](self.scenario, commit.ds, copy, folder_of)
+        return copy if digest_of(copy) != commit.digest else commit.folder
+
+    def _from_source(self, declared: Step, ds: str, ready: Mapping[tuple[str, str], Path]) -> Prepared:
+        before = previous_day(self.scenario, ds)
+        yesterday = ready.get((before, declared.name)) if before else None
+        if before and not ready:  # the first of these days
+            commit = _base(self.store, before, self.base)[declared.name]
+            yesterday = commit.folder if commit else None
         folder = self.scratch / ds / declared.name
         source = folder.with_name(f"{declared.name}.source")
         source.mkdir(parents=True)
         try:
-            self.launcher.launch(declared, Call(DayConfig(self.scenario, ds), {}, source))
+            self.launcher.launch(
+                declared, Call(DayConfig(self.scenario, ds), dict.fromkeys(declared.reads, yesterday), source)
+            )
         except BadInputError as error:
             raise BadInputError(
                 f"{error}. A checkpoint knows these users from this day or an earlier one, and the day's events were"
@@ -341,10 +381,8 @@ def _forgetting(declared: Step) -> Forgetting:
 
 def _forget_messages(store: ScenarioStore, users: Users) -> None:
     """Takes messages that name a user out of the journal; they quote cells of malformed rows."""
-    from feature_jobs.sources.leave_out import names_one_of
-
     entries = list(store.journal())
-    named = [names_one_of(str(entry.get("message", "")), users) for entry in entries]
+    named = [bool(users.finder.find(str(entry.get("message", "")))) for entry in entries]
     if any(named):
         store.objects.delete(JOURNAL)
         for entry, is_named in zip(entries, named, strict=True):
@@ -357,42 +395,3 @@ def _remove(store: ScenarioStore, key: str) -> None:
     else:
         store.objects.delete(key)
         shutil.rmtree(store.work / key, ignore_errors=True)  # where the store is not local
-
-
-@dataclass(frozen=True)
-class Erased:
-    """Versions and runs that were deleted in MLflow; `serves`: the version that still knows the users, if it serves."""
-
-    versions: list[str]
-    runs: int
-    serves: str | None
-
-
-def erase_from_registry(scenario: Scenario, store: ScenarioStore) -> Erased:
-    """Deletes MLflow's entries of days that rows were left out of, but for the version that serves, and the records of
-    their runs, from which MLflow is filled.
-
-    A version whose checkpoint the new generation has too stays: it never knew the users.
-    """
-    from tasks import tracking
-
-    def is_over(ds: str | None, generation: int) -> bool:
-        return ds is not None and is_forgotten(store, ds, generation)
-
-    current = ChampionLog(store).current()
-    view = {(c.ds, c.step): c.digest for c in store.commits() if store.generation_of(c.ds) == c.generation}
-    known = {digest for (_, step), digest in view.items() if step in LINK_STEPS}
-    gone = [
-        version
-        for version in tracking.versions(scenario.model_name)
-        if is_over(version["ds"], version["generation"]) and version["checkpoint"] not in known
-    ]
-    serves = {v["version"] for v in gone} & {current.version} if current else set()
-    erased = [version["version"] for version in gone if version["version"] not in serves]
-    forgotten = [commit for commit in store.commits() if is_forgotten(store, commit.ds, commit.generation)]
-    # First the records: from them MLflow would be filled again with the entries that are deleted below.
-    for commit in forgotten:
-        store.objects.delete(record_key(commit.generation, commit.ds, commit.step))
-    tracking.erase_versions(scenario, erased, is_over)
-    runs = tracking.erase_runs(scenario, sorted({(commit.generation, commit.ds) for commit in forgotten}))
-    return Erased(erased, runs, next(iter(serves), None))

@@ -5,15 +5,16 @@ Nothing is computed, and nothing of the embeddings is read.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from feature_jobs.errors import BadInputError, ParentMissingError
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import check_day, previous_day
-from tasks.contract import DayConfig
+from tasks.contract import DayConfig, Table
 from tasks.run.reuse import refuse_rows_left_out
 from tasks.steps import DAILY, STEPS, WRITERS, upstream
 from tasks.store.scenario_store import Commit, ScenarioStore
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from models.training.footprint import Footprint, TableFootprint
 
 MOST_NAMES = 6
+STATES = {"run": "to run", "no": "said no", "-": "missing"}
+"""Words for the states of steps that are not words for a person."""
 TRAINS = WRITERS["checkpoint"]  # by its output: generic code names no step
 
 
@@ -81,13 +84,16 @@ def _state(name: str, scenario: Scenario, ds: str, store: ScenarioStore, planned
         manifest = commit.manifest
         changed = [
             word
-            for word, now in (("config", config_digest(scenario, STEPS[name])), ("code", code_digest(name)))
-            if manifest.get(word) != now
+            for word, key, now in (
+                ("settings", "config", config_digest(scenario, STEPS[name])),
+                ("code", "code", code_digest(name)),
+            )
+            if manifest.get(key) != now
         ]
-        why = f"with other {' and '.join(changed)}; {_again(store, ds)}" if changed else ""
-        return StepPlan("done", why)
+        return StepPlan("done", f"made with other {' and '.join(changed)} than today's" if changed else "")
     if refused := _refused_source(name, scenario, ds, store):
         return StepPlan("blocked", str(refused))
+    # Steps of the same day are not a reason to block: the run computes them first.
     before = [step for step in upstream(name) if store.find(step, ds) is None]
     for error in _missing_days(name, scenario, ds, store):
         # A day that the same run computes before is not missing.
@@ -121,7 +127,7 @@ def _refused_source(name: str, scenario: Scenario, ds: str, store: ScenarioStore
 
 def _missing_days(name: str, scenario: Scenario, ds: str, store: ScenarioStore) -> Iterator[ParentMissingError]:
     """An error for each input of another day that is not committed."""
-    from tasks.run.runner import resolve_inputs
+    from tasks.run.inputs import resolve_inputs
 
     for argument, source in STEPS[name].reads.items():
         try:
@@ -132,20 +138,41 @@ def _missing_days(name: str, scenario: Scenario, ds: str, store: ScenarioStore) 
                 yield error
 
 
-def _again(store: ScenarioStore, ds: str) -> str:
-    return f"to compute it again: recloop chain replay {store.options} --from {ds}"
+def plan_table(plans: list[DayPlan], options: str) -> str:
+    """The plan as text: a line for each day, then the reasons. `options` are those of commands that it names."""
+    from models.metrics.judgement import counted
 
-
-def plan_table(plans: list[DayPlan]) -> str:
-    """The plan as text: a line for each day, then the reasons."""
-    width = max(map(len, DAILY)) + 1
-    lines = ["day         " + "".join(f"{name:<{width}}" for name in DAILY)]
+    lines: list[str] = []
     reasons: list[str] = []
+    changed: list[str] = []
     for day in plans:
-        lines.append(f"{day.ds}  " + "".join(f"{step.state:<{width}}" for step in day.steps.values()))
-        reasons += [f"{day.ds} {n}: {s.why}" for n, s in day.steps.items() if s.state != "run" and s.why]
+        lines.append(f"{day.ds}  {in_words({name: step.state for name, step in day.steps.items()})}")
+        # After an upgrade the reason is the same for all steps: one line for each of them would hide the plan.
+        by_reason: dict[str, list[str]] = {}
+        for name, step in day.steps.items():
+            if step.state != "run" and step.why:
+                by_reason.setdefault(step.why, []).append(name)
+                changed += [day.ds] if step.state == "done" else []
+        reasons += [f"{day.ds} {_named(names)}: {why}" for why, names in by_reason.items()]
+    if changed:
+        reasons.append(f"to make these days again: recloop chain replay {options} --from {min(changed)}")
     to_run = sum(step.state == "run" for day in plans for step in day.steps.values())
-    return "\n".join([*lines, *dict.fromkeys(reasons), f"{to_run:,} steps would run"])
+    return "\n".join([*lines, *reasons, f"{counted(to_run, 'step')} would run"])
+
+
+def in_words(states: Mapping[str, str]) -> str:
+    """The states of a day's steps in few words: `done: ingest to train; blocked: evaluate`."""
+    # A column for each step would be wider than a terminal.
+    parts = [(state, [*names]) for state, names in itertools.groupby(states, key=states.__getitem__)]
+    return "; ".join(f"{STATES.get(state, state)}: {_span(names)}" for state, names in parts)
+
+
+def _span(steps: list[str]) -> str:
+    return f"{steps[0]} to {steps[-1]}" if 1 < len(steps) < len(DAILY) else _named(steps)
+
+
+def _named(steps: list[str]) -> str:
+    return "all steps" if len(steps) == len(DAILY) else ", ".join(steps)
 
 
 class Parent(TypedDict):
@@ -186,11 +213,11 @@ def _newest_before(scenario: Scenario, store: ScenarioStore, ds: str) -> Commit 
     return None if day is None else commit
 
 
-HEAD = ("table", "parent gives", "rows", "weights", "state", "bookkeeping", "a row", "at most", "settings")
+HEAD = ("table", "from parent", "rows", "weights", "state", "bookkeeping", "a row", "at most", "settings")
 
 
-def training_table(plan: TrainingPlan) -> str:
-    """The result of `plan_training` as text."""
+def training_table(plan: TrainingPlan) -> list[str | Table]:
+    """The result of `plan_training` for a terminal."""
     parent, found = plan.parent, plan.footprint
     changes = found["changes"]
     title = f"training of {plan.ds}" if plan.ds else "the next training"
@@ -198,32 +225,24 @@ def training_table(plan: TrainingPlan) -> str:
         title += f" starts from the checkpoint of {parent['ds']} ({parent['digest'][:12]})"
     else:
         title += " starts without a checkpoint: no earlier day is trained. The number of rows is not known yet"
-    lines = [HEAD, *(_table_line(name, table) for name, table in found["tables"].items())]
-    if parent:
-        held = [table for table in found["tables"].values() if table["fate"] == "restored"]
-        sums = map(sum, zip(*map(_held_bytes, held), strict=True)) if held else (0, 0, 0)
-        lines.append(("all", "", f"{sum(t['rows'] for t in held):,}", *map(_size, sums), "", "", ""))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
-    text = [
-        f"{line[0]:<{widths[0]}}  {line[1]:<{widths[1]}}  "
-        + "".join(f"{cell:>{width}}  " for cell, width in zip(line[2:-1], widths[2:-1], strict=True))
-        + line[-1]
-        for line in lines
-    ]
+    rows = [_table_line(name, table) for name, table in found["tables"].items()]
+    held = [table for table in found["tables"].values() if table["fate"] == "restored"]
+    sums = map(_size, map(sum, zip(*map(_held_bytes, held), strict=True)))
+    names = ("weights", "state", "bookkeeping")
+    total = ", ".join(f"{name} {size}" for name, size in zip(names, sums, strict=False))
     sketch = f", the sketch of ids without a row {_size(found['sketch_bytes'])}" if found["sketch_bytes"] else ""
     cached, dense = found["cached_rows"], found["dense"]
     others = "the others are in a file, or with a GPU in host memory"
     places = [f"at most {cached:,} rows are cached where they are learned, {others}"] if cached else []
-    return "\n".join(
-        [
-            title,
-            *(line.rstrip() for line in text),
-            f"the id map takes {_size(found['id_map_bytes'])}{sketch}",
-            *places,
-            f"dense part: {dense['parameters']:,} parameters, {_size(dense['bytes'])} with their moments",
-            *(_change_lines(changes) if changes else []),
-        ]
-    )
+    return [
+        title,
+        Table(HEAD, rows, 2),
+        *([f"all tables: {sum(table['rows'] for table in held):,} rows, {total}"] if held else []),
+        f"the id map takes {_size(found['id_map_bytes'])}{sketch}",
+        *places,
+        f"dense part: {dense['parameters']:,} parameters, {_size(dense['bytes'])} with their moments",
+        *(_change_lines(changes) if changes else []),
+    ]
 
 
 def _held_bytes(table: TableFootprint) -> tuple[int, int, int]:
@@ -234,6 +253,7 @@ def _table_line(name: str, table: TableFootprint) -> tuple[str, ...]:
     if table["fate"] == "dropped":
         return (name, "dropped", f"{table['rows']:,}", *[""] * 6)
     settings = ", ".join(f"{key} {value}" for key, value in table["settings"].items())
+    # Of a new table nothing is known before its first id.
     known = (f"{table['rows']:,}", *map(_size, _held_bytes(table))) if table["fate"] == "restored" else ("-",) * 4
     most = "unbounded" if table["most_bytes"] is None else _size(table["most_bytes"])
     return (name, table["fate"], *known, _size(table["row_bytes"]), most, settings)

@@ -10,7 +10,7 @@ from feature_jobs.errors import BadInputError, ParentMissingError, RecloopError
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import check_day, day_range, is_day, previous_day
 from tasks.run.collect import LINK_STEPS
-from tasks.run.runner import flat, resolve_inputs
+from tasks.run.inputs import flat, resolve_inputs
 from tasks.steps import DAILY, STEPS
 from tasks.store.forgotten import leaves_out
 from tasks.store.records import holder_of
@@ -53,6 +53,7 @@ def begin_replay(
             f"{store.url}: nothing is committed, so there is nothing to replay; run some days first:"
             f" recloop run {store.options}"
         )
+    # By the keys of records alone: a replay is the remedy for damaged ones, so it must not need to read them.
     before, places = previous_day(scenario, first), store.places()
     learned = {place.step for place in places if place.step in LINK_STEPS and place.ds >= first}
     if before and (before not in {ds for ds, _ in committed} or not {(before, step) for step in learned} <= committed):
@@ -61,10 +62,13 @@ def begin_replay(
             f" before is finished, or at {scenario.data.days.first}",
             before,
         )
+    # Only the newest generation can be unfinished: a newer one has taken the days of all before it.
     open_one = store.generations()[-1]
+    # Days that the scenario does not have any more stay in older generations and are not computed again.
     newest = max(first, *(place.ds for place in places if is_day(scenario, place.ds)))
     resumed = not restart and open_one.from_ds == first and is_unfinished(scenario, store)
-    if not resumed and (deleted := _deleted_input(scenario, store, first)):
+    # Before the generation begins: else it would replace days, and only then find one that can't be computed.
+    if not resumed and (deleted := deleted_input(scenario, store, first)):
         raise BadInputError(
             f"{store.url}: {first} needs files of {deleted}, which were deleted as no longer needed; begin at an"
             f" earlier day whose day before is kept, or at {scenario.data.days.first}"
@@ -77,7 +81,7 @@ def begin_replay(
     return Replay(generation, days, resumed)
 
 
-def _deleted_input(scenario: Scenario, store: ScenarioStore, ds: str) -> str | None:
+def deleted_input(scenario: Scenario, store: ScenarioStore, ds: str) -> str | None:
     """An earlier day of which gc deleted files that the steps of `ds` read; None where there is none."""
     for declared in (STEPS[name] for name in DAILY):
         for argument, read in declared.reads.items():
@@ -105,6 +109,7 @@ def is_unfinished(scenario: Scenario, store: ScenarioStore, steps: Collection[st
     newest = store.generations()[-1]
     from_ds, to_ds = newest.from_ds or "", newest.to_ds or ""
     older = [place for place in store.places() if place.generation != newest.number]
+    # Of the generation's own days alone: `--to` can end it before the newest day.
     replaced = {(ds, step) for _, ds, step in older if from_ds <= ds <= to_ds and step in steps}
     return any(is_day(scenario, ds) for ds, _ in replaced - in_view(store))
 

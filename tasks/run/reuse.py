@@ -9,13 +9,14 @@ from pathlib import Path
 from feature_jobs.errors import BadInputError
 from models.distributed.nodes import Nodes
 from tasks.contract import DayConfig, Step
+from tasks.run.inputs import flat, resolve_inputs
 from tasks.store.forgotten import leaves_out
 from tasks.store.keys import record_key
-from tasks.store.records import Facts
+from tasks.store.records import Facts, Manifest
 from tasks.store.scenario_store import Commit, ScenarioStore
 
-DECISIVE = ("inputs", "config", "code", "parent", "gate")
-"""Facts of a manifest that decide the files: where they are equal, so are the files."""
+DECISIVE = ("config", "code", "parent", "gate")
+"""Facts of a manifest that decide the files, besides its inputs: where all are equal, so are the files."""
 
 
 def same_as_before(declared: Step, config: DayConfig, name: str, facts: Facts, store: ScenarioStore) -> Commit | None:
@@ -32,10 +33,20 @@ def same_as_before(declared: Step, config: DayConfig, name: str, facts: Facts, s
         commit = store.find(name, config.ds, number)
         if commit is None or store.is_collected(commit):
             continue
-        if all(commit.manifest.get(fact) == facts.get(fact) for fact in DECISIVE):
+        if _decisive(declared, commit.manifest) == _decisive(declared, facts):
             store.verify(commit)
             return commit
     return None
+
+
+def _decisive(declared: Step, facts: Facts | Manifest) -> list[object]:
+    """The facts that decide the files. An input with a choice follows from another one, see Choice."""
+    inputs = {
+        name: digest
+        for name, digest in facts["inputs"].items()
+        if not (read := declared.reads.get(name)) or not read.choice
+    }
+    return [inputs, *(facts.get(fact) for fact in DECISIVE)]
 
 
 def take_over(commit: Commit, output: Path, generation: int) -> None:
@@ -53,9 +64,12 @@ def take_over(commit: Commit, output: Path, generation: int) -> None:
 
 
 def is_read_again(declared: Step, config: DayConfig, standing: Commit) -> bool:
-    """Says if a step that is done reads its source once more, to compare: not where the day holds less on purpose."""
+    """Says if a step that is done reads its source once more, to compare: not where the day holds less on purpose, or
+    where files are deleted that the comparison needs."""
     store = standing.store
-    return declared.source and not leaves_out(store, config.ds, config.generation) and not store.is_collected(standing)
+    if not declared.source or leaves_out(store, config.ds, config.generation) or store.is_collected(standing):
+        return False
+    return not any(map(store.is_collected, flat(resolve_inputs(declared, config.scenario, config.ds, store).values())))
 
 
 def refuse_rows_left_out(config: DayConfig) -> None:

@@ -51,6 +51,7 @@ def rollback(scenario: Scenario, store: ScenarioStore, to_version: str | None = 
     if tracking.mirror_alias(log) and current.kind == "rollback" and to_version in (None, current.version):
         text = f"finished the interrupted rollback to version {current.version}"
         return ChampionChange(False, current.version, current.version, text, current)
+    # Not an error: the state that was asked for is there, and a repeated command must end well.
     if to_version == current.version:
         text = f"version {current.version} is the champion already"
         return ChampionChange(False, current.version, current.version, text, current)
@@ -71,6 +72,7 @@ def resume_promotions(scenario: Scenario, store: ScenarioStore) -> ChampionChang
     if log.held_by() is None:
         text = f"no rollback holds promotions; version {version} serves"
         return ChampionChange(False, version, version, text, current)
+    # A record of its own and no deletion of the rollback's: the log is the history that audits read.
     entry = log.promote(current.sequence, replace(current, kind="resumption"))
     text = f"promotions are allowed again; version {version} serves until a later day is promoted"
     return ChampionChange(True, version, version, text, entry)
@@ -116,6 +118,7 @@ def _target(scenario: Scenario, log: ChampionLog, to_version: str | None) -> Ent
     for entry in targets.present:
         if entry.version == to_version:
             return entry
+    # An answer of its own: "not one of the last champions" would send the reader to the wrong setting.
     if any(entry.version == to_version for entry in targets.deleted):
         raise BadInputError(
             f"{scenario.name}: version {to_version} was deleted in MLflow, so it can't serve; one of: {known or 'none'}"
@@ -134,11 +137,13 @@ def _require_loads(scenario: Scenario, store: ScenarioStore, entry: Entry) -> No
     other = f"choose another version with --to, see recloop status {store.options}"
     registration = _proven(store, entry, "registration", other)
     written = read_registration(registration.folder, other)
+    # A registration that was copied over another one would otherwise serve under a wrong number.
     if (written["name"], written["version"]) != (entry.model, entry.version):
         raise CorruptError(
             f"{registration.folder / VERSION_FILE}: names version {written['version']} of {written['name']}, but the"
             f" champion log names version {entry.version} of {entry.model}; {other}"
         )
+    # The stored scores, not MLflow's copy of them: the files to prove can't be their own witness.
     reference = _proven(store, entry, "export", other).folder / REFERENCE_FILE
     facts = tracking.check_loads(entry.model, entry.version, written["files"], reference)
     if refusal := facts.refusal(scenario.deploy.tolerance):
@@ -166,6 +171,7 @@ def _advice(scenario: Scenario, options: str, old: Entry, new: Entry) -> str:
     """Names the version that serves now, the day that training continues from, and the command to promote again."""
     head_ds = new.chain_head["ds"] if new.chain_head else new.ds
     lines = [f"version {new.version} (learned up to {new.ds}) serves instead of version {old.version} ({old.ds})"]
+    # The chain goes on from its newest checkpoint: a rollback changes what serves, not what is learned from.
     if head_ds > new.ds:
         after = day_range(scenario, new.ds, head_ds)[1]
         lines.append(
@@ -217,6 +223,7 @@ def status_facts(scenario: Scenario, store: ScenarioStore) -> ServingStatus:
     targets = [entry for entry in offered if _is_readable(store, entry)]
     facts: ServingStatus = {
         "champion": asdict(served[-1]) if served else None,
+        # From the served ones, not from the log: records of a rollback repeat a version.
         "former": asdict(served[-2]) if len(served) > 1 else None,
         "rollback_targets": [e.version for e in targets],
         "deleted": [],

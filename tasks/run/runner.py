@@ -6,9 +6,10 @@ The same whether a person, Airflow, DVC or a container asked for it.
 from __future__ import annotations
 
 import contextlib
+import re
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,19 +18,19 @@ from feature_jobs.errors import (
     BadInputError,
     CorruptError,
     GateError,
-    ParentMissingError,
     RecloopError,
     RetryLaterError,
 )
 from feature_jobs.schema import Scenario
-from feature_jobs.schema.days import check_day, previous_day, trailing_days
+from feature_jobs.schema.days import check_day
 from models.distributed.nodes import Nodes
-from tasks.contract import DayConfig, Input, Metrics, Step
+from tasks.contract import DayConfig, Metrics, Step
+from tasks.run.inputs import Found, flat, resolve_inputs
 from tasks.run.launchers import Call, Folder, InProcess, Launcher, Ran
 from tasks.run.registry import require_one_registry
 from tasks.run.reuse import is_read_again, refuse_rows_left_out, same_as_before, take_over
-from tasks.run.shown import is_time_to_show, show_after
-from tasks.steps import STEPS, writer_of
+from tasks.run.shown import is_time_to_show, show_after, show_before
+from tasks.steps import STEPS
 from tasks.store.digests import canonical_json, sha256_of
 from tasks.store.keys import record_key
 from tasks.store.objects import files_of
@@ -37,6 +38,8 @@ from tasks.store.places import is_remote
 from tasks.store.records import Digests, Facts
 from tasks.store.scenario_store import Commit, ScenarioStore
 from tasks.store.source_digest import code_digest
+
+_CUSTOM = re.compile(r"\bcustom\.\w+\(")  # a call in an expression
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,11 @@ def run_step(
     begun = time.time()
     store.objects.release()  # folders that an earlier step of this process has fetched
     config = DayConfig(scenario, ds, store, store.generation_of(ds), progress, options or {})
+    # Only one machine may commit; two would race with equal outputs, and one of them would report a loss.
     if declared.shared and not Nodes.from_environment().is_leader:
         return _help(declared, config, store, launcher or InProcess())
     try:
-        outcome, commit = _run(declared, config, store, launcher or InProcess())
+        outcome, commit = _run(declared, config, store, launcher or InProcess(), track=track)
     except RecloopError as error:
         seconds = {"total": round(time.time() - (started or begun), 3)}
         entry = {"step": name, "ds": ds, "outcome": type(error).__name__, "exit_code": error.exit_code}
@@ -116,19 +120,23 @@ def _note(store: ScenarioStore, entry: Mapping[str, Any]) -> None:
         store.note({**entry, "generation": store.generation_of(entry["ds"])})
 
 
-def _run(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Launcher) -> tuple[Outcome, Commit | None]:
+def _run(
+    declared: Step, config: DayConfig, store: ScenarioStore, launcher: Launcher, *, track: bool
+) -> tuple[Outcome, Commit | None]:
     scenario, ds, options = config.scenario, config.ds, config.options
     output_name = output_name_of(declared, scenario)
     standing = store.find(output_name, ds, config.generation)
     # A step that reads nothing of the store reads the source, which may have changed: it runs again and is compared.
     if standing is not None and not is_read_again(declared, config, standing):
+        # A run that was killed right after its commit leaves its scratch, and no later one would write.
+        store.objects.scratch.remove_abandoned()
         return _already_done(standing), standing
     if declared.registry:
         require_one_registry(store)
+        if track:
+            show_before(scenario, store)
     if declared.source:
         refuse_rows_left_out(config)
-    if declared.before is not None:
-        declared.before(config)
     inputs = _proven_inputs(declared, config, store)
     with store.scratch() as scratch, _resume_folder(declared, config, inputs, store) as resume:
         config = replace(config, resume=resume)
@@ -141,6 +149,7 @@ def _run(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Laun
             return Outcome(declared.name, ds, "reused", commit.digest, commit.uri), commit
         ran = _launch(launcher, declared, Call(config, _folders(inputs), output), inputs, store)
         metrics, seconds, gate = ran.metrics, ran.seconds, ran.gate
+        # Not committed: the next run of the day must try again, with corrected data or another suite.
         if gate and declared.on_no == "fail":
             return _refused(declared, ds, store, output, ran), None
         if declared.is_partial(options):
@@ -205,44 +214,12 @@ def _help(declared: Step, config: DayConfig, store: ScenarioStore, launcher: Lau
     return Outcome(declared.name, ds, "helped", commit.digest, commit.uri, {}, seconds)
 
 
-Found = Commit | None | dict[str, Commit]
-
-
 def _proven_inputs(declared: Step, config: DayConfig, store: ScenarioStore) -> dict[str, Found]:
     inputs = resolve_inputs(declared, config.scenario, config.ds, store)
     # Each time, not once: a file that rotted on the disk since its commit must not be learned.
     for commit in flat(inputs.values()):
         store.verify(commit)
     return inputs
-
-
-def resolve_inputs(declared: Step, scenario: Scenario, ds: str, store: ScenarioStore) -> dict[str, Found]:
-    """The commits that a step reads on a day, by argument. Raises ParentMissingError where one is not there."""
-    return {argument: _resolve(declared, argument, scenario, ds, store) for argument in declared.reads}
-
-
-def _resolve(declared: Step, argument: str, scenario: Scenario, ds: str, store: ScenarioStore) -> Found:
-    source, writer = declared.reads[argument], writer_of(declared, argument)
-    if source.days == "trailing":
-        days = trailing_days(scenario, ds, window_of(scenario, source))
-        found = {day: store.find(writer, day) for day in days}
-        missing = [day for day, commit in found.items() if commit is None]
-        if missing and not source.optional:
-            raise _missing(declared, ds, writer, missing[0], scenario=scenario, store=store)
-        return {day: commit for day, commit in found.items() if commit is not None}
-    if source.days in ("champion", "former_champion"):
-        from tasks.store.champion_log import ChampionLog
-
-        champion, former = ChampionLog(store).as_of(ds)
-        entry = champion if source.days == "champion" else former
-        return None if entry is None else store.find(writer, entry.ds, entry.generation)
-    day: str | None = ds if source.days == "same" else previous_day(scenario, ds)
-    if day is None:
-        return None
-    commit = store.find(writer, day)
-    if commit is None and not source.optional:
-        raise _missing(declared, ds, writer, day, scenario=scenario, store=store)
-    return commit
 
 
 def _resume_folder(
@@ -263,16 +240,6 @@ def _resume_key(declared: Step, config: DayConfig, inputs: Mapping[str, Found]) 
     return f"{config.ds}.{declared.name}", sha256_of(canonical_json(facts))
 
 
-def window_of(scenario: Scenario, source: Input) -> int:
-    """Returns the number of trailing days of an input: the value at its config path, or its function's result."""
-    if callable(source.window):
-        return source.window(scenario)
-    value: Any = scenario
-    for part in (source.window or "").split("."):
-        value = getattr(value, part)
-    return int(value)
-
-
 def output_name_of(declared: Step, scenario: Scenario) -> str:
     """Returns the name of a step's output in the store: the step's name, and a digest of its variant if it has any."""
     if not declared.variants:
@@ -280,32 +247,6 @@ def output_name_of(declared: Step, scenario: Scenario) -> str:
     document = scenario.model_dump(mode="json", by_alias=True)
     values = canonical_json({path: value_at(document, path) for path in declared.variants})
     return f"{declared.name}-{sha256_of(values)[:12]}"
-
-
-def _missing(
-    declared: Step, ds: str, writer: str, day: str, *, scenario: Scenario, store: ScenarioStore
-) -> ParentMissingError:
-    first, begin = scenario.data.days.first, min(day, ds)
-    # The command that is printed must run as it is: it begins where the chain has its first gap.
-    while (before := previous_day(scenario, begin)) and store.find(writer, before) is None:
-        begin = before  # the missing day needs the days before it, too
-    remedy = f"recloop run {store.options} --from {begin} --to {ds}"
-    return ParentMissingError(
-        f"{declared.name} of {ds} needs the output of {writer} of {day}, which is not committed"
-        f" (the chain begins at {first}); run it first: {remedy}",
-        day,
-    )
-
-
-def flat(found: Iterable[Found]) -> list[Commit]:
-    """The commits of several inputs."""
-    commits: list[Commit] = []
-    for item in found:
-        if isinstance(item, Commit):
-            commits.append(item)
-        elif isinstance(item, dict):
-            commits += item.values()
-    return commits
 
 
 def _folders(inputs: Mapping[str, Found]) -> dict[str, Folder]:
@@ -348,7 +289,21 @@ def config_digest(scenario: Scenario, declared: Step) -> str:
     for name in declared.files:
         file: Path = getattr(scenario, name)
         parts[name] = sha256_of(file.read_bytes()) if file.is_file() else None
+    # `code_digest` knows the project's files alone, not those of a user's package.
+    if calls := [text for path in declared.config for text in _texts_in(parts[path]) if _CUSTOM.search(text)]:
+        from feature_jobs.expressions.custom import digests_of
+
+        parts["custom functions"] = digests_of(calls)
     return sha256_of(canonical_json(parts))
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """All texts in a part of a scenario."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts_in(inner)
 
 
 def settings_of(scenario: Scenario, declared: Step) -> dict[str, Any]:
@@ -395,4 +350,4 @@ def _compare(scenario: Scenario, store: ScenarioStore, standing: Commit, output:
 def _changed(store: ScenarioStore, standing: Commit, metrics: Metrics) -> str:
     """Describes the difference, as far as the number of rows shows it."""
     then, now = store.run_record(standing).get("metrics", {}).get("rows"), metrics.get("rows")
-    return "other content" if then == now or then is None else f"{then} rows then, {now} now"
+    return "other content" if then == now or then is None else f"{then:,} rows then, {now:,} now"

@@ -66,6 +66,15 @@ def show_after(scenario: Scenario, store: ScenarioStore, ds: str, *, at_once: bo
         print(f"not shown in MLflow yet: {error}; {remedy}", file=sys.stderr)
 
 
+def show_before(scenario: Scenario, store: ScenarioStore) -> None:
+    """Shows the earlier steps before one that talks to MLflow itself. Such a step opens the run of its day, which would
+    else begin with this step: MLflow can't move a run's start, and shows the duration since then."""
+    # MLflow that does not answer makes the step fail, with the remedy.
+    with contextlib.suppress(RecloopError):
+        if waiting := not_shown(store):
+            show(scenario, store, waiting)
+
+
 def is_time_to_show(declared: Step, seconds: float, *, refused: bool) -> bool:
     """Says if the day is to be shown in MLflow now, or by the next step of the day.
 

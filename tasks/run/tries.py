@@ -10,6 +10,7 @@ setting changes the samples are its days joined again, into scratch. The committ
 from __future__ import annotations
 
 import difflib
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -23,7 +24,7 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
 from models.checkpoints.files import PREDICTIONS_FILE
 from tasks.contract import DayConfig
-from tasks.run.runner import Found, resolve_inputs
+from tasks.run.inputs import Found, resolve_inputs
 from tasks.run.tries_plan import (
     COMMITTED,
     JOIN,
@@ -36,6 +37,7 @@ from tasks.run.tries_plan import (
     Variant,
     committed_days,
     committed_inputs,
+    days_joined,
     plan,
 )
 from tasks.run.tries_scores import Side, compare_sides, day_qualities
@@ -75,6 +77,8 @@ def run_tries(
     if twice := {name for name in names if names.count(name) > 1}:
         raise BadInputError(f"variant {sorted(twice)[0]}: given twice; name each variant once")
     new = [one for one in planned if not _is_done(one, store)]
+    for one in new:
+        _refuse_other_settings(one, store)
     ended: dict[str, Try] = {}
     if new:
         # Proven once for all variants, and not by each: they read the same files.
@@ -108,6 +112,7 @@ class Ended(TypedDict):
     """The part of a try's record that later commands read."""
 
     key: str
+    changes: dict[str, Any]
     days: list[str]
     seconds: float
     cpu_s: float
@@ -123,6 +128,23 @@ def _ended(store: ScenarioStore, name: str) -> Ended | None:
 def _is_done(planned: Planned, store: ScenarioStore) -> bool:
     ended = _ended(store, planned.record.name)
     return ended is not None and ended["key"] == planned.record.key
+
+
+def _refuse_other_settings(planned: Planned, store: ScenarioStore) -> None:
+    """Keeps the scores of an earlier try from being replaced by those of other settings. Raises BadInputError."""
+    ended, record = _ended(store, planned.record.name), planned.record
+    # The same settings on other days, or after a change of the chain or of the code, are a repetition of that try.
+    if ended is not None and canonical_json(ended["changes"]) != canonical_json(record.changes):
+        raise BadInputError(
+            f"variant {record.name}: an earlier try of this name has other settings,"
+            f" {settings_text(ended['changes']) or 'none'}; choose another name, or remove"
+            f" {store.work / FOLDER / record.name}"
+        )
+
+
+def settings_text(changes: Mapping[str, Any]) -> str:
+    """`train.seed=3 model.tower=[8]`: changes as a command line has them."""
+    return " ".join(f"{path}={json.dumps(value)}" for path, value in changes.items())
 
 
 def _load_done(base: Base, planned: Planned) -> Try:
@@ -167,8 +189,8 @@ def _join(
     for key, scenario in by_key.items():
         # A chain of its own for each day: a join needs no other day's samples, so several days are joined at once.
         for ds in base.days:
-            inputs = {a: _folders(c) for a, c in resolve_inputs(JOIN, scenario, ds, base.store).items()}
-            arguments = (scenario, ds, inputs, scratch / "samples" / key / ds)
+            events, seen = (_folders(days_joined(scenario, ds, base.store, o)) for o in ("events", "summaries"))
+            arguments = (scenario, ds, events, seen, scratch / "samples" / key / ds)
             job = Job(f"{JOIN.name} {ds}", join_day, arguments)
             chains.append(Chain(JOIN.name, [job], scratch / "logs" / f"{key[:8]}-{ds}.log"))
             keys.append(key)
@@ -218,7 +240,7 @@ def _keep(base: Base, planned: Planned, end: ChainEnd, scratch: Path) -> Try:
         # Moved aside and not deleted: a try that is killed between the two leaves one of them whole.
         old.parent.mkdir(exist_ok=True)
         place.rename(old)
-        tried = replace(tried, notes=(*tried.notes, "replaces an older try of this name"))
+        tried = replace(tried, notes=(*tried.notes, "replaces an older try of this name and these settings"))
     (made / RECORD).write_bytes(canonical_json(asdict(tried)))
     place.parent.mkdir(exist_ok=True)
     made.rename(place)
@@ -234,10 +256,11 @@ def _shed(checkpoint: Path) -> None:
             path.unlink()
 
 
-def join_day(scenario: Scenario, ds: str, inputs: Mapping[str, Any], output: Path) -> None:
-    """One day's samples with a variant's settings."""
-    output.mkdir(parents=True)
-    JOIN.function(DayConfig(scenario, ds), **inputs, **{JOIN.writes: output})
+def join_day(scenario: Scenario, ds: str, events: Mapping[str, Path], seen: Mapping[str, Path], output: Path) -> None:
+    """One day's samples with a variant's settings, from its events and those of the days before."""
+    from feature_jobs.joins.join import join_from_events
+
+    join_from_events(scenario, ds, events[ds], {day: events[day] for day in events if day != ds}, output, seen=seen)
 
 
 def train_day(scenario: Scenario, ds: str, inputs: Mapping[str, Any], parent: Path | None, output: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from feature_jobs.errors import BadInputError, ParentMissingError
 from feature_jobs.schema import Scenario
-from feature_jobs.schema.days import check_day, previous_day
-from tasks.run.runner import config_digest, resolve_inputs
+from feature_jobs.schema.days import check_day, history_days, maturing_days, previous_day, trailing_days
+from tasks.run.runner import config_digest
 from tasks.run.tries_scores import Comparison, Quality, Side
 from tasks.steps import STEPS, WRITERS
 from tasks.store.digests import canonical_json, sha256_of
@@ -138,7 +138,7 @@ def plan(base: Base, variant: Variant) -> Planned:
     samples: dict[str, Any] = {}
     for ds in base.days:
         if joins_again:
-            samples[ds] = {a: _digests(c) for a, c in resolve_inputs(JOIN, scenario, ds, store).items()}
+            samples[ds] = [_digests(days_joined(scenario, ds, store, output)) for output in ("events", "summaries")]
         else:
             samples[ds] = _find(store, JOIN.name, ds).digest
     join_key = sha256_of(canonical_json([_samples_of(scenario), samples])) if joins_again else None
@@ -198,6 +198,12 @@ def _find(store: ScenarioStore, step: str, ds: str) -> Commit:
     if commit is None:
         raise ParentMissingError(f"{store.url}: the output of {step} of {ds} is not committed", ds)
     return commit
+
+
+def days_joined(scenario: Scenario, ds: str, store: ScenarioStore, output: str) -> dict[str, Commit]:
+    """The events or summaries from which a day is joined again: its own, and those that its windows reach."""
+    num_days = history_days(scenario) + maturing_days(scenario)
+    return {day: _find(store, WRITERS[output], day) for day in [*trailing_days(scenario, ds, num_days), ds]}
 
 
 def committed_inputs(base: Base) -> list[Commit]:

@@ -84,10 +84,12 @@ class ChampionLog:
         remedy, found = self._remedy(), list[tuple[Entry, str]]()
         read_one = functools.partial(self.store.record, kind=Entry, remedy=remedy)
         for read in self.store.objects.each(read_one, map(_key, itertools.count(1))):
+            # The first missing number ends the log: records are written one after the other, so no later one exists.
             if read is None:
                 break
             entry, _ = read
             before = found[-1][1] if found else None
+            # Each record names the digest of the one before: a record that was changed or swapped is found here.
             if entry.sequence != len(found) + 1 or not follows(entry.previous, before):
                 raise CorruptError(
                     f"{self.store.url}/{_key(len(found) + 1)}: does not follow the record before; {remedy}"
@@ -115,18 +117,26 @@ class ChampionLog:
         """(champion, former champion) as a fair comparator for day `ds`, seen from a generation (default: newest).
 
         Only versions that learned from earlier days and whose checkpoint is still committed count. Versions of a
-        generation that was replaced count only where there are no others, and not if they are damaged: a replay may be
-        the remedy for just that. A former champion whose files were deleted as no longer needed is None: gc keeps the
-        one before the champion, but a rollback makes an older one that.
+        generation that was replaced count where the replay made the same checkpoint again; else only where there are no
+        others, and not if they are damaged: a replay may be the remedy for just that. A former champion whose files
+        were deleted as no longer needed is None: gc keeps the one before the champion, but a rollback makes an older
+        one that.
         """
+        # A version that learned the day itself would be judged on rows that it knows.
         earlier = [e for e in self.history() if e.ds < ds]
         generations = self.store.generations()
-        valid = [
-            e for e in earlier if holder_of(e.ds, generations, generation) == e.generation and self.is_committed(e)
-        ]
+        valid = [e for one in earlier if (e := self._seen_from(one, holder_of(one.ds, generations, generation)))]
         served = served_in_turn(valid or [e for e in earlier if self._is_sound(e)])
         former = served[-2] if len(served) > 1 and self._is_kept(served[-2]) else None
         return (served[-1] if served else None, former)
+
+    def _seen_from(self, entry: Entry, generation: int) -> Entry | None:
+        """The entry, as of the generation that holds its day; None where that one has another checkpoint."""
+        seen = replace(entry, generation=generation)
+        if not self.is_committed(seen):
+            return None
+        # gc keeps the files that the record names, not those of an equal checkpoint in a newer generation.
+        return entry if not self._is_kept(seen) and self.is_committed(entry) else seen
 
     def is_committed(self, entry: Entry) -> bool:
         """Says if the entry's checkpoint is in the store (dvc removes the outputs of days that it runs again) and
@@ -181,6 +191,7 @@ class ChampionLog:
         served = served_in_turn(history)
         if not served:
             return []
+        # From the second newest back, since the newest is the one that serves.
         before = self._distinct(served[-2::-1], without={served[-1].version})
         passed = {entry.version for entry in served}
         rolled_back = self._distinct(history[::-1], without=passed)
@@ -221,11 +232,14 @@ def served_in_turn(entries: list[Entry]) -> list[Entry]:
     """The champions in the order in which rollbacks go back through them.
 
     A promotion adds one, a rollback removes those after the version that it restores. A resumption changes nothing.
+    A promotion of the version that serves, which a replay makes, takes its place.
     """
     served: list[Entry] = []
     for entry in entries:
         if entry.kind == "resumption":
             continue
+        if entry.kind == "promotion" and served and served[-1].version == entry.version:
+            served.pop()
         if entry.kind == "rollback" and (place := _place(served, entry)) is not None:
             served = served[:place]
         served.append(entry)

@@ -25,6 +25,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 REMOVE = "remove it: no digest depends on it"
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EXDEV)  # EXDEV: the log's folder is a mount of its own
 IS_THERE = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)  # errors of a rename to a name that is taken
 
 
@@ -114,20 +115,17 @@ class LocalObjects:
         """See Objects."""
         target = self._place(key)
         target.parent.mkdir(parents=True, exist_ok=True)
-        # A step in a container may write into the folder of its log alone.
-        scratch = self.scratch if os.access(self.root, os.W_OK) else Scratch(target.parent)
-        with scratch.folder() as aside:
-            record = aside / target.name
-            record.write_bytes(data)
-            record.chmod(0o644)  # with any umask: other users of a shared store must read it
-            fsync(record)
-            try:
-                # A link, because a rename would replace a record that another run has written meanwhile.
-                os.link(record, target)
-            except FileExistsError:
-                return False
-        self._fsync_above(target)
-        return True
+        try:
+            is_new = _linked(self.scratch, target, data)
+        except OSError as error:
+            if error.errno not in NOT_WRITABLE:
+                raise
+            # A step in a container may write into the folder of its log alone. Only a try shows it: os.access asks for
+            # the real user, and knows no access lists.
+            is_new = _linked(Scratch(target.parent), target, data)
+        if is_new:
+            self._fsync_above(target)
+        return is_new
 
     def put(self, key: str, data: bytes) -> None:
         """See Objects."""
@@ -263,6 +261,21 @@ class LocalObjects:
                 return
 
 
+def _linked(scratch: Scratch, target: Path, data: bytes) -> bool:
+    """Writes a record aside and links it to its place; False where one is there."""
+    with scratch.folder() as aside:
+        record = aside / target.name
+        record.write_bytes(data)
+        record.chmod(0o644)  # with any umask: other users of a shared store must read it
+        fsync(record)
+        try:
+            # A link, because a rename would replace a record that another run has written meanwhile.
+            os.link(record, target)
+        except FileExistsError:
+            return False
+    return True
+
+
 def files_of(folder: Path) -> dict[str, FileFacts]:
     """Digest and size of every file below `folder`, the manifest left out.
 
@@ -319,14 +332,14 @@ def _entries(folder: Path) -> Iterator[tuple[str, int]]:
     """Relative name and mode of everything below a folder, sorted; no symlink is followed."""
     if folder.is_symlink():
         raise NotADirectoryError(str(folder))
-    waiting = [folder]
+    waiting, above = [str(folder)], len(str(folder)) + 1
     while waiting:
         with os.scandir(waiting.pop()) as entries:
             for entry in sorted(entries, key=lambda one: one.name):
                 mode = entry.stat(follow_symlinks=False).st_mode
-                yield Path(entry.path).relative_to(folder).as_posix(), mode
+                yield entry.path[above:], mode
                 if stat.S_ISDIR(mode):
-                    waiting.append(Path(entry.path))
+                    waiting.append(entry.path)
 
 
 def _kind(mode: int) -> str:

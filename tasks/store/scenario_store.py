@@ -147,6 +147,17 @@ class ScenarioStore(RecordStore):
             checked_name(name, f"{self.url}/{key}", remedy)
         return manifest
 
+    def file_of(self, commit: Commit, name: str) -> bytes | None:
+        """A file of a commit, None where it has no such file. Raises CorruptError where it is not the committed one."""
+        self.require_kept(commit)
+        file, key = commit.manifest["files"].get(name), f"{commit.key}/{name}"
+        if file is None:
+            return None
+        data = self.read(key, self.remedy(commit.ds))
+        if data is None or sha256_of(data) != file["sha256"]:
+            raise CorruptError(f"{self.url}/{key}: is not the committed file; {self.remedy(commit.ds)}")
+        return data
+
     def commit_keys(self) -> list[str]:
         """Returns the keys of all generations' outputs that have a commit record, readable or not."""
         return [commit_key(*place) for place in self.places()]

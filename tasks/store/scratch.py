@@ -31,7 +31,7 @@ class Scratch:
     def folder(self) -> Iterator[Path]:
         """An empty folder, removed with the block. Leftovers of killed runs are removed first."""
         self.remove_abandoned()
-        folder = self.work / SCRATCH / uuid.uuid4().hex
+        folder = _own_folder(self.work / SCRATCH) / uuid.uuid4().hex
         with FileLock(_lock_of(folder)):
             folder.mkdir(0o700)  # under the lock: before it, others would take the folder for a leftover
             try:
@@ -42,8 +42,9 @@ class Scratch:
 
     def remove_abandoned(self) -> None:
         """Removes the scratch folders whose lock is free: their run was killed."""
-        top = _own_folder(self.work / SCRATCH)
-        for old in top.iterdir():
+        top = self.work / SCRATCH
+        _refuse_symlink(top)
+        for old in top.iterdir() if top.is_dir() else ():
             # A kill can leave a folder, its lock's file, or both.
             folder = old.with_name(old.name.removesuffix(".lock"))
             if _NAME.fullmatch(folder.name) is None:  # somebody else's
@@ -77,9 +78,10 @@ class Scratch:
             _lock_of(top).unlink(missing_ok=True)  # FileLock checks that the file it has locked is still there
 
     def resumable(self) -> list[str]:
-        """Names of the folders that killed runs left to a next one."""
+        """Names of the folders that killed runs left to a next one. A kill can leave the lock's file alone."""
         found = (self.work / RESUME).glob("*") if not (self.work / RESUME).is_symlink() else ()
-        return sorted(path.name for path in found if path.is_dir() and not path.is_symlink())
+        left = (path for path in found if not path.is_symlink() and (path.is_dir() or path.suffix == ".lock"))
+        return sorted({path.name.removesuffix(".lock") for path in left})
 
     def remove_resumable(self, name: str) -> None:
         """Removes such a folder, unless a run is at it."""
@@ -94,12 +96,16 @@ class Scratch:
 
 
 def _own_folder(folder: Path) -> Path:
-    """The folder, made where it is missing. Raises CorruptError where it is a symlink: files below are removed, and
-    must not be somebody else's."""
-    if folder.is_symlink():
-        raise CorruptError(f"{folder}: a symlink where the store's own folder belongs; remove the symlink")
+    """The folder, made where it is missing. Raises CorruptError where it is a symlink."""
+    _refuse_symlink(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _refuse_symlink(folder: Path) -> None:
+    """Files below the folder are removed, and must not be somebody else's."""
+    if folder.is_symlink():
+        raise CorruptError(f"{folder}: a symlink where the store's own folder belongs; remove the symlink")
 
 
 def _lock_of(folder: Path) -> Path:

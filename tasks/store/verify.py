@@ -198,16 +198,21 @@ class _Verifier:
     def _parent(self, commit: Commit, parent: str | None) -> Iterator[str]:
         step, ds = commit.step, commit.ds
         before = previous_day(self.scenario, ds)
-        if before is None:
-            if parent is not None:
-                yield f"{step} of {ds} is the first day, yet names parent {parent[:12]}; {self.store.remedy(ds)}"
+        if before is None and parent is None:
             return
-        place = holder_of(before, self.generations, commit.generation)
-        expected = next(
-            (c.digest for c, _ in self.sound if (c.step, c.ds, c.generation) == (step, before, place)), None
-        )
-        if parent is None or expected != parent:
+        earlier = [
+            c
+            for c, _ in self.sound
+            if c.step == step and c.ds < ds and holder_of(c.ds, self.generations, commit.generation) == c.generation
+        ]
+        nearest = max(earlier, key=lambda c: c.ds, default=None)
+        # A day that is there counts, also where the scenario begins later by now, or passes over it.
+        day = max(before or "", nearest.ds if nearest else "")
+        expected = nearest.digest if nearest and nearest.ds == day else None
+        if not day:
+            yield f"{step} of {ds} is the first day, yet names parent {str(parent)[:12]}; {self.store.remedy(ds)}"
+        elif parent is None or expected != parent:
             yield (
-                f"{step} of {ds} (generation {commit.generation}) learned from {str(parent)[:12]}, but {before} holds"
+                f"{step} of {ds} (generation {commit.generation}) learned from {str(parent)[:12]}, but {day} holds"
                 f" {expected[:12] if expected else 'nothing'}; {self.store.remedy(ds)}"
             )

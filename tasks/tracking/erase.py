@@ -33,6 +33,7 @@ def erase_versions(scenario: Scenario, gone: Sequence[str], is_forgotten: IsForg
     registered = {_model_id(model, version["version"]) for version in versions(model)}
     for item in call(partial(_repository(root).list_artifacts, MODELS)):
         model_id = item.path.rpartition("/")[2]
+        # Never the files of a version that is registered: it may serve.
         if model_id not in registered and _is_over(model_id, is_forgotten):
             _delete_files(f"{root}/{MODELS}/{model_id}")
             _erase_model(model_id)
@@ -65,6 +66,7 @@ def erase_runs(scenario: Scenario, days: Iterable[tuple[int, str]]) -> int:
     runs, num = Runs(scenario), 0
     for generation, ds in days:
         found = runs.find({"recloop.generation": str(generation), "recloop.ds": ds})
+        # Nested runs too: MLflow does not delete children with their parent.
         trials = [trial for run in found for trial in runs.find({PARENT: run.run_id})]
         for run in {run.run_id: run for run in [*trials, *found]}.values():
             _erase_run(run)

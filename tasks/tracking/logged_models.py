@@ -98,6 +98,7 @@ def register_version(
         model = _write_model(scenario, export, Path(folder), required)
         files = digests_of(model)
         tags = {**tags, FILES_TAG: digest_of_all(files)}
+        # By content, not by name: a step that was killed after it registered must find its version.
         standing = _find(scenario.model_name, tags)
         if standing is None:
             _log_model(scenario, export, model, key, tags)
@@ -118,6 +119,7 @@ def _write_model(scenario: Scenario, export: Path, scratch: Path, required: Coll
             "serving_sha256": sha256_of((export / SERVING_FILE).read_bytes()),
             "required": sorted(required),
         },
+        # Code in the model, so that it loads where this project is not installed.
         code_paths=_serving_code(scratch / "code"),
         signature=_signature(scenario.tasks),
         input_example=_example(export),
@@ -164,6 +166,7 @@ def _pinned(name: str) -> str:
 def _find(model: str, tags: Mapping[str, str]) -> Version | None:
     """The oldest version of this checkpoint, export and files."""
     same = [version for version in versions(model) if _same(version, tags)]
+    # The oldest, which all processes agree on, however many register at once.
     return same[-1] if same else None
 
 
@@ -173,6 +176,7 @@ def _same(version: Version, tags: Mapping[str, str]) -> bool:
 
 def _create_version(scenario: Scenario, logged: Any, run_id: str, tags: Mapping[str, str], description: str) -> None:
     model = scenario.model_name
+    # MLflow has no "create if absent".
     with contextlib.suppress(RefusedError):  # it is registered already
         call(partial(client().create_registered_model, model, description=scenario.description))
     create = partial(client().create_model_version, model, logged.artifact_location, run_id)
@@ -257,6 +261,7 @@ def check_loads(model: str, version: str, files: Mapping[str, FileFacts], refere
             answer, errors = process.communicate(asked, timeout=CHECK_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             raise RetryLaterError(f"{place}: did not load within {CHECK_TIMEOUT_S} s; try again later") from None
+    # The last line alone: above it stands a traceback of the model's own code.
     if process.returncode:
         return LoadCheck(_short(_last_line(errors)))
     return read_record(_last_line(answer).encode(), LoadCheck, f"the check of {place}", remedy)
@@ -265,6 +270,7 @@ def check_loads(model: str, version: str, files: Mapping[str, FileFacts], refere
 @contextlib.contextmanager
 def _fresh_python(script: Path, folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that has nothing of this one, in a folder of its own; it is ended with the block."""
+    # -I: neither this folder nor PYTHONPATH, so that only the registered code can be imported.
     command, environment = [sys.executable, "-I", str(script)], {**SETTINGS, **os.environ}
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=folder, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as run:

@@ -77,6 +77,7 @@ def copy_proven(folder: Path, files: Mapping[str, FileFacts], target: Path, reme
     Raises CorruptError for a file that is missing, added, changed or not a regular file.
     """
     found = _names(folder, remedy)
+    # Names first: a file that was added could be imported, whatever the others hold.
     for name in sorted(found | files.keys()):
         if name not in files:
             raise CorruptError(f"{folder / name}: was added after the model was registered; {remedy}")
@@ -90,6 +91,7 @@ def copy_proven(folder: Path, files: Mapping[str, FileFacts], target: Path, reme
             write_recipe(target, recipe)
             actual = _facts_of(canonical_json(recipe))
         else:
+            # Digest and copy are of the same bytes: a file that changes in between is never loaded.
             actual = _copied(folder / name, copy, expected["bytes"], remedy)
         if actual != expected:
             raise CorruptError(

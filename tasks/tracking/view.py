@@ -183,6 +183,7 @@ class View:
     def _show_trials(self, parent: Run, file: Path) -> None:
         """A run for each trial of a search, nested under the step's: the values tried, and the result."""
         trials = read_record_file(file, Trials, extra="ignore")["trials"]
+        # Found by tag: a process that was killed in between goes on with the trials that are missing.
         known = {run.tags.get("recloop.trial"): run for run in self.runs.find({PARENT: parent.run_id})}
         for position, trial in enumerate(trials):
             number = str(trial.get("number", position))
@@ -203,6 +204,7 @@ class View:
 def _readable(folder: Path) -> Iterator[Path]:
     """Yields the files that people read: JSON and HTML files, and the data docs."""
     for file in sorted(folder.iterdir()):
+        # Not stat: a link must not show MLflow a file outside of the output.
         facts = file.lstat()
         is_text = file.suffix in (".json", ".html") and facts.st_size <= MAX_FILE_BYTES
         if (stat.S_ISREG(facts.st_mode) and is_text) or (stat.S_ISDIR(facts.st_mode) and file.name == "docs"):

@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 from feature_jobs.control_records import read_record_file
 from feature_jobs.errors import BadInputError, CorruptError
 from feature_jobs.schema import Scenario, load_scenario, place_of
+from tasks.contract import Table
 from tasks.store.digests import finite
 from tasks.tuning.replay import Difference
 from tasks.tuning.space import own_value, searched_paths, value_in, with_values
@@ -80,20 +81,28 @@ def write_proposal(folder: Path, proposal: Proposal) -> None:
     (folder / PROPOSAL).write_text(text, encoding="utf-8")
 
 
-def proposal_table(folder: Path, options: str) -> str:
-    """The trials, best first, and the proposal, as text for a terminal; `options` are those of its next command."""
+def proposal_table(folder: Path, options: str) -> list[str | Table]:
+    """The trials, best first, and the proposal, for a terminal; `options` are those of its next command."""
     proposal = read_proposal(folder)
     trials = proposal["trials"]
     paths = sorted(trials[0]["params"])
     searched = [path for path in paths if len({json.dumps(t["params"].get(path)) for t in trials}) > 1] or paths
     sign = -1 if proposal["objective"] == "auc" else 1
     order = sorted(trials, key=lambda t: (t["value"] is None, sign * (t["value"] or 0.0), t["number"]))
-    rows = [["trial", proposal["objective"], "state", *searched]]
-    for trial in order:
-        value = "-" if trial["value"] is None else f"{trial['value']:.4f}"
-        state = trial["state"] + (f": {trial['error']}" if trial["error"] else "")
-        rows.append([_name(trial), value, state, *(_short(trial["params"].get(path)) for path in searched)])
-    return "\n".join([*_aligned(rows), "", *_verdict(proposal, options)])
+    head = ("trial", proposal["objective"], "state", *searched)
+    errors = [f"trial {trial['number']} {trial['state']}: {trial['error']}" for trial in order if trial["error"]]
+    return [
+        Table(head, [_row(trial, searched) for trial in order], len(head)),
+        *errors,
+        "",
+        *_verdict(proposal, options),
+    ]
+
+
+def _row(trial: Trial, searched: Sequence[str]) -> list[str]:
+    name = f"{trial['number']}{' (serves)' if trial['number'] == 0 else ''}"
+    value = "-" if trial["value"] is None else f"{trial['value']:.4f}"
+    return [name, value, trial["state"], *(_short(trial["params"].get(path)) for path in searched)]
 
 
 def _verdict(proposal: Proposal, options: str) -> list[str]:
@@ -124,17 +133,8 @@ def _difference(facts: Difference) -> str:
     return f"AUC {shown[0]} [{shown[1]}, {shown[2]}]: {word}"
 
 
-def _name(trial: Trial) -> str:
-    return f"{trial['number']}{' (serves)' if trial['number'] == 0 else ''}"
-
-
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else json.dumps(value) if value is not None else "-"
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def apply_certain(scenario: Scenario, folder: Path) -> None:
@@ -177,6 +177,11 @@ def apply(scenario: Scenario, changes: Mapping[str, Change], ds: str) -> None:
     edited = yaml.load(file.read_text(encoding="utf-8"))
     for path, change in sorted(changes.items()):
         *parents, leaf = path.split(".")
+        if parents[:1] == ["features"] and parents[1] not in edited["features"]:
+            raise BadInputError(
+                f"{file}: {path}: {parents[1]} is declared together with others, so its own value has no place in the"
+                f" file; write {leaf}: {change['new']} at its alternative by hand"
+            )
         node = edited
         for part in parents:
             # A section may be absent from the file where the scenario's defaults stand for it.

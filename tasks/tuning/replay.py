@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import TypedDict
 
 from feature_jobs.schema import Scenario
-from feature_jobs.schema.days import trailing_days
+from feature_jobs.schema.days import history_days, maturing_days, trailing_days
 from models.checkpoints.files import PREDICTIONS_FILE
 from tasks.tuning.space import joins_again, with_values
 from tasks.tuning.study import Candidate, Judged, Report
@@ -53,14 +53,15 @@ class Gain:
 @dataclass(frozen=True)
 class Replay:
     """The days that every trial replays, from one checkpoint. `serving` is the scenario with the settings of the
-    champion. `samples` and `events` are folders by day; `events` also holds the days before, and is read only by trials
-    that join again."""
+    champion. `samples`, `events` and `summaries` are folders by day; the last two also hold the days before, and are
+    read only by trials that join again."""
 
     scenario: Scenario
     serving: Scenario
     parent: Path
     samples: Mapping[str, Path]
     events: Mapping[str, Path]
+    summaries: Mapping[str, Path] = field(default_factory=dict)
 
     def differences(self) -> list[tuple[str, Any, Any]]:
         """Config paths at which the scenario differs from the champion's settings, with both values."""
@@ -82,6 +83,7 @@ class Replay:
         means: list[float] = []
         for ds, judged, _ in self._days(candidate, scratch):
             by_day[ds] = _values(judged, self.scenario.tune.objective)
+            # No task has a value (one class only, or scores that are not finite): the trial can't be ranked.
             if not by_day[ds]:
                 return None
             means.append(sum(by_day[ds].values()) / len(by_day[ds]))
@@ -95,6 +97,7 @@ class Replay:
         from models.training.day import train_day
         from models.training.job import TrainJob
 
+        # The champion's trial has the champion's whole settings, not only those that are searched.
         base, parent = self.serving if candidate.serves else self.scenario, self.parent
         scenario = with_values(base, candidate.values)
         is_joined = any(map(joins_again, candidate.values))
@@ -111,13 +114,13 @@ class Replay:
 
     def _join(self, scenario: Scenario, ds: str, output: Path) -> Path:
         """The day's samples as the changed scenario joins them. The labels and the order of rows stay the same."""
-        from feature_jobs.joins.join import join_day
+        from feature_jobs.joins.join import join_from_events
 
+        # One day's samples at a time: a study keeps no copy of its days for each trial.
         shutil.rmtree(output, ignore_errors=True)
-        output.mkdir()
-        days = trailing_days(scenario, ds, scenario.join.lookback_days)
-        history = {day: self.events[day] for day in days if day in self.events}
-        join_day(scenario, ds, self.events[ds], history, output)
+        days = trailing_days(scenario, ds, history_days(scenario) + maturing_days(scenario))
+        past = {day: self.events[day] for day in days if day in self.events}
+        join_from_events(scenario, ds, self.events[ds], past, output, seen=self.summaries or None)
         return output
 
     def judged_by(self, ds: str) -> str:
@@ -136,8 +139,10 @@ class Replay:
         needs = Evidence(self.scenario.deploy.min_rows, self.scenario.deploy.min_positives)
         # One of the trials is the champion's own, which is compared with nothing.
         error = (1 - self.scenario.evaluate.confidence) / (len(self.scenario.tasks) * max(num_trials - 1, 1))
+        # A corrected interval lies far in the tails, where few draws fall: it needs more of them.
         resamples = max(self.scenario.evaluate.bootstrap, min(math.ceil(TAIL_DRAWS / error), MAX_DRAWS))
         seed = self.scenario.train.seed
+        # Trained again: a study keeps values, not scores, and equal settings give equal bytes.
         of_champion, of_best = (self._scores(candidate, scratch) for candidate in (champion, best))
         shutil.rmtree(scratch)
         found: dict[str, Difference] = {}

@@ -11,6 +11,7 @@ from typing import Any
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario, SearchRange
+from feature_jobs.schema.days import maturing_days
 from feature_jobs.schema.explain import explain
 
 SAME_SAMPLES = ("enabled", "buckets", "scale", "table", "embedding")
@@ -136,7 +137,8 @@ def event_days(scenario: Scenario) -> int:
         return 0
     lookback = joining.get("join.lookback_days")
     ends = [lookback.high, *(lookback.choices or ())] if lookback else []
-    return scenario.tune.replay_days + int(max([scenario.join.lookback_days, *(end for end in ends if end)]))
+    longest = int(max([scenario.join.lookback_days, *(end for end in ends if end)]))
+    return scenario.tune.replay_days + longest + 1 + maturing_days(scenario)  # see history_days
 
 
 def with_values(scenario: Scenario, values: Mapping[str, Any]) -> Scenario:

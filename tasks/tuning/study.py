@@ -114,7 +114,7 @@ class Study:
             if trial is not None:
                 self._try(trial, objective)
             elif num_running == 0 or not wait:
-                if place == spent:
+                if place < self.scenario.tune.trials:
                     done = f"tune {self.ds}: {place} of {self.scenario.tune.trials} trials"
                     print(f"{done}: {MAX_DRAWS} draws found no values that were not tried yet", file=sys.stderr)
                 return

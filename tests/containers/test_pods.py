@@ -41,6 +41,7 @@ FIRST, SECOND, POOR, OUTSIDE = *days(3), "2030-01-01"
 ENDS = [
     *((0, step, ds) for ds in (FIRST, SECOND) for step in PURE),
     (0, "ingest", POOR),
+    (0, "summarize", POOR),
     (0, "join", POOR),
     (3, "validate", POOR),  # too few rows, says the suite
     (5, "train", POOR),  # nothing validated to learn from
@@ -153,7 +154,7 @@ def test_days_as_pods_have_the_digests_and_the_exit_codes_of_processes(
         for place in (plain_store, cluster.store)
     )
     assert pods == plain
-    assert len(pods) == 2 * len(PURE) + 2
+    assert len(pods) == 2 * len(PURE) + 3
     await_none(PODS, within_s=10)
 
 
@@ -178,7 +179,7 @@ def test_pods_register_and_deploy_as_the_user_of_steps(
     assert password not in json.dumps(node.created) + "".join(out)
 
 
-def test_too_much_memory_is_told_with_the_limit(
+def test_too_much_memory_is_reported_with_the_limit(
     node: NodeDouble, images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = dataclasses.replace(STEPS["ingest"], resources=Resources(memory_gib=1 / 16))

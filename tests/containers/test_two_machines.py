@@ -76,7 +76,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, job: dict[str, Any]) -> Shop:
     [container] = job["template"]["spec"]["containers"]
     settings = dict(a.removeprefix("--set=").split("=") for a in container["args"] if a.startswith("--set="))
     shop = Shop(file, folder / "store", {name: yaml.safe_load(value) for name, value in settings.items()})
-    for step in ("ingest", "join", "validate"):
+    for step in ("ingest", "summarize", "join", "validate"):
         run_step(step, shop.scenario, DAY, open_store(shop.root, "shop"), track=False)
     return shop
 
@@ -164,7 +164,7 @@ def bucket(
     for name, value in object_server.environment(RECLOOP_CACHE=str(tmp_path / "cache")).items():
         monkeypatch.setenv(name, value)
     url = f"s3://{object_server.narrow_bucket}/{tmp_path.name}"
-    for step in ("ingest", "join", "validate"):
+    for step in ("ingest", "summarize", "join", "validate"):
         run_step(step, shop.scenario, DAY, open_store(url, "shop"), track=False)
     login = tmp_path / "secret" / "store-credentials"
     login.parent.mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import itertools
 import re
 import tokenize
 from collections import defaultdict
@@ -72,6 +73,20 @@ def _docstrings(file: Path) -> Iterator[tuple[int, str]]:
 def _comments(file: Path) -> Iterator[str]:
     tokens = tokenize.generate_tokens(io.StringIO(file.read_text()).readline)
     return (token.string for token in tokens if token.type == tokenize.COMMENT)
+
+
+def test_counts_of_rows_are_printed_with_commas() -> None:
+    """`6,000 rows` beside `1,004` and not `6000 rows`: one form for one kind of number."""
+    found = []
+    for file in _files(*ROOMS):
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            parts = node.values if isinstance(node, ast.JoinedStr) else []
+            for part, after in itertools.pairwise(parts):
+                plain = isinstance(part, ast.FormattedValue) and part.format_spec is None
+                text = after.value if isinstance(after, ast.Constant) else None
+                if plain and isinstance(text, str) and re.match(r" (?:such |good )?(?:rows|lines)\b", text):
+                    found.append(f"{_place(file)}:{part.lineno}: {text[:30]}")
+    assert found == []
 
 
 def test_results_that_travel_say_what_is_in_them() -> None:

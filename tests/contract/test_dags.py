@@ -131,6 +131,7 @@ def test_tuning_maps_workers_and_ends_in_one_task() -> None:
     assert [share[1] for share in mapped.expand_input.value["options"]] == ["0", "1", "2"]
 
 
+@pytest.mark.slow
 def test_a_broken_scenario_is_reported_and_leaves_the_others_alone(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "dags", tmp_path / "dags", ignore=shutil.ignore_patterns("__pycache__"))
     write_small(tmp_path / "scenarios", num_days=1)
@@ -145,6 +146,7 @@ def test_a_broken_scenario_is_reported_and_leaves_the_others_alone(tmp_path: Pat
     assert "labels" in message
 
 
+@pytest.mark.slow
 def test_two_scenarios_of_one_name_are_refused_and_leave_the_others_alone(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "dags", tmp_path / "dags", ignore=shutil.ignore_patterns("__pycache__"))
     scenario = write_small(tmp_path / "scenarios", num_days=1)
@@ -239,6 +241,13 @@ def test_skipped_days_have_no_run() -> None:
     skipped = days.model_copy(update={"skip": (datetime.date(1997, 11, 16), datetime.date(1997, 11, 17))})
     named = [str(info.run_after.date()) for info in _scheduled(_catching_up(skipped))]
     assert named == ["1997-11-15", "1997-11-18", "1997-11-19", "1997-11-20", "1997-11-21"]
+
+
+def test_closed_days_of_the_week_have_no_run() -> None:
+    days = load_scenario(SCENARIOS / "movielens.yaml").data.days
+    closed = days.model_copy(update={"closed": ("sunday", "wednesday")})  # the 16th, and the 19th
+    named = [str(info.run_after.date()) for info in _scheduled(_catching_up(closed))]
+    assert named == ["1997-11-15", "1997-11-17", "1997-11-18", "1997-11-20", "1997-11-21"]
 
 
 def test_what_steps_announce_are_outlets_of_their_tasks(dags: dict[str, Any]) -> None:

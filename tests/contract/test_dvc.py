@@ -27,19 +27,25 @@ def test_committed_file_is_the_rendered_one() -> None:
     assert (ROOT / "dvc.yaml").read_text() == rendered, "run: recloop dvc-render --scenario movielens"
 
 
+def test_the_file_is_a_template_of_a_day() -> None:
+    assert len(_rendered().splitlines()) <= 250
+
+
 def test_stages_depend_on_what_their_steps_read() -> None:
     from ruamel.yaml import YAML
 
-    stages = YAML(typ="safe").load(_rendered())["stages"]
+    document = YAML(typ="safe").load(_rendered())
+    stages, days = document["stages"], document["vars"][0]["days"]
     for name in DAILY:
-        deps = stages[f"{name}-1997-11-13"]["deps"]
+        deps = stages[name]["do"]["deps"]
         for writer in upstream(name):
-            assert f".recloop/dvc/movielens/g0000/1997-11-13/{writer}" in deps
-    assert ".recloop/dvc/movielens/g0000/1997-11-12/train" in stages["train-1997-11-13"]["deps"]
-    assert not any(dep.endswith("/train") for dep in stages["train-1997-11-12"]["deps"])
-    assert "models/training/day.py" in stages["train-1997-11-13"]["deps"]
-    assert "models/training/day.py" not in stages["join-1997-11-13"]["deps"]
-    params = stages["train-1997-11-13"]["params"]
+            assert f".recloop/dvc/movielens/g0000/${{key}}/{writer}" in deps
+    assert "${item.before}/train" in stages["train"]["do"]["deps"]
+    assert days["1997-11-12"]["before"] == ".recloop/genesis"
+    assert days["1997-11-13"]["before"] == ".recloop/dvc/movielens/g0000/1997-11-12"
+    assert "models/training" in stages["train"]["do"]["deps"]
+    assert "models/training" not in stages["join"]["do"]["deps"]
+    params = stages["train"]["do"]["params"]
     assert params == [{"scenarios/movielens.yaml": ["features", "labels", "model", "train"]}]
 
 
@@ -48,7 +54,7 @@ def test_dvc_reads_the_file() -> None:
         [sys.executable, "-m", "dvc", "stage", "list"], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "deploy-1997-11-21" in done.stdout
+    assert "deploy@1997-11-21" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["a;touch X;.yaml", "a $(touch X) '${HOME}' \"b\".yaml"])

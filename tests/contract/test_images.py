@@ -121,7 +121,7 @@ def test_a_stripped_library_still_loads(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_what_is_no_library_is_left_as_it_is(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_library_is_left_as_it_is(tmp_path: Path) -> None:
     text = tmp_path / "libm.so"
     text.write_text("INPUT(libm.so.6)")
     slim.strip(text)

@@ -12,7 +12,9 @@ import psutil
 import pytest
 import requests
 
+from tasks.steps import DAILY
 from tests.airflow_project import ENDED, Project, await_run, processes_of, returned, state_of
+from tests.plain_days import Digests
 from tests.small import days, write_small
 from tests.waiting import awaited
 
@@ -62,9 +64,7 @@ def test_the_demo_runs_days_and_reports_their_facts(project: Project) -> None:
     assert first["auc_progressive"]["buy"] is None  # nothing to score with before the first day
     assert 0.5 < second["auc_progressive"]["buy"] < 1
     assert set(second["gate_auc"]) == {"champion", "challenger"}
-    assert {"ingest", "join", "validate", "train", "evaluate", "quantize", "register", "deploy"} == set(
-        second["seconds"]
-    )
+    assert set(DAILY) == set(second["seconds"])
     assert facts["champion"]["checkpoint"] in {first["checkpoint"], second["checkpoint"]}
     assert 0 < facts["useful_compute_share"] < 1
     assert facts["tracking_uri"] == f"sqlite:///{project.home}/store/mlflow.db"
@@ -100,14 +100,6 @@ def test_servers_listen_on_the_loopback_alone(project: Project) -> None:
 def test_a_dag_of_a_user_runs_on_a_new_champion(project: Project) -> None:
     api = project.api()
     promoted = [day for day in facts_of(project)["days"] if (day["gate"] or "").startswith("promoted")]
-    [champion] = [a for a in api.call("GET", "/assets", limit=100)["assets"] if a["name"] == "shop.champion"]
-    events = api.call("GET", "/assets/events", asset_id=champion["id"])["asset_events"]
-    announced = {event["extra"]["ds"]: event["extra"] for event in events}
-    assert [announced[day["ds"]]["version"] for day in promoted] == [int(day["version"]) for day in promoted]
-    assert len(events) == len(promoted)
-    assert all(len(event["extra"]["digest"]) == 64 for event in events)
-    newest = promoted[-1]
-    assert announced[newest["ds"]]["auc.buy"] == pytest.approx(newest["gate_auc"]["challenger"]["buy"])
 
     def seen() -> list[int]:
         """Versions that the user's DAG was started with, over all of its runs."""
@@ -116,8 +108,17 @@ def test_a_dag_of_a_user_runs_on_a_new_champion(project: Project) -> None:
             found += returned(api, "on_champion", run["dag_run_id"], "versions")
         return sorted(found)
 
+    # Before the events are read: Airflow answers 500 to that while a run that one of them created is still queued.
     expected = [int(day["version"]) for day in promoted]
     awaited(lambda: seen() == expected, within_s=120, said=lambda: f"{seen()} of {expected}", every_s=1.0)
+    [champion] = [a for a in api.call("GET", "/assets", limit=100)["assets"] if a["name"] == "shop.champion"]
+    events = api.call("GET", "/assets/events", asset_id=champion["id"])["asset_events"]
+    announced = {event["extra"]["ds"]: event["extra"] for event in events}
+    assert [announced[day["ds"]]["version"] for day in promoted] == expected
+    assert len(events) == len(promoted)
+    assert all(len(event["extra"]["digest"]) == 64 for event in events)
+    newest = promoted[-1]
+    assert announced[newest["ds"]]["auc.buy"] == pytest.approx(newest["gate_auc"]["challenger"]["buy"])
 
 
 def test_the_tuning_dag_searches_and_proposes(project: Project) -> None:
@@ -133,13 +134,8 @@ def test_the_tuning_dag_searches_and_proposes(project: Project) -> None:
     assert [trial["number"] for trial in trials] == [0, 1, 2]
 
 
-def test_the_same_days_without_airflow_have_the_same_digests(project: Project) -> None:
-    scenario, store = str(project.root / "scenarios" / "shop.yaml"), str(project.root / "other")
-    done = project.python("tasks", "run", "--scenario", scenario, "--store", store, "--to", days(2)[-1], "--json")
-    assert done.returncode == 0, done.stderr
-    outcomes = json.loads(done.stdout.splitlines()[-1])
-    digests = [outcome["digest"] for outcome in outcomes if outcome["step"] == "train"]
-    assert digests == [day["checkpoint"] for day in facts_of(project)["days"]]
+def test_the_same_days_without_airflow_have_the_same_digests(project: Project, plain_days: Digests) -> None:
+    assert [day["checkpoint"] for day in facts_of(project)["days"]] == [plain_days[ds, "train"] for ds in days(2)]
 
 
 def test_a_second_call_reuses_servers_and_days(project: Project) -> None:
@@ -179,9 +175,8 @@ def test_a_day_without_its_parent_fails_at_once_and_says_so(project: Project) ->
     api, day = project.api(), days(4)[3]
     api.call("POST", f"/dags/{DAG}/dagRuns", {"logical_date": f"{day}T12:00:00Z", "dag_run_id": "alone"})
     tasks = await_run(api, DAG, "alone")
-    assert tasks["join"]["state"] in ("success", "failed")
     failed = [name for name, task in tasks.items() if task["state"] == "failed"]
-    assert failed
+    assert failed == ["ingest"]  # the first step reads the day before already
     assert tasks[failed[0]]["try_number"] == 1  # no retry helps where a parent is missing
     log = project.log(DAG, "alone", failed[0])
     assert "exit code 5" in log

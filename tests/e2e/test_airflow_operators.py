@@ -2,7 +2,8 @@
 
 After each of them: one commit per step and day, a chain that `verify` calls clean, no run or version twice in MLflow,
 no run green whose day is not committed. Two scenarios run all the time: `shop`, on which the operators work, and
-`late`, which catches up beside it. MLflow is reached through its server, as in the platform, so that it can be away.
+`late`, which catches up beside it. The store is in a bucket, and MLflow is reached through its server, as in the
+platform, so that it can be away.
 """
 
 import datetime
@@ -31,7 +32,9 @@ from tasks.store.scenario_store import ScenarioStore, open_store
 from tasks.store.verify import require_sound
 from tests.airflow_operator import Operator, backfill_id
 from tests.airflow_project import Project, returned
+from tests.object_store import ObjectServer
 from tests.paths import ROOT
+from tests.plain_days import Digests
 from tests.small import days, write_small
 from tests.waiting import awaited
 
@@ -40,7 +43,13 @@ DAYS = days(5)
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def bucket(object_server: ObjectServer) -> str:
+    """URL of the store."""
+    return object_server.new_url()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, object_server: ObjectServer, bucket: str) -> Iterator[Project]:
     """A project whose servers run, with shorter pauses between tries."""
     root = tmp_path_factory.mktemp("operators")
     project = Project.new(root)
@@ -54,6 +63,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
             **usual(local),
             "AIRFLOW__CORE__DAGS_FOLDER": str(root / "dags"),
             "AIRFLOW__WORKERS__MISSING_DAG_RETRY_DELAY": "4",
+            "RECLOOP_STORE": bucket,
             "MLFLOW_TRACKING_URI": local.mlflow_url,
             "RECLOOP_MLFLOW_SERVER": "",
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -61,6 +71,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{root}{os.pathsep}{ROOT}")
+        for name, value in object_server.environment(RECLOOP_CACHE=str(root / "cache")).items():
+            patch.setenv(name, value)
         patch.setattr(servers, "settings", settings)
         try:
             project.choose_ports()
@@ -117,15 +129,17 @@ def spoil(file: Path, old: str, new: str) -> None:
 
 
 @pytest.fixture(autouse=True)
-def sound_afterwards(project: Project, shop: Operator, late: Operator) -> Iterator[None]:
+def sound_afterwards(project: Project, bucket: str, shop: Operator, late: Operator) -> Iterator[None]:
     """Checks the facts that must be true after any action of an operator."""
     yield
     for operator in (shop, late):
         name = operator.dag_id.removesuffix("_daily")
-        store = open_store(project.local().store, name)
+        store = open_store(bucket, name)
         require_sound(load_scenario(project.root / "scenarios" / f"{name}.yaml"), store)
-        for record in (project.local().store / name).glob("g*/*/*/commit.json"):
-            assert len([path for path in record.parent.iterdir() if path.name[0] != "."]) == 2, record.parent
+        committed = {commit.key for commit in store.commits()}
+        done = {key.rpartition("/")[0] for key in store.keys("g*/*/*/commit.json")}
+        folders = {key.rpartition("/")[0] for key in store.keys("g*/*/*/*/*")}
+        assert {key for key in folders if key.rpartition("/")[0] in done} <= committed
         for run in operator.runs():
             if run["state"] == "success":
                 states = set(operator.states(run["dag_run_id"]).values())
@@ -181,12 +195,12 @@ def test_days_that_are_not_there_fail_at_once_with_the_reason(shop: Operator) ->
 def test_the_documented_backfill_waits_while_paused_and_while_the_pool_is_empty(shop: Operator, late: Operator) -> None:
     run_id = backfill_id(DAYS[0])
     shop.set_slots(0)
-    doc = shop.call("GET", f"/dags/{shop.dag_id}/details")["doc_md"]
+    doc = shop.api.call("GET", f"/dags/{shop.dag_id}/details")["doc_md"]
     [command] = re.findall(r"`airflow (backfill create .*?)`", doc)
     shop.command(*command.replace("FIRST", DAYS[0]).replace("LAST", DAYS[1]).split())
     late.api.unpause(late.dag_id)
     shop.reached(run_id, "ingest", "running", "success")
-    shop.call("PATCH", f"/dags/{shop.dag_id}", {"is_paused": True})
+    shop.api.call("PATCH", f"/dags/{shop.dag_id}", {"is_paused": True})
     assert "shop_daily is paused: unpause it at" in "\n".join(reasons(shop.api, shop.dag_id, []))
     shop.reached(run_id, "ingest", "success")  # a running task is not stopped
     time.sleep(3)
@@ -220,14 +234,20 @@ def test_states_set_by_hand_make_no_day_green_that_is_not_committed(shop: Operat
     assert shop.state(second) == "success"
 
 
-def test_cleared_tasks_find_their_work_done(project: Project, shop: Operator) -> None:
-    run_id, store = backfill_id(DAYS[1]), open_store(project.local().store, "shop")
+def test_cleared_tasks_find_their_work_done(bucket: str, shop: Operator) -> None:
+    run_id, store = backfill_id(DAYS[1]), open_store(bucket, "shop")
     before = store.commits()
     assert shop.clear(run_id, "train") == ["train"]
     assert shop.clear(run_id, "register", downstream=True) == ["deploy", "register"]
     assert shop.clear(run_id) == sorted(DAILY)
     assert shop.state(run_id) == "success"
     assert store.commits() == before
+
+
+def test_days_in_a_bucket_have_the_digests_of_a_folder(bucket: str, plain_days: Digests) -> None:
+    """Whatever operators did to these days in the tests above."""
+    found = {(commit.ds, commit.step): commit.digest for commit in open_store(bucket, "shop").commits()}
+    assert {place: found.get(place) for place in plain_days} == plain_days
 
 
 def test_a_past_day_is_triggered_from_the_command_line(shop: Operator) -> None:
@@ -260,24 +280,24 @@ def kill_step(project: Project, *words: str) -> None:
 
 def test_scenarios_are_broken_and_edited_while_a_day_runs(project: Project, shop: Operator, late: Operator) -> None:
     folder = project.root / "scenarios"
-    file, twins = folder / "shop.yaml", [folder / "twin1.yaml", folder / "twin2.yaml"]
+    file, copies = folder / "shop.yaml", [folder / "copy1.yaml", folder / "copy2.yaml"]
     shop.trigger("edited", f"{DAYS[3]}T00:00:00Z")
     shop.reached("edited", "ingest", "success")
-    for twin in twins:
-        twin.write_text(file.read_text().replace("name: shop", "name: twin"))
+    for one in copies:
+        one.write_text(file.read_text().replace("name: shop", "name: copy"))
     spoil(file, "labels:", "lables:")
-    same_name, unknown_key = f"{twins[0]} and {twins[1]}: name: 'twin'", "lables: unknown key; did you mean labels?"
+    same_name, unknown_key = f"{copies[0]} and {copies[1]}: name: 'copy'", "lables: unknown key; did you mean labels?"
     await_errors(project, shop.api, same_name, f"{file}:", unknown_key)
-    assert not shop.api.has_dag("twin_daily")
-    assert not late.call("GET", f"/dags/{late.dag_id}")["is_stale"]
-    for twin in twins:
-        twin.unlink()
+    assert not shop.api.has_dag("copy_daily")
+    assert not late.api.call("GET", f"/dags/{late.dag_id}")["is_stale"]
+    for one in copies:
+        one.unlink()
     spoil(file, "lables:", "labels:")
     spoil(file, "batch_size: 64", "batch_size: 32")
     await_errors(project, shop.api)
 
 
-def test_mlflow_is_away_when_the_day_registers_and_deploys(project: Project, shop: Operator) -> None:
+def test_mlflow_is_away_when_the_day_registers_and_deploys(project: Project, bucket: str, shop: Operator) -> None:
     """The run of the test before goes on, with the scenario as it is now."""
     shop.reached("edited", "quantize", "success")
     for step in ("register", "deploy"):
@@ -288,7 +308,7 @@ def test_mlflow_is_away_when_the_day_registers_and_deploys(project: Project, sho
         servers.start_servers(project.home, print)
         shop.reached("edited", step, "success")
     shop.ended("edited")
-    store = open_store(project.local().store, "shop")
+    store = open_store(bucket, "shop")
     learned = store.find("train", DAYS[3])
     assert learned is not None
     assert learned.manifest["settings"]["train"]["batch_size"] == 32
@@ -320,18 +340,18 @@ def test_a_killed_scheduler_leaves_nothing_that_disturbs_the_next_one(project: P
     assert {task["state"] for task in shop.ended("orphan").values()} == {"success"}
 
 
-def test_a_killed_worker_of_the_tuning_dag_resumes_its_study(project: Project) -> None:
+def test_a_killed_worker_of_the_tuning_dag_resumes_its_study(project: Project, bucket: str) -> None:
     tuning = Operator(project, "shop_tuning")
     tuning.api.unpause(tuning.dag_id)
     tuning.trigger("search", f"{DAYS[2]}T00:00:00Z")
     kill_step(project, "tune", "--worker")
     assert {task["state"] for task in tuning.ended("search").values()} == {"success"}
-    tries = range(len(tuning.logs("search", "tune_worker")))  # of both workers; one of them was killed
-    found = [tuning.reason("search", "tune_worker", one) for one in tries]
+    found = tuning.reasons("search", "tune_worker")  # of both workers; one of them was killed
     assert sum("SIGKILL: out of memory, or killed by hand" in reason for reason in found) == 1
-    proposal = Path(returned(tuning.api, tuning.dag_id, "search", "tune")["uri"])
-    trials = json.loads((proposal / "proposal.json").read_text())["trials"]
-    assert [trial["number"] for trial in trials] == [0, 1, 2]
+    key = returned(tuning.api, tuning.dag_id, "search", "tune")["uri"].removeprefix(f"{bucket}/shop/")
+    proposal = open_store(bucket, "shop").read(f"{key}/proposal.json")
+    assert proposal is not None
+    assert [trial["number"] for trial in json.loads(proposal)["trials"]] == [0, 1, 2]
 
 
 def test_catching_up_goes_on_behind_a_failing_day_once_it_is_fixed(project: Project, late: Operator) -> None:

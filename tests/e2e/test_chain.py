@@ -3,42 +3,33 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.environment import inherited
-from tests.paths import ROOT
 from tests.small import days, write_day, write_small
 
-FAST = ("ingest", "join", "train")
+FAST = ("ingest", "summarize", "join", "train")
 
 pytestmark = pytest.mark.slow
 
 
-def recloop(*arguments: str, cwd: Path, check: int | None = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tasks", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=environment(),
-        check=False,
-    )
+def recloop(*words: str, cwd: Path, check: int | None = 0) -> subprocess.CompletedProcess[str]:
+    done = started(*words, cwd=cwd).ended()
     assert "Traceback" not in done.stderr, done.stderr
     if check is not None:
-        assert done.returncode == check, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == check, f"{words}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
 
-def environment() -> dict[str, str]:
-    return {**inherited(), "PYTHONPATH": str(ROOT), "RECLOOP_NO_TRACK": "1", "OMP_NUM_THREADS": "1"}
+def started(*words: str, cwd: Path) -> warm.Warm:
+    return warm.start(words, cwd, {**inherited(), "RECLOOP_NO_TRACK": "1", "OMP_NUM_THREADS": "1"})
 
 
 def step(name: str, scenario: Path, ds: str, store: Path, check: int | None = 0) -> dict:
@@ -59,7 +50,7 @@ def through_train(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     store = tmp_path_factory.mktemp("store")
     digests = []
     for ds in days(2):
-        for name in ("ingest", "join", "validate", "train"):
+        for name in ("ingest", "summarize", "join", "validate", "train"):
             outcome = step(name, shop, ds, store)
         digests.append(outcome["digest"])
     return store, digests
@@ -68,20 +59,34 @@ def through_train(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 def test_a_second_run_changes_nothing(shop: Path, through_train: tuple[Path, list[str]]) -> None:
     store, digests = through_train
     before = {p: p.stat().st_mtime_ns for p in store.rglob("g0000/**/*") if p.is_file()}
-    for name in ("ingest", "join", "validate", "train"):
+    for name in ("ingest", "summarize", "join", "validate", "train"):
         outcome = step(name, shop, days(2)[1], store)
         assert outcome["outcome"] == "already_done"
     assert outcome["digest"] == digests[1]
     assert {p: p.stat().st_mtime_ns for p in store.rglob("g0000/**/*") if p.is_file()} == before
 
 
+def test_scratch_of_a_run_killed_right_after_its_commit_is_removed(
+    shop: Path, through_train: tuple[Path, list[str]]
+) -> None:
+    store, _ = through_train
+    left = store / "shop" / ".scratch" / f"{0:032x}"
+    (left / "checkpoint").mkdir(parents=True)
+    left.with_name(f"{left.name}.lock").touch()
+    assert step("train", shop, days(2)[1], store)["outcome"] == "already_done"
+    assert list(left.parent.iterdir()) == []
+
+
 def test_day_without_its_parent_is_refused(shop: Path, tmp_path: Path) -> None:
-    second = days(2)[1]
-    step("ingest", shop, second, tmp_path)
+    first, second = days(2)
+    refused = step("ingest", shop, second, tmp_path, check=5)
+    assert "needs the output of ingest of 2024-03-01, which is not committed" in refused["stderr"]
+    for ds in (first, second):
+        step("ingest", shop, ds, tmp_path)
     refused = step("train", shop, second, tmp_path, check=5)
     assert "needs the output of join of 2024-03-02, which is not committed" in refused["stderr"]
-    refused = step("join", shop, second, tmp_path, check=5)
-    assert "needs the output of ingest of 2024-03-01" in refused["stderr"]
+    refused = step("summarize", shop, second, tmp_path, check=5)
+    assert "needs the output of summarize of 2024-03-01" in refused["stderr"]
     assert f"recloop run -s {shop} --store {tmp_path} --from 2024-03-01 --to 2024-03-02" in refused["stderr"]
 
 
@@ -94,24 +99,22 @@ def test_killed_at_random_moments_the_digest_is_the_same(
     copy = tmp_path / "store"
     shutil.copytree(store, copy)
     second = days(2)[1]
-    command = [sys.executable, "-m", "tasks", "train", "-s", str(shop), "--ds", second, "--store", str(copy), "--json"]
+    words = ("train", "-s", str(shop), "--ds", second, "--store", str(copy), "--json")
     times_s = []
     for _ in range(3):  # the first may compile kernels
         shutil.rmtree(copy / "shop" / "g0000" / second / "train")
         begun = time.monotonic()
-        subprocess.run(command, check=True, cwd=shop.parent, env=environment(), capture_output=True)
+        recloop(*words, cwd=shop.parent)
         times_s.append(time.monotonic() - begun)
     whole_s, rng, num_runs, killed = min(times_s), random.Random(20), 0, 0
     while num_runs < 12 or killed < 6:
         shutil.rmtree(copy / "shop" / "g0000" / second / "train", ignore_errors=True)
         shutil.rmtree(copy / "shop" / "tracked", ignore_errors=True)
-        process = subprocess.Popen(
-            command, cwd=shop.parent, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        running = started(*words, cwd=shop.parent)
         time.sleep(rng.uniform(0.2, 0.9) * whole_s)
-        os.kill(process.pid, signal.SIGKILL)
+        running.process.kill()
         num_runs += 1
-        if process.wait() == -signal.SIGKILL:
+        if running.ended().returncode == -signal.SIGKILL:
             killed += 1
         else:
             whole_s *= 0.8  # other work on the machine made it look longer
@@ -123,32 +126,14 @@ def test_killed_at_random_moments_the_digest_is_the_same(
 
 def test_two_runs_of_one_day_commit_once(shop: Path, tmp_path: Path) -> None:
     first = days(1)[0]
-    for name in ("ingest", "join", "validate"):
+    for name in ("ingest", "summarize", "join", "validate"):
         step(name, shop, first, tmp_path)
-    command = [
-        sys.executable,
-        "-m",
-        "tasks",
-        "train",
-        "-s",
-        str(shop),
-        "--ds",
-        first,
-        "--store",
-        str(tmp_path),
-        "--json",
-    ]
-    both = [
-        subprocess.Popen(
-            command, cwd=shop.parent, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
-    ]
+    words = ("train", "-s", str(shop), "--ds", first, "--store", str(tmp_path), "--json")
     outcomes = []
-    for process in both:
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
-        outcomes.append(json.loads(out.splitlines()[-1]))
+    for one in [started(*words, cwd=shop.parent) for _ in range(2)]:
+        done = one.ended()
+        assert done.returncode == 0, done.stderr
+        outcomes.append(json.loads(done.stdout.splitlines()[-1]))
     assert sorted(outcome["outcome"] for outcome in outcomes) == ["already_done", "done"]
     assert outcomes[0]["digest"] == outcomes[1]["digest"]
     log = json.loads(
@@ -169,7 +154,7 @@ def test_flipped_byte_is_found_and_refused(shop: Path, through_train: tuple[Path
     found = recloop("chain", "verify", "-s", str(shop), "--store", str(copy), cwd=shop.parent, check=4)
     assert "embeddings.safetensors: digest" in found.stderr
     third = days(3)[2]
-    for name in ("ingest", "join", "validate"):
+    for name in ("ingest", "summarize", "join", "validate"):
         step(name, shop, third, copy)
     refused = step("train", shop, third, copy, check=4)
     assert "embeddings.safetensors: digest" in refused["stderr"]

@@ -44,7 +44,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "api/2.0/mlflow-artifacts/artifacts",
     ],
 )
-def test_without_a_password_nothing_is_told(server: Server, path: str) -> None:
+def test_without_a_password_nothing_is_shown(server: Server, path: str) -> None:
     assert server.ask(path)[0] == 401
 
 
@@ -83,7 +83,7 @@ def test_making_the_user_again_takes_the_new_password(server: Server) -> None:
     assert server.make_user() == 0
 
 
-def test_a_no_is_told(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_no_is_reported(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     auth, password = tmp_path / "mlflow-auth", tmp_path / "password"
     auth.write_text("[mlflow]\nadmin_username = admin\nadmin_password = 100%wrong\n")
     password.write_text("long enough as it is")

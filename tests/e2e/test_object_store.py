@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from feature_jobs.errors import BadInputError
-from feature_jobs.schema import load_scenario
 from tasks.run.registry import require_one_registry
+from tasks.steps import DAILY
 from tasks.store.scenario_store import open_store
-from tasks.store.verify import require_sound
+from tests import warm
 from tests.environment import inherited
 from tests.object_store import ObjectServer, proxy_of
-from tests.paths import ROOT
+from tests.plain_days import Digests, digests_of
 from tests.small import days, write_small
 
-Digests = dict[tuple[str, str], str]
 BEGIN = f"--from={days(1)[0]}"
 UNTIL_TRAIN = ("--until", "train", "--no-track")
 
@@ -32,41 +28,24 @@ class Machine:
         self.scenario, self.store = scenario, store
         for name in ("tmp", "cache"):
             (folder / name).mkdir(parents=True)
-        own = {"RECLOOP_CACHE": str(folder / "cache"), "TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(ROOT)}
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        self.environment = {**inherited("AWS_"), **own, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment}
+        own = {"RECLOOP_CACHE": str(folder / "cache"), "TMPDIR": str(folder / "tmp"), "OMP_NUM_THREADS": "1"}
+        self.environment = {**inherited("AWS_"), **own, **environment}
 
-    def start(self, command: str, *options: str) -> subprocess.Popen[str]:
-        words = [sys.executable, "-m", "tasks", *command.split(), "-s", str(self.scenario), "--store", self.store]
-        return subprocess.Popen(
-            [*words, *options],
-            cwd=self.scenario.parent,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(self, command: str, *options: str) -> warm.Warm:
+        words = (*command.split(), "-s", str(self.scenario), "--store", self.store, *options)
+        return warm.start(words, self.scenario.parent, self.environment)
 
     def run(self, command: str, *options: str, exit_code: int = 0) -> str:
-        process = self.start(command, *options)
-        out, err = process.communicate(timeout=400)
-        assert "Traceback" not in err, err
-        assert process.returncode == exit_code, f"{command}: exit {process.returncode}\n{out}\n{err}"
-        return out + err
+        done = self.start(command, *options).ended()
+        said = done.stdout + done.stderr
+        assert "Traceback" not in said, said
+        assert done.returncode == exit_code, f"{command}: exit {done.returncode}\n{said}"
+        return said
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small(tmp_path_factory.mktemp("shop"), num_days=2)
-
-
-@pytest.fixture(scope="module")
-def in_a_folder(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Digests:
-    """The digests of two whole days in a local store."""
-    folder = tmp_path_factory.mktemp("local")
-    tracking = f"sqlite:///{folder}/mlflow.db"
-    Machine(folder, shop, str(folder / "store"), MLFLOW_TRACKING_URI=tracking).run("run", BEGIN)
-    return digests(str(folder / "store"), shop)
 
 
 @pytest.fixture
@@ -77,23 +56,16 @@ def bucket(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch, tmp_pat
     return object_server.new_url()
 
 
-def digests(store: str, scenario: Path) -> Digests:
-    """Of all that is committed, after a proof of the whole store."""
-    found = open_store(store, "shop")
-    require_sound(load_scenario(scenario), found)
-    return {(commit.ds, commit.step): commit.digest for commit in found.commits()}
-
-
 @pytest.mark.slow
 def test_days_in_a_bucket_have_the_digests_of_a_folder(
-    shop: Path, in_a_folder: Digests, bucket: str, object_server: ObjectServer, tmp_path: Path
+    shop: Path, plain_days: Digests, bucket: str, object_server: ObjectServer, tmp_path: Path
 ) -> None:
     shared = object_server.environment(MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db")
     first, second = (Machine(tmp_path / name, shop, bucket, **shared) for name in ("first", "second"))
     first.run("run", "--ds", days(2)[0])
     second.run("run", "--ds", days(2)[1])
-    assert digests(bucket, shop) == in_a_folder
-    assert len(in_a_folder) == 16
+    assert digests_of(bucket, shop) == plain_days
+    assert len(plain_days) == 2 * len(DAILY)
     assert "every digest is right" in second.run("chain verify")
     assert "version 2" in first.run("status")
     first.run("rollback", "--to", "1")
@@ -102,21 +74,21 @@ def test_days_in_a_bucket_have_the_digests_of_a_folder(
 
 @pytest.mark.slow
 def test_two_machines_race(
-    shop: Path, in_a_folder: Digests, bucket: str, object_server: ObjectServer, tmp_path: Path
+    shop: Path, plain_days: Digests, bucket: str, object_server: ObjectServer, tmp_path: Path
 ) -> None:
     racers = [Machine(tmp_path / name, shop, bucket, **object_server.environment()) for name in ("one", "other")]
     started = [racer.start("run", BEGIN, *UNTIL_TRAIN) for racer in racers]
-    for process in started:
-        _, err = process.communicate(timeout=400)
-        assert process.returncode == 0, err
-    found = digests(bucket, shop)
-    assert found == {key: digest for key, digest in in_a_folder.items() if key in found}
-    assert {step for _, step in found} == {"ingest", "join", "validate", "train"}
+    for one in started:
+        done = one.ended()
+        assert done.returncode == 0, done.stderr
+    found = digests_of(bucket, shop)
+    assert found == {key: digest for key, digest in plain_days.items() if key in found}
+    assert {step for _, step in found} == {"ingest", "summarize", "join", "validate", "train"}
 
 
 @pytest.mark.slow
 def test_a_bad_day_of_the_store_ends_a_day_of_ours_with_a_known_exit(
-    shop: Path, in_a_folder: Digests, bucket: str, object_server: ObjectServer, tmp_path: Path
+    shop: Path, plain_days: Digests, bucket: str, object_server: ObjectServer, tmp_path: Path
 ) -> None:
     """Throttled, silent, cut off, without credentials; and when it is over, the same command goes on."""
     with proxy_of(object_server) as proxy:
@@ -125,15 +97,15 @@ def test_a_bad_day_of_the_store_ends_a_day_of_ours_with_a_known_exit(
         proxy.fault = lambda method, path, count: "busy" if count % 3 == 0 else None
         machine.run("ingest", "--ds", days(1)[0])
         proxy.fault = lambda method, path, count: "refused" if path.endswith("commit.json") else None
-        assert "refuses access (403 AccessDenied)" in machine.run("join", "--ds", days(1)[0], exit_code=4)
+        assert "refuses access (403 AccessDenied)" in machine.run("summarize", "--ds", days(1)[0], exit_code=4)
         proxy.fail_always("cut upload", method="PUT")
-        assert "try again later" in machine.run("join", "--ds", days(1)[0], exit_code=6)
-        assert {step for _, step in digests(bucket, shop)} == {"ingest"}
+        assert "try again later" in machine.run("summarize", "--ds", days(1)[0], exit_code=6)
+        assert {step for _, step in digests_of(bucket, shop)} == {"ingest"}
         proxy.fault = lambda method, path, count: {3: "lost answer", 7: "reset"}.get(count % 11)
         machine.run("run", BEGIN, *UNTIL_TRAIN)
-    found = digests(bucket, shop)
-    assert found == {key: digest for key, digest in in_a_folder.items() if key in found}
-    assert len(found) == 8
+    found = digests_of(bucket, shop)
+    assert found == {key: digest for key, digest in plain_days.items() if key in found}
+    assert len(found) == 10
     for name, value, exit_code in (
         ("AWS_SECRET_ACCESS_KEY", "wrong", 4),
         ("AWS_ENDPOINT_URL", "http://127.0.0.1:9", 6),

@@ -33,7 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 def train(scenario_file: Path, store: Path, ds: str, overrides: dict[str, Any] | None = None) -> None:
     scenario = load_scenario(scenario_file, overrides=overrides)
-    for name in ("ingest", "join", "validate", "train"):
+    for name in ("ingest", "summarize", "join", "validate", "train"):
         run_step(name, scenario, ds, open_store(store, "shop"), track=False)
 
 
@@ -80,19 +80,21 @@ def rows_of(folder: Path) -> dict[tuple[str, int], Row]:
 
 
 WORDS = {
-    "feature": ["tint     new", "shopper  restored        40", "min_count 2", "1 new, 0 resized, 0 dropped",
+    "feature": ["tint     new", "shopper  restored       40", "min_count 2", "1 new, 0 resized, 0 dropped",
                 "new: architecture.first.0.weight:tint", "the sketch of ids without a row 16.0 MiB"],
-    "dimension": ["colours  restored", "0 new, 4 resized, 0 dropped", "resized: architecture.first.0.weight:",
+    "dimension": ["in all rows: from parent = restored", "0 new, 4 resized, 0 dropped",
+                  "resized: architecture.first.0.weight:",
                   "embedding_dim 4 → 6: the first 4 are kept, the others are initialized"],
     "optimizer": ["0 new, 0 resized, 0 dropped",
                   "embedding_optimizer rowwise_adagrad → adam: weights are kept, its state starts from zero"],
-    "less": ["colours  dropped          3", "0 new, 0 resized, 3 dropped",
+    "less": ["colours  dropped         3", "0 new, 0 resized, 3 dropped",
              "dropped: architecture.first.0.weight:colours, architecture.first.0.weight:seen:number, standardize."],
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_what_changes_on_a_day_is_told_before_and_all_else_is_kept(
+def test_changes_of_a_day_are_shown_before_and_all_else_is_kept(
     three_days: tuple[Path, Path], tmp_path: Path, case: str
 ) -> None:
     (scenario, before), overrides = three_days, CASES[case]
@@ -131,18 +133,21 @@ def test_what_changes_on_a_day_is_told_before_and_all_else_is_kept(
         assert scores[0] == pytest.approx(scores[1], abs=1e-6)
 
 
-def test_without_a_checkpoint_the_plan_tells_what_is_known(three_days: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_without_a_checkpoint_the_plan_shows_what_is_known(three_days: tuple[Path, Path], tmp_path: Path) -> None:
     scenario, _ = three_days
     overrides = {"features.shopper.embedding": {"capacity": 1000, "ttl_days": 3}, "train.cache_rows": 5000}
     shown = plan(scenario, tmp_path, overrides)
     assert f"training of {DAYS[3]} starts without a checkpoint" in shown
     assert "blocked" in shown
-    assert "30 B   29.3 KiB  ttl_days 3, capacity 1000" in shown
+    assert "29.3 KiB  ttl_days 3, capacity 1000" in shown
+    assert "a row = 30 B" in shown
     assert "unbounded" in shown
     assert "at most 5,000 rows are cached where they are learned, the others are in a file" in shown
 
 
-def test_where_all_is_done_the_plan_tells_of_the_next_training(three_days: tuple[Path, Path]) -> None:
+@pytest.mark.slow
+def test_where_all_is_done_the_plan_shows_the_next_training(three_days: tuple[Path, Path]) -> None:
     scenario, store = three_days
     command = ["plan", "-s", str(scenario), "--store", str(store), "--to", DAYS[2]]
     shown = CliRunner().invoke(main, command, catch_exceptions=False).output

@@ -24,7 +24,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shop")
     scenario = load_scenario(write_small(folder, num_days=3))
     for ds in DAYS:
-        for name in ("ingest", "join", "validate", "train"):
+        for name in ("ingest", "summarize", "join", "validate", "train"):
             run_step(name, scenario, ds, open_store(folder / "store", "shop"), track=False)
     return folder
 

@@ -17,7 +17,7 @@ def test_the_same_code_runs_on_a_cpu(capsys):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
-def test_says_that_there_is_no_device(capsys):
+def test_reports_a_missing_device(capsys):
     assert gpu.main([]) == 2
     assert "no CUDA device here; nothing was measured" in capsys.readouterr().err
 

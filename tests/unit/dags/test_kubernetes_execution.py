@@ -146,14 +146,14 @@ def test_exit_codes_mean_the_same_and_the_pod_is_gone(tmp_path: Path, code: int)
 
 def test_a_worker_of_a_search_starts_no_pod_because_no_other_pod_could_read_its_trials(tmp_path: Path) -> None:
     cluster = ClusterDouble([sys.executable, "-c", f"print({RESULT!r})"])
-    shown = _run(cluster, tmp_path, "tune", *ARGUMENTS, "--worker", "0", "--workers", "2")
+    shown = _run(cluster, tmp_path, "tune", *ARGUMENTS, "--worker", "0")
     assert (shown[0], json.loads(shown[1][-1])["outcome"], cluster.created) == (0, "done", [])
     assert "one pod does all the work of tune" in shown[2][0]
     assert _run(cluster, tmp_path, "tune", *ARGUMENTS)[:2] == (0, [RESULT])
     assert len(cluster.created) == 1
 
 
-def test_out_of_memory_is_told_with_the_limit(tmp_path: Path) -> None:
+def test_out_of_memory_is_reported_with_the_limit(tmp_path: Path) -> None:
     cluster = ClusterDouble([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], reason="OOMKilled")
     code, _, err = _run(cluster, tmp_path)
     assert code == 137

@@ -117,7 +117,7 @@ def lake(folder: Path, num_rows: int = 6000) -> None:
             "rating": rating,
             "rated_at": pa.array(times, pa.timestamp("ns")),
             "class": [f"k{int(10 * luck) % 5}" for luck in drawn["luck"]],
-            "vector": pa.array([[0.5, 0.1]] * num_rows, pa.list_(pa.float32())),
+            "vector": pa.array([[int(item) % 7, 0.1] for item in drawn["item"]], pa.list_(pa.float32())),
             "client": pa.array([{"os": "x"}] * num_rows),
         }
     )

@@ -140,7 +140,7 @@ def test_batch_and_request_give_equal_bytes(tmp_path):
         ({"y": [1]}, Layout((Slot("x", "x", "x"),), (), ()), "'x' is missing"),
         ({"x": [1.5]}, Layout((Slot("x", "x", "x"),), (), ()), "'x', row 0: 1.5 .double. is not an id"),
         ({"x": [[1]]}, Layout((Slot("x", "x", "x"),), (), ()), "row 0: .1. .* is not an id"),
-        ({"x": ["a"]}, Layout((), (), (Number("x", "none"),)), "'x': string values are not numbers"),
+        ({"x": ["a"]}, Layout((), (), (Number("x", "none"),)), "'x', row 0: 'a' does not state a number"),
         ({"x": [1]}, Layout((), (Bag("x", "x"),), ()), "not lists of ids"),
     ],
 )

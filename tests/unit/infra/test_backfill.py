@@ -153,6 +153,23 @@ def test_it_says_what_the_days_wait_for(tmp_path: Path, monkeypatch: pytest.Monk
     assert "train of 2024-03-01 waits for the pool gpu, which has no slots" in shown
 
 
+def test_the_days_are_watched_on_after_an_airflow_that_did_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    airflow, text = Airflow({"2024-03-01": "success"}), io.StringIO()
+    backfill, answers = _backfill(airflow, tmp_path), iter([False, True])
+    runs = airflow.runs
+
+    def late(*given: str) -> list[dict[str, Any]]:
+        if next(answers):
+            return runs(*given)
+        raise RetryLaterError("Airflow does not answer")
+
+    monkeypatch.setattr(airflow, "runs", late)
+    assert len(backfill.watch(Console(file=text), lambda: None)) == len(DAILY)
+    assert "waiting: Airflow does not answer" in text.getvalue()
+
+
 def test_the_reason_of_a_failure_comes_from_its_log(tmp_path: Path) -> None:
     airflow = Airflow({"2024-03-01": "failed"})
     tasks = _backfill(airflow, tmp_path).watch(Console(file=io.StringIO()), lambda: None)

@@ -1,17 +1,30 @@
 """infra/compose.yaml as the real compose reads it, and the secrets that it is given. Nothing is started here."""
 
 import json
+import os
 import re
 import stat
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from botocore.exceptions import ClientError
 
-from infra.platform import BUCKET, TOKENS, ports_in, prepare
+from infra.platform import (
+    BUCKET,
+    BUCKETS_USER,
+    MLFLOW_BUCKET,
+    MLFLOW_USER,
+    STEPS_USER,
+    TOKENS,
+    ports_in,
+    prepare,
+)
+from tests.object_store import REGION, ObjectServer
 from tests.paths import ROOT
 
 COMPOSE = ROOT / "infra" / "compose.yaml"
@@ -221,6 +234,35 @@ def test_the_store_is_a_bucket_that_the_worker_alone_can_open(home: Path, servic
     assert holders == {"airflow-worker"}
     assert worker["environment"]["AWS_ENDPOINT_URL"] == "http://objects-gate:8333"
     [name] = re.findall(r"aws_access_key_id = (.*)", (home / "secrets" / "store-credentials").read_text())
-    identities = json.loads((home / "secrets" / "objects-config").read_text())["identities"]
+    identities = json.loads((home / "secrets" / "objects-identities").read_text())["identities"]
     [actions] = [identity["actions"] for identity in identities if identity["name"] == name]
     assert sorted(actions) == [f"List:{BUCKET}", f"Read:{BUCKET}", f"Write:{BUCKET}"]
+
+
+def test_mlflow_and_the_steps_open_one_bucket_each(object_server: ObjectServer, services: dict[str, Any]) -> None:
+    """Only the container that creates the buckets has rights over both."""
+    given = {name: json.dumps(service.get("secrets")) for name, service in services.items()}
+    assert {name for name, secrets in given.items() if "buckets-credentials" in secrets} == {"objects-init"}
+    assert {name for name, secrets in given.items() if "objects-credentials" in secrets} == {"mlflow"}
+    [code] = services["objects-init"]["command"]
+    login = {**object_server.environment(AWS_ACCESS_KEY_ID=BUCKETS_USER), "AWS_DEFAULT_REGION": REGION}
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, **login}, check=True, timeout=120)
+    for user, bucket, other in ((MLFLOW_USER, MLFLOW_BUCKET, BUCKET), (STEPS_USER, BUCKET, MLFLOW_BUCKET)):
+        client = object_server.client(user)
+        client.put_object(Bucket=bucket, Key="a/b", Body=b"bytes")
+        assert client.get_object(Bucket=bucket, Key="a/b")["Body"].read() == b"bytes"
+        assert [found["Key"] for found in client.list_objects_v2(Bucket=bucket)["Contents"]] == ["a/b"]
+        client.delete_object(Bucket=bucket, Key="a/b")
+        for call in (
+            partial(client.put_object, Key="a/b", Body=b""),
+            partial(client.get_object, Key="a/b"),
+            partial(client.delete_object, Key="a/b"),
+            client.list_objects_v2,
+            client.delete_bucket,
+        ):
+            with pytest.raises(ClientError, match="AccessDenied"):
+                call(Bucket=other)
+        for call in (client.create_bucket, client.delete_bucket, client.list_objects_v2):
+            with pytest.raises(ClientError, match="AccessDenied"):
+                call(Bucket="another")

@@ -42,7 +42,7 @@ def test_a_second_call_does_nothing(project: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_a_machine_without_python_311_is_told_what_to_install(project: Path) -> None:
+def test_a_machine_without_python_311_gets_the_name_of_the_package(project: Path) -> None:
     tools = project / "tools"
     tools.mkdir()
     for name in ("bash", "cat", "cut", "dirname", "grep", "rm", "sed", "sha256sum"):

@@ -71,7 +71,7 @@ def test_wrong_columns_are_named(scorer):
         scorer.score(frame.drop(columns="price"))
     with pytest.raises(BadInputError, match=r"'user', row 0: 0.5 .*is not an id"):
         scorer.score(frame.assign(user=0.5))
-    with pytest.raises(BadInputError, match="'city' mixes types"):
+    with pytest.raises(BadInputError, match="'city', row 1: mixes types"):
         scorer.score(frame.assign(city=["Rome", 3, b"x", None, 1.5]))
     with pytest.raises(BadInputError, match="differ in length"):
         scorer.score({**frame, "user": [1]})
@@ -154,8 +154,11 @@ def test_ids_beyond_floats_stay_apart(scorer, batch, monkeypatch):
         ("clicked", [[1], [2, 3.5]], "'clicked', row 1: 3.5 .*is not an id"),
         ("clicked", [["5"], ["b"]], "'clicked', row 1: 'b'"),
         ("clicked", [1, 2], "'clicked': int64 values are not lists"),
-        ("tags", [["a"], 3], "'tags' mixes types"),
-        ("price", ["a", "b"], "'price': string values are not numbers"),
+        ("tags", [["a"], 3], "'tags', row 1: mixes types"),
+        ("price", ["1", "b"], "'price', row 1: 'b' does not state a number; give a number, or null"),
+        ("user", [None, True], r"'user', row 1: True \(bool\) is not an id; give whole numbers"),
+        ("clicked", [[], [False]], r"'clicked', row 1: False \(bool\) is not an id"),
+        ("user", [7, True], "'user', row 1: mixes types"),
         (
             "price",
             [None, float("inf")],
@@ -168,6 +171,16 @@ def test_values_that_would_be_unknown_silently_are_refused(scorer, batch, column
     rows = {name: batch[name].slice(0, 2) for name in scorer.columns}
     with pytest.raises(BadInputError, match=message):
         scorer.score({**rows, column: values})
+
+
+def test_true_and_false_are_ids_where_the_model_has_seen_no_others(scorer, folder, batch):
+    reference = pq.read_table(folder / "reference.parquet")
+    flags = pa.array([i % 2 for i in range(len(reference))], pa.int64())
+    place = reference.column_names.index("user")
+    of_flags = Scorer(scorer._model, scorer.facts, reference.set_column(place, "user", flags))
+    rows = {name: batch[name].slice(0, 2) for name in scorer.columns}
+    wanted = scorer.score({**rows, "user": [1, 0]})["click"]
+    assert of_flags.score({**rows, "user": [True, False]})["click"].tolist() == wanted.tolist()
 
 
 def test_a_column_that_comes_twice_is_refused(scorer, batch):

@@ -13,7 +13,7 @@ import pytest
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
-from models.metrics.comparison import compare
+from models.metrics.comparison import Groups, compare
 from models.training.day import score, train_day
 from models.training.job import TrainJob
 from tasks.contract import DayConfig
@@ -93,7 +93,7 @@ def test_challenger_and_champion_meet_on_the_holdout_alone(days):
         holdout["label.like"].to_numpy(float),
         theirs,
         holdout["gate.like"].to_numpy(),
-        holdout["key.user"].to_numpy(),
+        Groups(holdout["key.user"].to_numpy()),
         resamples=50,
         confidence=0.95,
         seed=20240103,
@@ -113,7 +113,8 @@ def test_a_champion_that_is_not_the_parent_scores_the_rows_itself(days):
     labels = samples["label.love"].to_numpy().astype(float)
     chain = result["next_day"]["chain_against_champion"]["love"]
     users = samples["key.user"].to_numpy()
-    expected = compare(labels, None, theirs, users, resamples=1, confidence=0.95, seed=0)["challenger"]
+    expected = compare(labels, None, theirs, Groups(users), resamples=1, confidence=0.95, seed=0)
+    expected = expected["challenger"]
     low_high = pytest.approx(expected.pop("calibration_interval"))
     assert chain["champion"].pop("calibration_interval") == low_high
     assert chain["champion"] == pytest.approx(expected)
@@ -198,7 +199,7 @@ def test_the_report_stands_alone_and_escapes_what_it_quotes(days):
 def test_predictions_of_other_rows_are_refused(days):
     folder = days.day(1)["samples"]
     write_samples(folder, DAYS[1], 1400)
-    with pytest.raises(BadInputError, match="1500 rows, which are not the 1400"):
+    with pytest.raises(BadInputError, match="1,500 rows, which are not the 1,400"):
         days.evaluate(1)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,29 @@ def test_ingest_reports_what_it_quarantined_and_dropped(tmp_path: Path) -> None:
     metrics = outcome.metrics
     assert (metrics["duplicates"], metrics["quarantined"]) == (1, 1) and len(metrics["reasons"]) == 1
     assert json.loads((Path(str(outcome.uri)) / "counts.json").read_text()) == metrics
+
+
+_RUN = """
+import sys
+from pathlib import Path
+from feature_jobs.schema import load_scenario
+from feature_jobs.sources import copies
+from tasks.run.runner import run_step
+from tasks.store.scenario_store import open_store
+
+copies._LEAST_BYTES, copies.SETTLED_S = 0, -1
+file, place, *days = sys.argv[1:]
+scenario = load_scenario(Path(file), overrides={"data.events.path": "events/*.csv"})
+for ds in days:
+    run_step("ingest", scenario, ds, open_store(place, "shop"), track=False)
+print(len(list(Path(place).glob("**/.scratch/*/*-rows.parquet"))))
+"""
+
+
+def test_copies_of_source_files_end_with_their_process(tmp_path: Path) -> None:
+    file, place = write_small(tmp_path, 3, rows=50), tmp_path / "store"
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN, str(file), str(place), *days(3)], check=True, capture_output=True, text=True
+    )
+    assert int(done.stdout) >= 3
+    assert not [path for scratch in place.rglob(".scratch") for path in scratch.iterdir()]

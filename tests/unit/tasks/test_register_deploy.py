@@ -43,7 +43,7 @@ def test_a_version_has_tags_signature_example_and_no_pickle(loop):
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pt", ".joblib"))]
     assert "code/serving/scorer.py" in names
-    assert not [name for name in names if "training" in name or "mlflow.db" in name]
+    assert not [name for name in names if "models/training" in name or "mlflow.db" in name]
     recipe = (folder / "MLmodel").read_text()
     assert "python_model" not in recipe  # a pickled model would be named there
     assert len((folder / "requirements.txt").read_text().split()) == 9
@@ -84,6 +84,7 @@ def score_elsewhere(tmp_path: Path, uri: str, rows: str) -> subprocess.Completed
     return subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_champion_loads_in_a_clean_process_and_scores_raw_rows(loop, tmp_path, mlflow_uri):
     tracking.set_alias("little", "champion", "1")
     reference = loop.store.find("quantize", DAYS[0]).folder / "reference.parquet"
@@ -220,6 +221,7 @@ def test_a_model_that_was_changed_in_the_registry_is_never_executed(loop, tmp_pa
     assert not mark.exists()
 
 
+@pytest.mark.slow
 def test_deploy_and_rollback_refuse_a_changed_model(loop, load_once, tmp_path, monkeypatch):
     loop.register(1)
     loop.deploy(1)
@@ -236,6 +238,7 @@ def test_deploy_and_rollback_refuse_a_changed_model(loop, load_once, tmp_path, m
     assert ChampionLog(loop.store).current().version == tracking.aliases("little")["champion"] == "2"
 
 
+@pytest.mark.slow
 def test_what_a_load_leaves_in_the_registry_is_neither_refused_nor_executed(loop, tmp_path):
     """Python compiles an imported module, and runs the compiled file the next time."""
     files = json.loads((loop.folder(0, "registration") / "version.json").read_text())["files"]

@@ -146,7 +146,7 @@ def test_a_blocking_failure_names_expectation_column_expected_and_found_after_wr
     assert lines[0] == "2022-04-01: the day is not fit to learn from: 5 blocking (5 expectations checked)"
     assert lines[1] == (
         "  expect_column_values_to_be_between: column age: expected at least 0.0, at most 120.0,"
-        " found 1 of 1000 rows failing, such as 999.0"
+        " found 1 of 1,000 rows failing, such as 999.0"
     )
     assert "column label.like: expected at least 0.9, at most 1.0, found 0." in lines[2]
     assert "column sex: expected value_set ['F']" in lines[3] and "such as M" in lines[3]
@@ -288,12 +288,12 @@ def test_unknown_labels_are_left_out(tmp_path):
     labels[:500] = None
     data["label.like"] = pa.array(labels.tolist(), pa.int8())
     _, error = run(tmp_path, scenario_in(tmp_path), data, "2022-04-02")
-    assert "column label.like: expected in 0.9 of the rows, found 525 of 1000 rows failing" in str(error)
+    assert "column label.like: expected in 0.9 of the rows, found 525 of 1,000 rows failing" in str(error)
 
 
 def test_a_join_that_lost_rows_and_an_empty_day_block(tmp_path):
     _, error = run(tmp_path, scenario_in(tmp_path), columns(), rows=1001)
-    assert "one sample for each event: the whole day: expected 1001 rows, found 1000 rows" in str(error)
+    assert "one sample for each event: the whole day: expected 1,001 rows, found 1,000 rows" in str(error)
     _, error = run(tmp_path, scenario_in(tmp_path), {k: v[:0] for k, v in columns().items()}, "2022-04-02")
     assert "expect_table_row_count_to_be_between: the whole day: expected at least 1, found 0" in str(error)
 

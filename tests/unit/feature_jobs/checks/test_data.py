@@ -14,6 +14,7 @@ import pytest
 
 from feature_jobs.checks.check import check
 from feature_jobs.checks.data import check_data
+from feature_jobs.checks.facts import fact_lines
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario, load_scenario
 from feature_jobs.sources.ingest import ingest_day
@@ -269,3 +270,45 @@ def test_all_mistakes_of_expectations_are_named_at_once(shop: Callable[..., Scen
     scenario.suite_file.write_text(json.dumps({"name": "shop", "expectations": given}))
     found = messages(scenario)
     assert "no column 'gone' in the samples" in found and "no such expectation in Great Expectations" in found
+
+
+def test_rows_of_the_warm_up_are_named_beside_the_first_days_own(shop: Callable[..., Scenario]) -> None:
+    scenario = shop()
+    file = scenario.file
+    file.write_text(file.read_text().replace("days: {first:", "days: {warm_up_from: 2024-03-01, first:"))
+    lines = fact_lines(check(load_scenario(file)))
+    assert lines[0] == "log: 50 rows, 2024-03-01 to 2024-03-05"
+    assert lines[1].startswith("rows by day: 2024-03-02: 10;")
+    assert lines[2] == "the first day also ingests and learns 10 rows before it (data.days.warm_up_from)"
+
+
+def test_requests_of_the_log_are_counted_and_doubtful_ones_warned_of(shop: Callable[..., Scenario]) -> None:
+    """Five rows in each request, half a minute apart; a session that goes on after two hours; one row a request."""
+
+    def check_requests(name: Callable[[int], str], seconds: int) -> tuple[Any, list[str]]:
+        scenario = shop()
+        start = datetime.datetime(2024, 3, 2, 12)
+        rows = [
+            f"{start + datetime.timedelta(seconds=seconds * i)},{i // 5},{name(i)},{str(i % 4 == 0).lower()},{i},c"
+            for i in range(10)
+        ]
+        log = Path(scenario.data.path) / "log.csv"
+        log.write_text("\n".join([*log.read_text().splitlines()[:1], *rows]))
+        text = scenario.file.read_text()
+        scenario.file.write_text(
+            text.replace("  item: item\n", "  item: coupon\n  request: item\n").replace("-05", "-02")
+        )
+        facts = check(load_scenario(scenario.file))
+        return facts["requests"], [line.partition("; ")[0] for line in facts["warnings"] if "data.request" in line]
+
+    assert check_requests(lambda _: "one", 30) == ({"num": 2, "rows": 5.0, "longest_s": 120.0}, [])
+    (requests, (warning,)) = check_requests(lambda _: "one", 1800)
+    assert requests["longest_s"] == 7200
+    assert "'item': has rows that are 2.0 hours apart in one request in the sample of 2024-03-02" in warning
+    (requests, (warning,)) = check_requests(str, 30)
+    assert requests == {"num": 10, "rows": 1.0, "longest_s": 0.0}
+    assert "'item': holds one row in each request" in warning
+    facts: Any = {"requests": {"num": 1200, "rows": 5.25, "longest_s": 61.0}, "sample_of": "2024-03-02"}
+    assert fact_lines(facts) == [
+        "requests in the sample of 2024-03-02: 1,200 of 5.2 rows on average, at most 61 s long"
+    ]

@@ -198,7 +198,7 @@ def test_kuairand_comes_out_as_the_slice_has_it(tmp_path: Path) -> None:
 def test_kuairand_archives_that_are_wrong_leave_nothing(tmp_path: Path) -> None:
     path = tmp_path / kuairand.ARCHIVE
     cases = {
-        "holds 124 rows of the standard policy, not 1436609": lambda: archive(path),
+        "holds 124 rows of the standard policy, not 1,436,609": lambda: archive(path),
         "lacks video_features_basic_pure.csv": lambda: archive(path, leave_out="video_features_basic_pure.csv"),
         "Conversion Error": lambda: archive(path, log=[LATE[0].replace("7001", "x")]),
         "not a readable archive": lambda: path.write_bytes(archive(path).read_bytes()[:500]),
@@ -249,7 +249,7 @@ def test_a_network_that_fails_is_one_line(server: str, tmp_path: Path, url: str)
 def test_synthetic_days_come_with_options(tmp_path: Path) -> None:
     scenario = load_scenario(SCENARIOS / "synthetic.yaml")
     lines = list(fetch(scenario, tmp_path, {"rows": "1000"}))
-    assert lines[0].endswith("2024-03-01.parquet: 1000 rows")
+    assert lines[0].endswith("2024-03-01.parquet: 1,000 rows")
     assert len(lines) == 6
     assert pq.read_metadata(tmp_path / "events" / "2024-03-06.parquet").num_rows == 1000
 

@@ -7,24 +7,33 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import duckdb
+import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from feature_jobs.errors import BadInputError
-from feature_jobs.expressions.compiler import FUNCTIONS, columns_of, to_sql
+from feature_jobs.expressions.compiler import columns_of, to_sql
+from feature_jobs.expressions.evaluate import evaluate
+from feature_jobs.expressions.functions import FUNCTIONS
 from feature_jobs.expressions.types import type_of
 
 TYPES = {"a": "int", "x": "float", "s": "string", "f": "bool", "user.tags": "list[string]", "event_time": "int"}
+ARROW_TYPES = {"int": pa.int64(), "float": pa.float64(), "string": pa.string(), "bool": pa.bool_()}
+ARROW_TYPES["list[string]"] = pa.list_(pa.string())
 SQL_TYPES = {"int": "BIGINT", "float": "DOUBLE", "string": "VARCHAR", "bool": "BOOLEAN", "list[string]": "VARCHAR[]"}
 
 Term = tuple[str, Callable[[dict[str, Any]], Any]]
 
 
 def run(expression: str, row: dict[str, Any], zone: str = "UTC") -> Any:
+    """The value, which the evaluator and SQL agree on."""
     sql = to_sql(expression, lambda name: f'"{name}"', zone=zone)
     columns = ", ".join(f'CAST(${i} AS {SQL_TYPES[TYPES[n]]}) AS "{n}"' for i, n in enumerate(row, 1))
-    return duckdb.execute(f"SELECT {sql} FROM (SELECT {columns})", list(row.values())).fetchall()[0][0]
+    found = duckdb.execute(f"SELECT {sql} FROM (SELECT {columns})", list(row.values())).fetchall()[0][0]
+    arrays = {name: pa.array([value], ARROW_TYPES[TYPES[name]]) for name, value in row.items()}
+    assert evaluate(expression, arrays, zone=zone).to_pylist() == [found]
+    return found
 
 
 def strict(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -177,6 +186,7 @@ def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
 def test_text_stays_text(value: str) -> None:
     sql = to_sql(repr(value), lambda name: name)
     assert duckdb.execute(f"SELECT {sql}").fetchall() == [(value,)]
+    assert evaluate(repr(value), {"a": pa.array([1, 2])}).to_pylist() == [value, value]
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Shanghai", "America/New_York"])
@@ -229,12 +239,16 @@ REFUSED = [
     ("flor(a)", "position 1: flor is not a function; did you mean floor?"),
     ("é == 1 or __import__('os')", "position 11: __import__ is not a function; functions: abs"),
     ("a.lower()", "a.lower is not a function"),
-    ("abs(a, 1)", "abs with 2 arguments; abs(x): distance from zero"),
+    ("abs(a, 1)", "abs with 2 arguments; abs(x) is the distance of x from zero"),
     ("abs(x=1)", "abs with 0 arguments"),
     ("bucket(a, 0)", "width of bucket is a number above zero"),
+    ("matches(s, 'a(b')", "position 12: 'a(b': Invalid regular expression: missing ): a(b; correct the pattern (RE2)"),
+    ("matches(s, r'(?=a)')", "invalid perl operator: (?=; correct the pattern"),
+    ("matches(s, 1)", "the pattern of matches is a text in quotes"),
+    ("matches(s, r)", "the pattern of matches is a text in quotes"),
+    (r"s == '\ud800'", "half a surrogate pair in text"),
     ("(lambda: 1)", "'lambda: 1' is not allowed; allowed: comparisons"),
     ("[b for b in a]", "is not allowed"),
-    ("1 if a else 2", "is not allowed"),
     ("f'{a}'", "is not allowed"),
     ("a ** 2", "is not allowed"),
     ("a[0]", "is not allowed"),
@@ -273,6 +287,9 @@ MISTYPED = [
     ("coalesce(a, 'x')", "a number is compared with text"),
     ("log1p(s)", "log1p with text"),
     ("-s", "- with text"),
+    ("starts_with(a, 'x')", "starts_with of a number; give it a text"),
+    ("contains(user.tags, 'x')", "contains of a list"),
+    ("matches(s, 'x') + 1", "arithmetic with a yes/no value"),
 ]
 
 

@@ -7,12 +7,14 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import duckdb
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import to_sql
+from feature_jobs.expressions.evaluate import evaluate
 from feature_jobs.expressions.types import type_of
 
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -28,7 +30,11 @@ def run(expression: str, zone: str = "UTC", **row: Any) -> Any:
     us = {name: (value - EPOCH) // US if isinstance(value, datetime.datetime) else value for name, value in row.items()}
     sql = to_sql(expression, names.__getitem__, zone=zone, times={"t", "user.since"})
     columns = ", ".join(f"${i}::{'DOUBLE' if name == 'n' else 'BIGINT'} AS {name}" for i, name in enumerate(us, 1))
-    return duckdb.execute(f"SELECT {sql} FROM (SELECT {columns})", list(us.values())).fetchall()[0][0]
+    found = duckdb.execute(f"SELECT {sql} FROM (SELECT {columns})", list(us.values())).fetchall()[0][0]
+    kinds = {name: pa.float64() if name == "n" else pa.int64() for name in us}
+    arrays = {"user.since" if name == "since" else name: pa.array([us[name]], kinds[name]) for name in us}
+    assert evaluate(expression, arrays, zone=zone, times={"t", "user.since"}).to_pylist() == [found]
+    return found
 
 
 @given(a=MOMENTS, b=MOMENTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from feature_jobs.joins.join import join_day
+from feature_jobs.joins.outcomes import days_maturing, days_of_outcomes
+from feature_jobs.joins.summaries import days_of_entities, days_of_windows, days_to_merge, days_to_read_again
+from feature_jobs.joins.summarize import summarize_day
+from feature_jobs.schema import Scenario
 from tests.unit.feature_jobs.small_source import DAY_S
 
 US = 1_000_000
@@ -81,7 +87,7 @@ def folder_of(root: Path, ds: str, events: list[Event], entities: dict[str, pa.T
         "key.event_row": pa.array(range(len(events)), pa.int64()),
     }
     pq.write_table(pa.table(columns), folder / "events.parquet")
-    for name, table in (entities or {}).items():
+    for name, table in (entities or entities_of()).items():
         pq.write_table(table, folder / "entities" / f"{name}.parquet")
     return folder
 
@@ -117,3 +123,53 @@ def two_days(root: Path, **kwargs: Any) -> tuple[Path, dict[str, Path]]:
     today = [Event(3 * DAY_S + i * 600, 1 + i % 3, 1 + i % 2, float(3 + i % 3), "a") for i in range(100)]
     entities = entities_of(rows=[(1, 2 * DAY_S, 1), (1, 3 * DAY_S + 1200, 2)])
     return folder_of(root, DS, today, entities), {"1970-01-03": folder_of(root, "1970-01-03", past)}
+
+
+class Carried:
+    """Days summarized one after the other, each from the day before, and joined. A day is given only the outputs and
+    events that it chooses."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.outputs: dict[str, Path] = {}
+        self.read_again: list[str] = []
+
+    def reader(self, ds: str) -> Callable[[str], bytes | None]:
+        """Reads files of a day's summaries."""
+        return lambda name: (self.outputs[ds] / name).read_bytes()
+
+    def add(self, scenario: Scenario, ds: str, events: Path, folders: Mapping[str, Path] | None = None) -> None:
+        """Adds a day. `folders` are the events of earlier days."""
+        before = max(self.outputs, default=None)
+        merged, again, carried = (
+            choose(scenario, ds, self.reader(before)) if before else []
+            for choose in (days_to_merge, days_to_read_again, days_of_entities)
+        )
+        self.read_again += [ds] if again else []
+        summarize_day(
+            scenario,
+            ds,
+            events,
+            yesterday=self.outputs[before] if before else None,
+            past={day: self.outputs[day] for day in merged},
+            past_events={day: (folders or {})[day] for day in again},
+            carried={day: self.outputs[day] for day in carried},
+            output=self.root / "summaries" / ds,
+        )
+        self.outputs[ds] = self.root / "summaries" / ds
+
+    def samples(self, scenario: Scenario, ds: str, events: Path, folders: Mapping[str, Path] | None = None) -> Path:
+        """The day's samples. `folders` are the events of earlier days, for labels of other logs."""
+        past = {day: self.outputs[day] for day in days_of_windows(scenario, ds, self.reader(ds))}
+        samples = self.root / "samples"
+        join_day(
+            scenario,
+            ds,
+            events,
+            summaries=self.outputs[ds],
+            past=past,
+            output=samples / ds,
+            past_events={day: folders[day] for day in days_of_outcomes(scenario, ds)} if folders else {},
+            matured={day: samples / day for day in days_maturing(scenario, ds)} if folders else None,
+        )
+        return samples / ds / "samples.parquet"

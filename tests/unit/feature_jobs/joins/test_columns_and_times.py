@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_jobs.errors import BadInputError
-from feature_jobs.joins.join import join_day
+from feature_jobs.joins.join import join_from_events
 from feature_jobs.sources.ingest import ingest_day
 from tests.unit.feature_jobs.joins.small_log import (
     CHANGES,
@@ -44,7 +44,7 @@ def test_fault_4_a_column_that_is_new_is_null_on_older_days(tmp_path: Path, colu
     }
     lines = [f"1,1,5,{2 * DAY_S},{value}", f"1,1,5,{2 * DAY_S + 1},"]
     today = _ingested(tmp_path, changes, {"1970-01-03": lines}, "user,item,rating,t,new")["1970-01-03"]
-    join_day(scenario_in(tmp_path, changes), "1970-01-03", today, past, tmp_path / "out")
+    join_from_events(scenario_in(tmp_path, changes), "1970-01-03", today, past, tmp_path / "out")
     samples = pq.read_table(tmp_path / "out/samples.parquet")
     assert samples["all"].to_pylist() == [1, 2]
     assert samples["with_new"].to_pylist() == [0, 1] and samples["without"].to_pylist() == [1, 1]
@@ -59,10 +59,10 @@ def test_fault_4_a_column_of_another_type_on_older_days_is_refused_by_name(
     changes |= {"labels.like": "user >= 1", "features.x": {"kind": "id", "of": column}}
     today = _ingested(tmp_path, changes, {"1970-01-03": [f"1,1,5,{2 * DAY_S}"]}, "user,item,rating,t")
     with pytest.raises(BadInputError) as caught:
-        join_day(scenario_in(tmp_path, changes), "1970-01-03", today["1970-01-03"], past, tmp_path / "out")
+        join_from_events(scenario_in(tmp_path, changes), "1970-01-03", today["1970-01-03"], past, tmp_path / "out")
     assert f"column '{column}' was {old} on 1970-01-02 and is {new} on 1970-01-03" in str(caught.value)
     assert f"data.events.columns.{column}.type" in str(caught.value) and "chain replay" in str(caught.value)
-    assert caught.value.exit_code == 4 and not (tmp_path / "out").exists()
+    assert caught.value.exit_code == 4 and not (tmp_path / "out/samples.parquet").exists()
 
 
 def test_fault_7_windows_in_hours_count_what_lies_in_them(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_fault_7_windows_in_hours_count_what_lies_in_them(tmp_path: Path) -> Non
     past = [Event(2 * DAY_S + i * 1801, 1, 1, 4.0, "a") for i in range(47)]
     today = [Event(3 * DAY_S + i * 1799, 1, 1, 4.0, "a") for i in range(48)]
     folders = {"1970-01-03": folder_of(tmp_path, "1970-01-03", past)}
-    join_day(scenario, DS, folder_of(tmp_path, DS, today, entities_of()), folders, tmp_path / "out")
+    join_from_events(scenario, DS, folder_of(tmp_path, DS, today, entities_of()), folders, tmp_path / "out")
     samples = pq.read_table(tmp_path / "out/samples.parquet")
     times = [e.time_s for e in past + today]
     for h in hours:
@@ -113,7 +113,7 @@ def test_fault_7_age_since_a_snapshot(tmp_path: Path) -> None:
     states = [f"1,{start + 10},1970-01-01T00:00:00", f"1,{start + 60},1970-01-01T01:00:00+02:00"]
     write_lines(tmp_path / "data/state.csv", ["user,since,born", *states])
     ingest_day(scenario, "1970-01-02", tmp_path / "day")
-    join_day(scenario, "1970-01-02", tmp_path / "day", {}, tmp_path / "out")
+    join_from_events(scenario, "1970-01-02", tmp_path / "day", {}, tmp_path / "out")
     samples = pq.read_table(tmp_path / "out/samples.parquet")
     assert samples["age"].to_pylist() == [None, 40.0, 140.0]  # the snapshot of the very moment is not known yet
     assert samples["born"].to_pylist() == [None, start + 50.0, start + 200 + 3600.0]
@@ -126,4 +126,4 @@ def test_fault_7_a_bare_time_is_not_a_feature(tmp_path: Path, of: str) -> None:
     scenario = scenario_in(tmp_path, {**CHANGES, "features.x": {"kind": "number", "of": of}})
     today, history = two_days(tmp_path)
     with pytest.raises(BadInputError, match=r"features\.x\.of: .* is a time, neither a number nor an id; write"):
-        join_day(scenario, DS, today, history, tmp_path / "out")
+        join_from_events(scenario, DS, today, history, tmp_path / "out")

@@ -6,16 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_jobs.errors import BadInputError
-from feature_jobs.joins.join import join_day
-from feature_jobs.joins.trailing import encode_keys
+from feature_jobs.joins.join import join_from_events
 from feature_jobs.schema import Scenario, load_scenario
 from feature_jobs.schema.days import day_range, trailing_days
 from feature_jobs.sources.ingest import ingest_day
@@ -26,6 +23,7 @@ from tests.unit.feature_jobs.joins.small_log import (
     DS,
     US,
     WHO,
+    Carried,
     Event,
     entities_of,
     folder_of,
@@ -96,7 +94,8 @@ def scenarios(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Scenario]:
     }
 
 
-@settings(max_examples=100)
+@pytest.mark.slow
+@settings(max_examples=40)
 @given(events=st.lists(EVENT, max_size=40), states=st.lists(STATE, max_size=8), delay_s=st.sampled_from([0, DELAY_S]))
 def test_join_equals_a_comparison_of_every_event_with_every_other(
     tmp_path_factory: pytest.TempPathFactory,
@@ -117,18 +116,22 @@ def test_join_equals_a_comparison_of_every_event_with_every_other(
     folders = {}
     for day, ds in enumerate(("1970-01-02", "1970-01-03", DS), 1):
         of_day = [e for e in log if e.time_s // DAY_S == day]
-        folders[ds] = folder_of(root, ds, of_day, entities if ds == DS else None)
-    today = folders.pop(DS)
-    join_day(scenarios[delay_s], DS, today, folders, root / "out")
-    samples = pq.read_table(root / "out/samples.parquet")
+        folders[ds] = folder_of(root, ds, of_day, entities)
+    carried = Carried(root)
+    for ds, events_of_day in folders.items():
+        carried.add(scenarios[delay_s], ds, events_of_day)
+    samples = carried.samples(scenarios[delay_s], DS, folders[DS])
     expected = [_model(e, log, delay_s) for e in log if e.time_s // DAY_S == 3]
-    assert samples.select(list(expected[0])).to_pylist() == expected
+    assert pq.read_table(samples).select(list(expected[0])).to_pylist() == expected
+    today = folders.pop(DS)
+    join_from_events(scenarios[delay_s], DS, today, folders, root / "again")
+    assert (root / "again/samples.parquet").read_bytes() == samples.read_bytes()
 
 
 def test_samples_hold_what_the_formats_say(tmp_path: Path) -> None:
     scenario = scenario_in(tmp_path, CHANGES)
     today, history = two_days(tmp_path)
-    facts = join_day(scenario, DS, today, history, tmp_path / "out")
+    facts = join_from_events(scenario, DS, today, history, tmp_path / "out")
     schema = pq.read_schema(tmp_path / "out/samples.parquet")
     keys = ["key.event_time", "key.event_row", "key.user", "key.item"]
     assert schema.names == [*keys, *scenario.features, "label.like", "segment.known", "segment.rare"]
@@ -138,7 +141,7 @@ def test_samples_hold_what_the_formats_say(tmp_path: Path) -> None:
     assert types["last"] == "list<element: int64>" and types["tags"] == "list<element: string>"
     assert types["label.like"] == "int8" and types["segment.known"] == "bool"
     assert json.loads((tmp_path / "out/join.json").read_text()) == facts
-    assert facts["rows"] == 100 and facts["history_rows"] == 100
+    assert facts["rows"] == 100
     assert facts["smallest_gap_us"]["entities"] == {"state": 600 * US}
     assert facts["smallest_gap_us"]["features"]["user_liked"] >= DELAY_S * US
 
@@ -147,7 +150,7 @@ def test_equal_inputs_give_equal_bytes(tmp_path: Path) -> None:
     scenario = scenario_in(tmp_path, CHANGES)
     today, history = two_days(tmp_path)
     for run in ("a", "b"):
-        join_day(scenario, DS, today, dict(reversed(history.items())), tmp_path / run)
+        join_from_events(scenario, DS, today, dict(reversed(history.items())), tmp_path / run)
     for name in ("samples.parquet", "join.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -156,13 +159,13 @@ def test_unknown_labels_are_masked_unless_all_are(tmp_path: Path) -> None:
     scenario = scenario_in(tmp_path, CHANGES)
     events = [Event(3 * DAY_S + i, 1, 1, rating, "a") for i, rating in enumerate([5.0, None, 1.0])]
     today = folder_of(tmp_path, DS, events, entities_of())
-    facts = join_day(scenario, DS, today, {}, tmp_path / "out")
+    facts = join_from_events(scenario, DS, today, {}, tmp_path / "out")
     assert pq.read_table(tmp_path / "out/samples.parquet")["label.like"].to_pylist() == [1, None, 0]
     assert facts["labels"] == {"like": {"mean": 0.5, "unknown_share": 0.333333}}
     for event in events:
         event.rating = None
     with pytest.raises(BadInputError, match=r"labels.like: 'rating >= 4' is unknown on all 3 rows of 1970-01-04"):
-        join_day(scenario, DS, folder_of(tmp_path, DS, events, entities_of()), {}, tmp_path / "none")
+        join_from_events(scenario, DS, folder_of(tmp_path, DS, events, entities_of()), {}, tmp_path / "none")
 
 
 def test_expressions_ids_and_hours(tmp_path: Path) -> None:
@@ -179,7 +182,7 @@ def test_expressions_ids_and_hours(tmp_path: Path) -> None:
     zone = {"column": "t", "unit": "s", "zone": "Asia/Shanghai"}
     scenario = scenario_in(tmp_path, {**CHANGES, "features": features, "evaluate": {}, "data.events.time": zone})
     events = [Event(3 * DAY_S, 1, 5, 5.0, "a"), Event(3 * DAY_S + 3600, 3, 6, 5.0, None)]
-    join_day(scenario, DS, folder_of(tmp_path, DS, events, entities_of()), {}, tmp_path / "out")
+    join_from_events(scenario, DS, folder_of(tmp_path, DS, events, entities_of()), {}, tmp_path / "out")
     rows = pq.read_table(tmp_path / "out/samples.parquet").select(list(features)).to_pylist()
     assert rows == [
         {
@@ -205,15 +208,6 @@ def test_expressions_ids_and_hours(tmp_path: Path) -> None:
     ]
 
 
-def test_keys_are_numbered_by_value() -> None:
-    parts = [pa.array([1, 1, None, 2, 1]), pa.array(["a", "b", "a", "a", "a"])]
-    codes = encode_keys(parts)
-    assert codes[0] == codes[4] and len({codes[0], codes[1], codes[3]}) == 3 and codes[2] == -1
-    assert encode_keys([pa.array([], pa.int64())]).tolist() == []
-    wide = [pa.array(np.arange(70_000) * 11 % 70_000) for _ in range(5)]  # the product of sizes exceeds 64 bits
-    assert len(np.unique(encode_keys(wide))) == 70_000
-
-
 # Real data.
 
 
@@ -225,7 +219,7 @@ def test_movielens_against_the_definition(tmp_path: Path) -> None:
     for ds, folder in folders.items():
         ingest_day(scenario, ds, folder)
     past = {ds: folders[ds] for ds in trailing_days(scenario, days[-1], scenario.join.lookback_days)}
-    join_day(scenario, days[-1], folders[days[-1]], past, tmp_path / "out")
+    join_from_events(scenario, days[-1], folders[days[-1]], past, tmp_path / "out")
     samples = pq.read_table(tmp_path / "out/samples.parquet").to_pylist()
     log = [row for ds in days for row in pq.read_table(folders[ds] / "events.parquet").to_pylist()]
     for sample in samples[::50]:
@@ -256,7 +250,7 @@ def test_kuairand_joins_with_what_users_saw_before(tmp_path: Path) -> None:
     )
     ds = "2022-04-25"
     ingest_day(scenario, ds, tmp_path / "events")
-    facts = join_day(scenario, ds, tmp_path / "events", {}, tmp_path / "out")
+    facts = join_from_events(scenario, ds, tmp_path / "events", {}, tmp_path / "out")
     assert facts["rows"] == 14_650
     assert facts["labels"]["is_click"]["mean"] == pytest.approx(0.4437, abs=1e-3)
     seen = pq.read_table(KUAIRAND / "user_history_to_0424.parquet").to_pylist()

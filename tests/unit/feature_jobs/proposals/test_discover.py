@@ -12,7 +12,7 @@ import pytest
 from feature_jobs.checks.check import check
 from feature_jobs.errors import BadInputError
 from feature_jobs.proposals.discover import find_tables
-from feature_jobs.proposals.profiles import Sample
+from feature_jobs.proposals.profiles import figures
 from feature_jobs.proposals.propose import write_proposal
 from feature_jobs.sources.ingest import ingest_day
 from tests.unit.feature_jobs import fabricated
@@ -77,7 +77,7 @@ def test_plain_and_compressed_files_beside_each_other_are_both_read(tmp_path: Pa
     (tmp_path / "a.csv").write_text("at,user,item,click\n2024-03-01T00:00:00,1,2,0\n")
     groups, _ = find_tables(tmp_path)
     with duckdb.connect() as connection:
-        counts = [Sample(connection, group.scan).row("count(*)")[0] for group in groups]
+        counts = [figures(connection, group.scan, "count(*)")[0] for group in groups]
     assert [group.path for group in groups] == ["a.csv", "b.csv.gz"]
     assert counts == [1, 72]
 
@@ -124,3 +124,30 @@ def test_a_folder_of_a_day_with_two_tables(tmp_path: Path) -> None:
     groups, notes = find_tables(tmp_path)
     assert [group.path for group in groups] == ["dt={ds}/clicks.csv", "dt={ds}/users.csv"]
     assert not notes
+
+
+@pytest.mark.parametrize(
+    ("header", "cell", "separator", "why"),
+    [
+        ("Zeit,Hörer,click", "h", ",", r"line 1 is not UTF-8; save it as UTF-8 \(iconv -f CP1252"),
+        ("at,user,click", "Köln", ",", "line 2 is not UTF-8"),
+        ("at, user, click", "u", ", ", "its header has spaces around names; remove them"),
+        ("at^user^click", "u", "^", "a delimiter that is not found by itself"),
+    ],
+)
+def test_a_text_file_that_init_does_not_read_is_reported_with_the_remedy(
+    header: str, cell: str, separator: str, why: str, tmp_path: Path
+) -> None:
+    rows = [separator.join((hour, f"{cell}{i % 9}", str(i % 2))) for i, hour in enumerate(HOURS)]
+    (tmp_path / "log.csv").write_bytes("\n".join([header, *rows]).encode("cp1252"))
+    with pytest.raises(BadInputError, match=f"log.csv: .*{why}"):
+        find_tables(tmp_path)
+
+
+def test_letters_with_marks_stay_letters_in_names(tmp_path: Path) -> None:
+    rows = [f"{hour};u{i % 20};{i % 15};{'ja' if i % 3 else 'nein'}" for i, hour in enumerate(HOURS)]
+    csv_file("Zeit;Hörer;Titel;übersprungen", *rows)(tmp_path)
+    with pytest.raises(BadInputError, match=r"ubersprungen \('ja' or 'nein'\)") as caught:
+        proposed(tmp_path / "log.csv", tmp_path)
+    # Not the rarer value: the label would say the contrary of its name.
+    assert """--label 'ubersprungen=ubersprungen == "ja"'""" in str(caught.value)

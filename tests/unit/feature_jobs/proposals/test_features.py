@@ -8,7 +8,8 @@ import numpy as np
 from feature_jobs.proposals.propose import write_proposal
 from feature_jobs.schema import load_scenario
 from feature_jobs.schema.features import IdFeature
-from tests.unit.feature_jobs.proposals.proposing import HOURS, csv_file, proposed
+from tests.unit.feature_jobs.fabricated import START
+from tests.unit.feature_jobs.proposals.proposing import HOURS, csv_file, lines_of, proposed
 
 
 def test_features_never_take_the_name_of_another_column(tmp_path: Path) -> None:
@@ -54,3 +55,22 @@ def test_short_texts_beside_an_item_are_not_a_second_id(tmp_path: Path) -> None:
     said = write_proposal(tmp_path / "log.csv", tmp_path / "out", "found")
     assert any("label (one-to-one with item, which is a feature already)" in line for line in said)
     assert "slot" in load_scenario(tmp_path / "out" / "found.yaml").features
+
+
+def test_splits_and_numbers_of_rows_are_known_by_their_values(tmp_path: Path) -> None:
+    """No name says it. A column whose values come and go, and one that goes with the user, stay."""
+    random = np.random.default_rng(2)
+    rows = []
+    for i in range(600):
+        user, at = int(random.integers(0, 40)), START + i * datetime.timedelta(minutes=7)
+        halves = f"{random.choice(['train', 'test'])},{random.choice(['entrenamiento', 'prueba'])},{'aab'[i // 200]}"
+        known = f"{random.choice(['web', 'app'])},{'DE' if user < 30 else 'FR'},{i % 5 + 1}"
+        rows.append(f"{at},u{user},k{random.integers(0, 30)},{halves},{known},{int(random.random() < 0.3)}")
+    header = "at,user,item,particion,conjunto,corte,modo,land,line_no,click"
+    scenario, said = lines_of(csv_file(header, *rows), tmp_path)
+    for name in ("particion", "conjunto"):
+        assert f"{name} (a split into rows to train and to test on, unknown when serving)" in said
+    assert "corte (its values follow each other in time, and none comes back: a split, say)" in said
+    assert said.count("line_no (by its name it numbers rows or visits, and its 5 values come again)") == 2
+    assert not {"particion", "conjunto", "corte", "line_no"} & scenario.features.keys()
+    assert {"modo", "land"} <= scenario.features.keys()

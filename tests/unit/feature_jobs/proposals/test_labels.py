@@ -1,14 +1,17 @@
 """Labels, outcomes, and the delay after which a label is known."""
 
+import datetime
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.proposals.propose import write_proposal
 from feature_jobs.schema import load_scenario
 from tasks.commands import arguments
+from tests.unit.feature_jobs.fabricated import START
 from tests.unit.feature_jobs.proposals.proposing import HOURS, csv_file, lines_of
 
 
@@ -75,3 +78,55 @@ def test_a_label_that_is_given_wrongly_is_refused(condition: str, message: str, 
     with pytest.raises(BadInputError) as caught:
         write_proposal(tmp_path / "log.csv", tmp_path / "out", "found", {"seen": condition})
     assert message in str(caught.value)
+
+
+def test_outcomes_are_known_by_their_values(tmp_path: Path) -> None:
+    """A time of viewing that is 0 in half of the rows without a like, one that is longer with a like, and one that is
+    null in two thirds of the others; a price that is 0 now and then stays a feature."""
+    random = np.random.default_rng(4)
+    rows = []
+    for i in range(4000):
+        like, luck = random.random() < 0.2, random.random()
+        seen = int(1 + 9000 * random.random()) if like or luck < 0.5 else 0
+        span, depth = int(1000 * (luck + 0.4 * like)), f"{1 + i * 7919 % 97}" if like or luck < 0.3 else ""
+        price = random.integers(0, 40) * (random.random() < 0.7)
+        at = START + i * datetime.timedelta(minutes=1)
+        rows.append(
+            f"{at},u{random.integers(0, 90)},k{random.integers(0, 40)},{seen},{span},{depth},{price},{int(like)}"
+        )
+    scenario, said = lines_of(csv_file("at,user,item,view_time_ms,verweilt,tiefe,price,like", *rows), tmp_path)
+    assert scenario.outcomes == ("view_time_ms", "verweilt", "tiefe")
+    assert "price" in scenario.features and scenario.join.label_delay_s == 60
+    assert (
+        "never a feature: view_time_ms, where it is 0 or null, like hardly ever holds: take it out of here if" in said
+    )
+    assert "never a feature: verweilt, predicts like alone with an AUC of 0.8" in said
+
+
+def test_a_models_score_is_not_an_outcome(tmp_path: Path) -> None:
+    """Two scores that were known before the event, one of them by its name alone; one that nothing says it of; and
+    outcomes: a share watched, which is 0 or 1 in many rows, a time of viewing, and a fraction that knows the answer.
+    """
+    random = np.random.default_rng(4)
+    rows = []
+    for i in range(6000):
+        # A chance of the label that was drawn first, as a model knows it; many are near 0 and some near 1.
+        chance = random.beta(0.5, 1.5)
+        like = random.random() < chance
+        watched = min(1, max(0, round(0.5 * like - 0.2 + 0.7 * random.random(), 4)))
+        span = int(1000 * (random.random() + 0.4 * like))
+        certain = round(0.1 + 0.4 * like + 0.4 * random.random(), 5)
+        at = START + i * datetime.timedelta(minutes=1)
+        rows.append(
+            f"{at},u{random.integers(0, 90)},k{random.integers(0, 40)},{chance:.9f},{chance / 4 + 0.1:.6f},"
+            f"{chance / 3 + 0.2:.6f},{watched},{span},{certain},{int(like)}"
+        )
+    names = "vorab,pctr,wert,anteil,verweilt,sicher,like"
+    scenario, said = lines_of(csv_file(f"at,user,item,{names}", *rows), tmp_path)
+    text = (tmp_path / "scenarios" / "found.yaml").read_text()
+    assert scenario.outcomes == ("anteil", "verweilt", "sicher")
+    assert {"vorab", "pctr"} <= scenario.features.keys() and "wert" not in scenario.features
+    assert "a feature, but look at it: vorab, predicts like alone with an AUC of 0.8" in said
+    assert "as often as it says, like the score of a model; leave it out if it is made after the event" in text
+    assert "by its name the score of a model" in text
+    assert "# wert: left out, predicts like alone with an AUC of 0.8" in text

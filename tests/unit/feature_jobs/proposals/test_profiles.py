@@ -49,14 +49,24 @@ def test_inf_is_judged_as_check_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cell", "message"),
+    ("name", "cell", "message"),
     [
-        (lambda hour: str(28_488_000 + hour * 60), "minutes since 1970 would fit"),
-        (lambda hour: f"day {hour // 24} at {hour % 24}", "does not read as a time; write 2024-03-01T10:00:00"),
+        ("time", lambda hour: 28_488_000 + hour * 60, "minutes since 1970 would fit: multiply them by 60"),
+        (
+            "x",
+            lambda hour: 28_488_000 + hour * 60,
+            r"; x \(28488000 to .* minutes since 1970 would fit: multiply them by",
+        ),
+        ("x", lambda hour: 474_800 + hour, "hours since 1970 would fit: multiply them by 3,600 to get seconds"),
+        ("x", lambda hour: hour * 60, "no column of times$"),
+        ("time", lambda hour: hour * 60, "is not a recent time in s, ms, us or ns; write seconds since 1970"),
+        ("time", lambda hour: f"day {hour // 24} at {hour % 24}", "does not read as a time; write 2024-03-01T10:00:00"),
     ],
 )
-def test_times_that_nothing_reads_are_named(cell: Callable[[int], str], message: str, tmp_path: Path) -> None:
-    csv_file("time,user,item,click", *(f"{cell(i)},{i % 20},{i % 15},{i % 2}" for i in range(100)))(tmp_path)
+def test_times_that_nothing_reads_are_named(
+    name: str, cell: Callable[[int], int | str], message: str, tmp_path: Path
+) -> None:
+    csv_file(f"{name},user,item,click", *(f"{cell(i)},{i % 20},{i % 15},{i % 2}" for i in range(100)))(tmp_path)
     with pytest.raises(BadInputError, match=message):
         write_proposal(tmp_path / "log.csv", tmp_path / "out")
 
@@ -123,3 +133,11 @@ def test_the_reading_of_an_ambiguous_date(date_format: str, names: str | None, w
     assert scenario.data.events.columns["day"].date_format == date_format
     assert f"the first is taken, {why}: check it" in said
     assert f"on {len(days)} days, {days[0]} to {days[-1]}" in said
+
+
+def test_a_decimal_comma_is_read_and_reported_and_is_not_a_list(tmp_path: Path) -> None:
+    rows = [f"{hour};u{i % 20};{i % 15};{i % 7},5;{i % 2}" for i, hour in enumerate(HOURS)]
+    scenario, said = lines_of(csv_file("at;user;item;price;click", *rows), tmp_path)
+    price = scenario.data.events.columns["price"]
+    assert (price.type, price.decimal) == ("float", ",")
+    assert "column price is read as numbers with a decimal comma, such as 6,5; declare it as a list" in said

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from feature_jobs.checks.check import check
 from feature_jobs.datasets.fetch import fetch
 from feature_jobs.errors import BadInputError
-from feature_jobs.joins.join import join_day
+from feature_jobs.joins.join import join_from_events
 from feature_jobs.proposals import propose as proposals
 from feature_jobs.proposals.propose import write_proposal
 from feature_jobs.schema import Scenario, load_scenario
@@ -38,7 +38,7 @@ def train_two_days(scenario: Scenario, root: Path) -> dict[str, Any]:
         for folder in (events, samples, checkpoint):
             folder.mkdir(parents=True)
         ingest_day(scenario, ds, events)
-        join_day(scenario, ds, events, history, samples)
+        join_from_events(scenario, ds, events, history, samples)
         metrics = train_day(TrainJob(scenario, ds, samples, parent, checkpoint))
         history[ds], parent = events, checkpoint
     progressive: dict[str, Any] = metrics["progressive"]
@@ -80,11 +80,13 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "labels": {"like": "rating >= 8", "love": "rating >= 10"},
         "outcomes": (),
         "entities": {"profiles": "profiles.parquet"},
-        "absent": {"rating", "vector"},
+        "absent": {"rating"},
+        "vectors": {"vector"},
     },
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPECTED)
 def test_unknown_data_is_found_out_and_trains_unedited(name: str, tmp_path: Path) -> None:
     data, expected = tmp_path / name, EXPECTED[name]
@@ -100,6 +102,7 @@ def test_unknown_data_is_found_out_and_trains_unedited(name: str, tmp_path: Path
     assert scenario.outcomes == expected["outcomes"]
     assert {n: e.path for n, e in scenario.data.entities.items()} == expected["entities"]
     assert not expected["absent"] & scenario.features.keys()
+    assert {name for name, one in scenario.features.items() if one.form == "vector"} == expected.get("vectors", set())
     facts = check(scenario)
     assert facts["days"].keys() == {f"2024-03-0{day}" for day in range(2, 7)}
     assert "malformed" not in facts
@@ -222,11 +225,20 @@ def test_a_scenario_that_comes_meanwhile_stays(tmp_path: Path, monkeypatch: pyte
     assert [(file.name, file.read_text()) for file in out.iterdir()] == [("mine.yaml", "kept")]
 
 
-def test_expectations_hold_on_the_data_that_they_were_proposed_from(tmp_path: Path) -> None:
-    """A column that is null on a third of the rows, and on two thirds of one day's."""
-    rows = [f"{t},{i % 20},{i % 15},{i % 2},{'' if i % 3 < 1 + i // 48 else i % 7}" for i, t in enumerate(HOURS)]
-    csv_file("at,user,item,click,slot", *rows)(tmp_path)
-    write_proposal(tmp_path / "log.csv", tmp_path / "out", "found")
+def test_expectations_hold_on_the_data_that_they_were_proposed_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A column that is null on a third of the rows, and on two thirds of one day's, in rows that the sample passes
+    over; and columns of partners, whom 5 % of a day's rows don't have."""
+    monkeypatch.setattr("feature_jobs.proposals.profiles.SAMPLE_ROWS", 500)
+    rows = []
+    for i, at in enumerate(at for at in HOURS for _ in range(10)):
+        slot = "" if i % 2 == 0 and i % 3 < 1 + i // 480 else i % 7
+        rows.append(f"{at},{i // 2 % 20},{i // 2 % 15},{i // 4 % 2},{slot},{'' if i > 480 and i % 20 == 0 else i % 9}")
+    csv_file("at,user,item,click,slot,partner", *rows)(tmp_path / "data")
+    (tmp_path / "data" / "partners.csv").write_text("partner,tier\n" + "".join(f"{i},{i % 4}\n" for i in range(9)))
+    write_proposal(tmp_path / "data", tmp_path / "out", "found")
     suite = json.loads((tmp_path / "out" / "found.expectations.json").read_text())
     allowed = {e["kwargs"]["column"]: e["kwargs"]["mostly"] for e in suite["expectations"] if "mostly" in e["kwargs"]}
-    assert allowed["user"] == 0.95 and allowed.get("slot", 0) <= 1 / 3
+    assert allowed["user"] == 0.95 and allowed.get("slot", 0) <= 2 / 3
+    assert allowed["partner"] < 0.95 and allowed["tier"] < 0.95

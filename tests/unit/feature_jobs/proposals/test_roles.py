@@ -1,6 +1,7 @@
 """Roles: the table that is the log, the columns of user and item, the tables that are joined to it."""
 
 import datetime
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,6 +68,19 @@ def test_a_time_without_a_time_of_day_is_reported(tmp_path: Path) -> None:
     assert "weekday" in scenario.features and not {"hour", "time"} & scenario.features.keys()
 
 
+def test_an_unnamed_time_is_read_as_any_other(tmp_path: Path) -> None:
+    """Seconds in a column that is not named like a time: its midnights and its days are seen as well."""
+    rows = [f"{1709251200 + 86400 * (i // 24)},{i % 20},{i % 15},{i % 7 if i < 48 else ''},{i % 2}" for i in range(72)]
+    data = csv_file("x,user,item,slot,click", *rows)
+    scenario, said = lines_of(data, tmp_path)
+    assert scenario.data.events.columns["x"].unit == "s"
+    assert "time: x has no time of day, so each event is at midnight" in said
+    suite = json.loads((tmp_path / "scenarios" / "found.expectations.json").read_text())
+    # On the third day no row has a slot, so nothing can be expected of it.
+    kinds = {e["type"] for e in suite["expectations"] if e["kwargs"].get("column") == "slot"}
+    assert not any("null" in kind for kind in kinds), kinds
+
+
 def test_rows_without_a_user_are_allowed_for(tmp_path: Path) -> None:
     rows = [f"{hour},{'' if i % 36 == 0 else i % 20},{i % 15},{int(i % 3 == 0)}" for i, hour in enumerate(HOURS)]
     csv_file("at,user,item,click", *rows)(tmp_path)
@@ -80,7 +94,10 @@ def test_invoices_of_a_shop(tmp_path: Path) -> None:
     scenario, said = lines_of(shapes.invoices, tmp_path)
     assert (scenario.data.user, scenario.data.item) == ("CustomerID", "StockCode")
     assert "user: CustomerID (80 values, 25.2% of rows lack it and will be quarantined)" in said
-    assert "passed over as user or item: InvoiceNo (new in each row or visit), Description (a text)" in said
+    assert (
+        "passed over as user or item: InvoiceNo (an id of a row or a visit: it never comes again), Description (a text)"
+        in said
+    )
     columns = scenario.data.events.columns
     assert (columns["CustomerID"].type, columns["StockCode"].type) == ("int", "string")
     assert columns["InvoiceDate"].date_format == "%m/%d/%Y %H:%M"
@@ -106,7 +123,7 @@ def test_rows_that_change_over_time_become_an_entity_with_time(tmp_path: Path) -
 def test_news_with_ids_of_rows_and_a_second_log(tmp_path: Path) -> None:
     scenario, said = lines_of(shapes.news, tmp_path)
     assert not {"row_id", "impression_id", "session_id", "split"} & scenario.features.keys()
-    assert "split (says how somebody split the rows" in said
+    assert "split (a split into rows to train and to test on" in said
     assert scenario.outcomes == ("scroll_pct",)  # filled for clicks only
     assert (scenario.data.events.delimiter, scenario.join.label_delay_s) == (";", 300)
     assert scenario.data.entities["reads"].time is not None
@@ -141,3 +158,32 @@ def test_an_entity_larger_than_the_sample_is_matched_whole(tmp_path: Path, monke
         "entity user: customers.csv: 5,000 rows in 1 file, 1,000 of them, evenly taken, looked at; "
         "knows 100% of customer_id" in said
     )
+
+
+@pytest.mark.parametrize(("rows_each", "found"), [(4, "request_id"), (1, None)])
+def test_a_column_that_groups_rows_of_one_user_within_seconds_is_the_request(
+    tmp_path: Path, rows_each: int, found: str | None
+) -> None:
+    """Four items are shown at a time. An impression group of an hour is not one request, nor is a row on its own."""
+    random, rows = np.random.default_rng(5), []
+    for number in range(300):
+        user, begin = number // 3 % 40, START + number * datetime.timedelta(minutes=20)
+        for place, item in enumerate(random.choice(30, 4, replace=False)):
+            at, request = begin + datetime.timedelta(seconds=place), (4 * number + place) // rows_each
+            rows.append(f"{at},{user},{item},r{request},q{number // 3},{int(random.random() < 0.3)}")
+    scenario, said = lines_of(csv_file("at,user_id,item_id,request_id,impression_group,click", *rows), tmp_path)
+    assert scenario.data.request == found
+    assert ("request: request_id (4.0 rows on average, of one user within a minute)" in said) is (found is not None)
+    assert "request_id" not in scenario.features
+
+
+def test_an_item_that_never_comes_again_gives_way_to_one_that_does(tmp_path: Path) -> None:
+    """`offer` is among the words for items, but here each row is another offer."""
+    rows = [f"{t[:13]}:0{n}:00,o{i}-{n},{i * n % 20},{i * n % 15},{n % 2}" for i, t in enumerate(HOURS) for n in (3, 8)]
+    scenario, said = lines_of(csv_file("at,offer_id,user,zone,click", *rows), tmp_path)
+    assert (scenario.data.item, "offer_id" in scenario.features) == ("zone", False)
+    assert "passed over as user or item: offer_id (an id of a row or a visit: it never comes again)" in said
+    (tmp_path / "others").mkdir()
+    without = [",".join(cell for place, cell in enumerate(row.split(",")) if place != 3) for row in rows]
+    scenario, _ = lines_of(csv_file("at,offer_id,user,click", *without), tmp_path / "others")
+    assert scenario.data.item == "offer_id"

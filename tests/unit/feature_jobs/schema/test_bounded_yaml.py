@@ -19,7 +19,7 @@ REFUSED = {
     "a long comment": ("#" * 10_000_000, f"holds more than {MAX_BYTES:,} characters; shorten it"),
     "a number of many digits": ("a: " + "1" * 6000, "Exceeds the limit"),
     "a tag with another value": ("a: !!int x", "invalid literal for int()"),
-    "a date that is none": ("a: 2024-13-45", "month must be in 1..12"),
+    "a date that is none": ("b: 1\na: 2024-13-45", "PLACE:2: not readable as YAML: '2024-13-45': month must"),
     "a merge of text": ("<<: a", "expected a mapping"),
     "a zero character": ("a: \0", "not readable as YAML"),
     "an escaped zero character": ('a: b\n"\\0": c', "PLACE:2: not readable as YAML: a zero character"),

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from feature_jobs.checks.check import check
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
-from feature_jobs.schema.days import day_of, day_start, day_window
+from feature_jobs.schema.data import WEEKDAYS
+from feature_jobs.schema.days import check_day, day_of, day_range, day_start, day_window, previous_day, trailing_days
 from tests.unit.feature_jobs.small_source import scenario_in
 
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "America/Sao_Paulo", "Asia/Shanghai", "Australia/Lord_Howe"]
@@ -82,3 +84,24 @@ def test_fault_7_a_start_that_is_not_a_time_of_day_is_refused(tmp_path: Path, te
 def test_a_moment_outside_the_calendar_has_no_day(tmp_path: Path) -> None:
     assert day_of(scenario_in(tmp_path), 2**62) is None
     assert day_of(scenario_in(tmp_path), -(2**62)) is None
+
+
+def test_days_of_the_week_without_data_are_passed_over(tmp_path: Path) -> None:
+    """1970-01-04 and 1970-01-11 are Sundays, the 6th is a holiday."""
+    days = {"first": "1970-01-02", "last": "1970-01-12", "closed": ["sunday"], "skip": ["1970-01-06"]}
+    scenario = scenario_in(tmp_path, {"data.days": days})
+    found = day_range(scenario, "1970-01-02", "1970-01-12")
+    assert found == [f"1970-01-{day:02}" for day in (2, 3, 5, 7, 8, 9, 10, 12)]
+    assert previous_day(scenario, "1970-01-05") == "1970-01-03"
+    assert trailing_days(scenario, "1970-01-07", 4) == ["1970-01-03", "1970-01-05"]
+    with pytest.raises(BadInputError, match=r"data\.days\.closed: 1970-01-11 is passed over"):
+        check_day(scenario, "1970-01-11")
+
+
+def test_a_first_day_on_a_closed_weekday_is_reported(tmp_path: Path) -> None:
+    for closed, message in (
+        (["friday"], r"data\.days\.first: '1970-01-02': is a friday, which is in data\.days\.closed"),
+        ([*WEEKDAYS], r"data\.days\.closed: leaves no day of the week"),
+    ):
+        with pytest.raises(BadInputError, match=message):
+            check(scenario_in(tmp_path, {"data.days.closed": closed}))

@@ -14,8 +14,9 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.schema import load_scenario
 from feature_jobs.schema.allowed import FEATURES, Rule, allowed, rule_at
 from feature_jobs.schema.base import Section
+from feature_jobs.schema.data import Column, Entity
 from feature_jobs.schema.explain import explain, shown
-from feature_jobs.schema.sections import Column, Entity, Scenario, SearchRange
+from feature_jobs.schema.sections import Scenario, SearchRange
 from tests.paths import ROOT
 
 SOUND = ROOT / "tests" / "golden" / "sound_scenario.yaml"
@@ -104,10 +105,10 @@ def test_wrong_values_of_every_field_are_refused_with_place_value_what_is_allowe
         ("data.days.first", "soon", "'soon': must be a day; write it as \"2022-04-25\""),
         ("data.user", 7, "7: must be text; write text, in quotes where it looks like something else: \"7\""),
         ("features.age.enabled", "maybe", "'maybe': must be true or false; write true or false"),
-        ("features.age.kind", "nmber", "recency, sequence; did you mean number?"),
+        ("features.age.kind", "nmber", "sequence, request, match; did you mean number?"),
         ("features.age", 3, "3: must be a section with a kind, one of: id, ids,"),
         ("features.age", {"of": "age"}, "kind: missing, must be one of: id, ids, cross,"),
-        ("labels", {}, "{}: must be names with a value each: text"),
+        ("labels", {}, "{}: must be names with a value each: text, or a section with the keys source, on, where"),
         ("labels.Like", "a", "'Like': must be a name of small letters, digits and _, beginning with a letter"),
         ("data.events.columns.rating.values", [1.5], "1.5: must be text or a whole number of 64 bits"),
         ("tune.space", [1], "[1]: must be names with a value each: a section with the keys low, high, log"),

@@ -150,6 +150,14 @@ def test_fault_5_what_cannot_be_read_is_refused_by_name(tmp_path: Path, content:
     assert expected in message and "events.csv" in message
 
 
+def test_fault_5_a_gzip_file_with_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
+    """DuckDB does not look at the checksum: it would read rows with other values. Only the end of a file has it."""
+    scenario_in(tmp_path)
+    written = gzip.compress("\n".join([HEADER, *(f"{n},2,3,{T}" for n in range(20_000))]).encode())
+    (tmp_path / "data/events.csv").write_bytes(written[:-8] + bytes(4) + written[-4:])
+    assert "events.csv: not readable as csv (CRC check failed" in refusal(tmp_path)
+
+
 def test_fault_5_another_format_is_refused_by_name(tmp_path: Path) -> None:
     scenario_in(tmp_path)
     pq.write_table(pa.table({"user": [1]}), tmp_path / "data/events.csv")
@@ -273,3 +281,26 @@ def test_files_are_sorted_and_each_is_read_once(tmp_path: Path) -> None:
         write_lines(tmp_path / "data" / name, GOOD)
     found = files_of(scenario, sources_of(scenario)[0], DS)
     assert [str(f.relative_to(tmp_path / "data")) for f in found] == ["a/b/c.csv", "a/c.csv", "b.csv"]
+
+
+def test_a_day_without_a_snapshot_reads_the_newest_before(tmp_path: Path) -> None:
+    columns = {"item": {"type": "int"}, "price": {"type": "int"}}
+    entity = {"path": "items/{ds}.csv", "format": "csv", "key": "item", "columns": columns}
+    for day, price in ((2, 20), (4, 40)):
+        _write_lines(tmp_path / f"data/items/1970-01-0{day}.csv", ["item,price", f"2,{price}"])
+    _write_lines(tmp_path / "data/events.csv", [HEADER, *(f"1,2,3.5,{DAY_S * day + 10}" for day in range(1, 5))])
+    changes: dict[str, Any] = {"data.entities": {"item": {**entity, "max_age_days": 1}}}
+    scenario, before, found = scenario_in(tmp_path, changes), None, []
+    for day in ("1970-01-02", "1970-01-03", "1970-01-04", "1970-01-05"):
+        counts = ingest_day(scenario, day, tmp_path / day, yesterday=before)["entities"]["item"]
+        found.append((counts["rows"], counts.get("age_days")))
+        before = tmp_path / day
+    # The third of January has the second's snapshot, which it has already; the fifth has that of the fourth.
+    assert found == [(1, None), (0, 1), (1, None), (0, 1)]
+    with pytest.raises(BadInputError, match=r"no partition of 1970-01-03"):
+        ingest_day(scenario_in(tmp_path, {"data.entities": {"item": entity}}), "1970-01-03", tmp_path / "out")
+
+
+def _write_lines(file: Path, lines: list[str]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_lines(file, lines)

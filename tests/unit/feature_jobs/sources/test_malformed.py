@@ -125,3 +125,46 @@ def test_infinite_cells_keep_their_sign(tmp_path: Path) -> None:
     write_lines(tmp_path / "data/events.csv", [HEADER, *rows(0), f"1,1,inf,{DAY_S}", f"2,1,-inf,{DAY_S}"])
     facts = check(scenario_in(tmp_path, {"data.days.last": DAYS[0]}))
     assert facts["malformed"] == {"events": {"rating: '-inf' is not a float": 1, "rating: 'inf' is not a float": 1}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "row", "remedy"),
+    [
+        (
+            {"data.days.day_starts": "07:00"},
+            f"1,2,3,{DAY_S}",
+            "set data.events.time.zone (now UTC) and data.days.day_starts (now 07:00) to those of the files",
+        ),
+        ({"data.events.columns.rating.max": 4}, f"1,2,5,{DAY_S}", "correct data.events.columns.rating.max, or raise"),
+        ({"data.events.columns.item.values": [3]}, f"1,2,3,{DAY_S}", "add the value to data.events.columns.item.val"),
+        ({"data.events.columns.item.required": True}, f"1,,3,{DAY_S}", "take `required` out of data.events.columns"),
+    ],
+)  # fmt: skip
+def test_the_remedy_goes_with_the_reason(tmp_path: Path, changes: dict[str, Any], row: str, remedy: str) -> None:
+    changes = BY_DAY | {"data.days.last": DAYS[0], "ingest.max_quarantined_share": 0.0} | changes
+    scenario_in(tmp_path, changes)
+    write_lines(tmp_path / f"data/{DAYS[0]}.csv", [HEADER, row])
+    for message in (refusal(tmp_path, changes), checked(tmp_path, changes)):
+        assert remedy in message
+
+
+def test_a_column_with_another_name_on_a_later_day_can_be_read_by_both(tmp_path: Path) -> None:
+    changes = BY_DAY | {"labels.liked": "rating > 3"}
+    scenario_in(tmp_path, changes)
+    write_lines(tmp_path / f"data/{DAYS[0]}.csv", [HEADER, *rows(0)])
+    write_lines(tmp_path / f"data/{DAYS[1]}.csv", [HEADER.replace("rating", "stars"), *rows(1)])
+    for message in (refusal(tmp_path, changes, DAYS[1]), checked(tmp_path, changes)):
+        assert "declare both names as optional and write coalesce(rating, OTHER_NAME) instead of rating" in message
+    changes |= {f"data.events.columns.{name}": {"type": "float", "optional": True} for name in ("rating", "stars")}
+    changes["labels.liked"] = "coalesce(rating, stars) > 3"
+    assert check(scenario_in(tmp_path, changes))["warnings"] == []  # of `stars`, too, which the first day lacks
+    assert [land(tmp_path, changes, ds)["rows"] for ds in DAYS] == [20, 20]
+    misspelt = changes | {"data.events.columns.colour": {"type": "string", "optional": True}}
+    [warning] = check(scenario_in(tmp_path, misspelt))["warnings"]
+    assert "no file has a value for the optional colour" in warning
+
+
+def test_a_time_of_another_name_is_renamed_in_its_file(tmp_path: Path) -> None:
+    scenario_in(tmp_path, BY_DAY)
+    write_lines(tmp_path / f"data/{DAYS[0]}.csv", [HEADER.replace(",t", ",time"), *rows(0)])
+    assert "Where only files of some days name it otherwise, rename it there" in refusal(tmp_path, BY_DAY)

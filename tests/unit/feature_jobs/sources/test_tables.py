@@ -186,6 +186,19 @@ CELLS: list[tuple[dict[str, Any], str, Any]] = [
     ({"type": "float"}, "abc", "x: 'abc' is not a float"),
     ({"type": "float"}, "1_0.5", "is not a float"),
     ({"type": "float"}, "inf", "is not a float"),
+    ({"type": "float", "decimal": ","}, "3,5", 3.5),
+    ({"type": "float", "decimal": ","}, " -1.234.567,25 ", -1234567.25),
+    ({"type": "float", "decimal": ","}, "1.234", 1234.0),
+    ({"type": "float", "decimal": ","}, ",5", 0.5),
+    ({"type": "float", "decimal": ","}, "7", 7.0),
+    ({"type": "float", "decimal": ","}, "1,5e3", 1500.0),
+    ({"type": "float", "decimal": ","}, "1.5", "x: '1.5' is not a float"),
+    ({"type": "float", "decimal": ","}, "1,234.5", "x: '1,234.5' is not a float"),
+    ({"type": "float", "decimal": ","}, "1,2,3", "is not a float"),
+    ({"type": "float", "decimal": ","}, ",", "is not a float"),
+    ({"type": "float", "decimal": ","}, "NaN", None),
+    ({"type": "float", "decimal": ","}, "", None),
+    ({"type": "float"}, "3,5", "is not a float"),
     ({"type": "float"}, "NaN", None),
     ({"type": "float", "required": True}, "nan", "x: missing"),
     ({"type": "float", "max": 5}, "5.5", "x: '5.5' is above 5"),
@@ -224,7 +237,8 @@ def test_each_cell_becomes_its_value_or_a_reason(tmp_path: Path, file_format: st
     names = ["user", "item", "t", *columns]
     cells = [[str(i), "1", str(T), *row] for i, row in enumerate(rows)]
     if file_format == "csv":
-        write_lines(tmp_path / "data/events.csv", [",".join(names), *(",".join(row) for row in cells)])
+        quoted = ([f'"{cell}"' if "," in cell else cell for cell in row] for row in cells)
+        write_lines(tmp_path / "data/events.csv", [",".join(names), *(",".join(row) for row in quoted)])
     else:
         pq.write_table(
             pa.table(dict(zip(names, map(list, zip(*cells, strict=True)), strict=True))),

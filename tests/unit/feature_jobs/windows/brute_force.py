@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import TypeVar
 import numpy as np
 import pyarrow as pa
 
+from feature_jobs.windows.blocks import Place, block_table, read_run, read_tile, write_blocks
 from feature_jobs.windows.days import Partitions, TileId, Window, completed
-from feature_jobs.windows.files import read_run, read_tile, write_run, write_tile
+from feature_jobs.windows.frequent import Frequent
 from feature_jobs.windows.keys import Groups, group_rows, keys_of
-from feature_jobs.windows.operations import NEVER, Count, Least, Listed, Most, Newest, Operation, Sum
+from feature_jobs.windows.operations import NEVER, Count, Least, Listed, Most, Newest, Operation, Squares, Sum
 from feature_jobs.windows.query import Asked, aggregate
 from feature_jobs.windows.runs import Run, run_of
+from feature_jobs.windows.tallies import Distinct, Quantile, middles_of, steps_of
 from feature_jobs.windows.tiles import Tile, merge, tile_of
 
 Part = TypeVar("Part", Run, Tile)
@@ -25,12 +28,17 @@ OPERATIONS: dict[str, Operation] = {
     "count": Count(),
     "held": Count(where="held"),
     "sum": Sum(of="value", where="held"),
-    "squares": Sum(of="value", squared=True),
+    "squares": Squares(of="value"),
     "least": Least(of="wide", where="held"),
     "most": Most(of="wide"),
     "newest": Newest(where="held"),
     "last": Listed(of=("value", "text"), length=3, where="held"),
     "first": Listed(of=("text",), length=2, oldest=True),
+    "frequent": Frequent(of=("text",), length=5, k=2, where="held"),
+    "distinct": Distinct(of="wide", where="held", limit=10**6),
+    "sample": Distinct(of="value", limit=4),
+    "middle": Quantile(of="step", where="held", share=50_000),
+    "upper": Quantile(of="step", share=90_000),
 }
 
 
@@ -68,7 +76,8 @@ def expected(rows: Sequence[Row], asking: Row, window: Window) -> dict[str, obje
         "count.num": len(seen),
         "held.num": len(held),
         "sum.sum": sum(r.value for r in held),
-        "squares.sum": sum(r.value**2 for r in seen),
+        "squares.high": 0,
+        "squares.low": sum(r.value**2 for r in seen),
         "least.num": len(held),
         "least.value": min((r.wide for r in held), default=2**63 - 1),
         "most.num": len(seen),
@@ -79,7 +88,19 @@ def expected(rows: Sequence[Row], asking: Row, window: Window) -> dict[str, obje
         "last.text": [r.text for r in last],
         "first.time": [r.time for r in first],
         "first.text": [r.text for r in first],
+        "frequent.text": [text for text, _ in Counter(r.text for r in held[::-1][:5]).most_common(2)],
+        "distinct.num": len({r.wide for r in held}),
+        "distinct.below": 2**63 - 1,
+        **_quantile("middle", held, 50_000),
+        **_quantile("upper", seen, 90_000),
+        "sample": {r.value for r in seen},
     }
+
+
+def _quantile(name: str, rows: Sequence[Row], share: int) -> dict[str, object]:
+    ordered = sorted(middles_of(steps_of(np.array([r.wide for r in rows], np.int64))).tolist())
+    rank = max(-(-len(ordered) * share // 100_000), 1)
+    return {f"{name}.num": len(ordered), f"{name}.value": ordered[rank - 1] if ordered else None}
 
 
 def groups_of(rows: Sequence[Row], key_types: Sequence[pa.DataType]) -> Groups:
@@ -108,9 +129,10 @@ class Carried:
             "wide": np.array([r.wide for r in day.rows], np.int64),
             "held": np.array([r.held for r in day.rows], bool),
             "text": pa.array([r.text for r in day.rows], pa.string()),
+            "step": steps_of(np.array([r.wide for r in day.rows], np.int64)),
         }
         run = run_of(groups_of(day.rows, self.key_types), times_of(day.rows), columns)
-        self.runs[day.ordinal] = self._through_a_file(run, write_run, read_run)
+        self.runs[day.ordinal] = self._through_a_file(run, read_run)
         nothing = groups_of([], self.key_types)
         empty = run_of(nothing, times_of([]), {name: column[:0] for name, column in columns.items()})
         for tile in completed(self._previous, day.ordinal, self.genesis, MAX_LEVEL):
@@ -118,14 +140,15 @@ class Carried:
                 made = tile_of(self.runs[day.ordinal] if tile.first == day.ordinal else empty, OPERATIONS)
             else:
                 made = merge(*(self.tiles[half] for half in tile.halves()), OPERATIONS)
-            self.tiles[tile] = self._through_a_file(made, write_tile, read_tile)
+            self.tiles[tile] = self._through_a_file(made, read_tile)
         self._previous = day.ordinal
         self._partitions.append(day)
 
-    def _through_a_file(self, made: Part, write: Callable[[Part, Path], None], read: Callable[[Path], Part]) -> Part:
+    def _through_a_file(self, made: Part, read: Callable[[Path, Place], Part]) -> Part:
         with tempfile.TemporaryDirectory() as folder:
-            write(made, Path(folder) / "one")
-            return read(Path(folder) / "one")  # stays mapped
+            file = Path(folder) / "blocks"
+            table = block_table(made)
+            return read(file, write_blocks({"other": table, "one": table}, file)["one"])  # stays mapped
 
     def ask(self, rows: Sequence[Row], window: Window) -> list[dict[str, object]]:
         """The aggregates of rows of the newest day, from nothing but the runs and tiles that the window names."""
@@ -145,4 +168,8 @@ class Carried:
             for name, summary in found.items()
             for column, values in summary.items()
         }
-        return [{name: values[i] for name, values in columns.items()} for i in range(len(rows))]
+        found = [{name: values[i] for name, values in columns.items()} for i in range(len(rows))]
+        for row in found:
+            for name in ("middle", "upper"):
+                row[f"{name}.value"] = row[f"{name}.value"] if row[f"{name}.num"] else None
+        return found

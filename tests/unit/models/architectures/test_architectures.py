@@ -50,6 +50,7 @@ def learned(scenario, folder, days, parent=None):
     return parent, samples
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_crossed_features_are_learned(variant):
     network, tables = built(variant), nn.ModuleList(nn.Embedding(2, 4) for _ in range(3))

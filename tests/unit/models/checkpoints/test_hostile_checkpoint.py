@@ -56,6 +56,7 @@ def test_a_wrong_checkpoint_json(saved, tmp_path):
     assert refused(folder, [(name, change, file) for name, change in itertools.chain(*cases)]) > 150
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dense.safetensors", "embeddings.safetensors", "optimizer.safetensors"])
 def test_wrong_tensors(saved, tmp_path, name):
     folder = shutil.copytree(saved, tmp_path / "checkpoint")

@@ -151,7 +151,7 @@ def test_a_task_with_too_few_rows_is_not_judged_and_the_file_says_so(shop_export
     export(checkpoint, samples, tmp_path / "few", strict, Evidence(min_rows=10**9))
     found = json.loads((tmp_path / "few" / "quantization.json").read_text())
     assert set(found["unjudged"]) == {"click", "buy"}
-    assert re.fullmatch(r"\d+ rows where 1000000000 are needed", found["unjudged"]["buy"])
+    assert re.fullmatch(r"[\d,]+ rows where 1,000,000,000 are needed", found["unjudged"]["buy"])
     with pytest.raises(GateError, match="buy: int8"):
         export(checkpoint, samples, tmp_path / "enough", strict, Evidence(min_rows=10, min_positives=1))
     assert "unjudged" not in json.loads((tmp_path / "enough" / "quantization.json").read_text())

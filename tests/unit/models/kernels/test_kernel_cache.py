@@ -33,6 +33,7 @@ def copies(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_equal_sources_elsewhere_are_not_compiled_again_but_those_with_another_helper_are(copies):
     cache = copies / "cache"
     first = compiled(copies / "first", cache)

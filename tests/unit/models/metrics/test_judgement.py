@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from models.metrics.bootstrap import Interval, paired_bootstrap
-from models.metrics.comparison import compare
+from models.metrics.comparison import Groups, compare
 from models.metrics.judgement import (
     Evidence,
     Judgement,
@@ -74,7 +74,7 @@ def test_draws_without_a_class_are_counted_and_make_it_unknown() -> None:
 def test_one_class_only_is_unknown_in_a_comparison() -> None:
     scores = np.random.default_rng(0).random(300)
     how = {"resamples": 20, "confidence": 0.9, "seed": 1}
-    facts = compare(np.zeros(300), scores, scores[::-1], np.arange(300), **how, needs=Evidence(1, 1))
+    facts = compare(np.zeros(300), scores, scores[::-1], Groups(np.arange(300)), **how, needs=Evidence(1, 1))
     assert facts["judgement"] == {"verdict": "unknown", "reason": "0 positives where 1 is needed"}
     assert math.isnan(facts["challenger"]["auc"])
 

@@ -133,7 +133,7 @@ def test_undefined_is_nan_not_an_exception(labels):
     assert np.isnan(interval.low)
 
 
-def test_a_score_that_is_no_number_makes_every_metric_undefined():
+def test_a_score_that_is_not_a_number_makes_every_metric_undefined():
     labels, scores = np.array([0, 1, 1]), np.array([0.1, np.nan, 0.3])
     for metric in (metrics.auc, metrics.normalized_entropy, metrics.calibration, metrics.expected_calibration_error):
         assert np.isnan(metric(labels, scores)), metric.__name__

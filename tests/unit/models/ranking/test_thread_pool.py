@@ -30,7 +30,7 @@ def test_the_caller_is_not_kept_from_its_tasks_by_what_goes_first():
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("place", ["task", "first"])
-def test_an_error_is_raised_to_the_caller_and_the_crew_works_on(threads, place):
+def test_an_error_is_raised_to_the_caller_and_the_pool_works_on(threads, place):
     def fail():
         raise ValueError("broken")
 
@@ -43,7 +43,7 @@ def test_an_error_is_raised_to_the_caller_and_the_crew_works_on(threads, place):
             assert len(done) == 5
 
 
-def test_a_closed_crew_leaves_no_thread():
+def test_a_closed_pool_leaves_no_thread():
     before = threading.active_count()
     with ThreadPool(3) as thread_pool:
         thread_pool.run([str])

@@ -126,7 +126,7 @@ def test_a_row_of_4_bits_takes_half_the_bytes_and_gives_whole_steps_back():
 
 
 def test_a_file_states_its_bits_and_one_without_them_has_8(tmp_path):
-    """Rows of dim 2 are as wide at 4 bits as at 8: the file alone can tell."""
+    """Rows of dim 2 are as wide at 4 bits as at 8: only the file says which it is."""
     file, weights = tmp_path / "table", np.array([[0.5, -0.25]], np.float32)
     for bits in (4, 8):
         table_of(np.arange(1), weights, np.zeros((1, 2), np.float32), bits).save(file)
@@ -148,7 +148,7 @@ def test_a_table_without_rows(tmp_path):
     assert (loaded.embed([np.arange(4)], [], [1], 4)[:, 0] == defaults[1]).all()
 
 
-def test_what_is_no_table_is_refused(tmp_path):
+def test_a_file_that_is_not_a_table_is_refused(tmp_path):
     file = tmp_path / "embeddings.safetensors"
     keys, weights, defaults = rows_of(np.random.default_rng(2), set(range(50)), 3)
     table_of(keys, weights, defaults).save(file)

@@ -72,6 +72,7 @@ def test_equal_inputs_give_equal_bytes_in_one_process(tmp_path, architecture):
     assert digests(second) == digests(again)
 
 
+@pytest.mark.slow
 def test_equal_inputs_give_equal_bytes_in_another_process(chain, tmp_path):
     _, folder, first, second, _ = chain
     code = (
@@ -257,7 +258,7 @@ def test_a_dropped_feature_leaves_everything_else_alone(chain, tmp_path):
     assert all(np.array_equal(moments[name], saved[name]) for name in moments if not name.startswith("embeddings/"))
 
 
-def test_another_dimension_keeps_the_leading_ones(chain, tmp_path):
+def test_another_dimension_keeps_the_first_ones(chain, tmp_path):
     _, _, first, _, _ = chain
     before = weights_of(first, "user")
     ranker, outcome = restored(shop(tmp_path, model__embedding_dim=6), first)

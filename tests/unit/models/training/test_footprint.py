@@ -64,6 +64,7 @@ def test_nothing_of_the_tables_is_read(tmp_path):
     assert footprint(scenario, tmp_path / "checkpoint") == before
 
 
+@pytest.mark.slow
 def test_a_model_larger_than_the_memory_is_refused_before_any_is_taken(tmp_path):
     scenario = shop(tmp_path, model__bottom=[16_384, 16_384])
     num_bytes = footprint(scenario, None)["dense"]["bytes"]

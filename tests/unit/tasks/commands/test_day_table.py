@@ -8,6 +8,7 @@ from rich.console import Console
 
 from feature_jobs.schema import load_scenario
 from tasks.commands.day_table import table_of
+from tasks.deploy import Decision
 from tests.small import write_small
 
 
@@ -50,6 +51,15 @@ def test_a_refused_day_says_why_and_an_unfinished_one_shows_dashes(tmp_path: Pat
     assert "refused version 5" in shown
     assert "2024-03-01 not promoted: worse than the champion" in shown
     assert "None" not in shown
+
+
+def test_a_version_that_waits_is_held_and_not_refused(tmp_path: Path) -> None:
+    waiting = "no: held, because deploy.when_unsure is hold and this is unjudged: 34 rows are too few"
+    shown = _shown(tmp_path, _day("2024-03-01", gate=waiting))
+    assert "held version 5" in shown
+    assert "refused" not in shown
+    both = Decision(wanted=False, refused=["held: the champion is of a later day", "worse"], unjudged=[])
+    assert both.words(promoted=False) == "no: worse; held: the champion is of a later day"
 
 
 def test_a_promotion_without_a_judgement_says_so(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def delta(root: Path, first: str, last: str, *more: str) -> Result:
     return recloop("delta", *common, "--from", first, "--to", last, "--out", root / "delta", *more)
 
 
-def test_a_delta_is_told_and_applied(root):
+def test_a_delta_is_described_and_applied(root):
     done = delta(root, DAYS[0], DAYS[1])
     assert done.exit_code == 0, done.output
     assert "3 rows, 1 of them changed, 1 new; 1 removed" in done.output

@@ -43,9 +43,11 @@ def test_until_ends_each_day_early_and_lines_name_rows_that_were_left_out(shop: 
     done = recloop(shop, "run", "--to", DAYS[1], "--until", "join")
     assert done.exit_code == 0, done.output
     lines = done.stderr.splitlines()
-    assert [line.split()[:2] for line in lines[:4]] == [[ds, step] for ds in DAYS for step in ("ingest", "join")]
+    assert [line.split()[:2] for line in lines[:6]] == [
+        [ds, step] for ds in DAYS for step in ("ingest", "summarize", "join")
+    ]
     assert "quarantined" not in lines[0]
-    assert "rows 400  duplicates 1  quarantined 1" in lines[2]
+    assert "rows 400  duplicates 1  quarantined 1" in lines[3]
     assert "validate" in done.stderr  # a column of the table that it ends with
     assert "made with other settings" not in done.stderr
 
@@ -54,7 +56,11 @@ def test_json_lists_the_finished_steps_and_the_error_when_a_day_stops(shop: Path
     done = recloop(shop, "run", "--from", DAYS[1], "--until", "join", "--json")
     assert done.exit_code == 4
     *finished, error = json.loads(done.stdout)
-    assert [(one["ds"], one["step"]) for one in finished] == [(DAYS[1], "ingest"), (DAYS[1], "join")]
+    assert [(one["ds"], one["step"]) for one in finished] == [
+        (DAYS[1], "ingest"),
+        (DAYS[1], "summarize"),
+        (DAYS[1], "join"),
+    ]
     assert (error["ds"], error["step"]) == (days(3)[-1], "ingest")
     assert (error["outcome"], error["exit_code"]) == ("BadInputError", 4)
     assert days(3)[-1] in error["message"]
@@ -62,14 +68,14 @@ def test_json_lists_the_finished_steps_and_the_error_when_a_day_stops(shop: Path
 
 
 def test_json_lists_the_finished_steps_where_a_step_has_a_defect(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a defect")
 
     monkeypatch.setattr("feature_jobs.joins.join.join_day", broken)
     store = str(shop.parent / "other")
     done = CliRunner().invoke(main, ["run", "-s", str(shop), "--store", store, "--no-track", "--to", DAYS[0], "--json"])
     *finished, error = json.loads(done.stdout)
-    assert [one["step"] for one in finished] == ["ingest"]
+    assert [one["step"] for one in finished] == ["ingest", "summarize"]
     assert (error["step"], error["outcome"], error["exit_code"]) == ("join", "ZeroDivisionError", 1)
     assert isinstance(done.exception, ZeroDivisionError)  # a defect keeps its traceback
 
@@ -103,7 +109,7 @@ def test_json_holds_no_number_that_json_does_not_have() -> None:
 def test_a_day_made_with_other_settings_is_named_with_a_command_that_can_be_copied(shop: Path) -> None:
     done = recloop(shop, "run", "--ds", DAYS[1], "--until", "join", "--set", "join.lookback_days=3")
     assert done.exit_code == 0, done.output
-    assert f"{DAYS[1]}: made with other settings than the scenario has today: join" in done.stderr
+    assert f"{DAYS[1]}: made with other settings than the scenario has today: summarize, join" in done.stderr
     line = next(line for line in done.stderr.splitlines() if "recloop chain replay" in line)
     command = line.partition(": recloop ")[2]
     assert command.endswith(f"--from {DAYS[1]}")
@@ -116,4 +122,4 @@ def test_a_day_made_with_other_settings_is_named_with_a_command_that_can_be_copi
 def test_status_shows_the_parents_auc_of_each_day(shop: Path, mlflow_uri: str) -> None:
     done = recloop(shop, "status")
     assert done.exit_code == 0, done.output
-    assert done.stdout.splitlines()[1].split()[-4:] == ["AUC", "buy", "AUC", "loved"]
+    assert all(f"AUC {task}" in done.stdout for task in ("buy", "loved"))

@@ -63,6 +63,7 @@ def test_a_version_whose_manifest_is_damaged_is_not_offered(root: Path, monkeypa
     assert "rollback: no earlier version" in shown
 
 
+@pytest.mark.slow
 def test_status_and_log_ask_an_object_store_for_many_records_at_once(
     tmp_path: Path, object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from tasks.store.scenario_store import ScenarioStore, open_store
 from tasks.store.verify import require_sound
 from tests.unit.tasks.little import DAYS, little_scenario
 
-STEPS = ("ingest", "join", "train", "quantize")
+STEPS = ("ingest", "summarize", "join", "train", "quantize")
 
 
 @pytest.fixture
@@ -58,7 +58,8 @@ def _collect(scenario: Scenario, store: ScenarioStore, days: int) -> None:
 def test_what_is_kept_is_what_is_needed(scenario, store):
     expected = {(ds, 0, step) for ds in DAYS[5:7] for step in STEPS}  # the last two days
     expected |= {(ds, 0, step) for ds in DAYS[3:5] for step in ("train", "quantize")}  # champion, rollback target
-    expected |= {(DAYS[4], 0, "join"), (DAYS[4], 0, "ingest")}  # windows of a search on the day
+    expected |= {(DAYS[4], 0, "join")}  # replayed by a search on the day
+    expected |= {(ds, 0, step) for ds in DAYS[3:5] for step in ("ingest", "summarize")}  # windows
     assert garbage(scenario, store, 2).by_step()["join"][0] == 4
     _collect(scenario, store, 2)
     assert _kept(store) == expected
@@ -107,11 +108,13 @@ def test_leftovers_go_once_their_day_is_committed(scenario, store):
         leftover = store.work / "g0000" / ds / "join" / ("a" * 16)
         leftover.mkdir(parents=True)
         (leftover / "content").write_text("of a killed run")
-    kept, _ = store.objects.scratch, (store.work / ".resume" / f"{DAYS[0]}.train" / "key").mkdir(parents=True)
+    resume = store.work / ".resume"
+    (resume / f"{DAYS[0]}.train" / "key").mkdir(parents=True)
+    (resume / f"{DAYS[1]}.train.lock").touch()  # of a run that was killed between its folder's end and the lock's
     _collect(scenario, store, 7)
     assert not (store.work / "g0000" / DAYS[0] / "join" / ("a" * 16)).exists()
     assert (store.work / "g0000" / DAYS[8] / "join" / ("a" * 16)).exists()  # a run may be about to commit it
-    assert kept.resumable() == []
+    assert list(resume.iterdir()) == []
 
 
 def test_leftovers_of_a_replaced_generation_go_after_a_day(store):

@@ -33,7 +33,7 @@ def _call(folder: Path, step: str) -> Call:
     events = folder / "earlier"
     events.mkdir(exist_ok=True)
     folders: dict[str, Any] = {"events": events, "history": {"2024-02-29": events}, "parent": None}
-    return Call(config, {} if step == "ingest" else folders, output)
+    return Call(config, {"yesterday": None} if step == "ingest" else folders, output)
 
 
 def _start() -> subprocess.Popen[str]:

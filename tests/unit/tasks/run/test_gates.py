@@ -21,7 +21,7 @@ from tests.small import days, write_small
 REASON = "no: 7 is less than 9"
 
 
-def _refuse(config: DayConfig, *, events: Path) -> Metrics:
+def _refuse(config: DayConfig, *, events: Path, yesterday: None = None) -> Metrics:
     (events / "verdict.json").write_text('{"seven": 7}')
     raise GateError(REASON, {"rows": 7})
 

@@ -92,7 +92,7 @@ class Computed:
         return Ran({}, {}, {"compute": 0.0})
 
 
-def test_a_helping_machine_is_done_when_the_leading_one_has_committed(tmp_path, machine):
+def test_a_helping_machine_is_done_when_the_leader_has_committed(tmp_path, machine):
     machine(1)
     store = ready(tmp_path)
     files = {path.relative_to(store.work) for path in store.work.rglob("*")}

@@ -54,7 +54,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     write_validation(folder / "verdict")
     for ds in DAYS:
         commit(found.store, "validate", ds, folder / "verdict")
-        for name in ("ingest", "join", "train"):
+        for name in ("ingest", "summarize", "join", "train"):
             run_step(name, load_scenario(scenario), ds, found.store, track=False)
     return found
 
@@ -70,6 +70,7 @@ def committed(store: ScenarioStore) -> dict[str, str]:
     return {str(one.folder): json.dumps(files_of(one.folder)) for one in store.commits()}
 
 
+@pytest.mark.slow
 def test_variants_share_a_call_and_the_chain_stays_as_it_is(shop: Shop) -> None:
     before = committed(shop.store)
     variants = [
@@ -99,18 +100,25 @@ def test_variants_share_a_call_and_the_chain_stays_as_it_is(shop: Shop) -> None:
     assert not wide["joined_again"]
 
 
-def test_an_equal_try_is_found_and_another_of_its_name_replaces_it(shop: Shop) -> None:
+@pytest.mark.slow
+def test_an_equal_try_is_found_and_one_of_other_settings_keeps_its_name(shop: Shop) -> None:
     setting = ("--set", "train.learning_rate=0.02", "--ds", DAYS[2])
     first, second = (shop.json("try", *setting)["tries"][0] for _ in range(2))
     assert first["name"].startswith("try-")
     assert (first["outcome"], second["outcome"]) == ("done", "already_done")
     assert {**second, "outcome": "done"} == first
     shop.json("try", "--variant", "again: train.learning_rate=0.02", "--ds", DAYS[2])
-    other = shop.json("try", "--variant", "again: train.learning_rate=0.03", "--ds", DAYS[2])["tries"][0]
+    before = (shop.store.work / "tries" / "again" / "try.json").read_bytes()
+    refused = shop.call("try", "--variant", "again: train.learning_rate=0.03", "--ds", DAYS[2])
+    assert refused.exit_code == 4
+    assert "an earlier try of this name has other settings, train.learning_rate=0.02; choose" in refused.output
+    assert (shop.store.work / "tries" / "again" / "try.json").read_bytes() == before
+    other = shop.json("try", "--variant", "again: train.learning_rate=0.02", "--ds", DAYS[1])["tries"][0]
     assert "rows where" in other["comparison"]["tasks"]["buy"]["difference"]["verdict"]  # 80 decide nothing
-    assert other["notes"] == ["replaces an older try of this name"]
+    assert other["notes"] == ["replaces an older try of this name and these settings"]
 
 
+@pytest.mark.slow
 def test_a_changed_feature_joins_its_days_again_in_scratch(shop: Shop) -> None:
     before = committed(shop.store)
     new = "features.tint={kind: ids, of: product.colours},features.seen.enabled=false"
@@ -191,6 +199,9 @@ def test_compare_pairs_what_has_the_same_rows_and_says_where_not(shop: Shop) -> 
     two_days = shop.json("compare", DAYS[1], DAYS[2])
     assert "no day in common" in two_days["not_paired"]
     assert two_days["tasks"]["buy"]["difference"]["low"] is None
+    first_day = shop.call("compare", DAYS[0], DAYS[2])
+    assert first_day.exit_code == 0
+    assert first_day.output.startswith(f"nothing to compare: {DAYS[0]} scored no row before it was learned")
     unknown = shop.call("compare", "slo", "committed")
     assert unknown.exit_code == 4
     assert "did you mean slow?" in unknown.stderr

@@ -26,9 +26,12 @@ class Expected:
 
 
 def served_in_turn(champions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A rollback returns to the last time when its version served; a resumption changes nothing."""
+    """A rollback returns to the last time when its version served; a resumption changes nothing, and a promotion of
+    the version that serves takes its place."""
     stack: list[dict[str, Any]] = []
     for entry in champions:
+        if entry["kind"] == "promotion" and stack and stack[-1]["version"] == entry["version"]:
+            stack.pop()
         versions = [known["version"] for known in stack]
         if entry["kind"] == "rollback" and entry["version"] in versions:
             stack = stack[: versions.index(entry["version"])]
@@ -40,10 +43,27 @@ def served_in_turn(champions: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def as_of(found: Found, ds: str) -> list[str | None]:
     """Checkpoints of the champion and the former champion for a day."""
     known = [entry for entry in found.champions if entry["ds"] < ds]
-    valid = [entry for entry in known if found.generation_of(entry["ds"]) == entry["generation"]]
+    valid = [entry for entry in known if _is_as_committed(found, entry)]
     served = served_in_turn(valid or known)
-    former = [entry for entry in served[-2:-1] if (entry["generation"], entry["ds"], LINK) not in found.collected]
+    former = [entry for entry in served[-2:-1] if _has_files(found, entry)]
     return [entry["checkpoint"] if entry else None for entry in (*served[-1:], *former, None, None)][:2]
+
+
+def _now(found: Found, entry: Mapping[str, Any]) -> tuple[int, str, str]:
+    return found.generation_of(entry["ds"]), entry["ds"], LINK
+
+
+def _is_as_committed(found: Found, entry: Mapping[str, Any]) -> bool:
+    """Says if the day has the entry's checkpoint now: in its own generation, or made again by a replay."""
+    return bool(found.commits.get(_now(found, entry)) == entry["checkpoint"])
+
+
+def _has_files(found: Found, entry: Mapping[str, Any]) -> bool:
+    """Says if one of the places of the entry's checkpoint was not deleted."""
+    places = {(entry["generation"], entry["ds"], LINK)}
+    if _is_as_committed(found, entry):
+        places.add(_now(found, entry))
+    return not places <= found.collected
 
 
 def expected_of_step(found: Found, step: str, ds: str, versions: Mapping[str, str]) -> Expected:
@@ -86,7 +106,10 @@ def _deploy(found: Found, number: int, ds: str, versions: Mapping[str, str]) -> 
     ours = ("promotion", str(version), ds, number)
     if ours in [(entry["kind"], entry["version"], entry["ds"], entry["generation"]) for entry in found.champions]:
         return Expected("done" if wanted else "gate_no")
-    if (current is not None and (current["ds"] > ds or current["kind"] == "rollback")) or not wanted:
+    if current is not None and (current["ds"] > ds or current["kind"] == "rollback"):
+        served = [(entry["version"], entry["ds"], entry["checkpoint"]) for entry in served_in_turn(found.champions)]
+        return Expected("done" if wanted and (str(version), ds, checkpoint) in served else "gate_no")
+    if not wanted:
         return Expected("gate_no")
     return Expected("done", gains=("promotion", str(version)))
 

@@ -9,7 +9,7 @@ from tasks.store.chain import head, log
 from tasks.store.champion_log import ChampionLog, Entry
 from tasks.store.scenario_store import Commit, ScenarioStore
 from tasks.store.verify import Proof, require_sound, verify
-from tests.unit.tasks.little import DAYS
+from tests.unit.tasks.little import DAYS, little_scenario
 
 
 def _commit(store: ScenarioStore, step: str, ds: str, **facts) -> Commit:
@@ -41,6 +41,26 @@ def test_a_parent_that_is_not_the_day_befores_is_a_problem(scenario, store):
     _commit(store, "fit", DAYS[1], parent=first.digest)
     assert [link.current for link in log(store)] == [False, True, False, True]
     assert any("learned from" in problem for problem in verify(scenario, store).problems)
+
+
+def test_a_chain_is_sound_whatever_days_the_scenario_has_by_now(scenario, store, tmp_path):
+    parent = None
+    for ds in DAYS[:4]:
+        parent = _commit(store, "fit", ds, parent=parent).digest
+    for change in ({"data.days.first": DAYS[2]}, {"data.days.skip": [DAYS[1], DAYS[3]]}):
+        assert verify(little_scenario(tmp_path / "changed", **change), store).problems == []
+    later = little_scenario(tmp_path / "changed", **{"data.days.first": DAYS[2]})
+    store.new_generation(DAYS[2], "the days before are gone")
+    _commit(store, "fit", DAYS[2], parent=None)
+    assert verify(later, store).problems == []
+    assert "but 2024-01-02 holds" in verify(scenario, store).problems[0]
+
+
+def test_a_missing_day_is_a_problem_although_the_days_around_it_fit(scenario, store):
+    first = _commit(store, "fit", DAYS[0], parent=None)
+    _commit(store, "fit", DAYS[2], parent=first.digest)
+    [problem] = verify(scenario, store).problems
+    assert f"but {DAYS[1]} holds nothing" in problem
 
 
 def test_an_output_is_found_by_its_digest_day_and_generation(store):

@@ -129,6 +129,21 @@ def test_champions_of_a_replaced_history_count_only_where_there_are_no_others(st
     assert log.as_of(DAYS[1])[0] == one
 
 
+def test_a_replay_of_equal_content_has_the_comparators_of_the_first_time(store, tmp_path):
+    one, two, three = promoted(store, tmp_path, 3)
+    log = ChampionLog(store)
+    store.new_generation(DAYS[0], "nothing changed")
+    for number, entry in enumerate((one, two, three)):
+        found = [e and (e.version, e.generation) for e in log.as_of(DAYS[number])]
+        assert found == [("2", 1), ("1", 1)][2 - number :] + [None] * (2 - number)
+        assert trained(store, entry.ds, tmp_path / "again", entry.version).checkpoint == entry.checkpoint
+    # The version that serves is promoted again in its new generation: the one before it stays the former champion.
+    log.promote(3, replace(three, generation=1))
+    assert [e.version for e in log.as_of(DAYS[3])] == ["3", "2"]
+    store.collect(store.find("train", DAYS[1]), "kept in the older generation")
+    assert [e.generation for e in log.as_of(DAYS[3])] == [1, 0]
+
+
 def test_an_entry_whose_checkpoint_is_gone_does_not_count(store, tmp_path):
     one, two = promoted(store, tmp_path, 2)
     shutil.rmtree(store.find("train", DAYS[1]).folder.parent)  # as dvc does before it runs a day again

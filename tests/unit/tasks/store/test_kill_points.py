@@ -10,6 +10,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,13 @@ from tasks.run.rollback import resume_promotions, rollback
 from tasks.run.runner import run_step
 from tasks.store.champion_log import ChampionLog
 from tasks.store.verify import require_sound
+from tests.own_process import in_own_process
 from tests.unit.tasks.store import schedules
 from tests.unit.tasks.store.backends import BACKENDS, Backend
 from tests.unit.tasks.store.checker import check
 from tests.unit.tasks.store.tiny import DAYS, SOURCE, STEPS_OF_A_DAY, Direct, Registry, tiny_scenario, use_tiny_steps
 
-FAST, SLOW = 97, 11  # every 97th point, and every 11th one
+FAST, SLOW = 197, 17  # every 197th point, and every 17th one
 
 
 class Loop:
@@ -66,10 +68,9 @@ class Loop:
         return {key: data for key, data in self.backend.objects().items() if key.startswith(("g", "champion"))}
 
 
-@pytest.fixture(params=BACKENDS)
-def loop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Loop]:
-    backend = BACKENDS[request.param]()
-    made = Loop(backend, tmp_path)
+@contextmanager
+def loop_on(backend: Backend, folder: Path) -> Iterator[Loop]:
+    made = Loop(backend, folder)
     with pytest.MonkeyPatch.context() as patch:
         use_tiny_steps(patch, made.registry)
         yield made
@@ -84,6 +85,7 @@ class Reference:
         self.begin = loop.backend.objects()
         self.registry = json.dumps(loop.registry.state)
         self.points: list[str] = []
+        self.restore(loop)  # as before each kill: folders that the first day left empty are not there
         schedules.of_process(lambda: self.points.append(loop.now))
         try:
             loop.commands()
@@ -113,31 +115,32 @@ def _difference(left: dict[str, bytes], right: dict[str, bytes]) -> list[str]:
     return sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
 
 
-def test_the_next_run_ends_as_if_nothing_was_killed(loop: Loop) -> None:
-    reference = Reference(loop)
-    kill_at(range(1, len(reference.points) + 1, FAST), loop, reference)
-
-
-@pytest.mark.slow
-def test_so_it_does_at_many_more_points(loop: Loop) -> None:
-    reference = Reference(loop)
-    assert len(reference.points) > 1000
-    kill_at(range(2, len(reference.points) + 1, SLOW), loop, reference)
-
-
-def try_every_point(backend: type[Backend]) -> Counter[str]:
-    """Returns how many points each command has."""
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        loop = Loop(backend(), Path(folder))
-        use_tiny_steps(patch, loop.registry)
+def kill_every(backend: str, folder: Path, first: int, step: int) -> Counter[str]:
+    """Kills at every so many points; returns how many points each command has."""
+    with loop_on(BACKENDS[backend](), folder) as loop:
         reference = Reference(loop)
-        kill_at(range(1, len(reference.points) + 1), loop, reference)
-        loop.backend.close()
+        assert len(reference.points) > 1000
+        kill_at(range(first, len(reference.points) + 1, step), loop, reference)
     return Counter(reference.points)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_next_run_ends_as_if_nothing_was_killed(backend: str, tmp_path: Path) -> None:
+    kill_every(backend, tmp_path, 1, FAST)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_so_it_does_at_many_more_points(backend: str, tmp_path: Path) -> None:
+    """In a small process, because each point of a folder is a fork of it."""
+    in_own_process(kill_every, backend, tmp_path, 2, SLOW)
+
+
 if __name__ == "__main__":
-    counted = [try_every_point(backend) for backend in BACKENDS.values()]
+    counted = []
+    for backend in BACKENDS:
+        with tempfile.TemporaryDirectory() as folder:
+            counted.append(kill_every(backend, Path(folder), 1, 1))
     for command in counted[0]:
         print(f"| `{command}` | {' | '.join(f'{points[command]:,}' for points in counted)} |")
     print(f"| in all | {' | '.join(f'{points.total():,}' for points in counted)} |")

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -44,6 +45,26 @@ def test_first_commit_stands(store: ScenarioStore) -> None:
     assert second == first
     assert (second.folder / "a.txt").read_text() == "x"
     assert [p.name for p in first.folder.parent.iterdir() if p.is_dir()] == [first.folder.name]
+
+
+def test_a_record_can_be_put_where_only_its_own_folder_is_writable() -> None:
+    with tempfile.TemporaryDirectory() as top:  # not tmp_path: another user can't look into that
+        log = Path(top) / "demo" / "champion"
+        log.mkdir(parents=True)
+        for folder, mode in ((Path(top), 0o755), (log.parent, 0o555), (log, 0o777)):
+            folder.chmod(mode)
+        child = os.fork()
+        if child == 0:
+            put = False
+            try:
+                if os.geteuid() == 0:
+                    os.seteuid(65534)  # the real user stays root: os.access would find the store's folder writable
+                put = open_store(Path(top), "demo").put_if_absent("champion/000001.json", b"{}")
+            finally:
+                os._exit(0 if put else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert (log / "000001.json").read_bytes() == b"{}"
+        log.parent.chmod(0o755)
 
 
 def test_concurrent_commits_leave_one(store: ScenarioStore) -> None:

@@ -328,13 +328,13 @@ def run(backend: str, sequences: int, folder: Path) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_some_sequences(backend: str, tmp_path: Path) -> None:
-    run(backend, 100, tmp_path)
+    run(backend, 25, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_many_sequences(backend: str, tmp_path: Path) -> None:
-    in_own_process(run, backend, 1000, tmp_path)
+    in_own_process(run, backend, 975, tmp_path)
 
 
 @pytest.mark.parametrize("words", FAILED.values(), ids=FAILED)

@@ -157,7 +157,6 @@ def use_tiny_steps(patch: pytest.MonkeyPatch, registry: Registry) -> None:
             "imports": (),
             "resumable": name == LINK,
             "shared": False,
-            "before": None,
         }
         steps[name] = replace(STEPS[name], function=FUNCTIONS[name], **small)
     writers = {declared.writes: name for name, declared in steps.items()}

@@ -1,0 +1,218 @@
+"""The events of one day, or the rows of a further log, in time order, with the entity rows that each may see."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from feature_jobs.errors import BadInputError
+from feature_jobs.expressions.compiler import EVENT_TIME, columns_of
+from feature_jobs.expressions.evaluate import evaluate
+from feature_jobs.expressions.vectors import Columns
+from feature_jobs.joins.audit import NO_SOURCE
+from feature_jobs.joins.request import no_request, requests_of
+from feature_jobs.schema import Scenario
+from feature_jobs.schema.days import day_window, log_window
+from feature_jobs.sources.casts import arrow_schema
+from feature_jobs.sources.output_files import log_file
+from feature_jobs.sources.retyped import refuse_retyped
+from feature_jobs.sources.source import time_columns
+from feature_jobs.windows.keys import Ints
+
+
+class DayEvents:
+    """N events of one day, in time order; with a `source` the rows of this further log.
+
+    `known_at` is the time before which an event's features were known: that of its request, or its own.
+    `names` are the columns that expressions will read; `entities` the folder of the rows of entities that the events
+    may see, None where no expression looks at one. `later` is the day that reads them again: the events may then lack a
+    column that was declared since, and it is null. Raises BadInputError where events are out of order or of another
+    day, and where a column has another type than the scenario declares for the later day.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        ds: str,
+        events: Path,
+        names: Collection[str],
+        *,
+        entities: Path | None,
+        source: str | None = None,
+        later: str | None = None,
+    ) -> None:
+        self.scenario, self.ds, self.source = scenario, ds, source
+        data, self._log = scenario.data, scenario.data.log(source)
+        wanted = {data.user, data.item, *(entity.key for entity in data.entities.values()), *names}
+        wanted |= {data.request} if data.request else set()
+        file = events / log_file(source)
+        if source is not None and not file.exists():
+            raise BadInputError(
+                f"{file}: {ds} was ingested before {scenario.file} had data.logs.{source}; ingest these days again:"
+                f" recloop chain replay {scenario.option} --from {scenario.data.days.first}"
+            )
+        schema = pq.read_schema(file)
+        declared = arrow_schema(self._log.columns)
+        if later:
+            refuse_retyped(scenario, source, (later, declared), (ds, schema), file)
+        columns = [name for name in self._log.columns if name in wanted]
+        present = [name for name in columns if name in schema.names]
+        keys = [name for name in ("key.event_row", "key.event_time", "key.happened_at") if name in schema.names]
+        table = pq.read_table(file, columns=[*present, *keys])
+        for name in columns if later else ():
+            if name not in present:
+                table = table.append_column(name, pa.nulls(table.num_rows, declared.field(name).type))
+        self._events = table.combine_chunks()
+        self.times: Ints = np.asarray(self._events["key.event_time"])
+        self._check_times(events)
+        self._entities = {name: _load_entity(entities, name, wanted) for name in data.entities} if entities else {}
+        self._entity_rows: dict[str, Ints] = {}
+        self._times = time_columns(scenario, source)
+        self.requests = no_request(len(self))
+        if data.request and source is None:
+            self.requests = requests_of(self.column(data.user), self.column(data.request))
+        # All rows of a request are shown at once: none sees what happened between its first row and itself.
+        self.known_at: Ints = self.requests.earliest(self.times)
+
+    def _check_times(self, events: Path) -> None:
+        if (np.diff(self.times) < 0).any():
+            raise BadInputError(f"{events}: events are not in time order; run ingest again for {self.ds}")
+        begin, end = (log_window if self.source else day_window)(self.scenario, self.ds)
+        for time in self.times[[0, -1]].tolist() if len(self.times) else ():
+            if not begin <= time < end:
+                raise BadInputError(
+                    f"{events}: {self.ds} holds an event at {time} µs, which is not in the day (from {begin} to"
+                    f" {end} µs); run ingest again for {self.ds}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    @property
+    def happened_at(self) -> Ints:
+        """The times at which the rows happened, which may be before they arrived."""
+        has_arrivals = "key.happened_at" in self._events.column_names
+        return np.asarray(self._events["key.happened_at"]) if has_arrivals else self.times
+
+    def column(self, name: str) -> pa.Array:
+        """A column by its name in expressions. Raises BadInputError where there is none."""
+        if name == EVENT_TIME:
+            return pa.array(self.known_at)
+        if name in self._events.column_names:
+            return _whole(self._events[name])
+        entity, values = self._entity_column(name)
+        found = self.entity_rows(entity)
+        # A null index takes a null: the event sees no row of the entity.
+        return values.take(pa.array(found, mask=found < 0))
+
+    def entity_lists(self, name: str) -> tuple[pa.Array, Ints]:
+        """A column of an entity, whole, and the entity row that each event sees (-1: none)."""
+        entity, values = self._entity_column(name)
+        return values, self.entity_rows(entity)
+
+    def _entity_column(self, name: str) -> tuple[str, pa.Array]:
+        of, _, column = name.partition(".")
+        if of in self._entities and column in self._entities[of].column_names:
+            return of, _whole(self._entities[of][column])
+        known = [*self._events.column_names, *self._log.columns]
+        known += [f"{e}.{c}" for e, entity in self.scenario.data.entities.items() for c in entity.columns]
+        known += [k.partition(".")[2] for k in known]
+        close = difflib.get_close_matches(name, known, n=1)
+        full = next((k for k in known if close and k.endswith(f".{close[0]}")), close[0] if close else None)
+        hint = f"did you mean {full}?" if full else f"name a column of {self.source or 'events'}, or entity.column"
+        raise BadInputError(f"{self.scenario.file}: {name!r} is not a column; {hint}")
+
+    def entity_rows(self, name: str) -> Ints:
+        """The entity's row that each event may see, -1 for none; with time, the newest strictly before."""
+        if name not in self._entity_rows:
+            entity, table = self.scenario.data.entities[name], self._entities[name]
+            if entity.key not in self._events.column_names:
+                raise BadInputError(
+                    f"{self.scenario.file}: data.logs.{self.source} has no column {entity.key}, by which a row of"
+                    f" {name} would be found; declare it, with `from` where the file names it otherwise"
+                )
+            keys, wanted = _whole(table[entity.key]), _whole(self._events[entity.key])
+            if wanted.type != keys.type:
+                raise BadInputError(
+                    f"{self.scenario.file}: data.entities.{name}.columns.{entity.key}: {keys.type} there, but "
+                    f"{wanted.type} in {self.source or 'the events'}; give both the same type"
+                )
+            unique = keys.unique()  # in the order of the table: without time that is its row
+            rows = _codes(wanted, unique)
+            if entity.time:
+                rows = self._newest_before(name, rows, _codes(keys, unique), np.asarray(table["key.valid_from"]))
+            self._entity_rows[name] = rows
+        return self._entity_rows[name]
+
+    def _newest_before(self, name: str, codes_N: Ints, codes_E: Ints, valid_from_E: Ints) -> Ints:
+        # Entity and rank of a time become one sorted number, so that one search finds the newest before a time.
+        moments = np.unique(valid_from_E)
+        size = len(moments) + 1
+        place = codes_E * size + np.searchsorted(moments, valid_from_E)
+        if (np.diff(place) < 0).any():
+            raise BadInputError(f"entities/{name}.parquet of {self.ds}: rows are not in order; run ingest again")
+        start = codes_N * size
+        end = np.searchsorted(place, start + np.searchsorted(moments, self.known_at))
+        # The second condition: the row before `end` is this entity's own, not the one's before it.
+        seen = (codes_N >= 0) & (end > np.searchsorted(place, start))
+        return np.where(seen, end - 1, -1)
+
+    def entity_times(self) -> dict[str, Ints]:
+        """For each entity with time that was looked at: `valid_from` of the row that each event sees."""
+        found = {}
+        for name, rows in self._entity_rows.items():
+            if self.scenario.data.entities[name].time:
+                times = np.asarray(self._entities[name]["key.valid_from"])
+                found[name] = np.full(len(rows), NO_SOURCE)
+                found[name][rows >= 0] = times[rows[rows >= 0]]
+        return found
+
+    def evaluate(
+        self, expressions: Mapping[str, str], extra: Mapping[str, pa.Array] | None = None
+    ) -> dict[str, pa.Array]:
+        """Values of expressions by their place in the scenario (`features.age.of`).
+
+        `extra` are further columns that they may name. Raises BadInputError naming the place.
+        """
+        extra = extra or {}
+        names = {EVENT_TIME}.union(*(columns_of(e) for e in expressions.values()))
+        columns = Columns(
+            {n: extra[n] if n in extra and not self._is_own(n) else self.column(n) for n in names}, len(self)
+        )
+        zone = self._log.time.zone
+        values = {}
+        for place, expression in expressions.items():
+            try:
+                values[place] = evaluate(expression, columns, zone=zone, times=self._times)
+            except BadInputError as error:
+                raise BadInputError(f"{self.scenario.file}: {place}: {error}") from None
+        return values
+
+    def _is_own(self, name: str) -> bool:
+        return name == EVENT_TIME or name in self._events.column_names
+
+
+def _load_entity(folder: Path, entity: str, names: Collection[str]) -> pa.Table:
+    """Keys and times of an entity, and those of its columns that are named."""
+    file = folder / f"{entity}.parquet"
+    present = pq.read_schema(file).names
+    wanted = [n for n in present if n in names or f"{entity}.{n}" in names or n == "key.valid_from"]
+    return pq.read_table(file, columns=wanted).combine_chunks()
+
+
+def _codes(values: pa.Array, unique: pa.Array) -> Ints:
+    """Position of each value in `unique`, -1 where it is null or not there."""
+    # skip_nulls: otherwise a null key of an event would find the null key of a table.
+    found = pc.index_in(values, value_set=unique, skip_nulls=True)
+    codes: Ints = np.asarray(found.fill_null(-1)).astype(np.int64)
+    return codes
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks()

@@ -1,0 +1,224 @@
+"""Entities carried from day to day: the newest row of each key, and the rows that the events of a day may see.
+
+    summaries/entities/NAME.parquet    rows that the day's events may see: of their keys, those of the day itself and
+                                       the newest before it
+    summaries/entities.blocks          tiles: the newest row of each key over a stretch of days, sorted by key
+
+A day adds a tile of its own changes. While the last tile is at least half as large as the one before it, the two become
+one (the logarithmic method of Bentley and Saxe, 1980). So there are at most log2 of all rows, a row is written again
+that often, and a day without changes writes nothing. Tiles lie in the outputs of the days that wrote them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from typing_extensions import TypedDict
+
+from feature_jobs.errors import BadInputError
+from feature_jobs.joins.values import key_column
+from feature_jobs.schema import Scenario
+from feature_jobs.schema.base import DayName
+from feature_jobs.schema.data import Entity
+from feature_jobs.sources.changes import read_landed, write_landed
+from feature_jobs.sources.output_files import EVENTS_FILE, log_file
+from feature_jobs.sources.tables import as_written, write_parquet
+from feature_jobs.windows.blocks import Place, digest_of_blocks, read_block, write_blocks
+from feature_jobs.windows.keys import Ints, Keys, keys_of, union
+from feature_jobs.windows.runs import FIRST, SECOND, key_columns, keys_from
+
+FOLDER = "entities"
+_BLOCKS_FILE = "entities.blocks"
+
+
+class TileFacts(TypedDict):
+    """A tile: the day in whose output it lies, the digest of its file, its place there, and its number of rows."""
+
+    holder: DayName
+    digest: str
+    place: Place
+    rows: int
+
+
+class EntityFacts(TypedDict):
+    """An entity in an index: digest of its declaration, and its tiles, oldest first."""
+
+    declared: str
+    tiles: list[TileFacts]
+
+
+@dataclass(frozen=True)
+class Newest:
+    """The newest row of each key, sorted by key: `rows` with the columns of the entity."""
+
+    keys: Keys
+    rows: pa.Table
+
+    @staticmethod
+    def of(landed: pa.Table, key: str, place: str) -> Newest:
+        """Of rows that are ordered by key and time. Rows without a key are left out: no event can ask for them."""
+        keys, known = keys_of([key_column(landed[key].combine_chunks(), place)])
+        rows = np.flatnonzero(known)
+        keys = keys.take(rows)
+        # A key's rows lie side by side: its last one is the newest, in whatever order the keys are.
+        ends = np.append(keys.begins()[1:], True) if len(rows) else np.zeros(0, bool)
+        last = np.flatnonzero(ends)
+        distinct, codes = keys.take(last).numbered()
+        order = np.empty(len(last), np.int64)
+        order[codes] = last
+        return Newest(distinct, landed.take(pa.array(rows[order])))
+
+    @staticmethod
+    def read(table: pa.Table) -> Newest:
+        """From the table of a tile."""
+        return Newest(keys_from(table), table.drop_columns([n for n in (FIRST, SECOND) if n in table.column_names]))
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """As a table, for a tile."""
+        columns = dict(zip(self.rows.column_names, self.rows.columns, strict=True))
+        return pa.table({**key_columns(self.keys), **columns})
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def then(self, newer: Newest) -> Newest:
+        """With a later stretch of days."""
+        keys, in_older, in_newer = union(self.keys, newer.keys)
+        places = np.where(in_newer >= 0, in_newer + len(self), in_older)
+        return Newest(keys, pa.concat_tables([self.rows, newer.rows]).take(pa.array(places)))
+
+
+def carry_entities(
+    scenario: Scenario,
+    ds: str,
+    events: Path,
+    *,
+    yesterday: Mapping[str, EntityFacts],
+    folders: Mapping[str, Path],
+    output: Path,
+) -> dict[str, EntityFacts]:
+    """Writes the rows of each entity that the day's events may see, and the tiles that the day adds.
+
+    `yesterday` are the entities of the day before, `folders` the outputs that hold their tiles, by day.
+    Raises BadInputError where a day landed only changes, and the entity was declared otherwise on the day before.
+    """
+    (output / FOLDER).mkdir(parents=True, exist_ok=True)
+    landed, carried, added = read_landed(events), dict[str, EntityFacts](), dict[str, pa.Table]()
+    for name, entity in scenario.data.entities.items():
+        own = landed.get(name)
+        old = yesterday.get(name) if own and not own["whole"] else None
+        if own and not own["whole"] and (old is None or old["declared"] != own["declared"]):
+            raise BadInputError(
+                f"{scenario.file}: data.entities.{name}: the summaries of the day before {ds} do not hold the entity as"
+                f" it is declared; compute them again: recloop chain replay {scenario.option} --from"
+                f" {scenario.data.days.first}"
+            )
+        facts: EntityFacts = {"declared": own["declared"] if own else "", "tiles": [*old["tiles"]] if old else []}
+        place = f"{scenario.file}: data.entities.{name}.key"
+        rows = pq.read_table(events / FOLDER / f"{name}.parquet").combine_chunks()
+        tiles = [_read(tile, folders) for tile in facts["tiles"]]
+        asked = _asked(scenario, entity, events)
+        write_rows(_visible(entity, asked, rows, tiles, place), output / FOLDER / f"{name}.parquet")
+        newest = Newest.of(rows, entity.key, place)
+        if len(newest):
+            while tiles and 2 * len(newest) >= len(tiles[-1]):
+                newest = tiles.pop().then(newest)
+            facts["tiles"] = facts["tiles"][: len(tiles)]
+            added[name] = newest.table
+        carried[name] = facts
+    if added:
+        file = output / _BLOCKS_FILE
+        places = write_blocks(added, file)
+        digest = digest_of_blocks(file)
+        for name, place_in_file in places.items():
+            tile: TileFacts = {"holder": ds, "digest": digest, "place": place_in_file, "rows": added[name].num_rows}
+            carried[name]["tiles"].append(tile)
+    return carried
+
+
+def added_rows(entities: Mapping[str, EntityFacts], ds: str, output: Path) -> Iterator[tuple[str, pa.Table]]:
+    """The rows of the tiles that a day added, by entity."""
+    for name, facts in entities.items():
+        for tile in facts["tiles"]:
+            if tile["holder"] == ds:
+                yield name, _read(tile, {ds: output}).rows
+
+
+def make_whole(
+    scenario: Scenario,
+    events: Path,
+    summaries: Path,
+    entities: Mapping[str, EntityFacts],
+    folders: Mapping[str, Path],
+) -> None:
+    """Writes the entities of a day with the rows of earlier days: those that its events may see, and of all other keys
+    the newest. `entities` are those of the day's index; the rest as `carry_entities`."""
+    landed = read_landed(events)
+    for name, facts in landed.items():
+        if facts["whole"] or name not in scenario.data.entities:
+            continue
+        key, file = scenario.data.entities[name].key, f"{FOLDER}/{name}.parquet"
+        seen = pq.read_table(summaries / file)
+        tables = [seen]
+        for tile in reversed(entities[name]["tiles"]):
+            rows = _read(tile, folders).rows.select(seen.column_names).cast(seen.schema)
+            known = pa.concat_tables(tables)[key].combine_chunks()
+            tables.append(rows.filter(pc.invert(pc.is_in(rows[key], value_set=known))))
+        newest = pa.concat_tables(tables).combine_chunks()
+        write_rows(newest.sort_by(_order(scenario.data.entities[name])), events / file)
+        landed[name] = {**facts, "whole": True}
+    write_landed(landed, events)
+
+
+def _order(entity: Entity) -> list[tuple[str, str]]:
+    return [(entity.key, "ascending"), *([("key.valid_from", "ascending")] if entity.time else [])]
+
+
+def write_rows(rows: pa.Table, file: Path) -> None:
+    """Writes rows of an entity as ingest does."""
+    table = as_written(rows)
+    write_parquet(table.to_batches(), table.schema, file)
+
+
+def holders(entities: Mapping[str, EntityFacts]) -> set[str]:
+    """Days in whose outputs the tiles lie."""
+    return {tile["holder"] for facts in entities.values() for tile in facts["tiles"]}
+
+
+def _read(tile: TileFacts, folders: Mapping[str, Path]) -> Newest:
+    return Newest.read(read_block(folders[tile["holder"]] / _BLOCKS_FILE, tile["place"]))
+
+
+def _asked(scenario: Scenario, entity: Entity, events: Path) -> pa.Array:
+    """The keys of an entity that a day's logs have, where they have them as the events do."""
+    own = pq.read_table(events / EVENTS_FILE, columns=[entity.key])[entity.key]
+    found = [own]
+    for source, log in scenario.data.logs.items():
+        file = events / log_file(source)
+        if entity.key in log.columns and file.exists():
+            column = pq.read_table(file, columns=[entity.key])[entity.key]
+            found += [column] if column.type == own.type else []  # reading the log refuses two types, and names them
+    return pa.concat_arrays([chunk for column in found for chunk in column.chunks]).unique().drop_null()
+
+
+def _visible(entity: Entity, asked: pa.Array, landed: pa.Table, tiles: list[Newest], place: str) -> pa.Table:
+    """The rows of the `asked` keys: the newest of earlier days, and those of the day."""
+    if asked.type != landed[entity.key].type:
+        return landed  # the join refuses the two types, and names them
+    keys, _ = keys_of([key_column(asked, place)])
+    found, left = [], np.arange(len(keys))
+    for tile in reversed(tiles):  # the newest tile that has a key has its newest row
+        at: Ints = tile.keys.find(keys.take(left))
+        found.append(tile.rows.take(pa.array(at[at >= 0])))
+        left = left[at < 0]
+    own = landed.filter(pc.is_in(landed[entity.key], value_set=asked))
+    rows = pa.concat_tables([*(table.select(own.column_names) for table in found), own])
+    return rows.sort_by(_order(entity)).combine_chunks()

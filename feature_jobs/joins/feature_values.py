@@ -1,0 +1,156 @@
+"""Values of trailing features, from what their windows hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from feature_jobs.errors import BadInputError
+from feature_jobs.joins.aggregations import Aggregation
+from feature_jobs.joins.audit import NO_SOURCE
+from feature_jobs.joins.day_events import DayEvents
+from feature_jobs.schema import (
+    CountFeature,
+    PercentileFeature,
+    RateFeature,
+    RecencyFeature,
+    SequenceFeature,
+    StatisticFeature,
+    TopFeature,
+    UniqueCountFeature,
+    ValueFeature,
+)
+from feature_jobs.windows.keys import Bools, Ints
+from feature_jobs.windows.rows import Summary
+
+_HASHES = 2.0**64
+
+
+def feature_values(
+    log: DayEvents, name: str, aggregation: Aggregation, found: Mapping[str, Summary], has_key: Bools
+) -> pa.Array:
+    """A feature's values, one for each of the day's events; `found` by the role of an operation."""
+    newest = np.asarray(found["newest"]["time"])
+    match aggregation.feature:
+        case CountFeature():
+            # Without a key the count is unknown, which is not the 0 of a key that never came before.
+            values = _doubles(found["count"]["num"], has_key)
+        case RecencyFeature():
+            seen = newest != NO_SOURCE
+            values = _doubles((log.known_at - np.where(seen, newest, 0)) / 1e6, seen)  # from microseconds to seconds
+        case RateFeature(prior=prior, prior_weight=weight):
+            held, num = np.asarray(found["held"]["num"]), np.asarray(found["count"]["num"])
+            values = _doubles((held + prior * weight) / (num + weight), has_key)
+        case StatisticFeature(kind=kind):
+            values = _statistic(kind, found, aggregation.decimals, has_key)
+        case PercentileFeature():
+            values = _in_units(found["quantile"], aggregation.decimals)
+        case UniqueCountFeature():
+            values = _doubles(_distinct(found["distinct"]), has_key)
+        case ValueFeature():
+            values = _first_of(_listed(found["last"]))
+        case TopFeature():
+            values = _listed(found["frequent"])
+        case SequenceFeature() as feature:
+            values = _sequence(log, f"{log.scenario.file}: features.{name}", feature, found["last"])
+        case other:
+            raise AssertionError(other)
+    return values
+
+
+def _doubles(values: Any, known: Bools) -> pa.Array:
+    return pa.array(np.asarray(values).astype(float), pa.float64(), mask=~known)
+
+
+def _statistic(kind: str, found: Mapping[str, Summary], decimals: int, has_key: Bools) -> pa.Array:
+    if kind in ("min", "max"):
+        return _in_units(found["value"], decimals)
+    total, num = np.asarray(found["sum"]["sum"]), np.asarray(found["count"]["num"])
+    if kind == "sum":
+        return _doubles(total / 10.0**decimals, has_key)
+    some = num > 0
+    num = np.where(some, num, 1)
+    if kind == "average":
+        return _doubles(total / (num * 10.0**decimals), some)
+    # Whole numbers of any size: the difference of two sums of nearly the same size would lose its digits.
+    high, low, total, num = (
+        np.asarray(column).astype(object) for column in (found["squares"]["high"], found["squares"]["low"], total, num)
+    )
+    scaled = num * num * 10 ** (2 * decimals)
+    variance = ((num * ((high << 32) + low) - total * total) / scaled).astype(float)
+    return _doubles(np.sqrt(variance) if kind == "stddev" else variance, some)
+
+
+def _in_units(found: Summary, decimals: int) -> pa.Array:
+    """A number that is meaningful where some rows count."""
+    return _doubles(np.asarray(found["value"]) / 10.0**decimals, np.asarray(found["num"]) > 0)
+
+
+def _distinct(found: Summary) -> Any:
+    """The number of different hashes, from those below a threshold: all 2^64 hashes are equally likely."""
+    num, below = np.asarray(found["num"]), np.asarray(found["below"])
+    is_exact = below == np.iinfo(np.int64).max
+    return np.where(is_exact, num, np.rint(num * (_HASHES / (np.where(is_exact, 0, below) + _HASHES / 2))))
+
+
+def _listed(found: Summary) -> pa.ListArray:
+    """The lists of an operation's column; where it lists times alone, these."""
+    name = next((name for name in found if name != "time"), "time")
+    lists: pa.ListArray = found[name]
+    return lists
+
+
+def _first_of(lists: pa.ListArray) -> pa.Array:
+    """The first value of each list, null where it is empty."""
+    offsets = np.asarray(lists.offsets)
+    begin = np.where(np.diff(offsets) > 0, offsets[:-1], -1)
+    return lists.values.take(pa.array(begin, mask=begin < 0))
+
+
+def _sequence(log: DayEvents, place: str, feature: SequenceFeature, found: Summary) -> pa.Array:
+    lists = _steps_ago(log.known_at, found["time"]) if len(found) == 1 else _listed(found)
+    if not feature.history:
+        return lists
+    history, rows = log.entity_lists(feature.history)
+    if history.type != pa.list_(lists.type.value_type):
+        wanted = "int" if pa.types.is_int64(lists.type.value_type) else "string"
+        raise BadInputError(
+            f"{place}.history: {feature.history} is {history.type}, but the sequence holds {lists.type.value_type}; "
+            f"declare it as list[{wanted}]"
+        )
+    return _continued(lists, history, rows, feature.length)
+
+
+def _steps_ago(times_N: Ints, lists: Any) -> pa.ListArray:
+    """The time from each listed one to that of its row, as the number of bits of its whole seconds."""
+    offsets = np.asarray(lists.offsets)
+    seconds = (np.repeat(times_N, np.diff(offsets)) - np.asarray(lists.values)) // 1_000_000
+    # Exact: whole seconds of any window are far below 2^53.
+    bits = np.frexp(seconds.astype(float))[1].astype(np.int64)
+    return pa.ListArray.from_arrays(lists.offsets, pa.array(bits))
+
+
+def _continued(lists: pa.ListArray, history: pa.ListArray, rows: Ints, length: int) -> pa.ListArray:
+    """Lists, newest first, that go on with the end of `history[rows]` (oldest first; -1: none) up to `length`."""
+    if not len(history):
+        return lists
+    taken = np.diff(np.asarray(lists.offsets)).astype(np.int64)
+    offsets = np.asarray(history.offsets).astype(np.int64)
+    listed = np.where(np.asarray(history.is_valid()), np.diff(offsets), 0)
+    more = np.where(rows >= 0, np.minimum(listed[rows], length - taken), 0)
+    ends = offsets[1:][rows]
+    joined = pa.concat_arrays([lists.flatten(), history.values])
+    result = np.concatenate([[0], np.cumsum(taken + more)])
+    own = np.concatenate([[0], np.cumsum(taken)])
+    # Position of each value: the list's own first, then the history's backwards from its end.
+    within = np.arange(result[-1]) - np.repeat(result[:-1], taken + more)
+    is_own = within < np.repeat(taken, taken + more)
+    places = np.where(
+        is_own,
+        within + np.repeat(own[:-1], taken + more),
+        own[-1] + np.repeat(ends + taken - 1, taken + more) - within,
+    )
+    return pa.ListArray.from_arrays(pa.array(result.astype(np.int32)), joined.take(pa.array(places)))

@@ -1,0 +1,124 @@
+"""Expressions of features, over the row itself and over earlier events, and what neither may see."""
+
+from __future__ import annotations
+
+from feature_jobs.errors import BadInputError
+from feature_jobs.expressions.compiler import EVENT_TIME, columns_of, is_time
+from feature_jobs.schema import (
+    SECONDS_AGO,
+    CrossFeature,
+    IdFeature,
+    IdsFeature,
+    MatchFeature,
+    NumberFeature,
+    RequestFeature,
+    Scenario,
+    SequenceFeature,
+    VectorFeature,
+    Windowed,
+)
+from feature_jobs.sources.source import time_columns
+
+SameRow = IdFeature | IdsFeature | CrossFeature | NumberFeature | VectorFeature
+Trailing = Windowed | SequenceFeature
+RequestOrMatch = RequestFeature | MatchFeature
+
+
+def same_row_features(scenario: Scenario) -> dict[str, SameRow]:
+    """Features that are expressions over the event and its entities."""
+    return {name: f for name, f in scenario.features.items() if isinstance(f, SameRow)}
+
+
+def trailing_features(scenario: Scenario) -> dict[str, Trailing]:
+    """Features over earlier events."""
+    return {name: f for name, f in scenario.features.items() if isinstance(f, Trailing)}
+
+
+def request_features(scenario: Scenario) -> dict[str, RequestOrMatch]:
+    """Features over the rows of a request, and over other features of the row."""
+    return {name: f for name, f in scenario.features.items() if isinstance(f, RequestOrMatch)}
+
+
+def own_expressions(name: str, feature: SameRow) -> dict[str, str]:
+    """Expressions of a same-row feature, by place."""
+    if isinstance(feature, CrossFeature):
+        return {f"features.{name}.of[{i}]": part for i, part in enumerate(feature.of)}
+    return {f"features.{name}.of": feature.of or name}
+
+
+def request_expressions(name: str, feature: RequestOrMatch) -> dict[str, str]:
+    """Expressions of such a feature over columns and other features, by place."""
+    return {f"features.{name}.of": feature.of} if feature.of else {}
+
+
+def key_of(feature: Trailing) -> tuple[str, ...]:
+    """Expressions whose values an earlier event shares with the row."""
+    return (feature.by,) if isinstance(feature, SequenceFeature) else feature.by
+
+
+def key_expressions(name: str, feature: Trailing) -> dict[str, str]:
+    """The same by place."""
+    if isinstance(feature, SequenceFeature):
+        return {f"features.{name}.by": feature.by}
+    return {f"features.{name}.by[{i}]": part for i, part in enumerate(feature.by)}
+
+
+def past_expressions(name: str, feature: Trailing) -> dict[str, str]:
+    """Expressions of a trailing feature over earlier events, by place."""
+    fields = {name: getattr(feature, name, None) for name in ("where", "of", "known")}
+    if fields["of"] == SECONDS_AGO and isinstance(feature, SequenceFeature):
+        del fields["of"]  # not a value of the earlier event alone
+    return {f"features.{name}.{field}": expression for field, expression in fields.items() if expression}
+
+
+def logs_read(scenario: Scenario) -> list[str | None]:
+    """The logs whose rows trailing features look at, None for the events."""
+    return list(dict.fromkeys([None, *(feature.source for feature in trailing_features(scenario).values())]))
+
+
+def summarized_expressions(scenario: Scenario, source: str | None) -> dict[str, str]:
+    """Expressions that summaries of a log are made of, each with its first place: a message then names that one."""
+    found: dict[str, str] = {}
+    for name, feature in trailing_features(scenario).items():
+        if feature.source != source:
+            continue
+        for place, expression in {**key_expressions(name, feature), **past_expressions(name, feature)}.items():
+            found.setdefault(expression, place)
+    return found
+
+
+def outcome_columns(scenario: Scenario) -> set[str]:
+    """Columns that are known only after the event: those of `outcomes`, and those that labels are made of."""
+    found = set(scenario.outcomes).union(*map(columns_of, scenario.own_labels.values()))
+    return found - {EVENT_TIME, scenario.data.user, scenario.data.item}
+
+
+def refuse_leaks(scenario: Scenario) -> None:
+    """Raises BadInputError for a feature that reads an outcome of the very row it describes, or a time alone."""
+    # Before any row is read, because both follow from the scenario.
+    outcomes, times = outcome_columns(scenario), time_columns(scenario)
+    for place, expression in _on_the_row(scenario).items():
+        if bad := sorted(columns_of(expression) & outcomes):
+            raise BadInputError(
+                f"{scenario.file}: {place}: {bad[0]} is an outcome, known only after the event; use it in a trailing"
+                f" feature (such as count, rate, sequence), or drop {place.split('.')[1]}"
+            )
+        # A time alone would be a number of microseconds that grows from day to day; only its distance to another says
+        # something of a row.
+        if is_time(expression, times):
+            raise BadInputError(
+                f"{scenario.file}: {place}: {expression!r} is a time, neither a number nor an id; "
+                f"write the seconds between two times, as in event_time - t, or hour(t)"
+            )
+
+
+def _on_the_row(scenario: Scenario) -> dict[str, str]:
+    """Expressions over the row that a feature describes, by place."""
+    found: dict[str, str] = {}
+    for name, same_row in same_row_features(scenario).items():
+        found |= own_expressions(name, same_row)
+    for name, trailing in trailing_features(scenario).items():
+        found |= key_expressions(name, trailing)
+    for name, request in request_features(scenario).items():
+        found |= request_expressions(name, request)
+    return found

@@ -1,0 +1,187 @@
+"""Summarize: a day's events by the keys of features, added to the summaries of the days before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+
+from feature_jobs.expressions.compiler import columns_of
+from feature_jobs.joins.aggregations import ROW, KeySet, key_sets
+from feature_jobs.joins.audit import audit_point_in_time
+from feature_jobs.joins.day_events import DayEvents
+from feature_jobs.joins.entities import FOLDER, carry_entities
+from feature_jobs.joins.rules import logs_read, refuse_leaks, summarized_expressions
+from feature_jobs.joins.summaries import (
+    INDEX_FILE,
+    DayFacts,
+    Index,
+    Summaries,
+    facts_of,
+    is_enough,
+    ordinal_of,
+    parse_index,
+    reach,
+    run_name,
+    tile_name,
+)
+from feature_jobs.joins.values import key_column
+from feature_jobs.schema import Scenario
+from feature_jobs.schema.days import check_day, log_window
+from feature_jobs.windows.blocks import block_table, digest_of_blocks, write_blocks
+from feature_jobs.windows.days import TileId, completed
+from feature_jobs.windows.keys import group_rows, keys_of
+from feature_jobs.windows.runs import Run, run_of
+from feature_jobs.windows.tiles import Tile, merge, tile_of
+
+
+class SummaryFacts(TypedDict):
+    """Report of a day: its rows, the key sets of its features, days whose events were read again, bytes written."""
+
+    rows: int
+    key_sets: int
+    days_read_again: int
+    bytes: int
+
+
+def summarize_day(
+    scenario: Scenario,
+    ds: str,
+    events: Path,
+    *,
+    yesterday: Path | None,
+    past: Mapping[str, Path],
+    past_events: Mapping[str, Path],
+    carried: Mapping[str, Path],
+    output: Path,
+) -> SummaryFacts:
+    """Writes the rows of entities that the day's events may see, the day's blocks, and the index of all that later days
+    can reach.
+
+    `yesterday` is the output of the day before, None on the first day; `past` those of the days that `days_to_merge`
+    names, `past_events` the ingested days that `days_to_read_again` names, `carried` the outputs of the days that
+    `days_of_entities` names, all by ds.
+    Raises BadInputError where a feature would see an outcome of its own row, and where an expression does not fit.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    before = parse_index((yesterday / INDEX_FILE).read_bytes(), str(yesterday / INDEX_FILE)) if yesterday else None
+    entities = carry_entities(
+        scenario, ds, events, yesterday=before["entities"] if before else {}, folders=carried, output=output
+    )
+    usable = before if before and is_enough(scenario, before) else None
+    folders, again = {**past, ds: output}, {day: (folder, past[day]) for day, folder in past_events.items()}
+    log = summarize_events(scenario, ds, {**again, ds: (events, output)}, index=usable, folders=folders)
+    index: Index = {**log.index, "entities": entities}
+    (output / INDEX_FILE).write_text(json.dumps(index, sort_keys=True) + "\n", encoding="utf-8")
+    return {
+        "rows": log.rows,
+        "key_sets": len(index["key_sets"]),
+        "days_read_again": len(past_events),
+        "bytes": sum(path.stat().st_size for path in output.rglob("*") if path.is_file()),
+    }
+
+
+@dataclass(frozen=True)
+class Summarized:
+    """The index after a day, and the number of its rows."""
+
+    index: Index
+    rows: int
+
+
+def summarize_events(
+    scenario: Scenario,
+    ds: str,
+    days: Mapping[str, tuple[Path, Path]],
+    *,
+    index: Index | None,
+    folders: Mapping[str, Path],
+) -> Summarized:
+    """Adds days up to `ds` to an index of windows, and writes their blocks to the folder of `ds`.
+
+    `days`: by ds the folder of its events, and the one that has the rows of entities that they see. `folders`: the
+    outputs of earlier days that `days_to_merge` names, and the one to write.
+    """
+    check_day(scenario, ds)
+    refuse_leaks(scenario)
+    num_rows = 0
+    for day, (events, seen) in sorted(days.items()):
+        runs, num_rows = dict[str, Run](), 0
+        for source in logs_read(scenario):
+            names = set().union(*map(columns_of, summarized_expressions(scenario, source)))
+            log = DayEvents(
+                scenario, day, events, names, entities=seen / FOLDER, source=source, later=ds if day < ds else None
+            )
+            runs |= _runs(log)
+            num_rows += len(log)
+        index = _add(scenario, Summaries(index or _no_days(scenario, day), folders), day, runs, ds)
+    assert index is not None  # noqa: S101 (ds is one of the days)
+    index["days"] = [day for day in index["days"] if day["end"] > reach(scenario, ds)]
+    return Summarized(index, num_rows)
+
+
+def _add(scenario: Scenario, before: Summaries, ds: str, runs: Mapping[str, Run], holder: str) -> Index:
+    """The index with one more day, of these runs by key set, whose blocks are written to the folder of `holder`."""
+    ordinal, sets, index = ordinal_of(ds), key_sets(scenario), before.index
+    last = index["days"][-1]["ordinal"] if index["days"] else index["genesis"] - 1
+    blocks: dict[str, Run | Tile] = {}
+    for one in sets:
+        run = blocks[run_name(one.name)] = runs[one.name]
+        added: dict[TileId, Tile] = {}
+        for tile in completed(last, ordinal, index["genesis"], one.max_level):
+            added[tile] = _tile(one, tile, run if tile.first == ordinal else run.without_rows(), added, before)
+        blocks |= {tile_name(one.name, tile): made for tile, made in added.items()}
+    file = before.file(holder, ds)
+    places = write_blocks({name: block_table(block) for name, block in blocks.items()}, file)
+    begin, end = log_window(scenario, ds)
+    day: DayFacts = {
+        "ds": ds,
+        "ordinal": ordinal,
+        "begin": begin,
+        "end": end,
+        "holder": holder,
+        "digest": digest_of_blocks(file),
+        "blocks": places,
+    }
+    return {
+        "genesis": index["genesis"],
+        "lookback_days": scenario.join.lookback_days,
+        "key_sets": facts_of(scenario, sets),
+        "days": [*index["days"], day],
+        "entities": index["entities"],
+    }
+
+
+def _no_days(scenario: Scenario, genesis: str) -> Index:
+    lookback, ordinal = scenario.join.lookback_days, ordinal_of(genesis)
+    return {"genesis": ordinal, "lookback_days": lookback, "key_sets": {}, "days": [], "entities": {}}
+
+
+def _tile(one: KeySet, tile: TileId, run: Run, added: Mapping[TileId, Tile], before: Summaries) -> Tile:
+    """A tile of one day, of its `run`; or of more days, merged of its halves."""
+    if not tile.level:
+        return tile_of(run, one.operations)
+    older, newer = (added[half] if half in added else before.tile(one.name, half) for half in tile.halves())
+    return merge(older, newer, one.operations)
+
+
+def _runs(log: DayEvents) -> dict[str, Run]:
+    """The runs of a log's key sets, by name."""
+    scenario = log.scenario
+    places = summarized_expressions(scenario, log.source)
+    values = dict(zip(places, log.evaluate({p: e for e, p in places.items()}).values(), strict=True))
+    audit_point_in_time(log.known_at, log.entity_times(), place=f"{scenario.file}: {log.ds}: entity")
+    full = {expression: f"{scenario.file}: {place}" for expression, place in places.items()}
+    rows = np.arange(len(log))
+    runs = {}
+    for one in key_sets(scenario):
+        if one.source != log.source:
+            continue
+        keys = [key_column(values[e], full[e]) for e in one.key]
+        columns = {name: column.of(values, full) for name, column in one.columns.items()}
+        runs[one.name] = run_of(group_rows(*keys_of(keys)), log.times, {ROW: rows, **columns})
+    return runs

@@ -1,0 +1,195 @@
+"""The sections of a scenario about its data: the log, tables of facts, their columns, and the days.
+
+A text below a key is its sentence in docs/reference.md; a test requires one for each key.
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field
+
+from feature_jobs.schema.base import (
+    AnyNumber,
+    AnyWhole,
+    ClockTime,
+    Day,
+    Name,
+    PathText,
+    Section,
+    VectorWidth,
+    Whole,
+)
+
+Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
+WEEKDAYS: tuple[Weekday, ...] = get_args(Weekday)
+
+
+class Column(Section):
+    """A typed column of a source table. Values that do not fit are quarantined, with a reason. Empty cells and NaN are
+    null, but for a value of a `list[float]`: a vector without one is malformed.
+
+    A `list[string]` may be a map in a Parquet file, or an object in a line of JSON: its entries are then texts
+    `key:value`.
+
+    A `time` is a moment: a Parquet timestamp or date, a number in `unit`, or text in ISO 8601 (2022-04-25T10:00:00) or
+    in `date_format`. Where it has no offset, it is read in the zone of the table's time (of the events' where the table
+    has none). In expressions a difference of two times is a number of seconds.
+    """
+
+    type: Literal["int", "float", "string", "bool", "list[int]", "list[string]", "list[float]", "time"]
+    """The type as which each cell is read; cells that do not read are quarantined."""
+    source: str | None = Field(None, alias="from")
+    """The column's name in the file, if it is not the name that the scenario uses."""
+    separator: str | None = None
+    """The text between the elements of a list that is one text cell."""
+    width: VectorWidth | None = None
+    """The number of values in each list of floats, which is then a vector; rows with another number are quarantined."""
+    decimal: Literal[".", ","] = "."
+    """The sign before the fraction of a float in text; with "," a point may stand between thousands: 1.234,50."""
+    values: tuple[str | AnyWhole, ...] | None = None
+    """The values allowed; rows with another one are quarantined."""
+    min: AnyNumber | None = None
+    """The smallest value allowed; rows with a smaller one are quarantined."""
+    max: AnyNumber | None = None
+    """The largest value allowed; rows with a larger one are quarantined."""
+    required: bool = False
+    """Quarantines rows without a value instead of reading a null."""
+    optional: bool = False
+    """Allows files without this column, which is then null; without it such a file refuses its day."""
+    unit: Literal["s", "ms", "us", "ns", "iso"] = "iso"
+    """The unit of a time in numbers, since 1970 UTC; iso is text."""
+    date_format: str | None = None
+    """The form of a time in text, in the letters of Python's strptime: "%d/%m/%Y %H:%M"."""
+
+
+class Moment(Section):
+    """A column with a time. A column of type `time` has its own unit; text without an offset is read in the zone of the
+    log's time."""
+
+    column: str
+    """The column with the time."""
+    unit: Literal["s", "ms", "us", "ns", "iso"] = "s"
+    """The unit of a column of numbers, since 1970 UTC; iso for a column of text such as 2022-04-25T10:00:00."""
+
+
+class Time(Moment):
+    """The column that says when a row became known. A column of type `time` has its own unit."""
+
+    zone: str = "UTC"
+    """The time zone of text without an offset; that of the events also says where a day begins."""
+
+
+class Table(Section):
+    """A table of the source, below `data.path`.
+
+    `{ds}` (2022-04-25) or `{yyyymmdd}` in `path` names one day's partition, as do `{yyyy}`, `{mm}` and `{dd}` (`{m}`
+    and `{d}`: without leading zeros) in folders such as year={yyyy}/month={mm}/day={dd}. Folders such as country=DE
+    are columns of text.
+    """
+
+    path: PathText
+    """A file, a folder of files, or a glob; a path that exists is itself, even if it holds characters of a glob."""
+    format: Literal["csv", "parquet", "jsonl"]
+    """The format of the files; jsonl is one JSON object a line, in which an absent key is null."""
+    delimiter: str = ","
+    """The character between the cells of a CSV file."""
+    columns: dict[str, Column]
+    """The columns to read, by name; others are not read."""
+    where: str | None = None
+    """A condition over these columns: only rows for which it holds are read, as in `not is_test`. The others, and
+    those for which it is null, are counted as left out, apart from malformed rows."""
+
+
+class Events(Table):
+    """The log: a row for each thing that was shown."""
+
+    time: Time
+    """The time of the event."""
+
+
+class Log(Table):
+    """A further log of what happened, such as clicks, orders or past history: trailing features count its rows, by
+    their `source`.
+
+    A row counts from the moment it was known: its `arrival` or its `time`, whichever is later. That moment decides its
+    day and its place in windows, so that a row which came late is in no feature of an event before it came.
+    """
+
+    time: Time
+    """The time at which it happened."""
+    arrival: Moment | None = None
+    """The time at which the row arrived, if that is not the time at which it happened."""
+    delay_s: Annotated[Whole, Field(ge=0, le=315_360_000)] = 0
+    """Seconds that a row takes at least until features may see it, where no column says when it arrived."""
+
+
+class Entity(Table):
+    """A table of facts about users, items, …, joined to events by `key`."""
+
+    key: str
+    """The column that the events have too, by which a row is found."""
+    time: Time | None = None
+    """The moment from which a row holds, until the next one of its key: an event sees the newest row strictly before
+    it. Without a time the rows hold for all days."""
+
+    max_age_days: Annotated[Whole, Field(ge=0, le=366)] = 0
+    """The greatest age of a partition, where the path names a day's: a day without one reads the newest before, and
+    counts its age; with 0 such a day is refused."""
+
+
+class Days(Section):
+    """The days of the data.
+
+    On days on which clocks change a day has 23 or 25 hours. A time that the clock skips is read with the offset before
+    the change, one that it shows twice is the first.
+    """
+
+    first: Day
+    """The first day of the chain."""
+    last: Day | None = None
+    """The last day; without one, each new day belongs to the scenario."""
+    warm_up_from: Day | None = None
+    """An earlier day from which on the first day also ingests and learns everything, in one go."""
+    skip: tuple[Day, ...] = ()
+    """Days known to have no data, such as holidays, which the chain passes over."""
+    closed: tuple[Weekday, ...] = ()
+    """Days of the week without data, which the chain passes over: [sunday]."""
+    day_starts: ClockTime = "00:00"
+    """The time at which a day begins, on the clock of the events' zone: "07:00"."""
+
+    def passes_over(self, day: datetime.date) -> bool:
+        """Says if the chain has no such day between its first and its last."""
+        return day in self.skip or WEEKDAYS[day.weekday()] in self.closed
+
+
+class Data(Section):
+    """The logs and their folder."""
+
+    path: PathText
+    """The folder of the files; a command can name another one with --data."""
+    fetch: str | None = None
+    """The data set that `recloop fetch` brings to the folder."""
+    options: dict[str, AnyWhole | AnyNumber | str] = {}
+    """Settings of a data set that is generated."""
+    events: Events
+    """The log of what was shown."""
+    logs: dict[Name, Log] = {}
+    """Further logs, by a name that features give as their `source`."""
+    entities: dict[Name, Entity] = {}
+    """Tables of facts about users, items, …, by a name that expressions write before their columns."""
+    user: str
+    """The event column that identifies the user."""
+    item: str
+    """The event column that identifies the item."""
+    request: str | None = None
+    """The event column that names the request in which several items were shown together: rows of one day with the same
+    user and request. A row without it is in no request. The features of these rows are those known at the earliest of
+    their times, which is also their `event_time`; a request over two days is one request on each."""
+    days: Days
+    """The days of the data."""
+
+    def log(self, source: str | None) -> Events | Log:
+        """The log that a feature's `source` names."""
+        return self.events if source is None else self.logs[source]

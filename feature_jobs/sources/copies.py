@@ -1,0 +1,114 @@
+"""Typed copies of source files that hold many days and cannot be read in part.
+
+A day of a CSV or JSON lines file, or of a Parquet file whose times are text, costs a scan of the whole file. So where
+one process reads such a file for a second day, the scan is kept as Parquet, ordered by time; all later days read only
+their row groups of it. A process of one day makes no copy. Copies end with their process: only commits of the store may
+keep rows of users, because `forget` looks there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from feature_jobs.sources.source import Source
+
+_LEAST_BYTES = 2**22  # a smaller file is scanned in the time that its copy takes
+SETTLED_S = 10
+"""Seconds after its last change from which a file is copied. File systems note changes in steps of up to two seconds;
+within one step, a second change would leave size and times as they are, and the copy would be taken for current."""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Parquet files of one scan: `rows`, and `rejects`, the lines that are not rows."""
+
+    rows: Path
+    rejects: Path
+
+
+@dataclass(frozen=True)
+class Scan:
+    """All that decides the rows of a scan: the declared source, the file and its number among the source's, and the
+    state in which it was. `root` is the folder below which the names of folders are columns."""
+
+    source: Source
+    root: str
+    number: int
+    file: Path
+    state: tuple[int, ...]
+
+    @staticmethod
+    def of(source: Source, root: str, number: int, file: Path) -> Scan:
+        """A scan of the file as it is now."""
+        found = file.stat()
+        state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        return Scan(source, root, number, file, state)
+
+    @property
+    def key(self) -> tuple[str, Path]:
+        """Two sources may read one file."""
+        return self.source.place, self.file
+
+    @property
+    def is_current(self) -> bool:
+        """Says if the file is still as it was."""
+        return self == Scan.of(self.source, self.root, self.number, self.file)
+
+    @property
+    def is_worth_a_copy(self) -> bool:
+        """Says if the file is large, and has not changed just now."""
+        _, _, size, *changed_ns = self.state
+        return size >= _LEAST_BYTES and time.time() - max(changed_ns) / 1e9 > SETTLED_S
+
+
+class Copies:
+    """The copies of one process. `folder` gives the folder for their files; it is asked for when the first is made."""
+
+    def __init__(self, folder: Callable[[], Path]) -> None:
+        self._make_folder = folder
+        self._folder: Path | None = None
+        self._scans: dict[tuple[str, Path], Scan] = {}
+        self._copies: dict[tuple[str, Path], Copy | None] = {}
+        self._num_made = 0
+
+    def find(self, scan: Scan) -> Copy | None:
+        """The copy of an equal scan, if there is one; a copy of the file in another state is removed."""
+        copy = self._copies.get(scan.key)
+        if copy is not None and (self._scans[scan.key] != scan or not copy.rows.exists() or not copy.rejects.exists()):
+            self._remove(copy)
+            del self._copies[scan.key]
+            copy = None
+        return copy
+
+    def is_due(self, scan: Scan) -> bool:
+        """Says if a copy is to be made: an equal scan was asked for before, and it was not skipped or failed."""
+        known, self._scans[scan.key] = self._scans.get(scan.key), scan
+        if known != scan:
+            self._copies.pop(scan.key, None)
+        return known == scan and scan.key not in self._copies and scan.is_worth_a_copy
+
+    def skip(self, scan: Scan) -> None:
+        """Makes no copy of the file in this state."""
+        self._copies[scan.key] = None
+
+    def make(self, scan: Scan, write: Callable[[Copy], None]) -> Copy | None:
+        """Makes the copy by `write`; None where that fails, or where the file changed meanwhile."""
+        self.skip(scan)  # until it is there
+        self._folder = self._folder or self._make_folder()
+        self._num_made += 1
+        copy = Copy(*(self._folder / f"{self._num_made}-{name}.parquet" for name in ("rows", "rejects")))
+        try:
+            write(copy)
+            if scan.is_current:
+                self._copies[scan.key] = copy
+        finally:
+            if self._copies[scan.key] is None:
+                self._remove(copy)
+        return self._copies[scan.key]
+
+    def _remove(self, copy: Copy) -> None:
+        for file in (copy.rows, copy.rejects):
+            file.unlink(missing_ok=True)

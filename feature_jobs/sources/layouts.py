@@ -1,0 +1,181 @@
+"""The layout of a source file: SQL that scans it, and where it holds each declared column."""
+
+from __future__ import annotations
+
+import csv
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from feature_jobs.errors import BadInputError
+from feature_jobs.expressions.compiler import literal
+from feature_jobs.schema import Scenario
+from feature_jobs.sources.files import (
+    TextFile,
+    csv_header,
+    duckdb_path,
+    folder_values,
+    open_text,
+    refuse_repeated,
+    refuse_text,
+)
+from feature_jobs.sources.source import Source, did_you_mean, other_name_remedy
+
+_FIRST_LINES = 1_000
+_NO_TEXT = chr(1)  # separates no cells of a line of JSON, where such a character would be escaped
+
+
+@dataclass(frozen=True)
+class Layout:
+    """SQL that reads the declared columns of one file.
+
+    `scan` is SQL with `_row` and the columns that `raws` read; `raws` holds SQL of each raw value by the name in the
+    file, `types` its DuckDB type. A scan `by_line` also has `line`, a row's text, and `broken`, the reason why it has
+    no cells.
+    """
+
+    scan: str
+    raws: Mapping[str, str]
+    types: Mapping[str, str]
+    by_line: bool = False
+
+
+@dataclass(frozen=True)
+class Layouts:
+    """Finds the layouts of one source's files."""
+
+    connection: duckdb.DuckDBPyConnection
+    scenario: Scenario
+    source: Source
+
+    def of(self, file: Path) -> Layout:
+        """Builds the file's layout; folders such as country=DE above it are columns of text too.
+
+        Raises BadInputError where the file does not read as its format, or lacks a column that is not optional.
+        """
+        file_format = self.source.table.format
+        if file_format == "parquet":
+            layout = self._parquet(file)
+        else:
+            try:
+                text = open_text(file, file_format)
+                text.prove()
+                layout = self._csv(text) if file_format == "csv" else self._json_lines(text)
+            except (OSError, EOFError, UnicodeError, zlib.error, csv.Error) as error:
+                raise unreadable(self.scenario, self.source, file, error) from None
+        folders = {name: literal(value) for name, value in folder_values(file, Path(self.scenario.data.path)).items()}
+        more = {name: sql for name, sql in folders.items() if name not in layout.raws}
+        types = {**layout.types, **dict.fromkeys(more, "VARCHAR")}
+        layout = replace(layout, raws={**layout.raws, **more}, types=types)
+        self._check_columns(file, layout)
+        return layout
+
+    def _parquet(self, file: Path) -> Layout:
+        """Columns are aliased by position, as names of a Parquet file may differ in capitals only."""
+        try:
+            schema = pq.read_schema(file)
+            scan = f"read_parquet({duckdb_path(file)}, hive_partitioning = false, file_row_number = true)"
+            rows = self.connection.execute(f"DESCRIBE FROM {scan}").fetchall()[:-1]  # without file_row_number
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            refuse_text(file)
+            raise unreadable(self.scenario, self.source, file, error) from None
+        refuse_repeated(file, schema.names)
+        types = {
+            # DuckDB reads float16 as FLOAT, but it merges neighbouring integers far earlier: from 2049 on.
+            name: "HALF" if pa.types.is_float16(schema.field(i).type) else row[1]
+            for i, (name, row) in enumerate(zip(schema.names, rows, strict=True))
+        }
+        aliases = ", ".join([*(f"p{i}" for i in range(len(rows))), "_row"])
+        return Layout(
+            f"SELECT * FROM {scan} AS t({aliases})", {name: f"p{i}" for i, name in enumerate(schema.names)}, types
+        )
+
+    def _csv(self, text: TextFile) -> Layout:
+        delimiter = self.source.table.delimiter
+        if len(delimiter) != 1:
+            place = f"{self.scenario.file}: {self.source.place}.delimiter"
+            raise BadInputError(f"{place}: {delimiter!r} is not one character; write it as one, such as ','")
+        header = csv_header(text, delimiter)
+        scan = self._text_scan(
+            text, len(header), f"header = true, delim = {literal(delimiter)}, quote = '\"', escape = '\"'"
+        )
+        raws = {name: f"p{i}" for i, name in enumerate(header)}
+        return Layout(scan, raws, dict.fromkeys(header, "VARCHAR"))
+
+    def _json_lines(self, text: TextFile) -> Layout:
+        """Each line is read as text, so that large integers stay exact and a broken line is one row's reason."""
+        names = {column.source or name: column for name, column in self.source.columns.items()}
+        lines = self._text_scan(
+            text, 1, f"header = false, delim = {literal(_NO_TEXT)}, quote = '', escape = '', strict_mode = false"
+        )
+        scan = (
+            "SELECT *, CASE WHEN coalesce(json_type(json), '') <> 'OBJECT' THEN 'line: not a JSON object' END AS broken"
+            # One text that is not JSON would end the whole scan in a JSON function, so only valid ones reach them.
+            f" FROM (SELECT _row, p0 AS line, CASE WHEN json_valid(p0) THEN p0 END AS json FROM ({lines}) "
+            f"WHERE trim(coalesce(p0, '')) <> '')"
+        )
+        keys = {name: '$."' + name.replace('"', '\\"') + '"' for name in names}
+        raws = {name: f"json_extract_string(json, {literal(key)})" for name, key in keys.items()}
+        types = {
+            name: "JSON" if column.type.startswith("list") and not column.separator else "VARCHAR"
+            for name, column in names.items()
+        }
+        known = self._json_keys(scan, text.path, [c.source or name for name, c in self.source.columns.items()])
+        return Layout(scan, {name: raws.get(name, "NULL") for name in known}, types, by_line=True)
+
+    def _json_keys(self, scan: str, file: Path, wanted: list[str]) -> list[str]:
+        """Keys of the first lines; where a wanted one is not among them, of all lines."""
+        known: list[str] = []
+        for limit in (f"LIMIT {_FIRST_LINES}", ""):
+            keys = f"SELECT unnest(json_keys(json)) AS key FROM ({scan} {limit}) WHERE broken IS NULL"
+            rows = self.connection.execute(f"SELECT DISTINCT key FROM ({keys}) ORDER BY key").fetchall()
+            known = [row[0] for row in rows]
+            if known and set(wanted) <= set(known):
+                break
+        if not known:
+            raise BadInputError(f"{file}: not readable as jsonl: no line is a JSON object; bring the file again")
+        return known
+
+    def _text_scan(self, text: TextFile, num_columns: int, options: str) -> str:
+        """SQL of a CSV scan; columns are named by position, since names may be empty or differ in capitals only."""
+        columns = ", ".join(f"p{i}: 'VARCHAR'" for i in range(num_columns))
+        stored = f"compression = '{text.compression}', encoding = '{text.encoding}', hive_partitioning = false"
+        # row_number() follows the lines of the file, because DuckDB keeps the order of a scan.
+        rejects = "store_rejects = true, rejects_table = '_rejects', rejects_scan = '_scans'"
+        return (
+            f"SELECT *, row_number() OVER () - 1 AS _row FROM read_csv({duckdb_path(text.path)}, auto_detect = false, "
+            f"{options}, {stored}, columns = {{{columns}}}, {rejects})"
+        )
+
+    def _check_columns(self, file: Path, layout: Layout) -> None:
+        """Raises BadInputError for a declared column that the file lacks, unless it is optional."""
+        source = self.source
+        wanted = {c.source or name: name for name, c in source.columns.items() if not c.optional}
+        missing = [name for name in wanted if name not in layout.raws]
+        if not missing:
+            return
+        hint = did_you_mean(missing[0], layout.raws)
+        hint += "" if hint.endswith("?") else "."
+        same = [found for found in layout.raws if found.lower() == missing[0].lower()]
+        if same:
+            hint = f"the file writes it {same[0]!r}: add `from: {same[0]}` to the column."
+        if len(layout.raws) == 1 and source.table.format == "csv":
+            hint += f" Or is {source.place}.delimiter {source.table.delimiter!r} wrong?"
+        place = f"{self.scenario.file}: {source.place}.columns.{wanted[missing[0]]}"
+        raise BadInputError(
+            f"{file}: no column {missing[0]!r} ({place}); {hint} {other_name_remedy(source, wanted[missing[0]])}"
+        )
+
+
+def unreadable(scenario: Scenario, source: Source, file: Path, error: Exception) -> BadInputError:
+    """The error for a file that does not read as its format."""
+    what = str(error).splitlines()[0].replace(str(file), file.name)[:200]
+    return BadInputError(
+        f"{file}: not readable as {source.table.format} ({what}); copy it again, or correct "
+        f"{source.place}.format in {scenario.file}"
+    )
