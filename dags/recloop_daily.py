@@ -7,7 +7,7 @@ from airflow.sdk import DAG
 from dags.common import read_scenarios, scenario_dag, step_arguments, timetable_of
 from dags.step_operator import StepOperator
 from feature_jobs.schema import Scenario
-from tasks.steps import DAILY, upstream
+from tasks.steps import DAILY, daily_steps, upstream
 
 DOC = """
 {description}
@@ -33,7 +33,7 @@ def build(scenario: Scenario) -> DAG:
     """The scenario's daily DAG. Airflow registers DAGs that are created in a `with` block."""
     doc = DOC.format(description=scenario.description, dag_id=f"{scenario.name}_daily", scenario=scenario.name)
     with scenario_dag(scenario, "daily", timetable_of(scenario, scenario.schedule.daily, "first"), doc) as dag:
-        tasks = {step: StepOperator(task_id=step, **step_arguments(scenario, step)) for step in DAILY}
+        tasks = {step: StepOperator(task_id=step, **step_arguments(scenario, step)) for step in daily_steps(scenario)}
     for step, task in tasks.items():
         for before in direct_upstream(step):
             tasks[before] >> task

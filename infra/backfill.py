@@ -21,7 +21,7 @@ from feature_jobs.schema import Scenario
 from infra.airflow_api import AirflowApi, DagRun
 from infra.day_task import ENDED, Task, task_of
 from infra.waiting import PATIENCE_S, reasons
-from tasks.steps import DAILY
+from tasks.steps import DAILY, daily_steps
 
 POLL_S = 1.5
 PARSE_TIMEOUT_S = 120.0
@@ -145,10 +145,11 @@ class Backfill:
 
     def _table(self, waits: Sequence[str]) -> Table:
         caption = "\n".join(f"waiting: {wait}" for wait in waits)
-        table = Table("day", *DAILY, title=self.dag_id, caption=caption, box=box.SIMPLE_HEAD, padding=0)
+        steps = daily_steps(self.scenario)
+        table = Table("day", *steps, title=self.dag_id, caption=caption, box=box.SIMPLE_HEAD, padding=0)
         for ds in self.days:
             tasks = {task.step: task.text for task in self._tasks.get(ds, [])}
-            table.add_row(ds, *(tasks.get(step, Text("·", "dim")) for step in DAILY))
+            table.add_row(ds, *(tasks.get(step, Text("·", "dim")) for step in steps))
         return table
 
     def _all(self) -> list[Task]:

@@ -186,6 +186,10 @@ class Step:
         """First paragraph of the function's docstring."""
         return (inspect.getdoc(self.function) or "").split("\n\n")[0]
 
+    def has_work(self, scenario: Scenario) -> bool:
+        """Says if the scenario has the value that the step needs."""
+        return self.needs is None or bool(value_at(scenario.model_dump(by_alias=True), self.needs))
+
     def is_partial(self, options: Mapping[str, Any]) -> bool:
         """Says if a run with these options commits nothing."""
         return any(self.options[name].partial for name in options)
@@ -220,6 +224,13 @@ class DayConfig:
     progress: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     resume: Path | None = None
+
+
+def value_at(document: Any, path: str) -> Any:
+    """The value at a dotted config path; None where the document has none."""
+    for part in path.split("."):
+        document = document.get(part) if isinstance(document, dict) else None
+    return document
 
 
 def step(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from feature_jobs.schema import Scenario
 from tasks.contract import Step
 from tasks.deploy import deploy
 from tasks.evaluate import evaluate
 from tasks.ingest import ingest
 from tasks.join import join
+from tasks.materialize import materialize
 from tasks.quantize import quantize
 from tasks.register import register
 from tasks.summarize import summarize
@@ -16,10 +18,16 @@ from tasks.validate import validate
 
 STEPS: dict[str, Step] = {
     function.__name__: function.step  # type: ignore[attr-defined]
-    for function in (ingest, summarize, join, validate, train, evaluate, tune, quantize, register, deploy)
+    for function in (ingest, summarize, join, materialize, validate, train, evaluate, tune, quantize, register, deploy)
 }
 DAILY: tuple[str, ...] = tuple(name for name, declared in STEPS.items() if declared.daily)
+"""All daily steps; a scenario has those of `daily_steps`."""
 WRITERS: dict[str, str] = {declared.writes: name for name, declared in STEPS.items()}
+
+
+def daily_steps(scenario: Scenario) -> tuple[str, ...]:
+    """The steps of each day of a scenario."""
+    return tuple(name for name in DAILY if STEPS[name].has_work(scenario))
 
 
 def writer_of(declared: Step, argument: str) -> str:

@@ -44,6 +44,10 @@ class Columns:
         self.num_rows = num_rows
         self._vectors: dict[str, Vector] = {}
 
+    def add(self, name: str, array: pa.Array) -> None:
+        """One more column."""
+        self.arrays[name] = _usual(array)
+
     def vector(self, name: str) -> Vector:
         """A column as numpy or Arrow array, by its kind."""
         if name not in self._vectors:

@@ -43,6 +43,8 @@ from feature_jobs.windows.tallies import Distinct, Quantile, steps_of
 ROW = "key.row"
 """Column of a run: the event's position in its day."""
 DAY_US = 86_400_000_000
+NEWEST = "newest"
+"""The role of the operation that the audit looks at."""
 DECIMALS = 4
 """Decimal places of a number that may have a fraction, where the feature does not say."""
 
@@ -60,6 +62,12 @@ class Aggregation:
     columns: tuple[PastColumn, ...]
     operations: Mapping[str, Operation]
     decimals: int
+
+    @property
+    def of_values(self) -> dict[str, Operation]:
+        """The operations that its values are made of: without the newest source, if only the audit looks at it."""
+        needs_newest = isinstance(self.feature, RecencyFeature)
+        return {role: op for role, op in self.operations.items() if needs_newest or role != NEWEST}
 
 
 @dataclass(frozen=True)
@@ -210,7 +218,7 @@ def _operations(feature: Trailing, names: Mapping[str, str]) -> dict[str, Operat
     """Operations of a feature by role; `names` are those of its columns by role."""
     where, of = names.get("seen"), names.get("values", "")
     # The newest event behind each value, also where the feature does not need it: the audit looks at it.
-    found: dict[str, Operation] = {"newest": Newest(where=where)}
+    found: dict[str, Operation] = {NEWEST: Newest(where=where)}
     match feature:
         case SequenceFeature(length=length):
             found["last"] = Listed(where=where, of=(of,) if of else (), length=length)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +142,12 @@ def carry_entities(
             tile: TileFacts = {"holder": ds, "digest": digest, "place": place_in_file, "rows": added[name].num_rows}
             carried[name]["tiles"].append(tile)
     return carried
+
+
+def newest_rows(entities: Mapping[str, EntityFacts], folders: Mapping[str, Path]) -> dict[str, Newest]:
+    """The newest row of each key at the day's end, by entity; entities without rows are left out."""
+    tiles = {name: [_read(tile, folders) for tile in facts["tiles"]] for name, facts in entities.items()}
+    return {name: reduce(Newest.then, found) for name, found in tiles.items() if found}
 
 
 def added_rows(entities: Mapping[str, EntityFacts], ds: str, output: Path) -> Iterator[tuple[str, pa.Table]]:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from feature_jobs.errors import BadInputError
-from feature_jobs.joins.aggregations import Aggregation
+from feature_jobs.joins.aggregations import NEWEST, Aggregation
 from feature_jobs.joins.audit import NO_SOURCE
-from feature_jobs.joins.day_events import DayEvents
 from feature_jobs.schema import (
     CountFeature,
     PercentileFeature,
     RateFeature,
     RecencyFeature,
+    Scenario,
     SequenceFeature,
     StatisticFeature,
     TopFeature,
@@ -29,18 +29,29 @@ from feature_jobs.windows.rows import Summary
 _HASHES = 2.0**64
 
 
+class Asking(Protocol):
+    """The rows that features are computed for: the events of a day, or the rows of a request."""
+
+    scenario: Scenario
+    known_at: Ints
+    """The time before which the features of each row were known, in µs."""
+
+    def entity_lists(self, name: str) -> tuple[pa.Array, Ints]:
+        """A column of an entity, and the entity row that each row sees (-1: none)."""
+
+
 def feature_values(
-    log: DayEvents, name: str, aggregation: Aggregation, found: Mapping[str, Summary], has_key: Bools
+    asking: Asking, name: str, aggregation: Aggregation, found: Mapping[str, Summary], has_key: Bools
 ) -> pa.Array:
-    """A feature's values, one for each of the day's events; `found` by the role of an operation."""
-    newest = np.asarray(found["newest"]["time"])
+    """A feature's values, one for each asking row; `found` by the role of an operation."""
     match aggregation.feature:
         case CountFeature():
             # Without a key the count is unknown, which is not the 0 of a key that never came before.
             values = _doubles(found["count"]["num"], has_key)
         case RecencyFeature():
+            newest = np.asarray(found[NEWEST]["time"])
             seen = newest != NO_SOURCE
-            values = _doubles((log.known_at - np.where(seen, newest, 0)) / 1e6, seen)  # from microseconds to seconds
+            values = _doubles((asking.known_at - np.where(seen, newest, 0)) / 1e6, seen)  # from microseconds to seconds
         case RateFeature(prior=prior, prior_weight=weight):
             held, num = np.asarray(found["held"]["num"]), np.asarray(found["count"]["num"])
             values = _doubles((held + prior * weight) / (num + weight), has_key)
@@ -55,7 +66,7 @@ def feature_values(
         case TopFeature():
             values = _listed(found["frequent"])
         case SequenceFeature() as feature:
-            values = _sequence(log, f"{log.scenario.file}: features.{name}", feature, found["last"])
+            values = _sequence(asking, f"{asking.scenario.file}: features.{name}", feature, found["last"])
         case other:
             raise AssertionError(other)
     return values
@@ -110,11 +121,11 @@ def _first_of(lists: pa.ListArray) -> pa.Array:
     return lists.values.take(pa.array(begin, mask=begin < 0))
 
 
-def _sequence(log: DayEvents, place: str, feature: SequenceFeature, found: Summary) -> pa.Array:
-    lists = _steps_ago(log.known_at, found["time"]) if len(found) == 1 else _listed(found)
+def _sequence(asking: Asking, place: str, feature: SequenceFeature, found: Summary) -> pa.Array:
+    lists = _steps_ago(asking.known_at, found["time"]) if len(found) == 1 else _listed(found)
     if not feature.history:
         return lists
-    history, rows = log.entity_lists(feature.history)
+    history, rows = asking.entity_lists(feature.history)
     if history.type != pa.list_(lists.type.value_type):
         wanted = "int" if pa.types.is_int64(lists.type.value_type) else "string"
         raise BadInputError(
@@ -137,6 +148,9 @@ def _continued(lists: pa.ListArray, history: pa.ListArray, rows: Ints, length: i
     """Lists, newest first, that go on with the end of `history[rows]` (oldest first; -1: none) up to `length`."""
     if not len(history):
         return lists
+    if len(rows) < len(history):  # so that few rows do not copy the history of all
+        history = history.take(pa.array(np.maximum(rows, 0)))
+        rows = np.where(rows >= 0, np.arange(len(rows)), -1)
     taken = np.diff(np.asarray(lists.offsets)).astype(np.int64)
     offsets = np.asarray(history.offsets).astype(np.int64)
     listed = np.where(np.asarray(history.is_valid()), np.diff(offsets), 0)

@@ -40,7 +40,7 @@ from feature_jobs.joins.rules import (
 from feature_jobs.joins.same_row import SameRowFeatures
 from feature_jobs.joins.summaries import INDEX_FILE, Summaries, parse_index
 from feature_jobs.joins.summarize import summarize_events
-from feature_jobs.joins.trailing import trailing_columns
+from feature_jobs.joins.trailing import PastOfDay, TrailingFeatures
 from feature_jobs.joins.values import condition, is_numeric
 from feature_jobs.schema import Scenario, SequenceFeature
 from feature_jobs.schema.days import check_day, history_days, trailing_days
@@ -94,7 +94,8 @@ def join_day(
     names = set().union(*map(columns_of, _expressions(scenario)))
     log = DayEvents(scenario, ds, events, names, entities=(seen or summaries) / FOLDER)
     columns = SameRowFeatures(scenario).columns(log.evaluate)
-    trailing, source_times, delays = trailing_columns(log, Summaries(index, {**past, ds: summaries}))
+    past_rows = PastOfDay(log, Summaries(index, {**past, ds: summaries}))
+    trailing, source_times, delays = TrailingFeatures(scenario).columns(log, past_rows)
     columns |= trailing
     columns |= RequestFeatures(scenario).columns(partial(log.evaluate, extra=columns), columns, log.requests)
     place = f"{scenario.file}: {ds}"

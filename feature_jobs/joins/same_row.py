@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import pyarrow as pa
 
@@ -16,10 +16,12 @@ from feature_jobs.sources.source import time_columns
 
 
 class SameRowFeatures:
-    """The scenario's features of kind id, ids, cross, number and vector, read once for all days and requests."""
+    """The scenario's features of kind id, ids, cross, number and vector, read once for all days and requests; with
+    `names` these of them."""
 
-    def __init__(self, scenario: Scenario) -> None:
-        self._features = same_row_features(scenario)
+    def __init__(self, scenario: Scenario, names: Collection[str] | None = None) -> None:
+        found = same_row_features(scenario)
+        self._features = {name: one for name, one in found.items() if names is None or name in names}
         self._places = {name: own_expressions(name, feature) for name, feature in self._features.items()}
         self._expressions = {place: e for of_feature in self._places.values() for place, e in of_feature.items()}
         self._file = scenario.file

@@ -1,65 +1,135 @@
-"""Trailing features of a day's events, from the summaries of the days before and of the day itself."""
+"""Trailing features: one code for the events of a day and for the rows of a request."""
 
 from __future__ import annotations
 
 import functools
 from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from feature_jobs.joins.aggregations import ROW, Aggregation, KeySet, aggregations, key_sets, name_of, operation_name
+from feature_jobs.joins.aggregations import (
+    NEWEST,
+    ROW,
+    Aggregation,
+    KeySet,
+    aggregations,
+    key_sets,
+    name_of,
+    operation_name,
+)
 from feature_jobs.joins.day_events import DayEvents
-from feature_jobs.joins.feature_values import feature_values
+from feature_jobs.joins.feature_values import Asking, feature_values
 from feature_jobs.joins.summaries import Summaries, ordinal_of
 from feature_jobs.joins.values import key_column
-from feature_jobs.windows.days import Window
+from feature_jobs.schema import Scenario
+from feature_jobs.windows.days import Pieces, TileId, Window
 from feature_jobs.windows.keys import Groups, Ints, group_rows, keys_of
+from feature_jobs.windows.operations import Operation
 from feature_jobs.windows.query import Asked, aggregate
 from feature_jobs.windows.runs import Run
+from feature_jobs.windows.tiles import Tile
 
 
-def trailing_columns(
-    log: DayEvents, summaries: Summaries
-) -> tuple[dict[str, pa.Array], dict[str, Ints], dict[str, int]]:
-    """Columns of trailing features, the newest source time behind each value, and the least age of each source (µs)."""
-    grouped: dict[str, dict[Window, dict[str, Aggregation]]] = defaultdict(lambda: defaultdict(dict))
-    sets = {one.name: one for one in key_sets(log.scenario)}
-    for name, aggregation in aggregations(log.scenario).items():
-        grouped[name_of(aggregation.source, aggregation.key)][aggregation.window][name] = aggregation
-    columns, sources, delays = {}, {}, {}
-    ordinal = ordinal_of(log.ds)
-    for key, by_window in grouped.items():
-        # Each once for all windows of the key; dropped with it.
-        run = functools.cache(functools.partial(summaries.run, key))
-        tile = functools.cache(functools.partial(summaries.tile, key))
-        asked = _asked(log, sets[key], run(ordinal))
-        for window, wanted in by_window.items():
-            operations = {operation_name(op): op for one in wanted.values() for op in one.operations.values()}
-            pieces = window.pieces(summaries.partitions, ordinal, sets[key].max_level)
-            found = aggregate(
-                asked,
-                window,
-                pieces,
-                operations=operations,
-                stored={name: operation_name(operation.stored) for name, operation in operations.items()},
-                runs={day: run(day) for day in (*pieces.old, *pieces.new)},
-                tiles={one: tile(one) for one in pieces.tiles},
-            )
-            for name, aggregation in wanted.items():
-                of_feature = {role: found[operation_name(op)] for role, op in aggregation.operations.items()}
-                sources[name] = np.asarray(of_feature["newest"]["time"])
-                columns[name] = feature_values(log, name, aggregation, of_feature, asked.codes_N >= 0)
-                delays[name] = window.delay_us
-    # In the order of the scenario, so that the audit names its first feature.
-    return columns, {name: sources[name] for name in log.scenario.features if name in sources}, delays
+class Past(Protocol):
+    """The rows before those that ask."""
+
+    def asked(self, one: KeySet) -> Asked:
+        """The rows that ask, by key."""
+
+    def parts(self, one: KeySet, window: Window) -> tuple[Pieces, Mapping[int, Run], Mapping[TileId, Tile]]:
+        """The content of a window, for the keys that ask."""
 
 
-def _asked(log: DayEvents, one: KeySet, run: Run) -> Asked:
-    """The day's events by key; `run` is that of the day."""
-    if one.source is None:  # which has the events sorted already
-        return Asked(Groups(run.keys, np.asarray(run.rows.columns[ROW]), run.offsets), log.known_at)
-    places = {f"{log.scenario.file}: key of {one.name}: {text}": text for text in one.key}
-    values = log.evaluate(places)
-    keys = [key_column(values[place], place) for place in places]
-    return Asked(group_rows(*keys_of(keys)), log.known_at)
+@dataclass(frozen=True)
+class _Wanted:
+    """The aggregations of a window, and all their operations with the names of those that tiles hold."""
+
+    aggregations: dict[str, Aggregation]
+    operations: dict[str, Operation]
+    stored: dict[str, str]
+
+
+class TrailingFeatures:
+    """The scenario's trailing features, read once for all days and requests; with `names` these of them.
+
+    `audited`: the newest source time behind each value is found too.
+    """
+
+    def __init__(self, scenario: Scenario, names: Collection[str] | None = None, *, audited: bool = True) -> None:
+        by_window: dict[tuple[str, Window], dict[str, Aggregation]] = defaultdict(dict)
+        for name, one in aggregations(scenario).items():
+            if names is None or name in names:
+                by_window[name_of(one.source, one.key), one.window][name] = one
+        sets = {one.name: one for one in key_sets(scenario)}
+        self._wanted: dict[str, tuple[KeySet, dict[Window, _Wanted]]] = {}
+        for (key, window), found in by_window.items():
+            roles = [one.operations if audited else one.of_values for one in found.values()]
+            operations = {operation_name(op): op for each in roles for op in each.values()}
+            stored = {name: operation_name(operation.stored) for name, operation in operations.items()}
+            self._wanted.setdefault(key, (sets[key], {}))[1][window] = _Wanted(found, operations, stored)
+        self._order, self._audited = tuple(scenario.features), audited
+
+    @property
+    def key_sets(self) -> list[KeySet]:
+        """The key sets that they read."""
+        return [one for one, _ in self._wanted.values()]
+
+    def columns(self, asking: Asking, past: Past) -> tuple[dict[str, pa.Array], dict[str, Ints], dict[str, int]]:
+        """Their columns, the newest source time behind each value, and the least age of each source (µs)."""
+        columns, sources, delays = {}, {}, {}
+        for one, by_window in self._wanted.values():
+            asked = past.asked(one)
+            for window, wanted in by_window.items():
+                pieces, runs, tiles = past.parts(one, window)
+                found = aggregate(
+                    asked,
+                    window,
+                    pieces,
+                    operations=wanted.operations,
+                    stored=wanted.stored,
+                    runs=runs,
+                    tiles=tiles,
+                )
+                for name, aggregation in wanted.aggregations.items():
+                    roles = aggregation.operations if self._audited else aggregation.of_values
+                    of_feature = {role: found[operation_name(op)] for role, op in roles.items()}
+                    if self._audited:
+                        sources[name] = np.asarray(of_feature[NEWEST]["time"])
+                    columns[name] = feature_values(asking, name, aggregation, of_feature, asked.codes_N >= 0)
+                    delays[name] = window.delay_us
+        # In the order of the scenario, so that the audit names its first feature.
+        return columns, {name: sources[name] for name in self._order if name in sources}, delays
+
+
+class PastOfDay:
+    """The past of a day's events, from the summaries of the days before and of the day itself."""
+
+    def __init__(self, log: DayEvents, summaries: Summaries) -> None:
+        self._log, self._summaries = log, summaries
+        self._ordinal = ordinal_of(log.ds)
+        # Each once for all windows of a key set, which come one after the other.
+        self._run = functools.lru_cache(maxsize=None)(summaries.run)
+        self._tile = functools.lru_cache(maxsize=None)(summaries.tile)
+
+    def asked(self, one: KeySet) -> Asked:
+        """The day's events by key."""
+        log = self._log
+        self._run.cache_clear()  # the blocks of the key set before are not needed again
+        self._tile.cache_clear()
+        if one.source is None:  # whose run has the events sorted already
+            run = self._run(one.name, self._ordinal)
+            return Asked(Groups(run.keys, np.asarray(run.rows.columns[ROW]), run.offsets), log.known_at)
+        places = {f"{log.scenario.file}: key of {one.name}: {text}": text for text in one.key}
+        values = log.evaluate(places)
+        keys = [key_column(values[place], place) for place in places]
+        return Asked(group_rows(*keys_of(keys)), log.known_at)
+
+    def parts(self, one: KeySet, window: Window) -> tuple[Pieces, Mapping[int, Run], Mapping[TileId, Tile]]:
+        """The days that the windows cut, and the tiles of those between."""
+        pieces = window.pieces(self._summaries.partitions, self._ordinal, one.max_level)
+        runs = {day: self._run(one.name, day) for day in (*pieces.old, *pieces.new)}
+        return pieces, runs, {tile: self._tile(one.name, tile) for tile in pieces.tiles}

@@ -92,6 +92,15 @@ class Store(Section):
     Without it, all are kept."""
 
 
+class Online(Section):
+    """The online store of features. With this section the daily DAG has the step `materialize`, which loads the state
+    at each day's end into the store, and a server computes the features of requests from it."""
+
+    store: str
+    """A folder, relative to the scenario file, in which RocksDB keeps the state; or redis://HOST:PORT/DB. The password
+    of a server is in the environment variable RECLOOP_ONLINE_PASSWORD."""
+
+
 class Scenario(Section):
     """One recommender. Each part has a section of its own."""
 
@@ -131,6 +140,8 @@ class Scenario(Section):
     """The times at which Airflow runs."""
     store: Store = Store()
     """The files that are kept."""
+    online: Online | None = None
+    """The online store of features; without it nothing is loaded."""
 
     @property
     def tasks(self) -> tuple[str, ...]:

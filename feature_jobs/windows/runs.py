@@ -36,7 +36,7 @@ class Run:
 
     def ranges(self, positions_A: Ints, low_A: Ints, high_A: Ints) -> tuple[Ints, Ints]:
         """For each of A askers the range of rows with the times [low, high), of the key at its position (-1: none)."""
-        if not len(self.keys):
+        if not len(self.rows.times):
             nothing = np.zeros(len(positions_A), np.int64)
             return nothing, nothing
         low = self._first_from(positions_A, low_A)

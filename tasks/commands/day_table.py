@@ -13,7 +13,7 @@ from rich.text import Text
 from feature_jobs.schema import Scenario
 from tasks.commands.summary import day_facts
 from tasks.deploy import HELD
-from tasks.steps import DAILY
+from tasks.steps import daily_steps
 
 if TYPE_CHECKING:
     from tasks.store.scenario_store import ScenarioStore
@@ -30,7 +30,7 @@ def table_of(scenario: Scenario, days: Sequence[Mapping[str, Any]]) -> Renderabl
     """The same from facts that are read already, one `day_facts` for each day."""
     reasons = [_reason(day) for day in days if day["gate"] not in (None, PROMOTED)]
     lines = [Text(line, no_wrap=True, overflow="ignore") for line in reasons]  # a wrapped command can't be copied
-    return Group(_quality(days), Text(_legend(scenario)), *lines, _seconds(days))
+    return Group(_quality(days), Text(_legend(scenario)), *lines, _seconds(days, daily_steps(scenario)))
 
 
 def _quality(days: Sequence[Mapping[str, Any]]) -> Table:
@@ -75,12 +75,13 @@ def _legend(scenario: Scenario) -> str:
     )
 
 
-def _seconds(days: Sequence[Mapping[str, Any]]) -> Table:
-    table = _plain("seconds", *DAILY)
+def _seconds(days: Sequence[Mapping[str, Any]], steps: Sequence[str]) -> Table:
+    # Long names on two lines, or the table would be wider than a terminal.
+    table = _plain("seconds", *(name if len(name) < 8 else f"{name[:5]}-\n{name[5:]}" for name in steps))
     for day in days:
         taken = day["seconds"]
-        # Without the year, which is in the table above: all steps fit into 80 columns.
-        table.add_row(day["ds"][5:], *(f"{taken[step]:.1f}" if step in taken else "-" for step in DAILY))
+        # Without the year, which is in the table above.
+        table.add_row(day["ds"][5:], *(f"{taken[step]:.1f}" if step in taken else "-" for step in steps))
     return table
 
 

@@ -17,7 +17,7 @@ from tasks.commands.common import Commands, Context, errors_as_json, execution_o
 from tasks.run.launchers import Launcher
 from tasks.run.modes import launcher_of
 from tasks.run.runner import Outcome
-from tasks.steps import DAILY, STEPS, WRITERS
+from tasks.steps import DAILY, STEPS, WRITERS, daily_steps
 
 NEEDED_NEXT_DAY = DAILY[: DAILY.index(WRITERS["checkpoint"]) + 1]
 """Steps without which the next day can't learn."""
@@ -129,7 +129,8 @@ def run_days(context: Context, days: list[str], launcher: Launcher | None = None
     from tasks.run.runner import run_step
 
     ended = RunEnd()
-    steps = DAILY[: DAILY.index(until) + 1] if until else DAILY
+    last = DAILY.index(until) if until else len(DAILY)
+    steps = [name for name in daily_steps(context.scenario) if DAILY.index(name) <= last]
     # Before the first step, so that a day that can't be learned yet leaves nothing in the store.
     if days and (blocked := blocked_step(steps, context.scenario, days[0], context.store)):
         return replace(ended, error=blocked.error, stopped_at=(days[0], blocked.step))

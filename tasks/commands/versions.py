@@ -12,7 +12,7 @@ from tasks.commands import arguments
 from tasks.commands.common import Context, main, with_context
 from tasks.commands.days import day_options, scenario_days
 from tasks.commands.text_table import number, table
-from tasks.steps import DAILY, STEPS, WRITERS
+from tasks.steps import DAILY, STEPS, WRITERS, daily_steps
 
 if TYPE_CHECKING:
     from tasks.store.scenario_store import Commit, ScenarioStore
@@ -45,7 +45,7 @@ def status(context: Context, repair: bool) -> None:
         "scenario": scenario.name,
         "store": store.url,
         "generation": store.generation,
-        "days": {day: {name: states.get((day, name), "-") for name in DAILY} for day in days},
+        "days": {day: {name: states.get((day, name), "-") for name in daily_steps(scenario)} for day in days},
         "auc": dict(zip(days, store.objects.each(lambda day: parent_auc(scenario, store, day), days), strict=True)),
         "chain_head": vars(link) if link else None,
         "not_shown": [{"ds": c.ds, "step": c.step, "generation": c.generation} for c in not_shown(store)],

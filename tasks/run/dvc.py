@@ -19,10 +19,10 @@ from ruamel.yaml import YAML
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import trailing_days
 from feature_jobs.schema.yaml_file import read_yaml
-from tasks.contract import Step
+from tasks.contract import Step, value_at
 from tasks.run.inputs import window_of
-from tasks.run.runner import has_work, output_name_of, value_at
-from tasks.steps import DAILY, STEPS, WRITERS, writer_of
+from tasks.run.runner import output_name_of
+from tasks.steps import DAILY, STEPS, WRITERS, daily_steps, writer_of
 from tasks.store.source_digest import step_files
 
 STORE = ".recloop/dvc"
@@ -50,17 +50,18 @@ def render(scenario: Scenario, file: Path, days: list[str]) -> str:
             # Or DVC deletes the download first.
             "outs": [{_relative(Path(scenario.data.path), file): {"persist": True}}],
         }
-    read = {name: _read(scenario, STEPS[name], DAY, BEFORE) for name in DAILY}
+    daily = daily_steps(scenario)
+    read = {name: _read(scenario, STEPS[name], DAY, BEFORE) for name in daily}
     steps = sorted({path.removeprefix(f"{BEFORE}/") for paths in read.values() for path in paths if BEFORE in path})
     # With a file in each, because DVC does not keep empty folders.
     command = f"for step in {' '.join(steps)}; do mkdir -p {GENESIS}/$step && touch {GENESIS}/$step/empty; done"
     stages["genesis"] = {"cmd": command, "outs": [GENESIS]}
-    for name in DAILY:
+    for name in daily:
         stage = _stage(STEPS[name], scenario, file, DAY, read[name])
         stages[name] = {"foreach": "${days}", "do": stage}
     for name, declared in STEPS.items():
         # A step that is not daily, such as a search, needs days before it; it runs once, on the last.
-        if len(days) > 1 and not declared.daily and has_work(declared, scenario):
+        if len(days) > 1 and not declared.daily and declared.has_work(scenario):
             paths = _read(scenario, declared, days[-1], before[-2])
             stages[name] = _stage(declared, scenario, file, days[-1], paths)
     reported = [WRITERS[output] for output in REPORTED]

@@ -16,7 +16,7 @@ from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import check_day, previous_day
 from tasks.contract import DayConfig, Table
 from tasks.run.reuse import refuse_rows_left_out
-from tasks.steps import DAILY, STEPS, WRITERS, upstream
+from tasks.steps import DAILY, STEPS, WRITERS, daily_steps, upstream
 from tasks.store.scenario_store import Commit, ScenarioStore
 from tasks.store.source_digest import code_digest
 
@@ -62,7 +62,7 @@ def plan_days(scenario: Scenario, store: ScenarioStore, days: list[str]) -> list
     planned: set[str] = set()
     for ds in days:
         check_day(scenario, ds)
-        steps = {name: _state(name, scenario, ds, store, planned) for name in DAILY}
+        steps = {name: _state(name, scenario, ds, store, planned) for name in daily_steps(scenario)}
         plans.append(DayPlan(ds, store.generation_of(ds), steps))
         planned.add(ds)
     return plans
@@ -153,7 +153,7 @@ def plan_table(plans: list[DayPlan], options: str) -> str:
             if step.state != "run" and step.why:
                 by_reason.setdefault(step.why, []).append(name)
                 changed += [day.ds] if step.state == "done" else []
-        reasons += [f"{day.ds} {_named(names)}: {why}" for why, names in by_reason.items()]
+        reasons += [f"{day.ds} {_named(names, len(day.steps))}: {why}" for why, names in by_reason.items()]
     if changed:
         reasons.append(f"to make these days again: recloop chain replay {options} --from {min(changed)}")
     to_run = sum(step.state == "run" for day in plans for step in day.steps.values())
@@ -164,15 +164,15 @@ def in_words(states: Mapping[str, str]) -> str:
     """The states of a day's steps in few words: `done: ingest to train; blocked: evaluate`."""
     # A column for each step would be wider than a terminal.
     parts = [(state, [*names]) for state, names in itertools.groupby(states, key=states.__getitem__)]
-    return "; ".join(f"{STATES.get(state, state)}: {_span(names)}" for state, names in parts)
+    return "; ".join(f"{STATES.get(state, state)}: {_span(names, len(states))}" for state, names in parts)
 
 
-def _span(steps: list[str]) -> str:
-    return f"{steps[0]} to {steps[-1]}" if 1 < len(steps) < len(DAILY) else _named(steps)
+def _span(steps: list[str], num_all: int) -> str:
+    return f"{steps[0]} to {steps[-1]}" if 1 < len(steps) < num_all else _named(steps, num_all)
 
 
-def _named(steps: list[str]) -> str:
-    return "all steps" if len(steps) == len(DAILY) else ", ".join(steps)
+def _named(steps: list[str], num_all: int) -> str:
+    return "all steps" if len(steps) == num_all else ", ".join(steps)
 
 
 class Parent(TypedDict):

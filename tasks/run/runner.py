@@ -24,7 +24,7 @@ from feature_jobs.errors import (
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import check_day
 from models.distributed.nodes import Nodes
-from tasks.contract import DayConfig, Metrics, Step
+from tasks.contract import DayConfig, Metrics, Step, value_at
 from tasks.run.inputs import Found, flat, resolve_inputs
 from tasks.run.launchers import Call, Folder, InProcess, Launcher, Ran
 from tasks.run.registry import require_one_registry
@@ -315,18 +315,6 @@ def settings_of(scenario: Scenario, declared: Step) -> dict[str, Any]:
     # Without the path, so that equal logs at two places give equal digests.
     document["data"] = {key: value for key, value in document["data"].items() if key != "path"}
     return {path: value_at(document, path) for path in declared.config}
-
-
-def has_work(declared: Step, scenario: Scenario) -> bool:
-    """Says if the scenario has the value that the step needs."""
-    return declared.needs is None or bool(value_at(scenario.model_dump(by_alias=True), declared.needs))
-
-
-def value_at(document: Any, path: str) -> Any:
-    """The value at a dotted config path; None where the document has none."""
-    for part in path.split("."):
-        document = document.get(part) if isinstance(document, dict) else None
-    return document
 
 
 def _already_done(standing: Commit) -> Outcome:

@@ -1,0 +1,209 @@
+"""Materialize: the state at a day's end for the requests after it, as files, and from these into an online store.
+
+online/state.json        the times that it serves, and what the values of each key set hold
+online/keys.blocks       by key set its keys, ascending, with their values
+online/entities.blocks   by entity the newest row of each key, ascending; read in place
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from typing_extensions import TypedDict
+
+from feature_jobs.control_records import read_record
+from feature_jobs.errors import BadInputError
+from feature_jobs.joins.aggregations import key_sets
+from feature_jobs.joins.entities import Newest, newest_rows
+from feature_jobs.joins.rules import summarized_expressions
+from feature_jobs.joins.summaries import INDEX_FILE, ReadFile, Summaries, is_enough, parse_index
+from feature_jobs.joins.values import key_column
+from feature_jobs.online.past import records_of
+from feature_jobs.online.request import OnlineFacts, OnlineRows, RequestPath
+from feature_jobs.online.state import KeySetState, days_of_state, state_of_keys
+from feature_jobs.online.store import OnlineStore, Pairs, State, store_keys
+from feature_jobs.schema import Scenario
+from feature_jobs.schema.base import DayName
+from feature_jobs.schema.days import day_window, parse_ds
+from feature_jobs.windows.blocks import Place, digest_of_blocks, read_block, write_blocks
+from feature_jobs.windows.keys import Ints, group_rows, keys_of
+from feature_jobs.windows.runs import key_columns, keys_from, run_of
+
+STATE_FILE, KEYS_FILE, ENTITIES_FILE = "state.json", "keys.blocks", "entities.blocks"
+DAYS_SERVED = 2
+"""A state serves the requests of so many days after its own: if the next day's is late, they still have features."""
+_REMEDY = "materialize the day again"
+_AT_ONCE = 50_000
+
+
+class StateFacts(TypedDict):
+    """state.json. `places` and `entities` are the blocks of key sets and of entities; `digests` those of both files."""
+
+    ds: DayName
+    begin: int
+    end: int
+    days: list[DayName]
+    key_sets: dict[str, KeySetState]
+    places: dict[str, Place]
+    entities: dict[str, Place]
+    digests: dict[str, str]
+
+
+class OnlineReport(TypedDict):
+    """Report of a day: keys by key set, rows by entity, bytes."""
+
+    keys: dict[str, int]
+    entities: dict[str, int]
+    bytes: int
+
+
+def served(scenario: Scenario, ds: str) -> tuple[list[str], int, int]:
+    """The days whose requests a state serves, and their times [begin, end) in µs."""
+    first = parse_ds(ds)
+    days = [(first + datetime.timedelta(days=after)).isoformat() for after in range(1, DAYS_SERVED + 1)]
+    return days, day_window(scenario, ds)[1], day_window(scenario, days[-1])[1]
+
+
+def days_to_materialize(scenario: Scenario, ds: str, read: ReadFile) -> list[str]:
+    """Earlier days whose summaries the windows of a state need. `read` reads a file of the day's own output.
+
+    Raises BadInputError where the day was summarized for other features.
+    """
+    data = read(INDEX_FILE)
+    if data is None:
+        return []
+    index = parse_index(data, INDEX_FILE)
+    if not is_enough(scenario, index):
+        raise BadInputError(
+            f"{scenario.file}: features or join.lookback_days were changed after {ds} was summarized; compute the day"
+            f" again: recloop chain replay {scenario.option} --from {ds}"
+        )
+    _, begin, end = served(scenario, ds)
+    return sorted(days_of_state(scenario, Summaries(index, {}), begin, end) - {ds})
+
+
+def materialize_day(
+    scenario: Scenario, ds: str, *, summaries: Path, past: Mapping[str, Path], output: Path
+) -> OnlineReport:
+    """Writes the state at the end of a day. `summaries` is the day's folder, `past` those of the days that
+    `days_to_materialize` and `days_of_entities` name."""
+    output.mkdir(parents=True, exist_ok=True)
+    index = parse_index((summaries / INDEX_FILE).read_bytes(), str(summaries / INDEX_FILE))
+    folders = {**past, ds: summaries}
+    days, begin, end = served(scenario, ds)
+    facts: dict[str, KeySetState] = {}
+    tables: dict[str, pa.Table] = {}
+    for name, of_set, keys, packed in state_of_keys(scenario, Summaries(index, folders), begin, end):
+        facts[name] = of_set
+        values = pa.LargeBinaryArray.from_buffers(
+            pa.large_binary(),
+            len(keys),
+            [None, pa.py_buffer(packed.offsets_K * 8), pa.py_buffer(packed.words.astype("<i8", copy=False))],
+        )
+        tables[name] = pa.table({**key_columns(keys), "value": values})
+    newest = {name: one.table for name, one in newest_rows(index["entities"], folders).items()}
+    state: StateFacts = {
+        "ds": ds,
+        "begin": begin,
+        "end": end,
+        "days": days,
+        "key_sets": facts,
+        "places": write_blocks(tables, output / KEYS_FILE),
+        "entities": write_blocks(newest, output / ENTITIES_FILE),
+        "digests": {},
+    }
+    state["digests"] = {name: digest_of_blocks(output / name) for name in (KEYS_FILE, ENTITIES_FILE)}
+    (output / STATE_FILE).write_text(json.dumps(state, sort_keys=True) + "\n", encoding="utf-8")
+    return {
+        "keys": {name: table.num_rows for name, table in tables.items()},
+        "entities": {name: table.num_rows for name, table in newest.items()},
+        "bytes": sum(path.stat().st_size for path in output.iterdir()),
+    }
+
+
+def read_state(folder: Path) -> StateFacts:
+    """state.json of a folder. Raises CorruptError where it is none."""
+    return read_record((folder / STATE_FILE).read_bytes(), StateFacts, str(folder / STATE_FILE), _REMEDY)
+
+
+def online_facts(folder: Path) -> OnlineFacts:
+    """The state of a folder, as requests read it besides the store."""
+    state = read_state(folder)
+    entities = {
+        name: Newest.read(read_block(folder / ENTITIES_FILE, place)) for name, place in state["entities"].items()
+    }
+    return OnlineFacts(state["begin"], state["end"], state["key_sets"], entities)
+
+
+def load(folder: Path, store: OnlineStore) -> State:
+    """Loads the state of a folder into a store, and makes it the one that is read."""
+    facts = read_state(folder)
+    state = State(facts["ds"], hashlib.sha256((folder / STATE_FILE).read_bytes()).hexdigest()[:16])
+    store.load(state, _pairs(folder, facts))
+    return state
+
+
+def _pairs(folder: Path, facts: StateFacts) -> Iterator[Pairs]:
+    """All keys and values, in the order of the store's keys: key sets are numbered in the order of their blocks."""
+    for name, place in sorted(facts["places"].items(), key=lambda one: facts["key_sets"][one[0]]["number"]):
+        table = read_block(folder / KEYS_FILE, place)
+        keys, values = keys_from(table), table["value"].combine_chunks()
+        for at in range(0, len(keys), _AT_ONCE):
+            some = np.arange(at, min(at + _AT_ONCE, len(keys)))
+            yield store_keys(facts["key_sets"][name], keys.take(some)), values[at : at + len(some)].to_pylist()
+
+
+def append_rows(
+    path: RequestPath,
+    store: OnlineStore,
+    columns: Mapping[str, pa.Array],
+    *,
+    times: Ints,
+    rows: Ints,
+    known_at: Ints | None = None,
+    source: str | None = None,
+) -> None:
+    """Adds rows of a log that came after the state's day, so that later requests see them in their windows.
+
+    `times` are those from which the rows count, in µs; `rows` number them, so that a row that comes again (with its
+    outcomes, say) replaces the former; `known_at` are the times of their requests, where they have one.
+    """
+    scenario = path.scenario
+    asking = OnlineRows(path, times if known_at is None else known_at, columns, source)
+    places = summarized_expressions(scenario, source)
+    values = dict(zip(places, asking.evaluate({p: e for e, p in places.items()}).values(), strict=True))
+    full = {expression: f"{scenario.file}: {place}" for expression, place in places.items()}
+    days = np.array([_day_of(scenario, int(time)) for time in times])
+    order = np.argsort(times, kind="stable")
+    for day in np.unique(days).tolist():
+        records: dict[bytes, bytes] = {}
+        for one in key_sets(scenario):
+            if one.source == source:
+                reader = path.readers[one.name]
+                keys, known = keys_of([key_column(values[e], full[e]) for e in one.key])
+                held = {name: column.of(values, full) for name, column in one.columns.items()}
+                own = order[known[order] & (days[order] == day)]
+                taken = pa.array(own)
+                held = {n: c[own] if isinstance(c, np.ndarray) else c.take(taken) for n, c in held.items()}
+                grouped = group_rows(keys.take(own), np.ones(len(own), bool))
+                run = run_of(grouped, times[own], held)
+                found = records_of(reader, run, rows[own][grouped.order])
+                records |= dict(zip(store_keys(reader.facts, run.keys), found, strict=True))
+        store.append(day, records)
+
+
+def _day_of(scenario: Scenario, time: int) -> str:
+    """The day of a time."""
+    day = datetime.datetime.fromtimestamp(time / 1e6, datetime.UTC).date()
+    for around in (0, -1, 1):
+        ds = (day + datetime.timedelta(days=around)).isoformat()
+        begin, end = day_window(scenario, ds)
+        if begin <= time < end:
+            return ds
+    raise AssertionError(time)

@@ -1,0 +1,158 @@
+"""Columns by key as one value a key, for a key-value store: all values of a key lie together, in words of 64 bits.
+
+A value begins with the number of elements of each of its lists, then has its numbers, then its lists one after the
+other. Any set of values is read with a few calls of numpy, however many keys it has. Shapes: K keys.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from feature_jobs.windows.keys import Ints
+from feature_jobs.windows.rows import expanded, prefix_sums
+
+Kind = Literal["int", "id", "text"]
+"""The elements of a list: whole numbers; whole numbers or null; texts or null."""
+_NULL = -1
+_WORD = 8
+
+
+def kind_of(column: pa.Array) -> Kind:
+    """The kind that holds a column's elements."""
+    return "text" if pa.types.is_string(column.type) or pa.types.is_null(column.type) else "id"
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Values of K keys: that of key k is `words[offsets[k]:offsets[k + 1]]`."""
+
+    words: Ints
+    offsets_K: Ints
+
+    @staticmethod
+    def of(values: Sequence[bytes]) -> Packed:
+        """From the values of a store."""
+        lengths = np.fromiter(map(len, values), np.int64, len(values))
+        return Packed(
+            np.frombuffer(b"".join(values), "<i8").astype(np.int64, copy=False), prefix_sums(lengths // _WORD)
+        )
+
+    def values(self) -> list[bytes]:
+        """As the values of a store."""
+        data, ends = memoryview(self.words.astype("<i8", copy=False).tobytes()), (self.offsets_K * _WORD).tolist()
+        return [bytes(data[begin:end]) for begin, end in itertools.pairwise(ends)]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The numbers of a value by name, and its lists with the kind of their elements."""
+
+    numbers: tuple[str, ...]
+    lists: tuple[tuple[str, Kind], ...]
+
+    @cached_property
+    def _parts(self) -> list[tuple[str, Kind, int]]:
+        """Each list with the place of its first count: a text has two, its number of texts and of words."""
+        places, found = 0, []
+        for name, kind in self.lists:
+            found.append((name, kind, places))
+            places += 2 if kind == "text" else 1
+        return found
+
+    @cached_property
+    def _num_counts(self) -> int:
+        return sum(2 if kind == "text" else 1 for _, kind in self.lists)
+
+    def pack(self, numbers: Mapping[str, Ints], lists: Mapping[str, pa.ListArray], num_keys: int) -> Packed:
+        """The values of `num_keys` keys: a number of each, and a list of each that is not null."""
+        counts_KC = np.zeros((num_keys, self._num_counts), np.int64)
+        pieces: list[tuple[Ints, Ints]] = []  # for each stretch of words its number in each key, and all of its words
+        for name, kind, place in self._parts:
+            offsets = np.asarray(lists[name].offsets).astype(np.int64)
+            counts_KC[:, place] = num_K = np.diff(offsets)
+            elements = lists[name].values[offsets[0] : offsets[-1]]
+            if kind == "int":
+                pieces.append((num_K, np.asarray(elements).astype(np.int64, copy=False)))
+            elif kind == "id":
+                pieces.append((num_K, np.asarray(elements.cast(pa.int64()).fill_null(0))))
+                pieces.append((num_K, np.asarray(elements.is_valid()).astype(np.int64)))
+            else:
+                lengths, words, num_words_K = _text_words(elements.cast(pa.string()), offsets - offsets[0])
+                counts_KC[:, place + 1] = num_words_K
+                pieces += [(num_K, lengths), (num_words_K, words)]
+        head_NK = np.column_stack([counts_KC, *(np.asarray(numbers[name], np.int64) for name in self.numbers)])
+        offsets_K = prefix_sums(head_NK.shape[1] + sum((num for num, _ in pieces), np.zeros(num_keys, np.int64)))
+        words = np.empty(offsets_K[-1], np.int64)
+        begin_K = offsets_K[:-1]
+        words[begin_K[:, None] + np.arange(head_NK.shape[1])] = head_NK
+        begin_K = begin_K + head_NK.shape[1]
+        for num_K, piece in pieces:
+            words[expanded(begin_K, num_K)] = piece
+            begin_K = begin_K + num_K
+        return Packed(words, offsets_K)
+
+    def unpack(self, packed: Packed) -> tuple[dict[str, Ints], dict[str, pa.ListArray]]:
+        """Numbers and lists of the keys."""
+        begin_K, words = packed.offsets_K[:-1], packed.words
+        width = self._num_counts + len(self.numbers)
+        head_KN = words[begin_K[:, None] + np.arange(width)]
+        numbers = {name: head_KN[:, self._num_counts + at] for at, name in enumerate(self.numbers)}
+        begin_K = begin_K + width
+        lists = {}
+        for name, kind, place in self._parts:
+            num_K = head_KN[:, place]
+            offsets = pa.array(prefix_sums(num_K), pa.int32())
+            elements = words[expanded(begin_K, num_K)]
+            begin_K = begin_K + num_K
+            if kind == "int":
+                values = pa.array(elements)
+            elif kind == "id":
+                values = pa.array(elements, mask=words[expanded(begin_K, num_K)] == 0)
+                begin_K = begin_K + num_K
+            else:
+                num_words_K = head_KN[:, place + 1]
+                values = _texts(elements, num_K, words[expanded(begin_K, num_words_K)], num_words_K)
+                begin_K = begin_K + num_words_K
+            lists[name] = pa.ListArray.from_arrays(offsets, values)
+        return numbers, lists
+
+
+def _text_words(texts: pa.StringArray, offsets_K: Ints) -> tuple[Ints, Ints, Ints]:
+    """The length in bytes of each text (-1: null), all bytes in words, and the number of words of each key: the bytes
+    of its texts, filled up to a whole word."""
+    lengths = np.asarray(pc.binary_length(texts).fill_null(_NULL)).astype(np.int64)
+    data = b"".join(text.encode() for text in texts.to_pylist() if text is not None)
+    taken = np.maximum(lengths, 0)
+    ends = prefix_sums(taken)[offsets_K]
+    num_bytes_K = np.diff(ends)
+    num_words_K = -(-num_bytes_K // _WORD)
+    padded = np.zeros(int(num_words_K.sum()) * _WORD, np.uint8)
+    padded[expanded(prefix_sums(num_words_K * _WORD)[:-1], num_bytes_K)] = np.frombuffer(data, np.uint8)
+    return lengths, padded.view("<i8").astype(np.int64, copy=False), num_words_K
+
+
+def _texts(lengths: Ints, num_K: Ints, words: Ints, num_words_K: Ints) -> pa.StringArray:
+    """The texts again."""
+    known = lengths != _NULL
+    taken = np.where(known, lengths, 0)
+    data = words.astype("<i8", copy=False).view(np.uint8)
+    # The first byte of each text: those of its key begin at a word.
+    within = prefix_sums(taken)[:-1]
+    firsts = prefix_sums(num_K)[:-1]
+    some = num_K > 0
+    skipped = np.zeros(len(num_K), np.int64)
+    skipped[some] = within[firsts[some]]
+    begins = within + np.repeat(prefix_sums(num_words_K)[:-1] * _WORD - skipped, num_K)
+    offsets = prefix_sums(taken).astype(np.int32)
+    plain = pa.StringArray.from_buffers(
+        len(lengths), pa.py_buffer(offsets), pa.py_buffer(data[expanded(begins, taken)].tobytes())
+    )
+    return plain if known.all() else pc.if_else(pa.array(known), plain, pa.scalar(None, pa.string()))

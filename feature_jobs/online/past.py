@@ -1,0 +1,127 @@
+"""The past of a request: of each key that it asks for, the state at the end of a day and the rows that came since."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from feature_jobs.joins.aggregations import KeySet
+from feature_jobs.online.packed import Packed
+from feature_jobs.online.state import ROW, TIME, StateReader, chosen_rows, merged, window_name
+from feature_jobs.online.store import Reading, store_keys
+from feature_jobs.windows.days import Pieces, TileId, Window
+from feature_jobs.windows.keys import Bools, Groups, Ints, Keys, group_rows
+from feature_jobs.windows.query import Asked
+from feature_jobs.windows.rows import Rows, lists_of, prefix_sums
+from feature_jobs.windows.runs import Run
+from feature_jobs.windows.tiles import Tile
+
+_OLD, _NEW, _WHOLE = 0, 1, TileId(0, 0)
+"""Names of the parts of a window: all rows before its whole days, all after them, and the whole days as one tile."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The content of the store for the keys of a set that ask: rows of the state, its spans, and the rows since."""
+
+    reader: StateReader
+    rows: Run
+    since: Run
+    spans: list[Tile]
+
+
+class PastOfRequest:
+    """The past of the rows of one request: all keys are read in one call.
+
+    `asked` has by key set the keys of the rows that ask, and which rows have one; `times_N` their times; `begin` is the
+    time from which rows are no part of the state.
+    """
+
+    def __init__(
+        self,
+        readers: Mapping[str, StateReader],
+        reading: Reading,
+        asked: Mapping[str, tuple[Keys, Bools]],
+        times_N: Ints,
+        begin: int,
+    ) -> None:
+        self._asked: dict[str, Asked] = {}
+        self._found: dict[str, _Found] = {}
+        groups: dict[str, Groups] = {name: group_rows(*keys) for name, keys in asked.items()}
+        wanted = {name: store_keys(readers[name].facts, one.keys) for name, one in groups.items()}
+        names = [key for keys in wanted.values() for key in keys]
+        values, added = reading.state(names), reading.added(names)
+        at = 0
+        for name, one in groups.items():
+            own = slice(at, at := at + len(wanted[name]))
+            self._asked[name] = Asked(one, times_N)
+            self._found[name] = _read(readers[name], one.keys, values[own], added[own], begin)
+
+    def asked(self, one: KeySet) -> Asked:
+        """The rows that ask, by key."""
+        return self._asked[one.name]
+
+    def parts(self, one: KeySet, window: Window) -> tuple[Pieces, Mapping[int, Run], Mapping[TileId, Tile]]:
+        """The content of a window: rows before its whole days, these, and rows after them."""
+        found = self._found[one.name]
+        place = found.reader.facts["windows"][window_name(window)]
+        begin, end = found.reader.spans[place]
+        times = found.rows.rows.times
+        old, new = chosen_rows(found.rows, times < begin), chosen_rows(found.rows, times >= end)
+        runs = {_OLD: old, _NEW: merged([new, found.since]) if len(found.since.rows.times) else new}
+        if begin == end:
+            return Pieces((_OLD,), (), (_NEW,)), runs, {}
+        return Pieces((_OLD,), (_WHOLE,), (_NEW,)), runs, {_WHOLE: found.spans[place]}
+
+
+def _read(
+    reader: StateReader, keys: Keys, values: Sequence[bytes | None], added: Sequence[bytes | None], begin: int
+) -> _Found:
+    here = [at for at, value in enumerate(values) if value is not None]
+    known = keys if len(here) == len(keys) else keys.take(np.array(here, np.int64))
+    numbers, lists = reader.shape.unpack(Packed.of([value for value in values if value is not None]))
+    spans = [reader.whole_days(place, known, numbers, lists) for place in range(len(reader.spans))]
+    return _Found(reader, reader.rows_of(known, lists), _since(reader, keys, added, begin), spans)
+
+
+def _since(reader: StateReader, keys: Keys, added: Sequence[bytes | None], begin: int) -> Run:
+    """The rows that came since, of each key in the order of their times; a row that came again replaces the former."""
+    records = [(at, record) for at, value in enumerate(added) if value for record in split_records(value)]
+    _, lists = reader.added.unpack(Packed.of([record for _, record in records]))
+    run = reader.rows_of(keys, lists)
+    if not records:
+        nothing = np.zeros(0, np.int64)
+        return Run(keys.take(nothing), np.zeros(1, np.int64), run.rows)
+    num = np.diff(np.asarray(lists[TIME].offsets))
+    codes = np.repeat([at for at, _ in records], num)
+    rows, times = np.asarray(lists[ROW].values), run.rows.times
+    order = np.lexsort((rows, times, codes))  # stable: of equal rows the last one is the newest
+    ordered = np.stack([codes[order], times[order], rows[order]])
+    is_last = np.append((ordered[:, 1:] != ordered[:, :-1]).any(axis=0), True)
+    order = order[is_last & (ordered[1] >= begin)]
+    taken = pa.array(order)
+    columns = {n: c[order] if isinstance(c, np.ndarray) else c.take(taken) for n, c in run.rows.columns.items()}
+    num_K = np.bincount(codes[order], minlength=len(keys))
+    some = np.flatnonzero(num_K)
+    return Run(keys.take(some), prefix_sums(num_K[some]), Rows(times[order], columns))
+
+
+def split_records(value: bytes) -> list[bytes]:
+    """The records that were appended to a value, each after its length."""
+    found, at = [], 0
+    while at < len(value):
+        length = int.from_bytes(value[at : at + 4], "little")
+        found.append(value[at + 4 : at + 4 + length])
+        at += 4 + length
+    return found
+
+
+def records_of(reader: StateReader, run: Run, rows: Ints) -> list[bytes]:
+    """The rows of each key of a run as a record to append; `rows` are their numbers."""
+    lists = reader.row_lists(run, run.keys)
+    lists[ROW] = lists_of(run.offsets, pa.array(rows))
+    values = reader.added.pack({}, lists, len(run.keys)).values()
+    return [len(value).to_bytes(4, "little") + value for value in values]

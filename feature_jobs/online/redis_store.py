@@ -1,0 +1,92 @@
+"""The online store in a Redis server, which several machines share.
+
+    recloop:NAME:current              the name of the state that is read
+    recloop:NAME:state:STATE:KEY      a value of a state
+    recloop:NAME:added:DAY:KEY        the records of a day
+
+Values expire after `EXPIRE_S`, so that neither old states nor old records stay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from feature_jobs.errors import BadInputError, RetryLaterError
+from feature_jobs.online.store import OnlineStore, Pairs, State
+
+EXPIRE_S = 4 * 86_400
+_AT_ONCE = 2_000
+
+
+class RedisStore(OnlineStore):
+    """`url`: redis://HOST:PORT/DB, or rediss:// with TLS."""
+
+    def __init__(self, url: str, name: str, password: str | None = None) -> None:
+        import redis
+
+        self._errors: tuple[type[Exception], ...] = (redis.RedisError, OSError)
+        parts = urlsplit(url)
+        self._place = f"{parts.scheme}://{parts.hostname}:{parts.port or 6379}"  # without a password
+        self._prefix = f"recloop:{name}:".encode()
+        try:
+            self._redis: Any = redis.Redis.from_url(url, password=password, socket_timeout=10, socket_connect_timeout=5)
+        except ValueError as error:
+            raise BadInputError(f"{self._place}: {error}; give redis://HOST:PORT/DB") from None
+
+    @contextlib.contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            yield
+        except self._errors as error:
+            raise RetryLaterError(
+                f"{self._place}: {error}; start the server, or correct online.url and RECLOOP_ONLINE_PASSWORD"
+            ) from None
+
+    def current(self) -> State | None:
+        with self._reached():
+            name = self._redis.get(self._prefix + b"current")
+        return None if name is None else State.named(name.decode("ascii", "replace"), self._place)
+
+    def load(self, state: State, pairs: Iterable[Pairs]) -> None:
+        before = self._of_state(state)
+        with self._reached():
+            for keys, values in pairs:
+                for at in range(0, len(keys), _AT_ONCE):
+                    pipe = self._redis.pipeline(transaction=False)
+                    for key, value in zip(keys[at : at + _AT_ONCE], values[at : at + _AT_ONCE], strict=True):
+                        pipe.set(before + key, value, ex=EXPIRE_S)
+                    pipe.execute()
+            self._redis.set(self._prefix + b"current", state.name)
+
+    def get(self, state: State, keys: Sequence[bytes]) -> list[bytes | None]:
+        before = self._of_state(state)
+        with self._reached():
+            return list(self._redis.mget([before + key for key in keys])) if keys else []
+
+    def append(self, day: str, records: Mapping[bytes, bytes]) -> None:
+        before = self._of_day(day)
+        with self._reached():
+            pipe = self._redis.pipeline(transaction=False)
+            for key, record in records.items():
+                pipe.append(before + key, record)
+                pipe.expire(before + key, EXPIRE_S)
+            pipe.execute()
+
+    def appended(self, days: Sequence[str], keys: Sequence[bytes]) -> list[bytes | None]:
+        wanted = [self._of_day(day) + key for day in days for key in keys]
+        with self._reached():
+            found = self._redis.mget(wanted) if wanted else []
+        parts = [[part for part in found[at :: len(keys)] if part] for at in range(len(keys))]
+        return [b"".join(part) or None for part in parts]
+
+    def _of_state(self, state: State) -> bytes:
+        return self._prefix + f"state:{state.name}:".encode()
+
+    def _of_day(self, day: str) -> bytes:
+        return self._prefix + f"added:{day}:".encode()
+
+    def close(self) -> None:
+        self._redis.close()

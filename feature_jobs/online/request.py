@@ -1,0 +1,284 @@
+"""The features of a request: one user, n items, computed with the code of the daily join.
+
+A feature that reads only the user, the context and the time is computed once for all items. The others are computed for
+n rows. Both read the columns of entities as the day's end left them, and the past of their keys from the online store:
+its state at that moment, and the rows that came since.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+
+from feature_jobs.errors import BadInputError
+from feature_jobs.expressions.compiler import EVENT_TIME, columns_of
+from feature_jobs.expressions.evaluate import evaluate
+from feature_jobs.expressions.vectors import Columns
+from feature_jobs.joins.aggregations import KeySet
+from feature_jobs.joins.entities import Newest
+from feature_jobs.joins.request import RequestFeatures, no_request, one_request
+from feature_jobs.joins.rules import (
+    key_of,
+    own_expressions,
+    request_expressions,
+    request_features,
+    same_row_features,
+    trailing_features,
+)
+from feature_jobs.joins.same_row import SameRowFeatures
+from feature_jobs.joins.trailing import TrailingFeatures
+from feature_jobs.joins.values import key_column
+from feature_jobs.online.past import PastOfRequest
+from feature_jobs.online.state import KeySetState, StateReader
+from feature_jobs.online.store import OnlineStore, Reading, State
+from feature_jobs.schema import Scenario, SequenceFeature
+from feature_jobs.sources.casts import arrow_schema
+from feature_jobs.sources.source import time_columns
+from feature_jobs.windows.keys import Bools, Ints, Keys, keys_of
+
+
+@dataclass(frozen=True)
+class Request:
+    """One user at a time in µs, n items, and further columns of the log: a single value, or one for each item.
+
+    Where the scenario has `data.request`, its items are compared with each other.
+    """
+
+    time: int
+    user: int | str | None
+    items: pa.Array
+    context: Mapping[str, pa.Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OnlineFacts:
+    """The state of a day's end: what it holds of key sets, and the newest rows of entities. It serves requests of the
+    times [begin, end) in µs."""
+
+    begin: int
+    end: int
+    key_sets: Mapping[str, KeySetState]
+    entities: Mapping[str, Newest]
+
+
+class OnlineRows:
+    """Rows with the state of a day's end: their columns, those of the entities that they see, values of expressions.
+
+    `known_at` is the time of each in µs; `source` the further log whose rows they are, None for events.
+    """
+
+    def __init__(
+        self, path: RequestPath, known_at: Ints, columns: Mapping[str, pa.Array], source: str | None = None
+    ) -> None:
+        self.scenario, self._path, self.known_at = path.scenario, path, known_at
+        self._log, self._times = path.scenario.data.log(source), time_columns(path.scenario, source)
+        self._columns = {**columns, EVENT_TIME: pa.array(known_at)}
+        self._entity_rows: dict[str, Ints] = {}
+        self._shared = Columns({}, len(known_at))
+
+    def column(self, name: str) -> pa.Array:
+        """A column by its name in expressions."""
+        if name not in self._columns:
+            values, found = self.entity_lists(name)
+            self._columns[name] = values.take(pa.array(found, mask=found < 0))
+        return self._columns[name]
+
+    def _rows_of(self, entity: str) -> Ints:
+        """The row of an entity that each row sees, -1 for none."""
+        if entity not in self._entity_rows:
+            key = self.column(self.scenario.data.entities[entity].key)
+            keys, known = keys_of([key_column(key, entity)])
+            found = self._path.entities[entity].keys.find(keys)
+            self._entity_rows[entity] = np.where(known, found, -1)
+        return self._entity_rows[entity]
+
+    def entity_lists(self, name: str) -> tuple[pa.Array, Ints]:
+        """A column of an entity, whole, and the entity row that each row sees (-1: none)."""
+        entity, _, column = name.partition(".")
+        declared = self.scenario.data.entities.get(entity)
+        if declared is None:
+            raise BadInputError(
+                f"{self.scenario.file}: the request has no {name}, which features read; give it with the items, or once"
+                f" for all of them"
+            )
+        if entity not in self._path.entities:  # which has no rows yet
+            return pa.nulls(0, arrow_schema(declared.columns).field(column).type), np.full(len(self.known_at), -1)
+        return self._path.entity_column(entity, column), self._rows_of(entity)
+
+    def add(self, columns: Mapping[str, pa.Array]) -> None:
+        """Further columns that expressions may name; those of the log come first."""
+        self._columns = {**columns, **self._columns}
+
+    def evaluate(self, expressions: Mapping[str, str]) -> dict[str, pa.Array]:
+        """Values of expressions by place."""
+        for name in set().union(*map(columns_of, expressions.values())) - self._shared.arrays.keys():
+            self._shared.add(name, self.column(name))
+        zone = self._log.time.zone
+        return {place: evaluate(e, self._shared, zone=zone, times=self._times) for place, e in expressions.items()}
+
+    def keys(self, one: KeySet) -> tuple[Keys, Bools]:
+        """The key of each row, and whether it has one."""
+        places = {f"{self.scenario.file}: key of {one.name}: {text}": text for text in one.key}
+        return keys_of([key_column(value, place) for place, value in self.evaluate(places).items()])
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Features that are computed for one kind of rows: of the user, or of the items."""
+
+    same_row: SameRowFeatures
+    trailing: TrailingFeatures
+
+
+class RequestPath:
+    """Computes features of requests from one state of the store. `names` are the features wanted, by default all."""
+
+    def __init__(self, scenario: Scenario, facts: OnlineFacts, names: Collection[str] | None = None) -> None:
+        self.scenario, self.facts = scenario, facts
+        self.entities = dict(facts.entities)
+        self._wanted = set(names if names is not None else scenario.features)
+        self.readers = {name: StateReader(one) for name, one in facts.key_sets.items()}
+        self._compared = RequestFeatures(scenario)
+        self._types = arrow_schema(scenario.data.events.columns)
+        self._whole: dict[tuple[str, str], pa.Array] = {}
+        self._sides: dict[frozenset[str], tuple[_Side, _Side]] = {}
+
+    def update(self, entity: str, rows: pa.Table, *, whole: bool) -> None:
+        """Lets later requests see other rows of an entity: with `whole` these alone, else also these."""
+        newest = Newest.of(
+            rows, self.scenario.data.entities[entity].key, f"{self.scenario.file}: data.entities.{entity}"
+        )
+        older = self.entities.get(entity)
+        self.entities[entity] = newest if whole or older is None else older.then(newest)
+        self._whole = {place: column for place, column in self._whole.items() if place[0] != entity}
+
+    def entity_column(self, entity: str, name: str) -> pa.Array:
+        """A column of an entity, whole."""
+        if (entity, name) not in self._whole:
+            rows = self.entities[entity].rows
+            if name not in rows.column_names:
+                raise BadInputError(
+                    f"{self.scenario.file}: the state has no {entity}.{name}; materialize the day again"
+                )
+            self._whole[entity, name] = rows[name].combine_chunks()
+        return self._whole[entity, name]
+
+    def columns(self, request: Request, reading: Reading) -> dict[str, pa.Array]:
+        """The columns of all features: those of the user have one row, the others n, in the order of the items."""
+        self._refuse_time(request.time)
+        data, num = self.scenario.data, len(request.items)
+        given = {data.user: self._typed(data.user, pa.array([request.user], self._types.field(data.user).type))}
+        given |= {name: self._typed(name, column) for name, column in request.context.items()}
+        if wrong := [name for name, column in given.items() if len(column) not in (1, num)]:
+            raise BadInputError(f"{wrong[0]}: {len(given[wrong[0]])} values for {num} items; give one, or one an item")
+        of_items = {data.item: self._typed(data.item, request.items)}
+        of_items |= {name: column for name, column in given.items() if len(column) == num != 1}
+        shared = {name: column for name, column in given.items() if name not in of_items}
+        user_side, item_side = self._split(frozenset(of_items))
+        user = OnlineRows(self, np.array([request.time]), shared)
+        repeated = {name: _repeated(column, num) for name, column in shared.items()}
+        items = OnlineRows(self, np.full(num, request.time), {**of_items, **repeated})
+        of_user = self._of_side(user_side, user, reading)
+        found = of_user | self._of_side(item_side, items, reading)
+        if request_features(self.scenario):
+            items.add({name: _repeated(column, num) for name, column in found.items()})
+            # A row of the log that names no request was shown in none.
+            is_one = data.request is not None and (data.request not in given or given[data.request][0].is_valid)
+            requests = one_request(num) if is_one else no_request(num)
+            found |= self._compared.columns(items.evaluate, found, requests)
+        return {name: found[name] for name in self.scenario.features if name in found}
+
+    def table(self, request: Request, reading: Reading) -> pa.Table:
+        """The same as a table of n rows."""
+        columns = self.columns(request, reading)
+        return pa.table({name: _repeated(column, len(request.items)) for name, column in columns.items()})
+
+    def _of_side(self, side: _Side, rows: OnlineRows, reading: Reading) -> dict[str, pa.Array]:
+        asked = {one.name: rows.keys(one) for one in side.trailing.key_sets}
+        past = PastOfRequest(self.readers, reading, asked, rows.known_at, self.facts.begin)
+        return side.same_row.columns(rows.evaluate) | side.trailing.columns(rows, past)[0]
+
+    def _split(self, of_items: frozenset[str]) -> tuple[_Side, _Side]:
+        """Features of the user and features of items, where these columns have a value for each item."""
+        if of_items not in self._sides:
+            data = self.scenario.data
+            entities = {f"{name}." for name, entity in data.entities.items() if entity.key in of_items}
+
+            def is_of_item(expressions: Iterable[str]) -> bool:
+                names = set().union(*map(columns_of, expressions))
+                return any(name in of_items or f"{name.partition('.')[0]}." in entities for name in names)
+
+            read = {n: [*own_expressions(n, one).values()] for n, one in same_row_features(self.scenario).items()}
+            for name, feature in trailing_features(self.scenario).items():
+                history = feature.history if isinstance(feature, SequenceFeature) else None
+                read[name] = [*key_of(feature), *([history] if history else ())]
+            of_user = {name for name, expressions in read.items() if not is_of_item(expressions)}
+            self._sides[of_items] = tuple(  # type: ignore[assignment]
+                _Side(
+                    SameRowFeatures(self.scenario, names),
+                    TrailingFeatures(self.scenario, names, audited=False),
+                )
+                for names in (of_user & self._needed, self._needed - of_user)
+            )
+        return self._sides[of_items]
+
+    @cached_property
+    def _needed(self) -> set[str]:
+        """Features that are wanted, and those that they are computed from."""
+        needed = set(self._wanted)
+        for name, feature in request_features(self.scenario).items():
+            read = set().union(*map(columns_of, request_expressions(name, feature).values()))
+            needed |= (read | {getattr(feature, "sequence", name)}) & self.scenario.features.keys()
+        return needed
+
+    def _typed(self, name: str, column: pa.Array) -> pa.Array:
+        if name not in self._types.names:
+            raise BadInputError(f"{self.scenario.file}: the request gives {name}, which is no column of the log")
+        wanted = self._types.field(name).type
+        if column.type == wanted:
+            return column
+        try:
+            return column.cast(wanted)
+        except pa.ArrowException as error:
+            raise BadInputError(
+                f"{name}: {column.type} instead of {wanted} ({error}); give the type of the log"
+            ) from None
+
+    def _refuse_time(self, time: int) -> None:
+        if not self.facts.begin <= time < self.facts.end:
+            begin, end, asked = map(_text_of, (self.facts.begin, self.facts.end, time))
+            raise BadInputError(
+                f"the features of this state hold from {begin} to {end}, but the request is of {asked}; load the state"
+                f" of the day before it: recloop materialize {self.scenario.option} --ds DAY"
+            )
+
+
+@dataclass(frozen=True)
+class StoreReading:
+    """A state of a store, with the records of these days."""
+
+    store: OnlineStore
+    of: State
+    days: tuple[str, ...]
+
+    def state(self, keys: list[bytes]) -> list[bytes | None]:
+        """The values of the state."""
+        return self.store.get(self.of, keys)
+
+    def added(self, keys: list[bytes]) -> list[bytes | None]:
+        """The records that came since."""
+        return self.store.appended(self.days, keys)
+
+
+def _repeated(column: pa.Array, num_rows: int) -> pa.Array:
+    """A single value for all rows."""
+    return column if len(column) == num_rows else column.take(pa.array(np.zeros(num_rows, np.int64)))
+
+
+def _text_of(time: int) -> str:
+    return datetime.datetime.fromtimestamp(time / 1e6, datetime.UTC).isoformat(timespec="seconds")

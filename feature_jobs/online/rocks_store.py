@@ -1,0 +1,171 @@
+"""The online store in a folder of this machine: RocksDB, in the processes that read and write it.
+
+NAME/current            the name of the state that is read
+NAME/states/STATE/      a database that is never written again
+NAME/added/DAY/         the records of a day; one process writes it, others follow it
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rocksdict import (
+    AccessType,
+    BlockBasedOptions,
+    Cache,
+    DBCompressionType,
+    Options,
+    Rdict,
+    SstFileWriter,
+    WriteBatch,
+)
+
+from feature_jobs.errors import BadInputError
+from feature_jobs.online.store import OnlineStore, Pairs, State
+
+_SST_BYTES = 64 << 20
+
+
+class RocksStore(OnlineStore):
+    """`writable`: this process appends records; only one may. `kept`: the number of states that stay on disk."""
+
+    def __init__(self, folder: str | Path, name: str, *, writable: bool = False, kept: int = 2) -> None:
+        self._folder = Path(folder) / name
+        self._writable, self._kept = writable, kept
+        self._states: dict[str, Rdict] = {}
+        self._added: dict[str, Rdict] = {}
+        self._follows: list[tempfile.TemporaryDirectory[str]] = []
+
+    def current(self) -> State | None:
+        try:
+            name = (self._folder / "current").read_text(encoding="ascii").strip()
+        except FileNotFoundError:
+            return None
+        return State.named(name, str(self._folder / "current"))
+
+    def load(self, state: State, pairs: Iterable[Pairs]) -> None:
+        states = self._folder / "states"
+        states.mkdir(parents=True, exist_ok=True)
+        place = states / state.name
+        if not (place / "CURRENT").exists():
+            with tempfile.TemporaryDirectory(dir=states, prefix="half-") as scratch:
+                _fill(Path(scratch, "db"), Path(scratch), pairs)
+                with contextlib.suppress(OSError):  # another process loaded the same state meanwhile
+                    Path(scratch, "db").rename(place)
+        pointer = self._folder / f".current-{os.getpid()}"
+        pointer.write_text(state.name, encoding="ascii")
+        pointer.replace(self._folder / "current")
+        self._remove_old(state)
+
+    def _remove_old(self, state: State) -> None:
+        """Removes states that are neither current nor the last ones before it, and records of days before them."""
+        found = sorted((self._folder / "states").glob("????-??-??-*"))
+        old = [path for path in found if path.name != state.name]
+        for path in old[: max(len(old) - self._kept + 1, 0)]:
+            if database := self._states.pop(path.name, None):
+                database.close()
+            shutil.rmtree(path, ignore_errors=True)
+        oldest = min(state.ds, *(path.name[:10] for path in old[-self._kept + 1 :])) if old else state.ds
+        for path in (self._folder / "added").glob("*-*-*"):
+            if path.name <= oldest:
+                if database := self._added.pop(path.name, None):
+                    database.close()
+                shutil.rmtree(path, ignore_errors=True)
+
+    def get(self, state: State, keys: Sequence[bytes]) -> list[bytes | None]:
+        if state.name not in self._states:
+            place = self._folder / "states" / state.name
+            if not place.exists():
+                raise BadInputError(f"{place}: this state was removed; ask the store for the current one")
+            self._states[state.name] = Rdict(str(place), _options(), access_type=AccessType.read_only(False))
+        return _values(self._states[state.name], keys)
+
+    def append(self, day: str, records: Mapping[bytes, bytes]) -> None:
+        if not self._writable:
+            raise BadInputError(f"{self._folder}: opened to read; the process that appends opens it as writable")
+        database = self._of_day(day)
+        if database is None:
+            return
+        keys = list(records)
+        batch = WriteBatch(raw_mode=True)
+        for key, before in zip(keys, _values(database, keys), strict=True):
+            batch.put(key, (before or b"") + records[key])
+        database.write(batch)
+
+    def appended(self, days: Sequence[str], keys: Sequence[bytes]) -> list[bytes | None]:
+        found: list[bytes | None] = [None] * len(keys)
+        for day in days:
+            if (database := self._of_day(day)) is not None:
+                if not self._writable:
+                    database.try_catch_up_with_primary()
+                found = [(a or b"") + b if b else a for a, b in zip(found, _values(database, keys), strict=True)]
+        return found
+
+    def _of_day(self, day: str) -> Rdict | None:
+        """The records of a day, None where nobody wrote any."""
+        if day not in self._added:
+            place = self._folder / "added" / day
+            if self._writable:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                access = AccessType.read_write()
+            elif not (place / "CURRENT").exists():
+                return None
+            else:
+                self._follows.append(tempfile.TemporaryDirectory(prefix="recloop-online-"))
+                access = AccessType.secondary(self._follows[-1].name)
+            self._added[day] = Rdict(str(place), _options(), access_type=access)
+        return self._added[day]
+
+    def close(self) -> None:
+        for database in (*self._states.values(), *self._added.values()):
+            database.close()
+        for folder in self._follows:
+            folder.cleanup()
+        self._states, self._added, self._follows = {}, {}, []
+
+
+def _values(database: Rdict, keys: Sequence[bytes]) -> list[bytes | None]:
+    """Values of many keys in one call, which is several times as fast as a call for each."""
+    wanted: list[Any] = list(keys)
+    return list(database[wanted] or ())
+
+
+def _options() -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_max_open_files(-1)
+    options.set_compression_type(DBCompressionType.lz4())
+    blocks = BlockBasedOptions()
+    blocks.set_block_cache(Cache(256 << 20))
+    blocks.set_bloom_filter(10, False)
+    blocks.set_cache_index_and_filter_blocks(False)
+    options.set_block_based_table_factory(blocks)
+    return options
+
+
+def _fill(folder: Path, scratch: Path, pairs: Iterable[Pairs]) -> None:
+    """A database of these pairs, from sorted files that it takes as they are."""
+    files: list[str] = []
+    writer: SstFileWriter | None = None
+    for keys, values in pairs:
+        for key, value in zip(keys, values, strict=True):
+            if writer is None:
+                files.append(str(scratch / f"{len(files):06d}.sst"))
+                writer = SstFileWriter(_options())
+                writer.open(files[-1])
+            writer[key] = value
+        if writer is not None and writer.file_size() > _SST_BYTES:
+            writer.finish()
+            writer = None
+    if writer is not None:
+        writer.finish()
+    database = Rdict(str(folder), _options())
+    if files:
+        database.ingest_external_file(files)
+    database.close()

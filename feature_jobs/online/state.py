@@ -1,0 +1,281 @@
+"""The state of keys at the end of a day: what the windows of later requests need of the days before.
+
+A window [t − W, t) of a request after the day holds some days whole, whenever it comes, and cuts others. Of a key the
+state has the rows of the days that some window cuts, and for each stretch of whole days the summary of its rows. So a
+request reads one value for each key, and computes with the kernel of the daily join (`feature_jobs.windows.query`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property, reduce
+
+import numpy as np
+import pyarrow as pa
+from typing_extensions import TypedDict
+
+from feature_jobs.joins.aggregations import Aggregation, KeySet, aggregations, key_sets, name_of, operation_name
+from feature_jobs.joins.summaries import Summaries
+from feature_jobs.online.packed import Kind, Packed, Shape, kind_of
+from feature_jobs.schema import Scenario
+from feature_jobs.windows.days import Partitions, Pieces, TileId, Window
+from feature_jobs.windows.keys import Ints, Keys, concat_keys, union
+from feature_jobs.windows.rows import Column, Rows, Summary, lists_of, prefix_sums
+from feature_jobs.windows.runs import Run
+from feature_jobs.windows.tiles import Tile
+
+TIME, FLAGS, ROW = "time", "flags", "row"
+_NEVER_NULL = ("time", "value", "num")
+"""Columns of summaries that are lists of whole numbers."""
+
+
+class SpanFacts(TypedDict):
+    """Whole days with the times [begin, end) in µs, and what is kept of their rows: numbers, and lists with the kind of
+    their elements, each as OPERATION.COLUMN. Without whole days begin and end are the end of the state."""
+
+    begin: int
+    end: int
+    numbers: list[str]
+    lists: list[tuple[str, Kind]]
+
+
+class KeySetState(TypedDict):
+    """What the values of a key set hold: columns of its rows that are conditions, those that are values with the kind
+    of their elements, and the span of each window by its name."""
+
+    number: int
+    halves: int
+    flags: list[str]
+    values: list[tuple[str, Kind]]
+    spans: list[SpanFacts]
+    windows: dict[str, int]
+
+
+def window_name(window: Window) -> str:
+    """The name of a window in the facts."""
+    return f"{window.width_us}-{window.delay_us}"
+
+
+def windows_of(scenario: Scenario, one: KeySet) -> dict[Window, list[Aggregation]]:
+    """The windows of a key set, with their aggregations."""
+    found: dict[Window, list[Aggregation]] = {}
+    for aggregation in aggregations(scenario).values():
+        if name_of(aggregation.source, aggregation.key) == one.name:
+            found.setdefault(aggregation.window, []).append(aggregation)
+    return found
+
+
+def state_of_keys(
+    scenario: Scenario, summaries: Summaries, begin: int, end: int
+) -> Iterable[tuple[str, KeySetState, Keys, Packed]]:
+    """For each key set its name, facts, keys (sorted) and values, for requests at the times [begin, end) in µs.
+
+    `summaries` are those of the day that ends at `begin`, with the blocks of `days_of_state`.
+    """
+    for number, one in enumerate(key_sets(scenario)):
+        pieces = _pieces(scenario, one, summaries, begin, end)
+        yield one.name, *_state(one, number, summaries, windows_of(scenario, one), pieces=pieces, begin=begin)
+
+
+def days_of_state(scenario: Scenario, summaries: Summaries, begin: int, end: int) -> set[str]:
+    """Days in whose outputs the blocks lie that the state is made of."""
+    found: set[str] = set()
+    for one in key_sets(scenario):
+        for pieces in _pieces(scenario, one, summaries, begin, end).values():
+            found |= summaries.holders(one.name, (*pieces.old, *pieces.new), pieces.tiles)
+    return found
+
+
+def _pieces(scenario: Scenario, one: KeySet, summaries: Summaries, begin: int, end: int) -> dict[Window, Pieces]:
+    """What each window reads, if all times [begin, end) were one day after the last one, without rows of its own."""
+    days = summaries.partitions
+    own = int(days.days[-1]) + 1
+    later = Partitions(
+        *(np.append(old, new) for old, new in ((days.days, own), (days.begins, begin), (days.ends, end)))
+    )
+    found = {}
+    for window in windows_of(scenario, one):
+        pieces = window.pieces(later, own, one.max_level)
+        old, new = (tuple(day for day in edge if day != own) for edge in (pieces.old, pieces.new))
+        found[window] = Pieces(old, pieces.tiles, new)
+    return found
+
+
+def _state(
+    one: KeySet,
+    number: int,
+    summaries: Summaries,
+    windows: Mapping[Window, list[Aggregation]],
+    *,
+    pieces: Mapping[Window, Pieces],
+    begin: int,
+) -> tuple[KeySetState, Keys, Packed]:
+    run = _rows_in_reach(one, summaries, pieces, begin)
+    tiles = {tile: summaries.tile(one.name, tile) for each in pieces.values() for tile in each.tiles}
+    keys = reduce(lambda all_keys, tile: union(all_keys, tile.keys)[0], tiles.values(), run.keys)
+    spans: list[SpanFacts] = []
+    numbers: dict[str, Ints] = {}
+    lists: dict[str, pa.ListArray] = {}
+    of_tiles: dict[tuple[TileId, ...], int] = {}
+    of_window = {}
+    for window, wanted in windows.items():
+        covered = pieces[window].tiles
+        if covered not in of_tiles:
+            of_tiles[covered] = len(spans)
+            spans.append(_no_span(summaries, covered, begin))
+        span = spans[place := of_tiles[covered]]
+        of_window[window_name(window)] = place
+        parts = [(tiles[tile].summaries, tiles[tile].keys.find(keys)) for tile in covered]
+        stored = {operation_name(op.stored): op.stored for each in wanted for op in each.of_values.values()}
+        for name, operation in stored.items() if covered else ():
+            for column, values in operation.combine([(held[name], at) for held, at in parts]).items():
+                full = f"{name}.{column}"
+                if isinstance(values, np.ndarray):
+                    span["numbers"] += [] if full in span["numbers"] else [full]
+                    numbers[f"{place} {full}"] = values
+                elif (entry := (full, _kind_in(column, values))) not in span["lists"]:
+                    span["lists"].append(entry)
+                    lists[f"{place} {full}"] = values
+    facts: KeySetState = {
+        "number": number,
+        "halves": 1 if keys.second is None else 2,
+        "flags": [name for name, column in run.rows.columns.items() if _is_flag(column)],
+        "values": [
+            (name, _kind_in(name, column))
+            for name, column in run.rows.columns.items()
+            if not _is_flag(column) and name in one.columns
+        ],
+        "spans": spans,
+        "windows": of_window,
+    }
+    reader = StateReader(facts)
+    lists |= reader.row_lists(run, keys)
+    return facts, keys, reader.shape.pack(numbers, lists, len(keys))
+
+
+def _no_span(summaries: Summaries, tiles: tuple[TileId, ...], begin: int) -> SpanFacts:
+    if not tiles:
+        return {"begin": begin, "end": begin, "numbers": [], "lists": []}
+    days = summaries.partitions
+    held = (days.days >= tiles[0].first) & (days.days <= tiles[-1].last)
+    return {"begin": int(days.begins[held][0]), "end": int(days.ends[held][-1]), "numbers": [], "lists": []}
+
+
+def _is_flag(column: Column) -> bool:
+    return isinstance(column, np.ndarray) and column.dtype == np.bool_
+
+
+def _kind_in(column: str, values: Column) -> Kind:
+    """Numbers of a run or tile are never null; ids and texts may be."""
+    return "int" if isinstance(values, np.ndarray) or column in _NEVER_NULL else kind_of(_elements(values))
+
+
+def _elements(values: pa.Array) -> pa.Array:
+    return values.values if pa.types.is_list(values.type) else values
+
+
+def _rows_in_reach(one: KeySet, summaries: Summaries, pieces: Mapping[Window, Pieces], begin: int) -> Run:
+    """The rows of all days that a window cuts, without those that every window has left behind."""
+    reached: dict[int, int] = {}  # by day the oldest time that a window still sees of it
+    for window, each in pieces.items():
+        for day in (*each.old, *each.new):
+            reached[day] = min(reached.get(day, begin), begin - window.width_us)
+    runs = [_since(summaries.run(one.name, day), oldest) for day, oldest in sorted(reached.items())]
+    if not runs:
+        last = summaries.run(one.name, int(summaries.partitions.days[-1]))
+        return last.without_rows()
+    return merged(runs)
+
+
+def _since(run: Run, oldest: int) -> Run:
+    return (
+        run if not len(run.rows.times) or run.rows.times.min() >= oldest else chosen_rows(run, run.rows.times >= oldest)
+    )
+
+
+def chosen_rows(run: Run, kept: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Run:
+    """The run of some of its rows, with the keys of all."""
+    rows = np.flatnonzero(kept)
+    return Run(
+        run.keys, prefix_sums(kept)[run.offsets], Rows(run.rows.times[rows], take_columns(run.rows.columns, rows))
+    )
+
+
+def take_columns(columns: Mapping[str, Column], rows: Ints) -> dict[str, Column]:
+    """Columns at these rows."""
+    taken = pa.array(rows)
+    return {name: c[rows] if isinstance(c, np.ndarray) else c.take(taken) for name, c in columns.items()}
+
+
+def merged(runs: list[Run]) -> Run:
+    """The rows of several runs by key, those of an earlier run first."""
+    if len(runs) == 1:
+        return runs[0]
+    keys, codes = concat_keys([run.keys.take(run.codes) for run in runs]).numbered()
+    order = np.argsort(codes, kind="stable")
+    columns = {
+        name: np.concatenate([np.asarray(run.rows.columns[name]) for run in runs])
+        if isinstance(first, np.ndarray)
+        else pa.concat_arrays([run.rows.columns[name] for run in runs])
+        for name, first in runs[0].rows.columns.items()
+    }
+    times = np.concatenate([run.rows.times for run in runs])[order]
+    offsets = prefix_sums(np.bincount(codes, minlength=len(keys)))
+    return Run(keys, offsets, Rows(times, take_columns(columns, order)))
+
+
+class StateReader:
+    """Reads and writes the values of a key set."""
+
+    def __init__(self, facts: KeySetState) -> None:
+        self.facts = facts
+        rows: list[tuple[str, Kind]] = [(TIME, "int"), *([(FLAGS, "int")] if facts["flags"] else ()), *facts["values"]]
+        self._row_names = [name for name, _ in rows]
+        numbers = [f"{at} {name}" for at, span in enumerate(facts["spans"]) for name in span["numbers"]]
+        lists = [(f"{at} {name}", kind) for at, span in enumerate(facts["spans"]) for name, kind in span["lists"]]
+        self.shape = Shape(tuple(numbers), (*rows, *lists))
+        self.added = Shape((), ((ROW, "int"), *rows))
+        """Rows that came since, each with a number that tells it from others of its time."""
+
+    def row_lists(self, run: Run, keys: Keys) -> dict[str, pa.ListArray]:
+        """The rows of a run as lists of each of these keys, which are all of its own and maybe more."""
+        num = np.zeros(len(keys), np.int64)
+        num[keys.find(run.keys)] = np.diff(run.offsets)
+        offsets, rows = prefix_sums(num), run.rows
+        columns: dict[str, Column] = {
+            TIME: rows.times,
+            **{name: rows.columns[name] for name, _ in self.facts["values"]},
+        }
+        if self.facts["flags"]:
+            columns[FLAGS] = np.zeros(len(rows.times), np.int64)
+            for bit, name in enumerate(self.facts["flags"]):
+                columns[FLAGS] |= np.asarray(rows.columns[name]).astype(np.int64) << bit
+        return {name: lists_of(offsets, pa.array(column)) for name, column in columns.items()}
+
+    def rows_of(self, keys: Keys, lists: Mapping[str, pa.ListArray]) -> Run:
+        """The run of such lists."""
+        columns: dict[str, Column] = {}
+        for name, kind in self.facts["values"]:
+            values = lists[name].values
+            columns[name] = np.asarray(values) if kind == "int" else values
+        for bit, name in enumerate(self.facts["flags"]):
+            columns[name] = (np.asarray(lists[FLAGS].values) >> bit & 1).astype(bool)
+        offsets = np.asarray(lists[TIME].offsets).astype(np.int64)
+        return Run(keys, offsets, Rows(np.asarray(lists[TIME].values), columns))
+
+    def whole_days(
+        self, place: int, keys: Keys, numbers: Mapping[str, Ints], lists: Mapping[str, pa.ListArray]
+    ) -> Tile:
+        """The summaries of a span."""
+        summaries: dict[str, Summary] = {}
+        span = self.facts["spans"][place]
+        for full in (*span["numbers"], *(name for name, _ in span["lists"])):
+            name, _, column = full.rpartition(".")
+            held = numbers if f"{place} {full}" in numbers else lists
+            summaries.setdefault(name, {})[column] = held[f"{place} {full}"]
+        return Tile(keys, summaries)
+
+    @cached_property
+    def spans(self) -> list[tuple[int, int]]:
+        """The times [begin, end) of each span."""
+        return [(span["begin"], span["end"]) for span in self.facts["spans"]]

@@ -1,0 +1,100 @@
+"""The online store: values by key, made at the end of a day, and the records that came since.
+
+A load writes the state of a day aside; then one small write makes it the state that is read. So no half-written state
+is ever visible, and a reader that holds one keeps it until it asks for the next. Records that come during the day are
+appended to the value of their key, kept by the day of their time, and are the same for every state.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from feature_jobs.errors import CorruptError
+from feature_jobs.online.state import KeySetState
+from feature_jobs.windows.keys import Ints, Keys
+
+_STATE = re.compile(r"(\d{4}-\d\d-\d\d)-([0-9a-f]{16})")
+_SIGN = np.uint64(1 << 63)
+Pairs = tuple[Sequence[bytes], Sequence[bytes]]
+"""Keys, ascending, and their values."""
+
+
+@dataclass(frozen=True)
+class State:
+    """A state of the store: the day that it follows, and the first 16 digits of the digest of the output that it was
+    loaded from."""
+
+    ds: str
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """The name of its folder or of its keys."""
+        return f"{self.ds}-{self.digest}"
+
+    @staticmethod
+    def named(name: str, place: str) -> State:
+        """The state of such a name. Raises CorruptError, with the place that it was read from."""
+        found = _STATE.fullmatch(name)
+        if not found:
+            raise CorruptError(f"{place}: {name[:40]!r} is not a state; load one again")
+        return State(*found.groups())
+
+
+class Reading(Protocol):
+    """One state, and what came since."""
+
+    def state(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of the state."""
+
+    def added(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The records that came since, all of a key in one value."""
+
+
+class OnlineStore(ABC):
+    """Where the state of a scenario's keys lies."""
+
+    @abstractmethod
+    def current(self) -> State | None:
+        """The state that is read, None where nothing was loaded."""
+
+    @abstractmethod
+    def load(self, state: State, pairs: Iterable[Pairs]) -> None:
+        """Writes a state and then makes it the current one. Stretches of pairs come in the order of their keys."""
+
+    @abstractmethod
+    def get(self, state: State, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Values of a loaded state."""
+
+    @abstractmethod
+    def append(self, day: str, records: Mapping[bytes, bytes]) -> None:
+        """Appends records of a day to the values of their keys."""
+
+    @abstractmethod
+    def appended(self, days: Sequence[str], keys: Sequence[bytes]) -> list[bytes | None]:
+        """The records of these days, those of one key in one value."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Lets go of files and connections."""
+
+
+def store_keys(facts: KeySetState, keys: Keys) -> list[bytes]:
+    """Keys of a key set as the store has them, in the same order."""
+    words = [_ordered(keys.first), *([] if keys.second is None else [_ordered(keys.second)])]
+    number = np.full(len(keys), facts["number"], ">u2").view("u1").reshape(-1, 2)
+    parts = [number, *(word.astype(">u8").view("u1").reshape(-1, 8) for word in words)]
+    data = np.hstack(parts).tobytes()
+    width = 2 + 8 * len(words)
+    return [data[at : at + width] for at in range(0, len(data), width)]
+
+
+def _ordered(word: Ints) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """Whole numbers as such without a sign, in the same order."""
+    return word.view(np.uint64) ^ _SIGN

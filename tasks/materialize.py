@@ -1,0 +1,65 @@
+"""Step `materialize`: the state of features at a day's end, for the online store."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Mapping
+from contextlib import closing
+from pathlib import Path
+
+from feature_jobs.schema import Scenario
+from feature_jobs.schema.days import history_days
+from tasks.contract import Choice, DayConfig, Input, Metrics, ReadFile, Resources, step
+
+
+def _of_windows(scenario: Scenario, ds: str, read: ReadFile) -> Collection[str]:
+    from feature_jobs.online.materialize import days_to_materialize
+
+    return days_to_materialize(scenario, ds, read)
+
+
+def _of_entities(scenario: Scenario, ds: str, read: ReadFile) -> Collection[str]:
+    from feature_jobs.joins.summaries import days_of_entities
+
+    return set(days_of_entities(scenario, ds, read)) - {ds}
+
+
+def _load(scenario: Scenario, folder: Path) -> None:
+    """Loads a committed state into the online store, unless a later day is there."""
+    from feature_jobs.online.materialize import load, read_state
+    from feature_jobs.online.opening import store_of
+
+    with closing(store_of(scenario)) as store:
+        current, ds = store.current(), read_state(folder)["ds"]
+        if current is not None and current.ds > ds:
+            note = f"materialize: the online store has the state of {current.ds}, which is later; {ds} is not loaded"
+            print(note, file=sys.stderr)
+            return
+        load(folder, store)
+
+
+@step(
+    reads={
+        "summaries": Input(),
+        "past": Input("summaries", "trailing", history_days, Choice(Input("summaries"), _of_windows)),
+        "carried": Input("summaries", "trailing", choice=Choice(Input("summaries"), _of_entities)),
+    },
+    writes="online",
+    config=("data", "join", "features", "labels", "outcomes"),
+    imports=("feature_jobs.online.materialize",),
+    resources=Resources(cpus=2, memory_gib=8),
+    needs="online",
+    after=_load,
+)
+def materialize(
+    config: DayConfig, *, summaries: Path, past: Mapping[str, Path], carried: Mapping[str, Path], online: Path
+) -> Metrics:
+    """Writes the state at the day's end for the requests after it: of each key of trailing features what their windows
+    need, and of each entity the newest row of each key.
+
+    The command then loads it into the scenario's online store.
+    """
+    from feature_jobs.online.materialize import materialize_day
+
+    folders = {**carried, **past}
+    return {**materialize_day(config.scenario, config.ds, summaries=summaries, past=folders, output=online)}
