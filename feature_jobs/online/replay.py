@@ -6,8 +6,8 @@ So the features must be those of the daily join, value by value (`feature_jobs.o
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterator
+import tempfile
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 from feature_jobs.joins.entities import FOLDER
 from feature_jobs.joins.request import no_request, requests_of
 from feature_jobs.joins.rules import logs_read
-from feature_jobs.online.materialize import append_rows
-from feature_jobs.online.request import Request, RequestPath
+from feature_jobs.online.materialize import append_rows, load, online_facts, read_state
+from feature_jobs.online.request import Request, RequestPath, StoreReading
+from feature_jobs.online.rocks_store import RocksStore
 from feature_jobs.online.store import OnlineStore, Reading
 from feature_jobs.schema import Scenario
 from feature_jobs.sources.changes import read_landed
@@ -56,29 +57,33 @@ def replay_day(
         requests = requests_of(_column(shown, scenario.data.user), _column(shown, scenario.data.request))
     alone = np.setdiff1d(np.arange(shown.num_rows), requests.order_M)
     groups = [*np.split(requests.order_M, requests.offsets_R[1:-1]), *np.split(alone, np.arange(1, len(alone)))]
-    asks = sorted((int(logs[None].known_at[rows[0]]), _ASK, number) for number, rows in enumerate(groups) if len(rows))
-    found: list[pa.Table] = []
-    added = sorted((source or "", time) for source, rows in logs.items() for time in np.unique(rows.times).tolist())
-    steps = heapq.merge(
-        asks,
-        sorted((time, _ROWS, source) for source, time in added),
-        sorted(_entity_times(path, events)),
+    asked = ((int(logs[None].known_at[rows[0]]), _ASK, number) for number, rows in enumerate(groups) if len(rows))
+    sources, entities = list(logs), list(scenario.data.entities)
+    added = (
+        (time, _ROWS, number)
+        for number, source in enumerate(sources)
+        for time in np.unique(logs[source].times).tolist()
     )
-    for time, kind, what in steps:
+    updates = (
+        (time, _ENTITY, number)
+        for number, name in enumerate(entities)
+        for time in _entity_times(scenario, events, name, path.facts.begin)
+    )
+    found: list[pa.Table] = []
+    for time, kind, number in sorted([*updates, *asked, *added]):
         if kind == _ENTITY:
-            _update(path, events, str(what), time)
+            _update(path, events, entities[number], time)
         elif kind == _ROWS:
-            source = str(what) or None
-            log = logs[source]
+            log = logs[source := sources[number]]
             some = np.flatnonzero(log.times == time)
             rows = log.table.take(pa.array(some))
             columns = {name: _column(rows, name) for name in scenario.data.log(source).columns}
             numbers, known_at = np.asarray(rows[KEYS[1]]), log.known_at[some]
             append_rows(path, store, columns, times=log.times[some], rows=numbers, known_at=known_at, source=source)
+        elif most is None or len(found) < most:
+            found.append(_asked(path, reading, shown.take(pa.array(groups[number])), time))
         else:
-            found.append(_asked(path, reading, shown.take(pa.array(groups[int(what)])), time))
-            if most is not None and len(found) >= most:
-                break
+            break
     return pa.concat_tables(found)
 
 
@@ -103,15 +108,13 @@ def _rows_of(scenario: Scenario, events: Path, source: str | None) -> _Rows:
     return _Rows(table, times, known_at)
 
 
-def _entity_times(path: RequestPath, events: Path) -> Iterator[tuple[int, int, str]]:
+def _entity_times(scenario: Scenario, events: Path, name: str, begin: int) -> list[int]:
     """The moments from which requests see other rows of an entity; the first one is before all events."""
-    begin = path.facts.begin
-    for name, entity in path.scenario.data.entities.items():
-        yield begin, _ENTITY, name
-        if entity.time:
-            since = pq.read_table(events / FOLDER / f"{name}.parquet", columns=["key.valid_from"])
-            later = np.unique(np.asarray(since["key.valid_from"])) + 1
-            yield from ((time, _ENTITY, name) for time in later[later > begin].tolist())
+    if not scenario.data.entities[name].time:
+        return [begin]
+    since = pq.read_table(events / FOLDER / f"{name}.parquet", columns=["key.valid_from"])
+    later = np.unique(np.asarray(since["key.valid_from"])) + 1
+    return [begin, *later[later > begin].tolist()]
 
 
 def _update(path: RequestPath, events: Path, name: str, time: int) -> None:
@@ -125,3 +128,14 @@ def _update(path: RequestPath, events: Path, name: str, time: int) -> None:
 
 def _column(table: pa.Table, name: str) -> pa.Array:
     return table[name].combine_chunks()
+
+
+def replay_in_scratch(scenario: Scenario, state: Path, events: Path, *, most: int | None = None) -> pa.Table:
+    """The same through a store of its own, which is deleted afterwards. `state` is the folder that materialize wrote of
+    the day before."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(RocksStore(folder, scenario.name, writable=True)) as store,
+    ):
+        reading = StoreReading(store, load(state, store), tuple(read_state(state)["days"]))
+        return replay_day(RequestPath(scenario, online_facts(state)), store, reading, events, most=most)

@@ -8,7 +8,7 @@ its state at that moment, and the rows that came since.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -266,11 +266,11 @@ class StoreReading:
     of: State
     days: tuple[str, ...]
 
-    def state(self, keys: list[bytes]) -> list[bytes | None]:
+    def state(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of the state."""
         return self.store.get(self.of, keys)
 
-    def added(self, keys: list[bytes]) -> list[bytes | None]:
+    def added(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The records that came since."""
         return self.store.appended(self.days, keys)
 

@@ -1,0 +1,138 @@
+"""Skew: the features that a server computed beside those that the daily join computed, row by row.
+
+Chronon reports the same of logged requests (its online-offline consistency job): per feature how many rows are equal,
+missing, extra or different.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from feature_jobs.errors import BadInputError
+from feature_jobs.exact_columns import plain
+
+_MOST_EXAMPLES = 3
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FeatureSkew:
+    """A feature over the rows that both have: `missing` where only the join has a value, `extra` where only the server
+    has one, `different` where the values differ, `largest` by how much (numbers only). `rows` are the first rows that
+    are not equal, by their keys."""
+
+    feature: str
+    equal: int
+    missing: int
+    extra: int
+    different: int
+    largest: float | None
+    rows: tuple[str, ...]
+
+    @property
+    def unequal(self) -> int:
+        """Number of rows that are not equal."""
+        return self.missing + self.extra + self.different
+
+
+@dataclass(frozen=True)
+class Skew:
+    """All features; `only_online` and `only_offline` are rows that the other side does not have."""
+
+    features: tuple[FeatureSkew, ...]
+    rows: int
+    only_online: int
+    only_offline: int
+
+    @property
+    def unequal(self) -> list[FeatureSkew]:
+        """Features that are not equal on all rows, the worst first."""
+        return sorted((one for one in self.features if one.unequal), key=lambda one: -one.unequal)
+
+
+def skew(online: pa.Table, offline: pa.Table, features: Sequence[str], place: str) -> Skew:
+    """Compares both tables on the rows whose key columns (`key.…`) they share. `place` is where `online` comes from.
+
+    Raises BadInputError where they share no key, a key names two rows, or a feature is missing or of another type.
+    """
+    keys = [name for name in online.column_names if name.startswith("key.") and name in offline.column_names]
+    if not keys:
+        known = ", ".join(name for name in offline.column_names if name.startswith("key."))
+        raise BadInputError(f"{place}: has none of the key columns {known}; log with the features what names their row")
+    at_online, at_offline = _matched(online, offline, keys, place)
+    pairs = online.take(at_online), offline.take(at_offline)
+    found = []
+    for name in features:
+        if name not in online.column_names:
+            raise BadInputError(f"{place}: has no column {name}; log all features of the scenario")
+        values = [plain(table[name].combine_chunks()) for table in pairs]
+        found.append(_of_feature(name, values[0], values[1], pairs[1].select(keys)))
+    num = len(at_online)
+    return Skew(tuple(found), num, online.num_rows - num, offline.num_rows - num)
+
+
+def _matched(online: pa.Table, offline: pa.Table, keys: list[str], place: str) -> tuple[pa.Array, pa.Array]:
+    """Positions of the rows that both have."""
+    for name in keys:
+        if online.schema.field(name).type != offline.schema.field(name).type:
+            raise BadInputError(
+                f"{place}: {name} is {online.schema.field(name).type}, but {offline.schema.field(name).type} in the"
+                " samples; log it in the type of the log"
+            )
+    sides = []
+    for table, where in ((online, place), (offline, "the samples")):
+        named = {f"k{at}": table[name] for at, name in enumerate(keys)}
+        # Null is a key like others here: a row without a user is still a row.
+        known = {f"n{at}": pc.is_null(column) for at, column in enumerate(named.values())}
+        filled = {
+            name: column.fill_null("" if pa.types.is_string(column.type) else 0) for name, column in named.items()
+        }
+        side = pa.table({**filled, **{name: column.cast(pa.int8()) for name, column in known.items()}})
+        counted = side.append_column("at", pa.array(np.arange(table.num_rows)))
+        if side.group_by(side.column_names).aggregate([]).num_rows < table.num_rows:
+            raise BadInputError(f"{where}: {', '.join(keys)} name several rows at once; log key.event_row too, say")
+        sides.append(counted)
+    names = [name for name in sides[0].column_names if name != "at"]
+    joined = sides[0].join(sides[1].rename_columns([*names, "other"]), names, join_type="inner").sort_by("other")
+    return joined["at"].combine_chunks(), joined["other"].combine_chunks()
+
+
+def _of_feature(name: str, online: pa.Array, offline: pa.Array, keys: pa.Table) -> FeatureSkew:
+    has, had = (np.asarray(_is_known(values)) for values in (online, offline))
+    same, distance = _compared(online, offline)
+    both = has & had
+    different = both & ~same
+    missing, extra = ~has & had, has & ~had
+    unequal = np.flatnonzero(missing | extra | different)[:_MOST_EXAMPLES]
+    rows = tuple(
+        ", ".join(f"{key.removeprefix('key.')} {value}" for key, value in row.items())
+        for row in keys.take(pa.array(unequal)).to_pylist()
+    )
+    largest = float(distance[different].max()) if distance is not None and different.any() else None
+    counts = {"missing": int(missing.sum()), "extra": int(extra.sum()), "different": int(different.sum())}
+    return FeatureSkew(name, len(online) - sum(counts.values()), **counts, largest=largest, rows=rows)
+
+
+def _is_known(values: pa.Array) -> pa.Array:
+    """A list without elements stands for an unknown one, as in the samples."""
+    if pa.types.is_list(values.type):
+        return pc.greater(pc.list_value_length(values).fill_null(0), 0)
+    return values.is_valid()
+
+
+def _compared(online: pa.Array, offline: pa.Array) -> tuple[Bools, Floats | None]:
+    """Where both are the same value, and how far numbers are apart."""
+    kind = offline.type
+    if pa.types.is_list(kind) or pa.types.is_string(kind) or online.type != kind:
+        pairs = zip(online.to_pylist(), offline.to_pylist(), strict=True)
+        return np.fromiter((a == b for a, b in pairs), bool, len(online)), None
+    values = [np.asarray(column.fill_null(0)).astype(np.float64) for column in (online, offline)]
+    same = np.asarray(pc.fill_null(pc.equal(online, offline), True))
+    return same, np.abs(values[0] - values[1])

@@ -1,0 +1,85 @@
+"""A planted skew is found and named, whatever its kind; equal features are called equal."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from feature_jobs.errors import BadInputError
+from feature_jobs.online.skew import skew
+
+NUM = 5_000
+
+
+@pytest.fixture(scope="module")
+def samples() -> pa.Table:
+    random = np.random.default_rng(3)
+    rate = random.random(NUM)
+    return pa.table(
+        {
+            "key.event_time": pa.array(np.arange(NUM) // 3),
+            "key.event_row": pa.array(np.arange(NUM)),
+            "key.user": pa.array([None if row % 7 == 0 else row // 3 % 50 for row in range(NUM)], pa.int64()),
+            "rate": pa.array(rate, mask=rate < 0.1),
+            "seen": pa.array([[row % 5] * (row % 3) for row in range(NUM)], pa.list_(pa.int64())),
+            "group": pa.array([None if row % 11 == 0 else f"g{row % 9}" for row in range(NUM)]),
+        }
+    )
+
+
+FEATURES = ["rate", "seen", "group"]
+
+
+def with_changed(table: pa.Table, name: str, rows: list[int], value: object) -> pa.Table:
+    values = table[name].to_pylist()
+    for row in rows:
+        values[row] = value
+    return table.set_column(table.column_names.index(name), name, pa.array(values, table.schema.field(name).type))
+
+
+def test_rows_in_another_order_are_equal(samples: pa.Table) -> None:
+    shuffled = samples.take(pa.array(np.random.default_rng(1).permutation(NUM)))
+    found = skew(shuffled, samples, FEATURES, "log")
+    assert (found.rows, found.only_online, found.only_offline, found.unequal) == (NUM, 0, 0, [])
+
+
+@pytest.mark.parametrize(
+    ("feature", "value", "counts", "largest"),
+    [
+        ("rate", 9.0, {"different", "extra"}, True),
+        ("rate", None, {"missing"}, False),
+        ("seen", [4, 4, 9], {"different", "extra"}, False),
+        ("seen", [], {"missing"}, False),
+        ("group", "other", {"different", "extra"}, False),
+        ("group", None, {"missing"}, False),
+    ],
+)
+def test_one_row_in_a_thousand_is_found(
+    samples: pa.Table, feature: str, value: object, counts: set[str], largest: bool
+) -> None:
+    rows = list(range(100, NUM, NUM // 5))
+    found = skew(with_changed(samples, feature, rows, value), samples, FEATURES, "log")
+    [one] = found.unequal
+    assert one.feature == feature
+    assert 1 <= one.unequal <= len(rows)
+    assert {name for name in ("missing", "extra", "different") if getattr(one, name)} <= counts
+    assert (one.largest is not None) == (largest and one.different > 0)
+    assert any(f"event_row {row}" in text for row in rows for text in one.rows)
+
+
+def test_rows_that_one_side_lacks_are_counted(samples: pa.Table) -> None:
+    found = skew(samples.slice(10), samples.slice(0, NUM - 4), FEATURES, "log")
+    assert (found.rows, found.only_online, found.only_offline) == (NUM - 14, 4, 10)
+
+
+def test_what_cannot_be_compared_is_refused(samples: pa.Table) -> None:
+    with pytest.raises(BadInputError, match=r"log: has none of the key columns key\.event_time, key\.event_row"):
+        skew(samples.select(FEATURES), samples, FEATURES, "log")
+    with pytest.raises(BadInputError, match=r"log: key\.event_time, key\.user name several rows at once"):
+        skew(samples.drop_columns("key.event_row"), samples, FEATURES, "log")
+    with pytest.raises(BadInputError, match="log: has no column group"):
+        skew(samples.drop_columns("group"), samples, FEATURES, "log")
+    with pytest.raises(BadInputError, match=r"key\.event_row is string, but int64 in the samples"):
+        texts = samples["key.event_row"].cast(pa.string())
+        skew(samples.set_column(1, "key.event_row", texts), samples, FEATURES, "log")
