@@ -29,6 +29,9 @@ def _load(scenario: Scenario, folder: Path) -> None:
     from feature_jobs.online.materialize import load, read_state
     from feature_jobs.online.opening import store_of
 
+    if scenario.online is None:
+        print("materialize: the scenario names no online store (online.store); nothing is loaded", file=sys.stderr)
+        return
     with closing(store_of(scenario)) as store:
         current, ds = store.current(), read_state(folder)["ds"]
         if current is not None and current.ds > ds:

@@ -1,4 +1,4 @@
-"""Which online store a scenario has."""
+"""The online store that a scenario names."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from feature_jobs.sources.changes import read_landed
 from feature_jobs.sources.output_files import log_file
 from feature_jobs.windows.keys import Ints
 
-KEYS = ("key.event_time", "key.event_row")
+ROW = "key.event_row"
 _ENTITY, _ASK, _ROWS = 0, 1, 2
 """At one time: rows of entities that hold from an earlier time, then requests, then what they and others add."""
 
@@ -44,7 +44,7 @@ class _Rows:
 def replay_day(
     path: RequestPath, store: OnlineStore, reading: Reading, events: Path, *, most: int | None = None
 ) -> pa.Table:
-    """Features of a day's rows with their time and row, in the order in which they were asked for.
+    """Features of a day's rows with the keys that samples have, in the order in which they were asked for.
 
     `events` is the day's folder as ingest wrote it; `store` is where `reading` reads. `most`: the number of requests
     after which the replay ends.
@@ -78,7 +78,7 @@ def replay_day(
             some = np.flatnonzero(log.times == time)
             rows = log.table.take(pa.array(some))
             columns = {name: _column(rows, name) for name in scenario.data.log(source).columns}
-            numbers, known_at = np.asarray(rows[KEYS[1]]), log.known_at[some]
+            numbers, known_at = np.asarray(rows[ROW]), log.known_at[some]
             append_rows(path, store, columns, times=log.times[some], rows=numbers, known_at=known_at, source=source)
         elif most is None or len(found) < most:
             found.append(_asked(path, reading, shown.take(pa.array(groups[number])), time))
@@ -93,14 +93,15 @@ def _asked(path: RequestPath, reading: Reading, rows: pa.Table, time: int) -> pa
     context = {name: _column(rows, name) for name in data.events.columns if name not in outcomes}
     request = Request(time, rows[data.user][0].as_py(), _column(rows, data.item), context)
     features = path.table(request, reading)
-    return pa.table(
-        {**{name: rows[name] for name in KEYS}, **dict(zip(features.column_names, features.columns, strict=True))}
-    )
+    keys = {"key.event_time": rows["key.event_time"], ROW: rows[ROW]}
+    named = {"user": data.user, "item": data.item, **({"request": data.request} if data.request else {})}
+    keys |= {f"key.{name}": rows[column] for name, column in named.items()}
+    return pa.table({**keys, **dict(zip(features.column_names, features.columns, strict=True))})
 
 
 def _rows_of(scenario: Scenario, events: Path, source: str | None) -> _Rows:
     table = pq.read_table(events / log_file(source)).combine_chunks()
-    times = np.asarray(table[KEYS[0]])
+    times = np.asarray(table["key.event_time"])
     known_at = times
     if source is None and scenario.data.request:
         requests = requests_of(_column(table, scenario.data.user), _column(table, scenario.data.request))
@@ -138,4 +139,6 @@ def replay_in_scratch(scenario: Scenario, state: Path, events: Path, *, most: in
         closing(RocksStore(folder, scenario.name, writable=True)) as store,
     ):
         reading = StoreReading(store, load(state, store), tuple(read_state(state)["days"]))
-        return replay_day(RequestPath(scenario, online_facts(state)), store, reading, events, most=most)
+        found = replay_day(RequestPath(scenario, online_facts(state)), store, reading, events, most=most)
+    # The join numbers its rows together with those of earlier days whose labels mature.
+    return found.drop_columns(ROW)

@@ -238,7 +238,7 @@ class RequestPath:
 
     def _typed(self, name: str, column: pa.Array) -> pa.Array:
         if name not in self._types.names:
-            raise BadInputError(f"{self.scenario.file}: the request gives {name}, which is no column of the log")
+            raise BadInputError(f"{self.scenario.file}: the request gives {name}; the log has no such column")
         wanted = self._types.field(name).type
         if column.type == wanted:
             return column

@@ -60,12 +60,14 @@ class Skew:
 def skew(online: pa.Table, offline: pa.Table, features: Sequence[str], place: str) -> Skew:
     """Compares both tables on the rows whose key columns (`key.…`) they share. `place` is where `online` comes from.
 
-    Raises BadInputError where they share no key, a key names two rows, or a feature is missing or of another type.
+    Of rows with equal keys the first ones of both belong together, then the second ones. Raises BadInputError where the
+    tables share no key column, or one has another type, and where a feature is missing.
     """
     keys = [name for name in online.column_names if name.startswith("key.") and name in offline.column_names]
     if not keys:
         known = ", ".join(name for name in offline.column_names if name.startswith("key."))
         raise BadInputError(f"{place}: has none of the key columns {known}; log with the features what names their row")
+    online, offline = online.combine_chunks(), offline.combine_chunks()
     at_online, at_offline = _matched(online, offline, keys, place)
     pairs = online.take(at_online), offline.take(at_offline)
     found = []
@@ -86,22 +88,28 @@ def _matched(online: pa.Table, offline: pa.Table, keys: list[str], place: str) -
                 f"{place}: {name} is {online.schema.field(name).type}, but {offline.schema.field(name).type} in the"
                 " samples; log it in the type of the log"
             )
-    sides = []
-    for table, where in ((online, place), (offline, "the samples")):
-        named = {f"k{at}": table[name] for at, name in enumerate(keys)}
-        # Null is a key like others here: a row without a user is still a row.
-        known = {f"n{at}": pc.is_null(column) for at, column in enumerate(named.values())}
-        filled = {
-            name: column.fill_null("" if pa.types.is_string(column.type) else 0) for name, column in named.items()
-        }
-        side = pa.table({**filled, **{name: column.cast(pa.int8()) for name, column in known.items()}})
-        counted = side.append_column("at", pa.array(np.arange(table.num_rows)))
-        if side.group_by(side.column_names).aggregate([]).num_rows < table.num_rows:
-            raise BadInputError(f"{where}: {', '.join(keys)} name several rows at once; log key.event_row too, say")
-        sides.append(counted)
+    sides = [_numbered(online, keys), _numbered(offline, keys)]
     names = [name for name in sides[0].column_names if name != "at"]
     joined = sides[0].join(sides[1].rename_columns([*names, "other"]), names, join_type="inner").sort_by("other")
     return joined["at"].combine_chunks(), joined["other"].combine_chunks()
+
+
+def _numbered(table: pa.Table, keys: list[str]) -> pa.Table:
+    """The keys of all rows, without nulls; `number` counts the rows of a key, `at` is the position of the row."""
+    columns: dict[str, pa.Array] = {}
+    for number, name in enumerate(keys):
+        column = table[name].combine_chunks()
+        # Null is a key like others here: a row without a user is still a row.
+        columns[f"n{number}"] = column.is_null().cast(pa.int8())
+        columns[f"k{number}"] = column.fill_null("" if pa.types.is_string(column.type) else 0)
+    rows = pa.table({**columns, "at": pa.array(np.arange(table.num_rows))})
+    grouped = rows.group_by([*columns], use_threads=False).aggregate([("at", "list")]).combine_chunks()
+    lists = grouped["at_list"].combine_chunks()
+    begin = np.asarray(lists.offsets)
+    parents = np.asarray(pc.list_parent_indices(lists))
+    of_key = np.arange(len(parents)) - (begin[:-1] - begin[0])[parents]
+    found = grouped.drop_columns("at_list").take(pa.array(parents))
+    return found.append_column("number", pa.array(of_key)).append_column("at", lists.flatten())
 
 
 def _of_feature(name: str, online: pa.Array, offline: pa.Array, keys: pa.Table) -> FeatureSkew:
@@ -128,7 +136,7 @@ def _is_known(values: pa.Array) -> pa.Array:
 
 
 def _compared(online: pa.Array, offline: pa.Array) -> tuple[Bools, Floats | None]:
-    """Where both are the same value, and how far numbers are apart."""
+    """Rows with the same value on both sides, and the distance between numbers."""
     kind = offline.type
     if pa.types.is_list(kind) or pa.types.is_string(kind) or online.type != kind:
         pairs = zip(online.to_pylist(), offline.to_pylist(), strict=True)

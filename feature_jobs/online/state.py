@@ -30,7 +30,7 @@ _NEVER_NULL = ("time", "value", "num")
 
 
 class SpanFacts(TypedDict):
-    """Whole days with the times [begin, end) in µs, and what is kept of their rows: numbers, and lists with the kind of
+    """Whole days with the times [begin, end) in µs, and the summary of their rows: numbers, and lists with the kind of
     their elements, each as OPERATION.COLUMN. Without whole days begin and end are the end of the state."""
 
     begin: int
@@ -40,7 +40,7 @@ class SpanFacts(TypedDict):
 
 
 class KeySetState(TypedDict):
-    """What the values of a key set hold: columns of its rows that are conditions, those that are values with the kind
+    """Content of the values of a key set: columns of its rows that are conditions, those that are values with the kind
     of their elements, and the span of each window by its name."""
 
     number: int
@@ -87,7 +87,7 @@ def days_of_state(scenario: Scenario, summaries: Summaries, begin: int, end: int
 
 
 def _pieces(scenario: Scenario, one: KeySet, summaries: Summaries, begin: int, end: int) -> dict[Window, Pieces]:
-    """What each window reads, if all times [begin, end) were one day after the last one, without rows of its own."""
+    """The reach of each window, if all times [begin, end) were one day after the last one, without rows of its own."""
     days = summaries.partitions
     own = int(days.days[-1]) + 1
     later = Partitions(

@@ -58,7 +58,7 @@ class Reading(Protocol):
 
 
 class OnlineStore(ABC):
-    """Where the state of a scenario's keys lies."""
+    """A store of states and records, for one scenario."""
 
     @abstractmethod
     def current(self) -> State | None:

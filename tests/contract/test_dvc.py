@@ -10,7 +10,7 @@ import pytest
 from feature_jobs.schema import load_scenario
 from tasks.commands.days import scenario_days
 from tasks.run.dvc import render
-from tasks.steps import DAILY, upstream
+from tasks.steps import daily_steps, upstream
 from tests.paths import ROOT, SCENARIOS
 from tests.small import SCENARIO
 
@@ -36,7 +36,7 @@ def test_stages_depend_on_what_their_steps_read() -> None:
 
     document = YAML(typ="safe").load(_rendered())
     stages, days = document["stages"], document["vars"][0]["days"]
-    for name in DAILY:
+    for name in daily_steps(load_scenario(MOVIELENS)):
         deps = stages[name]["do"]["deps"]
         for writer in upstream(name):
             assert f".recloop/dvc/movielens/g0000/${{key}}/{writer}" in deps
