@@ -141,11 +141,15 @@ def online_facts(folder: Path) -> OnlineFacts:
     return OnlineFacts(state["begin"], state["end"], state["key_sets"], entities)
 
 
+def state_in(folder: Path) -> State:
+    """The state that a folder holds. state.json has the digests of the other files, so its own stands for all."""
+    return State(read_state(folder)["ds"], hashlib.sha256((folder / STATE_FILE).read_bytes()).hexdigest()[:16])
+
+
 def load(folder: Path, store: OnlineStore) -> State:
     """Loads the state of a folder into a store, and makes it the one that is read."""
-    facts = read_state(folder)
-    state = State(facts["ds"], hashlib.sha256((folder / STATE_FILE).read_bytes()).hexdigest()[:16])
-    store.load(state, _pairs(folder, facts))
+    state = state_in(folder)
+    store.load(state, _pairs(folder, read_state(folder)))
     return state
 
 

@@ -1,12 +1,19 @@
-"""The online store that a scenario names."""
+"""The online store that a scenario names, and the features of requests from it."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
 
 from feature_jobs.errors import BadInputError
+from feature_jobs.online.materialize import append_rows, online_facts, read_state, state_in
+from feature_jobs.online.request import Request, RequestPath, StoreReading
 from feature_jobs.online.store import OnlineStore
 from feature_jobs.schema import Scenario
+from feature_jobs.windows.keys import Ints
 
 _VARIABLE = "RECLOOP_ONLINE_PASSWORD"
 
@@ -31,3 +38,34 @@ def store_of(scenario: Scenario, *, writable: bool = False) -> OnlineStore:
     from feature_jobs.online.rocks_store import RocksStore
 
     return RocksStore(scenario.file.parent / url, scenario.name, writable=writable)
+
+
+class OnlineFeatures:
+    """Features of requests, from a state that the scenario's store has loaded. `folder` is what `materialize` wrote.
+
+    `writable`: this process adds the rows of logs as they come; with RocksDB only one may. Raises BadInputError where
+    the store has not loaded this state.
+    """
+
+    def __init__(self, scenario: Scenario, folder: Path, *, writable: bool = False) -> None:
+        self._store, facts = store_of(scenario, writable=writable), read_state(folder)
+        self.path, state = RequestPath(scenario, online_facts(folder)), state_in(folder)
+        if (current := self._store.current()) != state:
+            has = f"the state {current.name}" if current else "no state"
+            raise BadInputError(
+                f"{folder}: the online store has {has}, not {state.name}; load it:"
+                f" recloop materialize {scenario.option} --ds {state.ds}"
+            )
+        self._reading = StoreReading(self._store, state, tuple(facts["days"]))
+
+    def of(self, request: Request) -> pa.Table:
+        """The features of a request, a row for each item."""
+        return self.path.table(request, self._reading)
+
+    def add(self, columns: Mapping[str, pa.Array], *, times: Ints, rows: Ints, source: str | None = None) -> None:
+        """Adds rows of a log: see `append_rows`."""
+        append_rows(self.path, self._store, columns, times=times, rows=rows, source=source)
+
+    def close(self) -> None:
+        """Lets go of the store."""
+        self._store.close()
