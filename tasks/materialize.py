@@ -57,10 +57,10 @@ def _load(scenario: Scenario, folder: Path) -> None:
 def materialize(
     config: DayConfig, *, summaries: Path, past: Mapping[str, Path], carried: Mapping[str, Path], online: Path
 ) -> Metrics:
-    """Writes the state at the day's end for the requests after it: of each key of trailing features what their windows
-    need, and of each entity the newest row of each key.
+    """Writes the state of features for requests.
 
-    The command then loads it into the scenario's online store.
+    It is that of the day's end. Of each key of trailing features it has what the windows of later requests need, and of
+    each entity the newest row of each key. The command then loads it into the scenario's online store.
     """
     from feature_jobs.online.materialize import materialize_day
 

@@ -9,7 +9,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks import steps
+
 FIRST = datetime.date(2024, 3, 1)
+DAILY = tuple(name for name in steps.DAILY if steps.STEPS[name].needs is None)
+"""Steps of a day of this shop, which has no online store."""
 
 SCENARIO = """\
 name: shop

@@ -235,7 +235,7 @@ class StateReader:
         lists = [(f"{at} {name}", kind) for at, span in enumerate(facts["spans"]) for name, kind in span["lists"]]
         self.shape = Shape(tuple(numbers), (*rows, *lists))
         self.added = Shape((), ((ROW, "int"), *rows))
-        """Rows that came since, each with a number that tells it from others of its time."""
+        """Rows that came since, each with a number: others may have its time."""
 
     def row_lists(self, run: Run, keys: Keys) -> dict[str, pa.ListArray]:
         """The rows of a run as lists of each of these keys, which are all of its own and maybe more."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PROMOTED = "promoted"
 
+_MOST_HEADS = 72  # of 80 columns, beside the day
+
 
 def day_table(scenario: Scenario, store: ScenarioStore, days: Sequence[str]) -> RenderableType:
     """Returns a table of the days' results and steps' times, for `rich.console.Console.print`; fits into 80 columns."""
@@ -76,8 +78,10 @@ def _legend(scenario: Scenario) -> str:
 
 
 def _seconds(days: Sequence[Mapping[str, Any]], steps: Sequence[str]) -> Table:
-    # Long names on two lines, or the table would be wider than a terminal.
-    table = _plain("seconds", *(name if len(name) < 8 else f"{name[:5]}-\n{name[5:]}" for name in steps))
+    heads = list(steps)
+    if sum(len(name) + 1 for name in heads) > _MOST_HEADS:  # long names on two lines
+        heads = [name if len(name) < 8 else f"{name[:5]}-\n{name[5:]}" for name in heads]
+    table = _plain("seconds", *heads)
     for day in days:
         taken = day["seconds"]
         # Without the year, which is in the table above.

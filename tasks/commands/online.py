@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-@main.command(short_help="Compares features of requests with those of the daily join.")
+@main.command(short_help="Compares features of requests with the daily join.")
 @click.option("--ds", type=arguments.day, required=True, metavar="DAY", help="The day of the requests, 2022-04-25.")
 @click.option(
     "--requests",

@@ -24,7 +24,7 @@ from tasks.store.output_files import parsed_json
 from tasks.store.scenario_store import Commit, ScenarioStore
 from tasks.tracking.files import VERSION_FILE
 
-STEP_WIDTH = max(map(len, STEPS))
+STEP_WIDTH = 9  # of most names; a longer one moves its own line alone
 SHOWN = ("auc", "num_rows")
 SHOWN_IF_ANY = ("quarantined", "undated", "duplicates")
 MOST_NUMBERS = 8  # of a line

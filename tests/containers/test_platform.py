@@ -30,13 +30,12 @@ from infra.backfill import Backfill, failure_of
 from infra.images import LOCAL_SERVICES, Parts, build
 from infra.platform import BUCKET, PORTS, TOKENS, ports_in
 from infra.servers import free_ports
-from tasks.steps import DAILY
 from tasks.store.scenario_store import ScenarioStore, open_store
 from tasks.store.verify import require_sound
 from tests.containers.engine import DOCKER, TAG, await_none, containers, docker
 from tests.paths import ROOT
 from tests.plain_days import Digests
-from tests.small import days, write_small
+from tests.small import DAILY, days, write_small
 
 pytestmark = [pytest.mark.container, pytest.mark.slow, pytest.mark.airflow, pytest.mark.timeout(900)]
 DAYS = days(2)

@@ -23,7 +23,7 @@ from feature_jobs.schema import load_scenario
 from infra.platform import credentials
 from tasks.contract import Resources
 from tasks.run.runner import run_step
-from tasks.steps import DAILY, STEPS
+from tasks.steps import STEPS
 from tasks.store.scenario_store import open_store
 from tests.cluster_double import serving
 from tests.containers.engine import TAG, await_none, containers, docker
@@ -31,7 +31,7 @@ from tests.containers.node_double import NodeDouble
 from tests.mlflow_server import STEPS_USER, server_with_passwords
 from tests.object_store import NARROW, ObjectServer
 from tests.paths import ROOT
-from tests.small import days, write_day, write_small
+from tests.small import DAILY, days, write_day, write_small
 from tests.waiting import awaited
 
 pytestmark = [pytest.mark.container, pytest.mark.slow, pytest.mark.timeout(900)]

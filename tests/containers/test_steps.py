@@ -18,7 +18,6 @@ from infra.platform import credentials
 from tasks.run.container import ContainerLauncher, ContainerSettings
 from tasks.run.launchers import InProcess
 from tasks.run.runner import run_step
-from tasks.steps import DAILY
 from tasks.store.scenario_store import open_store
 from tasks.store.verify import require_sound
 from tests.containers.engine import DOCKER, TAG, containers
@@ -27,7 +26,7 @@ from tests.environment import inherited
 from tests.mlflow_server import mlflow_server
 from tests.object_store import NARROW, REGION, ObjectServer
 from tests.paths import ROOT
-from tests.small import days
+from tests.small import DAILY, days
 from tests.waiting import awaited
 
 pytestmark = [pytest.mark.container, pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("none_left")]

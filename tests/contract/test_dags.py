@@ -88,7 +88,7 @@ def test_order_is_that_of_the_declarations_without_a_redundant_edge(dags: dict[s
         if dag_id.endswith("_daily"):
             assert next(task.task_id for task in dag.topological_sort()) == DAILY[0]
             found = {task.task_id: task.get_flat_relative_ids(upstream=True) for task in dag.tasks}
-            scenario = load_scenario(dag_id.removesuffix("_daily"))
+            scenario = load_scenario(SCENARIOS / f"{dag_id.removesuffix('_daily')}.yaml")
             assert found == {step: closure[step] for step in daily_steps(scenario)}
             for task in dag.tasks:
                 before = task.upstream_task_ids

@@ -13,10 +13,9 @@ import psutil
 import pytest
 import requests
 
-from tasks.steps import DAILY
 from tests.airflow_project import ENDED, Project, await_run, processes_of, returned, state_of
 from tests.plain_days import Digests
-from tests.small import days, write_small
+from tests.small import DAILY, days, write_small
 from tests.waiting import awaited
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(900)]

@@ -27,7 +27,6 @@ from infra.processes import find
 from infra.servers import Local
 from infra.waiting import reasons
 from tasks.run.shown import not_shown
-from tasks.steps import DAILY
 from tasks.store.scenario_store import ScenarioStore, open_store
 from tasks.store.verify import require_sound
 from tests.airflow_operator import Operator, backfill_id
@@ -35,7 +34,7 @@ from tests.airflow_project import Project, returned
 from tests.object_store import ObjectServer
 from tests.paths import ROOT
 from tests.plain_days import Digests
-from tests.small import days, write_small
+from tests.small import DAILY, days, write_small
 from tests.waiting import awaited
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(900)]

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 def _recloop(folder: Path, *words: str) -> str:
     environment = {**os.environ, "RECLOOP_NO_TRACK": "1", "PYTHONPATH": str(ROOT)}
-    options = ["-s", str(SCENARIOS / "company.yaml")]
+    options = ["-s", str(SCENARIOS / "company.yaml"), "--set", f"online.store={folder}/online"]
     options += ["--data", str(folder / "data")] if words[0] in ("fetch", "run") else []
     command = [sys.executable, "-m", "tasks", words[0], *words[1:2], *options, *words[2:]]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -33,3 +33,6 @@ def test_its_days_are_promoted(tmp_path: Path) -> None:
     assert shown["auc"]["2024-03-03"]["order"] is None
     assert shown["auc"]["2024-03-05"]["order"] > 0.65  # by a checkpoint that has learned the orders of one day
     assert "every digest is right" in _recloop(tmp_path, "chain", "verify")
+    replayed = json.loads(_recloop(tmp_path, "skew", "--ds=2024-03-05", "--most=120", "--json"))
+    assert replayed["rows"] > 500  # in requests of five or more items
+    assert {one["equal"] for one in replayed["features"]} == {replayed["rows"]}

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks.steps import DAILY
 from tests.airflow_home import airflow_environment
 from tests.cluster_double import ClusterDouble, serving
 from tests.environment import inherited
 from tests.paths import ROOT
+from tests.small import DAILY
 
 pytestmark = [pytest.mark.slow, pytest.mark.airflow]
 STEP = """

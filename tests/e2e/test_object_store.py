@@ -9,13 +9,12 @@ import pytest
 
 from feature_jobs.errors import BadInputError
 from tasks.run.registry import require_one_registry
-from tasks.steps import DAILY
 from tasks.store.scenario_store import open_store
 from tests import warm
 from tests.environment import inherited
 from tests.object_store import ObjectServer, proxy_of
 from tests.plain_days import Digests, digests_of
-from tests.small import days, write_small
+from tests.small import DAILY, days, write_small
 
 BEGIN = f"--from={days(1)[0]}"
 UNTIL_TRAIN = ("--until", "train", "--no-track")

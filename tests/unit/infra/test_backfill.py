@@ -10,8 +10,7 @@ from rich.console import Console
 from feature_jobs.errors import BadInputError, RetryLaterError
 from feature_jobs.schema import load_scenario
 from infra.backfill import Backfill, failure_of
-from tasks.steps import DAILY
-from tests.small import days, write_small
+from tests.small import DAILY, days, write_small
 
 if TYPE_CHECKING:
     from infra.airflow_api import AirflowApi

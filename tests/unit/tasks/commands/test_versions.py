@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tasks.commands.cli import main
-from tasks.steps import DAILY
 from tasks.store.champion_log import ChampionLog, Entry
 from tasks.store.scenario_store import open_store
 from tests.object_store import ObjectServer, proxy_of
+from tests.small import DAILY
 from tests.unit.tasks.little import DAYS, commit, little_scenario
 
 

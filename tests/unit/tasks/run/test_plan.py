@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tasks.run.plan import DayPlan, StepPlan, in_words, plan_table
-from tasks.steps import DAILY
+from tests.small import DAILY
 
 OTHER = "made with other code than today's"
 
