@@ -31,7 +31,6 @@ import pyarrow.parquet as pq
 from feature_jobs.joins.summaries import days_of_entities, days_to_merge
 from feature_jobs.joins.summarize import summarize_day
 from feature_jobs.online.materialize import load, materialize_day, online_facts, read_state
-from feature_jobs.online.past import records_of
 from feature_jobs.online.redis_store import RedisStore
 from feature_jobs.online.request import Request, RequestPath, StoreReading
 from feature_jobs.online.rocks_store import RocksStore
@@ -242,7 +241,7 @@ def _upserts(
             columns |= {name: random.integers(0, most, at_once) for name, _ in reader.facts["values"]}
             grouped = group_rows(Keys(random.integers(0, most, at_once)), np.ones(at_once, bool))
             run = run_of(grouped, times, columns)
-            records = records_of(reader, run, first + grouped.order)
+            records = reader.records_of(run, first + grouped.order)
             store.append("2024-01-04", dict(zip(store_keys(reader.facts, run.keys), records, strict=True)))
     seconds = time.perf_counter() - begun
     ended.set()

@@ -71,7 +71,7 @@ class Problems:
 
     def expression(
         self, location: tuple[str, ...], expression: str, more: dict[str, str] | None = None
-    ) -> tuple[str | None, set[str]]:
+    ) -> tuple[str | None, frozenset[str]]:
         """Type of an expression (None, with a message, where it is wrong) and the columns it reads.
 
         `more` holds the types of names that are allowed besides columns.
@@ -82,7 +82,7 @@ class Problems:
             columns = columns_of(expression)
         except BadInputError as error:
             self.say(location, None, *_split(error))
-            return None, set()
+            return None, frozenset()
         unknown = sorted(columns - types.keys() - {EVENT_TIME})
         for name in unknown:
             # A column alone would stand in the message twice.
@@ -96,7 +96,9 @@ class Problems:
             self.say(location, None, *_split(error))
             return None, columns
 
-    def condition(self, location: tuple[str, ...], expression: str, more: dict[str, str] | None = None) -> set[str]:
+    def condition(
+        self, location: tuple[str, ...], expression: str, more: dict[str, str] | None = None
+    ) -> frozenset[str]:
         """Checks an expression that must be true or false; returns the columns it reads."""
         kind, columns = self.expression(location, expression, more)
         if kind is not None and kind not in ("bool", "int", "float"):

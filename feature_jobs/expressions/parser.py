@@ -49,12 +49,13 @@ _ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod)
 _FOREIGN = {"null": "None", "none": "None", "nan": "None", "nil": "None", "true": "True", "false": "False"}
 
 
-def columns_of(expression: str) -> set[str]:
+@functools.lru_cache(maxsize=4096)  # a request asks for the names of the same texts again
+def columns_of(expression: str) -> frozenset[str]:
     """Names that the expression reads: `rating`, `user.gender`, `event_time`.
 
     Raises BadInputError where it is not a valid expression.
     """
-    return set(_names(parse(expression)))
+    return frozenset(_names(parse(expression)))
 
 
 @functools.lru_cache(maxsize=4096)  # check, init and join parse the same texts many times

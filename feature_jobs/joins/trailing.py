@@ -46,9 +46,10 @@ class Past(Protocol):
 
 @dataclass(frozen=True)
 class _Wanted:
-    """The aggregations of a window, and all their operations with the names of those that tiles hold."""
+    """The aggregations of a window with the names of their operations by role, and all these operations with the names
+    of those that tiles hold."""
 
-    aggregations: dict[str, Aggregation]
+    aggregations: dict[str, tuple[Aggregation, dict[str, str]]]
     operations: dict[str, Operation]
     stored: dict[str, str]
 
@@ -67,10 +68,11 @@ class TrailingFeatures:
         sets = {one.name: one for one in key_sets(scenario)}
         self._wanted: dict[str, tuple[KeySet, dict[Window, _Wanted]]] = {}
         for (key, window), found in by_window.items():
-            roles = [one.operations if audited else one.of_values for one in found.values()]
-            operations = {operation_name(op): op for each in roles for op in each.values()}
+            roles = {name: one.operations if audited else one.of_values for name, one in found.items()}
+            operations = {operation_name(op): op for each in roles.values() for op in each.values()}
             stored = {name: operation_name(operation.stored) for name, operation in operations.items()}
-            self._wanted.setdefault(key, (sets[key], {}))[1][window] = _Wanted(found, operations, stored)
+            named = {n: (one, {role: operation_name(op) for role, op in roles[n].items()}) for n, one in found.items()}
+            self._wanted.setdefault(key, (sets[key], {}))[1][window] = _Wanted(named, operations, stored)
         self._order, self._audited = tuple(scenario.features), audited
 
     @property
@@ -94,9 +96,8 @@ class TrailingFeatures:
                     runs=runs,
                     tiles=tiles,
                 )
-                for name, aggregation in wanted.aggregations.items():
-                    roles = aggregation.operations if self._audited else aggregation.of_values
-                    of_feature = {role: found[operation_name(op)] for role, op in roles.items()}
+                for name, (aggregation, roles) in wanted.aggregations.items():
+                    of_feature = {role: found[operation] for role, operation in roles.items()}
                     if self._audited:
                         sources[name] = np.asarray(of_feature[NEWEST]["time"])
                     columns[name] = feature_values(asking, name, aggregation, of_feature, asked.codes_N >= 0)

@@ -24,7 +24,6 @@ from feature_jobs.joins.entities import Newest, newest_rows
 from feature_jobs.joins.rules import summarized_expressions
 from feature_jobs.joins.summaries import INDEX_FILE, ReadFile, Summaries, is_enough, parse_index
 from feature_jobs.joins.values import key_column
-from feature_jobs.online.past import records_of
 from feature_jobs.online.request import OnlineFacts, OnlineRows, RequestPath
 from feature_jobs.online.state import KeySetState, days_of_state, state_of_keys
 from feature_jobs.online.store import OnlineStore, Pairs, State, store_keys
@@ -197,7 +196,7 @@ def append_rows(
                 held = {n: c[own] if isinstance(c, np.ndarray) else c.take(taken) for n, c in held.items()}
                 grouped = group_rows(keys.take(own), np.ones(len(own), bool))
                 run = run_of(grouped, times[own], held)
-                found = records_of(reader, run, rows[own][grouped.order])
+                found = reader.records_of(run, rows[own][grouped.order])
                 records |= dict(zip(store_keys(reader.facts, run.keys), found, strict=True))
         store.append(day, records)
 

@@ -10,12 +10,12 @@ import pyarrow as pa
 
 from feature_jobs.joins.aggregations import KeySet
 from feature_jobs.online.packed import Packed
-from feature_jobs.online.state import ROW, TIME, StateReader, chosen_rows, merged, window_name
+from feature_jobs.online.state import StateReader, chosen_rows, merged, window_name
 from feature_jobs.online.store import Reading, store_keys
 from feature_jobs.windows.days import Pieces, TileId, Window
 from feature_jobs.windows.keys import Bools, Groups, Ints, Keys, group_rows
 from feature_jobs.windows.query import Asked
-from feature_jobs.windows.rows import Rows, lists_of, prefix_sums
+from feature_jobs.windows.rows import Rows, prefix_sums
 from feature_jobs.windows.runs import Run
 from feature_jobs.windows.tiles import Tile
 
@@ -89,15 +89,13 @@ def _read(
 
 def _since(reader: StateReader, keys: Keys, added: Sequence[bytes | None], begin: int) -> Run:
     """The rows that came since, of each key in the order of their times; a row that came again replaces the former."""
-    records = [(at, record) for at, value in enumerate(added) if value for record in split_records(value)]
-    _, lists = reader.added.unpack(Packed.of([record for _, record in records]))
-    run = reader.rows_of(keys, lists)
-    if not records:
+    here = [at for at, value in enumerate(added) if value]
+    codes, rows, run = reader.added_rows([value for value in added if value], keys)
+    times = run.rows.times
+    if not here:
         nothing = np.zeros(0, np.int64)
         return Run(keys.take(nothing), np.zeros(1, np.int64), run.rows)
-    num = np.diff(np.asarray(lists[TIME].offsets))
-    codes = np.repeat([at for at, _ in records], num)
-    rows, times = np.asarray(lists[ROW].values), run.rows.times
+    codes = np.array(here)[codes]
     order = np.lexsort((rows, times, codes))  # stable: of equal rows the last one is the newest
     ordered = np.stack([codes[order], times[order], rows[order]])
     is_last = np.append((ordered[:, 1:] != ordered[:, :-1]).any(axis=0), True)
@@ -107,21 +105,3 @@ def _since(reader: StateReader, keys: Keys, added: Sequence[bytes | None], begin
     num_K = np.bincount(codes[order], minlength=len(keys))
     some = np.flatnonzero(num_K)
     return Run(keys.take(some), prefix_sums(num_K[some]), Rows(times[order], columns))
-
-
-def split_records(value: bytes) -> list[bytes]:
-    """The records that were appended to a value, each after its length."""
-    found, at = [], 0
-    while at < len(value):
-        length = int.from_bytes(value[at : at + 4], "little")
-        found.append(value[at + 4 : at + 4 + length])
-        at += 4 + length
-    return found
-
-
-def records_of(reader: StateReader, run: Run, rows: Ints) -> list[bytes]:
-    """The rows of each key of a run as a record to append; `rows` are their numbers."""
-    lists = reader.row_lists(run, run.keys)
-    lists[ROW] = lists_of(run.offsets, pa.array(rows))
-    values = reader.added.pack({}, lists, len(run.keys)).values()
-    return [len(value).to_bytes(4, "little") + value for value in values]

@@ -7,7 +7,7 @@ request reads one value for each key, and computes with the kernel of the daily 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, reduce
 
 import numpy as np
@@ -25,6 +25,7 @@ from feature_jobs.windows.runs import Run
 from feature_jobs.windows.tiles import Tile
 
 TIME, FLAGS, ROW = "time", "flags", "row"
+_LENGTH = 4  # bytes of a record's length
 _NEVER_NULL = ("time", "value", "num")
 """Columns of summaries that are lists of whole numbers."""
 
@@ -234,8 +235,10 @@ class StateReader:
         numbers = [f"{at} {name}" for at, span in enumerate(facts["spans"]) for name in span["numbers"]]
         lists = [(f"{at} {name}", kind) for at, span in enumerate(facts["spans"]) for name, kind in span["lists"]]
         self.shape = Shape(tuple(numbers), (*rows, *lists))
-        self.added = Shape((), ((ROW, "int"), *rows))
-        """Rows that came since, each with a number: others may have its time."""
+        # Rows that came since have a number each: others may have their time. Without texts all are of one width.
+        self._added = Shape((), ((ROW, "int"), *rows))
+        widths = [0 if kind == "text" else 2 if kind == "id" else 1 for _, kind in self._added.lists]
+        self._width = sum(widths) if all(widths) else 0
 
     def row_lists(self, run: Run, keys: Keys) -> dict[str, pa.ListArray]:
         """The rows of a run as lists of each of these keys, which are all of its own and maybe more."""
@@ -263,6 +266,33 @@ class StateReader:
         offsets = np.asarray(lists[TIME].offsets).astype(np.int64)
         return Run(keys, offsets, Rows(np.asarray(lists[TIME].values), columns))
 
+    def records_of(self, run: Run, rows: Ints) -> list[bytes]:
+        """The rows of each key of a run as a record, to append to those that came before; `rows` are their numbers."""
+        lists = {ROW: lists_of(run.offsets, pa.array(rows)), **self.row_lists(run, run.keys)}
+        if self._width:
+            columns = [part for name, kind in self._added.lists for part in _words(lists[name].values, kind)]
+            return Packed(np.stack(columns, axis=1).ravel(), run.offsets * self._width).values()
+        values = self._added.pack({}, lists, len(run.keys)).values()
+        return [len(value).to_bytes(_LENGTH, "little") + value for value in values]
+
+    def added_rows(self, values: Sequence[bytes], keys: Keys) -> tuple[Ints, Ints, Run]:
+        """The rows of appended records: for each the position of its value, and its number; and a run of them, whose
+        keys have no meaning."""
+        if self._width:
+            packed = Packed.of(values)
+            words = packed.words.reshape(-1, self._width)
+            codes = np.repeat(np.arange(len(values)), np.diff(packed.offsets_K) // self._width)
+            lists, at = dict[str, pa.ListArray](), 0
+            for name, kind in self._added.lists:
+                known = words[:, at + 1] == 0 if kind == "id" else None
+                lists[name] = lists_of(np.array([0, len(words)]), pa.array(words[:, at], mask=known))
+                at += 2 if kind == "id" else 1
+        else:
+            records = [(at, record) for at, value in enumerate(values) for record in _split(value)]
+            _, lists = self._added.unpack(Packed.of([record for _, record in records]))
+            codes = np.repeat([at for at, _ in records], np.diff(np.asarray(lists[TIME].offsets))).astype(np.int64)
+        return codes, np.asarray(lists[ROW].values), self.rows_of(keys, lists)
+
     def whole_days(
         self, place: int, keys: Keys, numbers: Mapping[str, Ints], lists: Mapping[str, pa.ListArray]
     ) -> Tile:
@@ -279,3 +309,20 @@ class StateReader:
     def spans(self) -> list[tuple[int, int]]:
         """The times [begin, end) of each span."""
         return [(span["begin"], span["end"]) for span in self.facts["spans"]]
+
+
+def _words(values: pa.Array, kind: Kind) -> list[Ints]:
+    """A column as words: its values, and for ids whether each is known."""
+    if kind == "int":
+        return [np.asarray(values).astype(np.int64, copy=False)]
+    return [np.asarray(values.fill_null(0)), np.asarray(values.is_valid()).astype(np.int64)]
+
+
+def _split(value: bytes) -> list[bytes]:
+    """The records of a value, each after its length."""
+    found, at = [], 0
+    while at < len(value):
+        begin = at + _LENGTH
+        at = begin + int.from_bytes(value[at:begin], "little")
+        found.append(value[begin:at])
+    return found
