@@ -71,10 +71,15 @@ class PastOfRequest:
         begin, end = found.reader.spans[place]
         times = found.rows.rows.times
         old, new = chosen_rows(found.rows, times < begin), chosen_rows(found.rows, times >= end)
-        runs = {_OLD: old, _NEW: merged([new, found.since]) if len(found.since.rows.times) else new}
-        if begin == end:
-            return Pieces((_OLD,), (), (_NEW,)), runs, {}
-        return Pieces((_OLD,), (_WHOLE,), (_NEW,)), runs, {_WHOLE: found.spans[place]}
+        if len(found.since.rows.times):
+            new = merged([new, found.since]) if len(new.rows.times) else found.since
+        # Each part costs a search and a few sums for every operation, and most requests have rows in one of them.
+        runs = {name: run for name, run in ((_OLD, old), (_NEW, new)) if len(run.rows.times)}
+        tiles = {} if begin == end else {_WHOLE: found.spans[place]}
+        if not runs and not tiles:
+            runs = {_NEW: new}
+        pieces = Pieces((_OLD,) if _OLD in runs else (), (*tiles,), (_NEW,) if _NEW in runs else ())
+        return pieces, runs, tiles
 
 
 def _read(

@@ -83,10 +83,12 @@ class RocksStore(OnlineStore):
     def append(self, day: str, records: Mapping[bytes, bytes]) -> None:
         if not self._writable:
             raise BadInputError(f"{self._folder}: opened to read; the process that appends opens it as writable")
-        database = self._of_day(day)
-        if database is None:
-            return
-        keys = list(records)
+        if day not in self._added:
+            place = self._place_of(day)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            self._remove_old_days()
+            self._added[day] = Rdict(str(place), _options())
+        database, keys = self._added[day], list(records)
         batch = WriteBatch(raw_mode=True)
         for key, before in zip(keys, _values(database, keys), strict=True):
             batch.put(key, (before or b"") + records[key])
@@ -94,27 +96,28 @@ class RocksStore(OnlineStore):
 
     def appended(self, days: Sequence[str], keys: Sequence[bytes]) -> list[bytes | None]:
         found: list[bytes | None] = [None] * len(keys)
-        for day in days:
-            if (database := self._of_day(day)) is not None:
-                if not self._writable:
-                    database.try_catch_up_with_primary()
-                found = [(a or b"") + b if b else a for a, b in zip(found, _values(database, keys), strict=True)]
+        for database in map(self._of_day, days):
+            if database is not None:
+                of_day = _values(database, keys)
+                found = [(a or b"") + b if b else a for a, b in zip(found, of_day, strict=True)]
         return found
 
+    def _place_of(self, day: str) -> Path:
+        return self._folder / "added" / day
+
     def _of_day(self, day: str) -> Rdict | None:
-        """The records of a day, None where nobody wrote any."""
+        """The records of a day as they are by now, None where nobody wrote any."""
+        place = self._place_of(day)
         if day not in self._added:
-            place = self._folder / "added" / day
-            if self._writable:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                self._remove_old_days()
-                access = AccessType.read_write()
-            elif not (place / "CURRENT").exists():
+            if not (place / "CURRENT").exists():
                 return None
-            else:
+            access = AccessType.read_write()
+            if not self._writable:
                 self._follows.append(tempfile.TemporaryDirectory(prefix="recloop-online-"))
                 access = AccessType.secondary(self._follows[-1].name)
             self._added[day] = Rdict(str(place), _options(), access_type=access)
+        if not self._writable:
+            self._added[day].try_catch_up_with_primary()
         return self._added[day]
 
     def _remove_old_days(self) -> None:
