@@ -18,7 +18,7 @@ import pyarrow as pa
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import EVENT_TIME, columns_of
 from feature_jobs.expressions.evaluate import evaluate
-from feature_jobs.expressions.vectors import Columns
+from feature_jobs.expressions.vectors import Columns, plain
 from feature_jobs.joins.aggregations import KeySet
 from feature_jobs.joins.entities import Newest
 from feature_jobs.joins.request import RequestFeatures, no_request, one_request
@@ -116,10 +116,17 @@ class OnlineRows:
 
     def evaluate(self, expressions: Mapping[str, str]) -> dict[str, pa.Array]:
         """Values of expressions by place."""
-        for name in set().union(*map(columns_of, expressions.values())) - self._shared.arrays.keys():
+        names = frozenset().union(*map(columns_of, expressions.values()))
+        for name in names - self._shared.arrays.keys():
             self._shared.add(name, self.column(name))
         zone = self._log.time.zone
-        return {place: evaluate(e, self._shared, zone=zone, times=self._times) for place, e in expressions.items()}
+        return {
+            # Most expressions are a column alone.
+            place: plain(self._shared.arrays[e])
+            if e in names
+            else evaluate(e, self._shared, zone=zone, times=self._times)
+            for place, e in expressions.items()
+        }
 
     def keys(self, one: KeySet) -> tuple[Keys, Bools]:
         """The key of each row, and whether it has one."""
