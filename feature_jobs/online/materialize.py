@@ -24,6 +24,8 @@ from feature_jobs.joins.entities import Newest, newest_rows
 from feature_jobs.joins.rules import summarized_expressions
 from feature_jobs.joins.summaries import INDEX_FILE, ReadFile, Summaries, is_enough, parse_index
 from feature_jobs.joins.values import key_column
+from feature_jobs.online.packed import Packed
+from feature_jobs.online.past import KeyTable
 from feature_jobs.online.request import OnlineFacts, OnlineRows, RequestPath
 from feature_jobs.online.state import KeySetState, days_of_state, state_of_keys
 from feature_jobs.online.store import OnlineStore, Pairs, State, store_keys
@@ -137,7 +139,8 @@ def online_facts(folder: Path) -> OnlineFacts:
     entities = {
         name: Newest.read(read_block(folder / ENTITIES_FILE, place)) for name, place in state["entities"].items()
     }
-    return OnlineFacts(state["begin"], state["end"], state["key_sets"], entities)
+    mapped = {name: _key_table(folder, state, name) for name, of_set in state["key_sets"].items() if of_set["mapped"]}
+    return OnlineFacts(state["begin"], state["end"], state["key_sets"], entities, mapped)
 
 
 def state_in(folder: Path) -> State:
@@ -152,10 +155,23 @@ def load(folder: Path, store: OnlineStore) -> State:
     return state
 
 
+def _key_table(folder: Path, state: StateFacts, name: str) -> KeyTable:
+    """The keys and values of a set, in place."""
+    table = read_block(folder / KEYS_FILE, state["places"][name])
+    if not table.num_rows:
+        return KeyTable(keys_from(table), Packed.of([]))
+    column = table["value"].chunk(0)  # one batch has one chunk
+    _, offsets, words = column.buffers()
+    offsets_K = np.frombuffer(offsets, np.int64)[: len(column) + 1] // 8
+    values = np.frombuffer(words or b"", "<i8")[: offsets_K[-1]]
+    return KeyTable(keys_from(table), Packed(values.astype(np.int64, copy=False), offsets_K))
+
+
 def _pairs(folder: Path, facts: StateFacts) -> Iterator[Pairs]:
-    """All keys and values, in the order of the store's keys: key sets are numbered in the order of their blocks."""
-    for name, place in sorted(facts["places"].items(), key=lambda one: facts["key_sets"][one[0]]["number"]):
-        table = read_block(folder / KEYS_FILE, place)
+    """Keys and values that the store has, in the order of its keys."""
+    stored = [name for name, of_set in facts["key_sets"].items() if not of_set["mapped"]]
+    for name in sorted(stored, key=lambda name: facts["key_sets"][name]["number"]):
+        table = read_block(folder / KEYS_FILE, facts["places"][name])
         keys, values = keys_from(table), table["value"].combine_chunks()
         for at in range(0, len(keys), _AT_ONCE):
             some = np.arange(at, min(at + _AT_ONCE, len(keys)))

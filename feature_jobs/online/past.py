@@ -15,7 +15,7 @@ from feature_jobs.online.store import Reading, store_keys
 from feature_jobs.windows.days import Pieces, TileId, Window
 from feature_jobs.windows.keys import Bools, Groups, Ints, Keys, group_rows
 from feature_jobs.windows.query import Asked
-from feature_jobs.windows.rows import Rows, prefix_sums
+from feature_jobs.windows.rows import Rows, expanded, prefix_sums
 from feature_jobs.windows.runs import Run
 from feature_jobs.windows.tiles import Tile
 
@@ -33,8 +33,24 @@ class _Found:
     spans: list[Tile]
 
 
+@dataclass(frozen=True)
+class KeyTable:
+    """All keys of a set, sorted, with their values in memory, which may be a mapped file."""
+
+    keys: Keys
+    values: Packed
+
+    def find(self, keys: Keys) -> tuple[Keys, Packed]:
+        """Those of the keys that have a value, and these values."""
+        at = self.keys.find(keys)
+        here = np.flatnonzero(at >= 0)
+        begin, end = (self.values.offsets_K[at[here] + after] for after in (0, 1))
+        num = end - begin
+        return keys.take(here), Packed(self.values.words[expanded(begin, num)], prefix_sums(num))
+
+
 class PastOfRequest:
-    """The past of the rows of one request: all keys are read in one call.
+    """The past of the rows of one request: all keys of the store are read in one call, those of `mapped` in place.
 
     `asked` has by key set the keys of the rows that ask, and which rows have one; `times_N` their times; `begin` is the
     time from which rows are no part of the state.
@@ -43,8 +59,10 @@ class PastOfRequest:
     def __init__(
         self,
         readers: Mapping[str, StateReader],
+        mapped: Mapping[str, KeyTable],
         reading: Reading,
         asked: Mapping[str, tuple[Keys, Bools]],
+        *,
         times_N: Ints,
         begin: int,
     ) -> None:
@@ -52,13 +70,20 @@ class PastOfRequest:
         self._found: dict[str, _Found] = {}
         groups: dict[str, Groups] = {name: group_rows(*keys) for name, keys in asked.items()}
         wanted = {name: store_keys(readers[name].facts, one.keys) for name, one in groups.items()}
-        names = [key for keys in wanted.values() for key in keys]
-        values, added = reading.state(names), reading.added(names)
-        at = 0
+        stored = [key for name, keys in wanted.items() if name not in mapped for key in keys]
+        values, added = reading.state(stored), reading.added([key for keys in wanted.values() for key in keys])
+        of_state = of_added = 0
         for name, one in groups.items():
-            own = slice(at, at := at + len(wanted[name]))
+            num = len(wanted[name])
+            since = added[of_added : of_added + num]
+            of_added += num
+            if name in mapped:
+                known, packed = mapped[name].find(one.keys)
+            else:
+                known, packed = _packed(one.keys, values[of_state : of_state + num])
+                of_state += num
             self._asked[name] = Asked(one, times_N)
-            self._found[name] = _read(readers[name], one.keys, values[own], added[own], begin)
+            self._found[name] = _read(readers[name], known, packed, _since(readers[name], one.keys, since, begin))
 
     def asked(self, one: KeySet) -> Asked:
         """The rows that ask, by key."""
@@ -82,24 +107,27 @@ class PastOfRequest:
         return pieces, runs, tiles
 
 
-def _read(
-    reader: StateReader, keys: Keys, values: Sequence[bytes | None], added: Sequence[bytes | None], begin: int
-) -> _Found:
+def _packed(keys: Keys, values: Sequence[bytes | None]) -> tuple[Keys, Packed]:
+    """The keys that have a value, and these values."""
     here = [at for at, value in enumerate(values) if value is not None]
     known = keys if len(here) == len(keys) else keys.take(np.array(here, np.int64))
-    numbers, lists = reader.shape.unpack(Packed.of([value for value in values if value is not None]))
+    return known, Packed.of([value for value in values if value is not None])
+
+
+def _read(reader: StateReader, known: Keys, packed: Packed, since: Run) -> _Found:
+    numbers, lists = reader.shape.unpack(packed)
     spans = [reader.whole_days(place, known, numbers, lists) for place in range(len(reader.spans))]
-    return _Found(reader, reader.rows_of(known, lists), _since(reader, keys, added, begin), spans)
+    return _Found(reader, reader.rows_of(known, lists), since, spans)
 
 
 def _since(reader: StateReader, keys: Keys, added: Sequence[bytes | None], begin: int) -> Run:
     """The rows that came since, of each key in the order of their times; a row that came again replaces the former."""
     here = [at for at, value in enumerate(added) if value]
-    codes, rows, run = reader.added_rows([value for value in added if value], keys)
-    times = run.rows.times
     if not here:
         nothing = np.zeros(0, np.int64)
-        return Run(keys.take(nothing), np.zeros(1, np.int64), run.rows)
+        return Run(keys.take(nothing), np.zeros(1, np.int64), reader.no_rows)
+    codes, rows, run = reader.added_rows([value for value in added if value], keys)
+    times = run.rows.times
     codes = np.array(here)[codes]
     order = np.lexsort((rows, times, codes))  # stable: of equal rows the last one is the newest
     ordered = np.stack([codes[order], times[order], rows[order]])

@@ -33,7 +33,7 @@ from feature_jobs.joins.rules import (
 from feature_jobs.joins.same_row import SameRowFeatures
 from feature_jobs.joins.trailing import TrailingFeatures
 from feature_jobs.joins.values import key_column
-from feature_jobs.online.past import PastOfRequest
+from feature_jobs.online.past import KeyTable, PastOfRequest
 from feature_jobs.online.state import KeySetState, StateReader
 from feature_jobs.online.store import OnlineStore, Reading, State
 from feature_jobs.schema import Scenario, SequenceFeature
@@ -57,13 +57,15 @@ class Request:
 
 @dataclass(frozen=True)
 class OnlineFacts:
-    """The state of a day's end: what it holds of key sets, and the newest rows of entities. It serves requests of the
+    """The state of a day's end: what it holds of key sets, the newest rows of entities, and the values of key sets that
+    are not in the store. It serves requests of the
     times [begin, end) in µs."""
 
     begin: int
     end: int
     key_sets: Mapping[str, KeySetState]
     entities: Mapping[str, Newest]
+    mapped: Mapping[str, KeyTable]
 
 
 class OnlineRows:
@@ -207,7 +209,8 @@ class RequestPath:
 
     def _of_side(self, side: _Side, rows: OnlineRows, reading: Reading) -> dict[str, pa.Array]:
         asked = {one.name: rows.keys(one) for one in side.trailing.key_sets}
-        past = PastOfRequest(self.readers, reading, asked, rows.known_at, self.facts.begin)
+        times, begin = rows.known_at, self.facts.begin
+        past = PastOfRequest(self.readers, self.facts.mapped, reading, asked, times_N=times, begin=begin)
         return side.same_row.columns(rows.evaluate) | side.trailing.columns(rows, past)[0]
 
     def _split(self, of_items: frozenset[str]) -> tuple[_Side, _Side]:

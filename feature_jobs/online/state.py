@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from typing_extensions import TypedDict
 
+from feature_jobs.expressions.compiler import columns_of
 from feature_jobs.joins.aggregations import Aggregation, KeySet, aggregations, key_sets, name_of, operation_name
 from feature_jobs.joins.summaries import Summaries
 from feature_jobs.online.packed import Kind, Packed, Shape, kind_of
@@ -42,10 +43,12 @@ class SpanFacts(TypedDict):
 
 class KeySetState(TypedDict):
     """Content of the values of a key set: columns of its rows that are conditions, those that are values with the kind
-    of their elements, and the span of each window by its name."""
+    of their elements, and the span of each window by its name. `mapped`: no key names a user, so the values stay in a
+    file, beside those of entities; the others are in the store."""
 
     number: int
     halves: int
+    mapped: bool
     flags: list[str]
     values: list[tuple[str, Kind]]
     spans: list[SpanFacts]
@@ -73,9 +76,12 @@ def state_of_keys(
 
     `summaries` are those of the day that ends at `begin`, with the blocks of `days_of_state`.
     """
+    user = scenario.data.user
     for number, one in enumerate(key_sets(scenario)):
         pieces = _pieces(scenario, one, summaries, begin, end)
-        yield one.name, *_state(one, number, summaries, windows_of(scenario, one), pieces=pieces, begin=begin)
+        windows, names_user = windows_of(scenario, one), user in set().union(*map(columns_of, one.key))
+        facts, keys, packed = _state(one, number, summaries, windows, pieces=pieces, begin=begin, names_user=names_user)
+        yield one.name, facts, keys, packed
 
 
 def days_of_state(scenario: Scenario, summaries: Summaries, begin: int, end: int) -> set[str]:
@@ -110,6 +116,7 @@ def _state(
     *,
     pieces: Mapping[Window, Pieces],
     begin: int,
+    names_user: bool,
 ) -> tuple[KeySetState, Keys, Packed]:
     run = _rows_in_reach(one, summaries, pieces, begin)
     tiles = {tile: summaries.tile(one.name, tile) for each in pieces.values() for tile in each.tiles}
@@ -140,6 +147,7 @@ def _state(
     facts: KeySetState = {
         "number": number,
         "halves": 1 if keys.second is None else 2,
+        "mapped": not names_user,
         "flags": [name for name, column in run.rows.columns.items() if _is_flag(column)],
         "values": [
             (name, _kind_in(name, column))
@@ -239,6 +247,13 @@ class StateReader:
         self._added = Shape((), ((ROW, "int"), *rows))
         widths = [0 if kind == "text" else 2 if kind == "id" else 1 for _, kind in self._added.lists]
         self._width = sum(widths) if all(widths) else 0
+
+    @cached_property
+    def no_rows(self) -> Rows:
+        """The columns of no rows."""
+        _, lists = self._added.unpack(Packed.of([]))
+        nothing = np.zeros(0, np.int64)
+        return self.rows_of(Keys(nothing), lists).rows
 
     def row_lists(self, run: Run, keys: Keys) -> dict[str, pa.ListArray]:
         """The rows of a run as lists of each of these keys, which are all of its own and maybe more."""
