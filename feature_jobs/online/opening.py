@@ -66,6 +66,10 @@ class OnlineFeatures:
         """Adds rows of a log: see `append_rows`."""
         append_rows(self.path, self._store, columns, times=times, rows=rows, source=source)
 
+    def update(self, entity: str, rows: pa.Table) -> None:
+        """Lets later requests of this process see changed rows of an entity, which have the columns of the log's."""
+        self.path.update(entity, rows, whole=False)
+
     def close(self) -> None:
         """Lets go of the store."""
         self._store.close()
