@@ -10,6 +10,7 @@ Values expire after `EXPIRE_S`, so that neither old states nor old records stay.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -51,15 +52,25 @@ class RedisStore(OnlineStore):
         return None if name is None else State.named(name.decode("ascii", "replace"), self._place)
 
     def load(self, state: State, pairs: Iterable[Pairs]) -> None:
-        before = self._of_state(state)
+        own, former = self._of_state(state), self.current()
         with self._reached():
             for keys, values in pairs:
                 for at in range(0, len(keys), _AT_ONCE):
                     pipe = self._redis.pipeline(transaction=False)
                     for key, value in zip(keys[at : at + _AT_ONCE], values[at : at + _AT_ONCE], strict=True):
-                        pipe.set(before + key, value, ex=EXPIRE_S)
+                        pipe.set(own + key, value, ex=EXPIRE_S)
                     pipe.execute()
             self._redis.set(self._prefix + b"current", state.name)
+            if former is not None and former.ds == state.ds and former != state:
+                self._remove_others(own)
+
+    def _remove_others(self, own: bytes) -> None:
+        """Removes all states but one: a corrected day may have been computed without rows that must go."""
+        old = (
+            key for key in self._redis.scan_iter(self._prefix + b"state:*", count=_AT_ONCE) if not key.startswith(own)
+        )
+        while some := list(itertools.islice(old, _AT_ONCE)):
+            self._redis.unlink(*some)
 
     def get(self, state: State, keys: Sequence[bytes]) -> list[bytes | None]:
         before = self._of_state(state)

@@ -42,6 +42,10 @@ class RocksStore(OnlineStore):
         self._added: dict[str, Rdict] = {}
         self._follows: list[tempfile.TemporaryDirectory[str]] = []
 
+    @property
+    def _states_folder(self) -> Path:
+        return self._folder / "states"
+
     def current(self) -> State | None:
         try:
             name = (self._folder / "current").read_text(encoding="ascii").strip()
@@ -50,7 +54,7 @@ class RocksStore(OnlineStore):
         return State.named(name, str(self._folder / "current"))
 
     def load(self, state: State, pairs: Iterable[Pairs]) -> None:
-        states = self._folder / "states"
+        states = self._states_folder
         states.mkdir(parents=True, exist_ok=True)
         place = states / state.name
         if not (place / "CURRENT").exists():
@@ -64,17 +68,17 @@ class RocksStore(OnlineStore):
         self._remove_old(state)
 
     def _remove_old(self, state: State) -> None:
-        """Removes states that are neither current nor the last ones before it."""
-        found = sorted((self._folder / "states").glob("????-??-??-*"))
-        old = [path for path in found if path.name != state.name]
-        for path in old[: max(len(old) - self._kept + 1, 0)]:
+        """Removes states that are neither current nor the last ones before it; of a corrected day all others."""
+        others = [path for path in sorted(self._states_folder.glob("????-??-??-*")) if path.name != state.name]
+        is_corrected = any(path.name.startswith(state.ds) for path in others)
+        for path in others if is_corrected else others[: max(len(others) - self._kept + 1, 0)]:
             if database := self._states.pop(path.name, None):
                 database.close()
             shutil.rmtree(path, ignore_errors=True)
 
     def get(self, state: State, keys: Sequence[bytes]) -> list[bytes | None]:
         if state.name not in self._states:
-            place = self._folder / "states" / state.name
+            place = self._states_folder / state.name
             if not place.exists():
                 raise BadInputError(f"{place}: this state was removed; ask the store for the current one")
             self._states[state.name] = Rdict(str(place), _options(), access_type=AccessType.read_only(False))
@@ -122,7 +126,7 @@ class RocksStore(OnlineStore):
 
     def _remove_old_days(self) -> None:
         """Removes the records of days that all states hold. Only the process that writes them does it."""
-        oldest = min((path.name[:10] for path in (self._folder / "states").glob("????-??-??-*")), default="")
+        oldest = min((path.name[:10] for path in self._states_folder.glob("????-??-??-*")), default="")
         for path in (self._folder / "added").glob("????-??-??"):
             if path.name <= oldest:
                 if database := self._added.pop(path.name, None):

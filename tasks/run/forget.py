@@ -27,7 +27,7 @@ from tasks.run.launchers import Call, Launcher
 from tasks.run.replay import Replay, deleted_input, in_view, is_unfinished
 from tasks.run.reuse import take_over
 from tasks.run.runner import facts_of_run
-from tasks.steps import DAILY, STEPS, WRITERS
+from tasks.steps import DAILY, STEPS, WRITERS, daily_steps
 from tasks.store.champion_log import ChampionLog, promotions_held
 from tasks.store.digests import MANIFEST
 from tasks.store.forgotten import is_forgotten
@@ -187,7 +187,7 @@ def _steps_again(scenario: Scenario, store: ScenarioStore, days: list[str], begi
     """Returns the steps to compute again, with their numbers of days: those that read something that changes."""
     changed: set[tuple[str, str]] = set()
     for ds in days:
-        for name in DAILY:
+        for name in daily_steps(scenario):
             if (ds in begins) if name in ORIGINS else _reads_changed(scenario, store, STEPS[name], ds, changed):
                 changed.add((name, ds))
     seconds: dict[str, dict[str, float]] = defaultdict(dict)

@@ -11,7 +11,7 @@ from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import check_day, day_range, is_day, previous_day
 from tasks.run.collect import LINK_STEPS
 from tasks.run.inputs import flat, resolve_inputs
-from tasks.steps import DAILY, STEPS
+from tasks.steps import DAILY, STEPS, daily_steps
 from tasks.store.forgotten import leaves_out
 from tasks.store.records import holder_of
 from tasks.store.scenario_store import ScenarioStore
@@ -83,7 +83,7 @@ def begin_replay(
 
 def deleted_input(scenario: Scenario, store: ScenarioStore, ds: str) -> str | None:
     """An earlier day of which gc deleted files that the steps of `ds` read; None where there is none."""
-    for declared in (STEPS[name] for name in DAILY):
+    for declared in (STEPS[name] for name in daily_steps(scenario)):
         for argument, read in declared.reads.items():
             if read.days not in ("previous", "trailing"):
                 continue

@@ -118,6 +118,22 @@ def test_records_stay_in_order_while_states_change(opened: Opened) -> None:
     assert store.appended(days[1:], keys) == [b"later", None, None]
 
 
+def test_a_corrected_day_removes_all_other_states(opened: Opened) -> None:
+    """It may have been computed again without the rows of a user, see `recloop forget`."""
+    store, corrected, key = opened(), State(SECOND.ds, "c" * 16), (7).to_bytes(8, "big")
+    store.load(FIRST, pairs(b"1"))
+    store.load(SECOND, pairs(b"2"))
+    assert store.get(FIRST, [key]) == [b"1" + key]
+    store.load(corrected, pairs(b"3"))
+    other = opened()
+    assert other.get(corrected, [key]) == [b"3" + key]
+    for gone in (FIRST, SECOND):
+        try:
+            assert other.get(gone, [key]) == [None]
+        except BadInputError as error:
+            assert "was removed" in str(error)
+
+
 def test_another_process_sees_records(tmp_path: Path) -> None:
     with (
         closing(RocksStore(tmp_path, "shop", writable=True)) as writer,
