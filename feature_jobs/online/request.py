@@ -84,11 +84,12 @@ class OnlineRows:
         self._shared = Columns({}, len(known_at))
 
     def column(self, name: str) -> pa.Array:
-        """A column by its name in expressions."""
+        """A column by its name in expressions; a single value that was given stands for all rows."""
         if name not in self._columns:
             values, found = self.entity_lists(name)
             self._columns[name] = values.take(pa.array(found, mask=found < 0))
-        return self._columns[name]
+        self._columns[name] = found_N = _repeated(self._columns[name], len(self.known_at))
+        return found_N
 
     def _rows_of(self, entity: str) -> Ints:
         """The row of an entity that each row sees, -1 for none."""
@@ -190,12 +191,11 @@ class RequestPath:
         shared = {name: column for name, column in given.items() if name not in of_items}
         user_side, item_side = self._split(frozenset(of_items))
         user = OnlineRows(self, np.array([request.time]), shared)
-        repeated = {name: _repeated(column, num) for name, column in shared.items()}
-        items = OnlineRows(self, np.full(num, request.time), {**of_items, **repeated})
+        items = OnlineRows(self, np.full(num, request.time), {**of_items, **shared})
         of_user = self._of_side(user_side, user, reading)
         found = of_user | self._of_side(item_side, items, reading)
         if request_features(self.scenario):
-            items.add({name: _repeated(column, num) for name, column in found.items()})
+            items.add(found)
             # A row of the log that names no request was shown in none.
             is_one = data.request is not None and (data.request not in given or given[data.request][0].is_valid)
             requests = one_request(num) if is_one else no_request(num)

@@ -204,6 +204,8 @@ def _since(run: Run, oldest: int) -> Run:
 
 def chosen_rows(run: Run, kept: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Run:
     """The run of some of its rows, with the keys of all."""
+    if kept.all():
+        return run
     rows = np.flatnonzero(kept)
     return Run(
         run.keys, prefix_sums(kept)[run.offsets], Rows(run.rows.times[rows], take_columns(run.rows.columns, rows))
