@@ -282,7 +282,7 @@ def store_environment(declared: Step, store: ScenarioStore | None) -> dict[str, 
     """Credentials of a store elsewhere, for a step that reads and writes its records there."""
     if store is None or not (declared.store_folder and declared.registry and is_remote(store.url)):
         return {}
-    from tasks.store.object_client import portable_settings
+    from feature_jobs.object_client import portable_settings
 
     return {**portable_settings(store.url), CACHE: f"{TMP}/recloop"}  # it fetches no outputs, so this cache stays empty
 
