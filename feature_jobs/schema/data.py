@@ -6,9 +6,10 @@ A text below a key is its sentence in docs/reference.md; a test requires one for
 from __future__ import annotations
 
 import datetime
-from typing import Annotated, Literal, get_args
+import re
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from feature_jobs.schema.base import (
     AnyNumber,
@@ -24,6 +25,17 @@ from feature_jobs.schema.base import (
 
 Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 WEEKDAYS: tuple[Weekday, ...] = get_args(Weekday)
+
+
+Format = Literal["csv", "parquet", "jsonl", "delta", "iceberg", "postgres"]
+_TABLE_NAME = re.compile(r"[^\s.{}]+[.][^\s{}]*[^\s.{}]")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+
+
+def _folder(text: str) -> str:
+    if "://" in text:
+        raise ValueError("is a URL, not a folder; write a URL as the path of a table, such as data.events.path")
+    return text
 
 
 class Column(Section):
@@ -87,12 +99,23 @@ class Table(Section):
     `{ds}` (2022-04-25) or `{yyyymmdd}` in `path` names one day's partition, as do `{yyyy}`, `{mm}` and `{dd}` (`{m}`
     and `{d}`: without leading zeros) in folders such as year={yyyy}/month={mm}/day={dd}. Folders such as country=DE
     are columns of text.
+
+    Of a table in Delta, Iceberg or Postgres a day reads the rows of its time. They have no order of their own, so they
+    are ordered by time, then by the values of the declared columns.
     """
 
     path: PathText
-    """A file, a folder of files, or a glob; a path that exists is itself, even if it holds characters of a glob."""
-    format: Literal["csv", "parquet", "jsonl"]
-    """The format of the files; jsonl is one JSON object a line, in which an absent key is null."""
+    """A file, a folder of files, or a glob; a path that exists is itself, even if it holds characters of a glob. Or a
+    URL of these, such as s3://bucket/logs/{ds}. With `format: delta` the folder or URL of the table; with iceberg or
+    postgres its name, such as shop.events."""
+    format: Format
+    """The format of the files; jsonl is one JSON object a line, in which an absent key is null. Or the kind of the
+    table that `path` names."""
+    server: str | None = None
+    """The environment variable with the URL of the Postgres server, postgresql://USER:PASSWORD@HOST/DATABASE; the URL
+    itself never stands in a scenario."""
+    catalog: str | None = None
+    """The name of the Iceberg catalog in the settings of PyIceberg, such as shop for PYICEBERG_CATALOG__SHOP__URI."""
     delimiter: str = ","
     """The character between the cells of a CSV file."""
     columns: dict[str, Column]
@@ -100,6 +123,22 @@ class Table(Section):
     where: str | None = None
     """A condition over these columns: only rows for which it holds are read, as in `not is_test`. The others, and
     those for which it is null, are counted as left out, apart from malformed rows."""
+
+    @model_validator(mode="after")
+    def _check_place(self) -> Self:
+        for field, kind in (("server", "postgres"), ("catalog", "iceberg")):
+            given = getattr(self, field)
+            if (given is not None) != (self.format == kind):
+                problem = f"format {self.format} has no {field}; remove it" if given else f"add its {field}"
+                raise ValueError(f"{field}: {problem}")
+            if given is not None and not _VARIABLE.fullmatch(given):
+                # Not repeated: it may be a URL with a password.
+                raise ValueError(f"{field}: is not a name; write letters, digits and _")
+        if self.format in ("iceberg", "postgres") and not _TABLE_NAME.fullmatch(self.path):
+            raise ValueError(f"path: {self.path!r} is not the name of a table; write it as shop.events")
+        if self.format == "delta" and "{" in self.path:
+            raise ValueError(f"path: {self.path!r}: a Delta table is read by time; leave {{...}} out")
+        return self
 
 
 class Events(Table):
@@ -167,7 +206,7 @@ class Days(Section):
 class Data(Section):
     """The logs and their folder."""
 
-    path: PathText
+    path: Annotated[PathText, AfterValidator(_folder)]
     """The folder of the files; a command can name another one with --data."""
     fetch: str | None = None
     """The data set that `recloop fetch` brings to the folder."""
