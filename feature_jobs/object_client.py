@@ -74,6 +74,11 @@ _LATER = {"408", "409", "425", "429"}  # of the 4xx, those that are worth anothe
 _SET_CREDENTIALS = "set the credentials of the store (docs/object-store.md)"
 
 
+def is_url(path: str) -> bool:
+    """Says if a path is a URL, and not a folder or file."""
+    return "://" in path
+
+
 def connect(url: str, *, retries: int = MAX_RETRIES, place: str = "--store") -> ObjectStore:
     """A client for everything below a URL. It connects at its first request, so that a wrong URL is found there.
 

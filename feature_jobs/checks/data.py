@@ -23,7 +23,6 @@ from feature_jobs.schema.days import ONE_DAY, day_window
 from feature_jobs.sources.bring import Bringer
 from feature_jobs.sources.files import Place, files_of
 from feature_jobs.sources.malformed import kinds_of, retyped_columns
-from feature_jobs.sources.readers.objects import is_url
 from feature_jobs.sources.source import Source, sources_of, time_columns
 from feature_jobs.sources.tables import Reader, connect
 from feature_jobs.validation.leaks import Leak, judge
@@ -267,7 +266,7 @@ class _DataCheck:
                     break
                 found = []
             files += [file for file in found if isinstance(file, Path)]
-            if not source.is_partitioned or is_url(source.table.path):
+            if not source.is_partitioned or source.table.is_url:
                 break
             day += ONE_DAY
         return list(dict.fromkeys(files))

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
+from feature_jobs.object_client import is_url
 from feature_jobs.schema.base import (
     AnyNumber,
     AnyWhole,
@@ -33,7 +34,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
 def _folder(text: str) -> str:
-    if "://" in text:
+    if is_url(text):
         raise ValueError("is a URL, not a folder; write a URL as the path of a table, such as data.events.path")
     return text
 
@@ -123,6 +124,16 @@ class Table(Section):
     where: str | None = None
     """A condition over these columns: only rows for which it holds are read, as in `not is_test`. The others, and
     those for which it is null, are counted as left out, apart from malformed rows."""
+
+    @property
+    def is_url(self) -> bool:
+        """Says if its path is a URL of an object store."""
+        return is_url(self.path)
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Says if it is not below `data.path`, but read over a network."""
+        return self.is_url or self.format in ("iceberg", "postgres")
 
     @model_validator(mode="after")
     def _check_place(self) -> Self:
@@ -228,6 +239,11 @@ class Data(Section):
     their times, which is also their `event_time`; a request over two days is one request on each."""
     days: Days
     """The days of the data."""
+
+    @property
+    def tables(self) -> list[Table]:
+        """All tables of the source, the events first."""
+        return [self.events, *self.logs.values(), *self.entities.values()]
 
     def log(self, source: str | None) -> Events | Log:
         """The log that a feature's `source` names."""

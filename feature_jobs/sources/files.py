@@ -16,9 +16,10 @@ from urllib.parse import unquote
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import literal
+from feature_jobs.object_client import is_url
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import ONE_DAY, day_range, parse_ds, paused_before
-from feature_jobs.sources.readers.objects import StoredObject, is_url, objects_at
+from feature_jobs.sources.readers.objects import StoredObject, objects_at
 from feature_jobs.sources.readers.remote_table import RemoteTable
 from feature_jobs.sources.readers.tables import open_table
 from feature_jobs.sources.source import Source

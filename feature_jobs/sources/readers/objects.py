@@ -26,11 +26,6 @@ _CHUNK_BYTES = 8 << 20
 _RIGHTS = "read and list"
 
 
-def is_url(path: str) -> bool:
-    """Says if a table's path is a URL."""
-    return "://" in path
-
-
 @dataclass(frozen=True)
 class StoredObject:
     """An object as it was when it was listed."""

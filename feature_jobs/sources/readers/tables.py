@@ -9,14 +9,13 @@ from feature_jobs.schema import Scenario
 from feature_jobs.schema.data import Table
 from feature_jobs.sources.readers.delta import DeltaTable
 from feature_jobs.sources.readers.iceberg import IcebergTable
-from feature_jobs.sources.readers.objects import is_url
 from feature_jobs.sources.readers.postgres import PostgresTable
 from feature_jobs.sources.readers.remote_table import RemoteTable
 from feature_jobs.sources.source import Source
 
 
 def _delta(table: Table, root: Path) -> RemoteTable:
-    return DeltaTable(table.path if is_url(table.path) else str(root / table.path))
+    return DeltaTable(table.path if table.is_url else str(root / table.path))
 
 
 KINDS: Mapping[str, Callable[[Table, Path], RemoteTable]] = {
