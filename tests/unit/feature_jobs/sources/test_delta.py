@@ -19,11 +19,13 @@ from tests.object_store import ObjectServer
 from tests.unit.feature_jobs.sources.equal_rows import (
     DS,
     EMPTY_DS,
+    TIMES,
     landed,
     landed_from_files,
     scenario_of,
     shuffled,
     tables,
+    with_time,
 )
 
 PARTS = 3
@@ -82,6 +84,12 @@ def test_equal_rows_land_as_equal_bytes(copied: Path, tmp_path: Path) -> None:
     assert (tmp_path / "again/events.parquet").read_bytes() == here["events.parquet"]
     assert again["versions"] == {"data.events": "3", "data.logs.orders": "2", "data.entities.item": "2"}
     assert "versions" not in json.loads((tmp_path / "again/counts.json").read_text())
+
+
+@pytest.mark.parametrize("column", TIMES)
+def test_the_day_is_chosen_by_other_types_of_time(column: str, copied: Path, tmp_path: Path) -> None:
+    here = landed_from_files(tmp_path / "files", with_time(column))
+    assert landed(scenario_of(tmp_path, place, with_time(column)), tmp_path / "there") == here
 
 
 def test_deleted_rows_stay_away(copied: Path, tmp_path: Path) -> None:

@@ -30,11 +30,13 @@ from feature_jobs.sources.ingest import ingest_day
 from tests.unit.feature_jobs.sources.equal_rows import (
     DS,
     EMPTY_DS,
+    TIMES,
     landed,
     landed_from_files,
     scenario_of,
     shuffled,
     tables,
+    with_time,
 )
 
 SECRET = "geheim-4711"
@@ -124,6 +126,12 @@ def test_equal_rows_land_as_equal_bytes(catalog: SqlCatalog, tmp_path: Path) -> 
     snapshot = catalog.load_table("shop.events").current_snapshot()
     assert snapshot and again["versions"]["data.events"] == str(snapshot.snapshot_id)
     assert "versions" not in json.loads((tmp_path / "again/counts.json").read_text())
+
+
+@pytest.mark.parametrize("column", TIMES)
+def test_the_day_is_chosen_by_other_types_of_time(column: str, catalog: SqlCatalog, tmp_path: Path) -> None:
+    here = landed_from_files(tmp_path / "files", with_time(column))
+    assert landed(scenario_of(tmp_path, place, with_time(column)), tmp_path / "there") == here
 
 
 def test_rows_deleted_by_position_stay_away(catalog: SqlCatalog, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,11 +22,13 @@ from feature_jobs.sources.readers.postgres import PostgresTable
 from tests.unit.feature_jobs.sources.equal_rows import (
     DS,
     EMPTY_DS,
+    TIMES,
     landed,
     landed_from_files,
     scenario_of,
     shuffled,
     tables,
+    with_time,
 )
 
 SECRET = "geheim-4711"
@@ -120,6 +123,12 @@ def test_equal_rows_land_as_equal_bytes(tmp_path: Path) -> None:
     assert facts["sample_of"] == DS and facts["undated"] == {"events": 2, "orders": 1}
 
 
+@pytest.mark.parametrize("column", TIMES)
+def test_the_day_is_chosen_by_other_types_of_time(column: str, tmp_path: Path) -> None:
+    here = landed_from_files(tmp_path / "files", with_time(column))
+    assert landed(scenario_of(tmp_path, place, with_time(column)), tmp_path / "there") == here
+
+
 def test_only_the_rows_of_the_day_and_those_without_a_time_are_sent(tmp_path: Path) -> None:
     from feature_jobs.schema.days import day_window
     from feature_jobs.sources.bring import Bringer
@@ -209,3 +218,8 @@ def test_each_type_reads_as_its_value_or_its_text(server: Server) -> None:
         found = pa.Table.from_batches(batches)
         assert found["a"].to_pylist() == wanted, kind
         assert table.num_rows() == len(wanted) and found.schema.field("a").type == schema.field("a").type
+
+
+def test_a_library_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "adbc_driver_postgresql", None)
+    assert "data.events.format: postgres needs adbc_driver_postgresql" in refusal(tmp_path)
