@@ -245,6 +245,12 @@ class Data(Section):
         """All tables of the source, the events first."""
         return [self.events, *self.logs.values(), *self.entities.values()]
 
+    @property
+    def places(self) -> str:
+        """Where the rows of the source are, for messages."""
+        here = [] if all(table.is_elsewhere for table in self.tables) else [self.path]
+        return ", ".join(dict.fromkeys([*here, *(table.path for table in self.tables if table.is_elsewhere)]))
+
     def log(self, source: str | None) -> Events | Log:
         """The log that a feature's `source` names."""
         return self.events if source is None else self.logs[source]

@@ -148,6 +148,7 @@ def test_a_source_elsewhere_is_reached_by_ingest_alone(tmp_path: Path, monkeypat
         assert source_environment(STEPS["train"], changed) == {}
         assert ContainerLauncher(settings).network(ingest, changed) == ("outside" if names else "none")
         assert ContainerLauncher(settings).network(STEPS["train"], changed) == "none"
+        assert changed.data.places.split(", ") == [scenario.data.path, *([table.path] if names else [])]
         if names:
             with pytest.raises(BadInputError, match="ingest talks to a source on another machine"):
                 ContainerLauncher(replace(settings, network="")).network(ingest, changed)
