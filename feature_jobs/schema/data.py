@@ -28,8 +28,9 @@ Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "satur
 WEEKDAYS: tuple[Weekday, ...] = get_args(Weekday)
 
 
-Format = Literal["csv", "parquet", "jsonl", "delta", "iceberg", "postgres"]
+Format = Literal["csv", "parquet", "jsonl", "delta", "iceberg", "postgres", "kafka"]
 _TABLE_NAME = re.compile(r"[^\s.{}]+[.][^\s{}]*[^\s.{}]")
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
@@ -108,13 +109,13 @@ class Table(Section):
     path: PathText
     """A file, a folder of files, or a glob; a path that exists is itself, even if it holds characters of a glob. Or a
     URL of these, such as s3://bucket/logs/{ds}. With `format: delta` the folder or URL of the table; with iceberg or
-    postgres its name, such as shop.events."""
+    postgres its name, such as shop.events; with kafka the topic."""
     format: Format
     """The format of the files; jsonl is one JSON object a line, in which an absent key is null. Or the kind of the
-    table that `path` names."""
+    table that `path` names; messages of kafka are JSON objects."""
     server: str | None = None
-    """The environment variable with the URL of the Postgres server, postgresql://USER:PASSWORD@HOST/DATABASE; the URL
-    itself never stands in a scenario."""
+    """The environment variable with the URL of the Postgres server, postgresql://USER:PASSWORD@HOST/DATABASE, or of
+    Kafka's brokers, kafka://HOST:PORT,HOST:PORT?SETTING=VALUE; the URL itself never stands in a scenario."""
     catalog: str | None = None
     """The name of the Iceberg catalog in the settings of PyIceberg, such as shop for PYICEBERG_CATALOG__SHOP__URI."""
     delimiter: str = ","
@@ -133,13 +134,13 @@ class Table(Section):
     @property
     def is_elsewhere(self) -> bool:
         """Says if it is not below `data.path`, but read over a network."""
-        return self.is_url or self.format in ("iceberg", "postgres")
+        return self.is_url or self.format in ("iceberg", "kafka", "postgres")
 
     @model_validator(mode="after")
     def _check_place(self) -> Self:
-        for field, kind in (("server", "postgres"), ("catalog", "iceberg")):
+        for field, kinds in (("server", ("postgres", "kafka")), ("catalog", ("iceberg",))):
             given = getattr(self, field)
-            if (given is not None) != (self.format == kind):
+            if (given is not None) != (self.format in kinds):
                 problem = f"format {self.format} has no {field}; remove it" if given else f"add its {field}"
                 raise ValueError(f"{field}: {problem}")
             if given is not None and not _VARIABLE.fullmatch(given):
@@ -147,6 +148,8 @@ class Table(Section):
                 raise ValueError(f"{field}: is not a name; write letters, digits and _")
         if self.format in ("iceberg", "postgres") and not _TABLE_NAME.fullmatch(self.path):
             raise ValueError(f"path: {self.path!r} is not the name of a table; write it as shop.events")
+        if self.format == "kafka" and not _TOPIC.fullmatch(self.path):
+            raise ValueError(f"path: {self.path!r} is not the name of a topic; write letters, digits and any of . _ -")
         if self.format == "delta" and "{" in self.path:
             raise ValueError(f"path: {self.path!r}: a Delta table is read by time; leave {{...}} out")
         return self

@@ -1,4 +1,5 @@
-"""Copies of what a day reads of remote sources: objects as they are, and the rows of tables as Parquet.
+"""Copies of what a day reads of remote sources: objects as they are, rows of tables as Parquet, messages
+as lines.
 
 A copy is in a scratch folder and goes with it: only commits of the store may keep rows of users. A day reads it several
 times, so that all its numbers are of one state of the source.
@@ -20,6 +21,7 @@ from feature_jobs.schema.data import Moment
 from feature_jobs.sources.casts import Bounds, Cell, bounds_of
 from feature_jobs.sources.files import File, LocalCopy, Place
 from feature_jobs.sources.layouts import check_columns
+from feature_jobs.sources.readers.kafka import KafkaTopic
 from feature_jobs.sources.readers.objects import StoredObject
 from feature_jobs.sources.readers.remote_table import RemoteTable
 from feature_jobs.sources.source import Source
@@ -60,6 +62,8 @@ class Bringer:
         for copy in copies:
             if isinstance(copy.origin, RemoteTable):
                 self._copy_rows(copy.origin, window, copy.path)
+            elif isinstance(copy.origin, KafkaTopic):
+                copy.origin.copy_to(copy.path, window)
         return files
 
     def _copy_rows(self, table: RemoteTable, window: tuple[int, int], target: Path) -> None:

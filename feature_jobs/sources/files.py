@@ -19,9 +19,10 @@ from feature_jobs.expressions.compiler import literal
 from feature_jobs.object_client import is_url
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import ONE_DAY, day_range, parse_ds, paused_before
+from feature_jobs.sources.readers.kafka import KafkaTopic
 from feature_jobs.sources.readers.objects import StoredObject, objects_at
 from feature_jobs.sources.readers.remote_table import RemoteTable
-from feature_jobs.sources.readers.tables import open_table
+from feature_jobs.sources.readers.tables import KINDS, open_table
 from feature_jobs.sources.source import Source
 
 _ENDINGS = {"csv": (".csv",), "parquet": (".parquet",), "jsonl": (".jsonl", ".ndjson", ".json")}
@@ -43,7 +44,7 @@ class LocalCopy(os.PathLike[str]):
     """A copy of an object or of rows of a table, which is read like a file; messages name what it is a copy of."""
 
     path: Path
-    origin: StoredObject | RemoteTable
+    origin: StoredObject | RemoteTable | KafkaTopic
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -94,7 +95,7 @@ class TextFile:
             return sum(1 for line in lines if line.strip())
 
 
-Place = Path | StoredObject | RemoteTable
+Place = Path | StoredObject | RemoteTable | KafkaTopic
 """Where rows of a source are; `feature_jobs.sources.bring` copies those that are not files of this machine."""
 
 
@@ -104,7 +105,7 @@ def files_of(scenario: Scenario, source: Source, ds: str) -> Sequence[Place]:
 
     Raises BadInputError for a path that leads to no file, naming the day where the path names one.
     """
-    if source.is_table:
+    if source.table.format in KINDS:
         return [open_table(scenario, source)]
     root, pattern = Path(scenario.data.path), source.table.path
     place = f"{scenario.file}: {source.place}.path: {pattern}"

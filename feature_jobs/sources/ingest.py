@@ -349,6 +349,8 @@ class _Landing:
         near = f"nearest days with events: {', '.join(days)}" if days else "it holds no events at all"
         if self.source.is_table and (num_all := self.reader.num_rows()):  # only the day's own were read
             near = f"its {num_all:,} rows are of other days"
+        elif not days and self.source.table.format == "kafka":
+            near = "none of the messages since then has a time on this day"
         return BadInputError(
             f"no events on {self.ds} in {self._files}; {near}. Choose another day, list it under data.days.skip, or "
             f"correct data.events.time (unit, zone) in {self.scenario.file}"

@@ -51,7 +51,7 @@ class Source:
     @property
     def is_text(self) -> bool:
         """Says if its files are lines of text."""
-        return self.table.format in ("csv", "jsonl")
+        return self.table.format in ("csv", "jsonl", "kafka")
 
     @property
     def is_table(self) -> bool:

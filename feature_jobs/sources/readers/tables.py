@@ -11,6 +11,7 @@ from feature_jobs.schema import Scenario
 from feature_jobs.schema.data import Table
 from feature_jobs.sources.readers.delta import DeltaTable
 from feature_jobs.sources.readers.iceberg import IcebergTable
+from feature_jobs.sources.readers.kafka import KafkaTopic
 from feature_jobs.sources.readers.postgres import PostgresTable
 from feature_jobs.sources.readers.remote_table import RemoteTable
 from feature_jobs.sources.source import Source
@@ -20,15 +21,16 @@ def _delta(table: Table, root: Path) -> RemoteTable:
     return DeltaTable(table.path if table.is_url else str(root / table.path))
 
 
-KINDS: Mapping[str, tuple[str, Callable[[Table, Path], RemoteTable]]] = {
+KINDS: Mapping[str, tuple[str, Callable[[Table, Path], RemoteTable | KafkaTopic]]] = {
     "delta": ("deltalake", _delta),
     "iceberg": ("pyiceberg", lambda table, root: IcebergTable(table.path, str(table.catalog))),
+    "kafka": ("confluent_kafka", lambda table, root: KafkaTopic(table.path, str(table.server))),
     "postgres": ("adbc_driver_postgresql", lambda table, root: PostgresTable(table.path, str(table.server))),
 }
 """The library and the class of each kind."""
 
 
-def open_table(scenario: Scenario, source: Source) -> RemoteTable:
+def open_table(scenario: Scenario, source: Source) -> RemoteTable | KafkaTopic:
     """The table of a source whose format is one of KINDS. Raises BadInputError where its library is not installed."""
     library, made = KINDS[source.table.format]
     if importlib.util.find_spec(library) is None:
