@@ -141,11 +141,14 @@ class Table(Section):
         for field, kinds in (("server", ("postgres", "kafka")), ("catalog", ("iceberg",))):
             given = getattr(self, field)
             if (given is not None) != (self.format in kinds):
-                problem = f"format {self.format} has no {field}; remove it" if given else f"add its {field}"
+                problem = f"format {self.format} has none; remove it" if given else "missing; add its name"
                 raise ValueError(f"{field}: {problem}")
             if given is not None and not _VARIABLE.fullmatch(given):
                 # Not repeated: it may be a URL with a password.
                 raise ValueError(f"{field}: is not a name; write letters, digits and _")
+        if self.is_url and "@" in self.path.partition("://")[2].partition("/")[0]:
+            # Not repeated either, here and in no later message.
+            raise ValueError("path: a URL has no user and password; set the store's credentials (docs/object-store.md)")
         if self.format in ("iceberg", "postgres") and not _TABLE_NAME.fullmatch(self.path):
             raise ValueError(f"path: {self.path!r} is not the name of a table; write it as shop.events")
         if self.format == "kafka" and not _TOPIC.fullmatch(self.path):

@@ -113,7 +113,7 @@ def test_what_a_person_must_change_is_said_without_a_secret(
     assert "this bucket does not exist" in refusal("s3://no-such-bucket/e1.csv")
     assert "is not supported" in refusal("ftp://host/e1.csv")
     assert "has a part that is empty" in refusal(f"{url}/../e1.csv")
-    assert "a URL has a bucket and a prefix only" in refusal(f"s3://key:{secret}@bucket/e1.csv")
+    assert "path: a URL has no user and password" in refusal(f"s3://key:{secret}@bucket/e1.csv")
     assert f"{url}/e1.csv: no column 'rating'" in refusal_of_columns(url, tmp_path)
 
 
