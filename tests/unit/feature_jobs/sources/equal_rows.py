@@ -19,7 +19,7 @@ from tests.unit.feature_jobs.small_source import scenario_in
 
 TIMES = ("local", "day")
 """Columns that may be the time of the event, besides `t`: a timestamp without a zone, and a date."""
-DS, EMPTY_DS = "1970-01-03", "1970-01-09"
+YESTERDAY, DS, EMPTY_DS = "1970-01-02", "1970-01-03", "1970-01-09"
 BIG = 2**53
 ZONE = "Asia/Shanghai"
 FILES = ("events.parquet", "counts.json", "logs/orders.parquet", "entities/item.parquet")
@@ -160,11 +160,15 @@ def scenario_of(folder: Path, places: Places, changes: Mapping[str, Any] | None 
 
 
 def landed(scenario: Scenario, output: Path, ds: str = DS) -> dict[str, Any]:
-    """The content of a day's files; rows of the quarantine without their order."""
-    ingest_day(scenario, ds, output)
+    """The content of a day's files, landed after the day before; rows of the quarantine without their order."""
+    yesterday = output.with_name(f"{output.name}-yesterday")
+    ingest_day(scenario, YESTERDAY, yesterday)
+    ingest_day(scenario, ds, output, yesterday=yesterday)
+    entities = json.loads((output / "entities/landed.json").read_text())["entities"]
+    found = {"entities": {name: {**one, "declared": ""} for name, one in entities.items()}}
     quarantine = pq.read_table(output / "quarantine.parquet").to_pylist()
     rows = sorted((row["table"], row["reason"], json.dumps(json.loads(row["row"]))) for row in quarantine)
-    return {"quarantine": rows, **{name: (output / name).read_bytes() for name in FILES}}
+    return {**found, "quarantine": rows, **{name: (output / name).read_bytes() for name in FILES}}
 
 
 def landed_from_files(folder: Path, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -178,4 +182,5 @@ def landed_from_files(folder: Path, changes: Mapping[str, Any] | None = None) ->
     if changes is None:  # the rows are worth a comparison: each way that a row can go is taken
         assert min(counts["duplicates"], counts["quarantined"], counts["undated"]) > 1, counts
         assert counts["logs"]["orders"]["late"] == 1 and counts["entities"]["item"]["rows"] > 3, counts
+        assert not found["entities"]["item"]["whole"]
     return found
