@@ -256,8 +256,15 @@ def storage_options(url: str) -> dict[str, str]:
     scheme = urlsplit(url).scheme
     if scheme not in _ENDPOINTS:
         raise BadInputError(f"{url}: {scheme}:// is not supported; give a folder or {_schemes()}")
-    http = {f"{_SETTINGS[scheme]}ALLOW_HTTP": "true"} if _endpoint(scheme).startswith("http://") else {}
-    return {**portable_settings(url), **http}
+    seconds = timeout_s()
+    bounds = {
+        "timeout": f"{seconds * 1000:.0f}ms",
+        "connect_timeout": f"{min(CONNECT_TIMEOUT_S, seconds) * 1000:.0f}ms",
+        "max_retries": str(MAX_RETRIES),
+        "retry_timeout": f"{RETRY_FOR_S:.0f}s",
+    }
+    allow_http = str(_endpoint(scheme).startswith("http://")).lower()
+    return {**portable_settings(url), **bounds, "allow_http": allow_http}
 
 
 def _account(name: str, file: str) -> str:
