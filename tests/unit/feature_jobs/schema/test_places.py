@@ -37,6 +37,6 @@ def test_a_place_that_cannot_be_read(name: str, tmp_path: Path) -> None:
     assert SECRET not in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_the_folder_of_the_source_is_no_url(tmp_path: Path) -> None:
+def test_the_folder_of_the_source_may_not_be_a_url(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="'s3://bucket': is a URL, not a folder"):
         scenario_in(tmp_path, {"data.path": "s3://bucket"})
