@@ -1,7 +1,7 @@
 """A Delta table in a folder or an object store, in one version.
 
-Tables with deletion vectors or column mapping are refused: the library reads their data files as they are, so deleted
-rows would come back, and renamed columns would be null.
+Tables with deletion vectors or column mapping are refused, whatever the library says of them: where it read their data
+files as they are, deleted rows would come back, and renamed columns would be null.
 """
 
 from __future__ import annotations
