@@ -20,7 +20,8 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import EVENT_TIME, columns_of, has_sql, to_sql
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import ONE_DAY, day_window
-from feature_jobs.sources.files import files_of
+from feature_jobs.sources.bring import Bringer
+from feature_jobs.sources.files import Place, files_of
 from feature_jobs.sources.malformed import kinds_of, retyped_columns
 from feature_jobs.sources.source import Source, sources_of, time_columns
 from feature_jobs.sources.tables import Reader, connect
@@ -71,11 +72,11 @@ class _DataCheck:
             return
         connection = self._connect(source)
         try:
-            self._days(Reader(connection, self.scenario, source, files, _ALWAYS))
-            # `stage` limits the rows of each file, so the number of files is limited, too.
-            sample, window = files_of(self.scenario, source, self.first)[:20], day_window(self.scenario, self.first)
-            staged = Reader(connection, self.scenario, source, sample, window)
-            staged.stage(self.sample_rows)
+            if here := [file for file in files if isinstance(file, Path)]:
+                self._days(Reader(connection, self.scenario, source, here, _ALWAYS))
+            else:  # another machine would have to send all of it
+                self.facts["log"] = f"{files[0]}{' and others' if len(files) > 1 else ''}: read by day"
+            staged = self._sample(source, connection)
         except BadInputError as error:
             self.problems.messages.append(str(error))
             return
@@ -89,14 +90,22 @@ class _DataCheck:
             rows = connection.execute(f"SELECT DISTINCT c{at} FROM staged WHERE c{at} IS NOT NULL").fetchall()
             self.keys[entity.key] = {row[0] for row in rows}
 
+    def _sample(self, source: Source, connection: duckdb.DuckDBPyConnection) -> Reader:
+        """Stages rows of the first day of a log."""
+        window = day_window(self.scenario, self.first)
+        # `stage` limits the rows of each file, so the number of files is limited, too.
+        places = files_of(self.scenario, source, self.first)[:20]
+        files = Bringer(connection, self.scenario, source, self.scratch).bring(places, window)
+        staged = Reader(connection, self.scenario, source, files, window)
+        staged.stage(self.sample_rows)
+        return staged
+
     def further_log(self, source: Source) -> None:
         """Checks that a further log reads; a day of it may have no rows."""
         if not self._files_of_days(source):
             return
         try:
-            files, window = files_of(self.scenario, source, self.first)[:20], day_window(self.scenario, self.first)
-            staged = Reader(self._connect(source), self.scenario, source, files, window)
-            staged.stage(self.sample_rows)
+            staged = self._sample(source, self._connect(source))
         except BadInputError as error:
             self.problems.messages.append(str(error))
             return
@@ -106,7 +115,9 @@ class _DataCheck:
         """Checks that an entity reads, and counts the log's keys that it knows."""
         connection = self._connect(source)
         try:
-            files = files_of(self.scenario, source, self.first)
+            places = files_of(self.scenario, source, self.first)
+            known = (_ALWAYS[0], day_window(self.scenario, self.first)[1])
+            files = Bringer(connection, self.scenario, source, self.scratch).bring(places, known)
             staged = Reader(connection, self.scenario, source, files, _ALWAYS)
             staged.stage(MAX_ENTITY_ROWS)
         except BadInputError as error:
@@ -146,7 +157,7 @@ class _DataCheck:
     def _connect(self, source: Source) -> duckdb.DuckDBPyConnection:
         return self.stack.enter_context(connect(self.scratch, source.zone))
 
-    def _files_of_days(self, source: Source) -> list[Path]:
+    def _files_of_days(self, source: Source) -> list[Place]:
         """All files of the log; says which partitions are missing."""
         days = self.scenario.data.days
         if not source.is_partitioned:
@@ -155,7 +166,7 @@ class _DataCheck:
             last = days.last or days.first
             num = (last - days.first).days + 1
             wanted = [str(d) for d in (days.first + ONE_DAY * i for i in range(num)) if not days.passes_over(d)]
-        files: list[Path] = []
+        files: list[Place] = []
         missing: list[tuple[str, str]] = []
         for ds in wanted:
             try:
@@ -172,7 +183,7 @@ class _DataCheck:
     def _days(self, reader: Reader) -> None:
         """Rows of each day of the log; says which of the scenario's days have none."""
         days = self.scenario.data.days
-        num_bytes = sum(file.stat().st_size for file in reader.files)
+        num_bytes = sum(Path(file).stat().st_size for file in reader.files)
         if num_bytes > MAX_COUNTED_BYTES:
             what = f"rows by day are not counted, the log has {num_bytes / 2**30:.0f} GiB"
             self.problems.warn(("data", "days"), None, what, "see that each day has rows")
@@ -200,11 +211,14 @@ class _DataCheck:
             self.problems.say(("data", "days"), None, what, _NARROW)
 
     def _heads(self, source: Source, unknown: list[str]) -> None:
-        """Checks that the first rows of every file read as declared; of many files, it reads some, spread evenly.
+        """Checks that the first rows of every file of this machine read as declared; of many files, it reads some,
+        spread evenly.
 
         `unknown`: optional columns without a value in the sample. They may begin on a later day, as `optional` says.
         """
         files = self._all_files(source)
+        if not files:
+            return
         # Spread evenly: the first 400 of a year would miss a column that changed in summer.
         chosen = [files[i * len(files) // MAX_HEADS] for i in range(MAX_HEADS)] if len(files) > MAX_HEADS else files
         if len(chosen) < len(files):
@@ -241,16 +255,18 @@ class _DataCheck:
         return messages
 
     def _all_files(self, source: Source) -> list[Path]:
-        """The files of all days; where no last day is declared, up to the first day without files."""
+        """The files of all days on this machine; where no last day is declared, up to the first day without files."""
         days = self.scenario.data.days
         day, files = days.first, list[Path]()
         while days.last is None or day <= days.last:
             try:
-                files += files_of(self.scenario, source, str(day))
+                found = files_of(self.scenario, source, str(day))
             except BadInputError:  # `_files_of_days` says which days have no files
                 if days.last is None and not days.passes_over(day):
                     break
-            if not source.is_partitioned:
+                found = []
+            files += [file for file in found if isinstance(file, Path)]
+            if not source.is_partitioned or source.table.is_url:
                 break
             day += ONE_DAY
         return list(dict.fromkeys(files))

@@ -6,10 +6,12 @@ A text below a key is its sentence in docs/reference.md; a test requires one for
 from __future__ import annotations
 
 import datetime
-from typing import Annotated, Literal, get_args
+import re
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
+from feature_jobs.object_client import is_url
 from feature_jobs.schema.base import (
     AnyNumber,
     AnyWhole,
@@ -24,6 +26,18 @@ from feature_jobs.schema.base import (
 
 Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 WEEKDAYS: tuple[Weekday, ...] = get_args(Weekday)
+
+
+Format = Literal["csv", "parquet", "jsonl", "delta", "iceberg", "postgres", "kafka"]
+_TABLE_NAME = re.compile(r"[^\s.{}]+[.][^\s{}]*[^\s.{}]")
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+
+
+def _folder(text: str) -> str:
+    if is_url(text):
+        raise ValueError("is a URL, not a folder; write a URL as the path of a table, such as data.events.path")
+    return text
 
 
 class Column(Section):
@@ -87,12 +101,23 @@ class Table(Section):
     `{ds}` (2022-04-25) or `{yyyymmdd}` in `path` names one day's partition, as do `{yyyy}`, `{mm}` and `{dd}` (`{m}`
     and `{d}`: without leading zeros) in folders such as year={yyyy}/month={mm}/day={dd}. Folders such as country=DE
     are columns of text.
+
+    Of a table in Delta, Iceberg or Postgres a day reads the rows of its time. They have no order of their own, so they
+    are ordered by time, then by the values of the declared columns.
     """
 
     path: PathText
-    """A file, a folder of files, or a glob; a path that exists is itself, even if it holds characters of a glob."""
-    format: Literal["csv", "parquet", "jsonl"]
-    """The format of the files; jsonl is one JSON object a line, in which an absent key is null."""
+    """A file, a folder of files, or a glob; a path that exists is itself, even if it holds characters of a glob. Or a
+    URL of these, such as s3://bucket/logs/{ds}. With `format: delta` the folder or URL of the table; with iceberg or
+    postgres its name, such as shop.events; with kafka the topic."""
+    format: Format
+    """The format of the files; jsonl is one JSON object a line, in which an absent key is null. Or the kind of the
+    table that `path` names; messages of kafka are JSON objects."""
+    server: str | None = None
+    """The environment variable with the URL of the Postgres server, postgresql://USER:PASSWORD@HOST/DATABASE, or of
+    Kafka's brokers, kafka://HOST:PORT,HOST:PORT?SETTING=VALUE; the URL itself never stands in a scenario."""
+    catalog: str | None = None
+    """The name of the Iceberg catalog in the settings of PyIceberg, such as shop for PYICEBERG_CATALOG__SHOP__URI."""
     delimiter: str = ","
     """The character between the cells of a CSV file."""
     columns: dict[str, Column]
@@ -100,6 +125,37 @@ class Table(Section):
     where: str | None = None
     """A condition over these columns: only rows for which it holds are read, as in `not is_test`. The others, and
     those for which it is null, are counted as left out, apart from malformed rows."""
+
+    @property
+    def is_url(self) -> bool:
+        """Says if its path is a URL of an object store."""
+        return is_url(self.path)
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Says if it is not below `data.path`, but read over a network."""
+        return self.is_url or self.format in ("iceberg", "kafka", "postgres")
+
+    @model_validator(mode="after")
+    def _check_place(self) -> Self:
+        for field, kinds in (("server", ("postgres", "kafka")), ("catalog", ("iceberg",))):
+            given = getattr(self, field)
+            if (given is not None) != (self.format in kinds):
+                problem = f"format {self.format} has none; remove it" if given else "missing; add its name"
+                raise ValueError(f"{field}: {problem}")
+            if given is not None and not _VARIABLE.fullmatch(given):
+                # Not repeated: it may be a URL with a password.
+                raise ValueError(f"{field}: is not a name; write letters, digits and _")
+        if self.is_url and "@" in self.path.partition("://")[2].partition("/")[0]:
+            # Not repeated either, here and in no later message.
+            raise ValueError("path: a URL has no user and password; set the store's credentials (docs/object-store.md)")
+        if self.format in ("iceberg", "postgres") and not _TABLE_NAME.fullmatch(self.path):
+            raise ValueError(f"path: {self.path!r} is not the name of a table; write it as shop.events")
+        if self.format == "kafka" and not _TOPIC.fullmatch(self.path):
+            raise ValueError(f"path: {self.path!r} is not the name of a topic; write letters, digits and any of . _ -")
+        if self.format == "delta" and "{" in self.path:
+            raise ValueError(f"path: {self.path!r}: a Delta table is read by time; leave {{...}} out")
+        return self
 
 
 class Events(Table):
@@ -167,7 +223,7 @@ class Days(Section):
 class Data(Section):
     """The logs and their folder."""
 
-    path: PathText
+    path: Annotated[PathText, AfterValidator(_folder)]
     """The folder of the files; a command can name another one with --data."""
     fetch: str | None = None
     """The data set that `recloop fetch` brings to the folder."""
@@ -189,6 +245,17 @@ class Data(Section):
     their times, which is also their `event_time`; a request over two days is one request on each."""
     days: Days
     """The days of the data."""
+
+    @property
+    def tables(self) -> list[Table]:
+        """All tables of the source, the events first."""
+        return [self.events, *self.logs.values(), *self.entities.values()]
+
+    @property
+    def places(self) -> str:
+        """Where the rows of the source are, for messages."""
+        here = [] if all(table.is_elsewhere for table in self.tables) else [self.path]
+        return ", ".join(dict.fromkeys([*here, *(table.path for table in self.tables if table.is_elsewhere)]))
 
     def log(self, source: str | None) -> Events | Log:
         """The log that a feature's `source` names."""

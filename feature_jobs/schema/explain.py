@@ -40,7 +40,9 @@ def explain(file: Path, document: Any, error: Any, given: Sequence[str] = ()) ->
     if kind == "string_pattern_mismatch":
         return f"{place}: {field}: {shown(value)}: must be {NAME}; rename it"
     if kind == "value_error":  # a validator of ours, whose message names the problem and a fix
-        return f"{place}: {field}: {shown(value)}: {error['ctx']['error']}"
+        # A section's text says little, and may hold a secret that stands in the wrong place.
+        value_shown = "" if isinstance(value, dict) else f"{shown(value)}: "
+        return f"{place}: {field}: {value_shown}{error['ctx']['error']}"
     return f"{place}: {field}: {shown(value)}: must be {allowed(rule)}; {_fix(rule, value)}"
 
 

@@ -6,7 +6,6 @@ import datetime
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -85,9 +84,9 @@ class Cell:
         known = {"MAP": "map", "VARCHAR": "text", "BOOLEAN": "bool", "HALF": "float", "JSON": "json", "BLOB": "bytes"}
         return known.get(base, "null" if base == '"NULL"' else base)
 
-    def check(self, place: str, file: Path) -> None:
-        """Raises BadInputError where the file's type cannot be read as the declared one, or a text list lacks its
-        separator."""
+    def check(self, place: str, file: object) -> None:
+        """`file`: how messages name it. Raises BadInputError where the file's type cannot be read as the declared one,
+        or a text list lacks its separator."""
         wanted, kind = self.column.type, self.kind
         if wanted.startswith("list"):
             fits = kind in ("text", "list", "json", "null") or (kind == "map" and wanted == "list[string]")
@@ -341,41 +340,66 @@ def time_sql(value: str, time: Moment, type_name: str) -> str:
     return value if per == 1 else f"TRY({value} * {per})"  # a product beyond 64 bits is null, not an error
 
 
-def may_lie_in(window: tuple[int, int], cell: Cell, raw: str, time: Moment, zone: str) -> str:
-    """SQL of a condition on the raw value of the time. It holds for each row whose time lies in the window (µs) and for
-    each that does not read; by it, a scan passes over row groups of a Parquet file that hold neither.
+@dataclass(frozen=True)
+class Bounds:
+    """Raw values that a time within a window can have: null, from `low` to `high`, and those below `least` or above
+    `most`, which may not read as a time. Both ends of each range belong to it, but for `least` and `most`.
 
-    Text and floats have no such condition: text is not ordered as its times are, and statistics leave NaN out.
+    Numbers, or moments: with a zone where the column has one. `raw_type` is DuckDB's type of the column `name`.
+    """
+
+    name: str
+    raw_type: str
+    low: int | datetime.datetime
+    high: int | datetime.datetime
+    least: int | datetime.datetime
+    most: int | datetime.datetime
+
+    def sql(self, raw: str) -> str:
+        """SQL of the condition, for DuckDB and for Postgres."""
+        low, high, least, most = map(self._literal, (self.low, self.high, self.least, self.most))
+        return f"({raw} IS NULL OR ({raw} >= {low} AND {raw} <= {high}) OR {raw} < {least} OR {raw} > {most})"
+
+    def _literal(self, value: int | datetime.datetime) -> str:
+        if isinstance(value, int):
+            return str(value)
+        return f"CAST({literal(f'{value:%Y-%m-%d %H:%M:%S}' + ('Z' if value.tzinfo else ''))} AS {self.raw_type})"
+
+
+def bounds_of(window: tuple[int, int], cell: Cell, time: Moment, zone: str) -> Bounds | None:
+    """The bounds of the rows whose time lies in the window (µs), and of those whose time does not read. By them, a scan
+    passes over row groups of a Parquet file that hold neither, and a database over its rows.
+
+    Text and floats have none: text is not ordered as its times are, and statistics leave NaN out.
     """
     column, (start, end) = cell.column, window
     unit = column.unit if column.type == "time" else time.unit
     if cell.kind == "moment" and (column.type == "time" or (column.type == "string" and unit == "iso")):
-        return _moment_may_lie_in(window, cell.raw_type, raw, zone)
+        return _bounds_of_moments(window, cell, zone)
     if cell.kind != "int" or column.type not in ("int", "time") or unit == "iso":
-        return "true"
+        return None
     if unit == "ns":
         low, high, most = start * 1000, end * 1000, _MOST
     else:
         per = _US_PER[unit]
         low, high, most = -(-start // per), -(-end // per), _MOST // per
     # A number beyond `most` is not a time in microseconds: such a row stays, for its reason.
-    return f"({raw} IS NULL OR ({raw} >= {max(low, -_MOST)} AND {raw} < {high}) OR {raw} > {most} OR {raw} < {-most})"
+    return Bounds(cell.source, cell.raw_type, max(low, -_MOST), min(high - 1, _MOST), -most, most)
 
 
-def _moment_may_lie_in(window: tuple[int, int], raw_type: str, raw: str, zone: str) -> str:
-    """`may_lie_in` for dates and timestamps. Nearly all of other days fail the condition, but not each one."""
-    has_zone = raw_type in ("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ_NS")
+def _bounds_of_moments(window: tuple[int, int], cell: Cell, zone: str) -> Bounds:
+    """`bounds_of` for dates and timestamps. Nearly all of other days lie outside, but not each one."""
+    has_zone = cell.raw_type in ("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ_NS")
     margin_us = _US_PER["s"] if has_zone or zone == "UTC" else _WIDEST_OFFSET_US
     # Rows of strange years stay: infinity, and what a zone's history or a cast may not read.
     least, most = (int(datetime.datetime(year, 1, 1, tzinfo=datetime.UTC).timestamp()) for year in (1970, 2200))
 
-    def bound(at_us: int) -> str:
-        at = datetime.datetime.fromtimestamp(min(max(at_us // _US_PER["s"], least), most), datetime.UTC)
-        return f"CAST({literal(f'{at:%Y-%m-%d %H:%M:%S}' + ('Z' if has_zone else ''))} AS {raw_type})"
+    def bound(at_s: int) -> datetime.datetime:
+        at = datetime.datetime.fromtimestamp(min(max(at_s, least), most), datetime.UTC)
+        return at if has_zone else at.replace(tzinfo=None)
 
-    low, high = bound(window[0] - margin_us), bound(window[1] + margin_us)
-    first, last = bound(least * _US_PER["s"]), bound(most * _US_PER["s"])
-    return f"({raw} IS NULL OR ({raw} >= {low} AND {raw} <= {high}) OR {raw} < {first} OR {raw} > {last})"
+    low, high = (window[0] - margin_us) // _US_PER["s"], (window[1] + margin_us) // _US_PER["s"]
+    return Bounds(cell.source, cell.raw_type, bound(low), bound(high), bound(least), bound(most))
 
 
 def arrow_schema(columns: dict[str, Column], *keys: str) -> pa.Schema:

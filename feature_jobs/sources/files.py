@@ -5,18 +5,24 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Literal, cast
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Literal, cast
 from urllib.parse import unquote
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import literal
+from feature_jobs.object_client import is_url
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import ONE_DAY, day_range, parse_ds, paused_before
+from feature_jobs.sources.readers.kafka import KafkaTopic
+from feature_jobs.sources.readers.objects import StoredObject, objects_at
+from feature_jobs.sources.readers.remote_table import RemoteTable
+from feature_jobs.sources.readers.tables import KINDS, open_table
 from feature_jobs.sources.source import Source
 
 _ENDINGS = {"csv": (".csv",), "parquet": (".parquet",), "jsonl": (".jsonl", ".ndjson", ".json")}
@@ -34,10 +40,36 @@ _UTF_32 = b"\xff\xfe\0\0"  # begins like UTF-16
 
 
 @dataclass(frozen=True)
+class LocalCopy(os.PathLike[str]):
+    """A copy of an object or of rows of a table, which is read like a file; messages name what it is a copy of."""
+
+    path: Path
+    origin: StoredObject | RemoteTable | KafkaTopic
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        return str(self.origin)
+
+    @property
+    def name(self) -> str:
+        """The last part of the origin's name."""
+        return str(self).rpartition("/")[2]
+
+    def open(self, mode: str) -> IO[Any]:
+        """Opens the copy, as Path.open does."""
+        return self.path.open(mode)
+
+
+File = Path | LocalCopy
+
+
+@dataclass(frozen=True)
 class TextFile:
     """Compression and encoding of a text file, found from its first bytes, not from its name."""
 
-    path: Path
+    path: File
     compression: Literal["none", "gzip"]
     encoding: Literal["utf-8", "utf-16"]
 
@@ -63,11 +95,18 @@ class TextFile:
             return sum(1 for line in lines if line.strip())
 
 
-def files_of(scenario: Scenario, source: Source, ds: str) -> list[Path]:
-    """The files of a table for one day, sorted: a file, a folder's, or those that match a pattern.
+Place = Path | StoredObject | RemoteTable | KafkaTopic
+"""Where rows of a source are; `feature_jobs.sources.bring` copies those that are not files of this machine."""
+
+
+def files_of(scenario: Scenario, source: Source, ds: str) -> Sequence[Place]:
+    """The files of a table for one day, sorted: a file, a folder's, or those that match a pattern. A table of a
+    database or a lake is one.
 
     Raises BadInputError for a path that leads to no file, naming the day where the path names one.
     """
+    if source.table.format in KINDS:
+        return [open_table(scenario, source)]
     root, pattern = Path(scenario.data.path), source.table.path
     place = f"{scenario.file}: {source.place}.path: {pattern}"
     if not source.is_partitioned and any(part in pattern for part in ("{yyyy}", "{mm}", "{m}")):
@@ -80,7 +119,7 @@ def files_of(scenario: Scenario, source: Source, ds: str) -> list[Path]:
         days = day_range(scenario, str(warm_up), ds)
     if source.key and source.is_partitioned:
         days = [partition_day(scenario, source, ds)]
-    found: list[Path] = []
+    found: list[Path | StoredObject] = []
     if source.is_further and source.is_partitioned:
         for day in paused_before(scenario, ds):  # which may have rows of it, though the chain passes over them
             found += _expand(root, path_of_day(pattern, day), source.table.format)
@@ -89,9 +128,10 @@ def files_of(scenario: Scenario, source: Source, ds: str) -> list[Path]:
         files = _expand(root, path, source.table.format)
         if not files:
             what = f"no partition of {day}" if source.is_partitioned else "no such file, folder or match"
-            raise BadInputError(
-                f"{root / path}: {what} ({place}); bring the data there (recloop fetch), or correct data.path or --data"
-            )
+            at, remedy = str(root / path), "bring the data there (recloop fetch), or correct data.path or --data"
+            if is_url(path):
+                at, remedy = path, "bring the data there, or correct the path"
+            raise BadInputError(f"{at}: {what} ({place}); {remedy}")
         found += files
     return list(dict.fromkeys(found))
 
@@ -115,11 +155,13 @@ def path_of_day(pattern: str, ds: str) -> str:
     return pattern
 
 
-def _expand(root: Path, path: str, file_format: str) -> list[Path]:
+def _expand(root: Path, path: str, file_format: str) -> Sequence[Path | StoredObject]:
+    ends = tuple(end + more for end in _ENDINGS[file_format] for more in ("", ".gz"))
+    if is_url(path):
+        return objects_at(path, ends)
     whole = root / path
     # A path that exists is itself, even where its name holds characters of a pattern, such as data[x] or e*.csv.
     if whole.is_dir():
-        ends = tuple(end + more for end in _ENDINGS[file_format] for more in ("", ".gz"))
         return sorted(p for p in whole.iterdir() if p.is_file() and p.name.endswith(ends))
     if whole.is_file():
         return [whole]
@@ -130,12 +172,12 @@ def _expand(root: Path, path: str, file_format: str) -> list[Path]:
     return sorted(p for p in base.glob("/".join(parts)) if p.is_file()) if parts else []
 
 
-def duckdb_path(file: Path) -> str:
+def duckdb_path(file: File) -> str:
     """The SQL literal of one existing file; DuckDB would read a name such as e*.csv as a pattern."""
-    return literal("".join(f"[{c}]" if c in "*?[" else c for c in str(file)))
+    return literal("".join(f"[{c}]" if c in "*?[" else c for c in os.fspath(file)))
 
 
-def open_text(file: Path, file_format: str) -> TextFile:
+def open_text(file: File, file_format: str) -> TextFile:
     """Finds a text file's compression and encoding. Raises BadInputError for another format or encoding."""
     with file.open("rb") as raw:
         start = raw.read(2)
@@ -156,7 +198,7 @@ def open_text(file: Path, file_format: str) -> TextFile:
     return TextFile(file, compression, "utf-8")
 
 
-def refuse_text(file: Path) -> None:
+def refuse_text(file: File) -> None:
     """Raises BadInputError for CSV or JSON lines where Parquet is expected."""
     with file.open("rb") as raw:
         start = raw.read(4096)
@@ -181,7 +223,7 @@ def refuse_text(file: Path) -> None:
 
 
 @contextmanager
-def _open(file: Path, compression: str) -> Iterator[IO[bytes]]:
+def _open(file: File, compression: str) -> Iterator[IO[bytes]]:
     with file.open("rb") as raw:
         yield cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if compression == "gzip" else raw
 
@@ -202,18 +244,24 @@ def csv_header(text: TextFile, delimiter: str) -> list[str]:
     return header
 
 
-def refuse_repeated(file: Path, names: list[str]) -> None:
+def refuse_repeated(file: File, names: list[str]) -> None:
     """Raises BadInputError where two columns of a file have the same name."""
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
         raise BadInputError(f"{file}: the header names {twice[0]!r} twice; rename one")
 
 
-def folder_values(file: Path, root: Path) -> dict[str, str | None]:
-    """Values that folders below `root` give to all rows of a file, as in country=DE/part-0.parquet (Hive's layout)."""
-    try:
-        parts = file.relative_to(root).parts[:-1]
-    except ValueError:
-        return {}
+def folder_values(file: File, root: Path) -> dict[str, str | None]:
+    """Values that folders below `root` give to all rows of a file, as in country=DE/part-0.parquet (Hive's layout).
+
+    Of a URL all folders count.
+    """
+    if isinstance(file, LocalCopy):
+        parts = PurePosixPath(str(file)).parts[:-1] if isinstance(file.origin, StoredObject) else ()
+    else:
+        try:
+            parts = file.relative_to(root).parts[:-1]
+        except ValueError:
+            return {}
     pairs = [part.partition("=") for part in parts if "=" in part]
     return {name: None if value == _HIVE_NULL else unquote(value) for name, _, value in pairs}

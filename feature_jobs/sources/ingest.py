@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -23,13 +22,15 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import literal
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import check_day, day_of, day_start, day_window, log_window, parse_ds
+from feature_jobs.sources.bring import Bringer
 from feature_jobs.sources.casts import arrow_schema, quote, time_sql
 from feature_jobs.sources.changes import Landed, changed_rows, read_landed, stage_changes, write_landed
 from feature_jobs.sources.copies import Copies
-from feature_jobs.sources.files import files_of, partition_day
+from feature_jobs.sources.files import LocalCopy, files_of, partition_day
 from feature_jobs.sources.malformed import KIND, kinds_of, retyped_columns
 from feature_jobs.sources.output_files import COUNTS_FILE, LOGS, QUARANTINE_FILE, log_file
-from feature_jobs.sources.source import Source, rising_columns, sources_of
+from feature_jobs.sources.readers.remote_table import RemoteTable
+from feature_jobs.sources.source import rising_columns, sources_of
 from feature_jobs.sources.tables import ROWS_PER_GROUP, Reader, connect, set_zone, write_parquet
 
 _QUARANTINE = pa.schema([("table", pa.string()), ("row", pa.string()), ("reason", pa.string())])
@@ -58,6 +59,7 @@ class DayCounts(TableCounts):
 
     entities: dict[str, TableCounts]
     logs: NotRequired[dict[str, TableCounts]]  # absent where the scenario has none
+    versions: NotRequired[dict[str, str]]  # of the Delta and Iceberg tables that were read, by their places
 
 
 def ingest_day(
@@ -67,7 +69,8 @@ def ingest_day(
     counts.
 
     events.parquet: the declared columns, `key.event_time` (int64 µs since 1970 UTC) and `key.event_row` (0, 1, …),
-    ordered by time, then by place in the source. Further logs are alike. Where they have times of arrival,
+    ordered by time, then by place in the source; rows of a table without an order of its own by time, then by their
+    values. Further logs are alike. Where they have times of arrival,
     `key.event_time` is the moment from which a row counts, and `key.happened_at` that at which it happened.
     Entities are ordered by key (and `key.valid_from`); they hold what is new since `yesterday`, the folder of the day
     before (feature_jobs.sources.changes), or without one all that counts.
@@ -79,6 +82,7 @@ def ingest_day(
         (output / folder).mkdir(parents=True, exist_ok=True)
     before, landed = read_landed(yesterday) if yesterday else {}, dict[str, Landed]()
     counted: dict[str, TableCounts] = {}
+    versions: dict[str, str] = {}
     quarantine: list[pa.Table] = []
     sources = sources_of(scenario)
     # DuckDB spills to the output folder: a container's /tmp is memory itself.
@@ -87,22 +91,27 @@ def ingest_day(
             # Of one database, which takes a while to start; the zone of times without an offset is a connection's own.
             with database.cursor() as connection:
                 set_zone(connection, source.zone)
-                table = _Landing(connection, scenario, ds, source, copies)
+                table = _Landing(Bringer(connection, scenario, source, Path(scratch)), ds, copies)
                 if source.key:
                     landed[source.name] = table.stage_changes(before.get(source.name))
                 else:
                     table.reader.stage()
                 counted[source.place], bad_rows = table.land(output)
             quarantine.append(bad_rows)
+            versions |= table.versions
     write_landed(landed, output)
     bad = pa.concat_tables(quarantine)
     write_parquet(bad.to_batches(), _QUARANTINE, output / QUARANTINE_FILE)
     entities, logs = (_by_name(counted, place) for place in ("data.entities.", "data.logs."))
-    result: DayCounts = {**counted[sources[0].place], "entities": entities, "logs": logs}
+    result: DayCounts = {**counted[sources[0].place], "entities": entities, "logs": logs, "versions": versions}
     if not logs:
         del result["logs"]
-    text = json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    # Without the versions: another version of a table can hold the same rows of this day.
+    content = {name: value for name, value in result.items() if name != "versions"}
+    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     (output / COUNTS_FILE).write_text(text, encoding="utf-8")
+    if not versions:
+        del result["versions"]
     return result
 
 
@@ -114,21 +123,13 @@ def _by_name(counted: dict[str, TableCounts], places: str) -> dict[str, TableCou
 class _Landing:
     """One table on its way from the source into the output of a day."""
 
-    def __init__(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        scenario: Scenario,
-        ds: str,
-        source: Source,
-        copies: Copies | None,
-    ) -> None:
-        self.connection = connection
-        self.scenario = scenario
-        self.ds = ds
-        self.source = source
-        start, end = (log_window if source.is_further else day_window)(scenario, ds)
+    def __init__(self, bringer: Bringer, ds: str, copies: Copies | None) -> None:
+        self.connection, self.scenario, self.ds = bringer.connection, bringer.scenario, ds
+        source = self.source = bringer.source
+        start, end = (log_window if source.is_further else day_window)(self.scenario, ds)
         window = (_LONG_AGO if source.key else start, end)  # of an entity, all that was known before the day's end
-        self.reader = Reader(connection, scenario, source, files_of(scenario, source, ds), window, copies)
+        files = bringer.bring(files_of(self.scenario, source, ds), window)
+        self.reader = Reader(self.connection, self.scenario, source, files, window, copies)
         self.what = f"entity {source.name}" if source.key else f"{ds} of {source.name}" if source.is_further else ds
         # A partition is read for one day alone, so that its rows are that day's even without a time.
         self.dated = "time IS NOT NULL" if source.time and not source.is_partitioned else "true"
@@ -263,6 +264,13 @@ class _Landing:
         return write_parquet((batch.cast(schema) for batch in batches), schema, output / path, rising=rising)
 
     @property
+    def versions(self) -> dict[str, str]:
+        """The version that was read of a table that has versions, by the place of the source."""
+        origins = [file.origin for file in self.reader.files if isinstance(file, LocalCopy)]
+        read = [origin.version for origin in origins if isinstance(origin, RemoteTable)]
+        return {self.source.place: read[0]} if read and read[0] else {}
+
+    @property
     def _happened(self) -> str:
         """SQL of the time at which a row of a log happened."""
         log = self.scenario.data.log(self.source.log)
@@ -299,7 +307,7 @@ class _Landing:
         """Rows without a time are measured against all rows of the files, as they may be any day's."""
         if num:
             broken = self._row("SELECT count(*) FROM staged WHERE row < 0")[0]
-            num_all = self.reader.span()[2] + broken
+            num_all = self.reader.num_rows() + broken
             self._check_share(num, num_all, f"the {num_all:,} rows have no readable time", f"NOT ({self.dated})")
 
     def _check_share(self, num: int, of: int, what: str, condition: str) -> None:
@@ -339,6 +347,10 @@ class _Landing:
             if time is not None
         ]
         near = f"nearest days with events: {', '.join(days)}" if days else "it holds no events at all"
+        if self.source.is_table and (num_all := self.reader.num_rows()):  # only the day's own were read
+            near = f"its {num_all:,} rows are of other days"
+        elif not days and self.source.table.format == "kafka":
+            near = "none of the messages since then has a time on this day"
         return BadInputError(
             f"no events on {self.ds} in {self._files}; {near}. Choose another day, list it under data.days.skip, or "
             f"correct data.events.time (unit, zone) in {self.scenario.file}"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from feature_jobs.expressions.compiler import literal
+from feature_jobs.sources.files import File
 from feature_jobs.sources.tables import OTHER_DAY, Reader
 
 KIND = "regexp_replace(reason, '''.*''', '...', 's')"
@@ -27,7 +27,7 @@ class Kind:
     """
 
     reason: str
-    file: Path
+    file: File
     row: int
     num: int
     remedy: str | None = None
@@ -92,8 +92,8 @@ def retyped_columns(reader: Reader, allowed: float) -> list[str]:
         ).fetchall()
         for number, reason, row, num_read in files:
             file = reader.files[number]
-            found = _type_in(file, reader.source.table.format, column.source or name)
-            is_retyped = reader.source.table.format == "parquet" and "string" in found
+            found = _type_in(reader, file, column.source or name)
+            is_retyped = not reader.source.is_text and "string" in found
             # Rows that are not staged may read well.
             if not is_retyped and (num_read or reader.num_values(number, i)):
                 continue
@@ -108,8 +108,8 @@ def retyped_columns(reader: Reader, allowed: float) -> list[str]:
     return messages
 
 
-def _type_in(file: Path, file_format: str, column: str) -> str:
-    if file_format != "parquet":
+def _type_in(reader: Reader, file: File, column: str) -> str:
+    if reader.source.is_text:
         return "text"
     schema = pq.read_schema(file)
     return str(schema.field(column).type) if column in schema.names else "text"

@@ -49,6 +49,16 @@ class Source:
         return self.table.columns
 
     @property
+    def is_text(self) -> bool:
+        """Says if its files are lines of text."""
+        return self.table.format in ("csv", "jsonl", "kafka")
+
+    @property
+    def is_table(self) -> bool:
+        """Says if it is a table of a database or a lake, whose rows have no order of their own."""
+        return self.table.format in ("delta", "iceberg", "postgres")
+
+    @property
     def is_partitioned(self) -> bool:
         """Says if the path names one day's partition."""
         return any(placeholder in self.table.path for placeholder in DAY_PLACEHOLDERS)

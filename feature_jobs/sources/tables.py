@@ -8,7 +8,7 @@ streamed and within a memory limit.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import literal, to_sql
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_of
-from feature_jobs.sources.casts import INEXACT, SQL_TYPES, Cell, may_lie_in, time_sql
+from feature_jobs.sources.casts import INEXACT, SQL_TYPES, Cell, bounds_of, time_sql
 from feature_jobs.sources.copies import Copies, Copy, Scan
-from feature_jobs.sources.files import duckdb_path, open_text
+from feature_jobs.sources.files import File, LocalCopy, duckdb_path, open_text
 from feature_jobs.sources.layouts import Layouts, unreadable
+from feature_jobs.sources.readers.remote_table import RemoteTable
 from feature_jobs.sources.source import Source
 
 ROWS_PER_GROUP = 131_072
@@ -77,7 +78,7 @@ class Reader:
     connection: duckdb.DuckDBPyConnection
     scenario: Scenario
     source: Source
-    files: list[Path]
+    files: Sequence[File]
     window: tuple[int, int]
     copies: Copies | None = None
     _copied: dict[int, Copy] = field(default_factory=dict)  # by the number of the file
@@ -106,10 +107,20 @@ class Reader:
                 self._copied[number] = copy
                 self.connection.execute(f"INSERT INTO staged FROM read_parquet({duckdb_path(copy.rejects)})")
             self._read(number, f"INSERT INTO staged {rows}", whole=self.source.is_partitioned)
-            if self.source.table.format != "parquet" and not copy:
+            if self.source.is_text and not copy:
                 self._stage_rejects(number)
+        if self.source.is_table:
+            self._number_by_value()
         self._refuse_inexact()
         self._leave_out_not_wanted()
+
+    def _number_by_value(self) -> None:
+        """Numbers the rows of a table by their time and values: the order in which it gives them means nothing."""
+        values = ", ".join(f"c{i}" for i in range(len(self.source.columns)))
+        self.connection.execute(
+            f"CREATE TEMP TABLE _numbered AS SELECT * REPLACE (row_number() OVER (ORDER BY time, {values}, raw) - 1 "
+            f"AS row) FROM staged; DROP TABLE staged; ALTER TABLE _numbered RENAME TO staged"
+        )
 
     def _leave_out_not_wanted(self) -> None:
         where, source = self.source.table.where, self.source
@@ -128,10 +139,12 @@ class Reader:
 
     def _copy_of(self, number: int) -> Copy | None:
         """A copy of a file of many days, where this process scans it not for the first time."""
-        is_parquet = self.source.table.format == "parquet"
+        is_parquet, file = not self.source.is_text, self.files[number]
         if self.copies is None or self.source.is_partitioned or (is_parquet and not self.source.time):
             return None
-        scan = Scan.of(self.source, self.scenario.data.path, number, self.files[number])
+        if isinstance(file, LocalCopy):  # of one day
+            return None
+        scan = Scan.of(self.source, self.scenario.data.path, number, file)
         if (copy := self.copies.find(scan)) or not self.copies.is_due(scan):
             return copy
         if is_parquet and self._rows(number, whole=True) != self._rows(number, whole=False):
@@ -145,7 +158,7 @@ class Reader:
     def _write_copy(self, number: int, copy: Copy) -> None:
         order = "ORDER BY time" if self.source.time else ""
         self._read(number, f"COPY (SELECT * FROM ({{rows}}) {order}) TO {_target(copy.rows)}")
-        if self.source.table.format != "parquet":
+        if self.source.is_text:
             self._stage_rejects(number)
         rejects = f"FROM staged WHERE file = {number}"  # nothing else of the file is staged yet
         self.connection.execute(f"COPY (SELECT * {rejects}) TO {_target(copy.rejects)}")
@@ -183,6 +196,12 @@ class Reader:
         before = [low for low, _, _ in facts if low is not None]
         after = [high for _, high, _ in facts if high is not None]
         return max(before, default=None), min(after, default=None), sum(num for _, _, num in facts)
+
+    def num_rows(self) -> int:
+        """Number of readable rows of all times: of a table, all of its rows."""
+        origins = [file.origin for file in self.files if isinstance(file, LocalCopy)]
+        tables = [origin.num_rows() for origin in origins if isinstance(origin, RemoteTable)]
+        return sum(tables) if tables else self.span()[2]
 
     def nums_before(self, *ends: int) -> list[int]:
         """Counts the rows of all times before each of `ends` (µs), in one scan."""
@@ -246,10 +265,11 @@ class Reader:
         if source.time:
             at = source.place_of(source.time.column)
             time = time_sql(f"c{at}", source.time, cells[at].column.type)
-            is_row_group = not whole and source.table.format == "parquet"  # others number rows by reading all of them
+            is_row_group = not whole and not source.is_text  # others number rows by reading all of them
             if is_row_group and not source.arrival:
                 raw_time = layout.raws.get(cells[at].source, "NULL")
-                possible = may_lie_in(self.window, cells[at], raw_time, source.time, source.zone)
+                bounds = bounds_of(self.window, cells[at], source.time, source.zone)
+                possible = bounds.sql(raw_time) if bounds else "true"
             if source.arrival:
                 came = source.place_of(source.arrival.column)
                 arrived = time_sql(f"c{came}", source.arrival, cells[came].column.type)

@@ -121,7 +121,7 @@ def forget(
     lines = [
         f"deleted in MLflow: {len(erased.versions)} versions, {erased.runs} runs",
         f"to erase the files of older generations: recloop gc {context.options} --delete",
-        f"not changed: {context.scenario.data.path}; delete the rows there before the next day is ingested",
+        f"not changed: {context.scenario.data.places}; delete the rows there before the next day is ingested",
     ]
     context.show({"done": erased.serves is None, **asdict(cost), **asdict(erased)}, "\n".join(lines))
     # A gate's code and not an error's: all was done that can be, and another day has to go on.

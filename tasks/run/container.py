@@ -32,6 +32,8 @@ from tasks.store.scenario_store import ScenarioStore
 if TYPE_CHECKING:
     from docker import APIClient
 
+    from feature_jobs.schema import Scenario
+
 NOBODY = 10001  # the user of our images
 PIDS = 512
 GIB = 1 << 30
@@ -89,7 +91,11 @@ class ContainerLauncher:
 
         _refuse_several_machines(declared)
         # Only what the step declares: with the whole environment a password could reach every step.
-        environment = {**registry_environment(declared), **store_environment(declared, call.config.store)}
+        environment = {
+            **registry_environment(declared),
+            **store_environment(declared, call.config.store),
+            **source_environment(declared, call.config.scenario),
+        }
         writable = writable_folders(declared, call)
         _hand_over(writable)
         try:
@@ -133,7 +139,7 @@ class ContainerLauncher:
             memswap_limit=memory_bytes,
             shm_size=memory_bytes // 2,  # processes that train together exchange tensors there
             nano_cpus=int(resources.cpus * 1e9),
-            network_mode=self._network(declared),
+            network_mode=self.network(declared, scenario),
             auto_remove=True,
             log_config={"Type": "none"},  # its output is passed on; the engine need not keep it too
             device_requests=_gpus(resources.gpus),
@@ -150,12 +156,15 @@ class ContainerLauncher:
         )
         return created["Id"]
 
-    def _network(self, declared: Step) -> str:
-        if not declared.registry:
+    def network(self, declared: Step, scenario: Scenario) -> str:
+        """The engine's network that a step joins; most have none. Raises BadInputError where none is set."""
+        reads_elsewhere = declared.source and any(table.is_elsewhere for table in scenario.data.tables)
+        if not declared.registry and not reads_elsewhere:
             return "none"
         if not self._settings.network:
+            other = "a source on another machine" if reads_elsewhere else "MLflow"
             raise BadInputError(
-                f"{declared.name} talks to MLflow: name the engine's network that reaches it in RECLOOP_DOCKER_NETWORK"
+                f"{declared.name} talks to {other}: name the engine's network that reaches it in RECLOOP_DOCKER_NETWORK"
                 " (`host` for a server on this machine's loopback)"
             )
         return self._settings.network
@@ -282,9 +291,26 @@ def store_environment(declared: Step, store: ScenarioStore | None) -> dict[str, 
     """Credentials of a store elsewhere, for a step that reads and writes its records there."""
     if store is None or not (declared.store_folder and declared.registry and is_remote(store.url)):
         return {}
-    from tasks.store.object_client import portable_settings
+    from feature_jobs.object_client import portable_settings
 
     return {**portable_settings(store.url), CACHE: f"{TMP}/recloop"}  # it fetches no outputs, so this cache stays empty
+
+
+def source_environment(declared: Step, scenario: Scenario) -> dict[str, str]:
+    """Addresses and credentials of the sources that are elsewhere, for the step that reads them."""
+    if not declared.source:
+        return {}
+    from feature_jobs.object_client import portable_settings
+
+    found: dict[str, str] = {}
+    for table in scenario.data.tables:
+        if table.is_url:
+            found |= portable_settings(table.path)
+        prefixes = ("PYICEBERG_", "AWS_") if table.catalog else ()
+        found |= {
+            name: value for name, value in os.environ.items() if name == table.server or name.startswith(prefixes)
+        }
+    return found
 
 
 def error_of(declared: Step, code: int, answer: str, *, out_of_memory: bool) -> RecloopError:

@@ -129,7 +129,8 @@ class EachDay(TypedDict):
 def _stage(declared: Step, scenario: Scenario, file: Path, ds: str, read: list[str]) -> Stage:
     """The stage of a day, or of each one. `read` are the outputs that it reads."""
     deps = [*read, *_wings(declared)]
-    if declared.source:
+    # DVC sees no change of what is on other machines.
+    if declared.source and not all(table.is_elsewhere for table in scenario.data.tables):
         deps.append(_relative(Path(scenario.data.path), file))
     deps += [_relative(path, file) for name in declared.files if (path := getattr(scenario, name)).is_file()]
     # DVC compares the values that are written in the file: a default that nobody wrote is not a parameter.

@@ -329,7 +329,7 @@ def _compare(scenario: Scenario, store: ScenarioStore, standing: Commit, output:
     if sha256_of(canonical_json(files_of(output))) == standing.digest:
         return _already_done(standing)
     raise BadInputError(
-        f"{scenario.data.path}: the day {standing.ds} reads differently than when it was committed"
+        f"{scenario.data.places}: the day {standing.ds} reads differently than when it was committed"
         f" ({_changed(store, standing, metrics)}); to learn from the corrected data start a new generation:"
         f" recloop chain replay {store.options} --from {standing.ds}"
     )

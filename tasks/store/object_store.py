@@ -27,9 +27,7 @@ from typing_extensions import Buffer
 
 from feature_jobs.control_records import MAX_BYTES, RESTORE, checked_name
 from feature_jobs.errors import CorruptError, RetryLaterError
-from tasks.store.cache import Cache
-from tasks.store.digests import MANIFEST, sha256_of
-from tasks.store.object_client import (
+from feature_jobs.object_client import (
     MAX_RETRIES,
     PART_BYTES,
     RETRY_FOR_S,
@@ -38,7 +36,10 @@ from tasks.store.object_client import (
     is_missing,
     pause,
     require_own_threads,
+    tried,
 )
+from tasks.store.cache import Cache
+from tasks.store.digests import MANIFEST, sha256_of
 from tasks.store.objects import matches
 from tasks.store.records import FileFacts
 from tasks.store.scratch import Scratch
@@ -123,7 +124,7 @@ class RemoteObjects:
                 raise CorruptError(f"{self.url}/{key}: more than the {MAX_BYTES} bytes that it may have; {remedy}")
             return bytes(found.bytes())
 
-        return _tried(lambda: self._found(key, read))
+        return tried(lambda: self._found(key, read))
 
     def keys(self, pattern: str) -> list[str]:
         """See Objects. All keys below the parts without `*` are listed, a thousand at once."""
@@ -149,11 +150,11 @@ class RemoteObjects:
             below = [prefix.rstrip("/").rpartition("/")[2] for prefix in found["common_prefixes"]]
             return sorted({*below, *(one["path"].rpartition("/")[2] for one in found["objects"])})
 
-        return _tried(listed)
+        return tried(listed)
 
     def time_of(self, key: str) -> float:
         """See Objects."""
-        found = _tried(lambda: self._found(key, lambda: self._store.head(key)))
+        found = tried(lambda: self._found(key, lambda: self._store.head(key)))
         return found["last_modified"].timestamp() if found else 0.0
 
     def delete(self, key: str) -> None:
@@ -242,7 +243,7 @@ class RemoteObjects:
             with self._errors(place):
                 self._store.put(place, folder / name, chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE)
 
-        _tried(upload)
+        tried(upload)
 
     def _download(self, key: str, target: Path, files: Mapping[str, FileFacts]) -> None:
         sizes = self._sizes(key)
@@ -271,7 +272,7 @@ class RemoteObjects:
                 raise CorruptError(f"{part.name} is missing")
             return data
 
-        return _tried(read)
+        return tried(read)
 
     def _sizes(self, prefix: str) -> dict[str, int]:
         def listed() -> dict[str, int]:
@@ -279,7 +280,7 @@ class RemoteObjects:
                 pages = self._store.list(prefix or None)
                 return {found["path"]: found["size"] for page in pages for found in page}
 
-        return _tried(listed)
+        return tried(listed)
 
     def _each(self, call: Callable[[T], R], items: list[T]) -> list[R]:
         """Calls for all items, several at once; the first error ends it."""
@@ -327,16 +328,3 @@ def _parts(name: str, size: int) -> list[_Part]:
 
 def _wrong_size(name: str, size: int | None, committed: int) -> str:
     return f"{name}: missing" if size is None else f"{name}: {size} bytes, but {committed} were committed"
-
-
-def _tried(call: Callable[[], T], attempts: int = 3) -> T:
-    """The client repeats most failed requests; others, such as one that is cut off, are repeated here."""
-    deadline = time.monotonic() + RETRY_FOR_S
-    for attempt in range(attempts):
-        try:
-            return call()
-        except RetryLaterError:
-            if attempt + 1 == attempts or time.monotonic() > deadline:
-                raise
-            pause(attempt)
-    raise AssertionError

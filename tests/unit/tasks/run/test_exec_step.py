@@ -13,7 +13,15 @@ import pytest
 from feature_jobs.errors import BadInputError, KilledError, RecloopError
 from feature_jobs.schema import load_scenario
 from tasks.contract import DayConfig
-from tasks.run.container import error_of, mounts_of, store_environment, writable_folders
+from tasks.run.container import (
+    ContainerLauncher,
+    ContainerSettings,
+    error_of,
+    mounts_of,
+    source_environment,
+    store_environment,
+    writable_folders,
+)
 from tasks.run.exec_step import call_of, request_of
 from tasks.run.launchers import Call
 from tasks.steps import STEPS
@@ -107,6 +115,43 @@ def test_only_inputs_are_mounted_and_only_outputs_can_be_written(tmp_path: Path)
         (tmp_path / "store" / "shop" / folder).mkdir(parents=True)
     kept = {name: read_only for name, read_only in mounted("deploy").items() if name.startswith("store")}
     assert kept == {"store/shop/g0000": True, "store/shop/champion": False}
+
+
+def test_a_source_elsewhere_is_reached_by_ingest_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "SHOP_DATABASE": "postgresql://reader:secret@host/shop",
+        "OTHER_DATABASE": "postgresql://reader:secret@host/other",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "GOOGLE_BASE_URL": "http://host",
+        "PYICEBERG_CATALOG__LAKE__URI": "http://host",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    scenario = load_scenario(write_small(tmp_path, num_days=1))
+    events, ingest = scenario.data.events, STEPS["ingest"]
+    places: dict[str, tuple[dict[str, str], set[str]]] = {
+        "files": ({}, set()),
+        "delta": ({"format": "delta", "path": "events"}, set()),
+        "postgres": ({"format": "postgres", "path": "a.b", "server": "SHOP_DATABASE"}, {"SHOP_DATABASE"}),
+        "objects": ({"path": "s3://bucket/events"}, {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}),
+        "iceberg": (
+            {"format": "iceberg", "path": "a.b", "catalog": "lake"},
+            {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "PYICEBERG_CATALOG__LAKE__URI"},
+        ),
+    }
+    settings = ContainerSettings("recloop", "0", "outside")
+    for kind, (changes, names) in places.items():
+        table = events.model_copy(update=changes)
+        changed = scenario.model_copy(update={"data": scenario.data.model_copy(update={"events": table})})
+        assert source_environment(ingest, changed).keys() & given.keys() == names, kind
+        assert source_environment(STEPS["train"], changed) == {}
+        assert ContainerLauncher(settings).network(ingest, changed) == ("outside" if names else "none")
+        assert ContainerLauncher(settings).network(STEPS["train"], changed) == "none"
+        assert changed.data.places.split(", ") == [scenario.data.path, *([table.path] if names else [])]
+        if names:
+            with pytest.raises(BadInputError, match="ingest talks to a source on another machine"):
+                ContainerLauncher(replace(settings, network="")).network(ingest, changed)
 
 
 def test_a_store_elsewhere_is_reached_by_deploy_alone(

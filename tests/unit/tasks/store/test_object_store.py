@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from feature_jobs import object_client
 from feature_jobs.control_records import MAX_BYTES
 from feature_jobs.errors import BadInputError, CorruptError, RecloopError, RetryLaterError
-from tasks.store import object_client
+from feature_jobs.object_client import PART_BYTES, TIMEOUT, connect
 from tasks.store.cache import Cache
 from tasks.store.digests import MANIFEST
-from tasks.store.object_client import PART_BYTES, TIMEOUT, connect
 from tasks.store.object_store import RemoteObjects
 from tasks.store.objects import Objects, files_of
 from tests.object_store import NARROW, Fault, ObjectServer, Proxy, proxy_of

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from feature_jobs import object_client
 from feature_jobs.errors import BadInputError, RetryLaterError
-from tasks.store import object_client
+from feature_jobs.object_client import TIMEOUT, connect, portable_settings
 from tasks.store.cache import Cache
-from tasks.store.object_client import TIMEOUT, connect, portable_settings
 from tasks.store.object_store import RemoteObjects
 from tests.object_store import ObjectServer, proxy_of
 

@@ -24,15 +24,18 @@ import os
 import random
 import re
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from feature_jobs.errors import BadInputError, RecloopError, RetryLaterError
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, MemoryStore, ObjectStore, RetryConfig, S3Credential
+
+T = TypeVar("T")
 
 SCHEMES = ("s3", "gs", "az", "memory")
 TIMEOUT = "RECLOOP_STORE_TIMEOUT_S"  # of one request, which carries at most PART_BYTES
@@ -71,9 +74,15 @@ _LATER = {"408", "409", "425", "429"}  # of the 4xx, those that are worth anothe
 _SET_CREDENTIALS = "set the credentials of the store (docs/object-store.md)"
 
 
-def connect(url: str, *, retries: int = MAX_RETRIES) -> ObjectStore:
+def is_url(path: str) -> bool:
+    """Says if a path is a URL, and not a folder or file."""
+    return "://" in path
+
+
+def connect(url: str, *, retries: int = MAX_RETRIES, place: str = "--store") -> ObjectStore:
     """A client for everything below a URL. It connects at its first request, so that a wrong URL is found there.
 
+    `place` is the setting that holds the URL, for messages.
     Raises BadInputError where the URL or the environment is wrong.
     """
     from obstore.exceptions import BaseError
@@ -81,10 +90,10 @@ def connect(url: str, *, retries: int = MAX_RETRIES) -> ObjectStore:
 
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES:
-        raise BadInputError(f"--store: {parts.scheme}:// is not supported; give a folder or {_schemes()}")
+        raise BadInputError(f"{place}: {parts.scheme}:// is not supported; give a folder or {_schemes()}")
     if parts.username or parts.password or parts.query or parts.fragment or not parts.netloc:
         raise BadInputError(
-            f"--store: a URL has a bucket and a prefix only, such as s3://bucket/prefix; {_SET_CREDENTIALS}"
+            f"{place}: a URL has a bucket and a prefix only, such as s3://bucket/prefix; {_SET_CREDENTIALS}"
         )
     if parts.scheme == "memory":
         return _memory(parts.netloc)
@@ -114,8 +123,13 @@ def require_own_threads() -> None:
         raise RuntimeError("this process was forked from one that uses an object store; start it with spawn or exec")
 
 
-def explained(error: Exception, place: str, *, is_wrong_setting: bool = False) -> RecloopError:
-    """Explains a client's error to a person: BadInputError where something must be changed, else RetryLaterError."""
+def explained(
+    error: Exception, place: str, *, is_wrong_setting: bool = False, rights: str = "read, write, list and delete"
+) -> RecloopError:
+    """Explains a client's error to a person: BadInputError where something must be changed, else RetryLaterError.
+
+    `rights`: what the caller needs to be allowed.
+    """
     from obstore import exceptions as client
 
     text = str(error)
@@ -132,7 +146,7 @@ def explained(error: Exception, place: str, *, is_wrong_setting: bool = False) -
     if denied or status in ("401", "403") or code in _DENIED:
         return BadInputError(
             f"{place}: the store refuses access{said and f' ({said})'}; check that its credentials are right and may"
-            " read, write, list and delete below this place"
+            f" {rights} below this place"
         )
     if code in _NO_BUCKET:
         return BadInputError(f"{place}: this bucket does not exist ({said}); create it, or correct the URL")
@@ -150,6 +164,19 @@ def explained(error: Exception, place: str, *, is_wrong_setting: bool = False) -
 def is_missing(error: Exception) -> bool:
     """Says if the error means that the store has no such object, but does have the bucket."""
     return isinstance(error, FileNotFoundError) and not any(code in str(error) for code in _NO_BUCKET)
+
+
+def tried(call: Callable[[], T], attempts: int = 3) -> T:
+    """The client repeats most failed requests; others, such as one that is cut off, are repeated here."""
+    deadline = time.monotonic() + RETRY_FOR_S
+    for attempt in range(attempts):
+        try:
+            return call()
+        except RetryLaterError:
+            if attempt + 1 == attempts or time.monotonic() > deadline:
+                raise
+            pause(attempt)
+    raise AssertionError
 
 
 def pause(attempt: int) -> None:
@@ -222,6 +249,22 @@ def portable_settings(url: str) -> dict[str, str]:
         if name in found:
             found["GOOGLE_SERVICE_ACCOUNT_KEY"] = _account(name, found.pop(name))
     return found
+
+
+def storage_options(url: str) -> dict[str, str]:
+    """The settings of this store for the client of another library, one in Rust as ours is."""
+    scheme = urlsplit(url).scheme
+    if scheme not in _ENDPOINTS:
+        raise BadInputError(f"{url}: {scheme}:// is not supported; give a folder or {_schemes()}")
+    seconds = timeout_s()
+    bounds = {
+        "timeout": f"{seconds * 1000:.0f}ms",
+        "connect_timeout": f"{min(CONNECT_TIMEOUT_S, seconds) * 1000:.0f}ms",
+        "max_retries": str(MAX_RETRIES),
+        "retry_timeout": f"{RETRY_FOR_S:.0f}s",
+    }
+    allow_http = str(_endpoint(scheme).startswith("http://")).lower()
+    return {**portable_settings(url), **bounds, "allow_http": allow_http}
 
 
 def _account(name: str, file: str) -> str:
