@@ -15,11 +15,11 @@ from tasks.contract import DayConfig, Input, Metrics, Resources, step
 from tasks.store.output_files import read_json
 
 if TYPE_CHECKING:
-    import pandas as pd
-
+    from feature_jobs.validation.day_facts import DayFacts
+    from feature_jobs.validation.day_samples import DaySamples
     from feature_jobs.validation.drift import ColumnDrift, Drift, LabelShift
-    from feature_jobs.validation.expectations import Failure
     from feature_jobs.validation.leaks import Leak
+    from feature_jobs.validation.run_suite import Failure
 
 MAX_SHOWN = 3
 MAX_LINE = 200  # on the screen; verdict.json has the whole
@@ -36,12 +36,15 @@ class Problem(TypedDict):
 
 
 class Verdict(TypedDict):
-    """verdict.json."""
+    """verdict.json. `sampled`: number of expectations that saw `sample_rows` rows of a larger day."""
 
     ok: bool
     rows: int
     suite: str
     expectations: int
+    sampled: int
+    sample_rows: int
+    facts: DayFacts
     failures: list[Problem]
     warnings: list[Problem]
     leaks: list[dict[str, str | float | bool | None]]
@@ -73,22 +76,28 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
     Raises GateError, after writing them, where a blocking check failed; BadInputError where the suite is wrong.
     """
     from feature_jobs.validation import drift
-    from feature_jobs.validation.expectations import load_suite, read_frame, read_lists, run_suite
+    from feature_jobs.validation.day_facts import ROWS, day_facts, rows_of_days
+    from feature_jobs.validation.day_samples import read_samples
+    from feature_jobs.validation.expectations import load_suite
     from feature_jobs.validation.leaks import find_leaks
+    from feature_jobs.validation.run_suite import run_suite
 
     scenario, rules = config.scenario, config.scenario.validate_
     # First: a wrong suite must end the step before a large day is read.
     suite, source = load_suite(scenario)
-    frame = read_frame(samples)
+    day, counts = read_samples(samples, scenario), read_json(events, COUNTS_FILE)
     # Yesterday's profile holds the days before it: so a day reads one input, however long the window.
     trailing = drift.window(drift.read_profile(yesterday), rules.trailing_days)
-    profiles = drift.profile_days(config.ds, frame, scenario)
+    profiles = drift.profile_days(config.ds, day.frame, scenario)
     found = drift.compare(config.ds, profiles[config.ds], trailing, scenario)
-    leaks = find_leaks(frame, scenario, read_lists(samples, scenario))
+    leaks = find_leaks(day.frame, scenario, day.lists)
+    facts = day_facts(scenario, config.ds, day, counts, rows_of_days(trailing))
+    profiles[config.ds]["own_rows"] = facts[ROWS]
+    judged = run_suite(day, facts, suite, source, docs=validation / "docs", ds=config.ds)
     problems: list[Problem] = [
         *_missing_suite(source, scenario.suite_file.name),
-        *_row_count(scenario, config.ds, frame, events),
-        *map(_failure, run_suite(frame, suite, source, config.ds, validation / "docs")),
+        *_row_count(scenario, config.ds, day, counts["rows"]),
+        *map(_failure, judged.failures),
         *map(_leak, leaks),
         *_drifts(found),
     ]
@@ -96,9 +105,12 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
     failures = [p for p in problems if p["severity"] == "blocking"]
     verdict = Verdict(
         ok=not failures,
-        rows=len(frame),
+        rows=day.num_rows,
         suite=source,
         expectations=len(suite["expectations"]),
+        sampled=judged.num_sampled,
+        sample_rows=len(day.frame),
+        facts=facts,
         failures=failures,
         warnings=[p for p in problems if p["severity"] != "blocking"],
         leaks=[leak.to_json() for leak in leaks],
@@ -134,11 +146,12 @@ def _missing_suite(source: str, name: str) -> list[Problem]:
     ]
 
 
-def _row_count(scenario: Scenario, ds: str, frame: pd.DataFrame, events: Path) -> list[Problem]:
+def _row_count(scenario: Scenario, ds: str, day: DaySamples, num_events: int) -> list[Problem]:
     """Each event is one sample: a join that loses or doubles rows must not go on."""
-    num_events, num_own = read_json(events, COUNTS_FILE)["rows"], len(frame)
+    num_own = day.num_rows
     if scenario.outcome_labels:  # the others are of earlier days, whose labels mature on this one
-        num_own = int((frame["key.event_time"] >= day_window(scenario, ds)[0]).sum())
+        times = day.whole(["key.event_time"])["key.event_time"]
+        num_own = int((times >= day_window(scenario, ds)[0]).sum())
     if num_events == num_own:
         return []
     return [_problem("one sample for each event", None, "blocking", f"{num_events:,} rows", f"{num_own:,} rows")]

@@ -53,12 +53,14 @@ class LabelCounts(TypedDict):
 
 class DayProfile(TypedDict):
     """Summary of a day, kept for comparison with later days. `middle`: the quartiles of each number, exact, because a
-    sketch rounds a counter's steps away; profiles that an older release wrote lack it."""
+    sketch rounds a counter's steps away; `own_rows`: the events of the day itself. Profiles that an older release wrote
+    lack both."""
 
     rows: int
     labels: dict[str, LabelCounts]
     columns: dict[str, Sketch]
     middle: NotRequired[dict[str, list[float]]]
+    own_rows: NotRequired[float | None]
 
 
 class Judged(TypedDict):
