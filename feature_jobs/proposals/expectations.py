@@ -80,9 +80,9 @@ class SeenDay:
 
 def see_day(scenario: Scenario, ds: str, day: DaySamples, facts: DayFacts) -> SeenDay:
     """Describes the features and labels of a day."""
-    frame = day.with_extremes() if day.is_sampled else day.frame
-    names = [str(name) for name in frame.columns if not str(name).startswith(("key.", "segment."))]
-    return SeenDay(ds, day.num_rows, facts, {name: _see(frame[name], day.frame[name]) for name in names})
+    names = [str(name) for name in day.frame.columns if not str(name).startswith(("key.", "segment."))]
+    columns = {name: _see(day.with_extremes(name)[name], day.frame[name]) for name in names}
+    return SeenDay(ds, day.num_rows, facts, columns)
 
 
 def _see(values: pd.Series[Any], sample: pd.Series[Any]) -> SeenColumn:

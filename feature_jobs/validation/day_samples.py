@@ -1,9 +1,9 @@
 """The samples of a day as validation reads them: all rows of a small day, a sample of a large one.
 
-A large day has more than `SAMPLE_ROWS` rows. Its file is read once, in batches, so memory does not grow with the day.
-Every k-th row is kept, from all of the day, and so the same rows each time. The sample may miss the one value of a
-column that is wrong. So beside it are kept the smallest and the largest value of all rows, a null where there is one,
-and all values of a column that has few.
+A large day has more than `SAMPLE_ROWS` rows. Its file is read once, a row group at a time, so memory does not grow with
+the day. Every k-th row is kept, from all of the day, and so the same rows each time. The sample may miss the one value
+of a column that is wrong. So beside it are kept the smallest and the largest value of all rows, a null where there is
+one, and all values of a column that has few.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-SAMPLE_ROWS = 200_000  # a share of a sample this large is within 0.2 percent points of that of the day
+SAMPLE_ROWS = 500_000  # a share of a sample this large is within 0.2 percent points of that of the day
 FEW_VALUES = 1_000
-_BATCH_ROWS = 131_072
 
 
 @dataclass(frozen=True)
@@ -54,16 +53,13 @@ class DaySamples:
         frame: pd.DataFrame = _lengths(pq.read_table(self.file, columns=stored)).to_pandas()
         return frame[list(columns)]
 
-    def with_extremes(self) -> pd.DataFrame:
-        """The frame, and rows with the values that its columns may lack. Where a column has fewer of them than others,
-        its first one is repeated."""
+    def with_extremes(self, column: str) -> pd.DataFrame:
+        """The column alone, with the values that its rows in the sample may lack."""
         import pandas as pd
 
-        num = max((len(values) for values in self.extremes.values()), default=0)
-        more = {
-            name: [*values, *[next(iter(values), None)] * (num - len(values))] for name, values in self.extremes.items()
-        }
-        return pd.concat([self.frame, pd.DataFrame(more)[list(self.frame.columns)]], ignore_index=True)
+        if not self.is_sampled:
+            return self.frame[[column]]
+        return pd.concat([self.frame[[column]], self.extremes[column].to_frame(column)], ignore_index=True)
 
 
 def read_samples(samples: Path, scenario: Scenario, sample_rows: int = SAMPLE_ROWS) -> DaySamples:
@@ -79,14 +75,16 @@ def read_samples(samples: Path, scenario: Scenario, sample_rows: int = SAMPLE_RO
             table, extremes = parquet.read(), {}
         else:
             step, seen = -(-num_rows // sample_rows), 0
-            kept, found = list[pa.RecordBatch](), dict[str, _Extremes]()
-            for batch in parquet.iter_batches(_BATCH_ROWS):
-                kept.append(batch.take(pa.array(range(-seen % step, len(batch), step), pa.int64())))
-                lengths = _lengths(pa.Table.from_batches([batch]))
+            kept, found = list[pa.Table](), dict[str, _Extremes]()
+            # By row groups, which are small: the reader of batches takes twice the time for them.
+            for group in range(parquet.num_row_groups):
+                rows = parquet.read_row_group(group)
+                kept.append(rows.take(pa.array(range(-seen % step, len(rows), step), pa.int64())))
+                lengths = _lengths(rows)
                 for name in lengths.column_names:
                     found.setdefault(name, _Extremes()).add(lengths[name])
-                seen += len(batch)
-            table = pa.Table.from_batches(kept)
+                seen += len(rows)
+            table = pa.concat_tables(kept)
             extremes = {name: one.values() for name, one in found.items()}
     return DaySamples(
         file,
@@ -114,14 +112,14 @@ def _lengths(table: pa.Table) -> pa.Table:
 
 
 class _Extremes:
-    """Values of a column, collected batch by batch."""
+    """Values of a column, collected from row group to row group."""
 
     def __init__(self) -> None:
         self._kept: pa.Array | None = None
         self._few = True
 
     def add(self, column: pa.ChunkedArray) -> None:
-        """Takes the values of a batch."""
+        """Takes the values of some rows."""
         import pyarrow as pa
         import pyarrow.compute as pc
 

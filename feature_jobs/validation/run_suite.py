@@ -21,7 +21,9 @@ from feature_jobs.validation.expectations import SEVERITIES, Suite, columns_name
 if TYPE_CHECKING:
     import pandas as pd
 
-_FACTS, _SAMPLE, _EXTREMES = "facts", "sample", "extremes"
+_FACTS, _SAMPLE, _EXTREMES, _ALL = "facts", "sample", "extremes", "all rows"
+_Part = tuple[str, tuple[str, ...]]
+"""Rows, and the columns that expectations of them name; all columns where they name none."""
 _ALL_ROWS = ("unique", "increasing", "decreasing", "sum")
 """Words in the type of an expectation of one column that needs all its rows."""
 _OF_EDGES = ("expect_column_min_to_", "expect_column_max_to_", "expect_column_distinct_values_to_")
@@ -79,18 +81,19 @@ def run_suite(
     known = context.suites.add(gx.ExpectationSuite(**suite))
     asset = context.data_sources.add_pandas("samples").add_dataframe_asset("samples")
     batches = asset.add_batch_definition_whole_dataframe(ds)
-    parts: dict[str | tuple[str, ...], list[Any]] = {}
+    parts: dict[_Part, list[Any]] = {}
     for given, expectation in zip(suite["expectations"], known.expectations, strict=True):
-        parts.setdefault(_rows_for(given, day), []).append(expectation)
+        parts.setdefault(_part_of(given, day), []).append(expectation)
     found = []
-    for rows, frame in _frames(day, facts, parts):
+    for place, frame in _frames(day, facts, parts):
         part = gx.ExpectationSuite(name=known.name)
-        part.expectations = parts[rows]  # as an argument they would have to be copies, which lose their ids
+        part.expectations = parts[place]  # as an argument they would have to be copies, which lose their ids
         found.append(batches.get_batch(batch_parameters={"dataframe": frame}).validate(part))
     # Great Expectations returns results in an order of its own; messages follow the suite's.
     order = {expectation.id: i for i, expectation in enumerate(known.expectations)}
     results = sorted((one for part in found for one in part.results), key=lambda r: order[r.expectation_config.id])
-    sampled = {one.id for rows in (_SAMPLE, _EXTREMES) for one in parts.get(rows, []) if day.is_sampled}
+    of_sample = [some for (rows, _), some in parts.items() if day.is_sampled and rows in (_SAMPLE, _EXTREMES)]
+    sampled = {expectation.id for some in of_sample for expectation in some}
     seen = f"a sample: {rows_seen(day)}"
     if docs:
         write_docs(results, known, ds, docs, f"{len(sampled)} of them saw {seen}." if sampled else "")
@@ -103,36 +106,36 @@ def rows_seen(day: DaySamples) -> str:
     return f"{len(day.frame):,} of {day.num_rows:,} rows"
 
 
-def _rows_for(expectation: Mapping[str, Any], day: DaySamples) -> str | tuple[str, ...]:
-    """The rows that an expectation needs: a sample, with extremes or not, the facts, or all of some columns."""
-    kind, kwargs, columns = expectation["type"], expectation.get("kwargs", {}), columns_named(expectation)
+def _part_of(expectation: Mapping[str, Any], day: DaySamples) -> _Part:
+    kind, kwargs, columns = expectation["type"], expectation.get("kwargs", {}), tuple(columns_named(expectation))
     if columns and all(name.startswith(PREFIX) for name in columns):
-        return _FACTS
-    if not day.is_sampled or kwargs.get("row_condition"):
-        return _SAMPLE
+        return _FACTS, ()
+    if kwargs.get("row_condition"):  # it may name any column
+        return _SAMPLE, ()
+    if not day.is_sampled:
+        return _SAMPLE, columns
     if kind.startswith("expect_table_row_count"):
-        return ("key.event_row",)
+        return _ALL, ("key.event_row",)
     if len(columns) > 1 or any(word in kind.split("_") for word in _ALL_ROWS):
-        return tuple(columns)
+        return _ALL, columns
     is_of_every_row = kind.startswith("expect_column_value") and kwargs.get("mostly", 1) == 1
-    return _EXTREMES if is_of_every_row or kind.startswith(_OF_EDGES) else _SAMPLE
+    return _EXTREMES if is_of_every_row or kind.startswith(_OF_EDGES) else _SAMPLE, columns
 
 
-def _frames(
-    day: DaySamples, facts: DayFacts, wanted: Collection[str | tuple[str, ...]]
-) -> Iterator[tuple[str | tuple[str, ...], pd.DataFrame]]:
+def _frames(day: DaySamples, facts: DayFacts, parts: Collection[_Part]) -> Iterator[tuple[_Part, pd.DataFrame]]:
     """The frames one by one, so that only one of all rows is in memory at a time."""
     import pandas as pd
 
-    for rows in wanted:
+    for rows, columns in parts:
         if rows == _FACTS:
-            yield rows, pd.DataFrame({name: [value] for name, value in facts.items()}, dtype="float64")
-        elif rows == _SAMPLE:
-            yield rows, day.frame
+            frame = pd.DataFrame({name: [value] for name, value in facts.items()}, dtype="float64")
+        elif rows == _ALL:
+            frame = day.whole(columns)
         elif rows == _EXTREMES:
-            yield rows, day.with_extremes()
-        else:
-            yield rows, day.whole(rows)
+            frame = day.with_extremes(columns[0])
+        else:  # the columns alone, as Great Expectations copies a whole frame to filter one of them
+            frame = day.frame[list(columns)] if columns else day.frame
+        yield (rows, columns), frame
 
 
 def _failure(result: Any, source: str, seen: str) -> Failure | None:
