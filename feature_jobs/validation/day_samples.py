@@ -1,9 +1,10 @@
 """The samples of a day as validation reads them: all rows of a small day, a sample of a large one.
 
 A large day has more than `SAMPLE_ROWS` rows. Its file is read once, a row group at a time, so memory does not grow with
-the day. Every k-th row is kept, from all of the day, and so the same rows each time. The sample may miss the one value
-of a column that is wrong. So beside it are kept the smallest and the largest value of all rows, a null where there is
-one, and all values of a column that has few.
+the day. Of each k rows one is kept, drawn with a fixed seed: rows from all of the day, and the same each time. (Every
+k-th row would not do, as the rows of requests may repeat with the same period.) The sample may miss the one value of a
+column that is wrong. So beside it are kept the smallest and the largest value of all rows, a null where there is one,
+and all values of a column that has few.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from feature_jobs.schema import Scenario
 from feature_jobs.schema.files import SAMPLES_FILE
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     import pyarrow as pa
+    from numpy.typing import NDArray
 
 SAMPLE_ROWS = 500_000  # a share of a sample this large is within 0.2 percent points of that of the day
 FEW_VALUES = 1_000
@@ -74,12 +77,12 @@ def read_samples(samples: Path, scenario: Scenario, sample_rows: int = SAMPLE_RO
         if num_rows <= sample_rows:
             table, extremes = parquet.read(), {}
         else:
-            step, seen = -(-num_rows // sample_rows), 0
+            wanted_S, seen = _drawn(num_rows, sample_rows), 0
             kept, found = list[pa.Table](), dict[str, _Extremes]()
             # By row groups, which are small: the reader of batches takes twice the time for them.
             for group in range(parquet.num_row_groups):
                 rows = parquet.read_row_group(group)
-                kept.append(rows.take(pa.array(range(-seen % step, len(rows), step), pa.int64())))
+                kept.append(rows.take(wanted_S[(wanted_S >= seen) & (wanted_S < seen + len(rows))] - seen))
                 lengths = _lengths(rows)
                 for name in lengths.column_names:
                     found.setdefault(name, _Extremes()).add(lengths[name])
@@ -93,6 +96,15 @@ def read_samples(samples: Path, scenario: Scenario, sample_rows: int = SAMPLE_RO
         {name: table[name] for name in lists},
         {name: values.to_pandas() for name, values in extremes.items()},
     )
+
+
+def _drawn(num_rows: int, sample_rows: int) -> NDArray[np.int64]:
+    """One row of each block of as many as make a sample of at most `sample_rows`, in order."""
+    import numpy as np
+
+    step = -(-num_rows // sample_rows)
+    starts = np.arange(0, num_rows, step)
+    return np.minimum(starts + np.random.default_rng(0).integers(0, step, len(starts)), num_rows - 1)
 
 
 def _lengths(table: pa.Table) -> pa.Table:
