@@ -64,7 +64,7 @@ class Verdict(TypedDict):
     writes="validation",
     config=("validate", "labels", "features"),
     files=("suite_file",),
-    imports=("feature_jobs.validation.expectations", "feature_jobs.validation.drift"),
+    imports=("feature_jobs.validation.run_suite", "feature_jobs.validation.drift"),
     resources=Resources(memory_gib=4.0),
     timeout_s=1800,
 )

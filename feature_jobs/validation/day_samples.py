@@ -104,7 +104,8 @@ def _drawn(num_rows: int, sample_rows: int) -> NDArray[np.int64]:
 
     step = -(-num_rows // sample_rows)
     starts = np.arange(0, num_rows, step)
-    return np.minimum(starts + np.random.default_rng(0).integers(0, step, len(starts)), num_rows - 1)
+    drawn: NDArray[np.int64] = starts + np.random.default_rng(0).integers(0, step, len(starts))
+    return np.minimum(drawn, num_rows - 1)
 
 
 def _lengths(table: pa.Table) -> pa.Table:

@@ -14,6 +14,7 @@ where the window holds one, else against all days.
 
 from __future__ import annotations
 
+import bisect
 import datetime
 import itertools
 import json
@@ -192,10 +193,13 @@ def sketch(values: pd.Series[Any], kind: Kind) -> Sketch:
     if kind == "number":
         number_N, rows_N = np.unique(known.to_numpy(np.float64), return_counts=True)
         # Two digits: a profile of exact values would be as large as the day, and every later day keeps it.
-        rounded = [float(f"{number:.2g}") for number in number_N]
-        counts: dict[Any, int] = {}
-        for number, rows in zip(rounded, rows_N.tolist(), strict=True):
-            counts[number] = counts.get(number, 0) + rows
+        # Numbers that round alike are neighbours, so a search finds where they end; to round each would take seconds.
+        up_to_N, begin, counts = np.concatenate([[0], np.cumsum(rows_N)]), 0, dict[Any, int]()
+        while begin < len(number_N):
+            rounded = _two_digits(number_N[begin])
+            end = bisect.bisect_right(number_N, rounded, begin, key=_two_digits)
+            counts[rounded] = int(up_to_N[end] - up_to_N[begin])
+            begin = end
         return {"kind": kind, "counts": _sorted(counts), "nulls": int(values.isna().sum()), "other": 0}
     tally = {_plain(value): int(rows) for value, rows in known.value_counts().items()}
     # By text among equal counts: pandas does not say how it orders them, and a profile is content.
@@ -207,6 +211,10 @@ def sketch(values: pd.Series[Any], kind: Kind) -> Sketch:
         "nulls": int(values.isna().sum()),
         "other": sum(tally.values()) - sum(kept.values()),
     }
+
+
+def _two_digits(number: float) -> float:
+    return float(f"{number:.2g}")
 
 
 def _plain(value: Any) -> Any:
