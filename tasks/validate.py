@@ -83,8 +83,7 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
     from feature_jobs.validation.run_suite import run_suite
 
     scenario, rules = config.scenario, config.scenario.validate_
-    # First: a wrong suite must end the step before a large day is read.
-    suite, source = load_suite(scenario)
+    suite, source = load_suite(scenario)  # first: a wrong suite must end the step before a large day is read
     day, counts = read_samples(samples, scenario), read_json(events, COUNTS_FILE)
     # Yesterday's profile holds the days before it: so a day reads one input, however long the window.
     trailing = drift.window(drift.read_profile(yesterday), rules.trailing_days)
@@ -120,8 +119,8 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
         drift_left_out=found["left_out"],
         drift_note=found["note"],
     )
-    days = drift.window({**trailing, **profiles}, rules.trailing_days)
     _write(validation / VERDICT_FILE, verdict)
+    days = drift.window({**trailing, **profiles}, rules.trailing_days)
     _write(validation / PROFILE_FILE, {"days": days}, indent=None)  # many small numbers: a line each would be 5x it
     for warning in verdict["warnings"]:  # on stderr, because stdout holds the JSON line
         print(_short(f"warning: {config.ds}: {_line(warning)}"), file=sys.stderr, flush=True)

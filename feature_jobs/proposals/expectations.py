@@ -70,7 +70,7 @@ class SeenColumn:
 
 @dataclass(frozen=True)
 class SeenDay:
-    """What proposals are made from: facts and columns of one day of `num_rows`."""
+    """Facts and columns of one day of `num_rows`, from which expectations are proposed."""
 
     ds: str
     num_rows: int

@@ -261,7 +261,7 @@ class Log:
     yesterday: Path
 
     def problems(self, day: Day, name: str) -> dict[tuple[str, str], str]:
-        """What validation reports of a day: the severity by expectation and column."""
+        """The problems that validation reports of a day: their severity by expectation and column."""
         samples, events, output = (self.root / name / part for part in ("samples", "events", "validation"))
         self.write(day, samples, events)
         output.mkdir()
