@@ -214,10 +214,13 @@ def _refusal(ds: str, failures: list[Problem], num_expectations: int) -> str:
 
 
 def _metrics(verdict: Verdict) -> Metrics:
+    from feature_jobs.validation.day_facts import PREFIX
+
     return {
         "rows": verdict["rows"],
         "expectations": verdict["expectations"],
         "warnings": len(verdict["warnings"]),
+        "facts": {name.removeprefix(PREFIX): value for name, value in verdict["facts"].items() if value is not None},
         "psi": {name: facts["psi"] for name, facts in verdict["drift"].items() if facts["psi"] is not None},
         "label_shift": {t: f["shift"] for t, f in verdict["label_shift"].items() if f["shift"] is not None},
     }

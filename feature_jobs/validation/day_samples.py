@@ -77,7 +77,7 @@ def read_samples(samples: Path, scenario: Scenario, sample_rows: int = SAMPLE_RO
         if num_rows <= sample_rows:
             table, extremes = parquet.read(), {}
         else:
-            wanted_S, seen = _drawn(num_rows, sample_rows), 0
+            wanted_S, seen = drawn_rows(num_rows, sample_rows), 0
             kept, found = list[pa.Table](), dict[str, _Extremes]()
             # By row groups, which are small: the reader of batches takes twice the time for them.
             for group in range(parquet.num_row_groups):
@@ -98,11 +98,11 @@ def read_samples(samples: Path, scenario: Scenario, sample_rows: int = SAMPLE_RO
     )
 
 
-def _drawn(num_rows: int, sample_rows: int) -> NDArray[np.int64]:
+def drawn_rows(num_rows: int, sample_rows: int) -> NDArray[np.int64]:
     """One row of each block of as many as make a sample of at most `sample_rows`, in order."""
     import numpy as np
 
-    step = -(-num_rows // sample_rows)
+    step = max(1, -(-num_rows // sample_rows))
     starts = np.arange(0, num_rows, step)
     drawn: NDArray[np.int64] = starts + np.random.default_rng(0).integers(0, step, len(starts))
     return np.minimum(drawn, num_rows - 1)

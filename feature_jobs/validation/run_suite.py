@@ -108,14 +108,15 @@ def rows_seen(day: DaySamples) -> str:
 
 def _part_of(expectation: Mapping[str, Any], day: DaySamples) -> _Part:
     kind, kwargs, columns = expectation["type"], expectation.get("kwargs", {}), tuple(columns_named(expectation))
-    if columns and all(name.startswith(PREFIX) for name in columns):
+    if any(str(name).startswith(PREFIX) for name in columns):
         return _FACTS, ()
-    if kwargs.get("row_condition"):  # it may name any column
+    if day.is_sampled and kind.startswith("expect_table_row_count"):
+        return _ALL, ("key.event_row",)
+    # These look at the table, and a condition may name any column.
+    if kind.startswith("expect_table") or kind == "expect_column_to_exist" or kwargs.get("row_condition"):
         return _SAMPLE, ()
     if not day.is_sampled:
         return _SAMPLE, columns
-    if kind.startswith("expect_table_row_count"):
-        return _ALL, ("key.event_row",)
     if len(columns) > 1 or any(word in kind.split("_") for word in _ALL_ROWS):
         return _ALL, columns
     is_of_every_row = kind.startswith("expect_column_value") and kwargs.get("mostly", 1) == 1

@@ -131,6 +131,21 @@ def test_a_small_day_says_nothing_of_samples(tmp_path: Path, scenario: Scenario)
     assert isinstance(failure.value, float) and num_sampled == 0
 
 
+@pytest.mark.parametrize("sample_rows", [NUM_ROWS, SAMPLE_ROWS])
+def test_expectations_of_the_table_see_all_its_columns(tmp_path: Path, scenario: Scenario, sample_rows: int) -> None:
+    failures, _ = _failures(
+        _day(tmp_path, scenario, sample_rows),
+        _expect("table_columns_to_match_ordered_list", column_list=["age", "sex"]),
+        _expect("column_to_exist", column="city"),
+        _expect("column_to_exist", column="age", column_index=5),
+        _expect("table_column_count_to_equal", value=9),
+    )
+    assert [(failure.expectation, failure.column) for failure in failures] == [
+        ("expect_table_columns_to_match_ordered_list", None),
+        ("expect_column_to_exist", "city"),
+    ]
+
+
 def test_facts_are_expected_like_columns(tmp_path: Path, scenario: Scenario) -> None:
     day = _day(tmp_path, scenario)
     suite = {
