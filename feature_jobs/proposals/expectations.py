@@ -38,9 +38,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_VALUES = 50
-SOME = 0.01  # share of rows with a label that each day has
 ROWS_PER_VALUE = 20  # with fewer, the next day has others by chance
-_OF_THE_ROW = ("number", "ids", "request")  # kinds of features that do not move as history grows
+_OF_THE_ROW = ("id", "cross", "number", "ids", "vector", "request")  # kinds of features that need no history
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,9 @@ def _of_days(scenario: Scenario, days: Sequence[SeenDay]) -> Iterator[Expectatio
     for name in dict.fromkeys(name for day in days for name in day.columns):
         columns = {day.ds: day.columns[name] for day in days if name in day.columns}
         if name.startswith("label."):
-            yield from _of_label(name, columns, days)
+            # Labels of other logs are unknown on the first days, so these have a fact.
+            if name.removeprefix("label.") in scenario.own_labels:
+                yield from _of_label(name, columns, days)
         elif (feature := scenario.features.get(name.removesuffix(".length"))) is not None:
             yield from _of_feature(name, feature.kind, columns, days)
 
@@ -169,6 +170,8 @@ def _of_fact(name: str, seen: list[float], days: Sequence[SeenDay]) -> Iterator[
         if kind == "hit_share":
             least = _down(1 - _most(1 - low, margin))
             bounds = {"min_value": least} if least > 0 else {}
+        elif kind == "label_mean":
+            bounds = _around_share(low, high, margin)
         elif kind in ("rows", "rows_by_weekday", "attributed_share"):
             bounds = _around(low, high, margin)
         elif kind == "longest_gap_s":
@@ -182,14 +185,12 @@ def _of_fact(name: str, seen: list[float], days: Sequence[SeenDay]) -> Iterator[
 
 
 def _of_label(name: str, columns: Mapping[str, SeenColumn], days: Sequence[SeenDay]) -> Iterator[Expectation]:
-    yield from _known(name, columns, days)
+    yield from _known(name, columns, days, (NEAR, FAR))
     means = [column.mean for column in columns.values() if column.mean]
     if not means:
         return
     for margin in (NEAR, FAR):
-        bounds = _around(min(means), max(means), margin)
-        # As far from all positive as from none.
-        bounds["max_value"] = min(bounds["max_value"], _up(1 - (1 - max(means)) / margin.factor))
+        bounds = _around_share(min(means), max(means), margin)
         strict = {"strict_min": True, "strict_max": True} if margin is NEAR else {}  # one class alone teaches nothing
         yield _expect("column_mean_to_be_between", margin, name, days, (min(means), max(means)), **bounds, **strict)
 
@@ -198,8 +199,10 @@ def _of_feature(
     name: str, kind: str, columns: Mapping[str, SeenColumn], days: Sequence[SeenDay]
 ) -> Iterator[Expectation]:
     is_list = name.endswith(".length")
+    # A first day has no history: what depends on it can't block a day, or no chain could be computed again.
+    margins = (NEAR, FAR) if kind in _OF_THE_ROW else (NEAR,)
     if not is_list:
-        yield from _known(name, columns, days)
+        yield from _known(name, columns, days, margins)
     if kind == "id":
         yield from _in_set(name, columns, days)
     numbers = [column for column in columns.values() if column.mean is not None]
@@ -213,7 +216,7 @@ def _of_feature(
         for margin in (NEAR, FAR):
             mostly = {"mostly": margin.inside} if margin.inside < 1 else {}
             yield _expect("column_values_to_be_between", margin, name, days, (low, high), **bounds, **mostly)
-    for margin in (NEAR, FAR):
+    for margin in margins:
         if low >= 0 and max(means) > 0:
             bounds = _around(min(means), max(means), margin)
             if kind not in _OF_THE_ROW:  # counts and lists grow with their history
@@ -226,14 +229,14 @@ def _of_feature(
         yield _expect("column_mean_to_be_between", margin, name, days, (min(means), max(means)), **bounds)
 
 
-def _known(name: str, columns: Mapping[str, SeenColumn], days: Sequence[SeenDay]) -> Iterator[Expectation]:
+def _known(
+    name: str, columns: Mapping[str, SeenColumn], days: Sequence[SeenDay], margins: Sequence[_Margin]
+) -> Iterator[Expectation]:
     """Of shares of nulls: nothing where nearly all rows may be null."""
     shares = [column.nulls for column in columns.values()]
-    for margin in (NEAR, FAR):
+    for margin in margins:
         mostly = _down(1 - _most(max(shares), margin))
-        if name.startswith("label.") and margin is FAR and max(shares) < 1:
-            mostly = max(mostly, SOME)  # a day without any known label teaches nothing
-        if mostly >= (SOME if name.startswith("label.") else 0.05):
+        if mostly >= 0.05:
             kind = "column_values_to_not_be_null"
             yield _expect(kind, margin, name, days, (min(shares), max(shares)), mostly=mostly)
 
@@ -264,6 +267,12 @@ def _most(share: float, margin: _Margin) -> float:
 
 def _around(low: float, high: float, margin: _Margin) -> dict[str, float]:
     return {"min_value": _down(low / margin.factor), "max_value": _up(high * margin.factor)}
+
+
+def _around_share(low: float, high: float, margin: _Margin) -> dict[str, float]:
+    """As far from all rows as from none."""
+    bounds = _around(low, high, margin)
+    return {**bounds, "max_value": min(bounds["max_value"], _up(1 - (1 - high) / margin.factor))}
 
 
 def _down(value: float) -> float:

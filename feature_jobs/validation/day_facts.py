@@ -46,6 +46,7 @@ def fact_names(scenario: Scenario) -> dict[str, str]:
         if entity.max_age_days:
             names[f"age_days.{name}"] = f"days since the partition of {name} that was read"
     for task, label in scenario.outcome_labels.items():
+        names[f"label_mean.{task}"] = f"mean of the label {task} where it is known, which it is not on the first days"
         names[f"attributed_share.{task}"] = f"events that got the label 1 on this day, for each row of {label.source}"
     return {f"{PREFIX}{name}": meaning for name, meaning in names.items()}
 
@@ -123,8 +124,10 @@ def _of_labels(scenario: Scenario, day: DaySamples, counts: Mapping[str, Any]) -
     for task, label in scenario.outcome_labels.items():
         known = day.whole([f"label.{task}"])[f"label.{task}"].dropna()
         num_rows = counts.get("logs", {}).get(label.source, {}).get("rows")
-        # On the first days no label has matured yet.
-        if len(known) and num_rows:
+        if not len(known):  # on the first days no label has matured yet
+            continue
+        found[f"label_mean.{task}"] = float(known.mean())
+        if num_rows:
             found[f"attributed_share.{task}"] = float(known.sum() / num_rows)
     return found
 

@@ -168,10 +168,10 @@ COMPANY = [
     Fault("countries in small letters", put("country", lambda text: text.str.lower()), "country", IN_SET),
     Fault("users created in the future", put("age_s", lambda age: -age), "age_s"),
     Fault("a third of the positions is lost", first("position", 0.34, None), "position", KNOWN),
-    Fault("no impression is counted", put("shown_item", lambda num: num * 0), "shown_item", MEAN),
+    Fault("no impression is counted", put("shown_item", lambda num: num * 0), "shown_item", MEAN, "warning"),
     Fault("a count is negative", first("clicks_item", 0, -1.0), "clicks_item"),
-    Fault("no clicked items are remembered", first("clicked", 1, []), "clicked.length", MEAN),
-    Fault("nobody clicks", put("label.click", lambda label: label * 0), "label.click", MEAN),
+    Fault("no clicked items are remembered", first("clicked", 1, []), "clicked.length", MEAN, "warning"),
+    Fault("nobody clicks", put("label.click", lambda label: label * 0), "day.label_mean.click"),
     Fault("orders find no exposure", put("label.order", lambda label: label * 0), "day.attributed_share.order"),
     Fault("a third of the log is malformed", count("quarantined", 0.3), "day.quarantined_share"),
     Fault("orders were delivered twice", count("duplicates", 0.5, "logs", "orders"), "day.duplicate_share.orders"),
@@ -367,6 +367,12 @@ def _expected_of_clean_days(log: Log, faults: list[Fault]) -> None:
         found = log.problems(log.days[ds], f"clean-{ds}")
         assert "blocking" not in found.values(), found
         assert not found.keys() & {(fault.expectation, fault.column) for fault in faults}, found
+
+
+def test_the_first_day_passes_too_which_has_no_history_and_no_orders(company_log: Log) -> None:
+    day = company_log.days["2024-03-01"]
+    assert day.rows["label.order"].isna().all()
+    assert "blocking" not in company_log.problems(day, "first").values()
 
 
 def test_clean_days_of_the_company_pass(company_log: Log) -> None:
