@@ -16,7 +16,9 @@ blocked by mistake costs more than a warning.
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_VALUES = 50
+MIN_DAYS = 3
 ROWS_PER_VALUE = 20  # with fewer, the next day has others by chance
 _OF_THE_ROW = ("id", "cross", "number", "ids", "vector", "request")  # kinds of features that need no history
 
@@ -165,7 +168,10 @@ def _of_fact(name: str, seen: list[float], days: Sequence[SeenDay]) -> Iterator[
     if not seen:
         return
     low, high = min(seen), max(seen)
-    for margin in (NEAR, FAR):
+    if kind == "out_of_order_rows":
+        yield _expect("column_values_to_be_between", FAR, name, days, (low, high), max_value=_number(high))
+        return
+    for margin in _margins(days):
         bounds: dict[str, Any] = {}
         if kind == "hit_share":
             least = _down(1 - _most(1 - low, margin))
@@ -176,20 +182,20 @@ def _of_fact(name: str, seen: list[float], days: Sequence[SeenDay]) -> Iterator[
             bounds = _around(low, high, margin)
         elif kind == "longest_gap_s":
             bounds = {"max_value": _up(margin.factor * high + margin.pause_s)}
-        elif kind in ("out_of_order_rows", "age_days"):
-            bounds = {"max_value": _number(high)} if margin is (FAR if kind == "out_of_order_rows" else NEAR) else {}
-        else:
-            bounds = {"max_value": _up(_most(high, margin))}
-        if bounds and bounds.get("max_value") != 1:  # a share is never more
+        elif kind == "age_days":
+            bounds = {"max_value": _number(high)} if margin is NEAR else {}
+        elif (most := _most(high, margin)) < 1:
+            bounds = {"max_value": _up(most)}
+        if bounds:
             yield _expect("column_values_to_be_between", margin, name, days, (low, high), **bounds)
 
 
 def _of_label(name: str, columns: Mapping[str, SeenColumn], days: Sequence[SeenDay]) -> Iterator[Expectation]:
-    yield from _known(name, columns, days, (NEAR, FAR))
+    yield from _known(name, columns, days, _margins(days))
     means = [column.mean for column in columns.values() if column.mean]
     if not means:
         return
-    for margin in (NEAR, FAR):
+    for margin in _margins(days):
         bounds = _around_share(min(means), max(means), margin)
         strict = {"strict_min": True, "strict_max": True} if margin is NEAR else {}  # one class alone teaches nothing
         yield _expect("column_mean_to_be_between", margin, name, days, (min(means), max(means)), **bounds, **strict)
@@ -200,20 +206,20 @@ def _of_feature(
 ) -> Iterator[Expectation]:
     is_list = name.endswith(".length")
     # A first day has no history: what depends on it can't block a day, or no chain could be computed again.
-    margins = (NEAR, FAR) if kind in _OF_THE_ROW else (NEAR,)
+    margins = _margins(days) if kind in _OF_THE_ROW else (NEAR,)
     if not is_list:
         yield from _known(name, columns, days, margins)
     if kind == "id":
         yield from _in_set(name, columns, days)
-    numbers = [column for column in columns.values() if column.mean is not None]
-    if not numbers or kind in ("id", "cross", "first", "last", "vector"):
+    numbers = [columns[ds] for ds in sorted(columns) if columns[ds].mean is not None]
+    if not numbers or kind in ("id", "cross", "first", "last", "vector") or _moves_on(numbers):
         return
     low, high = min(one.low or 0.0 for one in numbers), max(one.high or 0.0 for one in numbers)
     means = [one.mean or 0.0 for one in numbers]
     if kind in _OF_THE_ROW and not is_list:
         width = (high - low) or max(abs(high), 1.0)
         bounds = {"min_value": 0 if low >= 0 else _down(low - width), "max_value": _up(high + width)}
-        for margin in (NEAR, FAR):
+        for margin in margins:
             mostly = {"mostly": margin.inside} if margin.inside < 1 else {}
             yield _expect("column_values_to_be_between", margin, name, days, (low, high), **bounds, **mostly)
     for margin in margins:
@@ -242,15 +248,31 @@ def _known(
 
 
 def _in_set(name: str, columns: Mapping[str, SeenColumn], days: Sequence[SeenDay]) -> Iterator[Expectation]:
-    sets = [column.values for column in columns.values() if column.values]
-    values = frozenset().union(*sets)
-    fewest = min((day.num_rows for day in days), default=0)
-    if len(sets) < len(columns) or not 0 < len(values) <= min(MAX_VALUES, fewest / ROWS_PER_VALUE):
+    """Of a column of few values that come again: the date of the day, or a weekday not seen yet, would be a new one."""
+    num_days = Counter(value for column in columns.values() for value in column.values or ())
+    fewest = min(day.num_rows for day in days)
+    if any(column.values is None for column in columns.values()) or not num_days:
         return
-    ordered = sorted(values, key=lambda value: (isinstance(value, str), value))
-    for margin in (NEAR, FAR):
+    again = sum(num > 1 for num in num_days.values())
+    if len(num_days) > min(MAX_VALUES, fewest / ROWS_PER_VALUE) or again < 0.8 * len(num_days):
+        return
+    ordered = sorted(num_days, key=lambda value: (isinstance(value, str), value))
+    for margin in _margins(days):
         kwargs = {"value_set": ordered, "mostly": margin.known}
         yield _expect("column_values_to_be_in_set", margin, name, days, (), **kwargs)
+
+
+def _moves_on(days: Sequence[SeenColumn]) -> bool:
+    """Says if the days lie one beyond the other by more than half of what a day holds, as those of a clock do."""
+    means = [day.mean or 0.0 for day in days]
+    steps = {later > earlier for earlier, later in itertools.pairwise(means)}
+    widest = max((day.high or 0.0) - (day.low or 0.0) for day in days)
+    return len(steps) == 1 and abs(means[-1] - means[0]) > widest / 2
+
+
+def _margins(days: Sequence[SeenDay]) -> tuple[_Margin, ...]:
+    # Fewer days do not show what moves from day to day, so that a bound of theirs must not block the next one.
+    return (NEAR, FAR) if len(days) >= MIN_DAYS else (NEAR,)
 
 
 def _expect(
