@@ -95,10 +95,16 @@ def _see(values: pd.Series[Any], sample: pd.Series[Any]) -> SeenColumn:
     nulls = float(sample.isna().mean()) if len(sample) else 0.0
     distinct = known.unique() if known.nunique() <= MAX_VALUES else None
     seen = SeenColumn(nulls, values=None if distinct is None else frozenset(_plain(one) for one in distinct))
-    if not len(known) or values.dtype.kind not in "iuf":
+    if values.dtype.kind not in "iuf":
         return seen
-    mean = float(np.mean(sample.dropna().to_numpy(np.float64)))
-    return replace(seen, low=float(known.min()), high=float(known.max()), mean=mean)
+    numbers, of_sample = (one[np.isfinite(one)] for one in map(_numbers, (known, sample)))
+    if not len(numbers) or not len(of_sample):
+        return seen
+    return replace(seen, low=float(numbers.min()), high=float(numbers.max()), mean=float(of_sample.mean()))
+
+
+def _numbers(values: pd.Series[Any]) -> Any:
+    return values.to_numpy("float64", na_value=math.nan)
 
 
 def _plain(value: Any) -> Any:

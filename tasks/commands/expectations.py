@@ -30,7 +30,7 @@ def expectations(context: Context, *, ds: str | None, first: str | None, last: s
 
     \b
         recloop expectations -s movielens
-        recloop expectations -s movielens --from 1997-11-12 --to 1997-11-18 --write
+        recloop expectations -s movielens --from 1997-11-12 --write
 
     They are Great Expectations' own: shares of nulls, ranges, sets, means, label ratios, the number of rows, also
     beside the same weekday, shares of malformed, repeated and late rows, of rows that find their entity, and of
