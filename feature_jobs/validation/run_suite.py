@@ -1,8 +1,8 @@
 """A day against its suite: Great Expectations judges, on frames that fit into memory.
 
-A small day is one frame. Of a large day each expectation sees what it needs: shares, means and quantiles the sample;
-an expectation of every row the sample with the extremes of each column, so that the one wrong value is never missed;
-uniqueness, order, sums and pairs of columns all rows of the columns that they name.
+Each expectation gets the columns that it names. Of a large day shares, means and quantiles are those of the sample; an
+expectation of every row sees the sample with the extremes of its column, so that one wrong value is never missed;
+uniqueness, order, sums and pairs of columns are judged on all rows.
 """
 
 from __future__ import annotations
