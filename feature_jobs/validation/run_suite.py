@@ -1,7 +1,7 @@
 """A day against its suite: Great Expectations judges, on frames that fit into memory.
 
 Each expectation gets the columns that it names. Of a large day shares, means and quantiles are those of the sample; an
-expectation of every row sees the sample with the extremes of its column, so that one wrong value is never missed;
+expectation of every row sees the sample with the extremes of its column, so that one value out of range is not missed;
 uniqueness, order, sums and pairs of columns are judged on all rows.
 """
 
