@@ -15,11 +15,11 @@ from tasks.contract import DayConfig, Input, Metrics, Resources, step
 from tasks.store.output_files import read_json
 
 if TYPE_CHECKING:
-    import pandas as pd
-
+    from feature_jobs.validation.day_facts import DayFacts
+    from feature_jobs.validation.day_samples import DaySamples
     from feature_jobs.validation.drift import ColumnDrift, Drift, LabelShift
-    from feature_jobs.validation.expectations import Failure
     from feature_jobs.validation.leaks import Leak
+    from feature_jobs.validation.run_suite import Failure
 
 MAX_SHOWN = 3
 MAX_LINE = 200  # on the screen; verdict.json has the whole
@@ -36,12 +36,15 @@ class Problem(TypedDict):
 
 
 class Verdict(TypedDict):
-    """verdict.json."""
+    """verdict.json. `sampled`: number of expectations that saw `sample_rows` rows of a larger day."""
 
     ok: bool
     rows: int
     suite: str
     expectations: int
+    sampled: int
+    sample_rows: int
+    facts: DayFacts
     failures: list[Problem]
     warnings: list[Problem]
     leaks: list[dict[str, str | float | bool | None]]
@@ -61,7 +64,7 @@ class Verdict(TypedDict):
     writes="validation",
     config=("validate", "labels", "features"),
     files=("suite_file",),
-    imports=("feature_jobs.validation.expectations", "feature_jobs.validation.drift"),
+    imports=("feature_jobs.validation.run_suite", "feature_jobs.validation.drift"),
     resources=Resources(memory_gib=4.0),
     timeout_s=1800,
 )
@@ -73,22 +76,27 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
     Raises GateError, after writing them, where a blocking check failed; BadInputError where the suite is wrong.
     """
     from feature_jobs.validation import drift
-    from feature_jobs.validation.expectations import load_suite, read_frame, read_lists, run_suite
+    from feature_jobs.validation.day_facts import ROWS, day_facts, rows_of_days
+    from feature_jobs.validation.day_samples import read_samples
+    from feature_jobs.validation.expectations import load_suite
     from feature_jobs.validation.leaks import find_leaks
+    from feature_jobs.validation.run_suite import run_suite
 
     scenario, rules = config.scenario, config.scenario.validate_
-    # First: a wrong suite must end the step before a large day is read.
-    suite, source = load_suite(scenario)
-    frame = read_frame(samples)
+    suite, source = load_suite(scenario)  # first: a wrong suite must end the step before a large day is read
+    day, counts = read_samples(samples, scenario), read_json(events, COUNTS_FILE)
     # Yesterday's profile holds the days before it: so a day reads one input, however long the window.
     trailing = drift.window(drift.read_profile(yesterday), rules.trailing_days)
-    profiles = drift.profile_days(config.ds, frame, scenario)
+    profiles = drift.profile_days(config.ds, day.frame, scenario)
     found = drift.compare(config.ds, profiles[config.ds], trailing, scenario)
-    leaks = find_leaks(frame, scenario, read_lists(samples, scenario))
+    leaks = find_leaks(day.frame, scenario, day.lists)
+    facts = day_facts(scenario, config.ds, day, counts, rows_of_days(trailing))
+    profiles[config.ds]["own_rows"] = facts[ROWS]
+    judged = run_suite(day, facts, suite, source, docs=validation / "docs", ds=config.ds)
     problems: list[Problem] = [
         *_missing_suite(source, scenario.suite_file.name),
-        *_row_count(scenario, config.ds, frame, events),
-        *map(_failure, run_suite(frame, suite, source, config.ds, validation / "docs")),
+        *_row_count(scenario, config.ds, day, counts["rows"]),
+        *map(_failure, judged.failures),
         *map(_leak, leaks),
         *_drifts(found),
     ]
@@ -96,9 +104,12 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
     failures = [p for p in problems if p["severity"] == "blocking"]
     verdict = Verdict(
         ok=not failures,
-        rows=len(frame),
+        rows=day.num_rows,
         suite=source,
         expectations=len(suite["expectations"]),
+        sampled=judged.num_sampled,
+        sample_rows=len(day.frame),
+        facts=facts,
         failures=failures,
         warnings=[p for p in problems if p["severity"] != "blocking"],
         leaks=[leak.to_json() for leak in leaks],
@@ -108,8 +119,8 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
         drift_left_out=found["left_out"],
         drift_note=found["note"],
     )
-    days = drift.window({**trailing, **profiles}, rules.trailing_days)
     _write(validation / VERDICT_FILE, verdict)
+    days = drift.window({**trailing, **profiles}, rules.trailing_days)
     _write(validation / PROFILE_FILE, {"days": days}, indent=None)  # many small numbers: a line each would be 5x it
     for warning in verdict["warnings"]:  # on stderr, because stdout holds the JSON line
         print(_short(f"warning: {config.ds}: {_line(warning)}"), file=sys.stderr, flush=True)
@@ -134,11 +145,12 @@ def _missing_suite(source: str, name: str) -> list[Problem]:
     ]
 
 
-def _row_count(scenario: Scenario, ds: str, frame: pd.DataFrame, events: Path) -> list[Problem]:
+def _row_count(scenario: Scenario, ds: str, day: DaySamples, num_events: int) -> list[Problem]:
     """Each event is one sample: a join that loses or doubles rows must not go on."""
-    num_events, num_own = read_json(events, COUNTS_FILE)["rows"], len(frame)
+    num_own = day.num_rows
     if scenario.outcome_labels:  # the others are of earlier days, whose labels mature on this one
-        num_own = int((frame["key.event_time"] >= day_window(scenario, ds)[0]).sum())
+        times = day.whole(["key.event_time"])["key.event_time"]
+        num_own = int((times >= day_window(scenario, ds)[0]).sum())
     if num_events == num_own:
         return []
     return [_problem("one sample for each event", None, "blocking", f"{num_events:,} rows", f"{num_own:,} rows")]
@@ -202,10 +214,13 @@ def _refusal(ds: str, failures: list[Problem], num_expectations: int) -> str:
 
 
 def _metrics(verdict: Verdict) -> Metrics:
+    from feature_jobs.validation.day_facts import PREFIX
+
     return {
         "rows": verdict["rows"],
         "expectations": verdict["expectations"],
         "warnings": len(verdict["warnings"]),
+        "facts": {name.removeprefix(PREFIX): value for name, value in verdict["facts"].items() if value is not None},
         "psi": {name: facts["psi"] for name, facts in verdict["drift"].items() if facts["psi"] is not None},
         "label_shift": {t: f["shift"] for t, f in verdict["label_shift"].items() if f["shift"] is not None},
     }

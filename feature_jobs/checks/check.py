@@ -15,7 +15,13 @@ from feature_jobs.schema import Column, Scenario, SearchRange, Table, Time, load
 from feature_jobs.schema.data import WEEKDAYS, Events, Log, Moment
 from feature_jobs.schema.processor import slow_precision
 from feature_jobs.schema.yaml_file import setting, setting_at
-from feature_jobs.validation.expectations import load_suite, read_suite, sample_columns, unknown_columns
+from feature_jobs.validation.expectations import (
+    expectable_columns,
+    load_suite,
+    read_suite,
+    sample_columns,
+    unknown_columns,
+)
 
 FIXED = ("name", "description", "data", "labels", "tune", "schedule", "deploy")  # a trial may not change these
 
@@ -227,7 +233,7 @@ def _check_suite(problems: Problems) -> None:
         problems.messages.append(str(error))
         return
     if suite is not None:
-        problems.messages += unknown_columns(suite, sample_columns(scenario), str(scenario.suite_file))
+        problems.messages += unknown_columns(suite, expectable_columns(scenario), str(scenario.suite_file))
     elif scenario.validate_.suite is not None:
         what = f"no such file ({scenario.suite_file})"
         problems.say(("validate", "suite"), scenario.validate_.suite, what, "write it, or leave suite out")

@@ -173,6 +173,10 @@ class DayEvents:
                 found[name][rows >= 0] = times[rows[rows >= 0]]
         return found
 
+    def hit_shares(self) -> dict[str, float]:
+        """For each entity that was looked at: the share of the events that see a row of it."""
+        return {name: round(float((rows >= 0).mean()), 6) for name, rows in self._entity_rows.items() if len(rows)}
+
     def evaluate(
         self, expressions: Mapping[str, str], extra: Mapping[str, pa.Array] | None = None
     ) -> dict[str, pa.Array]:

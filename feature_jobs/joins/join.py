@@ -44,7 +44,7 @@ from feature_jobs.joins.trailing import PastOfDay, TrailingFeatures
 from feature_jobs.joins.values import condition, is_numeric
 from feature_jobs.schema import Scenario, SequenceFeature
 from feature_jobs.schema.days import check_day, history_days, trailing_days
-from feature_jobs.schema.files import SAMPLES_FILE
+from feature_jobs.schema.files import JOIN_FILE, SAMPLES_FILE
 from feature_jobs.sources.tables import write_parquet
 
 
@@ -57,12 +57,14 @@ class LabelFacts(TypedDict):
 
 
 class JoinFacts(TypedDict):
-    """Content of join.json. `smallest_gap_us`: least time from the newest source of a value to its event, by
-    entity and by feature; None where no value had a source."""
+    """Content of join.json. `entities`: for each entity that a feature reads, the share of the day's events that see a
+    row of it. `smallest_gap_us`: least time from the newest source of a value to its event, by entity and by feature;
+    None where no value had a source."""
 
     rows: int
     labels: dict[str, LabelFacts]
     missing_share: dict[str, float]
+    entities: dict[str, float]
     segments: dict[str, float]
     smallest_gap_us: dict[str, dict[str, int | None]]
 
@@ -119,10 +121,10 @@ def join_day(
         samples = learned_with_outcomes(scenario, ds, samples, {**(past_events or {}), ds: events}, matured)
     output.mkdir(parents=True, exist_ok=True)
     write_parquet(samples.to_batches(), samples.schema, output / SAMPLES_FILE)
-    facts = _facts(scenario, samples, gaps)
+    facts = _facts(scenario, samples, log.hit_shares(), gaps)
     for task, num in num_too_late(scenario, ds, events).items():
         facts["labels"][task]["too_late"] = num
-    (output / "join.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (output / JOIN_FILE).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return facts
 
 
@@ -223,7 +225,9 @@ def _segments(log: DayEvents, columns: Mapping[str, pa.Array]) -> dict[str, pa.A
     }
 
 
-def _facts(scenario: Scenario, samples: pa.Table, gaps: dict[str, dict[str, int | None]]) -> JoinFacts:
+def _facts(
+    scenario: Scenario, samples: pa.Table, entities: dict[str, float], gaps: dict[str, dict[str, int | None]]
+) -> JoinFacts:
     """Describes the samples."""
 
     def missing(column: pa.ChunkedArray) -> float:
@@ -244,6 +248,7 @@ def _facts(scenario: Scenario, samples: pa.Table, gaps: dict[str, dict[str, int 
             for task in scenario.labels
         },
         "missing_share": {name: missing(samples[name]) for name in scenario.features},
+        "entities": entities,
         "segments": {name: mean(samples[f"segment.{name}"]) or 0.0 for name in scenario.evaluate.segments},
         "smallest_gap_us": gaps,
     }

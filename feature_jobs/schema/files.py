@@ -1,3 +1,4 @@
-"""The file of a day's samples: the join writes it, validation and models read it."""
+"""The files of a day's samples: the join writes them, validation and models read them."""
 
 SAMPLES_FILE = "samples.parquet"
+JOIN_FILE = "join.json"

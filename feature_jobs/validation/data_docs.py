@@ -8,6 +8,7 @@ They are text in this module, not files beside it, so that the step's code diges
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ INDEX = """<!DOCTYPE html>
 <td><a href="{{ validation }}">validation</a>, <a href="{{ expectations }}">expectations</a></td>
 </tr></tbody>
 </table>
+{% if note %}<p>{{ note }}</p>{% endif %}
 <p>This page shows the expectations alone. The verdict, with leaks and drift, is in verdict.json beside this folder.</p>
 </main></div>
 </body>
@@ -98,26 +100,43 @@ details { margin: .5rem 0; }
 _TO_ROOT = "../../../../"  # GX's result page links to its suite with this many steps up
 
 
-def write_docs(result: Any, suite: Any, ds: str, folder: Path) -> None:
-    """Writes `folder`/index.html, the page of this result (an ExpectationSuiteValidationResult), and its suite's."""
+def write_docs(results: Sequence[Any], suite: Any, ds: str, folder: Path, note: str = "") -> None:
+    """Writes `folder`/index.html, the page of these results (of all expectations), and that of their suite.
+
+    `note` stands below the table of the index.
+    """
+    import great_expectations as gx
+    from great_expectations.core import ExpectationSuiteValidationResult
     from great_expectations.render.renderer.page_renderer import (
         ExpectationSuitePageRenderer,
         ValidationResultsPageRenderer,
     )
 
-    # GX adds the time of validation and of loading to these; both differ between equal runs.
-    result.meta = {
-        "great_expectations_version": result.meta["great_expectations_version"],
-        "run_id": {"run_name": ds, "run_time": f"{ds}T00:00:00Z"},
-    }
-    for one in result.results:
+    for one in results:
         one.result = _plain(one.result)
+    met = sum(bool(one.success) for one in results)
+    numbers = {
+        "evaluated_expectations": len(results),
+        "successful_expectations": met,
+        "unsuccessful_expectations": len(results) - met,
+        "success_percent": 100 * met / len(results) if results else None,
+    }
+    # GX's own result has the times of validation and of loading, which differ between equal runs.
+    result = ExpectationSuiteValidationResult(
+        success=met == len(results),
+        results=list(results),
+        suite_name=suite.name,
+        statistics=numbers,
+        meta={
+            "great_expectations_version": gx.__version__,
+            "run_id": {"run_name": ds, "run_time": f"{ds}T00:00:00Z"},
+        },
+    )
     validation, expectations = f"validations/{suite.name}/{ds}/samples/index.html", f"expectations/{suite.name}.html"
     _write(folder / validation, _page(ValidationResultsPageRenderer().render(result), _TO_ROOT))
     _write(folder / expectations, _page(ExpectationSuitePageRenderer().render(suite), "../"))
-    met = sum(bool(one.success) for one in result.results)
-    facts = {"suite": suite.name, "ds": ds, "success": result.success, "total": len(result.results), "met": met}
-    _write(folder / "index.html", _index(**facts, validation=validation, expectations=expectations))
+    facts = {"suite": suite.name, "ds": ds, "success": result.success, "total": len(results), "met": met}
+    _write(folder / "index.html", _index(**facts, note=note, validation=validation, expectations=expectations))
     _write(folder / "style.css", STYLE)
 
 

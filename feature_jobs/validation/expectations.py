@@ -2,29 +2,24 @@
 
 The file is GX's own ExpectationSuite format. `severity` is the effect of an expectation's failure: `critical`
 (GX's default) stops the day before train, `warning` and `info` are reported. Columns are those of samples.parquet;
-of a list column (ids, sequence) the suite sees its length, as NAME.length.
+of a list column (ids, sequence) the suite sees its length, as NAME.length. Facts of the day as a whole, such as
+`day.rows`, are expected like columns.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Required, TypedDict
+from typing import Any, Required, TypedDict
 
 from feature_jobs.errors import BadInputError, listed
 from feature_jobs.schema import Scenario
-from feature_jobs.schema.files import SAMPLES_FILE
 from feature_jobs.schema.user_file import read_user_text
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import pyarrow as pa
+from feature_jobs.validation.day_facts import fact_names
 
 SEVERITIES = {"critical": "blocking", "warning": "warning", "info": "info"}  # in GX's words and in ours
 BUILT_IN = "built-in"
@@ -47,21 +42,6 @@ class Suite(TypedDict):
     name: str
     expectations: list[Expectation]
     meta: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An expectation that did not hold: its type, column, expected value and the value found."""
-
-    expectation: str
-    column: str | None
-    severity: str
-    expected: str
-    value: Any
-
-    def __str__(self) -> str:
-        place = f"column {self.column}" if self.column else "the day"
-        return f"{self.expectation}: {place}: expected {self.expected}, found {self.value}"
 
 
 def propose_suite(scenario: Scenario, null_shares: Mapping[str, float] = MappingProxyType({})) -> Suite:
@@ -100,7 +80,27 @@ def _always_known(scenario: Scenario, task: str) -> bool:
 
 
 def _expect(kind: str, severity: str = "critical", **kwargs: Any) -> Expectation:
-    return {"type": f"expect_{kind}", "severity": severity, "kwargs": kwargs, "meta": {}}
+    return proposed(f"expect_{kind}", severity, kwargs, {"from": "the scenario"})
+
+
+def proposed(kind: str, severity: str, kwargs: dict[str, Any], why: Mapping[str, Any]) -> Expectation:
+    """An expectation that is marked as proposed: `meta` says why, and has a digest of the rest."""
+    mark = {"proposed": {**why, "digest": _digest(kind, severity, kwargs)}}
+    return {"type": kind, "severity": severity, "kwargs": kwargs, "meta": mark}
+
+
+def is_as_proposed(expectation: Any) -> bool:
+    """Says if a proposal wrote the expectation and nobody has changed its type, severity or arguments since."""
+    if not isinstance(expectation, dict):
+        return False
+    meta, kwargs = expectation.get("meta"), expectation.get("kwargs", {})
+    mark = meta.get("proposed") if isinstance(meta, dict) else None
+    digest = _digest(expectation.get("type"), expectation.get("severity", "critical"), kwargs)
+    return isinstance(mark, dict) and mark.get("digest") == digest
+
+
+def _digest(*content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _of_feature(name: str, feature: Any, null_share: float) -> Iterator[Expectation]:
@@ -179,6 +179,11 @@ def sample_columns(scenario: Scenario) -> list[str]:
     ]
 
 
+def expectable_columns(scenario: Scenario) -> list[str]:
+    """All names that a suite may expect something of: columns of the samples, and facts of the day."""
+    return [*sample_columns(scenario), *fact_names(scenario)]
+
+
 def unknown_columns(suite: Suite, columns: Sequence[str], source: str) -> list[str]:
     """A line for each column that an expectation names and the samples lack: a removed or renamed feature, say."""
     problems = []
@@ -186,13 +191,17 @@ def unknown_columns(suite: Suite, columns: Sequence[str], source: str) -> list[s
         kwargs = expectation.get("kwargs") if isinstance(expectation, dict) else None
         if not isinstance(kwargs, dict) or expectation.get("type") == "expect_column_to_exist":
             continue
-        given = [kwargs.get(key) for key in _COLUMN_KEYS]
-        # A pair of columns stands under two keys, a set of them in a list.
-        for name in [n for value in given if value for n in (value if isinstance(value, list) else [value])]:
+        for name in columns_named(expectation):
             if name not in columns:
                 place = f"{source}: expectations[{i}] {expectation.get('type')}"
                 problems.append(f"{place}: no column {name!r} in the samples; {_other_column(str(name), columns)}")
     return problems
+
+
+def columns_named(expectation: Mapping[str, Any]) -> list[Any]:
+    """The columns that an expectation names: one, a pair under two keys, or a list of them."""
+    given = [expectation.get("kwargs", {}).get(key) for key in _COLUMN_KEYS]
+    return [name for value in given if value for name in (value if isinstance(value, list) else [value])]
 
 
 def _other_column(name: str, columns: Sequence[str]) -> str:
@@ -253,141 +262,3 @@ def import_gx() -> Any:
     import great_expectations as gx
 
     return gx
-
-
-def read_frame(samples: Path) -> pd.DataFrame:
-    """The samples as a frame of R rows: plain columns as they are, list columns as NAME.length."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(samples / SAMPLES_FILE)
-    columns = {}
-    for name in table.column_names:
-        values = table[name]
-        # Great Expectations compares plain values; the length is what can be wrong with a list.
-        if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
-            columns[f"{name}.length"] = pc.list_value_length(values)
-        else:
-            columns[name] = values
-    frame: pd.DataFrame = pa.table(columns).to_pandas()
-    return frame
-
-
-def read_lists(samples: Path, scenario: Scenario) -> dict[str, pa.ChunkedArray]:
-    """The columns of the features of kind ids, in the frame's order."""
-    import pyarrow.parquet as pq
-
-    names = [name for name, feature in scenario.features.items() if feature.kind == "ids"]
-    table = pq.read_table(samples / SAMPLES_FILE, columns=names)
-    return {name: table[name] for name in names}
-
-
-def run_suite(frame: pd.DataFrame, suite: Suite, source: str, ds: str, docs: Path) -> list[Failure]:
-    """Holds the frame against the suite and builds Data Docs in `docs`; returns the failures, in the suite's order.
-
-    `source`: the suite's file, for messages. Raises BadInputError where an expectation names a column that the
-    samples lack, or can't be computed on the column's values.
-    """
-    if problems := unknown_columns(suite, [str(name) for name in frame.columns], source):
-        raise BadInputError(listed(problems))
-    gx = import_gx()
-    from great_expectations.data_context.types.base import (
-        DataContextConfig,
-        InMemoryStoreBackendDefaults,
-        ProgressBarsConfig,
-    )
-
-    from feature_jobs.validation.data_docs import write_docs
-
-    # Everything in memory: Great Expectations' file store breaks on an expectation of quantiles.
-    settings = DataContextConfig(
-        store_backend_defaults=InMemoryStoreBackendDefaults(),
-        progress_bars=ProgressBarsConfig(globally=False),
-        analytics_enabled=False,
-    )
-    context = gx.get_context(project_config=settings, mode="ephemeral")
-    known = context.suites.add(gx.ExpectationSuite(**suite))
-    # Great Expectations returns results in an order of its own; messages follow the suite's.
-    order = {expectation.id: i for i, expectation in enumerate(known.expectations)}
-    asset = context.data_sources.add_pandas("samples").add_dataframe_asset("samples")
-    batch = asset.add_batch_definition_whole_dataframe(ds).get_batch(batch_parameters={"dataframe": frame})
-    result = batch.validate(known)
-    results = sorted(result.results, key=lambda r: order[r.expectation_config.id])
-    failures = [failure for r in results if (failure := _failure(r, source)) is not None]
-    write_docs(result, known, ds, docs)
-    return failures
-
-
-def _failure(result: Any, source: str) -> Failure | None:
-    """None where it held. Raises BadInputError where it could not be computed."""
-    config, details = result.expectation_config, result.to_json_dict()["result"]
-    kwargs = {key: value for key, value in config.kwargs.items() if key != "batch_id" and value is not None}
-    column = kwargs.pop("column", None)
-    # Before `success`: it is false here too, and a mistake in the suite would count as bad data.
-    trouble = _trouble(result.exception_info or {})
-    if trouble:
-        raise BadInputError(
-            f"{source}: {config.type}: column {column}: can't be computed: {trouble}; change the expectation"
-        )
-    if result.success:
-        return None
-    severity = SEVERITIES[config.severity.value]
-    # Great Expectations reports this one as a table of all quantiles, without saying which are wrong.
-    if "quantile_ranges" in kwargs:
-        broken = _broken_quantiles(str(column), kwargs["quantile_ranges"], details["observed_value"]["values"])
-        return Failure(config.type, column, severity, "each quantile in its range", broken)
-    return Failure(config.type, column, severity, _expected(kwargs), _observed(details))
-
-
-def _broken_quantiles(column: str, ranges: dict[str, Any], values: list[float | None]) -> str:
-    """The quantiles out of their ranges: `0.5-quantile of price is 17.02, expected 10 to 11`."""
-    lines = []
-    for quantile, (low, high), value in zip(ranges["quantiles"], ranges["value_ranges"], values, strict=True):
-        if value is None or (low is not None and value < low) or (high is not None and value > high):
-            found = "unknown" if value is None else f"{value:.6g}"
-            lines.append(f"{quantile}-quantile of {column} is {found}, expected {_range(low, high)}")
-    return "; ".join(lines)
-
-
-def _range(low: float | None, high: float | None) -> str:
-    if low is None:
-        return f"at most {high:g}"
-    return f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
-
-
-def _expected(kwargs: dict[str, Any]) -> str:
-    """The arguments in words: `at least 0, at most 1`."""
-    words = []
-    for key, value in kwargs.items():
-        if key in ("min_value", "max_value"):
-            edge = ("above", "below") if kwargs.get(f"strict_{key[:3]}") else ("at least", "at most")
-            words.append(f"{edge[key == 'max_value']} {_short(value)}")
-        elif key == "mostly":
-            words.append(f"in {float(value):.4g} of the rows")
-        elif key not in ("strict_min", "strict_max"):
-            words.append(f"{key} {_short(value)}")
-    return ", ".join(words) or "of every row"
-
-
-def _trouble(info: dict[str, Any]) -> str | None:
-    # GX reports an exception as a failed expectation; the exception is under the name of a metric, or at the top.
-    parts = [info, *(part for part in info.values() if isinstance(part, dict))]
-    return next((str(p["exception_message"]).splitlines()[0] for p in parts if p.get("raised_exception")), None)
-
-
-def _observed(details: dict[str, Any]) -> Any:
-    """The observed value; for expectations on rows how many failed and the first few different values."""
-    if "observed_value" in details:
-        value = details["observed_value"]
-        return value if not isinstance(value, float) else round(value, 6) if math.isfinite(value) else None
-    if "unexpected_count" not in details:
-        return None
-    seen = list(dict.fromkeys(map(_short, details.get("partial_unexpected_list") or [])))[:3]
-    such = f", such as {', '.join(seen)}" if seen and seen != ["None"] else ""
-    return f"{details['unexpected_count']:,} of {details['element_count']:,} rows failing{such}"
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."

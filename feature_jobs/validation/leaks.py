@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_jobs.validation.day_samples import drawn_rows
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -24,7 +26,7 @@ WARNING_AUC = 0.9  # one feature alone rarely reaches this; a person should look
 BLOCKING_AUC = 0.98
 MIN_ROWS = 500
 MIN_OF_EACH_CLASS = 20  # with fewer, high AUCs come by chance
-MAX_ROWS = 200_000  # evenly taken from a larger day: a leak shows in far fewer
+MAX_ROWS = 200_000  # drawn from a larger day: a leak shows in far fewer
 NUM_BINS = 50
 NUM_FOLDS = 4
 PART_SEPARATOR = chr(31)  # between the parts of a cross in the samples
@@ -70,12 +72,14 @@ def find_leaks(frame: pd.DataFrame, scenario: Scenario, lists: Mapping[str, Any]
     `lists`: the columns of list features, in the frame's order; a list that is not there is judged by its length.
     """
     # Rows from all of the day: they are in order of time, so the first ones would be of its first hours.
-    step = max(1, -(-len(frame) // MAX_ROWS))
-    rows = frame.iloc[::step]
+    chosen_S = drawn_rows(len(frame), MAX_ROWS)
+    rows = frame.iloc[chosen_S]
     labels = {task: rows[f"label.{task}"].to_numpy(np.float64, na_value=np.nan) for task in scenario.tasks}
     leaks = []
     for name, feature in scenario.features.items():
-        values = lists[name][::step] if name in lists else rows[name if name in rows.columns else f"{name}.length"]
+        values = (
+            lists[name].take(chosen_S) if name in lists else rows[name if name in rows.columns else f"{name}.length"]
+        )
         parts = _split(values, feature.of) if feature.kind == "cross" else {}
         leaks += [replace(leak, enabled=feature.enabled) for leak in judge(name, values, labels, parts)]
     return leaks

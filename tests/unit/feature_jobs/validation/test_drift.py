@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from feature_jobs.schema import load_scenario
 from feature_jobs.schema.days import ONE_DAY, day_start
-from feature_jobs.validation.drift import GROWING, UNDECIDED, compare, merge, profile_days, psi, sketch, window
+from feature_jobs.validation.drift import GROWING, UNDECIDED, compare, profile_days, window
+from feature_jobs.validation.sketches import merge, psi, sketch
 from tests.paths import SCENARIOS
 
 numbers = st.lists(st.one_of(st.none(), st.floats(-1e9, 1e9)), min_size=1, max_size=50)
