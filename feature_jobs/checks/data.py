@@ -15,21 +15,20 @@ import duckdb
 import numpy as np
 
 from feature_jobs.checks.facts import EntityFacts, Facts, RequestFacts
-from feature_jobs.checks.problems import Problems
+from feature_jobs.checks.problems import NARROW, Problems, some_days
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import EVENT_TIME, columns_of, has_sql, to_sql
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import ONE_DAY, day_window
 from feature_jobs.sources.bring import Bringer
 from feature_jobs.sources.files import Place, files_of
-from feature_jobs.sources.malformed import kinds_of, retyped_columns
+from feature_jobs.sources.malformed import columns_without_value, kinds_of, retyped_columns
 from feature_jobs.sources.source import Source, sources_of, time_columns
 from feature_jobs.sources.tables import Reader, connect
 from feature_jobs.validation.leaks import Leak, judge
 
 SAMPLE_ROWS = 100_000
-HEAD_ROWS = 100
-MAX_HEADS = 400
+HEAD_ROWS, MAX_HEADS = 100, 400
 MAX_ENTITY_ROWS = 2_000_000
 MAX_COUNTED_BYTES = 4 * 2**30  # counting a larger log would take too long for a check
 LONGEST_REQUEST_S = 3600
@@ -177,7 +176,7 @@ class _DataCheck:
         if len(missing) == 1 or len(missing) == len(wanted):
             self.problems.messages.append(missing[0][1])
         elif missing:
-            self.problems.say(("data", "days"), None, f"no partition of {_some([ds for ds, _ in missing])}", _NARROW)
+            self.problems.say(("data", "days"), None, f"no partition of {some_days([ds for ds, _ in missing])}", NARROW)
         return list(dict.fromkeys(files))
 
     def _days(self, reader: Reader) -> None:
@@ -207,8 +206,8 @@ class _DataCheck:
         wanted = [days.first + ONE_DAY * i for i in range((end - days.first).days + 1)]
         empty = [str(day) for day in wanted if not days.passes_over(day) and str(day) not in counts]
         if empty:
-            what = f"no rows on {_some(empty)}; the log has {first} to {last}"
-            self.problems.say(("data", "days"), None, what, _NARROW)
+            what = f"no rows on {some_days(empty)}; the log has {first} to {last}"
+            self.problems.say(("data", "days"), None, what, NARROW)
 
     def _heads(self, source: Source, unknown: list[str]) -> None:
         """Checks that the first rows of every file of this machine read as declared; of many files, it reads some,
@@ -232,7 +231,7 @@ class _DataCheck:
             found = retyped_columns(reader, self.scenario.ingest.max_quarantined_share) or self._broken_lines(reader)
         except BadInputError as error:
             found = [str(error)]
-        if never := sorted(set(unknown) & set(_without_value(reader))) if not found else []:
+        if never := sorted(set(unknown) & set(columns_without_value(reader))) if not found else []:
             what = f"no file has a value for the optional {', '.join(never)} in the rows that were read"
             remedy = "correct the names in the file (`from`), or leave the columns out"
             self.problems.warn((*source.place.split("."), "columns"), None, what, remedy)
@@ -291,7 +290,7 @@ class _DataCheck:
                 f"{self.scenario.place_of(*source.place.split('.'))}: {source.place}: {bad:,} of {num:,} rows are "
                 f"malformed: {shown}; {remedy}"
             )
-        unknown = _without_value(staged)
+        unknown = columns_without_value(staged)
         required = [name for name in unknown if not source.columns[name].optional]
         if required:
             what = f"the sample of {self.first} has no value for {', '.join(required)}"
@@ -396,18 +395,3 @@ class _DataCheck:
         what = f"alone predicts label {leak.label} with AUC {leak.auc}, by {leak.way}, in the sample of {self.first}"
         remedy = "if it is known only after the event, name its columns in outcomes; else set enabled: false"
         say(("features", leak.feature), None, what, remedy)
-
-
-def _without_value(staged: Reader) -> list[str]:
-    """Declared columns that are null in all staged rows."""
-    columns = list(staged.source.columns)
-    counts = ", ".join(f"count(c{i})" for i in range(len(columns)))
-    found = staged.connection.execute(f"SELECT {counts} FROM staged").fetchall()[0]
-    return [name for name, num in zip(columns, found, strict=True) if num == 0]
-
-
-_NARROW = "narrow data.days, name them in data.days.skip, or bring the data"
-
-
-def _some(days: list[str]) -> str:
-    return ", ".join(days[:5]) + (f", ... ({len(days):,} days)" if len(days) > 5 else "")

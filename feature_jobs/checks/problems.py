@@ -110,3 +110,12 @@ def _split(error: BadInputError) -> tuple[str, str]:
     # The last one, as a text in the quoted expression may hold others.
     what, _, remedy = str(error).rpartition("; ")
     return what, remedy
+
+
+NARROW = "narrow data.days, name them in data.days.skip, or bring the data"
+"""The remedy where days have no data."""
+
+
+def some_days(days: list[str]) -> str:
+    """The first days, and the number of all."""
+    return ", ".join(days[:5]) + (f", ... ({len(days):,} days)" if len(days) > 5 else "")

@@ -253,7 +253,7 @@ class Data(Section):
 
     @property
     def places(self) -> str:
-        """Where the rows of the source are, for messages."""
+        """The place of the source's rows, for messages."""
         here = [] if all(table.is_elsewhere for table in self.tables) else [self.path]
         return ", ".join(dict.fromkeys([*here, *(table.path for table in self.tables if table.is_elsewhere)]))
 

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.data import Moment
-from feature_jobs.sources.casts import Bounds, Cell, bounds_of
+from feature_jobs.sources.bounds import Bounds, bounds_of
+from feature_jobs.sources.casts import Cell
 from feature_jobs.sources.files import File, LocalCopy, Place
 from feature_jobs.sources.layouts import check_columns
 from feature_jobs.sources.readers.kafka import KafkaTopic
@@ -75,7 +76,7 @@ class Bringer:
         _write(table.batches(chosen.names, self._bounds(chosen, window)), chosen, target)
 
     def _bounds(self, schema: pa.Schema, window: tuple[int, int]) -> list[Bounds] | None:
-        """What the rows that a day reads have in one of their times at least; None: it is not known beforehand.
+        """Bounds that the rows of a day keep in one of their times at least; None: they are not known beforehand.
 
         A row counts from the later one of its time and its arrival, so one of the two lies in the window.
         """

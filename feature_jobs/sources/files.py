@@ -96,7 +96,7 @@ class TextFile:
 
 
 Place = Path | StoredObject | RemoteTable | KafkaTopic
-"""Where rows of a source are; `feature_jobs.sources.bring` copies those that are not files of this machine."""
+"""The place of a source's rows; `feature_jobs.sources.bring` copies those that are not files of this machine."""
 
 
 def files_of(scenario: Scenario, source: Source, ds: str) -> Sequence[Place]:

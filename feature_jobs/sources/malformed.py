@@ -113,3 +113,11 @@ def _type_in(reader: Reader, file: File, column: str) -> str:
         return "text"
     schema = pq.read_schema(file)
     return str(schema.field(column).type) if column in schema.names else "text"
+
+
+def columns_without_value(staged: Reader) -> list[str]:
+    """Declared columns that are null in all staged rows."""
+    columns = list(staged.source.columns)
+    counts = ", ".join(f"count(c{i})" for i in range(len(columns)))
+    found = staged.connection.execute(f"SELECT {counts} FROM staged").fetchall()[0]
+    return [name for name, num in zip(columns, found, strict=True) if num == 0]

@@ -21,7 +21,8 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import literal, to_sql
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_of
-from feature_jobs.sources.casts import INEXACT, SQL_TYPES, Cell, bounds_of, time_sql
+from feature_jobs.sources.bounds import bounds_of
+from feature_jobs.sources.casts import INEXACT, SQL_TYPES, Cell, time_sql
 from feature_jobs.sources.copies import Copies, Copy, Scan
 from feature_jobs.sources.files import File, LocalCopy, duckdb_path, open_text
 from feature_jobs.sources.layouts import Layouts, unreadable

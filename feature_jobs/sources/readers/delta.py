@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from feature_jobs.errors import BadInputError, RecloopError
 from feature_jobs.object_client import explained, is_url, storage_options
-from feature_jobs.sources.casts import Bounds
+from feature_jobs.sources.bounds import Bounds
 from feature_jobs.sources.readers.remote_table import RemoteTable
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from feature_jobs.errors import BadInputError, RecloopError, RetryLaterError
-from feature_jobs.sources.casts import Bounds
+from feature_jobs.sources.bounds import Bounds
 from feature_jobs.sources.readers.remote_table import RemoteTable
 
 if TYPE_CHECKING:

@@ -60,7 +60,7 @@ class KafkaTopic:
                 part.unlink()
 
     def _offsets(self, consumer: Consumer, since_ms: int) -> tuple[list[TopicPartition], dict[int, int]]:
-        """Where to begin in each partition that has messages, and the end of each of them."""
+        """The first offset to read of each partition that has messages, and the end of each of them."""
         from confluent_kafka import TopicPartition
 
         found = consumer.list_topics(self.name, timeout=ANSWER_WITHIN_S).topics[self.name]

@@ -17,7 +17,8 @@ from urllib.parse import parse_qs, urlsplit
 import pyarrow as pa
 
 from feature_jobs.errors import BadInputError, RecloopError, RetryLaterError
-from feature_jobs.sources.casts import Bounds, quote
+from feature_jobs.sources.bounds import Bounds
+from feature_jobs.sources.casts import quote
 from feature_jobs.sources.readers.remote_table import RemoteTable
 
 if TYPE_CHECKING:

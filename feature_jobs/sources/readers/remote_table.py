@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
-from feature_jobs.sources.casts import Bounds
+from feature_jobs.sources.bounds import Bounds
 
 
 class RemoteTable(abc.ABC):

@@ -1,4 +1,4 @@
-"""Where a table is: what a scenario may say, and that a secret in the wrong place is never repeated."""
+"""The place of a table: what a scenario may say, and that a secret in the wrong place is never repeated."""
 
 from __future__ import annotations
 

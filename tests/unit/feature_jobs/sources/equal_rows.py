@@ -172,7 +172,7 @@ def landed(scenario: Scenario, output: Path, ds: str = DS) -> dict[str, Any]:
 
 
 def landed_from_files(folder: Path, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What every other kind of source must give."""
+    """The output that every other kind of source must give."""
     scenario = scenario_of(folder, lambda name: {"path": f"{name}.parquet", "format": "parquet"}, changes)
     for name, table in tables().items():
         pq.write_table(in_order(name, table), folder / f"data/{name}.parquet")

@@ -15,7 +15,8 @@ from pyiceberg.io.pyarrow import _pyarrow_to_schema_without_ids, expression_to_p
 from pyiceberg.schema import assign_fresh_schema_ids
 
 from feature_jobs.schema import Column, Time
-from feature_jobs.sources.casts import Cell, bounds_of
+from feature_jobs.sources.bounds import bounds_of
+from feature_jobs.sources.casts import Cell
 from feature_jobs.sources.readers import delta, iceberg
 
 DAY_US = 86_400_000_000

@@ -72,7 +72,7 @@ def as_json(row: dict[str, Any]) -> bytes:
 
 
 def stamped_ms(name: str, row: dict[str, Any]) -> int:
-    """When the message of a row was sent: after all of its times, or on the day where it lacks one."""
+    """The time at which the message of a row was sent: after all of its times, or on the day where it lacks one."""
     times = [row[column] for column in STAMPS[name]]
     at = datetime.datetime(1970, 1, 3, tzinfo=datetime.UTC) if None in times else max(times)
     return int(at * 1000 if isinstance(at, int) else at.timestamp() * 1000)
