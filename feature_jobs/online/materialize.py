@@ -7,7 +7,6 @@ online/entities.blocks   by entity the newest row of each key, ascending; read i
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -26,19 +25,20 @@ from feature_jobs.joins.summaries import INDEX_FILE, ReadFile, Summaries, is_eno
 from feature_jobs.joins.values import key_column
 from feature_jobs.online.packed import Packed
 from feature_jobs.online.past import KeyTable
-from feature_jobs.online.request import OnlineFacts, OnlineRows, RequestPath
+from feature_jobs.online.request import OnlineFacts, OnlineRows, RequestPath, typed
 from feature_jobs.online.state import KeySetState, days_of_state, state_of_keys
 from feature_jobs.online.store import OnlineStore, Pairs, State, store_keys
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.base import DayName
-from feature_jobs.schema.days import day_window, parse_ds
+from feature_jobs.schema.days import ONE_DAY, day_of, day_window, parse_ds
 from feature_jobs.windows.blocks import Place, digest_of_blocks, read_block, write_blocks
 from feature_jobs.windows.keys import Ints, group_rows, keys_of
 from feature_jobs.windows.runs import key_columns, keys_from, run_of
 
 STATE_FILE, KEYS_FILE, ENTITIES_FILE = "state.json", "keys.blocks", "entities.blocks"
 DAYS_SERVED = 2
-"""A state serves the requests of so many days after its own: if the next day's is late, they still have features."""
+"""A state serves the requests of so many days of the chain after its own: if the next one is late, they still have
+features."""
 _REMEDY = "materialize the day again"
 _AT_ONCE = 50_000
 
@@ -65,9 +65,13 @@ class OnlineReport(TypedDict):
 
 
 def served(scenario: Scenario, ds: str) -> tuple[list[str], int, int]:
-    """The days whose requests a state serves, and their times [begin, end) in µs."""
-    first = parse_ds(ds)
-    days = [(first + datetime.timedelta(days=after)).isoformat() for after in range(1, DAYS_SERVED + 1)]
+    """The days whose requests a state serves, with those between that the chain passes over, and their times
+    [begin, end) in µs."""
+    day, days, left = parse_ds(ds), list[str](), DAYS_SERVED
+    while left:
+        day += ONE_DAY
+        days.append(day.isoformat())
+        left -= not scenario.data.days.passes_over(day)
     return days, day_window(scenario, ds)[1], day_window(scenario, days[-1])[1]
 
 
@@ -170,7 +174,7 @@ def _key_table(folder: Path, state: StateFacts, name: str) -> KeyTable:
 def _pairs(folder: Path, facts: StateFacts) -> Iterator[Pairs]:
     """Keys and values that the store has, in the order of its keys."""
     stored = [name for name, of_set in facts["key_sets"].items() if not of_set["mapped"]]
-    for name in sorted(stored, key=lambda name: facts["key_sets"][name]["number"]):
+    for name in sorted(stored, key=lambda name: facts["key_sets"][name]["layout"]):
         table = read_block(folder / KEYS_FILE, facts["places"][name])
         keys, values = keys_from(table), table["value"].combine_chunks()
         for at in range(0, len(keys), _AT_ONCE):
@@ -190,17 +194,27 @@ def append_rows(
 ) -> None:
     """Adds rows of a log that came after the state's day, so that later requests see them in their windows.
 
-    `times` are those from which the rows count, in µs; `rows` number them, so that a row that comes again (with its
-    outcomes, say) replaces the former; `known_at` are the times of their requests, where they have one.
+    `times` are those from which the rows count, in µs; `rows` number them, so that a row that comes again with its time
+    (and with its outcomes, say) replaces the former; `known_at` are the times of their requests, where they have one.
+    Raises BadInputError where a column is unknown, of another type or length.
     """
     scenario = path.scenario
+    if source is not None and source not in scenario.data.logs:
+        raise BadInputError(f"{scenario.file}: {source} is not a log of data.logs; add rows of one that is")
+    times, rows = np.asarray(times, np.int64), np.asarray(rows, np.int64)
+    if source is None and scenario.data.request and known_at is None:
+        raise BadInputError("known_at is missing: rows of a request have the features of its earliest time; give that")
+    columns = {name: typed(scenario, name, column, source) for name, column in columns.items()}
+    lengths = {"rows": len(rows), **{name: len(column) for name, column in columns.items()}}
+    if wrong := [name for name, length in lengths.items() if length != len(times)]:
+        raise BadInputError(f"{wrong[0]}: {lengths[wrong[0]]} values for {len(times)} times; give one for each row")
     asking = OnlineRows(path, times if known_at is None else known_at, columns, source)
     places = summarized_expressions(scenario, source)
     values = dict(zip(places, asking.evaluate({p: e for e, p in places.items()}).values(), strict=True))
     full = {expression: f"{scenario.file}: {place}" for expression, place in places.items()}
-    days = np.array([_day_of(scenario, int(time)) for time in times])
+    days = np.array([day_of(scenario, int(time)) or "" for time in times])
     order = np.argsort(times, kind="stable")
-    for day in np.unique(days).tolist():
+    for day in np.unique(days[days != ""]).tolist():
         records: dict[bytes, bytes] = {}
         for one in key_sets(scenario):
             if one.source == source:
@@ -215,14 +229,3 @@ def append_rows(
                 found = reader.records_of(run, rows[own][grouped.order])
                 records |= dict(zip(store_keys(reader.facts, run.keys), found, strict=True))
         store.append(day, records)
-
-
-def _day_of(scenario: Scenario, time: int) -> str:
-    """The day of a time."""
-    day = datetime.datetime.fromtimestamp(time / 1e6, datetime.UTC).date()
-    for around in (0, -1, 1):
-        ds = (day + datetime.timedelta(days=around)).isoformat()
-        begin, end = day_window(scenario, ds)
-        if begin <= time < end:
-            return ds
-    raise AssertionError(time)

@@ -62,9 +62,17 @@ class OnlineFeatures:
         """The features of a request, a row for each item."""
         return self.path.table(request, self._reading)
 
-    def add(self, columns: Mapping[str, pa.Array], *, times: Ints, rows: Ints, source: str | None = None) -> None:
+    def add(
+        self,
+        columns: Mapping[str, pa.Array],
+        *,
+        times: Ints,
+        rows: Ints,
+        known_at: Ints | None = None,
+        source: str | None = None,
+    ) -> None:
         """Adds rows of a log: see `append_rows`."""
-        append_rows(self.path, self._store, columns, times=times, rows=rows, source=source)
+        append_rows(self.path, self._store, columns, times=times, rows=rows, known_at=known_at, source=source)
 
     def update(self, entity: str, rows: pa.Table) -> None:
         """Lets later requests of this process see changed rows of an entity, which have the columns of the log's."""

@@ -20,6 +20,8 @@ from feature_jobs.online.store import OnlineStore, Pairs, State
 
 EXPIRE_S = 4 * 86_400
 _AT_ONCE = 2_000
+_WHOLE = b"whole"
+"""A key of each state, which is written last: it says that the others are there."""
 
 
 class RedisStore(OnlineStore):
@@ -29,13 +31,13 @@ class RedisStore(OnlineStore):
         import redis
 
         self._errors: tuple[type[Exception], ...] = (redis.RedisError, OSError)
-        parts = urlsplit(url)
-        self._place = f"{parts.scheme}://{parts.hostname}:{parts.port or 6379}"  # without a password
         self._prefix = f"recloop:{name}:".encode()
         try:
+            parts = urlsplit(url)
+            self._place = f"{parts.scheme}://{parts.hostname}:{parts.port or 6379}"  # without a password
             self._redis: Any = redis.Redis.from_url(url, password=password, socket_timeout=10, socket_connect_timeout=5)
-        except ValueError as error:
-            raise BadInputError(f"{self._place}: {error}; give redis://HOST:PORT/DB") from None
+        except (ValueError, TypeError) as error:
+            raise BadInputError(f"online.store: {error}; give redis://HOST:PORT/DB") from None
 
     @contextlib.contextmanager
     def _reached(self) -> Iterator[None]:
@@ -43,7 +45,7 @@ class RedisStore(OnlineStore):
             yield
         except self._errors as error:
             raise RetryLaterError(
-                f"{self._place}: {error}; start the server, or correct online.url and RECLOOP_ONLINE_PASSWORD"
+                f"{self._place}: {error}; start the server, or correct online.store and RECLOOP_ONLINE_PASSWORD"
             ) from None
 
     def current(self) -> State | None:
@@ -60,6 +62,7 @@ class RedisStore(OnlineStore):
                     for key, value in zip(keys[at : at + _AT_ONCE], values[at : at + _AT_ONCE], strict=True):
                         pipe.set(own + key, value, ex=EXPIRE_S)
                     pipe.execute()
+            self._redis.set(own + _WHOLE, b"1", ex=EXPIRE_S)
             self._redis.set(self._prefix + b"current", state.name)
             if former is not None and former.ds == state.ds and former != state:
                 self._remove_others(own)
@@ -75,7 +78,11 @@ class RedisStore(OnlineStore):
     def get(self, state: State, keys: Sequence[bytes]) -> list[bytes | None]:
         before = self._of_state(state)
         with self._reached():
-            return list(self._redis.mget([before + key for key in keys])) if keys else []
+            found: list[bytes | None] = self._redis.mget([before + key for key in (_WHOLE, *keys)])
+        if found[0] is None:  # else every key would look like one that has no value
+            name = f"{self._place}: {state.name}"
+            raise BadInputError(f"{name} was removed or has expired; ask the store for the current one")
+        return found[1:]
 
     def append(self, day: str, records: Mapping[bytes, bytes]) -> None:
         before = self._of_day(day)

@@ -84,7 +84,7 @@ def replay_day(
             found.append(_asked(path, reading, shown.take(pa.array(groups[number])), time))
         else:
             break
-    return pa.concat_tables(found)
+    return pa.concat_tables(found) if found else _asked(path, reading, shown, path.facts.begin)
 
 
 def _asked(path: RequestPath, reading: Reading, rows: pa.Table, time: int) -> pa.Table:

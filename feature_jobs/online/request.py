@@ -11,15 +11,17 @@ import datetime
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import EVENT_TIME, columns_of
 from feature_jobs.expressions.evaluate import evaluate
 from feature_jobs.expressions.vectors import Columns, plain
-from feature_jobs.joins.aggregations import KeySet
+from feature_jobs.joins.aggregations import KeySet, key_sets
 from feature_jobs.joins.entities import Newest
 from feature_jobs.joins.request import RequestFeatures, no_request, one_request
 from feature_jobs.joins.rules import (
@@ -34,10 +36,10 @@ from feature_jobs.joins.same_row import SameRowFeatures
 from feature_jobs.joins.trailing import TrailingFeatures
 from feature_jobs.joins.values import key_column
 from feature_jobs.online.past import KeyTable, PastOfRequest
-from feature_jobs.online.state import KeySetState, StateReader
+from feature_jobs.online.state import KeySetState, StateReader, operations_of, window_name, windows_of
 from feature_jobs.online.store import OnlineStore, Reading, State
 from feature_jobs.schema import Scenario, SequenceFeature
-from feature_jobs.sources.casts import arrow_schema
+from feature_jobs.sources.casts import ARROW_TYPES, arrow_schema
 from feature_jobs.sources.source import time_columns
 from feature_jobs.windows.keys import Bools, Ints, Keys, keys_of
 
@@ -154,12 +156,20 @@ class RequestPath:
         self._wanted = set(names if names is not None else scenario.features)
         self.readers = {name: StateReader(one) for name, one in facts.key_sets.items()}
         self._compared = RequestFeatures(scenario)
-        self._types = arrow_schema(scenario.data.events.columns)
+        self._refuse_other_features()
         self._whole: dict[tuple[str, str], pa.Array] = {}
         self._sides: dict[frozenset[str], tuple[_Side, _Side]] = {}
 
     def update(self, entity: str, rows: pa.Table, *, whole: bool) -> None:
-        """Lets later requests see other rows of an entity: with `whole` these alone, else also these."""
+        """Lets later requests see other rows of an entity: with `whole` these alone, else also these.
+
+        Raises BadInputError for an entity that the scenario does not have, and for rows that lack its columns.
+        """
+        declared = self.scenario.data.entities.get(entity)
+        missing = sorted(declared.columns.keys() - set(rows.column_names)) if declared else []
+        if declared is None or missing:
+            what = f"the rows have no {missing[0]}" if missing else f"there is no entity {entity}"
+            raise BadInputError(f"{self.scenario.file}: data.entities.{entity}: {what}; give rows of a declared entity")
         newest = Newest.of(
             rows, self.scenario.data.entities[entity].key, f"{self.scenario.file}: data.entities.{entity}"
         )
@@ -182,11 +192,13 @@ class RequestPath:
         """The columns of all features: those of the user have one row, the others n, in the order of the items."""
         self._refuse_time(request.time)
         data, num = self.scenario.data, len(request.items)
-        given = {data.user: self._typed(data.user, pa.array([request.user], self._types.field(data.user).type))}
-        given |= {name: self._typed(name, column) for name, column in request.context.items()}
+        if double := sorted({data.user, data.item} & request.context.keys()):
+            raise BadInputError(f"{double[0]}: the context repeats the request's own; leave it out of the context")
+        given = {data.user: typed(self.scenario, data.user, [request.user])}
+        given |= {name: typed(self.scenario, name, column) for name, column in request.context.items()}
         if wrong := [name for name, column in given.items() if len(column) not in (1, num)]:
             raise BadInputError(f"{wrong[0]}: {len(given[wrong[0]])} values for {num} items; give one, or one an item")
-        of_items = {data.item: self._typed(data.item, request.items)}
+        of_items = {data.item: typed(self.scenario, data.item, request.items)}
         of_items |= {name: column for name, column in given.items() if len(column) == num != 1}
         shared = {name: column for name, column in given.items() if name not in of_items}
         user_side, item_side = self._split(frozenset(of_items))
@@ -197,7 +209,10 @@ class RequestPath:
         if request_features(self.scenario):
             items.add(found)
             # A row of the log that names no request was shown in none.
-            is_one = data.request is not None and (data.request not in given or given[data.request][0].is_valid)
+            named = given.get(data.request or "")
+            if named is not None and len(named.unique()) > 1:
+                raise BadInputError(f"{data.request}: the items name several requests; ask for those of one at a time")
+            is_one = data.request is not None and (named is None or not named.null_count)
             requests = one_request(num) if is_one else no_request(num)
             found |= self._compared.columns(items.evaluate, found, requests)
         return {name: found[name] for name in self.scenario.features if name in found}
@@ -246,18 +261,20 @@ class RequestPath:
             needed |= (read | {getattr(feature, "sequence", name)}) & self.scenario.features.keys()
         return needed
 
-    def _typed(self, name: str, column: pa.Array) -> pa.Array:
-        if name not in self._types.names:
-            raise BadInputError(f"{self.scenario.file}: the request gives {name}; the log has no such column")
-        wanted = self._types.field(name).type
-        if column.type == wanted:
-            return column
-        try:
-            return column.cast(wanted)
-        except pa.ArrowException as error:
-            raise BadInputError(
-                f"{name}: {column.type} instead of {wanted} ({error}); give the type of the log"
-            ) from None
+    def _refuse_other_features(self) -> None:
+        """Raises BadInputError where the state was made for features that need less."""
+        for one in key_sets(self.scenario):
+            held = self.facts.key_sets.get(one.name)
+            known = set(held["flags"]) | {name for name, _ in held["values"]} if held else set()
+            operations = held["operations"] if held else {}
+            if not set(one.columns) <= known or any(
+                not set(operations_of(wanted)) <= set(operations.get(window_name(window), ()))
+                for window, wanted in windows_of(self.scenario, one).items()
+            ):
+                raise BadInputError(
+                    f"{self.scenario.file}: features by {one.name} were changed after this state was made; load one"
+                    f" that was made with them: recloop materialize {self.scenario.option} --ds DAY, after a replay"
+                )
 
     def _refuse_time(self, time: int) -> None:
         if not self.facts.begin <= time < self.facts.end:
@@ -266,6 +283,35 @@ class RequestPath:
                 f"the features of this state hold from {begin} to {end}, but the request is of {asked}; load the state"
                 f" of the day before it: recloop materialize {self.scenario.option} --ds DAY"
             )
+
+
+def typed(scenario: Scenario, name: str, column: Any, source: str | None = None) -> pa.Array:
+    """Values as a column of a log has them: exact, and NaN is null. Raises BadInputError where they do not fit."""
+    columns = scenario.data.log(source).columns
+    if name not in columns:
+        raise BadInputError(
+            f"{scenario.file}: {name} is given, but {source or 'the log'} has no such column; leave it out"
+        )
+    wanted = ARROW_TYPES[columns[name].type]
+    try:
+        values = plain(column if isinstance(column, pa.Array) else pa.array(column))
+        if values.type != wanted and not pa.types.is_null(values.type) and _kind(values.type) != _kind(wanted):
+            raise BadInputError(f"{name}: {values.type} instead of {wanted}; give it in the type of the log")
+        values = values.cast(wanted)
+    except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+        raise BadInputError(f"{name}: not {wanted} ({error}); give it in the type of the log") from None
+    if pa.types.is_floating(wanted) and pc.any(pc.is_nan(values)).as_py():
+        values = pc.if_else(pc.is_nan(values), None, values)
+    return values
+
+
+def _kind(type_: pa.DataType) -> str:
+    """Kinds between whose types a value may be cast: numbers, texts, lists, or one type alone."""
+    if pa.types.is_integer(type_) or pa.types.is_floating(type_):
+        return "number"
+    if pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_):
+        return "text"
+    return "list" if pa.types.is_nested(type_) else str(type_)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from rocksdict import (
     WriteBatch,
 )
 
-from feature_jobs.errors import BadInputError
+from feature_jobs.errors import BadInputError, CorruptError, RetryLaterError
 from feature_jobs.online.store import OnlineStore, Pairs, State
 
 _SST_BYTES = 64 << 20
@@ -37,7 +38,7 @@ class RocksStore(OnlineStore):
 
     def __init__(self, folder: str | Path, name: str, *, writable: bool = False, kept: int = 2) -> None:
         self._folder = Path(folder) / name
-        self._writable, self._kept = writable, kept
+        self._writable, self._kept, self._lock = writable, kept, threading.RLock()
         self._states: dict[str, Rdict] = {}
         self._added: dict[str, Rdict] = {}
         self._follows: list[tempfile.TemporaryDirectory[str]] = []
@@ -57,11 +58,17 @@ class RocksStore(OnlineStore):
         states = self._states_folder
         states.mkdir(parents=True, exist_ok=True)
         place = states / state.name
-        if not (place / "CURRENT").exists():
+        if not _opens(place):
             with tempfile.TemporaryDirectory(dir=states, prefix="half-") as scratch:
                 _fill(Path(scratch, "db"), Path(scratch), pairs)
+                if place.exists() and not _opens(place):
+                    place.rename(Path(scratch, "damaged"))
                 with contextlib.suppress(OSError):  # another process loaded the same state meanwhile
                     Path(scratch, "db").rename(place)
+            if not _opens(place):
+                raise CorruptError(
+                    f"{place}: the state was written, but does not open; free the disk and load it again"
+                )
         pointer = self._folder / f".current-{os.getpid()}"
         pointer.write_text(state.name, encoding="ascii")
         pointer.replace(self._folder / "current")
@@ -87,16 +94,18 @@ class RocksStore(OnlineStore):
     def append(self, day: str, records: Mapping[bytes, bytes]) -> None:
         if not self._writable:
             raise BadInputError(f"{self._folder}: opened to read; the process that appends opens it as writable")
-        if day not in self._added:
-            place = self._place_of(day)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            self._remove_old_days()
-            self._added[day] = Rdict(str(place), _options())
-        database, keys = self._added[day], list(records)
-        batch = WriteBatch(raw_mode=True)
-        for key, before in zip(keys, _values(database, keys), strict=True):
-            batch.put(key, (before or b"") + records[key])
-        database.write(batch)
+        # Reading, appending and writing are one: two threads that add to a key at once must not lose a record.
+        with self._lock:
+            if day not in self._added:
+                place = self._place_of(day)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                self._remove_old_days()
+                self._added[day] = _opened_to_write(place)
+            database, keys = self._added[day], list(records)
+            batch = WriteBatch(raw_mode=True)
+            for key, before in zip(keys, _values(database, keys), strict=True):
+                batch.put(key, (before or b"") + records[key])
+            database.write(batch)
 
     def appended(self, days: Sequence[str], keys: Sequence[bytes]) -> list[bytes | None]:
         found: list[bytes | None] = [None] * len(keys)
@@ -112,14 +121,16 @@ class RocksStore(OnlineStore):
     def _of_day(self, day: str) -> Rdict | None:
         """The records of a day as they are by now, None where nobody wrote any."""
         place = self._place_of(day)
-        if day not in self._added:
-            if not (place / "CURRENT").exists():
-                return None
-            access = AccessType.read_write()
-            if not self._writable:
-                self._follows.append(tempfile.TemporaryDirectory(prefix="recloop-online-"))
-                access = AccessType.secondary(self._follows[-1].name)
-            self._added[day] = Rdict(str(place), _options(), access_type=access)
+        with self._lock:
+            if day not in self._added:
+                if not (place / "CURRENT").exists():
+                    return None
+                if self._writable:
+                    self._added[day] = _opened_to_write(place)
+                else:
+                    self._follows.append(tempfile.TemporaryDirectory(prefix="recloop-online-"))
+                    access = AccessType.secondary(self._follows[-1].name)
+                    self._added[day] = Rdict(str(place), _options(), access_type=access)
         if not self._writable:
             self._added[day].try_catch_up_with_primary()
         return self._added[day]
@@ -139,6 +150,26 @@ class RocksStore(OnlineStore):
         for folder in self._follows:
             folder.cleanup()
         self._states, self._added, self._follows = {}, {}, []
+
+
+def _opened_to_write(place: Path) -> Rdict:
+    try:
+        return Rdict(str(place), _options())
+    except Exception as error:  # the library has no other class
+        raise RetryLaterError(
+            f"{place}: {error}; only one process may add rows: end the other one, or use redis:// for several"
+        ) from None
+
+
+def _opens(place: Path) -> bool:
+    """Says if a database is there and whole, as far as opening it shows."""
+    if not (place / "CURRENT").exists():
+        return False
+    try:
+        Rdict(str(place), _options(), access_type=AccessType.read_only(False)).close()
+    except Exception:  # the library has no other class for a damaged file
+        return False
+    return True
 
 
 def _values(database: Rdict, keys: Sequence[bytes]) -> list[bytes | None]:

@@ -7,6 +7,8 @@ request reads one value for each key, and computes with the kernel of the daily 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, reduce
 
@@ -23,7 +25,7 @@ from feature_jobs.windows.days import Partitions, Pieces, TileId, Window
 from feature_jobs.windows.keys import Ints, Keys, concat_keys, union
 from feature_jobs.windows.rows import Column, Rows, Summary, lists_of, prefix_sums
 from feature_jobs.windows.runs import Run
-from feature_jobs.windows.tiles import Tile
+from feature_jobs.windows.tiles import Tile, split_name
 
 TIME, FLAGS, ROW = "time", "flags", "row"
 _LENGTH = 4  # bytes of a record's length
@@ -43,11 +45,13 @@ class SpanFacts(TypedDict):
 
 class KeySetState(TypedDict):
     """Content of the values of a key set: columns of its rows that are conditions, those that are values with the kind
-    of their elements, and the span of each window by its name. `mapped`: no key names a user, so the values stay in a
-    file, beside those of entities; the others are in the store."""
+    of their elements, and the span of each window by its name. `layout` is a digest of the set's name and of its
+    columns: keys of the store begin with it, so that records of other columns are never read as these. `operations`:
+    those of each window by its name. `mapped`: no key names a user, so the values stay in a file, beside those of
+    entities; the others are in the store."""
 
-    number: int
-    halves: int
+    layout: str
+    operations: dict[str, list[str]]
     mapped: bool
     flags: list[str]
     values: list[tuple[str, Kind]]
@@ -77,10 +81,10 @@ def state_of_keys(
     `summaries` are those of the day that ends at `begin`, with the blocks of `days_of_state`.
     """
     user = scenario.data.user
-    for number, one in enumerate(key_sets(scenario)):
+    for one in key_sets(scenario):
         pieces = _pieces(scenario, one, summaries, begin, end)
         windows, names_user = windows_of(scenario, one), user in set().union(*map(columns_of, one.key))
-        facts, keys, packed = _state(one, number, summaries, windows, pieces=pieces, begin=begin, names_user=names_user)
+        facts, keys, packed = _state(one, summaries, windows, pieces=pieces, begin=begin, names_user=names_user)
         yield one.name, facts, keys, packed
 
 
@@ -110,7 +114,6 @@ def _pieces(scenario: Scenario, one: KeySet, summaries: Summaries, begin: int, e
 
 def _state(
     one: KeySet,
-    number: int,
     summaries: Summaries,
     windows: Mapping[Window, list[Aggregation]],
     *,
@@ -144,22 +147,30 @@ def _state(
                 elif (entry := (full, _kind_in(column, values))) not in span["lists"]:
                     span["lists"].append(entry)
                     lists[f"{place} {full}"] = values
+    flags = [name for name, column in run.rows.columns.items() if _is_flag(column)]
+    values = [(n, _kind_in(n, c)) for n, c in run.rows.columns.items() if not _is_flag(c) and n in one.columns]
     facts: KeySetState = {
-        "number": number,
-        "halves": 1 if keys.second is None else 2,
+        "layout": _layout(one.name, flags, values),
+        "operations": {window_name(window): operations_of(wanted) for window, wanted in windows.items()},
         "mapped": not names_user,
-        "flags": [name for name, column in run.rows.columns.items() if _is_flag(column)],
-        "values": [
-            (name, _kind_in(name, column))
-            for name, column in run.rows.columns.items()
-            if not _is_flag(column) and name in one.columns
-        ],
+        "flags": flags,
+        "values": values,
         "spans": spans,
         "windows": of_window,
     }
     reader = StateReader(facts)
     lists |= reader.row_lists(run, keys)
     return facts, keys, reader.shape.pack(numbers, lists, len(keys))
+
+
+def operations_of(wanted: Iterable[Aggregation]) -> list[str]:
+    """Names of the summaries that values of these aggregations are made of."""
+    return sorted({operation_name(op.stored) for each in wanted for op in each.of_values.values()})
+
+
+def _layout(name: str, flags: list[str], values: list[tuple[str, Kind]]) -> str:
+    """16 digits in hex."""
+    return hashlib.blake2b(json.dumps([name, flags, values]).encode(), digest_size=8).hexdigest()
 
 
 def _no_span(summaries: Summaries, tiles: tuple[TileId, ...], begin: int) -> SpanFacts:
@@ -317,7 +328,7 @@ class StateReader:
         summaries: dict[str, Summary] = {}
         span = self.facts["spans"][place]
         for full in (*span["numbers"], *(name for name, _ in span["lists"])):
-            name, _, column = full.rpartition(".")
+            name, column = split_name(full)
             held = numbers if f"{place} {full}" in numbers else lists
             summaries.setdefault(name, {})[column] = held[f"{place} {full}"]
         return Tile(keys, summaries)

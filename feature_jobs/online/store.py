@@ -88,11 +88,10 @@ class OnlineStore(ABC):
 def store_keys(facts: KeySetState, keys: Keys) -> list[bytes]:
     """Keys of a key set as the store has them, in the same order."""
     words = [_ordered(keys.first), *([] if keys.second is None else [_ordered(keys.second)])]
-    number = np.full(len(keys), facts["number"], ">u2").view("u1").reshape(-1, 2)
-    parts = [number, *(word.astype(">u8").view("u1").reshape(-1, 8) for word in words)]
-    data = np.hstack(parts).tobytes()
-    width = 2 + 8 * len(words)
-    return [data[at : at + width] for at in range(0, len(data), width)]
+    prefix = bytes.fromhex(facts["layout"])
+    data = np.stack(words, axis=1).astype(">u8").tobytes()
+    width = 8 * len(words)
+    return [prefix + data[at : at + width] for at in range(0, len(data), width)]
 
 
 def _ordered(word: Ints) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:

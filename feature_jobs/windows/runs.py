@@ -119,12 +119,12 @@ def keys_from(table: pa.Table) -> Keys:
 
 
 def column_of(table: pa.Table, name: str) -> Column:
-    """A column as numpy holds it, where it does: whole numbers and bools."""
+    """A column as numpy holds it, where it does: whole numbers without nulls, and bools."""
     chunked = table[name]
     column = chunked.chunk(0) if chunked.num_chunks == 1 else chunked.combine_chunks()  # the latter copies
     if pa.types.is_uint8(column.type):
         return column.to_numpy().view(np.bool_)
-    return column.to_numpy() if pa.types.is_integer(column.type) else column
+    return column.to_numpy() if pa.types.is_integer(column.type) and not column.null_count else column
 
 
 def _stored(column: Column) -> Column:

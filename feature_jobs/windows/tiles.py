@@ -48,6 +48,12 @@ def tile_table(tile: Tile) -> pa.Table:
     return pa.table({**key_columns(tile.keys), **columns})
 
 
+def split_name(place: str) -> tuple[str, str]:
+    """Operation and column of OPERATION.COLUMN. The column may have points too, as that of an entity."""
+    name, _, column = place.rpartition(").")  # the name of an operation ends with a parenthesis
+    return f"{name})", column
+
+
 def _narrow(values: Column) -> Column:
     """Whole numbers in the fewest bytes that hold all of them: most are small counts."""
     if not isinstance(values, np.ndarray) or values.dtype != np.int64 or not len(values):
@@ -62,6 +68,6 @@ def tile_from(table: pa.Table) -> Tile:
     summaries: dict[str, Summary] = {}
     for place in table.column_names:
         if place not in (FIRST, SECOND):
-            name, _, column = place.rpartition(".")
+            name, column = split_name(place)
             summaries.setdefault(name, {})[column] = column_of(table, place)
     return Tile(keys_from(table), summaries)

@@ -175,3 +175,28 @@ def test_percentiles_of_one_column_share_its_summaries(scenario: Scenario) -> No
     (by_item,) = (one for one in key_sets(scenario) if one.key == ("item",))
     assert len([name for name in by_item.operations if name.startswith("Tally(") and "user * 1000" in name]) == 1
     assert not [name for name in by_item.operations if name.startswith(("Quantile", "Frequent"))]
+
+
+def test_lists_of_a_column_of_an_entity_go_over_whole_days(tmp_path: Path) -> None:
+    """Numbers of an entity that some rows lack: its name has a point, and its nulls are kept in runs and tiles."""
+    lists: dict[str, Any] = {
+        "levels": {"kind": "sequence", "of": "state.level", "by": "item", "length": 3},
+        "level": {"kind": "last", "of": "state.level", "by": ["item"]},
+        "top": {"kind": "top_k", "of": "state.level", "by": ["item"], "k": 2},
+        "groups": {"kind": "sequence", "of": "who.group", "by": "item", "length": 3},
+    }
+    days = {"first": DAYS[0], "last": DAYS[-1]}
+    changes = {"evaluate": {}, "features": lists, "data.days": days, "join": {"lookback_days": LOOKBACK}}
+    scenario, carried = scenario_in(tmp_path, {**CHANGES, **changes}), Carried(tmp_path)
+    for day, ds in enumerate(DAYS):
+        begin = (1 + day) * DAY_S
+        events = [Event(begin + user, user, 1, 4.0, "a") for user in (1, 2, 3)]
+        folder = folder_of(tmp_path, ds, events, entities_of(rows=[(1, 60, 7), (2, 60, day)]))
+        carried.add(scenario, ds, folder)
+    found = pq.read_table(carried.samples(scenario, ds, folder))
+    assert found.select(list(lists)).to_pylist()[0] == {
+        "levels": [4, 7, 3],
+        "level": 4,
+        "top": [7, 4],
+        "groups": ["y", "x", "y"],
+    }

@@ -73,7 +73,7 @@ def test_rows_count_from_their_time_and_a_repeated_one_replaces_itself(scenario:
     ("changes", "message"),
     [
         ({"context": {}}, "the request has no tag, which features read"),
-        ({"context": {"tagg": pa.array(["a"])}}, "gives tagg; the log has no such column"),
+        ({"context": {"tagg": pa.array(["a"])}}, "tagg is given, but the log has no such column"),
         ({"context": {"tag": pa.array(["a"] * 3)}}, "tag: 3 values for 2 items"),
         ({"items": pa.array(["x", "y"])}, "item: string instead of int64"),
         ({"time": NOON * US - DAY_S * US}, "hold from 1970-01-04T00:00:00+00:00 to 1970-01-06T00:00:00+00:00"),

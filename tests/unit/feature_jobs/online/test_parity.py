@@ -27,6 +27,15 @@ from tests.unit.feature_jobs.joins.small_log import CHANGES, DELAY_S, Carried, E
 from tests.unit.feature_jobs.small_source import DAY_S, scenario_in
 
 
+# Numbers and texts of entities, null for some rows.
+OF_ENTITIES: dict[str, Any] = {
+    "levels": {"kind": "sequence", "of": "state.level", "by": "item", "length": 3},
+    "groups_seen": {"kind": "sequence", "of": "who.group", "by": "item", "length": 4, "known": "user > 0"},
+    "last_level": {"kind": "last", "of": "state.level", "by": ["item"], "window_hours": 30},
+    "top_level": {"kind": "top_k", "of": "state.level", "by": ["item"], "k": 2},
+}
+
+
 def replayed(scenario: Scenario, carried: Carried, ds: str, events: Path) -> pa.Table:
     """Features of the day's rows in the order of the log, from the state of the day before."""
     before = (datetime.date.fromisoformat(ds) - datetime.timedelta(days=1)).isoformat()
@@ -71,7 +80,7 @@ def bytes_of(encoded: Encoded) -> list[bytes]:
 )
 def test_every_operation(tmp_path_factory: pytest.TempPathFactory, events: list[Any], states: list[Any]) -> None:
     root = tmp_path_factory.mktemp("operations")
-    features = {**CHANGES["features"], **operations.OPERATIONS}
+    features = {**CHANGES["features"], **operations.OPERATIONS, **OF_ENTITIES}
     changes = {
         "evaluate": {},
         "features": features,
@@ -82,7 +91,10 @@ def test_every_operation(tmp_path_factory: pytest.TempPathFactory, events: list[
     carried = Carried(root)
     for day, ds in enumerate(operations.DAYS):
         begin = (1 + day) * DAY_S
-        own = [Event(begin + s, user, item, rating, tag) for d, s, user, item, rating, tag in events if d == day]
+        # NaN is null, as ingest writes it.
+        own = [
+            Event(begin + s, user, item, None if r != r else r, tag) for d, s, user, item, r, tag in events if d == day
+        ]
         own = sorted([*own, Event(begin + 43_200, 1, 1, 4.0, "a")], key=lambda e: e.time_s)
         rows = [(user, since, level) for user, since, level in states if since < begin + DAY_S]
         folder = folder_of(root, ds, own, entities_of(rows=sorted(set(rows))))

@@ -128,10 +128,42 @@ def test_a_corrected_day_removes_all_other_states(opened: Opened) -> None:
     other = opened()
     assert other.get(corrected, [key]) == [b"3" + key]
     for gone in (FIRST, SECOND):
-        try:
-            assert other.get(gone, [key]) == [None]
-        except BadInputError as error:
-            assert "was removed" in str(error)
+        with pytest.raises(BadInputError, match="was removed"):
+            other.get(gone, [key])
+
+
+def test_threads_lose_no_record(opened: Opened) -> None:
+    store = opened()
+
+    def add(number: int) -> None:
+        for _ in range(100):
+            store.append("2026-01-02", {b"a": b"%d" % number})
+
+    threads = [threading.Thread(target=add, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    [value] = store.appended(["2026-01-02"], [b"a"])
+    assert value is not None
+    assert {number: value.count(b"%d" % number) for number in range(4)} == dict.fromkeys(range(4), 100)
+
+
+def test_a_damaged_state_is_loaded_again(tmp_path: Path) -> None:
+    key = (7).to_bytes(8, "big")
+    with closing(RocksStore(tmp_path, "shop")) as store:
+        store.load(FIRST, pairs(b"1"))
+    (tmp_path / "shop/states" / FIRST.name / "CURRENT").unlink()
+    with closing(RocksStore(tmp_path, "shop")) as store:
+        store.load(FIRST, pairs(b"1"))
+        assert store.get(FIRST, [key]) == [b"1" + key]
+    with (
+        closing(RocksStore(tmp_path, "shop", writable=True)) as one,
+        closing(RocksStore(tmp_path, "shop", writable=True)) as other,
+    ):
+        one.append("2026-01-02", {b"a": b"x"})
+        with pytest.raises(RetryLaterError, match="only one process may add rows"):
+            other.append("2026-01-02", {b"a": b"x"})
 
 
 def test_another_process_sees_records(tmp_path: Path) -> None:
@@ -170,6 +202,9 @@ def test_faults_are_named(tmp_path: Path, redis_port: int) -> None:
         (f"redis://user:{PASSWORD}@127.0.0.1:1/0", None, {}),
         (f"redis://127.0.0.1:{redis_port}/0", "wrong", {}),
     ]
+    for url in ("redis://there:port/0", "redis://127.0.0.1:99999/0", "redis://[::1"):
+        with pytest.raises(BadInputError, match=r"online\.store: .*give redis://HOST:PORT/DB"):
+            RedisStore(url, "shop")
     for url, password, _ in calls:
         with closing(RedisStore(url, "shop", password)) as server:
             with pytest.raises(
