@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Required, TypedDict
 
 from feature_jobs.errors import BadInputError, listed
+from feature_jobs.imports import quick_imports
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.files import SAMPLES_FILE
 from feature_jobs.schema.user_file import read_user_text
@@ -250,7 +251,8 @@ def _hint(given: str, known: Any) -> str:
 def import_gx() -> Any:
     """Great Expectations, imported without telemetry."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"  # before the import, which reads it
-    import great_expectations as gx
+    with quick_imports():
+        import great_expectations as gx
 
     return gx
 
