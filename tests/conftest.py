@@ -6,6 +6,7 @@ therefore prints a `@reproduce_failure` line that repeats it exactly. HYPOTHESIS
 every run.
 """
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -36,6 +37,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first, so that no worker begins with one when the others are done."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (not item.nodeid.startswith(ENGINE), item.path not in slow))
+
+
+def pytest_collection_finish() -> None:
+    """The modules of all tests are imported: the garbage collector need not look at their objects any more."""
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)  # also with -p no:xdist
