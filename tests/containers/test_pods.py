@@ -16,11 +16,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 import tests.airflow_home  # noqa: F401 (before the first import of Airflow)
-from dags.execution import Execution, ProcessExecution
 from feature_jobs.schema import load_scenario
 from infra.platform import credentials
+from tasks.commands.cli import main
 from tasks.contract import Resources
 from tasks.run.runner import run_step
 from tasks.steps import DAILY, STEPS
@@ -123,19 +124,19 @@ def _as_pods(images: str, kubeconfig: Path, step: str) -> Any:
     return KubernetesExecution(settings, lambda: _context(step))
 
 
+def _digest_in(out: list[str]) -> str | None:
+    """The digest in a step's JSON line; None where it ended without one."""
+    return json.loads(out[-1]).get("digest") if out else None
+
+
 def _arguments(project: Path, step: str, ds: str) -> list[str]:
     return [step, "--scenario", str(project / "scenarios" / "shop.yaml"), "--ds", ds, "--json"]
 
 
-def test_days_as_pods_have_the_digests_and_the_exit_codes_of_processes(
+def test_days_as_pods_have_the_digests_and_the_exit_codes_of_plain_commands(
     cluster: Cluster, images: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(execution: Execution, root: Path, step: str, ds: str) -> tuple[int, str, dict[str, Any]]:
-        out: list[str] = []
-        err: list[str] = []
-        code = execution.run(_arguments(root, step, ds), out.append, err.append)
-        return code, "\n".join(err), json.loads(out[-1]) if out else {}
-
+    """The commands run in this process: most of the time of a small step is that of its imports."""
     plain_store = str(tmp_path / "plain")
     settings = {"RECLOOP_STORE": plain_store, "RECLOOP_NO_TRACK": "1", "MLFLOW_TRACKING_URI": NOBODY_THERE}
     for name, value in settings.items():
@@ -143,17 +144,20 @@ def test_days_as_pods_have_the_digests_and_the_exit_codes_of_processes(
     monkeypatch.chdir(ROOT)
     with serving(cluster.node, tmp_path) as kubeconfig:
         for expected, step, ds in ENDS:
-            plain = run(ProcessExecution(), project, step, ds)
+            plain = CliRunner().invoke(main, _arguments(project, step, ds))
+            assert plain.exit_code == expected, plain.output
+            out: list[str] = []
+            err: list[str] = []
             begun = time.monotonic()
-            pod = run(_as_pods(images, kubeconfig, step), ROOT, step, ds)
-            print(f"{step} {ds}: {pod[0]} in {time.monotonic() - begun:.1f} s")
-            assert (plain[0], pod[0]) == (expected, expected), f"{step} {ds}\n{plain[1]}\n{pod[1]}"
-            assert pod[2].get("digest") == plain[2].get("digest")
-    plain, pods = (
+            code = _as_pods(images, kubeconfig, step).run(_arguments(ROOT, step, ds), out.append, err.append)
+            print(f"{step} {ds}: {code} in {time.monotonic() - begun:.1f} s")
+            assert code == expected, f"{step} {ds}\n{err}\n{plain.output}"
+            assert _digest_in(out) == _digest_in(plain.stdout.splitlines())
+    plain_commits, pods = (
         {(c.ds, c.step): (c.digest, c.manifest["code"]) for c in open_store(place, "shop").commits()}
         for place in (plain_store, cluster.store)
     )
-    assert pods == plain
+    assert pods == plain_commits
     assert len(pods) == 2 * len(PURE) + 3
     await_none(PODS, within_s=10)
 
