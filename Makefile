@@ -7,6 +7,8 @@ ROLES ?= step airflow mlflow notebook $(if $(LOCAL),local-services)
 PYTHON_IN := .venv/bin/python
 # Three workers for two cores: one runs all tests of containers, which start first and mostly wait for other processes.
 SHARES := --dist loadfile --no-loadscope-reorder
+# Where it is set, each process compiles the project again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help environment demo down compose-up compose-down images test test-containers test-fast lint format docs reference screenshots dvc benchmark-peers

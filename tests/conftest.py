@@ -6,6 +6,7 @@ therefore prints a `@reproduce_failure` line that repeats it exactly. HYPOTHESIS
 every run.
 """
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -38,6 +39,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (not item.nodeid.startswith(ENGINE), item.path not in slow))
 
 
+def pytest_collection_finish() -> None:
+    """The modules of all tests are imported: the garbage collector need not look at their objects any more."""
+    gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)  # also with -p no:xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileScheduling:
     """A file's tests have one worker, and so have all that share the container engine."""
 

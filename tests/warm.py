@@ -6,6 +6,7 @@ and can race with others. A day in fresh interpreters is the subject of the test
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import shutil
@@ -20,7 +21,9 @@ from tasks.steps import STEPS
 
 _FORKS = multiprocessing.get_context("forkserver")
 _MODULES = {module for step in STEPS.values() for module in step.imports}
-_FORKS.set_forkserver_preload(["tasks.commands.cli", "great_expectations", "mlflow", *sorted(_MODULES)])
+_FORKS.set_forkserver_preload(
+    ["tasks.commands.cli", "great_expectations", "mlflow", *sorted(_MODULES), "tests.warm_numba"]
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ def _files(output: Path) -> tuple[Path, Path]:
 def _command(words: tuple[str, ...], folder: Path, environment: dict[str, str], output: Path) -> None:
     from tasks.commands.cli import main
 
+    gc.freeze()  # else the collector looks at the objects of all modules, and so copies their memory
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

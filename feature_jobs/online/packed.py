@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_jobs.windows.keys import Ints
-from feature_jobs.windows.rows import expanded, prefix_sums
+from feature_jobs.windows.rows import Column, expanded, prefix_sums
 
 Kind = Literal["int", "id", "text"]
 """The elements of a list: whole numbers; whole numbers or null; texts or null."""
@@ -25,9 +25,12 @@ _NULL = -1
 _WORD = 8
 
 
-def kind_of(column: pa.Array) -> Kind:
-    """The kind that holds a column's elements."""
-    return "text" if pa.types.is_string(column.type) or pa.types.is_null(column.type) else "id"
+def kind_of(ids: Column) -> Kind:
+    """The kind that holds ids, or the ids of lists."""
+    if isinstance(ids, np.ndarray):
+        return "id"
+    type_ = ids.type.value_type if pa.types.is_list(ids.type) else ids.type
+    return "text" if pa.types.is_string(type_) else "id"
 
 
 @dataclass(frozen=True)

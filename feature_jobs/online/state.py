@@ -23,14 +23,12 @@ from feature_jobs.online.packed import Kind, Packed, Shape, kind_of
 from feature_jobs.schema import Scenario
 from feature_jobs.windows.days import Partitions, Pieces, TileId, Window
 from feature_jobs.windows.keys import Ints, Keys, concat_keys, union
-from feature_jobs.windows.rows import Column, Rows, Summary, lists_of, prefix_sums
+from feature_jobs.windows.rows import Column, Rows, Summary, as_arrow, lists_of, prefix_sums
 from feature_jobs.windows.runs import Run
 from feature_jobs.windows.tiles import Tile, split_name
 
 TIME, FLAGS, ROW = "time", "flags", "row"
 _LENGTH = 4  # bytes of a record's length
-_NEVER_NULL = ("time", "value", "num")
-"""Columns of summaries that are lists of whole numbers."""
 
 
 class SpanFacts(TypedDict):
@@ -144,11 +142,11 @@ def _state(
                 if isinstance(values, np.ndarray):
                     span["numbers"] += [] if full in span["numbers"] else [full]
                     numbers[f"{place} {full}"] = values
-                elif (entry := (full, _kind_in(column, values))) not in span["lists"]:
+                elif (entry := (full, _kind_in(one, column, values))) not in span["lists"]:
                     span["lists"].append(entry)
                     lists[f"{place} {full}"] = values
     flags = [name for name, column in run.rows.columns.items() if _is_flag(column)]
-    values = [(n, _kind_in(n, c)) for n, c in run.rows.columns.items() if not _is_flag(c) and n in one.columns]
+    values = [(n, _kind_in(one, n, c)) for n, c in run.rows.columns.items() if not _is_flag(c) and n in one.columns]
     facts: KeySetState = {
         "layout": _layout(one.name, flags, values),
         "operations": {window_name(window): operations_of(wanted) for window, wanted in windows.items()},
@@ -185,13 +183,10 @@ def _is_flag(column: Column) -> bool:
     return isinstance(column, np.ndarray) and column.dtype == np.bool_
 
 
-def _kind_in(column: str, values: Column) -> Kind:
-    """Numbers of a run or tile are never null; ids and texts may be."""
-    return "int" if isinstance(values, np.ndarray) or column in _NEVER_NULL else kind_of(_elements(values))
-
-
-def _elements(values: pa.Array) -> pa.Array:
-    return values.values if pa.types.is_list(values.type) else values
+def _kind_in(one: KeySet, column: str, values: Column) -> Kind:
+    """Ids and texts may be null on any day; the other columns of rows and summaries never are."""
+    past = one.columns.get(column)
+    return kind_of(values) if past is not None and past.ids_of else "int"
 
 
 def _rows_in_reach(one: KeySet, summaries: Summaries, pieces: Mapping[Window, Pieces], begin: int) -> Run:
@@ -235,12 +230,12 @@ def merged(runs: list[Run]) -> Run:
         return runs[0]
     keys, codes = concat_keys([run.keys.take(run.codes) for run in runs]).numbered()
     order = np.argsort(codes, kind="stable")
-    columns = {
-        name: np.concatenate([np.asarray(run.rows.columns[name]) for run in runs])
-        if isinstance(first, np.ndarray)
-        else pa.concat_arrays([run.rows.columns[name] for run in runs])
-        for name, first in runs[0].rows.columns.items()
-    }
+    columns: dict[str, Column] = {}
+    for name in runs[0].rows.columns:
+        parts = [run.rows.columns[name] for run in runs]
+        # Numbers are Arrow's on a day that has nulls among them.
+        is_plain = all(isinstance(part, np.ndarray) for part in parts)
+        columns[name] = np.concatenate(parts) if is_plain else pa.concat_arrays([as_arrow(part) for part in parts])
     times = np.concatenate([run.rows.times for run in runs])[order]
     offsets = prefix_sums(np.bincount(codes, minlength=len(keys)))
     return Run(keys, offsets, Rows(times, take_columns(columns, order)))

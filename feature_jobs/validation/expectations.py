@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, Required, TypedDict
 
 from feature_jobs.errors import BadInputError, listed
+from feature_jobs.imports import quick_imports
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.user_file import read_user_text
 from feature_jobs.validation.day_facts import fact_names
@@ -259,6 +260,7 @@ def _hint(given: str, known: Any) -> str:
 def import_gx() -> Any:
     """Great Expectations, imported without telemetry."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"  # before the import, which reads it
-    import great_expectations as gx
+    with quick_imports():
+        import great_expectations as gx
 
     return gx

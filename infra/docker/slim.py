@@ -6,12 +6,16 @@ Compiled files contain no timestamp and aren't checked against their sources, wh
 from __future__ import annotations
 
 import importlib
+import marshal
 import py_compile
 import shutil
 import struct
 import sys
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import distribution
+from importlib.util import MAGIC_NUMBER, cache_from_source, source_hash
 from pathlib import Path
+from types import CodeType
 
 # Tests, headers and build helpers of wheels, relative to site-packages.
 NOT_NEEDED = (
@@ -50,6 +54,7 @@ LATE = (
     "torchrec.distributed.planner",
 )
 STRIPPED_BYTES = 1 << 20
+UNCHECKED = (1).to_bytes(4, "little")  # a compiled file's flags: known by its source's hash, never compared (PEP 552)
 
 
 def remove(packages: Path) -> None:
@@ -85,14 +90,27 @@ def strip(library: Path) -> None:
 
 
 def compile_imported(roots: list[str], packages: Path) -> None:
-    """Imports the distributions' modules, then compiles all that this has loaded."""
+    """Imports the distributions' modules, and keeps the compiled form of all that this loads."""
+    ours, kept = (str(packages), sys.base_prefix), set[str]()
+    compiled = SourceFileLoader.source_to_code
+
+    def keep(loader: SourceFileLoader, source: bytes, path: str) -> CodeType:
+        code = compiled(loader, source, path)
+        if path.startswith(ours):
+            kept.add(path)
+            file = Path(cache_from_source(path))
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(MAGIC_NUMBER + UNCHECKED + source_hash(source) + marshal.dumps(code))
+        return code
+
+    SourceFileLoader.source_to_code = keep  # type: ignore[assignment, method-assign]
     for name in [*roots, *LATE]:
         try:
             importlib.import_module(name)
         except ImportError:  # of another role
             continue
-    files = {str(getattr(module, "__file__", None)) for module in list(sys.modules.values())}
-    for file in sorted(f for f in files if f.endswith(".py") and f.startswith((str(packages), sys.base_prefix))):
+    files = {str(getattr(module, "__file__", None)) for module in list(sys.modules.values())} - kept
+    for file in sorted(f for f in files if f.endswith(".py") and f.startswith(ours)):
         py_compile.compile(file, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH, quiet=2)
 
 

@@ -136,6 +136,13 @@ def touch(rows_U, offsets_U, day, seen_R2):
         seen_R2[row, 1] = day
 
 
+@njit(inline="always")
+def _place_of(segment, num_features, per_feature, width, dim):
+    # A float product instead of an integer division, which is slow; exact for 31 bits.
+    sample = np.int64((np.float64(segment) + 0.5) * per_feature)
+    return sample * width + (np.int64(segment) - sample * num_features) * dim
+
+
 @lru_cache
 def update(name: str, dim: int, half: bool) -> Callable[..., Any]:
     """The kernel that updates distinct rows [begin, end) of a batch.
@@ -145,12 +152,6 @@ def update(name: str, dim: int, half: bool) -> Callable[..., Any]:
     weight (1 / length for the mean); empty if all are 1.
     """
     rule = RULES[name]
-
-    @njit(nogil=True, cache=True)
-    def place_of(segment, num_features, per_feature, width):
-        # A float product instead of an integer division, which is slow; exact for 31 bits.
-        sample = np.int64((np.float64(segment) + 0.5) * per_feature)
-        return sample * width + (np.int64(segment) - sample * num_features) * dim
 
     @njit(nogil=True, cache=True)
     def kernel(
@@ -167,8 +168,8 @@ def update(name: str, dim: int, half: bool) -> Callable[..., Any]:
             for n in range(offsets_U[u], offsets_U[u + 1]):
                 if n + SEGMENTS_AHEAD < segments_N.size:
                     later = segments_N[n + SEGMENTS_AHEAD]
-                    prefetch(gradient_BI, place_of(later, num_features, per_feature, width))
-                position = place_of(segments_N[n], num_features, per_feature, width)
+                    prefetch(gradient_BI, _place_of(later, num_features, per_feature, width, dim))
+                position = _place_of(segments_N[n], num_features, per_feature, width, dim)
                 part = load_bf16(gradient_BI, position, dim) if half else load(gradient_BI, position, dim)
                 gradient = gradient + (part * fill(scale_S[segments_N[n]], dim) if scale_S.size else part)
             gradient = gradient * fill(np.float32(unscale), dim)

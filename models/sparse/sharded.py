@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from feature_jobs.errors import BadInputError, mistake
+from feature_jobs.imports import quick_imports
 from feature_jobs.schema import Distributed, Train
 from feature_jobs.schema.sharding_rules import sharding_problems
 from models.distributed.process_group import Group
@@ -264,11 +265,13 @@ class ShardedRows:
         """The sharded collection: table `t0` for each table, feature `f0` for each feature."""
         from fbgemm_gpu.split_embedding_configs import EmbOptimType
         from torch import distributed
-        from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, PoolingType
-        from torchrec.distributed.comm_ops import set_gradient_division
-        from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
-        from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs_registry
-        from torchrec.distributed.types import ShardingEnv
+
+        with quick_imports():
+            from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, PoolingType
+            from torchrec.distributed.comm_ops import set_gradient_division
+            from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+            from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs_registry
+            from torchrec.distributed.types import ShardingEnv
 
         set_gradient_division(False)  # the loss is of the whole batch, so gradients of shares are summed
         tables = [

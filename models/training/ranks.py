@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from feature_jobs import errors
 from feature_jobs.errors import BadInputError, RecloopError, RetryLaterError
+from feature_jobs.imports import quick_imports
 from models.distributed.nodes import Nodes
 from models.training.job import TrainJob
 
@@ -159,8 +160,9 @@ def main(folder: Path) -> None:
     if os.environ["GROUP_WORLD_SIZE"] == "1":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
-    from models.distributed.process_group import joined, lost_the_others
-    from models.training.day import train_day
+    with quick_imports():
+        from models.distributed.process_group import joined, lost_the_others
+        from models.training.day import train_day
 
     job = TrainJob.from_json((folder / JOB).read_text())
     try:

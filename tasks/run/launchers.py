@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from feature_jobs.errors import GateError
+from feature_jobs.imports import quick_imports
 from tasks.contract import DayConfig, Metrics, Step
 from tasks.run.resources import sampled_resources
 
@@ -56,8 +57,9 @@ class InProcess:
     def launch(self, declared: Step, call: Call) -> Ran:
         """See Launcher."""
         begun, gate = time.perf_counter(), None
-        for module in declared.imports:
-            importlib.import_module(module)
+        with quick_imports():
+            for module in declared.imports:
+                importlib.import_module(module)
         imported = time.perf_counter()
         with sampled_resources() as system:
             try:

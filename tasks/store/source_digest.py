@@ -4,14 +4,18 @@ them as dependencies."""
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("feature_jobs", "models", "tasks", "serving")
 CODE = (".py", ".pyc")
+_ROOM = rf"(?:{'|'.join(ROOMS)})\b[\w.]*"
+# Not by `ast`, which took a fifth of a short step's time. A test compares the two.
+_IMPORT = re.compile(rf"^[ \t]*(?:import|from) ({_ROOM})(?: import (\([^)]*\)|.*))?", re.MULTILINE)
+_NO_NAME = re.compile(r"#.*|\bas \w+|[(),]")
 # These run every step and decide no step's output.
 PLUMBING = ("tasks/store/", "tasks/run/", "tasks/steps.py", "tasks/contract.py")
 
@@ -62,13 +66,10 @@ def _data_files(package: Path) -> set[str]:
 def _imports(file: Path) -> list[Path]:
     """Files of the project that a file imports, also inside its functions."""
     found: list[Path] = []
-    for node in ast.walk(ast.parse(file.read_bytes())):
-        if isinstance(node, ast.Import):
-            found += [path for alias in node.names for path in _files(alias.name)]
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found += _files(node.module)
-            # A name imported from a package may be a module of it.
-            found += [path for alias in node.names for path in _files(f"{node.module}.{alias.name}")]
+    for module, names in _IMPORT.findall(file.read_text("utf-8")):
+        # A name imported from a package may be a module of it.
+        for name in (module, *(f"{module}.{name}" for name in _NO_NAME.sub(" ", names).split())):
+            found += _files(name)
     return found
 
 

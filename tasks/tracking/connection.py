@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from feature_jobs.errors import BadInputError, RetryLaterError
+from feature_jobs.imports import quick_imports
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -94,7 +95,8 @@ def quiet_mlflow() -> Any:
     """Imports MLflow, without telemetry, progress bars and messages about migrations."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    import mlflow
+    with quick_imports():
+        import mlflow
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a locked database is tried again
@@ -117,7 +119,7 @@ def _client(uri: str) -> MlflowClient:
 
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(f"{file}.lock")  # MLflow creates the tables of a new SQLite file without a lock of its own
-    with lock:
+    with lock, quick_imports():  # of MLflow's code for databases
         client: MlflowClient = mlflow.MlflowClient(uri, uri)
     return client
 

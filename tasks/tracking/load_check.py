@@ -6,6 +6,7 @@ Imports nothing of this project: serving a registered model must need nothing bu
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -50,6 +51,7 @@ def prepare() -> None:
 
 
 if __name__ == "__main__":
+    gc.disable()  # a fifth of the time of the imports, in a process that ends soon
     prepare()
     try:
         asked = json.loads(sys.stdin.readline())

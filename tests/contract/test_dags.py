@@ -67,6 +67,14 @@ def dags() -> dict[str, Any]:
     return dict(bag.dags)
 
 
+def test_airflow_parses_the_files_alone_that_declare_dags_or_report_errors() -> None:
+    """It starts a process for each of them, again and again."""
+    from airflow.utils.file import list_py_file_paths
+
+    parsed = {Path(file).stem for file in list_py_file_paths(ROOT / "dags")}
+    assert parsed == {"recloop_daily", "recloop_tuning", "scenario_errors"}
+
+
 def test_parsing_is_quick_and_imports_nothing_heavy(tmp_path: Path) -> None:
     parsed = _in_airflow(PARSE, ROOT, tmp_path)
     assert parsed["seconds"] < PARSE_BUDGET_S

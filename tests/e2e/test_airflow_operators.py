@@ -62,6 +62,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, object_server: ObjectServe
             **usual(local),
             "AIRFLOW__CORE__DAGS_FOLDER": str(root / "dags"),
             "AIRFLOW__WORKERS__MISSING_DAG_RETRY_DELAY": "4",
+            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",  # at 0.2 s the scheduler takes a tenth of a core
             "RECLOOP_STORE": bucket,
             "MLFLOW_TRACKING_URI": local.mlflow_url,
             "RECLOOP_MLFLOW_SERVER": "",
@@ -73,6 +74,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, object_server: ObjectServe
         for name, value in object_server.environment(RECLOOP_CACHE=str(root / "cache")).items():
             patch.setenv(name, value)
         patch.setattr(servers, "settings", settings)
+        patch.delitem(servers.AIRFLOW, "triggerer")  # nothing defers
         try:
             project.choose_ports()
             servers.start_servers(project.home, print)

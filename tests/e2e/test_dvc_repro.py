@@ -25,6 +25,7 @@ def _run(*command: str, cwd: Path, check: bool = True) -> str:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(cwd),
         "RECLOOP_NO_TRACK": "1",
+        "DVC_NO_ANALYTICS": "1",
     }
     done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
     assert done.returncode == 0 or not check, f"{command}\n{done.stdout}\n{done.stderr}"
@@ -68,7 +69,7 @@ def test_a_second_run_does_nothing(project: Path) -> None:
 
 def test_an_experiment_changes_the_metrics_and_the_diff_shows_it(project: Path) -> None:
     setting = "scenarios/shop.yaml:train.batch_size=32"
-    _run(sys.executable, "-m", "dvc", "exp", "run", "-q", "-S", setting, cwd=project)
+    _run(sys.executable, "-m", "dvc", "exp", "run", "-q", "-S", setting, "report", cwd=project)
     diff = json.loads(_run(sys.executable, "-m", "dvc", "metrics", "diff", "--json", cwd=project))
     changes = diff[".recloop/dvc/report/metrics.json"]
     assert any(key.endswith("progressive.buy.auc") and abs(change["diff"]) > 0 for key, change in changes.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from tests.unit.feature_jobs.joins import test_operations as operations
 from tests.unit.feature_jobs.joins import test_request as requests
 from tests.unit.feature_jobs.joins.small_log import CHANGES, DELAY_S, Carried, Event, entities_of, folder_of
 from tests.unit.feature_jobs.small_source import DAY_S, scenario_in
-
 
 # Numbers and texts of entities, null for some rows.
 OF_ENTITIES: dict[str, Any] = {
@@ -93,7 +93,9 @@ def test_every_operation(tmp_path_factory: pytest.TempPathFactory, events: list[
         begin = (1 + day) * DAY_S
         # NaN is null, as ingest writes it.
         own = [
-            Event(begin + s, user, item, None if r != r else r, tag) for d, s, user, item, r, tag in events if d == day
+            Event(begin + s, user, item, None if rating is not None and math.isnan(rating) else rating, tag)
+            for d, s, user, item, rating, tag in events
+            if d == day
         ]
         own = sorted([*own, Event(begin + 43_200, 1, 1, 4.0, "a")], key=lambda e: e.time_s)
         rows = [(user, since, level) for user, since, level in states if since < begin + DAY_S]

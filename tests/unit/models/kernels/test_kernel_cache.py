@@ -11,13 +11,15 @@ import models
 CALL = """
 import numpy as np
 from models.runtime.frozen_kernels import embed
+from models.sparse.row_kernels import update
 none, zeros = np.empty(0, np.int64), np.zeros((1, 1), np.float32)
 embed(1, 32)(none, none, none, none, np.zeros(3, np.uint32), 63, zeros, zeros, np.zeros((0, 0, 1), np.float32))
+update("sgd", 1, False)(zeros, zeros, none, none, none, 0, 0, zeros, 1, zeros[0], 1.0, 0.0, 0.1, 0.0, 1)
 """
 
 
 def compiled(code: Path, cache: Path) -> dict[str, int]:
-    """Calls a kernel of a copy of the sources; returns the cached files and when each was written."""
+    """Calls kernels of a copy of the sources; returns the cached files and when each was written."""
     environment = os.environ | {"PYTHONPATH": str(code), "XDG_CACHE_HOME": str(cache), "NUMBA_CACHE_DIR": ""}
     subprocess.run([sys.executable, "-c", CALL], check=True, env=environment, cwd=code)
     return {str(file.relative_to(cache)): file.stat().st_mtime_ns for file in cache.rglob("*.nb?")}

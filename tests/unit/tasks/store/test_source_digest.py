@@ -1,8 +1,22 @@
 """The files that count as the code of a step: the modules that it imports, and the data files beside them."""
 
+import ast
 from pathlib import Path
 
 from tasks.store import source_digest
+
+
+def test_imports_are_those_that_python_parses():
+    for room in source_digest.ROOMS:
+        for file in (source_digest.ROOT / room).rglob("*.py"):
+            modules: set[str] = set()
+            for node in ast.walk(ast.parse(file.read_bytes())):
+                if isinstance(node, ast.Import):
+                    modules |= {alias.name for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+                    modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            expected = {path for module in modules for path in source_digest._files(module)}
+            assert set(source_digest._imports(file)) == expected, file
 
 
 def test_templates_count_as_code_of_the_steps_that_import_their_package():

@@ -334,7 +334,7 @@ def test_some_sequences(backend: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_many_sequences(backend: str, tmp_path: Path) -> None:
-    in_own_process(run, backend, 975, tmp_path)
+    in_own_process(run, backend, 475, tmp_path)
 
 
 @pytest.mark.parametrize("words", FAILED.values(), ids=FAILED)
