@@ -50,8 +50,12 @@ def tile_table(tile: Tile) -> pa.Table:
 
 def split_name(place: str) -> tuple[str, str]:
     """Operation and column of OPERATION.COLUMN. The column may have points too, as that of an entity."""
-    name, _, column = place.rpartition(").")  # the name of an operation ends with a parenthesis
-    return f"{name})", column
+    # The names that operations of features have end with a parenthesis, and no column holds one before a point.
+    name, bracket, column = place.rpartition(").")
+    if bracket:
+        return f"{name})", column
+    name, _, column = place.partition(".")
+    return name, column
 
 
 def _narrow(values: Column) -> Column:
