@@ -6,7 +6,7 @@
 A month of three days is ingested and summarized, and the state of the last day is loaded into RocksDB, or into a Redis
 server that runs already. Then, one after the other:
 
-- `read`: the values of one user and of the items asked for, in one call; wall time.
+- `read`: as many values of the store as a request of one user and the items asked for has keys, in one call; wall time.
 - `upserts`: rows of both key sets are added, a thousand at a time, while another state is loaded again and again.
 - `request`: all 26 features of one user and the items asked for; `user part` is the same with one item. CPU time of the
   process, which the load of the machine changes less.
@@ -194,8 +194,7 @@ def _measured(
     by_user, by_item = path.readers["user"], path.readers["item"]
 
     def read(user: int, items: npt.NDArray[np.int64]) -> None:
-        keys = [*store_keys(by_user.facts, Keys(np.array([user]))), *store_keys(by_item.facts, Keys(np.unique(items)))]
-        reading.state(keys)
+        reading.state(store_keys(by_user.facts, Keys(np.unique(np.append(items, user)))))
 
     def request(user: int, items: npt.NDArray[np.int64]) -> None:
         context = {"hour": pa.array([9])}

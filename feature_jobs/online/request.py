@@ -147,6 +147,10 @@ class _Side:
     trailing: TrailingFeatures
 
 
+def _side(scenario: Scenario, names: Collection[str]) -> _Side:
+    return _Side(SameRowFeatures(scenario, names), TrailingFeatures(scenario, names, audited=False))
+
+
 class RequestPath:
     """Computes features of requests from one state of the store. `names` are the features wanted, by default all."""
 
@@ -168,7 +172,7 @@ class RequestPath:
         declared = self.scenario.data.entities.get(entity)
         missing = sorted(declared.columns.keys() - set(rows.column_names)) if declared else []
         if declared is None or missing:
-            what = f"the rows have no {missing[0]}" if missing else f"there is no entity {entity}"
+            what = f"the rows have no {missing[0]}" if missing else "the scenario declares no such entity"
             raise BadInputError(f"{self.scenario.file}: data.entities.{entity}: {what}; give rows of a declared entity")
         newest = Newest.of(
             rows, self.scenario.data.entities[entity].key, f"{self.scenario.file}: data.entities.{entity}"
@@ -243,13 +247,8 @@ class RequestPath:
                 history = feature.history if isinstance(feature, SequenceFeature) else None
                 read[name] = [*key_of(feature), *([history] if history else ())]
             of_user = {name for name, expressions in read.items() if not is_of_item(expressions)}
-            self._sides[of_items] = tuple(  # type: ignore[assignment]
-                _Side(
-                    SameRowFeatures(self.scenario, names),
-                    TrailingFeatures(self.scenario, names, audited=False),
-                )
-                for names in (of_user & self._needed, self._needed - of_user)
-            )
+            user, items = of_user & self._needed, self._needed - of_user
+            self._sides[of_items] = _side(self.scenario, user), _side(self.scenario, items)
         return self._sides[of_items]
 
     @cached_property
