@@ -40,6 +40,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "scenarios").mkdir()
     write_small(folder / "scenarios", num_days=2)
+    shutil.copy(ROOT / ".dvcignore", folder)
     (folder / ".gitignore").write_text(".recloop/\n__pycache__/\n")
     for command in (
         ("git", "init", "-q"),
