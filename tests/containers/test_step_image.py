@@ -19,7 +19,7 @@ from tests.containers.engine import TAG, docker
 from tests.waiting import awaited
 
 pytestmark = [pytest.mark.container, pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("none_left")]
-MAX_IMAGE_BYTES = 1.6e9
+MAX_IMAGE_BYTES = 1.85e9  # torch is the most of it; clients of Delta, Iceberg, Postgres and Kafka are 0.2 GB
 SECRET = "correct-horse-battery-staple"
 
 
