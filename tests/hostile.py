@@ -209,7 +209,7 @@ class Workplace:
         """Paths to which a command line may write: its outputs, and the defaults."""
         given = [line.given[name] for name in ("store", "out", "output") if name in line.given]
         found = [Path(os.path.realpath(path.removeprefix("file://"))) for path in given if "\0" not in path]
-        defaults = {"init": "scenarios", "fetch": "", "dvc-render": "dvc.yaml"}
+        defaults = {"init": "scenarios", "expectations": "scenarios", "fetch": "", "dvc-render": "dvc.yaml"}
         return [*found, self.folder / defaults.get(line.words[0], ".recloop"), self.folder / ".recloop"]
 
 
