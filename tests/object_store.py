@@ -137,7 +137,8 @@ def object_server(folder: Path) -> Iterator[ObjectServer]:
     command += [f"-{name}={port}" for name, port in zip(names, ports, strict=True)]
     command += ["-s3", f"-s3.config={folder / 'identities.json'}"]
     command += [f"-s3.{option}" for option in ("iam=false", "port.iceberg=0", "port.lance=0", "autoCreateBucket=false")]
-    command += ["-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=100"]
+    # A bucket takes seven volumes, which are empty files at first: tests of one process make dozens of buckets.
+    command += ["-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=2000"]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
