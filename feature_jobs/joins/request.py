@@ -20,12 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_jobs.errors import BadInputError
-from feature_jobs.expressions.evaluate import evaluate
-from feature_jobs.expressions.vectors import Columns, Vector, array_of, plain, vector
+from feature_jobs.expressions.vectors import Vector, array_of, plain, vector
 from feature_jobs.joins.rules import RequestOrMatch, request_expressions, request_features
 from feature_jobs.joins.values import ids, is_numeric
 from feature_jobs.schema import MatchFeature, Scenario
-from feature_jobs.sources.source import time_columns
 from feature_jobs.windows.keys import Ints, group_rows, keys_of
 
 Floats = npt.NDArray[np.float64]
@@ -86,7 +84,6 @@ class RequestFeatures:
         self._places = {name: request_expressions(name, feature) for name, feature in self._features.items()}
         self._expressions = {place: e for of_feature in self._places.values() for place, e in of_feature.items()}
         self._file = scenario.file
-        self._zone, self._times = scenario.data.events.time.zone, time_columns(scenario)
 
     def columns(
         self, values_of: ValuesOf, sequences: Mapping[str, pa.Array], requests: Requests
@@ -99,20 +96,6 @@ class RequestFeatures:
             (of,) = [values[place] for place in self._places[name]] or [None]
             found[name] = _column(f"{self._file}: features.{name}", feature, of, sequences, requests)
         return found
-
-    def columns_of_one(self, columns: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
-        """The same for the n items of one request, in the order in which they are asked for.
-
-        `columns` holds what the expressions read, by its name in expressions: columns of the log and of entities, other
-        features, and sequences, of which a single one stands for all items.
-        """
-        num_rows = max(map(len, columns.values()))
-        shared = Columns(columns, num_rows)
-
-        def values(expressions: Mapping[str, str]) -> dict[str, pa.Array]:
-            return {place: evaluate(e, shared, zone=self._zone, times=self._times) for place, e in expressions.items()}
-
-        return self.columns(values, columns, one_request(num_rows))
 
 
 def _column(

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import pyarrow as pa
 
-from feature_jobs.expressions.evaluate import evaluate
-from feature_jobs.expressions.vectors import Columns
 from feature_jobs.joins.request import ValuesOf
 from feature_jobs.joins.rules import SameRow, own_expressions, same_row_features
 from feature_jobs.joins.values import cross, id_lists, ids, numbers, vectors
 from feature_jobs.schema import CrossFeature, IdFeature, IdsFeature, NumberFeature, Scenario, VectorFeature
-from feature_jobs.sources.source import time_columns
 
 
 class SameRowFeatures:
@@ -25,7 +22,6 @@ class SameRowFeatures:
         self._places = {name: own_expressions(name, feature) for name, feature in self._features.items()}
         self._expressions = {place: e for of_feature in self._places.values() for place, e in of_feature.items()}
         self._file = scenario.file
-        self._zone, self._times = scenario.data.events.time.zone, time_columns(scenario)
 
     def columns(self, values_of: ValuesOf) -> dict[str, pa.Array]:
         """Their columns [N]. `values_of` returns the values of expressions, by place."""
@@ -34,16 +30,6 @@ class SameRowFeatures:
             name: _column(feature, [values[place] for place in self._places[name]], f"{self._file}: features.{name}")
             for name, feature in self._features.items()
         }
-
-    def columns_of_request(self, columns: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
-        """The same for n items. `columns` holds n values of each column that the expressions read, by its name in
-        expressions: columns of the log, of entities (`user.age`), and `event_time`."""
-        shared = Columns(columns, max(map(len, columns.values())))
-
-        def values(expressions: Mapping[str, str]) -> dict[str, pa.Array]:
-            return {place: evaluate(e, shared, zone=self._zone, times=self._times) for place, e in expressions.items()}
-
-        return self.columns(values)
 
 
 def _column(feature: SameRow, parts: list[pa.Array], place: str) -> pa.Array:

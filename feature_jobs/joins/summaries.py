@@ -223,20 +223,31 @@ def days_to_read_again(scenario: Scenario, ds: str, read: ReadFile) -> list[str]
     return [] if usable_index(scenario, read) else trailing_days(scenario, ds, history_days(scenario))
 
 
-def days_of_windows(scenario: Scenario, ds: str, read: ReadFile) -> list[str]:
-    """Earlier days whose summaries the windows of a day read. `read` reads a file of the day's own output.
+def index_of_day(scenario: Scenario, ds: str, read: ReadFile) -> Index | None:
+    """The index of a day, of whose own output `read` reads a file; None where it has none.
 
     Raises BadInputError where the day was summarized for other features.
     """
     data = read(INDEX_FILE)
     if data is None:
-        return []
+        return None
     index = parse_index(data, INDEX_FILE)
     if not is_enough(scenario, index):
         raise BadInputError(
             f"{scenario.file}: features or join.lookback_days were changed after {ds} was summarized; compute the day"
             f" again: recloop chain replay {scenario.option} --from {ds}"
         )
+    return index
+
+
+def days_of_windows(scenario: Scenario, ds: str, read: ReadFile) -> list[str]:
+    """Earlier days whose summaries the windows of a day read. `read` reads a file of the day's own output.
+
+    Raises BadInputError where the day was summarized for other features.
+    """
+    index = index_of_day(scenario, ds, read)
+    if index is None:
+        return []
     summaries, found = Summaries(index, {}), set[str]()
     sets = {one.name: one for one in key_sets(scenario)}
     for aggregation in aggregations(scenario).values():

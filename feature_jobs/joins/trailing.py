@@ -23,11 +23,12 @@ from feature_jobs.joins.aggregations import (
 )
 from feature_jobs.joins.day_events import DayEvents
 from feature_jobs.joins.feature_values import Asking, feature_values
+from feature_jobs.joins.request import ValuesOf
 from feature_jobs.joins.summaries import Summaries, ordinal_of
 from feature_jobs.joins.values import key_column
 from feature_jobs.schema import Scenario
 from feature_jobs.windows.days import Pieces, TileId, Window
-from feature_jobs.windows.keys import Groups, Ints, group_rows, keys_of
+from feature_jobs.windows.keys import Bools, Groups, Ints, Keys, group_rows, keys_of
 from feature_jobs.windows.operations import Operation
 from feature_jobs.windows.query import Asked, aggregate
 from feature_jobs.windows.runs import Run
@@ -106,6 +107,12 @@ class TrailingFeatures:
         return columns, {name: sources[name] for name in self._order if name in sources}, delays
 
 
+def keys_that_ask(scenario: Scenario, one: KeySet, values_of: ValuesOf) -> tuple[Keys, Bools]:
+    """The key of each asking row, and whether it has one."""
+    places = {f"{scenario.file}: key of {one.name}: {text}": text for text in one.key}
+    return keys_of([key_column(value, place) for place, value in values_of(places).items()])
+
+
 class PastOfDay:
     """The past of a day's events, from the summaries of the days before and of the day itself."""
 
@@ -124,10 +131,7 @@ class PastOfDay:
         if one.source is None:  # whose run has the events sorted already
             run = self._run(one.name, self._ordinal)
             return Asked(Groups(run.keys, np.asarray(run.rows.columns[ROW]), run.offsets), log.known_at)
-        places = {f"{log.scenario.file}: key of {one.name}: {text}": text for text in one.key}
-        values = log.evaluate(places)
-        keys = [key_column(values[place], place) for place in places]
-        return Asked(group_rows(*keys_of(keys)), log.known_at)
+        return Asked(group_rows(*keys_that_ask(log.scenario, one, log.evaluate)), log.known_at)
 
     def parts(self, one: KeySet, window: Window) -> tuple[Pieces, Mapping[int, Run], Mapping[TileId, Tile]]:
         """The days that the windows cut, and the tiles of those between."""

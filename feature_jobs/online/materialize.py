@@ -18,10 +18,9 @@ from typing_extensions import TypedDict
 
 from feature_jobs.control_records import read_record
 from feature_jobs.errors import BadInputError
-from feature_jobs.joins.aggregations import key_sets
 from feature_jobs.joins.entities import Newest, newest_rows
 from feature_jobs.joins.rules import summarized_expressions
-from feature_jobs.joins.summaries import INDEX_FILE, ReadFile, Summaries, is_enough, parse_index
+from feature_jobs.joins.summaries import INDEX_FILE, ReadFile, Summaries, index_of_day, parse_index
 from feature_jobs.joins.values import key_column
 from feature_jobs.online.packed import Packed
 from feature_jobs.online.past import KeyTable
@@ -33,6 +32,7 @@ from feature_jobs.schema.base import DayName
 from feature_jobs.schema.days import ONE_DAY, day_of, day_window, parse_ds
 from feature_jobs.windows.blocks import Place, digest_of_blocks, read_block, write_blocks
 from feature_jobs.windows.keys import Ints, group_rows, keys_of
+from feature_jobs.windows.rows import take_columns
 from feature_jobs.windows.runs import key_columns, keys_from, run_of
 
 STATE_FILE, KEYS_FILE, ENTITIES_FILE = "state.json", "keys.blocks", "entities.blocks"
@@ -80,15 +80,9 @@ def days_to_materialize(scenario: Scenario, ds: str, read: ReadFile) -> list[str
 
     Raises BadInputError where the day was summarized for other features.
     """
-    data = read(INDEX_FILE)
-    if data is None:
+    index = index_of_day(scenario, ds, read)
+    if index is None:
         return []
-    index = parse_index(data, INDEX_FILE)
-    if not is_enough(scenario, index):
-        raise BadInputError(
-            f"{scenario.file}: features or join.lookback_days were changed after {ds} was summarized; compute the day"
-            f" again: recloop chain replay {scenario.option} --from {ds}"
-        )
     _, begin, end = served(scenario, ds)
     return sorted(days_of_state(scenario, Summaries(index, {}), begin, end) - {ds})
 
@@ -216,16 +210,14 @@ def append_rows(
     order = np.argsort(times, kind="stable")
     for day in np.unique(days[days != ""]).tolist():
         records: dict[bytes, bytes] = {}
-        for one in key_sets(scenario):
+        for one in path.key_sets:
             if one.source == source:
                 reader = path.readers[one.name]
                 keys, known = keys_of([key_column(values[e], full[e]) for e in one.key])
                 held = {name: column.of(values, full) for name, column in one.columns.items()}
                 own = order[known[order] & (days[order] == day)]
-                taken = pa.array(own)
-                held = {n: c[own] if isinstance(c, np.ndarray) else c.take(taken) for n, c in held.items()}
                 grouped = group_rows(keys.take(own), np.ones(len(own), bool))
-                run = run_of(grouped, times[own], held)
+                run = run_of(grouped, times[own], take_columns(held, own))
                 found = reader.records_of(run, rows[own][grouped.order])
                 records |= dict(zip(store_keys(reader.facts, run.keys), found, strict=True))
         store.append(day, records)

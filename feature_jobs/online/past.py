@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
 from feature_jobs.joins.aggregations import KeySet
 from feature_jobs.online.packed import Packed
@@ -15,7 +14,7 @@ from feature_jobs.online.store import Reading, store_keys
 from feature_jobs.windows.days import Pieces, TileId, Window
 from feature_jobs.windows.keys import Bools, Groups, Ints, Keys, group_rows
 from feature_jobs.windows.query import Asked
-from feature_jobs.windows.rows import Rows, expanded, prefix_sums
+from feature_jobs.windows.rows import Rows, expanded, prefix_sums, take_columns
 from feature_jobs.windows.runs import Run
 from feature_jobs.windows.tiles import Tile
 
@@ -133,8 +132,6 @@ def _since(reader: StateReader, keys: Keys, added: Sequence[bytes | None], begin
     ordered = np.stack([codes[order], times[order], rows[order]])
     is_last = np.append((ordered[:, 1:] != ordered[:, :-1]).any(axis=0), True)
     order = order[is_last & (ordered[1] >= begin)]
-    taken = pa.array(order)
-    columns = {n: c[order] if isinstance(c, np.ndarray) else c.take(taken) for n, c in run.rows.columns.items()}
     num_K = np.bincount(codes[order], minlength=len(keys))
     some = np.flatnonzero(num_K)
-    return Run(keys.take(some), prefix_sums(num_K[some]), Rows(times[order], columns))
+    return Run(keys.take(some), prefix_sums(num_K[some]), Rows(times[order], take_columns(run.rows.columns, order)))

@@ -21,7 +21,7 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import EVENT_TIME, columns_of
 from feature_jobs.expressions.evaluate import evaluate
 from feature_jobs.expressions.vectors import Columns, plain
-from feature_jobs.joins.aggregations import KeySet, key_sets
+from feature_jobs.joins.aggregations import key_sets
 from feature_jobs.joins.entities import Newest
 from feature_jobs.joins.request import RequestFeatures, no_request, one_request
 from feature_jobs.joins.rules import (
@@ -33,7 +33,7 @@ from feature_jobs.joins.rules import (
     trailing_features,
 )
 from feature_jobs.joins.same_row import SameRowFeatures
-from feature_jobs.joins.trailing import TrailingFeatures
+from feature_jobs.joins.trailing import TrailingFeatures, keys_that_ask
 from feature_jobs.joins.values import key_column
 from feature_jobs.online.past import KeyTable, PastOfRequest
 from feature_jobs.online.state import KeySetState, StateReader, operations_of, window_name, windows_of
@@ -41,7 +41,7 @@ from feature_jobs.online.store import OnlineStore, Reading, State
 from feature_jobs.schema import Scenario, SequenceFeature
 from feature_jobs.sources.casts import ARROW_TYPES, arrow_schema
 from feature_jobs.sources.source import time_columns
-from feature_jobs.windows.keys import Bools, Ints, Keys, keys_of
+from feature_jobs.windows.keys import Ints, keys_of
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ class Request:
 @dataclass(frozen=True)
 class OnlineFacts:
     """The state of a day's end: what it holds of key sets, the newest rows of entities, and the values of key sets that
-    are not in the store. It serves requests of the
-    times [begin, end) in µs."""
+    are not in the store. It serves requests of the times [begin, end) in µs."""
 
     begin: int
     end: int
@@ -80,7 +79,7 @@ class OnlineRows:
         self, path: RequestPath, known_at: Ints, columns: Mapping[str, pa.Array], source: str | None = None
     ) -> None:
         self.scenario, self._path, self.known_at = path.scenario, path, known_at
-        self._log, self._times = path.scenario.data.log(source), time_columns(path.scenario, source)
+        self._log, self._times = path.scenario.data.log(source), path.times[source]
         self._columns = {**columns, EVENT_TIME: pa.array(known_at)}
         self._entity_rows: dict[str, Ints] = {}
         self._shared = Columns({}, len(known_at))
@@ -133,11 +132,6 @@ class OnlineRows:
             for place, e in expressions.items()
         }
 
-    def keys(self, one: KeySet) -> tuple[Keys, Bools]:
-        """The key of each row, and whether it has one."""
-        places = {f"{self.scenario.file}: key of {one.name}: {text}": text for text in one.key}
-        return keys_of([key_column(value, place) for place, value in self.evaluate(places).items()])
-
 
 @dataclass(frozen=True)
 class _Side:
@@ -159,6 +153,9 @@ class RequestPath:
         self.entities = dict(facts.entities)
         self._wanted = set(names if names is not None else scenario.features)
         self.readers = {name: StateReader(one) for name, one in facts.key_sets.items()}
+        # Read once: a request, and each row that is added, asks for them.
+        self.key_sets = key_sets(scenario)
+        self.times = {source: time_columns(scenario, source) for source in (None, *scenario.data.logs)}
         self._compared = RequestFeatures(scenario)
         self._refuse_other_features()
         self._whole: dict[tuple[str, str], pa.Array] = {}
@@ -227,7 +224,7 @@ class RequestPath:
         return pa.table({name: _repeated(column, len(request.items)) for name, column in columns.items()})
 
     def _of_side(self, side: _Side, rows: OnlineRows, reading: Reading) -> dict[str, pa.Array]:
-        asked = {one.name: rows.keys(one) for one in side.trailing.key_sets}
+        asked = {one.name: keys_that_ask(self.scenario, one, rows.evaluate) for one in side.trailing.key_sets}
         times, begin = rows.known_at, self.facts.begin
         past = PastOfRequest(self.readers, self.facts.mapped, reading, asked, times_N=times, begin=begin)
         return side.same_row.columns(rows.evaluate) | side.trailing.columns(rows, past)[0]
@@ -262,7 +259,7 @@ class RequestPath:
 
     def _refuse_other_features(self) -> None:
         """Raises BadInputError where the state was made for features that need less."""
-        for one in key_sets(self.scenario):
+        for one in self.key_sets:
             held = self.facts.key_sets.get(one.name)
             known = set(held["flags"]) | {name for name, _ in held["values"]} if held else set()
             operations = held["operations"] if held else {}

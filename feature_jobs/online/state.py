@@ -23,7 +23,7 @@ from feature_jobs.online.packed import Kind, Packed, Shape, kind_of
 from feature_jobs.schema import Scenario
 from feature_jobs.windows.days import Partitions, Pieces, TileId, Window
 from feature_jobs.windows.keys import Ints, Keys, concat_keys, union
-from feature_jobs.windows.rows import Column, Rows, Summary, as_arrow, lists_of, prefix_sums
+from feature_jobs.windows.rows import Column, Rows, Summary, as_arrow, lists_of, prefix_sums, take_columns
 from feature_jobs.windows.runs import Run
 from feature_jobs.windows.tiles import Tile, split_name
 
@@ -195,17 +195,12 @@ def _rows_in_reach(one: KeySet, summaries: Summaries, pieces: Mapping[Window, Pi
     for window, each in pieces.items():
         for day in (*each.old, *each.new):
             reached[day] = min(reached.get(day, begin), begin - window.width_us)
-    runs = [_since(summaries.run(one.name, day), oldest) for day, oldest in sorted(reached.items())]
+    all_runs = [(summaries.run(one.name, day), oldest) for day, oldest in sorted(reached.items())]
+    runs = [chosen_rows(run, run.rows.times >= oldest) for run, oldest in all_runs]
     if not runs:
         last = summaries.run(one.name, int(summaries.partitions.days[-1]))
         return last.without_rows()
     return merged(runs)
-
-
-def _since(run: Run, oldest: int) -> Run:
-    return (
-        run if not len(run.rows.times) or run.rows.times.min() >= oldest else chosen_rows(run, run.rows.times >= oldest)
-    )
 
 
 def chosen_rows(run: Run, kept: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Run:
@@ -216,12 +211,6 @@ def chosen_rows(run: Run, kept: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> R
     return Run(
         run.keys, prefix_sums(kept)[run.offsets], Rows(run.rows.times[rows], take_columns(run.rows.columns, rows))
     )
-
-
-def take_columns(columns: Mapping[str, Column], rows: Ints) -> dict[str, Column]:
-    """Columns at these rows."""
-    taken = pa.array(rows)
-    return {name: c[rows] if isinstance(c, np.ndarray) else c.take(taken) for name, c in columns.items()}
 
 
 def merged(runs: list[Run]) -> Run:
@@ -247,7 +236,6 @@ class StateReader:
     def __init__(self, facts: KeySetState) -> None:
         self.facts = facts
         rows: list[tuple[str, Kind]] = [(TIME, "int"), *([(FLAGS, "int")] if facts["flags"] else ()), *facts["values"]]
-        self._row_names = [name for name, _ in rows]
         numbers = [f"{at} {name}" for at, span in enumerate(facts["spans"]) for name in span["numbers"]]
         lists = [(f"{at} {name}", kind) for at, span in enumerate(facts["spans"]) for name, kind in span["lists"]]
         self.shape = Shape(tuple(numbers), (*rows, *lists))

@@ -139,3 +139,9 @@ def lists_of(offsets: Ints, values: pa.Array) -> pa.Array:
 def as_arrow(column: Column) -> pa.Array:
     """The column as Arrow has it."""
     return pa.array(column) if isinstance(column, np.ndarray) else column
+
+
+def take_columns(columns: Mapping[str, Column], rows: Ints) -> dict[str, Column]:
+    """Columns at these rows."""
+    taken = pa.array(rows)
+    return {name: c[rows] if isinstance(c, np.ndarray) else c.take(taken) for name, c in columns.items()}

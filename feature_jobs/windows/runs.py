@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from feature_jobs.windows.keys import Groups, Ints, Keys
-from feature_jobs.windows.rows import Column, Rows
+from feature_jobs.windows.rows import Column, Rows, take_columns
 
 FIRST, SECOND, TIME = "key.first", "key.second", "key.time"
 
@@ -85,12 +85,7 @@ def run_of(groups: Groups, times: Ints, columns: Mapping[str, Column]) -> Run:
     """The run of rows that are in time order: `times` and `columns` hold all rows, `groups` those that have a key."""
     if (np.diff(times) < 0).any():
         raise ValueError("the rows of a run must be in time order")
-    taken = pa.array(groups.order)
-    sorted_columns = {
-        name: column[groups.order] if isinstance(column, np.ndarray) else column.take(taken)
-        for name, column in columns.items()
-    }
-    return Run(groups.keys, groups.offsets, Rows(times[groups.order], sorted_columns))
+    return Run(groups.keys, groups.offsets, Rows(times[groups.order], take_columns(columns, groups.order)))
 
 
 def run_table(run: Run) -> pa.Table:

@@ -18,7 +18,7 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.evaluate import evaluate
 from feature_jobs.expressions.vectors import Columns
 from feature_jobs.joins.join import join_from_events
-from feature_jobs.joins.request import RequestFeatures, requests_of
+from feature_jobs.joins.request import RequestFeatures, one_request, requests_of
 from feature_jobs.schema import Scenario
 from tests.unit.feature_jobs.joins import small_log
 from tests.unit.feature_jobs.small_source import DAY_S, scenario_in
@@ -185,7 +185,7 @@ def test_a_request_alone_gives_the_same_bytes_as_in_the_days_batch(tmp_path: Pat
     assert list(whole) == COMPARING and len(requests.sizes) > 300
     for begin, size in zip(requests.offsets_R, requests.sizes, strict=False):
         taken = pa.array(requests.order_M[begin : begin + size])
-        alone = features.columns_of_one({name: column.take(taken) for name, column in columns.items()})
+        alone = _of_one(features, {name: column.take(taken) for name, column in columns.items()})
         assert alone.keys() == whole.keys()
         for name, column in alone.items():
             assert _bytes(column) == _bytes(whole[name].take(taken)), name
@@ -195,6 +195,11 @@ def _values_of(columns: dict[str, pa.Array]) -> Any:
     """Evaluates expressions over these columns, as the join does over a day's."""
     shared = Columns(columns, len(columns["item"]))
     return lambda places: {place: evaluate(expression, shared) for place, expression in places.items()}
+
+
+def _of_one(features: RequestFeatures, columns: dict[str, pa.Array]) -> dict[str, pa.Array]:
+    """The features of one request, whose items are all rows."""
+    return features.columns(_values_of(columns), columns, one_request(len(columns["item"])))
 
 
 def test_the_order_of_a_request_changes_no_value_but_positions(tmp_path: Path) -> None:
@@ -209,12 +214,12 @@ def test_the_order_of_a_request_changes_no_value_but_positions(tmp_path: Path) -
         "authors": pa.array([["x"]] * 5),
     }
     order = pa.array([3, 0, 4, 2, 1])
-    first = features.columns_of_one(columns)
-    second = features.columns_of_one({name: column.take(order) for name, column in columns.items()})
+    first = _of_one(features, columns)
+    second = _of_one(features, {name: column.take(order) for name, column in columns.items()})
     for name in set(COMPARING) - {"place"}:
         assert _bytes(first[name].take(order)) == _bytes(second[name]), name
     alone = {name: column[:1] if name in ("last", "authors") else column for name, column in columns.items()}
-    assert features.columns_of_one(alone) == first  # one list stands for all
+    assert _of_one(features, alone) == first  # one list stands for all
     assert first["item_seen"].to_pylist() == [1.0, 1.0, 0.0, 0.0, 0.0]
     assert first["author_seen"].to_pylist() == [1.0, 0.0, 1.0, 0.0, None]
     assert first["rate_rank"].to_pylist() == [2.0, 2.0, 4.0, None, 1.0]

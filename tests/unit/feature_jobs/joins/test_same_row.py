@@ -14,9 +14,13 @@ import pytest
 
 from feature_jobs.checks.check import check_scenario
 from feature_jobs.errors import BadInputError
+from feature_jobs.expressions.evaluate import evaluate
+from feature_jobs.expressions.vectors import Columns
 from feature_jobs.joins.join import join_from_events
+from feature_jobs.joins.request import ValuesOf
 from feature_jobs.joins.same_row import SameRowFeatures
 from feature_jobs.schema import Scenario
+from feature_jobs.sources.source import time_columns
 from feature_jobs.transforms import Encoded, Layout, encode
 from tests.unit.feature_jobs.expressions.test_evaluate import exact
 from tests.unit.feature_jobs.expressions.test_lists import ARROW, KINDS, random_columns
@@ -97,6 +101,12 @@ def _samples(scenario: Scenario, root: Path, columns: dict[str, pa.Array]) -> pa
     return pq.read_table(root / "out/samples.parquet").combine_chunks()
 
 
+def values_of(scenario: Scenario, columns: dict[str, pa.Array]) -> ValuesOf:
+    """Evaluates expressions over the columns of some rows, as a server does over those of a request."""
+    shared, times = Columns(columns, max(map(len, columns.values()))), time_columns(scenario)
+    return lambda places: {place: evaluate(expression, shared, times=times) for place, expression in places.items()}
+
+
 def _rows(encoded: Encoded, begin: int, end: int) -> list[bytes]:
     """The bytes of the model's input of some rows."""
     found = [keys[begin:end].tobytes() for keys in encoded.slots]
@@ -117,7 +127,7 @@ def test_a_request_gives_the_bytes_of_the_days_join(tmp_path: Path, seed: int) -
     assert of_day.numbers_NK.shape[1] == len([f for f in FEATURES.values() if f["kind"] == "number"]) + 3
     for begin in range(0, num, 6):
         size = 1 + begin % 6 + begin % 5
-        request = features.columns_of_request({name: c.slice(begin, size) for name, c in columns.items()})
+        request = features.columns(values_of(scenario, {name: c.slice(begin, size) for name, c in columns.items()}))
         assert list(request) == list(FEATURES)
         for name, column in request.items():
             assert column.type == samples.schema.field(name).type
@@ -187,9 +197,9 @@ GOLDEN: list[tuple[dict[str, Any], list[Any], list[Any]]] = [
 @pytest.mark.parametrize(("feature", "values", "expected"), GOLDEN)
 def test_values_of_each_kind(tmp_path: Path, feature: dict[str, Any], values: list[Any], expected: list[Any]) -> None:
     (name,) = {"n", "s", "x", "more", "other", "p"} & set(re.findall(r"\w+", str(feature["of"])))
-    features = SameRowFeatures(_scenario(tmp_path, {"features": {"y": feature}}))
+    scenario = _scenario(tmp_path, {"features": {"y": feature}})
     kind = pa.list_(pa.float64()) if name == "p" else ARROW[name]
-    (found,) = features.columns_of_request({name: pa.array(values, kind)}).values()
+    (found,) = SameRowFeatures(scenario).columns(values_of(scenario, {name: pa.array(values, kind)})).values()
     assert exact(found) == exact(pa.array(expected, found.type))
 
 
@@ -208,7 +218,7 @@ def test_a_value_that_is_none_of_its_kind_is_refused(
     tmp_path: Path, feature: dict[str, Any], value: Any, message: str
 ) -> None:
     (name,) = {"n", "x", "p"} & set(re.findall(r"\w+", str(feature["of"])))
-    features = SameRowFeatures(_scenario(tmp_path, {"features": {"y": feature}}))
+    scenario = _scenario(tmp_path, {"features": {"y": feature}})
     kind = pa.list_(pa.float64()) if name == "p" else ARROW[name]
     with pytest.raises(BadInputError, match=message):
-        features.columns_of_request({name: pa.array([value], kind)})
+        SameRowFeatures(scenario).columns(values_of(scenario, {name: pa.array([value], kind)}))

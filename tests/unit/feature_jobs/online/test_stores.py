@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -198,14 +197,14 @@ def test_faults_are_named(tmp_path: Path, redis_port: int) -> None:
         pytest.raises(CorruptError, match=r"etc' is not a state"),
     ):
         store.current()
-    calls: list[tuple[str, str | None, dict[str, Any]]] = [
-        (f"redis://user:{PASSWORD}@127.0.0.1:1/0", None, {}),
-        (f"redis://127.0.0.1:{redis_port}/0", "wrong", {}),
+    calls: list[tuple[str, str | None]] = [
+        (f"redis://user:{PASSWORD}@127.0.0.1:1/0", None),
+        (f"redis://127.0.0.1:{redis_port}/0", "wrong"),
     ]
     for url in ("redis://there:port/0", "redis://127.0.0.1:99999/0", "redis://[::1"):
         with pytest.raises(BadInputError, match=r"online\.store: .*give redis://HOST:PORT/DB"):
             RedisStore(url, "shop")
-    for url, password, _ in calls:
+    for url, password in calls:
         with closing(RedisStore(url, "shop", password)) as server:
             with pytest.raises(
                 RetryLaterError, match=r"redis://127\.0\.0\.1:\d+: .*start the server, or correct"
