@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,26 +27,25 @@ from feature_jobs.joins.request import ValuesOf
 from feature_jobs.joins.summaries import Summaries, ordinal_of
 from feature_jobs.joins.values import key_column
 from feature_jobs.schema import Scenario
-from feature_jobs.windows.days import Pieces, TileId, Window
+from feature_jobs.windows.days import Window
 from feature_jobs.windows.keys import Bools, Groups, Ints, Keys, group_rows, keys_of
 from feature_jobs.windows.operations import Operation
 from feature_jobs.windows.query import Asked, aggregate
-from feature_jobs.windows.runs import Run
-from feature_jobs.windows.tiles import Tile
+from feature_jobs.windows.rows import Summary
 
 
 class Past(Protocol):
     """The rows before those that ask."""
 
-    def asked(self, one: KeySet) -> Asked:
-        """The rows that ask, by key."""
-
-    def parts(self, one: KeySet, window: Window) -> tuple[Pieces, Mapping[int, Run], Mapping[TileId, Tile]]:
-        """The content of a window, for the keys that ask."""
+    def found(
+        self, one: KeySet, wanted: Mapping[Window, Wanted]
+    ) -> tuple[Bools, Iterable[tuple[Window, Mapping[str, Summary]]]]:
+        """Says which of the asking rows have a key of the set, and has for each window the summaries of its operations
+        by name, a value for each asking row."""
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class Wanted:
     """The aggregations of a window with the names of their operations by role, and all these operations with the names
     of those that tiles hold."""
 
@@ -67,41 +66,31 @@ class TrailingFeatures:
             if names is None or name in names:
                 by_window[name_of(one.source, one.key), one.window][name] = one
         sets = {one.name: one for one in key_sets(scenario)}
-        self._wanted: dict[str, tuple[KeySet, dict[Window, _Wanted]]] = {}
+        self.wanted: dict[str, tuple[KeySet, dict[Window, Wanted]]] = {}
         for (key, window), found in by_window.items():
             roles = {name: one.operations if audited else one.of_values for name, one in found.items()}
             operations = {operation_name(op): op for each in roles.values() for op in each.values()}
             stored = {name: operation_name(operation.stored) for name, operation in operations.items()}
             named = {n: (one, {role: operation_name(op) for role, op in roles[n].items()}) for n, one in found.items()}
-            self._wanted.setdefault(key, (sets[key], {}))[1][window] = _Wanted(named, operations, stored)
+            self.wanted.setdefault(key, (sets[key], {}))[1][window] = Wanted(named, operations, stored)
         self._order, self._audited = tuple(scenario.features), audited
 
     @property
     def key_sets(self) -> list[KeySet]:
         """The key sets that they read."""
-        return [one for one, _ in self._wanted.values()]
+        return [one for one, _ in self.wanted.values()]
 
     def columns(self, asking: Asking, past: Past) -> tuple[dict[str, pa.Array], dict[str, Ints], dict[str, int]]:
         """Their columns, the newest source time behind each value, and the least age of each source (µs)."""
         columns, sources, delays = {}, {}, {}
-        for one, by_window in self._wanted.values():
-            asked = past.asked(one)
-            for window, wanted in by_window.items():
-                pieces, runs, tiles = past.parts(one, window)
-                found = aggregate(
-                    asked,
-                    window,
-                    pieces,
-                    operations=wanted.operations,
-                    stored=wanted.stored,
-                    runs=runs,
-                    tiles=tiles,
-                )
-                for name, (aggregation, roles) in wanted.aggregations.items():
+        for one, by_window in self.wanted.values():
+            has_key, found_in = past.found(one, by_window)
+            for window, found in found_in:
+                for name, (aggregation, roles) in by_window[window].aggregations.items():
                     of_feature = {role: found[operation] for role, operation in roles.items()}
                     if self._audited:
                         sources[name] = np.asarray(of_feature[NEWEST]["time"])
-                    columns[name] = feature_values(asking, name, aggregation, of_feature, asked.codes_N >= 0)
+                    columns[name] = feature_values(asking, name, aggregation, of_feature, has_key)
                     delays[name] = window.delay_us
         # In the order of the scenario, so that the audit names its first feature.
         return columns, {name: sources[name] for name in self._order if name in sources}, delays
@@ -123,7 +112,28 @@ class PastOfDay:
         self._run = functools.lru_cache(maxsize=None)(summaries.run)
         self._tile = functools.lru_cache(maxsize=None)(summaries.tile)
 
-    def asked(self, one: KeySet) -> Asked:
+    def found(
+        self, one: KeySet, wanted: Mapping[Window, Wanted]
+    ) -> tuple[Bools, Iterable[tuple[Window, Mapping[str, Summary]]]]:
+        """The summaries of a key set for the day's events, one window after the other."""
+        asked = self._asked(one)
+
+        def in_window(window: Window) -> dict[str, Summary]:
+            # The days that the windows cut, and the tiles of those between.
+            pieces = window.pieces(self._summaries.partitions, self._ordinal, one.max_level)
+            return aggregate(
+                asked,
+                window,
+                pieces,
+                operations=wanted[window].operations,
+                stored=wanted[window].stored,
+                runs={day: self._run(one.name, day) for day in (*pieces.old, *pieces.new)},
+                tiles={tile: self._tile(one.name, tile) for tile in pieces.tiles},
+            )
+
+        return asked.codes_N >= 0, ((window, in_window(window)) for window in wanted)
+
+    def _asked(self, one: KeySet) -> Asked:
         """The day's events by key."""
         log = self._log
         self._run.cache_clear()  # the blocks of the key set before are not needed again
@@ -132,9 +142,3 @@ class PastOfDay:
             run = self._run(one.name, self._ordinal)
             return Asked(Groups(run.keys, np.asarray(run.rows.columns[ROW]), run.offsets), log.known_at)
         return Asked(group_rows(*keys_that_ask(log.scenario, one, log.evaluate)), log.known_at)
-
-    def parts(self, one: KeySet, window: Window) -> tuple[Pieces, Mapping[int, Run], Mapping[TileId, Tile]]:
-        """The days that the windows cut, and the tiles of those between."""
-        pieces = window.pieces(self._summaries.partitions, self._ordinal, one.max_level)
-        runs = {day: self._run(one.name, day) for day in (*pieces.old, *pieces.new)}
-        return pieces, runs, {tile: self._tile(one.name, tile) for tile in pieces.tiles}

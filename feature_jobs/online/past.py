@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from feature_jobs.joins.aggregations import KeySet
+from feature_jobs.joins.trailing import Wanted
 from feature_jobs.online.packed import Packed
-from feature_jobs.online.state import StateReader, chosen_rows, merged, window_name
+from feature_jobs.online.state import StateReader
 from feature_jobs.online.store import Reading, store_keys
-from feature_jobs.windows.days import Pieces, TileId, Window
-from feature_jobs.windows.keys import Bools, Groups, Ints, Keys, group_rows
-from feature_jobs.windows.query import Asked
-from feature_jobs.windows.rows import Rows, expanded, prefix_sums, take_columns
-from feature_jobs.windows.runs import Run
-from feature_jobs.windows.tiles import Tile
-
-_OLD, _NEW, _WHOLE = 0, 1, TileId(0, 0)
-"""Names of the parts of a window: all rows before its whole days, all after them, and the whole days as one tile."""
-
-
-@dataclass(frozen=True)
-class _Found:
-    """The content of the store for the keys of a set that ask: rows of the state, its spans, and the rows since."""
-
-    reader: StateReader
-    rows: Run
-    since: Run
-    spans: list[Tile]
+from feature_jobs.online.windows import Content, SetWindows, rows_by_key
+from feature_jobs.windows.days import Window
+from feature_jobs.windows.keys import Bools, Ints, Keys
+from feature_jobs.windows.rows import Rows, Summary, expanded, prefix_sums, take_columns
 
 
 @dataclass(frozen=True)
@@ -39,92 +25,99 @@ class KeyTable:
     keys: Keys
     values: Packed
 
-    def find(self, keys: Keys) -> tuple[Keys, Packed]:
-        """Those of the keys that have a value, and these values."""
+    def find(self, keys: Keys) -> tuple[Ints, Packed]:
+        """For each of the keys its position among those that have a value (-1: none), and these values."""
         at = self.keys.find(keys)
-        here = np.flatnonzero(at >= 0)
+        here = at >= 0
         begin, end = (self.values.offsets_K[at[here] + after] for after in (0, 1))
         num = end - begin
-        return keys.take(here), Packed(self.values.words[expanded(begin, num)], prefix_sums(num))
+        return _numbered(here), Packed(self.values.words[expanded(begin, num)], prefix_sums(num))
+
+
+@dataclass(frozen=True)
+class SetPlan:
+    """A key set that features of a request read: how its values are read, and the windows of these features."""
+
+    reader: StateReader
+    windows: SetWindows
+    table: KeyTable | None
+    """Its values, where they are not in the store."""
 
 
 class PastOfRequest:
-    """The past of the rows of one request: all keys of the store are read in one call, those of `mapped` in place.
+    """The past of the rows of one request: all keys of the store are read in one call.
 
-    `asked` has by key set the keys of the rows that ask, and which rows have one; `times_N` their times; `begin` is the
-    time from which rows are no part of the state.
+    `asked` has by key set the keys of the rows that ask, and which rows have one; `time` is that of the request;
+    `begin` the one from which rows are no part of the state.
     """
 
     def __init__(
         self,
-        readers: Mapping[str, StateReader],
-        mapped: Mapping[str, KeyTable],
+        plans: Mapping[str, SetPlan],
         reading: Reading,
         asked: Mapping[str, tuple[Keys, Bools]],
         *,
-        times_N: Ints,
+        time: int,
         begin: int,
     ) -> None:
-        self._asked: dict[str, Asked] = {}
-        self._found: dict[str, _Found] = {}
-        groups: dict[str, Groups] = {name: group_rows(*keys) for name, keys in asked.items()}
-        wanted = {name: store_keys(readers[name].facts, one.keys) for name, one in groups.items()}
-        stored = [key for name, keys in wanted.items() if name not in mapped for key in keys]
+        self._plans, self._time, self._asked = plans, time, asked
+        self._distinct = {name: _distinct(keys, known) for name, (keys, known) in asked.items()}
+        wanted = {name: store_keys(plans[name].reader.facts, keys) for name, (keys, _) in self._distinct.items()}
+        stored = [key for name, keys in wanted.items() if plans[name].table is None for key in keys]
         values, added = reading.state(stored), reading.added([key for keys in wanted.values() for key in keys])
-        of_state = of_added = 0
-        for name, one in groups.items():
-            num = len(wanted[name])
-            since = added[of_added : of_added + num]
-            of_added += num
-            if name in mapped:
-                known, packed = mapped[name].find(one.keys)
+        self._found: dict[str, Content] = {}
+        for name, (keys, _) in self._distinct.items():
+            since, added = added[: len(keys)], added[len(keys) :]
+            if (table := plans[name].table) is not None:
+                state_U, packed = table.find(keys)
             else:
-                known, packed = _packed(one.keys, values[of_state : of_state + num])
-                of_state += num
-            self._asked[name] = Asked(one, times_N)
-            self._found[name] = _read(readers[name], known, packed, _since(readers[name], one.keys, since, begin))
+                own, values = values[: len(keys)], values[len(keys) :]
+                state_U = _numbered(np.array([value is not None for value in own], bool))
+                packed = Packed.of([value for value in own if value is not None])
+            rows_since = _since(plans[name].reader, keys, since, begin)
+            self._found[name] = _content(plans[name].reader, keys, state_U, packed, rows_since)
 
-    def asked(self, one: KeySet) -> Asked:
-        """The rows that ask, by key."""
-        return self._asked[one.name]
-
-    def parts(self, one: KeySet, window: Window) -> tuple[Pieces, Mapping[int, Run], Mapping[TileId, Tile]]:
-        """The content of a window: rows before its whole days, these, and rows after them."""
-        found = self._found[one.name]
-        place = found.reader.facts["windows"][window_name(window)]
-        begin, end = found.reader.spans[place]
-        times = found.rows.rows.times
-        old, new = chosen_rows(found.rows, times < begin), chosen_rows(found.rows, times >= end)
-        if len(found.since.rows.times):
-            new = merged([new, found.since]) if len(new.rows.times) else found.since
-        # Each part costs a search and a few sums for every operation, and most requests have rows in one of them.
-        runs = {name: run for name, run in ((_OLD, old), (_NEW, new)) if len(run.rows.times)}
-        tiles = {} if begin == end else {_WHOLE: found.spans[place]}
-        if not runs and not tiles:
-            runs = {_NEW: new}
-        pieces = Pieces((_OLD,) if _OLD in runs else (), (*tiles,), (_NEW,) if _NEW in runs else ())
-        return pieces, runs, tiles
+    def found(
+        self, one: KeySet, wanted: Mapping[Window, Wanted]
+    ) -> tuple[Bools, Iterable[tuple[Window, Mapping[str, Summary]]]]:
+        """The summaries of a key set for the rows of the request."""
+        _, codes_N = self._distinct[one.name]
+        return self._asked[one.name][1], self._plans[one.name].windows.of(self._found[one.name], codes_N, self._time)
 
 
-def _packed(keys: Keys, values: Sequence[bytes | None]) -> tuple[Keys, Packed]:
-    """The keys that have a value, and these values."""
-    here = [at for at, value in enumerate(values) if value is not None]
-    known = keys if len(here) == len(keys) else keys.take(np.array(here, np.int64))
-    return known, Packed.of([value for value in values if value is not None])
+def _distinct(keys: Keys, known: Bools) -> tuple[Keys, Ints | None]:
+    """The distinct keys, sorted, and for each row the position of its key, -1 for none; None: one row, which has it."""
+    if len(keys) == 1 and known[0]:
+        return keys, None
+    rows = np.flatnonzero(known)
+    distinct, codes = (keys if len(rows) == len(known) else keys.take(rows)).numbered()
+    codes_N = np.full(len(known), -1)
+    codes_N[rows] = codes
+    return distinct, codes_N
 
 
-def _read(reader: StateReader, known: Keys, packed: Packed, since: Run) -> _Found:
+def _numbered(here: Bools) -> Ints:
+    """The position of each among those that are here, -1 for others."""
+    return np.where(here, np.cumsum(here) - 1, -1)
+
+
+def _content(reader: StateReader, keys: Keys, state_U: Ints, packed: Packed, since: list[tuple[Ints, Rows]]) -> Content:
+    """The content of the store for these keys."""
     numbers, lists = reader.shape.unpack(packed)
+    known = keys.take(np.flatnonzero(state_U >= 0))
     spans = [reader.whole_days(place, known, numbers, lists) for place in range(len(reader.spans))]
-    return _Found(reader, reader.rows_of(known, lists), since, spans)
+    of_state = reader.rows_of(known, lists)
+    num_U = np.zeros(len(keys), np.int64)
+    num_U[state_U >= 0] = np.diff(of_state.offsets)
+    return Content(keys, rows_by_key(keys, [(num_U, of_state.rows), *since]), spans, state_U)
 
 
-def _since(reader: StateReader, keys: Keys, added: Sequence[bytes | None], begin: int) -> Run:
-    """The rows that came since, of each key in the order of their times; a row that came again replaces the former."""
+def _since(reader: StateReader, keys: Keys, added: Sequence[bytes | None], begin: int) -> list[tuple[Ints, Rows]]:
+    """The number of rows that came since of each key, and these rows from `begin` on, in the order of their times; a
+    row that came again replaces the former. Nothing where none came."""
     here = [at for at, value in enumerate(added) if value]
     if not here:
-        nothing = np.zeros(0, np.int64)
-        return Run(keys.take(nothing), np.zeros(1, np.int64), reader.no_rows)
+        return []
     codes, rows, run = reader.added_rows([value for value in added if value], keys)
     times = run.rows.times
     codes = np.array(here)[codes]
@@ -132,6 +125,5 @@ def _since(reader: StateReader, keys: Keys, added: Sequence[bytes | None], begin
     ordered = np.stack([codes[order], times[order], rows[order]])
     is_last = np.append((ordered[:, 1:] != ordered[:, :-1]).any(axis=0), True)
     order = order[is_last & (ordered[1] >= begin)]
-    num_K = np.bincount(codes[order], minlength=len(keys))
-    some = np.flatnonzero(num_K)
-    return Run(keys.take(some), prefix_sums(num_K[some]), Rows(times[order], take_columns(run.rows.columns, order)))
+    num_U = np.bincount(codes[order], minlength=len(keys))
+    return [(num_U, Rows(times[order], take_columns(run.rows.columns, order)))]

@@ -35,9 +35,10 @@ from feature_jobs.joins.rules import (
 from feature_jobs.joins.same_row import SameRowFeatures
 from feature_jobs.joins.trailing import TrailingFeatures, keys_that_ask
 from feature_jobs.joins.values import key_column
-from feature_jobs.online.past import KeyTable, PastOfRequest
+from feature_jobs.online.past import KeyTable, PastOfRequest, SetPlan
 from feature_jobs.online.state import KeySetState, StateReader, operations_of, window_name, windows_of
 from feature_jobs.online.store import OnlineStore, Reading, State
+from feature_jobs.online.windows import SetWindows
 from feature_jobs.schema import Scenario, SequenceFeature
 from feature_jobs.sources.casts import ARROW_TYPES, arrow_schema
 from feature_jobs.sources.source import time_columns
@@ -139,10 +140,7 @@ class _Side:
 
     same_row: SameRowFeatures
     trailing: TrailingFeatures
-
-
-def _side(scenario: Scenario, names: Collection[str]) -> _Side:
-    return _Side(SameRowFeatures(scenario, names), TrailingFeatures(scenario, names, audited=False))
+    plans: dict[str, SetPlan]
 
 
 class RequestPath:
@@ -205,8 +203,8 @@ class RequestPath:
         user_side, item_side = self._split(frozenset(of_items))
         user = OnlineRows(self, np.array([request.time]), shared)
         items = OnlineRows(self, np.full(num, request.time), {**of_items, **shared})
-        of_user = self._of_side(user_side, user, reading)
-        found = of_user | self._of_side(item_side, items, reading)
+        of_user = self._of_side(user_side, user, reading, request.time)
+        found = of_user | self._of_side(item_side, items, reading, request.time)
         if request_features(self.scenario):
             items.add(found)
             # A row of the log that names no request was shown in none.
@@ -223,10 +221,9 @@ class RequestPath:
         columns = self.columns(request, reading)
         return pa.table({name: _repeated(column, len(request.items)) for name, column in columns.items()})
 
-    def _of_side(self, side: _Side, rows: OnlineRows, reading: Reading) -> dict[str, pa.Array]:
+    def _of_side(self, side: _Side, rows: OnlineRows, reading: Reading, time: int) -> dict[str, pa.Array]:
         asked = {one.name: keys_that_ask(self.scenario, one, rows.evaluate) for one in side.trailing.key_sets}
-        times, begin = rows.known_at, self.facts.begin
-        past = PastOfRequest(self.readers, self.facts.mapped, reading, asked, times_N=times, begin=begin)
+        past = PastOfRequest(side.plans, reading, asked, time=time, begin=self.facts.begin)
         return side.same_row.columns(rows.evaluate) | side.trailing.columns(rows, past)[0]
 
     def _split(self, of_items: frozenset[str]) -> tuple[_Side, _Side]:
@@ -245,8 +242,16 @@ class RequestPath:
                 read[name] = [*key_of(feature), *([history] if history else ())]
             of_user = {name for name, expressions in read.items() if not is_of_item(expressions)}
             user, items = of_user & self._needed, self._needed - of_user
-            self._sides[of_items] = _side(self.scenario, user), _side(self.scenario, items)
+            self._sides[of_items] = self._side(user), self._side(items)
         return self._sides[of_items]
+
+    def _side(self, names: Collection[str]) -> _Side:
+        trailing = TrailingFeatures(self.scenario, names, audited=False)
+        plans = {
+            name: SetPlan(self.readers[name], SetWindows(self.readers[name], wanted), self.facts.mapped.get(name))
+            for name, (_, wanted) in trailing.wanted.items()
+        }
+        return _Side(SameRowFeatures(self.scenario, names), trailing, plans)
 
     @cached_property
     def _needed(self) -> set[str]:

@@ -244,13 +244,6 @@ class StateReader:
         widths = [0 if kind == "text" else 2 if kind == "id" else 1 for _, kind in self._added.lists]
         self._width = sum(widths) if all(widths) else 0
 
-    @cached_property
-    def no_rows(self) -> Rows:
-        """The columns of no rows."""
-        _, lists = self._added.unpack(Packed.of([]))
-        nothing = np.zeros(0, np.int64)
-        return self.rows_of(Keys(nothing), lists).rows
-
     def row_lists(self, run: Run, keys: Keys) -> dict[str, pa.ListArray]:
         """The rows of a run as lists of each of these keys, which are all of its own and maybe more."""
         num = np.zeros(len(keys), np.int64)

@@ -39,21 +39,26 @@ class Run:
         if not len(self.rows.times):
             nothing = np.zeros(len(positions_A), np.int64)
             return nothing, nothing
-        low = self._first_from(positions_A, low_A)
+        low = self.first_from(positions_A, low_A)
         # A delay longer than the window leaves an empty range, not one that runs backwards.
-        high = np.maximum(self._first_from(positions_A, high_A), low)
+        high = np.maximum(self.first_from(positions_A, high_A), low)
         has = positions_A >= 0
         return np.where(has, low, 0), np.where(has, high, 0)
 
-    def _first_from(self, positions_A: Ints, times_A: Ints) -> Ints:
-        """For each asker the key's first row at its time or later."""
+    def first_from(self, positions: Ints, times: Ints) -> Ints:
+        """The first row from each time on of the key at each position; both are broadcast against each other."""
+        if not len(self.rows.times):
+            return np.zeros(np.broadcast_shapes(positions.shape, times.shape), np.int64)
+        if len(self.keys) == 1:
+            found = np.searchsorted(self.rows.times, times)
+            return found if positions.shape in ((1,), times.shape) else found + np.zeros_like(positions)
         # A day that lies wholly on one side of all times needs no search.
-        if len(times_A) and times_A.max() <= self._times[0]:
-            return self.offsets[:-1][positions_A]
-        if len(times_A) and times_A.min() > self._times[1]:
-            return self.offsets[1:][positions_A]
+        if times.size and times.max() <= self._times[0]:
+            return self.offsets[:-1][positions] + np.zeros_like(times)
+        if times.size and times.min() > self._times[1]:
+            return self.offsets[1:][positions] + np.zeros_like(times)
         span, places = self._places
-        return np.searchsorted(places, positions_A * span + self._within(times_A))
+        return np.searchsorted(places, positions * span + self._within(times))
 
     @cached_property
     def _times(self) -> tuple[int, int]:
