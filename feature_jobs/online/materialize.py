@@ -22,8 +22,7 @@ from feature_jobs.joins.entities import Newest, newest_rows
 from feature_jobs.joins.rules import summarized_expressions
 from feature_jobs.joins.summaries import INDEX_FILE, ReadFile, Summaries, index_of_day, parse_index
 from feature_jobs.joins.values import key_column
-from feature_jobs.online.packed import Packed
-from feature_jobs.online.past import KeyTable
+from feature_jobs.online.packed import KeyTable, Packed
 from feature_jobs.online.request import OnlineFacts, OnlineRows, RequestPath, typed
 from feature_jobs.online.state import KeySetState, days_of_state, state_of_keys
 from feature_jobs.online.store import OnlineStore, Pairs, State, store_keys

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_jobs.windows.keys import Ints
+from feature_jobs.windows.keys import Bools, Ints, Keys
 from feature_jobs.windows.rows import Column, expanded, prefix_sums
 
 Kind = Literal["int", "id", "text"]
@@ -159,3 +159,24 @@ def _texts(lengths: Ints, num_K: Ints, words: Ints, num_words_K: Ints) -> pa.Str
         len(lengths), pa.py_buffer(offsets), pa.py_buffer(data[expanded(begins, taken)].tobytes())
     )
     return plain if known.all() else pc.if_else(pa.array(known), plain, pa.scalar(None, pa.string()))
+
+
+@dataclass(frozen=True)
+class KeyTable:
+    """All keys of a set, sorted, with their values in memory, which may be a mapped file."""
+
+    keys: Keys
+    values: Packed
+
+    def find(self, keys: Keys) -> tuple[Ints, Packed]:
+        """For each of the keys its position among those that have a value (-1: none), and these values."""
+        at = self.keys.find(keys)
+        here = at >= 0
+        begin, end = (self.values.offsets_K[at[here] + after] for after in (0, 1))
+        num = end - begin
+        return positions_of(here), Packed(self.values.words[expanded(begin, num)], prefix_sums(num))
+
+
+def positions_of(here: Bools) -> Ints:
+    """The position of each among those that are here, -1 for others."""
+    return np.where(here, np.cumsum(here) - 1, -1)

@@ -9,39 +9,28 @@ import numpy as np
 
 from feature_jobs.joins.aggregations import KeySet
 from feature_jobs.joins.trailing import Wanted
-from feature_jobs.online.packed import Packed
+from feature_jobs.online.cache import Places, WindowCache
+from feature_jobs.online.packed import KeyTable, Packed, positions_of
 from feature_jobs.online.state import StateReader
 from feature_jobs.online.store import Reading, store_keys
 from feature_jobs.online.windows import Content, SetWindows, rows_by_key
 from feature_jobs.windows.days import Window
 from feature_jobs.windows.keys import Bools, Ints, Keys
-from feature_jobs.windows.rows import Rows, Summary, expanded, prefix_sums, take_columns
-
-
-@dataclass(frozen=True)
-class KeyTable:
-    """All keys of a set, sorted, with their values in memory, which may be a mapped file."""
-
-    keys: Keys
-    values: Packed
-
-    def find(self, keys: Keys) -> tuple[Ints, Packed]:
-        """For each of the keys its position among those that have a value (-1: none), and these values."""
-        at = self.keys.find(keys)
-        here = at >= 0
-        begin, end = (self.values.offsets_K[at[here] + after] for after in (0, 1))
-        num = end - begin
-        return _numbered(here), Packed(self.values.words[expanded(begin, num)], prefix_sums(num))
+from feature_jobs.windows.rows import Rows, Summary, take_columns
 
 
 @dataclass(frozen=True)
 class SetPlan:
-    """A key set that features of a request read: how its values are read, and the windows of these features."""
+    """A key set that features of a request read: how its values are read, and the windows of these features.
+
+    `table` has its values where they are not in the store; `cache` what the windows of its keys hold, where all are
+    numbers.
+    """
 
     reader: StateReader
     windows: SetWindows
-    table: KeyTable | None
-    """Its values, where they are not in the store."""
+    table: KeyTable | None = None
+    cache: WindowCache | None = None
 
 
 class PastOfRequest:
@@ -60,29 +49,52 @@ class PastOfRequest:
         time: int,
         begin: int,
     ) -> None:
-        self._plans, self._time, self._asked = plans, time, asked
-        self._distinct = {name: _distinct(keys, known) for name, (keys, known) in asked.items()}
-        wanted = {name: store_keys(plans[name].reader.facts, keys) for name, (keys, _) in self._distinct.items()}
-        stored = [key for name, keys in wanted.items() if plans[name].table is None for key in keys]
-        values, added = reading.state(stored), reading.added([key for keys in wanted.values() for key in keys])
-        self._found: dict[str, Content] = {}
-        for name, (keys, _) in self._distinct.items():
-            since, added = added[: len(keys)], added[len(keys) :]
-            if (table := plans[name].table) is not None:
-                state_U, packed = table.find(keys)
+        self._asked = asked
+        codes: dict[str, Ints | None] = {}
+        places: dict[str, Places] = {}
+        read: dict[str, Keys] = {}
+        for name, (keys, known) in asked.items():
+            if (cache := plans[name].cache) is None:
+                read[name], codes[name] = _distinct(keys, known)
             else:
-                own, values = values[: len(keys)], values[len(keys) :]
-                state_U = _numbered(np.array([value is not None for value in own], bool))
-                packed = Packed.of([value for value in own if value is not None])
-            rows_since = _since(plans[name].reader, keys, since, begin)
-            self._found[name] = _content(plans[name].reader, keys, state_U, packed, rows_since)
+                places[name] = cache.places(keys, known, time)
+                read[name] = keys.take(places[name].rows)
+        contents = _contents(plans, reading, read, begin)
+        self._found: dict[str, Iterable[tuple[Window, Mapping[str, Summary]]]] = {}
+        for name, content in contents.items():
+            plan = plans[name]
+            if plan.cache is None:
+                self._found[name] = plan.windows.of(content, codes[name], time)
+            else:
+                self._found[name] = plan.cache.found(places[name], plan.windows, content, time)
 
     def found(
         self, one: KeySet, wanted: Mapping[Window, Wanted]
     ) -> tuple[Bools, Iterable[tuple[Window, Mapping[str, Summary]]]]:
         """The summaries of a key set for the rows of the request."""
-        _, codes_N = self._distinct[one.name]
-        return self._asked[one.name][1], self._plans[one.name].windows.of(self._found[one.name], codes_N, self._time)
+        return self._asked[one.name][1], self._found[one.name]
+
+
+def _contents(
+    plans: Mapping[str, SetPlan], reading: Reading, read: Mapping[str, Keys], begin: int
+) -> dict[str, Content]:
+    """The content of the store for these keys of each set."""
+    wanted = {name: store_keys(plans[name].reader.facts, keys) for name, keys in read.items()}
+    stored = [key for name, keys in wanted.items() if plans[name].table is None for key in keys]
+    values = reading.state(stored) if stored else []
+    added = reading.added([key for keys in wanted.values() for key in keys]) if any(wanted.values()) else []
+    found = {}
+    for name, keys in read.items():
+        reader, table, num = plans[name].reader, plans[name].table, len(keys)
+        since, added = _since(reader, keys, added[:num], begin), added[num:]
+        if table is None:
+            own, values = values[:num], values[num:]
+            state_U = positions_of(np.array([value is not None for value in own], bool))
+            packed = Packed.of([value for value in own if value is not None])
+        else:
+            state_U, packed = table.find(keys)
+        found[name] = _content(reader, keys, state_U, packed, since)
+    return found
 
 
 def _distinct(keys: Keys, known: Bools) -> tuple[Keys, Ints | None]:
@@ -94,11 +106,6 @@ def _distinct(keys: Keys, known: Bools) -> tuple[Keys, Ints | None]:
     codes_N = np.full(len(known), -1)
     codes_N[rows] = codes
     return distinct, codes_N
-
-
-def _numbered(here: Bools) -> Ints:
-    """The position of each among those that are here, -1 for others."""
-    return np.where(here, np.cumsum(here) - 1, -1)
 
 
 def _content(reader: StateReader, keys: Keys, state_U: Ints, packed: Packed, since: list[tuple[Ints, Rows]]) -> Content:

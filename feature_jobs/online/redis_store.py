@@ -3,6 +3,7 @@
     recloop:NAME:current              the name of the state that is read
     recloop:NAME:state:STATE:KEY      a value of a state
     recloop:NAME:added:DAY:KEY        the records of a day
+    recloop:NAME:added:DAY:changes    the keys of each append, a list
 
 Values expire after `EXPIRE_S`, so that neither old states nor old records stay.
 """
@@ -16,10 +17,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from feature_jobs.errors import BadInputError, RetryLaterError
-from feature_jobs.online.store import OnlineStore, Pairs, State
+from feature_jobs.online.store import OnlineStore, Pairs, State, joined, parted
 
 EXPIRE_S = 4 * 86_400
 _AT_ONCE = 2_000
+_CHANGES = b"changes"
+"""A key of each day: a list of the keys of each append."""
 _WHOLE = b"whole"
 """A key of each state, which is written last: it says that the others are there."""
 
@@ -91,7 +94,17 @@ class RedisStore(OnlineStore):
             for key, record in records.items():
                 pipe.append(before + key, record)
                 pipe.expire(before + key, EXPIRE_S)
+            pipe.rpush(before + _CHANGES, joined(records))
+            pipe.expire(before + _CHANGES, EXPIRE_S)
             pipe.execute()
+
+    def changed(self, day: str, seen: int | None) -> tuple[int, list[bytes]]:
+        place = self._of_day(day) + _CHANGES
+        with self._reached():
+            if seen is None:
+                return self._redis.llen(place), []
+            values: list[bytes] = self._redis.lrange(place, seen, -1)
+        return seen + len(values), [key for value in values for key in parted(value)]
 
     def appended(self, days: Sequence[str], keys: Sequence[bytes]) -> list[bytes | None]:
         wanted = [self._of_day(day) + key for day in days for key in keys]

@@ -8,6 +8,7 @@ its state at that moment, and the rows that came since.
 from __future__ import annotations
 
 import datetime
+import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -33,16 +34,21 @@ from feature_jobs.joins.rules import (
     trailing_features,
 )
 from feature_jobs.joins.same_row import SameRowFeatures
-from feature_jobs.joins.trailing import TrailingFeatures, keys_that_ask
+from feature_jobs.joins.trailing import TrailingFeatures, Wanted, keys_that_ask
 from feature_jobs.joins.values import key_column
-from feature_jobs.online.past import KeyTable, PastOfRequest, SetPlan
+from feature_jobs.online.cache import WindowCache
+from feature_jobs.online.entities import EntityRows
+from feature_jobs.online.packed import KeyTable
+from feature_jobs.online.past import PastOfRequest, SetPlan
 from feature_jobs.online.state import KeySetState, StateReader, operations_of, window_name, windows_of
 from feature_jobs.online.store import OnlineStore, Reading, State
 from feature_jobs.online.windows import SetWindows
 from feature_jobs.schema import Scenario, SequenceFeature
 from feature_jobs.sources.casts import ARROW_TYPES, arrow_schema
 from feature_jobs.sources.source import time_columns
+from feature_jobs.windows.days import Window
 from feature_jobs.windows.keys import Ints, keys_of
+from feature_jobs.windows.operations import Numbers
 
 
 @dataclass(frozen=True)
@@ -88,22 +94,18 @@ class OnlineRows:
     def column(self, name: str) -> pa.Array:
         """A column by its name in expressions; a single value that was given stands for all rows."""
         if name not in self._columns:
-            values, found = self.entity_lists(name)
-            self._columns[name] = values.take(pa.array(found, mask=found < 0))
+            self._columns[name] = self._entity_column(name)
         self._columns[name] = found_N = _repeated(self._columns[name], len(self.known_at))
         return found_N
 
-    def _rows_of(self, entity: str) -> Ints:
+    def rows_of(self, entity: str) -> Ints:
         """The row of an entity that each row sees, -1 for none."""
         if entity not in self._entity_rows:
             key = self.column(self.scenario.data.entities[entity].key)
-            keys, known = keys_of([key_column(key, entity)])
-            found = self._path.entities[entity].keys.find(keys)
-            self._entity_rows[entity] = np.where(known, found, -1)
+            self._entity_rows[entity] = self._path.entities[entity].find(*keys_of([key_column(key, entity)]))
         return self._entity_rows[entity]
 
-    def entity_lists(self, name: str) -> tuple[pa.Array, Ints]:
-        """A column of an entity, whole, and the entity row that each row sees (-1: none)."""
+    def _entity_column(self, name: str) -> pa.Array:
         entity, _, column = name.partition(".")
         declared = self.scenario.data.entities.get(entity)
         if declared is None:
@@ -112,8 +114,12 @@ class OnlineRows:
                 f" for all of them"
             )
         if entity not in self._path.entities:  # which has no rows yet
-            return pa.nulls(0, arrow_schema(declared.columns).field(column).type), np.full(len(self.known_at), -1)
-        return self._path.entity_column(entity, column), self._rows_of(entity)
+            return pa.nulls(len(self.known_at), arrow_schema(declared.columns).field(column).type)
+        return self._path.entities[entity].take(column, self.rows_of(entity))
+
+    def entity_lists(self, name: str) -> tuple[pa.Array, Ints]:
+        """A column of an entity for these rows, and the position of each row's value in it."""
+        return self.column(name), np.arange(len(self.known_at))
 
     def add(self, columns: Mapping[str, pa.Array]) -> None:
         """Further columns that expressions may name; those of the log come first."""
@@ -139,6 +145,8 @@ class _Side:
     """Features that are computed for one kind of rows: of the user, or of the items."""
 
     same_row: SameRowFeatures
+    of_entities: dict[str, SameRowFeatures]
+    """Features of the same row that read the columns of one entity alone, and are computed once for all its rows."""
     trailing: TrailingFeatures
     plans: dict[str, SetPlan]
 
@@ -148,7 +156,7 @@ class RequestPath:
 
     def __init__(self, scenario: Scenario, facts: OnlineFacts, names: Collection[str] | None = None) -> None:
         self.scenario, self.facts = scenario, facts
-        self.entities = dict(facts.entities)
+        self.entities = {name: EntityRows(self._place_of(name), rows) for name, rows in facts.entities.items()}
         self._wanted = set(names if names is not None else scenario.features)
         self.readers = {name: StateReader(one) for name, one in facts.key_sets.items()}
         # Read once: a request, and each row that is added, asks for them.
@@ -156,7 +164,10 @@ class RequestPath:
         self.times = {source: time_columns(scenario, source) for source in (None, *scenario.data.logs)}
         self._compared = RequestFeatures(scenario)
         self._refuse_other_features()
-        self._whole: dict[tuple[str, str], pa.Array] = {}
+        self._caches: list[WindowCache] = []
+        self._read_last: Reading | None = None
+        self._seen: dict[str, int] = {}
+        self._lock = threading.Lock()
         self._sides: dict[frozenset[str], tuple[_Side, _Side]] = {}
 
     def update(self, entity: str, rows: pa.Table, *, whole: bool) -> None:
@@ -168,24 +179,15 @@ class RequestPath:
         missing = sorted(declared.columns.keys() - set(rows.column_names)) if declared else []
         if declared is None or missing:
             what = f"the rows have no {missing[0]}" if missing else "the scenario declares no such entity"
-            raise BadInputError(f"{self.scenario.file}: data.entities.{entity}: {what}; give rows of a declared entity")
-        newest = Newest.of(
-            rows, self.scenario.data.entities[entity].key, f"{self.scenario.file}: data.entities.{entity}"
-        )
+            raise BadInputError(f"{self._place_of(entity)}: {what}; give rows of a declared entity")
+        newest = Newest.of(rows, declared.key, self._place_of(entity))
         older = self.entities.get(entity)
-        self.entities[entity] = newest if whole or older is None else older.then(newest)
-        self._whole = {place: column for place, column in self._whole.items() if place[0] != entity}
+        self.entities[entity] = (
+            EntityRows(self._place_of(entity), newest) if whole or older is None else older.then(newest)
+        )
 
-    def entity_column(self, entity: str, name: str) -> pa.Array:
-        """A column of an entity, whole."""
-        if (entity, name) not in self._whole:
-            rows = self.entities[entity].rows
-            if name not in rows.column_names:
-                raise BadInputError(
-                    f"{self.scenario.file}: the state has no {entity}.{name}; materialize the day again"
-                )
-            self._whole[entity, name] = rows[name].combine_chunks()
-        return self._whole[entity, name]
+    def _place_of(self, entity: str) -> str:
+        return f"{self.scenario.file}: data.entities.{entity}"
 
     def columns(self, request: Request, reading: Reading) -> dict[str, pa.Array]:
         """The columns of all features: those of the user have one row, the others n, in the order of the items."""
@@ -223,8 +225,22 @@ class RequestPath:
 
     def _of_side(self, side: _Side, rows: OnlineRows, reading: Reading, time: int) -> dict[str, pa.Array]:
         asked = {one.name: keys_that_ask(self.scenario, one, rows.evaluate) for one in side.trailing.key_sets}
-        past = PastOfRequest(side.plans, reading, asked, time=time, begin=self.facts.begin)
-        return side.same_row.columns(rows.evaluate) | side.trailing.columns(rows, past)[0]
+        with self._lock:  # of the caches
+            self._forget_changed(reading)
+            past = PastOfRequest(side.plans, reading, asked, time=time, begin=self.facts.begin)
+        found = side.same_row.columns(rows.evaluate) | side.trailing.columns(rows, past)[0]
+        for entity, features in side.of_entities.items():
+            found |= self._of_entity(entity, features, rows)
+        return found
+
+    def _of_entity(self, entity: str, features: SameRowFeatures, rows: OnlineRows) -> dict[str, pa.Array]:
+        def of_all(columns: Mapping[str, pa.Array], num: int) -> dict[str, pa.Array]:
+            named = {f"{entity}.{name}": column for name, column in columns.items()}
+            return features.columns(OnlineRows(self, np.zeros(num, np.int64), named).evaluate)
+
+        held = self.entities.get(entity)
+        found = held.features(of_all, rows.rows_of(entity)) if held else None
+        return features.columns(rows.evaluate) if found is None else found
 
     def _split(self, of_items: frozenset[str]) -> tuple[_Side, _Side]:
         """Features of the user and features of items, where these columns have a value for each item."""
@@ -242,16 +258,40 @@ class RequestPath:
                 read[name] = [*key_of(feature), *([history] if history else ())]
             of_user = {name for name, expressions in read.items() if not is_of_item(expressions)}
             user, items = of_user & self._needed, self._needed - of_user
-            self._sides[of_items] = self._side(user), self._side(items)
+            of_entities: dict[str, set[str]] = {}
+            for name in items & same_row_features(self.scenario).keys():
+                owners = {column.rpartition(".")[0] for column in set().union(*map(columns_of, read[name]))}
+                if len(owners) == 1 and (owner := owners.pop()):
+                    of_entities.setdefault(owner, set()).add(name)
+            self._sides[of_items] = self._side(user, {}), self._side(items, of_entities)
         return self._sides[of_items]
 
-    def _side(self, names: Collection[str]) -> _Side:
+    def _side(self, names: Collection[str], of_entities: Mapping[str, set[str]]) -> _Side:
         trailing = TrailingFeatures(self.scenario, names, audited=False)
-        plans = {
-            name: SetPlan(self.readers[name], SetWindows(self.readers[name], wanted), self.facts.mapped.get(name))
-            for name, (_, wanted) in trailing.wanted.items()
-        }
-        return _Side(SameRowFeatures(self.scenario, names), trailing, plans)
+        plans = {name: self._plan(name, wanted) for name, (_, wanted) in trailing.wanted.items()}
+        others = set(names).difference(*of_entities.values())
+        by_entity = {entity: SameRowFeatures(self.scenario, own) for entity, own in of_entities.items()}
+        return _Side(SameRowFeatures(self.scenario, others), by_entity, trailing, plans)
+
+    def _plan(self, name: str, wanted: Mapping[Window, Wanted]) -> SetPlan:
+        reader, table = self.readers[name], self.facts.mapped.get(name)
+        windows = SetWindows(reader, wanted)
+        operations = [operation for one in wanted.values() for operation in one.operations.values()]
+        if table is None or not all(isinstance(operation, Numbers) for operation in operations):
+            return SetPlan(reader, windows, table)
+        self._caches.append(cache := WindowCache(table.keys, reader.facts["layout"], wanted))
+        return SetPlan(reader, windows, table, cache)
+
+    def _forget_changed(self, reading: Reading) -> None:
+        """What caches know of keys to which rows were added is no longer true."""
+        if reading is not self._read_last:
+            self._read_last, self._seen = reading, {}
+            for cache in self._caches:
+                cache.forget_all()
+        self._seen, keys = reading.changed(self._seen)
+        if keys:
+            for cache in self._caches:
+                cache.forget(keys)
 
     @cached_property
     def _needed(self) -> set[str]:
@@ -330,6 +370,11 @@ class StoreReading:
     def added(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The records that came since."""
         return self.store.appended(self.days, keys)
+
+    def changed(self, seen: Mapping[str, int]) -> tuple[dict[str, int], list[bytes]]:
+        """The keys of records that came after those `seen`."""
+        found = {day: self.store.changed(day, seen.get(day)) for day in self.days}
+        return {day: number for day, (number, _) in found.items()}, [key for _, keys in found.values() for key in keys]
 
 
 def _repeated(column: pa.Array, num_rows: int) -> pa.Array:

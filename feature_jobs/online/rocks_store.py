@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,13 @@ from rocksdict import (
 )
 
 from feature_jobs.errors import BadInputError, CorruptError, RetryLaterError
-from feature_jobs.online.store import OnlineStore, Pairs, State
+from feature_jobs.online.store import OnlineStore, Pairs, State, joined, parted
 
 _SST_BYTES = 64 << 20
+_FOLLOW_S = 0.02
+"""How often a process that only reads looks for what the writing one added: a look costs about a millisecond."""
+_CHANGES = bytes(8)
+"""The keys of each append, by its number, begin with it; no layout does."""
 
 
 class RocksStore(OnlineStore):
@@ -41,6 +46,7 @@ class RocksStore(OnlineStore):
         self._writable, self._kept, self._lock = writable, kept, threading.RLock()
         self._states: dict[str, Rdict] = {}
         self._added: dict[str, Rdict] = {}
+        self._looked: dict[str, float] = {}
         self._follows: list[tempfile.TemporaryDirectory[str]] = []
 
     @property
@@ -102,7 +108,9 @@ class RocksStore(OnlineStore):
                 self._remove_old_days()
                 self._added[day] = _opened_to_write(place)
             database, keys = self._added[day], list(records)
+            number = self._number(database) + 1
             batch = WriteBatch(raw_mode=True)
+            batch.put(_change(number), joined(keys))
             for key, before in zip(keys, _values(database, keys), strict=True):
                 batch.put(key, (before or b"") + records[key])
             database.write(batch)
@@ -115,25 +123,48 @@ class RocksStore(OnlineStore):
                 found = [(a or b"") + b if b else a for a, b in zip(found, of_day, strict=True)]
         return found
 
+    def changed(self, day: str, seen: int | None) -> tuple[int, list[bytes]]:
+        database = self._of_day(day)
+        if database is None:
+            return 0, []
+        number = self._number(database)
+        if seen is None or number == seen:
+            return number, []
+        found: list[bytes] = []
+        rows: Any = database.items(from_key=_change(seen + 1))
+        for key, value in rows:
+            if key > _change(number):
+                break
+            found += parted(value)
+        return number, found
+
+    def _number(self, database: Rdict) -> int:
+        """The number of the last append."""
+        last: Any = next(iter(database.keys(backwards=True, from_key=_change(2**64 - 1))), b"")
+        return int.from_bytes(last[len(_CHANGES) :], "big") if last.startswith(_CHANGES) else 0
+
     def _place_of(self, day: str) -> Path:
         return self._folder / "added" / day
 
     def _of_day(self, day: str) -> Rdict | None:
         """The records of a day as they are by now, None where nobody wrote any."""
-        place = self._place_of(day)
         with self._lock:
-            if day not in self._added:
-                if not (place / "CURRENT").exists():
-                    return None
+            if day in self._added and self._writable:
+                return self._added[day]
+            if time.monotonic() - self._looked.get(day, -_FOLLOW_S) < _FOLLOW_S:
+                return self._added.get(day)
+            self._looked[day] = time.monotonic()
+            place = self._place_of(day)
+            if day in self._added:
+                self._added[day].try_catch_up_with_primary()
+            elif (place / "CURRENT").exists():
                 if self._writable:
                     self._added[day] = _opened_to_write(place)
                 else:
                     self._follows.append(tempfile.TemporaryDirectory(prefix="recloop-online-"))
                     access = AccessType.secondary(self._follows[-1].name)
                     self._added[day] = Rdict(str(place), _options(), access_type=access)
-        if not self._writable:
-            self._added[day].try_catch_up_with_primary()
-        return self._added[day]
+            return self._added.get(day)
 
     def _remove_old_days(self) -> None:
         """Removes the records of days that all states hold. Only the process that writes them does it."""
@@ -150,6 +181,10 @@ class RocksStore(OnlineStore):
         for folder in self._follows:
             folder.cleanup()
         self._states, self._added, self._follows = {}, {}, []
+
+
+def _change(number: int) -> bytes:
+    return _CHANGES + number.to_bytes(8, "big")
 
 
 def _opened_to_write(place: Path) -> Rdict:

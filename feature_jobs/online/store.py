@@ -56,6 +56,10 @@ class Reading(Protocol):
     def added(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The records that came since, all of a key in one value."""
 
+    def changed(self, seen: Mapping[str, int]) -> tuple[dict[str, int], list[bytes]]:
+        """How often records were added, by day, and the keys of those after the `seen` ones; of a day that was never
+        seen none."""
+
 
 class OnlineStore(ABC):
     """A store of states and records, for one scenario."""
@@ -81,6 +85,10 @@ class OnlineStore(ABC):
         """The records of these days, those of one key in one value."""
 
     @abstractmethod
+    def changed(self, day: str, seen: int | None) -> tuple[int, list[bytes]]:
+        """How often records of a day were appended, and the keys of those after the `seen` ones; none for None."""
+
+    @abstractmethod
     def close(self) -> None:
         """Lets go of files and connections."""
 
@@ -92,6 +100,28 @@ def store_keys(facts: KeySetState, keys: Keys) -> list[bytes]:
     data = np.stack(words, axis=1).astype(">u8").tobytes()
     width = 8 * len(words)
     return [prefix + data[at : at + width] for at in range(0, len(data), width)]
+
+
+def keys_from_store(keys: Sequence[bytes], *, two_words: bool) -> Keys:
+    """The keys again."""
+    words = np.frombuffer(b"".join(keys), ">u8").astype(np.uint64).reshape(len(keys), -1)[:, 1:] ^ _SIGN
+    first, *second = np.ascontiguousarray(words.T).view(np.int64)
+    return Keys(first, second[0] if two_words else None)
+
+
+def joined(keys: Iterable[bytes]) -> bytes:
+    """Keys as one value, each after its length."""
+    return b"".join(bytes([len(key)]) + key for key in keys)
+
+
+def parted(value: bytes) -> list[bytes]:
+    """The keys of such a value."""
+    found, at = [], 0
+    while at < len(value):
+        end = at + 1 + value[at]
+        found.append(value[at + 1 : end])
+        at = end
+    return found
 
 
 def _ordered(word: Ints) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:

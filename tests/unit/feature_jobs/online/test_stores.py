@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from feature_jobs.errors import BadInputError, CorruptError, RetryLaterError
+from feature_jobs.online import rocks_store
 from feature_jobs.online.redis_store import RedisStore
 from feature_jobs.online.rocks_store import RocksStore
 from feature_jobs.online.store import OnlineStore, Pairs, State
@@ -173,6 +175,7 @@ def test_another_process_sees_records(tmp_path: Path) -> None:
         assert reader.appended(["2026-01-02"], [b"a"]) == [None]
         for number in range(3):
             writer.append("2026-01-02", {b"a": b"%d" % number})
+            time.sleep(2 * rocks_store._FOLLOW_S)
             assert reader.appended(["2026-01-02"], [b"a"]) == [b"".join(b"%d" % n for n in range(number + 1))]
         with pytest.raises(BadInputError, match="the process that appends opens it as writable"):
             reader.append("2026-01-02", {b"a": b"x"})
