@@ -76,6 +76,7 @@ def _usual_type(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
+@functools.cache
 def kind_of(kind: pa.DataType) -> str:
     """The type of a column of this Arrow type, as `feature_jobs.expressions.types` names it."""
     if pa.types.is_list(kind):

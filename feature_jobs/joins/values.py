@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.exact_columns import vector_column
+from feature_jobs.expressions.vectors import vector
 from feature_jobs.windows.keys import Bools, Ints
 
 _LARGEST = 2.0**63
@@ -84,8 +85,10 @@ def numbers(values: pa.Array, place: str) -> pa.Array:
     if not is_numeric(values):
         raise BadInputError(f"{place}: values of type {values.type} are not numbers; use kind: id or ids")
     whole = values.cast(pa.int64()) if pa.types.is_boolean(values.type) else values
-    found = whole.cast(pa.float64(), safe=False)
-    return pc.if_else(pc.is_finite(found), found, pa.scalar(None, pa.float64()))
+    found = whole if pa.types.is_float64(whole.type) else whole.cast(pa.float64(), safe=False)
+    numbers_N, known_N = vector(found)
+    finite_N = np.isfinite(numbers_N) & known_N
+    return found if finite_N.all() else pc.if_else(pa.array(finite_N), found, pa.scalar(None, pa.float64()))
 
 
 def fixed_point(values: pa.Array, decimals: int, place: str) -> Ints:

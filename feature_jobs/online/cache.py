@@ -75,10 +75,10 @@ class WindowCache:
         return Places(at_N, stale, rows[first_rows])
 
     def found(
-        self, places: Places, windows: SetWindows, content: Content, time: int
+        self, places: Places, windows: SetWindows, content: Content | None, time: int
     ) -> Iterable[tuple[Window, Mapping[str, Summary]]]:
         """The summaries of windows for the rows; `content` is that of the keys whose windows are not known."""
-        if len(places.stale):
+        if content is not None:
             read = dict(windows.of(content, None, time))
             for (window, name, column), (values, _) in self._columns.items():
                 values[places.stale] = read[window][name][column]

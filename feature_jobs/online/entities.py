@@ -95,6 +95,11 @@ class _Features:
 
 def _taken(first: pa.Array, then: pa.Array | None, num: int, at_N: Ints) -> pa.Array:
     """Values of `first`, and from position `num` on of `then`; null at -1."""
+    if len(at_N) == 1:  # a slice costs a tenth of what taking does
+        at = int(at_N[0])
+        if at < 0:
+            return pa.nulls(1, first.type)
+        return first[at : at + 1] if at < num or then is None else then[at - num : at - num + 1]
     is_later = at_N >= num
     if then is None or not is_later.any():
         return first.take(pa.array(at_N) if (at_N >= 0).all() else pa.array(at_N, mask=at_N < 0))

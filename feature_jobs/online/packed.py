@@ -40,6 +40,11 @@ class Packed:
     words: Ints
     offsets_K: Ints
 
+    @property
+    def num_keys(self) -> int:
+        """K."""
+        return len(self.offsets_K) - 1
+
     @staticmethod
     def of(values: Sequence[bytes]) -> Packed:
         """From the values of a store."""
@@ -104,26 +109,36 @@ class Shape:
 
     def unpack(self, packed: Packed) -> tuple[dict[str, Ints], dict[str, pa.ListArray]]:
         """Numbers and lists of the keys."""
-        begin_K, words = packed.offsets_K[:-1], packed.words
-        width = self._num_counts + len(self.numbers)
-        head_KN = words[begin_K[:, None] + np.arange(width)]
+        words, width = packed.words, self._num_counts + len(self.numbers)
+        begin_K = packed.offsets_K[:-1]
+        if is_one := packed.num_keys == 1:
+            head_KN = words[begin_K[0] : begin_K[0] + width][None]
+        else:
+            head_KN = words[begin_K[:, None] + np.arange(width)]
         numbers = {name: head_KN[:, self._num_counts + at] for at, name in enumerate(self.numbers)}
         begin_K = begin_K + width
+
+        def taken(num_K: Ints) -> Ints:
+            """The next words of each key."""
+            nonlocal begin_K
+            # The words of one key lie together: most requests ask for one user.
+            first, num = (int(begin_K[0]), int(num_K[0])) if is_one else (0, 0)
+            found = words[first : first + num] if is_one else words[expanded(begin_K, num_K)]
+            begin_K = begin_K + num_K
+            return found
+
         lists = {}
         for name, kind, place in self._parts:
             num_K = head_KN[:, place]
-            offsets = pa.array(prefix_sums(num_K), pa.int32())
-            elements = words[expanded(begin_K, num_K)]
-            begin_K = begin_K + num_K
+            offsets = pa.array(prefix_sums(num_K).astype(np.int32))
+            elements = taken(num_K)
             if kind == "int":
                 values = pa.array(elements)
             elif kind == "id":
-                values = pa.array(elements, mask=words[expanded(begin_K, num_K)] == 0)
-                begin_K = begin_K + num_K
+                values = pa.array(elements, mask=taken(num_K) == 0)
             else:
                 num_words_K = head_KN[:, place + 1]
-                values = _texts(elements, num_K, words[expanded(begin_K, num_words_K)], num_words_K)
-                begin_K = begin_K + num_words_K
+                values = _texts(elements, num_K, taken(num_words_K), num_words_K)
             lists[name] = pa.ListArray.from_arrays(offsets, values)
         return numbers, lists
 

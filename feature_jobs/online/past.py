@@ -58,15 +58,16 @@ class PastOfRequest:
                 read[name], codes[name] = _distinct(keys, known)
             else:
                 places[name] = cache.places(keys, known, time)
-                read[name] = keys.take(places[name].rows)
+                if len(places[name].rows):
+                    read[name] = keys.take(places[name].rows)
         contents = _contents(plans, reading, read, begin)
         self._found: dict[str, Iterable[tuple[Window, Mapping[str, Summary]]]] = {}
-        for name, content in contents.items():
-            plan = plans[name]
-            if plan.cache is None:
-                self._found[name] = plan.windows.of(content, codes[name], time)
+        for name in asked:
+            windows, cache = plans[name].windows, plans[name].cache
+            if cache is None:
+                self._found[name] = windows.of(contents[name], codes[name], time)
             else:
-                self._found[name] = plan.cache.found(places[name], plan.windows, content, time)
+                self._found[name] = cache.found(places[name], windows, contents.get(name), time)
 
     def found(
         self, one: KeySet, wanted: Mapping[Window, Wanted]
@@ -111,11 +112,12 @@ def _distinct(keys: Keys, known: Bools) -> tuple[Keys, Ints | None]:
 def _content(reader: StateReader, keys: Keys, state_U: Ints, packed: Packed, since: list[tuple[Ints, Rows]]) -> Content:
     """The content of the store for these keys."""
     numbers, lists = reader.shape.unpack(packed)
-    known = keys.take(np.flatnonzero(state_U >= 0))
+    known = keys if packed.num_keys == len(keys) else keys.take(np.flatnonzero(state_U >= 0))
     spans = [reader.whole_days(place, known, numbers, lists) for place in range(len(reader.spans))]
     of_state = reader.rows_of(known, lists)
-    num_U = np.zeros(len(keys), np.int64)
-    num_U[state_U >= 0] = np.diff(of_state.offsets)
+    num_U = np.diff(of_state.offsets)
+    if len(num_U) < len(keys):
+        num_U = np.where(state_U >= 0, np.append(num_U, 0)[state_U], 0)
     return Content(keys, rows_by_key(keys, [(num_U, of_state.rows), *since]), spans, state_U)
 
 

@@ -338,7 +338,7 @@ def typed(scenario: Scenario, name: str, column: Any, source: str | None = None)
         values = plain(column if isinstance(column, pa.Array) else pa.array(column))
         if values.type != wanted and not pa.types.is_null(values.type) and _kind(values.type) != _kind(wanted):
             raise BadInputError(f"{name}: {values.type} instead of {wanted}; give it in the type of the log")
-        values = values.cast(wanted)
+        values = values if values.type == wanted else values.cast(wanted)
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
         raise BadInputError(f"{name}: not {wanted} ({error}); give it in the type of the log") from None
     if pa.types.is_floating(wanted) and pc.any(pc.is_nan(values)).as_py():

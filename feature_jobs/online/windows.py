@@ -77,17 +77,18 @@ class SetWindows:
         the U keys, -1 for a row without key; None: row u asks with key u."""
         found: list[dict[str, Summary]] = [{} for _ in self.windows]
         num_keys = len(content.keys)
+        num_rows = num_keys if codes_N is None else len(codes_N)
         edges = self._edges(content.run, num_keys, time)
-        asking = np.arange(num_keys) if codes_N is None else codes_N
         for batch in self._batches:
-            summary = self._summary(batch, content, edges, asking)
+            summary = self._summary(batch, content, edges, codes_N)
             if len(batch.windows) == 1:
                 found[batch.windows[0]][batch.name] = summary
                 continue
             for number, at in enumerate(batch.windows):
-                own = slice(number * len(asking), (number + 1) * len(asking))
+                own = slice(number * num_rows, (number + 1) * num_rows)
                 found[at][batch.name] = {name: column[own] for name, column in summary.items()}
         if self._others:
+            asking = np.arange(num_keys) if codes_N is None else codes_N
             asked = Asked(_groups(content.keys, asking), np.full(len(asking), time))
             for at, window in enumerate(self.windows):
                 found[at] |= self._other(asked, content, at, window)
@@ -128,21 +129,23 @@ class SetWindows:
         found = run.first_from(np.arange(num_keys), np.concatenate(times))
         return np.split(found, len(times))
 
-    def _summary(self, batch: _Batch, content: Content, edges: tuple[Ints, Ints], asking: Ints) -> Summary:
+    def _summary(self, batch: _Batch, content: Content, edges: tuple[Ints, Ints], codes_N: Ints | None) -> Summary:
         """The summaries of an operation, those of one window after the other, for the rows that ask."""
         low, high = (edge[:, batch.windows].ravel() for edge in edges)
         rows = batch.operation.of_ranges(content.run.rows, low, high)
-        num_keys, num_windows = len(content.keys), len(batch.windows)
-        has = asking >= 0
-        places = np.where(has, asking + num_keys * np.arange(num_windows)[:, None], -1).ravel()
+        num_ranges = len(low) // 2
+        places = np.arange(num_ranges)
+        if codes_N is not None:
+            first_W = len(content.keys) * np.arange(len(batch.windows))[:, None]
+            places = np.where(codes_N >= 0, codes_N + first_W, -1).ravel()
         parts = [(rows, places)]
         tiles = [self._tile(content, batch, at) for at in batch.windows]
         if any(tile is not None for tile in tiles):
             whole, begins = _joined(tiles)
-            known = np.where(has, content.state_U[asking], -1) if num_keys else asking
-            at = np.where((known >= 0) & (begins >= 0), known + begins, -1).ravel()
-            parts.append((whole, at))
-        parts.append((rows, np.where(places >= 0, places + num_windows * num_keys, -1)))
+            state_N = content.state_U if codes_N is None else _at(content.state_U, codes_N)
+            parts.append((whole, np.where((state_N >= 0) & (begins >= 0), state_N + begins, -1).ravel()))
+        later = places + num_ranges
+        parts.append((rows, later if codes_N is None else np.where(places >= 0, later, -1)))
         return batch.operation.combine(parts)
 
     def _tile(self, content: Content, batch: _Batch, at: int) -> Summary | None:
@@ -171,6 +174,11 @@ class SetWindows:
             runs=runs,
             tiles=tiles,
         )
+
+
+def _at(values_U: Ints, codes_N: Ints) -> Ints:
+    """The values at these positions, -1 at -1."""
+    return np.append(values_U, -1)[codes_N]
 
 
 def _joined(tiles: list[Summary | None]) -> tuple[Summary, Ints]:

@@ -116,9 +116,10 @@ def keys_of(columns: list[pa.Array]) -> tuple[Keys, Bools]:
 
     Raises BadInputError for columns of another type.
     """
-    known = np.logical_and.reduce([np.asarray(column.is_valid()) for column in columns])
+    validities = [np.asarray(column.is_valid()) for column in columns if column.null_count]
+    known = np.logical_and.reduce(validities) if validities else np.ones(len(columns[0]), bool)
     if len(columns) == 1 and pa.types.is_int64(columns[0].type):
-        return Keys(np.asarray(columns[0].fill_null(0))), known
+        return Keys(np.asarray(columns[0].fill_null(0) if validities else columns[0])), known
     words = [word for column in columns for word in _words(column)]
     first, second = (_hash(words, seed).view(np.int64) for seed in _SEEDS)
     return Keys(first, second), known
