@@ -226,7 +226,8 @@ class RequestPath:
     def _of_side(self, side: _Side, rows: OnlineRows, reading: Reading, time: int) -> dict[str, pa.Array]:
         asked = {one.name: keys_that_ask(self.scenario, one, rows.evaluate) for one in side.trailing.key_sets}
         with self._lock:  # of the caches
-            self._forget_changed(reading)
+            if any(plan.cache for plan in side.plans.values()):
+                self._forget_changed(reading)
             past = PastOfRequest(side.plans, reading, asked, time=time, begin=self.facts.begin)
         found = side.same_row.columns(rows.evaluate) | side.trailing.columns(rows, past)[0]
         for entity, features in side.of_entities.items():

@@ -24,8 +24,10 @@ from feature_jobs.windows.rows import Column, Rows, Summary, as_arrow, prefix_su
 from feature_jobs.windows.runs import Run
 from feature_jobs.windows.tiles import Tile
 
-_OLD, _NEW, _WHOLE = 0, 1, TileId(0, 0)
-"""Names of the parts of a window for operations that need it whole."""
+_OLD, _NEW, _DAYS = 0, 1, 2
+"""The parts of a window: rows before its whole days, rows after them, and these."""
+_WHOLE = TileId(0, 0)
+"""The whole days as one tile."""
 
 
 @dataclass(frozen=True)
@@ -131,22 +133,30 @@ class SetWindows:
 
     def _summary(self, batch: _Batch, content: Content, edges: tuple[Ints, Ints], codes_N: Ints | None) -> Summary:
         """The summaries of an operation, those of one window after the other, for the rows that ask."""
-        low, high = (edge[:, batch.windows].ravel() for edge in edges)
-        rows = batch.operation.of_ranges(content.run.rows, low, high)
-        num_ranges = len(low) // 2
-        places = np.arange(num_ranges)
+        lows, highs = (edge[:, batch.windows] for edge in edges)
+        num_keys, num_windows = len(content.keys), len(batch.windows)
+        places = np.arange(num_windows * num_keys)
         if codes_N is not None:
-            first_W = len(content.keys) * np.arange(len(batch.windows))[:, None]
+            first_W = num_keys * np.arange(num_windows)[:, None]
             places = np.where(codes_N >= 0, codes_N + first_W, -1).ravel()
-        parts = [(rows, places)]
+        # Most keys have rows on one side of their whole days alone, or on none.
+        sides = [side for side in (_OLD, _NEW) if (highs[side] > lows[side]).any()]
+        parts: dict[int, tuple[Summary, Ints]] = {}
+        if sides:
+            rows = batch.operation.of_ranges(content.run.rows, lows[sides].ravel(), highs[sides].ravel())
+            later = places + num_windows * num_keys
+            parts[sides[0]] = rows, places
+            if len(sides) > 1:
+                parts[_NEW] = rows, later if codes_N is None else np.where(places >= 0, later, -1)
         tiles = [self._tile(content, batch, at) for at in batch.windows]
         if any(tile is not None for tile in tiles):
             whole, begins = _joined(tiles)
             state_N = content.state_U if codes_N is None else _at(content.state_U, codes_N)
-            parts.append((whole, np.where((state_N >= 0) & (begins >= 0), state_N + begins, -1).ravel()))
-        later = places + num_ranges
-        parts.append((rows, later if codes_N is None else np.where(places >= 0, later, -1)))
-        return batch.operation.combine(parts)
+            parts[_DAYS] = whole, np.where((state_N >= 0) & (begins >= 0), state_N + begins, -1).ravel()
+        if not parts:
+            parts[_NEW] = batch.operation.of_ranges(content.run.rows, lows[_NEW].ravel(), highs[_NEW].ravel()), places
+        ordered = [parts[part] for part in (_OLD, _DAYS, _NEW) if part in parts]
+        return ordered[0][0] if len(ordered) == 1 and sides and codes_N is None else batch.operation.combine(ordered)
 
     def _tile(self, content: Content, batch: _Batch, at: int) -> Summary | None:
         """The summaries of the whole days in a window, None where it holds none."""
