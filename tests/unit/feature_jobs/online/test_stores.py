@@ -119,6 +119,22 @@ def test_records_stay_in_order_while_states_change(opened: Opened) -> None:
     assert store.appended(days[1:], keys) == [b"later", None, None]
 
 
+def test_changed_keys_are_named_once(opened: Opened) -> None:
+    """A process that keeps what it read asks for them."""
+    store, day, long = opened(), "2026-01-02", b"k" * 24
+    assert store.changed(day, None) == store.changed(day, 0) == (0, [])
+    store.append(day, {b"a": b"1", long: b"2"})
+    store.append(day, {b"a": b"3"})
+    assert store.changed(day, 0) == (2, [b"a", long, b"a"])
+    assert store.changed(day, 1) == (2, [b"a"])
+    assert store.changed(day, 2) == store.changed(day, None) == (2, [])
+    store.close()
+    again = opened()
+    again.append(day, {b"b": b"4"})
+    assert again.changed(day, 2) == (3, [b"b"])
+    assert again.appended([day], [b"a", long]) == [b"13", b"2"]
+
+
 def test_a_corrected_day_removes_all_other_states(opened: Opened) -> None:
     """It may have been computed again without the rows of a user, see `recloop forget`."""
     store, corrected, key = opened(), State(SECOND.ds, "c" * 16), (7).to_bytes(8, "big")
