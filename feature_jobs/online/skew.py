@@ -18,6 +18,8 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.exact_columns import plain
 
 _MOST_EXAMPLES = 3
+_NAMING = {"key.event_time", "key.request"}
+"""Key columns of which at least one is needed: a user alone has many rows."""
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
@@ -44,12 +46,14 @@ class FeatureSkew:
 
 @dataclass(frozen=True)
 class Skew:
-    """All features; `only_online` and `only_offline` are rows that the other side does not have."""
+    """All features; `only_online` and `only_offline` are rows that the other side does not have, `alike` those that share
+    their keys with others, so that another of them may be meant."""
 
     features: tuple[FeatureSkew, ...]
     rows: int
     only_online: int
     only_offline: int
+    alike: int
 
     @property
     def unequal(self) -> list[FeatureSkew]:
@@ -60,28 +64,37 @@ class Skew:
 def skew(online: pa.Table, offline: pa.Table, features: Sequence[str], place: str) -> Skew:
     """Compares both tables on the rows whose key columns (`key.…`) they share. `place` is where `online` comes from.
 
-    Of rows with equal keys the first ones of both belong together, then the second ones. Raises BadInputError where the
-    tables share no key column, or one has another type, and where a feature is missing.
+    Of rows with equal keys the first ones of both belong together, then the second ones. NaN is null, and a number that
+    was logged as float32 is compared as one. Raises BadInputError where the tables share no key column that names a
+    moment or a request, or one has another type, and where a feature is missing.
     """
     keys = [name for name in online.column_names if name.startswith("key.") and name in offline.column_names]
-    if not keys:
+    if not _NAMING & set(keys):
         known = ", ".join(name for name in offline.column_names if name.startswith("key."))
-        raise BadInputError(f"{place}: has none of the key columns {known}; log with the features what names their row")
+        has = ", ".join(keys) or "none"
+        raise BadInputError(
+            f"{place}: of the key columns {known} it has {has}, which do not name a row; log key.event_time with the"
+            f" features"
+        )
     online, offline = online.combine_chunks(), offline.combine_chunks()
-    at_online, at_offline = _matched(online, offline, keys, place)
+    at_online, at_offline, alike = _matched(online, offline, keys, place)
     pairs = online.take(at_online), offline.take(at_offline)
     found = []
     for name in features:
         if name not in online.column_names:
             raise BadInputError(f"{place}: has no column {name}; log all features of the scenario")
-        values = [plain(table[name].combine_chunks()) for table in pairs]
+        values = [_usual(table[name].combine_chunks()) for table in pairs]
         found.append(_of_feature(name, values[0], values[1], pairs[1].select(keys)))
     num = len(at_online)
-    return Skew(tuple(found), num, online.num_rows - num, offline.num_rows - num)
+    return Skew(tuple(found), num, online.num_rows - num, offline.num_rows - num, alike)
 
 
-def _matched(online: pa.Table, offline: pa.Table, keys: list[str], place: str) -> tuple[pa.Array, pa.Array]:
-    """Positions of the rows that both have."""
+def _usual(values: pa.Array) -> pa.Array:
+    return values if pa.types.is_float32(values.type) else plain(values)
+
+
+def _matched(online: pa.Table, offline: pa.Table, keys: list[str], place: str) -> tuple[pa.Array, pa.Array, int]:
+    """Positions of the rows that both have, and the number of those of `online` that are not alone with their keys."""
     for name in keys:
         if online.schema.field(name).type != offline.schema.field(name).type:
             raise BadInputError(
@@ -91,7 +104,9 @@ def _matched(online: pa.Table, offline: pa.Table, keys: list[str], place: str) -
     sides = [_numbered(online, keys), _numbered(offline, keys)]
     names = [name for name in sides[0].column_names if name != "at"]
     joined = sides[0].join(sides[1].rename_columns([*names, "other"]), names, join_type="inner").sort_by("other")
-    return joined["at"].combine_chunks(), joined["other"].combine_chunks()
+    num_of_key = sides[0].group_by(names[:-1], use_threads=False).aggregate([("at", "count")])["at_count"]
+    alike = pc.sum(num_of_key.filter(pc.greater(num_of_key, 1))).as_py() or 0
+    return joined["at"].combine_chunks(), joined["other"].combine_chunks(), alike
 
 
 def _numbered(table: pa.Table, keys: list[str]) -> pa.Table:
@@ -113,6 +128,9 @@ def _numbered(table: pa.Table, keys: list[str]) -> pa.Table:
 
 
 def _of_feature(name: str, online: pa.Array, offline: pa.Array, keys: pa.Table) -> FeatureSkew:
+    if pa.types.is_float32(online.type) and pa.types.is_float64(offline.type):  # the network's own type
+        offline = offline.cast(pa.float32(), safe=False)
+    online, offline = (_without_nan(values) for values in (online, offline))
     has, had = (np.asarray(_is_known(values)) for values in (online, offline))
     same, distance = _compared(online, offline)
     both = has & had
@@ -126,6 +144,12 @@ def _of_feature(name: str, online: pa.Array, offline: pa.Array, keys: pa.Table) 
     largest = float(distance[different].max()) if distance is not None and different.any() else None
     counts = {"missing": int(missing.sum()), "extra": int(extra.sum()), "different": int(different.sum())}
     return FeatureSkew(name, len(online) - sum(counts.values()), **counts, largest=largest, rows=rows)
+
+
+def _without_nan(values: pa.Array) -> pa.Array:
+    if not pa.types.is_floating(values.type):
+        return values
+    return pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
 
 
 def _is_known(values: pa.Array) -> pa.Array:

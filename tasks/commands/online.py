@@ -52,6 +52,7 @@ def skew(context: Context, *, ds: str, requests: Path | None, most: int | None) 
     lines = [
         f"{found.rows:,} rows compared, {equal} of {len(found.features)} features equal on all of them",
         *([f"{found.only_online:,} rows are not in the samples"] if found.only_online else []),
+        *([f"{found.alike:,} rows share their keys with others and are paired in their order"] if found.alike else []),
         *(table(head, rows) if rows else []),
     ]
     context.show(asdict(found), "\n".join(lines))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -42,6 +44,19 @@ def test_rows_in_another_order_are_equal(samples: pa.Table) -> None:
     shuffled = samples.take(pa.array(np.random.default_rng(1).permutation(NUM)))
     found = skew(shuffled, samples, FEATURES, "log")
     assert (found.rows, found.only_online, found.only_offline, found.unequal) == (NUM, 0, 0, [])
+    assert found.alike == 0
+
+
+def test_a_log_in_the_network_s_own_type_is_equal(samples: pa.Table) -> None:
+    rate = pa.array(samples["rate"].to_numpy(), pa.float32())  # NaN where it is null
+    logged = samples.set_column(samples.column_names.index("rate"), "rate", rate)
+    assert rate.null_count == 0
+    assert skew(logged, samples, FEATURES, "log").unequal == []
+    changed = rate.to_numpy().copy()
+    changed[2_000] = np.nextafter(changed[2_000], np.float32(2))
+    logged = logged.set_column(samples.column_names.index("rate"), "rate", pa.array(changed))
+    [one] = skew(logged, samples, FEATURES, "log").unequal
+    assert (one.feature, one.different) == ("rate", 1)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +85,10 @@ def test_one_row_in_a_thousand_is_found(
 
 def test_rows_of_equal_keys_are_paired_in_their_order(samples: pa.Table) -> None:
     online = samples.drop_columns("key.event_row")  # of three rows with one time those without a user are alike
-    assert skew(online, samples, FEATURES, "log").unequal == []
+    found = skew(online, samples, FEATURES, "log")
+    named = Counter(zip(online["key.event_time"].to_pylist(), online["key.user"].to_pylist(), strict=True))
+    assert found.unequal == []
+    assert found.alike == sum(num for num in named.values() if num > 1) > 0
     [one] = skew(with_changed(online, "group", [2_501], "x"), samples, FEATURES, "log").unequal
     assert (one.feature, one.unequal) == ("group", 1)
 
@@ -81,8 +99,10 @@ def test_rows_that_one_side_lacks_are_counted(samples: pa.Table) -> None:
 
 
 def test_what_cannot_be_compared_is_refused(samples: pa.Table) -> None:
-    with pytest.raises(BadInputError, match=r"log: has none of the key columns key\.event_time, key\.event_row"):
+    with pytest.raises(BadInputError, match=r"of the key columns key\.event_time, .* it has none, which do not"):
         skew(samples.select(FEATURES), samples, FEATURES, "log")
+    with pytest.raises(BadInputError, match=r"it has key\.user, which do not name a row; log key\.event_time"):
+        skew(samples.select(["key.user", *FEATURES]), samples, FEATURES, "log")
     with pytest.raises(BadInputError, match="log: has no column group"):
         skew(samples.drop_columns("group"), samples, FEATURES, "log")
     with pytest.raises(BadInputError, match=r"key\.event_row is string, but int64 in the samples"):
