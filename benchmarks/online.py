@@ -8,8 +8,9 @@ server that runs already. Then, one after the other:
 
 - `read`: as many values of the store as a request of one user and the items asked for has keys, in one call; wall time.
 - `upserts`: rows of both key sets are added, a thousand at a time, while another state is loaded again and again.
-- `first_request`: all 26 features of one user and the items asked for, while most items were never asked for; `request`:
-  the same requests again; `user part`: with one item. CPU time of the process, which the load of the machine changes less.
+- `first_request`: all 26 features of one user and the items asked for, while most items were never asked for;
+  `request`: the same requests again; `user part`: with one item. CPU time of the process, which the load of the machine
+  changes less.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ class FeatureSkew:
 
 @dataclass(frozen=True)
 class Skew:
-    """All features; `only_online` and `only_offline` are rows that the other side does not have, `alike` those that share
-    their keys with others, so that another of them may be meant."""
+    """All features; `only_online` and `only_offline` are rows that the other side does not have, `alike` those that
+    share their keys with others, so that another of them may be meant."""
 
     features: tuple[FeatureSkew, ...]
     rows: int
