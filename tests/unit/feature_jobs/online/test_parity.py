@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime
 import math
+import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -102,6 +104,36 @@ def test_every_operation(tmp_path_factory: pytest.TempPathFactory, events: list[
         folder = folder_of(root, ds, own, entities_of(rows=sorted(set(rows))))
         carried.add(scenario, ds, folder)
     assert_equal(scenario, replayed(scenario, carried, ds, folder), carried.samples(scenario, ds, folder))
+
+
+@pytest.mark.slow
+def test_many_fuzzed_rows(tmp_path: Path) -> None:
+    """Every operation on a day of many keys, odd values and equal times: RECLOOP_PARITY_ROWS rows."""
+    num = int(os.environ.get("RECLOOP_PARITY_ROWS", "150"))
+    random = np.random.default_rng(num)
+    features = {**CHANGES["features"], **operations.OPERATIONS, **OF_ENTITIES}
+    changes = {
+        "evaluate": {},
+        "features": features,
+        "data.days": {"first": operations.DAYS[0], "last": operations.DAYS[-1]},
+        "join": {"lookback_days": operations.LOOKBACK, "label_delay_s": DELAY_S},
+    }
+    scenario, carried = scenario_in(tmp_path, {**CHANGES, **changes}), Carried(tmp_path)
+    ratings, tags = [None, 3.0, 4.25, 5.0, -2.5, 0.1, 1e5], [None, "a", "b", "c", "ß∂ 長い"]
+    for day, ds in enumerate(operations.DAYS):
+        begin, of_day = (1 + day) * DAY_S, num if ds == operations.DAYS[-1] else num // 4
+        seconds = np.sort(random.integers(0, DAY_S // 7, of_day)) * 7  # several events have one time
+        users, items = (1 + random.zipf(1.3, of_day) % most for most in (max(num // 10, 3), max(num // 30, 2)))
+        own = [
+            Event(begin + int(second), int(user), int(item), random.choice(ratings), random.choice(tags))
+            for second, user, item in zip(seconds, users, items, strict=True)
+        ]
+        rows = [(int(u), begin - int(random.integers(DAY_S)), int(random.integers(9))) for u in set(users[::5])]
+        folder = folder_of(tmp_path, ds, own, entities_of(rows=sorted(set(rows))))
+        carried.add(scenario, ds, folder)
+    found, samples = replayed(scenario, carried, ds, folder), carried.samples(scenario, ds, folder)
+    assert found.num_rows == num
+    assert_equal(scenario, found, samples)
 
 
 @pytest.mark.slow
