@@ -62,7 +62,7 @@ def _set_path(document: Any, dotted: str, value: Any) -> None:
             raise BadInputError(f"config path {dotted}: {key} holds no fields; name a path of the scenario")
     if value is None and parents == ["features"]:
         if leaf not in node:
-            raise BadInputError(f"config path {dotted}: no feature {leaf} to leave out; name one of the scenario")
+            raise BadInputError(f"config path {dotted}: there is no feature {leaf} to leave out; name one of the scenario")
         del node[leaf]
     else:
         node[leaf] = value

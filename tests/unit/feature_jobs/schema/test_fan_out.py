@@ -158,5 +158,5 @@ def test_a_feature_is_left_out_by_a_setting(tmp_path: Path) -> None:
         tmp_path, {"features": {"user": {"kind": "id"}, "seen": {"kind": "count", "by": [["user"], ["item"]]}}}
     ).file
     assert list(load_scenario(file, overrides={"features.user_seen": None}).features) == ["user", "item_seen"]
-    with pytest.raises(BadInputError, match="no feature itm_seen to leave out"):
+    with pytest.raises(BadInputError, match="there is no feature itm_seen to leave out"):
         load_scenario(file, overrides={"features.itm_seen": None})
