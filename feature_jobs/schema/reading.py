@@ -24,8 +24,7 @@ def load_scenario(
     """Reads and checks a scenario.
 
     `data` replaces `data.path`; a relative path in the file is relative to the file. `overrides` are config paths
-    and values, `{"train.learning_rate": 0.01}`, applied before the check: any path that the file could hold works, and
-    `{"features.age": None}` leaves a feature out.
+    and values, `{"train.learning_rate": 0.01}`, applied before the check: any path that the file could hold works.
 
     Raises BadInputError with a line for each problem.
     """
@@ -60,9 +59,4 @@ def _set_path(document: Any, dotted: str, value: Any) -> None:
         node = node.setdefault(key, {}) if isinstance(node, dict) else None
         if not isinstance(node, dict):
             raise BadInputError(f"config path {dotted}: {key} holds no fields; name a path of the scenario")
-    if value is None and parents == ["features"]:
-        if leaf not in node:
-            raise BadInputError(f"config path {dotted}: there is no feature {leaf} to leave out; name one of the scenario")
-        del node[leaf]
-    else:
-        node[leaf] = value
+    node[leaf] = value

@@ -151,12 +151,3 @@ def test_the_rates_of_kuairand_take_few_lines() -> None:
     ]
     assert sum(name.endswith("_rate") for name in load_scenario(file).features) == 29
     assert len(lines) < 15
-
-
-def test_a_feature_is_left_out_by_a_setting(tmp_path: Path) -> None:
-    file = scenario_in(
-        tmp_path, {"features": {"user": {"kind": "id"}, "seen": {"kind": "count", "by": [["user"], ["item"]]}}}
-    ).file
-    assert list(load_scenario(file, overrides={"features.user_seen": None}).features) == ["user", "item_seen"]
-    with pytest.raises(BadInputError, match="there is no feature itm_seen to leave out"):
-        load_scenario(file, overrides={"features.itm_seen": None})
