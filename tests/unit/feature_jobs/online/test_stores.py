@@ -75,7 +75,7 @@ def test_a_state_is_read_after_its_load_alone(opened: Opened) -> None:
 
 
 @pytest.mark.parametrize("opened", ["rocks", "redis"], indirect=True)
-def test_a_load_that_is_killed_leaves_the_state_before(opened: Opened) -> None:
+def test_a_load_that_is_killed_leaves_the_state_before(opened: Opened, tmp_path: Path) -> None:
     store = opened()
     store.load(FIRST, pairs(b"1"))
 
@@ -92,6 +92,7 @@ def test_a_load_that_is_killed_leaves_the_state_before(opened: Opened) -> None:
     assert store.get(FIRST, [key]) == [b"1" + key]
     store.load(SECOND, pairs(b"2"))
     assert store.get(SECOND, [key, (2_999).to_bytes(8, "big")]) == [b"2" + key, b"2" + (2_999).to_bytes(8, "big")]
+    assert not list(tmp_path.glob("shop/states/half-*"))
 
 
 def test_records_stay_in_order_while_states_change(opened: Opened) -> None:
@@ -129,6 +130,26 @@ def test_a_corrected_day_removes_all_other_states(opened: Opened) -> None:
     for gone in (FIRST, SECOND):
         with pytest.raises(BadInputError, match="was removed"):
             other.get(gone, [key])
+
+
+def test_one_state_alone_is_kept(opened: Opened) -> None:
+    store, other, key = opened(), opened(), (7).to_bytes(8, "big")
+    for state in (FIRST, SECOND):
+        store.load(state, pairs(b"1"))
+        store.append(state.ds, {b"a": b"x"})
+    other.keep_only(FIRST)
+    reader = opened()
+    assert reader.get(FIRST, [key]) == [b"1" + key]
+    with pytest.raises(BadInputError, match="was removed"):
+        reader.get(SECOND, [key])
+    assert reader.appended([SECOND.ds], [b"a"]) == [b"x"]
+    store.keep_only(FIRST)  # of the process that writes records
+    assert opened().appended([FIRST.ds], [b"a"]) == [None]
+    store.keep_only(None)
+    assert store.current() is None
+    with pytest.raises(BadInputError, match="was removed"):
+        store.get(FIRST, [key])
+    assert store.appended([FIRST.ds, SECOND.ds], [b"a"]) == [None]
 
 
 def test_threads_lose_no_record(opened: Opened) -> None:
