@@ -103,12 +103,16 @@ class RocksStore(OnlineStore):
             self._remove_days(state.ds if state else "9999-12-31")
 
     def get(self, state: State, keys: Sequence[bytes]) -> list[bytes | None]:
-        if state.name not in self._states:
-            place = self._states_folder / state.name
-            if not place.exists():
-                raise BadInputError(f"{place}: this state was removed; ask the store for the current one")
-            self._states[state.name] = Rdict(str(place), _options(), access_type=AccessType.read_only(False))
-        return _values(self._states[state.name], keys)
+        place = self._states_folder / state.name
+        if state.name not in self._states and not place.exists():
+            raise BadInputError(f"{place}: this state was removed; ask the store for the current one")
+        try:
+            if state.name not in self._states:
+                self._states[state.name] = Rdict(str(place), _options(), access_type=AccessType.read_only(False))
+            return _values(self._states[state.name], keys)
+        except Exception as error:  # the library has no other class for a damaged file
+            what = " ".join(str(error).split())
+            raise CorruptError(f"{place}: {what}; remove it and load it again: recloop materialize") from None
 
     def append(self, day: str, records: Mapping[bytes, bytes]) -> None:
         if not self._writable:

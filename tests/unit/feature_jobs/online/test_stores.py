@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -184,6 +185,22 @@ def test_a_damaged_state_is_loaded_again(tmp_path: Path) -> None:
         one.append("2026-01-02", {b"a": b"x"})
         with pytest.raises(RetryLaterError, match="only one process may add rows"):
             other.append("2026-01-02", {b"a": b"x"})
+
+
+def test_a_damaged_file_of_a_state_is_named(tmp_path: Path) -> None:
+    place = tmp_path / "shop/states" / FIRST.name
+    for damaged in range(2):
+        with closing(RocksStore(tmp_path, "shop")) as store:
+            store.load(FIRST, pairs(b"1"))
+        (file,) = place.glob("*.sst")
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-9] if damaged else bytes(100) + whole[100:])
+        with (
+            closing(RocksStore(tmp_path, "shop")) as store,
+            pytest.raises(CorruptError, match=f"{FIRST.name}: Corruption.*remove it and load it again"),
+        ):
+            store.get(FIRST, [(0).to_bytes(8, "big")])
+        shutil.rmtree(place)
 
 
 def test_another_process_sees_records(tmp_path: Path) -> None:
