@@ -34,7 +34,7 @@ class RedisStore(OnlineStore):
         self._prefix = f"recloop:{name}:".encode()
         try:
             parts = urlsplit(url)
-            self._place = f"{parts.scheme}://{parts.hostname}:{parts.port or 6379}"  # without a password
+            self._place = f"{parts.scheme}://{parts.hostname or 'localhost'}:{parts.port or 6379}"  # without a password
             self._redis: Any = redis.Redis.from_url(url, password=password, socket_timeout=10, socket_connect_timeout=5)
         except (ValueError, TypeError) as error:
             raise BadInputError(f"online.store: {error}; give redis://HOST:PORT/DB") from None

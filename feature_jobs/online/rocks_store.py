@@ -9,6 +9,7 @@ NAME/added/DAY/         the records of a day; one process writes it, others foll
 from __future__ import annotations
 
 import contextlib
+import errno
 import shutil
 import tempfile
 import threading
@@ -51,7 +52,8 @@ class RocksStore(OnlineStore):
 
     def current(self) -> State | None:
         try:
-            name = (self._folder / "current").read_text(encoding="ascii").strip()
+            with self._usable():
+                name = (self._folder / "current").read_text(encoding="ascii", errors="replace").strip()
         except FileNotFoundError:
             return None
         return State.named(name, str(self._folder / "current"))
@@ -78,9 +80,20 @@ class RocksStore(OnlineStore):
     @contextlib.contextmanager
     def _loading(self) -> Iterator[None]:
         """One process at a time, so that unfinished states which another one finds were left by a kill."""
-        self._states_folder.mkdir(parents=True, exist_ok=True)
+        with self._usable(errno.ENOENT):  # of /proc
+            self._states_folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self._folder / "load.lock"):
             yield
+
+    @contextlib.contextmanager
+    def _usable(self, *more: int) -> Iterator[None]:
+        """Paths where nothing can be become BadInputError; other errors of the disk have their remedies elsewhere."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, *more):
+                raise
+            raise BadInputError(f"online.store: {error.filename}: {error.strerror}; choose another folder") from None
 
     def _old(self, state: State) -> list[Path]:
         """States that are neither current nor the last ones before it; of a corrected day all others."""

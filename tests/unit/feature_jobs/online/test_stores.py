@@ -235,6 +235,10 @@ def test_faults_are_named(tmp_path: Path, redis_port: int) -> None:
         pytest.raises(CorruptError, match=r"etc' is not a state"),
     ):
         store.current()
+    (tmp_path / "loop").symlink_to("loop")
+    for folder in (tmp_path / "loop", tmp_path / ("x" * 300), Path("/proc/none")):
+        with pytest.raises(BadInputError, match=r"online\.store: .*; choose another folder"):
+            RocksStore(folder, "shop").load(FIRST, pairs(b"1"))
     calls: list[tuple[str, str | None]] = [
         (f"redis://user:{PASSWORD}@127.0.0.1:1/0", None),
         (f"redis://127.0.0.1:{redis_port}/0", "wrong"),
