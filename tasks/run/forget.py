@@ -135,8 +135,9 @@ def _days_that_hold(scenario: Scenario, store: ScenarioStore, users: Users) -> _
 
     Days that rows were left out of since do not count: gc erases them.
     """
-    held = _Held()
-    for commit in store.commits():
+    held, commits = _Held(), store.commits()
+    newest = {(commit.ds, commit.step): commit.generation for commit in commits}
+    for commit in commits:
         declared = STEPS.get(commit.step)
         if not declared or not declared.forgetting or store.is_collected(commit):
             continue
@@ -147,7 +148,7 @@ def _days_that_hold(scenario: Scenario, store: ScenarioStore, users: Users) -> _
         held.ids |= found.ids
         held.elsewhere = dict(Counter(held.elsewhere) + Counter(found.elsewhere))
         if found.rows:
-            is_shown = declared.name in ORIGINS and store.generation_of(commit.ds) == commit.generation
+            is_shown = declared.name in ORIGINS and newest[commit.ds, commit.step] == commit.generation
             held.rows[commit.ds] = held.rows.get(commit.ds, 0) + (found.rows if is_shown else 0)
     return held
 
@@ -193,10 +194,11 @@ def _steps_again(scenario: Scenario, store: ScenarioStore, days: list[str], begi
             if (ds in begins) if name in ORIGINS else _reads_changed(scenario, store, STEPS[name], ds, changed):
                 changed.add((name, ds))
     seconds: dict[str, dict[str, float]] = defaultdict(dict)
+    newest = {(commit.step, commit.ds): commit for commit in store.commits()}  # of a later generation, if it is there
     for name, ds in changed:
         seconds[name][ds] = 0.0
         with contextlib.suppress(CorruptError):  # of a record that only times and metrics are in
-            commit = store.find(name, ds)
+            commit = newest.get((name, ds))
             seconds[name][ds] = sum(store.run_record(commit).get("seconds", {}).values()) if commit else 0.0
     return {
         name: {"days": len(seconds[name]), "seconds": round(sum(seconds[name].values()), 1)}
