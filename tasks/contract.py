@@ -128,7 +128,8 @@ class Step:
     name the output, so that a day can hold several: with other values the step is not done yet. `shows` describes a
     committed folder to a person at a terminal, who may copy commands with the given options. `after` is called by the
     command with the scenario and the committed folder: it does work that a step may not do, because a step writes only
-    its output.
+    its output. `keep_only` is called after rows of users were left out of days, with the newest committed folder or
+    None: it removes what `after` has made elsewhere of other folders.
 
     `daily` steps make up the daily DAG. A step says no by raising GateError after it wrote its output. Then `on_no`
     `fail` stops the day and keeps the output aside, uncommitted; `skip` commits the output with the refusal in its
@@ -159,6 +160,7 @@ class Step:
     variants: tuple[str, ...] = ()
     shows: Callable[[Path, str], list[str | Table]] | None = None
     after: Callable[[Scenario, Path], None] | None = None
+    keep_only: Callable[[Scenario, Path | None], None] | None = None
     image: str = "step"
     resources: Resources = Resources()
     timeout_s: int = 3600

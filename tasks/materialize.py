@@ -41,6 +41,18 @@ def _load(scenario: Scenario, folder: Path) -> None:
         load(folder, store)
 
 
+def _keep_only(scenario: Scenario, folder: Path | None) -> None:
+    """Leaves this state alone in the online store, also where it had a later one."""
+    from feature_jobs.online.materialize import load, state_in
+    from feature_jobs.online.opening import store_of
+
+    with closing(store_of(scenario)) as store:
+        state = None if folder is None else state_in(folder)
+        if folder is not None and store.current() != state:
+            load(folder, store)
+        store.keep_only(state)
+
+
 @step(
     reads={
         "summaries": Input(),
@@ -53,6 +65,7 @@ def _load(scenario: Scenario, folder: Path) -> None:
     resources=Resources(cpus=2, memory_gib=8),
     needs="online",
     after=_load,
+    keep_only=_keep_only,
 )
 def materialize(
     config: DayConfig, *, summaries: Path, past: Mapping[str, Path], carried: Mapping[str, Path], online: Path

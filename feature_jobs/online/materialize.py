@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from typing_extensions import TypedDict
 
-from feature_jobs.control_records import read_record
+from feature_jobs.control_records import read_record_file
 from feature_jobs.errors import BadInputError
 from feature_jobs.joins.entities import Newest, newest_rows
 from feature_jobs.joins.rules import summarized_expressions
@@ -126,8 +126,11 @@ def materialize_day(
 
 
 def read_state(folder: Path) -> StateFacts:
-    """state.json of a folder. Raises CorruptError where it is none."""
-    return read_record((folder / STATE_FILE).read_bytes(), StateFacts, str(folder / STATE_FILE), _REMEDY)
+    """state.json of a folder. Raises CorruptError where it is none, BadInputError where it is missing."""
+    try:
+        return read_record_file(folder / STATE_FILE, StateFacts, _REMEDY)
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadInputError(f"{folder}: has no {STATE_FILE}; give a folder that materialize has committed") from None
 
 
 def online_facts(folder: Path) -> OnlineFacts:

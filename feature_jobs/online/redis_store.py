@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -37,7 +37,7 @@ class RedisStore(OnlineStore):
         self._prefix = f"recloop:{name}:".encode()
         try:
             parts = urlsplit(url)
-            self._place = f"{parts.scheme}://{parts.hostname}:{parts.port or 6379}"  # without a password
+            self._place = f"{parts.scheme}://{parts.hostname or 'localhost'}:{parts.port or 6379}"  # without a password
             self._redis: Any = redis.Redis.from_url(url, password=password, socket_timeout=10, socket_connect_timeout=5)
         except (ValueError, TypeError) as error:
             raise BadInputError(f"online.store: {error}; give redis://HOST:PORT/DB") from None
@@ -68,13 +68,20 @@ class RedisStore(OnlineStore):
             self._redis.set(own + _WHOLE, b"1", ex=EXPIRE_S)
             self._redis.set(self._prefix + b"current", state.name)
             if former is not None and former.ds == state.ds and former != state:
-                self._remove_others(own)
+                self._remove(b"state:", lambda key: not key.startswith(own))
 
-    def _remove_others(self, own: bytes) -> None:
-        """Removes all states but one: a corrected day may have been computed without rows that must go."""
-        old = (
-            key for key in self._redis.scan_iter(self._prefix + b"state:*", count=_AT_ONCE) if not key.startswith(own)
-        )
+    def keep_only(self, state: State | None) -> None:
+        own = self._of_state(state) if state else None
+        day = len(self._prefix + b"added:")
+        with self._reached():
+            if state is None:
+                self._redis.delete(self._prefix + b"current")
+            self._remove(b"state:", lambda key: own is None or not key.startswith(own))
+            self._remove(b"added:", lambda key: state is None or key[day : day + 10] <= state.ds.encode())
+
+    def _remove(self, kind: bytes, is_old: Callable[[bytes], bool]) -> None:
+        """Removes keys; each is looked at, so a removal that was killed is finished by the next one."""
+        old = filter(is_old, self._redis.scan_iter(self._prefix + kind + b"*", count=_AT_ONCE))
         while some := list(itertools.islice(old, _AT_ONCE)):
             self._redis.unlink(*some)
 

@@ -1,6 +1,7 @@
 """The online store in a folder of this machine: RocksDB, in the processes that read and write it.
 
 NAME/current            the name of the state that is read
+NAME/load.lock          held while a process loads or removes states
 NAME/states/STATE/      a database that is never written again
 NAME/added/DAY/         the records of a day; one process writes it, others follow it
 """
@@ -8,15 +9,16 @@ NAME/added/DAY/         the records of a day; one process writes it, others foll
 from __future__ import annotations
 
 import contextlib
-import os
+import errno
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from rocksdict import (
     AccessType,
     BlockBasedOptions,
@@ -36,6 +38,7 @@ _FOLLOW_S = 0.02
 """How often a process that only reads looks for what the writing one added: a look costs about a millisecond."""
 _CHANGES = bytes(8)
 """The keys of each append, by its number, begin with it; no layout does."""
+_HALF = "half-"
 
 
 class RocksStore(OnlineStore):
@@ -55,47 +58,80 @@ class RocksStore(OnlineStore):
 
     def current(self) -> State | None:
         try:
-            name = (self._folder / "current").read_text(encoding="ascii").strip()
+            with self._usable():
+                name = (self._folder / "current").read_text(encoding="ascii", errors="replace").strip()
         except FileNotFoundError:
             return None
         return State.named(name, str(self._folder / "current"))
 
     def load(self, state: State, pairs: Iterable[Pairs]) -> None:
-        states = self._states_folder
-        states.mkdir(parents=True, exist_ok=True)
-        place = states / state.name
-        if not _opens(place):
-            with tempfile.TemporaryDirectory(dir=states, prefix="half-") as scratch:
-                _fill(Path(scratch, "db"), Path(scratch), pairs)
-                if place.exists() and not _opens(place):
-                    place.rename(Path(scratch, "damaged"))
-                with contextlib.suppress(OSError):  # another process loaded the same state meanwhile
-                    Path(scratch, "db").rename(place)
+        place = self._states_folder / state.name
+        with self._loading():
+            self._remove_states(self._states_folder.glob(f"{_HALF}*"))  # of loads that were killed
             if not _opens(place):
-                raise CorruptError(
-                    f"{place}: the state was written, but does not open; free the disk and load it again"
-                )
-        pointer = self._folder / f".current-{os.getpid()}"
-        pointer.write_text(state.name, encoding="ascii")
-        pointer.replace(self._folder / "current")
-        self._remove_old(state)
+                with tempfile.TemporaryDirectory(dir=self._states_folder, prefix=_HALF) as scratch:
+                    _fill(Path(scratch, "db"), Path(scratch), pairs)
+                    if place.exists():
+                        place.rename(Path(scratch, "damaged"))
+                    Path(scratch, "db").rename(place)
+                if not _opens(place):
+                    raise CorruptError(
+                        f"{place}: the state was written, but does not open; free the disk and load it again"
+                    )
+            pointer = self._folder / ".current"
+            pointer.write_text(state.name, encoding="ascii")
+            pointer.replace(self._folder / "current")
+            self._remove_states(self._old(state))
 
-    def _remove_old(self, state: State) -> None:
-        """Removes states that are neither current nor the last ones before it; of a corrected day all others."""
+    @contextlib.contextmanager
+    def _loading(self) -> Iterator[None]:
+        """One process at a time, so that unfinished states which another one finds were left by a kill."""
+        with self._usable(errno.ENOENT):  # of /proc
+            self._states_folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self._folder / "load.lock"):
+            yield
+
+    @contextlib.contextmanager
+    def _usable(self, *more: int) -> Iterator[None]:
+        """Paths where nothing can be become BadInputError; other errors of the disk have their remedies elsewhere."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, *more):
+                raise
+            raise BadInputError(f"online.store: {error.filename}: {error.strerror}; choose another folder") from None
+
+    def _old(self, state: State) -> list[Path]:
+        """States that are neither current nor the last ones before it; of a corrected day all others."""
         others = [path for path in sorted(self._states_folder.glob("????-??-??-*")) if path.name != state.name]
         is_corrected = any(path.name.startswith(state.ds) for path in others)
-        for path in others if is_corrected else others[: max(len(others) - self._kept + 1, 0)]:
-            if database := self._states.pop(path.name, None):
+        return others if is_corrected else others[: max(len(others) - self._kept + 1, 0)]
+
+    def _remove_states(self, places: Iterable[Path]) -> None:
+        for place in list(places):
+            if database := self._states.pop(place.name, None):
                 database.close()
-            shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(place, ignore_errors=True)
+
+    def keep_only(self, state: State | None) -> None:
+        with self._loading():
+            if state is None:
+                (self._folder / "current").unlink(missing_ok=True)
+            name = state.name if state else ""
+            self._remove_states(path for path in self._states_folder.iterdir() if path.name != name)
+            self._remove_days(state.ds if state else "9999-12-31")
 
     def get(self, state: State, keys: Sequence[bytes]) -> list[bytes | None]:
-        if state.name not in self._states:
-            place = self._states_folder / state.name
-            if not place.exists():
-                raise BadInputError(f"{place}: this state was removed; ask the store for the current one")
-            self._states[state.name] = Rdict(str(place), _options(), access_type=AccessType.read_only(False))
-        return _values(self._states[state.name], keys)
+        place = self._states_folder / state.name
+        if state.name not in self._states and not place.exists():
+            raise BadInputError(f"{place}: this state was removed; ask the store for the current one")
+        try:
+            if state.name not in self._states:
+                self._states[state.name] = Rdict(str(place), _options(), access_type=AccessType.read_only(False))
+            return _values(self._states[state.name], keys)
+        except Exception as error:  # the library has no other class for a damaged file
+            what = " ".join(str(error).split())
+            raise CorruptError(f"{place}: {what}; remove it and load it again: recloop materialize") from None
 
     def append(self, day: str, records: Mapping[bytes, bytes]) -> None:
         if not self._writable:
@@ -105,7 +141,9 @@ class RocksStore(OnlineStore):
             if day not in self._added:
                 place = self._place_of(day)
                 place.parent.mkdir(parents=True, exist_ok=True)
-                self._remove_old_days()
+                self._remove_days(
+                    min((path.name[:10] for path in self._states_folder.glob("????-??-??-*")), default="")
+                )
                 self._added[day] = _opened_to_write(place)
             database, keys = self._added[day], list(records)
             number = self._number(database) + 1
@@ -166,14 +204,15 @@ class RocksStore(OnlineStore):
                     self._added[day] = Rdict(str(place), _options(), access_type=access)
             return self._added.get(day)
 
-    def _remove_old_days(self) -> None:
-        """Removes the records of days that all states hold. Only the process that writes them does it."""
-        oldest = min((path.name[:10] for path in self._states_folder.glob("????-??-??-*")), default="")
+    def _remove_days(self, last: str) -> None:
+        """Removes the records of days up to the last one, but for those that another process has open to write."""
         for path in (self._folder / "added").glob("????-??-??"):
-            if path.name <= oldest:
-                if database := self._added.pop(path.name, None):
-                    database.close()
-                shutil.rmtree(path, ignore_errors=True)
+            if path.name <= last:
+                with self._lock, contextlib.suppress(RetryLaterError):
+                    if database := self._added.pop(path.name, None):
+                        database.close()
+                    _opened_to_write(path).close()
+                    shutil.rmtree(path, ignore_errors=True)
 
     def close(self) -> None:
         for database in (*self._states.values(), *self._added.values()):

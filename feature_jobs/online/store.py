@@ -73,6 +73,11 @@ class OnlineStore(ABC):
         """Writes a state and then makes it the current one. Stretches of pairs come in the order of their keys."""
 
     @abstractmethod
+    def keep_only(self, state: State | None) -> None:
+        """Removes all other states, also unfinished ones, and the records up to the state's day; without a state all
+        that is there."""
+
+    @abstractmethod
     def get(self, state: State, keys: Sequence[bytes]) -> list[bytes | None]:
         """Values of a loaded state."""
 

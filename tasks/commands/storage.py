@@ -95,7 +95,7 @@ def forget(
     """
     from feature_jobs.sources.user_ids import users_of
     from tasks.commands.days import run_days
-    from tasks.run.erase import erase_from_registry
+    from tasks.run.erase import erase_from_registry, keep_newest_alone
     from tasks.run.forget import begin_forgetting, cost_of
     from tasks.run.modes import launcher_of
 
@@ -117,6 +117,7 @@ def forget(
         ended = run_days(context, begun.days, launcher)
         if ended.error is not None:
             raise ended.error
+    keep_newest_alone(context.scenario, context.store)
     erased = erase_from_registry(context.scenario, context.store)
     lines = [
         f"deleted in MLflow: {len(erased.versions)} versions, {erased.runs} runs",
@@ -174,7 +175,8 @@ def _days_lines(context: Context, cost: Cost) -> list[str]:
     ]
     if cost.from_source:
         lines.append(
-            f"read again from the source: {counted(len(cost.from_source), 'day')}, whose events gc has deleted"
+            f"read again from the source: {counted(len(cost.from_source), 'day')}, whose events gc has deleted or"
+            " a replay has not read again yet"
         )
     if cost.aside:
         lines.append(f"deleted at once, because they hold rows of these days: {', '.join(cost.aside)}")

@@ -1,4 +1,4 @@
-"""Erases from MLflow what days still say there of users that were forgotten."""
+"""Erases outside the store what days still say there of users that were forgotten: MLflow, the online store."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from feature_jobs.schema import Scenario
 from tasks.run.collect import LINK_STEPS
+from tasks.steps import STEPS
 from tasks.store.champion_log import ChampionLog
 from tasks.store.forgotten import is_forgotten
 from tasks.store.keys import record_key
@@ -19,6 +20,19 @@ class Erased:
     versions: list[str]
     runs: int
     serves: str | None
+
+
+def keep_newest_alone(scenario: Scenario, store: ScenarioStore) -> None:
+    """Removes what steps have made elsewhere of their outputs, except of the newest one."""
+    if not any(generation.forgets for generation in store.generations()):
+        return
+    shown = [c for c in store.commits() if store.generation_of(c.ds) == c.generation and not store.is_collected(c)]
+    for name, declared in STEPS.items():
+        if declared.keep_only is not None and declared.has_work(scenario):
+            newest = max((commit for commit in shown if commit.step == name), key=lambda c: c.ds, default=None)
+            if newest is not None:
+                store.verify(newest)
+            declared.keep_only(scenario, newest.folder if newest else None)
 
 
 def erase_from_registry(scenario: Scenario, store: ScenarioStore) -> Erased:

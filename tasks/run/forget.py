@@ -24,7 +24,7 @@ from tasks.contract import DayConfig, Forgetting, Metrics, Step
 from tasks.run.collect import LINK_STEPS, size_of
 from tasks.run.inputs import flat, resolve_inputs
 from tasks.run.launchers import Call, Launcher
-from tasks.run.replay import Replay, deleted_input, in_view, is_unfinished
+from tasks.run.replay import Replay, deleted_input, is_unfinished
 from tasks.run.reuse import take_over
 from tasks.run.runner import facts_of_run
 from tasks.steps import DAILY, STEPS, WRITERS, daily_steps
@@ -54,9 +54,10 @@ class StepCost(TypedDict):
 class Cost:
     """Cost of forgetting: a new generation from `first` on, whose `days` are written again without `rows`, by day.
 
-    `from_source`: days whose events gc deleted, so that their source is read again. `bytes`: size of the files that gc
-    then erases; `aside`: keys of files that are deleted at once. `resumed`: only the rest of an earlier call is to be
-    done. `unknown`: ids that no committed day knows. `elsewhere`: values that equal an id, by column; they stay.
+    `from_source`: days that are read from their source, because gc deleted their events, or because a replay that was
+    begun has not read them yet. `bytes`: size of the files that gc then erases; `aside`: keys of files that are deleted
+    at once. `resumed`: only the rest of an earlier call is to be done. `unknown`: ids that no committed day knows.
+    `elsewhere`: values that equal an id, by column; they stay.
     """
 
     users: int
@@ -101,8 +102,8 @@ def cost_of(scenario: Scenario, store: ScenarioStore, users: Users) -> Cost:
         return Cost(len(users.ids), days=days, resumed=resumed, unknown=unknown, elsewhere=found.elsewhere)
     first = _first_day(scenario, store, min(held))
     _refuse_held(scenario, store, first)
-    days = _days(scenario, first, _newest(store))
-    # Their events were deleted as no longer needed, but a later checkpoint still knows the users.
+    days = _days(scenario, first, _newest(scenario, store))
+    # A later checkpoint still knows the users, or the replay would have read the source in any case.
     from_source = [ds for ds in days if None in _base(store, ds, store.generation).values()]
     rows = {ds: held[ds] for ds in days if held.get(ds)}
     return Cost(
@@ -119,8 +120,9 @@ def cost_of(scenario: Scenario, store: ScenarioStore, users: Users) -> Cost:
     )
 
 
-def _newest(store: ScenarioStore) -> str:
-    return max(ds for ds, _ in in_view(store))
+def _newest(scenario: Scenario, store: ScenarioStore) -> str:
+    """The newest day of any generation: one that a replay has not computed again yet must not keep the rows either."""
+    return max(place.ds for place in store.places() if is_day(scenario, place.ds))
 
 
 def _days(scenario: Scenario, first: str, last: str) -> list[str]:
@@ -133,8 +135,9 @@ def _days_that_hold(scenario: Scenario, store: ScenarioStore, users: Users) -> _
 
     Days that rows were left out of since do not count: gc erases them.
     """
-    held = _Held()
-    for commit in store.commits():
+    held, commits = _Held(), store.commits()
+    newest = {(commit.ds, commit.step): commit.generation for commit in commits}
+    for commit in commits:
         declared = STEPS.get(commit.step)
         if not declared or not declared.forgetting or store.is_collected(commit):
             continue
@@ -145,7 +148,7 @@ def _days_that_hold(scenario: Scenario, store: ScenarioStore, users: Users) -> _
         held.ids |= found.ids
         held.elsewhere = dict(Counter(held.elsewhere) + Counter(found.elsewhere))
         if found.rows:
-            is_shown = declared.name in ORIGINS and store.generation_of(commit.ds) == commit.generation
+            is_shown = declared.name in ORIGINS and newest[commit.ds, commit.step] == commit.generation
             held.rows[commit.ds] = held.rows.get(commit.ds, 0) + (found.rows if is_shown else 0)
     return held
 
@@ -191,10 +194,11 @@ def _steps_again(scenario: Scenario, store: ScenarioStore, days: list[str], begi
             if (ds in begins) if name in ORIGINS else _reads_changed(scenario, store, STEPS[name], ds, changed):
                 changed.add((name, ds))
     seconds: dict[str, dict[str, float]] = defaultdict(dict)
+    newest = {(commit.step, commit.ds): commit for commit in store.commits()}  # of a later generation, if it is there
     for name, ds in changed:
         seconds[name][ds] = 0.0
         with contextlib.suppress(CorruptError):  # of a record that only times and metrics are in
-            commit = store.find(name, ds)
+            commit = newest.get((name, ds))
             seconds[name][ds] = sum(store.run_record(commit).get("seconds", {}).values()) if commit else 0.0
     return {
         name: {"days": len(seconds[name]), "seconds": round(sum(seconds[name].values()), 1)}
@@ -239,7 +243,7 @@ def begin_forgetting(scenario: Scenario, store: ScenarioStore, users: Users, cos
         ready = list(_Preparation(scenario, store, users, base, scratch, launcher).outputs(cost.days))
         if not cost.resumed:
             # A day that was committed since the cost was computed has to be written again, too.
-            if _days(scenario, cost.first, _newest(store)) != cost.days:
+            if _days(scenario, cost.first, _newest(scenario, store)) != cost.days:
                 raise RetryLaterError(f"{store.url}: another run committed a day just now; give the same command again")
             generation = store.new_generation(cost.first, REASON, cost.days[-1], forgets=True, after=base)
         # Before the days are committed: when all of them stand, the same command finds nothing left to do here.
@@ -360,9 +364,10 @@ class _Preparation:
             )
         except BadInputError as error:
             raise BadInputError(
-                f"{error}. A checkpoint knows these users from this day or an earlier one, and the day's events were"
-                " deleted (recloop gc). Bring its source back; or let the chain begin at a day whose events are kept:"
-                f" change data.days.first in {self.scenario.file}, and give the same command again"
+                f"{error}. A checkpoint knows these users from this day or an earlier one, and the day's events are not"
+                " in the store: recloop gc deleted them, or a replay that was begun has not read them. Bring the source"
+                " back; or let the chain begin at a day whose events are kept: change data.days.first in"
+                f" {self.scenario.file}, and give the same command again"
             ) from None
         metrics = self._leave_out(declared, source, folder)
         shutil.rmtree(source)

@@ -47,14 +47,14 @@ def begin_replay(
         check_day(scenario, ds)
     if last is not None and last < first:
         raise BadInputError(f"--from {first} is after --to {last}; swap them")
-    committed = in_view(store)
-    if not committed:
+    # By the keys of records alone: a replay is the remedy for damaged ones, so it must not need to read them.
+    committed, places = in_view(store), store.places()
+    if not places:
         raise BadInputError(
             f"{store.url}: nothing is committed, so there is nothing to replay; run some days first:"
             f" recloop run {store.options}"
         )
-    # By the keys of records alone: a replay is the remedy for damaged ones, so it must not need to read them.
-    before, places = previous_day(scenario, first), store.places()
+    before = previous_day(scenario, first)
     learned = {place.step for place in places if place.step in LINK_STEPS and place.ds >= first}
     if before and (before not in {ds for ds, _ in committed} or not {(before, step) for step in learned} <= committed):
         raise ParentMissingError(

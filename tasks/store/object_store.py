@@ -39,8 +39,8 @@ from feature_jobs.object_client import (
     tried,
 )
 from tasks.store.cache import Cache
-from tasks.store.digests import MANIFEST, sha256_of
-from tasks.store.objects import matches
+from tasks.store.digests import MANIFEST
+from tasks.store.objects import matches, with_manifest
 from tasks.store.records import FileFacts
 from tasks.store.scratch import Scratch
 
@@ -170,7 +170,7 @@ class RemoteObjects:
 
     def delete_files(self, key: str, files: Mapping[str, FileFacts]) -> None:
         """See Objects. The copy goes first: once the files are gone, nothing leads to it any more."""
-        self.cache.discard(_with_manifest(files, self.read(f"{key}/{MANIFEST}")))
+        self.cache.discard(with_manifest(files, self.read(f"{key}/{MANIFEST}")))
         for name in files:
             self.delete(f"{key}/{name}")
 
@@ -194,7 +194,7 @@ class RemoteObjects:
         if (folder / MANIFEST).exists():
             self._upload(folder, key, MANIFEST)
         manifest = (folder / MANIFEST).read_bytes() if (folder / MANIFEST).exists() else None
-        self.cache.adopt(folder, _with_manifest(files, manifest))
+        self.cache.adopt(folder, with_manifest(files, manifest))
 
     def fetch(self, key: str, files: Mapping[str, FileFacts]) -> Path:
         """See Objects. It stays in the cache until `release`."""
@@ -202,7 +202,7 @@ class RemoteObjects:
 
     def proven(self, key: str, files: Mapping[str, FileFacts]) -> Path:
         """See Objects."""
-        content = _with_manifest(files, self.read(f"{key}/{MANIFEST}"))
+        content = with_manifest(files, self.read(f"{key}/{MANIFEST}"))
         try:
             return self.cache.entry(content, lambda target: self._download(key, target, content))
         except CorruptError as error:
@@ -313,13 +313,6 @@ class RemoteObjects:
             raise
         except (BaseError, FileNotFoundError, ValueError) as error:
             raise explained(error, f"{self.url}/{key}") from None
-
-
-def _with_manifest(files: Mapping[str, FileFacts], manifest: bytes | None) -> dict[str, FileFacts]:
-    """The content of a cached folder: steps read the manifest of their inputs too."""
-    if manifest is None:
-        return dict(files)
-    return {**files, MANIFEST: {"sha256": sha256_of(manifest), "bytes": len(manifest)}}
 
 
 def _parts(name: str, size: int) -> list[_Part]:

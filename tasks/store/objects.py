@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 
 from feature_jobs.control_records import RESTORE, append_to_regular, open_regular, read_regular
 from feature_jobs.errors import CorruptError
-from tasks.store.digests import MANIFEST, sha256_of_file
+from tasks.store.digests import MANIFEST, sha256_of, sha256_of_file
 from tasks.store.records import FileFacts
 from tasks.store.scratch import Scratch
 
@@ -186,7 +186,8 @@ class LocalObjects:
             if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
                 fsync(folder / name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        while not self._moved(folder, target, files):
+        manifest = (folder / MANIFEST).read_bytes() if (folder / MANIFEST).exists() else None
+        while not self._moved(folder, target, with_manifest(files, manifest)):
             pass  # another run of equal content moved its folder in or out just now
         self._fsync_above(target)
 
@@ -274,6 +275,13 @@ def _linked(scratch: Scratch, target: Path, data: bytes) -> bool:
         except FileExistsError:
             return False
     return True
+
+
+def with_manifest(files: Mapping[str, FileFacts], manifest: bytes | None) -> dict[str, FileFacts]:
+    """The files below a key with the manifest as one of them, where there is one."""
+    if manifest is None:
+        return dict(files)
+    return {**files, MANIFEST: {"sha256": sha256_of(manifest), "bytes": len(manifest)}}
 
 
 def files_of(folder: Path) -> dict[str, FileFacts]:

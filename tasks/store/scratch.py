@@ -57,14 +57,15 @@ class Scratch:
     @contextlib.contextmanager
     def resume_folder(self, name: str, key: str) -> Iterator[Path | None]:
         """A folder that a killed run leaves to the next one of equal `key`; a run that ends removes it, and so does one
-        of another key. None where another process uses it: two processes do not share it."""
+        of another key. None where another process uses it, since two processes do not share it, and where it is
+        another user's."""
         top = _own_folder(_own_folder(self.work / RESUME) / name)
-        if (top / key).is_symlink():
-            (top / key).unlink()
         lock = FileLock(_lock_of(top))
         try:
+            if (top / key).is_symlink():
+                (top / key).unlink()
             lock.acquire(blocking=False)
-        except Timeout:
+        except (Timeout, PermissionError):
             yield None
             return
         with contextlib.ExitStack() as held:
@@ -84,9 +85,9 @@ class Scratch:
         return sorted({path.name.removesuffix(".lock") for path in left})
 
     def remove_resumable(self, name: str) -> None:
-        """Removes such a folder, unless a run is at it."""
+        """Removes such a folder, unless a run is at it, or it is another user's."""
         top = self.work / RESUME / name
-        with contextlib.suppress(Timeout), FileLock(_lock_of(top), blocking=False):
+        with contextlib.suppress(Timeout, PermissionError), FileLock(_lock_of(top), blocking=False):
             shutil.rmtree(top, ignore_errors=True)
             _lock_of(top).unlink(missing_ok=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -77,7 +78,7 @@ def test_a_state_is_read_after_its_load_alone(opened: Opened) -> None:
 
 
 @pytest.mark.parametrize("opened", ["rocks", "redis"], indirect=True)
-def test_a_load_that_is_killed_leaves_the_state_before(opened: Opened) -> None:
+def test_a_load_that_is_killed_leaves_the_state_before(opened: Opened, tmp_path: Path) -> None:
     store = opened()
     store.load(FIRST, pairs(b"1"))
 
@@ -94,6 +95,7 @@ def test_a_load_that_is_killed_leaves_the_state_before(opened: Opened) -> None:
     assert store.get(FIRST, [key]) == [b"1" + key]
     store.load(SECOND, pairs(b"2"))
     assert store.get(SECOND, [key, (2_999).to_bytes(8, "big")]) == [b"2" + key, b"2" + (2_999).to_bytes(8, "big")]
+    assert not list(tmp_path.glob("shop/states/half-*"))
 
 
 def test_records_stay_in_order_while_states_change(opened: Opened) -> None:
@@ -152,6 +154,26 @@ def test_a_corrected_day_removes_all_other_states(opened: Opened) -> None:
             other.get(gone, [key])
 
 
+def test_one_state_alone_is_kept(opened: Opened) -> None:
+    store, other, key = opened(), opened(), (7).to_bytes(8, "big")
+    for state in (FIRST, SECOND):
+        store.load(state, pairs(b"1"))
+        store.append(state.ds, {b"a": b"x"})
+    other.keep_only(FIRST)
+    reader = opened()
+    assert reader.get(FIRST, [key]) == [b"1" + key]
+    with pytest.raises(BadInputError, match="was removed"):
+        reader.get(SECOND, [key])
+    assert reader.appended([SECOND.ds], [b"a"]) == [b"x"]
+    store.keep_only(FIRST)  # of the process that writes records
+    assert opened().appended([FIRST.ds], [b"a"]) == [None]
+    store.keep_only(None)
+    assert store.current() is None
+    with pytest.raises(BadInputError, match="was removed"):
+        store.get(FIRST, [key])
+    assert store.appended([FIRST.ds, SECOND.ds], [b"a"]) == [None]
+
+
 def test_threads_lose_no_record(opened: Opened) -> None:
     store = opened()
 
@@ -184,6 +206,22 @@ def test_a_damaged_state_is_loaded_again(tmp_path: Path) -> None:
         one.append("2026-01-02", {b"a": b"x"})
         with pytest.raises(RetryLaterError, match="only one process may add rows"):
             other.append("2026-01-02", {b"a": b"x"})
+
+
+def test_a_damaged_file_of_a_state_is_named(tmp_path: Path) -> None:
+    place = tmp_path / "shop/states" / FIRST.name
+    for damaged in range(2):
+        with closing(RocksStore(tmp_path, "shop")) as store:
+            store.load(FIRST, pairs(b"1"))
+        (file,) = place.glob("*.sst")
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-9] if damaged else bytes(100) + whole[100:])
+        with (
+            closing(RocksStore(tmp_path, "shop")) as store,
+            pytest.raises(CorruptError, match=f"{FIRST.name}: Corruption.*remove it and load it again"),
+        ):
+            store.get(FIRST, [(0).to_bytes(8, "big")])
+        shutil.rmtree(place)
 
 
 def test_another_process_sees_records(tmp_path: Path) -> None:
@@ -219,6 +257,10 @@ def test_faults_are_named(tmp_path: Path, redis_port: int) -> None:
         pytest.raises(CorruptError, match=r"etc' is not a state"),
     ):
         store.current()
+    (tmp_path / "loop").symlink_to("loop")
+    for folder in (tmp_path / "loop", tmp_path / ("x" * 300), Path("/proc/none")):
+        with pytest.raises(BadInputError, match=r"online\.store: .*; choose another folder"):
+            RocksStore(folder, "shop").load(FIRST, pairs(b"1"))
     calls: list[tuple[str, str | None]] = [
         (f"redis://user:{PASSWORD}@127.0.0.1:1/0", None),
         (f"redis://127.0.0.1:{redis_port}/0", "wrong"),

@@ -193,6 +193,11 @@ def test_days_are_as_if_the_user_had_never_been_there(shop, without):
 
 @pytest.mark.slow
 def test_after_gc_no_file_holds_the_user(shop):
+    """Also where a replay was begun, and has not computed the day of the user yet."""
+    shop.done("chain", "replay", "--from", DAYS[1], "--no-run")
+    cost = _cost(shop, "--user", GONE)
+    assert (cost["days"], cost["from_source"], cost["rows"]) == (DAYS[1:], DAYS[1:], {DAYS[2]: 14})
+    assert cost["steps"]["train"]["seconds"] > 0
     _forget(shop)
     assert traces(shop.root, GONE, ("shopper",))
     shop.done("gc", "--delete")
@@ -200,6 +205,26 @@ def test_after_gc_no_file_holds_the_user(shop):
     assert traces(shop.root, "s7", ("shopper",))  # another's rows are there
     shop.done("chain", "verify")
     assert "done before" in shop.done("run", "--until", "train", "--no-track")  # the source still holds the rows
+
+
+def test_the_online_store_keeps_the_newest_state_that_does_not_know_the_user(shop):
+    """Also where that is of an earlier day than the one that it has."""
+    from feature_jobs.online.opening import store_of
+    from tasks.run.erase import keep_newest_alone
+
+    file = shop.folder / "shop.yaml"
+    file.write_text(f"{file.read_text()}\nonline: {{store: online}}\n")
+    for ds in (DAYS[1], DAYS[3]):
+        shop.done("materialize", "--ds", ds, "--no-track")
+    current, states = store_of(shop.scenario).current, shop.folder / "online/shop/states"
+    assert current().ds == DAYS[3]
+    keep_newest_alone(shop.scenario, shop.store)
+    assert current().ds == DAYS[3]  # nobody was forgotten
+    _begin(shop)
+    for _ in range(2):
+        keep_newest_alone(shop.scenario, shop.store)
+        assert current().ds == DAYS[1]
+        assert [path.name for path in states.iterdir()] == [current().name]
 
 
 @pytest.mark.slow

@@ -52,6 +52,15 @@ def test_a_replay_that_was_killed_goes_on_where_it_stopped(scenario, store):
     assert (finished.generation, finished.days, finished.resumed) == (2, DAYS[1:4], False)
 
 
+def test_so_it_does_from_the_first_day_on(scenario, store):
+    """Before its first commit nothing is seen from the new generation."""
+    assert _replay(scenario, store, DAYS[0]).days == DAYS[:4]
+    again = _replay(scenario, store, DAYS[0])
+    assert (again.generation, again.days, again.resumed) == (1, DAYS[:4], True)
+    with pytest.raises(ParentMissingError, match=f"{DAYS[0]} is not finished"):
+        _replay(scenario, store, DAYS[1])
+
+
 def test_another_first_day_and_a_restart_begin_a_generation(scenario, store):
     assert _replay(scenario, store, DAYS[2]).generation == 1
     earlier = _replay(scenario, store, DAYS[1])

@@ -59,6 +59,26 @@ def test_a_leftover_of_another_config_is_not_adopted(scenario, store, monkeypatc
     assert [path.name for path in made.folder.parent.iterdir() if path.is_dir()] == [made.name]
 
 
+LEFTOVERS = {
+    "a file has other bytes": lambda folder: (folder / "a.txt").write_text("emas"),
+    "the manifest is gone": lambda folder: (folder / "manifest.json").unlink(),
+    "the manifest is another": lambda folder: (folder / "manifest.json").write_text("{}"),
+}
+
+
+@pytest.mark.parametrize("damage", LEFTOVERS.values(), ids=LEFTOVERS)
+def test_a_damaged_leftover_is_replaced(scenario, store, monkeypatch, damage):
+    """Of a run that was killed before its record, and that is run again as it was."""
+    with monkeypatch.context() as patched:
+        patched.setattr(ScenarioStore, "put_if_absent", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            _commit(store, "train", DAYS[0], "same", parent=None)
+    (folder,) = (path for path in (store.work / "g0000" / DAYS[0] / "train").iterdir())
+    damage(folder)
+    assert _commit(store, "train", DAYS[0], "same", parent=None).folder == folder
+    require_sound(scenario, store)
+
+
 def _race(root: Path, number: int, begin) -> None:
     store = open_store(root, "little")
     begin.wait()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from feature_jobs.errors import BadInputError, CorruptError
 from tasks.store.objects import files_of
 from tasks.store.scenario_store import ScenarioStore, open_store
+from tasks.store.scratch import Scratch
 
 
 def _write(store: ScenarioStore, content: str, step: str = "train", ds: str = "2024-01-01") -> tuple:
@@ -47,22 +49,49 @@ def test_first_commit_stands(store: ScenarioStore) -> None:
     assert [p.name for p in first.folder.parent.iterdir() if p.is_dir()] == [first.folder.name]
 
 
-def test_a_record_can_be_put_where_only_its_own_folder_is_writable() -> None:
+def _as_another_user(call: Callable[[], object]) -> bool:
+    """Says if the call ends without an error in a process that is not root's."""
+    child = os.fork()
+    if child == 0:
+        is_done = False
+        try:
+            if os.geteuid() == 0:
+                os.seteuid(65534)  # the real user stays root: os.access would find the store's folder writable
+            call()
+            is_done = True
+        finally:
+            os._exit(0 if is_done else 1)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def test_leftovers_of_another_user_disturb_nobody() -> None:
     with tempfile.TemporaryDirectory() as top:  # not tmp_path: another user can't look into that
+        scratch, name = Scratch(Path(top)), "2024-01-01.train"
+        closed = [Path(top) / ".resume" / name, Path(top) / ".scratch" / ("a" * 32)]
+        for folder in closed:
+            folder.mkdir(parents=True)
+            folder.with_name(f"{folder.name}.lock").touch(mode=0)
+            folder.chmod(0)
+            folder.parent.chmod(0o777)
+        Path(top).chmod(0o777)
+
+        def use() -> None:
+            scratch.remove_abandoned()
+            scratch.remove_resumable(name)
+            with scratch.folder(), scratch.resume_folder(name, "key") as resume:
+                assert resume is None
+
+        assert _as_another_user(use)
+        assert all(folder.is_dir() for folder in closed)
+
+
+def test_a_record_can_be_put_where_only_its_own_folder_is_writable() -> None:
+    with tempfile.TemporaryDirectory() as top:
         log = Path(top) / "demo" / "champion"
         log.mkdir(parents=True)
         for folder, mode in ((Path(top), 0o755), (log.parent, 0o555), (log, 0o777)):
             folder.chmod(mode)
-        child = os.fork()
-        if child == 0:
-            put = False
-            try:
-                if os.geteuid() == 0:
-                    os.seteuid(65534)  # the real user stays root: os.access would find the store's folder writable
-                put = open_store(Path(top), "demo").put_if_absent("champion/000001.json", b"{}")
-            finally:
-                os._exit(0 if put else 1)
-        assert os.waitpid(child, 0)[1] == 0
+        assert _as_another_user(lambda: open_store(Path(top), "demo").put_if_absent("champion/000001.json", b"{}"))
         assert (log / "000001.json").read_bytes() == b"{}"
         log.parent.chmod(0o755)
 
