@@ -173,7 +173,7 @@ class Cell:
         column = self.column
         cases = []
         # The first reason counts: such a cell may fail the others too, but here the file is wrong, not the cell.
-        if inexact := self._inexact(raw, value):
+        if inexact := self._inexact(raw):
             cases.append(f"WHEN {inexact} THEN {self.complaint(raw, INEXACT)}")
         cases.append(f"WHEN {self._unread(raw, value)} THEN {self.complaint(raw, f'is not {_article(column.type)}')}")
         if column.width is not None:
@@ -190,7 +190,7 @@ class Cell:
                 cases.append(f"WHEN {bad} THEN {self.complaint(raw, f'is {word} {bound:g}')}")
         return f"CASE {' '.join(cases)} END"
 
-    def _inexact(self, raw: str, value: str) -> str | None:
+    def _inexact(self, raw: str) -> str | None:
         """SQL condition that an integer came as a float so large that its neighbours are the same float.
 
         None where that cannot be: other types, and times, of which a rounding error is far below a microsecond's use.
@@ -198,9 +198,14 @@ class Cell:
         if self.column.type not in ("int", "string", "list[int]", "list[string]"):
             return None
         if self.kind == "text" and self.column.type == "int":
-            # Text is exact, but only a float is written with a point at this size.
-            limit = _EXACT_BELOW["DOUBLE"]
-            return f"(({value} >= {limit} OR {value} <= -{limit}) AND contains({raw}, '.'))"
+            return rounded_text(raw)
+        if self.kind == "text" and self.column.type == "list[int]":
+            return self._any(self._items(raw), rounded_text)
+        if self.kind == "json" and self.column.type.startswith("list"):
+            # Not every text in a list was a number.
+            items = f"CASE WHEN {_has_point(raw)} THEN TRY_CAST(TRY_CAST({raw} AS JSON) AS JSON[]) END"
+            is_text = "" if self.column.type == "list[int]" else " AND json_type({0}) = 'DOUBLE'"
+            return self._any(items, lambda x: rounded_text(f"json_extract_string({x}, '$')") + is_text.format(x))
         if self.kind == "list":
             inner = self._item
             return self._any(raw, lambda x: inner._too_large(x) or "false") if inner._too_large("x") else None
@@ -218,7 +223,7 @@ class Cell:
         return f"({literal(self.name + ': ')} || {shown} || {literal(' ' + what)})"
 
     def _unread(self, raw: str, value: str) -> str:
-        if self.kind == "json":
+        if self.kind == "json" and self.column.type.startswith("list"):
             # Text that is not an array gives no list at all, an element of another type gives a null.
             return f"({raw} IS NOT NULL AND coalesce(list_count({value}) < len({value}), true))"
         if self.column.type.startswith("list"):
@@ -240,6 +245,18 @@ class Cell:
         if self.column.type.startswith("list"):
             return f"coalesce(len(list_filter({value}, lambda y: {bad('y')})) > 0, false)"
         return bad(value)
+
+
+def rounded_text(text: str) -> str:
+    """SQL condition that a text is a number that a float has rounded.
+
+    Text is exact, but at this size only a float is written with a point or an exponent.
+    """
+    return f"({_has_point(text)} AND abs(TRY_CAST({text} AS DOUBLE)) >= {_EXACT_BELOW['DOUBLE']})"
+
+
+def _has_point(text: str) -> str:
+    return f"(contains({text}, '.') OR contains(lower({text}), 'e'))"
 
 
 def _is_nan(raw: str) -> str:
