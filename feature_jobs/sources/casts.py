@@ -99,10 +99,11 @@ class Cell:
                 f"({place}.{self.name}.type); declare it as {remedy}"
             )
         self._check_limits(f"{place}.{self.name}")
-        if wanted == "time" and kind in ("int", "float") and self.column.unit == "iso":
+        is_dated = kind == "int" and self.column.date_format
+        if wanted == "time" and kind in ("int", "float") and self.column.unit == "iso" and not is_dated:
             raise BadInputError(
                 f"{file}: column {self.source!r} is {self.raw_type}, a time in numbers ({place}.{self.name}); "
-                f"add its unit: s, ms, us or ns"
+                f"add its unit: s, ms, us or ns; or date_format, where its digits are those of a date"
             )
         if wanted.startswith("list") and kind == "text" and not self.column.separator:
             raise BadInputError(f'{place}.{self.name}: {wanted} read from text; add separator, such as ","')
@@ -328,8 +329,8 @@ def _moment(column: Column, kind: str, raw_type: str, raw: str) -> str:
             stamp = f"CAST(make_timestamp({time_sql(f'epoch_ns({raw})', ns, 'int')}) AS TIMESTAMPTZ)"
         case "moment" if raw_type == "TIMESTAMPTZ_NS":
             return time_sql(f"epoch_ns({raw})", ns, "int")
-        case "text" if column.date_format:
-            stamp = f"CAST(try_strptime(trim({raw}), {literal(column.date_format)}) AS TIMESTAMPTZ)"
+        case "text" | "int" if column.date_format:  # 20240301 may be a number in a Parquet file
+            stamp = f"CAST(try_strptime(trim(CAST({raw} AS VARCHAR)), {literal(column.date_format)}) AS TIMESTAMPTZ)"
         case "text" if column.unit == "iso":
             stamp = f"TRY_CAST(trim({raw}) AS TIMESTAMPTZ)"
         case "text":

@@ -339,6 +339,8 @@ def test_fault_7_numbers_need_a_unit(tmp_path: Path) -> None:
     message = refusal(tmp_path, pa.array([5]), {"type": "time"})
     assert "column 'x' is BIGINT, a time in numbers" in message and "add its unit: s, ms, us or ns" in message
     assert land(tmp_path, pa.array([5]), {"type": "time", "unit": "ms"})[0] == [5000]
+    digits = pa.array([1970010203, None], pa.int64())
+    assert land(tmp_path, digits, {"type": "time", "date_format": "%Y%m%d%H"})[0] == [(DAY_S + 3 * 3600) * US, None]
     assert land(tmp_path, pa.array([5.5, math.nan]), {"type": "time", "unit": "s"})[0] == [5_500_000, None]
     assert "min and max are for numbers" in refusal(tmp_path / "x", pa.array(["5"]), {"type": "time", "min": 1})
 
