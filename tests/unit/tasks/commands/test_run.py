@@ -119,6 +119,13 @@ def test_a_day_made_with_other_settings_is_named_with_a_command_that_can_be_copi
     assert "generation 1" in started.output
 
 
+def test_a_column_added_later_does_not_make_the_days_before_look_like_corrected_data(shop: Path) -> None:
+    added = ["--set", "data.events.columns.more={type: int, optional: true}"]
+    done = recloop(shop, "run", "--to", DAYS[1], "--until", "join", *added)
+    assert done.exit_code == 0, done.output
+    assert f"{DAYS[0]}: made with other settings than the scenario has today: ingest, summarize, join" in done.stderr
+
+
 def test_status_shows_the_parents_auc_of_each_day(shop: Path, mlflow_uri: str) -> None:
     done = recloop(shop, "status")
     assert done.exit_code == 0, done.output
