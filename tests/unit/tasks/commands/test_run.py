@@ -86,6 +86,9 @@ def test_json_lists_the_finished_steps_where_a_step_has_a_defect(shop: Path, mon
         (["--set", "validate.suite=/tmp/none.json"], "validate.suite"),
         (["--set", "train.learning_rate=fast"], "train.learning_rate"),
         (["--ds", "2019-01-01"], "is outside"),
+        (["--from", "2033-01-01"], "data.days: 2033-01-01 is outside"),
+        (["--to", "2019-01-01"], "data.days: 2019-01-01 is outside"),
+        (["--from", DAYS[1], "--to", DAYS[0]], "swap them"),
     ],
 )
 def test_json_holds_the_error_also_where_it_comes_before_the_first_step(
