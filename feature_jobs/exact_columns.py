@@ -162,7 +162,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _states_integers(kind: pa.DataType) -> bool:
-    """Says if values of this type can state a whole number."""
+    """Says if values of this type can be whole numbers: text such as "7", too."""
     numbers = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     return bool(numbers or pa.types.is_boolean(kind) or is_text(kind))
 

@@ -158,7 +158,7 @@ def _text_words(texts: pa.StringArray, offsets_K: Ints) -> tuple[Ints, Ints, Int
 
 
 def _texts(lengths: Ints, num_K: Ints, words: Ints, num_words_K: Ints) -> pa.StringArray:
-    """The texts again."""
+    """The texts from what `_text_words` made of them."""
     known = lengths != _NULL
     taken = np.where(known, lengths, 0)
     data = words.astype("<i8", copy=False).view(np.uint8)

@@ -86,8 +86,8 @@ def choose_days(counts: Counts, *, partitioned: bool) -> DayChoice:
     usual = usual_rows(counts)
     least = max(2, round(BUSY_SHARE * usual))
     busy = [day for day in sorted(counts) if counts[day] >= least] or [max(counts, key=lambda day: counts[day])]
-    if len(busy) > 1 and busy[-1] == max(counts) and counts[busy[-1]] < 0.5 * usual:
-        busy.pop()  # a last day cut short by the export
+    while len(busy) > 1 and counts[busy[-1]] < 0.5 * usual:
+        busy.pop()  # a last day that the export cut short, or a tail of quiet days
     period = _best_period(busy, counts)
     last_ten = max(len(period) - MAX_DAYS, 0)
     runs = [period[start:] for start in (last_ten, max(last_ten, len(period) // 4))]

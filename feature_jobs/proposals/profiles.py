@@ -34,12 +34,18 @@ _PLAIN = {
 }
 """The types that are tried on what a file holds (`Cell.kind`), the narrowest first."""
 # Where every day is below 13, month first and day first both read: `_likeliest_date` decides.
-_LONG_DIGITS = ("%Y%m%d%H%M%S", "%Y%m%d%H")
+_LONG_DIGITS = ("%Y%m%d%H%M%S", "%Y%m%d%H%M", "%Y%m%d%H")
+_DIGITS = [*_LONG_DIGITS, "%Y%m%d", "%y%m%d%H"]  # 2024030110 is a second of 2034 too, and these come before units
+_DATES = (
+    "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%m-%d-%Y", "%d-%m-%Y", "%d-%b-%Y", "%d %b %Y", "%d %B %Y", "%b %d, %Y",
+    "%B %d, %Y", "%b %d %Y", "%m %d, %Y", "%Y.%m.%d", "%m/%d/%y", "%d/%m/%y", "%d.%m.%y", "%d-%b-%y", "%y-%m-%d",
+)  # fmt: skip
+_CLOCKS = ("%H:%M", "%H:%M:%S", "%I:%M %p", "%I:%M:%S %p")
 _FORMATS = [
-    f"{date}{clock}"
-    for date in ("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%m-%d-%Y", "%d-%m-%Y", "%d-%b-%Y", "%d %b %Y", "%m/%d/%y")
-    for clock in (" %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", "")
-] + [*_LONG_DIGITS, "%Y%m%d", "%d/%b/%Y:%H:%M:%S %z", "%a %b %d %H:%M:%S %Y"]
+    *(form for date in _DATES for form in (*(f"{date} {clock}" for clock in _CLOCKS), date)),
+    *_DIGITS, "%Y%m%dT%H%M%S", "%Y%m%dT%H%M%SZ", "%Y-%m-%d-%H", "%d/%b/%Y:%H:%M:%S %z", "%a %b %d %H:%M:%S %Y",
+    "%a %b %d %H:%M:%S %z %Y", "%a, %d %b %Y %H:%M:%S GMT",
+]  # fmt: skip
 _UNITS = ("s", "ms", "us", "ns")
 EARLIEST_S, LATEST_S = 631_152_000, 2_145_916_800  # 1990, 2038
 _HEADER_TYPE = re.compile(r":(token|token_seq|float|float_seq)$")  # RecBole's `user_id:token`
@@ -205,8 +211,9 @@ def _typed(connection: Connection, text: Profile) -> tuple[Profile | None, str]:
     elif shape == "float" and text.distinct > 1000 and not text.is_id:
         plain = [text.declared("float")]  # 17850.0 is an id with gaps, but 12.0 among many others is a measure
     # 20240301 and 1709251200 read as numbers too: only the name can say that they are times.
-    is_named = bool(text.words & vocabulary.ALL_TIMES) and not text.is_id
-    written = [text.declared("time", date_format=written) for written in _FORMATS] if shape == "text" else []
+    is_named = bool(text.words & (vocabulary.ALL_TIMES | vocabulary.CLOCK)) and not text.is_id
+    forms = {"text": _FORMATS, "int": _DIGITS}.get(shape, [])
+    written = [text.declared("time", date_format=form) for form in forms]
     if is_named and shape in ("text", "int", "float"):
         written += [text.declared("time", unit=unit) for unit in _UNITS]
     # The first cells rule out most formats; only what is left is tried on all cells.

@@ -75,9 +75,16 @@ class FoundEntity:
 def time_of(table: Table) -> Profile | None:
     """The column that says when a row happened; None where there is none."""
     times = [c for c in table.columns.values() if c.type == "time" and table.missing(c) <= 0.01 and c.distinct > 1]
+    times = [c for c in times if _has_recent(table, c)]
     points = {vocabulary.TIME: 2, vocabulary.OTHER_TIMES: -3}
     scores = [sum(num for w, num in points.items() if c.words & w) + (c.distinct > 100) for c in times]
     return times[scores.index(max(scores))] if times else None
+
+
+def _has_recent(table: Table, time: Profile) -> bool:
+    """False where the text reads as days of another age: 24-03-01 as one of the year 24."""
+    (latest,) = figures(table.connection, table.name, f"max({quote(time.name)})")
+    return bool(latest >= EARLIEST_S * 1_000_000)
 
 
 def _no_time(table: Table) -> str:

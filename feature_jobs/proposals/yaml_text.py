@@ -37,6 +37,7 @@ def flow(value: object) -> str:
 
     yaml, stream = YAML(), io.StringIO()
     yaml.default_flow_style, yaml.width = True, 1_000_000
+    yaml.representer.ignore_aliases = lambda _: True  # a first day that is the last as well
     yaml.dump(value, stream)
     return stream.getvalue().removesuffix("...\n").strip()
 

@@ -47,9 +47,9 @@ class Column(Section):
     A `list[string]` may be a map in a Parquet file, or an object in a line of JSON: its entries are then texts
     `key:value`.
 
-    A `time` is a moment: a Parquet timestamp or date, a number in `unit`, or text in ISO 8601 (2022-04-25T10:00:00) or
-    in `date_format`. Where it has no offset, it is read in the zone of the table's time (of the events' where the table
-    has none). In expressions a difference of two times is a number of seconds.
+    A `time` is a moment: a Parquet timestamp or date, a number in `unit`, text in ISO 8601 (2022-04-25T10:00:00), or
+    text or an integer in `date_format`. Where it has no offset, it is read in the zone of the table's time (of the
+    events' where the table has none). In expressions a difference of two times is a number of seconds.
     """
 
     type: Literal["int", "float", "string", "bool", "list[int]", "list[string]", "list[float]", "time"]
@@ -75,7 +75,7 @@ class Column(Section):
     unit: Literal["s", "ms", "us", "ns", "iso"] = "iso"
     """The unit of a time in numbers, since 1970 UTC; iso is text."""
     date_format: str | None = None
-    """The form of a time in text, in the letters of Python's strptime: "%d/%m/%Y %H:%M"."""
+    """The form of a time in text or in the digits of an integer, in the letters of Python's strptime: "%d/%m/%Y"."""
 
 
 class Moment(Section):

@@ -99,10 +99,11 @@ class Cell:
                 f"({place}.{self.name}.type); declare it as {remedy}"
             )
         self._check_limits(f"{place}.{self.name}")
-        if wanted == "time" and kind in ("int", "float") and self.column.unit == "iso":
+        is_dated = kind == "int" and self.column.date_format
+        if wanted == "time" and kind in ("int", "float") and self.column.unit == "iso" and not is_dated:
             raise BadInputError(
                 f"{file}: column {self.source!r} is {self.raw_type}, a time in numbers ({place}.{self.name}); "
-                f"add its unit: s, ms, us or ns"
+                f"add its unit: s, ms, us or ns; or date_format, where its digits are those of a date"
             )
         if wanted.startswith("list") and kind == "text" and not self.column.separator:
             raise BadInputError(f'{place}.{self.name}: {wanted} read from text; add separator, such as ","')
@@ -173,7 +174,7 @@ class Cell:
         column = self.column
         cases = []
         # The first reason counts: such a cell may fail the others too, but here the file is wrong, not the cell.
-        if inexact := self._inexact(raw, value):
+        if inexact := self._inexact(raw):
             cases.append(f"WHEN {inexact} THEN {self.complaint(raw, INEXACT)}")
         cases.append(f"WHEN {self._unread(raw, value)} THEN {self.complaint(raw, f'is not {_article(column.type)}')}")
         if column.width is not None:
@@ -190,7 +191,7 @@ class Cell:
                 cases.append(f"WHEN {bad} THEN {self.complaint(raw, f'is {word} {bound:g}')}")
         return f"CASE {' '.join(cases)} END"
 
-    def _inexact(self, raw: str, value: str) -> str | None:
+    def _inexact(self, raw: str) -> str | None:
         """SQL condition that an integer came as a float so large that its neighbours are the same float.
 
         None where that cannot be: other types, and times, of which a rounding error is far below a microsecond's use.
@@ -198,9 +199,14 @@ class Cell:
         if self.column.type not in ("int", "string", "list[int]", "list[string]"):
             return None
         if self.kind == "text" and self.column.type == "int":
-            # Text is exact, but only a float is written with a point at this size.
-            limit = _EXACT_BELOW["DOUBLE"]
-            return f"(({value} >= {limit} OR {value} <= -{limit}) AND contains({raw}, '.'))"
+            return rounded_text(raw)
+        if self.kind == "text" and self.column.type == "list[int]":
+            return self._any(self._items(raw), rounded_text)
+        if self.kind == "json" and self.column.type.startswith("list"):
+            # Not every text in a list was a number.
+            items = f"CASE WHEN {_has_point(raw)} THEN TRY_CAST(TRY_CAST({raw} AS JSON) AS JSON[]) END"
+            is_text = "" if self.column.type == "list[int]" else " AND json_type({0}) = 'DOUBLE'"
+            return self._any(items, lambda x: rounded_text(f"json_extract_string({x}, '$')") + is_text.format(x))
         if self.kind == "list":
             inner = self._item
             return self._any(raw, lambda x: inner._too_large(x) or "false") if inner._too_large("x") else None
@@ -218,7 +224,7 @@ class Cell:
         return f"({literal(self.name + ': ')} || {shown} || {literal(' ' + what)})"
 
     def _unread(self, raw: str, value: str) -> str:
-        if self.kind == "json":
+        if self.kind == "json" and self.column.type.startswith("list"):
             # Text that is not an array gives no list at all, an element of another type gives a null.
             return f"({raw} IS NOT NULL AND coalesce(list_count({value}) < len({value}), true))"
         if self.column.type.startswith("list"):
@@ -240,6 +246,18 @@ class Cell:
         if self.column.type.startswith("list"):
             return f"coalesce(len(list_filter({value}, lambda y: {bad('y')})) > 0, false)"
         return bad(value)
+
+
+def rounded_text(text: str) -> str:
+    """SQL condition that a text is a number that a float has rounded.
+
+    Text is exact, but at this size only a float is written with a point or an exponent.
+    """
+    return f"({_has_point(text)} AND abs(TRY_CAST({text} AS DOUBLE)) >= {_EXACT_BELOW['DOUBLE']})"
+
+
+def _has_point(text: str) -> str:
+    return f"(contains({text}, '.') OR contains(lower({text}), 'e'))"
 
 
 def _is_nan(raw: str) -> str:
@@ -311,8 +329,8 @@ def _moment(column: Column, kind: str, raw_type: str, raw: str) -> str:
             stamp = f"CAST(make_timestamp({time_sql(f'epoch_ns({raw})', ns, 'int')}) AS TIMESTAMPTZ)"
         case "moment" if raw_type == "TIMESTAMPTZ_NS":
             return time_sql(f"epoch_ns({raw})", ns, "int")
-        case "text" if column.date_format:
-            stamp = f"CAST(try_strptime(trim({raw}), {literal(column.date_format)}) AS TIMESTAMPTZ)"
+        case "text" | "int" if column.date_format:  # 20240301 may be a number in a Parquet file
+            stamp = f"CAST(try_strptime(trim(CAST({raw} AS VARCHAR)), {literal(column.date_format)}) AS TIMESTAMPTZ)"
         case "text" if column.unit == "iso":
             stamp = f"TRY_CAST(trim({raw}) AS TIMESTAMPTZ)"
         case "text":

@@ -235,13 +235,40 @@ def csv_header(text: TextFile, delimiter: str) -> list[str]:
     """
     with text.lines() as lines:
         header = next(csv.reader(lines, delimiter=delimiter), [])
-    if not header:
+        is_empty = not header and not any(line.strip() for line in lines)
+    if is_empty:
         raise BadInputError(f"{text.path}: empty, without even a header; bring the file again")
+    if not header:
+        raise BadInputError(f"{text.path}: row 1 is blank, where the names of the columns belong; delete the row")
     broken = [name for name in header if "\ufffd" in name]
     if broken:
         raise BadInputError(f"{text.path}: row 1: the column name {broken[0]!r} is not UTF-8; save the file as UTF-8")
     refuse_repeated(text.path, header)
     return header
+
+
+def unread_csv(file: File, error: Exception) -> str | None:
+    """The cause and the remedy of DuckDB's error, where its own words hide them."""
+    if "utf-16" in str(error):
+        return "it is UTF-16 with characters of 32 bits, such as emoji, or cut off; save it as UTF-8"
+    if "invalid state" in str(error) and (row := _another_line_end(open_text(file, "csv"))):
+        return f"line {row} ends in another way than line 1 (LF, CR LF or CR); save the file with one line end"
+    return None
+
+
+def _another_line_end(text: TextFile) -> int | None:
+    """The first line (from 1) whose end is not that of the first; line ends between quotes do not count."""
+    first, is_quoted = None, False
+    with text.lines() as lines:
+        for row, line in enumerate(lines, 1):
+            is_quoted ^= line.count('"') % 2 == 1
+            end = line[len(line.rstrip("\r\n")) :]
+            if is_quoted or not end:
+                continue
+            first = first or end
+            if end != first:
+                return row
+    return None
 
 
 def refuse_repeated(file: File, names: list[str]) -> None:

@@ -317,19 +317,22 @@ class _Landing:
             return
         if retyped := retyped_columns(self.reader, allowed):
             raise BadInputError(retyped[0])
+        remedy = (
+            f"Correct the rows, or {self.source.place} in {self.scenario.file}, or raise ingest.max_quarantined_share "
+            f"there"
+        )
+        why = self._why(condition, remedy)
+        raise BadInputError(f"{self._files}: {num:,} of {what}, {num / of:.1%}, allowed {allowed:.1%}: {why}")
+
+    def _why(self, condition: str, remedy: str) -> str:
+        """The most frequent reasons of malformed rows, with the first place of each, and the remedy."""
         kinds = kinds_of(self.reader, condition)
         several = len(self.reader.files) > 1
         top = "; ".join(
             f"{kind.reason} ({f'{kind.file.name}, ' if several else ''}{kind.place}; {kind.num:,} such rows)"
             for kind in kinds
         )
-        remedy = (
-            f"Correct the rows, or {self.source.place} in {self.scenario.file}, or raise ingest.max_quarantined_share "
-            f"there"
-        )
-        if kinds[0].remedy:
-            remedy = f"Remedy: {kinds[0].remedy}"
-        raise BadInputError(f"{self._files}: {num:,} of {what}, {num / of:.1%}, allowed {allowed:.1%}: {top}. {remedy}")
+        return f"{top}. {f'Remedy: {kinds[0].remedy}' if kinds[0].remedy else remedy}"
 
     def _empty(self, num_read: int) -> BadInputError:
         if self.source.key:
@@ -339,8 +342,11 @@ class _Landing:
                 f"no events on {self.ds} in {self._files}: data.events.where ({self.source.table.where}) leaves out"
                 f" {num:,} rows; correct it, or list the day under data.days.skip in {self.scenario.file}"
             )
-        if num_read:
-            return BadInputError(f"no events on {self.ds} in {self._files}: all {num_read:,} rows are quarantined")
+        num_bad = self._row("SELECT count(*) FROM staged WHERE reason IS NOT NULL")[0]
+        if num_bad:
+            what = "rows are quarantined" if num_read else "rows that could be of the day have no readable time"
+            why = self._why("true", f"Correct the rows, or {self.source.place} in {self.scenario.file}")
+            return BadInputError(f"no events on {self.ds} in {self._files}: all {num_bad:,} {what}: {why}")
         days = [
             day_of(self.scenario, time) or f"{time / 1e6:.0f} s after 1970"
             for time in self.reader.span()[:2]

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import literal
 from feature_jobs.schema import Scenario
+from feature_jobs.sources.casts import INEXACT, Cell, rounded_text
 from feature_jobs.sources.files import (
     File,
     TextFile,
@@ -25,6 +26,7 @@ from feature_jobs.sources.files import (
     open_text,
     refuse_repeated,
     refuse_text,
+    unread_csv,
 )
 from feature_jobs.sources.source import Source, did_you_mean, other_name_remedy
 
@@ -115,26 +117,34 @@ class Layouts:
         lines = self._text_scan(
             text, 1, f"header = false, delim = {literal(_NO_TEXT)}, quote = '', escape = '', strict_mode = false"
         )
+        keys = {name: '$."' + name.replace('"', '\\"') + '"' for name in names}
+        raws = {name: f"json_extract_string(json, {literal(key)})" for name, key in keys.items()}
+        # A number where text is declared reads as text, though a float may have rounded it before the line was written.
+        rounded = [
+            f"WHEN {rounded_text(raws[source])} AND json_type(json, {literal(keys[source])}) = 'DOUBLE' "
+            f"THEN {Cell(name, column, 'VARCHAR').complaint(raws[source], INEXACT)} "
+            for name, column in self.source.columns.items()
+            if column.type == "string" and (source := column.source or name)
+        ]
         scan = (
-            "SELECT *, CASE WHEN coalesce(json_type(json), '') <> 'OBJECT' THEN 'line: not a JSON object' END AS broken"
+            "SELECT *, CASE WHEN coalesce(json_type(json), '') <> 'OBJECT' THEN 'line: not a JSON object' "
+            f"{''.join(rounded)}END AS broken"
             # One text that is not JSON would end the whole scan in a JSON function, so only valid ones reach them.
             f" FROM (SELECT _row, p0 AS line, CASE WHEN json_valid(p0) THEN p0 END AS json FROM ({lines}) "
             f"WHERE trim(coalesce(p0, '')) <> '')"
         )
-        keys = {name: '$."' + name.replace('"', '\\"') + '"' for name in names}
-        raws = {name: f"json_extract_string(json, {literal(key)})" for name, key in keys.items()}
         types = {
             name: "JSON" if column.type.startswith("list") and not column.separator else "VARCHAR"
             for name, column in names.items()
         }
-        known = self._json_keys(scan, text.path, [c.source or name for name, c in self.source.columns.items()])
+        known = self._json_keys(scan, text, [c.source or name for name, c in self.source.columns.items()])
         return Layout(scan, {name: raws.get(name, "NULL") for name in known}, types, by_line=True)
 
-    def _json_keys(self, scan: str, file: File, wanted: list[str]) -> list[str]:
+    def _json_keys(self, scan: str, text: TextFile, wanted: list[str]) -> list[str]:
         """Keys of the first lines; where a wanted one is not among them, of all lines."""
         known: list[str] = []
         for limit in (f"LIMIT {_FIRST_LINES}", ""):
-            keys = f"SELECT unnest(json_keys(json)) AS key FROM ({scan} {limit}) WHERE broken IS NULL"
+            keys = f"SELECT unnest(json_keys(json)) AS key FROM ({scan} {limit}) WHERE json_type(json) = 'OBJECT'"
             rows = self.connection.execute(f"SELECT DISTINCT key FROM ({keys}) ORDER BY key").fetchall()
             known = [row[0] for row in rows]
             if known and set(wanted) <= set(known):
@@ -142,7 +152,12 @@ class Layouts:
         if not known and self.source.table.format == "kafka":  # a day without messages
             return wanted
         if not known:
-            raise BadInputError(f"{file}: not readable as jsonl: no line is a JSON object; bring the file again")
+            with text.lines() as lines:
+                is_array = lines.read(1) == "["
+            what = "no line is a JSON object; bring the file again"
+            if is_array:
+                what = "it is one JSON array; write each of its objects in a line of its own"
+            raise BadInputError(f"{text.path}: not readable as jsonl: {what}")
         return known
 
     def _text_scan(self, text: TextFile, num_columns: int, options: str) -> str:
@@ -178,6 +193,8 @@ def check_columns(scenario: Scenario, source: Source, place: str, found: Collect
 
 def unreadable(scenario: Scenario, source: Source, file: File, error: Exception) -> BadInputError:
     """The error for a file that does not read as its format."""
+    if source.table.format == "csv" and (cause := unread_csv(file, error)):
+        return BadInputError(f"{file}: not readable as csv: {cause}")
     what = str(error).splitlines()[0].replace(os.fspath(file), file.name)[:200]
     return BadInputError(
         f"{file}: not readable as {source.table.format} ({what}); copy it again, or correct "

@@ -57,14 +57,6 @@ class Comparison(TypedDict):
     judgement: Judged | None
 
 
-class BootstrapSettings(TypedDict):
-    """Settings of the bootstrap that computes intervals."""
-
-    resamples: int
-    confidence: float
-    seed: int
-
-
 @dataclass(frozen=True)
 class Groups:
     """The user of each row, and its request where the log names requests (`data.request`), as numbers. [N]"""

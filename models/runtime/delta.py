@@ -249,7 +249,7 @@ def _read_rows(file: Path, facts: DeltaFacts, old: FrozenTable) -> Rows:
         raise CorruptError(f"{file}: rows {rows.rows_CW.shape} where {shape} belong; {FETCH}")
     # Before memory is taken for so many rows: the number comes from a file that may be damaged.
     if not 0 <= facts["rows"] <= len(old) + len(rows.keys_C):
-        raise CorruptError(f"{file.with_name(DELTA_FILE)}: {facts['rows']:,} rows can't come of this delta; {FETCH}")
+        raise CorruptError(f"{file.with_name(DELTA_FILE)}: says {facts['rows']:,} rows, which is impossible; {FETCH}")
     counts = (facts["changed"] + facts["new"], facts["gone"])
     if counts != (len(rows.keys_C), len(rows.gone_G)) or min(facts["changed"], facts["new"]) < 0:
         raise CorruptError(

@@ -32,14 +32,16 @@ def scenario_days(scenario: Scenario, ds: str | None, first: str | None, last: s
         check_day(scenario, ds)
         return [ds]
     # An open end has no default: "today" would make the same command mean other days tomorrow.
+    given = [day for day in (first, last) if day]
     last = last or (str(scenario.data.days.last) if scenario.data.days.last else None)
     if last is None:
         raise BadInputError(f"{scenario.file}: data.days.last is open; give the last day with --to")
-    days = day_range(scenario, first or str(scenario.data.days.first), last)
+    first = first or str(scenario.data.days.first)
+    if len(given) == 1 and last < first:
+        check_day(scenario, given[0])
+    days = day_range(scenario, first, last)
     if not 0 < len(days) <= MAX_DAYS:
-        raise BadInputError(
-            f"{first or scenario.data.days.first} to {last}: {len(days):,} days; choose 1 to {MAX_DAYS:,}"
-        )
+        raise BadInputError(f"{first} to {last}: {len(days):,} days; choose 1 to {MAX_DAYS:,}")
     # The ends are enough: days between them lie inside, too, and skipped ones are left out already.
     for day in (days[0], days[-1]):
         check_day(scenario, day)

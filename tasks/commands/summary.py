@@ -75,10 +75,6 @@ def day_facts(scenario: Scenario, store: ScenarioStore, ds: str) -> DayFacts:
     }
 
 
-def _gate(verdict: Mapping[str, Any], deployed: Commit) -> str:
-    return str(verdict.get("words") or deployed.manifest.get("gate") or "promoted")
-
-
 def _refusal(store: ScenarioStore, ds: str) -> str | None:
     """Returns a step's reason to refuse the day without a commit; None where no step did, or it was done later."""
     generation, refusal = store.generation_of(ds), None

@@ -208,11 +208,6 @@ class ScenarioStore(RecordStore):
         """The committed output with that digest, of any day and generation."""
         return next((c for c in self.commits() if c.step == step and c.digest == digest), None)
 
-    def find_by_digest(self, step: str, digest: str) -> Path | None:
-        """Its folder."""
-        commit = self.find_commit(step, digest)
-        return commit.folder if commit else None
-
     def commit(
         self, step: str, ds: str, folder: Path, facts: Facts, generation: int | None = None
     ) -> tuple[Commit, bool]:

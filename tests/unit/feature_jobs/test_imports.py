@@ -1,4 +1,5 @@
 import gc
+import subprocess
 import sys
 from pathlib import Path
 
@@ -46,3 +47,9 @@ def test_a_collector_that_was_off_stays_off_and_a_failed_import_turns_it_on_agai
     with pytest.raises(ModuleNotFoundError), quick_imports():
         import no_such_module  # noqa: F401
     assert gc.isenabled()
+
+
+def test_a_process_that_used_duckdb_ends_without_a_word() -> None:
+    code = "from feature_jobs.imports import quick_imports\nwith quick_imports():\n    import duckdb\nduckdb.connect()"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stderr == ""

@@ -66,7 +66,8 @@ class Loop:
 
     def evaluate(self, number: int) -> None:
         entries = ChampionLog(self.store).as_of(DAYS[number])
-        champions = [e and self.store.find_by_digest("train", e.checkpoint) for e in entries]
+        found = [e and self.store.find_commit("train", e.checkpoint) for e in entries]
+        champions = [commit and commit.folder for commit in found]
         out = self.folder(number, "evaluation")
         given = {"samples": self.folder(number, "samples"), **self.folders(number, "validation", "checkpoint")}
         given |= {"champion": champions[0], "former_champion": champions[1], "yesterday": None}

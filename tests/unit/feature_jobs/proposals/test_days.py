@@ -23,6 +23,7 @@ DAY = datetime.timedelta(days=1)
         ([100, 100, 0] + [100] * 8, True, (None, 0, 10)),  # a warm-up has no partition to read on the missing day
         ([3, 0, 4] + [100] * 4, False, (0, 3, 6)),
         ([34] * 40 + [60_000] * 3 + [34] * 20, False, (0, 40, 42)),  # busy days, not those of the long tail
+        ([450] * 20 + [50] * 12, False, (0, 10, 19)),  # a tail with a ninth of the rows is not taken for busy
         (([100] * 5 + [0, 0]) * 4, False, (0, 14, 25)),  # weekends are skipped
     ],
 )

@@ -4,6 +4,8 @@ import datetime
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from feature_jobs.checks.check import check
@@ -79,6 +81,7 @@ def test_times_that_nothing_reads_are_named(
         ("%Y%m%d%H", "%Y%m%d%H"),
         ("%m/%d/%Y %I:%M %p", "%m/%d/%Y %I:%M %p"),
         ("%Y/%m/%d %H:%M:%S", None),  # read as it is
+        ("%y-%m-%d", "%y-%m-%d"),  # not a day of the year 24
     ],
 )
 def test_formats_of_times(text: str, date_format: str | None, tmp_path: Path) -> None:
@@ -87,6 +90,20 @@ def test_formats_of_times(text: str, date_format: str | None, tmp_path: Path) ->
     csv_file("at,user,item,click", *rows)(tmp_path)
     column = proposed(tmp_path / "log.csv", tmp_path).data.events.columns["at"]
     assert (column.type, column.date_format) == ("time", date_format)
+
+
+@pytest.mark.parametrize("form", ["%y%m%d%H", "%Y%m%d%H"])
+def test_digits_of_a_date_in_a_parquet_file_are_times(form: str, tmp_path: Path) -> None:
+    """2024031301 as a number of seconds would be a time in 2034."""
+    times = [datetime.datetime(2024, 3, 13) + datetime.timedelta(minutes=20 * i) for i in range(72)]
+    rows = [{"hour": int(time.strftime(form)), "user": i % 20, "item": i % 15} for i, time in enumerate(times)]
+    table = pa.Table.from_pylist([{**row, "click": i % 3 == 0} for i, row in enumerate(rows)])
+    pq.write_table(table, tmp_path / "log.parquet")
+    said = write_proposal(tmp_path / "log.parquet", tmp_path / "out", "found")
+    scenario = load_scenario(tmp_path / "out" / "found.yaml")
+    assert scenario.data.events.columns["hour"].date_format == form
+    assert "days: the log has 72 rows on 1 day, 2024-03-13" in said
+    assert "&id" not in (tmp_path / "out" / "found.yaml").read_text()
 
 
 @pytest.mark.parametrize("name", ["ts", "x"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,36 @@ def test_fault_1_text_that_a_float_wrote_refuses_the_day_and_exact_text_does_not
     write_lines(tmp_path / "data/events.csv", ["user,item,rating,t", *(f"{i},2.0,3,{T}" for i in (BIG, BIG - 1, 7))])
     ingest_day(scenario, DS, tmp_path / "out")
     assert pq.read_table(tmp_path / "out/events.parquet")["user"].to_pylist() == [BIG, BIG - 1, 7]
+
+
+@pytest.mark.parametrize("kind", ["int", "string", "list[int]", "list[string]"])
+@pytest.mark.parametrize("number", [f"{BIG}.0", "1e17"])
+def test_fault_1_a_number_of_json_that_a_float_wrote_refuses_the_day(tmp_path: Path, kind: str, number: str) -> None:
+    column = {
+        "data.events.path": "events.jsonl",
+        "data.events.format": "jsonl",
+        "data.events.columns.x": {"type": kind},
+    }
+    good, texts = {"int": ("7", str(BIG)), "string": ('"7.5e20"', str(2**70))}.get(kind, ("[7]", f"[{BIG}]"))
+    line = '{"user":1,"item":1,"rating":3,"t":%d,"x":%s}'
+    lines = [line % (T, good), line % (T, texts), line % (T, f"[{number}]" if kind.startswith("list") else number)]
+    write_lines(tmp_path / "data/events.jsonl", lines)
+    with pytest.raises(BadInputError, match=rf"events\.jsonl: row 3: x: .* {EXACT_WORD}"):
+        ingest_day(scenario_in(tmp_path, column), DS, tmp_path / "out")
+    write_lines(tmp_path / "data/events.jsonl", lines[:2])
+    assert ingest_day(scenario_in(tmp_path, column), DS, tmp_path / "out")["rows"] == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "cell"), [("int", "1e+17"), ("int", "9.1E15"), ("list[int]", f"1 {BIG}.0"), ("list[int]", "2e16")]
+)
+def test_fault_1_text_of_a_float_with_an_exponent_or_in_a_list_refuses_the_day(
+    tmp_path: Path, kind: str, cell: str
+) -> None:
+    scenario = scenario_in(tmp_path, {"data.events.columns.x": {"type": kind, "separator": " "}})
+    write_lines(tmp_path / "data/events.csv", ["user,item,rating,t,x", f"1,2,3,{T},1", f"1,2,3,{T},{cell}"])
+    with pytest.raises(BadInputError, match=rf"events\.csv: row 2: x: '{re.escape(cell)}' {EXACT_WORD}"):
+        ingest_day(scenario, DS, tmp_path / "out")
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -216,6 +247,8 @@ READ: list[tuple[pa.Array, str, list[Any]]] = [
     (pa.array([b"a", "é".encode()], pa.binary()), "string", ["a", "é"]),
     (pa.array([b"a", b"b"], pa.binary_view()), "string", ["a", "b"]),
     (pa.array([b"ab", b"cd"], pa.binary(2)), "string", ["ab", "cd"]),
+    (pa.ExtensionArray.from_storage(pa.json_(), pa.array(['{"a":1}'])), "string", ['{"a":1}']),
+    (pa.ExtensionArray.from_storage(pa.json_(), pa.array(['["a",1]'])), "list[string]", [["a", "1"]]),
     (pa.array([b"a" * 16], pa.uuid()), "string", ["61616161-6161-6161-6161-616161616161"]),
     (pa.array([datetime.time(1, 2, 3)], pa.time32("s")), "string", ["01:02:03"]),
     (pa.array([datetime.time(1, 2, 3)], pa.time64("us")), "string", ["01:02:03"]),
@@ -306,6 +339,8 @@ def test_fault_7_numbers_need_a_unit(tmp_path: Path) -> None:
     message = refusal(tmp_path, pa.array([5]), {"type": "time"})
     assert "column 'x' is BIGINT, a time in numbers" in message and "add its unit: s, ms, us or ns" in message
     assert land(tmp_path, pa.array([5]), {"type": "time", "unit": "ms"})[0] == [5000]
+    digits = pa.array([1970010203, None], pa.int64())
+    assert land(tmp_path, digits, {"type": "time", "date_format": "%Y%m%d%H"})[0] == [(DAY_S + 3 * 3600) * US, None]
     assert land(tmp_path, pa.array([5.5, math.nan]), {"type": "time", "unit": "s"})[0] == [5_500_000, None]
     assert "min and max are for numbers" in refusal(tmp_path / "x", pa.array(["5"]), {"type": "time", "min": 1})
 

@@ -139,6 +139,12 @@ REFUSED: list[tuple[bytes, str]] = [
     (b"\x28\xb5\x2f\xfd1234", "compressed with zstd; unpack it"),
     (gzip.compress(f"{HEADER}\n1,2,3,{T}\n".encode(), mtime=0)[:-20], "not readable as csv"),
     (bytes(range(256)), "row 1 holds zero bytes"),
+    (f"\ufeff{HEADER},n\n1,2,3,{T},😀\n".encode("utf-16-le"), "UTF-16 with characters of 32 bits, such as emoji"),
+    (f"{HEADER}\r\n1,2,3,{T}\r\n1,2,3,{T}\n".encode(), "line 3 ends in another way than line 1"),
+    (f'{HEADER},n\n1,2,3,{T},"a\r\nb"\n1,2,3,{T},a\rb\n'.encode(), "line 4 ends in another way than line 1"),
+    (f"\n{HEADER}\n1,2,3,{T}\n".encode(), "row 1 is blank, where the names of the columns belong"),
+    (b"\n \n", "empty, without even a header"),
+    (f"{HEADER},\n1,2,3,{T}\n".encode(), "fewer cells than the header (line 2; 1 such rows)"),
 ]
 
 
@@ -224,6 +230,8 @@ def test_json_lines_refuse_a_key_that_no_line_has(tmp_path: Path) -> None:
         tmp_path / "data/events.jsonl", [*[json.dumps(row)] * 1500, json.dumps({**row, "user": 2, "rating": 5})]
     )
     assert users(tmp_path, JSONL) == [1, 2]  # a rare key is found, however late
+    write_lines(tmp_path / "data/events.jsonl", [json.dumps([row])])
+    assert "it is one JSON array; write each" in refusal(tmp_path / "x", {**JSONL, "data.path": str(tmp_path / "data")})
     write_lines(tmp_path / "data/events.jsonl", ["user,item", "1,2"])
     assert "no line is a JSON object" in refusal(tmp_path / "x", {**JSONL, "data.path": str(tmp_path / "data")})
 

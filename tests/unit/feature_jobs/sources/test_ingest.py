@@ -185,7 +185,7 @@ def test_a_line_beyond_measure_is_quarantined(tmp_path: Path) -> None:
         ([f"1,1,3,{T + DAY_S}"], "nearest days with events: 1970-01-03"),
         ([], "it holds no events at all"),
         (["1,1,3,9000000000000"], "s after 1970"),
-        ([f"x,1,3,{T}"], "all 1 rows are quarantined"),
+        ([f"x,1,3,{T}"], "all 1 rows are quarantined: user: 'x' is not an int (row 1; 1 such rows)"),
     ],
 )
 def test_an_empty_day_names_the_nearest_days(tmp_path: Path, lines: list[str], expected: str) -> None:

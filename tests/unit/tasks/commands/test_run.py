@@ -86,6 +86,9 @@ def test_json_lists_the_finished_steps_where_a_step_has_a_defect(shop: Path, mon
         (["--set", "validate.suite=/tmp/none.json"], "validate.suite"),
         (["--set", "train.learning_rate=fast"], "train.learning_rate"),
         (["--ds", "2019-01-01"], "is outside"),
+        (["--from", "2033-01-01"], "data.days: 2033-01-01 is outside"),
+        (["--to", "2019-01-01"], "data.days: 2019-01-01 is outside"),
+        (["--from", DAYS[1], "--to", DAYS[0]], "swap them"),
     ],
 )
 def test_json_holds_the_error_also_where_it_comes_before_the_first_step(
@@ -117,6 +120,13 @@ def test_a_day_made_with_other_settings_is_named_with_a_command_that_can_be_copi
     started = CliRunner().invoke(main, [*command.split(), "--no-run"])
     assert started.exit_code == 0, started.output
     assert "generation 1" in started.output
+
+
+def test_a_column_added_later_does_not_make_the_days_before_look_like_corrected_data(shop: Path) -> None:
+    added = ["--set", "data.events.columns.more={type: int, optional: true}"]
+    done = recloop(shop, "run", "--to", DAYS[1], "--until", "join", *added)
+    assert done.exit_code == 0, done.output
+    assert f"{DAYS[0]}: made with other settings than the scenario has today: ingest, summarize, join" in done.stderr
 
 
 def test_status_shows_the_parents_auc_of_each_day(shop: Path, mlflow_uri: str) -> None:
