@@ -30,7 +30,7 @@ from feature_jobs.schema import Scenario
 from feature_jobs.windows.days import Pieces, TileId, Window
 from feature_jobs.windows.keys import Bools, Groups, Ints, Keys, group_rows, keys_of
 from feature_jobs.windows.operations import Operation
-from feature_jobs.windows.query import Asked, aggregate
+from feature_jobs.windows.query import Answers, Asked, Question, answers
 from feature_jobs.windows.runs import Run
 from feature_jobs.windows.tiles import Tile
 
@@ -81,22 +81,21 @@ class TrailingFeatures:
         """The key sets that they read."""
         return [one for one, _ in self._wanted.values()]
 
-    def columns(self, asking: Asking, past: Past) -> tuple[dict[str, pa.Array], dict[str, Ints], dict[str, int]]:
-        """Their columns, the newest source time behind each value, and the least age of each source (µs)."""
+    def columns(
+        self, asking: Asking, past: Past, answers: Answers = answers
+    ) -> tuple[dict[str, pa.Array], dict[str, Ints], dict[str, int]]:
+        """Their columns, the newest source time behind each value, and the least age of each source (µs).
+
+        `answers` computes what windows hold: here, or on other machines.
+        """
         columns, sources, delays = {}, {}, {}
         for one, by_window in self._wanted.values():
             asked = past.asked(one)
-            for window, wanted in by_window.items():
-                pieces, runs, tiles = past.parts(one, window)
-                found = aggregate(
-                    asked,
-                    window,
-                    pieces,
-                    operations=wanted.operations,
-                    stored=wanted.stored,
-                    runs=runs,
-                    tiles=tiles,
-                )
+            questions = [
+                Question(window, *past.parts(one, window), wanted.operations, wanted.stored)
+                for window, wanted in by_window.items()
+            ]
+            for (window, wanted), found in zip(by_window.items(), answers(asked, questions), strict=True):
                 for name, (aggregation, roles) in wanted.aggregations.items():
                     of_feature = {role: found[operation] for role, operation in roles.items()}
                     if self._audited:
