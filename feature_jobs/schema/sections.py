@@ -112,7 +112,7 @@ class Spark(Section):
     """The URL of the master: local[2] or local[*] for this machine, spark://HOST:PORT, yarn, k8s://https://HOST:PORT.
     Without it that of spark-submit, else the environment variable RECLOOP_SPARK_MASTER, else local[2]."""
     settings: dict[str, str] = {}
-    """Spark's own settings, such as spark.executor.memory: 4g. Secrets stand in Spark's own file, spark-defaults.conf."""
+    """Spark's own settings, such as spark.executor.memory: 4g. Secrets stand in Spark's file, spark-defaults.conf."""
 
     @field_validator("settings")
     @classmethod

@@ -36,14 +36,24 @@ _DEFAULTS = {
     "spark.driver.maxResultSize": "0",  # the answers of a day may be larger than the usual 1 GiB
     "spark.rpc.message.maxSize": "2047",  # MiB; a part travels in its task
 }
+_QUICK_START = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+_OF_ONE_MACHINE = {
+    # Its own name may be one that nobody knows.
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.driver.host": "127.0.0.1",
+    # Java only passes bytes on: to compile it well takes longer than it ever runs.
+    "spark.driver.extraJavaOptions": _QUICK_START,
+    "spark.executor.extraJavaOptions": _QUICK_START,
+    "spark.driver.memory": "2g",
+}
 
 
 @contextlib.contextmanager
 def spark_session(scenario: Scenario) -> Iterator[SparkSession]:
     """Opens a session with this project's code on all executors, and stops it at the end.
 
-    A session that this process has open already, as in a notebook or a program of spark-submit's that made one, is used
-    and left open. Raises BadInputError where PySpark or Java is missing, RetryLaterError where the master doesn't answer.
+    A session that this process has open already, as in a notebook, is used and left open.
+    Raises BadInputError where PySpark or Java is missing, RetryLaterError where the master does not answer.
     """
     _require_java(scenario)
     spark = _imported(scenario)
@@ -75,8 +85,7 @@ def _open(scenario: Scenario) -> SparkSession:
     if master:
         builder = builder.master(master)
     if (master or "").startswith("local"):
-        # Of one machine, which may have a name that nobody knows.
-        settings = {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1", **settings}
+        settings = {**_OF_ONE_MACHINE, **settings}
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     for name, value in settings.items():
         builder = builder.config(name, value)

@@ -60,8 +60,8 @@ def without_content(questions: Sequence[Question]) -> list[Question]:
 
 
 def answer(blocks: Mapping[str, pa.Table], questions: Sequence[Question]) -> Iterator[pa.Table]:
-    """The answers to questions from the blocks of a part: a table each, with a row for each asking row, and then one for
-    a row without key."""
+    """The answers to questions from the blocks of a part: a table each, with a row for each asking row and a last
+    one for a row without key."""
     part = run_from(blocks[_ASKED])
     runs, tiles = dict[int, Run](), dict[TileId, Tile]()
     for name, table in blocks.items():
