@@ -111,7 +111,8 @@ def _imported(scenario: Scenario) -> type[SparkSession]:
             f"{_place(scenario)}: {error.name or 'pyspark'} is not installed; install Recloop's extra `spark` (pip"
             f" install 'recloop[spark]'), or write engine: duckdb"
         ) from None
-    return SparkSession
+    found: type[SparkSession] = SparkSession
+    return found
 
 
 _JAVA_REMEDY = (

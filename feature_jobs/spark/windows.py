@@ -1,8 +1,8 @@
 """Questions about windows, answered by Spark.
 
 Runs and tiles are sorted by key since `summarize` wrote them, so nothing is left to shuffle. This process cuts them
-into parts (`feature_jobs.windows.parts`), and the kernel runs once on each. Spark sees a part as one cell of bytes, which it
-passes on as it is.
+into parts (`feature_jobs.windows.parts`), and the kernel runs once on each. Spark sees a part as one cell of bytes,
+which it passes on as it is.
 """
 
 from __future__ import annotations
