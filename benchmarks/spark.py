@@ -6,12 +6,13 @@
 Three days of a log of clicks of Zipf-distributed users and items, of which one item has `--share` of the rows. The last
 day is joined from the summaries of the days before. All engines read the same files, and the samples must have the same
 bytes. Spark's session starts once, and its start is reported apart; the seconds of a round are those of the whole join:
-reading the events, features, audit, and the samples' file.
+reading the events, features, audit, and the samples' file. CPU seconds are those of all processes of an engine.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -134,10 +136,10 @@ class LastDay:
         return {day: self._outputs[day] for day in days}
 
     def measured(self, how: Answers, rounds: int) -> dict[str, Any]:
-        """Median seconds of the join after a first one, which warms the engine up, and the digest of the samples."""
-        ds, seconds = DAYS[-1], []
+        """Medians of the join after a first one, which warms the engine up, and the digest of the samples."""
+        ds, seconds, cpu = DAYS[-1], list[float](), list[float]()
         for _ in range(1 + rounds):
-            begun = time.perf_counter()
+            begun, cpu_before = time.perf_counter(), _cpu_seconds()
             join_day(
                 self.scenario,
                 ds,
@@ -148,8 +150,24 @@ class LastDay:
                 answers=how,
             )
             seconds.append(time.perf_counter() - begun)
-        digest = hashlib.sha256((self._root / "samples" / SAMPLES_FILE).read_bytes()).hexdigest()
-        return {"first_s": round(seconds[0], 2), "join_s": round(median(seconds[1:] or seconds), 2), "samples": digest}
+            cpu.append(_cpu_seconds() - cpu_before)
+        return {
+            "first_s": round(seconds[0], 2),
+            "join_s": round(median(seconds[1:] or seconds), 2),
+            "cpu_s": round(median(cpu[1:] or cpu), 2),
+            "samples": hashlib.sha256((self._root / "samples" / SAMPLES_FILE).read_bytes()).hexdigest(),
+        }
+
+
+def _cpu_seconds() -> float:
+    """Of this process and all below it: Java, and the Python processes of executors."""
+    total = 0.0
+    own = psutil.Process()
+    for process in [own, *own.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
 
 
 def write_log(root: Path, num_rows: int, share: float) -> None:
