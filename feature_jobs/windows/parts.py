@@ -30,7 +30,7 @@ _ASKED = "asked"
 
 @dataclass(frozen=True)
 class _Need:
-    """What some questions read of a run: its columns, and the windows that bound its rows."""
+    """The columns of a run that some questions read, and these questions, whose windows bound its rows."""
 
     columns: frozenset[str]
     questions: tuple[Question, ...]

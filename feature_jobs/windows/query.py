@@ -16,7 +16,7 @@ from feature_jobs.windows.tiles import Operations, Tile
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of one window: its pieces with the runs and tiles that they name, and operations by name.
+    """A window with its pieces, the runs and tiles that they name, and the operations asked for, by name.
 
     `stored`: the name that tiles have for what an operation reads, where it is not the operation's own name.
     """

@@ -1,4 +1,4 @@
-"""What is missing for Spark is said before a day is read, with the remedy; secrets never reach a message."""
+"""Messages name what Spark lacks, and the remedy, before a day is read; no secret is in one."""
 
 from __future__ import annotations
 
