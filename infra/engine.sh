@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A private Docker engine on a bare Debian machine, as root: it doesn't change the host's network, and keeps all its files
 # in one folder.
-#   engine.sh install     installs Debian's docker.io and mmdebstrap where they are missing
+#   engine.sh install     installs Debian's docker.io, mmdebstrap, and a Java for Spark where they are missing
 #   engine.sh start DIR   starts an engine and prints its DOCKER_HOST
 #   engine.sh base DIR    provides python:3.11-slim-bookworm to that engine: pulled, or built from Debian's packages
 #   engine.sh stop DIR    removes its containers, stops the engine by its pid, unmounts and deletes DIR
@@ -21,6 +21,7 @@ install() {
   local missing=()
   command -v dockerd >/dev/null || missing+=(docker.io)
   command -v mmdebstrap >/dev/null || missing+=(mmdebstrap)
+  command -v java >/dev/null || missing+=(openjdk-17-jre-headless)
   [ ${#missing[@]} = 0 ] && return
   [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || { say "only root on Debian can install ${missing[*]} here"; return 1; }
   say "installing ${missing[*]}"

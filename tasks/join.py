@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import contextlib
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import history_days, maturing_days
 from tasks.contract import Choice, DayConfig, Input, Metrics, ReadFile, Resources, step
+
+if TYPE_CHECKING:
+    from feature_jobs.windows.query import Answers
 
 
 def _of_windows(scenario: Scenario, ds: str, read: ReadFile) -> Collection[str]:
@@ -63,14 +68,31 @@ def join(
     """
     from feature_jobs.joins.join import join_day
 
-    facts = join_day(
-        config.scenario,
-        config.ds,
-        events,
-        summaries=summaries,
-        past=dict(past),
-        output=samples,
-        past_events=dict(past_events),
-        matured=dict(matured),
-    )
+    with _answers(config.scenario) as answers:
+        facts = join_day(
+            config.scenario,
+            config.ds,
+            events,
+            summaries=summaries,
+            past=dict(past),
+            output=samples,
+            past_events=dict(past_events),
+            matured=dict(matured),
+            answers=answers,
+        )
     return {**facts}
+
+
+@contextlib.contextmanager
+def _answers(scenario: Scenario) -> Iterator[Answers]:
+    """The engine that the scenario names. Both give the same bytes, so the config digest does not know it."""
+    if scenario.engine == "duckdb":
+        from feature_jobs.windows.query import answers
+
+        yield answers
+        return
+    from feature_jobs.spark.session import spark_session
+    from feature_jobs.spark.windows import SparkWindows
+
+    with spark_session(scenario) as session:
+        yield SparkWindows(session)

@@ -46,6 +46,7 @@ from feature_jobs.schema import Scenario, SequenceFeature
 from feature_jobs.schema.days import check_day, history_days, trailing_days
 from feature_jobs.schema.files import JOIN_FILE, SAMPLES_FILE
 from feature_jobs.sources.tables import write_parquet
+from feature_jobs.windows.query import Answers, answers
 
 
 class LabelFacts(TypedDict):
@@ -80,13 +81,15 @@ def join_day(
     seen: Path | None = None,
     past_events: Mapping[str, Path] | None = None,
     matured: Mapping[str, Path] | None = None,
+    answers: Answers = answers,
 ) -> JoinFacts:
     """Writes samples.parquet and join.json; returns the content of the latter.
 
     `events` is the day's folder as ingest wrote it, `summaries` the one that summarize wrote, `past` those of the
     earlier days that `days_of_windows` names, by ds. `seen` has the rows of entities, if `summaries` does not.
     `past_events` and `matured` are the events and samples of earlier days that labels of other logs need, see
-    `learned_with_outcomes`; without them these labels stay unknown.
+    `learned_with_outcomes`; without them these labels stay unknown. `answers` computes what windows hold; any one gives
+    the same bytes.
     Raises BadInputError where a feature would see an outcome of its own row or anything not strictly earlier, where an
     expression does not fit its columns, and where a label is unknown on every row.
     """
@@ -96,7 +99,7 @@ def join_day(
     names = set().union(*map(columns_of, _expressions(scenario)))
     log = DayEvents(scenario, ds, events, names, entities=(seen or summaries) / FOLDER)
     columns = SameRowFeatures(scenario).columns(log.evaluate)
-    past_rows = PastOfDay(log, Summaries(index, {**past, ds: summaries}))
+    past_rows = PastOfDay(log, Summaries(index, {**past, ds: summaries}), answers)
     trailing, source_times, delays = TrailingFeatures(scenario).columns(log, past_rows)
     columns |= trailing
     columns |= RequestFeatures(scenario).columns(partial(log.evaluate, extra=columns), columns, log.requests)
@@ -158,7 +161,9 @@ def _join_alone(
     events: Mapping[str, Path],
     seen: Mapping[str, Path] | None,
     output: Path,
-    **of_labels: Mapping[str, Path],
+    *,
+    past_events: Mapping[str, Path] | None = None,
+    matured: Mapping[str, Path] | None = None,
 ) -> JoinFacts:
     """Joins a day from the ingested days that its windows reach."""
     reached = [*trailing_days(scenario, ds, history_days(scenario)), ds]
@@ -169,7 +174,15 @@ def _join_alone(
         made = summarize_events(scenario, ds, days, index=None, folders={ds: summaries})
         (summaries / INDEX_FILE).write_text(json.dumps(made.index), encoding="utf-8")
         return join_day(
-            scenario, ds, events[ds], summaries=summaries, past={}, output=output, seen=days[ds][1], **of_labels
+            scenario,
+            ds,
+            events[ds],
+            summaries=summaries,
+            past={},
+            output=output,
+            seen=days[ds][1],
+            past_events=past_events,
+            matured=matured,
         )
 
 

@@ -30,7 +30,7 @@ from feature_jobs.schema import Scenario
 from feature_jobs.windows.days import Window
 from feature_jobs.windows.keys import Bools, Groups, Ints, Keys, group_rows, keys_of
 from feature_jobs.windows.operations import Operation
-from feature_jobs.windows.query import Asked, aggregate
+from feature_jobs.windows.query import Answers, Asked, Question, answers
 from feature_jobs.windows.rows import Summary
 
 
@@ -103,10 +103,11 @@ def keys_that_ask(scenario: Scenario, one: KeySet, values_of: ValuesOf) -> tuple
 
 
 class PastOfDay:
-    """The past of a day's events, from the summaries of the days before and of the day itself."""
+    """The past of a day's events, from the summaries of the days before and of the day itself. `answers` computes what
+    windows hold: here, or on other machines."""
 
-    def __init__(self, log: DayEvents, summaries: Summaries) -> None:
-        self._log, self._summaries = log, summaries
+    def __init__(self, log: DayEvents, summaries: Summaries, answers: Answers = answers) -> None:
+        self._log, self._summaries, self._answers = log, summaries, answers
         self._ordinal = ordinal_of(log.ds)
         # Each once for all windows of a key set, which come one after the other.
         self._run = functools.lru_cache(maxsize=None)(summaries.run)
@@ -117,21 +118,15 @@ class PastOfDay:
     ) -> tuple[Bools, Iterable[tuple[Window, Mapping[str, Summary]]]]:
         """The summaries of a key set for the day's events, one window after the other."""
         asked = self._asked(one)
+        questions = [self._question(one, window, of_window) for window, of_window in wanted.items()]
+        return asked.codes_N >= 0, zip(wanted, self._answers(asked, questions), strict=True)
 
-        def in_window(window: Window) -> dict[str, Summary]:
-            # The days that the windows cut, and the tiles of those between.
-            pieces = window.pieces(self._summaries.partitions, self._ordinal, one.max_level)
-            return aggregate(
-                asked,
-                window,
-                pieces,
-                operations=wanted[window].operations,
-                stored=wanted[window].stored,
-                runs={day: self._run(one.name, day) for day in (*pieces.old, *pieces.new)},
-                tiles={tile: self._tile(one.name, tile) for tile in pieces.tiles},
-            )
-
-        return asked.codes_N >= 0, ((window, in_window(window)) for window in wanted)
+    def _question(self, one: KeySet, window: Window, wanted: Wanted) -> Question:
+        # The days that the windows cut, and the tiles of those between.
+        pieces = window.pieces(self._summaries.partitions, self._ordinal, one.max_level)
+        runs = {day: self._run(one.name, day) for day in (*pieces.old, *pieces.new)}
+        tiles = {tile: self._tile(one.name, tile) for tile in pieces.tiles}
+        return Question(window, pieces, runs, tiles, wanted.operations, wanted.stored)
 
     def _asked(self, one: KeySet) -> Asked:
         """The day's events by key."""

@@ -7,11 +7,12 @@ DAG folder reads scenarios while Airflow parses it.
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, field_validator
 
 from feature_jobs.schema.base import AnyNumber, Day, Name, Number, NumDays, Positive, Section, Whole
 from feature_jobs.schema.data import Data
@@ -101,6 +102,30 @@ class Online(Section):
     of a server is in the environment variable RECLOOP_ONLINE_PASSWORD."""
 
 
+_SECRET = re.compile(r"secret|password|token|credential|access.?key", re.IGNORECASE)
+
+
+class Spark(Section):
+    """The cluster of `engine: spark`."""
+
+    master: str | None = None
+    """The URL of the master: local[2] or local[*] for this machine, spark://HOST:PORT, yarn, k8s://https://HOST:PORT.
+    Without it that of spark-submit, else the environment variable RECLOOP_SPARK_MASTER, else local[2]."""
+    settings: dict[str, str] = {}
+    """Spark's own settings, such as spark.executor.memory: 4g. Secrets stand in Spark's file, spark-defaults.conf."""
+
+    @field_validator("settings")
+    @classmethod
+    def _check_settings(cls, settings: dict[str, str]) -> dict[str, str]:
+        for name in settings:
+            if not name.startswith("spark."):
+                raise ValueError(f"{name[:80]}: Spark's settings begin with spark.; write spark.executor.memory")
+            if _SECRET.search(name):
+                # The value is not repeated, here and in no later message.
+                raise ValueError(f"{name[:80]}: a secret; write it into spark-defaults.conf in SPARK_CONF_DIR")
+        return settings
+
+
 class Scenario(Section):
     """One recommender. Each part has a section of its own."""
 
@@ -119,6 +144,11 @@ class Scenario(Section):
     """The rules for reading the day's files."""
     join: Join = Join()
     """The history that features see."""
+    engine: Literal["duckdb", "spark"] = "duckdb"
+    """The place where `join` computes what the windows of trailing features hold: in its own process, beside DuckDB, or
+    with Spark's executors. The samples have the same bytes, so a chain can change it on any day."""
+    spark: Spark = Spark()
+    """The cluster of `engine: spark`."""
     features: dict[Name, AnyFeature] = Field(min_length=1)
     """The inputs of the model, by name; see below."""
     model: Model = Model()

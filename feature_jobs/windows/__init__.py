@@ -13,4 +13,5 @@ State is carried from day to day. Each day leaves a run, its rows by key and tim
     tiles.py       summaries of whole days
     blocks.py      both in files
     query.py       the aggregates of the asking rows
+    parts.py       the same for a part of these rows, for another process
 """

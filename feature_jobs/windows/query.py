@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,6 +12,26 @@ from feature_jobs.windows.keys import Groups, Ints
 from feature_jobs.windows.rows import Cut, Edge, Summary
 from feature_jobs.windows.runs import Run
 from feature_jobs.windows.tiles import Operations, Tile
+
+
+@dataclass(frozen=True)
+class Question:
+    """A window with its pieces, the runs and tiles that they name, and the operations asked for, by name.
+
+    `stored`: the name that tiles have for what an operation reads, where it is not the operation's own name.
+    """
+
+    window: Window
+    pieces: Pieces
+    runs: Mapping[int, Run]
+    tiles: Mapping[TileId, Tile]
+    operations: Operations
+    stored: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def read(self) -> Operations:
+        """The operations whose summaries it reads in tiles, by their name there."""
+        return {self.stored.get(name, name): operation.stored for name, operation in self.operations.items()}
 
 
 class Asked:
@@ -25,6 +46,24 @@ class Asked:
         self.places_N, self.codes_N = np.full((2, len(times_N)), -1)
         self.places_N[groups.order] = np.arange(len(groups.order))
         self.codes_N[groups.order] = self.codes
+
+
+Answers = Callable[[Asked, Sequence[Question]], Iterable[dict[str, Summary]]]
+"""Answers to questions of the same asking rows, in their order."""
+
+
+def answers(asked: Asked, questions: Sequence[Question]) -> Iterator[dict[str, Summary]]:
+    """The answers, computed one after the other when each is taken."""
+    for one in questions:
+        yield aggregate(
+            asked,
+            one.window,
+            one.pieces,
+            operations=one.operations,
+            runs=one.runs,
+            tiles=one.tiles,
+            stored=one.stored,
+        )
 
 
 def aggregate(

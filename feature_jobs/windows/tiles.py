@@ -41,11 +41,23 @@ def merge(older: Tile, newer: Tile, operations: Operations) -> Tile:
 
 
 def tile_table(tile: Tile) -> pa.Table:
-    """The tile as a table, for a file: the columns are named OPERATION.COLUMN."""
-    columns = {
-        f"{name}.{column}": _narrow(values) for name, s in tile.summaries.items() for column, values in s.items()
-    }
-    return pa.table({**key_columns(tile.keys), **columns})
+    """The tile as a table, for a file."""
+    return pa.table({**key_columns(tile.keys), **summary_columns(tile.summaries)})
+
+
+def summary_columns(summaries: Mapping[str, Summary]) -> dict[str, Column]:
+    """Columns of a table that hold summaries: they are named OPERATION.COLUMN."""
+    return {f"{name}.{column}": _narrow(values) for name, s in summaries.items() for column, values in s.items()}
+
+
+def summaries_from(table: pa.Table) -> dict[str, Summary]:
+    """The summaries of such a table, by the name of their operation."""
+    summaries: dict[str, Summary] = {}
+    for place in table.column_names:
+        if place not in (FIRST, SECOND):
+            name, column = split_name(place)
+            summaries.setdefault(name, {})[column] = column_of(table, place)
+    return summaries
 
 
 def split_name(place: str) -> tuple[str, str]:
@@ -69,9 +81,4 @@ def _narrow(values: Column) -> Column:
 
 def tile_from(table: pa.Table) -> Tile:
     """The tile of a table that `tile_table` made."""
-    summaries: dict[str, Summary] = {}
-    for place in table.column_names:
-        if place not in (FIRST, SECOND):
-            name, column = split_name(place)
-            summaries.setdefault(name, {})[column] = column_of(table, place)
-    return Tile(keys_from(table), summaries)
+    return Tile(keys_from(table), summaries_from(table))

@@ -15,6 +15,7 @@ from feature_jobs.joins.outcomes import days_maturing, days_of_outcomes
 from feature_jobs.joins.summaries import days_of_entities, days_of_windows, days_to_merge, days_to_read_again
 from feature_jobs.joins.summarize import summarize_day
 from feature_jobs.schema import Scenario
+from feature_jobs.windows.query import Answers, answers
 from tests.unit.feature_jobs.small_source import DAY_S
 
 US = 1_000_000
@@ -158,7 +159,14 @@ class Carried:
         )
         self.outputs[ds] = self.root / "summaries" / ds
 
-    def samples(self, scenario: Scenario, ds: str, events: Path, folders: Mapping[str, Path] | None = None) -> Path:
+    def samples(
+        self,
+        scenario: Scenario,
+        ds: str,
+        events: Path,
+        folders: Mapping[str, Path] | None = None,
+        how: Answers = answers,
+    ) -> Path:
         """The day's samples. `folders` are the events of earlier days, for labels of other logs."""
         past = {day: self.outputs[day] for day in days_of_windows(scenario, ds, self.reader(ds))}
         samples = self.root / "samples"
@@ -171,5 +179,6 @@ class Carried:
             output=samples / ds,
             past_events={day: folders[day] for day in days_of_outcomes(scenario, ds)} if folders else {},
             matured={day: samples / day for day in days_maturing(scenario, ds)} if folders else None,
+            answers=how,
         )
         return samples / ds / "samples.parquet"

@@ -17,7 +17,7 @@ from feature_jobs.windows.days import Partitions, TileId, Window, completed
 from feature_jobs.windows.frequent import Frequent
 from feature_jobs.windows.keys import Groups, group_rows, keys_of
 from feature_jobs.windows.operations import NEVER, Count, Least, Listed, Most, Newest, Operation, Squares, Sum
-from feature_jobs.windows.query import Asked, aggregate
+from feature_jobs.windows.query import Answers, Asked, Question, answers
 from feature_jobs.windows.runs import Run, run_of
 from feature_jobs.windows.tallies import Distinct, Quantile, middles_of, steps_of
 from feature_jobs.windows.tiles import Tile, merge, tile_of
@@ -113,10 +113,10 @@ def times_of(rows: Sequence[Row]) -> np.ndarray:
 
 
 class Carried:
-    """The state that goes from day to day; everything in it has been a file."""
+    """The state that goes from day to day; everything in it has been a file. `how` answers questions."""
 
-    def __init__(self, key_types: Sequence[pa.DataType], genesis: int) -> None:
-        self.key_types = key_types
+    def __init__(self, key_types: Sequence[pa.DataType], genesis: int, how: Answers = answers) -> None:
+        self.key_types, self.how = key_types, how
         self.genesis = genesis
         self.runs: dict[int, Run] = {}
         self.tiles: dict[TileId, Tile] = {}
@@ -155,14 +155,14 @@ class Carried:
         days = self._partitions
         partitions = Partitions(*(np.array([getattr(d, f) for d in days]) for f in ("ordinal", "begin", "end")))
         pieces = window.pieces(partitions, days[-1].ordinal, MAX_LEVEL)
-        found = aggregate(
-            Asked(groups_of(rows, self.key_types), times_of(rows)),
+        question = Question(
             window,
             pieces,
-            operations=OPERATIONS,
             runs={day: self.runs[day] for day in (*pieces.old, *pieces.new)},
             tiles={tile: self.tiles[tile] for tile in pieces.tiles},
+            operations=OPERATIONS,
         )
+        (found,) = self.how(Asked(groups_of(rows, self.key_types), times_of(rows)), [question])
         columns = {
             f"{name}.{column}": values.to_pylist() if isinstance(values, pa.Array) else values.tolist()
             for name, summary in found.items()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from feature_jobs.windows import frequent
 from feature_jobs.windows.days import Window
+from feature_jobs.windows.query import Answers, answers
 from tests.unit.feature_jobs.windows.brute_force import Carried, Day, Row, expected
 
 HOUR = 3_600_000_000
@@ -47,9 +48,9 @@ def random_row(rng: random.Random, time: int, kind: str) -> Row:
     )
 
 
-def differences(days: list[Day], kind: str, windows: list[Window], asked_days: int) -> int:
+def differences(days: list[Day], kind: str, windows: list[Window], asked_days: int, how: Answers = answers) -> int:
     """Compares the newest days' rows, and returns how many values were compared."""
-    carried, past, compared = Carried(KEY_TYPES[kind], days[0].ordinal), [], 0
+    carried, past, compared = Carried(KEY_TYPES[kind], days[0].ordinal, how), [], 0
     rng = random.Random(len(days))
     for i, day in enumerate(days):
         carried.add(day)

@@ -1,0 +1,39 @@
+"""Asking rows that are cut into parts, anywhere and also within a key, get what they get together, to the last bit."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feature_jobs.windows.days import Pieces, Window
+from feature_jobs.windows.keys import group_rows, keys_of
+from feature_jobs.windows.operations import Count
+from feature_jobs.windows.parts import cut
+from feature_jobs.windows.query import Asked, Question
+from feature_jobs.windows.runs import run_of
+from tests.unit.feature_jobs.windows.parts import InParts
+from tests.unit.feature_jobs.windows.test_windows import KINDS, WINDOWS, differences, random_days
+
+
+@pytest.mark.slow
+@settings(max_examples=10)
+@given(st.integers(0, 2**32), KINDS, st.integers(1, 12), st.lists(WINDOWS, min_size=2, max_size=4), st.integers(1, 9))
+def test_any_cut_gives_the_same_bytes(seed, kind, num_days, windows, num_parts):
+    how = InParts(num_parts)
+    compared = differences(random_days(seed, kind, num_days, 8), kind, windows, min(num_days, 3), how)
+    assert how.compared >= compared > 0
+
+
+def test_a_busy_key_is_shared_and_each_part_gets_the_rows_of_its_own_windows():
+    num, width = 10_000, 100
+    keys = np.where(np.arange(num) % 10 < 3, -1, np.arange(num))  # one key has 30 % of the rows
+    groups, times = group_rows(*keys_of([pa.array(keys)])), np.arange(num)
+    asked, run = Asked(groups, times), run_of(groups, times, {"unused": times})
+    question = Question(Window(width), Pieces((0,), (), ()), {0: run}, {}, {"count": Count()})
+    blocks = list(cut(asked, [question], 10))
+    busy = [part["asked"]["key.first"].to_pylist().count(-1) for part in blocks]
+    assert busy == [1000] * 3 + [0] * 7
+    for part in blocks:
+        assert part["run 0"].num_rows <= part["asked"].num_rows + width
+        assert part["run 0"].column_names == ["key.first", "key.time"]
