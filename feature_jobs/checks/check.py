@@ -11,6 +11,7 @@ from feature_jobs.checks.features import check_features, check_labels, check_seg
 from feature_jobs.checks.problems import Problems, closest
 from feature_jobs.errors import BadInputError, listed
 from feature_jobs.expressions.compiler import EVENT_TIME
+from feature_jobs.joins.rules import sampler_problems
 from feature_jobs.schema import Column, Scenario, SearchRange, Table, Time, load_scenario, name_taken, same_name
 from feature_jobs.schema.data import WEEKDAYS, Events, Log, Moment
 from feature_jobs.schema.processor import slow_precision
@@ -23,6 +24,7 @@ from feature_jobs.validation.expectations import (
     unknown_columns,
 )
 
+SAMPLED = "join.negative_sampler"  # once for all trials
 FIXED = ("name", "description", "data", "labels", "tune", "schedule", "deploy")  # a trial may not change these
 
 
@@ -62,6 +64,8 @@ def _check_all(scenario: Scenario) -> Problems:
     outcomes = check_labels(problems)
     feature_types = check_features(problems, outcomes)
     check_segments(problems, feature_types)
+    for problem in sampler_problems(scenario):
+        problems.say(*problem)
     _check_names(problems)
     _check_suite(problems)
     _check_sharding(problems)
@@ -274,7 +278,7 @@ def _check_search(problems: Problems, path: str, search: SearchRange) -> None:
         problem = (f"low {ends[0]} has no logarithm", "raise it above zero, or leave log out")
     elif search.step is not None and (search.log or search.step <= 0 or not ends):
         problem = ("step is for ranges without log, and above zero", "leave step or log out")
-    elif path.partition(".")[0] in FIXED:
+    elif path.partition(".")[0] in FIXED or path.startswith(SAMPLED):
         problem = ("a trial cannot change it", "search in model, train, features, join")
     if problem:
         problems.say(location, None, *problem)

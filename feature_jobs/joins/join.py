@@ -26,6 +26,7 @@ from feature_jobs.expressions.compiler import columns_of
 from feature_jobs.joins.audit import audit_point_in_time
 from feature_jobs.joins.day_events import DayEvents
 from feature_jobs.joins.entities import FOLDER
+from feature_jobs.joins.negatives import NEGATIVE, Negatives, read_negatives, write_negatives
 from feature_jobs.joins.outcomes import days_maturing, days_of_outcomes, learned_with_outcomes, num_too_late
 from feature_jobs.joins.request import RequestFeatures
 from feature_jobs.joins.rules import (
@@ -38,6 +39,7 @@ from feature_jobs.joins.rules import (
     trailing_features,
 )
 from feature_jobs.joins.same_row import SameRowFeatures
+from feature_jobs.joins.sample_negatives import sample_negatives
 from feature_jobs.joins.summaries import INDEX_FILE, Summaries, parse_index
 from feature_jobs.joins.summarize import summarize_events
 from feature_jobs.joins.trailing import PastOfDay, TrailingFeatures
@@ -67,6 +69,7 @@ class JoinFacts(TypedDict):
     entities: dict[str, float]
     segments: dict[str, float]
     smallest_gap_us: dict[str, dict[str, int | None]]
+    negatives: NotRequired[dict[str, int]]  # rows, and the number that was asked for
 
 
 def join_day(
@@ -94,7 +97,10 @@ def join_day(
     refuse_leaks(scenario)
     index = parse_index((summaries / INDEX_FILE).read_bytes(), str(summaries / INDEX_FILE))
     names = set().union(*map(columns_of, _expressions(scenario)))
-    log = DayEvents(scenario, ds, events, names, entities=(seen or summaries) / FOLDER)
+    negatives = read_negatives(scenario, ds, summaries) if scenario.join.negative_sampler else None
+    log = DayEvents(
+        scenario, ds, events, names, entities=(seen or summaries) / FOLDER, negatives=negatives and negatives.rows
+    )
     columns = SameRowFeatures(scenario).columns(log.evaluate)
     past_rows = PastOfDay(log, Summaries(index, {**past, ds: summaries}))
     trailing, source_times, delays = TrailingFeatures(scenario).columns(log, past_rows)
@@ -112,6 +118,7 @@ def join_day(
             "key.user": log.column(scenario.data.user),
             "key.item": log.column(scenario.data.item),
             **({"key.request": log.column(scenario.data.request)} if scenario.data.request else {}),
+            **({NEGATIVE: pa.array(log.is_negative)} if negatives else {}),
             **{name: columns[name] for name in scenario.features},
             **_labels(log),
             **_segments(log, columns),
@@ -124,6 +131,8 @@ def join_day(
     facts = _facts(scenario, samples, log.hit_shares(), gaps)
     for task, num in num_too_late(scenario, ds, events).items():
         facts["labels"][task]["too_late"] = num
+    if negatives:
+        facts["negatives"] = {"rows": len(negatives.rows), "wanted": negatives.wanted}
     (output / JOIN_FILE).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return facts
 
@@ -168,9 +177,27 @@ def _join_alone(
         summaries = Path(folder)
         made = summarize_events(scenario, ds, days, index=None, folders={ds: summaries})
         (summaries / INDEX_FILE).write_text(json.dumps(made.index), encoding="utf-8")
+        if scenario.join.negative_sampler:
+            write_negatives(
+                scenario,
+                _negatives(scenario, ds, days[ds], Summaries(made.index, {ds: summaries}), are_summarized=bool(seen)),
+                summaries,
+            )
         return join_day(
             scenario, ds, events[ds], summaries=summaries, past={}, output=output, seen=days[ds][1], **of_labels
         )
+
+
+def _negatives(
+    scenario: Scenario, ds: str, day: tuple[Path, Path], summaries: Summaries, *, are_summarized: bool
+) -> Negatives:
+    """The negatives of a day, from its events and the folder of the rows of entities that they see."""
+    # Those rows are there for the items that the day's summaries sampled, and for no others.
+    return (
+        read_negatives(scenario, ds, day[1])
+        if are_summarized
+        else sample_negatives(scenario, ds, day[0], summaries, day[1])
+    )
 
 
 def _expressions(scenario: Scenario) -> Iterable[str]:
@@ -182,14 +209,15 @@ def _expressions(scenario: Scenario) -> Iterable[str]:
     for name, one in request_features(scenario).items():
         yield from request_expressions(name, one).values()
     for other in trailing_features(scenario).values():
-        if other.source is not None:  # of the events the summaries have the keys
+        # Of the events the summaries have the keys, but not of their negatives.
+        if other.source is not None or scenario.join.negative_sampler:
             yield from key_of(other)
         if isinstance(other, SequenceFeature) and other.history:
             yield other.history
 
 
 def _labels(log: DayEvents) -> dict[str, pa.Array]:
-    """`label.TASK`, int8: 1, 0, or null where unknown."""
+    """`label.TASK`, int8: 1, 0, or null where unknown; 0 of a negative."""
     scenario = log.scenario
     values = log.evaluate(scenario.own_labels)
     labels = {}
@@ -197,7 +225,8 @@ def _labels(log: DayEvents) -> dict[str, pa.Array]:
         if task not in values:  # another log decides, when it has matured
             labels[f"label.{task}"] = pa.nulls(len(log), pa.int8())
             continue
-        value, expression = values[task], scenario.own_labels[task]
+        expression = scenario.own_labels[task]
+        value = values[task].filter(pa.array(~log.is_negative))
         place = f"{scenario.file}: labels.{task}: {expression!r}"
         if not is_numeric(value):
             raise BadInputError(f"{place} is {value.type}, not true or false; compare it, as in rating >= 4")
@@ -211,7 +240,8 @@ def _labels(log: DayEvents) -> dict[str, pa.Array]:
         other = known.filter(pc.invert(pc.is_in(known, pa.array([0.0, 1.0]))))
         if len(other):
             raise BadInputError(f"{place} is {other[0].as_py():g}, not 0 or 1; compare it, as in rating >= 4")
-        labels[f"label.{task}"] = value.cast(pa.int8())  # a null stays null: training masks it
+        label = values[task].cast(pa.int8())  # a null stays null: training masks it
+        labels[f"label.{task}"] = pc.if_else(pa.array(log.is_negative), pa.scalar(0, pa.int8()), label)
     return labels
 
 

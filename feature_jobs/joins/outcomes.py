@@ -19,6 +19,7 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import columns_of
 from feature_jobs.joins.aggregations import DAY_US
 from feature_jobs.joins.day_events import DayEvents
+from feature_jobs.joins.negatives import NEGATIVE, for_rows
 from feature_jobs.joins.values import condition, key_column
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import ONE_DAY, day_start, day_window, parse_ds, previous_day
@@ -70,7 +71,8 @@ def learned_with_outcomes(
     parts, moments = list[pa.Table](), list[Ints]()
     for day in (ds, *sorted(matured)):
         rows = own if day == ds else _rows_of(scenario, day, matured[day], own)
-        if any(len(of_days[day]) != len(rows) for of_days in labels.values()):
+        of_rows = {task: for_rows(of_days[day], rows) for task, of_days in labels.items()}
+        if None in of_rows.values():
             raise BadInputError(
                 f"{matured.get(day, '')}: {len(rows):,} rows, but {day} has another number of events; join it again:"
                 f" recloop chain replay {scenario.option} --from {day}"
@@ -79,7 +81,7 @@ def learned_with_outcomes(
         for after in sorted({label.days for label in scenario.outcome_labels.values()}):
             mature = _mature_on(scenario, ds, after, times)
             of_day = {task: label for task, label in scenario.outcome_labels.items() if label.days == after}
-            known = {f"label.{task}": _where(labels[task][day], mature) for task in of_day}
+            known = {f"label.{task}": _where(of_rows[task], mature) for task in of_day}
             if day == ds:
                 rows = _with(rows, known)
             elif after:
@@ -121,6 +123,8 @@ def _rows_of(scenario: Scenario, day: str, folder: Path, like: pa.Table) -> pa.T
     begin, end = day_window(scenario, day)
     times = np.asarray(table["key.event_time"])
     table = table.filter(pa.array((times >= begin) & (times < end)))
+    if NEGATIVE in table.column_names and NEGATIVE not in like.column_names:
+        table = table.filter(pc.invert(table[NEGATIVE]))
     columns = []
     for field in like.schema:
         if field.name in table.column_names:
@@ -129,7 +133,7 @@ def _rows_of(scenario: Scenario, day: str, folder: Path, like: pa.Table) -> pa.T
             column = pa.array([[]] * len(table), field.type)
         else:
             column = pa.nulls(len(table), field.type)
-            column = column.fill_null(False) if field.name.startswith("segment.") else column
+            column = column.fill_null(False) if field.name.startswith(("segment.", NEGATIVE)) else column
         if column.type != field.type:
             raise BadInputError(
                 f"{file}: {field.name} was {column.type} on {day} and is {field.type} now, but rows of {day} are still"

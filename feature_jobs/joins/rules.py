@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import EVENT_TIME, columns_of, is_time
 from feature_jobs.schema import (
@@ -84,6 +86,11 @@ def summarized_expressions(scenario: Scenario, source: str | None) -> dict[str, 
             continue
         for place, expression in {**key_expressions(name, feature), **past_expressions(name, feature)}.items():
             found.setdefault(expression, place)
+    sampler = scenario.join.negative_sampler
+    if sampler is not None and source is None:
+        found = {scenario.data.user: "data.user", scenario.data.item: "data.item", **found}
+        for i, column in enumerate(sampler.item_columns):
+            found.setdefault(column, f"join.negative_sampler.item_columns[{i}]")
     return found
 
 
@@ -93,8 +100,42 @@ def outcome_columns(scenario: Scenario) -> set[str]:
     return found - {EVENT_TIME, scenario.data.user, scenario.data.item}
 
 
+Problem = tuple[tuple[str, ...], str, str, str]
+"""Place in the scenario, value, what is wrong, remedy."""
+
+
+def sampler_problems(scenario: Scenario) -> Iterator[Problem]:
+    """What does not fit negative sampling."""
+    sampler, data = scenario.join.negative_sampler, scenario.data
+    if sampler is None:
+        return
+    for name, feature in request_features(scenario).items():
+        if isinstance(feature, RequestFeature):
+            what = "compares the rows of a request, but a negative row was shown in none"
+            yield ("features", name), feature.kind, what, "leave out the feature, or join.negative_sampler"
+    place, taken = ("join", "negative_sampler", "item_columns"), {data.user, data.item, data.request}
+    for name in sampler.item_columns:
+        column = data.events.columns.get(name)
+        if column is None:
+            known = ", ".join(sorted(data.events.columns))
+            yield place, name, "no such column of events", f"name some of: {known}"
+        elif name in taken | outcome_columns(scenario):
+            yield (
+                place,
+                name,
+                "does not describe the item: it is data.user, data.item, data.request or an outcome",
+                ("leave it out"),
+            )
+        elif column.type not in ("int", "string"):
+            what = f"is of type {column.type}, neither int nor string"
+            yield place, name, what, "declare an entity of the items with this column, and let features read that"
+
+
 def refuse_leaks(scenario: Scenario) -> None:
-    """Raises BadInputError for a feature that reads an outcome of the very row it describes, or a time alone."""
+    """Raises BadInputError for a feature that reads an outcome of the very row it describes, or a time alone, and for
+    what does not fit negative sampling."""
+    for location, value, what, remedy in sampler_problems(scenario):
+        raise BadInputError(f"{scenario.file}: {'.'.join(location)}: {value}: {what}; {remedy}")
     # Before any row is read, because both follow from the scenario.
     outcomes, times = outcome_columns(scenario), time_columns(scenario)
     for place, expression in _on_the_row(scenario).items():

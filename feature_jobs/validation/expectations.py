@@ -174,6 +174,7 @@ def sample_columns(scenario: Scenario) -> list[str]:
     return [
         *("key.event_time", "key.event_row", "key.user", "key.item"),
         *(("key.request",) if scenario.data.request else ()),
+        *(("key.negative",) if scenario.join.negative_sampler else ()),
         *(f"{name}.length" if name in lists else name for name in scenario.features),
         *(f"label.{task}" for task in scenario.tasks),
         *(f"segment.{name}" for name in scenario.evaluate.segments),
