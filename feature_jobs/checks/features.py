@@ -33,7 +33,8 @@ def check_labels(problems: Problems) -> set[str]:
         _check_outcome(problems, ("labels", name), label)
     for name, expression in problems.scenario.own_labels.items():
         columns = problems.condition(("labels", name), expression)
-        if not columns:
+        # Each row of a log of purchases is one; negative sampling adds the others.
+        if not columns and problems.scenario.join.negative_sampler is None:
             problems.say(("labels", name), expression, "reads no column", "write a condition such as rating >= 4")
         # A label may read the event's time, which is known before the event's outcome.
         outcomes |= columns - {EVENT_TIME}

@@ -138,7 +138,7 @@ def refuse_leaks(scenario: Scenario) -> None:
         raise BadInputError(f"{scenario.file}: {'.'.join(location)}: {value}: {what}; {remedy}")
     # Before any row is read, because both follow from the scenario.
     outcomes, times = outcome_columns(scenario), time_columns(scenario)
-    for place, expression in _on_the_row(scenario).items():
+    for place, expression in on_the_row(scenario).items():
         if bad := sorted(columns_of(expression) & outcomes):
             raise BadInputError(
                 f"{scenario.file}: {place}: {bad[0]} is an outcome, known only after the event; use it in a trailing"
@@ -153,7 +153,7 @@ def refuse_leaks(scenario: Scenario) -> None:
             )
 
 
-def _on_the_row(scenario: Scenario) -> dict[str, str]:
+def on_the_row(scenario: Scenario) -> dict[str, str]:
     """Expressions over the row that a feature describes, by place."""
     found: dict[str, str] = {}
     for name, same_row in same_row_features(scenario).items():

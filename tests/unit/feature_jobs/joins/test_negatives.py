@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_jobs.checks.check import check_scenario
+from feature_jobs.checks.check import check, check_scenario
 from feature_jobs.errors import BadInputError
 from feature_jobs.joins.join import join_from_events
 from feature_jobs.schema import Scenario
 from feature_jobs.sources.ingest import ingest_day
 from tests.unit.feature_jobs.joins.small_log import Carried
+from tests.unit.feature_jobs.online.test_parity import replayed
 from tests.unit.feature_jobs.small_source import DAY_S, scenario_in, write_lines
 
 DAYS = [f"1970-01-0{day}" for day in range(2, 6)]
@@ -209,3 +210,34 @@ def test_check_refuses_what_does_not_fit(tmp_path: Path, changes: dict[str, Any]
     columns = {"data.events.columns.rid": {"type": "int"}, "data.events.columns.share": {"type": "float"}}
     scenario = scenario_in(tmp_path, {**columns, "join": {"negative_sampler": {}}, **changes})
     assert any(message in line for line in check_scenario(scenario)), check_scenario(scenario)
+
+
+def test_check_warns_of_a_column_of_the_item_that_a_negative_row_would_copy(tmp_path: Path) -> None:
+    lines = [f"{i % 7},{i % 30},4,{i % 30 % 4},{i // 30},{DAY_S + i}" for i in range(120)]
+    write_lines(tmp_path / "data/events.csv", ["user,item,rating,brand,tab,t", *lines])
+    columns = {f"data.events.columns.{name}": {"type": "int"} for name in ("brand", "tab")}
+    features = {f"features.{name}": {"kind": "id"} for name in ("brand", "tab")}
+    changes = {**columns, **features, "labels.like": "True", "join": {"negative_sampler": {}}}
+    changes["data.days"] = {"first": DAYS[0], "last": DAYS[0]}
+    (warning,) = check(scenario_in(tmp_path, changes))["warnings"]
+    assert "features.brand: 'brand': describes the item, it seems: 30 of 30 items have one value" in warning
+    changes["join"] = {"negative_sampler": {"item_columns": ["brand"]}}
+    assert check(scenario_in(tmp_path, changes))["warnings"] == []
+
+
+def test_requests_have_the_features_of_the_days_own_rows(tmp_path: Path) -> None:
+    lines = [f"{1 + i % 5},{i // 5 % 4 + i % 5},4,{(1 + i // 40) * DAY_S + 500 * (i % 40)}" for i in range(80)]
+    write_lines(tmp_path / "data/events.csv", ["user,item,rating,t", *lines])
+    features = {
+        "shown": {"kind": "count", "by": ["item"]},
+        "last": {"kind": "sequence", "by": "user", "of": "item", "length": 3},
+    }
+    scenario = scenario_in(tmp_path, {"features": features, "join": {"negative_sampler": {}}})
+    carried = Carried(tmp_path / "carried")
+    for ds in DAYS[:2]:
+        ingest_day(scenario, ds, tmp_path / "events" / ds)
+        carried.add(scenario, ds, tmp_path / "events" / ds)
+    samples = pq.read_table(carried.samples(scenario, ds, tmp_path / "events" / ds))
+    own = samples.filter(pc.invert(samples["key.negative"]))
+    assert len(own) == 40 < len(samples)
+    assert replayed(scenario, carried, ds, tmp_path / "events" / ds).select(features).equals(own.select(features))
