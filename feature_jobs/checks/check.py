@@ -91,6 +91,7 @@ def _check_sources(problems: Problems) -> None:
             problems.say(("data", field), name, "no such column of events", closest(name, data.events.columns))
         elif column.type not in ("int", "string"):
             problems.say(("data", field), name, f"is of type {column.type}, not an id", "declare it as int or string")
+    _check_anonymous(problems)
     for name, log in data.logs.items():
         location = ("data", "logs", name)
         _check_table(problems, location, log)
@@ -115,6 +116,16 @@ def _check_sources(problems: Problems) -> None:
         elif mine.type != theirs.type:
             what = f"is {mine.type} here and {theirs.type} in events"
             problems.say(where, entity.key, what, "declare both alike")
+
+
+def _check_anonymous(problems: Problems) -> None:
+    data = problems.scenario.data
+    column = data.events.columns.get(data.user)
+    wanted = {"int": int, "string": str}.get(column.type) if column else None
+    for value in data.anonymous or ():
+        if column and wanted and (not isinstance(value, wanted) or isinstance(value, bool)):
+            what = f"is not of the type of {data.user} ({column.type})"
+            problems.say(("data", "anonymous"), value, what, "write it as the log does")
 
 
 def _check_table(problems: Problems, location: tuple[str, ...], table: Table) -> None:

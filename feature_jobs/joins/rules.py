@@ -86,12 +86,16 @@ def summarized_expressions(scenario: Scenario, source: str | None) -> dict[str, 
             continue
         for place, expression in {**key_expressions(name, feature), **past_expressions(name, feature)}.items():
             found.setdefault(expression, place)
-    sampler = scenario.join.negative_sampler
-    if sampler is not None and source is None:
-        found = {scenario.data.user: "data.user", scenario.data.item: "data.item", **found}
-        for i, column in enumerate(sampler.item_columns):
-            found.setdefault(column, f"join.negative_sampler.item_columns[{i}]")
     return found
+
+
+def sampler_expressions(scenario: Scenario, source: str | None) -> dict[str, str]:
+    """The same of what negative sampling reads."""
+    sampler, data = scenario.join.negative_sampler, scenario.data
+    if sampler is None or source is not None:
+        return {}
+    places = {name: f"join.negative_sampler.item_columns[{i}]" for i, name in enumerate(sampler.item_columns)}
+    return {data.user: "data.user", data.item: "data.item", **places}
 
 
 def outcome_columns(scenario: Scenario) -> set[str]:

@@ -16,7 +16,7 @@ from feature_jobs.joins.audit import audit_point_in_time
 from feature_jobs.joins.day_events import DayEvents
 from feature_jobs.joins.entities import FOLDER, carry_entities, see_more
 from feature_jobs.joins.negatives import write_negatives
-from feature_jobs.joins.rules import logs_read, refuse_leaks, summarized_expressions
+from feature_jobs.joins.rules import logs_read, refuse_leaks, sampler_expressions, summarized_expressions
 from feature_jobs.joins.sample_negatives import sample_negatives
 from feature_jobs.joins.summaries import (
     INDEX_FILE,
@@ -118,7 +118,7 @@ def summarize_events(
     for day, (events, seen) in sorted(days.items()):
         runs, num_rows = dict[str, Run](), 0
         for source in logs_read(scenario):
-            names = set().union(*map(columns_of, summarized_expressions(scenario, source)))
+            names = set().union(*map(columns_of, _expressions(scenario, source)))
             log = DayEvents(
                 scenario, day, events, names, entities=seen / FOLDER, source=source, later=ds if day < ds else None
             )
@@ -175,10 +175,15 @@ def _tile(one: KeySet, tile: TileId, run: Run, added: Mapping[TileId, Tile], bef
     return merge(older, newer, one.operations)
 
 
+def _expressions(scenario: Scenario, source: str | None) -> dict[str, str]:
+    """All expressions that summaries of a log are made of, with their first places."""
+    return {**sampler_expressions(scenario, source), **summarized_expressions(scenario, source)}
+
+
 def _runs(log: DayEvents) -> dict[str, Run]:
     """The runs of a log's key sets, by name."""
     scenario = log.scenario
-    places = summarized_expressions(scenario, log.source)
+    places = _expressions(scenario, log.source)
     values = dict(zip(places, log.evaluate({p: e for e, p in places.items()}).values(), strict=True))
     audit_point_in_time(log.known_at, log.entity_times(), place=f"{scenario.file}: {log.ds}: entity")
     full = {expression: f"{scenario.file}: {place}" for expression, place in places.items()}

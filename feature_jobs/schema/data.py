@@ -237,6 +237,10 @@ class Data(Section):
     """Tables of facts about users, items, …, by a name that expressions write before their columns."""
     user: str
     """The event column that identifies the user."""
+    anonymous: tuple[str | AnyWhole, ...] | None = None
+    """The values of `user` that name nobody, such as 0 or unknown; with [] only an empty one does. Their rows, and rows
+    without a user, are learned, but have no user: no history, no window and no entity by it, in all logs and in
+    requests. GAUC leaves them out."""
     item: str
     """The event column that identifies the item."""
     request: str | None = None

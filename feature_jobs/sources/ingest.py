@@ -51,6 +51,7 @@ class TableCounts(TypedDict):
     left_out: NotRequired[int]  # good rows for which the table's `where` does not hold
     age_days: NotRequired[int]  # of an entity's partition, where the day itself has none
     unchanged: NotRequired[int]  # rows of an entity that repeat its values, or that newer ones had replaced before
+    anonymous: NotRequired[int]  # rows of a log without a user, where `data.anonymous` declares them
     late: NotRequired[int]  # rows of a further log that arrived on a later day than they happened
 
 
@@ -169,6 +170,8 @@ class _Landing:
         if num_left_out := self._row("SELECT count(*) FROM not_wanted")[0]:
             counts["left_out"] = num_left_out
             counts["rows_read"] += num_left_out
+        if num_anonymous := self._num_anonymous():
+            counts["anonymous"] = num_anonymous
         if self.source.key and self.source.is_partitioned:
             read = partition_day(self.scenario, self.source, self.ds)
             if age := (parse_ds(self.ds) - parse_ds(read)).days:
@@ -275,6 +278,13 @@ class _Landing:
         """SQL of the time at which a row of a log happened."""
         log = self.scenario.data.log(self.source.log)
         return time_sql(f"c{self.source.place_of(log.time.column)}", log.time, log.columns[log.time.column].type)
+
+    def _num_anonymous(self) -> int:
+        """Number of rows without a user, where that is declared."""
+        data = self.scenario.data
+        if data.anonymous is None or self.source.key or data.user not in self.source.columns:
+            return 0
+        return int(self._row(f"SELECT count(*) FROM good WHERE c{self.source.place_of(data.user)} IS NULL")[0])
 
     def _num_late(self) -> int:
         """Number of rows that happened on an earlier day than they arrived on."""

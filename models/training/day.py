@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -55,6 +55,7 @@ class TaskMetrics(TypedDict):
     normalized_entropy: float | None
     calibration: float | None
     rows: int
+    anonymous: NotRequired[int]  # rows without a user, which GAUC leaves out
 
 
 class JudgedDay(TypedDict):
@@ -339,13 +340,16 @@ def _judge(
 
 
 def _metrics(users: Any, labels: Floats, scores: Floats) -> TaskMetrics:
-    return {
+    found: TaskMetrics = {
         "auc": _defined(metrics.auc(labels, scores)),
         "gauc": _defined(metrics.gauc(users, labels, scores)),
         "normalized_entropy": _defined(metrics.normalized_entropy(labels, scores)),
         "calibration": _defined(metrics.calibration(labels, scores)),
         "rows": len(labels),
     }
+    if num_anonymous := int(np.isnan(users).sum()):
+        found["anonymous"] = num_anonymous
+    return found
 
 
 def _defined(value: float) -> float | None:
