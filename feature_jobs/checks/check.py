@@ -131,6 +131,14 @@ def _check_anonymous(problems: Problems) -> None:
 def _check_table(problems: Problems, location: tuple[str, ...], table: Table) -> None:
     if table.format == "csv" and len(table.delimiter) != 1:
         problems.say((*location, "delimiter"), table.delimiter, "is not one character", 'write ",", ";" or "\\t"')
+    if isinstance(table, Events | Log) and table.deduplicate is not None:
+        for name in table.deduplicate.on:
+            column = table.columns.get(name)
+            if column is None:
+                problems.say((*location, "deduplicate", "on"), name, "no such column", closest(name, table.columns))
+            elif column.type.startswith("list"):
+                what = f"is of type {column.type}, which names nothing"
+                problems.say((*location, "deduplicate", "on"), name, what, "name columns of one value, such as ids")
     if table.where is not None:
         types: dict[str, str] = {name: column.type for name, column in table.columns.items()}
         for name in sorted(problems.condition((*location, "where"), table.where, types) - types.keys()):
