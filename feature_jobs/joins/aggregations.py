@@ -46,7 +46,7 @@ DAY_US = 86_400_000_000
 NEWEST = "newest"
 """The role of the operation that the audit looks at."""
 ITEMS, PAIRS = "items", "pairs"
-"""What negative sampling reads, see `sampler_aggregations`."""
+"""Names of the aggregations of negative sampling."""
 DECIMALS = 4
 """Decimal places of a number that may have a fraction, where the feature does not say."""
 
@@ -164,7 +164,7 @@ def aggregations(scenario: Scenario) -> dict[str, Aggregation]:
 
 
 def sampler_aggregations(scenario: Scenario) -> dict[str, Aggregation]:
-    """What negative sampling reads of earlier events: ITEMS, those of each item, and PAIRS, those of each user with an
+    """The aggregations of negative sampling: ITEMS are earlier events of each item, PAIRS those of each user with an
     item. Empty without it."""
     sampler, data = scenario.join.negative_sampler, scenario.data
     if sampler is None:

@@ -26,7 +26,7 @@ from feature_jobs.expressions.compiler import columns_of
 from feature_jobs.joins.audit import audit_point_in_time
 from feature_jobs.joins.day_events import DayEvents
 from feature_jobs.joins.entities import FOLDER
-from feature_jobs.joins.negatives import NEGATIVE, Negatives, read_negatives, write_negatives
+from feature_jobs.joins.negatives import NEGATIVE, read_negatives, write_negatives
 from feature_jobs.joins.outcomes import days_maturing, days_of_outcomes, learned_with_outcomes, num_too_late
 from feature_jobs.joins.request import RequestFeatures
 from feature_jobs.joins.rules import (
@@ -111,19 +111,7 @@ def join_day(
         "entities": audit_point_in_time(log.known_at, log.entity_times(), place=f"{place}: entity"),
         "features": audit_point_in_time(log.known_at, source_times, place=f"{place}: feature", delays_us=delays),
     }
-    samples = pa.table(
-        {
-            "key.event_time": log.column("key.event_time"),
-            "key.event_row": log.column("key.event_row"),
-            "key.user": log.column(scenario.data.user),
-            "key.item": log.column(scenario.data.item),
-            **({"key.request": log.column(scenario.data.request)} if scenario.data.request else {}),
-            **({NEGATIVE: pa.array(log.is_negative)} if negatives else {}),
-            **{name: columns[name] for name in scenario.features},
-            **_labels(log),
-            **_segments(log, columns),
-        }
-    )
+    samples = _samples(log, columns)
     if scenario.outcome_labels and matured is not None:
         samples = learned_with_outcomes(scenario, ds, samples, {**(past_events or {}), ds: events}, matured)
     output.mkdir(parents=True, exist_ok=True)
@@ -135,6 +123,23 @@ def join_day(
         facts["negatives"] = {"rows": len(negatives.rows), "wanted": negatives.wanted}
     (output / JOIN_FILE).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return facts
+
+
+def _samples(log: DayEvents, columns: Mapping[str, pa.Array]) -> pa.Table:
+    """The samples of a day's own rows; `columns` are those of features."""
+    data = log.scenario.data
+    keys = {
+        "key.event_time": log.column("key.event_time"),
+        "key.event_row": log.column("key.event_row"),
+        "key.user": log.column(data.user),
+        "key.item": log.column(data.item),
+    }
+    if data.request:
+        keys["key.request"] = log.column(data.request)
+    if log.scenario.join.negative_sampler:
+        keys[NEGATIVE] = pa.array(log.is_negative)
+    features = {name: columns[name] for name in log.scenario.features}
+    return pa.table({**keys, **features, **_labels(log), **_segments(log, columns)})
 
 
 def join_from_events(
@@ -177,27 +182,17 @@ def _join_alone(
         summaries = Path(folder)
         made = summarize_events(scenario, ds, days, index=None, folders={ds: summaries})
         (summaries / INDEX_FILE).write_text(json.dumps(made.index), encoding="utf-8")
-        if scenario.join.negative_sampler:
-            write_negatives(
-                scenario,
-                _negatives(scenario, ds, days[ds], Summaries(made.index, {ds: summaries}), are_summarized=bool(seen)),
-                summaries,
+        if sampler := scenario.join.negative_sampler:
+            # `seen` has the rows of entities of the items that it sampled itself, and of no others.
+            negatives = (
+                read_negatives(scenario, ds, seen[ds])
+                if seen
+                else sample_negatives(scenario, sampler, ds, days[ds], Summaries(made.index, {ds: summaries}))
             )
+            write_negatives(scenario, negatives, summaries)
         return join_day(
             scenario, ds, events[ds], summaries=summaries, past={}, output=output, seen=days[ds][1], **of_labels
         )
-
-
-def _negatives(
-    scenario: Scenario, ds: str, day: tuple[Path, Path], summaries: Summaries, *, are_summarized: bool
-) -> Negatives:
-    """The negatives of a day, from its events and the folder of the rows of entities that they see."""
-    # Those rows are there for the items that the day's summaries sampled, and for no others.
-    return (
-        read_negatives(scenario, ds, day[1])
-        if are_summarized
-        else sample_negatives(scenario, ds, day[0], summaries, day[1])
-    )
 
 
 def _expressions(scenario: Scenario) -> Iterable[str]:

@@ -57,7 +57,7 @@ def _settings(scenario: Scenario) -> bytes:
 
 
 def add_negatives(events: pa.Table, negatives: pa.Table, unknown: Collection[str]) -> tuple[pa.Table, Bools]:
-    """Rows of a log, each followed by its negatives, numbered anew; and which of them are negatives.
+    """Rows of a log, each followed by its negatives, with new numbers; and a mask of the negatives.
 
     A negative has its own item's columns, null in the `unknown` ones, and all else of the row that it is a copy of.
     """

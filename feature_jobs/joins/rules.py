@@ -109,7 +109,7 @@ Problem = tuple[tuple[str, ...], str, str, str]
 
 
 def sampler_problems(scenario: Scenario) -> Iterator[Problem]:
-    """What does not fit negative sampling."""
+    """Features and columns that do not fit negative sampling."""
     sampler, data = scenario.join.negative_sampler, scenario.data
     if sampler is None:
         return

@@ -37,11 +37,12 @@ _MOST_DRAWS = 20  # for each negative that is asked for
 _AT_ONCE = 1 << 20  # draws in memory
 
 
-def sample_negatives(scenario: Scenario, ds: str, events: Path, summaries: Summaries, seen: Path) -> Negatives:
-    """The negatives of a day. `summaries` are those of the day itself; `seen` has the rows of entities that its events
-    may see. See NegativeSampler."""
-    sampler = scenario.join.negative_sampler
-    assert sampler is not None  # noqa: S101 (the callers look)
+def sample_negatives(
+    scenario: Scenario, sampler: NegativeSampler, ds: str, folders: tuple[Path, Path], summaries: Summaries
+) -> Negatives:
+    """The negatives of a day. `folders` has its events, and the one with the rows of entities that they may see;
+    `summaries` are those of the day itself."""
+    events, seen = folders
     names = set(sampler.item_columns).union(*map(columns_of, scenario.own_labels.values()))
     log = DayEvents(scenario, ds, events, names, entities=seen / FOLDER)
     past = _Past(scenario, ds, summaries)

@@ -77,8 +77,8 @@ def summarize_day(
     folders, again = {**past, ds: output}, {day: (folder, past[day]) for day, folder in past_events.items()}
     log = summarize_events(scenario, ds, {**again, ds: (events, output)}, index=usable, folders=folders)
     index: Index = {**log.index, "entities": entities}
-    if scenario.join.negative_sampler:
-        negatives = sample_negatives(scenario, ds, events, Summaries(index, folders), output)
+    if sampler := scenario.join.negative_sampler:
+        negatives = sample_negatives(scenario, sampler, ds, (events, output), Summaries(index, folders))
         write_negatives(scenario, negatives, output)
         more = {name: negatives.rows[name].combine_chunks() for name in negatives.rows.column_names}
         see_more(scenario, events, more, yesterday=known, folders=carried, output=output)

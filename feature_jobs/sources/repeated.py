@@ -45,7 +45,7 @@ def stage_repeated(
     connection.register("_repeated", repeated)
     connection.execute("INSERT INTO left_out SELECT file, row FROM _repeated")
     connection.unregister("_repeated")
-    return repeated.num_rows
+    return int(repeated.num_rows)
 
 
 def _kept_before(source: Source, rule: Deduplicate, since: int, yesterday: Path | None) -> str:
