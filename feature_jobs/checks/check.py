@@ -241,6 +241,10 @@ def _check_names(problems: Problems) -> None:
     for task in scenario.train.task_weights:
         if task not in scenario.labels:
             problems.say(("train", "task_weights", task), task, "no such label", closest(task, scenario.labels))
+    for task in scenario.train.value_weights:
+        if not getattr(scenario.labels.get(task), "value", None):
+            valued = [name for name, label in scenario.outcome_labels.items() if label.value]
+            problems.say(("train", "value_weights"), task, "no label with a `value`", closest(task, valued))
     known = sample_columns(scenario)
     for name in scenario.validate_.drift_columns:
         if name not in known:

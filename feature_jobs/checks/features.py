@@ -70,6 +70,13 @@ def _check_outcome(problems: Problems, location: tuple[str, ...], label: Outcome
         for name in sorted(name for name in read if "." in name):
             what, remedy = f"reads {name} of an entity", f"compare columns of {label.source}"
             problems.say((*location, "where"), label.where, what, remedy)
+    if label.value is not None:
+        place = (*location, "value")
+        kind, read = problems.over(label.source).expression(place, label.value)
+        for name in sorted(name for name in read if "." in name):
+            problems.say(place, label.value, f"reads {name} of an entity", f"compute it from columns of {label.source}")
+        if kind is not None and kind not in NUMBER_TYPES:
+            problems.say(place, label.value, f"is {kind}, not a number", "name a column of numbers, such as a price")
 
 
 def check_features(problems: Problems, outcomes: set[str]) -> dict[str, str]:

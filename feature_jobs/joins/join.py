@@ -27,7 +27,13 @@ from feature_jobs.joins.audit import audit_point_in_time
 from feature_jobs.joins.day_events import DayEvents
 from feature_jobs.joins.entities import FOLDER
 from feature_jobs.joins.negatives import NEGATIVE, read_negatives, write_negatives
-from feature_jobs.joins.outcomes import days_maturing, days_of_outcomes, learned_with_outcomes, num_too_late
+from feature_jobs.joins.outcomes import (
+    days_maturing,
+    days_of_outcomes,
+    learned_with_outcomes,
+    num_too_late,
+    unknown_labels,
+)
 from feature_jobs.joins.request import RequestFeatures
 from feature_jobs.joins.rules import (
     key_of,
@@ -212,15 +218,12 @@ def _expressions(scenario: Scenario) -> Iterable[str]:
 
 
 def _labels(log: DayEvents) -> dict[str, pa.Array]:
-    """`label.TASK`, int8: 1, 0, or null where unknown; 0 of a negative."""
+    """`label.TASK`, int8: 1, 0, or null where unknown; 0 of a negative. Those that another log decides, and their
+    `value.TASK`, are unknown until they have matured."""
     scenario = log.scenario
     values = log.evaluate(scenario.own_labels)
-    labels = {}
-    for task in scenario.tasks:
-        if task not in values:  # another log decides, when it has matured
-            labels[f"label.{task}"] = pa.nulls(len(log), pa.int8())
-            continue
-        expression = scenario.own_labels[task]
+    labels = unknown_labels(scenario, len(log))
+    for task, expression in scenario.own_labels.items():
         value = values[task].filter(pa.array(~log.is_negative))
         place = f"{scenario.file}: labels.{task}: {expression!r}"
         if not is_numeric(value):

@@ -182,6 +182,7 @@ def sample_columns(scenario: Scenario) -> list[str]:
         *(("key.negative",) if scenario.join.negative_sampler else ()),
         *(f"{name}.length" if name in lists else name for name in scenario.features),
         *(f"label.{task}" for task in scenario.tasks),
+        *(f"value.{task}" for task, label in scenario.outcome_labels.items() if label.value),
         *(f"segment.{name}" for name in scenario.evaluate.segments),
     ]
 

@@ -107,7 +107,7 @@ def train_day(job: TrainJob, group: Group | None = None) -> TrainMetrics:
     # First: the kernel would kill a process that takes too much, without a word about the setting.
     refuse_too_large(scenario)
     layout, tasks, is_leader = Layout.from_scenario(scenario), scenario.tasks, group is None or group.is_leader
-    parquet = open_samples(job.samples / SAMPLES_FILE, layout, tasks)
+    parquet = open_samples(job.samples / SAMPLES_FILE, layout, tasks, scenario.train.value_weights)
     num_rows = parquet.metadata.num_rows
     # At least a row on each side.
     cut = min(max(round(num_rows * (1 - scenario.train.holdout_share)), 1), max(num_rows - 1, 1))
@@ -232,7 +232,8 @@ class _Day:
 
     def _blocks(self, begin: int, end: int, skip: int = 0) -> Iterator[Block]:
         layout, tasks = self.ranker.layout, self.ranker.tasks
-        columns = layout.columns + [f"label.{task}" for task in tasks]
+        weights = [f"value.{task}" for task in self.scenario.train.value_weights]
+        columns = [*layout.columns, *(f"label.{task}" for task in tasks), *weights]
         # Blocks that a killed run has learned are read and dropped, but not encoded.
         tables = read_blocks(self.parquet, begin, end, self.scenario.train.shuffle_rows, columns)
         return encoded_blocks(itertools.islice(tables, skip, None), layout, tasks)
