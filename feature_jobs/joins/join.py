@@ -26,7 +26,7 @@ from feature_jobs.expressions.compiler import columns_of
 from feature_jobs.joins.audit import audit_point_in_time
 from feature_jobs.joins.day_events import DayEvents
 from feature_jobs.joins.entities import FOLDER
-from feature_jobs.joins.negatives import NEGATIVE, read_negatives, write_negatives
+from feature_jobs.joins.negatives import read_negatives, write_negatives
 from feature_jobs.joins.outcomes import (
     days_maturing,
     days_of_outcomes,
@@ -52,7 +52,7 @@ from feature_jobs.joins.trailing import PastOfDay, TrailingFeatures
 from feature_jobs.joins.values import condition, is_numeric
 from feature_jobs.schema import Scenario, SequenceFeature
 from feature_jobs.schema.days import check_day, history_days, trailing_days
-from feature_jobs.schema.files import JOIN_FILE, SAMPLES_FILE
+from feature_jobs.schema.files import JOIN_FILE, NEGATIVE, SAMPLES_FILE
 from feature_jobs.sources.tables import write_parquet
 
 

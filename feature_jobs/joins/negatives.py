@@ -14,13 +14,12 @@ import pyarrow.parquet as pq
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
+from feature_jobs.schema.files import NEGATIVE
 from feature_jobs.sources.tables import write_parquet
 from feature_jobs.windows.keys import Bools
 
 NEGATIVES_FILE = "negatives.parquet"
 ROW = "key.event_row"
-NEGATIVE = "key.negative"
-"""Column of the samples: true for a negative row."""
 _SETTINGS, _WANTED = b"negative_sampler", b"wanted"
 
 

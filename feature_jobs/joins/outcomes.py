@@ -19,11 +19,11 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import columns_of
 from feature_jobs.joins.aggregations import DAY_US, DECIMALS
 from feature_jobs.joins.day_events import DayEvents
-from feature_jobs.joins.negatives import NEGATIVE, for_rows
+from feature_jobs.joins.negatives import for_rows
 from feature_jobs.joins.values import condition, fixed_point, key_column
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import ONE_DAY, day_start, day_window, parse_ds, previous_day
-from feature_jobs.schema.files import SAMPLES_FILE
+from feature_jobs.schema.files import NEGATIVE, SAMPLES_FILE
 from feature_jobs.schema.labels import OutcomeLabel
 from feature_jobs.windows.keys import Bools, Ints, Keys, concat_keys, keys_of
 
