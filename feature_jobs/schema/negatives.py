@@ -19,9 +19,9 @@ class NegativeSampler(Section):
     Each positive row (one for which a label of the log holds; every row where other logs decide all labels) gets
     `num_sample` copies with another item. The items are those with an event before the row: in the
     `join.lookback_days` before its day, or on the day itself. Those of which the user has a row in this time, or later
-    on the day, are left out. A copy has the user, the time and the other columns of its row; its features of the item
-    are those known at this time, and its outcomes are unknown. It is in no window and no feature of another row. The
-    samples have the column `key.negative`.
+    on the day, are left out; of a row without a user only its own item is. A copy has the user, the time and the other
+    columns of its row; its features of the item are those known at this time, and its outcomes are unknown. It is in no
+    window and no feature of another row. The samples have the column `key.negative`.
 
     The draw depends on the row and the seed alone, not on the order of the work, so that equal inputs give equal bytes.
     """
