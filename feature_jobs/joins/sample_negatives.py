@@ -161,7 +161,7 @@ def _drawn(log: DayEvents, rows_P: Ints, pool: _Pool, past: _Past, sampler: Nega
     kept_PD = np.full((len(rows_P), num + 1), -1)
     kept_PD[:, 0] = np.asarray(pc.index_in(items, value_set=pool.items).fill_null(-2))
     nums_P = np.ones(len(rows_P), np.int64)
-    left = np.flatnonzero(totals_P > 0)
+    left = np.flatnonzero((totals_P > 0) & np.asarray(items.is_valid()))
     for k in range(_MOST_DRAWS * num):
         if not len(left):
             break

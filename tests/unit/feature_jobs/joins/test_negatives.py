@@ -241,3 +241,25 @@ def test_requests_have_the_features_of_the_days_own_rows(tmp_path: Path) -> None
     own = samples.filter(pc.invert(samples["key.negative"]))
     assert len(own) == 40 < len(samples)
     assert replayed(scenario, carried, ds, tmp_path / "events" / ds).select(features).equals(own.select(features))
+
+
+def test_a_sampler_that_is_added_later_gives_the_rows_of_one_from_the_beginning(tmp_path: Path) -> None:
+    lines = [f"{1 + i % 6},{i * 7 % 40},{3 + i % 3},{(1 + i // 40) * DAY_S + 900 * (i % 40)}" for i in range(120)]
+    write_lines(tmp_path / "data/events.csv", ["user,item,rating,t", *lines])
+    without = scenario_in(tmp_path, {})
+    scenario = scenario_in(tmp_path, {"join": {"negative_sampler": {"num_sample": 2}}})
+    folders = {ds: tmp_path / "events" / ds for ds in DAYS[:3]}
+    chains = Carried(tmp_path / "first"), Carried(tmp_path / "later")
+    for ds, folder in folders.items():
+        ingest_day(scenario, ds, folder)
+        chains[0].add(scenario, ds, folder)
+        chains[1].add(scenario if ds == DAYS[2] else without, ds, folder, folders)
+    assert (chains[0].read_again, chains[1].read_again) == ([], [DAYS[2]])
+    first, later = (pq.read_table(chain.samples(scenario, ds, folder)) for chain in chains)
+    assert first.equals(later)
+    assert 20 < pc.sum(first["key.negative"]).as_py() < 80
+    # Only liked rows have negatives, and these follow them.
+    rows = first.to_pylist()
+    assert all(
+        rows[i - 1]["key.negative"] or rows[i - 1]["label.like"] for i, row in enumerate(rows) if row["key.negative"]
+    )
