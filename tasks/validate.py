@@ -148,8 +148,9 @@ def _missing_suite(source: str, name: str) -> list[Problem]:
 def _row_count(scenario: Scenario, ds: str, day: DaySamples, num_events: int) -> list[Problem]:
     """Each event is one sample: a join that loses or doubles rows must not go on."""
     num_own = day.num_rows
-    if scenario.outcome_labels:  # the others are of earlier days, whose labels mature on this one
-        times = day.whole(["key.event_time"])["key.event_time"]
+    # Others are negatives, or of earlier days, whose labels mature on this one.
+    if scenario.outcome_labels or scenario.join.negative_sampler:
+        times = day.shown(["key.event_time"])["key.event_time"]
         num_own = int((times >= day_window(scenario, ds)[0]).sum())
     if num_events == num_own:
         return []

@@ -11,6 +11,7 @@ from feature_jobs.checks.features import check_features, check_labels, check_seg
 from feature_jobs.checks.problems import Problems, closest
 from feature_jobs.errors import BadInputError, listed
 from feature_jobs.expressions.compiler import EVENT_TIME
+from feature_jobs.joins.rules import sampler_problems
 from feature_jobs.schema import Column, Scenario, SearchRange, Table, Time, load_scenario, name_taken, same_name
 from feature_jobs.schema.data import WEEKDAYS, Events, Log, Moment
 from feature_jobs.schema.processor import slow_precision
@@ -23,6 +24,7 @@ from feature_jobs.validation.expectations import (
     unknown_columns,
 )
 
+SAMPLED = "join.negative_sampler"  # once for all trials
 FIXED = ("name", "description", "data", "labels", "tune", "schedule", "deploy")  # a trial may not change these
 
 
@@ -62,6 +64,8 @@ def _check_all(scenario: Scenario) -> Problems:
     outcomes = check_labels(problems)
     feature_types = check_features(problems, outcomes)
     check_segments(problems, feature_types)
+    for problem in sampler_problems(scenario):
+        problems.say(*problem)
     _check_names(problems)
     _check_suite(problems)
     _check_sharding(problems)
@@ -87,6 +91,7 @@ def _check_sources(problems: Problems) -> None:
             problems.say(("data", field), name, "no such column of events", closest(name, data.events.columns))
         elif column.type not in ("int", "string"):
             problems.say(("data", field), name, f"is of type {column.type}, not an id", "declare it as int or string")
+    _check_anonymous(problems)
     for name, log in data.logs.items():
         location = ("data", "logs", name)
         _check_table(problems, location, log)
@@ -113,9 +118,27 @@ def _check_sources(problems: Problems) -> None:
             problems.say(where, entity.key, what, "declare both alike")
 
 
+def _check_anonymous(problems: Problems) -> None:
+    data = problems.scenario.data
+    column = data.events.columns.get(data.user)
+    wanted = {"int": int, "string": str}.get(column.type) if column else None
+    for value in data.anonymous or ():
+        if column and wanted and (not isinstance(value, wanted) or isinstance(value, bool)):
+            what = f"is not of the type of {data.user} ({column.type})"
+            problems.say(("data", "anonymous"), value, what, "write it as the log does")
+
+
 def _check_table(problems: Problems, location: tuple[str, ...], table: Table) -> None:
     if table.format == "csv" and len(table.delimiter) != 1:
         problems.say((*location, "delimiter"), table.delimiter, "is not one character", 'write ",", ";" or "\\t"')
+    if isinstance(table, Events | Log) and table.deduplicate is not None:
+        for name in table.deduplicate.on:
+            column = table.columns.get(name)
+            if column is None:
+                problems.say((*location, "deduplicate", "on"), name, "no such column", closest(name, table.columns))
+            elif column.type.startswith("list"):
+                what = f"is of type {column.type}, which names nothing"
+                problems.say((*location, "deduplicate", "on"), name, what, "name columns of one value, such as ids")
     if table.where is not None:
         types: dict[str, str] = {name: column.type for name, column in table.columns.items()}
         for name in sorted(problems.condition((*location, "where"), table.where, types) - types.keys()):
@@ -218,6 +241,10 @@ def _check_names(problems: Problems) -> None:
     for task in scenario.train.task_weights:
         if task not in scenario.labels:
             problems.say(("train", "task_weights", task), task, "no such label", closest(task, scenario.labels))
+    for task in scenario.train.value_weights:
+        if not getattr(scenario.labels.get(task), "value", None):
+            valued = [name for name, label in scenario.outcome_labels.items() if label.value]
+            problems.say(("train", "value_weights"), task, "no label with a `value`", closest(task, valued))
     known = sample_columns(scenario)
     for name in scenario.validate_.drift_columns:
         if name not in known:
@@ -274,7 +301,7 @@ def _check_search(problems: Problems, path: str, search: SearchRange) -> None:
         problem = (f"low {ends[0]} has no logarithm", "raise it above zero, or leave log out")
     elif search.step is not None and (search.log or search.step <= 0 or not ends):
         problem = ("step is for ranges without log, and above zero", "leave step or log out")
-    elif path.partition(".")[0] in FIXED:
+    elif path.partition(".")[0] in FIXED or path.startswith(SAMPLED):
         problem = ("a trial cannot change it", "search in model, train, features, join")
     if problem:
         problems.say(location, None, *problem)

@@ -15,6 +15,7 @@ import duckdb
 import numpy as np
 
 from feature_jobs.checks.facts import EntityFacts, Facts, RequestFacts
+from feature_jobs.checks.negatives import check_copied_columns
 from feature_jobs.checks.problems import NARROW, Problems, some_days
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import EVENT_TIME, columns_of, has_sql, to_sql
@@ -84,6 +85,7 @@ class _DataCheck:
         self._labels(source, connection)
         self._requests(source, connection)
         self._leaks(source, connection)
+        check_copied_columns(self.problems, source, connection)
         for entity in self.scenario.data.entities.values():
             at = source.place_of(entity.key)
             rows = connection.execute(f"SELECT DISTINCT c{at} FROM staged WHERE c{at} IS NOT NULL").fetchall()
@@ -324,7 +326,7 @@ class _DataCheck:
             mean = connection.execute(f"SELECT avg({sql}) FROM staged WHERE reason IS NULL").fetchall()[0][0]
             means[task] = None if mean is None else round(mean, 6)
             # A warning only: a rare label may have no positive in a sample.
-            if mean is None or mean in (0, 1):
+            if mean is None or mean == 0 or (mean == 1 and not self.scenario.join.negative_sampler):
                 found = {None: "is unknown", 0: "never holds", 1: "always holds"}[mean]
                 what = f"{found} in the sample of {self.first}"
                 self.problems.warn(("labels", task), self.scenario.own_labels[task], what, "correct the condition")

@@ -33,7 +33,8 @@ def check_labels(problems: Problems) -> set[str]:
         _check_outcome(problems, ("labels", name), label)
     for name, expression in problems.scenario.own_labels.items():
         columns = problems.condition(("labels", name), expression)
-        if not columns:
+        # Each row of a log of purchases is one; negative sampling adds the others.
+        if not columns and problems.scenario.join.negative_sampler is None:
             problems.say(("labels", name), expression, "reads no column", "write a condition such as rating >= 4")
         # A label may read the event's time, which is known before the event's outcome.
         outcomes |= columns - {EVENT_TIME}
@@ -69,6 +70,13 @@ def _check_outcome(problems: Problems, location: tuple[str, ...], label: Outcome
         for name in sorted(name for name in read if "." in name):
             what, remedy = f"reads {name} of an entity", f"compare columns of {label.source}"
             problems.say((*location, "where"), label.where, what, remedy)
+    if label.value is not None:
+        place = (*location, "value")
+        kind, read = problems.over(label.source).expression(place, label.value)
+        for name in sorted(name for name in read if "." in name):
+            problems.say(place, label.value, f"reads {name} of an entity", f"compute it from columns of {label.source}")
+        if kind is not None and kind not in NUMBER_TYPES:
+            problems.say(place, label.value, f"is {kind}, not a number", "name a column of numbers, such as a price")
 
 
 def check_features(problems: Problems, outcomes: set[str]) -> dict[str, str]:

@@ -45,6 +45,8 @@ ROW = "key.row"
 DAY_US = 86_400_000_000
 NEWEST = "newest"
 """The role of the operation that the audit looks at."""
+ITEMS, PAIRS = "items", "pairs"
+"""Names of the aggregations of negative sampling."""
 DECIMALS = 4
 """Decimal places of a number that may have a fraction, where the feature does not say."""
 
@@ -161,12 +163,42 @@ def aggregations(scenario: Scenario) -> dict[str, Aggregation]:
     return found
 
 
+def sampler_aggregations(scenario: Scenario) -> dict[str, Aggregation]:
+    """The aggregations of negative sampling: ITEMS are earlier events of each item, PAIRS those of each user with an
+    item. Empty without it."""
+    sampler, data = scenario.join.negative_sampler, scenario.data
+    if sampler is None:
+        return {}
+    window = Window(scenario.join.lookback_days * DAY_US)
+    values = tuple(PastColumn(ids_of=name, feature=ITEMS) for name in (data.item, *sampler.item_columns))
+    of_item: dict[str, Operation] = {
+        "count": Count(),
+        "last": Listed(of=tuple(column.name for column in values), length=1),
+    }
+    found = {}
+    for name, key, columns, operations in (
+        (ITEMS, (data.item,), values, of_item),
+        (PAIRS, (data.user, data.item), (), {"count": Count()}),
+    ):
+        found[name] = Aggregation(CountFeature(kind="count", by=key), None, key, window, columns, operations, 0)
+    return found
+
+
 def key_sets(scenario: Scenario) -> list[KeySet]:
-    """All key sets of the scenario, in the order of its features."""
+    """The key sets of the scenario's features, in their order."""
+    return _grouped(aggregations(scenario).values())
+
+
+def summarized_key_sets(scenario: Scenario) -> list[KeySet]:
+    """All key sets that summaries hold: also those of negative sampling."""
+    return _grouped([*aggregations(scenario).values(), *sampler_aggregations(scenario).values()])
+
+
+def _grouped(found: Iterable[Aggregation]) -> list[KeySet]:
     by_key: dict[tuple[str | None, tuple[str, ...]], list[Aggregation]] = defaultdict(list)
-    for aggregation in aggregations(scenario).values():
+    for aggregation in found:
         by_key[aggregation.source, aggregation.key].append(aggregation)
-    return [_key_set(source, key, found) for (source, key), found in by_key.items()]
+    return [_key_set(source, key, of_key) for (source, key), of_key in by_key.items()]
 
 
 def operation_name(operation: Operation) -> str:

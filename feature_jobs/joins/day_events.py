@@ -16,7 +16,9 @@ from feature_jobs.expressions.compiler import EVENT_TIME, columns_of
 from feature_jobs.expressions.evaluate import evaluate
 from feature_jobs.expressions.vectors import Columns
 from feature_jobs.joins.audit import NO_SOURCE
+from feature_jobs.joins.negatives import add_negatives
 from feature_jobs.joins.request import no_request, requests_of
+from feature_jobs.joins.rules import outcome_columns
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_window, log_window
 from feature_jobs.sources.casts import arrow_schema
@@ -32,7 +34,8 @@ class DayEvents:
     `known_at` is the time before which an event's features were known: that of its request, or its own.
     `names` are the columns that expressions will read; `entities` the folder of the rows of entities that the events
     may see, None where no expression looks at one. `later` is the day that reads them again: the events may then lack a
-    column that was declared since, and it is null. Raises BadInputError where events are out of order or of another
+    column that was declared since, and it is null. With `negatives` these rows stand among the events, see
+    `is_negative`. Raises BadInputError where events are out of order or of another
     day, and where a column has another type than the scenario declares for the later day.
     """
 
@@ -46,6 +49,7 @@ class DayEvents:
         entities: Path | None,
         source: str | None = None,
         later: str | None = None,
+        negatives: pa.Table | None = None,
     ) -> None:
         self.scenario, self.ds, self.source = scenario, ds, source
         data, self._log = scenario.data, scenario.data.log(source)
@@ -68,6 +72,9 @@ class DayEvents:
         for name in columns if later else ():
             if name not in present:
                 table = table.append_column(name, pa.nulls(table.num_rows, declared.field(name).type))
+        self.is_negative = np.zeros(len(table), bool)
+        if negatives is not None:
+            table, self.is_negative = add_negatives(table, negatives, outcome_columns(scenario))
         self._events = table.combine_chunks()
         self.times: Ints = np.asarray(self._events["key.event_time"])
         self._check_times(events)

@@ -27,7 +27,7 @@ from feature_jobs.joins.values import key_column
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.base import DayName
 from feature_jobs.schema.data import Entity
-from feature_jobs.sources.changes import read_landed, write_landed
+from feature_jobs.sources.changes import Landed, read_landed, write_landed
 from feature_jobs.sources.output_files import EVENTS_FILE, log_file
 from feature_jobs.sources.tables import as_written, write_parquet
 from feature_jobs.windows.blocks import Place, digest_of_blocks, read_block, write_blocks
@@ -114,7 +114,7 @@ def carry_entities(
     landed, carried, added = read_landed(events), dict[str, EntityFacts](), dict[str, pa.Table]()
     for name, entity in scenario.data.entities.items():
         own = landed.get(name)
-        old = yesterday.get(name) if own and not own["whole"] else None
+        old = _before(name, landed, yesterday)
         if own and not own["whole"] and (old is None or old["declared"] != own["declared"]):
             raise BadInputError(
                 f"{scenario.file}: data.entities.{name}: the summaries of the day before {ds} do not hold the entity as"
@@ -142,6 +142,34 @@ def carry_entities(
             tile: TileFacts = {"holder": ds, "digest": digest, "place": place_in_file, "rows": added[name].num_rows}
             carried[name]["tiles"].append(tile)
     return carried
+
+
+def see_more(
+    scenario: Scenario,
+    events: Path,
+    more: Mapping[str, pa.Array],
+    *,
+    yesterday: Mapping[str, EntityFacts],
+    folders: Mapping[str, Path],
+    output: Path,
+) -> None:
+    """Writes the rows of entities that a day may see again, also those of `more` keys, by the column of the events that
+    names them. All else as `carry_entities`, which came before."""
+    landed = read_landed(events)
+    for name, entity in scenario.data.entities.items():
+        if entity.key in more:
+            old = _before(name, landed, yesterday)
+            rows = pq.read_table(events / FOLDER / f"{name}.parquet").combine_chunks()
+            tiles = [_read(tile, folders) for tile in (old["tiles"] if old else ())]
+            asked = pa.concat_arrays([_asked(scenario, entity, events), more[entity.key]]).unique().drop_null()
+            place = f"{scenario.file}: data.entities.{name}.key"
+            write_rows(_visible(entity, asked, rows, tiles, place), output / FOLDER / f"{name}.parquet")
+
+
+def _before(name: str, landed: Mapping[str, Landed], yesterday: Mapping[str, EntityFacts]) -> EntityFacts | None:
+    """The facts of the day before on an entity of which a day landed only changes."""
+    own = landed.get(name)
+    return yesterday.get(name) if own and not own["whole"] else None
 
 
 def newest_rows(entities: Mapping[str, EntityFacts], folders: Mapping[str, Path]) -> dict[str, Newest]:

@@ -62,7 +62,7 @@ def feature_values(
         case UniqueCountFeature():
             values = _doubles(_distinct(found["distinct"]), has_key)
         case ValueFeature():
-            values = _first_of(_listed(found["last"]))
+            values = first_of(_listed(found["last"]))
         case TopFeature():
             values = _listed(found["frequent"])
         case SequenceFeature() as feature:
@@ -114,7 +114,7 @@ def _listed(found: Summary) -> pa.ListArray:
     return lists
 
 
-def _first_of(lists: pa.ListArray) -> pa.Array:
+def first_of(lists: pa.ListArray) -> pa.Array:
     """The first value of each list, null where it is empty."""
     offsets = np.asarray(lists.offsets)
     begin = np.where(np.diff(offsets) > 0, offsets[:-1], -1)

@@ -26,7 +26,14 @@ from feature_jobs.expressions.compiler import columns_of
 from feature_jobs.joins.audit import audit_point_in_time
 from feature_jobs.joins.day_events import DayEvents
 from feature_jobs.joins.entities import FOLDER
-from feature_jobs.joins.outcomes import days_maturing, days_of_outcomes, learned_with_outcomes, num_too_late
+from feature_jobs.joins.negatives import read_negatives, write_negatives
+from feature_jobs.joins.outcomes import (
+    days_maturing,
+    days_of_outcomes,
+    learned_with_outcomes,
+    num_too_late,
+    unknown_labels,
+)
 from feature_jobs.joins.request import RequestFeatures
 from feature_jobs.joins.rules import (
     key_of,
@@ -38,13 +45,14 @@ from feature_jobs.joins.rules import (
     trailing_features,
 )
 from feature_jobs.joins.same_row import SameRowFeatures
+from feature_jobs.joins.sample_negatives import sample_negatives
 from feature_jobs.joins.summaries import INDEX_FILE, Summaries, parse_index
 from feature_jobs.joins.summarize import summarize_events
 from feature_jobs.joins.trailing import PastOfDay, TrailingFeatures
 from feature_jobs.joins.values import condition, is_numeric
 from feature_jobs.schema import Scenario, SequenceFeature
 from feature_jobs.schema.days import check_day, history_days, trailing_days
-from feature_jobs.schema.files import JOIN_FILE, SAMPLES_FILE
+from feature_jobs.schema.files import JOIN_FILE, NEGATIVE, SAMPLES_FILE
 from feature_jobs.sources.tables import write_parquet
 from feature_jobs.windows.query import Answers, answers
 
@@ -68,6 +76,7 @@ class JoinFacts(TypedDict):
     entities: dict[str, float]
     segments: dict[str, float]
     smallest_gap_us: dict[str, dict[str, int | None]]
+    negatives: NotRequired[dict[str, int]]  # rows, and the number that was asked for
 
 
 def join_day(
@@ -97,7 +106,10 @@ def join_day(
     refuse_leaks(scenario)
     index = parse_index((summaries / INDEX_FILE).read_bytes(), str(summaries / INDEX_FILE))
     names = set().union(*map(columns_of, _expressions(scenario)))
-    log = DayEvents(scenario, ds, events, names, entities=(seen or summaries) / FOLDER)
+    negatives = read_negatives(scenario, ds, summaries) if scenario.join.negative_sampler else None
+    log = DayEvents(
+        scenario, ds, events, names, entities=(seen or summaries) / FOLDER, negatives=negatives and negatives.rows
+    )
     columns = SameRowFeatures(scenario).columns(log.evaluate)
     past_rows = PastOfDay(log, Summaries(index, {**past, ds: summaries}), answers)
     trailing, source_times, delays = TrailingFeatures(scenario).columns(log, past_rows)
@@ -108,18 +120,7 @@ def join_day(
         "entities": audit_point_in_time(log.known_at, log.entity_times(), place=f"{place}: entity"),
         "features": audit_point_in_time(log.known_at, source_times, place=f"{place}: feature", delays_us=delays),
     }
-    samples = pa.table(
-        {
-            "key.event_time": log.column("key.event_time"),
-            "key.event_row": log.column("key.event_row"),
-            "key.user": log.column(scenario.data.user),
-            "key.item": log.column(scenario.data.item),
-            **({"key.request": log.column(scenario.data.request)} if scenario.data.request else {}),
-            **{name: columns[name] for name in scenario.features},
-            **_labels(log),
-            **_segments(log, columns),
-        }
-    )
+    samples = _samples(log, columns)
     if scenario.outcome_labels and matured is not None:
         samples = learned_with_outcomes(scenario, ds, samples, {**(past_events or {}), ds: events}, matured)
     output.mkdir(parents=True, exist_ok=True)
@@ -127,8 +128,27 @@ def join_day(
     facts = _facts(scenario, samples, log.hit_shares(), gaps)
     for task, num in num_too_late(scenario, ds, events).items():
         facts["labels"][task]["too_late"] = num
+    if negatives:
+        facts["negatives"] = {"rows": len(negatives.rows), "wanted": negatives.wanted}
     (output / JOIN_FILE).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return facts
+
+
+def _samples(log: DayEvents, columns: Mapping[str, pa.Array]) -> pa.Table:
+    """The samples of a day's own rows; `columns` are those of features."""
+    data = log.scenario.data
+    keys = {
+        "key.event_time": log.column("key.event_time"),
+        "key.event_row": log.column("key.event_row"),
+        "key.user": log.column(data.user),
+        "key.item": log.column(data.item),
+    }
+    if data.request:
+        keys["key.request"] = log.column(data.request)
+    if log.scenario.join.negative_sampler:
+        keys[NEGATIVE] = pa.array(log.is_negative)
+    features = {name: columns[name] for name in log.scenario.features}
+    return pa.table({**keys, **features, **_labels(log), **_segments(log, columns)})
 
 
 def join_from_events(
@@ -173,6 +193,14 @@ def _join_alone(
         summaries = Path(folder)
         made = summarize_events(scenario, ds, days, index=None, folders={ds: summaries})
         (summaries / INDEX_FILE).write_text(json.dumps(made.index), encoding="utf-8")
+        if sampler := scenario.join.negative_sampler:
+            # `seen` has the rows of entities of the items that it sampled itself, and of no others.
+            negatives = (
+                read_negatives(scenario, ds, seen[ds])
+                if seen
+                else sample_negatives(scenario, sampler, ds, days[ds], Summaries(made.index, {ds: summaries}))
+            )
+            write_negatives(scenario, negatives, summaries)
         return join_day(
             scenario,
             ds,
@@ -195,22 +223,21 @@ def _expressions(scenario: Scenario) -> Iterable[str]:
     for name, one in request_features(scenario).items():
         yield from request_expressions(name, one).values()
     for other in trailing_features(scenario).values():
-        if other.source is not None:  # of the events the summaries have the keys
+        # Of the events the summaries have the keys, but not of their negatives.
+        if other.source is not None or scenario.join.negative_sampler:
             yield from key_of(other)
         if isinstance(other, SequenceFeature) and other.history:
             yield other.history
 
 
 def _labels(log: DayEvents) -> dict[str, pa.Array]:
-    """`label.TASK`, int8: 1, 0, or null where unknown."""
+    """`label.TASK`, int8: 1, 0, or null where unknown; 0 of a negative. Those that another log decides, and their
+    `value.TASK`, are unknown until they have matured."""
     scenario = log.scenario
     values = log.evaluate(scenario.own_labels)
-    labels = {}
-    for task in scenario.tasks:
-        if task not in values:  # another log decides, when it has matured
-            labels[f"label.{task}"] = pa.nulls(len(log), pa.int8())
-            continue
-        value, expression = values[task], scenario.own_labels[task]
+    labels = unknown_labels(scenario, len(log))
+    for task, expression in scenario.own_labels.items():
+        value = values[task].filter(pa.array(~log.is_negative))
         place = f"{scenario.file}: labels.{task}: {expression!r}"
         if not is_numeric(value):
             raise BadInputError(f"{place} is {value.type}, not true or false; compare it, as in rating >= 4")
@@ -224,7 +251,8 @@ def _labels(log: DayEvents) -> dict[str, pa.Array]:
         other = known.filter(pc.invert(pc.is_in(known, pa.array([0.0, 1.0]))))
         if len(other):
             raise BadInputError(f"{place} is {other[0].as_py():g}, not 0 or 1; compare it, as in rating >= 4")
-        labels[f"label.{task}"] = value.cast(pa.int8())  # a null stays null: training masks it
+        label = values[task].cast(pa.int8())  # a null stays null: training masks it
+        labels[f"label.{task}"] = pc.if_else(pa.array(log.is_negative), pa.scalar(0, pa.int8()), label)
     return labels
 
 

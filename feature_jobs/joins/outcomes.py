@@ -17,12 +17,13 @@ import pyarrow.parquet as pq
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import columns_of
-from feature_jobs.joins.aggregations import DAY_US
+from feature_jobs.joins.aggregations import DAY_US, DECIMALS
 from feature_jobs.joins.day_events import DayEvents
-from feature_jobs.joins.values import condition, key_column
+from feature_jobs.joins.negatives import for_rows
+from feature_jobs.joins.values import condition, fixed_point, key_column
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import ONE_DAY, day_start, day_window, parse_ds, previous_day
-from feature_jobs.schema.files import SAMPLES_FILE
+from feature_jobs.schema.files import NEGATIVE, SAMPLES_FILE
 from feature_jobs.schema.labels import OutcomeLabel
 from feature_jobs.windows.keys import Bools, Ints, Keys, concat_keys, keys_of
 
@@ -66,11 +67,16 @@ def learned_with_outcomes(
     `events` are the folders of the day and of the days that `days_of_outcomes` names, `matured` the samples of those
     that `days_maturing` names, by ds. A feature that an earlier day's samples lack is unknown in its rows.
     """
-    labels = {task: _attributed(scenario, task, label, events) for task, label in scenario.outcome_labels.items()}
+    labels = {
+        column: of_days
+        for task, label in scenario.outcome_labels.items()
+        for column, of_days in _attributed(scenario, task, label, events).items()
+    }
     parts, moments = list[pa.Table](), list[Ints]()
     for day in (ds, *sorted(matured)):
         rows = own if day == ds else _rows_of(scenario, day, matured[day], own)
-        if any(len(of_days[day]) != len(rows) for of_days in labels.values()):
+        of_rows = {column: for_rows(of_days[day], rows) for column, of_days in labels.items()}
+        if None in of_rows.values():
             raise BadInputError(
                 f"{matured.get(day, '')}: {len(rows):,} rows, but {day} has another number of events; join it again:"
                 f" recloop chain replay {scenario.option} --from {day}"
@@ -78,12 +84,12 @@ def learned_with_outcomes(
         times = np.asarray(rows["key.event_time"])
         for after in sorted({label.days for label in scenario.outcome_labels.values()}):
             mature = _mature_on(scenario, ds, after, times)
-            of_day = {task: label for task, label in scenario.outcome_labels.items() if label.days == after}
-            known = {f"label.{task}": _where(labels[task][day], mature) for task in of_day}
+            of_day = {task for task, label in scenario.outcome_labels.items() if label.days == after}
+            known = {name: _where(of_rows[name], mature) for name in labels if name.partition(".")[2] in of_day}
             if day == ds:
                 rows = _with(rows, known)
             elif after:
-                unknown = {f"label.{task}": pa.nulls(len(rows), pa.int8()) for task in scenario.tasks}
+                unknown = unknown_labels(scenario, len(rows))
                 parts.append(_with(rows, {**unknown, **known}).filter(pa.array(mature)))
                 moments.append(times[mature] + after * DAY_US)
         if day == ds:
@@ -92,6 +98,15 @@ def learned_with_outcomes(
     order = np.argsort(np.concatenate(moments), kind="stable")
     learned = pa.concat_tables(parts).take(pa.array(order)).combine_chunks()
     return _with(learned, {"key.event_row": pa.array(np.arange(len(learned)))})
+
+
+def unknown_labels(scenario: Scenario, num_rows: int) -> dict[str, pa.Array]:
+    """`label.TASK` of all tasks, and `value.TASK` of outcomes that have one: null."""
+    values = [task for task, label in scenario.outcome_labels.items() if label.value]
+    return {
+        **{f"label.{task}": pa.nulls(num_rows, pa.int8()) for task in scenario.tasks},
+        **{f"value.{task}": pa.nulls(num_rows, pa.float64()) for task in values},
+    }
 
 
 def num_too_late(scenario: Scenario, ds: str, events: Path) -> dict[str, int]:
@@ -121,6 +136,8 @@ def _rows_of(scenario: Scenario, day: str, folder: Path, like: pa.Table) -> pa.T
     begin, end = day_window(scenario, day)
     times = np.asarray(table["key.event_time"])
     table = table.filter(pa.array((times >= begin) & (times < end)))
+    if NEGATIVE in table.column_names and NEGATIVE not in like.column_names:
+        table = table.filter(pc.invert(table[NEGATIVE]))
     columns = []
     for field in like.schema:
         if field.name in table.column_names:
@@ -129,7 +146,7 @@ def _rows_of(scenario: Scenario, day: str, folder: Path, like: pa.Table) -> pa.T
             column = pa.array([[]] * len(table), field.type)
         else:
             column = pa.nulls(len(table), field.type)
-            column = column.fill_null(False) if field.name.startswith("segment.") else column
+            column = column.fill_null(False) if field.name.startswith(("segment.", NEGATIVE)) else column
         if column.type != field.type:
             raise BadInputError(
                 f"{file}: {field.name} was {column.type} on {day} and is {field.type} now, but rows of {day} are still"
@@ -139,8 +156,11 @@ def _rows_of(scenario: Scenario, day: str, folder: Path, like: pa.Table) -> pa.T
     return pa.table(columns, schema=like.schema)
 
 
-def _attributed(scenario: Scenario, task: str, label: OutcomeLabel, events: Mapping[str, Path]) -> dict[str, pa.Array]:
-    """The label of every event of these days, by day: 1, 0, or null where it lacks a column of `on`."""
+def _attributed(
+    scenario: Scenario, task: str, label: OutcomeLabel, events: Mapping[str, Path]
+) -> dict[str, dict[str, pa.Array]]:
+    """The label of every event of these days, by column and day: 1, 0, or null where it lacks a column of `on`; and the
+    sum of its outcomes' values, where they have one."""
     place, window = f"{scenario.file}: labels.{task}", label.window_hours * HOUR_US
     shown = [DayEvents(scenario, day, folder, label.on, entities=None) for day, folder in sorted(events.items())]
     outcomes = [
@@ -155,48 +175,75 @@ def _attributed(scenario: Scenario, task: str, label: OutcomeLabel, events: Mapp
     has_key, counts = np.concatenate(known[: len(shown)]), np.concatenate(known[len(shown) :])
     counts &= np.concatenate(is_wanted)
     times = np.concatenate([log.times for log in shown])
-    found = attribute(
+    found, total = attribute(
         (codes[:num], times, has_key),
-        (codes[num:][counts], np.concatenate([log.happened_at for log in outcomes])[counts]),
+        (
+            codes[num:][counts],
+            np.concatenate([log.happened_at for log in outcomes])[counts],
+            np.concatenate([_values(log, label, place) for log in outcomes])[counts],
+        ),
         window,
         to_all=label.attribution == "all",
     )
-    values = pa.array(found.astype(np.int8), pa.int8(), mask=~has_key)
+    columns = {f"label.{task}": pa.array(found.astype(np.int8), pa.int8(), mask=~has_key)}
+    if label.value:
+        columns[f"value.{task}"] = pa.array(total / 10.0**DECIMALS, pa.float64(), mask=~has_key)
     offsets = np.concatenate([[0], np.cumsum(sizes)])
-    return {log.ds: values.slice(offsets[i], sizes[i]) for i, log in enumerate(shown)}
+    return {
+        name: {log.ds: values.slice(offsets[i], sizes[i]) for i, log in enumerate(shown)}
+        for name, values in columns.items()
+    }
 
 
-def attribute(shown: tuple[Ints, Ints, Bools], outcomes: tuple[Ints, Ints], window_us: int, *, to_all: bool) -> Bools:
-    """Says for each event, a key and a time (µs), if an outcome is attributed to it; events that have no key get none.
+def attribute(
+    shown: tuple[Ints, Ints, Bools], outcomes: tuple[Ints, Ints, Ints], window_us: int, *, to_all: bool
+) -> tuple[Bools, Ints]:
+    """Says for each event, a key and a time (µs), if an outcome is attributed to it, and the sum of their values.
 
-    An outcome comes into question at the event's time and within the window after it: [t, t + window). It goes `to_all`
-    such events, or to the newest one, of equal times the last.
+    Events that have no key get none.
+
+    An outcome, a key, a time and a value, comes into question at the event's time and within the window after it:
+    [t, t + window). It goes `to_all` such events, or to the newest one, of equal times the last.
     """
     codes, times, has_key = shown
-    of_key, happened = outcomes
+    of_key, happened, values = outcomes
     moments = np.unique(np.concatenate([times, happened]))
     size = len(moments) + 1
     # Key and rank of a time become one sorted number, so that one search finds the nearest.
     if to_all:
-        places = np.sort(of_key * size + np.searchsorted(moments, happened))
+        places = of_key * size + np.searchsorted(moments, happened)
+        order = np.argsort(places, kind="stable")
+        places, before = places[order], np.concatenate([[0], np.cumsum(values[order])])
         first = np.searchsorted(places, codes * size + np.searchsorted(moments, times))
         end = np.searchsorted(places, codes * size + np.searchsorted(moments, times + window_us))
-        return (end > first) & has_key
+        return (end > first) & has_key, np.where(has_key, before[end] - before[first], 0)
     rows = np.flatnonzero(has_key)
     places = codes[rows] * size + np.searchsorted(moments, times[rows])
     order = np.argsort(places, kind="stable")
     rows, places = rows[order], places[order]
     nearest = np.searchsorted(places, of_key * size + np.searchsorted(moments, happened, side="right")) - 1
-    found = np.zeros(len(codes), bool)
+    found, total = np.zeros(len(codes), bool), np.zeros(len(codes), np.int64)
     if len(rows):
         at = rows[np.maximum(nearest, 0)]
         hits = (nearest >= 0) & (codes[at] == of_key) & (happened - times[at] < window_us)
         found[at[hits]] = True
-    return found
+        np.add.at(total, at[hits], values[hits])
+    return found, total
 
 
 def _names(label: OutcomeLabel) -> set[str]:
-    return {*label.on, *(columns_of(label.where) if label.where else ())}
+    return set(label.on).union(*map(columns_of, filter(None, (label.where, label.value))))
+
+
+def _values(log: DayEvents, label: OutcomeLabel, place: str) -> Ints:
+    """What each row is worth, in units of the last decimal place; 0 where that is unknown."""
+    if label.value is None:
+        return np.zeros(len(log), np.int64)
+    (value,) = log.evaluate({f"{place.rpartition(': ')[2]}.value": label.value}).values()
+    units = fixed_point(value, DECIMALS, f"{place}.value")
+    if np.abs(units.astype(float)).sum() >= 2.0**62:
+        raise BadInputError(f"{place}.value: the sum of {log.ds} exceeds 64 bits; bound the column with min and max")
+    return units
 
 
 def _is_wanted(log: DayEvents, label: OutcomeLabel, place: str) -> Bools:
@@ -211,8 +258,8 @@ def _keys(log: DayEvents, on: tuple[str, ...], place: str) -> tuple[Keys, Bools]
 
 
 def _where(labels: pa.Array, mature: Bools) -> pa.Array:
-    """The labels that are mature; the others are unknown."""
-    return pc.if_else(pa.array(mature), labels, pa.scalar(None, pa.int8()))
+    """The labels, or values, that are mature; the others are unknown."""
+    return pc.if_else(pa.array(mature), labels, pa.scalar(None, labels.type))
 
 
 def _with(table: pa.Table, columns: Mapping[str, pa.Array]) -> pa.Table:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import EVENT_TIME, columns_of, is_time
 from feature_jobs.schema import (
@@ -87,17 +89,60 @@ def summarized_expressions(scenario: Scenario, source: str | None) -> dict[str, 
     return found
 
 
+def sampler_expressions(scenario: Scenario, source: str | None) -> dict[str, str]:
+    """The same of what negative sampling reads."""
+    sampler, data = scenario.join.negative_sampler, scenario.data
+    if sampler is None or source is not None:
+        return {}
+    places = {name: f"join.negative_sampler.item_columns[{i}]" for i, name in enumerate(sampler.item_columns)}
+    return {data.user: "data.user", data.item: "data.item", **places}
+
+
 def outcome_columns(scenario: Scenario) -> set[str]:
     """Columns that are known only after the event: those of `outcomes`, and those that labels are made of."""
     found = set(scenario.outcomes).union(*map(columns_of, scenario.own_labels.values()))
     return found - {EVENT_TIME, scenario.data.user, scenario.data.item}
 
 
+Problem = tuple[tuple[str, ...], str, str, str]
+"""Place in the scenario, value, what is wrong, remedy."""
+
+
+def sampler_problems(scenario: Scenario) -> Iterator[Problem]:
+    """Features and columns that do not fit negative sampling."""
+    sampler, data = scenario.join.negative_sampler, scenario.data
+    if sampler is None:
+        return
+    for name, feature in request_features(scenario).items():
+        if isinstance(feature, RequestFeature):
+            what = "compares the rows of a request, but a negative row was shown in none"
+            yield ("features", name), feature.kind, what, "leave out the feature, or join.negative_sampler"
+    place, taken = ("join", "negative_sampler", "item_columns"), {data.user, data.item, data.request}
+    for name in sampler.item_columns:
+        column = data.events.columns.get(name)
+        if column is None:
+            known = ", ".join(sorted(data.events.columns))
+            yield place, name, "no such column of events", f"name some of: {known}"
+        elif name in taken | outcome_columns(scenario):
+            yield (
+                place,
+                name,
+                "does not describe the item: it is data.user, data.item, data.request or an outcome",
+                ("leave it out"),
+            )
+        elif column.type not in ("int", "string"):
+            what = f"is of type {column.type}, neither int nor string"
+            yield place, name, what, "declare an entity of the items with this column, and let features read that"
+
+
 def refuse_leaks(scenario: Scenario) -> None:
-    """Raises BadInputError for a feature that reads an outcome of the very row it describes, or a time alone."""
+    """Raises BadInputError for a feature that reads an outcome of the very row it describes, or a time alone, and for
+    what does not fit negative sampling."""
+    for location, value, what, remedy in sampler_problems(scenario):
+        raise BadInputError(f"{scenario.file}: {'.'.join(location)}: {value}: {what}; {remedy}")
     # Before any row is read, because both follow from the scenario.
     outcomes, times = outcome_columns(scenario), time_columns(scenario)
-    for place, expression in _on_the_row(scenario).items():
+    for place, expression in on_the_row(scenario).items():
         if bad := sorted(columns_of(expression) & outcomes):
             raise BadInputError(
                 f"{scenario.file}: {place}: {bad[0]} is an outcome, known only after the event; use it in a trailing"
@@ -112,7 +157,7 @@ def refuse_leaks(scenario: Scenario) -> None:
             )
 
 
-def _on_the_row(scenario: Scenario) -> dict[str, str]:
+def on_the_row(scenario: Scenario) -> dict[str, str]:
     """Expressions over the row that a feature describes, by place."""
     found: dict[str, str] = {}
     for name, same_row in same_row_features(scenario).items():

@@ -20,15 +20,24 @@ from typing_extensions import TypedDict
 
 from feature_jobs.control_records import read_record
 from feature_jobs.errors import BadInputError, CorruptError
-from feature_jobs.joins.aggregations import DAY_US, KeySet, aggregations, key_sets, name_of, types_read
+from feature_jobs.joins.aggregations import (
+    DAY_US,
+    KeySet,
+    aggregations,
+    key_sets,
+    name_of,
+    sampler_aggregations,
+    summarized_key_sets,
+    types_read,
+)
 from feature_jobs.joins.entities import EntityFacts, added_rows, holders, make_whole
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.base import DayName
-from feature_jobs.schema.days import day_window, history_days, parse_ds, trailing_days
+from feature_jobs.schema.days import day_window, history_days, log_window, parse_ds, trailing_days
 from feature_jobs.sources.leave_out import find_in_entity
 from feature_jobs.sources.user_ids import Found, User, Users
 from feature_jobs.windows.blocks import REMEDY, Place, read_run, read_tile
-from feature_jobs.windows.days import Partitions, TileId, completed
+from feature_jobs.windows.days import Partitions, Pieces, TileId, completed
 from feature_jobs.windows.runs import Run
 from feature_jobs.windows.tiles import Tile
 
@@ -97,7 +106,7 @@ def is_enough(scenario: Scenario, index: Index) -> bool:
     """Says if the days of an index hold all that the scenario's features need of them."""
     if index["lookback_days"] < scenario.join.lookback_days:
         return False
-    for name, wanted in facts_of(scenario, key_sets(scenario)).items():
+    for name, wanted in facts_of(scenario, summarized_key_sets(scenario)).items():
         found = index["key_sets"].get(name)
         if found is None or found["types"] != wanted["types"] or found["max_level"] < wanted["max_level"]:
             return False
@@ -139,6 +148,10 @@ class Summaries:
         """A tile of earlier days, or of this one."""
         name = tile_name(key_set, tile)
         return read_tile(*self._place(self._day_with(name), name))
+
+    def has_tile(self, key_set: str, tile: TileId) -> bool:
+        """Says if a tile is there, which a later day may complete."""
+        return tile_name(key_set, tile) in self._days
 
     def holders(self, key_set: str, runs: Iterable[int], tiles: Iterable[TileId]) -> set[str]:
         """Days in whose outputs these runs and tiles lie."""
@@ -210,11 +223,35 @@ def days_to_merge(scenario: Scenario, ds: str, read: ReadFile) -> list[str]:
         return []
     summaries, last = Summaries(index, {}), index["days"][-1]["ordinal"]
     found: set[str] = set()
-    for one in key_sets(scenario):
+    for one in summarized_key_sets(scenario):
         added = completed(last, ordinal_of(ds), index["genesis"], one.max_level)
         halves = {half for tile in added if tile.level for half in tile.halves()} - set(added)
         found |= summaries.holders(one.name, (), halves)
-    return sorted(found)
+    return sorted(found | _days_to_sample(scenario, ds, summaries))
+
+
+def _days_to_sample(scenario: Scenario, ds: str, summaries: Summaries) -> set[str]:
+    """Earlier days whose summaries negative sampling reads. `summaries` are those of the day before."""
+    before, own, found = summaries.partitions, (ordinal_of(ds), *log_window(scenario, ds)), set[str]()
+    days = Partitions(
+        *(np.append(old, new) for old, new in zip((before.days, before.begins, before.ends), own, strict=True))
+    )
+    for name, pieces in sampler_pieces(scenario, days).items():
+        one = sampler_aggregations(scenario)[name]
+        # The day's own run, and the tiles that it completes, are not there yet.
+        runs = [day for day in (*pieces.old, *pieces.new) if day != own[0]]
+        tiles = [tile for tile in pieces.tiles if summaries.has_tile(name_of(one.source, one.key), tile)]
+        found |= summaries.holders(name_of(one.source, one.key), runs, tiles)
+    return found
+
+
+def sampler_pieces(scenario: Scenario, days: Partitions) -> dict[str, Pieces]:
+    """The days and tiles that negative sampling reads on the last of `days`, by what it reads."""
+    levels = {one.name: one.max_level for one in summarized_key_sets(scenario)}
+    return {
+        name: one.window.pieces(days, int(days.days[-1]), levels[name_of(one.source, one.key)])
+        for name, one in sampler_aggregations(scenario).items()
+    }
 
 
 def days_to_read_again(scenario: Scenario, ds: str, read: ReadFile) -> list[str]:

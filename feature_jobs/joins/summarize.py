@@ -11,11 +11,13 @@ from typing import TypedDict
 import numpy as np
 
 from feature_jobs.expressions.compiler import columns_of
-from feature_jobs.joins.aggregations import ROW, KeySet, key_sets
+from feature_jobs.joins.aggregations import ROW, KeySet, summarized_key_sets
 from feature_jobs.joins.audit import audit_point_in_time
 from feature_jobs.joins.day_events import DayEvents
-from feature_jobs.joins.entities import FOLDER, carry_entities
-from feature_jobs.joins.rules import logs_read, refuse_leaks, summarized_expressions
+from feature_jobs.joins.entities import FOLDER, carry_entities, see_more
+from feature_jobs.joins.negatives import write_negatives
+from feature_jobs.joins.rules import logs_read, refuse_leaks, sampler_expressions, summarized_expressions
+from feature_jobs.joins.sample_negatives import sample_negatives
 from feature_jobs.joins.summaries import (
     INDEX_FILE,
     DayFacts,
@@ -59,8 +61,8 @@ def summarize_day(
     carried: Mapping[str, Path],
     output: Path,
 ) -> SummaryFacts:
-    """Writes the rows of entities that the day's events may see, the day's blocks, and the index of all that later days
-    can reach.
+    """Writes the rows of entities that the day's events may see, the day's blocks, the index of all that later days can
+    reach, and where the scenario has them the day's negatives.
 
     `yesterday` is the output of the day before, None on the first day; `past` those of the days that `days_to_merge`
     names, `past_events` the ingested days that `days_to_read_again` names, `carried` the outputs of the days that
@@ -69,13 +71,17 @@ def summarize_day(
     """
     output.mkdir(parents=True, exist_ok=True)
     before = parse_index((yesterday / INDEX_FILE).read_bytes(), str(yesterday / INDEX_FILE)) if yesterday else None
-    entities = carry_entities(
-        scenario, ds, events, yesterday=before["entities"] if before else {}, folders=carried, output=output
-    )
+    known = before["entities"] if before else {}
+    entities = carry_entities(scenario, ds, events, yesterday=known, folders=carried, output=output)
     usable = before if before and is_enough(scenario, before) else None
     folders, again = {**past, ds: output}, {day: (folder, past[day]) for day, folder in past_events.items()}
     log = summarize_events(scenario, ds, {**again, ds: (events, output)}, index=usable, folders=folders)
     index: Index = {**log.index, "entities": entities}
+    if sampler := scenario.join.negative_sampler:
+        negatives = sample_negatives(scenario, sampler, ds, (events, output), Summaries(index, folders))
+        write_negatives(scenario, negatives, output)
+        more = {name: negatives.rows[name].combine_chunks() for name in negatives.rows.column_names}
+        see_more(scenario, events, more, yesterday=known, folders=carried, output=output)
     (output / INDEX_FILE).write_text(json.dumps(index, sort_keys=True) + "\n", encoding="utf-8")
     return {
         "rows": log.rows,
@@ -112,7 +118,7 @@ def summarize_events(
     for day, (events, seen) in sorted(days.items()):
         runs, num_rows = dict[str, Run](), 0
         for source in logs_read(scenario):
-            names = set().union(*map(columns_of, summarized_expressions(scenario, source)))
+            names = set().union(*map(columns_of, _expressions(scenario, source)))
             log = DayEvents(
                 scenario, day, events, names, entities=seen / FOLDER, source=source, later=ds if day < ds else None
             )
@@ -126,7 +132,7 @@ def summarize_events(
 
 def _add(scenario: Scenario, before: Summaries, ds: str, runs: Mapping[str, Run], holder: str) -> Index:
     """The index with one more day, of these runs by key set, whose blocks are written to the folder of `holder`."""
-    ordinal, sets, index = ordinal_of(ds), key_sets(scenario), before.index
+    ordinal, sets, index = ordinal_of(ds), summarized_key_sets(scenario), before.index
     last = index["days"][-1]["ordinal"] if index["days"] else index["genesis"] - 1
     blocks: dict[str, Run | Tile] = {}
     for one in sets:
@@ -169,16 +175,21 @@ def _tile(one: KeySet, tile: TileId, run: Run, added: Mapping[TileId, Tile], bef
     return merge(older, newer, one.operations)
 
 
+def _expressions(scenario: Scenario, source: str | None) -> dict[str, str]:
+    """All expressions that summaries of a log are made of, with their first places."""
+    return {**sampler_expressions(scenario, source), **summarized_expressions(scenario, source)}
+
+
 def _runs(log: DayEvents) -> dict[str, Run]:
     """The runs of a log's key sets, by name."""
     scenario = log.scenario
-    places = summarized_expressions(scenario, log.source)
+    places = _expressions(scenario, log.source)
     values = dict(zip(places, log.evaluate({p: e for e, p in places.items()}).values(), strict=True))
     audit_point_in_time(log.known_at, log.entity_times(), place=f"{scenario.file}: {log.ds}: entity")
     full = {expression: f"{scenario.file}: {place}" for expression, place in places.items()}
     rows = np.arange(len(log))
     runs = {}
-    for one in key_sets(scenario):
+    for one in summarized_key_sets(scenario):
         if one.source != log.source:
             continue
         keys = [key_column(values[e], full[e]) for e in one.key]

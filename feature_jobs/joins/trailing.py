@@ -133,7 +133,7 @@ class PastOfDay:
         log = self._log
         self._run.cache_clear()  # the blocks of the key set before are not needed again
         self._tile.cache_clear()
-        if one.source is None:  # whose run has the events sorted already
+        if one.source is None and not log.is_negative.any():  # whose run has the events sorted already
             run = self._run(one.name, self._ordinal)
             return Asked(Groups(run.keys, np.asarray(run.rows.columns[ROW]), run.offsets), log.known_at)
         return Asked(group_rows(*keys_that_ask(log.scenario, one, log.evaluate)), log.known_at)

@@ -44,6 +44,7 @@ from feature_jobs.online.state import KeySetState, StateReader, operations_of, w
 from feature_jobs.online.store import OnlineStore, Reading, State
 from feature_jobs.online.windows import SetWindows
 from feature_jobs.schema import Scenario, SequenceFeature
+from feature_jobs.sources.anonymous import known_users
 from feature_jobs.sources.casts import ARROW_TYPES, arrow_schema
 from feature_jobs.sources.source import time_columns
 from feature_jobs.windows.days import Window
@@ -336,15 +337,18 @@ def typed(scenario: Scenario, name: str, column: Any, source: str | None = None)
         )
     wanted = ARROW_TYPES[columns[name].type]
     try:
-        values = plain(column if isinstance(column, pa.Array) else pa.array(column))
-        if values.type != wanted and not pa.types.is_null(values.type) and _kind(values.type) != _kind(wanted):
+        values = column if isinstance(column, pa.Array) else pa.array(column)
+        if pa.types.is_null(values.type):  # such as a request without a user
+            return pa.nulls(len(values), wanted)
+        values = plain(values)
+        if values.type != wanted and _kind(values.type) != _kind(wanted):
             raise BadInputError(f"{name}: {values.type} instead of {wanted}; give it in the type of the log")
         values = values if values.type == wanted else values.cast(wanted)
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
         raise BadInputError(f"{name}: not {wanted} ({error}); give it in the type of the log") from None
     if pa.types.is_floating(wanted) and pc.any(pc.is_nan(values)).as_py():
         values = pc.if_else(pc.is_nan(values), None, values)
-    return values
+    return known_users(scenario, values) if name == scenario.data.user else values
 
 
 def _kind(type_: pa.DataType) -> str:

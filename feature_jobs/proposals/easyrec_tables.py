@@ -261,8 +261,14 @@ REASONS = (
         r"data_config\.(input_type|dataset_type)",
         "Recloop reads CSV, Parquet and JSON lines; export the table as Parquet",
     ),
-    (r"data_config\.\w*sampler(\..*)?", "each row is one that was shown; add rows for negatives to the log"),
-    (r"data_config\.sample_weight\w*", "rows have no weights; train.task_weights has those of labels"),
+    (
+        r"data_config\.\w*sampler(\..*)?",
+        "join.negative_sampler draws negative rows from the items of the log; set its num_sample",
+    ),
+    (
+        r"data_config\.sample_weight\w*",
+        "train.value_weights weighs positive rows by a value of another log, train.task_weights whole labels",
+    ),
     (
         r"data_config\.input_fields\.\w+",
         "no feature that was carried over reads this column; declare it in "

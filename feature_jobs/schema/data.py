@@ -158,11 +158,24 @@ class Table(Section):
         return self
 
 
+class Deduplicate(Section):
+    """Repeated rows of a log, such as an item that is shown again when a page is reloaded: a row is left out where one
+    with equal `on` was kept less than `within_s` before it, on the day before too. They are counted, apart from exact
+    duplicates and from malformed rows. A row without a value of `on` repeats none."""
+
+    on: tuple[Name, ...] = Field(min_length=1)
+    """The columns that repeated rows have in common: [user_id, item_id]."""
+    within_s: Annotated[Whole, Field(ge=1, le=86_400)] = 1_800
+    """The seconds after a kept row in which another one repeats it."""
+
+
 class Events(Table):
     """The log: a row for each thing that was shown."""
 
     time: Time
     """The time of the event."""
+    deduplicate: Deduplicate | None = None
+    """The rule by which rows repeat others; without it only exact duplicates are left out."""
 
 
 class Log(Table):
@@ -177,6 +190,9 @@ class Log(Table):
     """The time at which it happened."""
     arrival: Moment | None = None
     """The time at which the row arrived, if that is not the time at which it happened."""
+    deduplicate: Deduplicate | None = None
+    """The rule by which rows repeat others, at the times from which they count; without it only exact duplicates are
+    left out."""
     delay_s: Annotated[Whole, Field(ge=0, le=315_360_000)] = 0
     """Seconds that a row takes at least until features may see it, where no column says when it arrived."""
 
@@ -237,6 +253,10 @@ class Data(Section):
     """Tables of facts about users, items, …, by a name that expressions write before their columns."""
     user: str
     """The event column that identifies the user."""
+    anonymous: tuple[str | AnyWhole, ...] | None = None
+    """The values of `user` that name nobody, such as 0 or unknown; with [] only an empty one does. Their rows, and rows
+    without a user, are learned, but have no user: no history, no window and no entity by it, in all logs and in
+    requests. GAUC leaves them out."""
     item: str
     """The event column that identifies the item."""
     request: str | None = None

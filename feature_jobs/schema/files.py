@@ -2,3 +2,5 @@
 
 SAMPLES_FILE = "samples.parquet"
 JOIN_FILE = "join.json"
+NEGATIVE = "key.negative"
+"""Column of the samples: true for a row that negative sampling added."""

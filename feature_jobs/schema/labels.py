@@ -25,6 +25,10 @@ class OutcomeLabel(Section):
     """The columns that a row and its event have in common; an event without one of them has no label."""
     where: str | None = None
     """A condition over the columns of the log: only rows for which it holds are outcomes."""
+    value: str | None = None
+    """A number of an outcome, such as its price: an expression over the columns of the log. The samples have the sum of
+    an event's outcomes as `value.NAME`, with four decimal places; 0 without one, and null where the label is unknown.
+    See `train.value_weights`."""
     window_hours: Annotated[Positive, Field(le=8_760)] = 24
     """The hours after an event in which an outcome counts."""
     attribution: Literal["nearest", "all"] = "nearest"

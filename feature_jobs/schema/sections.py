@@ -19,6 +19,7 @@ from feature_jobs.schema.data import Data
 from feature_jobs.schema.features import AnyFeature, EmbeddedFeature, Embedding
 from feature_jobs.schema.gates import Deploy, Evaluate, Quantize, Validate
 from feature_jobs.schema.labels import Label, OutcomeLabel
+from feature_jobs.schema.negatives import NegativeSampler
 from feature_jobs.schema.training import Model, Train
 from feature_jobs.schema.yaml_file import place_of, setting_at
 
@@ -38,6 +39,8 @@ class Join(Section):
     label_delay_s: Annotated[Whole, Field(ge=0, le=315_360_000)] = 0
     """Seconds from an event until its outcome is known; trailing features that look at outcomes see only events at
     least that old."""
+    negative_sampler: NegativeSampler | None = None
+    """The negative rows that are added to the log's own; none without it."""
 
 
 class SearchRange(Section):

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from feature_jobs.schema.base import LayerWidth, Number, NumRows, PathText, Positive, Section, Whole
+from feature_jobs.schema.base import LayerWidth, Name, Number, NumRows, PathText, Positive, Section, Whole
 
 
 class Model(Section):
@@ -104,6 +104,11 @@ class Train(Section):
     challenger."""
     task_weights: dict[str, Annotated[Number, Field(ge=0, le=1e9)]] = {}
     """The weight of a label's loss, by label; others have 1."""
+    value_weights: tuple[Name, ...] = ()
+    """Labels of another log whose positive rows count in the loss as often as their `value` says; those with a value of
+    0 or less are not learned. The odds of a score then estimate the value of a row (Covington et al. 2016, "Deep Neural
+    Networks for YouTube Recommendations"), so that its mean is no longer the rate of the label, and calibration is not
+    near 1."""
     shuffle_rows: NumRows = 1_000_000
     """The rows that are shuffled together: a block of this size is in memory."""
     snapshot_rows: NumRows = 10_000_000

@@ -1,7 +1,8 @@
 """Ingest: one day of the source as typed, checked, ordered Parquet, with an account of every row.
 
 Each row read ends in exactly one place: the events (or entity), the duplicates (counted), the rows of an entity that
-say nothing new (counted), those that the table's `where` leaves out (counted), or the quarantine with a reason. A row
+say nothing new (counted), those that the table's `where` or its `deduplicate` leaves out (counted), or the quarantine
+with a reason. A row
 whose time cannot be read belongs to the day of its partition; in files without a day it belongs to no day, so it is
 quarantined and counted as `undated` for every day that reads its file.
 """
@@ -30,6 +31,7 @@ from feature_jobs.sources.files import LocalCopy, files_of, partition_day
 from feature_jobs.sources.malformed import KIND, kinds_of, retyped_columns
 from feature_jobs.sources.output_files import COUNTS_FILE, LOGS, QUARANTINE_FILE, log_file
 from feature_jobs.sources.readers.remote_table import RemoteTable
+from feature_jobs.sources.repeated import stage_repeated
 from feature_jobs.sources.source import rising_columns, sources_of
 from feature_jobs.sources.tables import ROWS_PER_GROUP, Reader, connect, set_zone, write_parquet
 
@@ -51,6 +53,8 @@ class TableCounts(TypedDict):
     left_out: NotRequired[int]  # good rows for which the table's `where` does not hold
     age_days: NotRequired[int]  # of an entity's partition, where the day itself has none
     unchanged: NotRequired[int]  # rows of an entity that repeat its values, or that newer ones had replaced before
+    repeated: NotRequired[int]  # rows of a log that the table's `deduplicate` leaves out
+    anonymous: NotRequired[int]  # rows of a log without a user, where `data.anonymous` declares them
     late: NotRequired[int]  # rows of a further log that arrived on a later day than they happened
 
 
@@ -96,7 +100,7 @@ def ingest_day(
                     landed[source.name] = table.stage_changes(before.get(source.name))
                 else:
                     table.reader.stage()
-                counted[source.place], bad_rows = table.land(output)
+                counted[source.place], bad_rows = table.land(output, yesterday)
             quarantine.append(bad_rows)
             versions |= table.versions
     write_landed(landed, output)
@@ -140,7 +144,7 @@ class _Landing:
         self.landed = stage_changes(self.reader, self.ds, yesterday)
         return self.landed
 
-    def land(self, output: Path) -> tuple[TableCounts, pa.Table]:
+    def land(self, output: Path, yesterday: Path | None) -> tuple[TableCounts, pa.Table]:
         """Writes the staged table; returns its counts and its quarantined rows."""
         num_read, num_bad, num_undated, num_null = self._row(
             f"SELECT count(*) FILTER ({self.dated}), count(*) FILTER ({self.dated} AND reason IS NOT NULL), "
@@ -153,6 +157,7 @@ class _Landing:
         num_duplicates, num_conflicts = self._leave_out_repeated()
         num_bad += num_conflicts
         self._check_quarantined(num_bad, num_read)
+        num_repeated = self._stage_repeated(yesterday)
         counts: TableCounts = {
             "rows_read": num_read,
             "rows": self._write(output),
@@ -169,6 +174,10 @@ class _Landing:
         if num_left_out := self._row("SELECT count(*) FROM not_wanted")[0]:
             counts["left_out"] = num_left_out
             counts["rows_read"] += num_left_out
+        if num_repeated:
+            counts["repeated"] = num_repeated
+        if num_anonymous := self._num_anonymous():
+            counts["anonymous"] = num_anonymous
         if self.source.key and self.source.is_partitioned:
             read = partition_day(self.scenario, self.source, self.ds)
             if age := (parse_ds(self.ds) - parse_ds(read)).days:
@@ -275,6 +284,19 @@ class _Landing:
         """SQL of the time at which a row of a log happened."""
         log = self.scenario.data.log(self.source.log)
         return time_sql(f"c{self.source.place_of(log.time.column)}", log.time, log.columns[log.time.column].type)
+
+    def _stage_repeated(self, yesterday: Path | None) -> int:
+        """Leaves out the rows of a log that repeat others; returns how many."""
+        rule = None if self.source.key else self.scenario.data.log(self.source.log).deduplicate
+        begin = self.reader.window[0]
+        return stage_repeated(self.connection, self.source, rule, begin, yesterday) if rule else 0
+
+    def _num_anonymous(self) -> int:
+        """Number of rows without a user, where that is declared."""
+        data = self.scenario.data
+        if data.anonymous is None or self.source.key or data.user not in self.source.columns:
+            return 0
+        return int(self._row(f"SELECT count(*) FROM good WHERE c{self.source.place_of(data.user)} IS NULL")[0])
 
     def _num_late(self) -> int:
         """Number of rows that happened on an earlier day than they arrived on."""

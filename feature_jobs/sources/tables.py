@@ -21,6 +21,7 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import literal, to_sql
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_of
+from feature_jobs.sources.anonymous import leave_out_anonymous
 from feature_jobs.sources.bounds import bounds_of
 from feature_jobs.sources.casts import INEXACT, SQL_TYPES, Cell, time_sql
 from feature_jobs.sources.copies import Copies, Copy, Scan
@@ -114,6 +115,7 @@ class Reader:
             self._number_by_value()
         self._refuse_inexact()
         self._leave_out_not_wanted()
+        leave_out_anonymous(self.scenario, self.source, self.connection)
 
     def _number_by_value(self) -> None:
         """Numbers the rows of a table by their time and values: the order in which it gives them means nothing."""

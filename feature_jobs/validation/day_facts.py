@@ -80,7 +80,7 @@ def rows_of_days(days: Mapping[str, DayProfile]) -> dict[str, float]:
 def own_rows(scenario: Scenario, ds: str, day: DaySamples) -> Any:
     """User, item and time (µs) of the events of the day itself, in the order of the samples: these hold rows of earlier
     days too, of a warm-up or whose labels matured."""
-    rows = day.whole(["key.event_time", "key.user", "key.item"])
+    rows = day.shown(["key.event_time", "key.user", "key.item"])
     begin, end = (day_start(scenario, str(parse_ds(ds) + ONE_DAY * days)) for days in (0, 1))
     return rows[(rows["key.event_time"] >= begin) & (rows["key.event_time"] < end)]
 

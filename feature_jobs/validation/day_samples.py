@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feature_jobs.schema import Scenario
-from feature_jobs.schema.files import SAMPLES_FILE
+from feature_jobs.schema.files import NEGATIVE, SAMPLES_FILE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,6 +55,13 @@ class DaySamples:
         stored = [name.removesuffix(".length") for name in columns]
         frame: pd.DataFrame = _lengths(pq.read_table(self.file, columns=stored)).to_pandas()
         return frame[list(columns)]
+
+    def shown(self, columns: Sequence[str]) -> pd.DataFrame:
+        """The same without the rows that negative sampling added."""
+        if NEGATIVE not in self.frame.columns:
+            return self.whole(columns)
+        frame = self.whole([*columns, NEGATIVE])
+        return frame.loc[~frame[NEGATIVE].astype(bool), list(columns)]
 
     def with_extremes(self, column: str) -> pd.DataFrame:
         """The column alone, with the values that its rows in the sample may lack."""

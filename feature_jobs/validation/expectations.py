@@ -53,7 +53,7 @@ def propose_suite(scenario: Scenario, null_shares: Mapping[str, float] = Mapping
     expectations = [
         _expect("table_row_count_to_be_between", min_value=1),
         # No sample can be joined or judged without them.
-        *(_expect("column_values_to_not_be_null", column=name) for name in ("key.event_time", "key.user", "key.item")),
+        *(_expect("column_values_to_not_be_null", column=name) for name in _needed_keys(scenario)),
         _expect("column_values_to_be_unique", column="key.event_row"),
     ]
     for task in scenario.tasks:
@@ -70,6 +70,11 @@ def propose_suite(scenario: Scenario, null_shares: Mapping[str, float] = Mapping
     for name, feature in scenario.features.items():
         expectations += _of_feature(name, feature, null_shares.get(name, 0.0))
     return {"name": scenario.name, "expectations": expectations, "meta": {}}
+
+
+def _needed_keys(scenario: Scenario) -> list[str]:
+    users = ["key.user"] if scenario.data.anonymous is None else []
+    return ["key.event_time", *users, "key.item"]
 
 
 def _always_known(scenario: Scenario, task: str) -> bool:
@@ -174,8 +179,10 @@ def sample_columns(scenario: Scenario) -> list[str]:
     return [
         *("key.event_time", "key.event_row", "key.user", "key.item"),
         *(("key.request",) if scenario.data.request else ()),
+        *(("key.negative",) if scenario.join.negative_sampler else ()),
         *(f"{name}.length" if name in lists else name for name in scenario.features),
         *(f"label.{task}" for task in scenario.tasks),
+        *(f"value.{task}" for task, label in scenario.outcome_labels.items() if label.value),
         *(f"segment.{name}" for name in scenario.evaluate.segments),
     ]
 

@@ -39,9 +39,10 @@ class _Standardize(nn.Module):
     def __init__(self, running: Standardize) -> None:
         super().__init__()
         self.mean_K, self.deviation_K = map(nn.Buffer, running.constants())
+        self.boundaries = running.boundaries()
 
     def forward(self, numbers_BK: Tensor) -> Tensor:
-        return standardize(numbers_BK, self.mean_K, self.deviation_K)
+        return standardize(numbers_BK, self.mean_K, self.deviation_K, self.boundaries)
 
 
 class _Smoothed(nn.Module):

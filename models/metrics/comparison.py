@@ -29,6 +29,7 @@ class Quality(TypedDict):
     calibration_interval: list[float]
     calibration_error: float
     per_request: NotRequired[RequestQuality]
+    anonymous: NotRequired[int]  # rows without a user, which GAUC leaves out
 
 
 class Difference(TypedDict):
@@ -82,6 +83,8 @@ def judge(labels_N: Floats, scores_N: Floats, groups: Groups, *, confidence: flo
         "calibration_interval": list(metrics.calibration_interval(users_N, labels_N, scores_N, confidence=confidence)),
         "calibration_error": metrics.expected_calibration_error(labels_N, scores_N),
     }
+    if num_anonymous := int(np.isnan(users_N).sum()):
+        found["anonymous"] = num_anonymous
     if groups.requests_N is not None:
         found["per_request"] = judge_requests(groups.requests_N, labels_N, scores_N, k=ndcg_k)
     return found

@@ -45,7 +45,8 @@ def auc(labels: Array, scores: Array, weights: Array | None = None) -> float:
 def gauc(groups: Array, labels: Array, scores: Array, weights: Array | None = None) -> float:
     """AUC inside each group (a user), averaged by the groups' weight over groups that hold both classes.
 
-    `groups` (N) are numbers or text. Zhu et al. 2017, "Optimized Cost per Click in Taobao Display Advertising".
+    `groups` (N) are numbers or text; rows of the group NaN, an unknown user, are left out. Zhu et al. 2017, "Optimized
+    Cost per Click in Taobao Display Advertising".
     """
     auc_G, weight_G = group_aucs(groups, labels, scores, weights)
     return float(np.average(auc_G, weights=weight_G)) if len(auc_G) else float("nan")
@@ -56,6 +57,10 @@ def group_aucs(groups: Array, labels: Array, scores: Array, weights: Array | Non
     groups, labels, scores = np.asarray(groups), _floats(labels), _floats(scores)
     if not len(labels) or np.isnan(scores).any():
         return np.empty(0), np.empty(0)
+    if groups.dtype.kind == "f" and np.isnan(groups).any():
+        known_N = ~np.isnan(groups)
+        kept = None if weights is None else weights[known_N]
+        return group_aucs(groups[known_N], labels[known_N], scores[known_N], kept)
     group_N = groups if groups.dtype.kind in "iub" else np.unique(groups, return_inverse=True)[1]
     # One sort for all groups, instead of a loop over users.
     order = np.lexsort((scores, group_N))
@@ -114,7 +119,8 @@ def calibration_interval(groups: Array, labels: Array, scores: Array, *, confide
     if not len(labels) or not np.isfinite(scores).all():
         # Any score that is not finite makes the sums undefined; such a model must not pass as calibrated.
         return float("nan"), float("nan")
-    group_N = np.unique(np.asarray(groups), return_inverse=True)[1]
+    # Each row of an unknown user (NaN) is a group of its own.
+    group_N = np.unique(np.asarray(groups), return_inverse=True, equal_nan=False)[1]
     label_G, score_G = np.bincount(group_N, labels), np.bincount(group_N, scores)
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     z2 = z**2

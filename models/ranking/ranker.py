@@ -233,7 +233,9 @@ class Ranker:
 
 
 def weighted_loss(logits_BT: Tensor, labels_BT: Tensor, weight_T: Tensor) -> Tensor:
-    """Binary cross-entropy, summed over samples and tasks with the tasks' weights. Unknown labels (NaN) count zero."""
-    known_BT = ~labels_BT.isnan()
-    loss_BT = functional.binary_cross_entropy_with_logits(logits_BT.float(), labels_BT.nan_to_num(), reduction="none")
-    return ((loss_BT * known_BT).sum(0) * weight_T).sum()
+    """Binary cross-entropy, summed over samples and tasks with the tasks' weights. Unknown labels (NaN) count zero, and
+    one above 0 is a positive with this weight."""
+    weight_BT = torch.where(labels_BT > 0, labels_BT, (~labels_BT.isnan()).float())
+    targets_BT = (labels_BT > 0).float()
+    loss_BT = functional.binary_cross_entropy_with_logits(logits_BT.float(), targets_BT, reduction="none")
+    return ((loss_BT * weight_BT).sum(0) * weight_T).sum()

@@ -26,7 +26,8 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Batch:
-    """Keys, numbers (NaN = null) and labels (NaN = unknown) of some samples."""
+    """Keys, numbers (NaN = null) and labels (NaN = unknown) of some samples. A label above 0 is a positive, and its
+    weight."""
 
     ids: Ids
     numbers_BK: Floats
@@ -82,12 +83,21 @@ def _label(samples: pa.Table, task: str) -> Floats:
     name = f"label.{task}"
     if name not in samples.column_names:  # samples to score may have no labels
         return np.full(samples.num_rows, np.nan, np.float32)
-    column = pc.fill_null(samples.column(name).cast(pa.float32()), float("nan"))
-    return np.asarray(column.to_numpy(), np.float32)
+    labels_N = _floats(samples.column(name))
+    if f"value.{task}" not in samples.column_names:
+        return labels_N
+    values_N = _floats(samples.column(f"value.{task}"))
+    # Without a weight above 0 a positive would be a negative, so it is left out.
+    return np.where(labels_N > 0, np.where(values_N > 0, values_N, np.float32("nan")), labels_N)
 
 
-def open_samples(file: Path, layout: Layout, tasks: tuple[str, ...]) -> pq.ParquetFile:
-    """Opens samples.parquet and checks its columns.
+def _floats(column: pa.ChunkedArray) -> Floats:
+    """Null becomes NaN."""
+    return np.asarray(pc.fill_null(column.cast(pa.float32()), float("nan")).to_numpy(), np.float32)
+
+
+def open_samples(file: Path, layout: Layout, tasks: tuple[str, ...], valued: tuple[str, ...] = ()) -> pq.ParquetFile:
+    """Opens samples.parquet and checks its columns; labels of the tasks `valued` have a value.
 
     Raises CorruptError if it is not readable, BadInputError if a column is missing or there are no rows.
     """
@@ -96,7 +106,8 @@ def open_samples(file: Path, layout: Layout, tasks: tuple[str, ...]) -> pq.Parqu
     except (OSError, pa.ArrowException) as error:
         raise CorruptError(f"{file}: not readable as Parquet ({error}); run the join step of this day again") from None
     have = set(parquet.schema_arrow.names)
-    missing = [name for name in layout.columns + [f"label.{task}" for task in tasks] if name not in have]
+    wanted = [*layout.columns, *(f"label.{task}" for task in tasks), *(f"value.{task}" for task in valued)]
+    missing = [name for name in wanted if name not in have]
     if missing:
         raise BadInputError(f"{file}: no column {', '.join(missing)}; run the join step with this scenario")
     if not parquet.metadata.num_rows:

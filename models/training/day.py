@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -55,6 +55,7 @@ class TaskMetrics(TypedDict):
     normalized_entropy: float | None
     calibration: float | None
     rows: int
+    anonymous: NotRequired[int]  # rows without a user, which GAUC leaves out
 
 
 class JudgedDay(TypedDict):
@@ -106,7 +107,7 @@ def train_day(job: TrainJob, group: Group | None = None) -> TrainMetrics:
     # First: the kernel would kill a process that takes too much, without a word about the setting.
     refuse_too_large(scenario)
     layout, tasks, is_leader = Layout.from_scenario(scenario), scenario.tasks, group is None or group.is_leader
-    parquet = open_samples(job.samples / SAMPLES_FILE, layout, tasks)
+    parquet = open_samples(job.samples / SAMPLES_FILE, layout, tasks, scenario.train.value_weights)
     num_rows = parquet.metadata.num_rows
     # At least a row on each side.
     cut = min(max(round(num_rows * (1 - scenario.train.holdout_share)), 1), max(num_rows - 1, 1))
@@ -231,7 +232,8 @@ class _Day:
 
     def _blocks(self, begin: int, end: int, skip: int = 0) -> Iterator[Block]:
         layout, tasks = self.ranker.layout, self.ranker.tasks
-        columns = layout.columns + [f"label.{task}" for task in tasks]
+        weights = [f"value.{task}" for task in self.scenario.train.value_weights]
+        columns = [*layout.columns, *(f"label.{task}" for task in tasks), *weights]
         # Blocks that a killed run has learned are read and dropped, but not encoded.
         tables = read_blocks(self.parquet, begin, end, self.scenario.train.shuffle_rows, columns)
         return encoded_blocks(itertools.islice(tables, skip, None), layout, tasks)
@@ -339,13 +341,16 @@ def _judge(
 
 
 def _metrics(users: Any, labels: Floats, scores: Floats) -> TaskMetrics:
-    return {
+    found: TaskMetrics = {
         "auc": _defined(metrics.auc(labels, scores)),
         "gauc": _defined(metrics.gauc(users, labels, scores)),
         "normalized_entropy": _defined(metrics.normalized_entropy(labels, scores)),
         "calibration": _defined(metrics.calibration(labels, scores)),
         "rows": len(labels),
     }
+    if num_anonymous := int(np.isnan(users).sum()):
+        found["anonymous"] = num_anonymous
+    return found
 
 
 def _defined(value: float) -> float | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from feature_jobs.errors import BadInputError, GateError, ParentMissingError
-from feature_jobs.schema.files import SAMPLES_FILE
+from feature_jobs.schema.files import NEGATIVE, SAMPLES_FILE
 from tasks.commands import arguments
 from tasks.commands.common import Context, main, with_context
 from tasks.commands.text_table import table
@@ -37,9 +37,13 @@ def skew(context: Context, *, ds: str, requests: Path | None, most: int | None) 
 
     Ends with exit code 3 where a value differs.
     """
+    import pyarrow.compute as pc
+
     from feature_jobs.online.skew import skew as compared
 
     offline = _table(_read(context, "samples", ds) / SAMPLES_FILE)
+    if NEGATIVE in offline.column_names:  # rows that no server saw
+        offline = offline.filter(pc.invert(offline[NEGATIVE]))
     online = _table(requests) if requests else _replayed(context, ds, most)
     found = compared(online, offline, list(context.scenario.features), str(requests or f"replay of {ds}"))
     head = ["feature", "equal", "missing", "extra", "different", "by up to", "first rows"]

@@ -85,6 +85,7 @@ class DayQuality(TypedDict, total=False):
     calibration_interval: list[float]
     calibration_error: float
     per_request: RequestQuality
+    anonymous: int
 
 
 class Evaluation(Holdout):

@@ -24,13 +24,14 @@ DAYS = [f"1970-01-{day:02}" for day in range(2, 8)]
 HOUR_S = 3600
 LABELS: dict[str, Any] = {
     "like": "rating >= 4",
-    "buy": {"source": "orders", "on": ["user", "item"]},
+    "buy": {"source": "orders", "on": ["user", "item"], "value": "price"},
     "spend": {
         "source": "orders",
         "on": ["user"],
         "where": "price > 2",
         "window_hours": 30,
         "attribution": "all",
+        "value": "price * 2",
     },
     "click": {"source": "clicks", "on": ["user", "item"], "window_hours": 2, "maturity_days": 0},
 }
@@ -45,25 +46,25 @@ def _scenario(folder: Path, changes: dict[str, Any]) -> Scenario:
     return scenario_in(folder, {**CHANGES, "features": features, "labels": LABELS, "data.days": days, **changes})
 
 
-def _wanted(task: str, event: Any, events: list[Any], orders: list[Any], clicks: list[Any], end_s: int) -> int:
-    """The label of an event with all rows that are known before `end_s`."""
+def _wanted(task: str, event: Any, events: list[Any], orders: list[Any], clicks: list[Any], end_s: int) -> list[float]:
+    """The values of an event's outcomes, with all rows that are known before `end_s`."""
     label = LABELS[task]
     window = label.get("window_hours", 24) * HOUR_S
     rows = (
         clicks
         if task == "click"
         else [
-            (user, item, at)
+            (user, item, at, price * (2 if task == "spend" else 1))
             for user, item, price, at, late in orders
             if max(at, at + late) < end_s and (task == "buy" or price > 2)
         ]
     )
-    same = len(label["on"])
+    same, found = len(label["on"]), list[float]()
     for row in rows:
         shown = [e for e in events if e[:same] == row[:same] and e[2] <= row[2] < e[2] + window and e[2] < end_s]
         if event in shown and row[2] < end_s and (task == "spend" or event == shown[-1]):
-            return 1
-    return 0
+            found.append(row[-1])
+    return found
 
 
 def _carried(root: Path, scenario: Scenario) -> tuple[dict[str, Path], dict[str, Path]]:
@@ -101,14 +102,17 @@ def test_each_label_is_learned_once_on_the_day_it_matures(
     for ds, day in zip(folders, chain, strict=True):
         before = max((other for other in chain if other < day), default=-1)
         end_s = (day + 1) * DAY_S
-        expected = {}
+        expected: dict[Any, dict[str, int]] = {}
+        values: dict[Any, float] = {}
         for event in events:
             own = event[2] // DAY_S
-            learned = {
+            outcomes = {
                 task: _wanted(task, event, events, orders, clicks, end_s)
                 for task, after in MATURITY.items()
                 if before < own + after <= day
             }
+            learned = {task: int(bool(values)) for task, values in outcomes.items()}
+            sums = {f"value.{task}": sum(values) for task, values in outcomes.items() if task != "click"}
             if before < own <= day:
                 expected[event[2], 0] = {"like": 1} | ({"click": learned["click"]} if "click" in learned else {})
             for task in ("buy", "spend"):
@@ -116,7 +120,15 @@ def test_each_label_is_learned_once_on_the_day_it_matures(
                 at = (event[2], 0 if before < own <= day else MATURITY[task])
                 if task in learned:
                     expected.setdefault(at, {})[task] = learned[task]
+                    values[at, task] = sums[f"value.{task}"]
         table = pq.read_table(samples[ds])
+        worth = {
+            ((time := row["key.event_time"] // 10**6), 0 if before < time // DAY_S <= day else MATURITY[task], task): v
+            for row in table.to_pylist()
+            for task in ("buy", "spend")
+            if (v := row[f"value.{task}"]) is not None
+        }
+        assert worth == {(*at, task): value for (at, task), value in values.items()}
         found = [
             (row["key.event_time"] // 10**6, {t: row[f"label.{t}"] for t in LABELS if row[f"label.{t}"] is not None})
             for row in table.to_pylist()
@@ -141,6 +153,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"labels.buy.where": "rating > 3"}, "no column rating"),
     ({"labels.buy.where": "items.kind == 'book'"}, "reads items.kind of an entity"),
     ({"labels.buy.where": "user"}, ""),
+    ({"labels.buy.value": "rating"}, "no column rating"),
+    ({"labels.buy.value": "items.kind"}, "reads items.kind of an entity"),
+    ({"labels.buy.value": "[item]"}, "labels.buy.value"),
+    ({"train": {"value_weights": ["click"]}}, "'click': no label with a `value`; there are: buy, spend"),
     ({"data.logs.orders.columns.item.type": "string"}, "is int in events and string in orders"),
 ]
 

@@ -19,6 +19,8 @@ SETTINGS = {
     "features__user__embedding": {"min_count": 3, "capacity": 25, "ttl_days": 1},
     "features__item__embedding": {"capacity": 20},
     "features__tags__embedding": {"min_count": 2},
+    "features__price__scale": "quantile",
+    "features__price__buckets": 0,
     "model__dropout": 0.1,
     "train__warmup_steps": 20,
     "train__clip_norm": 0.1,

@@ -80,10 +80,18 @@ def test_equal_inputs_give_equal_bytes(shop_export, tmp_path):
         )
 
 
-@pytest.mark.parametrize("architecture", ["shared_bottom", "mmoe"])
-def test_the_fp32_graph_is_the_model(tmp_path, architecture):
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"model__architecture": "shared_bottom"},
+        {"model__architecture": "mmoe"},
+        {"features__price__scale": "quantile", "features__price__buckets": 0},
+    ],
+    ids=["shared_bottom", "mmoe", "quantile"],
+)
+def test_the_fp32_graph_is_the_model(tmp_path, overrides):
     """On a day with ids that the model never saw, nulls and empty lists."""
-    checkpoint, _ = made(tmp_path, model__architecture=architecture)
+    checkpoint, _ = made(tmp_path, **overrides)
     ranker = checkpoints.load(checkpoint)
     tables = ranker.tables
     keys_R, rows_R = tables.items()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import log_loss, roc_auc_score
 
-from models.metrics import bootstrap
+from models.metrics import bootstrap, comparison
 from models.metrics import scores as metrics
 
 
@@ -42,6 +42,21 @@ def test_gauc_is_the_groups_aucs_averaged_by_rows(case):
     expected = np.average([roc_auc_score(labels[p], scores[p]) for p in parts], weights=[p.sum() for p in parts])
     assert metrics.gauc(groups, labels, scores) == pytest.approx(expected)
     assert metrics.gauc(groups.astype(str).astype(object), labels, scores) == pytest.approx(expected)
+
+
+@given(rows())
+def test_unknown_users_are_left_out_of_gauc_counted_and_no_one_giant_user(case):
+    labels, scores, weights, groups = case
+    known = groups > -2
+    users = np.where(known, groups, np.nan)
+    expected = metrics.gauc(groups[known], labels[known], scores[known], weights[known])
+    assert metrics.gauc(users, labels, scores, weights) == pytest.approx(expected, nan_ok=True)
+    # For the interval of the calibration each of them is a user of its own.
+    alone = np.where(known, groups, 100 + np.arange(len(groups)))
+    found = metrics.calibration_interval(users, labels, scores, confidence=0.95)
+    assert found == pytest.approx(metrics.calibration_interval(alone, labels, scores, confidence=0.95))
+    quality = comparison.judge(labels.astype(float), scores, comparison.Groups(users), confidence=0.95)
+    assert quality.get("anonymous", 0) == (~known).sum()
 
 
 @given(rows())

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Model
 from feature_jobs.transforms import Layout
 from models.architectures import ARCHITECTURES
@@ -23,6 +24,46 @@ def test_running_moments_are_those_of_all_rows(batches):
     if len(seen):
         assert mean == pytest.approx(seen.mean(), abs=1e-6)
         assert squares == pytest.approx(((seen - seen.mean()) ** 2).sum(), rel=1e-6, abs=1e-6)
+
+
+def test_ranked_numbers_are_places_among_the_quantiles_of_all_batches():
+    rng = np.random.default_rng(3)
+    module = Standardize(["plain", "price", "zeros"], ["zeros", "price"])
+    prices = rng.lognormal(3, 2, 40 * 256)
+    zeros = np.where(rng.random(len(prices)) < 0.6, 0.0, rng.normal(5, 1, len(prices)))
+    known = np.where(rng.random(len(prices)) < 0.2, np.nan, prices)
+    rows = torch.tensor(np.stack([prices, known, zeros], 1), dtype=torch.float32)
+    for batch in rows.split(256):
+        module.observe(batch)
+    *_, count = module.get_buffer("quantiles")
+    assert count.tolist() == [len(prices), np.sum(~np.isnan(known))]
+    asked = np.quantile(known[~np.isnan(known)], [0.0, 0.1, 0.5, 0.9, 1.0])
+    out = module(torch.tensor([[1.0, price, 0.0] for price in asked], dtype=torch.float32))
+    ranks = out[:, [2, 4]] * 12**-0.5 + 0.5
+    assert ranks[:, 0].tolist() == pytest.approx([0, 0.1, 0.5, 0.9, 1], abs=0.02)
+    # Six of ten are 0: they share the middle of their places, less those that were not 0 in some batches.
+    assert ranks[:, 1].tolist() == pytest.approx([0.3] * 5, abs=0.04)
+    unknown = module(torch.tensor([[np.nan, np.nan, 4.9]], dtype=torch.float32))[0]
+    assert unknown[:4].tolist() == [0, 1, 0, 1] and unknown[5] == 0
+    # The numbers that are not ranked are read as ever.
+    plain = Standardize(["plain"])
+    for batch in rows[:, :1].split(256):
+        plain.observe(batch)
+    assert torch.equal(module(rows[:9])[:, :2], plain(rows[:9, :1]))
+
+
+def test_steps_of_learned_quantiles_are_refused(tmp_path):
+    with pytest.raises(BadInputError, match=r"features\.price: .*buckets \(2\) are steps of a fixed scale"):
+        shop(tmp_path, features__price__scale="quantile")
+
+
+def test_quantiles_follow_the_batches_by_their_numbers_of_known_values():
+    module = Standardize(["x"], ["x"])
+    module.observe(torch.full((30, 1), torch.nan))
+    assert module.get_buffer("quantiles").abs().sum() == 0
+    module.observe(torch.full((30, 1), 2.0))
+    module.observe(torch.full((10, 1), 6.0))
+    assert module.get_buffer("quantiles")[:-1].unique().tolist() == [3.0]
 
 
 def test_standardized_numbers_are_bounded_and_flag_nulls():

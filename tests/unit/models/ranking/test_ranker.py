@@ -93,6 +93,20 @@ def dense_counterpart(folder, **overrides):
         yield float(loss.detach()), dense.detach(), torch.cat([p.detach().reshape(-1) for p in network.parameters()])
 
 
+def test_a_weight_of_three_is_a_positive_that_comes_three_times():
+    logits_BT = torch.tensor([[0.3, -1.0], [2.0, 0.5], [-0.7, 0.1], [1.0, 1.0]], requires_grad=True)
+    labels_BT = torch.tensor([[3.0, 1.0], [0.0, torch.nan], [torch.nan, 0.0], [1.0, 0.25]])
+    weight_T = torch.tensor([1.0, 0.5])
+    loss = weighted_loss(logits_BT, labels_BT, weight_T)
+    of_sample = functional.softplus
+    first = 3 * of_sample(torch.tensor(-0.3)) + of_sample(torch.tensor(2.0)) + of_sample(torch.tensor(-1.0))
+    second = of_sample(torch.tensor(1.0)) + of_sample(torch.tensor(0.1)) + 0.25 * of_sample(torch.tensor(-1.0))
+    assert float(loss.detach()) == pytest.approx(float(first + 0.5 * second), rel=1e-6)
+    loss.backward()
+    assert logits_BT.grad[0, 0] == pytest.approx(3 * (torch.sigmoid(torch.tensor(0.3)) - 1).item(), rel=1e-6)
+    assert logits_BT.grad[1, 1] == logits_BT.grad[2, 0] == 0
+
+
 @pytest.mark.parametrize("architecture", ["shared_bottom", "mmoe"])
 @pytest.mark.parametrize(
     "settings",

@@ -68,6 +68,17 @@ def test_unknown_and_missing_labels_are_nan(layout):
     assert np.isnan(block.labels_NT[:, 1]).all()
 
 
+def test_a_positive_label_has_its_value_as_weight(layout):
+    table = day_table(DAYS[0], 8)
+    labels, values = [1, 1, 1, 1, 0, 0, None, None], [2.5, 0.0, -1.0, None, 3.0, 0.0, None, 4.0]
+    place = table.schema.get_field_index("label.click")
+    table = table.set_column(place, "label.click", pa.array(labels, pa.int8()))
+    table = table.append_column("value.click", pa.array(values))
+    found = make_block(table, layout, ("click",)).labels_NT[:, 0].tolist()
+    # A positive without a weight above 0 is left out, instead of being a negative.
+    assert [None if np.isnan(x) else x for x in found] == [2.5, None, None, None, 0.0, 0.0, None, None]
+
+
 @settings(max_examples=40)
 @given(data=st.data(), num_rows=st.integers(1, 100), group=st.integers(1, 40), size=st.integers(1, 50))
 def test_blocks_are_the_rows_of_a_range_in_order(tmp_path_factory, data, num_rows, group, size):

@@ -1,0 +1,190 @@
+"""Negative sampling: for each positive row other items, drawn by a hash of the row from those known at its time.
+
+Row r draws the items c(r, 0), c(r, 1), … and keeps the first `num_sample` different ones that are not masked: its own
+item, and those of which its user has a row. c(r, k) is a hash of r's user, item and time, of the seed and of k, modulo
+the total weight of the items that had an event before r. So no draw depends on another row, or on the order of the
+work. Shapes: I items, P positive rows, D draws of each row.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from feature_jobs.expressions.compiler import columns_of
+from feature_jobs.joins.aggregations import ITEMS, PAIRS, name_of, operation_name, sampler_aggregations
+from feature_jobs.joins.day_events import DayEvents
+from feature_jobs.joins.entities import FOLDER
+from feature_jobs.joins.feature_values import first_of
+from feature_jobs.joins.negatives import ROW, Negatives
+from feature_jobs.joins.summaries import Summaries, ordinal_of, sampler_pieces
+from feature_jobs.joins.values import condition, key_column
+from feature_jobs.schema import Scenario
+from feature_jobs.schema.days import day_window
+from feature_jobs.schema.negatives import NegativeSampler
+from feature_jobs.windows.keys import Bools, Groups, Ints, Keys, concat_keys, group_rows, keys_of
+from feature_jobs.windows.query import Asked, aggregate
+from feature_jobs.windows.rows import Summary, as_arrow
+
+_UNIT = 1024  # weights are whole numbers, so that their sums are exact
+_MOST_DRAWS = 20  # for each negative that is asked for
+_AT_ONCE = 1 << 20  # draws in memory
+
+
+def sample_negatives(
+    scenario: Scenario, sampler: NegativeSampler, ds: str, folders: tuple[Path, Path], summaries: Summaries
+) -> Negatives:
+    """The negatives of a day. `folders` has its events, and the one with the rows of entities that they may see;
+    `summaries` are those of the day itself."""
+    events, seen = folders
+    names = set(sampler.item_columns).union(*map(columns_of, scenario.own_labels.values()))
+    log = DayEvents(scenario, ds, events, names, entities=seen / FOLDER)
+    past = _Past(scenario, ds, summaries)
+    pool, rows_P = past.pool(sampler), _positive_rows(log)
+    step = max(_AT_ONCE // sampler.num_sample, 1)
+    parts = [_drawn(log, rows_P[at : at + step], pool, past, sampler) for at in range(0, len(rows_P), step)]
+    rows, items = np.concatenate([np.zeros((2, 0), np.int64), *parts], axis=1)
+    columns = {name: log.column(name).type for name in pool.columns}
+    found = {name: pool.columns[name].take(pa.array(items)).cast(kind) for name, kind in columns.items()}
+    return Negatives(pa.table({ROW: pa.array(rows), **found}), len(rows_P) * sampler.num_sample)
+
+
+def _positive_rows(log: DayEvents) -> Ints:
+    """Rows for which a label of the log holds; all of them where other logs decide all labels."""
+    labels = log.scenario.own_labels
+    if not labels:
+        return np.arange(len(log))
+    values = log.evaluate({f"labels.{task}": expression for task, expression in labels.items()})
+    return np.flatnonzero(
+        np.logical_or.reduce([condition(v, f"{log.scenario.file}: {place}") for place, v in values.items()])
+    )
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Items that may be drawn: those known before the day, then those of the day by the time of their first event.
+
+    `columns` of each, the item's own first. `totals_I` are their weights, summed up; `first_times` are those of the
+    items that are new on the day.
+    """
+
+    columns: Mapping[str, pa.Array]
+    totals_I: Ints
+    first_times: Ints
+
+    @property
+    def items(self) -> pa.Array:
+        """The items. [I]"""
+        return next(iter(self.columns.values()))
+
+    def totals(self, times: Ints) -> Ints:
+        """The weight of all items that had an event strictly before each time."""
+        known = len(self.items) - len(self.first_times) + np.searchsorted(self.first_times, times)
+        return np.concatenate([[0], self.totals_I])[known]
+
+
+class _Past:
+    """The earlier events that negative sampling reads, from the summaries of the day."""
+
+    def __init__(self, scenario: Scenario, ds: str, summaries: Summaries) -> None:
+        self._scenario, self._ordinal, self._wanted = scenario, ordinal_of(ds), sampler_aggregations(scenario)
+        self._begin, self._end = day_window(scenario, ds)
+        self._pieces = sampler_pieces(scenario, summaries.partitions)
+        self._run = functools.lru_cache(maxsize=None)(summaries.run)
+        self._tile = functools.lru_cache(maxsize=None)(summaries.tile)
+
+    def pool(self, sampler: NegativeSampler) -> _Pool:
+        """The items of events in the lookback before the day, and those of the day."""
+        one = self._wanted[ITEMS]
+        name, pieces = name_of(one.source, one.key), self._pieces[ITEMS]
+        own = self._run(name, self._ordinal)
+        runs = [self._run(name, day).keys for day in (*pieces.old, *pieces.new)]
+        tiles = [self._tile(name, tile).keys for tile in pieces.tiles]
+        keys, _ = concat_keys([own.keys, *runs, *tiles]).numbered()
+        found = self._found(ITEMS, Asked(_each(keys), np.full(len(keys), self._begin)))
+        counts = np.asarray(found["count"]["num"])
+        held = counts > 0
+        first = own.offsets[:-1][~held[keys.find(own.keys)]]
+        first = first[np.argsort(own.rows.times[first], kind="stable")]
+        columns = {}
+        for column in one.columns:
+            before, today = first_of(found["last"][column.name]), as_arrow(own.rows.columns[column.name])
+            columns[column.ids_of or ""] = pa.concat_arrays(
+                [before.filter(pa.array(held)), today.take(pa.array(first))]
+            )
+        counts = np.concatenate([counts[held], np.ones(len(first), np.int64)])
+        weights = np.ones(len(counts), np.int64)
+        if sampler.distribution == "popularity":
+            weights = np.rint(counts.astype(float) ** sampler.alpha * _UNIT).astype(np.int64)
+        return _Pool(columns, np.cumsum(weights), own.rows.times[first])
+
+    def are_known(self, users: pa.Array, items: pa.Array) -> Bools:
+        """Says for pairs if the user has a row of the item in the lookback, which ends with the day."""
+        groups = group_rows(*keys_of([users, items]))
+        known: Bools = np.asarray(self._found(PAIRS, Asked(groups, np.full(len(users), self._end)))["count"]["num"]) > 0
+        return known
+
+    def _found(self, which: str, asked: Asked) -> dict[str, Summary]:
+        one, pieces = self._wanted[which], self._pieces[which]
+        name = name_of(one.source, one.key)
+        return aggregate(
+            asked,
+            one.window,
+            pieces,
+            operations=one.operations,
+            stored={role: operation_name(operation) for role, operation in one.operations.items()},
+            runs={day: self._run(name, day) for day in (*pieces.old, *pieces.new)},
+            tiles={tile: self._tile(name, tile) for tile in pieces.tiles},
+        )
+
+
+def _each(keys: Keys) -> Groups:
+    """A row of each key."""
+    return Groups(keys, np.arange(len(keys)), np.arange(len(keys) + 1))
+
+
+def _drawn(log: DayEvents, rows_P: Ints, pool: _Pool, past: _Past, sampler: NegativeSampler) -> Ints:
+    """The rows of the log and the items (by their places in the pool) of the negatives of these rows. [2, …]"""
+    data, num = log.scenario.data, sampler.num_sample
+    users, items = (log.column(name).take(pa.array(rows_P)) for name in (data.user, data.item))
+    times_P = log.known_at[rows_P]
+    totals_P = pool.totals(times_P)
+    of_row = [key_column(users, "").fill_null(_nothing(users)), key_column(items, "").fill_null(_nothing(items))]
+    hashes_P = _hashed(*of_row, pa.array(log.times[rows_P]), pa.array(np.full(len(rows_P), sampler.seed)))
+    # The first column is the row's own item, which no draw may repeat; -1 is a place that is still free.
+    kept_PD = np.full((len(rows_P), num + 1), -1)
+    kept_PD[:, 0] = np.asarray(pc.index_in(items, value_set=pool.items).fill_null(-2))
+    nums_P = np.ones(len(rows_P), np.int64)
+    left = np.flatnonzero((totals_P > 0) & np.asarray(items.is_valid()))
+    for k in range(_MOST_DRAWS * num):
+        if not len(left):
+            break
+        draws = _hashed(pa.array(hashes_P[left]), pa.array(np.full(len(left), k))).view(np.uint64)
+        found = np.searchsorted(
+            pool.totals_I, (draws % totals_P[left].astype(np.uint64)).astype(np.int64), side="right"
+        )
+        taken = (kept_PD[left] == found[:, None]).any(axis=1)
+        at = pa.array(found)
+        taken |= past.are_known(users.take(pa.array(left)), pool.items.take(at))
+        fits = left[~taken]
+        kept_PD[fits, nums_P[fits]] = found[~taken]
+        nums_P[fits] += 1
+        left = left[nums_P[left] <= num]
+    negatives_PD = kept_PD[:, 1:]
+    held_PD = negatives_PD >= 0
+    return np.stack([np.repeat(rows_P, held_PD.sum(axis=1)), negatives_PD[held_PD]])
+
+
+def _nothing(column: pa.Array) -> str | int:
+    return "" if pa.types.is_string(column.type) else 0
+
+
+def _hashed(*columns: pa.Array) -> Ints:
+    """A hash of the values of each row."""
+    return keys_of(list(columns))[0].first
