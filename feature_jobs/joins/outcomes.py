@@ -236,7 +236,7 @@ def _names(label: OutcomeLabel) -> set[str]:
 
 
 def _values(log: DayEvents, label: OutcomeLabel, place: str) -> Ints:
-    """What each row is worth, in units of the last decimal place; 0 where that is unknown."""
+    """The value of each row, in units of the last decimal place; 0 where that is unknown."""
     if label.value is None:
         return np.zeros(len(log), np.int64)
     (value,) = log.evaluate({f"{place.rpartition(': ')[2]}.value": label.value}).values()

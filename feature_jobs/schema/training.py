@@ -107,8 +107,8 @@ class Train(Section):
     value_weights: tuple[Name, ...] = ()
     """Labels of another log whose positive rows count in the loss as often as their `value` says; those with a value of
     0 or less are not learned. The odds of a score then estimate the value of a row (Covington et al. 2016, "Deep Neural
-    Networks for YouTube Recommendations"), so that its mean is no longer the rate of the label, and calibration is not
-    near 1."""
+    Networks for YouTube Recommendations"), so that its mean is not the rate of the label, and calibration is far from
+    1."""
     shuffle_rows: NumRows = 1_000_000
     """The rows that are shuffled together: a block of this size is in memory."""
     snapshot_rows: NumRows = 10_000_000

@@ -86,7 +86,7 @@ def _carried(root: Path, scenario: Scenario) -> tuple[dict[str, Path], dict[str,
 
 
 @pytest.mark.slow
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(
     events=st.lists(EVENT, min_size=25, max_size=45, unique_by=lambda event: (event[0], event[1], event[4])),
     prices=st.lists(PRICE, min_size=3, max_size=12, unique_by=lambda price: (price[0], price[2])),
