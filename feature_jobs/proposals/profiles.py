@@ -320,7 +320,7 @@ def _list_column(connection: Connection, text: Profile) -> Profile | None:
 
 
 def _with_figures(connection: Connection, typed: str, columns: Mapping[str, Profile]) -> dict[str, Profile]:
-    """Exact figures: SUMMARIZE only estimates how many values there are, and whether a key is unique depends on it."""
+    """Exact figures: so far the number of values is an estimate, and whether a key is unique depends on it."""
     texts = ", ".join(f"CAST({quote(name)} AS VARCHAR) AS {quote(name)}" for name in columns)
     found = connection.execute(
         f"WITH cells AS (UNPIVOT (SELECT {texts or 'NULL AS nothing'} FROM {typed}) ON * INTO NAME name VALUE v), "
