@@ -186,8 +186,10 @@ def profile(connection: Connection, group: FileGroup, number: int) -> Table:
     )
     columns: dict[str, Profile] = {}
     notes: list[str] = []
-    summary = "SELECT column_name, column_type, approx_unique FROM (SUMMARIZE SELECT * EXCLUDE (_file) FROM raw)"
-    for source, raw_type, distinct in connection.execute(summary).fetchall():
+    described = connection.execute("DESCRIBE SELECT * EXCLUDE (_file) FROM raw").fetchall()
+    # Not by SUMMARIZE, whose averages end it for a column of nanoseconds with a zone, as pandas writes them.
+    num_distinct = figures(connection, "raw", "approx_count_distinct(COLUMNS(* EXCLUDE (_file)))")
+    for (source, raw_type, *_), distinct in zip(described, num_distinct, strict=True):
         name = unique(clean(_HEADER_TYPE.sub("", source)), columns)
         column = Column.model_validate({"type": "string", "source": source})
         typed, note = _typed(connection, Profile(name, column, raw_type, distinct=distinct))
@@ -318,7 +320,7 @@ def _list_column(connection: Connection, text: Profile) -> Profile | None:
 
 
 def _with_figures(connection: Connection, typed: str, columns: Mapping[str, Profile]) -> dict[str, Profile]:
-    """Exact figures: SUMMARIZE only estimates how many values there are, and whether a key is unique depends on it."""
+    """Exact figures: so far the number of values is an estimate, and whether a key is unique depends on it."""
     texts = ", ".join(f"CAST({quote(name)} AS VARCHAR) AS {quote(name)}" for name in columns)
     found = connection.execute(
         f"WITH cells AS (UNPIVOT (SELECT {texts or 'NULL AS nothing'} FROM {typed}) ON * INTO NAME name VALUE v), "

@@ -137,7 +137,7 @@ def propose(
                 notes += tables[-1].notes
             except duckdb.Error as error:
                 notes.append(f"left out {group.path}: not readable ({str(error).splitlines()[0][:120]})")
-        log, answers = _log_of(path, tables, given)
+        log, answers = _log_of(path, tables, given, notes)
         logs = [log.table, *(one.table for one in answers.logs)]
         entities = entities_of([table for table in tables if not any(table is other for other in logs)], log)
         ported = port.choices(log, entities, answers) if port else {}
@@ -186,9 +186,12 @@ def _ported(
     return text, lines, {one.name: 1.0 for one in ported["features"]}
 
 
-def _log_of(path: Path, tables: list[Table], given: Mapping[str, str]) -> tuple[Log, Answers]:
+def _log_of(path: Path, tables: list[Table], given: Mapping[str, str], notes: list[str]) -> tuple[Log, Answers]:
     """The table that is a log with something to predict; of several the one with most rows. Without any, the one whose
-    rows most other logs follow: these say what became of them."""
+    rows most other logs follow: these say what became of them.
+
+    Raises BadInputError where there is none, with the reason of each table, and with `notes` on what was left out.
+    """
     tried = [(table, _log_in(path, table, given)) for table in tables]
     if found := [one for _, one in tried if not isinstance(one, str)]:
         return max(found, key=lambda one: one[0].table.num_rows)
@@ -198,7 +201,7 @@ def _log_of(path: Path, tables: list[Table], given: Mapping[str, str]) -> tuple[
         log, outcomes = max(followed, key=lambda one: (len(one[1]), one[0].table.num_rows))
         return replace(log, request=request_of(log, {})), answers_of(log, outcomes)
     remedy = "a log needs a time, a user, an item and an outcome in one table; join them, or write the scenario"
-    why = [f"  {table.group.path}: {one}" for table, one in tried]
+    why = [f"  {line}" for line in [*(f"{table.group.path}: {one}" for table, one in tried), *notes[:10]]]
     raise BadInputError("\n".join([f"{path}: no table can be the log; {remedy}", *why]))
 
 

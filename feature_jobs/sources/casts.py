@@ -124,6 +124,8 @@ class Cell:
         if self.column.type == "time":
             return _moment(self.column, self.kind, self.raw_type, raw)
         if not self.column.type.startswith("list"):
+            if self.kind == "json":
+                return f"json_extract_string({raw}, '$')"  # a null of JSON is null, and a text has no quotes
             has_comma = self.column.decimal == "," and self.kind == "text"
             value = _scalar(self.column.type, self.kind, _with_point(raw) if has_comma else raw)
             if self.column.type == "string" and self.raw_type in _EXACT_BELOW:
@@ -224,7 +226,9 @@ class Cell:
         return f"({literal(self.name + ': ')} || {shown} || {literal(' ' + what)})"
 
     def _unread(self, raw: str, value: str) -> str:
-        if self.kind == "json" and self.column.type.startswith("list"):
+        if self.kind == "json" and not self.column.type.startswith("list"):
+            return "false"
+        if self.kind == "json":
             # Text that is not an array gives no list at all, an element of another type gives a null.
             return f"({raw} IS NOT NULL AND coalesce(list_count({value}) < len({value}), true))"
         if self.column.type.startswith("list"):

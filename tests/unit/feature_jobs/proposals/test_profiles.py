@@ -106,6 +106,17 @@ def test_digits_of_a_date_in_a_parquet_file_are_times(form: str, tmp_path: Path)
     assert "&id" not in (tmp_path / "out" / "found.yaml").read_text()
 
 
+def test_times_as_pandas_writes_them_and_the_columns_left_out_are_named(tmp_path: Path) -> None:
+    ns = pa.array([1_710_000_000_000_000_000 + 10**12 * i for i in range(72)]).cast(pa.timestamp("ns", "Asia/Tokyo"))
+    columns = {"at": ns, "user": [i % 20 for i in range(72)], "click": [i % 3 == 0 for i in range(72)]}
+    file = tmp_path / "log.parquet"
+    pq.write_table(pa.table({**columns, "item": [{"id": i % 15} for i in range(72)]}), file)
+    with pytest.raises(BadInputError, match=r"no table can be the log(.|\n)*column item is left out: STRUCT"):
+        write_proposal(file, tmp_path / "out", "found")
+    pq.write_table(pa.table({**columns, "item": [i % 15 for i in range(72)]}), file)
+    assert proposed(file, tmp_path / "out").data.events.columns["at"].type == "time"
+
+
 @pytest.mark.parametrize("name", ["ts", "x"])
 @pytest.mark.parametrize(("unit", "factor"), [("s", 1), ("ms", 10**3), ("us", 10**6), ("ns", 10**9)])
 def test_units_of_times(name: str, unit: str, factor: int, tmp_path: Path) -> None:

@@ -247,7 +247,11 @@ READ: list[tuple[pa.Array, str, list[Any]]] = [
     (pa.array([b"a", "é".encode()], pa.binary()), "string", ["a", "é"]),
     (pa.array([b"a", b"b"], pa.binary_view()), "string", ["a", "b"]),
     (pa.array([b"ab", b"cd"], pa.binary(2)), "string", ["ab", "cd"]),
-    (pa.ExtensionArray.from_storage(pa.json_(), pa.array(['{"a":1}'])), "string", ['{"a":1}']),
+    (
+        pa.ExtensionArray.from_storage(pa.json_(), pa.array(['{"a":1}', '"b"', "null"])),
+        "string",
+        ['{"a":1}', "b", None],
+    ),
     (pa.ExtensionArray.from_storage(pa.json_(), pa.array(['["a",1]'])), "list[string]", [["a", "1"]]),
     (pa.array([b"a" * 16], pa.uuid()), "string", ["61616161-6161-6161-6161-616161616161"]),
     (pa.array([datetime.time(1, 2, 3)], pa.time32("s")), "string", ["01:02:03"]),
