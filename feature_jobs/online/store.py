@@ -40,9 +40,7 @@ class State:
 
     def not_loaded(self, place: str) -> RetryLaterError:
         """The error where this state should be kept alone, and another process has removed it since its load."""
-        return RetryLaterError(
-            f"{place}: another process has removed {self.name}; give the same command again"
-        )
+        return RetryLaterError(f"{place}: another process has removed {self.name}; give the same command again")
 
     @staticmethod
     def named(name: str, place: str) -> State:
