@@ -1,6 +1,7 @@
 """The online store in a Redis server, which several machines share.
 
     recloop:NAME:current              the name of the state that is read
+    recloop:NAME:removals             counts removals of states
     recloop:NAME:state:STATE:KEY      a value of a state
     recloop:NAME:added:DAY:KEY        the records of a day
     recloop:NAME:added:DAY:changes    the keys of each append, a list
@@ -25,6 +26,7 @@ _CHANGES = b"changes"
 """A key of each day: a list of the keys of each append."""
 _WHOLE = b"whole"
 """A key of each state, which is written last: it says that the others are there."""
+_REMOVALS = b"removals"
 
 
 class RedisStore(OnlineStore):
@@ -59,25 +61,38 @@ class RedisStore(OnlineStore):
     def load(self, state: State, pairs: Iterable[Pairs]) -> None:
         own, former = self._of_state(state), self.current()
         with self._reached():
+            removals = self._redis.get(self._prefix + _REMOVALS)
             for keys, values in pairs:
                 for at in range(0, len(keys), _AT_ONCE):
                     pipe = self._redis.pipeline(transaction=False)
                     for key, value in zip(keys[at : at + _AT_ONCE], values[at : at + _AT_ONCE], strict=True):
                         pipe.set(own + key, value, ex=EXPIRE_S)
                     pipe.execute()
+            if self._redis.get(self._prefix + _REMOVALS) != removals:  # keys of this state may be among them
+                raise RetryLaterError(
+                    f"{self._place}: states were removed while {state.name} was loaded; load it again"
+                )
             self._redis.set(own + _WHOLE, b"1", ex=EXPIRE_S)
             self._redis.set(self._prefix + b"current", state.name)
             if former is not None and former.ds == state.ds and former != state:
-                self._remove(b"state:", lambda key: not key.startswith(own))
+                self._remove_states(own)
 
     def keep_only(self, state: State | None) -> None:
         own = self._of_state(state) if state else None
         day = len(self._prefix + b"added:")
         with self._reached():
+            if state and own and not self._redis.exists(own + _WHOLE):
+                raise state.not_loaded(self._place)
+            self._remove_states(own)
             if state is None:
                 self._redis.delete(self._prefix + b"current")
-            self._remove(b"state:", lambda key: own is None or not key.startswith(own))
+            else:
+                self._redis.set(self._prefix + b"current", state.name)
             self._remove(b"added:", lambda key: state is None or key[day : day + 10] <= state.ds.encode())
+
+    def _remove_states(self, own: bytes | None) -> None:
+        self._redis.incr(self._prefix + _REMOVALS)  # before the first key goes
+        self._remove(b"state:", lambda key: own is None or not key.startswith(own))
 
     def _remove(self, kind: bytes, is_old: Callable[[bytes], bool]) -> None:
         """Removes keys; each is looked at, so a removal that was killed is finished by the next one."""

@@ -78,10 +78,13 @@ class RocksStore(OnlineStore):
                     raise CorruptError(
                         f"{place}: the state was written, but does not open; free the disk and load it again"
                     )
-            pointer = self._folder / ".current"
-            pointer.write_text(state.name, encoding="ascii")
-            pointer.replace(self._folder / "current")
+            self._make_current(state)
             self._remove_states(self._old(state))
+
+    def _make_current(self, state: State) -> None:
+        pointer = self._folder / ".current"
+        pointer.write_text(state.name, encoding="ascii")
+        pointer.replace(self._folder / "current")
 
     @contextlib.contextmanager
     def _loading(self) -> Iterator[None]:
@@ -117,6 +120,10 @@ class RocksStore(OnlineStore):
         with self._loading():
             if state is None:
                 (self._folder / "current").unlink(missing_ok=True)
+            elif not _opens(self._states_folder / state.name):
+                raise state.not_loaded(str(self._states_folder))
+            else:
+                self._make_current(state)
             name = state.name if state else ""
             self._remove_states(path for path in self._states_folder.iterdir() if path.name != name)
             self._remove_days(state.ds if state else "9999-12-31")

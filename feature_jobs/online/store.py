@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from feature_jobs.errors import CorruptError
+from feature_jobs.errors import CorruptError, RetryLaterError
 from feature_jobs.online.state import KeySetState
 from feature_jobs.windows.keys import Ints, Keys
 
@@ -37,6 +37,10 @@ class State:
     def name(self) -> str:
         """The name of its folder or of its keys."""
         return f"{self.ds}-{self.digest}"
+
+    def not_loaded(self, place: str) -> RetryLaterError:
+        """The error where this state should be kept alone, and another process has removed it since its load."""
+        return RetryLaterError(f"{place}: another process has removed {self.name}; give the same command again")
 
     @staticmethod
     def named(name: str, place: str) -> State:
@@ -74,8 +78,8 @@ class OnlineStore(ABC):
 
     @abstractmethod
     def keep_only(self, state: State | None) -> None:
-        """Removes all other states, also unfinished ones, and the records up to the state's day; without a state all
-        that is there."""
+        """Makes a loaded state the current one, and removes all others, also unfinished ones, and the records up to its
+        day. Without a state it removes all that is there."""
 
     @abstractmethod
     def get(self, state: State, keys: Sequence[bytes]) -> list[bytes | None]:

@@ -161,10 +161,13 @@ def test_one_state_alone_is_kept(opened: Opened) -> None:
         store.append(state.ds, {b"a": b"x"})
     other.keep_only(FIRST)
     reader = opened()
+    assert reader.current() == FIRST
     assert reader.get(FIRST, [key]) == [b"1" + key]
     with pytest.raises(BadInputError, match="was removed"):
         reader.get(SECOND, [key])
     assert reader.appended([SECOND.ds], [b"a"]) == [b"x"]
+    with pytest.raises(RetryLaterError, match="has removed"):
+        store.keep_only(SECOND)
     store.keep_only(FIRST)  # of the process that writes records
     assert opened().appended([FIRST.ds], [b"a"]) == [None]
     store.keep_only(None)
@@ -172,6 +175,24 @@ def test_one_state_alone_is_kept(opened: Opened) -> None:
     with pytest.raises(BadInputError, match="was removed"):
         store.get(FIRST, [key])
     assert store.appended([FIRST.ds, SECOND.ds], [b"a"]) == [None]
+
+
+@pytest.mark.parametrize("opened", ["redis"], indirect=True)
+def test_a_state_whose_keys_were_removed_while_it_was_loaded_is_not_read(opened: Opened) -> None:
+    """RocksDB lets one process at a time load or remove."""
+    store, other = opened(), opened()
+    store.load(FIRST, pairs(b"1"))
+
+    def disturbed() -> Iterator[Pairs]:
+        for some in pairs(b"2"):
+            yield some
+            other.keep_only(FIRST)
+
+    with pytest.raises(RetryLaterError, match="load it again"):
+        store.load(SECOND, disturbed())
+    assert store.current() == FIRST
+    store.load(SECOND, pairs(b"2"))
+    assert store.current() == SECOND
 
 
 def test_threads_lose_no_record(opened: Opened) -> None:
