@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,6 +119,10 @@ def committed_days(scenario: Scenario, days: tuple[str, ...], store: ScenarioSto
     return Base(scenario, store, days, checkpoints, parent)
 
 
+def _on(days: Sequence[str]) -> str:
+    return f"on {days[0]}" if len(days) == 1 else f"on {len(days)} days from {days[0]} to {days[-1]}"
+
+
 def plan(base: Base, variant: Variant) -> Planned:
     """Decides on the work of a variant, and its key: equal keys give equal results."""
     _refuse(base.scenario, variant)
@@ -131,8 +135,8 @@ def plan(base: Base, variant: Variant) -> Planned:
     notes = []
     if other_chain:
         notes.append(
-            f"the committed chain of {', '.join(other_chain)} was trained with other settings than today's scenario:"
-            " the difference holds those changes too"
+            f"the committed chain was trained with other settings than today's scenario {_on(other_chain)}: the"
+            " difference holds those changes too"
         )
     joins_again = bool(other_samples) or _samples_of(scenario) != _samples_of(base.scenario)
     samples: dict[str, Any] = {}
