@@ -187,9 +187,11 @@ def profile(connection: Connection, group: FileGroup, number: int) -> Table:
     columns: dict[str, Profile] = {}
     notes: list[str] = []
     described = connection.execute("DESCRIBE SELECT * EXCLUDE (_file) FROM raw").fetchall()
-    # Not by SUMMARIZE, whose averages end it for a column of nanoseconds with a zone, as pandas writes them.
-    num_distinct = figures(connection, "raw", "approx_count_distinct(COLUMNS(* EXCLUDE (_file)))")
-    for (source, raw_type, *_), distinct in zip(described, num_distinct, strict=True):
+    # SUMMARIZE averages each column, and DuckDB can't average nanoseconds with a zone, which pandas writes.
+    nanos = [quote(source) for source, raw_type, *_ in described if raw_type == "TIMESTAMPTZ_NS"]
+    replaced = f"REPLACE ({', '.join(f'{name}::TIMESTAMPTZ AS {name}' for name in nanos)})" if nanos else ""
+    summary = f"SELECT approx_unique FROM (SUMMARIZE SELECT * EXCLUDE (_file) {replaced} FROM raw)"
+    for (source, raw_type, *_), (distinct,) in zip(described, connection.execute(summary).fetchall(), strict=True):
         name = unique(clean(_HEADER_TYPE.sub("", source)), columns)
         column = Column.model_validate({"type": "string", "source": source})
         typed, note = _typed(connection, Profile(name, column, raw_type, distinct=distinct))
