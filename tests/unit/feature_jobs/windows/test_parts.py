@@ -17,8 +17,8 @@ from tests.unit.feature_jobs.windows.test_windows import KINDS, WINDOWS, differe
 
 
 @pytest.mark.slow
-@settings(max_examples=10)
-@given(st.integers(0, 2**32), KINDS, st.integers(1, 12), st.lists(WINDOWS, min_size=2, max_size=4), st.integers(1, 9))
+@settings(max_examples=6)
+@given(st.integers(0, 2**32), KINDS, st.integers(1, 8), st.lists(WINDOWS, min_size=2, max_size=3), st.integers(1, 9))
 def test_any_cut_gives_the_same_bytes(seed, kind, num_days, windows, num_parts):
     how = InParts(num_parts)
     compared = differences(random_days(seed, kind, num_days, 8), kind, windows, min(num_days, 3), how)
@@ -30,7 +30,9 @@ def test_a_busy_key_is_shared_and_each_part_gets_the_rows_of_its_own_windows():
     keys = np.where(np.arange(num) % 10 < 3, -1, np.arange(num))  # one key has 30 % of the rows
     groups, times = group_rows(*keys_of([pa.array(keys)])), np.arange(num)
     asked, run = Asked(groups, times), run_of(groups, times, {"unused": times})
-    question = Question(Window(width), Pieces((0,), (), ()), {0: run}, {}, {"count": Count()})
+    # A row each microsecond: the oldest and the newest that count lie exactly at the ends of windows.
+    question = Question(Window(width, 10), Pieces((0,), (), ()), {0: run}, {}, {"count": Count()})
+    assert len(list(InParts(10)(asked, [question]))) == 1
     blocks = list(cut(asked, [question], 10))
     busy = [part["asked"]["key.first"].to_pylist().count(-1) for part in blocks]
     assert busy == [1000] * 3 + [0] * 7
