@@ -54,10 +54,9 @@ class StepCost(TypedDict):
 class Cost:
     """Cost of forgetting: a new generation from `first` on, whose `days` are written again without `rows`, by day.
 
-    `from_source`: days that are read from their source, because gc deleted their events, or because a replay that was
-    begun has not read them yet. `bytes`: size of the files that gc then erases; `aside`: keys of files that are deleted
-    at once. `resumed`: only the rest of an earlier call is to be done. `unknown`: ids that no committed day knows.
-    `elsewhere`: values that equal an id, by column; they stay.
+    `from_source`: days read from their source, because gc deleted their events, or a replay that was begun has not read
+    them yet. `bytes`: size of the files that gc then erases; `aside`: keys of files deleted at once. `resumed`: only
+    the rest of an earlier call is to do. `unknown`: ids that no day knows. `elsewhere`: equal values that stay.
     """
 
     users: int
@@ -103,7 +102,6 @@ def cost_of(scenario: Scenario, store: ScenarioStore, users: Users) -> Cost:
     first = _first_day(scenario, store, min(held))
     _refuse_held(scenario, store, first)
     days = _days(scenario, first, _newest(scenario, store))
-    # A later checkpoint still knows the users, or the replay would have read the source in any case.
     from_source = [ds for ds in days if None in _base(store, ds, store.generation).values()]
     rows = {ds: held[ds] for ds in days if held.get(ds)}
     return Cost(

@@ -40,8 +40,8 @@ from feature_jobs.object_client import (
 )
 from tasks.store.cache import Cache
 from tasks.store.digests import MANIFEST
-from tasks.store.objects import matches, with_manifest
-from tasks.store.records import FileFacts
+from tasks.store.objects import matches
+from tasks.store.records import FileFacts, with_manifest
 from tasks.store.scratch import Scratch
 
 T = TypeVar("T")

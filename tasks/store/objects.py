@@ -17,8 +17,8 @@ from typing import Protocol, TypeVar
 
 from feature_jobs.control_records import RESTORE, append_to_regular, open_regular, read_regular
 from feature_jobs.errors import CorruptError
-from tasks.store.digests import MANIFEST, sha256_of, sha256_of_file
-from tasks.store.records import FileFacts
+from tasks.store.digests import MANIFEST, sha256_of_file
+from tasks.store.records import FileFacts, with_manifest
 from tasks.store.scratch import Scratch
 
 T = TypeVar("T")
@@ -275,13 +275,6 @@ def _linked(scratch: Scratch, target: Path, data: bytes) -> bool:
         except FileExistsError:
             return False
     return True
-
-
-def with_manifest(files: Mapping[str, FileFacts], manifest: bytes | None) -> dict[str, FileFacts]:
-    """The files below a key with the manifest as one of them, where there is one."""
-    if manifest is None:
-        return dict(files)
-    return {**files, MANIFEST: {"sha256": sha256_of(manifest), "bytes": len(manifest)}}
 
 
 def files_of(folder: Path) -> dict[str, FileFacts]:

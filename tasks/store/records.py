@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import (
     Any,
@@ -11,6 +12,7 @@ from typing import (
 from typing_extensions import TypedDict
 
 from feature_jobs.errors import CorruptError
+from tasks.store.digests import MANIFEST, sha256_of
 from tasks.store.keys import generation_key
 
 
@@ -100,6 +102,13 @@ GenerationRecord = TypedDict(
 )
 """generation.json. `to`: the last day that the generation before had; `previous`: digest of the record before.
 `forgets`: rows of users were left out; the users' ids are not kept anywhere."""
+
+
+def with_manifest(files: Mapping[str, FileFacts], manifest: bytes | None) -> dict[str, FileFacts]:
+    """The files below a key with the manifest as one of them, where there is one."""
+    if manifest is None:
+        return dict(files)
+    return {**files, MANIFEST: {"sha256": sha256_of(manifest), "bytes": len(manifest)}}
 
 
 @dataclass(frozen=True)
