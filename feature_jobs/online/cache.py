@@ -1,4 +1,4 @@
-"""What the windows of a key hold, kept for as long as it holds: most items of a request had the same a moment ago.
+"""A cache of the content of windows by key: most items of a request had the same a moment ago.
 
 The content of a window changes when one of its key's rows enters or leaves it, whose moments are known
 (`SetWindows.holds`), and when a row is added, which the store says (`OnlineStore.changed`).

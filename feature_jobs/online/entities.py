@@ -58,7 +58,7 @@ class EntityRows:
     def features(self, features_of: FeaturesOf, at_N: Ints) -> dict[str, pa.Array] | None:
         """The features at these rows, at -1 those of a row without values.
 
-        None where a row's value is no feature, so that only a request for that row is refused.
+        None where a row's value can't be a feature, so that only a request for that row is refused.
         """
         if self._same is None:
             self._same = self._computed(features_of, self._rows)

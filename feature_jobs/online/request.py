@@ -285,7 +285,7 @@ class RequestPath:
         return SetPlan(reader, windows, table, cache)
 
     def _forget_changed(self, reading: Reading) -> None:
-        """What caches know of keys to which rows were added is no longer true."""
+        """Lets caches forget the keys to which rows were added."""
         if reading is not self._read_last:
             self._read_last, self._seen = reading, {}
             for cache in self._caches:

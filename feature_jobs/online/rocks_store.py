@@ -35,7 +35,7 @@ from feature_jobs.online.store import OnlineStore, Pairs, State, joined, parted
 
 _SST_BYTES = 64 << 20
 _FOLLOW_S = 0.02
-"""How often a process that only reads looks for what the writing one added: a look costs about a millisecond."""
+"""Seconds between two looks of a reading process for new rows of the writing one: a look costs about a millisecond."""
 _CHANGES = bytes(8)
 """The keys of each append, by its number, begin with it; no layout does."""
 _HALF = "half-"

@@ -61,8 +61,7 @@ class Reading(Protocol):
         """The records that came since, all of a key in one value."""
 
     def changed(self, seen: Mapping[str, int]) -> tuple[dict[str, int], list[bytes]]:
-        """How often records were added, by day, and the keys of those after the `seen` ones; of a day that was never
-        seen none."""
+        """The number of appends by day, and the keys of those after the `seen` ones; of a day never seen none."""
 
 
 class OnlineStore(ABC):
@@ -95,7 +94,7 @@ class OnlineStore(ABC):
 
     @abstractmethod
     def changed(self, day: str, seen: int | None) -> tuple[int, list[bytes]]:
-        """How often records of a day were appended, and the keys of those after the `seen` ones; none for None."""
+        """The number of appends of a day, and the keys of those after the `seen` ones; none for None."""
 
     @abstractmethod
     def close(self) -> None:

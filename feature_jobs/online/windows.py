@@ -103,7 +103,7 @@ class SetWindows:
         never = np.iinfo(np.int64).max
 
         def moments(first: Ints, after: Ints, *, is_older: bool) -> Ints:
-            """When the row before `first`, or that at it, passes an end of the window."""
+            """The moment at which the row before `first`, or that at it, passes an end of the window."""
             here, at = (first > begin_U, first - 1) if is_older else (first < end_U, first)
             return np.where(here, times[np.where(here, at, -1)] + after, -never if is_older else never)
 

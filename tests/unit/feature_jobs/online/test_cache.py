@@ -1,4 +1,4 @@
-"""What a request path keeps of items is what one that keeps nothing computes."""
+"""A request path that keeps what it knows of items gives the values of one that keeps nothing."""
 
 from __future__ import annotations
 
