@@ -364,19 +364,23 @@ class _Landing:
                 f"no events on {self.ds} in {self._files}: data.events.where ({self.source.table.where}) leaves out"
                 f" {num:,} rows; correct it, or list the day under data.days.skip in {self.scenario.file}"
             )
+        of_others = ""
+        if self.source.is_table and (num_all := self.reader.num_rows()):  # only the day's own were read
+            of_others = f"its {num_all:,} rows are of other days"
         num_bad = self._row("SELECT count(*) FROM staged WHERE reason IS NOT NULL")[0]
         if num_bad:
             what = "rows are quarantined" if num_read else "rows that could be of the day have no readable time"
             why = self._why("true", f"Correct the rows, or {self.source.place} in {self.scenario.file}")
-            return BadInputError(f"no events on {self.ds} in {self._files}: all {num_bad:,} {what}: {why}")
+            others = f"; {of_others}" if of_others and not num_read else ""
+            return BadInputError(f"no events on {self.ds} in {self._files}: all {num_bad:,} {what}{others}: {why}")
         days = [
             day_of(self.scenario, time) or f"{time / 1e6:.0f} s after 1970"
             for time in self.reader.span()[:2]
             if time is not None
         ]
         near = f"nearest days with events: {', '.join(days)}" if days else "it holds no events at all"
-        if self.source.is_table and (num_all := self.reader.num_rows()):  # only the day's own were read
-            near = f"its {num_all:,} rows are of other days"
+        if of_others:
+            near = of_others
         elif not days and self.source.table.format == "kafka":
             near = "none of the messages since then has a time on this day"
         return BadInputError(

@@ -158,7 +158,7 @@ def expected_of_replay(found: Found, ds: str) -> Expected:
     """`digest` says if it goes on with the newest generation."""
     current = {(day, step) for g, day, step in found.commits if found.generation_of(day) == g}
     today = DAYS.index(ds)
-    if not current:
+    if not found.commits:
         return Expected(BadInputError)
     learned = any(step == LINK and day >= ds for _, day, step in found.commits)
     before = {step for day, step in current if today and day == DAYS[today - 1]}
