@@ -28,6 +28,7 @@ from feature_jobs.schema import Scenario, load_scenario
 from infra.airflow_api import AirflowApi
 from infra.demo import scenario_file
 from infra.servers import HOST, ROOT, USER, Local
+from tasks.tracking.pages import chain_run_id
 
 REMEMBERED = {  # settings of the two UIs in the browser's storage: show the graph, hide MLflow's assistant
     "default_dag_view": '"graph"',
@@ -153,6 +154,9 @@ def take(local: Local, scenario: Scenario, images: Path) -> None:
         raise BadInputError(f"MLflow has no experiment {scenario.name}; `make demo` first")
     page_of_runs = runs_url.partition("?")[0]
     experiment = page_of_runs.split("/")[-2]
+    chain = chain_run_id(local.mlflow_url, experiment)
+    if chain is None:
+        raise BadInputError("MLflow has no run of the whole chain; `make demo` first")
     metrics = [f"metrics.`{kind}/{task}`" for task in scenario.tasks for kind in ("auc", "calibration")]
     columns = {"selectedColumns": [*metrics, "metrics.`rows`", "metrics.`seconds_total`"]}
     # Where MLflow's UI keeps the columns that a person has chosen.
@@ -166,19 +170,8 @@ def take(local: Local, scenario: Scenario, images: Path) -> None:
         page.open(f"{runs_url}&{search}", [str(scenario.data.days.first)])
         page.save(images / "mlflow_days.png")
         curves = urlencode({"workflowType": "machine_learning"})
-        page.open(f"{page_of_runs}/{_chain_run(local, experiment)}/model-metrics?{curves}", ["auc"])
+        page.open(f"{page_of_runs}/{chain}/model-metrics?{curves}", ["auc"])
         page.save(images / "mlflow_chain.png")
-
-
-def _chain_run(local: Local, experiment: str) -> str:
-    """Id of the run that holds the chain's metrics over days."""
-    asked = {"experiment_ids": [experiment], "filter": "tags.`recloop.kind` = 'chain'", "max_results": 1}
-    answer = requests.post(f"{local.mlflow_url}/api/2.0/mlflow/runs/search", json=asked, timeout=30)
-    answer.raise_for_status()
-    found = answer.json().get("runs", [])
-    if not found:
-        raise BadInputError("MLflow has no run of the whole chain; `make demo` first")
-    return str(found[0]["info"]["run_id"])
 
 
 def main() -> int:

@@ -27,7 +27,6 @@ ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
 USER = "admin"
 START_TIMEOUT_S = 240.0  # Airflow takes 30 to 60 s on two free cores
-NOT_FOUND = 404
 # Airflow's log servers can't be bound to one address. Here they aren't needed: the API server reads the same files.
 NO_LOG_SERVER = "--skip-serve-logs"
 AIRFLOW = {
@@ -66,13 +65,10 @@ class Local:
 
         MLflow's root address shows a welcome page instead. Without `workflowType` its menu is the one for LLM apps.
         """
-        url, named = f"{self.mlflow_url}/api/2.0/mlflow/experiments/get-by-name", {"experiment_name": experiment}
-        answer = requests.get(url, params=named, timeout=30)
-        if answer.status_code == NOT_FOUND:
-            return None
-        answer.raise_for_status()
-        number = answer.json()["experiment"]["experiment_id"]
-        return f"{self.mlflow_url}/#/experiments/{number}/runs?workflowType=machine_learning"
+        from tasks.tracking.pages import experiment_id
+
+        number = experiment_id(self.mlflow_url, experiment)
+        return number and f"{self.mlflow_url}/#/experiments/{number}/runs?workflowType=machine_learning"
 
     @property
     def store(self) -> Path:

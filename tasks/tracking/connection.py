@@ -104,9 +104,9 @@ def quiet_mlflow() -> Any:
     return mlflow
 
 
-def client() -> MlflowClient:
-    """MLflow's client. A new database gets its tables here."""
-    return retrying(lambda: _client(client_uri()))
+def client(uri: str | None = None) -> MlflowClient:
+    """MLflow's client, by default for the place where runs and versions are. A new database gets its tables here."""
+    return retrying(lambda: _client(uri or client_uri()))
 
 
 @functools.lru_cache(maxsize=4)
