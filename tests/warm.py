@@ -21,9 +21,7 @@ from tasks.steps import STEPS
 
 _FORKS = multiprocessing.get_context("forkserver")
 _MODULES = {module for step in STEPS.values() for module in step.imports}
-_FORKS.set_forkserver_preload(
-    ["tasks.commands.cli", "great_expectations", "mlflow", *sorted(_MODULES), "tests.warm_numba"]
-)
+_FORKS.set_forkserver_preload(["tasks.commands.cli", "tests.warm_modules", "mlflow", *sorted(_MODULES)])
 
 
 @dataclass(frozen=True)

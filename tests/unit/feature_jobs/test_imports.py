@@ -53,3 +53,19 @@ def test_a_process_that_used_duckdb_ends_without_a_word() -> None:
     code = "from feature_jobs.imports import quick_imports\nwith quick_imports():\n    import duckdb\nduckdb.connect()"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stderr == ""
+
+
+def test_spark_is_not_found_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "pyspark" in sys.modules:
+        monkeypatch.delitem(sys.modules, "pyspark")
+    (tmp_path / "pyspark.py").write_text("here = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with quick_imports():
+        with quick_imports():
+            pass
+        with pytest.raises(ModuleNotFoundError):
+            import pyspark
+    import pyspark
+
+    assert pyspark.here
+    del sys.modules["pyspark"]
