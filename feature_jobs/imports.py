@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import cast
 
-_SPARK = "pyspark"
+_SPARK = ("pyspark", "pyspark.sql.connect")
 
 
 @contextlib.contextmanager
@@ -20,18 +20,19 @@ def quick_imports() -> Iterator[None]:
     It looks at all objects again whenever there are a quarter more of them. Those of modules live until the process
     ends, so it need not look at them afterwards either.
 
-    The block does not find PySpark, which Great Expectations would import for nothing: 0.3 s and a warning, and in a
-    process without a main module an exit.
+    The block does not find PySpark, which Great Expectations would import for nothing: 0.3 s and a warning. The client
+    of a remote Spark is not found where PySpark is there already either: without gRPC, and in a process without a main
+    module, it would end the process.
     """
     known, was_enabled = len(sys.modules), gc.isenabled()
     gc.disable()
-    if hides_spark := _SPARK not in sys.modules:
-        sys.modules[_SPARK] = cast("ModuleType", None)  # as Python marks what is not to be found
+    hidden = [name for name in _SPARK if name not in sys.modules]
+    sys.modules |= dict.fromkeys(hidden, cast("ModuleType", None))  # as Python marks what is not to be found
     try:
         yield
     finally:
-        if hides_spark:
-            del sys.modules[_SPARK]
+        for name in hidden:
+            del sys.modules[name]
         if len(sys.modules) > known:
             gc.freeze()
             atexit.unregister(_unfreeze_duckdb)

@@ -68,4 +68,6 @@ def test_spark_is_not_found_meanwhile(tmp_path: Path, monkeypatch: pytest.Monkey
     import pyspark
 
     assert pyspark.here
+    with quick_imports(), pytest.raises(ModuleNotFoundError):
+        import pyspark.sql.connect
     del sys.modules["pyspark"]
