@@ -373,15 +373,10 @@ class _Landing:
             why = self._why("true", f"Correct the rows, or {self.source.place} in {self.scenario.file}")
             others = f"; {of_others}" if of_others and not num_read else ""
             return BadInputError(f"no events on {self.ds} in {self._files}: all {num_bad:,} {what}{others}: {why}")
-        days = [
-            day_of(self.scenario, time) or f"{time / 1e6:.0f} s after 1970"
-            for time in self.reader.span()[:2]
-            if time is not None
-        ]
-        near = f"nearest days with events: {', '.join(days)}" if days else "it holds no events at all"
-        if of_others:
-            near = of_others
-        elif not days and self.source.table.format == "kafka":
+        times = [time for time in self.reader.span()[:2] if time is not None]
+        days = ", ".join(day_of(self.scenario, time) or f"{time / 1e6:.0f} s after 1970" for time in times)
+        near = of_others or (f"nearest days with events: {days}" if days else "it holds no events at all")
+        if not days and not of_others and self.source.table.format == "kafka":
             near = "none of the messages since then has a time on this day"
         return BadInputError(
             f"no events on {self.ds} in {self._files}; {near}. Choose another day, list it under data.days.skip, or "
