@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from feature_jobs.schema.data import Deduplicate
 from feature_jobs.sources.casts import quote
+from feature_jobs.sources.files import duckdb_path
 from feature_jobs.sources.output_files import log_file
 from feature_jobs.sources.source import Source
 
@@ -54,9 +55,8 @@ def _kept_before(source: Source, rule: Deduplicate, since: int, yesterday: Path 
     if file is None or not file.exists() or not set(rule.on) <= set(pq.read_schema(file).names):
         return ""
     columns = ", ".join(f"{quote(name)} AS c{source.place_of(name)}" for name in rule.on)
-    path = "'" + str(file).replace("'", "''") + "'"
     return (
-        f' UNION ALL SELECT -1, "key.event_row", "key.event_time", {columns} FROM read_parquet({path}) '
+        f' UNION ALL SELECT -1, "key.event_row", "key.event_time", {columns} FROM read_parquet({duckdb_path(file)}) '
         f'WHERE "key.event_time" >= {since}'
     )
 

@@ -82,6 +82,15 @@ def test_a_row_soon_after_a_kept_one_is_left_out_and_counted_apart(tmp_path: Pat
     assert [later[name] for name in names] == [3, 2, 0, 1, 0]
 
 
+def test_the_day_before_is_read_from_a_folder_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
+    midnight = 2 * DAY_S
+    for name, before in (("store", "b"), ("st[o]re", "a")):  # the second name is a pattern of the first
+        (tmp_path / name).mkdir()
+        lines = [f"{before},1,4,{midnight - 1}", f"a,1,4,{midnight + 1}", f"b,1,4,{midnight + 2}"]
+        _, (second, counts) = _ingested(tmp_path / name, {"data.events.deduplicate": RULE}, lines)
+    assert (second, counts["repeated"]) == ([("b", 1, midnight + 2)], 1)
+
+
 def test_nothing_repeats_without_the_rule_and_a_further_log_has_its_own(tmp_path: Path) -> None:
     lines = [f"a,1,4,{DAY_S}", f"a,1,4,{DAY_S + 1}", f"b,1,4,{2 * DAY_S}"]
     columns = {"user": {"type": "string"}, "at": {"type": "int"}}
