@@ -23,7 +23,7 @@ from feature_jobs.windows.blocks import Place, block_table, read_run, read_tile,
 from feature_jobs.windows.days import Partitions, TileId, Window, completed
 from feature_jobs.windows.keys import Ints, group_rows, keys_of
 from feature_jobs.windows.operations import Count, Listed, Newest, Operation, Sum
-from feature_jobs.windows.query import Asked, aggregate
+from feature_jobs.windows.query import Asked, Question, aggregate
 from feature_jobs.windows.rows import Column, Summary
 from feature_jobs.windows.runs import Run, run_of
 from feature_jobs.windows.tiles import Tile, merge, tile_of
@@ -60,7 +60,7 @@ class DailyWindows:
         pieces = self.window.pieces(Partitions(days, begins, begins + DAY_US), self.day, self.max_level)
         runs = {day: run if day == self.day else self._run(day) for day in (*pieces.old, *pieces.new)}
         tiles = {tile: self._tile(tile) for tile in pieces.tiles}
-        found = aggregate(Asked(groups, times), self.window, pieces, operations=self.operations, runs=runs, tiles=tiles)
+        found = aggregate(Asked(groups, times), Question(self.window, pieces, runs, tiles, self.operations))
         self._keep(run)
         return found
 

@@ -29,7 +29,7 @@ from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_window
 from feature_jobs.schema.negatives import NegativeSampler
 from feature_jobs.windows.keys import Bools, Groups, Ints, Keys, concat_keys, group_rows, keys_of
-from feature_jobs.windows.query import Asked, aggregate
+from feature_jobs.windows.query import Asked, Question, aggregate
 from feature_jobs.windows.rows import Summary, as_arrow
 
 _UNIT = 1024  # weights are whole numbers, so that their sums are exact
@@ -133,15 +133,10 @@ class _Past:
     def _found(self, which: str, asked: Asked) -> dict[str, Summary]:
         one, pieces = self._wanted[which], self._pieces[which]
         name = name_of(one.source, one.key)
-        return aggregate(
-            asked,
-            one.window,
-            pieces,
-            operations=one.operations,
-            stored={role: operation_name(operation) for role, operation in one.operations.items()},
-            runs={day: self._run(name, day) for day in (*pieces.old, *pieces.new)},
-            tiles={tile: self._tile(name, tile) for tile in pieces.tiles},
-        )
+        runs = {day: self._run(name, day) for day in (*pieces.old, *pieces.new)}
+        tiles = {tile: self._tile(name, tile) for tile in pieces.tiles}
+        stored = {role: operation_name(operation) for role, operation in one.operations.items()}
+        return aggregate(asked, Question(one.window, pieces, runs, tiles, one.operations, stored))
 
 
 def _each(keys: Keys) -> Groups:

@@ -23,7 +23,7 @@ from feature_jobs.online.packed import Kind, Packed, Shape, kind_of
 from feature_jobs.schema import Scenario
 from feature_jobs.windows.days import Partitions, Pieces, TileId, Window
 from feature_jobs.windows.keys import Ints, Keys, concat_keys, union
-from feature_jobs.windows.rows import Column, Rows, Summary, as_arrow, lists_of, prefix_sums, take_columns
+from feature_jobs.windows.rows import Column, Rows, Summary, concat_columns, lists_of, prefix_sums, take_columns
 from feature_jobs.windows.runs import Run
 from feature_jobs.windows.tiles import Tile, split_name
 
@@ -219,12 +219,7 @@ def merged(runs: list[Run]) -> Run:
         return runs[0]
     keys, codes = concat_keys([run.keys.take(run.codes) for run in runs]).numbered()
     order = np.argsort(codes, kind="stable")
-    columns: dict[str, Column] = {}
-    for name in runs[0].rows.columns:
-        parts = [run.rows.columns[name] for run in runs]
-        # Numbers are Arrow's on a day that has nulls among them.
-        is_plain = all(isinstance(part, np.ndarray) for part in parts)
-        columns[name] = np.concatenate(parts) if is_plain else pa.concat_arrays([as_arrow(part) for part in parts])
+    columns = {name: concat_columns([run.rows.columns[name] for run in runs]) for name in runs[0].rows.columns}
     times = np.concatenate([run.rows.times for run in runs])[order]
     offsets = prefix_sums(np.bincount(codes, minlength=len(keys)))
     return Run(keys, offsets, Rows(times, take_columns(columns, order)))

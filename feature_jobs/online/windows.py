@@ -12,15 +12,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
 from feature_jobs.joins.trailing import Wanted
 from feature_jobs.online.state import StateReader, chosen_rows, window_name
 from feature_jobs.windows.days import Pieces, TileId, Window
 from feature_jobs.windows.keys import Groups, Ints, Keys
-from feature_jobs.windows.operations import Operation
-from feature_jobs.windows.query import Asked, aggregate
-from feature_jobs.windows.rows import Column, Rows, Summary, as_arrow, prefix_sums, take_columns
+from feature_jobs.windows.operations import Numbers, Operation
+from feature_jobs.windows.query import Asked, Question, aggregate
+from feature_jobs.windows.rows import Rows, Summary, concat_columns, prefix_sums, take_columns
 from feature_jobs.windows.runs import Run
 from feature_jobs.windows.tiles import Tile
 
@@ -70,7 +69,7 @@ class SetWindows:
                     self._others[window].append(name)
                     continue
                 # Lists of several windows would have to be cut apart again.
-                batch = name if hasattr(operation, "identity") else f"{at} {name}"
+                batch = name if isinstance(operation, Numbers) else f"{at} {name}"
                 batches.setdefault(batch, _Batch(name, operation, found.stored[name], [])).windows.append(at)
         self._batches = list(batches.values())
 
@@ -175,15 +174,9 @@ class SetWindows:
         }
         tiles = {} if begin == end else {_WHOLE: content.spans[self._places[at]]}
         wanted = self._wanted[window]
-        return aggregate(
-            asked,
-            window,
-            Pieces((_OLD,), (*tiles,), (_NEW,)),
-            operations={name: wanted.operations[name] for name in names},
-            stored=wanted.stored,
-            runs=runs,
-            tiles=tiles,
-        )
+        operations = {name: wanted.operations[name] for name in names}
+        pieces = Pieces((_OLD,), (*tiles,), (_NEW,))
+        return aggregate(asked, Question(window, pieces, runs, tiles, operations, wanted.stored))
 
 
 def _at(values_U: Ints, codes_N: Ints) -> Ints:
@@ -201,13 +194,7 @@ def _joined(tiles: list[Summary | None]) -> tuple[Summary, Ints]:
             before += len(next(iter(tile.values())))
     if len(held) == 1:
         return held[0], np.array(begins)
-    return {name: _concat([tile[name] for tile in held]) for name in held[0]}, np.array(begins)
-
-
-def _concat(columns: list[Column]) -> Column:
-    if all(isinstance(column, np.ndarray) for column in columns):
-        return np.concatenate(columns)
-    return pa.concat_arrays([as_arrow(column) for column in columns])
+    return {name: concat_columns([tile[name] for tile in held]) for name in held[0]}, np.array(begins)
 
 
 def _groups(keys: Keys, codes_N: Ints) -> Groups:
@@ -224,7 +211,7 @@ def rows_by_key(keys: Keys, parts: list[tuple[Ints, Rows]]) -> Run:
     num_U = np.sum([num for num, _ in some], axis=0)
     rows = some[0][1]
     if len(some) > 1:
-        columns = {name: _concat([part.columns[name] for _, part in some]) for name in rows.columns}
+        columns = {name: concat_columns([part.columns[name] for _, part in some]) for name in rows.columns}
         rows = Rows(np.concatenate([part.times for _, part in some]), columns)
         if len(keys) > 1:
             codes = np.concatenate([np.repeat(np.arange(len(keys)), num) for num, _ in some])

@@ -21,7 +21,7 @@ from feature_jobs.windows.days import TileId
 from feature_jobs.windows.keys import Groups, Ints
 from feature_jobs.windows.operations import Operation
 from feature_jobs.windows.query import Asked, Question, aggregate
-from feature_jobs.windows.rows import Column, Rows, Summary, as_arrow, expanded, prefix_sums, take_columns
+from feature_jobs.windows.rows import Column, Rows, Summary, concat_columns, expanded, prefix_sums, take_columns
 from feature_jobs.windows.runs import Run, run_from
 from feature_jobs.windows.tiles import Tile, summaries_from, summary_columns, tile_from
 
@@ -73,10 +73,7 @@ def answer(blocks: Mapping[str, pa.Table], questions: Sequence[Question]) -> Ite
     num = len(part.rows.times)
     asked = Asked(Groups(part.keys, np.arange(num), part.offsets), np.append(part.rows.times, 0))
     for one in questions:
-        found = aggregate(
-            asked, one.window, one.pieces, operations=one.operations, runs=runs, tiles=tiles, stored=one.stored
-        )
-        yield pa.table(summary_columns(found))
+        yield pa.table(summary_columns(aggregate(asked, replace(one, runs=runs, tiles=tiles))))
 
 
 def joined(asked: Asked, tables: Sequence[pa.Table]) -> dict[str, Summary]:
@@ -138,7 +135,6 @@ def _of_keys(tile: Tile, part: Run, names: set[str]) -> Tile:
 def _joined(columns: Sequence[Column], places_N: Ints) -> Column:
     """A column of all parts at these places, without the last row of each part but the last."""
     pieces = [*(column[:-1] for column in columns), columns[-1][-1:]]
-    if all(isinstance(piece, np.ndarray) for piece in pieces):
-        whole: Ints = np.concatenate(pieces).astype(np.int64)  # a table has the narrowest type that holds them
-        return whole[places_N]
-    return pa.concat_arrays([as_arrow(piece) for piece in pieces]).take(pa.array(places_N))
+    whole = concat_columns(pieces)
+    # A table has the narrowest type that holds whole numbers.
+    return whole.astype(np.int64)[places_N] if isinstance(whole, np.ndarray) else whole.take(pa.array(places_N))

@@ -31,7 +31,11 @@ class Question:
     @property
     def read(self) -> Operations:
         """The operations whose summaries it reads in tiles, by their name there."""
-        return {self.stored.get(name, name): operation.stored for name, operation in self.operations.items()}
+        return {self.place_of(name): operation.stored for name, operation in self.operations.items()}
+
+    def place_of(self, name: str) -> str:
+        """The name that tiles have for what an operation reads."""
+        return self.stored.get(name, name)
 
 
 class Asked:
@@ -55,32 +59,15 @@ Answers = Callable[[Asked, Sequence[Question]], Iterable[dict[str, Summary]]]
 def answers(asked: Asked, questions: Sequence[Question]) -> Iterator[dict[str, Summary]]:
     """The answers, computed one after the other when each is taken."""
     for one in questions:
-        yield aggregate(
-            asked,
-            one.window,
-            one.pieces,
-            operations=one.operations,
-            runs=one.runs,
-            tiles=one.tiles,
-            stored=one.stored,
-        )
+        yield aggregate(asked, one)
 
 
-def aggregate(
-    asked: Asked,
-    window: Window,
-    pieces: Pieces,
-    *,
-    operations: Operations,
-    runs: Mapping[int, Run],
-    tiles: Mapping[TileId, Tile],
-    stored: Mapping[str, str] | None = None,
-) -> dict[str, Summary]:
+def aggregate(asked: Asked, question: Question) -> dict[str, Summary]:
     """For each asking row and operation the summary of the rows in its window.
 
-    `stored`: the name that tiles have for what an operation reads, where it is not the operation's own name.
-    `pieces` say which `runs` and `tiles` are read; KeyError where one of them is missing.
+    KeyError where a run or tile is missing that the pieces name.
     """
+    window, pieces, runs, tiles = question.window, question.pieces, question.runs, question.tiles
     low, high = window.low(asked.times), window.high(asked.times)
 
     def edge(run: Run) -> Edge:
@@ -92,9 +79,7 @@ def aggregate(
 
     old, new = ([edge(runs[day]) for day in days] for days in (pieces.old, pieces.new))
     # By key: a key's many rows see the same whole days.
-    names = {name: (stored or {}).get(name, name) for name in operations}
-    read = {names[name]: operation.stored for name, operation in operations.items()}
-    whole = _whole_days(asked, read, [tiles[tile] for tile in pieces.tiles]) if pieces.tiles else {}
+    whole = _whole_days(asked, question.read, [tiles[tile] for tile in pieces.tiles]) if pieces.tiles else {}
     return {
         name: operation.of_windows(
             Cut(
@@ -105,11 +90,11 @@ def aggregate(
                 places_N=asked.places_N,
                 keys_N=asked.codes_N,
                 old=old,
-                whole=whole.get(names[name]),
+                whole=whole.get(question.place_of(name)),
                 new=new,
             )
         )
-        for name, operation in operations.items()
+        for name, operation in question.operations.items()
     }
 
 

@@ -141,6 +141,13 @@ def as_arrow(column: Column) -> pa.Array:
     return pa.array(column) if isinstance(column, np.ndarray) else column
 
 
+def concat_columns(parts: Sequence[Column]) -> Column:
+    """A column from its parts: Arrow's where one of them is, since numbers are Arrow's where nulls are among them."""
+    if all(isinstance(part, np.ndarray) for part in parts):
+        return np.concatenate(parts)
+    return pa.concat_arrays([as_arrow(part) for part in parts])
+
+
 def take_columns(columns: Mapping[str, Column], rows: Ints) -> dict[str, Column]:
     """Columns at these rows."""
     taken = pa.array(rows)

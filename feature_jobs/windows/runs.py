@@ -50,8 +50,7 @@ class Run:
         if not len(self.rows.times):
             return np.zeros(np.broadcast_shapes(positions.shape, times.shape), np.int64)
         if len(self.keys) == 1:
-            found = np.searchsorted(self.rows.times, times)
-            return found if positions.shape in ((1,), times.shape) else found + np.zeros_like(positions)
+            return np.searchsorted(self.rows.times, times) + np.zeros_like(positions)
         # A day that lies wholly on one side of all times needs no search.
         if times.size and times.max() <= self._times[0]:
             return self.offsets[:-1][positions] + np.zeros_like(times)
