@@ -7,6 +7,7 @@ over the others.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -24,73 +25,79 @@ FeaturesOf = Callable[[Mapping[str, pa.Array], int], dict[str, pa.Array]]
 
 
 class EntityRows:
-    """Rows of an entity by key; `changed` replace rows of `rows` that have their keys. `place` is for messages."""
+    """Rows of an entity by key; `changed` replace those of `rows` that have their keys."""
 
-    def __init__(self, place: str, rows: Newest, changed: Newest | None = None, same: _Features | None = None) -> None:
-        self._place, self._rows, self._changed, self._same = place, rows, changed, same
-        self._columns: dict[str, pa.Array] = {}
-        self._of_changed: _Features | None = None
+    def __init__(self, rows: _Rows, changed: _Rows | None = None) -> None:
+        self._rows, self._changed = rows, changed
+
+    @staticmethod
+    def of(place: str, rows: Newest) -> EntityRows:
+        """Rows without later ones. `place` is for messages."""
+        return EntityRows(_Rows(place, rows))
 
     def then(self, newer: Newest) -> EntityRows:
         """With rows that came later."""
-        changed = newer if self._changed is None else self._changed.then(newer)
-        if len(changed) > _MOST * len(self._rows):
-            return EntityRows(self._place, self._rows.then(changed))
-        found = EntityRows(self._place, self._rows, changed, self._same)
-        found._columns = self._columns
-        return found
+        place, rows = self._rows.place, self._rows.rows
+        changed = newer if self._changed is None else self._changed.rows.then(newer)
+        if len(changed) > _MOST * len(rows):
+            return EntityRows.of(place, rows.then(changed))
+        return EntityRows(self._rows, _Rows(place, changed))
 
     def find(self, keys: Keys, known: Bools) -> Ints:
         """The row of each key, those that came since after all others; -1 for a key without row, or not `known`."""
-        at = self._rows.keys.find(keys)
+        at = self._rows.rows.keys.find(keys)
         if self._changed is not None:
-            later = self._changed.keys.find(keys)
-            at = np.where(later >= 0, later + len(self._rows), at)
+            later = self._changed.rows.keys.find(keys)
+            at = np.where(later >= 0, later + len(self._rows.rows), at)
         return at if known.all() else np.where(known, at, -1)
 
     def take(self, name: str, at_N: Ints) -> pa.Array:
         """A column at these rows, null at -1."""
-        if name not in self._columns:
-            self._columns[name] = self._column(self._rows, name)
-        later = None if self._changed is None else self._column(self._changed, name)
-        return _taken(self._columns[name], later, len(self._rows), at_N)
+        later = None if self._changed is None else self._changed.column(name)
+        return _taken(self._rows.column(name), later, len(self._rows.rows), at_N)
 
     def features(self, features_of: FeaturesOf, at_N: Ints) -> dict[str, pa.Array] | None:
         """The features at these rows, at -1 those of a row without values.
 
         None where a row's value can't be a feature, so that only a request for that row is refused.
         """
-        if self._same is None:
-            self._same = self._computed(features_of, self._rows)
-        if self._changed is not None and self._of_changed is None:
-            self._of_changed = self._computed(features_of, self._changed)
-        same, later = self._same.columns, self._of_changed.columns if self._of_changed else {}
+        same = self._rows.features(features_of)
+        later = {} if self._changed is None else self._changed.features(features_of)
         if same is None or later is None:
             return None
         # The row without values is the last one of all.
-        num, no_row = len(self._rows), len(self._rows) + (len(self._changed) if self._changed else 0)
+        num = len(self._rows.rows)
+        no_row = num + (0 if self._changed is None else len(self._changed.rows))
         at_N = np.where(at_N < 0, no_row, at_N)
         return {name: _taken(column, later.get(name), num + (not later), at_N) for name, column in same.items()}
 
-    def _computed(self, features_of: FeaturesOf, rows: Newest) -> _Features:
-        nothing = {name: pa.nulls(1, rows.rows.schema.field(name).type) for name in rows.rows.column_names}
-        columns = {name: pa.concat_arrays([self._column(rows, name), null]) for name, null in nothing.items()}
-        try:
-            return _Features(features_of(columns, len(rows) + 1))
-        except BadInputError:
-            return _Features(None)
 
-    def _column(self, rows: Newest, name: str) -> pa.Array:
-        if name not in rows.rows.column_names:
-            raise BadInputError(f"{self._place}: the state has no column {name}; materialize the day again")
-        return rows.rows[name].combine_chunks()
+class _Rows:
+    """Rows with the columns and features that were asked for."""
 
+    def __init__(self, place: str, rows: Newest) -> None:
+        self.place, self.rows = place, rows
+        self._columns: dict[str, pa.Array] = {}
+        self._features: dict[str, pa.Array] | None = None
+        self._is_computed = False
 
-class _Features:
-    """Columns of features, with a last row for a key without row; None where they can't be computed."""
+    def column(self, name: str) -> pa.Array:
+        """A column, whole."""
+        if name not in self._columns:
+            if name not in self.rows.rows.column_names:
+                raise BadInputError(f"{self.place}: the state has no column {name}; materialize the day again")
+            self._columns[name] = self.rows.rows[name].combine_chunks()
+        return self._columns[name]
 
-    def __init__(self, columns: dict[str, pa.Array] | None) -> None:
-        self.columns = columns
+    def features(self, features_of: FeaturesOf) -> dict[str, pa.Array] | None:
+        """Columns of features, with a last row for a key without row; None where they can't be computed."""
+        if not self._is_computed:
+            columns = {name: self.column(name) for name in self.rows.rows.column_names}
+            columns = {name: pa.concat_arrays([c, pa.nulls(1, c.type)]) for name, c in columns.items()}
+            with contextlib.suppress(BadInputError):
+                self._features = features_of(columns, len(self.rows) + 1)
+            self._is_computed = True
+        return self._features
 
 
 def _taken(first: pa.Array, then: pa.Array | None, num: int, at_N: Ints) -> pa.Array:

@@ -157,7 +157,7 @@ class RequestPath:
 
     def __init__(self, scenario: Scenario, facts: OnlineFacts, names: Collection[str] | None = None) -> None:
         self.scenario, self.facts = scenario, facts
-        self.entities = {name: EntityRows(self._place_of(name), rows) for name, rows in facts.entities.items()}
+        self.entities = {name: EntityRows.of(self._place_of(name), rows) for name, rows in facts.entities.items()}
         self._wanted = set(names if names is not None else scenario.features)
         self.readers = {name: StateReader(one) for name, one in facts.key_sets.items()}
         # Read once: a request, and each row that is added, asks for them.
@@ -184,7 +184,7 @@ class RequestPath:
         newest = Newest.of(rows, declared.key, self._place_of(entity))
         older = self.entities.get(entity)
         self.entities[entity] = (
-            EntityRows(self._place_of(entity), newest) if whole or older is None else older.then(newest)
+            EntityRows.of(self._place_of(entity), newest) if whole or older is None else older.then(newest)
         )
 
     def _place_of(self, entity: str) -> str:

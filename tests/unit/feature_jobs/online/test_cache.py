@@ -94,7 +94,7 @@ def test_rows_of_entities_that_came_since(stretches: list[dict[int, float | None
         table = pa.table({"id": pa.array(sorted(rows), pa.int64()), "price": pa.array([rows[k] for k in sorted(rows)])})
         return Newest.of(table.cast(pa.schema({"id": pa.int64(), "price": pa.float64()})), "id", "items")
 
-    rows, known = EntityRows("items", newest(stretches[0])), dict(stretches[0])
+    rows, known = EntityRows.of("items", newest(stretches[0])), dict(stretches[0])
     for stretch in stretches[1:]:
         rows, known = rows.then(newest(stretch)), known | stretch
     at = rows.find(Keys(np.array(asked, np.int64)), np.ones(len(asked), bool))
