@@ -38,6 +38,17 @@ OF_ENTITIES: dict[str, Any] = {
 }
 
 
+def of_every_operation(root: Path) -> Scenario:
+    """A scenario with a feature of each operation."""
+    changes = {
+        "evaluate": {},
+        "features": {**CHANGES["features"], **operations.OPERATIONS, **OF_ENTITIES},
+        "data.days": {"first": operations.DAYS[0], "last": operations.DAYS[-1]},
+        "join": {"lookback_days": operations.LOOKBACK, "label_delay_s": DELAY_S},
+    }
+    return scenario_in(root, {**CHANGES, **changes})
+
+
 def replayed(scenario: Scenario, carried: Carried, ds: str, events: Path) -> pa.Table:
     """Features of the day's rows in the order of the log, from the state of the day before."""
     before = (datetime.date.fromisoformat(ds) - datetime.timedelta(days=1)).isoformat()
@@ -82,14 +93,7 @@ def bytes_of(encoded: Encoded) -> list[bytes]:
 )
 def test_every_operation(tmp_path_factory: pytest.TempPathFactory, events: list[Any], states: list[Any]) -> None:
     root = tmp_path_factory.mktemp("operations")
-    features = {**CHANGES["features"], **operations.OPERATIONS, **OF_ENTITIES}
-    changes = {
-        "evaluate": {},
-        "features": features,
-        "data.days": {"first": operations.DAYS[0], "last": operations.DAYS[-1]},
-        "join": {"lookback_days": operations.LOOKBACK, "label_delay_s": DELAY_S},
-    }
-    scenario = scenario_in(root, {**CHANGES, **changes})
+    scenario = of_every_operation(root)
     carried = Carried(root)
     for day, ds in enumerate(operations.DAYS):
         begin = (1 + day) * DAY_S
@@ -111,14 +115,7 @@ def test_many_fuzzed_rows(tmp_path: Path) -> None:
     """Every operation on a day of many keys, odd values and equal times: RECLOOP_PARITY_ROWS rows."""
     num = int(os.environ.get("RECLOOP_PARITY_ROWS", "150"))
     random = np.random.default_rng(num)
-    features = {**CHANGES["features"], **operations.OPERATIONS, **OF_ENTITIES}
-    changes = {
-        "evaluate": {},
-        "features": features,
-        "data.days": {"first": operations.DAYS[0], "last": operations.DAYS[-1]},
-        "join": {"lookback_days": operations.LOOKBACK, "label_delay_s": DELAY_S},
-    }
-    scenario, carried = scenario_in(tmp_path, {**CHANGES, **changes}), Carried(tmp_path)
+    scenario, carried = of_every_operation(tmp_path), Carried(tmp_path)
     ratings, tags = [None, 3.0, 4.25, 5.0, -2.5, 0.1, 1e5], [None, "a", "b", "c", "ß∂ 長い"]
     for day, ds in enumerate(operations.DAYS):
         begin, of_day = (1 + day) * DAY_S, num if ds == operations.DAYS[-1] else num // 4
