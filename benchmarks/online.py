@@ -29,8 +29,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_jobs.joins.summaries import days_of_entities, days_to_merge
-from feature_jobs.joins.summarize import summarize_day
+from benchmarks.three_days import DAY_US, DAYS, START_US, summarize_days, zipf_ids
 from feature_jobs.online.materialize import load, materialize_day, online_facts, read_state
 from feature_jobs.online.redis_store import RedisStore
 from feature_jobs.online.request import Request, RequestPath, StoreReading
@@ -38,14 +37,9 @@ from feature_jobs.online.rocks_store import RocksStore
 from feature_jobs.online.state import StateReader
 from feature_jobs.online.store import OnlineStore, store_keys
 from feature_jobs.schema import Scenario, load_scenario
-from feature_jobs.sources.ingest import ingest_day
 from feature_jobs.windows.keys import Keys, group_rows
 from feature_jobs.windows.runs import run_of
 
-DAY_US = 86_400_000_000
-START_US = 1_704_067_200_000_000  # 2024-01-01
-DAYS = ("2024-01-01", "2024-01-02", "2024-01-03")
-ZIPF = 1.1
 SCENARIO = """\
 name: asked
 data:
@@ -134,13 +128,13 @@ def main() -> None:
 def _materialized(root: Path, num_rows: int, num_users: int, num_items: int) -> tuple[Scenario, Path, dict[str, float]]:
     """The state after three days of a log of Zipf-distributed users and items, and the seconds of each part."""
     random = np.random.default_rng(1)
-
-    def drawn(most: int) -> npt.NDArray[np.int64]:
-        share = np.arange(1, most + 1) ** -ZIPF
-        return random.choice(most, num_rows, p=share / share.sum())
-
     at = np.sort(START_US + random.integers(0, len(DAYS) * DAY_US, num_rows))
-    events = {"user": drawn(num_users), "item": drawn(num_items), "at": at, "hour": at // 3_600_000_000 % 24}
+    events = {
+        "user": zipf_ids(random, num_users, num_rows),
+        "item": zipf_ids(random, num_items, num_rows),
+        "at": at,
+        "hour": at // 3_600_000_000 % 24,
+    }
     pq.write_table(
         pa.table({**events, "click": (random.random(num_rows) < 0.2).astype(np.int64)}), root / "events.parquet"
     )
@@ -151,36 +145,12 @@ def _materialized(root: Path, num_rows: int, num_users: int, num_items: int) -> 
     table = {"item": items, "price": np.round(random.random(num_items) * 90, 2), "maker": items % 500, "tags": tags}
     pq.write_table(pa.table(table), root / "items.parquet")
     (root / "asked.yaml").write_text(SCENARIO, encoding="utf-8")
-    scenario, outputs, before = load_scenario(root / "asked.yaml"), dict[str, Path](), ""
-    for ds in DAYS:
-        ingest_day(scenario, ds, root / "events" / ds)
-        named = [_chosen(choose, scenario, ds, outputs, before) for choose in (days_to_merge, days_of_entities)]
-        outputs[ds] = root / "summaries" / ds
-        past, carried = named
-        yesterday = outputs[before] if before else None
-        summarize_day(
-            scenario,
-            ds,
-            root / "events" / ds,
-            yesterday=yesterday,
-            past=past,
-            past_events={},
-            carried=carried,
-            output=outputs[ds],
-        )
-        before = ds
+    scenario, last = load_scenario(root / "asked.yaml"), DAYS[-1]
+    outputs = summarize_days(scenario, root)
     begun = time.perf_counter()
-    report = materialize_day(scenario, before, summaries=outputs[before], past=outputs, output=root / "online")
+    report = materialize_day(scenario, last, summaries=outputs[last], past=outputs, output=root / "online")
     seconds = time.perf_counter() - begun
     return scenario, root / "online", {"keys": sum(report["keys"].values()), "materialize_s": round(seconds, 2)}
-
-
-def _chosen(
-    choose: Callable[..., list[str]], scenario: Scenario, ds: str, outputs: dict[str, Path], before: str
-) -> dict[str, Path]:
-    if not before:
-        return {}
-    return {day: outputs[day] for day in choose(scenario, ds, lambda name: (outputs[before] / name).read_bytes())}
 
 
 def _measured(

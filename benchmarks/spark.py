@@ -18,31 +18,25 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.three_days import DAY_US, DAYS, START_US, chosen, summarize_days, zipf_ids
 from feature_jobs.joins.join import join_day
-from feature_jobs.joins.summaries import days_of_entities, days_of_windows, days_to_merge
-from feature_jobs.joins.summarize import summarize_day
+from feature_jobs.joins.summaries import days_of_windows
 from feature_jobs.schema import Scenario, load_scenario
 from feature_jobs.schema.files import SAMPLES_FILE
-from feature_jobs.sources.ingest import ingest_day
 from feature_jobs.spark.session import spark_session
 from feature_jobs.spark.windows import SparkWindows
 from feature_jobs.windows.query import Answers, answers
 
-DAY_US = 86_400_000_000
-START_US = 1_704_067_200_000_000  # 2024-01-01
-DAYS = ["2024-01-01", "2024-01-02", "2024-01-03"]
-USERS, ITEMS, ZIPF = 100_000, 20_000, 1.1
+USERS, ITEMS = 100_000, 20_000
 SCENARIO = """\
 name: skewed
 data:
@@ -112,28 +106,7 @@ class LastDay:
         self._root = root
         write_log(root, num_rows * len(DAYS), share)
         self.scenario: Scenario = load_scenario(root / "skewed.yaml")
-        self._outputs, before = dict[str, Path](), ""
-        for ds in DAYS:
-            ingest_day(self.scenario, ds, root / "events" / ds)
-            merged, carried = (self._chosen(choose, ds, before) for choose in (days_to_merge, days_of_entities))
-            self._outputs[ds] = root / "summaries" / ds
-            summarize_day(
-                self.scenario,
-                ds,
-                root / "events" / ds,
-                yesterday=self._outputs[before] if before else None,
-                past=merged,
-                past_events={},
-                carried=carried,
-                output=self._outputs[ds],
-            )
-            before = ds
-
-    def _chosen(self, choose: Callable[..., Any], ds: str, by: str) -> dict[str, Path]:
-        if not by:
-            return {}
-        days = choose(self.scenario, ds, lambda name: (self._outputs[by] / name).read_bytes())
-        return {day: self._outputs[day] for day in days}
+        self._outputs = summarize_days(self.scenario, root)
 
     def measured(self, how: Answers, rounds: int) -> dict[str, Any]:
         """Medians of the join after a first one, which warms the engine up, and the digest of the samples."""
@@ -145,7 +118,7 @@ class LastDay:
                 ds,
                 self._root / "events" / ds,
                 summaries=self._outputs[ds],
-                past=self._chosen(days_of_windows, ds, ds),
+                past=chosen(days_of_windows, self.scenario, ds, self._outputs, ds),
                 output=self._root / "samples",
                 answers=how,
             )
@@ -174,14 +147,10 @@ def write_log(root: Path, num_rows: int, share: float) -> None:
     """Writes events.parquet and skewed.yaml; the same arguments give the same bytes."""
     random = np.random.default_rng(1)
 
-    def drawn(most: int) -> npt.NDArray[np.int64]:
-        shares = np.arange(1, most + 1) ** -ZIPF
-        return random.choice(most, num_rows, p=shares / shares.sum())
-
-    items = np.where(random.random(num_rows) < share, 0, drawn(ITEMS))
+    items = np.where(random.random(num_rows) < share, 0, zipf_ids(random, ITEMS, num_rows))
     events = {
         "at": np.sort(START_US + random.integers(0, len(DAYS) * DAY_US, num_rows)),
-        "user": drawn(USERS),
+        "user": zipf_ids(random, USERS, num_rows),
         "item": items,
         "tab": np.array(["home", "search", "near", "live", "follow"])[random.integers(0, 5, num_rows)],
         "click": (random.random(num_rows) < 0.2).astype(np.int64),
