@@ -6,6 +6,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 
+import torch
+
 Task = Callable[[], object]
 
 
@@ -13,11 +15,13 @@ class ThreadPool:
     """The calling thread and `num_threads - 1` helpers.
 
     `run(tasks, first)` returns when all are done. A helper begins with `first`, while the calling thread begins with
-    `tasks`. Which thread runs which task is not fixed, so the result of a task must not depend on it.
+    `tasks`. Which thread runs which task is not fixed, so the result of a task must not depend on it: kernels of a
+    helper use as many threads as those of the thread that makes the pool.
     """
 
     def __init__(self, num_threads: int) -> None:
         self.num_threads = num_threads
+        self._threads_of_a_kernel = torch.get_num_threads()
         self._tasks: deque[Task] = deque()
         self._first: deque[Task] = deque()
         self._begin = [threading.Semaphore(0) for _ in range(num_threads - 1)]
@@ -58,6 +62,8 @@ class ThreadPool:
         self.close()
 
     def _help(self, begin: threading.Semaphore) -> None:
+        # OpenMP has the number by thread. A matrix product that another number of threads shares sums in another order.
+        torch.set_num_threads(self._threads_of_a_kernel)
         while True:
             begin.acquire()
             if self._closed:

@@ -1,7 +1,10 @@
+import ctypes
 import threading
 from functools import partial
+from pathlib import Path
 
 import pytest
+import torch
 
 from models.ranking.thread_pool import ThreadPool
 
@@ -49,3 +52,22 @@ def test_a_closed_pool_leaves_no_thread():
         thread_pool.run([str])
         assert threading.active_count() == before + 2
     assert threading.active_count() == before
+
+
+def test_kernels_of_a_helper_use_as_many_threads_as_those_of_the_caller():
+    [openmp] = Path(torch.__file__).parent.glob("lib/libgomp*.so*")
+    threads_of_a_kernel = ctypes.CDLL(str(openmp)).omp_get_max_threads
+    before, meeting, seen = torch.get_num_threads(), threading.Barrier(3, timeout=20), []
+
+    def look():
+        seen.append(threads_of_a_kernel())
+        meeting.wait()
+
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            with ThreadPool(3) as thread_pool:
+                thread_pool.run([look] * 3)
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1] * 3 + [2] * 3
