@@ -80,7 +80,10 @@ class DailyWindows:
             return
         file = self.folder / f"{self.day}.blocks"
         names: dict[str, Run | Tile] = {"run": run, **{f"{tile.level}": made for tile, made in added.items()}}
-        self._places[self.day] = (file, write_blocks({name: block_table(block) for name, block in names.items()}, file))
+        self._places[self.day] = (
+            file,
+            write_blocks(((name, block_table(block)) for name, block in names.items()), file),
+        )
 
     def _run(self, day: int) -> Run:
         if self.folder is None:

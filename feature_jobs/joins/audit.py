@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -16,29 +16,46 @@ NO_SOURCE = NEVER
 
 
 def audit_point_in_time(
-    event_times: Ints, source_times: Mapping[str, Ints], *, place: str, delays_us: Mapping[str, int] | None = None
+    event_times: Ints,
+    source_times: Mapping[str, Ints],
+    *,
+    place: str,
+    delays_us: Mapping[str, int] | None = None,
+    rows: Ints | None = None,
 ) -> dict[str, int | None]:
     """Checks that every value comes from strictly before its event, independently of the code that computed it.
 
     `source_times`: feature or entity → newest source time behind each row's value (µs; NO_SOURCE: none). `delays_us`:
-    least age of the source at the event's time. Returns the smallest distance of each in µs, None where no row
-    has a source. Raises BadInputError naming feature, row and times.
+    least age of the source at the event's time. `rows`: the numbers of the events, where these are not all of the day.
+    Returns the smallest distance of each in µs, None where no row has a source. Raises BadInputError naming feature,
+    row and times.
     """
     gaps: dict[str, int | None] = {}
     for name, sources in source_times.items():
-        rows = np.flatnonzero(sources != NO_SOURCE)
-        gap = event_times[rows] - sources[rows]
+        some = np.flatnonzero(sources != NO_SOURCE)
+        gap = event_times[some] - sources[some]
         # At least a microsecond: a source at the time of its event was not known before it.
         least = max((delays_us or {}).get(name, 0), 1)
         if len(gap) and gap.min() < least:
-            row = int(rows[int(np.argmax(gap < least))])
+            at = int(some[int(np.argmax(gap < least))])
+            row = at if rows is None else int(rows[at])
             wait = f", or not {least / 1e6:g} s old" if least > 1 else ""
             raise BadInputError(
-                f"{place} {name}: row {row}: uses a value known at {_utc(sources[row])}, which is not before{wait} at "
-                f"the event of {_utc(event_times[row])}; nothing was written. Check the times of its source"
+                f"{place} {name}: row {row}: uses a value known at {_utc(sources[at])}, which is not before{wait} at "
+                f"the event of {_utc(event_times[at])}; nothing was written. Check the times of its source"
             )
         gaps[name] = int(gap.min()) if len(gap) else None
     return gaps
+
+
+def smallest_gaps(found: Iterable[Mapping[str, int | None]]) -> dict[str, int | None]:
+    """The smallest gap of each feature or entity in several parts of the rows."""
+    smallest: dict[str, int | None] = {}
+    for gaps in found:
+        for name, gap in gaps.items():
+            known = [one for one in (smallest.get(name), gap) if one is not None]
+            smallest[name] = min(known, default=None)
+    return smallest
 
 
 def _utc(time_us: np.int64) -> str:

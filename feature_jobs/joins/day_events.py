@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -28,8 +30,20 @@ from feature_jobs.sources.source import time_columns
 from feature_jobs.windows.keys import Ints
 
 
+class _Rows(Protocol):
+    """Rows of a log."""
+
+    num_rows: int
+
+    def column(self, name: str, begin: int, end: int) -> pa.Array:
+        """The values of a column in some of the rows."""
+
+
 class DayEvents:
     """N events of one day, in time order; with a `source` the rows of this further log.
+
+    Of a column no more is in memory than its reader holds, and `part` has a few of the rows: a day may be larger than
+    the memory.
 
     `known_at` is the time before which an event's features were known: that of its request, or its own.
     `names` are the columns that expressions will read; `entities` the folder of the rows of entities that the events
@@ -68,15 +82,17 @@ class DayEvents:
         columns = [name for name in self._log.columns if name in wanted]
         present = [name for name in columns if name in schema.names]
         keys = [name for name in ("key.event_row", "key.event_time", "key.happened_at") if name in schema.names]
-        table = pq.read_table(file, columns=[*present, *keys])
-        for name in columns if later else ():
-            if name not in present:
-                table = table.append_column(name, pa.nulls(table.num_rows, declared.field(name).type))
-        self.is_negative = np.zeros(len(table), bool)
+        self._nulls = {name: declared.field(name).type for name in columns if later and name not in present}
+        self._names = [*present, *keys, *self._nulls]
+        self._rows: _Rows = _RowsOfFile(file)
+        self.is_negative = np.zeros(self._rows.num_rows, bool)
         if negatives is not None:
+            table = pq.read_table(file, columns=[*present, *keys])
             table, self.is_negative = add_negatives(table, negatives, outcome_columns(scenario))
-        self._events = table.combine_chunks()
-        self.times: Ints = np.asarray(self._events["key.event_time"])
+            self._rows = _RowsOfTable(table)
+        self._begin, self._end = 0, self._rows.num_rows
+        self._read: dict[str, pa.Array] | None = None
+        self.times: Ints = np.asarray(self._event_column("key.event_time"))
         self._check_times(events)
         self._entities = {name: _load_entity(entities, name, wanted) for name in data.entities} if entities else {}
         self._entity_rows: dict[str, Ints] = {}
@@ -86,6 +102,28 @@ class DayEvents:
             self.requests = requests_of(self.column(data.user), self.column(data.request))
         # All rows of a request are shown at once: none sees what happened between its first row and itself.
         self.known_at: Ints = self.requests.earliest(self.times)
+
+    def part(self, begin: int, end: int) -> DayEvents:
+        """Some of the events, whose columns stay in memory once they are read. They are in no request."""
+        part = copy.copy(self)
+        part._begin, part._end, part._read, part._entity_rows = self._begin + begin, self._begin + end, {}, {}
+        part.times, part.known_at, part.is_negative = (
+            column[begin:end] for column in (self.times, self.known_at, self.is_negative)
+        )
+        part.requests = no_request(end - begin)
+        return part
+
+    def _event_column(self, name: str) -> pa.Array:
+        if self._read is None or name not in self._read:
+            num_rows = self._end - self._begin
+            is_null = name in self._nulls
+            found = (
+                pa.nulls(num_rows, self._nulls[name]) if is_null else self._rows.column(name, self._begin, self._end)
+            )
+            if self._read is None:
+                return found
+            self._read[name] = found
+        return self._read[name]
 
     def _check_times(self, events: Path) -> None:
         if (np.diff(self.times) < 0).any():
@@ -104,15 +142,15 @@ class DayEvents:
     @property
     def happened_at(self) -> Ints:
         """The times at which the rows happened, which may be before they arrived."""
-        has_arrivals = "key.happened_at" in self._events.column_names
-        return np.asarray(self._events["key.happened_at"]) if has_arrivals else self.times
+        has_arrivals = "key.happened_at" in self._names
+        return np.asarray(self._event_column("key.happened_at")) if has_arrivals else self.times
 
     def column(self, name: str) -> pa.Array:
         """A column by its name in expressions. Raises BadInputError where there is none."""
         if name == EVENT_TIME:
             return pa.array(self.known_at)
-        if name in self._events.column_names:
-            return _whole(self._events[name])
+        if name in self._names:
+            return self._event_column(name)
         entity, values = self._entity_column(name)
         found = self.entity_rows(entity)
         # A null index takes a null: the event sees no row of the entity.
@@ -127,7 +165,7 @@ class DayEvents:
         of, _, column = name.partition(".")
         if of in self._entities and column in self._entities[of].column_names:
             return of, _whole(self._entities[of][column])
-        known = [*self._events.column_names, *self._log.columns]
+        known = [*self._names, *self._log.columns]
         known += [f"{e}.{c}" for e, entity in self.scenario.data.entities.items() for c in entity.columns]
         known += [k.partition(".")[2] for k in known]
         close = difflib.get_close_matches(name, known, n=1)
@@ -139,12 +177,12 @@ class DayEvents:
         """The entity's row that each event may see, -1 for none; with time, the newest strictly before."""
         if name not in self._entity_rows:
             entity, table = self.scenario.data.entities[name], self._entities[name]
-            if entity.key not in self._events.column_names:
+            if entity.key not in self._names:
                 raise BadInputError(
                     f"{self.scenario.file}: data.logs.{self.source} has no column {entity.key}, by which a row of"
                     f" {name} would be found; declare it, with `from` where the file names it otherwise"
                 )
-            keys, wanted = _whole(table[entity.key]), _whole(self._events[entity.key])
+            keys, wanted = _whole(table[entity.key]), self._event_column(entity.key)
             if wanted.type != keys.type:
                 raise BadInputError(
                     f"{self.scenario.file}: data.entities.{name}.columns.{entity.key}: {keys.type} there, but "
@@ -180,9 +218,9 @@ class DayEvents:
                 found[name][rows >= 0] = times[rows[rows >= 0]]
         return found
 
-    def hit_shares(self) -> dict[str, float]:
-        """For each entity that was looked at: the share of the events that see a row of it."""
-        return {name: round(float((rows >= 0).mean()), 6) for name, rows in self._entity_rows.items() if len(rows)}
+    def num_hits(self) -> dict[str, int]:
+        """For each entity that was looked at: the number of events that see a row of it."""
+        return {name: int((rows >= 0).sum()) for name, rows in self._entity_rows.items()}
 
     def evaluate(
         self, expressions: Mapping[str, str], extra: Mapping[str, pa.Array] | None = None
@@ -206,7 +244,35 @@ class DayEvents:
         return values
 
     def _is_own(self, name: str) -> bool:
-        return name == EVENT_TIME or name in self._events.column_names
+        return name == EVENT_TIME or name in self._names
+
+
+class _RowsOfFile:
+    """The rows of a Parquet file, of which the row groups that are asked for are read."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = pq.ParquetFile(file)
+        about = self._file.metadata
+        self.num_rows: int = about.num_rows
+        nums = [about.row_group(n).num_rows for n in range(about.num_row_groups)]
+        self._begins = np.cumsum([0, *nums])
+
+    def column(self, name: str, begin: int, end: int) -> pa.Array:
+        first = max(int(np.searchsorted(self._begins, begin, "right")) - 1, 0)
+        last = max(int(np.searchsorted(self._begins, end, "left")), first)
+        found = self._file.read_row_groups(list(range(first, last)), columns=[name])[name]
+        return _whole(found.slice(begin - self._begins[first], end - begin))
+
+
+class _RowsOfTable:
+    """The rows of a table in memory."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table.combine_chunks()
+        self.num_rows: int = table.num_rows
+
+    def column(self, name: str, begin: int, end: int) -> pa.Array:
+        return _whole(self._table[name].slice(begin, end - begin))
 
 
 def _load_entity(folder: Path, entity: str, names: Collection[str]) -> pa.Table:

@@ -136,7 +136,7 @@ def carry_entities(
         carried[name] = facts
     if added:
         file = output / _BLOCKS_FILE
-        places = write_blocks(added, file)
+        places = write_blocks(added.items(), file)
         digest = digest_of_blocks(file)
         for name, place_in_file in places.items():
             tile: TileFacts = {"holder": ds, "digest": digest, "place": place_in_file, "rows": added[name].num_rows}

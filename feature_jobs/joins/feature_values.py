@@ -32,9 +32,13 @@ _HASHES = 2.0**64
 class Asking(Protocol):
     """The rows that features are computed for: the events of a day, or the rows of a request."""
 
-    scenario: Scenario
-    known_at: Ints
-    """The time before which the features of each row were known, in µs."""
+    @property
+    def scenario(self) -> Scenario:
+        """The scenario of the log."""
+
+    @property
+    def known_at(self) -> Ints:
+        """The time before which the features of each row were known, in µs."""
 
     def entity_lists(self, name: str) -> tuple[pa.Array, Ints]:
         """A column of an entity, and the entity row that each row sees (-1: none)."""

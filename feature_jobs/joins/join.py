@@ -13,18 +13,18 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import columns_of
-from feature_jobs.joins.audit import audit_point_in_time
 from feature_jobs.joins.day_events import DayEvents
+from feature_jobs.joins.day_samples import DaySamples
 from feature_jobs.joins.entities import FOLDER
 from feature_jobs.joins.negatives import read_negatives, write_negatives
 from feature_jobs.joins.outcomes import (
@@ -32,9 +32,7 @@ from feature_jobs.joins.outcomes import (
     days_of_outcomes,
     learned_with_outcomes,
     num_too_late,
-    unknown_labels,
 )
-from feature_jobs.joins.request import RequestFeatures
 from feature_jobs.joins.rules import (
     key_of,
     own_expressions,
@@ -44,15 +42,13 @@ from feature_jobs.joins.rules import (
     same_row_features,
     trailing_features,
 )
-from feature_jobs.joins.same_row import SameRowFeatures
 from feature_jobs.joins.sample_negatives import sample_negatives
 from feature_jobs.joins.summaries import INDEX_FILE, Summaries, parse_index
 from feature_jobs.joins.summarize import summarize_events
-from feature_jobs.joins.trailing import PastOfDay, TrailingFeatures
-from feature_jobs.joins.values import condition, is_numeric
+from feature_jobs.joins.trailing import PastOfDay
 from feature_jobs.schema import Scenario, SequenceFeature
 from feature_jobs.schema.days import check_day, history_days, trailing_days
-from feature_jobs.schema.files import JOIN_FILE, NEGATIVE, SAMPLES_FILE
+from feature_jobs.schema.files import JOIN_FILE, SAMPLES_FILE
 from feature_jobs.sources.tables import write_parquet
 from feature_jobs.windows.query import Answers, answers
 
@@ -110,45 +106,26 @@ def join_day(
     log = DayEvents(
         scenario, ds, events, names, entities=(seen or summaries) / FOLDER, negatives=negatives and negatives.rows
     )
-    columns = SameRowFeatures(scenario).columns(log.evaluate)
     past_rows = PastOfDay(log, Summaries(index, {**past, ds: summaries}), answers)
-    trailing, source_times, delays = TrailingFeatures(scenario).columns(log, past_rows)
-    columns |= trailing
-    columns |= RequestFeatures(scenario).columns(partial(log.evaluate, extra=columns), columns, log.requests)
-    place = f"{scenario.file}: {ds}"
-    gaps = {
-        "entities": audit_point_in_time(log.known_at, log.entity_times(), place=f"{place}: entity"),
-        "features": audit_point_in_time(log.known_at, source_times, place=f"{place}: feature", delays_us=delays),
-    }
-    samples = _samples(log, columns)
-    if scenario.outcome_labels and matured is not None:
-        samples = learned_with_outcomes(scenario, ds, samples, {**(past_events or {}), ds: events}, matured)
     output.mkdir(parents=True, exist_ok=True)
-    write_parquet(samples.to_batches(), samples.schema, output / SAMPLES_FILE)
-    facts = _facts(scenario, samples, log.hit_shares(), gaps)
+    # Not in /tmp, which is memory in a container.
+    with tempfile.TemporaryDirectory(dir=output, prefix=".scratch-") as scratch:
+        day = DaySamples(log, past_rows, Path(scratch))
+        samples = day.tables()
+        if scenario.outcome_labels and matured is not None:
+            of_labels = {**(past_events or {}), ds: events}
+            samples = iter([learned_with_outcomes(scenario, ds, pa.concat_tables(samples), of_labels, matured)])
+        counts, first = _Counts(), next(samples)
+        tables = map(counts.counted, chain([first], samples))
+        batches = chain.from_iterable(table.to_batches() for table in tables)
+        write_parquet(batches, first.schema, output / SAMPLES_FILE)
+    facts = counts.facts(scenario, day)
     for task, num in num_too_late(scenario, ds, events).items():
         facts["labels"][task]["too_late"] = num
     if negatives:
         facts["negatives"] = {"rows": len(negatives.rows), "wanted": negatives.wanted}
     (output / JOIN_FILE).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return facts
-
-
-def _samples(log: DayEvents, columns: Mapping[str, pa.Array]) -> pa.Table:
-    """The samples of a day's own rows; `columns` are those of features."""
-    data = log.scenario.data
-    keys = {
-        "key.event_time": log.column("key.event_time"),
-        "key.event_row": log.column("key.event_row"),
-        "key.user": log.column(data.user),
-        "key.item": log.column(data.item),
-    }
-    if data.request:
-        keys["key.request"] = log.column(data.request)
-    if log.scenario.join.negative_sampler:
-        keys[NEGATIVE] = pa.array(log.is_negative)
-    features = {name: columns[name] for name in log.scenario.features}
-    return pa.table({**keys, **features, **_labels(log), **_segments(log, columns)})
 
 
 def join_from_events(
@@ -230,66 +207,44 @@ def _expressions(scenario: Scenario) -> Iterable[str]:
             yield other.history
 
 
-def _labels(log: DayEvents) -> dict[str, pa.Array]:
-    """`label.TASK`, int8: 1, 0, or null where unknown; 0 of a negative. Those that another log decides, and their
-    `value.TASK`, are unknown until they have matured."""
-    scenario = log.scenario
-    values = log.evaluate(scenario.own_labels)
-    labels = unknown_labels(scenario, len(log))
-    for task, expression in scenario.own_labels.items():
-        value = values[task].filter(pa.array(~log.is_negative))
-        place = f"{scenario.file}: labels.{task}: {expression!r}"
-        if not is_numeric(value):
-            raise BadInputError(f"{place} is {value.type}, not true or false; compare it, as in rating >= 4")
-        known = value.cast(pa.float64()).drop_null()
-        # A day on which no label is known would train nothing, and pass silently.
-        if not len(known):
-            raise BadInputError(
-                f"{place} is unknown on all {len(value):,} rows of {log.ds}; look at "
-                f"{', '.join(sorted(columns_of(expression)))} in the source"
-            )
-        other = known.filter(pc.invert(pc.is_in(known, pa.array([0.0, 1.0]))))
-        if len(other):
-            raise BadInputError(f"{place} is {other[0].as_py():g}, not 0 or 1; compare it, as in rating >= 4")
-        label = values[task].cast(pa.int8())  # a null stays null: training masks it
-        labels[f"label.{task}"] = pc.if_else(pa.array(log.is_negative), pa.scalar(0, pa.int8()), label)
-    return labels
+class _Counts:
+    """What join.json says of the samples, counted table by table."""
 
+    def __init__(self) -> None:
+        self._rows = 0
+        self._missing: Counter[str] = Counter()
+        self._total: Counter[str] = Counter()
 
-def _segments(log: DayEvents, columns: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
-    """`segment.NAME`, bool; an unknown condition is false."""
-    wanted = {f"evaluate.segments.{name}": e for name, e in log.scenario.evaluate.segments.items()}
-    values = log.evaluate(wanted, columns)
-    return {
-        place.replace("evaluate.segments", "segment"): pa.array(condition(value, f"{log.scenario.file}: {place}"))
-        for place, value in values.items()
-    }
+    def counted(self, samples: pa.Table) -> pa.Table:
+        """Counts the rows of a table, and returns it."""
+        self._rows += samples.num_rows
+        for name in samples.column_names:
+            column = samples[name]
+            # A list is never null in the samples; an empty one means a missing value.
+            is_list = pa.types.is_list(column.type)
+            lengths = pc.list_value_length(column) if is_list else None
+            self._missing[name] += (pc.sum(pc.equal(lengths, 0)).as_py() or 0) if is_list else column.null_count
+            if name.startswith(("label.", "segment.")):
+                self._total[name] += pc.sum(column.cast(pa.int8())).as_py() or 0
+        return samples
 
+    def facts(self, scenario: Scenario, day: DaySamples) -> JoinFacts:
+        """The facts of all tables."""
+        return {
+            "rows": self._rows,
+            "labels": {
+                task: {"mean": self._mean(f"label.{task}"), "unknown_share": self._share(f"label.{task}")}
+                for task in scenario.labels
+            },
+            "missing_share": {name: self._share(name) for name in scenario.features},
+            "entities": day.hit_shares(),
+            "segments": {name: self._mean(f"segment.{name}") or 0.0 for name in scenario.evaluate.segments},
+            "smallest_gap_us": day.smallest_gaps(),
+        }
 
-def _facts(
-    scenario: Scenario, samples: pa.Table, entities: dict[str, float], gaps: dict[str, dict[str, int | None]]
-) -> JoinFacts:
-    """Describes the samples."""
+    def _share(self, name: str) -> float:
+        return round(self._missing[name] / self._rows, 6)
 
-    def missing(column: pa.ChunkedArray) -> float:
-        num = column.null_count
-        # A list is never null in the samples; an empty one means a missing value.
-        if pa.types.is_list(column.type):
-            num = pc.sum(pc.equal(pc.list_value_length(column), 0)).as_py() or 0
-        return float(round(num / samples.num_rows, 6))
-
-    def mean(column: pa.ChunkedArray) -> float | None:
-        found = pc.mean(column.cast(pa.int8())).as_py()
-        return None if found is None else float(round(found, 6))
-
-    return {
-        "rows": samples.num_rows,
-        "labels": {
-            task: {"mean": mean(samples[f"label.{task}"]), "unknown_share": missing(samples[f"label.{task}"])}
-            for task in scenario.labels
-        },
-        "missing_share": {name: missing(samples[name]) for name in scenario.features},
-        "entities": entities,
-        "segments": {name: mean(samples[f"segment.{name}"]) or 0.0 for name in scenario.evaluate.segments},
-        "smallest_gap_us": gaps,
-    }
+    def _mean(self, name: str) -> float | None:
+        known = self._rows - self._missing[name]
+        return round(self._total[name] / known, 6) if known else None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TypedDict
 
-import numpy as np
+import pyarrow as pa
 
 from feature_jobs.expressions.compiler import columns_of
 from feature_jobs.joins.aggregations import ROW, KeySet, summarized_key_sets
@@ -36,8 +37,9 @@ from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import check_day, log_window
 from feature_jobs.windows.blocks import block_table, digest_of_blocks, write_blocks
 from feature_jobs.windows.days import TileId, completed
-from feature_jobs.windows.keys import group_rows, keys_of
-from feature_jobs.windows.runs import Run, run_of
+from feature_jobs.windows.keys import Bools, Keys, group_rows, keys_of
+from feature_jobs.windows.rows import Column, Rows, take_columns
+from feature_jobs.windows.runs import Run
 from feature_jobs.windows.tiles import Tile, merge, tile_of
 
 
@@ -116,33 +118,25 @@ def summarize_events(
     refuse_leaks(scenario)
     num_rows = 0
     for day, (events, seen) in sorted(days.items()):
-        runs, num_rows = dict[str, Run](), 0
+        logs = dict[str | None, DayEvents]()
         for source in logs_read(scenario):
             names = set().union(*map(columns_of, _expressions(scenario, source)))
-            log = DayEvents(
+            logs[source] = DayEvents(
                 scenario, day, events, names, entities=seen / FOLDER, source=source, later=ds if day < ds else None
             )
-            runs |= _runs(log)
-            num_rows += len(log)
-        index = _add(scenario, Summaries(index or _no_days(scenario, day), folders), day, runs, ds)
+        num_rows = sum(map(len, logs.values()))
+        index = _add(scenario, Summaries(index or _no_days(scenario, day), folders), day, logs, ds)
     assert index is not None  # noqa: S101 (ds is one of the days)
     index["days"] = [day for day in index["days"] if day["end"] > reach(scenario, ds)]
     return Summarized(index, num_rows)
 
 
-def _add(scenario: Scenario, before: Summaries, ds: str, runs: Mapping[str, Run], holder: str) -> Index:
-    """The index with one more day, of these runs by key set, whose blocks are written to the folder of `holder`."""
+def _add(scenario: Scenario, before: Summaries, ds: str, logs: Mapping[str | None, DayEvents], holder: str) -> Index:
+    """The index with one more day, of these logs, whose blocks are written to the folder of `holder`."""
     ordinal, sets, index = ordinal_of(ds), summarized_key_sets(scenario), before.index
-    last = index["days"][-1]["ordinal"] if index["days"] else index["genesis"] - 1
-    blocks: dict[str, Run | Tile] = {}
-    for one in sets:
-        run = blocks[run_name(one.name)] = runs[one.name]
-        added: dict[TileId, Tile] = {}
-        for tile in completed(last, ordinal, index["genesis"], one.max_level):
-            added[tile] = _tile(one, tile, run if tile.first == ordinal else run.without_rows(), added, before)
-        blocks |= {tile_name(one.name, tile): made for tile, made in added.items()}
     file = before.file(holder, ds)
-    places = write_blocks({name: block_table(block) for name, block in blocks.items()}, file)
+    # One is made when the one before it is written: the rows of one key set are in memory, not those of all.
+    places = write_blocks(chain.from_iterable(_blocks(one, logs[one.source], before) for one in sets), file)
     begin, end = log_window(scenario, ds)
     day: DayFacts = {
         "ds": ds,
@@ -160,6 +154,17 @@ def _add(scenario: Scenario, before: Summaries, ds: str, runs: Mapping[str, Run]
         "days": [*index["days"], day],
         "entities": index["entities"],
     }
+
+
+def _blocks(one: KeySet, log: DayEvents, before: Summaries) -> Iterator[tuple[str, pa.Table]]:
+    """The run of a key set, and the tiles that the day completes."""
+    index, ordinal = before.index, ordinal_of(log.ds)
+    last = index["days"][-1]["ordinal"] if index["days"] else index["genesis"] - 1
+    run, added = _run(log, one), dict[TileId, Tile]()
+    yield run_name(one.name), block_table(run)
+    for tile in completed(last, ordinal, index["genesis"], one.max_level):
+        added[tile] = _tile(one, tile, run if tile.first == ordinal else run.without_rows(), added, before)
+        yield tile_name(one.name, tile), block_table(added[tile])
 
 
 def _no_days(scenario: Scenario, genesis: str) -> Index:
@@ -180,19 +185,25 @@ def _expressions(scenario: Scenario, source: str | None) -> dict[str, str]:
     return {**sampler_expressions(scenario, source), **summarized_expressions(scenario, source)}
 
 
-def _runs(log: DayEvents) -> dict[str, Run]:
-    """The runs of a log's key sets, by name."""
+def _run(log: DayEvents, one: KeySet) -> Run:
+    """The run of a key set of a log."""
     scenario = log.scenario
     places = _expressions(scenario, log.source)
-    values = dict(zip(places, log.evaluate({p: e for e, p in places.items()}).values(), strict=True))
-    audit_point_in_time(log.known_at, log.entity_times(), place=f"{scenario.file}: {log.ds}: entity")
     full = {expression: f"{scenario.file}: {place}" for expression, place in places.items()}
-    rows = np.arange(len(log))
-    runs = {}
-    for one in summarized_key_sets(scenario):
-        if one.source != log.source:
-            continue
-        keys = [key_column(values[e], full[e]) for e in one.key]
-        columns = {name: column.of(values, full) for name, column in one.columns.items()}
-        runs[one.name] = run_of(group_rows(*keys_of(keys)), log.times, {ROW: rows, **columns})
-    return runs
+
+    def values_of(expressions: Iterable[str]) -> dict[str, pa.Array]:
+        asked = {places[expression]: expression for expression in expressions}
+        found = log.evaluate(asked)
+        return {expression: found[place] for place, expression in asked.items()}
+
+    def keys() -> tuple[Keys, Bools]:
+        values = values_of(one.key)
+        return keys_of([key_column(values[e], full[e]) for e in one.key])
+
+    groups = group_rows(*keys())
+    # One column after the other: the values of all rows by row and by key are in memory of one only.
+    columns: dict[str, Column] = {ROW: groups.order}
+    for name, column in one.columns.items():
+        columns[name] = take_columns({name: column.of(values_of(column.expressions), full)}, groups.order)[name]
+    audit_point_in_time(log.known_at, log.entity_times(), place=f"{scenario.file}: {log.ds}: entity")
+    return Run(groups.keys, groups.offsets, Rows(log.times[groups.order], columns))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -27,19 +28,24 @@ from feature_jobs.joins.request import ValuesOf
 from feature_jobs.joins.summaries import Summaries, ordinal_of
 from feature_jobs.joins.values import key_column
 from feature_jobs.schema import Scenario
-from feature_jobs.windows.days import Window
+from feature_jobs.windows.days import TileId, Window
 from feature_jobs.windows.keys import Bools, Groups, Ints, Keys, group_rows, keys_of
 from feature_jobs.windows.operations import Operation
 from feature_jobs.windows.query import Answers, Asked, Question, answers
 from feature_jobs.windows.rows import Summary
+from feature_jobs.windows.runs import Run
+from feature_jobs.windows.tiles import Tile
+
+FoundIn = Iterable[tuple[Window, Mapping[str, Summary]]]
+"""For each window the summaries of its operations by name."""
+ROWS_AT_ONCE = 1 << 18
+"""Rows of which all intermediate values are in memory; of so few, many are still in the cache of the processor."""
 
 
 class Past(Protocol):
     """The rows before those that ask."""
 
-    def found(
-        self, one: KeySet, wanted: Mapping[Window, Wanted]
-    ) -> tuple[Bools, Iterable[tuple[Window, Mapping[str, Summary]]]]:
+    def found(self, one: KeySet, wanted: Mapping[Window, Wanted]) -> tuple[Bools, FoundIn]:
         """Says which of the asking rows have a key of the set, and has for each window the summaries of its operations
         by name, a value for each asking row."""
 
@@ -73,33 +79,74 @@ class TrailingFeatures:
             stored = {name: operation_name(operation.stored) for name, operation in operations.items()}
             named = {n: (one, {role: operation_name(op) for role, op in roles[n].items()}) for n, one in found.items()}
             self.wanted.setdefault(key, (sets[key], {}))[1][window] = Wanted(named, operations, stored)
-        self._order, self._audited = tuple(scenario.features), audited
+        self._audited = audited
 
     @property
     def key_sets(self) -> list[KeySet]:
         """The key sets that they read."""
         return [one for one, _ in self.wanted.values()]
 
-    def columns(self, asking: Asking, past: Past) -> tuple[dict[str, pa.Array], dict[str, Ints], dict[str, int]]:
-        """Their columns, the newest source time behind each value, and the least age of each source (µs)."""
-        columns, sources, delays = {}, {}, {}
+    def columns(self, asking: Asking, past: Past) -> tuple[dict[str, pa.Array], dict[str, Ints]]:
+        """Their columns, and the newest source time behind each value."""
+        columns, sources = dict[str, pa.Array](), dict[str, Ints]()
         for one, by_window in self.wanted.values():
-            has_key, found_in = past.found(one, by_window)
-            for window, found in found_in:
-                for name, (aggregation, roles) in by_window[window].aggregations.items():
-                    of_feature = {role: found[operation] for role, operation in roles.items()}
-                    if self._audited:
-                        sources[name] = np.asarray(of_feature[NEWEST]["time"])
-                    columns[name] = feature_values(asking, name, aggregation, of_feature, has_key)
-                    delays[name] = window.delay_us
-        # In the order of the scenario, so that the audit names its first feature.
-        return columns, {name: sources[name] for name in self._order if name in sources}, delays
+            of_set = self.of_key_set(one, asking, *past.found(one, by_window))
+            columns |= of_set[0]
+            sources |= of_set[1]
+        return columns, sources
+
+    def of_key_set(
+        self, one: KeySet, asking: Asking, has_key: Bools, found_in: FoundIn
+    ) -> tuple[dict[str, pa.Array], dict[str, Ints]]:
+        """The same of the features of one key set, for rows of which `found_in` has what their windows hold."""
+        columns, sources = {}, {}
+        by_window = self.wanted[one.name][1]
+        for window, found in found_in:
+            for name, (aggregation, roles) in by_window[window].aggregations.items():
+                of_feature = {role: found[operation] for role, operation in roles.items()}
+                if self._audited:
+                    sources[name] = np.asarray(of_feature[NEWEST]["time"])
+                columns[name] = feature_values(asking, name, aggregation, of_feature, has_key)
+        return columns, sources
+
+    @property
+    def delays_us(self) -> dict[str, int]:
+        """The least age of the sources of each feature, in µs."""
+        return {
+            name: window.delay_us
+            for _, by_window in self.wanted.values()
+            for window, of_window in by_window.items()
+            for name in of_window.aggregations
+        }
 
 
 def keys_that_ask(scenario: Scenario, one: KeySet, values_of: ValuesOf) -> tuple[Keys, Bools]:
     """The key of each asking row, and whether it has one."""
     places = {f"{scenario.file}: key of {one.name}: {text}": text for text in one.key}
     return keys_of([key_column(value, place) for place, value in values_of(places).items()])
+
+
+@dataclass(frozen=True)
+class AskingRows:
+    """Some rows of a day, in any order."""
+
+    log: DayEvents
+    rows: Ints
+
+    @property
+    def scenario(self) -> Scenario:
+        """The scenario of the log."""
+        return self.log.scenario
+
+    @functools.cached_property
+    def known_at(self) -> Ints:
+        """The time before which the features of each row were known, in µs."""
+        return self.log.known_at[self.rows]
+
+    def entity_lists(self, name: str) -> tuple[pa.Array, Ints]:
+        """A column of an entity, and the entity row that each row sees (-1: none)."""
+        values, found = self.log.entity_lists(name)
+        return values, found[self.rows]
 
 
 class PastOfDay:
@@ -109,31 +156,69 @@ class PastOfDay:
     def __init__(self, log: DayEvents, summaries: Summaries, answers: Answers = answers) -> None:
         self._log, self._summaries, self._answers = log, summaries, answers
         self._ordinal = ordinal_of(log.ds)
-        # Each once for all windows of a key set, which come one after the other.
-        self._run = functools.lru_cache(maxsize=None)(summaries.run)
-        self._tile = functools.lru_cache(maxsize=None)(summaries.tile)
 
-    def found(
-        self, one: KeySet, wanted: Mapping[Window, Wanted]
-    ) -> tuple[Bools, Iterable[tuple[Window, Mapping[str, Summary]]]]:
-        """The summaries of a key set for the day's events, one window after the other."""
-        asked = self._asked(one)
-        questions = [self._question(one, window, of_window) for window, of_window in wanted.items()]
-        return asked.codes_N >= 0, zip(wanted, self._answers(asked, questions), strict=True)
+    def parts(self, one: KeySet, wanted: Mapping[Window, Wanted]) -> Iterator[tuple[AskingRows, Bools, FoundIn]]:
+        """Parts of the day's events, whether they have a key of the set, and what their windows hold.
 
-    def _question(self, one: KeySet, window: Window, wanted: Wanted) -> Question:
-        # The days that the windows cut, and the tiles of those between.
-        pieces = window.pieces(self._summaries.partitions, self._ordinal, one.max_level)
-        runs = {day: self._run(one.name, day) for day in (*pieces.old, *pieces.new)}
-        tiles = {tile: self._tile(one.name, tile) for tile in pieces.tiles}
-        return Question(window, pieces, runs, tiles, wanted.operations, wanted.stored)
+        First those that have one, by key: a part then reads a stretch of each run and tile, and each is read once.
+        """
+        runs, tiles = dict[int, Run](), dict[TileId, Tile]()
+        of_windows = []
+        for window in wanted:
+            # The days that the windows cut, and the tiles of those between.
+            pieces = window.pieces(self._summaries.partitions, self._ordinal, one.max_level)
+            of_windows.append((window, pieces))
+            for day in {*pieces.old, *pieces.new} - runs.keys():
+                runs[day] = self._summaries.run(one.name, day)
+            for tile in set(pieces.tiles) - tiles.keys():
+                tiles[tile] = self._summaries.tile(one.name, tile)
+        groups = self._groups(one, runs)
+        has_key = np.zeros(len(self._log), bool)
+        has_key[groups.order] = True
+        no_key = Groups(groups.keys.part(slice(0, 0)), np.flatnonzero(~has_key), np.zeros(1, np.int64))
+        for found in (*_cut(groups), *_cut(no_key)):
+            rows = AskingRows(self._log, found.order)
+            num = len(found.order)
+            own = np.arange(num if len(found.keys) else 0)
+            asked = Asked(Groups(found.keys, own, found.offsets), rows.known_at)
+            near = {day: _seen(run, asked, wanted) for day, run in runs.items()}
+            of_keys = {tile: whole.between(found.keys) for tile, whole in tiles.items()}
+            questions = [
+                Question(
+                    window,
+                    pieces,
+                    {day: near[day] for day in (*pieces.old, *pieces.new)},
+                    {tile: of_keys[tile] for tile in pieces.tiles},
+                    wanted[window].operations,
+                    wanted[window].stored,
+                )
+                for window, pieces in of_windows
+            ]
+            yield rows, np.full(num, bool(len(own))), zip(wanted, self._answers(asked, questions), strict=True)
 
-    def _asked(self, one: KeySet) -> Asked:
+    def _groups(self, one: KeySet, runs: Mapping[int, Run]) -> Groups:
         """The day's events by key."""
         log = self._log
-        self._run.cache_clear()  # the blocks of the key set before are not needed again
-        self._tile.cache_clear()
         if one.source is None and not log.is_negative.any():  # whose run has the events sorted already
-            run = self._run(one.name, self._ordinal)
-            return Asked(Groups(run.keys, np.asarray(run.rows.columns[ROW]), run.offsets), log.known_at)
-        return Asked(group_rows(*keys_that_ask(log.scenario, one, log.evaluate)), log.known_at)
+            run = runs.get(self._ordinal) or self._summaries.run(one.name, self._ordinal)
+            return Groups(run.keys, np.asarray(run.rows.columns[ROW]), run.offsets)
+        return group_rows(*keys_that_ask(log.scenario, one, log.evaluate))
+
+
+def _cut(groups: Groups) -> Iterator[Groups]:
+    """Parts of about the same size."""
+    num = len(groups.order)
+    edges = np.linspace(0, num, -(-num // ROWS_AT_ONCE) + 1).astype(np.int64)
+    for begin, end in pairwise(edges.tolist()):
+        yield groups.part(begin, end)
+
+
+def _seen(run: Run, asked: Asked, windows: Iterable[Window]) -> Run:
+    """The rows of a run that windows of the part may see, and some others."""
+    near = run.between(asked.keys)
+    if len(asked.keys) != 1 or len(near.keys) != 1:
+        return near
+    # A part of a busy key: its windows see few of the key's rows.
+    low = min(int(window.low(asked.times.min())) for window in windows)
+    high = max(int(window.high(asked.times.max())) for window in windows)
+    return near.since(low, high)

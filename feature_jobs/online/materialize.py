@@ -112,8 +112,8 @@ def materialize_day(
         "end": end,
         "days": days,
         "key_sets": facts,
-        "places": write_blocks(tables, output / KEYS_FILE),
-        "entities": write_blocks(newest, output / ENTITIES_FILE),
+        "places": write_blocks(tables.items(), output / KEYS_FILE),
+        "entities": write_blocks(newest.items(), output / ENTITIES_FILE),
         "digests": {},
     }
     state["digests"] = {name: digest_of_blocks(output / name) for name in (KEYS_FILE, ENTITIES_FILE)}

@@ -7,7 +7,7 @@ Parquet would decode all of it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -29,11 +29,11 @@ def block_table(block: Run | Tile) -> pa.Table:
     return run_table(block) if isinstance(block, Run) else tile_table(block)
 
 
-def write_blocks(blocks: Mapping[str, pa.Table], file: Path) -> dict[str, Place]:
+def write_blocks(blocks: Iterable[tuple[str, pa.Table]], file: Path) -> dict[str, Place]:
     """Writes blocks in this order and returns their places by name; equal blocks give equal bytes."""
     places = {}
     with pa.OSFile(str(file), "wb") as sink:
-        for name, table in blocks.items():
+        for name, table in blocks:
             sink.write(b"\0" * (-sink.tell() % _ALIGNMENT))
             begin = sink.tell()
             # One batch, so that a column read back is one piece of memory and never copied.
@@ -41,6 +41,7 @@ def write_blocks(blocks: Mapping[str, pa.Table], file: Path) -> dict[str, Place]
             with pa.ipc.new_stream(sink, whole.schema) as writer:
                 writer.write_table(whole)
             places[name] = (begin, sink.tell() - begin)
+            del table, whole  # before the next block is made
     return places
 
 

@@ -39,6 +39,10 @@ class Keys:
         """The keys at these positions."""
         return Keys(self.first[rows], None if self.second is None else self.second[rows])
 
+    def part(self, positions: slice) -> Keys:
+        """The keys at neighbouring positions, in the same memory."""
+        return Keys(self.first[positions], None if self.second is None else self.second[positions])
+
     def begins(self) -> Bools:
         """For sorted keys: True where a key differs from the one before."""
         new = np.ones(len(self), bool)
@@ -62,6 +66,16 @@ class Keys:
         if (second[codes] != self.second).any():
             return _numbered(self, np.lexsort((self.second, self.first)))
         return Keys(unique[order], second), codes
+
+    def between(self, wanted: Keys) -> slice:
+        """Positions of the keys that lie between the first and the last of `wanted`; both are sorted and distinct."""
+        if not len(wanted):
+            return slice(0, 0)
+        # Keys of the same first half as an end are taken too, whatever their second one is.
+        return slice(
+            int(np.searchsorted(self.first, wanted.first[0])),
+            int(np.searchsorted(self.first, wanted.first[-1], "right")),
+        )
 
     def find(self, wanted: Keys) -> Ints:
         """Position of each wanted key among these, which are sorted and distinct; -1 where it is not there."""
@@ -183,13 +197,24 @@ class Groups:
         """The position among `keys` of each row in `order`."""
         return np.repeat(np.arange(len(self.keys)), np.diff(self.offsets))
 
+    def part(self, begin: int, end: int) -> Groups:
+        """The rows `order[begin:end]` with their keys. A busy key may be in several parts."""
+        first = int(np.searchsorted(self.offsets, begin, "right")) - 1
+        last = max(int(np.searchsorted(self.offsets, end, "left")), first)
+        offsets = np.clip(self.offsets[first : last + 1], begin, end) - begin
+        return Groups(self.keys.part(slice(first, last)), self.order[begin:end], offsets)
+
 
 def group_rows(keys: Keys, known: Bools) -> Groups:
     """Groups N rows by key; rows that have none are left out."""
     rows = np.flatnonzero(known)
     unique, codes = (keys if len(rows) == len(known) else keys.take(rows)).numbered()
-    # Key and row as one number: sorting values is several times as fast as a stable sort of positions.
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(unique)))]).astype(np.int64)
+    # Key and row as one number: sorting values is several times as fast as a stable sort of positions. In place, since
+    # this is where a large day takes most memory.
     bits = max(len(known) - 1, 1).bit_length()
-    packed = np.sort((codes << bits) | rows)
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(unique)))])
-    return Groups(unique, packed & ((1 << bits) - 1), offsets.astype(np.int64))
+    codes <<= bits
+    codes |= rows
+    codes.sort()
+    codes &= (1 << bits) - 1
+    return Groups(unique, codes, offsets)

@@ -113,7 +113,8 @@ def _columns_of(operation: Operation) -> Iterator[str]:
 def _seen(run: Run, part: Run, need: _Need) -> Run:
     """The rows of a run that some window of the part may see."""
     times, offsets = part.rows.times, part.offsets
-    oldest, newest = times[offsets[:-1]], times[offsets[1:] - 1]
+    # Rows of one request ask at its first row's time, so that a key's last row need not be the newest.
+    oldest, newest = (of.reduceat(times, offsets[:-1]) for of in (np.minimum, np.maximum))
     windows = [one.window for one in need.questions]
     low = reduce(np.minimum, (window.low(oldest) for window in windows))
     high = reduce(np.maximum, (window.high(newest) for window in windows))

@@ -34,6 +34,25 @@ class Run:
         nothing = self.offsets[:0]
         return Run(self.keys.take(nothing), np.zeros(1, np.int64), Rows(nothing, columns))
 
+    def part(self, positions: slice) -> Run:
+        """The rows of neighbouring keys, in the same memory."""
+        offsets = self.offsets[positions.start : positions.stop + 1]
+        return self._of_rows(self.keys.part(positions), offsets, int(offsets[0]), int(offsets[-1]))
+
+    def between(self, keys: Keys) -> Run:
+        """The rows of the keys that lie between the first and the last of `keys`, in the same memory."""
+        return self.part(self.keys.between(keys))
+
+    def since(self, low: int, high: int) -> Run:
+        """The rows of the times `[low, high)` of a run that has one key."""
+        begin, end = np.searchsorted(self.rows.times, [low, high]).tolist()
+        end = max(begin, end)
+        return self._of_rows(self.keys, np.array([begin, end]), begin, end)
+
+    def _of_rows(self, keys: Keys, offsets: Ints, begin: int, end: int) -> Run:
+        columns = {name: column[begin:end] for name, column in self.rows.columns.items()}
+        return Run(keys, offsets - begin, Rows(self.rows.times[begin:end], columns))
+
     def ranges(self, positions_A: Ints, low_A: Ints, high_A: Ints) -> tuple[Ints, Ints]:
         """For each of A askers the range of rows with the times [low, high), of the key at its position (-1: none)."""
         if not len(self.rows.times):

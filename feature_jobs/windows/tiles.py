@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 
 from feature_jobs.windows.keys import Keys, union
 from feature_jobs.windows.operations import Operation
-from feature_jobs.windows.rows import Column, Summary
+from feature_jobs.windows.rows import Column, Summary, concat_columns
 from feature_jobs.windows.runs import FIRST, SECOND, Run, column_of, key_columns, keys_from
 
 Operations = Mapping[str, Operation]
+_ROWS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,27 @@ class Tile:
     keys: Keys
     summaries: Mapping[str, Summary]
 
+    def between(self, keys: Keys) -> Tile:
+        """The summaries of the keys that lie between the first and the last of `keys`, in the same memory."""
+        found = self.keys.between(keys)
+        return Tile(
+            self.keys.part(found),
+            {name: {of: column[found] for of, column in one.items()} for name, one in self.summaries.items()},
+        )
+
 
 def tile_of(run: Run, operations: Operations) -> Tile:
     """The tile of one day."""
-    low, high = run.offsets[:-1], run.offsets[1:]
-    return Tile(run.keys, {name: op.of_ranges(run.rows, low, high) for name, op in operations.items()})
+    # Some keys at a time: operations compute a few numbers of each row on the way.
+    begins = np.unique(np.searchsorted(run.offsets, np.arange(0, max(run.offsets[-1], 1), _ROWS_AT_ONCE)))
+    parts = [run.part(slice(*ends)) for ends in pairwise([*begins.tolist(), len(run.keys)])]
+    return Tile(run.keys, {name: _summarized(operation, parts) for name, operation in operations.items()})
+
+
+def _summarized(operation: Operation, parts: Sequence[Run]) -> Summary:
+    """The summaries of the keys of all parts."""
+    found = [operation.of_ranges(run.rows, run.offsets[:-1], run.offsets[1:]) for run in parts]
+    return {name: concat_columns([one[name] for one in found]) for name in found[0]}
 
 
 def merge(older: Tile, newer: Tile, operations: Operations) -> Tile:

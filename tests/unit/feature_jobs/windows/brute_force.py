@@ -148,7 +148,7 @@ class Carried:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "blocks"
             table = block_table(made)
-            return read(file, write_blocks({"other": table, "one": table}, file)["one"])  # stays mapped
+            return read(file, write_blocks([("other", table), ("one", table)], file)["one"])  # stays mapped
 
     def ask(self, rows: Sequence[Row], window: Window) -> list[dict[str, object]]:
         """The aggregates of rows of the newest day, from nothing but the runs and tiles that the window names."""
