@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from feature_jobs.joins import day_samples, trailing
 from feature_jobs.joins.join import join_day
 from feature_jobs.joins.outcomes import days_maturing, days_of_outcomes
 from feature_jobs.joins.summaries import days_of_entities, days_of_windows, days_to_merge, days_to_read_again
@@ -87,7 +89,7 @@ def folder_of(root: Path, ds: str, events: list[Event], entities: dict[str, pa.T
         "key.event_time": times,
         "key.event_row": pa.array(range(len(events)), pa.int64()),
     }
-    pq.write_table(pa.table(columns), folder / "events.parquet")
+    pq.write_table(pa.table(columns), folder / "events.parquet", row_group_size=5)
     for name, table in (entities or entities_of()).items():
         pq.write_table(table, folder / "entities" / f"{name}.parquet")
     return folder
@@ -167,7 +169,19 @@ class Carried:
         folders: Mapping[str, Path] | None = None,
         how: Answers = answers,
     ) -> Path:
-        """The day's samples. `folders` are the events of earlier days, for labels of other logs."""
+        """The day's samples, which have the same bytes joined at once and a few rows at a time.
+
+        `folders` are the events of earlier days, for labels of other logs.
+        """
+        with patch.object(trailing, "ROWS_AT_ONCE", 3), patch.object(day_samples, "ROWS_AT_ONCE", 4):
+            in_parts = self._samples(scenario, ds, events, folders, how).read_bytes()
+        samples = self._samples(scenario, ds, events, folders, how)
+        assert samples.read_bytes() == in_parts
+        return samples
+
+    def _samples(
+        self, scenario: Scenario, ds: str, events: Path, folders: Mapping[str, Path] | None, how: Answers
+    ) -> Path:
         past = {day: self.outputs[day] for day in days_of_windows(scenario, ds, self.reader(ds))}
         samples = self.root / "samples"
         join_day(

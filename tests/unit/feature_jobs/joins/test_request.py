@@ -78,7 +78,7 @@ def _folder(root: Path, ds: str, rows: list[dict[str, Any]]) -> Path:
     times = [midnight + row["t"] for row in rows]
     columns |= {"t": times, "key.event_time": [time * 1_000_000 for time in times]}
     columns["key.event_row"] = pa.array(range(len(rows)), pa.int64())
-    pq.write_table(pa.table(columns), folder / "events.parquet")
+    pq.write_table(pa.table(columns), folder / "events.parquet", row_group_size=5)
     return folder
 
 

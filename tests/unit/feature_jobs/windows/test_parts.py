@@ -39,3 +39,13 @@ def test_a_busy_key_is_shared_and_each_part_gets_the_rows_of_its_own_windows():
     for part in blocks:
         assert part["run 0"].num_rows <= part["asked"].num_rows + width
         assert part["run 0"].column_names == ["key.first", "key.time"]
+
+
+def test_rows_that_ask_at_an_earlier_time_than_those_before_them_get_all_of_their_windows():
+    # Rows of a request ask at the time of its first row: here the last one at that of the first.
+    groups, moments = group_rows(*keys_of([pa.array(np.zeros(3, np.int64))])), np.array([0, 5, 9])
+    run = run_of(groups, moments, {})
+    question = Question(Window(100), Pieces((0,), (), ()), {0: run}, {}, {"count": Count()})
+    for num_parts in (1, 2, 3):
+        [found] = InParts(num_parts)(Asked(groups, np.array([0, 9, 0])), [question])
+        assert found["count"]["num"].tolist() == [0, 2, 0]
