@@ -25,10 +25,11 @@ from feature_jobs.joins.request import RequestFeatures
 from feature_jobs.joins.row_columns import RowColumns
 from feature_jobs.joins.rules import request_expressions, request_features
 from feature_jobs.joins.same_row import SameRowFeatures
-from feature_jobs.joins.trailing import ROWS_AT_ONCE, PastOfDay, TrailingFeatures
+from feature_jobs.joins.trailing import PastOfDay, TrailingFeatures
 from feature_jobs.joins.values import condition, is_numeric
 from feature_jobs.schema import MatchFeature
 from feature_jobs.schema.files import NEGATIVE
+from feature_jobs.windows.query import ROWS_AT_ONCE
 
 Gaps = Mapping[str, int | None]
 

@@ -38,8 +38,6 @@ from feature_jobs.windows.tiles import Tile
 
 FoundIn = Iterable[tuple[Window, Mapping[str, Summary]]]
 """For each window the summaries of its operations by name."""
-ROWS_AT_ONCE = 1 << 18
-"""Rows of which all intermediate values are in memory; of so few, many are still in the cache of the processor."""
 
 
 class Past(Protocol):
@@ -176,7 +174,7 @@ class PastOfDay:
         has_key = np.zeros(len(self._log), bool)
         has_key[groups.order] = True
         no_key = Groups(groups.keys.part(slice(0, 0)), np.flatnonzero(~has_key), np.zeros(1, np.int64))
-        for found in (*_cut(groups), *_cut(no_key)):
+        for found in (*self._cut(groups), *self._cut(no_key)):
             rows = AskingRows(self._log, found.order)
             num = len(found.order)
             own = np.arange(num if len(found.keys) else 0)
@@ -204,13 +202,12 @@ class PastOfDay:
             return Groups(run.keys, np.asarray(run.rows.columns[ROW]), run.offsets)
         return group_rows(*keys_that_ask(log.scenario, one, log.evaluate))
 
-
-def _cut(groups: Groups) -> Iterator[Groups]:
-    """Parts of about the same size."""
-    num = len(groups.order)
-    edges = np.linspace(0, num, -(-num // ROWS_AT_ONCE) + 1).astype(np.int64)
-    for begin, end in pairwise(edges.tolist()):
-        yield groups.part(begin, end)
+    def _cut(self, groups: Groups) -> Iterator[Groups]:
+        """Parts of about the same size."""
+        num = len(groups.order)
+        edges = np.linspace(0, num, -(-num // self._answers.rows_at_once) + 1).astype(np.int64)
+        for begin, end in pairwise(edges.tolist()):
+            yield groups.part(begin, end)
 
 
 def _seen(run: Run, asked: Asked, windows: Iterable[Window]) -> Run:

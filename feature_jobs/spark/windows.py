@@ -35,10 +35,19 @@ class SparkWindows:
     def __init__(self, session: SparkSession, num_parts: int | None = None) -> None:
         self._session, self._num_parts = session, num_parts
 
+    @property
+    def rows_at_once(self) -> int:
+        """Enough rows that all cores are busy with parts of full size."""
+        return PARTS_PER_CORE * self._cores * ROWS_PER_PART
+
+    @property
+    def _cores(self) -> int:
+        num: int = self._session.sparkContext.defaultParallelism
+        return num
+
     def __call__(self, asked: Asked, questions: Sequence[Question]) -> Iterator[dict[str, Summary]]:
         """See `feature_jobs.windows.query.answers`. Raises BadInputError as it does."""
-        cores = self._session.sparkContext.defaultParallelism
-        num_parts = self._num_parts or max(PARTS_PER_CORE * cores, -(-len(asked.times) // ROWS_PER_PART))
+        num_parts = self._num_parts or max(PARTS_PER_CORE * self._cores, -(-len(asked.times) // ROWS_PER_PART))
         parts = [_bytes(blocks) for blocks in cut(asked, questions, num_parts)]
         # A batch of one row each, because Spark makes a partition of a batch.
         rows = [

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from feature_jobs.windows.keys import Groups, Ints
 from feature_jobs.windows.rows import Cut, Edge, Summary
 from feature_jobs.windows.runs import Run
 from feature_jobs.windows.tiles import Operations, Tile
+
+ROWS_AT_ONCE = 1 << 18
+"""Rows of which all intermediate values are in memory; of so few, many are still in the cache of the processor."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +56,29 @@ class Asked:
         self.codes_N[groups.order] = self.codes
 
 
-Answers = Callable[[Asked, Sequence[Question]], Iterable[dict[str, Summary]]]
-"""Answers to questions of the same asking rows, in their order."""
+class Answers(Protocol):
+    """Answers questions of the same asking rows, in their order."""
+
+    @property
+    def rows_at_once(self) -> int:
+        """The number of asking rows that it is best asked for together."""
+
+    def __call__(self, asked: Asked, questions: Sequence[Question]) -> Iterable[dict[str, Summary]]:
+        """For each question the summaries of its operations, a value for each row of the log."""
 
 
-def answers(asked: Asked, questions: Sequence[Question]) -> Iterator[dict[str, Summary]]:
-    """The answers, computed one after the other when each is taken."""
-    for one in questions:
-        yield aggregate(asked, one)
+@dataclass(frozen=True)
+class InThisProcess:
+    """Computes the answers, one after the other when each is taken."""
+
+    rows_at_once: int = ROWS_AT_ONCE
+
+    def __call__(self, asked: Asked, questions: Sequence[Question]) -> Iterator[dict[str, Summary]]:
+        for one in questions:
+            yield aggregate(asked, one)
+
+
+answers = InThisProcess()
 
 
 def aggregate(asked: Asked, question: Question) -> dict[str, Summary]:

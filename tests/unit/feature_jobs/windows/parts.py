@@ -15,6 +15,8 @@ from feature_jobs.windows.rows import Column, Summary
 class InParts:
     """Answers in `num_parts`, all questions of the same asking rows together, and asserts that nothing differs."""
 
+    rows_at_once = 1 << 18
+
     def __init__(self, num_parts: int) -> None:
         self._num_parts = num_parts
         self._times: np.ndarray = np.zeros(0)
