@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Collection, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,6 @@ class RowColumns:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._writer: pa.ipc.RecordBatchStreamWriter | None = None
-        self._parts: list[pa.RecordBatch] | None = None
 
     def add(self, rows: Ints, columns: Mapping[str, pa.Array]) -> None:
         """Adds the values of some rows, in the order of `rows`. Each row is added once, with the same columns."""
@@ -35,8 +36,6 @@ class RowColumns:
 
     def columns(self, begin: int, end: int, names: Collection[str] | None = None) -> dict[str, pa.Array]:
         """The columns of the rows `[begin, end)`, with `names` these of them. All rows have been added before."""
-        if self._parts is None:
-            self._parts = self._written()
         slices = []
         for part in self._parts:
             low, high = np.searchsorted(np.asarray(part[_ROW]), [begin, end]).tolist()
@@ -45,15 +44,22 @@ class RowColumns:
         places = np.empty(end - begin, np.int64)
         places[rows - begin] = np.arange(len(rows))
         order = pa.array(places)
-        return {
+        found = {
             name: pa.concat_arrays([part[name] for part in slices]).take(order)
             for name in slices[0].schema.names
             if name != _ROW and (names is None or name in names)
         }
+        # The next stretch reads other pages; those read so far would count as memory of this process.
+        self._map.madvise(mmap.MADV_DONTNEED)
+        return found
 
-    def _written(self) -> list[pa.RecordBatch]:
+    @cached_property
+    def _map(self) -> mmap.mmap:
         assert self._writer is not None  # noqa: S101 (rows were added)
         self._writer.close()
-        # Mapped: a slice reads its own pages only.
-        with pa.memory_map(str(self._file)) as source:
-            return list(pa.ipc.open_stream(source).read_all().to_batches())
+        with self._file.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+
+    @cached_property
+    def _parts(self) -> list[pa.RecordBatch]:
+        return list(pa.ipc.open_stream(pa.py_buffer(self._map)).read_all().to_batches())
