@@ -208,7 +208,7 @@ def _expressions(scenario: Scenario) -> Iterable[str]:
 
 
 class _Counts:
-    """What join.json says of the samples, counted table by table."""
+    """Counts of samples, table by table, for join.json."""
 
     def __init__(self) -> None:
         self._rows = 0

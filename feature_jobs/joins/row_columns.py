@@ -55,8 +55,8 @@ class RowColumns:
 
     @cached_property
     def _map(self) -> mmap.mmap:
-        assert self._writer is not None  # noqa: S101 (rows were added)
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
         with self._file.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
 
