@@ -36,6 +36,9 @@ class RowColumns:
 
     def columns(self, begin: int, end: int, names: Collection[str] | None = None) -> dict[str, pa.Array]:
         """The columns of the rows `[begin, end)`, with `names` these of them. All rows have been added before."""
+        wanted = [name for name in self._parts[0].schema.names if name != _ROW and (names is None or name in names)]
+        if not wanted:
+            return {}
         slices = []
         for part in self._parts:
             low, high = np.searchsorted(np.asarray(part[_ROW]), [begin, end]).tolist()
@@ -44,11 +47,7 @@ class RowColumns:
         places = np.empty(end - begin, np.int64)
         places[rows - begin] = np.arange(len(rows))
         order = pa.array(places)
-        found = {
-            name: pa.concat_arrays([part[name] for part in slices]).take(order)
-            for name in slices[0].schema.names
-            if name != _ROW and (names is None or name in names)
-        }
+        found = {name: pa.concat_arrays([part[name] for part in slices]).take(order) for name in wanted}
         # The next stretch reads other pages; those read so far would count as memory of this process.
         self._map.madvise(mmap.MADV_DONTNEED)
         return found
