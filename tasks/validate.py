@@ -76,9 +76,10 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
     Raises GateError, after writing them, where a blocking check failed; BadInputError where the suite is wrong.
     """
     from feature_jobs.validation import drift
-    from feature_jobs.validation.day_facts import ROWS, day_facts, rows_of_days
+    from feature_jobs.validation.day_facts import ROWS, day_facts, facts_of_sources, rows_of_days
     from feature_jobs.validation.day_samples import read_samples
     from feature_jobs.validation.expectations import load_suite
+    from feature_jobs.validation.hours import hours_of_logs, shifts
     from feature_jobs.validation.leaks import find_leaks
     from feature_jobs.validation.run_suite import run_suite
 
@@ -90,8 +91,10 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
     profiles = drift.profile_days(config.ds, day.frame, scenario)
     found = drift.compare(config.ds, profiles[config.ds], trailing, scenario)
     leaks = find_leaks(day.frame, scenario, day.lists)
-    facts = day_facts(scenario, config.ds, day, counts, rows_of_days(trailing))
-    profiles[config.ds]["own_rows"] = facts[ROWS]
+    hours = hours_of_logs(scenario, config.ds, events)
+    of_sources = facts_of_sources(events, shifts(hours, [past.get("own_hours", {}) for past in trailing.values()]))
+    facts = day_facts(scenario, config.ds, day, counts, rows_of_days(trailing), of_sources=of_sources)
+    profiles[config.ds] |= {"own_rows": facts[ROWS], "own_hours": hours}
     judged = run_suite(day, facts, suite, source, docs=validation / "docs", ds=config.ds)
     problems: list[Problem] = [
         *_missing_suite(source, scenario.suite_file.name),

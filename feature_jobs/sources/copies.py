@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from feature_jobs.sources.source import Source
@@ -23,10 +23,11 @@ within one step, a second change would leave size and times as they are, and the
 
 @dataclass(frozen=True)
 class Copy:
-    """Parquet files of one scan: `rows`, and `rejects`, the lines that are not rows."""
+    """Parquet files of one scan: `rows`, and `rejects`, the lines that are not rows. `columns` are all of the file."""
 
     rows: Path
     rejects: Path
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,14 +95,16 @@ class Copies:
         """Makes no copy of the file in this state."""
         self._copies[scan.key] = None
 
-    def make(self, scan: Scan, write: Callable[[Copy], None]) -> Copy | None:
-        """Makes the copy by `write`; None where that fails, or where the file changed meanwhile."""
+    def make(self, scan: Scan, write: Callable[[Copy], tuple[str, ...]]) -> Copy | None:
+        """Makes the copy by `write`, which returns the file's columns; None where that fails, or where the file
+        changed meanwhile."""
         self.skip(scan)  # until it is there
         self._folder = self._folder or self._make_folder()
         self._num_made += 1
-        copy = Copy(*(self._folder / f"{self._num_made}-{name}.parquet" for name in ("rows", "rejects")))
+        rows, rejects = (self._folder / f"{self._num_made}-{name}.parquet" for name in ("rows", "rejects"))
+        copy = Copy(rows, rejects)
         try:
-            write(copy)
+            copy = replace(copy, columns=write(copy))
             if scan.is_current:
                 self._copies[scan.key] = copy
         finally:
