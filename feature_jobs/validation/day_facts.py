@@ -16,6 +16,7 @@ from feature_jobs.schema.days import ONE_DAY, day_start, parse_ds
 from feature_jobs.schema.files import JOIN_FILE
 from feature_jobs.sources.new_columns import read_columns
 from feature_jobs.validation.day_samples import DaySamples
+from feature_jobs.validation.hours import Hours, shifts
 
 if TYPE_CHECKING:
     from feature_jobs.validation.drift import DayProfile
@@ -86,10 +87,11 @@ def day_facts(
     return {name: _rounded(found.get(name.removeprefix(PREFIX))) for name in fact_names(scenario)}
 
 
-def facts_of_sources(events: Path, shifts: Mapping[str, int | None]) -> DayFacts:
+def facts_of_sources(events: Path, hours: Mapping[str, Hours], past: Mapping[str, DayProfile]) -> DayFacts:
     """Facts, without their prefix, of a day's sources beside the days before. `events` is the folder that ingest wrote,
-    `shifts` are hours by the names of logs (feature_jobs.validation.hours)."""
-    shifted = {f"{SHIFTED}.{name}" if name else SHIFTED: hours for name, hours in shifts.items()}
+    `hours` are those of its logs (feature_jobs.validation.hours)."""
+    found = shifts(hours, [day.get("own_hours", {}) for day in past.values()])
+    shifted = {f"{SHIFTED}.{name}" if name else SHIFTED: num for name, num in found.items()}
     return {NEW_COLUMNS: sum(map(len, read_columns(events)["new"].values())), **shifted}
 
 

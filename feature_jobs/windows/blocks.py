@@ -7,7 +7,7 @@ Parquet would decode all of it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
@@ -42,6 +42,16 @@ def write_blocks(blocks: Mapping[str, pa.Table], file: Path) -> dict[str, Place]
                 writer.write_table(whole)
             places[name] = (begin, sink.tell() - begin)
     return places
+
+
+def fills(places: Iterable[Place], num_bytes: int) -> bool:
+    """Says if blocks at these places, one after the other, fill a file of so many bytes."""
+    end = 0
+    for begin, size in sorted(places):
+        if size <= 0 or begin != end + -end % _ALIGNMENT:
+            return False
+        end = begin + size
+    return end == num_bytes
 
 
 def digest_of_blocks(file: Path) -> str:
