@@ -167,7 +167,7 @@ def proven_state(folder: Path) -> StateFacts:
         if found != state["digests"].get(name):
             recorded = str(state["digests"].get(name))[:12]
             raise CorruptError(f"{file}: has the digest {found[:12]}…, but {STATE_FILE} records {recorded}…; {_REMEDY}")
-        if not fills(places.values(), file.stat().st_size):
+        if not fills([*places.values()], file.stat().st_size):
             raise CorruptError(f"{folder / STATE_FILE}: the places of blocks are not those of {name}; {_REMEDY}")
     return state
 

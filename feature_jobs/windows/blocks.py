@@ -7,7 +7,7 @@ Parquet would decode all of it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
 
@@ -44,7 +44,7 @@ def write_blocks(blocks: Mapping[str, pa.Table], file: Path) -> dict[str, Place]
     return places
 
 
-def fills(places: Iterable[Place], num_bytes: int) -> bool:
+def fills(places: list[Place], num_bytes: int) -> bool:
     """Says if blocks at these places, one after the other, fill a file of so many bytes."""
     end = 0
     for begin, size in sorted(places):
