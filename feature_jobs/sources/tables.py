@@ -23,7 +23,7 @@ from feature_jobs.expressions.compiler import literal, to_sql
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_of
 from feature_jobs.sources.anonymous import leave_out_anonymous
-from feature_jobs.sources.bounds import bounds_of
+from feature_jobs.sources.bounds import bounds_of, is_ordered
 from feature_jobs.sources.casts import INEXACT, SQL_TYPES, Cell, time_sql
 from feature_jobs.sources.copies import Copies, Copy, Scan
 from feature_jobs.sources.files import File, LocalCopy, duckdb_path, open_text
@@ -153,13 +153,20 @@ class Reader:
         scan = Scan.of(self.source, self.scenario.data.path, number, file)
         if (copy := self.copies.find(scan)) or not self.copies.is_due(scan):
             return copy
-        if is_parquet and self._rows(number, whole=True) != self._rows(number, whole=False):
+        if is_parquet and self._is_read_in_part(number):
             self.copies.skip(scan)  # a day reads only its row groups of the file itself
             return None
         try:
             return self.copies.make(scan, lambda copy: self._write_copy(number, copy))
         except (BadInputError, duckdb.IOException, duckdb.OutOfMemoryException, OSError):
             return None  # without space for a copy the day still reads the file; a fault of the file is found there
+
+    def _is_read_in_part(self, number: int) -> bool:
+        """Says if a day reads some row groups of a Parquet file with times."""
+        if self._rows(number, whole=True) == self._rows(number, whole=False) or not self.source.time:
+            return False
+        column = self.source.time.column
+        return is_ordered(self.files[number], self.source.columns[column].source or column)
 
     def _write_copy(self, number: int, copy: Copy) -> tuple[str, ...]:
         order = "ORDER BY time" if self.source.time else ""
