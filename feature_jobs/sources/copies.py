@@ -1,9 +1,9 @@
 """Typed copies of source files that hold many days and cannot be read in part.
 
 A day of a CSV or JSON lines file, or of a Parquet file whose times are text or in any order, costs a scan of the
-whole file. So where one process reads such a file for a second day, the scan is kept as Parquet, ordered by time; all later days read only
-their row groups of it. A process of one day makes no copy. Copies end with their process: only commits of the store may
-keep rows of users, because `forget` looks there.
+whole file. So where one process reads such a file for a second day, the scan is kept as Parquet, ordered by time; all
+later days read only their row groups of it. A process of one day makes no copy. Copies end with their process: only
+commits of the store may keep rows of users, because `forget` looks there.
 """
 
 from __future__ import annotations
