@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import os
 from dataclasses import dataclass
-
-import pyarrow.parquet as pq
 
 from feature_jobs.expressions.compiler import literal
 from feature_jobs.schema.data import Moment
 from feature_jobs.sources.casts import MOST, US_PER, Cell
 
-_MOST_GROUPS = 4  # a fourth of a file; a copy of it costs about two scans
 _WIDEST_OFFSET_US = 16 * 3_600_000_000  # no zone has ever been further from UTC
 
 
@@ -61,24 +57,6 @@ def bounds_of(window: tuple[int, int], cell: Cell, time: Moment, zone: str) -> B
         low, high, most = -(-start // per), -(-end // per), MOST // per
     # A number beyond `most` is not a time in microseconds: such a row stays, for its reason.
     return Bounds(cell.source, cell.raw_type, max(low, -MOST), min(high - 1, MOST), -most, most)
-
-
-def is_ordered(file: str | os.PathLike[str], column: str) -> bool:
-    """Says if bounds of a column let a scan pass over most of a Parquet file: by the statistics of its row groups, a
-    value lies in a quarter of them at most, on average. Of a file that is not ordered by it, each value lies in all."""
-    widths, low, high = 0, list[int](), list[int]()
-    with pq.ParquetFile(file) as parquet:
-        metadata = parquet.metadata
-    for group in range(metadata.num_row_groups):
-        row_group = metadata.row_group(group)
-        found = (row_group.column(at) for at in range(row_group.num_columns))
-        statistics = next((one.statistics for one in found if one.path_in_schema == column), None)
-        if statistics is None or not statistics.has_min_max:
-            return False
-        low.append(statistics.min_raw)
-        high.append(statistics.max_raw)
-        widths += high[-1] - low[-1]
-    return bool(low) and widths * _MOST_GROUPS <= (max(high) - min(low)) * metadata.num_row_groups
 
 
 def _bounds_of_moments(window: tuple[int, int], cell: Cell, zone: str) -> Bounds:

@@ -23,9 +23,9 @@ from feature_jobs.expressions.compiler import literal, to_sql
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_of
 from feature_jobs.sources.anonymous import leave_out_anonymous
-from feature_jobs.sources.bounds import bounds_of, is_ordered
+from feature_jobs.sources.bounds import bounds_of
 from feature_jobs.sources.casts import INEXACT, SQL_TYPES, Cell, time_sql
-from feature_jobs.sources.copies import Copies, Copy, Scan
+from feature_jobs.sources.copies import Copies, Copy, Scan, is_ordered
 from feature_jobs.sources.files import File, LocalCopy, duckdb_path, open_text
 from feature_jobs.sources.layouts import Layouts, unreadable
 from feature_jobs.sources.readers.remote_table import RemoteTable
