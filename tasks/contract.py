@@ -142,7 +142,8 @@ class Step:
     committed (models.distributed.nodes).
     `forgetting` is declared by a step whose output keeps rows under users' ids, and from which other outputs get them:
     `recloop forget` looks there for the first day that knows a user.
-    `source` steps read the scenario's source. `asset` is the name under which a scheduler announces a new output to
+    `source` steps read the scenario's source; `uncompared` are files of their output that may differ where a day's
+    source is read again. `asset` is the name under which a scheduler announces a new output to
     others; without it the output is not announced. Two declarations give a step the store itself, besides its folders:
     `appends` names a log of the store whose records the step reads, and to which it adds one while it runs, so its
     output depends on the log's content at that moment; `keeps` names a folder of the store for its own working files.
@@ -173,6 +174,7 @@ class Step:
     resumable: bool = False
     shared: bool = False
     source: bool = False
+    uncompared: tuple[str, ...] = ()
     forgetting: Forgetting | None = None
     keeps: str | None = None
     asset: str | None = None

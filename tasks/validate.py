@@ -75,8 +75,8 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
     Writes verdict.json, profile.json (for comparison on the next days) and docs/ (Great Expectations' Data Docs).
     Raises GateError, after writing them, where a blocking check failed; BadInputError where the suite is wrong.
     """
-    from feature_jobs.validation import drift
-    from feature_jobs.validation.day_facts import ROWS, day_facts, rows_of_days
+    from feature_jobs.validation import drift, hours
+    from feature_jobs.validation.day_facts import ROWS, day_facts, facts_of_sources, rows_of_days
     from feature_jobs.validation.day_samples import read_samples
     from feature_jobs.validation.expectations import load_suite
     from feature_jobs.validation.leaks import find_leaks
@@ -90,8 +90,10 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
     profiles = drift.profile_days(config.ds, day.frame, scenario)
     found = drift.compare(config.ds, profiles[config.ds], trailing, scenario)
     leaks = find_leaks(day.frame, scenario, day.lists)
-    facts = day_facts(scenario, config.ds, day, counts, rows_of_days(trailing))
-    profiles[config.ds]["own_rows"] = facts[ROWS]
+    own_hours = hours.hours_of_logs(scenario, config.ds, events)
+    of_sources = facts_of_sources(events, own_hours, trailing)
+    facts = day_facts(scenario, config.ds, day, counts, rows_of_days(trailing), of_sources=of_sources)
+    profiles[config.ds] |= {"own_rows": facts[ROWS], "own_hours": own_hours}
     judged = run_suite(day, facts, suite, source, docs=validation / "docs", ds=config.ds)
     problems: list[Problem] = [
         *_missing_suite(source, scenario.suite_file.name),
@@ -122,12 +124,15 @@ def validate(config: DayConfig, *, samples: Path, events: Path, yesterday: Path 
     _write(validation / VERDICT_FILE, verdict)
     days = drift.window({**trailing, **profiles}, rules.trailing_days)
     _write(validation / PROFILE_FILE, {"days": days}, indent=None)  # many small numbers: a line each would be 5x it
-    for warning in verdict["warnings"]:  # on stderr, because stdout holds the JSON line
-        print(_short(f"warning: {config.ds}: {_line(warning)}"), file=sys.stderr, flush=True)
+    _print_warnings(config.ds, verdict)
     if failures:
-        # After the files are written, so that a person can look at them.
         raise GateError(_refusal(config.ds, failures, len(suite["expectations"])))
     return _metrics(verdict)
+
+
+def _print_warnings(ds: str, verdict: Verdict) -> None:
+    for warning in verdict["warnings"]:  # on stderr, because stdout holds the JSON line
+        print(_short(f"warning: {ds}: {_line(warning)}"), file=sys.stderr, flush=True)
 
 
 def _problem(expectation: str, column: str | None, severity: str, expected: str, value: Any) -> Problem:

@@ -16,6 +16,7 @@ import numpy as np
 
 from feature_jobs.checks.facts import EntityFacts, Facts, RequestFacts
 from feature_jobs.checks.negatives import check_copied_columns
+from feature_jobs.checks.new_columns import check_new_columns
 from feature_jobs.checks.problems import NARROW, Problems, some_days
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import EVENT_TIME, columns_of, has_sql, to_sql
@@ -223,16 +224,15 @@ class _DataCheck:
         # Spread evenly: the first 400 of a year would miss a column that changed in summer.
         chosen = [files[i * len(files) // MAX_HEADS] for i in range(MAX_HEADS)] if len(files) > MAX_HEADS else files
         if len(chosen) < len(files):
-            where = f"{self.facts['heads']}; " if "heads" in self.facts else ""
-            self.facts["heads"] = (
-                f"{where}{source.name}: read in {len(chosen):,} of {len(files):,} files, spread evenly"
-            )
+            read = f"{source.name}: read in {len(chosen):,} of {len(files):,} files, spread evenly"
+            self.facts["heads"] = f"{self.facts['heads']}; {read}" if "heads" in self.facts else read
         reader = Reader(self._connect(source), self.scenario, source, chosen, _ALWAYS)
         try:
             reader.stage(HEAD_ROWS)
             found = retyped_columns(reader, self.scenario.ingest.max_quarantined_share) or self._broken_lines(reader)
         except BadInputError as error:
             found = [str(error)]
+        check_new_columns(self.problems, source, reader)
         if never := sorted(set(unknown) & set(columns_without_value(reader))) if not found else []:
             what = f"no file has a value for the optional {', '.join(never)} in the rows that were read"
             remedy = "correct the names in the file (`from`), or leave the columns out"

@@ -57,8 +57,12 @@ class WindowCache:
             for column, identity in operation.identity.items()
         }
 
+    def has_room(self, keys: Keys) -> bool:
+        """Says if it has a place for each of these keys, whatever they are."""
+        return len(keys) <= _OTHERS
+
     def places(self, keys: Keys, known: Bools, time: int) -> Places:
-        """The places of the keys of rows."""
+        """The places of the keys of rows, for which it has room."""
         at_N = self._keys.find(keys)
         if (at_N < 0).any():
             others = np.flatnonzero(known & (at_N < 0))

@@ -17,7 +17,7 @@ import pyarrow as pa
 from typing_extensions import TypedDict
 
 from feature_jobs.control_records import read_record_file
-from feature_jobs.errors import BadInputError
+from feature_jobs.errors import BadInputError, CorruptError
 from feature_jobs.joins.entities import Newest, newest_rows
 from feature_jobs.joins.rules import summarized_expressions
 from feature_jobs.joins.summaries import INDEX_FILE, ReadFile, Summaries, index_of_day, parse_index
@@ -27,9 +27,9 @@ from feature_jobs.online.request import OnlineFacts, OnlineRows, RequestPath, ty
 from feature_jobs.online.state import KeySetState, days_of_state, state_of_keys
 from feature_jobs.online.store import OnlineStore, Pairs, State, store_keys
 from feature_jobs.schema import Scenario
-from feature_jobs.schema.base import DayName
+from feature_jobs.schema.base import DayName, Micros
 from feature_jobs.schema.days import ONE_DAY, day_of, day_window, parse_ds
-from feature_jobs.windows.blocks import Place, digest_of_blocks, read_block, write_blocks
+from feature_jobs.windows.blocks import Place, digest_of_blocks, fills, read_block, write_blocks
 from feature_jobs.windows.keys import Ints, group_rows, keys_of
 from feature_jobs.windows.rows import take_columns
 from feature_jobs.windows.runs import key_columns, keys_from, run_of
@@ -46,8 +46,8 @@ class StateFacts(TypedDict):
     """state.json. `places` and `entities` are the blocks of key sets and of entities; `digests` those of both files."""
 
     ds: DayName
-    begin: int
-    end: int
+    begin: Micros
+    end: Micros
     days: list[DayName]
     key_sets: dict[str, KeySetState]
     places: dict[str, Place]
@@ -128,9 +128,48 @@ def materialize_day(
 def read_state(folder: Path) -> StateFacts:
     """state.json of a folder. Raises CorruptError where it is none, BadInputError where it is missing."""
     try:
-        return read_record_file(folder / STATE_FILE, StateFacts, _REMEDY)
+        state = read_record_file(folder / STATE_FILE, StateFacts, _REMEDY)
     except (FileNotFoundError, NotADirectoryError):
         raise BadInputError(f"{folder}: has no {STATE_FILE}; give a folder that materialize has committed") from None
+    if wrong := _contradiction(state):
+        raise CorruptError(f"{folder / STATE_FILE}: {wrong}; {_REMEDY}")
+    return state
+
+
+def _contradiction(state: StateFacts) -> str | None:
+    """The first place of a state that does not fit the rest of it."""
+    if not state["begin"] < state["end"]:
+        return f"begin, {state['begin']}, is not before end, {state['end']}"
+    if state["places"].keys() != state["key_sets"].keys():
+        return "places and key_sets have not the same names"
+    for name, of_set in state["key_sets"].items():
+        for at, span in enumerate(of_set["spans"]):
+            if not span["begin"] <= span["end"] <= state["begin"]:
+                return f"key_sets.{name}.spans.{at}: {span['begin']} to {span['end']} are no days before the state's"
+        if of_set["windows"].keys() != of_set["operations"].keys():
+            return f"key_sets.{name}: windows and operations have not the same names"
+        for window, at in of_set["windows"].items():
+            if not 0 <= at < len(of_set["spans"]):
+                return f"key_sets.{name}.windows.{window}: {at} is none of the {len(of_set['spans'])} spans"
+    return None
+
+
+def proven_state(folder: Path) -> StateFacts:
+    """The same, after a look at all files that it names. Raises CorruptError where one is missing, is not the file that
+    materialize wrote, or does not have its blocks at their places."""
+    state = read_state(folder)
+    for name, places in ((KEYS_FILE, state["places"]), (ENTITIES_FILE, state["entities"])):
+        file = folder / name
+        try:
+            found = digest_of_blocks(file)
+        except OSError as error:
+            raise CorruptError(f"{file}: {error.strerror}; {_REMEDY}") from None
+        if found != state["digests"].get(name):
+            recorded = str(state["digests"].get(name))[:12]
+            raise CorruptError(f"{file}: has the digest {found[:12]}…, but {STATE_FILE} records {recorded}…; {_REMEDY}")
+        if not fills([*places.values()], file.stat().st_size):
+            raise CorruptError(f"{folder / STATE_FILE}: the places of blocks are not those of {name}; {_REMEDY}")
+    return state
 
 
 def online_facts(folder: Path) -> OnlineFacts:
@@ -149,9 +188,10 @@ def state_in(folder: Path) -> State:
 
 
 def load(folder: Path, store: OnlineStore) -> State:
-    """Loads the state of a folder into a store, and makes it the one that is read."""
-    state = state_in(folder)
-    store.load(state, _pairs(folder, read_state(folder)))
+    """Loads the state of a folder into a store, and makes it the one that is read. Raises CorruptError, see
+    `proven_state`."""
+    facts, state = proven_state(folder), state_in(folder)
+    store.load(state, _pairs(folder, facts))
     return state
 
 

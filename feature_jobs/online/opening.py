@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from feature_jobs.errors import BadInputError
-from feature_jobs.online.materialize import append_rows, online_facts, read_state, state_in
+from feature_jobs.online.materialize import append_rows, online_facts, proven_state, state_in
 from feature_jobs.online.request import Request, RequestPath, StoreReading
 from feature_jobs.online.store import OnlineStore
 from feature_jobs.schema import Scenario
@@ -44,18 +45,22 @@ class OnlineFeatures:
     """Features of requests, from a state that the scenario's store has loaded. `folder` is what `materialize` wrote.
 
     `writable`: this process adds the rows of logs as they come; with RocksDB only one may. Raises BadInputError where
-    the store has not loaded this state.
+    the store has not loaded this state, CorruptError where a file of the folder is not the one that was written.
     """
 
     def __init__(self, scenario: Scenario, folder: Path, *, writable: bool = False) -> None:
-        self._store, facts = store_of(scenario, writable=writable), read_state(folder)
-        self.path, state = RequestPath(scenario, online_facts(folder)), state_in(folder)
-        if (current := self._store.current()) != state:
-            has = f"the state {current.name}" if current else "no state"
-            raise BadInputError(
-                f"{folder}: the online store has {has}, not {state.name}; load it:"
-                f" recloop materialize {scenario.option} --ds {state.ds}"
-            )
+        state, self._store = state_in(folder), store_of(scenario, writable=writable)
+        with contextlib.ExitStack() as on_error:
+            on_error.callback(self.close)
+            if (current := self._store.current()) != state:
+                has = f"the state {current.name}" if current else "no state"
+                raise BadInputError(
+                    f"{folder}: the online store has {has}, not {state.name}; load it:"
+                    f" recloop materialize {scenario.option} --ds {state.ds}"
+                )
+            facts = proven_state(folder)
+            self.path = RequestPath(scenario, online_facts(folder))
+            on_error.pop_all()
         self._reading = StoreReading(self._store, state, tuple(facts["days"]))
 
     def of(self, request: Request) -> pa.Table:

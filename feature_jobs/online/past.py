@@ -53,8 +53,10 @@ class PastOfRequest:
         codes: dict[str, Ints | None] = {}
         places: dict[str, Places] = {}
         read: dict[str, Keys] = {}
+        caches = {name: plans[name].cache for name in asked}
         for name, (keys, known) in asked.items():
-            if (cache := plans[name].cache) is None:
+            if (cache := caches[name]) is None or not cache.has_room(keys):
+                caches[name] = None
                 read[name], codes[name] = _distinct(keys, known)
             else:
                 places[name] = cache.places(keys, known, time)
@@ -63,7 +65,7 @@ class PastOfRequest:
         contents = _contents(plans, reading, read, begin)
         self._found: dict[str, Iterable[tuple[Window, Mapping[str, Summary]]]] = {}
         for name in asked:
-            windows, cache = plans[name].windows, plans[name].cache
+            windows, cache = plans[name].windows, caches[name]
             if cache is None:
                 self._found[name] = windows.of(contents[name], codes[name], time)
             else:

@@ -6,7 +6,6 @@ So the features must be those of the daily join, value by value (`feature_jobs.o
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,13 +130,12 @@ def _column(table: pa.Table, name: str) -> pa.Array:
     return table[name].combine_chunks()
 
 
-def replay_in_scratch(scenario: Scenario, state: Path, events: Path, *, most: int | None = None) -> pa.Table:
-    """The same through a store of its own, which is deleted afterwards. `state` is the folder that materialize wrote of
-    the day before."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        closing(RocksStore(folder, scenario.name, writable=True)) as store,
-    ):
+def replay_in_scratch(
+    scenario: Scenario, state: Path, events: Path, scratch: Path, *, most: int | None = None
+) -> pa.Table:
+    """The same through a store of its own in the folder `scratch`. `state` is the folder that materialize wrote of the
+    day before."""
+    with closing(RocksStore(scratch, scenario.name, writable=True)) as store:
         reading = StoreReading(store, load(state, store), tuple(read_state(state)["days"]))
         found = replay_day(RequestPath(scenario, online_facts(state)), store, reading, events, most=most)
     # The join numbers its rows together with those of earlier days whose labels mature.

@@ -388,4 +388,7 @@ def _repeated(column: pa.Array, num_rows: int) -> pa.Array:
 
 
 def _text_of(time: int) -> str:
-    return datetime.datetime.fromtimestamp(time / 1e6, datetime.UTC).isoformat(timespec="seconds")
+    try:
+        return datetime.datetime.fromtimestamp(time / 1e6, datetime.UTC).isoformat(timespec="seconds")
+    except (OSError, OverflowError, ValueError):  # of no year that a date can have: another unit, perhaps
+        return f"{time} µs since 1970"

@@ -21,6 +21,7 @@ from feature_jobs.joins.aggregations import Aggregation, KeySet, aggregations, k
 from feature_jobs.joins.summaries import Summaries
 from feature_jobs.online.packed import Kind, Packed, Shape, kind_of
 from feature_jobs.schema import Scenario
+from feature_jobs.schema.base import Micros
 from feature_jobs.windows.days import Partitions, Pieces, TileId, Window
 from feature_jobs.windows.keys import Ints, Keys, concat_keys, union
 from feature_jobs.windows.rows import Column, Rows, Summary, concat_columns, lists_of, prefix_sums, take_columns
@@ -35,8 +36,8 @@ class SpanFacts(TypedDict):
     """Whole days with the times [begin, end) in µs, and the summary of their rows: numbers, and lists with the kind of
     their elements, each as OPERATION.COLUMN. Without whole days begin and end are the end of the state."""
 
-    begin: int
-    end: int
+    begin: Micros
+    end: Micros
     numbers: list[str]
     lists: list[tuple[str, Kind]]
 

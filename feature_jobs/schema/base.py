@@ -43,6 +43,8 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Day = Annotated[datetime.date, AfterValidator(_day), Field(description="A day, 2022-04-25.")]
 DAY_PATTERN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 DayName = Annotated[str, Field(pattern=DAY_PATTERN)]  # as a step gets it, and as files are named
+Micros = Annotated[int, Field(ge=-62_135_596_800_000_000, lt=253_402_300_800_000_000)]
+"""A time in µs since 1970 UTC, of the years 1 to 9999, which a date can show."""
 ClockTime = Annotated[str, AfterValidator(_clock_time)]
 PathText = Annotated[str, AfterValidator(_path)]
 ModelName = Annotated[str, AfterValidator(_model_name)]

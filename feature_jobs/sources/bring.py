@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
@@ -38,6 +38,7 @@ class Bringer:
     scenario: Scenario
     source: Source
     scratch: Path
+    columns: set[str] = field(default_factory=set)  # all columns of the tables that were read
 
     def bring(self, places: Sequence[Place], window: tuple[int, int]) -> list[File]:
         """The places as files of this machine, in the same order.
@@ -70,6 +71,7 @@ class Bringer:
     def _copy_rows(self, table: RemoteTable, window: tuple[int, int], target: Path) -> None:
         schema, columns = table.schema(), self.source.columns
         check_columns(self.scenario, self.source, str(table), schema.names)
+        self.columns.update(schema.names)
         names = dict.fromkeys(column.source or name for name, column in columns.items())
         chosen = pa.schema([schema.field(name) for name in names if name in schema.names])
         # Batches as they come: a day can be larger than the memory.

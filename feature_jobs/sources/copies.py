@@ -1,21 +1,23 @@
 """Typed copies of source files that hold many days and cannot be read in part.
 
-A day of a CSV or JSON lines file, or of a Parquet file whose times are text, costs a scan of the whole file. So where
-one process reads such a file for a second day, the scan is kept as Parquet, ordered by time; all later days read only
-their row groups of it. A process of one day makes no copy. Copies end with their process: only commits of the store may
-keep rows of users, because `forget` looks there.
+A day of a CSV or JSON lines file, or of a Parquet file whose times are text or in any order, costs a scan of the
+whole file. So where one process reads such a file for a second day, the scan is kept as Parquet, ordered by time; all
+later days read only their row groups of it. A process of one day makes no copy. Copies end with their process: only
+commits of the store may keep rows of users, because `forget` looks there.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from feature_jobs.sources.source import Source
 
 _LEAST_BYTES = 2**22  # a smaller file is scanned in the time that its copy takes
+_MOST_GROUPS = 4  # a day that reads less than a fourth of a file needs no copy, which costs about two scans
 SETTLED_S = 10
 """Seconds after its last change from which a file is copied. File systems note changes in steps of up to two seconds;
 within one step, a second change would leave size and times as they are, and the copy would be taken for current."""
@@ -23,10 +25,11 @@ within one step, a second change would leave size and times as they are, and the
 
 @dataclass(frozen=True)
 class Copy:
-    """Parquet files of one scan: `rows`, and `rejects`, the lines that are not rows."""
+    """Parquet files of one scan: `rows`, and `rejects`, the lines that are not rows. `columns` are all of the file."""
 
     rows: Path
     rejects: Path
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,14 +97,16 @@ class Copies:
         """Makes no copy of the file in this state."""
         self._copies[scan.key] = None
 
-    def make(self, scan: Scan, write: Callable[[Copy], None]) -> Copy | None:
-        """Makes the copy by `write`; None where that fails, or where the file changed meanwhile."""
+    def make(self, scan: Scan, write: Callable[[Copy], tuple[str, ...]]) -> Copy | None:
+        """Makes the copy by `write`, which returns the file's columns; None where that fails, or where the file
+        changed meanwhile."""
         self.skip(scan)  # until it is there
         self._folder = self._folder or self._make_folder()
         self._num_made += 1
-        copy = Copy(*(self._folder / f"{self._num_made}-{name}.parquet" for name in ("rows", "rejects")))
+        rows, rejects = (self._folder / f"{self._num_made}-{name}.parquet" for name in ("rows", "rejects"))
+        copy = Copy(rows, rejects)
         try:
-            write(copy)
+            copy = replace(copy, columns=write(copy))
             if scan.is_current:
                 self._copies[scan.key] = copy
         finally:
@@ -112,3 +117,23 @@ class Copies:
     def _remove(self, copy: Copy) -> None:
         for file in (copy.rows, copy.rejects):
             file.unlink(missing_ok=True)
+
+
+def is_ordered(file: str | os.PathLike[str], column: str) -> bool:
+    """Says if bounds of a column let a scan pass over most of a Parquet file: by the statistics of its row groups, a
+    value lies in a quarter of them at most, on average. Of a file that is not ordered by it, each value lies in all."""
+    import pyarrow.parquet as pq  # here, as the declaration of a step imports this module
+
+    widths, low, high = 0, list[int](), list[int]()
+    with pq.ParquetFile(file) as parquet:
+        metadata = parquet.metadata
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        found = (row_group.column(at) for at in range(row_group.num_columns))
+        statistics = next((one.statistics for one in found if one.path_in_schema == column), None)
+        if statistics is None or not statistics.has_min_max:
+            return False
+        low.append(statistics.min_raw)
+        high.append(statistics.max_raw)
+        widths += high[-1] - low[-1]
+    return bool(low) and widths * _MOST_GROUPS <= (max(high) - min(low)) * metadata.num_row_groups

@@ -13,7 +13,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,16 @@ from feature_jobs.sources.changes import Landed, changed_rows, read_landed, stag
 from feature_jobs.sources.copies import Copies
 from feature_jobs.sources.files import LocalCopy, files_of, partition_day
 from feature_jobs.sources.malformed import KIND, kinds_of, retyped_columns
-from feature_jobs.sources.output_files import COUNTS_FILE, LOGS, QUARANTINE_FILE, log_file
+from feature_jobs.sources.new_columns import KnownColumns
+from feature_jobs.sources.output_files import (
+    COUNTS_FILE,
+    LOGS,
+    QUARANTINE_FILE,
+    DayCounts,
+    SourceFacts,
+    TableCounts,
+    log_file,
+)
 from feature_jobs.sources.readers.remote_table import RemoteTable
 from feature_jobs.sources.repeated import stage_repeated
 from feature_jobs.sources.source import rising_columns, sources_of
@@ -40,37 +49,11 @@ _NUM_REASONS = 20
 _LONG_AGO = -(2**62)  # µs: before any time of an entity
 
 
-class TableCounts(TypedDict):
-    """Counts of one table's rows by outcome; `reasons` holds the most frequent ones, without the cells' values."""
-
-    rows_read: int
-    rows: int
-    duplicates: int
-    quarantined: int
-    undated: int
-    reasons: dict[str, int]
-    null_elements: NotRequired[int]  # nulls taken out of lists; absent where there are none
-    left_out: NotRequired[int]  # good rows for which the table's `where` does not hold
-    age_days: NotRequired[int]  # of an entity's partition, where the day itself has none
-    unchanged: NotRequired[int]  # rows of an entity that repeat its values, or that newer ones had replaced before
-    repeated: NotRequired[int]  # rows of a log that the table's `deduplicate` leaves out
-    anonymous: NotRequired[int]  # rows of a log without a user, where `data.anonymous` declares them
-    late: NotRequired[int]  # rows of a further log that arrived on a later day than they happened
-
-
-class DayCounts(TableCounts):
-    """Counts of the log, of each further log and of each entity by its name."""
-
-    entities: dict[str, TableCounts]
-    logs: NotRequired[dict[str, TableCounts]]  # absent where the scenario has none
-    versions: NotRequired[dict[str, str]]  # of the Delta and Iceberg tables that were read, by their places
-
-
 def ingest_day(
     scenario: Scenario, ds: str, output: Path, copies: Copies | None = None, *, yesterday: Path | None = None
 ) -> DayCounts:
-    """Writes events.parquet, logs/NAME.parquet, entities/NAME.parquet, quarantine.parquet and counts.json; returns the
-    counts.
+    """Writes events.parquet, logs/NAME.parquet, entities/NAME.parquet, quarantine.parquet, columns.json and
+    counts.json; returns the counts.
 
     events.parquet: the declared columns, `key.event_time` (int64 µs since 1970 UTC) and `key.event_row` (0, 1, …),
     ordered by time, then by place in the source; rows of a table without an order of its own by time, then by their
@@ -88,7 +71,7 @@ def ingest_day(
     counted: dict[str, TableCounts] = {}
     versions: dict[str, str] = {}
     quarantine: list[pa.Table] = []
-    sources = sources_of(scenario)
+    sources, columns = sources_of(scenario), KnownColumns(yesterday)
     # DuckDB spills to the output folder: a container's /tmp is memory itself.
     with tempfile.TemporaryDirectory(dir=output, prefix=".scratch-") as scratch, connect(Path(scratch)) as database:
         for source in sources:
@@ -103,19 +86,24 @@ def ingest_day(
                 counted[source.place], bad_rows = table.land(output, yesterday)
             quarantine.append(bad_rows)
             versions |= table.versions
+            columns.add(source, table.columns)
     write_landed(landed, output)
+    columns.write(output)
     bad = pa.concat_tables(quarantine)
     write_parquet(bad.to_batches(), _QUARANTINE, output / QUARANTINE_FILE)
     entities, logs = (_by_name(counted, place) for place in ("data.entities.", "data.logs."))
-    result: DayCounts = {**counted[sources[0].place], "entities": entities, "logs": logs, "versions": versions}
+    of_source: SourceFacts = {"versions": versions, "new_columns": columns.new}
+    result: DayCounts = {**counted[sources[0].place], "entities": entities, "logs": logs, **of_source}
     if not logs:
         del result["logs"]
-    # Without the versions: another version of a table can hold the same rows of this day.
-    content = {name: value for name, value in result.items() if name != "versions"}
+    # Without these facts: another version of a table, or one with more columns, can hold the same rows of this day.
+    content = {name: value for name, value in result.items() if name not in of_source}
     text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     (output / COUNTS_FILE).write_text(text, encoding="utf-8")
     if not versions:
         del result["versions"]
+    if not columns.new:
+        del result["new_columns"]
     return result
 
 
@@ -132,7 +120,7 @@ class _Landing:
         source = self.source = bringer.source
         start, end = (log_window if source.is_further else day_window)(self.scenario, ds)
         window = (_LONG_AGO if source.key else start, end)  # of an entity, all that was known before the day's end
-        files = bringer.bring(files_of(self.scenario, source, ds), window)
+        self.bringer, files = bringer, bringer.bring(files_of(self.scenario, source, ds), window)
         self.reader = Reader(self.connection, self.scenario, source, files, window, copies)
         self.what = f"entity {source.name}" if source.key else f"{ds} of {source.name}" if source.is_further else ds
         # A partition is read for one day alone, so that its rows are that day's even without a time.
@@ -271,6 +259,11 @@ class _Landing:
             batches, keys = _numbered(batches), [*keys, "key.event_row"]
         schema = arrow_schema(self.source.columns, *keys)
         return write_parquet((batch.cast(schema) for batch in batches), schema, output / path, rising=rising)
+
+    @property
+    def columns(self) -> set[str]:
+        """All columns of the source."""
+        return self.bringer.columns.union(*self.reader.columns.values())
 
     @property
     def versions(self) -> dict[str, str]:

@@ -25,8 +25,16 @@ import pyarrow.parquet as pq
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Column, Scenario
 from feature_jobs.schema.data import Entity, Events, Log
-from feature_jobs.sources.ingest import DayCounts, TableCounts
-from feature_jobs.sources.output_files import COUNTS_FILE, EVENTS_FILE, LOGS, QUARANTINE_FILE, log_file
+from feature_jobs.sources.output_files import (
+    COLUMNS_FILE,
+    COUNTS_FILE,
+    EVENTS_FILE,
+    LOGS,
+    QUARANTINE_FILE,
+    DayCounts,
+    TableCounts,
+    log_file,
+)
 from feature_jobs.sources.source import rising_columns
 from feature_jobs.sources.tables import as_written, write_parquet
 from feature_jobs.sources.user_ids import ID_TYPES, Found, User, Users
@@ -56,12 +64,14 @@ def leave_out(scenario: Scenario, folder: Path, users: Users, output: Path) -> D
 
     The files are those that ingest would have written if they had never been in the source. The counts are, too, but
     for exact duplicates: the number of theirs is not known any more, and rows that become equal without an id stay.
-    landed.json stays as it is: it describes the source, which may still have these users.
+    landed.json and columns.json stay as they are: they describe the source, which may still have these users.
     Raises BadInputError where no events are left.
     """
     # All of them first: entities without users stay byte for byte as ingest wrote them.
     for name in ("entities", *([LOGS] if (folder / LOGS).exists() else [])):
         shutil.copytree(folder / name, output / name, copy_function=shutil.copyfile, dirs_exist_ok=True)
+    if (columns := folder / COLUMNS_FILE).exists():
+        shutil.copyfile(columns, output / COLUMNS_FILE)
     counts: DayCounts = json.loads((folder / COUNTS_FILE).read_text(encoding="utf-8"))
     quarantine = pq.read_table(folder / QUARANTINE_FILE)
     is_named = np.zeros(len(quarantine), bool)

@@ -8,6 +8,7 @@ streamed and within a memory limit.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from feature_jobs.schema.days import day_of
 from feature_jobs.sources.anonymous import leave_out_anonymous
 from feature_jobs.sources.bounds import bounds_of
 from feature_jobs.sources.casts import INEXACT, SQL_TYPES, Cell, time_sql
-from feature_jobs.sources.copies import Copies, Copy, Scan
+from feature_jobs.sources.copies import Copies, Copy, Scan, is_ordered
 from feature_jobs.sources.files import File, LocalCopy, duckdb_path, open_text
 from feature_jobs.sources.layouts import Layouts, unreadable
 from feature_jobs.sources.readers.remote_table import RemoteTable
@@ -83,6 +84,7 @@ class Reader:
     files: Sequence[File]
     window: tuple[int, int]
     copies: Copies | None = None
+    columns: dict[str, tuple[str, ...]] = field(default_factory=dict)  # all columns of the files that were read
     _copied: dict[int, Copy] = field(default_factory=dict)  # by the number of the file
 
     def stage(self, limit: int | None = None) -> None:
@@ -107,6 +109,7 @@ class Reader:
             rows = f"SELECT * FROM ({{rows}}) WHERE {keep}" + (f" LIMIT {limit}" if limit else "")
             if copy := self._copy_of(number):
                 self._copied[number] = copy
+                self.columns[os.fspath(self.files[number])] = copy.columns
                 self.connection.execute(f"INSERT INTO staged FROM read_parquet({duckdb_path(copy.rejects)})")
             self._read(number, f"INSERT INTO staged {rows}", whole=self.source.is_partitioned)
             if self.source.is_text and not copy:
@@ -150,7 +153,7 @@ class Reader:
         scan = Scan.of(self.source, self.scenario.data.path, number, file)
         if (copy := self.copies.find(scan)) or not self.copies.is_due(scan):
             return copy
-        if is_parquet and self._rows(number, whole=True) != self._rows(number, whole=False):
+        if is_parquet and self._is_read_in_part(number):
             self.copies.skip(scan)  # a day reads only its row groups of the file itself
             return None
         try:
@@ -158,7 +161,14 @@ class Reader:
         except (BadInputError, duckdb.IOException, duckdb.OutOfMemoryException, OSError):
             return None  # without space for a copy the day still reads the file; a fault of the file is found there
 
-    def _write_copy(self, number: int, copy: Copy) -> None:
+    def _is_read_in_part(self, number: int) -> bool:
+        """Says if a day reads some row groups of a Parquet file with times."""
+        if self._rows(number, whole=True) == self._rows(number, whole=False) or not self.source.time:
+            return False
+        column = self.source.time.column
+        return is_ordered(self.files[number], self.source.columns[column].source or column)
+
+    def _write_copy(self, number: int, copy: Copy) -> tuple[str, ...]:
         order = "ORDER BY time" if self.source.time else ""
         self._read(number, f"COPY (SELECT * FROM ({{rows}}) {order}) TO {_target(copy.rows)}")
         if self.source.is_text:
@@ -166,6 +176,7 @@ class Reader:
         rejects = f"FROM staged WHERE file = {number}"  # nothing else of the file is staged yet
         self.connection.execute(f"COPY (SELECT * {rejects}) TO {_target(copy.rejects)}")
         self.connection.execute(f"DELETE {rejects}")
+        return self.columns[os.fspath(self.files[number])]
 
     def _refuse_inexact(self) -> None:
         """A float has merged neighbouring integers before this file was written, in rows that look good as well: so one
@@ -252,6 +263,7 @@ class Reader:
         outside the window may be left out."""
         source, file = self.source, self.files[number]
         layout = Layouts(self.connection, self.scenario, source).of(file)
+        self.columns[os.fspath(file)] = tuple(layout.raws)
         cells = [
             Cell(name, c, layout.types.get(c.source or name, '"NULL"'), name == source.key)
             for name, c in source.columns.items()

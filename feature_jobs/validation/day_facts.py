@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import ONE_DAY, day_start, parse_ds
 from feature_jobs.schema.files import JOIN_FILE
+from feature_jobs.sources.new_columns import read_columns
 from feature_jobs.validation.day_samples import DaySamples
+from feature_jobs.validation.hours import Hours, shifts
 
 if TYPE_CHECKING:
     from feature_jobs.validation.drift import DayProfile
 
 PREFIX = "day."
+NEW_COLUMNS, SHIFTED = "new_columns", "shifted_hours"
 ROWS = f"{PREFIX}rows"
 _WEEK = ONE_DAY * 7
 
@@ -33,7 +37,10 @@ def fact_names(scenario: Scenario) -> dict[str, str]:
         "repeated_share": "share of events with user, item and time of another one",
         "out_of_order_rows": "events that are older than the one before them",
         "longest_gap_s": "longest time of the day without an event, in seconds",
+        NEW_COLUMNS: "columns of the sources that no earlier day had, and that the scenario does not declare",
     }
+    for of, table in (("", "the events"), *((f".{name}", name) for name in scenario.data.logs)):
+        names[f"{SHIFTED}{of}"] = f"hours by which the rows of {table} lie later than on the days before"
     for of, table in _tables(scenario):
         names[f"quarantined_share{of}"] = f"share of malformed rows of {table}"
         names[f"duplicate_share{of}"] = f"share of exact duplicates among the rows of {table}"
@@ -58,18 +65,34 @@ def _tables(scenario: Scenario) -> Iterator[tuple[str, str]]:
 
 
 def day_facts(
-    scenario: Scenario, ds: str, day: DaySamples, counts: Mapping[str, Any], rows_of_days: Mapping[str, float]
+    scenario: Scenario,
+    ds: str,
+    day: DaySamples,
+    counts: Mapping[str, Any],
+    rows_of_days: Mapping[str, float],
+    *,
+    of_sources: DayFacts | None = None,
 ) -> DayFacts:
     """The facts of `ds` under the names of `fact_names`.
 
-    `counts` is the counts.json of the day's ingest, `rows_of_days` the events of earlier days, by ds.
+    `counts` is the counts.json of the day's ingest, `rows_of_days` the events of earlier days, by ds. `of_sources`: see
+    `facts_of_sources`.
     """
     found = {**_of_events(scenario, ds, day), **_of_ingest(scenario, counts), **_of_labels(scenario, day, counts)}
     joined = json.loads(file.read_text(encoding="utf-8")) if (file := day.file.parent / JOIN_FILE).is_file() else {}
+    found |= of_sources or {}
     found |= {f"hit_share.{name}": share for name, share in joined.get("entities", {}).items()}
     week_before = rows_of_days.get(str(parse_ds(ds) - _WEEK))
     found["rows_by_weekday"] = found["rows"] / week_before if week_before and found["rows"] is not None else None
     return {name: _rounded(found.get(name.removeprefix(PREFIX))) for name in fact_names(scenario)}
+
+
+def facts_of_sources(events: Path, hours: Mapping[str, Hours], past: Mapping[str, DayProfile]) -> DayFacts:
+    """Facts, without their prefix, of a day's sources beside the days before. `events` is the folder that ingest wrote,
+    `hours` are those of its logs (feature_jobs.validation.hours)."""
+    found = shifts(hours, [day.get("own_hours", {}) for day in past.values()])
+    shifted = {f"{SHIFTED}.{name}" if name else SHIFTED: num for name, num in found.items()}
+    return {NEW_COLUMNS: sum(map(len, read_columns(events)["new"].values())), **shifted}
 
 
 def rows_of_days(days: Mapping[str, DayProfile]) -> dict[str, float]:

@@ -26,6 +26,7 @@ from feature_jobs.expressions.compiler import EVENT_TIME, columns_of
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import ONE_DAY, day_start, parse_ds
 from feature_jobs.validation.files import PROFILE_FILE
+from feature_jobs.validation.hours import Hours
 from feature_jobs.validation.sketches import MAX_IDS, Kind, Sketch, merge, psi, sketch
 
 if TYPE_CHECKING:
@@ -41,14 +42,15 @@ class LabelCounts(TypedDict):
 
 class DayProfile(TypedDict):
     """Summary of a day, kept for comparison with later days. `middle`: the quartiles of each number, exact, because a
-    sketch rounds a counter's steps away; `own_rows`: the events of the day itself. Profiles that an older release wrote
-    lack both."""
+    sketch rounds a counter's steps away; `own_rows`: the events of the day itself; `own_hours`: by log their hours
+    (feature_jobs.validation.hours). Profiles that an older release wrote lack these."""
 
     rows: int
     labels: dict[str, LabelCounts]
     columns: dict[str, Sketch]
     middle: NotRequired[dict[str, list[float]]]
     own_rows: NotRequired[float | None]
+    own_hours: NotRequired[dict[str, Hours]]
 
 
 class Judged(TypedDict):

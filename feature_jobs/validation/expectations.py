@@ -20,7 +20,7 @@ from feature_jobs.errors import BadInputError, listed
 from feature_jobs.imports import quick_imports
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.user_file import read_user_text
-from feature_jobs.validation.day_facts import fact_names
+from feature_jobs.validation.day_facts import NEW_COLUMNS, PREFIX, SHIFTED, fact_names
 
 SEVERITIES = {"critical": "blocking", "warning": "warning", "info": "info"}  # in GX's words and in ours
 BUILT_IN = "built-in"
@@ -55,6 +55,7 @@ def propose_suite(scenario: Scenario, null_shares: Mapping[str, float] = Mapping
         # No sample can be joined or judged without them.
         *(_expect("column_values_to_not_be_null", column=name) for name in _needed_keys(scenario)),
         _expect("column_values_to_be_unique", column="key.event_row"),
+        *_of_sources(scenario),
     ]
     for task in scenario.tasks:
         column = f"label.{task}"
@@ -70,6 +71,14 @@ def propose_suite(scenario: Scenario, null_shares: Mapping[str, float] = Mapping
     for name, feature in scenario.features.items():
         expectations += _of_feature(name, feature, null_shares.get(name, 0.0))
     return {"name": scenario.name, "expectations": expectations, "meta": {}}
+
+
+def _of_sources(scenario: Scenario) -> Iterator[Expectation]:
+    """A source that changes its columns or its clock: warnings, as the day's rows are all good."""
+    yield _expect("column_values_to_be_between", "warning", column=f"{PREFIX}{NEW_COLUMNS}", max_value=0)
+    for name in fact_names(scenario):
+        if name.startswith(f"{PREFIX}{SHIFTED}"):
+            yield _expect("column_values_to_be_between", "warning", column=name, min_value=0, max_value=0)
 
 
 def _needed_keys(scenario: Scenario) -> list[str]:

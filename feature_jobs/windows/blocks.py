@@ -45,6 +45,16 @@ def write_blocks(blocks: Iterable[tuple[str, pa.Table]], file: Path) -> dict[str
     return places
 
 
+def fills(places: list[Place], num_bytes: int) -> bool:
+    """Says if blocks at these places, one after the other, fill a file of so many bytes."""
+    end = 0
+    for begin, size in sorted(places):
+        if size <= 0 or begin != end + -end % _ALIGNMENT:
+            return False
+        end = begin + size
+    return end == num_bytes
+
+
 def digest_of_blocks(file: Path) -> str:
     """SHA-256 of a file of blocks, read as a stream: it may be larger than the memory."""
     with file.open("rb") as stream:

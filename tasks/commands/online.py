@@ -81,9 +81,9 @@ def _replayed(context: Context, ds: str, most: int | None) -> pa.Table:
     before = previous_day(context.scenario, ds)
     if before is None:
         raise ParentMissingError(f"{ds} is the first day, so no state is before it; choose a later day", ds)
-    return replay_in_scratch(
-        context.scenario, _read(context, "online", before), _read(context, "events", ds), most=most
-    )
+    state, events = _read(context, "online", before), _read(context, "events", ds)
+    with context.store.scratch() as scratch:  # what a killed run leaves there is removed by the next one, or by gc
+        return replay_in_scratch(context.scenario, state, events, scratch, most=most)
 
 
 def _table(file: Path) -> pa.Table:

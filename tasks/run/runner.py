@@ -161,7 +161,7 @@ def _run(
         if standing is not None:
             # With other settings the same rows give other bytes; `recloop run` and `plan` name such days.
             is_comparable = standing.manifest["config"] == facts["config"]
-            done = _compare(scenario, store, standing, output, metrics) if is_comparable else _already_done(standing)
+            done = _compare(declared, config, standing, output, metrics) if is_comparable else _already_done(standing)
             return done, standing
         # Before the commit: a process that is killed between the two must not leave a commit without its metrics.
         record = {"metrics": metrics, "series": series, "system": ran.system, "seconds": seconds}
@@ -327,12 +327,17 @@ def _already_done(standing: Commit) -> Outcome:
     )
 
 
-def _compare(scenario: Scenario, store: ScenarioStore, standing: Commit, output: Path, metrics: Metrics) -> Outcome:
+def _compare(declared: Step, config: DayConfig, standing: Commit, output: Path, metrics: Metrics) -> Outcome:
     """A source that is read again must give the same rows: late or corrected data is never taken silently."""
-    if sha256_of(canonical_json(files_of(output))) == standing.digest:
+    store = standing.store
+    then, now = (
+        {name: facts for name, facts in files.items() if name not in declared.uncompared}
+        for files in (standing.manifest["files"], files_of(output))
+    )
+    if then == now:
         return _already_done(standing)
     raise BadInputError(
-        f"{scenario.data.places}: the day {standing.ds} reads differently than when it was committed"
+        f"{config.scenario.data.places}: the day {standing.ds} reads differently than when it was committed"
         f" ({_changed(store, standing, metrics)}); to learn from the corrected data start a new generation:"
         f" recloop chain replay {store.options} --from {standing.ds}"
     )

@@ -35,6 +35,28 @@ def test_fault_4_a_retyped_column_is_refused_before_ingest(tmp_path: Path) -> No
     assert run_step("ingest", added, SECOND, store, track=False).outcome == "done"
 
 
+def test_a_new_column_of_the_source_is_reported_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, store = write_small(tmp_path, 3, rows=50), open_store(tmp_path / "store", "shop")
+    first, second, third = days(3)
+    for ds in (second, third):
+        log = tmp_path / "data" / "events" / f"{ds}.csv"
+        lines = log.read_text().splitlines()
+        log.write_text("\n".join([f"{lines[0]},coupon", *(f"{line},7" for line in lines[1:])]) + "\n")
+    by_day = {"data.events.path": "events/{ds}.csv"}
+    scenario = load_scenario(file, overrides=by_day)
+    outcomes = [run_step("ingest", scenario, ds, store, track=False).metrics for ds in (first, second, third)]
+    assert [found.get("new_columns") for found in outcomes] == [None, {"data.events": ["coupon"]}, None]
+    warning = f"warning: {second}: data.events: new column 'coupon', which no earlier day has; to read it, declare it"
+    assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")] == [
+        f"{warning} (optional: true) in {file}"
+    ]
+    with_more = tmp_path / "data" / "events" / f"{first}.csv"
+    lines = with_more.read_text().splitlines()
+    with_more.write_text("\n".join([f"{lines[0]},coupon", *(f"{line},7" for line in lines[1:])]) + "\n")
+    again = run_step("ingest", scenario, first, store, track=False)  # no row is another one
+    assert again.outcome == "already_done"
+
+
 def test_ingest_reports_what_it_quarantined_and_dropped(tmp_path: Path) -> None:
     file = write_small(tmp_path, 1, rows=200)
     log = tmp_path / "data" / "events" / f"{FIRST}.csv"

@@ -11,6 +11,8 @@ import pytest
 
 from feature_jobs.errors import BadInputError, GateError
 from feature_jobs.schema import Scenario, load_scenario
+from feature_jobs.schema.days import day_start
+from feature_jobs.validation.day_facts import fact_names
 from feature_jobs.validation.expectations import load_suite, propose_suite, suite_text
 from tasks.contract import DayConfig
 from tasks.validate import validate
@@ -63,13 +65,23 @@ def columns(num_rows: int = 1000, seed: int = 0) -> dict:
     }
 
 
-def run(folder: Path, scenario: Scenario, data: dict, ds: str = "2022-04-01", yesterday: Path | None = None, **counts):
+def run(
+    folder: Path,
+    scenario: Scenario,
+    data: dict,
+    ds: str = "2022-04-01",
+    yesterday: Path | None = None,
+    new_columns=None,
+    **counts,
+):
     """Writes the inputs, runs the step; returns the output folder, and its metrics or the GateError."""
     samples, events, output = (folder / name / ds for name in ("samples", "events", "validation"))
     for place in (samples, events, output):
         place.mkdir(parents=True)
     pq.write_table(pa.table(data), samples / "samples.parquet")
     (events / "counts.json").write_text(json.dumps({"rows": len(data["age"]), **counts}))
+    pq.write_table(pa.table({"key.event_time": data["key.event_time"]}), events / "events.parquet")
+    (events / "columns.json").write_text(json.dumps({"columns": {}, "new": new_columns or {}}))
     try:
         config = DayConfig(scenario, ds)
         return output, validate(config, samples=samples, events=events, yesterday=yesterday, validation=output)
@@ -100,6 +112,29 @@ def test_a_good_day_passes_with_docs_and_says_that_its_suite_is_the_built_in_one
         "docs/validations/tiny/2022-04-01/samples/index.html",
     ]
     assert "2022-04-01" in (output / "docs/index.html").read_text()
+
+
+def test_a_source_that_changes_its_columns_and_its_clock_is_reported(tmp_path):
+    """As warnings; a suite of one's own may block the day."""
+    first, second = "2022-04-01", "2022-04-02"
+    scenario = scenario_in(tmp_path)
+    begin, data = day_start(scenario, first), columns()
+    hours = np.random.default_rng(3).choice(24, 1000, p=np.arange(24) / 276)
+    data["key.event_time"] = begin + np.sort(hours) * 3_600_000_000
+    yesterday, _ = run(tmp_path, scenario, data, first)
+    facts = verdict_of(yesterday)["facts"]
+    assert facts["day.shifted_hours"] is None and facts["day.new_columns"] == 0
+    profile = json.loads((yesterday / "profile.json").read_text())
+    profile["days"] |= {f"2022-03-{day}": profile["days"][first] for day in (29, 30, 31)}
+    (yesterday / "profile.json").write_text(json.dumps(profile))
+    data["key.event_time"] = np.sort(data["key.event_time"] + (24 - 8) * 3_600_000_000)
+    output, _ = run(tmp_path, scenario, data, second, yesterday, {"data.events": ["a", "b"]})
+    found = {w["column"]: (w["expected"], w["value"]) for w in verdict_of(output)["warnings"]}
+    assert found["day.shifted_hours"] == ("at least 0.0, at most 0.0", -8), found
+    assert found["day.new_columns"] == ("at most 0.0", 2), found
+    critical = expectation("expect_column_values_to_be_between", column="day.shifted_hours", min_value=0, max_value=0)
+    _, error = run(tmp_path / "critical", scenario_in(tmp_path, suite=[critical]), data, second, yesterday)
+    assert isinstance(error, GateError) and "day.shifted_hours" in str(error)
 
 
 def test_data_docs_open_without_a_network(tmp_path):
@@ -357,5 +392,7 @@ def test_the_shipped_suites_load_and_name_columns_of_their_samples(name):
     lists = ("ids", "sequence")
     columns = {f"{n}.length" if f.kind in lists else n for n, f in scenario.features.items()}
     columns |= {"key.event_time", "key.event_row", "key.user", "key.item", *(f"label.{t}" for t in scenario.tasks)}
-    assert {e["kwargs"]["column"] for e in suite["expectations"] if "column" in e["kwargs"]} <= columns
+    assert {e["kwargs"]["column"] for e in suite["expectations"] if "column" in e["kwargs"]} <= columns | fact_names(
+        scenario
+    ).keys()
     assert {e["severity"] for e in suite["expectations"]} == {"critical", "warning"}

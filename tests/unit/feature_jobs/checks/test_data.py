@@ -312,3 +312,14 @@ def test_requests_of_the_log_are_counted_and_doubtful_ones_warned_of(shop: Calla
     assert fact_lines(facts) == [
         "requests in the sample of 2024-03-02: 1,200 of 5.2 rows on average, at most 61 s long"
     ]
+
+
+def test_a_column_that_only_later_files_have_is_a_warning(shop: Callable[..., Scenario]) -> None:
+    scenario = shop("{ds}.csv")
+    before = check(scenario)["warnings"]
+    for ds in ("2024-03-04", "2024-03-05"):
+        log = Path(scenario.data.path) / f"{ds}.csv"
+        head, *rows = log.read_text().splitlines()
+        log.write_text("\n".join([f"{head},shop", *(f"{row},1" for row in rows)]) + "\n")
+    (new,) = [line for line in check(scenario)["warnings"] if line not in before]
+    assert "data.events.columns: " in new and "2024-03-04.csv: new column 'shop', which no earlier day has; to" in new

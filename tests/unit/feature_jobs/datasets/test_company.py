@@ -10,7 +10,8 @@ import pytest
 from feature_jobs.datasets.company import generate
 from feature_jobs.proposals.propose import write_proposal
 from feature_jobs.schema import Scenario, load_scenario
-from feature_jobs.sources.ingest import DayCounts, ingest_day
+from feature_jobs.sources.ingest import ingest_day
+from feature_jobs.sources.output_files import DayCounts
 from tests.paths import SCENARIOS
 from tests.unit.feature_jobs.joins.small_log import Carried
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_jobs.joins.entities import Newest
+from feature_jobs.online import cache
 from feature_jobs.online.entities import EntityRows
 from feature_jobs.online.materialize import append_rows, load, materialize_day, online_facts, read_state
 from feature_jobs.online.request import Request, RequestPath, StoreReading
@@ -82,6 +83,25 @@ def test_what_is_kept_is_what_is_true(opened: tuple[Scenario, Path], tmp_path: P
             request = Request(time, 1, pa.array(items, pa.int64()), {"tag": pa.array([tag])})
             wanted = RequestPath(scenario, facts).table(request, reading)
             assert keeping.table(request, reading).to_pydict() == wanted.to_pydict()
+
+
+def test_a_request_of_more_keys_than_a_cache_has_room_for(
+    opened: tuple[Scenario, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario, state = opened
+    facts, time = online_facts(state), MOMENTS[5]
+    with closing(RocksStore(tmp_path, scenario.name)) as store:
+        reading = StoreReading(store, load(state, store), tuple(read_state(state)["days"]))
+
+        def table(path: RequestPath, num: int) -> dict[str, list[Any]]:
+            request = Request(time, 1, pa.array(range(num), pa.int64()), {"tag": pa.array(["a"])})
+            return path.table(request, reading).to_pydict()
+
+        nums = (3, 5, 40, 3, 7)
+        wanted = [table(RequestPath(scenario, facts), num) for num in nums]
+        monkeypatch.setattr(cache, "_OTHERS", 5)
+        keeping = RequestPath(scenario, facts)
+        assert [table(keeping, num) for num in nums] == wanted
 
 
 @settings(max_examples=40)

@@ -78,6 +78,7 @@ def test_rows_count_from_their_time_and_a_repeated_one_replaces_itself(scenario:
         ({"items": pa.array(["x", "y"])}, "item: string instead of int64"),
         ({"time": NOON * US - DAY_S * US}, "hold from 1970-01-04T00:00:00+00:00 to 1970-01-06T00:00:00+00:00"),
         ({"time": 5 * DAY_S * US}, "but the request is of 1970-01-06T00:00:00+00:00"),
+        ({"time": NOON * US * 1_000_000}, f"but the request is of {NOON * US * 1_000_000} µs since 1970"),
     ],
 )
 def test_what_a_request_lacks_is_named(

@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from feature_jobs.errors import BadInputError
-from feature_jobs.sources.ingest import DayCounts, ingest_day
+from feature_jobs.sources.ingest import ingest_day
+from feature_jobs.sources.output_files import DayCounts
 from tests.unit.feature_jobs.small_source import DAY_S, scenario_in, write_lines
 
 DS = "1970-01-02"

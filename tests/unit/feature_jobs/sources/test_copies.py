@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -111,14 +112,37 @@ def test_an_entity_is_copied_and_a_parquet_file_that_is_read_in_part_is_not(tmp_
     )
     write_lines(tmp_path / "data/users.csv", ["user", "1", "2", "2"])
     columns = {name: pa.array([1] * 7) for name in ("user", "item", "rating")}
-    pq.write_table(
-        pa.table({**columns, "t": pa.array([day * DAY_S for day in range(7)])}), tmp_path / "data/log.parquet"
-    )
+    rows = pa.table({**columns, "t": pa.array([day * DAY_S for day in range(7)])})
+    pq.write_table(rows, tmp_path / "data/log.parquet", row_group_size=1)
     copies = copies_in(tmp_path / "copies")
     assert results(scenario, tmp_path / "copied", copies) == results(scenario, tmp_path / "plain", None)
     assert [key for key, copy in copies._copies.items() if copy] == [
         ("data.entities.user", tmp_path / "data/users.csv")
     ]
+
+
+@pytest.mark.parametrize(
+    ("size", "is_copied"), [(50, True), (1_000, True), (17, False)], ids=["any order", "one group", "by time"]
+)
+@pytest.mark.parametrize("kind", [pa.int64(), pa.timestamp("ns", "UTC"), pa.timestamp("ms")], ids=str)
+def test_a_parquet_file_is_copied_where_its_row_groups_are_of_all_times(
+    tmp_path: Path, kind: pa.DataType, size: int, is_copied: bool
+) -> None:
+    time = {"column": "t", "unit": "s"} if kind == pa.int64() else {"column": "t"}
+    changes = {"data.events.path": "log.parquet", "data.events.format": "parquet", "data.events.time": time}
+    if kind != pa.int64():
+        changes["data.events.columns.t"] = {"type": "time"}
+    scenario, rng = scenario_in(tmp_path, changes), np.random.default_rng(1)
+    seconds = rng.integers(0, 7 * DAY_S, 1_000)
+    if not is_copied:
+        seconds.sort()
+    times = pa.array(seconds) if kind == pa.int64() else pa.array(seconds, pa.timestamp("s")).cast(kind)
+    ids = {name: rng.integers(1, 6, 1_000) for name in ("user", "item", "rating")}
+    pq.write_table(pa.table({**ids, "t": times}), tmp_path / "data/log.parquet", row_group_size=size)
+    assert results(scenario, tmp_path / "copied", copies_in(tmp_path / "copies")) == results(
+        scenario, tmp_path / "plain", None
+    )
+    assert (tmp_path / "copies").exists() == is_copied
 
 
 def append(file: Path) -> None:
@@ -160,10 +184,11 @@ def test_a_file_that_changes_while_it_is_copied_has_no_copy(tmp_path: Path, monk
     copies = copies_in(tmp_path / "copies")
     make = copies.make
 
-    def changed_meanwhile(scan: module.Scan, write: Callable[[module.Copy], None]) -> module.Copy | None:
-        def write_then_append(copy: module.Copy) -> None:
-            write(copy)
+    def changed_meanwhile(scan: module.Scan, write: Callable[[module.Copy], tuple[str, ...]]) -> module.Copy | None:
+        def write_then_append(copy: module.Copy) -> tuple[str, ...]:
+            columns = write(copy)
             append(file)
+            return columns
 
         return make(scan, write_then_append)
 

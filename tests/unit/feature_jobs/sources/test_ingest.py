@@ -89,6 +89,7 @@ def test_a_day_lands_typed_ordered_and_counted(tmp_path: Path) -> None:
     assert json.loads(bad[0]["row"]) == {"user": "x", "item": "1", "rating": "3", "t": str(T)}
     assert json.loads(bad[2]["row"]) == {"line": 9, "text": "1,1"}
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "columns.json",
         "counts.json",
         "entities",
         "events.parquet",

@@ -11,7 +11,8 @@ import pytest
 
 from feature_jobs.checks.check import check
 from feature_jobs.errors import BadInputError
-from feature_jobs.sources.ingest import DayCounts, ingest_day
+from feature_jobs.sources.ingest import ingest_day
+from feature_jobs.sources.output_files import DayCounts
 from tests.unit.feature_jobs.small_source import DAY_S, HEADER, scenario_in, write_lines
 
 DAYS = ("1970-01-02", "1970-01-03")
