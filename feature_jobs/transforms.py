@@ -169,8 +169,8 @@ class Encoded:
 
     slots: list[Ints]
     bags: dict[str, tuple[Ints, Ints]]
-    shares: dict[str, Floats]
     numbers_NK: Floats
+    shares: dict[str, Floats]
 
 
 def encode(samples: pa.Table, layout: Layout) -> Encoded:
@@ -200,7 +200,7 @@ def encode(samples: pa.Table, layout: Layout) -> Encoded:
         bags[bag.name] = keys, offsets
         if shares_V is not None:
             shares[bag.name] = shares_V
-    return Encoded(slots, bags, shares, numbers_NK)
+    return Encoded(slots, bags, numbers_NK, shares)
 
 
 def numbered_shares(encoded: Encoded) -> dict[int, Floats]:

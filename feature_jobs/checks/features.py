@@ -25,6 +25,10 @@ from feature_jobs.schema.labels import OutcomeLabel
 ID_TYPES = ("int", "string", "bool")
 NUMBER_TYPES = ("int", "float", "bool")
 WEIGHTED = "a list of texts id:weight"
+_REMEDIES = {
+    WEIGHTED: "declare the column as list[string], or leave out `weighted`",
+    "a vector": "declare the column as list[float]",
+}
 
 
 def check_labels(problems: Problems) -> set[str]:
@@ -311,10 +315,8 @@ class _Features:
 def _remedy(wanted: str, kind: str, of: str) -> str:
     if kind == "time":
         return f"write the seconds between two times, as in event_time - {of}, or hour({of})"
-    if wanted == WEIGHTED:
-        return "declare the column as list[string] with a separator, or leave out `weighted`"
-    if wanted == "a vector":
-        return "declare the column as list[float]"
+    if wanted in _REMEDIES:
+        return _REMEDIES[wanted]
     if wanted == "a number":
         return f"use kind: ids, or length({of})" if kind.startswith("list") else "use kind: id, or declare it as float"
     if kind.startswith("list"):
