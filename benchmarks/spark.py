@@ -32,8 +32,8 @@ from feature_jobs.joins.join import join_day
 from feature_jobs.joins.summaries import days_of_windows
 from feature_jobs.schema import Scenario, load_scenario
 from feature_jobs.schema.files import SAMPLES_FILE
-from feature_jobs.spark.session import spark_session
 from feature_jobs.spark.windows import SparkWindows
+from feature_jobs.spark_session import spark_session
 from feature_jobs.windows.query import Answers, answers
 
 USERS, ITEMS = 100_000, 20_000

@@ -91,8 +91,8 @@ def _answers(scenario: Scenario) -> Iterator[Answers]:
 
         yield answers
         return
-    from feature_jobs.spark.session import spark_session
     from feature_jobs.spark.windows import SparkWindows
+    from feature_jobs.spark_session import spark_session
 
     with spark_session(scenario) as session:
         yield SparkWindows(session)

@@ -267,7 +267,7 @@ class _DataCheck:
                     break
                 found = []
             files += [file for file in found if isinstance(file, Path)]
-            if not source.is_partitioned or source.table.is_url:
+            if not source.is_partitioned or source.table.is_elsewhere:
                 break
             day += ONE_DAY
         return list(dict.fromkeys(files))

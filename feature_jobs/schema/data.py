@@ -28,8 +28,9 @@ Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "satur
 WEEKDAYS: tuple[Weekday, ...] = get_args(Weekday)
 
 
-Format = Literal["csv", "parquet", "jsonl", "delta", "iceberg", "postgres", "kafka"]
+Format = Literal["csv", "parquet", "jsonl", "delta", "hive", "iceberg", "postgres", "kafka"]
 _TABLE_NAME = re.compile(r"[^\s.{}]+[.][^\s{}]*[^\s.{}]")
+_HIVE_NAME = re.compile(r"\w+[.]\w+(/\w+=[^/\s]+)*", re.ASCII)
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
@@ -102,20 +103,22 @@ class Table(Section):
     and `{d}`: without leading zeros) in folders such as year={yyyy}/month={mm}/day={dd}. Folders such as country=DE
     are columns of text.
 
-    Of a table in Delta, Iceberg or Postgres a day reads the rows of its time. They have no order of their own, so they
-    are ordered by time, then by the values of the declared columns.
+    Of a table in Delta, Hive, Iceberg or Postgres a day reads the rows of its time. They have no order of their own, so
+    they are ordered by time, then by the values of the declared columns.
     """
 
     path: PathText
     """A file, a folder of files, or a glob; a path that exists is itself, even if it holds characters of a glob. Or a
-    URL of these, such as s3://bucket/logs/{ds}. With `format: delta` the folder or URL of the table; with iceberg or
-    postgres its name, such as shop.events; with kafka the topic."""
+    URL of these, such as s3://bucket/logs/{ds}. With `format: delta` the folder or URL of the table; with hive, iceberg
+    or postgres its name, such as shop.events; with kafka the topic. A name of hive may go on with partitions:
+    shop.events/dt={ds}."""
     format: Format
     """The format of the files; jsonl is one JSON object a line, in which an absent key is null. Or the kind of the
     table that `path` names; messages of kafka are JSON objects."""
     server: str | None = None
     """The environment variable with the URL of the Postgres server, postgresql://USER:PASSWORD@HOST/DATABASE, or of
-    Kafka's brokers, kafka://HOST:PORT,HOST:PORT?SETTING=VALUE; the URL itself never stands in a scenario."""
+    Kafka's brokers, kafka://HOST:PORT,HOST:PORT?SETTING=VALUE, or of the metastore of Hive, thrift://HOST:PORT; the URL
+    itself never stands in a scenario."""
     catalog: str | None = None
     """The name of the Iceberg catalog in the settings of PyIceberg, such as shop for PYICEBERG_CATALOG__SHOP__URI."""
     delimiter: str = ","
@@ -134,11 +137,11 @@ class Table(Section):
     @property
     def is_elsewhere(self) -> bool:
         """Says if it is not below `data.path`, but read over a network."""
-        return self.is_url or self.format in ("iceberg", "kafka", "postgres")
+        return self.is_url or self.format in ("hive", "iceberg", "kafka", "postgres")
 
     @model_validator(mode="after")
     def _check_place(self) -> Self:
-        for field, kinds in (("server", ("postgres", "kafka")), ("catalog", ("iceberg",))):
+        for field, kinds in (("server", ("postgres", "kafka", "hive")), ("catalog", ("iceberg",))):
             given = getattr(self, field)
             if (given is not None) != (self.format in kinds):
                 problem = f"format {self.format} has none; remove it" if given else "missing; add its name"
@@ -151,6 +154,11 @@ class Table(Section):
             raise ValueError("path: a URL has no user and password; set the store's credentials (docs/object-store.md)")
         if self.format in ("iceberg", "postgres") and not _TABLE_NAME.fullmatch(self.path):
             raise ValueError(f"path: {self.path!r} is not the name of a table; write it as shop.events")
+        if self.format == "hive" and not _HIVE_NAME.fullmatch(self.path):
+            raise ValueError(
+                f"path: {self.path!r} is not the name of a table; write it as shop.events, or with a partition as"
+                f" shop.events/dt={{ds}}"
+            )
         if self.format == "kafka" and not _TOPIC.fullmatch(self.path):
             raise ValueError(f"path: {self.path!r} is not the name of a topic; write letters, digits and any of . _ -")
         if self.format == "delta" and "{" in self.path:
@@ -209,6 +217,12 @@ class Entity(Table):
     max_age_days: Annotated[Whole, Field(ge=0, le=366)] = 0
     """The greatest age of a partition, where the path names a day's: a day without one reads the newest before, and
     counts its age; with 0 such a day is refused."""
+
+    @model_validator(mode="after")
+    def _check_age(self) -> Self:
+        if self.format == "hive" and self.max_age_days:
+            raise ValueError("max_age_days: not with format hive, of which no older partition is searched; remove it")
+        return self
 
 
 class Days(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from feature_jobs.expressions.compiler import literal
@@ -27,15 +28,19 @@ class Bounds:
     least: int | datetime.datetime
     most: int | datetime.datetime
 
-    def sql(self, raw: str) -> str:
-        """SQL of the condition, for DuckDB and for Postgres."""
-        low, high, least, most = map(self._literal, (self.low, self.high, self.least, self.most))
+    def sql(self, raw: str, moment: Callable[[datetime.datetime, str], str] | None = None) -> str:
+        """SQL of the condition, for DuckDB and for Postgres; for another one `moment` gives the literals of moments, by
+        the moment and `raw_type`."""
+        moment = moment or _cast_moment
+        low, high, least, most = (
+            str(value) if isinstance(value, int) else moment(value, self.raw_type)
+            for value in (self.low, self.high, self.least, self.most)
+        )
         return f"({raw} IS NULL OR ({raw} >= {low} AND {raw} <= {high}) OR {raw} < {least} OR {raw} > {most})"
 
-    def _literal(self, value: int | datetime.datetime) -> str:
-        if isinstance(value, int):
-            return str(value)
-        return f"CAST({literal(f'{value:%Y-%m-%d %H:%M:%S}' + ('Z' if value.tzinfo else ''))} AS {self.raw_type})"
+
+def _cast_moment(value: datetime.datetime, raw_type: str) -> str:
+    return f"CAST({literal(f'{value:%Y-%m-%d %H:%M:%S}' + ('Z' if value.tzinfo else ''))} AS {raw_type})"
 
 
 def bounds_of(window: tuple[int, int], cell: Cell, time: Moment, zone: str) -> Bounds | None:

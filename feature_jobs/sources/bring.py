@@ -83,7 +83,7 @@ class Bringer:
         A row counts from the later one of its time and its arrival, so one of the two lies in the window.
         """
         source = self.source
-        if not source.time:
+        if not source.time or source.is_partitioned:  # of a partition a row of another time is a fault to report
             return None
         self.connection.register("_columns", schema.empty_table())
         types = {row[0]: row[1] for row in self.connection.execute("DESCRIBE FROM _columns").fetchall()}

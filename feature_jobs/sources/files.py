@@ -105,8 +105,6 @@ def files_of(scenario: Scenario, source: Source, ds: str) -> Sequence[Place]:
 
     Raises BadInputError for a path that leads to no file, naming the day where the path names one.
     """
-    if source.table.format in KINDS:
-        return [open_table(scenario, source)]
     root, pattern = Path(scenario.data.path), source.table.path
     place = f"{scenario.file}: {source.place}.path: {pattern}"
     if not source.is_partitioned and any(part in pattern for part in ("{yyyy}", "{mm}", "{m}")):
@@ -114,18 +112,20 @@ def files_of(scenario: Scenario, source: Source, ds: str) -> Sequence[Place]:
             f"{place}: names a month or year, but not the day; add {{dd}} (or {{d}}), or write * to read all files: "
             f"rows are then chosen by their time"
         )
+    if source.table.format in KINDS and not source.is_partitioned:
+        return [open_table(scenario, source, pattern)]
     days, warm_up = [ds], scenario.data.days.warm_up_from
     if source.is_partitioned and not source.key and ds == str(scenario.data.days.first) and warm_up:
         days = day_range(scenario, str(warm_up), ds)
     if source.key and source.is_partitioned:
         days = [partition_day(scenario, source, ds)]
-    found: list[Path | StoredObject] = []
+    found: list[Place] = []
     if source.is_further and source.is_partitioned:
         for day in paused_before(scenario, ds):  # which may have rows of it, though the chain passes over them
-            found += _expand(root, path_of_day(pattern, day), source.table.format)
+            found += _expand(scenario, source, path_of_day(pattern, day))
     for day in days:
         path = path_of_day(pattern, day)
-        files = _expand(root, path, source.table.format)
+        files = _expand(scenario, source, path)
         if not files:
             what = f"no partition of {day}" if source.is_partitioned else "no such file, folder or match"
             at, remedy = str(root / path), "bring the data there (recloop fetch), or correct data.path or --data"
@@ -141,9 +141,9 @@ def partition_day(scenario: Scenario, source: Source, ds: str) -> str:
 
     Where there is none, the day itself.
     """
-    root, pattern = Path(scenario.data.path), source.table.path
+    pattern = source.table.path
     days = (str(parse_ds(ds) - ONE_DAY * back) for back in range(scenario.data.entities[source.name].max_age_days + 1))
-    return next((day for day in days if _expand(root, path_of_day(pattern, day), source.table.format)), ds)
+    return next((day for day in days if _expand(scenario, source, path_of_day(pattern, day))), ds)
 
 
 def path_of_day(pattern: str, ds: str) -> str:
@@ -155,8 +155,12 @@ def path_of_day(pattern: str, ds: str) -> str:
     return pattern
 
 
-def _expand(root: Path, path: str, file_format: str) -> Sequence[Path | StoredObject]:
-    ends = tuple(end + more for end in _ENDINGS[file_format] for more in ("", ".gz"))
+def _expand(scenario: Scenario, source: Source, path: str) -> Sequence[Place]:
+    """The places that a path means. A partition of a table may turn out to have no rows."""
+    if source.table.format in KINDS:
+        return [open_table(scenario, source, path)]
+    root = Path(scenario.data.path)
+    ends = tuple(end + more for end in _ENDINGS[source.table.format] for more in ("", ".gz"))
     if is_url(path):
         return objects_at(path, ends)
     whole = root / path

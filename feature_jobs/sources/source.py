@@ -56,7 +56,7 @@ class Source:
     @property
     def is_table(self) -> bool:
         """Says if it is a table of a database or a lake, whose rows have no order of their own."""
-        return self.table.format in ("delta", "iceberg", "postgres")
+        return self.table.format in ("delta", "hive", "iceberg", "postgres")
 
     @property
     def is_partitioned(self) -> bool:

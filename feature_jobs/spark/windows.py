@@ -7,7 +7,6 @@ which it passes on as it is.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_jobs.errors import BadInputError, RecloopError, RetryLaterError
+from feature_jobs.spark_session import without_pandas_warning
 from feature_jobs.windows.parts import answer, cut, joined, without_content
 from feature_jobs.windows.query import Asked, Question
 from feature_jobs.windows.rows import Summary
@@ -65,8 +65,7 @@ class SparkWindows:
         from pyspark.errors import PySparkException, PythonException
 
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # of pandas 3: nothing here makes a frame of pandas
+            with without_pandas_warning():
                 frame = self._session.createDataFrame(parts)
                 return frame.mapInArrow(partial(_kernel, without_content(questions)), _ANSWERS).toArrow()
         except PythonException:  # a defect of the kernel

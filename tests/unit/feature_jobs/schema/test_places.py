@@ -24,6 +24,10 @@ WRONG = {
         "is not the name of a table",
     ),
     "a topic with a space": ({"format": "kafka", "path": "a b", "server": "SHOP"}, "'a b' is not the name of a topic"),
+    "a table of Hive by its folder": (
+        {"format": "hive", "path": "/warehouse/shop", "server": "SHOP"},
+        "is not the name of a table; write it as shop.events, or with a partition",
+    ),
     "a Delta table a day": ({"format": "delta", "path": "x/{ds}"}, "a Delta table is read by time"),
 }
 
@@ -35,6 +39,12 @@ def test_a_place_that_cannot_be_read(name: str, tmp_path: Path) -> None:
         scenario_in(tmp_path, {f"data.events.{key}": value for key, value in changes.items()})
     assert "small.yaml:4: data.events: " in str(caught.value) and message in str(caught.value)
     assert SECRET not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_no_older_partition_of_hive_is_searched(tmp_path: Path) -> None:
+    entity = {"format": "hive", "path": "shop.item/dt={ds}", "server": "SHOP", "key": "item", "max_age_days": 3}
+    with pytest.raises(BadInputError, match=r"data.entities.item: max_age_days: not with format hive"):
+        scenario_in(tmp_path, {"data.entities": {"item": {**entity, "columns": {"item": {"type": "int"}}}}})
 
 
 def test_the_folder_of_the_source_may_not_be_a_url(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 from benchmarks.spark import LastDay
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import load_scenario
-from feature_jobs.spark.session import spark_session
 from feature_jobs.spark.windows import SparkWindows
+from feature_jobs.spark_session import spark_session
 from feature_jobs.windows.query import answers
 from tasks.run.runner import run_step
 from tasks.store.scenario_store import open_store

@@ -134,6 +134,7 @@ def test_a_source_elsewhere_is_reached_by_ingest_alone(tmp_path: Path, monkeypat
         "files": ({}, set()),
         "delta": ({"format": "delta", "path": "events"}, set()),
         "postgres": ({"format": "postgres", "path": "a.b", "server": "SHOP_DATABASE"}, {"SHOP_DATABASE"}),
+        "hive": ({"format": "hive", "path": "a.b", "server": "OTHER_DATABASE"}, {"OTHER_DATABASE"}),
         "objects": ({"path": "s3://bucket/events"}, {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}),
         "iceberg": (
             {"format": "iceberg", "path": "a.b", "catalog": "lake"},

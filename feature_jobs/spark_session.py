@@ -1,6 +1,6 @@
-"""A Spark session on the scenario's master, for the time of one join.
+"""A Spark session on the scenario's master, for the time of one join or of one read of a Hive table.
 
-PySpark and Java are found when a join needs them: nothing else of Recloop imports either.
+PySpark and Java are found when they are needed: nothing else of Recloop imports either.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,24 +49,40 @@ _OF_ONE_MACHINE = {
 
 
 @contextlib.contextmanager
-def spark_session(scenario: Scenario) -> Iterator[SparkSession]:
+def spark_session(
+    scenario: Scenario, place: str | None = None, settings: Mapping[str, str] | None = None
+) -> Iterator[SparkSession]:
     """Opens a session with this project's code on all executors, and stops it at the end.
 
-    A session that this process has open already, as in a notebook, is used and left open.
-    Raises BadInputError where PySpark or Java is missing, RetryLaterError where the master does not answer.
+    `place` names in messages what needs Spark; without it that is the scenario's `engine: spark`. A session that this
+    process has open already, as in a notebook, is used and left open, unless `settings` are given, which it may not
+    have.
+    Raises BadInputError where PySpark or Java is missing, or where such a session is in the way; RetryLaterError where
+    the master does not answer.
     """
-    _require_java(scenario)
-    spark = _imported(scenario)
+    place = place or f"{scenario.place_of('engine')}: engine: spark"
+    _require_java(place)
+    spark = _imported(place)
     if (session := spark.getActiveSession()) is not None:
+        if settings:
+            raise BadInputError(f"{place}: needs a Spark session of its own; stop the one that is open (spark.stop())")
         _send_code(session)
         yield session
         return
-    session = _open(scenario)
+    session = _open(scenario, place, settings or {})
     try:
         _send_code(session)
         yield session
     finally:
         session.stop()
+
+
+@contextlib.contextmanager
+def without_pandas_warning() -> Iterator[None]:
+    """Leaves out PySpark's warning of pandas 3: nothing here makes a frame of pandas."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def master_of(scenario: Scenario) -> str | None:
@@ -78,10 +94,10 @@ def master_of(scenario: Scenario) -> str | None:
     return os.environ.get(MASTER) or DEFAULT_MASTER
 
 
-def _open(scenario: Scenario) -> SparkSession:
-    builder = _imported(scenario).builder.appName(f"recloop join {scenario.name}")
+def _open(scenario: Scenario, place: str, needed: Mapping[str, str]) -> SparkSession:
+    builder = _imported(place).builder.appName(f"recloop {scenario.name}")
     master = master_of(scenario)
-    settings = {**_DEFAULTS, **scenario.spark.settings}
+    settings = {**_DEFAULTS, **scenario.spark.settings, **needed}
     if master:
         builder = builder.master(master)
     if (master or "").startswith("local"):
@@ -90,26 +106,25 @@ def _open(scenario: Scenario) -> SparkSession:
     for name, value in settings.items():
         builder = builder.config(name, value)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of pandas 3: nothing here makes a frame of pandas
+        with without_pandas_warning():
             return builder.getOrCreate()
     except Exception as error:
         if type(error).__name__ == "PySparkRuntimeError":  # the Java process ended at once; it has said why
-            raise BadInputError(f"{_place(scenario)}: Java could not start Spark; {_JAVA_REMEDY}") from None
+            raise BadInputError(f"{place}: Java could not start Spark; {_JAVA_REMEDY}") from None
         # Not the error's own text: a setting's value may be in it.
         raise RetryLaterError(
-            f"{_place(scenario)}: {master or 'spark-submit'}: no session could be opened ({type(error).__name__}); see"
+            f"{place}: {master or 'spark-submit'}: no session could be opened ({type(error).__name__}); see"
             f" that the master runs, and that this machine and the executors reach each other (docs/spark.md)"
         ) from None
 
 
-def _imported(scenario: Scenario) -> type[SparkSession]:
+def _imported(place: str) -> type[SparkSession]:
     try:
         from pyspark.sql import SparkSession
     except ImportError as error:
         raise BadInputError(
-            f"{_place(scenario)}: {error.name or 'pyspark'} is not installed; install Recloop's extra `spark` (pip"
-            f" install 'recloop[spark]'), or write engine: duckdb"
+            f"{place}: {error.name or 'pyspark'} is not installed; install Recloop's extra `spark`: pip install"
+            f" 'recloop[spark]'"
         ) from None
     found: type[SparkSession] = SparkSession
     return found
@@ -120,20 +135,16 @@ _JAVA_REMEDY = (
 )
 
 
-def _require_java(scenario: Scenario) -> None:
+def _require_java(place: str) -> None:
     home = os.environ.get("JAVA_HOME")
     java = shutil.which("java", path=str(Path(home) / "bin") if home else None)
     if java is None:
-        raise BadInputError(f"{_place(scenario)}: Spark needs Java, and there is none; {_JAVA_REMEDY}")
+        raise BadInputError(f"{place}: Spark needs Java, and there is none; {_JAVA_REMEDY}")
     # For example: openjdk version "17.0.15" 2025-04-15
     said = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
     version = said.partition('"')[2].partition(".")[0].partition('"')[0]
     if version.isdecimal() and int(version) < JAVA:
-        raise BadInputError(f"{_place(scenario)}: {java} is Java {version}; {_JAVA_REMEDY}")
-
-
-def _place(scenario: Scenario) -> str:
-    return f"{scenario.place_of('engine')}: engine: spark"
+        raise BadInputError(f"{place}: {java} is Java {version}; {_JAVA_REMEDY}")
 
 
 def _send_code(session: SparkSession) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
-from feature_jobs.spark.session import master_of, spark_session
+from feature_jobs.spark_session import master_of, spark_session
 from tests.unit.feature_jobs.small_source import scenario_in
 
 
