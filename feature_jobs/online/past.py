@@ -111,14 +111,12 @@ def _distinct(keys: Keys, known: Bools) -> tuple[Keys, Ints | None]:
 
 def _content(reader: StateReader, keys: Keys, state_U: Ints, packed: Packed, since: list[tuple[Ints, Rows]]) -> Content:
     """The content of the store for these keys."""
-    numbers, lists = reader.shape.unpack(packed)
-    known = keys if packed.num_keys == len(keys) else keys.take(np.flatnonzero(state_U >= 0))
-    spans = [reader.whole_days(place, known, numbers, lists) for place in range(len(reader.spans))]
-    of_state = reader.rows_of(known, lists)
-    num_U = np.diff(of_state.offsets)
-    if len(num_U) < len(keys):
-        num_U = np.where(state_U >= 0, np.append(num_U, 0)[state_U], 0)
-    return Content(keys, rows_by_key(keys, [(num_U, of_state.rows), *since]), spans, state_U)
+    numbers_KN, lists = reader.shape.unpack(packed)
+    run = reader.rows_of(keys, lists)
+    if since or packed.num_keys < len(keys):
+        num_U = np.where(state_U >= 0, np.append(np.diff(run.offsets), 0)[state_U], 0)
+        run = rows_by_key(keys, [(num_U, run.rows), *since])
+    return Content(keys, run, numbers_KN, lists, state_U)
 
 
 def _since(reader: StateReader, keys: Keys, added: Sequence[bytes | None], begin: int) -> list[tuple[Ints, Rows]]:

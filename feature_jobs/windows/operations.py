@@ -236,6 +236,8 @@ class Listed(Operation):
 
     def combine(self, parts: Parts) -> Summary:
         ordered = parts if self.oldest else parts[::-1]
+        if len(parts[0][1]) == 1:
+            return self._one_list(ordered)
         left = np.full(len(parts[0][1]), self.length)
         begins, taken = [], []
         for summary, positions in ordered:
@@ -252,6 +254,18 @@ class Listed(Operation):
                 for (summary, _), begin, num in zip(ordered, begins, taken, strict=True)
             ]
             columns[name] = lists_of(offsets, pa.concat_arrays(pieces).take(order))
+        return columns
+
+    def _one_list(self, ordered: Parts) -> Summary:
+        """The same for one place, as most requests ask for one user: slices cost a fifth of what taking does."""
+        columns: Summary = {}
+        for name, lists in ordered[0][0].items():
+            left, pieces = self.length, [as_arrow(lists).values[:0]]
+            for summary, positions in ordered:
+                if len(summary[name]) and (at := int(positions[0])) >= 0 and left:
+                    pieces.append(as_arrow(summary[name])[at : at + 1].flatten()[:left])
+                    left -= len(pieces[-1])
+            columns[name] = lists_of(np.array([0, self.length - left]), pa.concat_arrays(pieces))
         return columns
 
 
