@@ -128,10 +128,9 @@ class Shape:
             """The next words of each key."""
             nonlocal begin_K
             # The words of one key lie together: most requests ask for one user.
-            first, num = (int(begin_K[0]), int(num_K[0])) if is_one else (0, 0)
-            found = words[first : first + num] if is_one else words[expanded(begin_K, num_K)]
-            begin_K = begin_K + num_K
-            return found
+            first = begin_K
+            begin_K = first + num_K
+            return words[first[0] : begin_K[0]] if is_one else words[expanded(first, num_K)]
 
         lists = {}
         for name, kind, place in self._parts:

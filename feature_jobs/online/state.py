@@ -294,10 +294,10 @@ class StateReader:
             codes = np.repeat(np.arange(len(values)), np.diff(packed.offsets_K) // self._width)
             lists, at = dict[str, Lists](), 0
             for name, kind in self._added.lists:
-                values = words[:, at]
+                column = words[:, at]
                 if kind == "id":
-                    values = pa.array(values, mask=words[:, at + 1] == 0)
-                lists[name] = Lists(np.array([0, len(words)]), values)
+                    column = pa.array(column, mask=words[:, at + 1] == 0)
+                lists[name] = Lists(np.array([0, len(words)]), column)
                 at += 2 if kind == "id" else 1
         else:
             records = [(at, record) for at, value in enumerate(values) for record in _split(value)]

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from feature_jobs.joins.aggregations import operation_name
 from feature_jobs.joins.trailing import Wanted
 from feature_jobs.online.packed import Lists
 from feature_jobs.online.state import StateReader, chosen_rows, window_name
 from feature_jobs.windows.days import Pieces, TileId, Window
-from feature_jobs.windows.keys import Groups, Ints, Keys
+from feature_jobs.windows.keys import Bools, Groups, Ints, Keys
 from feature_jobs.windows.operations import Numbers, Operation
 from feature_jobs.windows.query import Asked, Question, aggregate
 from feature_jobs.windows.rows import Rows, Summary, concat_columns, prefix_sums, take_columns
@@ -32,7 +33,7 @@ _WHOLE = TileId(0, 0)
 
 @dataclass(frozen=True)
 class Content:
-    """The content of the store for U keys: their rows, of the state and those since; and the summaries of whole days, of
+    """The content of the store for U keys: their rows, of the state and those since; and the summaries of whole days of
     the K keys that have a state, as they were unpacked. `state_U`: the position of a key among these, -1 for none."""
 
     keys: Keys
@@ -45,11 +46,13 @@ class Content:
 @dataclass(frozen=True)
 class _Batch:
     """An operation that makes numbers with the windows that want it, which are computed in one call. `places`: for each
-    column the place of each window's whole days among the numbers of the state, -1 for none."""
+    column the place of each window's whole days among the numbers of the state, -1 for none; [B, 1]. `has`: says which
+    windows have such a place."""
 
     operation: Numbers
     windows_B: Ints
     places: dict[str, Ints]
+    has: Bools
 
 
 class SetWindows:
@@ -65,26 +68,24 @@ class SetWindows:
         self._age_W = np.array([[window.least_age_us] for window in wanted], np.int64)
         self._lists: list[tuple[int, str, Operation]] = []
         self._others: dict[Window, list[str]] = defaultdict(list)
-        numbers: dict[str, list[int]] = defaultdict(list)
+        numbers: dict[str, tuple[Numbers, list[int]]] = {}
         for at, (window, found) in enumerate(wanted.items()):
             for name, operation in found.operations.items():
                 if isinstance(operation, Numbers):
-                    numbers[name].append(at)
+                    numbers.setdefault(name, (operation, []))[1].append(at)
                 elif type(operation).of_windows is Operation.of_windows:
                     self._lists.append((at, name, operation))
                 else:
                     self._others[window].append(name)
-        self._batches = {name: self._batch(name, windows) for name, windows in numbers.items()}
+        self._batches = {name: self._batch(*one) for name, one in numbers.items()}
 
-    def _batch(self, name: str, windows: list[int]) -> _Batch:
-        wanted = self._wanted[self.windows[windows[0]]]
-        operation, stored = wanted.operations[name], wanted.stored[name]
-        assert isinstance(operation, Numbers)
+    def _batch(self, operation: Numbers, windows: list[int]) -> _Batch:
+        stored = operation_name(operation.stored)
         places = {
             column: np.array([[self._reader.number_place(self._places[at], stored, column)] for at in windows])
             for column in operation.identity
         }
-        return _Batch(operation, np.array(windows), places)
+        return _Batch(operation, np.array(windows), places, next(iter(places.values())) >= 0)
 
     def of(self, content: Content, codes_N: Ints | None, time: int) -> Iterator[tuple[Window, dict[str, Summary]]]:
         """For each window the summaries by operation, for the rows that ask: `codes_N` has the position of each among
@@ -97,7 +98,8 @@ class SetWindows:
                 for at, values in zip(batch.windows_B.tolist(), values_BN, strict=True):
                     found[at].setdefault(name, {})[column] = values
         for at, name, operation in self._lists:
-            found[at][name] = self._listed(at, name, operation, content, edges[:, :, at], codes_N)
+            whole = self._whole(content, at, self._wanted[self.windows[at]].stored[name])
+            found[at][name] = _combined(operation, content, whole, edges[:, :, at], codes_N)
         if self._others:
             asking = np.arange(num_keys) if codes_N is None else codes_N
             asked = Asked(_groups(content.keys, asking), np.full(len(asking), time))
@@ -128,8 +130,8 @@ class SetWindows:
         return older, newer
 
     def _edges(self, run: Run, num_keys: int, time: int) -> Ints:
-        """The ranges [low, high) of each window and key, [2, 2, W, U]: the first and the last of the rows before its whole
-        days, and of those after them."""
+        """The ranges [low, high) of each window and key, [2, 2, W, U]: the low ends of the rows before its whole days
+        and of those after them, then the high ends."""
         low_W, high_W = time - self._width_W, time - self._age_W + 1
         whole_W = (np.maximum(low_W, self._end_W), np.minimum(high_W, self._begin_W))
         times = np.concatenate([low_W, whole_W[0], whole_W[1], high_W])
@@ -143,37 +145,14 @@ class SetWindows:
         """The columns of an operation's summaries, [B, N]: a row for each of its B windows."""
         low, high = edges.take(batch.windows_B, axis=2)
         of_rows = batch.operation.of_ranges(content.run.rows, low.ravel(), high.ravel())
+        has_BU = batch.has & (content.state_U >= 0) if batch.has.any() else batch.has
         for column, identity in batch.operation.identity.items():
             older, newer = np.asarray(of_rows[column]).reshape(low.shape)
-            places = batch.places[column]
-            if len(content.numbers_KN) and places.max() >= 0:
-                whole = np.where(
-                    (places >= 0) & (content.state_U >= 0), content.numbers_KN[content.state_U, places], identity
-                )
-                older = batch.operation.join(column, older, whole)
+            if has_BU.any():
+                whole = content.numbers_KN[content.state_U, batch.places[column]]
+                older = batch.operation.join(column, older, np.where(has_BU, whole, identity))
             values_BU = batch.operation.join(column, older, newer)
             yield column, values_BU if codes_N is None else np.where(codes_N >= 0, values_BU[:, codes_N], identity)
-
-    def _listed(
-        self, at: int, name: str, operation: Operation, content: Content, edges: Ints, codes_N: Ints | None
-    ) -> Summary:
-        """The summaries of an operation in a window, for the rows that ask."""
-        low, high = edges
-        num_keys = len(content.keys)
-        places = np.arange(num_keys) if codes_N is None else codes_N
-        parts: dict[int, tuple[Summary, Ints]] = {}
-        whole = self._whole(content, at, self._wanted[self.windows[at]].stored[name])
-        if whole is not None:
-            parts[_DAYS] = whole, content.state_U if codes_N is None else _at(content.state_U, codes_N)
-        # Most keys have rows on one side of their whole days alone, or on none.
-        sides = [side for side in (_OLD, _NEW) if (high[side] > low[side]).any()]
-        if sides or not parts:
-            sides = sides or [_NEW]
-            rows = operation.of_ranges(content.run.rows, low[sides].ravel(), high[sides].ravel())
-            parts[sides[0]] = rows, places
-            if len(sides) > 1:
-                parts[_NEW] = rows, np.where(places >= 0, places + num_keys, -1)
-        return operation.combine([parts[part] for part in (_OLD, _DAYS, _NEW) if part in parts])
 
     def _whole(self, content: Content, at: int, stored: str) -> Summary | None:
         """The summaries of the whole days in a window, None where it holds none."""
@@ -200,6 +179,27 @@ class SetWindows:
             tiles[_WHOLE] = Tile(known, summaries)
         pieces = Pieces((_OLD,), (*tiles,), (_NEW,))
         return aggregate(asked, Question(window, pieces, runs, tiles, operations, wanted.stored))
+
+
+def _combined(
+    operation: Operation, content: Content, whole: Summary | None, edges: Ints, codes_N: Ints | None
+) -> Summary:
+    """The summaries of an operation in a window, for the rows that ask; `whole` are those of its whole days."""
+    low, high = edges
+    num_keys = len(content.keys)
+    places = np.arange(num_keys) if codes_N is None else codes_N
+    parts: dict[int, tuple[Summary, Ints]] = {}
+    if whole is not None:
+        parts[_DAYS] = whole, content.state_U if codes_N is None else _at(content.state_U, codes_N)
+    # Most keys have rows on one side of their whole days alone, or on none.
+    sides = [side for side in (_OLD, _NEW) if (high[side] > low[side]).any()]
+    if sides or not parts:
+        sides = sides or [_NEW]
+        rows = operation.of_ranges(content.run.rows, low[sides].ravel(), high[sides].ravel())
+        parts[sides[0]] = rows, places
+        if len(sides) > 1:
+            parts[_NEW] = rows, np.where(places >= 0, places + num_keys, -1)
+    return operation.combine([parts[part] for part in (_OLD, _DAYS, _NEW) if part in parts])
 
 
 def _at(values_U: Ints, codes_N: Ints) -> Ints:
