@@ -73,8 +73,12 @@ def key_column(values: pa.Array, place: str) -> pa.Array:
 def cross(parts: list[pa.Array], place: str) -> pa.Array:
     """Parts as text, joined by chr(31); a null part is empty, and all of them null make null."""
     # Through ids(), so that a part that is not an id, such as a fraction, is refused here too.
-    texts = [ids(part, place).cast(pa.string()).fill_null("") for part in parts]
-    joined = pc.binary_join_element_wise(*texts, _SEPARATOR)
+    texts = [ids(part, place).cast(pa.string()) for part in parts]
+    joined = pc.binary_join_element_wise(
+        *(text.fill_null("") if text.null_count else text for text in texts), _SEPARATOR
+    )
+    if not all(text.null_count for text in texts):
+        return joined
     # One known part is worth learning: only a row that knows none of them has no cross.
     known = np.logical_or.reduce([np.asarray(part.is_valid()) for part in parts])
     return pc.if_else(pa.array(known), joined, pa.scalar(None, pa.string()))

@@ -6,7 +6,7 @@ The content of a window changes when one of its key's rows enters or leaves it, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,19 +19,19 @@ from feature_jobs.windows.keys import Bools, Ints, Keys
 from feature_jobs.windows.operations import Numbers
 from feature_jobs.windows.rows import Summary
 
-_NEVER = np.iinfo(np.int64).min
-
-
 _OTHERS = 1 << 16
 """Most keys that have no state in a cache."""
+_FROM, _UNTIL, _NUM_TIMES = 0, 1, 2
+"""The first columns of a cache: its row holds from one time until another."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """The place in a cache of each asking row's key, -1 for none; and of the places whose windows are not known, each
-    once, with a row that asks for it."""
+    """The place in a cache of each asking row's key, -1 for none, and the content of these places; and of the places
+    whose windows are not known, each once, with a row that asks for it."""
 
     at_N: Ints
+    held_NC: Ints
     stale: Ints
     rows: Ints
 
@@ -44,18 +44,15 @@ class WindowCache:
 
     def __init__(self, keys: Keys, layout: str, wanted: Mapping[Window, Wanted]) -> None:
         self._keys, self._layout = keys, bytes.fromhex(layout)
-        self._others: dict[tuple[int, ...], int] = {}
-        num = len(keys) + _OTHERS
-        self._from = np.zeros(num, np.int64)
-        self._until = np.full(num, _NEVER)
+        self._others: dict[Hashable, int] = {}
         self._columns = {
-            # Pages that nobody asks for take no memory.
-            (window, name, column): (np.empty(num, np.int64), identity)
+            (window, name, column): identity
             for window, one in wanted.items()
             for name, operation in one.operations.items()
             if isinstance(operation, Numbers)
             for column, identity in operation.identity.items()
         }
+        self.forget_all()
 
     def has_room(self, keys: Keys) -> bool:
         """Says if it has a place for each of these keys, whatever they are."""
@@ -64,33 +61,38 @@ class WindowCache:
     def places(self, keys: Keys, known: Bools, time: int) -> Places:
         """The places of the keys of rows, for which it has room."""
         at_N = self._keys.find(keys)
-        if (at_N < 0).any():
-            others = np.flatnonzero(known & (at_N < 0))
+        others = np.flatnonzero(at_N < 0)
+        if len(others):
+            others = others[known[others]]
             if len(self._others) + len(others) > _OTHERS:
                 self._others = {}
-                self._until[len(self._keys) :] = _NEVER
-            first = len(self._keys)
-            at_N[others] = [self._others.setdefault(key, first + len(self._others)) for key in _tuples(keys, others)]
+                self._held[len(self._keys) :] = 0
+            first, places = len(self._keys), self._others
+            at_N[others] = [places.setdefault(key, first + len(places)) for key in _named(keys, others)]
             at_N[~known] = -1
-        is_stale = (self._from[at_N] > time) | (self._until[at_N] <= time)
-        is_stale[at_N < 0] = False
-        rows = np.flatnonzero(is_stale)
-        stale, first_rows = np.unique(at_N[rows], return_index=True) if len(rows) else (rows, rows)
-        return Places(at_N, stale, rows[first_rows])
+        held_NC = self._held[at_N]
+        rows = np.flatnonzero((held_NC[:, _FROM] > time) | (held_NC[:, _UNTIL] <= time))
+        if not len(rows):
+            return Places(at_N, held_NC, rows, rows)
+        rows = rows[at_N[rows] >= 0]
+        stale, first_rows = np.unique(at_N[rows], return_index=True)
+        return Places(at_N, held_NC, stale, rows[first_rows])
 
     def found(
         self, places: Places, windows: SetWindows, content: Content | None, time: int
     ) -> Iterable[tuple[Window, Mapping[str, Summary]]]:
         """The summaries of windows for the rows; `content` is that of the keys whose windows are not known."""
+        held_NC = places.held_NC
         if content is not None:
             read = dict(windows.of(content, None, time))
-            for (window, name, column), (values, _) in self._columns.items():
-                values[places.stale] = read[window][name][column]
-            self._from[places.stale], self._until[places.stale] = windows.holds(content.run, len(content.keys), time)
+            times = windows.holds(content.run, len(content.keys), time)
+            values = [np.asarray(read[window][name][column]) for window, name, column in self._columns]
+            self._held[places.stale] = np.stack([*times, *values], axis=1)
+            held_NC = self._held[places.at_N]
         found: dict[Window, dict[str, Summary]] = {}
         none = None if (places.at_N >= 0).all() else places.at_N < 0
-        for (window, name, column), (values, identity) in self._columns.items():
-            taken = values[places.at_N]
+        for at, ((window, name, column), identity) in enumerate(self._columns.items(), _NUM_TIMES):
+            taken = held_NC[:, at]
             if none is not None:
                 taken[none] = identity
             found.setdefault(window, {}).setdefault(name, {})[column] = taken
@@ -102,15 +104,18 @@ class WindowCache:
         if own:
             changed = keys_from_store(own, two_words=self._keys.second is not None)
             at = self._keys.find(changed)
-            self._until[at[at >= 0]] = _NEVER
-            others = _tuples(changed, np.flatnonzero(at < 0))
-            self._until[[self._others[key] for key in others if key in self._others]] = _NEVER
+            self._held[at[at >= 0]] = 0
+            others = _named(changed, np.flatnonzero(at < 0))
+            self._held[[self._others[key] for key in others if key in self._others]] = 0
 
     def forget_all(self) -> None:
         """Nothing is known."""
-        self._until[:] = _NEVER
+        # A row of a key, so that it lies together in memory. One of zeros holds at no time, and pages that nobody asks
+        # for take no memory.
+        self._held = np.zeros((len(self._keys) + _OTHERS, _NUM_TIMES + len(self._columns)), np.int64)
 
 
-def _tuples(keys: Keys, rows: Ints) -> list[tuple[int, ...]]:
-    words = [keys.first, *([] if keys.second is None else [keys.second])]
-    return list(zip(*(word[rows].tolist() for word in words), strict=True))
+def _named(keys: Keys, rows: Ints) -> list[Hashable]:
+    """The keys at these rows for a dictionary."""
+    first = keys.first[rows].tolist()
+    return first if keys.second is None else list(zip(first, keys.second[rows].tolist(), strict=True))

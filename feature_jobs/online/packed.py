@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -57,6 +57,13 @@ class Packed:
         """As the values of a store."""
         data, ends = memoryview(self.words.astype("<i8", copy=False).tobytes()), (self.offsets_K * _WORD).tolist()
         return [bytes(data[begin:end]) for begin, end in itertools.pairwise(ends)]
+
+
+class Lists(NamedTuple):
+    """K lists: that of key k is `values[offsets[k]:offsets[k + 1]]`."""
+
+    offsets_K: Ints
+    values: Column
 
 
 @dataclass(frozen=True)
@@ -107,40 +114,35 @@ class Shape:
             begin_K = begin_K + num_K
         return Packed(words, offsets_K)
 
-    def unpack(self, packed: Packed) -> tuple[dict[str, Ints], dict[str, pa.ListArray]]:
-        """Numbers and lists of the keys."""
+    def unpack(self, packed: Packed) -> tuple[Ints, dict[str, Lists]]:
+        """The numbers of each key as a row, in the order of `numbers`, and the lists of the keys by name."""
         words, width = packed.words, self._num_counts + len(self.numbers)
         begin_K = packed.offsets_K[:-1]
         if is_one := packed.num_keys == 1:
             head_KN = words[begin_K[0] : begin_K[0] + width][None]
         else:
             head_KN = words[begin_K[:, None] + np.arange(width)]
-        numbers = {name: head_KN[:, self._num_counts + at] for at, name in enumerate(self.numbers)}
         begin_K = begin_K + width
 
         def taken(num_K: Ints) -> Ints:
             """The next words of each key."""
             nonlocal begin_K
             # The words of one key lie together: most requests ask for one user.
-            first, num = (int(begin_K[0]), int(num_K[0])) if is_one else (0, 0)
-            found = words[first : first + num] if is_one else words[expanded(begin_K, num_K)]
-            begin_K = begin_K + num_K
-            return found
+            first = begin_K
+            begin_K = first + num_K
+            return words[first[0] : begin_K[0]] if is_one else words[expanded(first, num_K)]
 
         lists = {}
         for name, kind, place in self._parts:
             num_K = head_KN[:, place]
-            offsets = pa.array(prefix_sums(num_K).astype(np.int32))
-            elements = taken(num_K)
-            if kind == "int":
-                values = pa.array(elements)
-            elif kind == "id":
+            values = elements = taken(num_K)
+            if kind == "id":
                 values = pa.array(elements, mask=taken(num_K) == 0)
-            else:
+            elif kind == "text":
                 num_words_K = head_KN[:, place + 1]
                 values = _texts(elements, num_K, taken(num_words_K), num_words_K)
-            lists[name] = pa.ListArray.from_arrays(offsets, values)
-        return numbers, lists
+            lists[name] = Lists(prefix_sums(num_K), values)
+        return head_KN[:, self._num_counts :], lists
 
 
 def _text_words(texts: pa.StringArray, offsets_K: Ints) -> tuple[Ints, Ints, Ints]:

@@ -113,14 +113,12 @@ def _distinct(keys: Keys, known: Bools) -> tuple[Keys, Ints | None]:
 
 def _content(reader: StateReader, keys: Keys, state_U: Ints, packed: Packed, since: list[tuple[Ints, Rows]]) -> Content:
     """The content of the store for these keys."""
-    numbers, lists = reader.shape.unpack(packed)
-    known = keys if packed.num_keys == len(keys) else keys.take(np.flatnonzero(state_U >= 0))
-    spans = [reader.whole_days(place, known, numbers, lists) for place in range(len(reader.spans))]
-    of_state = reader.rows_of(known, lists)
-    num_U = np.diff(of_state.offsets)
-    if len(num_U) < len(keys):
-        num_U = np.where(state_U >= 0, np.append(num_U, 0)[state_U], 0)
-    return Content(keys, rows_by_key(keys, [(num_U, of_state.rows), *since]), spans, state_U)
+    numbers_KN, lists = reader.shape.unpack(packed)
+    run = reader.rows_of(keys, lists)
+    if since or packed.num_keys < len(keys):
+        num_U = np.where(state_U >= 0, np.append(np.diff(run.offsets), 0)[state_U], 0)
+        run = rows_by_key(keys, [(num_U, run.rows), *since])
+    return Content(keys, run, numbers_KN, lists, state_U)
 
 
 def _since(reader: StateReader, keys: Keys, added: Sequence[bytes | None], begin: int) -> list[tuple[Ints, Rows]]:
@@ -132,9 +130,23 @@ def _since(reader: StateReader, keys: Keys, added: Sequence[bytes | None], begin
     codes, rows, run = reader.added_rows([value for value in added if value], keys)
     times = run.rows.times
     codes = np.array(here)[codes]
-    order = np.lexsort((rows, times, codes))  # stable: of equal rows the last one is the newest
-    ordered = np.stack([codes[order], times[order], rows[order]])
-    is_last = np.append((ordered[:, 1:] != ordered[:, :-1]).any(axis=0), True)
-    order = order[is_last & (ordered[1] >= begin)]
+    order = _last_ones(codes, times, rows)
+    order = order[times[order] >= begin]
     num_U = np.bincount(codes[order], minlength=len(keys))
     return [(num_U, Rows(times[order], take_columns(run.rows.columns, order)))]
+
+
+def _last_ones(codes: Ints, times: Ints, rows: Ints) -> Ints:
+    """The order of rows by key, time and number, with the last one alone of those in which all three are equal."""
+    oldest, newest = int(times.min()), int(times.max())
+    span = newest - oldest + 1
+    if (int(codes.max()) + 1) * span < 2**63:
+        # Key and time as one number, which sorts in a fraction of the time; mostly no two rows of a key have one time.
+        places = codes * span + (times - oldest)
+        order: Ints = np.argsort(places)
+        if (np.diff(places[order]) > 0).all():
+            return order
+    order = np.lexsort((rows, times, codes))  # stable: of equal rows the last one is the newest
+    ordered = np.stack([codes[order], times[order], rows[order]])
+    last: Ints = order[np.append((ordered[:, 1:] != ordered[:, :-1]).any(axis=0), True)]
+    return last

@@ -8,10 +8,10 @@ its state at that moment, and the rows that came since.
 from __future__ import annotations
 
 import datetime
+import functools
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -80,22 +80,32 @@ class OnlineFacts:
 class OnlineRows:
     """Rows with the state of a day's end: their columns, those of the entities that they see, values of expressions.
 
-    `known_at` is the time of each in µs; `source` the further log whose rows they are, None for events.
+    `known_at` is the time of each in µs; `source` the further log whose rows they are, None for events. `common` is the
+    one row whose columns, and those of the entities that it sees, these have in common.
     """
 
     def __init__(
-        self, path: RequestPath, known_at: Ints, columns: Mapping[str, pa.Array], source: str | None = None
+        self,
+        path: RequestPath,
+        known_at: Ints,
+        columns: Mapping[str, pa.Array],
+        source: str | None = None,
+        common: OnlineRows | None = None,
     ) -> None:
         self.scenario, self._path, self.known_at = path.scenario, path, known_at
         self._log, self._times = path.scenario.data.log(source), path.times[source]
         self._columns = {**columns, EVENT_TIME: pa.array(known_at)}
-        self._entity_rows: dict[str, Ints] = {}
+        self._common, self._entity_rows = common, dict[str, Ints]()
         self._shared = Columns({}, len(known_at))
 
     def column(self, name: str) -> pa.Array:
         """A column by its name in expressions; a single value that was given stands for all rows."""
         if name not in self._columns:
-            self._columns[name] = self._entity_column(name)
+            entity = self.scenario.data.entities.get(name.partition(".")[0])
+            if self._common is not None and (entity is None or entity.key not in self._columns):
+                self._columns[name] = self._common.column(name)
+            else:
+                self._columns[name] = self._entity_column(name)
         self._columns[name] = found_N = _repeated(self._columns[name], len(self.known_at))
         return found_N
 
@@ -128,7 +138,7 @@ class OnlineRows:
 
     def evaluate(self, expressions: Mapping[str, str]) -> dict[str, pa.Array]:
         """Values of expressions by place."""
-        names = frozenset().union(*map(columns_of, expressions.values()))
+        names = _names_in(tuple(expressions.values()))
         for name in names - self._shared.arrays.keys():
             self._shared.add(name, self.column(name))
         zone = self._log.time.zone
@@ -205,7 +215,7 @@ class RequestPath:
         shared = {name: column for name, column in given.items() if name not in of_items}
         user_side, item_side = self._split(frozenset(of_items))
         user = OnlineRows(self, np.array([request.time]), shared)
-        items = OnlineRows(self, np.full(num, request.time), {**of_items, **shared})
+        items = OnlineRows(self, np.full(num, request.time), of_items, common=user)
         of_user = self._of_side(user_side, user, reading, request.time)
         found = of_user | self._of_side(item_side, items, reading, request.time)
         if request_features(self.scenario):
@@ -295,7 +305,7 @@ class RequestPath:
             for cache in self._caches:
                 cache.forget(keys)
 
-    @cached_property
+    @functools.cached_property
     def _needed(self) -> set[str]:
         """Features that are wanted, and those that they are computed from."""
         needed = set(self._wanted)
@@ -326,6 +336,12 @@ class RequestPath:
                 f"the features of this state hold from {begin} to {end}, but the request is of {asked}; load the state"
                 f" of the day before it: recloop materialize {self.scenario.option} --ds DAY"
             )
+
+
+@functools.lru_cache(maxsize=1024)
+def _names_in(expressions: tuple[str, ...]) -> frozenset[str]:
+    """Names of the columns that expressions read."""
+    return frozenset().union(*map(columns_of, expressions))
 
 
 def typed(scenario: Scenario, name: str, column: Any, source: str | None = None) -> pa.Array:
@@ -384,7 +400,7 @@ class StoreReading:
 
 def _repeated(column: pa.Array, num_rows: int) -> pa.Array:
     """A single value for all rows."""
-    return column if len(column) == num_rows else column.take(pa.array(np.zeros(num_rows, np.int64)))
+    return column if len(column) == num_rows else pa.repeat(column[0], num_rows)
 
 
 def _text_of(time: int) -> str:

@@ -19,14 +19,23 @@ from typing_extensions import TypedDict
 from feature_jobs.expressions.compiler import columns_of
 from feature_jobs.joins.aggregations import Aggregation, KeySet, aggregations, key_sets, name_of, operation_name
 from feature_jobs.joins.summaries import Summaries
-from feature_jobs.online.packed import Kind, Packed, Shape, kind_of
+from feature_jobs.online.packed import Kind, Lists, Packed, Shape, kind_of
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.base import Micros
 from feature_jobs.windows.days import Partitions, Pieces, TileId, Window
 from feature_jobs.windows.keys import Ints, Keys, concat_keys, union
-from feature_jobs.windows.rows import Column, Rows, Summary, concat_columns, lists_of, prefix_sums, take_columns
+from feature_jobs.windows.rows import (
+    Column,
+    Rows,
+    Summary,
+    as_arrow,
+    concat_columns,
+    lists_of,
+    prefix_sums,
+    take_columns,
+)
 from feature_jobs.windows.runs import Run
-from feature_jobs.windows.tiles import Tile, split_name
+from feature_jobs.windows.tiles import split_name
 
 TIME, FLAGS, ROW = "time", "flags", "row"
 _LENGTH = 4  # bytes of a record's length
@@ -235,6 +244,12 @@ class StateReader:
         numbers = [f"{at} {name}" for at, span in enumerate(facts["spans"]) for name in span["numbers"]]
         lists = [(f"{at} {name}", kind) for at, span in enumerate(facts["spans"]) for name, kind in span["lists"]]
         self.shape = Shape(tuple(numbers), (*rows, *lists))
+        self._number_places = {name: at for at, name in enumerate(numbers)}
+        self._summaries: dict[tuple[int, str], dict[str, str]] = {}
+        for full in (*numbers, *(name for name, _ in lists)):
+            place, _, name = full.partition(" ")
+            operation, column = split_name(name)
+            self._summaries.setdefault((int(place), operation), {})[column] = full
         # Rows that came since have a number each: others may have their time. Without texts all are of one width.
         self._added = Shape((), ((ROW, "int"), *rows))
         widths = [0 if kind == "text" else 2 if kind == "id" else 1 for _, kind in self._added.lists]
@@ -255,16 +270,12 @@ class StateReader:
                 columns[FLAGS] |= np.asarray(rows.columns[name]).astype(np.int64) << bit
         return {name: lists_of(offsets, pa.array(column)) for name, column in columns.items()}
 
-    def rows_of(self, keys: Keys, lists: Mapping[str, pa.ListArray]) -> Run:
+    def rows_of(self, keys: Keys, lists: Mapping[str, Lists]) -> Run:
         """The run of such lists."""
-        columns: dict[str, Column] = {}
-        for name, kind in self.facts["values"]:
-            values = lists[name].values
-            columns[name] = np.asarray(values) if kind == "int" else values
+        columns = {name: lists[name].values for name, _ in self.facts["values"]}
         for bit, name in enumerate(self.facts["flags"]):
-            columns[name] = (np.asarray(lists[FLAGS].values) >> bit & 1).astype(bool)
-        offsets = np.asarray(lists[TIME].offsets).astype(np.int64)
-        return Run(keys, offsets, Rows(np.asarray(lists[TIME].values), columns))
+            columns[name] = (np.asarray(lists[FLAGS].values) & 1 << bit).astype(bool)
+        return Run(keys, lists[TIME].offsets_K, Rows(np.asarray(lists[TIME].values), columns))
 
     def records_of(self, run: Run, rows: Ints) -> list[bytes]:
         """The rows of each key of a run as a record, to append to those that came before; `rows` are their numbers."""
@@ -282,28 +293,33 @@ class StateReader:
             packed = Packed.of(values)
             words = packed.words.reshape(-1, self._width)
             codes = np.repeat(np.arange(len(values)), np.diff(packed.offsets_K) // self._width)
-            lists, at = dict[str, pa.ListArray](), 0
+            lists, at = dict[str, Lists](), 0
             for name, kind in self._added.lists:
-                known = words[:, at + 1] == 0 if kind == "id" else None
-                lists[name] = lists_of(np.array([0, len(words)]), pa.array(words[:, at], mask=known))
+                column = words[:, at]
+                if kind == "id":
+                    column = pa.array(column, mask=words[:, at + 1] == 0)
+                lists[name] = Lists(np.array([0, len(words)]), column)
                 at += 2 if kind == "id" else 1
         else:
             records = [(at, record) for at, value in enumerate(values) for record in _split(value)]
             _, lists = self._added.unpack(Packed.of([record for _, record in records]))
-            codes = np.repeat([at for at, _ in records], np.diff(np.asarray(lists[TIME].offsets))).astype(np.int64)
+            codes = np.repeat([at for at, _ in records], np.diff(lists[TIME].offsets_K)).astype(np.int64)
         return codes, np.asarray(lists[ROW].values), self.rows_of(keys, lists)
 
-    def whole_days(
-        self, place: int, keys: Keys, numbers: Mapping[str, Ints], lists: Mapping[str, pa.ListArray]
-    ) -> Tile:
-        """The summaries of a span."""
-        summaries: dict[str, Summary] = {}
-        span = self.facts["spans"][place]
-        for full in (*span["numbers"], *(name for name, _ in span["lists"])):
-            name, column = split_name(full)
-            held = numbers if f"{place} {full}" in numbers else lists
-            summaries.setdefault(name, {})[column] = held[f"{place} {full}"]
-        return Tile(keys, summaries)
+    def number_place(self, place: int, operation: str, column: str) -> int:
+        """The place among the numbers of a value of a column of an operation's summary of a span, -1 for none."""
+        return self._number_places.get(self._summaries.get((place, operation), {}).get(column, ""), -1)
+
+    def summary(self, place: int, operation: str, numbers_KN: Ints, lists: Mapping[str, Lists]) -> Summary | None:
+        """The summary of a span by an operation, from what was unpacked; None where it has none."""
+        found: Summary = {}
+        for column, full in self._summaries.get((place, operation), {}).items():
+            at = self._number_places.get(full)
+            if at is None:
+                found[column] = lists_of(lists[full].offsets_K, as_arrow(lists[full].values))
+            else:
+                found[column] = numbers_KN[:, at]
+        return found or None
 
     @cached_property
     def spans(self) -> list[tuple[int, int]]:

@@ -103,10 +103,11 @@ class OnlineStore(ABC):
 
 def store_keys(facts: KeySetState, keys: Keys) -> list[bytes]:
     """Keys of a key set as the store has them, in the same order."""
-    words = [_ordered(keys.first), *([] if keys.second is None else [_ordered(keys.second)])]
-    prefix = bytes.fromhex(facts["layout"])
-    data = np.stack(words, axis=1).astype(">u8").tobytes()
-    width = 8 * len(words)
+    words = (
+        _ordered(keys.first) if keys.second is None else np.stack([*map(_ordered, (keys.first, keys.second))], axis=1)
+    )
+    prefix, data = bytes.fromhex(facts["layout"]), words.astype(">u8").tobytes()
+    width = 8 * words.ndim
     return [prefix + data[at : at + width] for at in range(0, len(data), width)]
 
 

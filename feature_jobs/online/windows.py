@@ -8,15 +8,17 @@ day. Shapes: U keys, W windows.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from feature_jobs.joins.aggregations import operation_name
 from feature_jobs.joins.trailing import Wanted
+from feature_jobs.online.packed import Lists
 from feature_jobs.online.state import StateReader, chosen_rows, window_name
 from feature_jobs.windows.days import Pieces, TileId, Window
-from feature_jobs.windows.keys import Groups, Ints, Keys
+from feature_jobs.windows.keys import Bools, Groups, Ints, Keys
 from feature_jobs.windows.operations import Numbers, Operation
 from feature_jobs.windows.query import Asked, Question, aggregate
 from feature_jobs.windows.rows import Rows, Summary, concat_columns, prefix_sums, take_columns
@@ -31,23 +33,26 @@ _WHOLE = TileId(0, 0)
 
 @dataclass(frozen=True)
 class Content:
-    """The content of the store for U keys: their rows, of the state and those since; and for each span of whole days
-    the summaries of the keys that have a state. `state_U`: the position of a key among these, -1 for none."""
+    """The content of the store for U keys: their rows, of the state and those since; and the summaries of whole days of
+    the K keys that have a state, as they were unpacked. `state_U`: the position of a key among these, -1 for none."""
 
     keys: Keys
     run: Run
-    spans: list[Tile]
+    numbers_KN: Ints
+    lists: Mapping[str, Lists]
     state_U: Ints
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """An operation with the windows that want it, which are computed in one call."""
+    """An operation that makes numbers with the windows that want it, which are computed in one call. `places`: for each
+    column the place of each window's whole days among the numbers of the state, -1 for none; [B, 1]. `has`: says which
+    windows have such a place."""
 
-    name: str
-    operation: Operation
-    stored: str
-    windows: list[int]
+    operation: Numbers
+    windows_B: Ints
+    places: dict[str, Ints]
+    has: Bools
 
 
 class SetWindows:
@@ -55,39 +60,46 @@ class SetWindows:
 
     def __init__(self, reader: StateReader, wanted: Mapping[Window, Wanted]) -> None:
         self.windows = list(wanted)
-        self._wanted = wanted
+        self._wanted, self._reader = wanted, reader
         self._places = [reader.facts["windows"][window_name(window)] for window in wanted]
         spans = np.array([reader.spans[place] for place in self._places], np.int64).reshape(-1, 2)
         self._begin_W, self._end_W = spans[:, :1], spans[:, 1:]
         self._width_W = np.array([[window.width_us] for window in wanted], np.int64)
         self._age_W = np.array([[window.least_age_us] for window in wanted], np.int64)
-        batches: dict[str, _Batch] = {}
+        self._lists: list[tuple[int, str, Operation]] = []
         self._others: dict[Window, list[str]] = defaultdict(list)
+        numbers: dict[str, tuple[Numbers, list[int]]] = {}
         for at, (window, found) in enumerate(wanted.items()):
             for name, operation in found.operations.items():
-                if type(operation).of_windows is not Operation.of_windows:
+                if isinstance(operation, Numbers):
+                    numbers.setdefault(name, (operation, []))[1].append(at)
+                elif type(operation).of_windows is Operation.of_windows:
+                    self._lists.append((at, name, operation))
+                else:
                     self._others[window].append(name)
-                    continue
-                # Lists of several windows would have to be cut apart again.
-                batch = name if isinstance(operation, Numbers) else f"{at} {name}"
-                batches.setdefault(batch, _Batch(name, operation, found.stored[name], [])).windows.append(at)
-        self._batches = list(batches.values())
+        self._batches = {name: self._batch(*one) for name, one in numbers.items()}
+
+    def _batch(self, operation: Numbers, windows: list[int]) -> _Batch:
+        stored = operation_name(operation.stored)
+        places = {
+            column: np.array([[self._reader.number_place(self._places[at], stored, column)] for at in windows])
+            for column in operation.identity
+        }
+        return _Batch(operation, np.array(windows), places, next(iter(places.values())) >= 0)
 
     def of(self, content: Content, codes_N: Ints | None, time: int) -> Iterator[tuple[Window, dict[str, Summary]]]:
         """For each window the summaries by operation, for the rows that ask: `codes_N` has the position of each among
         the U keys, -1 for a row without key; None: row u asks with key u."""
         found: list[dict[str, Summary]] = [{} for _ in self.windows]
         num_keys = len(content.keys)
-        num_rows = num_keys if codes_N is None else len(codes_N)
         edges = self._edges(content.run, num_keys, time)
-        for batch in self._batches:
-            summary = self._summary(batch, content, edges, codes_N)
-            if len(batch.windows) == 1:
-                found[batch.windows[0]][batch.name] = summary
-                continue
-            for number, at in enumerate(batch.windows):
-                own = slice(number * num_rows, (number + 1) * num_rows)
-                found[at][batch.name] = {name: column[own] for name, column in summary.items()}
+        for name, batch in self._batches.items():
+            for column, values_BN in self._numbers(batch, content, edges, codes_N):
+                for at, values in zip(batch.windows_B.tolist(), values_BN, strict=True):
+                    found[at].setdefault(name, {})[column] = values
+        for at, name, operation in self._lists:
+            whole = self._whole(content, at, self._wanted[self.windows[at]].stored[name])
+            found[at][name] = _combined(operation, content, whole, edges[:, :, at], codes_N)
         if self._others:
             asking = np.arange(num_keys) if codes_N is None else codes_N
             asked = Asked(_groups(content.keys, asking), np.full(len(asking), time))
@@ -98,7 +110,8 @@ class SetWindows:
     def holds(self, run: Run, num_keys: int, time: int) -> tuple[Ints, Ints]:
         """The times [from, until) at which the windows of each of U keys hold the same rows as at `time`."""
         begin_U, end_U, times = run.offsets[:-1], run.offsets[1:], np.append(run.rows.times, 0)
-        low, high = self._searched(run, num_keys, time - self._width_W, time - self._age_W + 1)
+        ends = np.concatenate([time - self._width_W, time - self._age_W + 1])
+        low, high = run.first_from(np.arange(num_keys), ends).reshape(2, len(self.windows), num_keys)
         never = np.iinfo(np.int64).max
 
         def moments(first: Ints, after: Ints, *, is_older: bool) -> Ints:
@@ -116,50 +129,34 @@ class SetWindows:
         )
         return older, newer
 
-    def _edges(self, run: Run, num_keys: int, time: int) -> tuple[Ints, Ints]:
-        """The ranges [low, high) of each window and key, [2, W, U]: the rows before its whole days, and after them."""
+    def _edges(self, run: Run, num_keys: int, time: int) -> Ints:
+        """The ranges [low, high) of each window and key, [2, 2, W, U]: the low ends of the rows before its whole days
+        and of those after them, then the high ends."""
         low_W, high_W = time - self._width_W, time - self._age_W + 1
-        low = np.concatenate([low_W, np.maximum(low_W, self._end_W)])
-        high = np.concatenate([np.minimum(high_W, self._begin_W), high_W])
-        lows, highs = self._searched(run, num_keys, low, high)
-        shape = (2, len(self.windows), num_keys)
-        return lows.reshape(shape), np.maximum(lows, highs).reshape(shape)
+        whole_W = (np.maximum(low_W, self._end_W), np.minimum(high_W, self._begin_W))
+        times = np.concatenate([low_W, whole_W[0], whole_W[1], high_W])
+        edges = run.first_from(np.arange(num_keys), times).reshape(2, 2, len(self.windows), num_keys)
+        edges[1] = np.maximum(edges[0], edges[1])
+        return edges
 
-    def _searched(self, run: Run, num_keys: int, *times: Ints) -> list[Ints]:
-        """For each time (a column of them) and key the first row from that time on."""
-        found = run.first_from(np.arange(num_keys), np.concatenate(times))
-        return np.split(found, len(times))
+    def _numbers(
+        self, batch: _Batch, content: Content, edges: Ints, codes_N: Ints | None
+    ) -> Iterable[tuple[str, Ints]]:
+        """The columns of an operation's summaries, [B, N]: a row for each of its B windows."""
+        low, high = edges.take(batch.windows_B, axis=2)
+        of_rows = batch.operation.of_ranges(content.run.rows, low.ravel(), high.ravel())
+        has_BU = batch.has & (content.state_U >= 0) if batch.has.any() else batch.has
+        for column, identity in batch.operation.identity.items():
+            older, newer = np.asarray(of_rows[column]).reshape(low.shape)
+            if has_BU.any():
+                whole = content.numbers_KN[content.state_U, batch.places[column]]
+                older = batch.operation.join(column, older, np.where(has_BU, whole, identity))
+            values_BU = batch.operation.join(column, older, newer)
+            yield column, values_BU if codes_N is None else np.where(codes_N >= 0, values_BU[:, codes_N], identity)
 
-    def _summary(self, batch: _Batch, content: Content, edges: tuple[Ints, Ints], codes_N: Ints | None) -> Summary:
-        """The summaries of an operation, those of one window after the other, for the rows that ask."""
-        lows, highs = (edge[:, batch.windows] for edge in edges)
-        num_keys, num_windows = len(content.keys), len(batch.windows)
-        places = np.arange(num_windows * num_keys)
-        if codes_N is not None:
-            first_W = num_keys * np.arange(num_windows)[:, None]
-            places = np.where(codes_N >= 0, codes_N + first_W, -1).ravel()
-        # Most keys have rows on one side of their whole days alone, or on none.
-        sides = [side for side in (_OLD, _NEW) if (highs[side] > lows[side]).any()]
-        parts: dict[int, tuple[Summary, Ints]] = {}
-        if sides:
-            rows = batch.operation.of_ranges(content.run.rows, lows[sides].ravel(), highs[sides].ravel())
-            later = places + num_windows * num_keys
-            parts[sides[0]] = rows, places
-            if len(sides) > 1:
-                parts[_NEW] = rows, later if codes_N is None else np.where(places >= 0, later, -1)
-        tiles = [self._tile(content, batch, at) for at in batch.windows]
-        if any(tile is not None for tile in tiles):
-            whole, begins = _joined(tiles)
-            state_N = content.state_U if codes_N is None else _at(content.state_U, codes_N)
-            parts[_DAYS] = whole, np.where((state_N >= 0) & (begins >= 0), state_N + begins, -1).ravel()
-        if not parts:
-            parts[_NEW] = batch.operation.of_ranges(content.run.rows, lows[_NEW].ravel(), highs[_NEW].ravel()), places
-        ordered = [parts[part] for part in (_OLD, _DAYS, _NEW) if part in parts]
-        return ordered[0][0] if len(ordered) == 1 and sides and codes_N is None else batch.operation.combine(ordered)
-
-    def _tile(self, content: Content, batch: _Batch, at: int) -> Summary | None:
+    def _whole(self, content: Content, at: int, stored: str) -> Summary | None:
         """The summaries of the whole days in a window, None where it holds none."""
-        return content.spans[self._places[at]].summaries.get(batch.stored)
+        return self._reader.summary(self._places[at], stored, content.numbers_KN, content.lists)
 
     def _other(self, asked: Asked, content: Content, at: int, window: Window) -> dict[str, Summary]:
         """The summaries of operations that need a window whole."""
@@ -172,29 +169,42 @@ class SetWindows:
             _OLD: chosen_rows(content.run, times < begin),
             _NEW: chosen_rows(content.run, times >= end),
         }
-        tiles = {} if begin == end else {_WHOLE: content.spans[self._places[at]]}
         wanted = self._wanted[window]
         operations = {name: wanted.operations[name] for name in names}
+        tiles = {}
+        if begin != end:
+            held = {wanted.stored[name] for name in names}
+            summaries = {stored: self._whole(content, at, stored) or {} for stored in held}
+            known = content.keys.take(np.flatnonzero(content.state_U >= 0))
+            tiles[_WHOLE] = Tile(known, summaries)
         pieces = Pieces((_OLD,), (*tiles,), (_NEW,))
         return aggregate(asked, Question(window, pieces, runs, tiles, operations, wanted.stored))
+
+
+def _combined(
+    operation: Operation, content: Content, whole: Summary | None, edges: Ints, codes_N: Ints | None
+) -> Summary:
+    """The summaries of an operation in a window, for the rows that ask; `whole` are those of its whole days."""
+    low, high = edges
+    num_keys = len(content.keys)
+    places = np.arange(num_keys) if codes_N is None else codes_N
+    parts: dict[int, tuple[Summary, Ints]] = {}
+    if whole is not None:
+        parts[_DAYS] = whole, content.state_U if codes_N is None else _at(content.state_U, codes_N)
+    # Most keys have rows on one side of their whole days alone, or on none.
+    sides = [side for side in (_OLD, _NEW) if (high[side] > low[side]).any()]
+    if sides or not parts:
+        sides = sides or [_NEW]
+        rows = operation.of_ranges(content.run.rows, low[sides].ravel(), high[sides].ravel())
+        parts[sides[0]] = rows, places
+        if len(sides) > 1:
+            parts[_NEW] = rows, np.where(places >= 0, places + num_keys, -1)
+    return operation.combine([parts[part] for part in (_OLD, _DAYS, _NEW) if part in parts])
 
 
 def _at(values_U: Ints, codes_N: Ints) -> Ints:
     """The values at these positions, -1 at -1."""
     return np.append(values_U, -1)[codes_N]
-
-
-def _joined(tiles: list[Summary | None]) -> tuple[Summary, Ints]:
-    """Summaries one after the other, and where each begins, as a column: -1 for none."""
-    begins, held, before = [], [], 0
-    for tile in tiles:
-        begins.append([-1 if tile is None else before])
-        if tile is not None:
-            held.append(tile)
-            before += len(next(iter(tile.values())))
-    if len(held) == 1:
-        return held[0], np.array(begins)
-    return {name: concat_columns([tile[name] for tile in held]) for name in held[0]}, np.array(begins)
 
 
 def _groups(keys: Keys, codes_N: Ints) -> Groups:

@@ -236,6 +236,8 @@ class Listed(Operation):
 
     def combine(self, parts: Parts) -> Summary:
         ordered = parts if self.oldest else parts[::-1]
+        if len(parts[0][1]) == 1:
+            return self._one_list(ordered)
         left = np.full(len(parts[0][1]), self.length)
         begins, taken = [], []
         for summary, positions in ordered:
@@ -253,6 +255,23 @@ class Listed(Operation):
             ]
             columns[name] = lists_of(offsets, pa.concat_arrays(pieces).take(order))
         return columns
+
+    def _one_list(self, ordered: Parts) -> Summary:
+        """The same for one place, as most requests ask for one user: slices cost a fifth of what taking does."""
+        left, stretches_of = self.length, []
+        for summary, positions in ordered:
+            at = int(positions[0])
+            if at >= 0 and len(summary["time"]):
+                begin, end = np.asarray(as_arrow(summary["time"]).offsets)[at : at + 2].tolist()
+                end = min(end, begin + left)
+                stretches_of.append((summary, begin, end))
+                left -= end - begin
+        stretches_of = stretches_of or [(ordered[0][0], 0, 0)]
+        offsets = np.array([0, self.length - left])
+        return {
+            name: lists_of(offsets, pa.concat_arrays([as_arrow(held[name]).values[b:e] for held, b, e in stretches_of]))
+            for name in ordered[0][0]
+        }
 
 
 def _held_values(rows: Rows, of: str, where: str | None) -> Ints:

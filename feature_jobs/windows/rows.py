@@ -132,8 +132,9 @@ def expanded(begins: Ints, num: Ints) -> Ints:
 
 def lists_of(offsets: Ints, values: pa.Array) -> pa.Array:
     """Lists from the values of all and the offset of each."""
-    # pa.array checks that the offsets fit 32 bits; astype would wrap.
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
+    # pa.array checks that the offsets fit 32 bits, which takes four times as long; astype would wrap.
+    narrow = offsets.astype(np.int32) if offsets[-1] < 1 << 31 else offsets
+    return pa.ListArray.from_arrays(pa.array(narrow, pa.int32()), values)
 
 
 def as_arrow(column: Column) -> pa.Array:
