@@ -253,7 +253,7 @@ class TopFeature(Windowed, EmbeddedFeature):
     """The column, `entity.column` or expression of the ids."""
     k: Annotated[Positive, Field(le=1_000)] = 3
     """The largest number of ids."""
-    among: Annotated[Positive, Field(le=10_000)] = 100
+    among: Annotated[Positive, Field(le=10_000)] = 100  # fits the 14 bits of a place in feature_jobs.windows.frequent
     """The number of newest events that are counted."""
     table: str | None = None
     """The id feature whose embedding table it shares."""
