@@ -56,6 +56,7 @@ class PodSettings:
     def from_environment(cls, environment: Mapping[str, str]) -> PodSettings:
         """Reads RECLOOP_IMAGES, RECLOOP_TAG, RECLOOP_NAMESPACE, RECLOOP_POD_TEMPLATE, KUBECONFIG. Raises ValueError."""
         tag = environment.get("RECLOOP_TAG", "")
+        # The image of that name changes: two steps of a day could run two versions of the code.
         if not tag or tag == "latest":
             raise ValueError(
                 f"RECLOOP_TAG={tag}: name the release of the step image that pods run, not latest: RECLOOP_TAG=0.1.0"

@@ -111,7 +111,7 @@ class AirflowApi:
             "dag_id": dag_id,
             "from_date": first,
             "to_date": last,
-            "max_active_runs": 1,
+            "max_active_runs": 1,  # a day needs the checkpoint of the day before
             "reprocess_behavior": reprocess,
             "run_backwards": False,
             "dag_run_conf": conf,

@@ -56,6 +56,7 @@ class Parts:
         Raises RecloopError where uv can't be installed.
         """
         pinned = cls.pinned()
+        # Without the digest, because an image that was imported here has another one.
         base, uv = pinned.base.split("@")[0], pinned.uv.split("@")[0]
         with tempfile.TemporaryDirectory() as folder:
             wanted = f"uv=={uv.rpartition(':')[2]}"
@@ -81,6 +82,7 @@ def docker() -> str:
     raise RecloopError("no Docker command with BuildKit on the path; install docker-buildx, or name one in DOCKER")
 
 
+# Each build and each import asks, and an answer costs a process.
 @functools.cache
 def _help_of(program: str) -> str:
     environment = {**os.environ, "DOCKER_BUILDKIT": "1"}
@@ -113,6 +115,7 @@ def build(role: str, parts: Parts, tag: str, *, fresh: bool = False) -> str:
     command += [item for key, value in arguments.items() for item in ("--build-arg", f"{key}={value}")]
     command += ["--secret", f"id=ca,src={CERTIFICATES}"] if CERTIFICATES.is_file() else []
     command += ["--no-cache"] if fresh else []
+    # The engine's lines not to stdout, where a script reads the image's name.
     done = subprocess.run(
         [*command, str(context)], env={**os.environ, "DOCKER_BUILDKIT": "1"}, check=False, stdout=sys.stderr
     )
@@ -134,12 +137,14 @@ def code_digest() -> str:
     """One digest of the names and content of all source files."""
     digest = hashlib.sha256()
     for file in sorted(file for room in ("dags", *ROOMS) for file in (ROOT / room).rglob("*.py")):
+        # With separators, or the end of a file could count as the beginning of the next one's name.
         digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
 def revision() -> str:
     """The checked-out commit, marked `-dirty` where files differ from it."""
+    # Without tags, which `describe` would name instead of the commit.
     command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
@@ -150,6 +155,7 @@ def wheel_folders() -> list[Path]:
     command = [sys.executable, "-m", "pip", "config", "list"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [line.partition("=") for line in done.stdout.splitlines()]
+    # A link may also be a page on the web, and uv stops at a folder that does not exist.
     named = {folder for key, _, value in lines if key.endswith(".find-links") for folder in value.strip("'").split()}
     return [Path(folder) for folder in sorted(named) if Path(folder).is_dir()]
 

@@ -62,6 +62,7 @@ def _sections(section: type[Section], path: str) -> Iterator[str]:
     yield f"## {title}\n\n{_text(section)}\n\n{_table(section)}\n"
     for name, field in section.model_fields.items():
         inner = _section_in(field.annotation)
+        # Features follow later, a part for each kind.
         if inner is None or issubclass(inner, Feature):
             continue
         key = field.alias or name
@@ -155,6 +156,7 @@ def _limits(metadata: Any) -> str:
 
 def _flat(metadata: Any) -> Iterator[Any]:
     for entry in metadata:
+        # pydantic flattens the bounds of a field, but not those of an alias inside a list or a mapping.
         if isinstance(entry, FieldInfo):
             yield from entry.metadata
         else:
@@ -169,6 +171,7 @@ def _default(field: FieldInfo) -> str:
         return "the defaults below"
     if default is None or default in ((), {}, ""):
         return "none"
+    # As YAML writes it, because readers copy it.
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
     return f"`{list(default)}`" if isinstance(default, tuple) else f"`{default}`"

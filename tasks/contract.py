@@ -107,6 +107,7 @@ class Resources:
     @property
     def threads(self) -> int:
         """Threads that its CPUs are good for."""
+        # Down, not up: the CPUs are a quota, and a thread beyond it waits for its share of time.
         return max(1, math.floor(self.cpus))
 
 
@@ -192,6 +193,7 @@ class Step:
 
     def has_work(self, scenario: Scenario) -> bool:
         """Says if the scenario has the value that the step needs."""
+        # By alias, because config paths name keys as the file writes them: `validate`, not `validate_`.
         return self.needs is None or bool(value_at(scenario.model_dump(by_alias=True), self.needs))
 
     def is_partial(self, options: Mapping[str, Any]) -> bool:
@@ -248,6 +250,7 @@ def step(
 
     def declare(function: Callable[..., Metrics]) -> Callable[..., Metrics]:
         declaration = Step(function.__name__, function, dict(reads), writes, config, **declared)
+        # The function itself goes back, not a wrapper: a test calls it with folders of its own, and no store.
         function.step = declaration  # type: ignore[attr-defined]
         return function
 

@@ -39,6 +39,7 @@ def _copies_in(store: ScenarioStore) -> Copies:
 
     def folder() -> Path:
         held = contextlib.ExitStack()
+        # With the process, not with the day: the days after it read the copies too.
         atexit.register(held.close)
         return held.enter_context(scratch.folder())
 

@@ -21,6 +21,7 @@ def _of_windows(scenario: Scenario, ds: str, read: ReadFile) -> Collection[str]:
 def _of_entities(scenario: Scenario, ds: str, read: ReadFile) -> Collection[str]:
     from feature_jobs.joins.summaries import days_of_entities
 
+    # The day's own output is an input already.
     return set(days_of_entities(scenario, ds, read)) - {ds}
 
 

@@ -11,6 +11,7 @@ from feature_jobs.sources.user_ids import Found, Users
 from tasks.contract import Choice, DayConfig, FolderOf, Forgetting, Input, Metrics, ReadFile, Resources, step
 
 
+# These import inside: a DAG file loads the declaration, and must load neither numba nor DuckDB.
 def _to_merge(scenario: Scenario, ds: str, read: ReadFile) -> Collection[str]:
     from feature_jobs.joins.summaries import days_to_merge
 
@@ -39,6 +40,7 @@ def _begin(scenario: Scenario, ds: str, events: Path, folder_of: FolderOf) -> No
     from feature_jobs.joins.summaries import land_whole
     from feature_jobs.sources.changes import read_landed
 
+    # A day that landed only what had changed needs the days before it, which the new chain does not have.
     if not all(landed["whole"] for landed in read_landed(events).values()):
         land_whole(scenario, events, folder_of("summaries", ds), lambda holder: folder_of("summaries", holder))
 

@@ -198,4 +198,5 @@ def _study_key(scenario: Scenario, space: Sequence[Dimension], replay: Replay) -
             for folders in (replay.events, replay.summaries)
         ],
     }
+    # It names a folder, and 64 bits keep the studies of a day apart.
     return sha256_of(canonical_json(decisive))[:16]

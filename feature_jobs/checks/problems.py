@@ -47,6 +47,7 @@ class Problems:
         """The same problems, for expressions over the rows of a further log."""
         if source not in self.scenario.data.logs:
             return self
+        # Shallow, so that both add to one list of messages.
         view = copy(self)
         view.types = self._types(self.scenario.data.log(source))
         return view

@@ -212,6 +212,7 @@ def time_of(expression: str, node: ast.Constant, zone: str) -> int:
         since_1970 = moment - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
     except (ValueError, OverflowError, ZoneInfoNotFoundError):
         raise problem(expression, node, f"{node.value!r} is not a time", "write it as '2022-04-01T10:00:00'") from None
+    # Not by timestamp(), a float, which loses microseconds.
     return since_1970 // datetime.timedelta(microseconds=1)
 
 
@@ -225,5 +226,5 @@ def literal(value: object) -> str:
     if isinstance(value, int):
         return f"{value}::BIGINT"  # DuckDB would make 1 an INTEGER, and a product of two would overflow
     if isinstance(value, float):
-        return f"{value!r}::DOUBLE"
+        return f"{value!r}::DOUBLE"  # repr is the shortest text that reads back as the same float
     return "'" + str(value).replace("'", "''") + "'::VARCHAR"

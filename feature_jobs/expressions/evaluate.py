@@ -111,6 +111,7 @@ def evaluate(
     if not isinstance(columns, Columns):
         columns = Columns(columns, len(next(iter(columns.values()))))
     kinds = []
+    # Sorted, because a set has no order and the kinds are part of the key of the cache below.
     for name in sorted(columns_of(expression)):
         if name not in columns.arrays:
             raise BadInputError(f"expression {expression!r}: {name} is not a column; give its values")
@@ -119,6 +120,7 @@ def evaluate(
     return compiled(expression, tuple(kinds), zone)(columns)
 
 
+# A server asks for the same expressions with each request, and compiling one takes about as long as 500 rows of it.
 @functools.lru_cache(maxsize=4096)
 def compiled(expression: str, kinds: tuple[tuple[str, str], ...], zone: str = "UTC") -> Callable[[Columns], pa.Array]:
     """The expression as a function of columns; `kinds` are their names and types (`feature_jobs.expressions.types`)."""

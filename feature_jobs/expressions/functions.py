@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 TEXT, TEXTS, FLOATS = ("string",), ("list[string]",), ("list[float]",)
 NUMBER, NUMBERS, IDS = ("int", "float"), ("list[int]", "list[float]"), ("list[int]", "list[string]")
 KEYS = ("int", "string", *IDS)
+# Names of EasyRec's, so that its configs can be ported word for word.
 COMBINERS = ("sum", "mean", "min", "max", "count")
 OVERLAPS = (
     "query_common_ratio",
@@ -60,6 +61,7 @@ FUNCTIONS: dict[str, Function] = {
     "lower": Function(1, 1, "lower(x) is the text in small letters"),
     "starts_with": Function(2, 2, "starts_with(text, prefix) is true where the text begins with the prefix"),
     "contains": Function(2, 2, "contains(text, part) is true where the part occurs in the text"),
+    # RE2 in DuckDB and in Arrow, so that the SQL of an expression and its numpy find the same; Python's `re` would not.
     "matches": Function(
         2,
         2,

@@ -22,7 +22,9 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
+# Marks (M) too: accents and the vowels of Indian scripts are parts of the letter before them.
 _LETTERS = r"\p{L}\p{M}\p{N}"
+# Chinese and Japanese have no spaces between words, so a letter is the part that two texts can share.
 _ALONE = r"([\p{Han}\p{Hiragana}\p{Katakana}])"
 _NUMBER = r"^[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?$"
 ALL = "ALL"
@@ -140,6 +142,7 @@ class Entries(NamedTuple):
 def _numbers(texts: pa.Array) -> pa.Array:
     """Texts as numbers; null where one is not a number."""
     try:
+        # One text that is not a number fails the cast of all. That is rare, so only then each of them is looked at.
         return texts.cast(pa.float64())
     except pa.ArrowInvalid:
         return pc.if_else(pc.match_substring_regex(texts, _NUMBER), texts, None).cast(pa.float64())
@@ -164,6 +167,7 @@ def _places(keys: pa.Array, row_E: Ints, wanted: pa.Array, row_W: Ints) -> tuple
     """For each wanted key the place of the last entry of its row with this key, and if there is one."""
     distinct = keys.unique()
     size = len(distinct) + 1
+    # Arrow's index is of 32 bits, in which a day's rows times its keys do not fit.
     code_E = np.asarray(pc.index_in(keys, value_set=distinct)).astype(np.int64) + row_E * size
     code_W = np.asarray(pc.index_in(wanted, value_set=distinct).fill_null(len(distinct))).astype(np.int64)
     code_W = code_W + row_W * size
@@ -203,6 +207,7 @@ def _nested_lookup(map_: pa.Array, key: pa.Array, inner_key: pa.Array, combiner:
     outer = lists_of(map_)
     has_key = pc.match_substring(outer.flat, "^")
     outer = outer.keep(np.asarray(has_key))
+    # (?s), because a key may hold line breaks, at which `.` would stop.
     name = pc.utf8_trim_whitespace(pc.replace_substring_regex(outer.flat, r"(?s)\^.*$", ""))
     inner = pc.split_pattern(pc.replace_substring_regex(outer.flat, r"(?s)^[^^]*\^", ""), ",")
     parts = lists_of(inner)
@@ -343,6 +348,7 @@ def _euclid_dist(left: pa.Array, right: pa.Array) -> Vector:
 
 def _cosine(left: pa.Array, right: pa.Array) -> Vector:
     p_E, q_E, row_E, known_N = _pairs(left, right)
+    # Two roots: the product of both sums can be infinite where that of their roots is not.
     norm_N = np.sqrt(_sums(p_E * p_E, row_E, known_N)) * np.sqrt(_sums(q_E * q_E, row_E, known_N))
     known_N = known_N & (norm_N > 0)
     return Vector(_sums(p_E * q_E, row_E, known_N) / np.where(known_N, norm_N, 1.0), known_N)

@@ -200,6 +200,7 @@ def _check_constant(text: str, node: ast.Constant) -> None:
         raise problem(text, node, "a zero character in text", "leave it out")
     if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
         raise problem(text, node, "half a surrogate pair in text", r"write the character itself, or as \U0001F600")
+    # A minus is not a part of the constant, so the smallest integer of 64 bits can't be written.
     # Integers become BIGINT in SQL, see `literal`.
     if isinstance(value, int) and not -(2**63) < value < 2**63:
         raise problem(text, node, f"{value} does not fit 64 bits", "write it with a decimal point")
@@ -237,6 +238,7 @@ def _check_members(text: str, node: ast.List | ast.Tuple | ast.Set) -> None:
     if not node.elts:
         raise problem(text, node, "an empty list", "name at least one value")
     for element in node.elts:
+        # Of -1, which is a minus before a constant to Python.
         value = element.operand if isinstance(element, ast.UnaryOp) else element
         if not isinstance(value, ast.Constant):
             raise problem(text, element, "only numbers and texts in a list", "compare columns with == and or")

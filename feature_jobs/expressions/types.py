@@ -210,6 +210,7 @@ class Types:
     def _row_function(self, name: str, function: Function, arguments: list[ast.expr]) -> str:
         """A function of texts and lists."""
         kinds = [self._list(one) if isinstance(one, LISTS) else self.of(one) for one in arguments]
+        # Not strict, because the last arguments may be left out.
         for argument, kind, allowed in zip(arguments, kinds, function.takes, strict=False):
             if kind not in (*allowed, "null"):
                 raise problem(self.expression, argument, f"{name} with {kind}", f"give it {' or '.join(allowed)}")

@@ -259,6 +259,7 @@ def _operations(feature: Trailing, names: Mapping[str, str]) -> dict[str, Operat
         case TopFeature(among=among, k=k):
             found["frequent"] = Frequent(where=where, of=(of,), length=among, k=k)
         case UniqueCountFeature(exact_up_to=exact_up_to):
+            # One more than are counted exactly: if there are so many, the largest of them is the bound of a sample.
             found["distinct"] = Distinct(where=where, of=of, limit=exact_up_to + 1)
         case PercentileFeature(percent=percent):
             found["quantile"] = Quantile(where=where, of=of, share=round(percent * 1000))

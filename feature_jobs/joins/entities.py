@@ -130,6 +130,7 @@ def carry_entities(
         newest = Newest.of(rows, entity.key, place)
         if len(newest):
             while tiles and 2 * len(newest) >= len(tiles[-1]):
+                # Half as large, as in the text above: with a smaller share a big tile would be rewritten day by day.
                 newest = tiles.pop().then(newest)
             facts["tiles"] = facts["tiles"][: len(tiles)]
             added[name] = newest.table

@@ -133,6 +133,7 @@ def _rows_of(scenario: Scenario, day: str, folder: Path, like: pa.Table) -> pa.T
     """The rows that an earlier day's samples have of its own events, with the columns of `like`."""
     file = folder / SAMPLES_FILE
     table = pq.read_table(file)
+    # They also hold rows of days before it, whose labels matured on that day.
     begin, end = day_window(scenario, day)
     times = np.asarray(table["key.event_time"])
     table = table.filter(pa.array((times >= begin) & (times < end)))
@@ -213,10 +214,12 @@ def attribute(
     if to_all:
         places = of_key * size + np.searchsorted(moments, happened)
         order = np.argsort(places, kind="stable")
+        # Of integers, so that the difference of two running sums is exact.
         places, before = places[order], np.concatenate([[0], np.cumsum(values[order])])
         first = np.searchsorted(places, codes * size + np.searchsorted(moments, times))
         end = np.searchsorted(places, codes * size + np.searchsorted(moments, times + window_us))
         return (end > first) & has_key, np.where(has_key, before[end] - before[first], 0)
+    # The sort below is stable: of events at one time the last of the log comes last, and is found.
     rows = np.flatnonzero(has_key)
     places = codes[rows] * size + np.searchsorted(moments, times[rows])
     order = np.argsort(places, kind="stable")
@@ -227,6 +230,7 @@ def attribute(
         at = rows[np.maximum(nearest, 0)]
         hits = (nearest >= 0) & (codes[at] == of_key) & (happened - times[at] < window_us)
         found[at[hits]] = True
+        # Not `total[at] += values`, which adds one value to an event that several outcomes hit.
         np.add.at(total, at[hits], values[hits])
     return found, total
 
@@ -241,6 +245,7 @@ def _values(log: DayEvents, label: OutcomeLabel, place: str) -> Ints:
         return np.zeros(len(log), np.int64)
     (value,) = log.evaluate({f"{place.rpartition(': ')[2]}.value": label.value}).values()
     units = fixed_point(value, DECIMALS, f"{place}.value")
+    # As floats, whose sum can't wrap around as that of integers would.
     if np.abs(units.astype(float)).sum() >= 2.0**62:
         raise BadInputError(f"{place}.value: the sum of {log.ds} exceeds 64 bits; bound the column with min and max")
     return units

@@ -154,9 +154,11 @@ def _drawn(log: DayEvents, rows_P: Ints, pool: _Pool, past: _Past, sampler: Nega
     hashes_P = _hashed(*of_row, pa.array(log.times[rows_P]), pa.array(np.full(len(rows_P), sampler.seed)))
     # The first column is the row's own item, which no draw may repeat; -1 is a place that is still free.
     kept_PD = np.full((len(rows_P), num + 1), -1)
+    # -2: an item that is not in the pool is none of the draws either.
     kept_PD[:, 0] = np.asarray(pc.index_in(items, value_set=pool.items).fill_null(-2))
     nums_P = np.ones(len(rows_P), np.int64)
     left = np.flatnonzero((totals_P > 0) & np.asarray(items.is_valid()))
+    # Bounded, because a user who has a row of each item would draw for ever.
     for k in range(_MOST_DRAWS * num):
         if not len(left):
             break

@@ -110,6 +110,7 @@ def is_enough(scenario: Scenario, index: Index) -> bool:
         found = index["key_sets"].get(name)
         if found is None or found["types"] != wanted["types"] or found["max_level"] < wanted["max_level"]:
             return False
+        # More than needed is enough: removing a feature must not make the days of the lookback be read again.
         if not set(wanted["operations"]) <= set(found["operations"]):
             return False
     return True
@@ -221,6 +222,7 @@ def days_to_merge(scenario: Scenario, ds: str, read: ReadFile) -> list[str]:
         return days_to_read_again(scenario, ds, read)
     if not index["days"]:
         return []
+    # Without folders: this only asks where blocks lie, and the folders are found by the answer.
     summaries, last = Summaries(index, {}), index["days"][-1]["ordinal"]
     found: set[str] = set()
     for one in summarized_key_sets(scenario):

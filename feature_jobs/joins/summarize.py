@@ -84,6 +84,7 @@ def summarize_day(
         write_negatives(scenario, negatives, output)
         more = {name: negatives.rows[name].combine_chunks() for name in negatives.rows.column_names}
         see_more(scenario, events, more, yesterday=known, folders=carried, output=output)
+    # Sorted, because the order in which a scenario declares its features must not change the digest.
     (output / INDEX_FILE).write_text(json.dumps(index, sort_keys=True) + "\n", encoding="utf-8")
     return {
         "rows": log.rows,
@@ -163,6 +164,7 @@ def _blocks(one: KeySet, log: DayEvents, before: Summaries) -> Iterator[tuple[st
     run, added = _run(log, one), dict[TileId, Tile]()
     yield run_name(one.name), block_table(run)
     for tile in completed(last, ordinal, index["genesis"], one.max_level):
+        # Days without data get empty tiles, of which longer ones can then be merged.
         added[tile] = _tile(one, tile, run if tile.first == ordinal else run.without_rows(), added, before)
         yield tile_name(one.name, tile), block_table(added[tile])
 

@@ -65,6 +65,7 @@ def count_days(log: Log) -> DayCounts:
     num_elsewhere = sum(num for day, nums in files for file, num in nums.items() if day_in(file) != day)
     return DayCounts(
         rows=counts,
+        # Of busy days alone: half of a day's three rows can lack a user, and this becomes the scenario's limit.
         incomplete=float(days._lacking[days._num >= BUSY_SHARE * usual_rows(counts)].max()),
         is_aligned=num_elsewhere <= 0.001 * sum(counts.values()),
         null_shares=days[[*log.table.columns]].max().fillna(0).to_dict(),

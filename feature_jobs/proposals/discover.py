@@ -72,6 +72,7 @@ class FileGroup:
     def scan(self) -> str:
         """SQL that reads all rows, CSV as text as ingest does; `_file` is the file of a row. Lines that are not rows
         are left out."""
+        # Without Hive's columns: DuckDB would add the folders' names to a file, but ingest reads what it holds.
         files = f"[{', '.join(map(duckdb_path, self.files))}], filename = '_file', hive_partitioning = false"
         if self.dialect.format == "parquet":
             return f"read_parquet({files})"
@@ -126,6 +127,7 @@ def _files_below(root: Path) -> list[Path]:
     found = list(itertools.islice((path for path in shown if path.is_file()), MAX_FILES + 1))
     if len(found) > MAX_FILES:
         raise BadInputError(f"{root}: more than {MAX_FILES} files; name the folder of one data set")
+    # A folder is listed in the order of its disk, but equal files must give equal proposals.
     return sorted(found)
 
 

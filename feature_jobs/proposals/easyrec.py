@@ -73,6 +73,7 @@ class Port:
             raise BadInputError(f"{file}: no such file; name a pipeline config or an fg.json") from None
         self.file = file
         self.config = Part(parse_protobuf_text(text, str(file)))
+        # One more than allowed is enough to know, however many a file declares.
         self.declarations = list(islice(declarations(self.config), MAX_FEATURES + 1))
         if not 0 < len(self.declarations) <= MAX_FEATURES:
             what = f"has over {MAX_FEATURES:,} features" if self.declarations else "declares no features"
@@ -123,6 +124,7 @@ class Port:
         leaves = [one for _, one in Part(tuple(groups)).leaves() if isinstance(one.value, str)]
         modern = self.config.parts("feature_configs.*") or self.config.parts("features")
         separators = [*self.config.values("data_config.fg_encoded_multival_sep"), *self.config.values("multi_val_sep")]
+        # Their defaults: TorchEasyRec and fg.json separate by the character 0x1d, EasyRec by |.
         separator = next((one for one in separators if one), "\x1d" if modern else "|")
         members = frozenset(str(one.value) for one in leaves if one.name in _MEMBERS)
         reader = FeatureReader(columns, separator, members)
@@ -131,6 +133,7 @@ class Port:
         carried = [one.fields for one in reader.features if one.fields]
         if not carried:
             raise BadInputError("\n".join([f"{self.file}: no feature can be carried over", *grouped(reader.lost)]))
+        # Where the groups name none of them, none would be left: a model needs an input.
         if all(fields.get("enabled") is False for fields in carried):
             for fields in carried:
                 del fields["enabled"]
@@ -144,6 +147,7 @@ class Port:
         found = [one for one in found if type(one.value) is int and fits(Model, "embedding_dim", one.value)]
         found = [one for one in found if one not in self.config.taken]
         counts = Counter(one.value for one in found)
+        # Of equally frequent ones the larger: the order of the file must not decide.
         dim = max(counts, key=lambda value: (counts[value], value), default=None)
         self.config.taken.update(one for one in found if one.value == dim)
         return dim if isinstance(dim, int) else None

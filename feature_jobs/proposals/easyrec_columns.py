@@ -113,6 +113,7 @@ class FoundColumns:
                     read = _as_shape(
                         column, shape, separator, known=self.types.get(prefix + name) or self.fixed.get(name)
                     )
+                    # In its table too: the scenario declares the column with the type that this feature reads.
                     table.columns[name] = read
                     self.types[prefix + name] = read.type
                     return prefix + name

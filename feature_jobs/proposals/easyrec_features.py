@@ -27,8 +27,10 @@ from feature_jobs.schema import Embedding, VectorFeature
 
 MAX_BOUNDARIES = 100
 POOLINGS = ("mean", "sum")
+# A config does not say which variables of an expression are vectors; the functions around them do.
 _OF_VECTORS = re.compile(r"\b(?:dot|euclid_dist|reduce_\w+)\(([^()]*)\)")
 _SIDE = re.compile(r"(user|item|context|const|feature):(.*)", re.DOTALL)
+# Python raises the last two at expressions with too many parts inside one another.
 _NOT_FITTING = (BadInputError, MissingError, SyntaxError, ValueError, RecursionError, MemoryError)
 
 
@@ -89,6 +91,7 @@ class FeatureReader:
             made = self._made(declared)
             self._check(made)
         except _NOT_FITTING as error:
+            # On one line, because it becomes a comment of the YAML file.
             self._leave_out(declared, name, " ".join(str(error).split()))
             return
         named, inputs = part.values("feature_name"), part.values("input_names")
@@ -132,8 +135,9 @@ class FeatureReader:
 
     def _add(self, name: str, made: Fields, part: Part | None) -> str:
         taken = {feature.name for feature in self.features}
-        free = clean(name).lower()[:90]
+        free = clean(name).lower()[:90]  # of 100: `unique` may add a number
         free = unique(free if free[0].isalpha() else f"f_{free}", taken)
+        # It is the default then, and a file is easier to read without it.
         if made.get("of") == free:
             del made["of"]
         if part is not None and made["kind"] in ("id", "ids", "cross"):
@@ -260,6 +264,7 @@ class FeatureReader:
 
     def _stepped(self, of: str, part: Part) -> Fields:
         """A number, or its step between boundaries, as an id."""
+        # The config scales an expression itself; the default, a logarithm, would do so a second time.
         scale: Fields = {} if of in self.columns.types else {"scale": "none"}
         kind = type_of(of, self.columns.types.__getitem__)
         boundaries = sorted({one.value for one in part.at("boundaries") if _is_finite(one.value)})
@@ -297,6 +302,7 @@ class FeatureReader:
 
     def _expression(self, text: str, names: dict[str, str]) -> str:
         """An expression of C as one of ours. Raises what `_NOT_FITTING` lists."""
+        # The patterns below would also replace operators inside a text.
         if len(text) > 2_000 or '"' in text or "'" in text:
             raise MissingError(f"its expression {shown(text)} holds texts, or is too long; write it by hand")
         ours = text
@@ -341,9 +347,11 @@ class _Rewriter(ast.NodeTransformer):
         return ast.parse(self.names[node.id], mode="eval").body
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
+        # Not node.func: visit_Name would look for a column with the function's name.
         node.args = [self.visit(argument) for argument in node.args]
         name = node.func.id if isinstance(node.func, ast.Name) else ""
         if name not in FUNCTIONS and name in tables.FUNCTIONS and len(node.args) == 1:
+            # In parentheses, because an operator around the argument may bind closer than those in it.
             return ast.parse(tables.FUNCTIONS[name].format(f"({ast.unparse(node.args[0])})"), mode="eval").body
         return node
 

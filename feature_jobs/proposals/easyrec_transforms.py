@@ -146,6 +146,7 @@ TRANSFORMS: frozenset[str] = frozenset(_READERS)
 def python_choice(text: str) -> str:
     """C's `test ? body : other` as Python writes it, also in parentheses. Raises SyntaxError where one has no colon."""
     places = _outside(text)
+    # Commas first, because they bind weaker: each argument may be a choice of its own.
     if commas := [place for place in places if text[place] == ","]:
         parts = [
             text[begin:end] for begin, end in zip([0, *(c + 1 for c in commas)], [*commas, len(text)], strict=True)
@@ -154,6 +155,7 @@ def python_choice(text: str) -> str:
     if question := next((place for place in places if text[place] == "?"), 0):
         depth = 0
         for place in (place for place in places if place > question):
+            # A choice within the body has a colon of its own before ours.
             depth += {"?": 1, ":": -1}.get(text[place], 0)
             if depth < 0:
                 test, body, other = text[:question], text[question + 1 : place], text[place + 1 :]

@@ -262,6 +262,7 @@ def _in_set(name: str, columns: Mapping[str, SeenColumn], days: Sequence[SeenDay
     again = sum(num > 1 for num in num_days.values())
     if len(num_days) > min(MAX_VALUES, fewest / ROWS_PER_VALUE) or again < 0.8 * len(num_days):
         return
+    # Numbers and texts can't be compared, so that a set of both needs an order of its own.
     ordered = sorted(num_days, key=lambda value: (isinstance(value, str), value))
     for margin in _margins(days):
         kwargs = {"value_set": ordered, "mostly": margin.known}

@@ -163,6 +163,7 @@ def _relations(log: Log, column: Profile) -> Any:
     one-to-one. `same_user`: of the rows that repeat a value, the share that brings no new user.
     """
     v, t, u, i = (quote(one.name) for one in (column, *log.keys))
+    # By value too: rows of one moment have no order, and each reading would count another number of changes.
     order = (
         f"rank() OVER (ORDER BY {v}) AS _v, rank() OVER (ORDER BY {t}) AS _t, lag({v}) OVER (ORDER BY {t}, {v}) AS _p"
     )

@@ -47,6 +47,7 @@ _FORMATS = [
     "%a %b %d %H:%M:%S %z %Y", "%a, %d %b %Y %H:%M:%S GMT",
 ]  # fmt: skip
 _UNITS = ("s", "ms", "us", "ns")
+# Their quotient is far below 1,000, the factor between units: so a number is a recent time in one unit at most.
 EARLIEST_S, LATEST_S = 631_152_000, 2_145_916_800  # 1990, 2038
 _HEADER_TYPE = re.compile(r":(token|token_seq|float|float_seq)$")  # RecBole's `user_id:token`
 

@@ -16,7 +16,7 @@ from typing import NamedTuple, NoReturn
 from feature_jobs.errors import BadInputError
 
 MAX_BYTES = 2_000_000  # a config of 1,000 features has about 200,000
-MAX_DEPTH = 50
+MAX_DEPTH = 50  # each message takes a few calls of Python's stack of 1,000
 _MAX_NAME = 200
 _MAX_NUMBER = 400  # characters: Python refuses to read whole numbers of thousands of digits
 _TOKEN = re.compile(
@@ -37,6 +37,7 @@ _CLOSING = {"{": "}", "<": ">"}
 Scalar = str | int | float | bool
 
 
+# Not equal by value: what was taken is a set of settings, and two lines can say the same.
 @dataclass(frozen=True, eq=False)
 class Setting:
     """A name with a value, or with the settings of a message, and its line. A list is one setting for each element."""

@@ -76,7 +76,9 @@ def time_of(table: Table) -> Profile | None:
     """The column that says when a row happened; None where there is none."""
     times = [c for c in table.columns.values() if c.type == "time" and table.missing(c) <= 0.01 and c.distinct > 1]
     times = [c for c in times if _has_recent(table, c)]
+    # Three against two, so that a name with both words, such as click_time, is the time of something later.
     points = {vocabulary.TIME: 2, vocabulary.OTHER_TIMES: -3}
+    # A column of moments is better than one of dates, which has few different values.
     scores = [sum(num for w, num in points.items() if c.words & w) + (c.distinct > 100) for c in times]
     return times[scores.index(max(scores))] if times else None
 
@@ -121,6 +123,7 @@ def log_of(table: Table, leaks: Collection[str] = ()) -> Log | str:
     ]
     lasting = [c for c in ids if not c.row_id and not c.is_text]
     others = [c for c in lasting if c.is_id or (table.missing(c) <= 0.05 and not c.is_quantity)]
+    # Fewer values are categories, more are ids of rows.
     others = [c for c in others if 10 < c.distinct < 0.9 * c.known]
     others.sort(key=lambda c: (not c.is_id, -c.distinct))
     users, items = _ranked(lasting, vocabulary.USER), _ranked(lasting, vocabulary.ITEM)

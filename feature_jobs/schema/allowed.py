@@ -49,6 +49,7 @@ class Rule:
         while get_origin(annotation) is Annotated:
             annotation, *more = get_args(annotation)
             for one in more:
+                # pydantic flattens the bounds of a field itself, but not those of an alias inside a list or a mapping.
                 limits += one.metadata if isinstance(one, FieldInfo) else [one]
         return cls(annotation, tuple(limits), None if default is PydanticUndefined else default)
 
@@ -128,6 +129,7 @@ def allowed(rule: Rule) -> str:
 
 def in_words(bound: float) -> str | None:
     """A limit as a person writes it, 3,650 or 0.5; None for one that is only the range of a type."""
+    # "below 9,223,372,036,854,775,808" is true of a rate too, but helps nobody to correct one.
     if abs(bound) >= LARGEST:
         return None
     return f"{int(bound):,}" if abs(bound) >= 1 and bound == int(bound) else f"{bound:g}"

@@ -38,6 +38,7 @@ def _model_name(text: str) -> str:
     return text
 
 
+# Scenarios' names become folders of a store and ids of DAGs, where not every letter is safe.
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,99}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Day = Annotated[datetime.date, AfterValidator(_day), Field(description="A day, 2022-04-25.")]
@@ -68,5 +69,10 @@ class Section(BaseModel):
 
     # populate_by_name: our code writes `source`, a scenario's file the alias `from`.
     model_config = ConfigDict(
-        extra="forbid", frozen=True, protected_namespaces=(), populate_by_name=True, allow_inf_nan=False
+        # A misspelt key would be a setting that silently does nothing; and YAML reads .inf and .nan as numbers.
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+        populate_by_name=True,
+        allow_inf_nan=False,
     )

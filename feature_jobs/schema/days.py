@@ -87,6 +87,7 @@ def _longest_pause(scenario: Scenario) -> int:
     days, longest = scenario.data.days, 0
     for start in (*days.skip, *(days.first + ONE_DAY * i for i in range(7))):
         pause = 0
+        # Bounded: a scenario that closes all seven weekdays is refused only later, by the check.
         while pause < 366 and days.passes_over(start + ONE_DAY * pause):
             pause += 1
         longest = max(longest, pause)

@@ -42,7 +42,7 @@ VALUES = "values"
 SIDES = "sides"
 _OF_SIDES = ("kind", "by", "where", "length", "enabled")  # what a side takes over from its sequence
 MOST = 10_000
-_WINDOW = re.compile(r"([1-9][0-9]{0,4})([hd])")
+_WINDOW = re.compile(r"([1-9][0-9]{0,4})([hd])")  # as many digits as window_hours may have
 _UNITS = {"h": "window_hours", "d": "window_days"}
 
 Alternatives = dict[str, dict[str, Any]]

@@ -82,7 +82,7 @@ class CrossFeature(EmbeddedFeature):
 
     form = "id"
     kind: Literal["cross"]
-    of: tuple[str, ...] = Field(min_length=2)
+    of: tuple[str, ...] = Field(min_length=2)  # of one column it would be a second table of the same ids
     """The columns, `entity.column`s or expressions that are combined."""
 
 
@@ -129,7 +129,7 @@ class Windowed(Section):
     """The condition that an earlier event must fulfil to count."""
     window_days: NumDays | None = None
     """The days that it looks back; default: `join.lookback_days`."""
-    window_hours: Annotated[Positive, Field(le=87_600)] | None = None
+    window_hours: Annotated[Positive, Field(le=87_600)] | None = None  # ten years, as for window_days
     """The hours that it looks back, instead of `window_days`."""
 
     @model_validator(mode="after")
@@ -259,7 +259,7 @@ class TopFeature(Windowed, EmbeddedFeature):
     """The column, `entity.column` or expression of the ids."""
     k: Annotated[Positive, Field(le=1_000)] = 3
     """The largest number of ids."""
-    among: Annotated[Positive, Field(le=10_000)] = 100
+    among: Annotated[Positive, Field(le=10_000)] = 100  # fits the 14 bits of a place in feature_jobs.windows.frequent
     """The number of newest events that are counted."""
     table: str | None = None
     """The id feature whose embedding table it shares."""

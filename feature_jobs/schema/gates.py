@@ -17,7 +17,7 @@ class Evaluate(Section):
 
     segments: dict[Name, str] = {}
     """Groups of rows that are judged on their own too: a name, and a condition over event and entity columns."""
-    rare_positives: NumRows = 100
+    rare_positives: NumRows = 100  # the standard error of such a number is 10 %
     """A label with fewer positives a day gets a warning, because its metrics of one day vary by chance."""
     bootstrap: Annotated[Positive, Field(le=100_000)] = 200
     """The number of resamples that an interval is made of."""
@@ -83,6 +83,7 @@ class Deploy(Section):
     """The positives, and negatives, without which a comparison is unknown."""
     when_unsure: Literal["promote", "hold"] = "promote"
     """The decision on a version that no gate refuses, but that could not be judged."""
+    # hold by default: else the next day's promotion would silently undo what a person decided.
     after_rollback: Literal["hold", "promote"] = "hold"
     """The days after a rollback: hold does not promote them until a person lifts the hold."""
     tolerance: Annotated[Number, Field(gt=0, le=1e9)] = 1e-4

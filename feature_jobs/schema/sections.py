@@ -36,7 +36,7 @@ class Join(Section):
 
     lookback_days: NumDays = 30
     """The number of days that trailing features look back."""
-    label_delay_s: Annotated[Whole, Field(ge=0, le=315_360_000)] = 0
+    label_delay_s: Annotated[Whole, Field(ge=0, le=315_360_000)] = 0  # ten years, as for days
     """Seconds from an event until its outcome is known; trailing features that look at outcomes see only events at
     least that old."""
     negative_sampler: NegativeSampler | None = None
@@ -105,6 +105,7 @@ class Online(Section):
     of a server is in the environment variable RECLOOP_ONLINE_PASSWORD."""
 
 
+# A scenario is committed to git, and manifests repeat its settings.
 _SECRET = re.compile(r"secret|password|token|credential|access.?key", re.IGNORECASE)
 
 

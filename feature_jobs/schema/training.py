@@ -31,7 +31,7 @@ class Model(Section):
     """The number of crosses of `dcnv2`."""
     cross_rank: LayerWidth | None = None
     """The rank of the crosses' matrices, which makes them smaller; without one they are whole."""
-    dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0  # with 1 nothing would be learned
     """The share of a layer's outputs that training sets to zero, by chance."""
 
 
@@ -67,7 +67,7 @@ class Distributed(Section):
     """The share of the gradient's values that top_k sends."""
     hierarchical: bool = False
     """Sends in full precision within a machine, and compresses only between machines."""
-    timeout_s: Annotated[Positive, Field(le=604_800)] = 300
+    timeout_s: Annotated[Positive, Field(le=604_800)] = 300  # a week
     """Seconds that a process or machine waits for another."""
 
 
@@ -92,6 +92,7 @@ class Train(Section):
     """The first steps of the chain, over which both rates rise from 0."""
     clip_norm: Annotated[Number, Field(gt=0, le=1e9)] | None = None
     """The largest norm of the dense gradient, and of each embedding row's; longer ones are shortened to it."""
+    # float32 by default: without its own instructions for bfloat16 a processor needs 3-4 times as long for it.
     precision: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     """The precision of the dense part's products; weights stay float32, and float16 scales the loss dynamically. auto
     takes the faster of bfloat16 and float32 on the machine that trains the day, so digests depend on that machine."""
@@ -99,6 +100,7 @@ class Train(Section):
     """The rows that each step learns."""
     micro_batch: Annotated[Positive, Field(le=10_000_000)] = 2048
     """The rows that are computed at once; the gradients of a step's micro-batches are added."""
+    # Between 0, where nothing would judge the challenger, and 1, where it would have learned nothing of the day.
     holdout_share: Annotated[Number, Field(gt=0, lt=1)] = 0.2
     """The share of the day's rows, the last by event time, that are scored before they are learned; they judge the
     challenger."""

@@ -119,6 +119,7 @@ def _of_events(scenario: Scenario, ds: str, day: DaySamples) -> dict[str, float 
         "rows": len(rows),
         "repeated_share": float(rows.duplicated().mean()) if len(rows) else None,
         "out_of_order_rows": int((steps < 0).sum()),
+        # With the day's edges: a log that ends at noon has a gap of twelve hours.
         "longest_gap_s": float(np.diff(np.sort(np.concatenate([times, edges]))).max() / 1e6),
     }
 

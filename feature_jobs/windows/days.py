@@ -36,6 +36,7 @@ def cover(first: int, last: int, max_level: int) -> list[TileId]:
     while first <= last:
         # The longest tile that may begin here (by the zeros at the end of the ordinal) and does not end too late.
         level = min(max_level, (last - first + 1).bit_length() - 1)
+        # 0 has no lowest bit: a tile of any level may begin there.
         if first:
             level = min(level, (first & -first).bit_length() - 1)
         tiles.append(TileId(level, first))
@@ -53,6 +54,7 @@ def completed(previous: int, day: int, genesis: int, max_level: int) -> list[Til
     for last in range(previous + 1, day + 1):
         for level in range(max_level + 1):
             first = last - (1 << level) + 1
+            # Where a tile does not end, none that is twice as long does.
             if first % (1 << level) or first < genesis:
                 break
             found.append(TileId(level, first))

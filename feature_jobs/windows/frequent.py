@@ -63,6 +63,7 @@ def most_frequent(lists: pa.ListArray, k: int) -> pa.ListArray:
     begins = np.flatnonzero(is_new)
     times = np.diff(np.append(begins, len(packed)))
     firsts = packed[begins]
+    # Subtracted from the largest number of its bits, so that the most frequent value is sorted to the front.
     ranked = np.sort((firsts >> 36 << 28) | (_LAST_PLACE - times << _PLACE_BITS) | (firsts & _LAST_PLACE))
     owners = ranked >> 28
     num_different = np.bincount(owners, minlength=len(num))

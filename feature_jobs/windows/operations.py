@@ -65,6 +65,7 @@ class Operation(ABC):
             [(self.of_ranges(edge.rows, edge.low_A, edge.high_A), cut.places_N) for edge in edges]
             for edges in (cut.old, cut.new)
         )
+        # Oldest first: lists of newest rows are taken from the end.
         return self.combine([*old, *whole, *new])
 
     def _counted(self, rows: Rows, low: Ints, high: Ints) -> Ranges:

@@ -33,7 +33,7 @@ from feature_jobs.windows.rows import (
 _NEWER = np.iinfo(np.int64).max
 _STEP_BITS = 6
 _ORIGIN = 1 << 12  # 57 powers of two have 64 steps each
-_CODE_BITS = 13
+_CODE_BITS = 13  # 2 · 57 · 64 steps of either sign are fewer than 2^13
 
 
 def steps_of(values: Ints) -> Ints:
@@ -121,6 +121,7 @@ class Distinct(Tally):
             keys = np.concatenate([keys, edge.row_keys[counted]])
             values = np.concatenate([values, row_values[counted]])
             times = np.concatenate([times, edge.rows.times[counted]])
+        # The largest value of a full sample is its bound, and so is not below it.
         num_A = np.where(is_full_K, num_K - 1, num_K)[cut.keys_A] + _distinct_rows(cut, keys, values, times)
         return {"num": take_at(num_A, cut.places_N, 0), "below": take_at(below_K, cut.keys_N, _NEWER)}
 
@@ -146,6 +147,7 @@ class Quantile(Tally):
             begin, num = stretches(cut.whole["value"], cut.keys_A)
             parts.append(_Weighted(_flat(cut.whole["value"]), _flat(cut.whole["num"]), begin, begin + num))
         num_A = reduce(np.add, (part.total() for part in parts))
+        # Rounded up in integers: the product as a float could be a little above a whole rank.
         value_A = middles_of(_ranked(parts, np.maximum(-(-num_A * self.share // 100_000), 1) - 1))
         return {"num": take_at(num_A, cut.places_N, 0), "value": take_at(value_A, cut.places_N, 0)}
 

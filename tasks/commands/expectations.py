@@ -65,8 +65,10 @@ def expectations(context: Context, *, ds: str | None, first: str | None, last: s
 
 def _days(context: Context, ds: str | None, first: str | None, last: str | None) -> list[str]:
     """The days that were asked for and are joined; by default the newest that passed their validation."""
+    # A refused day has no commit of its validation. Bounds that include such a day would let the next one pass.
     passed = sorted({place.ds for place in context.store.commits() if place.step == WRITERS["validation"]})
     if ds or first or last:
+        # A person may know better why a day was refused, so days that are named need not have passed.
         asked = scenario_days(context.scenario, ds, first, last)
         days = [day for day in asked if context.store.find(WRITERS["samples"], day)]
     else:
@@ -98,5 +100,6 @@ def _seen(context: Context, days: list[str]) -> Iterator[SeenDay]:
         day = read_samples(context.proven(samples), context.scenario)
         counts = json.loads(context.store.file_of(events, COUNTS_FILE) or b"{}")
         facts = day_facts(context.scenario, ds, day, counts, rows)
+        # For the days after it: the number of rows is also compared with that of the same weekday.
         rows[ds] = facts[ROWS] or 0.0
         yield see_day(context.scenario, ds, day, facts)

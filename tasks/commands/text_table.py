@@ -93,9 +93,11 @@ def _drawn(columns: list[_Column], width: int) -> list[str]:
 
     drawing = Drawing(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
     for column in columns:
+        # fold: a command or a path that is cut off can't be copied.
         drawing.add_column(Text(column.title), justify="left" if column.is_left else "right", overflow="fold")
     for row in zip(*(column.cells for column in columns), strict=True):
         drawing.add_row(*map(Text, row))  # as Text, since brackets in cells would be read as markup
+    # Without colours, whose codes would stand in a log.
     console = Console(width=width, color_system=None)
     with console.capture() as captured:
         console.print(drawing)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from models.metrics.requests import RequestQuality
     from tasks.evaluation.scored_day import Scores
 
-TRAILING_DAYS = 7
+TRAILING_DAYS = 7  # each weekday once
 
 
 class Holdout(TypedDict):

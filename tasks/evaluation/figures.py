@@ -50,6 +50,7 @@ def draw_history(points: list[DayQuality]) -> str | None:
     for color, task in zip(itertools.cycle(LINES), tasks, strict=False):
         aucs = {p["ds"]: p["auc"] for p in points if p["task"] == task}
         axes.plot(range(len(days)), [_nan(aucs.get(d)) for d in days], marker="o", ms=4, color=color, label=task)
+    # About ten dates stand beside each other in nine inches.
     every = max(1, len(days) // 10)
     axes.set_xticks(range(0, len(days), every), days[::every])
     # Half a day on each side: a chain of one day would have no width.

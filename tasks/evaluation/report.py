@@ -80,7 +80,7 @@ def _environment() -> Environment:
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
+        autoescape=True,  # names and texts are a user's
         undefined=StrictUndefined,  # a misspelt name fails instead of leaving a gap
         trim_blocks=True,
         lstrip_blocks=True,

@@ -138,6 +138,7 @@ def plan(base: Base, variant: Variant) -> Planned:
             f"the committed chain was trained with other settings than today's scenario {_on(other_chain)}: the"
             " difference holds those changes too"
         )
+    # Samples of other settings would be learned under today's name, though no feature of the variant differs.
     joins_again = bool(other_samples) or _samples_of(scenario) != _samples_of(base.scenario)
     samples: dict[str, Any] = {}
     for ds in base.days:
@@ -149,6 +150,7 @@ def plan(base: Base, variant: Variant) -> Planned:
     baseline = {ds: commit.digest for ds, commit in base.checkpoints.items()}
     parent = base.parent.digest if base.parent else None
     rules = scenario.evaluate
+    # Neither the name nor the changes as they were typed: the same settings under two names are computed once.
     facts = {
         "config": config_digest(scenario, TRAIN),
         "code": [code_digest(step.name) for step in (TRAIN, JOIN)],  # a try of older code is not found again

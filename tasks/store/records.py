@@ -89,6 +89,7 @@ class RunRecord(TypedDict, total=False):
     seconds: dict[str, float]
 
 
+# Not a class, because a keyword of Python such as `from` can't be the name of a field.
 GenerationRecord = TypedDict(
     "GenerationRecord",
     {
@@ -106,6 +107,7 @@ GenerationRecord = TypedDict(
 
 def with_manifest(files: Mapping[str, FileFacts], manifest: bytes | None) -> dict[str, FileFacts]:
     """The files below a key with the manifest as one of them, where there is one."""
+    # A manifest can't list itself: its own digest would be a part of what is digested.
     if manifest is None:
         return dict(files)
     return {**files, MANIFEST: {"sha256": sha256_of(manifest), "bytes": len(manifest)}}
@@ -138,6 +140,7 @@ def holder_of(ds: str, generations: list[Generation], seen_from: int | None = No
             f"generation {number} is named by a record, but the newest is {len(generations) - 1}; restore"
             f" {generation_key(number)} of the store from a backup"
         )
+    # A generation replaces its first day and all later ones; days before that are still an older one's.
     while number > 0 and ds < (generations[number].from_ds or ""):
         number -= 1
     return number
