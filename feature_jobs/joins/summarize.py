@@ -117,7 +117,7 @@ def summarize_events(
     """
     check_day(scenario, ds)
     refuse_leaks(scenario)
-    num_rows = 0
+    num_rows, index = 0, index or _no_days(scenario, min(days))
     for day, (events, seen) in sorted(days.items()):
         logs = dict[str | None, DayEvents]()
         for source in logs_read(scenario):
@@ -126,22 +126,21 @@ def summarize_events(
                 scenario, day, events, names, entities=seen / FOLDER, source=source, later=ds if day < ds else None
             )
         num_rows = sum(map(len, logs.values()))
-        index = _add(scenario, Summaries(index or _no_days(scenario, day), folders), day, logs, ds)
-    assert index is not None  # noqa: S101 (ds is one of the days)
+        index = _add(scenario, Summaries(index, folders), day, logs, ds)
     index["days"] = [day for day in index["days"] if day["end"] > reach(scenario, ds)]
     return Summarized(index, num_rows)
 
 
 def _add(scenario: Scenario, before: Summaries, ds: str, logs: Mapping[str | None, DayEvents], holder: str) -> Index:
     """The index with one more day, of these logs, whose blocks are written to the folder of `holder`."""
-    ordinal, sets, index = ordinal_of(ds), summarized_key_sets(scenario), before.index
+    sets, index = summarized_key_sets(scenario), before.index
     file = before.file(holder, ds)
     # One is made when the one before it is written: the rows of one key set are in memory, not those of all.
     places = write_blocks(chain.from_iterable(_blocks(one, logs[one.source], before) for one in sets), file)
     begin, end = log_window(scenario, ds)
     day: DayFacts = {
         "ds": ds,
-        "ordinal": ordinal,
+        "ordinal": ordinal_of(ds),
         "begin": begin,
         "end": end,
         "holder": holder,

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from click.testing import CliRunner, Result
@@ -26,8 +27,8 @@ def _killed_in_the_middle(shop: Path) -> None:
     def replay_day(*_arguments: object, **_named: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    replay.replay_day = replay_day  # type: ignore[assignment]
-    recloop(shop, "skew", "--ds", SECOND)
+    with patch.object(replay, "replay_day", replay_day):
+        recloop(shop, "skew", "--ds", SECOND)
 
 
 def test_what_a_killed_skew_leaves_is_removed_by_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
