@@ -51,7 +51,7 @@ def make_block(num_samples: int, num_rows: int, rng: np.random.Generator) -> Blo
     draws = [draw(num_rows, "zipf, all ids", rng) for _ in range(-(-num_samples // BATCH))]
     slots = [np.concatenate(parts)[:num_samples] for parts in zip(*draws, strict=True)]
     numbers_NK = rng.normal(size=(num_samples, len(LAYOUT.numbers))).astype(np.float32)
-    return Block(slots, [], numbers_NK, rng.integers(0, 2, (num_samples, 1)).astype(np.float32))
+    return Block(slots, [], {}, numbers_NK, rng.integers(0, 2, (num_samples, 1)).astype(np.float32))
 
 
 def seconds_of(run: Callable[[], object], device: torch.device, repeats: int = REPEATS) -> float:

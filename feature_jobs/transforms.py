@@ -13,7 +13,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # In bytes. Longer texts are hashed as their blake2b digest in hex, which has 128.
 LONG_TEXT = 128
+_NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
 
 Floats = npt.NDArray[np.float32]
@@ -47,10 +48,12 @@ class Slot:
 
 @dataclass(frozen=True)
 class Bag:
-    """A list column, embedded and averaged."""
+    """A list column, embedded and pooled: the mean or the sum. With `weighted` its elements are texts `id:weight`."""
 
     name: str
     namespace: str
+    weighted: bool = False
+    pooling: Literal["mean", "sum"] = "mean"
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,8 @@ class Layout:
         for name, feature in scenario.enabled_features.items():
             if feature.form == "id":
                 slots.append(Slot(name, name, getattr(feature, "table", None) or name))
+            elif feature.kind == "ids":
+                bags.append(Bag(name, feature.table or name, feature.weighted, feature.pooling))
             elif feature.form == "ids":
                 bags.append(Bag(name, feature.table or name))
             elif feature.form == "vector":
@@ -157,11 +162,15 @@ def _scale_of(feature: Any) -> str:
 
 @dataclass(frozen=True)
 class Encoded:
-    """N encoded rows: keys [N] per slot; keys [V] and offsets [N + 1] per bag; scaled numbers, NaN = null."""
+    """N encoded rows: keys [N] per slot; keys [V] and offsets [N + 1] per bag; scaled numbers, NaN = null.
+
+    `shares` has the factor [V] of each value in the pooled embedding, of the bags that are not plain means.
+    """
 
     slots: list[Ints]
     bags: dict[str, tuple[Ints, Ints]]
     numbers_NK: Floats
+    shares: dict[str, Floats]
 
 
 def encode(samples: pa.Table, layout: Layout) -> Encoded:
@@ -185,7 +194,18 @@ def encode(samples: pa.Table, layout: Layout) -> Encoded:
     for k, number in enumerate(layout.numbers):
         values = _column(samples, number.column) if number.place is None else vectors[number.column][number.place]
         numbers_NK[:, k] = _scaled(values, number.column, number.scale)
-    return Encoded(slots, {bag.name: _encode_bag(samples, bag) for bag in layout.bags}, numbers_NK)
+    bags, shares = dict[str, tuple[Ints, Ints]](), dict[str, Floats]()
+    for bag in layout.bags:
+        keys, offsets, shares_V = _encode_bag(samples, bag)
+        bags[bag.name] = keys, offsets
+        if shares_V is not None:
+            shares[bag.name] = shares_V
+    return Encoded(slots, bags, numbers_NK, shares)
+
+
+def numbered_shares(encoded: Encoded) -> dict[int, Floats]:
+    """The shares by the number of their bag."""
+    return {number: encoded.shares[name] for number, name in enumerate(encoded.bags) if name in encoded.shares}
 
 
 def hash_ids(values: pa.Array, namespace: str) -> Ints:
@@ -292,14 +312,48 @@ def _bucketize(scaled: npt.NDArray[np.float64], buckets: int) -> pa.Array:
     return pa.array(np.clip(steps, -(2**53), 2**53).astype(np.int64), mask=~finite)
 
 
-def _encode_bag(samples: pa.Table, bag: Bag) -> tuple[Ints, Ints]:
-    """Keys of all lists, one after another, and the offset of each row's first. A null list is empty."""
+def _encode_bag(samples: pa.Table, bag: Bag) -> tuple[Ints, Ints, Floats | None]:
+    """Keys of all lists, one after another, the offset of each row's first, and their shares, but for plain means. A
+    null list is empty."""
     lists = _column(samples, bag.name)
     if pa.types.is_null(lists.type):
-        return np.empty(0, np.int64), np.zeros(len(lists) + 1, np.int64)
+        lists = pa.nulls(len(lists), pa.list_(pa.string()))
     flat, offsets = flattened(lists, bag.name)
+    weights_V = None
+    if bag.weighted:
+        flat, weights_V = _weighted(flat, bag.name)
+        known_V = np.isfinite(weights_V) & ((weights_V > 0) | (bag.pooling == "sum"))
+        flat, weights_V = pc.if_else(pa.array(known_V), flat, None), weights_V[known_V]
     ids = exact_ids(flat, bag.name, offsets=offsets)
     if ids.null_count:
         known = ids.is_valid().to_numpy(zero_copy_only=False)
         ids, offsets = ids.drop_null(), np.concatenate([[0], np.cumsum(known)])[offsets]
-    return hash_ids(ids, bag.namespace), offsets
+    if bag.pooling == "sum" and weights_V is None:
+        weights_V = np.ones(len(ids), np.float32)
+    if bag.pooling == "mean" and weights_V is not None:
+        weights_V = _shares_of_mean(weights_V, offsets)
+    return hash_ids(ids, bag.namespace), offsets, weights_V
+
+
+def _weighted(elements: pa.Array, name: str) -> tuple[pa.Array, Floats]:
+    """Ids and weights of texts `id:weight`; the weight is NaN of a null, and where it does not read."""
+    if not is_text(elements.type) and not pa.types.is_null(elements.type):
+        raise BadInputError(f"feature column {name!r}: {elements.type} values are not texts id:weight; give such texts")
+    # At the last colon, as the functions of maps do: an id may hold some.
+    parts = pc.split_pattern(elements.cast(pa.string()).fill_null(":"), ":", max_splits=1, reverse=True)
+    ends, flat = np.asarray(parts.offsets), pc.utf8_trim_whitespace(parts.values)
+    has_weight = np.diff(ends) == 2
+    texts = flat.take(pa.array(ends[:-1] + 1, mask=~has_weight))
+    read = pc.if_else(pc.match_substring_regex(texts, _NUMBER), texts, None).cast(pa.float64())
+    weights = np.asarray(pc.if_else(pa.array(has_weight), read, 1.0).fill_null(np.nan))
+    with np.errstate(over="ignore"):
+        return flat.take(pa.array(ends[:-1])), weights.astype(np.float32)
+
+
+def _shares_of_mean(weights_V: Floats, offsets: Ints) -> Floats:
+    """Weights above 0, divided by the sum of those of their row."""
+    lengths_N = np.diff(offsets)
+    exact_V = weights_V.astype(np.float64)  # sums of the largest float32 are finite there
+    # Adds one after the other, so that a row's sum does not depend on the rows before.
+    totals_N = np.bincount(np.repeat(np.arange(len(lengths_N)), lengths_N), exact_V, len(lengths_N))
+    return (exact_V / np.repeat(totals_N, lengths_N)).astype(np.float32)

@@ -277,12 +277,15 @@ def _expectation_problems(scenario: Scenario) -> list[str]:
 def _check_sharding(problems: Problems) -> None:
     scenario = problems.scenario
     if scenario.train.backend == "torchrec":
-        from feature_jobs.schema.sharding_rules import sharding_problems
+        from feature_jobs.schema.sharding_rules import NOT_SHARDED, sharding_problems
         from feature_jobs.transforms import Layout
 
-        names = Layout.from_scenario(scenario).namespaces
-        for problem in sharding_problems(scenario.train, scenario.model.embedding_dim, names):
+        layout = Layout.from_scenario(scenario)
+        for problem in sharding_problems(scenario.train, scenario.model.embedding_dim, layout.namespaces):
             problems.say(*problem)
+        for bag in layout.bags:
+            if bag.weighted or bag.pooling != "mean":
+                problems.say(("features", bag.name), None, NOT_SHARDED, "leave both out, or set train.backend: native")
 
 
 def _check_search(problems: Problems, path: str, search: SearchRange) -> None:

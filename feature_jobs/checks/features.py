@@ -24,6 +24,11 @@ from feature_jobs.schema.labels import OutcomeLabel
 
 ID_TYPES = ("int", "string", "bool")
 NUMBER_TYPES = ("int", "float", "bool")
+WEIGHTED = "a list of texts id:weight"
+_REMEDIES = {
+    WEIGHTED: "declare the column as list[string], or leave out `weighted`",
+    "a vector": "declare the column as list[float]",
+}
 
 
 def check_labels(problems: Problems) -> set[str]:
@@ -141,6 +146,8 @@ class _Features:
             self.problems.say(location, None, what, closest(of, names).replace("did you mean", "add of:"))
             return
         where = location if feature.of is None else (*location, "of")
+        if feature.kind == "ids" and feature.weighted:
+            wanted, allowed = WEIGHTED, ("list[string]",)
         kind = self._same_row(where, of, wanted, allowed)
         if feature.kind == "id" and of == self.problems.scenario.data.request:
             what = "names a request, which no later event has: its embedding learns nothing of use"
@@ -308,8 +315,8 @@ class _Features:
 def _remedy(wanted: str, kind: str, of: str) -> str:
     if kind == "time":
         return f"write the seconds between two times, as in event_time - {of}, or hour({of})"
-    if wanted == "a vector":
-        return "declare the column as list[float]"
+    if wanted in _REMEDIES:
+        return _REMEDIES[wanted]
     if wanted == "a number":
         return f"use kind: ids, or length({of})" if kind.startswith("list") else "use kind: id, or declare it as float"
     if kind.startswith("list"):

@@ -146,15 +146,6 @@ FUNCTIONS: dict[str, Function] = {
         "float",
         quoted={3: COMBINERS},
     ),
-    "weighted_ids": Function(
-        2,
-        2,
-        "weighted_ids(map, n) is a list of n keys, from 1 to 100, of a list of texts 'key:weight': each as often as its"
-        " share of the weights in n-ths, so that the average of their embeddings is weighted",
-        (TEXTS, ("int",)),
-        "list[string]",
-        listed=frozenset({0}),
-    ),
     "kv_dot_product": Function(
         2,
         2,

@@ -244,28 +244,6 @@ def _combine(values: pa.Array, how: str) -> Vector:
     return Vector(found.values, found.known & lists.known_N)
 
 
-def _weighted_ids(map_: Any, num_N: pa.Array) -> pa.Array:
-    entries = _map_entries(map_, len(num_N))
-    keys, weight_E, row_E = entries.numbers()
-    used_E = weight_E > 0
-    keys, weight_E, row_E = keys.filter(pa.array(used_E)), weight_E[used_E], row_E[used_E]
-    largest_N = _combined(weight_E, row_E, len(num_N), "max").values
-    weight_E = weight_E / largest_N[row_E]  # so that no sum is infinite
-    num = num_N[0].as_py() if len(num_N) else 0
-    exact_E = weight_E / np.bincount(row_E, weight_E, len(num_N))[row_E] * num
-    times_E = np.floor(exact_E).astype(np.int64)
-    # What is missing to n goes to the largest fractions, to the first of equal ones.
-    lacks_N = num - np.bincount(row_E, times_E, len(num_N)).astype(np.int64)
-    order = np.lexsort((times_E - exact_E, row_E))
-    begins = np.searchsorted(row_E, row_E)  # rows rise: the place of each row's first entry
-    rank_E = np.empty_like(times_E)
-    rank_E[order] = np.arange(len(order)) - begins
-    times_E += rank_E < lacks_N[row_E]
-    row_R = np.repeat(row_E, times_E)
-    found = keys.take(pa.array(np.repeat(np.arange(len(times_E)), times_E)))
-    return list_array(Lists(found, row_R, entries.known_N))
-
-
 def _kv_dot_product(left: Any, right: Any) -> Vector:
     num_rows = len(left if isinstance(left, pa.Array) else right)
     sides = [
@@ -380,7 +358,6 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "lookup": _lookup,
     "lookup_text": _lookup_text,
     "nested_lookup": _nested_lookup,
-    "weighted_ids": _weighted_ids,
     "kv_dot_product": _kv_dot_product,
     "bool_mask": _bool_mask,
     "combine": _combine,

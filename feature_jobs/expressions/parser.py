@@ -284,10 +284,6 @@ def _check_quoted(text: str, name: str, function: Function, arguments: list[ast.
         _check_pattern(text, arguments[function.pattern], pattern, replacement)
     if name == "split" and not _quoted(text, arguments[1], "the separator", function.help):
         raise problem(text, arguments[1], "the separator is empty", "write at least one character")
-    if name == "weighted_ids":
-        num = arguments[1]
-        if not (isinstance(num, ast.Constant) and type(num.value) is int and 1 <= num.value <= 100):
-            raise problem(text, num, "the number of keys is not a whole number from 1 to 100", function.help)
     if name == "bucketize":
         bounds = ast.literal_eval(arguments[1]) if isinstance(arguments[1], LISTS) else []
         if not bounds or any(isinstance(one, bool | str) for one in bounds) or list(bounds) != sorted(set(bounds)):

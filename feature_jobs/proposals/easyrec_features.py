@@ -26,6 +26,7 @@ from feature_jobs.proposals.vocabulary import clean, unique
 from feature_jobs.schema import Embedding, VectorFeature
 
 MAX_BOUNDARIES = 100
+POOLINGS = ("mean", "sum")
 _OF_VECTORS = re.compile(r"\b(?:dot|euclid_dist|reduce_\w+)\(([^()]*)\)")
 _SIDE = re.compile(r"(user|item|context|const|feature):(.*)", re.DOTALL)
 _NOT_FITTING = (BadInputError, MissingError, SyntaxError, ValueError, RecursionError, MemoryError)
@@ -38,6 +39,8 @@ class Declaration:
     type: str
     part: Part
     sequence: Part | None = None
+    pooling: str = "mean"
+    """The pooling of several ids, where the config says none."""
 
 
 def declarations(config: Part) -> Iterator[Declaration]:
@@ -54,7 +57,7 @@ def _declared(part: Part, sequence: Part | None = None) -> Iterator[Declaration]
             for below in inner:
                 yield from _declared(below, one)
             if not inner:
-                yield Declaration(wrapped[-1].name, one, sequence)
+                yield Declaration(wrapped[-1].name, one, sequence, "sum")
     elif part.at("sequence_name") and part.at("features"):
         for below in part.parts("features"):
             yield from _declared(below, part)
@@ -199,7 +202,17 @@ class FeatureReader:
         several = said or any(one.value != 1 for one in sizes) or kind == "ids" or declared.sequence is not None
         part.taken.update(sizes)
         of = self._column(source, "list" if several else "id", part, declared.sequence)
-        return {"kind": "ids" if self.columns.types[of].startswith("list") else "id", "of": of}
+        if not self.columns.types[of].startswith("list"):
+            return {"kind": "id", "of": of}
+        return {"kind": "ids", "of": of} | self._pooling(declared)
+
+    def _pooling(self, declared: Declaration) -> Fields:
+        """The pooling of several ids; a sequence is averaged, in place of the attention that it gets elsewhere."""
+        if declared.sequence is not None or declared.type.startswith("sequence"):
+            return {}
+        said = [declared.part.value(key, TEXT, POOLINGS.__contains__) for key in ("pooling", "combiner")]
+        pooling = next((one for one in said if one), declared.pooling)
+        return {"pooling": "sum"} if pooling == "sum" else {}
 
     def _transformed(self, said: str, part: Part) -> Fields:
         """A feature that computes texts, maps or lists."""
@@ -212,7 +225,10 @@ class FeatureReader:
         if declared.sequence is not None or any(one.value not in (True, False, ":") for one in weights):
             raise MissingError("its ids have weights; write them as entries id:weight of one list")
         declared.part.taken.update(weights)
-        return {"kind": "ids", "of": f"weighted_ids({self._column(source, 'list', declared.part)}, 16)"}
+        of = self._column(source, "list", declared.part)
+        if self.columns.types[of] != "list[string]":
+            raise MissingError("its ids have weights; declare the column as list[string], with entries id:weight")
+        return {"kind": "ids", "of": of, "weighted": True} | self._pooling(declared)
 
     def _vector(self, sources: list[str], sizes: tuple[Setting, ...], part: Part) -> Fields:
         width = sizes[-1].value

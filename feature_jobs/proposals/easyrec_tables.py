@@ -186,7 +186,7 @@ REASONS = (
         r".*\.(default_value|default_val|fg_encoded_default_value|fill_missing)",
         "a missing value stays null, which the model knows as such; `of: coalesce(COLUMN, VALUE)` fills it",
     ),
-    (_FEATURE + r"\.(pooling|combiner)", "the embeddings of several ids are averaged; nothing to do"),
+    (_FEATURE + r"\.(pooling|combiner)", "the embeddings of a sequence are averaged, one id has none; nothing to do"),
     (
         _FEATURE + r"\.embedding_dim(ension)?",
         "all tables have one dimension, model.embedding_dim; raise it if wide ids matter",

@@ -61,7 +61,7 @@ class IdFeature(EmbeddedFeature):
 
 
 class IdsFeature(EmbeddedFeature):
-    """Several ids from a list column, embedded and averaged."""
+    """Several ids from a list column, embedded and pooled."""
 
     form = "ids"
     kind: Literal["ids"]
@@ -69,6 +69,12 @@ class IdsFeature(EmbeddedFeature):
     """The list column, or `entity.column`; default: the column of the feature's name."""
     table: str | None = None
     """The id feature whose embedding table it shares."""
+    weighted: bool = False
+    """Says that the elements are texts `id:weight`, cut at the last colon; an id alone has the weight 1. Elements whose
+    weight is not a finite number are left out; of a mean also those whose weight is not above 0."""
+    pooling: Literal["mean", "sum"] = "mean"
+    """The pooling of the embeddings. The mean of weighted ids is the sum of weight times embedding, divided by the sum
+    of the weights. An empty list gives zeros."""
 
 
 class CrossFeature(EmbeddedFeature):

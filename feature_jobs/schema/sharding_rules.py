@@ -7,6 +7,7 @@ from typing import Any
 
 from feature_jobs.schema.training import Train
 
+NOT_SHARDED = "TorchRec's tables have no `weighted` and no `pooling: sum` here"
 OPTIMIZERS = ("rowwise_adagrad", "adagrad", "sgd")
 
 Mistake = tuple[tuple[str, ...], Any, str, str]

@@ -267,6 +267,17 @@ def load_int64(typing_context, address, index):
 
 
 @intrinsic
+def load_float32(typing_context, address, index):
+    """`((float *) address)[index]`; see load_int64."""
+
+    def codegen(context, builder, signature, args):
+        pointer = builder.inttoptr(args[0], ir.FloatType().as_pointer())
+        return builder.load(builder.gep(pointer, [args[1]]))
+
+    return types.float32(types.int64, types.intp), codegen
+
+
+@intrinsic
 def matches(typing_context, array, index, value):
     """A bit mask of the i < 8 for which array.flat[index + i] == value (int64)."""
 

@@ -12,7 +12,18 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from models.kernels.simd import fill, load, load_bf16, load_int4, load_int8, load_int64, prefetch, store, total
+from models.kernels.simd import (
+    fill,
+    load,
+    load_bf16,
+    load_float32,
+    load_int4,
+    load_int8,
+    load_int64,
+    prefetch,
+    store,
+    total,
+)
 
 CHUNK = 256  # keys whose cache lines are prefetched together
 SIGN = np.uint64(1 << 63)
@@ -52,16 +63,17 @@ def _find(address, begin, size, keys_R, starts, shift, row_C):
 
 @lru_cache
 def embed(dim: int, bits: int) -> Callable[..., Any]:
-    """A kernel that writes the mean embedding of each sample and feature into `emb_BFD`, which is zero at first.
+    """A kernel that writes the pooled embedding of each sample and feature into `emb_BFD`, which is zero at first.
 
     An unknown id has the default row of its table. Each feature has keys [V] and offsets [B + 1], both by address: one
-    compiled kernel then reads any number of features. `rows_RW`: rows of 4 or 8 bits as bytes (see `row_bytes`), or of
+    compiled kernel then reads any number of features. So has it the shares [V] of its keys in the pooled embedding; the
+    address 0 is that of the mean. `rows_RW`: rows of 4 or 8 bits as bytes (see `row_bytes`), or of
     32 as float32.
     """
     width = dim if bits == 32 else row_bytes(dim, bits)
 
     @njit(nogil=True, cache=True)
-    def kernel(address_F, offsets_F, table_F, keys_R, starts, shift, rows_RW, default_TD, emb_BFD):
+    def kernel(address_F, offsets_F, shares_F, table_F, keys_R, starts, shift, rows_RW, default_TD, emb_BFD):
         num_samples, num_features = emb_BFD.shape[0], emb_BFD.shape[1]
         row_C = np.empty(CHUNK, np.int64)
         for f in range(num_features):
@@ -79,6 +91,8 @@ def embed(dim: int, bits: int) -> Callable[..., Any]:
                         first, sample = end, sample + 1
                         end = load_int64(offsets_F[f], sample + 1)
                         share = np.float32(1) / np.float32(max(end - first, 1))
+                    if shares_F[f] != 0:
+                        share = load_float32(shares_F[f], begin + i)
                     if row_C[i] < 0:
                         weights = load(default_TD, table_F[f] * dim, dim) * fill(share, dim)
                     elif bits == 32:

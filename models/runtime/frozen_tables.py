@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired
@@ -153,12 +153,18 @@ class FrozenTable:
         return self.keys_R.nbytes + self.starts.nbytes + self.rows_RW.nbytes + self.default_TD.nbytes
 
     def embed(
-        self, slots: Sequence[Ints], bags: Sequence[tuple[Ints, Ints]], table_F: Sequence[int], num_samples: int
+        self,
+        slots: Sequence[Ints],
+        bags: Sequence[tuple[Ints, Ints]],
+        table_F: Sequence[int],
+        num_samples: int,
+        shares: Mapping[int, Floats] | None = None,
     ) -> Floats:
         """Embeddings [B, F, D]: of slots (keys [B] each), then the means of bags (keys [V], offsets [B + 1]; zeros for
-        an empty bag). `table_F`: the table whose default row an unknown id of each feature reads.
+        an empty bag). `table_F`: the table whose default row an unknown id of each feature reads. `shares`: by the
+        number of a bag that is not a plain mean, the factor [V] of each key's embedding in the sum.
 
-        Raises ValueError if the number of keys does not fit the offsets.
+        Raises ValueError if the number of keys does not fit the offsets or the shares.
         """
         emb_BFD = np.zeros((num_samples, len(table_F), self.dim), np.float32)
         if not len(table_F):
@@ -169,9 +175,17 @@ class FrozenTable:
         for f, (keys, offsets) in enumerate(features):  # checked here: the kernel reads them by address, without bounds
             if len(offsets) != num_samples + 1 or offsets[-1] != len(keys):
                 raise ValueError(f"feature {f}: {len(keys)} keys and {len(offsets)} offsets for {num_samples} samples")
+        shares_F, used = np.zeros(len(features), np.int64), dict[int, Floats]()
+        for number, shares_V in (shares or {}).items():
+            f = len(slots) + number
+            used[f] = np.ascontiguousarray(shares_V, np.float32)
+            shares_F[f] = used[f].ctypes.data if len(used[f]) else 0
+            if len(used[f]) != len(features[f][0]):
+                raise ValueError(f"feature {f}: {len(features[f][0])} keys and {len(used[f])} shares")
         kernels.embed(self.dim, self.bits)(
             np.array([keys.ctypes.data for keys, _ in features], np.int64),
             np.array([offsets.ctypes.data for _, offsets in features], np.int64),
+            shares_F,
             np.array(table_F, np.int64),
             self.keys_R,
             self.starts,

@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from feature_jobs.control_records import checked_name, open_regular, read_record_file
 from feature_jobs.errors import CorruptError
-from feature_jobs.transforms import Encoded, Floats, Layout, encode
+from feature_jobs.transforms import Encoded, Floats, Layout, encode, numbered_shares
 from models.runtime.files import MODEL_FILE, SERVING_FILE, TABLE_FILE
 from models.runtime.frozen_tables import FrozenTable
 
@@ -76,7 +76,8 @@ class OnnxModel:
 
     def embed(self, encoded: Encoded) -> Floats:
         """Embeddings [B, F, D]."""
-        return self.table.embed(encoded.slots, list(encoded.bags.values()), self._table_F, len(encoded.numbers_NK))
+        bags, num_samples = list(encoded.bags.values()), len(encoded.numbers_NK)
+        return self.table.embed(encoded.slots, bags, self._table_F, num_samples, numbered_shares(encoded))
 
     def feeds(self, encoded: Encoded) -> Feeds:
         """The graph's inputs."""

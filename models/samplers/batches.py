@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from feature_jobs.errors import BadInputError, CorruptError
 from feature_jobs.exact_columns import Ints
-from feature_jobs.transforms import Layout, encode
+from feature_jobs.transforms import Layout, encode, numbered_shares
 from models.sparse.lookup import Ids
 
 Floats = npt.NDArray[np.float32]
@@ -39,10 +39,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Block:
-    """Encoded rows of a samples file: for each slot its keys [N], for each bag its keys [V] and offsets [N + 1]."""
+    """Encoded rows of a samples file: for each slot its keys [N], for each bag its keys [V] and offsets [N + 1]; by
+    the number of a bag the shares [V] of its values, where they are not those of a plain mean."""
 
     slots: list[Ints]
     bags: list[tuple[Ints, Ints]]
+    shares: dict[int, Floats]
     numbers_NK: Floats
     labels_NT: Floats
 
@@ -55,12 +57,22 @@ class Block:
         for number in range(num_batches):
             begin, end = (len(self) * n // num_batches for n in (number, number + 1))
             if order_N is None:  # views, without a copy
-                bags = [(keys[o[begin] : o[end]], o[begin : end + 1] - o[begin]) for keys, o in self.bags]
-                ids = Ids([keys_N[begin:end] for keys_N in self.slots], bags)
+                spans = [slice(o[begin], o[end]) for _, o in self.bags]
+                bags = [
+                    (keys[span], o[begin : end + 1] - o[begin])
+                    for (keys, o), span in zip(self.bags, spans, strict=True)
+                ]
+                shares = {number: shares_V[spans[number]] for number, shares_V in self.shares.items()}
+                ids = Ids([keys_N[begin:end] for keys_N in self.slots], bags, shares)
                 yield Batch(ids, self.numbers_NK[begin:end], self.labels_NT[begin:end])
             else:
                 index_B = order_N[begin:end]
-                ids = Ids([keys_N.take(index_B) for keys_N in self.slots], [_take(*bag, index_B) for bag in self.bags])
+                taken = [_taken(offsets, index_B) for _, offsets in self.bags]
+                bags = [
+                    (keys[index_V], offsets) for (keys, _), (index_V, offsets) in zip(self.bags, taken, strict=True)
+                ]
+                shares = {number: shares_V[taken[number][0]] for number, shares_V in self.shares.items()}
+                ids = Ids([keys_N.take(index_B) for keys_N in self.slots], bags, shares)
                 yield Batch(ids, self.numbers_NK[index_B], self.labels_NT[index_B])
 
 
@@ -68,15 +80,17 @@ def make_block(samples: pa.Table, layout: Layout, tasks: tuple[str, ...]) -> Blo
     """Encodes a table of samples."""
     encoded = encode(samples, layout)
     labels_NT = np.stack([_label(samples, task) for task in tasks], 1)
-    return Block(encoded.slots, list(encoded.bags.values()), encoded.numbers_NK, labels_NT)
+    shares = numbered_shares(encoded)
+    return Block(encoded.slots, list(encoded.bags.values()), shares, encoded.numbers_NK, labels_NT)
 
 
-def _take(keys_V: Ints, offsets: Ints, index_B: Ints) -> tuple[Ints, Ints]:
+def _taken(offsets: Ints, index_B: Ints) -> tuple[Ints, Ints]:
+    """The places of the values of chosen lists, and the offsets of these."""
     # All chosen lists are copied with one index, because a loop over samples in Python would take longer than the step.
     begin_B = offsets[index_B]
     taken = np.concatenate([[0], np.cumsum(offsets[index_B + 1] - begin_B)])
     shift_B = begin_B - taken[:-1]
-    return keys_V[np.arange(taken[-1]) + np.repeat(shift_B, np.diff(taken))], taken
+    return np.arange(taken[-1]) + np.repeat(shift_B, np.diff(taken)), taken
 
 
 def _label(samples: pa.Table, task: str) -> Floats:

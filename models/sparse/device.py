@@ -74,9 +74,10 @@ class DeviceRows:
         if num_slots:
             emb_ND = weight_RD.index_select(0, batch.places_BS.reshape(-1))
             input_BI[:, : num_slots * self.dim] = emb_ND.view(num_samples, -1)
-        for i, (places_V, offsets, scale_B) in enumerate(batch.bags):
+        for i, (places_V, offsets, scale_B, share_V) in enumerate(batch.bags):
             column = (num_slots + i) * self.dim
-            input_BI[:, column : column + self.dim] = _segment_sums(weight_RD, places_V, offsets) * scale_B[:, None]
+            pooled_BD = _segment_sums(weight_RD, places_V, offsets, share_V if len(share_V) else None)
+            input_BI[:, column : column + self.dim] = pooled_BD * scale_B[:, None]
 
     @torch.no_grad()
     def update(self, batch: DeviceLookup, gradient_BI: Tensor, step: Step, part: int = 0, parts: int = 1) -> None:
@@ -89,6 +90,7 @@ class DeviceRows:
         gradient_SD = gradient_BI[:, : batch.num_features * self.dim].float().reshape(-1, self.dim)
         # Without bags all scales are 1, and a product with them would only cost memory traffic.
         scale_N = batch.scale_S[batch.segments_N] if len(batch.scale_S) else None
+        scale_N = batch.share_N if len(batch.share_N) else scale_N
         gradient_UD = _segment_sums(gradient_SD, batch.segments_N, batch.offsets_U, scale_N) * step.unscale
         if step.clip_norm:
             # A zero norm gives inf, which the clamp makes 1.

@@ -30,19 +30,25 @@ class DeviceLookup:
 
     num_features: int
     places_BS: Tensor
-    bags: list[tuple[Tensor, Tensor, Tensor]]  # places_V, offsets, scale_B
+    bags: list[tuple[Tensor, Tensor, Tensor, Tensor]]  # places_V, offsets, scale_B, share_V (empty if all are 1)
     places_U: Tensor
     offsets_U: Tensor
     segments_N: Tensor
     scale_S: Tensor
+    share_N: Tensor
     weight_PD: Tensor | None
 
     @classmethod
     def of(cls, lookup: Lookup, device: torch.device) -> DeviceLookup:
         """Copies a lookup to the device."""
         bags = [
-            (upload(places_V, device), upload(offsets.astype(np.int32), device), upload(scale_B, device))
-            for places_V, offsets, scale_B in lookup.bags
+            (
+                upload(places_V, device),
+                upload(offsets.astype(np.int32), device),
+                upload(scale_B, device),
+                upload(share_V, device),
+            )
+            for places_V, offsets, scale_B, share_V in lookup.bags
         ]
         return cls(
             lookup.num_features,
@@ -52,6 +58,7 @@ class DeviceLookup:
             upload(lookup.offsets_U, device),
             upload(lookup.segments_N, device),
             upload(lookup.scale_S, device),
+            upload(lookup.share_N, device),
             None if lookup.weight_PD is None else upload(lookup.weight_PD, device),
         )
 

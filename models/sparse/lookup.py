@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,14 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Ids:
-    """Keys of a batch: one array [B] for each slot, then for each bag its keys [V] and offsets [B + 1]."""
+    """Keys of a batch: one array [B] for each slot, then for each bag its keys [V] and offsets [B + 1].
+
+    `shares`: by the number of a bag, the factor [V] of each value in the pooled embedding; of others it is the mean.
+    """
 
     slots: Sequence[Ints]
     bags: Sequence[tuple[Ints, Ints]] = ()
+    shares: Mapping[int, Floats] = field(default_factory=dict)
 
     @property
     def num_samples(self) -> int:
@@ -34,12 +38,13 @@ class Lookup:
 
     num_features: int
     places_BS: Rows
-    bags: list[tuple[Rows, Ints, Floats]]  # places_V, offsets, scale_B
+    bags: list[tuple[Rows, Ints, Floats, Floats]]  # places_V, offsets, scale_B, share_V (empty if all are 1)
     rows_U: Rows
     places_U: Rows
     offsets_U: Rows  # [U + 1]
     segments_N: Rows
     scale_S: Floats  # empty without bags
+    share_N: Floats  # empty without shares; else those of segments_N, and takes the place of scale_S
     weight_PD: Floats | None = None  # for scoring: the weights that places index, if not those of the storage
 
     def part(self, number: int, parts: int) -> tuple[int, int]:

@@ -36,11 +36,13 @@ def _mix(value):
 
 
 @njit(nogil=True, cache=True)
-def group(place_N, num_slots, num_features, segment_V, places_U, offsets_U, segments_N, places_BS):
+def group(place_N, num_slots, num_features, segment_V, share_V, places_U, offsets_U, segments_N, share_N, places_BS):
     """Lists the segments of each distinct row: row u is used by segments_N[offsets_U[u]:offsets_U[u + 1]].
 
     The first B · num_slots ids are those of slots, feature by feature; the others are those of bags, whose segments are
-    in `segment_V`. Also writes places_BS [B, num_slots], sample by sample. `offsets_U` starts as U + 2 zeros.
+    in `segment_V`. `share_N` gets the shares of the ids in the order of segments_N, 1 for slots and those of `share_V`
+    for bags; both are empty where no share is needed. Also writes places_BS [B, num_slots], sample by sample.
+    `offsets_U` starts as U + 2 zeros.
     """
     num_samples = places_BS.shape[0]
     # A counting sort. Counts stand two places ahead, so that while segments are filled in, offsets_U[u + 1] is the
@@ -55,11 +57,15 @@ def group(place_N, num_slots, num_features, segment_V, places_U, offsets_U, segm
             place = place_N[n]
             places_BS[b, f] = places_U[place]
             segments_N[offsets_U[place + 1]] = b * num_features + f
+            if share_N.size:
+                share_N[offsets_U[place + 1]] = 1
             offsets_U[place + 1] += 1
             n += 1
     for v in range(segment_V.size):
         place = place_N[n]
         segments_N[offsets_U[place + 1]] = segment_V[v]
+        if share_N.size:
+            share_N[offsets_U[place + 1]] = share_V[v]
         offsets_U[place + 1] += 1
         n += 1
 
@@ -87,16 +93,18 @@ def gather_slots(dim: int, half: bool) -> Callable[..., Any]:
 
 @lru_cache
 def gather_bag(dim: int, half: bool) -> Callable[..., Any]:
-    """Writes scale · sum over each bag of samples [begin, end) into columns [column, column + D), without padding."""
+    """Writes scale · sum over each bag of samples [begin, end) into columns [column, column + D), without padding. The
+    sum is of share · row, or of rows where `share_V` is empty."""
 
     @njit(nogil=True, cache=True)
-    def kernel(weight_RD, rows_V, offsets, scale_B, begin, end, column, input_BI):
+    def kernel(weight_RD, rows_V, offsets, scale_B, share_V, begin, end, column, input_BI):
         width = input_BI.shape[1]
         for b in range(begin, end):
             pooled = fill(ZERO, dim)
             for v in range(offsets[b], offsets[b + 1]):
                 prefetch(weight_RD, np.int64(rows_V[min(v + AHEAD, rows_V.size - 1)]) * dim)
-                pooled = pooled + load(weight_RD, np.int64(rows_V[v]) * dim, dim)
+                row = load(weight_RD, np.int64(rows_V[v]) * dim, dim)
+                pooled = pooled + (row * fill(share_V[v], dim) if share_V.size else row)
             if half:
                 store_bf16(input_BI, (b - begin) * width + column, pooled * fill(scale_B[b], dim))
             else:
@@ -149,14 +157,14 @@ def update(name: str, dim: int, half: bool) -> Callable[..., Any]:
 
     A row's gradient is the sum over its occurrences in the order of the batch, times `unscale`, clipped to the norm
     `clip`. One thread updates a row, so that any number of threads gives the same bits. `scale_S` [S]: a bag's pooling
-    weight (1 / length for the mean); empty if all are 1.
+    weight (1 / length for the mean); empty if all are 1. `share_N`, where it is not empty: those of the occurrences.
     """
     rule = RULES[name]
 
     @njit(nogil=True, cache=True)
     def kernel(
-        weight_RD, state_RK, rows_U, offsets_U, segments_N, begin, end, gradient_BI, num_features, scale_S, unscale,
-        clip, rate, epsilon, step,
+        weight_RD, state_RK, rows_U, offsets_U, segments_N, begin, end, gradient_BI, num_features, scale_S, share_N,
+        unscale, clip, rate, epsilon, step,
     ):  # fmt: skip
         width, state_width = gradient_BI.shape[1], state_RK.shape[1]
         per_feature = 1 / np.float64(max(num_features, 1))
@@ -171,7 +179,11 @@ def update(name: str, dim: int, half: bool) -> Callable[..., Any]:
                     prefetch(gradient_BI, _place_of(later, num_features, per_feature, width, dim))
                 position = _place_of(segments_N[n], num_features, per_feature, width, dim)
                 part = load_bf16(gradient_BI, position, dim) if half else load(gradient_BI, position, dim)
-                gradient = gradient + (part * fill(scale_S[segments_N[n]], dim) if scale_S.size else part)
+                if share_N.size:
+                    part = part * fill(share_N[n], dim)
+                elif scale_S.size:
+                    part = part * fill(scale_S[segments_N[n]], dim)
+                gradient = gradient + part
             gradient = gradient * fill(np.float32(unscale), dim)
             if clip > 0:
                 norm = np.sqrt(total(gradient * gradient))

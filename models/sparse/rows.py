@@ -105,17 +105,17 @@ class HostRows:
         weight_RD = self.weight_RD if batch.weight_PD is None else batch.weight_PD
         if batch.places_BS.size:
             kernels.gather_slots(self.dim, half)(weight_RD, batch.places_BS, begin, end, input_BI)
-        for i, (places_V, offsets, scale_B) in enumerate(batch.bags):
+        for i, bag in enumerate(batch.bags):
             column = (batch.places_BS.shape[1] + i) * self.dim
-            kernels.gather_bag(self.dim, half)(weight_RD, places_V, offsets, scale_B, begin, end, column, input_BI)
+            kernels.gather_bag(self.dim, half)(weight_RD, *bag, begin, end, column, input_BI)
 
     def update(self, batch: Lookup, gradient_BI: npt.NDArray[Any], step: Step, part: int, parts: int) -> None:
         """See `DynamicTables.update`."""
         begin, end = batch.part(part, parts)
         kernels.update(self.optimizer.name, self.dim, gradient_BI.dtype == np.uint16)(
             self.weight_RD, self.state_RK, batch.places_U, batch.offsets_U, batch.segments_N, begin, end, gradient_BI,
-            batch.num_features, batch.scale_S, step.unscale, step.clip_norm, step.rate, self.optimizer.epsilon,
-            step.number,
+            batch.num_features, batch.scale_S, batch.share_N, step.unscale, step.clip_norm, step.rate,
+            self.optimizer.epsilon, step.number,
         )  # fmt: skip
 
     def read(self, rows_N: Rows) -> tuple[Floats, Floats]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from feature_jobs.errors import BadInputError, mistake
 from feature_jobs.imports import quick_imports
 from feature_jobs.schema import Distributed, Train
-from feature_jobs.schema.sharding_rules import sharding_problems
+from feature_jobs.schema.sharding_rules import NOT_SHARDED, sharding_problems
 from models.distributed.process_group import Group
 from models.sparse.device import as_tensor, moves
 from models.sparse.id_map import Ints, Rows
@@ -197,6 +197,8 @@ class ShardedRows:
                 shard.state[index] = torch.from_numpy(state_NK[places, shard.state_columns]).to(self.device)
 
     def _pool(self, batch: Lookup, begin: int, end: int) -> Tensor:
+        if any(len(share_V) for *_, share_V in batch.bags):
+            raise BadInputError(f"train.backend: torchrec: {NOT_SHARDED}; set native")
         pooled = self.collection(self._jagged(batch, begin, end)).wait()
         emb_BE: Tensor = torch.cat([pooled[f"f{f}"] for f in range(len(self.table_F))], 1)[: end - begin]
         if not len(batch.scale_S):
@@ -239,7 +241,7 @@ class ShardedRows:
         lengths_FB = np.zeros((len(self.table_F), longest), np.int64)
         lengths_FB[:num_slots, : end - begin] = 1
         values = [np.ascontiguousarray(batch.places_BS[begin:end].T).reshape(-1)]
-        for i, (places_V, offsets, _) in enumerate(batch.bags):
+        for i, (places_V, offsets, *_) in enumerate(batch.bags):
             lengths_FB[num_slots + i, : end - begin] = np.diff(offsets[begin : end + 1])
             values.append(places_V[offsets[begin] : offsets[end]])
         return KeyedJaggedTensor(

@@ -32,6 +32,7 @@ STATISTICS = ("lookups", "admitted", "rejected", "evicted")
 CACHE_STATISTICS = ("located", "fetched")  # distinct rows of batches, and those of them that were not in the cache
 
 Floats = npt.NDArray[np.float32]
+_ALL_1 = np.empty(0, np.float32)
 
 
 class DynamicTables:
@@ -106,13 +107,13 @@ class DynamicTables:
         bags = _bags(ids, places_N[split:])
         return Lookup(
             num_slots + len(bags), places_BS, bags, nothing, nothing, np.zeros(1, np.int32), nothing, _scales(ids),
-            weight_PD,
+            _ALL_1, weight_PD,
         )  # fmt: skip
 
     def forward(self, batch: Lookup, begin: int, end: int, input_BI: npt.NDArray[Any]) -> None:
         """Writes embeddings of samples [begin, end) into `input_BI` [end - begin, I], feature by feature.
 
-        Slots first, then the mean over each bag (zeros for an empty one). Float32, or bfloat16 as uint16.
+        Slots first, then what is pooled of each bag (zeros for an empty one). Float32, or bfloat16 as uint16.
         """
         self.storage.forward(batch, begin, end, input_BI)
 
@@ -191,9 +192,15 @@ class DynamicTables:
             for i, (_, offsets) in enumerate(ids.bags)
         ]
         segment_V = np.concatenate([np.empty(0, np.int32), *segments]).astype(np.int32)
-        kernels.group(place_N, num_slots, num_features, segment_V, places_U, offsets_U, segments_N, places_BS)
+        share_V = _shares(ids)
+        share_N = np.empty(len(place_N), np.float32) if ids.shares else _ALL_1
+        kernels.group(
+            place_N, num_slots, num_features, segment_V, share_V, places_U, offsets_U, segments_N, share_N, places_BS
+        )
         bags = _bags(ids, places_U[place_N[places_BS.size :]]) if ids.bags else []
-        return Lookup(num_features, places_BS, bags, rows_U, places_U, offsets_U[:-1], segments_N, _scales(ids))
+        return Lookup(
+            num_features, places_BS, bags, rows_U, places_U, offsets_U[:-1], segments_N, _scales(ids), share_N
+        )
 
     def items(self) -> tuple[Ints, Rows]:
         """All keys, ascending, and their rows. The order does not depend on the order of insertion."""
@@ -215,12 +222,27 @@ class DynamicTables:
         return rows_R
 
 
-def _bags(ids: Ids, places_V: Rows) -> list[tuple[Rows, Ints, Floats]]:
+def _bags(ids: Ids, places_V: Rows) -> list[tuple[Rows, Ints, Floats, Floats]]:
     bags, begin = [], 0
-    for keys, offsets in ids.bags:
-        bags.append((places_V[begin : begin + len(keys)], offsets, _mean_scale(offsets)))
+    for number, (keys, offsets) in enumerate(ids.bags):
+        share_V = ids.shares.get(number, _ALL_1)
+        bags.append((places_V[begin : begin + len(keys)], offsets, _scale(ids, number), share_V))
         begin += len(keys)
     return bags
+
+
+def _shares(ids: Ids) -> Floats:
+    """The factor of each value of all bags; empty where the bags are means."""
+    if not ids.shares:
+        return _ALL_1
+    means = [np.repeat(_mean_scale(offsets), np.diff(offsets)) for _, offsets in ids.bags]
+    return np.concatenate([ids.shares.get(number, mean_V) for number, mean_V in enumerate(means)])
+
+
+def _scale(ids: Ids, number: int) -> Floats:
+    """The factor of a bag's sum in each sample: its shares, where there are any, say all."""
+    offsets = ids.bags[number][1]
+    return np.ones(len(offsets) - 1, np.float32) if number in ids.shares else _mean_scale(offsets)
 
 
 def _mean_scale(offsets: Ints) -> Floats:
@@ -232,4 +254,4 @@ def _scales(ids: Ids) -> Floats:
         return np.empty(0, np.float32)
     # A slot is a bag of one: with a scale for each segment the kernel needs no case of its own for bags.
     ones = [np.ones(ids.num_samples, np.float32)] * len(ids.slots)
-    return np.stack([*ones, *(_mean_scale(offsets) for _, offsets in ids.bags)], 1).reshape(-1)
+    return np.stack([*ones, *(_scale(ids, number) for number in range(len(ids.bags)))], 1).reshape(-1)

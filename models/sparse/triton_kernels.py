@@ -34,11 +34,12 @@ def forward(weight_RD: Tensor, batch: DeviceLookup, input_BI: Tensor) -> None:
         _gather_slots[grid](
             weight_RD, batch.places_BS, input_BI, num_places, num_slots, width, TILE=SLOTS_TILE, **shape
         )
-    for i, (places_V, offsets, scale_B) in enumerate(batch.bags):
+    for i, (places_V, offsets, scale_B, share_V) in enumerate(batch.bags):
         column = (num_slots + i) * dim
         _gather_bag[(num_samples,)](
-            weight_RD, places_V, offsets, scale_B, input_BI, column, width, TILE=VALUES_TILE, num_warps=1, **shape
-        )
+            weight_RD, places_V, offsets, scale_B, share_V, input_BI, column, width, SHARED=len(share_V) > 0,
+            TILE=VALUES_TILE, num_warps=1, **shape,
+        )  # fmt: skip
 
 
 def update(
@@ -49,10 +50,11 @@ def update(
     adam_rate, adam_scale = adam_corrections(step)
     rate = adam_rate if optimizer.name == "adam" else step.rate
     _update[(len(batch.places_U),)](
-        weight_RD, state_RK, batch.places_U, batch.offsets_U, batch.segments_N, batch.scale_S, gradient_BI,
-        gradient_BI.stride(0), batch.num_features, float(step.unscale), float(step.clip_norm), float(rate),
+        weight_RD, state_RK, batch.places_U, batch.offsets_U, batch.segments_N, batch.scale_S, batch.share_N,
+        gradient_BI, gradient_BI.stride(0), batch.num_features, float(step.unscale), float(step.clip_norm), float(rate),
         float(optimizer.epsilon), float(adam_scale), RULE=RULES[optimizer.name], SCALED=len(batch.scale_S) > 0,
-        CLIPPED=step.clip_norm > 0, DIM=dim, PAD=triton.next_power_of_2(dim), TILE=VALUES_TILE, num_warps=1,
+        SHARED=len(batch.share_N) > 0, CLIPPED=step.clip_norm > 0, DIM=dim, PAD=triton.next_power_of_2(dim),
+        TILE=VALUES_TILE, num_warps=1,
     )  # fmt: skip
 
 
@@ -72,8 +74,8 @@ def _gather_slots(
 
 @triton.jit
 def _gather_bag(
-    weight: Any, places: Any, offsets: Any, scales: Any, output: Any, column, width, DIM: tl.constexpr,
-    PAD: tl.constexpr, TILE: tl.constexpr,
+    weight: Any, places: Any, offsets: Any, scales: Any, shares: Any, output: Any, column, width, SHARED: tl.constexpr,
+    DIM: tl.constexpr, PAD: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     b = tl.program_id(0).to(tl.int64)
     d = tl.arange(0, PAD)
@@ -84,16 +86,19 @@ def _gather_bag(
         v = first + tl.arange(0, TILE)
         place = tl.load(places + v, mask=v < end, other=0).to(tl.int64)
         mask = (v < end)[:, None] & (d < DIM)[None, :]
-        pooled += tl.sum(tl.load(weight + place[:, None] * DIM + d[None, :], mask=mask, other=0.0), 0)
+        tile = tl.load(weight + place[:, None] * DIM + d[None, :], mask=mask, other=0.0)
+        if SHARED:
+            tile *= tl.load(shares + v, mask=v < end, other=0.0)[:, None]
+        pooled += tl.sum(tile, 0)
     pooled *= tl.load(scales + b)
     tl.store(output + b * width + column + d, pooled.to(output.dtype.element_ty), mask=d < DIM)
 
 
 @triton.jit
 def _update(
-    weights: Any, states: Any, places: Any, offsets: Any, segments: Any, scales: Any, gradients: Any, width,
-    num_features, unscale, clip, rate, epsilon, adam_scale, RULE: tl.constexpr, SCALED: tl.constexpr,
-    CLIPPED: tl.constexpr, DIM: tl.constexpr, PAD: tl.constexpr, TILE: tl.constexpr,
+    weights: Any, states: Any, places: Any, offsets: Any, segments: Any, scales: Any, shares: Any, gradients: Any,
+    width, num_features, unscale, clip, rate, epsilon, adam_scale, RULE: tl.constexpr, SCALED: tl.constexpr,
+    SHARED: tl.constexpr, CLIPPED: tl.constexpr, DIM: tl.constexpr, PAD: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     u = tl.program_id(0)
     d = tl.arange(0, PAD)
@@ -108,7 +113,9 @@ def _update(
         mask = (n < end)[:, None] & inside[None, :]
         # Sums are float32 also where gradients are bfloat16, whose 8 bits would lose small parts.
         tile = tl.load(gradients + source[:, None] + d[None, :], mask=mask, other=0.0).to(tl.float32)
-        if SCALED:
+        if SHARED:
+            tile *= tl.load(shares + n, mask=n < end, other=0.0)[:, None]
+        elif SCALED:
             tile *= tl.load(scales + segment, mask=n < end, other=0.0)[:, None]
         gradient += tl.sum(tile, 0)
     gradient *= unscale

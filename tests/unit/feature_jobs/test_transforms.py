@@ -122,6 +122,44 @@ def test_bags_of_null_empty_and_sliced_lists():
         assert (keys.tolist(), offsets.tolist()) == ([], [0, 0, 0])
 
 
+WEIGHTED = [
+    ["a:3", "b:1"],
+    None,
+    [],
+    ["x:y: 2.5 ", "a"],
+    ["a:0", "b:-1", "c:nan", "d:inf", "e:1e39", "f:", None],
+    ["g:8"],
+]
+
+
+@pytest.mark.parametrize(
+    ("pooling", "ids", "offsets", "shares"),
+    [
+        # of the 5th row: weights that are 0 or below have no part in a mean
+        ("mean", ["a", "b", "x:y", "a", "g"], [0, 2, 2, 2, 4, 4, 5], [0.75, 0.25, 2.5 / 3.5, 1 / 3.5, 1]),
+        ("sum", ["a", "b", "x:y", "a", "a", "b", "g"], [0, 2, 2, 2, 4, 6, 7], [3, 1, 2.5, 1, 0, -1, 8]),
+    ],
+)
+def test_weighted_bags(pooling, ids, offsets, shares):
+    layout = Layout((), (Bag("b", "n", weighted=True, pooling=pooling),), ())
+    encoded = encode(pa.table({"b": pa.array(WEIGHTED, pa.list_(pa.string()))}), layout)
+    keys, found_offsets = encoded.bags["b"]
+    assert keys.tolist() == hash_ids(pa.array(ids), "n").tolist()
+    assert found_offsets.tolist() == offsets
+    assert encoded.shares["b"].dtype == np.float32
+    assert encoded.shares["b"].tolist() == np.array(shares, np.float32).tolist()
+    for empty in (pa.array([None, None]), pa.array([[], []])):
+        assert encode(pa.table({"b": empty}), layout).shares["b"].tolist() == []
+    with pytest.raises(BadInputError, match="'b': int64 values are not texts id:weight"):
+        encode(pa.table({"b": [[1]]}), layout)
+
+
+def test_sums_of_ids_without_weights():
+    layout = Layout((), (Bag("b", "n", pooling="sum"), Bag("c", "n")), ())
+    encoded = encode(pa.table({"b": [[1, 2, None], [3]], "c": [[1], [2]]}), layout)
+    assert {name: shares.tolist() for name, shares in encoded.shares.items()} == {"b": [1, 1, 1]}
+
+
 def test_batch_and_request_give_equal_bytes(tmp_path):
     layout, table = Layout.from_scenario(shop(tmp_path)), day_table("2024-01-01", 40)
     whole = encode(table, layout)

@@ -49,7 +49,8 @@ FEATURES: dict[str, Any] = {
     "mapped": {"kind": "number", "of": "lookup(['a:1.5', 'true:2', '0:7'], more, 'max')"},
     "nested_clicks": {"kind": "number", "of": "nested_lookup(nested, 'ALL', s, 'count')"},
     "similar": {"kind": "number", "of": "kv_dot_product(who.kv, kv2)"},
-    "weighted": {"kind": "ids", "of": "weighted_ids(who.kv, 8)"},
+    "weighted": {"kind": "ids", "of": "who.kv", "weighted": True},
+    "added": {"kind": "ids", "of": "kv2", "weighted": True, "pooling": "sum"},
     "masked": {"kind": "ids", "of": "bool_mask(who.nums, other)"},
     "total": {"kind": "number", "of": "combine(who.nums, 'sum')"},
     "cosine_of": {"kind": "number", "of": "cosine(who.v, w)", "scale": "none"},
@@ -110,8 +111,10 @@ def values_of(scenario: Scenario, columns: dict[str, pa.Array]) -> ValuesOf:
 def _rows(encoded: Encoded, begin: int, end: int) -> list[bytes]:
     """The bytes of the model's input of some rows."""
     found = [keys[begin:end].tobytes() for keys in encoded.slots]
-    for keys, offsets in encoded.bags.values():
+    for name, (keys, offsets) in encoded.bags.items():
         found += [keys[offsets[begin] : offsets[end]].tobytes(), np.diff(offsets[begin : end + 1]).tobytes()]
+        if name in encoded.shares:
+            found.append(encoded.shares[name][offsets[begin] : offsets[end]].tobytes())
     return [*found, encoded.numbers_NK[begin:end].tobytes()]
 
 

@@ -82,7 +82,8 @@ def assert_equal(scenario: Scenario, found: pa.Table, samples: Path) -> None:
 def bytes_of(encoded: Encoded) -> list[bytes]:
     """The inputs of the network as bytes."""
     bags = [part.tobytes() for bag in encoded.bags.values() for part in bag]
-    return [*(keys.tobytes() for keys in encoded.slots), *bags, encoded.numbers_NK.tobytes()]
+    shares = [shares_V.tobytes() for shares_V in encoded.shares.values()]
+    return [*(keys.tobytes() for keys in encoded.slots), *bags, *shares, encoded.numbers_NK.tobytes()]
 
 
 @pytest.mark.slow

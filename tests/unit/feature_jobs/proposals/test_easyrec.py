@@ -145,11 +145,11 @@ def test_torcheasyrec_with_grouped_sequences(tmp_path: Path) -> None:
     assert features(scenario) == {
         "user_id": {"kind": "id", "embedding": {"min_count": 2, "capacity": 1_000_000}},
         "ad_id": {"kind": "id"},
-        "cats": {"kind": "ids"},
+        "cats": {"kind": "ids", "pooling": "sum"},
         "os_cat": {"kind": "cross", "of": ("os", "cat")},
         "same_age": {"kind": "number", "of": "u_age == i_age", "scale": "none"},
         "ctr": {"kind": "number", "of": "click / (1 + log1p(pv - 1))", "scale": "none"},
-        "weights": {"kind": "ids", "of": "weighted_ids(w, 16)", "enabled": False},
+        "weights": {"kind": "ids", "of": "w", "weighted": True, "pooling": "sum", "enabled": False},
         "kv": {"kind": "number", "of": "lookup(kv, cat)", "scale": "none"},
         "title": {"kind": "number", "of": "overlap(q, t, 'is_contain')", "scale": "none", "enabled": False},
         "click_50_seq__ad_id": {"kind": "ids", "table": "ad_id"},

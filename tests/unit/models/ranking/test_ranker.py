@@ -67,7 +67,7 @@ def dense_counterpart(folder, **overrides):
         numbers_BK = torch.from_numpy(batch.numbers_BK)
         network.standardize.observe(numbers_BK)
         pooled = [dense[torch.from_numpy(lookup.places_BS).long()].flatten(1)]
-        for places_V, offsets, _ in lookup.bags:
+        for places_V, offsets, *_ in lookup.bags:
             bags = [dense[torch.from_numpy(places_V[a:b]).long()] for a, b in itertools.pairwise(offsets)]
             pooled.append(torch.stack([bag.mean(0) if len(bag) else bag.sum(0) for bag in bags]))
         logits_BT = network(torch.cat(pooled, 1), numbers_BK)

@@ -36,15 +36,20 @@ def test_slots_and_bags_read_what_a_dictionary_would(data, dim, bits):
     bag = [data.draw(st.lists(ids, max_size=4)) for _ in slot]
     offsets = np.cumsum([0, *map(len, bag)])
     values = np.array([key for keys in bag for key in keys], np.int64)
-    found = table.embed([np.array(slot, np.int64)], [(values, offsets)], [0, 1], len(slot))
+    shares = rng.normal(size=len(values)).astype(np.float32) if data.draw(st.booleans()) else None
+    given_shares = {} if shares is None else {0: shares}
+    found = table.embed([np.array(slot, np.int64)], [(values, offsets)], [0, 1], len(slot), given_shares)
     row = dict(zip(keys.tolist(), weights, strict=True))
     wanted = np.zeros((len(slot), 2, dim))
     allowed = np.full((len(slot), 2, 1), 1e-6)
     for b, key in enumerate(slot):
         for feature, ids in enumerate([[key], bag[b]]):
             read = [row.get(k, defaults[feature]) for k in ids]
-            wanted[b, feature] = np.mean(read, 0) if read else 0
-            largest = max((np.abs(weights).max() for weights in read), default=0)
+            factors = np.full(len(ids), 1 / max(len(ids), 1))
+            if feature and shares is not None:
+                factors = shares[offsets[b] : offsets[b + 1]]
+            wanted[b, feature] = sum((f * r.astype(float) for f, r in zip(factors, read, strict=True)), np.zeros(dim))
+            largest = sum(np.abs(f) * np.abs(r).max() for f, r in zip(factors, read, strict=True))
             step = {4: 1 / 7, 8: 1 / 127, 32: 1e-6}[bits]
             allowed[b, feature] += largest * 0.504 * step  # half a step, and the scale's rounding
     assert found.shape == (len(slot), 2, dim)
@@ -167,6 +172,8 @@ def test_a_wrong_number_of_keys_is_refused():
         table.embed([np.arange(2)], [], [0], 3)
     with pytest.raises(ValueError, match="feature 1: 5 keys and 4 offsets for 3 samples"):
         table.embed([np.arange(3)], [(np.arange(5), np.array([0, 1, 2, 3]))], [0, 0], 3)
+    with pytest.raises(ValueError, match="feature 0: 2 keys and 1 shares"):
+        table.embed([], [(np.arange(2), np.array([0, 1, 2]))], [0], 2, {0: np.ones(1, np.float32)})
 
 
 def test_slices_cover_all():

@@ -23,7 +23,8 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 
 
 def batch(rng, dim, bags=True):
-    """Two slots and two bags, one of which is long for some samples; some ids come often."""
+    """Two slots and two bags, of which the second is long for some samples and has shares now and then; some ids come
+    often."""
 
     def keys(n):
         return (np.minimum(rng.zipf(1.3, n), 400) * 0x9E3779B97F4A7C1).astype(np.int64)
@@ -32,7 +33,8 @@ def batch(rng, dim, bags=True):
     for longest in (3, 40) if bags else ():
         offsets = np.concatenate([[0], np.cumsum(rng.integers(0, longest, NUM_SAMPLES))])
         lists.append((keys(offsets[-1]), offsets))
-    return Ids([keys(NUM_SAMPLES), keys(NUM_SAMPLES)], lists)
+    shares = {1: rng.normal(size=len(lists[1][0])).astype(np.float32)} if bags and rng.random() < 0.5 else {}
+    return Ids([keys(NUM_SAMPLES), keys(NUM_SAMPLES)], lists, shares)
 
 
 def tables(dim, optimizer, rows, bags=True):

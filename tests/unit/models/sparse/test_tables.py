@@ -17,14 +17,16 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 def random_ids(rng, num_samples, vocabulary=12):
-    """Repeated ids, empty bags, and now and then no value in a whole bag column."""
+    """Repeated ids, empty bags, now and then no value in a whole bag column; in half of the batches the first bag has
+    shares, some of them negative."""
     slots = [rng.integers(0, vocabulary, num_samples) + 100 * table for table in TABLE_F[:2]]
     bags = []
     for table in TABLE_F[2:]:
         lengths = rng.integers(0, rng.integers(1, 5), num_samples)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         bags.append((rng.integers(0, vocabulary, offsets[-1]) + 100 * table, offsets))
-    return Ids(slots, bags)
+    shares = {0: rng.normal(size=len(bags[0][0])).astype(np.float32)} if rng.random() < 0.5 else {}
+    return Ids(slots, bags, shares)
 
 
 def pooling(tables, ids):
@@ -38,10 +40,11 @@ def pooling(tables, ids):
     for b in range(ids.num_samples):
         for f, keys in enumerate(ids.slots):
             pooling_SR[b * len(TABLE_F) + f, row_of(keys[b], TABLE_F[f])] += 1
-        for f, (keys, offsets) in enumerate(ids.bags, len(ids.slots)):
-            bag = keys[offsets[b] : offsets[b + 1]]
-            for key in bag:
-                pooling_SR[b * len(TABLE_F) + f, row_of(key, TABLE_F[f])] += 1 / len(bag)
+        for number, (keys, offsets) in enumerate(ids.bags):
+            f = len(ids.slots) + number
+            for v in range(offsets[b], offsets[b + 1]):
+                share = ids.shares[number][v] if number in ids.shares else 1 / (offsets[b + 1] - offsets[b])
+                pooling_SR[b * len(TABLE_F) + f, row_of(keys[v], TABLE_F[f])] += float(share)
     return pooling_SR
 
 
@@ -73,6 +76,29 @@ def test_slots_are_gathered_and_bags_averaged(seed, num_samples, dim):
     known = tables.lookup(asked, 0)
     again_BE = pooled(tables, tables.find(asked), num_samples)
     assert torch.equal(pooled(tables, known, num_samples), again_BE), "learned from and scored, the input is one"
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean"])
+def test_weighted_bags_are_those_of_torch(mode):
+    """Forward and gradient of torch.nn.EmbeddingBag, whose mean has no weights: there the weights are divided first."""
+    weights, offsets = np.array([0.5, 2.0, 0.25, 1.0, 3.0], np.float32), np.array([0, 3, 3, 5])
+    totals = np.repeat([2.75, 0, 4.0], np.diff(offsets)).astype(np.float32)
+    shares = weights / totals if mode == "mean" else weights
+    tables = DynamicTables(4, ["tags"], [0], optimizer=Optimizer("sgd"))
+    ids = Ids([], [(np.array([7, 8, 7, 9, 8]), offsets)], {0: shares})
+    batch = tables.lookup(ids, 0)
+    given_BD = np.arange(12, dtype=np.float32).reshape(3, 4)
+    rows_R = tables.find(ids).bags[0][0]
+    bag = torch.nn.EmbeddingBag.from_pretrained(
+        torch.from_numpy(tables.storage.weight_RD[:10].copy()), freeze=False, mode="sum", include_last_offset=True
+    )
+    wanted_BD = bag(torch.from_numpy(rows_R).long(), torch.from_numpy(offsets), torch.from_numpy(shares))
+    emb_BD = np.empty((3, 4), np.float32)
+    tables.forward(batch, 0, 3, emb_BD)
+    np.testing.assert_allclose(emb_BD, wanted_BD.detach(), rtol=1e-6, atol=1e-8)
+    wanted_BD.backward(torch.from_numpy(given_BD))
+    tables.update(batch, given_BD, Step(1, 0.1))
+    np.testing.assert_allclose(tables.storage.weight_RD[:10], bag.weight.detach() - 0.1 * bag.weight.grad, rtol=1e-6)
 
 
 def test_an_empty_bag_is_zeros_and_a_batch_without_samples_is_none():
