@@ -28,7 +28,9 @@ from models.distributed.process_group import Group, joined, lost_the_others
 from models.ranking.placement import make_ranker
 from models.ranking.thread_pool import ThreadPool
 from models.samplers.batches import make_block
+from models.sparse.lookup import Ids
 from models.sparse.sharded import ShardedRows, Slots
+from models.sparse.tables import DynamicTables
 from models.training.day import reproducible, train_day
 from models.training.job import TrainJob
 from models.training.ranks import train_day_on_ranks
@@ -379,6 +381,15 @@ def test_what_torchrec_cannot_do_is_refused_with_a_remedy():
     }.items():
         with pytest.raises(BadInputError, match=message):
             rows_of(**options)
+
+
+def test_weighted_ids_are_refused():
+    ids = Ids([], [(np.arange(3), np.array([0, 2, 3]))], {0: np.ones(3, np.float32)})
+    batch = DynamicTables(8, ["user"], [0]).lookup(ids, 0)
+    with pytest.raises(
+        BadInputError, match="TorchRec's tables have no `weighted` and no `pooling: sum` here; set native"
+    ):
+        ShardedRows.__new__(ShardedRows).forward(batch, 0, 2, np.zeros((2, 8), np.float32))  # no collection is needed
 
 
 @given(st.integers(1, 30), st.integers(1, 4), st.lists(st.tuples(st.booleans(), st.integers(0, 9)), max_size=30))
