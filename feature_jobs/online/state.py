@@ -274,7 +274,7 @@ class StateReader:
         """The run of such lists."""
         columns = {name: lists[name].values for name, _ in self.facts["values"]}
         for bit, name in enumerate(self.facts["flags"]):
-            columns[name] = (np.asarray(lists[FLAGS].values) & 1 << bit).astype(bool)
+            columns[name] = (np.asarray(lists[FLAGS].values) >> bit & 1).astype(bool)
         return Run(keys, lists[TIME].offsets_K, Rows(np.asarray(lists[TIME].values), columns))
 
     def records_of(self, run: Run, rows: Ints) -> list[bytes]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from feature_jobs.errors import CorruptError, RetryLaterError
 from feature_jobs.online.state import KeySetState
@@ -103,9 +104,9 @@ class OnlineStore(ABC):
 
 def store_keys(facts: KeySetState, keys: Keys) -> list[bytes]:
     """Keys of a key set as the store has them, in the same order."""
-    words = (
-        _ordered(keys.first) if keys.second is None else np.stack([*map(_ordered, (keys.first, keys.second))], axis=1)
-    )
+    words = _ordered(keys.first)
+    if keys.second is not None:
+        words = np.stack([words, _ordered(keys.second)], axis=1)
     prefix, data = bytes.fromhex(facts["layout"]), words.astype(">u8").tobytes()
     width = 8 * words.ndim
     return [prefix + data[at : at + width] for at in range(0, len(data), width)]
@@ -133,6 +134,6 @@ def parted(value: bytes) -> list[bytes]:
     return found
 
 
-def _ordered(word: Ints) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+def _ordered(word: Ints) -> npt.NDArray[np.uint64]:
     """Whole numbers as such without a sign, in the same order."""
     return word.view(np.uint64) ^ _SIGN

@@ -151,8 +151,11 @@ class SetWindows:
             if has_BU.any():
                 whole = content.numbers_KN[content.state_U, batch.places[column]]
                 older = batch.operation.join(column, older, np.where(has_BU, whole, identity))
-            values_BU = batch.operation.join(column, older, newer)
-            yield column, values_BU if codes_N is None else np.where(codes_N >= 0, values_BU[:, codes_N], identity)
+            values = batch.operation.join(column, older, newer)
+            if codes_N is not None:
+                no_key = np.full((len(values), 1), identity)  # the last column, which -1 takes
+                values = np.concatenate([values, no_key], axis=1)[:, codes_N]
+            yield column, values
 
     def _whole(self, content: Content, at: int, stored: str) -> Summary | None:
         """The summaries of the whole days in a window, None where it holds none."""

@@ -259,18 +259,18 @@ class Listed(Operation):
 
     def _one_list(self, ordered: Parts) -> Summary:
         """The same for one place, as most requests ask for one user: slices cost a fifth of what taking does."""
-        left, stretches_of = self.length, []
+        left, pieces = self.length, []
         for summary, positions in ordered:
             at = int(positions[0])
             if at >= 0 and len(summary["time"]):
                 begin, end = np.asarray(as_arrow(summary["time"]).offsets)[at : at + 2].tolist()
                 end = min(end, begin + left)
-                stretches_of.append((summary, begin, end))
+                pieces.append((summary, begin, end))
                 left -= end - begin
-        stretches_of = stretches_of or [(ordered[0][0], 0, 0)]
+        pieces = pieces or [(ordered[0][0], 0, 0)]
         offsets = np.array([0, self.length - left])
         return {
-            name: lists_of(offsets, pa.concat_arrays([as_arrow(held[name]).values[b:e] for held, b, e in stretches_of]))
+            name: lists_of(offsets, pa.concat_arrays([as_arrow(held[name]).values[b:e] for held, b, e in pieces]))
             for name in ordered[0][0]
         }
 
