@@ -26,8 +26,9 @@ def _killed_in_the_middle(shop: Path) -> None:
     def replay_day(*_arguments: object, **_named: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    replay.replay_day = replay_day  # type: ignore[assignment]
-    recloop(shop, "skew", "--ds", SECOND)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replay, "replay_day", replay_day)
+        recloop(shop, "skew", "--ds", SECOND)
 
 
 def test_what_a_killed_skew_leaves_is_removed_by_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
