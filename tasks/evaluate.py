@@ -12,6 +12,7 @@ from tasks.contract import DayConfig, Input, Metrics, Resources, step
 from tasks.evaluation.comparison import (
     Evaluation,
     Holdout,
+    NextDay,
     compare_holdout,
     comparison_line,
     history,
@@ -102,7 +103,7 @@ def evaluate(
     write_json(evaluation, EVALUATION_FILE, result)
     as_written = read_json(evaluation, EVALUATION_FILE)  # without NaN: the report shows the same as the file
     write_report(scenario, as_written, day, champion=scores, validation=validation, output=evaluation)
-    _print(scenario, judged, result["warnings"])
+    _print(scenario, judged, result["next_day"], result["warnings"])
     return _metrics(scenario, result)
 
 
@@ -121,10 +122,12 @@ def _scores(day: ScoredDay, samples: Path, model: Path | None, digest: str | Non
     return score(model, pq.read_table(samples / SAMPLES_FILE).sort_by("key.event_row"))
 
 
-def _print(scenario: Scenario, judged: Holdout, warnings: list[str]) -> None:
+def _print(scenario: Scenario, judged: Holdout, next_day: NextDay, warnings: list[str]) -> None:
     """One line for each task, then the warnings; on stderr, because stdout holds the JSON line."""
     lines = [comparison_line(scenario, task, facts) for task, facts in judged["overall"].items()]
-    print("\n".join([*lines, *(f"warning: {text}" for text in warnings)]), file=sys.stderr, flush=True)
+    # Here alone: no gate of a later step says it, as a rollback is about the champion and not about the day's version.
+    proposed = [f"a rollback is proposed: {'; '.join(next_day['reasons'])}"] if next_day["rollback_proposed"] else []
+    print("\n".join([*lines, *(f"warning: {text}" for text in [*proposed, *warnings])]), file=sys.stderr, flush=True)
 
 
 def _metrics(scenario: Scenario, result: Evaluation) -> Metrics:

@@ -233,9 +233,13 @@ def _typed(connection: Connection, text: Profile) -> tuple[Profile | None, str]:
         return _likeliest_date(connection, rivals) if rivals[1:] and read[0] is rivals[0] else (read[0], "")
     if text.distinct and shape not in ("text", "int", "float", "bool"):
         return None, f"is left out: {text.raw_type} can't be a feature"
+    if shape == "text" and (example := _in_thousands(connection, text)):
+        plain_number = re.sub(r"[^-+0-9]", "", example)
+        return text, f"is declared as text: numbers such as {example}; write them without a mark: {plain_number}"
     if shape == "text" and (example := _decimal_comma(connection, text)):
         note = f"is read as numbers with a decimal comma, such as {example}; declare it as a list if it is one"
-        return text.declared("float", decimal=","), note
+        thousands = f"; write {example.replace(',', '')} if the comma marks thousands" if example[-4:-3] == "," else ""
+        return text.declared("float", decimal=","), note + thousands
     what = "of its cells are not finite numbers, and ingest would quarantine their rows"
     nearly = (f"is declared as text: {share:.1%} {what}" for c, share in shares if c.type == "float" and share < 0.1)
     return (_list_column(connection, text) if shape == "text" else None) or text, next(nearly, "")
@@ -247,6 +251,27 @@ def _vectors(connection: Connection, text: Profile) -> list[Profile]:
     least, most = figures(connection, "raw", f"min({size})", f"max({size})")
     is_vector = least == most and 2 <= (most or 0) <= LARGEST_WIDTH
     return [text.declared("list[float]", width=most)] if is_vector else []
+
+
+def _in_thousands(connection: Connection, text: Profile) -> str | None:
+    """The longest cell, where all are whole numbers and some have a mark between thousands, as in 1,250,000."""
+    cell = f"trim({quote(text.source)})"
+    for mark in ",. '":
+        parts = f"([{mark}][0-9]{{3}})"
+        # A list of ids of three digits has no part of fewer; a decimal comma is in each cell, and once.
+        patterns = (f"([1-9][0-9]{{0,2}}{parts}+|[0-9]+)", f"[0-9]{{1,2}}{parts}+", f"([0-9]+|[0-9]+{parts}{{2,}})")
+        matches = [f"regexp_full_match({cell}, {literal(f'[-+]?{pattern}')})" for pattern in patterns]
+        every, *some = (f"bool_{kind}({one})" for kind, one in zip(("and", "or", "or"), matches, strict=True))
+        known = f"{cell} <> ''"
+        holds, example = figures(
+            connection,
+            f"(FROM raw WHERE {known})",
+            " AND ".join([every, *some]),
+            f"max_by({cell}, (length({cell}), {cell}))",
+        )
+        if holds:
+            return str(example)
+    return None
 
 
 def _decimal_comma(connection: Connection, text: Profile) -> str | None:

@@ -15,7 +15,7 @@ import hashlib
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,8 +123,7 @@ class Study:
 
     def trials(self) -> list[Trial]:
         """Returns the trials in order. Trial 0 has the values of the champion."""
-        counted = [t for t in self.study.get_trials(deepcopy=False) if _counts(t)]
-        counted.sort(key=lambda t: (CHAMPION not in t.user_attrs, t.number))
+        counted = _in_order(t for t in self.study.get_trials(deepcopy=False) if _counts(t))
         return [
             {
                 "number": number,
@@ -223,7 +222,7 @@ class Study:
             else:
                 trial.set_user_attr("days", judged.days)
                 self.study.tell(trial, judged.value)
-            self._say(trial.number, "pruned" if judged is None else f"{judged.value:.6f}")
+            self._say(trial, "pruned" if judged is None else f"{self.scenario.tune.objective} {judged.value:.6f}")
         except Exception as error:
             if is_champion or not _is_of_values(error):
                 raise
@@ -237,10 +236,15 @@ class Study:
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         trial.set_user_attr(ERROR, f"{type(error).__name__}: {reason}" if reason else type(error).__name__)
         self.study.tell(trial, state=_state("FAIL"))
-        self._say(trial.number, f"failed: {reason}")
+        self._say(trial, f"failed: {reason}")
 
-    def _say(self, number: int, text: str) -> None:
-        print(f"tune {self.ds}: trial {number}: {self.scenario.tune.objective} {text}", file=sys.stderr, flush=True)
+    def _say(self, trial: Any, text: str) -> None:
+        # Optuna numbers each draw, also those that repeat known values; a person must find this trial in the report.
+        standing = _in_order(
+            t for t in self.study.get_trials(deepcopy=False) if _counts(t) or t.state.name == "RUNNING"
+        )
+        number = [t.number for t in standing].index(trial.number)
+        print(f"tune {self.ds}: trial {number}: {text}", file=sys.stderr, flush=True)
 
     def _lock_of(self, number: int) -> FileLock:
         return FileLock(self.folder / f"trial-{number}.lock")
@@ -261,6 +265,11 @@ class _Running:
 def _counts(trial: Any) -> bool:
     """Says if a trial is done: complete, pruned, or failed by itself. One whose process died is tried again."""
     return trial.state.name in ("COMPLETE", "PRUNED") or ERROR in trial.user_attrs
+
+
+def _in_order(trials: Iterable[Any]) -> list[Any]:
+    """Trials as they are reported: the champion's first, also where it was begun again, then by age."""
+    return sorted(trials, key=lambda t: (CHAMPION not in t.user_attrs, t.number))
 
 
 def _is_of_values(error: Exception) -> bool:

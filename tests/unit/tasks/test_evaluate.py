@@ -158,7 +158,7 @@ def test_a_challenger_without_scores_is_not_as_good(days):
     assert result["overall"]["like"]["rows"] > 0
 
 
-def test_the_new_day_can_propose_a_rollback_and_hold_a_promotion(tmp_path):
+def test_the_new_day_can_propose_a_rollback_and_hold_a_promotion(tmp_path, capsys):
     days = Days(tmp_path, little_scenario(tmp_path))
     first = days.train(0, None)
     second = days.train(1, first)
@@ -167,6 +167,7 @@ def test_the_new_day_can_propose_a_rollback_and_hold_a_promotion(tmp_path):
     _, result, folder = days.evaluate(3, champion=spoiled, former_champion=second)
     assert result["next_day"]["verdict"] == "rollback_proposed"
     assert "Rollback proposed" in (folder / "report.html").read_text()
+    assert f"warning: a rollback is proposed: {result['next_day']['reasons'][0]}" in capsys.readouterr().err
     _, result, _ = days.evaluate(3, "again", champion=second, former_champion=first)
     assert result["next_day"]["verdict"] == "hold"
     assert "the chain against the champion" in result["next_day"]["reasons"][0]

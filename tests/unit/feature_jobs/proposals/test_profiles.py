@@ -171,3 +171,27 @@ def test_a_decimal_comma_is_read_and_reported_and_is_not_a_list(tmp_path: Path) 
     price = scenario.data.events.columns["price"]
     assert (price.type, price.decimal) == ("float", ",")
     assert "column price is read as numbers with a decimal comma, such as 6,5; declare it as a list" in said
+
+
+@pytest.mark.parametrize(
+    ("cells", "declared", "note"),
+    [
+        (["450", "1,200", "1,250,000"], "string", "numbers such as 1,250,000; write them without a mark: 1250000"),
+        (["4.500", "-1.250.000"], "string", "numbers such as -1.250.000; write them without a mark: -1250000"),
+        (
+            ["1,200", "2,500"],
+            "float",
+            "such as 2,500; declare it as a list if it is one; write 2500 if the comma marks",
+        ),
+        (["123", "123,456", "456,789,123"], "list[int]", ""),  # ids of three digits
+        (["7,12", "12", "300,12"], "list[int]", ""),
+    ],
+)
+def test_numbers_with_marks_between_thousands_are_not_lists(tmp_path, cells, declared, note) -> None:
+    rows = [f"{hour};u{i % 20};{i % 15};{cells[i % len(cells)]};{i % 2}" for i, hour in enumerate(HOURS)]
+    scenario, said = lines_of(csv_file("at;user;item;price;click", *rows), tmp_path)
+    assert scenario.data.events.columns["price"].type == declared
+    assert (
+        f"column price is {'read' if declared == 'float' else 'declared'} as" in said if note else "price" not in said
+    )
+    assert note in said
