@@ -33,10 +33,10 @@ import pyarrow.parquet as pq
 from benchmarks.three_days import DAY_US, DAYS, START_US, summarize_days, zipf_ids
 from feature_jobs.online.materialize import load, materialize_day, online_facts, read_state
 from feature_jobs.online.redis_store import RedisStore
-from feature_jobs.online.request import Request, RequestPath, StoreReading
+from feature_jobs.online.request import Request, RequestPath
 from feature_jobs.online.rocks_store import RocksStore
 from feature_jobs.online.state import StateReader
-from feature_jobs.online.store import OnlineStore, store_keys
+from feature_jobs.online.store import OnlineStore, StoreReading, store_keys
 from feature_jobs.schema import Scenario, load_scenario
 from feature_jobs.windows.keys import Keys, group_rows
 from feature_jobs.windows.runs import run_of

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.online.materialize import append_rows, online_facts, proven_state, state_in
-from feature_jobs.online.request import Request, RequestPath, StoreReading
-from feature_jobs.online.store import OnlineStore
+from feature_jobs.online.request import Request, RequestPath
+from feature_jobs.online.store import OnlineStore, StoreReading
 from feature_jobs.schema import Scenario
 from feature_jobs.windows.keys import Ints
 

@@ -18,9 +18,9 @@ from feature_jobs.joins.entities import FOLDER
 from feature_jobs.joins.request import no_request, requests_of
 from feature_jobs.joins.rules import logs_read
 from feature_jobs.online.materialize import append_rows, load, online_facts, read_state
-from feature_jobs.online.request import Request, RequestPath, StoreReading
+from feature_jobs.online.request import Request, RequestPath
 from feature_jobs.online.rocks_store import RocksStore
-from feature_jobs.online.store import OnlineStore, Reading
+from feature_jobs.online.store import OnlineStore, Reading, StoreReading
 from feature_jobs.schema import Scenario
 from feature_jobs.sources.changes import read_landed
 from feature_jobs.sources.output_files import log_file

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import functools
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,7 +41,7 @@ from feature_jobs.online.entities import EntityRows
 from feature_jobs.online.packed import KeyTable
 from feature_jobs.online.past import PastOfRequest, SetPlan
 from feature_jobs.online.state import KeySetState, StateReader, operations_of, window_name, windows_of
-from feature_jobs.online.store import OnlineStore, Reading, State
+from feature_jobs.online.store import Reading
 from feature_jobs.online.windows import SetWindows
 from feature_jobs.schema import Scenario, SequenceFeature
 from feature_jobs.sources.anonymous import known_users
@@ -374,28 +374,6 @@ def _kind(type_: pa.DataType) -> str:
     if pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_):
         return "text"
     return "list" if pa.types.is_nested(type_) else str(type_)
-
-
-@dataclass(frozen=True)
-class StoreReading:
-    """A state of a store, with the records of these days."""
-
-    store: OnlineStore
-    of: State
-    days: tuple[str, ...]
-
-    def state(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The values of the state."""
-        return self.store.get(self.of, keys)
-
-    def added(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The records that came since."""
-        return self.store.appended(self.days, keys)
-
-    def changed(self, seen: Mapping[str, int]) -> tuple[dict[str, int], list[bytes]]:
-        """The keys of records that came after those `seen`."""
-        found = {day: self.store.changed(day, seen.get(day)) for day in self.days}
-        return {day: number for day, (number, _) in found.items()}, [key for _, keys in found.values() for key in keys]
 
 
 def _repeated(column: pa.Array, num_rows: int) -> pa.Array:

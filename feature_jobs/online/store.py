@@ -137,3 +137,25 @@ def parted(value: bytes) -> list[bytes]:
 def _ordered(word: Ints) -> npt.NDArray[np.uint64]:
     """Whole numbers as such without a sign, in the same order."""
     return word.view(np.uint64) ^ _SIGN
+
+
+@dataclass(frozen=True)
+class StoreReading:
+    """A state of a store, with the records of these days."""
+
+    store: OnlineStore
+    of: State
+    days: tuple[str, ...]
+
+    def state(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of the state."""
+        return self.store.get(self.of, keys)
+
+    def added(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The records that came since."""
+        return self.store.appended(self.days, keys)
+
+    def changed(self, seen: Mapping[str, int]) -> tuple[dict[str, int], list[bytes]]:
+        """The keys of records that came after those `seen`."""
+        found = {day: self.store.changed(day, seen.get(day)) for day in self.days}
+        return {day: number for day, (number, _) in found.items()}, [key for _, keys in found.values() for key in keys]

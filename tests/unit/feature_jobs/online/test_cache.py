@@ -16,8 +16,9 @@ from feature_jobs.joins.entities import Newest
 from feature_jobs.online import cache
 from feature_jobs.online.entities import EntityRows
 from feature_jobs.online.materialize import append_rows, load, materialize_day, online_facts, read_state
-from feature_jobs.online.request import Request, RequestPath, StoreReading
+from feature_jobs.online.request import Request, RequestPath
 from feature_jobs.online.rocks_store import RocksStore
+from feature_jobs.online.store import StoreReading
 from feature_jobs.schema import Scenario
 from feature_jobs.windows.keys import Keys
 from tests.unit.feature_jobs.joins.small_log import CHANGES, US, Carried, Event, entities_of, folder_of

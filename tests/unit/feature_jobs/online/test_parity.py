@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from feature_jobs.joins.summaries import days_of_entities
 from feature_jobs.online.materialize import days_to_materialize, load, materialize_day, online_facts, read_state
 from feature_jobs.online.replay import replay_day
-from feature_jobs.online.request import RequestPath, StoreReading
+from feature_jobs.online.request import RequestPath
 from feature_jobs.online.rocks_store import RocksStore
+from feature_jobs.online.store import StoreReading
 from feature_jobs.schema import Scenario
 from feature_jobs.sources.ingest import ingest_day
 from feature_jobs.transforms import Encoded, Layout, encode
