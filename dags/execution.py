@@ -51,7 +51,7 @@ class ProcessExecution:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            errors="replace",
+            errors="replace",  # a library may print bytes that are not UTF-8
             env=step_environment(os.environ),
             start_new_session=True,
         )

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 SETTING = "RECLOOP_ALERT_URL"
-TIMEOUT_S = 5.0
+TIMEOUT_S = 5.0  # a webhook that hangs must not keep a worker
 
 
 class FailureNotifier(BaseNotifier):

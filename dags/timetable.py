@@ -57,6 +57,7 @@ class DayTimetable(CronDataIntervalTimetable):
         self._zone = zone
         self._picks = picks
         self._last = last
+        # In one order: Airflow would take the same days in another order for a new version of the DAG.
         self._skip = sorted(skip)
         self._closed = sorted(closed)
 

@@ -72,7 +72,7 @@ class FileGroup:
     def scan(self) -> str:
         """SQL that reads all rows, CSV as text as ingest does; `_file` is the file of a row. Lines that are not rows
         are left out."""
-        # Without Hive's columns: DuckDB would add the folders' names to a file, but ingest reads what it holds.
+        # Without Hive's columns: a name of a folder is not a column of the file, and its day is read from the path.
         files = f"[{', '.join(map(duckdb_path, self.files))}], filename = '_file', hive_partitioning = false"
         if self.dialect.format == "parquet":
             return f"read_parquet({files})"

@@ -105,7 +105,7 @@ class Online(Section):
     of a server is in the environment variable RECLOOP_ONLINE_PASSWORD."""
 
 
-# A scenario is committed to git, and manifests repeat its settings.
+# A scenario is committed to git, whose history keeps a secret for ever.
 _SECRET = re.compile(r"secret|password|token|credential|access.?key", re.IGNORECASE)
 
 

@@ -56,6 +56,7 @@ def status(context: Context, repair: bool) -> None:
 
 def _states(store: ScenarioStore, commits: list[Commit]) -> dict[tuple[str, str], str]:
     """Day and step of each commit → "done", or "no" where a gate refused it."""
+    # Several at once, because an object store takes its time for each.
     manifests = store.objects.each(lambda commit: commit.manifest, commits)
     return {
         (commit.ds, commit.step): "no" if manifest.get("gate") else "done"
