@@ -128,6 +128,8 @@ class Layouts:
         ]
         scan = (
             "SELECT *, CASE WHEN coalesce(json_type(json), '') <> 'OBJECT' THEN 'line: not a JSON object' "
+            # Which of its values is right, nobody knows.
+            "WHEN len(json_keys(json)) <> len(list_distinct(json_keys(json))) THEN 'line: a key more than once' "
             f"{''.join(rounded)}END AS broken"
             # One text that is not JSON would end the whole scan in a JSON function, so only valid ones reach them.
             f" FROM (SELECT _row, p0 AS line, CASE WHEN json_valid(p0) THEN p0 END AS json FROM ({lines}) "

@@ -204,6 +204,7 @@ def test_json_lines_are_typed_and_a_broken_line_is_a_row_with_a_reason(tmp_path:
         json.dumps({"user": 3, "item": 1, "t": T, "tags": "a"}),
         json.dumps({"user": 4, "item": 1, "t": T, "seen": [1, "x"]}),
         json.dumps({"user": {"id": 5}, "item": 1, "t": T}),
+        f'{{"user": 6, "item": 1, "t": {T}, "user": 7}}',
     ]
     write_lines(tmp_path / "data/events.jsonl", lines)
     counts = ingest_day(scenario_in(tmp_path, changes), DS, tmp_path / "out")
@@ -212,7 +213,8 @@ def test_json_lines_are_typed_and_a_broken_line_is_a_row_with_a_reason(tmp_path:
         (2**53 + 1, 7, 4.5, ["a", "b"], [2**53 + 1], None, None),
         (2, 7, None, None, None, True, "é"),
     ]
-    assert counts["null_elements"] == 1 and counts["quarantined"] == 3 and counts["undated"] == 2
+    assert counts["null_elements"] == 1 and counts["quarantined"] == 4 and counts["undated"] == 2
+    assert counts["reasons"]["line: a key more than once"] == 1
     reasons = {row["reason"]: row["row"] for row in bad_rows(tmp_path)}
     assert json.loads(reasons["line: not a JSON object"])["text"] in ("not json", "[1, 2]")
     assert "tags: 'a' is not a list[string]" in reasons
