@@ -19,6 +19,7 @@ from feature_jobs.windows.keys import Bools, Ints, Keys
 from feature_jobs.windows.operations import Numbers
 from feature_jobs.windows.rows import Summary
 
+# Requests name these keys, so without a bound they could fill the memory.
 _OTHERS = 1 << 16
 """Most keys that have no state in a cache."""
 _FROM, _UNTIL, _NUM_TIMES = 0, 1, 2
@@ -65,11 +66,13 @@ class WindowCache:
         if len(others):
             others = others[known[others]]
             if len(self._others) + len(others) > _OTHERS:
+                # All of them: an order of use would be work for every request.
                 self._others = {}
                 self._held[len(self._keys) :] = 0
             first, places = len(self._keys), self._others
             at_N[others] = [places.setdefault(key, first + len(places)) for key in _named(keys, others)]
             at_N[~known] = -1
+        # -1 takes the last place, whatever it holds; such rows are left out below.
         held_NC = self._held[at_N]
         rows = np.flatnonzero((held_NC[:, _FROM] > time) | (held_NC[:, _UNTIL] <= time))
         if not len(rows):
@@ -92,6 +95,7 @@ class WindowCache:
         found: dict[Window, dict[str, Summary]] = {}
         none = None if (places.at_N >= 0).all() else places.at_N < 0
         for at, ((window, name, column), identity) in enumerate(self._columns.items(), _NUM_TIMES):
+            # Indexing has copied the rows, so what is written here does not reach the cache.
             taken = held_NC[:, at]
             if none is not None:
                 taken[none] = identity

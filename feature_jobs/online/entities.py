@@ -49,6 +49,7 @@ class EntityRows:
         if self._changed is not None:
             later = self._changed.rows.keys.find(keys)
             at = np.where(later >= 0, later + len(self._rows.rows), at)
+        # An unknown key was looked up as 0, which may be a key.
         return at if known.all() else np.where(known, at, -1)
 
     def take(self, name: str, at_N: Ints) -> pa.Array:
@@ -69,6 +70,7 @@ class EntityRows:
         num = len(self._rows.rows)
         no_row = num + (0 if self._changed is None else len(self._changed.rows))
         at_N = np.where(at_N < 0, no_row, at_N)
+        # Without later rows the row without values, at `num`, is still among the first ones.
         taken = _taken([*same.values()], [later[name] for name in same if later], num + (not later), at_N)
         return dict(zip(same, taken, strict=True))
 
@@ -97,6 +99,7 @@ class _Rows:
             columns = {name: pa.concat_arrays([c, pa.nulls(1, c.type)]) for name, c in columns.items()}
             with contextlib.suppress(BadInputError):
                 self._features = features_of(columns, len(self.rows) + 1)
+            # Also where it failed: else each request would try again.
             self._is_computed = True
         return self._features
 

@@ -39,6 +39,7 @@ DAYS_SERVED = 2
 """A state serves the requests of so many days of the chain after its own: if the next one is late, they still have
 features."""
 _REMEDY = "materialize the day again"
+# Pairs that are Python objects at one time: those of a whole set would need more memory than its file.
 _AT_ONCE = 50_000
 
 
@@ -67,6 +68,7 @@ def served(scenario: Scenario, ds: str) -> tuple[list[str], int, int]:
     """The days whose requests a state serves, with those between that the chain passes over, and their times
     [begin, end) in µs."""
     day, days, left = parse_ds(ds), list[str](), DAYS_SERVED
+    # Requests come on days without data too, but no such day brings a newer state.
     while left:
         day += ONE_DAY
         days.append(day.isoformat())
@@ -83,6 +85,7 @@ def days_to_materialize(scenario: Scenario, ds: str, read: ReadFile) -> list[str
     if index is None:
         return []
     _, begin, end = served(scenario, ds)
+    # Without folders: this asks where blocks lie, and the folders are found by the answer.
     return sorted(days_of_state(scenario, Summaries(index, {}), begin, end) - {ds})
 
 
@@ -99,6 +102,7 @@ def materialize_day(
     tables: dict[str, pa.Table] = {}
     for name, of_set, keys, packed in state_of_keys(scenario, Summaries(index, folders), begin, end):
         facts[name] = of_set
+        # Large: 32-bit offsets end at 2 GiB, which the values of a set may exceed.
         values = pa.LargeBinaryArray.from_buffers(
             pa.large_binary(),
             len(keys),
@@ -148,6 +152,7 @@ def _contradiction(state: StateFacts) -> str | None:
                 return f"key_sets.{name}.spans.{at}: {span['begin']} to {span['end']} are no days before the state's"
         if of_set["windows"].keys() != of_set["operations"].keys():
             return f"key_sets.{name}: windows and operations have not the same names"
+        # A negative place would give another window's summary without an error.
         for window, at in of_set["windows"].items():
             if not 0 <= at < len(of_set["spans"]):
                 return f"key_sets.{name}.windows.{window}: {at} is none of the {len(of_set['spans'])} spans"
@@ -167,6 +172,7 @@ def proven_state(folder: Path) -> StateFacts:
         if found != state["digests"].get(name):
             recorded = str(state["digests"].get(name))[:12]
             raise CorruptError(f"{file}: has the digest {found[:12]}…, but {STATE_FILE} records {recorded}…; {_REMEDY}")
+        # The digest proves the file, but not that state.json still cuts it where its blocks begin.
         if not fills([*places.values()], file.stat().st_size):
             raise CorruptError(f"{folder / STATE_FILE}: the places of blocks are not those of {name}; {_REMEDY}")
     return state
@@ -199,8 +205,10 @@ def _key_table(folder: Path, state: StateFacts, name: str) -> KeyTable:
     """The keys and values of a set, in place."""
     table = read_block(folder / KEYS_FILE, state["places"][name])
     if not table.num_rows:
+        # A stream of no rows has no batch, and so no chunk.
         return KeyTable(keys_from(table), Packed.of([]))
     column = table["value"].chunk(0)  # one batch has one chunk
+    # The words stay in the mapped file, so a request reads the pages of its items alone.
     _, offsets, words = column.buffers()
     offsets_K = np.frombuffer(offsets, np.int64)[: len(column) + 1] // 8
     values = np.frombuffer(words or b"", "<i8")[: offsets_K[-1]]
@@ -210,6 +218,7 @@ def _key_table(folder: Path, state: StateFacts, name: str) -> KeyTable:
 def _pairs(folder: Path, facts: StateFacts) -> Iterator[Pairs]:
     """Keys and values that the store has, in the order of its keys."""
     stored = [name for name, of_set in facts["key_sets"].items() if not of_set["mapped"]]
+    # A file of RocksDB takes keys in ascending order alone, and they begin with the layout.
     for name in sorted(stored, key=lambda name: facts["key_sets"][name]["layout"]):
         table = read_block(folder / KEYS_FILE, facts["places"][name])
         keys, values = keys_from(table), table["value"].combine_chunks()
@@ -249,6 +258,7 @@ def append_rows(
     values = dict(zip(places, asking.evaluate({p: e for e, p in places.items()}).values(), strict=True))
     full = {expression: f"{scenario.file}: {place}" for expression, place in places.items()}
     days = np.array([day_of(scenario, int(time)) or "" for time in times])
+    # A run is in the order of time; rows may be added in any.
     order = np.argsort(times, kind="stable")
     for day in np.unique(days[days != ""]).tolist():
         records: dict[bytes, bytes] = {}
@@ -262,4 +272,5 @@ def append_rows(
                 run = run_of(grouped, times[own], take_columns(held, own))
                 found = reader.records_of(run, rows[own][grouped.order])
                 records |= dict(zip(store_keys(reader.facts, run.keys), found, strict=True))
+        # One append for all key sets: if the process is killed, RocksDB has all of a row or nothing.
         store.append(day, records)

@@ -16,6 +16,7 @@ from feature_jobs.online.store import OnlineStore, StoreReading
 from feature_jobs.schema import Scenario
 from feature_jobs.windows.keys import Ints
 
+# Never in the scenario, which is committed and shown.
 _VARIABLE = "RECLOOP_ONLINE_PASSWORD"
 
 
@@ -38,6 +39,7 @@ def store_of(scenario: Scenario, *, writable: bool = False) -> OnlineStore:
         )
     from feature_jobs.online.rocks_store import RocksStore
 
+    # From the scenario's folder, in whatever folder the process was started.
     return RocksStore(scenario.file.parent / url, scenario.name, writable=writable)
 
 
@@ -51,7 +53,9 @@ class OnlineFeatures:
     def __init__(self, scenario: Scenario, folder: Path, *, writable: bool = False) -> None:
         state, self._store = state_in(folder), store_of(scenario, writable=writable)
         with contextlib.ExitStack() as on_error:
+            # Else a state that is refused leaves the store open.
             on_error.callback(self.close)
+            # First what costs nothing: to prove a state reads its files whole.
             if (current := self._store.current()) != state:
                 has = f"the state {current.name}" if current else "no state"
                 raise BadInputError(
@@ -61,6 +65,7 @@ class OnlineFeatures:
             facts = proven_state(folder)
             self.path = RequestPath(scenario, online_facts(folder))
             on_error.pop_all()
+        # The same one for all requests: with another one caches begin from nothing.
         self._reading = StoreReading(self._store, state, tuple(facts["days"]))
 
     def of(self, request: Request) -> pa.Table:

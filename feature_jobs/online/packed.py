@@ -49,6 +49,7 @@ class Packed:
     def of(values: Sequence[bytes]) -> Packed:
         """From the values of a store."""
         lengths = np.fromiter(map(len, values), np.int64, len(values))
+        # In one order of bytes: the machines that share a store need not be alike.
         return Packed(
             np.frombuffer(b"".join(values), "<i8").astype(np.int64, copy=False), prefix_sums(lengths // _WORD)
         )
@@ -93,6 +94,7 @@ class Shape:
         for name, kind, place in self._parts:
             offsets = np.asarray(lists[name].offsets).astype(np.int64)
             counts_KC[:, place] = num_K = np.diff(offsets)
+            # `values` of a sliced array are those of the whole array.
             elements = lists[name].values[offsets[0] : offsets[-1]]
             if kind == "int":
                 pieces.append((num_K, np.asarray(elements).astype(np.int64, copy=False)))
@@ -108,6 +110,7 @@ class Shape:
         words = np.empty(offsets_K[-1], np.int64)
         begin_K = offsets_K[:-1]
         words[begin_K[:, None] + np.arange(head_NK.shape[1])] = head_NK
+        # Not +=: it is a view of the offsets, which are part of the result.
         begin_K = begin_K + head_NK.shape[1]
         for num_K, piece in pieces:
             words[expanded(begin_K, num_K)] = piece
@@ -153,6 +156,7 @@ def _text_words(texts: pa.StringArray, offsets_K: Ints) -> tuple[Ints, Ints, Int
     taken = np.maximum(lengths, 0)
     ends = prefix_sums(taken)[offsets_K]
     num_bytes_K = np.diff(ends)
+    # Once for each key: filled up one by one, short texts would be zeros for the most part.
     num_words_K = -(-num_bytes_K // _WORD)
     padded = np.zeros(int(num_words_K.sum()) * _WORD, np.uint8)
     padded[expanded(prefix_sums(num_words_K * _WORD)[:-1], num_bytes_K)] = np.frombuffer(data, np.uint8)

@@ -55,6 +55,7 @@ class PastOfRequest:
         read: dict[str, Keys] = {}
         caches = {name: plans[name].cache for name in asked}
         for name, (keys, known) in asked.items():
+            # More keys than the cache has room for would push each other out while they are looked up.
             if (cache := caches[name]) is None or not cache.has_room(keys):
                 caches[name] = None
                 read[name], codes[name] = _distinct(keys, known)
@@ -85,6 +86,7 @@ def _contents(
     wanted = {name: store_keys(plans[name].reader.facts, keys) for name, keys in read.items()}
     stored = [key for name, keys in wanted.items() if plans[name].table is None for key in keys]
     values = reading.state(stored) if stored else []
+    # Also of mapped sets, whose file has no row of today.
     added = reading.added([key for keys in wanted.values() for key in keys]) if any(wanted.values()) else []
     found = {}
     for name, keys in read.items():
@@ -116,6 +118,7 @@ def _content(reader: StateReader, keys: Keys, state_U: Ints, packed: Packed, sin
     numbers_KN, lists = reader.shape.unpack(packed)
     run = reader.rows_of(keys, lists)
     if since or packed.num_keys < len(keys):
+        # A run has a range for each key, and keys without a state have no list that gives one.
         num_U = np.where(state_U >= 0, np.append(np.diff(run.offsets), 0)[state_U], 0)
         run = rows_by_key(keys, [(num_U, run.rows), *since])
     return Content(keys, run, numbers_KN, lists, state_U)
@@ -138,6 +141,7 @@ def _since(reader: StateReader, keys: Keys, added: Sequence[bytes | None], begin
 
 def _last_ones(codes: Ints, times: Ints, rows: Ints) -> Ints:
     """The order of rows by key, time and number, with the last one alone of those in which all three are equal."""
+    # As Python's integers: the product below must not wrap before it is compared.
     oldest, newest = int(times.min()), int(times.max())
     span = newest - oldest + 1
     if (int(codes.max()) + 1) * span < 2**63:

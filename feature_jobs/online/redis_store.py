@@ -21,6 +21,7 @@ from feature_jobs.errors import BadInputError, RetryLaterError
 from feature_jobs.online.store import OnlineStore, Pairs, State, joined, parted
 
 EXPIRE_S = 4 * 86_400
+# The client has all commands of a pipeline in memory, and the server all of its replies.
 _AT_ONCE = 2_000
 _CHANGES = b"changes"
 """A key of each day: a list of the keys of each append."""
@@ -66,6 +67,7 @@ class RedisStore(OnlineStore):
                 for at in range(0, len(keys), _AT_ONCE):
                     pipe = self._redis.pipeline(transaction=False)
                     for key, value in zip(keys[at : at + _AT_ONCE], values[at : at + _AT_ONCE], strict=True):
+                        # In no transaction, which would hold up other clients: before _WHOLE nobody reads them.
                         pipe.set(own + key, value, ex=EXPIRE_S)
                     pipe.execute()
             if self._redis.get(self._prefix + _REMOVALS) != removals:  # keys of this state may be among them
@@ -74,6 +76,7 @@ class RedisStore(OnlineStore):
                 )
             self._redis.set(own + _WHOLE, b"1", ex=EXPIRE_S)
             self._redis.set(self._prefix + b"current", state.name)
+            # Rows that were taken out of a day may be in every other state.
             if former is not None and former.ds == state.ds and former != state:
                 self._remove_states(own)
 
@@ -96,13 +99,16 @@ class RedisStore(OnlineStore):
 
     def _remove(self, kind: bytes, is_old: Callable[[bytes], bool]) -> None:
         """Removes keys; each is looked at, so a removal that was killed is finished by the next one."""
+        # SCAN, since KEYS stops the server for all clients while it looks at every key.
         old = filter(is_old, self._redis.scan_iter(self._prefix + kind + b"*", count=_AT_ONCE))
         while some := list(itertools.islice(old, _AT_ONCE)):
+            # Not DEL: the server then frees the memory in another thread.
             self._redis.unlink(*some)
 
     def get(self, state: State, keys: Sequence[bytes]) -> list[bytes | None]:
         before = self._of_state(state)
         with self._reached():
+            # In one call, so that no removal comes between the mark and the values.
             found: list[bytes | None] = self._redis.mget([before + key for key in (_WHOLE, *keys)])
         if found[0] is None:  # else every key would look like one that has no value
             name = f"{self._place}: {state.name}"
@@ -116,6 +122,7 @@ class RedisStore(OnlineStore):
             for key, record in records.items():
                 pipe.append(before + key, record)
                 pipe.expire(before + key, EXPIRE_S)
+            # After the records: who sees the change must find the rows.
             pipe.rpush(before + _CHANGES, joined(records))
             pipe.expire(before + _CHANGES, EXPIRE_S)
             pipe.execute()

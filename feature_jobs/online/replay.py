@@ -61,6 +61,7 @@ def replay_day(
     added = (
         (time, _ROWS, number)
         for number, source in enumerate(sources)
+        # Rows of one time together, after the requests of that time: none sees another.
         for time in np.unique(logs[source].times).tolist()
     )
     updates = (
@@ -104,6 +105,7 @@ def _rows_of(scenario: Scenario, events: Path, source: str | None) -> _Rows:
     known_at = times
     if source is None and scenario.data.request:
         requests = requests_of(_column(table, scenario.data.user), _column(table, scenario.data.request))
+        # As in the join: a request is asked once, at the time of its earliest row.
         known_at = requests.earliest(times)
     return _Rows(table, times, known_at)
 
@@ -113,6 +115,7 @@ def _entity_times(scenario: Scenario, events: Path, name: str, begin: int) -> li
     if not scenario.data.entities[name].time:
         return [begin]
     since = pq.read_table(events / FOLDER / f"{name}.parquet", columns=["key.valid_from"])
+    # An event sees only rows of times strictly before its own.
     later = np.unique(np.asarray(since["key.valid_from"])) + 1
     return [begin, *later[later > begin].tolist()]
 
@@ -122,6 +125,7 @@ def _update(path: RequestPath, events: Path, name: str, time: int) -> None:
     entity, landed = path.scenario.data.entities[name], read_landed(events).get(name)
     rows = pq.read_table(events / FOLDER / f"{name}.parquet").combine_chunks()
     if entity.time:
+        # All so far, and not the new ones alone: a whole table replaces the rows before.
         rows = rows.filter(pa.array(np.asarray(rows["key.valid_from"]) < time))
     path.update(name, rows, whole=landed is None or landed["whole"])
 

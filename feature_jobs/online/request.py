@@ -179,6 +179,7 @@ class RequestPath:
         self._read_last: Reading | None = None
         self._seen: dict[str, int] = {}
         self._lock = threading.Lock()
+        # By the columns that come with a value for each item, which the client chooses.
         self._sides: dict[frozenset[str], tuple[_Side, _Side]] = {}
 
     def update(self, entity: str, rows: pa.Table, *, whole: bool) -> None:
@@ -237,6 +238,7 @@ class RequestPath:
     def _of_side(self, side: _Side, rows: OnlineRows, reading: Reading, time: int) -> dict[str, pa.Array]:
         asked = {one.name: keys_that_ask(self.scenario, one, rows.evaluate) for one in side.trailing.key_sets}
         with self._lock:  # of the caches
+            # Before rows are read: one that is added in between is then read now, and its key forgotten next time.
             if any(plan.cache for plan in side.plans.values()):
                 self._forget_changed(reading)
             past = PastOfRequest(side.plans, reading, asked, time=time, begin=self.facts.begin)
@@ -279,6 +281,7 @@ class RequestPath:
         return self._sides[of_items]
 
     def _side(self, names: Collection[str], of_entities: Mapping[str, set[str]]) -> _Side:
+        # Without the newest time behind each value, which only the audit of the join looks at.
         trailing = TrailingFeatures(self.scenario, names, audited=False)
         plans = {name: self._plan(name, wanted) for name, (_, wanted) in trailing.wanted.items()}
         others = set(names).difference(*of_entities.values())
@@ -291,11 +294,13 @@ class RequestPath:
         operations = [operation for one in wanted.values() for operation in one.operations.values()]
         if table is None or not all(isinstance(operation, Numbers) for operation in operations):
             return SetPlan(reader, windows, table)
+        # A cache has a place for each key of a table, and one number for each column: no lists.
         self._caches.append(cache := WindowCache(table.keys, reader.facts["layout"], wanted))
         return SetPlan(reader, windows, table, cache)
 
     def _forget_changed(self, reading: Reading) -> None:
         """Lets caches forget the keys to which rows were added."""
+        # Another reading may be of another state, for which nothing that is kept holds.
         if reading is not self._read_last:
             self._read_last, self._seen = reading, {}
             for cache in self._caches:
@@ -357,6 +362,7 @@ def typed(scenario: Scenario, name: str, column: Any, source: str | None = None)
         if pa.types.is_null(values.type):  # such as a request without a user
             return pa.nulls(len(values), wanted)
         values = plain(values)
+        # Arrow alone would cast the text 7 to a number, and the number 1 to true.
         if values.type != wanted and _kind(values.type) != _kind(wanted):
             raise BadInputError(f"{name}: {values.type} instead of {wanted}; give it in the type of the log")
         values = values if values.type == wanted else values.cast(wanted)

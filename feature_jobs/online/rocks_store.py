@@ -33,6 +33,7 @@ from rocksdict import (
 from feature_jobs.errors import BadInputError, CorruptError, RetryLaterError
 from feature_jobs.online.store import OnlineStore, Pairs, State, joined, parted
 
+# As large as RocksDB makes its own files.
 _SST_BYTES = 64 << 20
 _FOLLOW_S = 0.02
 """Seconds between two looks of a reading process for new rows of the writing one: a look costs about a millisecond."""
@@ -46,6 +47,7 @@ class RocksStore(OnlineStore):
 
     def __init__(self, folder: str | Path, name: str, *, writable: bool = False, kept: int = 2) -> None:
         self._folder = Path(folder) / name
+        # Reentrant: an append removes old days, which needs the lock too.
         self._writable, self._kept, self._lock = writable, kept, threading.RLock()
         self._states: dict[str, Rdict] = {}
         self._added: dict[str, Rdict] = {}
@@ -59,6 +61,7 @@ class RocksStore(OnlineStore):
     def current(self) -> State | None:
         try:
             with self._usable():
+                # Any bytes are read: State.named refuses a damaged name with its place and a remedy.
                 name = (self._folder / "current").read_text(encoding="ascii", errors="replace").strip()
         except FileNotFoundError:
             return None
@@ -69,9 +72,11 @@ class RocksStore(OnlineStore):
         with self._loading():
             self._remove_states(self._states_folder.glob(f"{_HALF}*"))  # of loads that were killed
             if not _opens(place):
+                # Beside the states, and so on the same disk: only there is a rename one step.
                 with tempfile.TemporaryDirectory(dir=self._states_folder, prefix=_HALF) as scratch:
                     _fill(Path(scratch, "db"), Path(scratch), pairs)
                     if place.exists():
+                        # A rename can't replace a folder that has files.
                         place.rename(Path(scratch, "damaged"))
                     Path(scratch, "db").rename(place)
                 if not _opens(place):
@@ -79,11 +84,13 @@ class RocksStore(OnlineStore):
                         f"{place}: the state was written, but does not open; free the disk and load it again"
                     )
             self._make_current(state)
+            # After the pointer: a kill between them leaves a state too many, and not a pointer to none.
             self._remove_states(self._old(state))
 
     def _make_current(self, state: State) -> None:
         pointer = self._folder / ".current"
         pointer.write_text(state.name, encoding="ascii")
+        # Readers find the old name or the new one, and never half of one.
         pointer.replace(self._folder / "current")
 
     @contextlib.contextmanager
@@ -107,11 +114,13 @@ class RocksStore(OnlineStore):
     def _old(self, state: State) -> list[Path]:
         """States that are neither current nor the last ones before it; of a corrected day all others."""
         others = [path for path in sorted(self._states_folder.glob("????-??-??-*")) if path.name != state.name]
+        # Rows that were taken out of a day may be in every state that was made before.
         is_corrected = any(path.name.startswith(state.ds) for path in others)
         return others if is_corrected else others[: max(len(others) - self._kept + 1, 0)]
 
     def _remove_states(self, places: Iterable[Path]) -> None:
         for place in list(places):
+            # As long as it is open, its files take space on the disk.
             if database := self._states.pop(place.name, None):
                 database.close()
             shutil.rmtree(place, ignore_errors=True)
@@ -130,6 +139,7 @@ class RocksStore(OnlineStore):
 
     def get(self, state: State, keys: Sequence[bytes]) -> list[bytes | None]:
         place = self._states_folder / state.name
+        # A state that is open can be read on after its removal, since all of its files are open.
         if state.name not in self._states and not place.exists():
             raise BadInputError(f"{place}: this state was removed; ask the store for the current one")
         try:
@@ -149,12 +159,14 @@ class RocksStore(OnlineStore):
                 place = self._place_of(day)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 self._remove_days(
+                    # The oldest state has the rows of its own day and of all before it, so nobody reads these records.
                     min((path.name[:10] for path in self._states_folder.glob("????-??-??-*")), default="")
                 )
                 self._added[day] = _opened_to_write(place)
             database, keys = self._added[day], list(records)
             number = self._number(database) + 1
             batch = WriteBatch(raw_mode=True)
+            # In the batch of the records: who sees the number sees the rows.
             batch.put(_change(number), joined(keys))
             for key, before in zip(keys, _values(database, keys), strict=True):
                 batch.put(key, (before or b"") + records[key])
@@ -178,6 +190,7 @@ class RocksStore(OnlineStore):
         found: list[bytes] = []
         rows: Any = database.items(from_key=_change(seen + 1))
         for key, value in rows:
+            # Then come appends that the next look finds, and records.
             if key > _change(number):
                 break
             found += parted(value)
@@ -202,10 +215,12 @@ class RocksStore(OnlineStore):
             place = self._place_of(day)
             if day in self._added:
                 self._added[day].try_catch_up_with_primary()
+            # Opening would create a database, also to read.
             elif (place / "CURRENT").exists():
                 if self._writable:
                     self._added[day] = _opened_to_write(place)
                 else:
+                    # A follower writes a log of its own, which must not lie in the writer's folder.
                     self._follows.append(tempfile.TemporaryDirectory(prefix="recloop-online-"))
                     access = AccessType.secondary(self._follows[-1].name)
                     self._added[day] = Rdict(str(place), _options(), access_type=access)
@@ -218,6 +233,7 @@ class RocksStore(OnlineStore):
                 with self._lock, contextlib.suppress(RetryLaterError):
                     if database := self._added.pop(path.name, None):
                         database.close()
+                    # Takes RocksDB's own lock, which fails while another process still writes the day.
                     _opened_to_write(path).close()
                     shutil.rmtree(path, ignore_errors=True)
 
@@ -262,11 +278,14 @@ def _values(database: Rdict, keys: Sequence[bytes]) -> list[bytes | None]:
 def _options() -> Options:
     options = Options(raw_mode=True)
     options.create_if_missing(True)
+    # A follower, or who holds an old state, must have files open before another process deletes them.
     options.set_max_open_files(-1)
     options.set_compression_type(DBCompressionType.lz4())
     blocks = BlockBasedOptions()
     blocks.set_block_cache(Cache(256 << 20))
+    # Many keys that are asked for are not there: 10 bits a key spare 99 % of these reads.
     blocks.set_bloom_filter(10, False)
+    # Outside the cache, so that values never push out the filters.
     blocks.set_cache_index_and_filter_blocks(False)
     options.set_block_based_table_factory(blocks)
     return options

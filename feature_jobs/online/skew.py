@@ -90,6 +90,7 @@ def skew(online: pa.Table, offline: pa.Table, features: Sequence[str], place: st
 
 
 def _usual(values: pa.Array) -> pa.Array:
+    # float32 stays, so that the value of the join is rounded to it too, see `_of_feature`.
     return values if pa.types.is_float32(values.type) else plain(values)
 
 
@@ -103,6 +104,7 @@ def _matched(online: pa.Table, offline: pa.Table, keys: list[str], place: str) -
             )
     sides = [_numbered(online, keys), _numbered(offline, keys)]
     names = [name for name in sides[0].column_names if name != "at"]
+    # A join's rows come in no order; in that of the samples the first unequal ones are the same every time.
     joined = sides[0].join(sides[1].rename_columns([*names, "other"]), names, join_type="inner").sort_by("other")
     num_of_key = sides[0].group_by(names[:-1], use_threads=False).aggregate([("at", "count")])["at_count"]
     alike = pc.sum(num_of_key.filter(pc.greater(num_of_key, 1))).as_py() or 0
@@ -115,9 +117,11 @@ def _numbered(table: pa.Table, keys: list[str]) -> pa.Table:
     for number, name in enumerate(keys):
         column = table[name].combine_chunks()
         # Null is a key like others here: a row without a user is still a row.
+        # Arrow's join matches no null with another, so that they are columns of their own.
         columns[f"n{number}"] = column.is_null().cast(pa.int8())
         columns[f"k{number}"] = column.fill_null("" if pa.types.is_string(column.type) else 0)
     rows = pa.table({**columns, "at": pa.array(np.arange(table.num_rows))})
+    # With threads the rows of a list may come in another order each time.
     grouped = rows.group_by([*columns], use_threads=False).aggregate([("at", "list")]).combine_chunks()
     lists = grouped["at_list"].combine_chunks()
     begin = np.asarray(lists.offsets)

@@ -108,6 +108,7 @@ def days_of_state(scenario: Scenario, summaries: Summaries, begin: int, end: int
 def _pieces(scenario: Scenario, one: KeySet, summaries: Summaries, begin: int, end: int) -> dict[Window, Pieces]:
     """The reach of each window, if all times [begin, end) were one day after the last one, without rows of its own."""
     days = summaries.partitions
+    # What is whole for the first and for the last time of this one long day is whole for every request of the state.
     own = int(days.days[-1]) + 1
     later = Partitions(
         *(np.append(old, new) for old, new in ((days.days, own), (days.begins, begin), (days.ends, end)))
@@ -115,6 +116,7 @@ def _pieces(scenario: Scenario, one: KeySet, summaries: Summaries, begin: int, e
     found = {}
     for window in windows_of(scenario, one):
         pieces = window.pieces(later, own, one.max_level)
+        # Its own rows come to the store as they happen: no summary has them.
         old, new = (tuple(day for day in edge if day != own) for edge in (pieces.old, pieces.new))
         found[window] = Pieces(old, pieces.tiles, new)
     return found
@@ -139,6 +141,7 @@ def _state(
     of_window = {}
     for window, wanted in windows.items():
         covered = pieces[window].tiles
+        # Windows with the same whole days share a span, so that a key's value has these summaries once.
         if covered not in of_tiles:
             of_tiles[covered] = len(spans)
             spans.append(_no_span(summaries, covered, begin))
@@ -146,6 +149,7 @@ def _state(
         of_window[window_name(window)] = place
         parts = [(tiles[tile].summaries, tiles[tile].keys.find(keys)) for tile in covered]
         stored = {operation_name(op.stored): op.stored for each in wanted for op in each.of_values.values()}
+        # An operation can't combine no parts at all, and a short window holds no day whole.
         for name, operation in stored.items() if covered else ():
             for column, values in operation.combine([(held[name], at) for held, at in parts]).items():
                 full = f"{name}.{column}"
@@ -156,6 +160,7 @@ def _state(
                     span["lists"].append(entry)
                     lists[f"{place} {full}"] = values
     flags = [name for name, column in run.rows.columns.items() if _is_flag(column)]
+    # A run also has the place of each row in its day, which no window reads.
     values = [(n, _kind_in(one, n, c)) for n, c in run.rows.columns.items() if not _is_flag(c) and n in one.columns]
     facts: KeySetState = {
         "layout": _layout(one.name, flags, values),
@@ -178,6 +183,7 @@ def operations_of(wanted: Iterable[Aggregation]) -> list[str]:
 
 def _layout(name: str, flags: list[str], values: list[tuple[str, Kind]]) -> str:
     """16 digits in hex."""
+    # Short, because every key of the store begins with it.
     return hashlib.blake2b(json.dumps([name, flags, values]).encode(), digest_size=8).hexdigest()
 
 
@@ -204,10 +210,12 @@ def _rows_in_reach(one: KeySet, summaries: Summaries, pieces: Mapping[Window, Pi
     reached: dict[int, int] = {}  # by day the oldest time that a window still sees of it
     for window, each in pieces.items():
         for day in (*each.old, *each.new):
+            # The earliest request reaches furthest back.
             reached[day] = min(reached.get(day, begin), begin - window.width_us)
     all_runs = [(summaries.run(one.name, day), oldest) for day, oldest in sorted(reached.items())]
     runs = [chosen_rows(run, run.rows.times >= oldest) for run, oldest in all_runs]
     if not runs:
+        # A run without rows still gives the columns their types.
         last = summaries.run(one.name, int(summaries.partitions.days[-1]))
         return last.without_rows()
     return merged(runs)
@@ -228,6 +236,7 @@ def merged(runs: list[Run]) -> Run:
     if len(runs) == 1:
         return runs[0]
     keys, codes = concat_keys([run.keys.take(run.codes) for run in runs]).numbered()
+    # Stable, so that a key's rows stay in the order of the days, and so of time.
     order = np.argsort(codes, kind="stable")
     columns = {name: concat_columns([run.rows.columns[name] for run in runs]) for name in runs[0].rows.columns}
     times = np.concatenate([run.rows.times for run in runs])[order]
@@ -265,6 +274,7 @@ class StateReader:
             **{name: rows.columns[name] for name, _ in self.facts["values"]},
         }
         if self.facts["flags"]:
+            # One bit a condition: a word for each would make every row of the store longer.
             columns[FLAGS] = np.zeros(len(rows.times), np.int64)
             for bit, name in enumerate(self.facts["flags"]):
                 columns[FLAGS] |= np.asarray(rows.columns[name]).astype(np.int64) << bit
@@ -283,6 +293,7 @@ class StateReader:
         if self._width:
             columns = [part for name, kind in self._added.lists for part in _words(lists[name].values, kind)]
             return Packed(np.stack(columns, axis=1).ravel(), run.offsets * self._width).values()
+        # Records are appended one after the other, and texts have no fixed width: only a length says where one ends.
         values = self._added.pack({}, lists, len(run.keys)).values()
         return [len(value).to_bytes(_LENGTH, "little") + value for value in values]
 
@@ -331,6 +342,7 @@ def _words(values: pa.Array, kind: Kind) -> list[Ints]:
     """A column as words: its values, and for ids whether each is known."""
     if kind == "int":
         return [np.asarray(values).astype(np.int64, copy=False)]
+    # Any whole number may be an id, so none is free to stand for an unknown one.
     return [np.asarray(values.fill_null(0)), np.asarray(values.is_valid()).astype(np.int64)]
 
 

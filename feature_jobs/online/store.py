@@ -20,6 +20,7 @@ from feature_jobs.errors import CorruptError, RetryLaterError
 from feature_jobs.online.state import KeySetState
 from feature_jobs.windows.keys import Ints, Keys
 
+# A name becomes a path and part of keys, so nothing else is taken for one.
 _STATE = re.compile(r"(\d{4}-\d\d-\d\d)-([0-9a-f]{16})")
 _SIGN = np.uint64(1 << 63)
 Pairs = tuple[Sequence[bytes], Sequence[bytes]]
@@ -107,6 +108,7 @@ def store_keys(facts: KeySetState, keys: Keys) -> list[bytes]:
     words = _ordered(keys.first)
     if keys.second is not None:
         words = np.stack([words, _ordered(keys.second)], axis=1)
+    # Stores compare keys byte by byte from the first on, and a load must come in their order.
     prefix, data = bytes.fromhex(facts["layout"]), words.astype(">u8").tobytes()
     width = 8 * words.ndim
     return [prefix + data[at : at + width] for at in range(0, len(data), width)]
@@ -121,6 +123,7 @@ def keys_from_store(keys: Sequence[bytes], *, two_words: bool) -> Keys:
 
 def joined(keys: Iterable[bytes]) -> bytes:
     """Keys as one value, each after its length."""
+    # A layout and two words are 24 bytes at most, so that a length fits one byte.
     return b"".join(bytes([len(key)]) + key for key in keys)
 
 

@@ -73,6 +73,7 @@ class SetWindows:
             for name, operation in found.operations.items():
                 if isinstance(operation, Numbers):
                     numbers.setdefault(name, (operation, []))[1].append(at)
+                # Without a method of its own for windows, an operation is the combination of its parts.
                 elif type(operation).of_windows is Operation.of_windows:
                     self._lists.append((at, name, operation))
                 else:
@@ -85,6 +86,7 @@ class SetWindows:
             column: np.array([[self._reader.number_place(self._places[at], stored, column)] for at in windows])
             for column in operation.identity
         }
+        # A span has all columns of a summary or none, so the first one stands for all.
         return _Batch(operation, np.array(windows), places, next(iter(places.values())) >= 0)
 
     def of(self, content: Content, codes_N: Ints | None, time: int) -> Iterator[tuple[Window, dict[str, Summary]]]:
@@ -109,6 +111,7 @@ class SetWindows:
 
     def holds(self, run: Run, num_keys: int, time: int) -> tuple[Ints, Ints]:
         """The times [from, until) at which the windows of each of U keys hold the same rows as at `time`."""
+        # One time more: -1 takes it where there is no row, even from a run that has none at all.
         begin_U, end_U, times = run.offsets[:-1], run.offsets[1:], np.append(run.rows.times, 0)
         ends = np.concatenate([time - self._width_W, time - self._age_W + 1])
         low, high = run.first_from(np.arange(num_keys), ends).reshape(2, len(self.windows), num_keys)
@@ -119,6 +122,7 @@ class SetWindows:
             here, at = (first > begin_U, first - 1) if is_older else (first < end_U, first)
             return np.where(here, times[np.where(here, at, -1)] + after, -never if is_older else never)
 
+        # + 1: a row that is exactly as old as the window is wide still counts.
         older = np.maximum(
             moments(low, self._width_W + 1, is_older=True).max(axis=0, initial=-never),
             moments(high, self._age_W, is_older=True).max(axis=0, initial=-never),
@@ -136,6 +140,7 @@ class SetWindows:
         whole_W = (np.maximum(low_W, self._end_W), np.minimum(high_W, self._begin_W))
         times = np.concatenate([low_W, whole_W[0], whole_W[1], high_W])
         edges = run.first_from(np.arange(num_keys), times).reshape(2, 2, len(self.windows), num_keys)
+        # A window that lies wholly on one side of its span would have a range that runs backwards on the other.
         edges[1] = np.maximum(edges[0], edges[1])
         return edges
 
@@ -149,6 +154,7 @@ class SetWindows:
         for column, identity in batch.operation.identity.items():
             older, newer = np.asarray(of_rows[column]).reshape(low.shape)
             if has_BU.any():
+                # Where either is -1 this takes the last value, which the next line replaces.
                 whole = content.numbers_KN[content.state_U, batch.places[column]]
                 older = batch.operation.join(column, older, np.where(has_BU, whole, identity))
             values = batch.operation.join(column, older, newer)
@@ -178,6 +184,7 @@ class SetWindows:
         if begin != end:
             held = {wanted.stored[name] for name in names}
             summaries = {stored: self._whole(content, at, stored) or {} for stored in held}
+            # In the order of the keys, as the values were unpacked; a key without a state has no summary.
             known = content.keys.take(np.flatnonzero(content.state_U >= 0))
             tiles[_WHOLE] = Tile(known, summaries)
         pieces = Pieces((_OLD,), (*tiles,), (_NEW,))
@@ -197,10 +204,12 @@ def _combined(
     # Most keys have rows on one side of their whole days alone, or on none.
     sides = [side for side in (_OLD, _NEW) if (high[side] > low[side]).any()]
     if sides or not parts:
+        # Something must give the summary its columns, even without a row.
         sides = sides or [_NEW]
         rows = operation.of_ranges(content.run.rows, low[sides].ravel(), high[sides].ravel())
         parts[sides[0]] = rows, places
         if len(sides) > 1:
+            # Both sides came from one call: the new one lies behind the old one.
             parts[_NEW] = rows, np.where(places >= 0, places + num_keys, -1)
     return operation.combine([parts[part] for part in (_OLD, _DAYS, _NEW) if part in parts])
 
@@ -220,12 +229,14 @@ def _groups(keys: Keys, codes_N: Ints) -> Groups:
 
 def rows_by_key(keys: Keys, parts: list[tuple[Ints, Rows]]) -> Run:
     """A run of U keys from parts that have the number of rows of each key and these rows, the older part first."""
+    # One part stays, though without rows: it gives the columns their types.
     some = [part for part in parts if len(part[1].times)] or parts[:1]
     num_U = np.sum([num for num, _ in some], axis=0)
     rows = some[0][1]
     if len(some) > 1:
         columns = {name: concat_columns([part.columns[name] for _, part in some]) for name in rows.columns}
         rows = Rows(np.concatenate([part.times for _, part in some]), columns)
+        # The rows of one key are in order as they are, the older part first.
         if len(keys) > 1:
             codes = np.concatenate([np.repeat(np.arange(len(keys)), num) for num, _ in some])
             order = np.argsort(codes, kind="stable")
