@@ -53,6 +53,7 @@ class Scorer:
         Raises CorruptError where a file is missing or differs from its digest in serving.json.
         """
         folder = Path(folder)
+        # First: files are compared with their digests before any of them is parsed.
         facts = read_serving(folder, digest)
         table = FrozenTable.load(folder / TABLE_FILE)
         try:

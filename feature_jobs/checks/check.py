@@ -109,6 +109,7 @@ def _check_sources(problems: Problems) -> None:
         where = (*location, "key")
         if mine is None:
             problems.say(where, entity.key, f"no such column of {entity_name}", closest(entity.key, entity.columns))
+        # An event looks its row up by the column of the same name.
         elif theirs is None:
             what = "no such column of events to join by"
             remedy = f"name both columns alike, with `from` where the files differ ({', '.join(data.events.columns)})"
@@ -277,6 +278,7 @@ def _expectation_problems(scenario: Scenario) -> list[str]:
 def _check_sharding(problems: Problems) -> None:
     scenario = problems.scenario
     if scenario.train.backend == "torchrec":
+        # Only scenarios with this backend pay for these imports.
         from feature_jobs.schema.sharding_rules import NOT_SHARDED, sharding_problems
         from feature_jobs.transforms import Layout
 

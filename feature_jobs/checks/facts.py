@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Required, TypedDict
 
+# The days of a long log would hide all else that was found.
 _MOST_DAYS = 15
 
 
@@ -49,6 +50,7 @@ def fact_lines(facts: Facts) -> list[str]:
     days = facts.get("days", {})
     shown = [f"{ds}: {num:,}" for ds, num in days.items()]
     if len(shown) > _MOST_DAYS:
+        # The last day stays: it says how far the log reaches.
         shown = [*shown[: _MOST_DAYS - 1], "...", shown[-1]]
     lines += [f"rows by day: {'; '.join(shown)}"] if shown else []
     if warm_up := facts.get("warm_up_rows"):

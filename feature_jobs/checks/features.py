@@ -60,6 +60,7 @@ def _check_outcome(problems: Problems, location: tuple[str, ...], label: Outcome
     data = problems.scenario.data
     if label.source not in data.logs:
         what, remedy = "is not a log of data.logs", closest(label.source, data.logs)
+        # The only message: without its log there is nothing to compare with.
         problems.say((*location, "source"), label.source, what, remedy)
         return
     shown, columns = data.events.columns, data.logs[label.source].columns
@@ -95,6 +96,7 @@ def check_features(problems: Problems, outcomes: set[str]) -> dict[str, str]:
     features.readable = dict(features.types)
     for name in comparing:
         features.check(name, declared[name])
+    # After the features: a table is compared by their types.
     features.check_tables()
     if not problems.scenario.enabled_features:
         problems.say(("features",), None, "none is enabled", "enable at least one")
@@ -125,6 +127,7 @@ class _Features:
         elif isinstance(feature, MatchFeature):
             self._match(location, feature)
         elif feature.kind == "cross":
+            # Even where a part is wrong: what reads the feature is then not reported, too.
             self.types[name] = "string"
             for part in feature.of:
                 self._same_row((*location, "of"), part, "an id", ID_TYPES)
@@ -181,6 +184,7 @@ class _Features:
         if feature.sequence not in sequences:
             what, remedy = "is not a sequence feature", closest(feature.sequence, sequences)
             self.problems.say((*location, "sequence"), feature.sequence, what, remedy)
+        # A sequence that is wrong itself has no type, and was reported.
         elif kind and (held := self.types.get(feature.sequence, "")) != f"list[{_element(kind)}]" and held:
             what = f"is of type {kind}, but {feature.sequence} is {held}"
             self.problems.say((*location, "of"), feature.of, what, "look for ids of the same type")

@@ -9,6 +9,7 @@ from feature_jobs.expressions.compiler import columns_of
 from feature_jobs.joins.rules import on_the_row, outcome_columns
 from feature_jobs.sources.source import Source
 
+# Of a few items each may have one value by chance; of many, some may have changed their value in between.
 _FEWEST_ITEMS, _SHARE = 20, 0.99  # of the items with several rows
 
 
@@ -27,6 +28,7 @@ def check_copied_columns(problems: Problems, source: Source, connection: duckdb.
     for name in [name for name in source.columns if name in readers and name not in known]:
         column = f"c{source.place_of(name)}"
         num, same, values = connection.execute(
+            # An item with one row has one value of any column, and a value that all items share describes none.
             f"SELECT count(*), count(*) FILTER (num = 1), count(DISTINCT value) FROM (SELECT min({column}) AS value, "
             f"count(DISTINCT {column}) AS num FROM staged WHERE reason IS NULL GROUP BY {item} "
             f"HAVING count({column}) > 1)"

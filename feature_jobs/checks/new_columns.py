@@ -12,6 +12,7 @@ def check_new_columns(problems: Problems, source: Source, reader: Reader) -> Non
     """`reader` has read the files of all days, in their order."""
     known = set[str]()
     for number, (file, names) in enumerate(reader.columns.items()):
+        # The first file has no file before it: its columns are what the source began with.
         if number and (new := new_columns(source, names, known)):
             what, remedy = new_columns_text(new)
             problems.warn((*source.place.split("."), "columns"), None, f"{file}: {what}", remedy)

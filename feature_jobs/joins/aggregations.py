@@ -103,6 +103,7 @@ class PastColumn:
     number_of: str | None = None
     steps_of: str | None = None
     decimals: int = 0
+    # Not compared, so that features which look at the same share the column.
     feature: str = field(default="", compare=False)
     """The first feature with this column, for messages."""
 
@@ -176,6 +177,7 @@ def sampler_aggregations(scenario: Scenario) -> dict[str, Aggregation]:
         "last": Listed(of=tuple(column.name for column in values), length=1),
     }
     found = {}
+    # CountFeature stands for the feature that each needs: sampling reads the operations alone.
     for name, key, columns, operations in (
         (ITEMS, (data.item,), values, of_item),
         (PAIRS, (data.user, data.item), (), {"count": Count()}),
@@ -218,6 +220,7 @@ def _key_set(source: str | None, key: tuple[str, ...], found: Iterable[Aggregati
             operations[operation_name(operation.stored)] = operation.stored
         widest = max(widest, aggregation.window.width_us)
     # A window of a day or less holds no day whole.
+    # No window holds the whole days of a longer tile.
     max_level = (widest // DAY_US).bit_length() - 1 if widest > DAY_US else -1
     return KeySet(source, key, columns, operations, max_level)
 
@@ -229,6 +232,7 @@ def _columns(feature: Trailing, decimals: int) -> dict[str, PastColumn]:
         case NumbersFeature():
             found = {"seen": PastColumn(where, finite=of)}
         case SequenceFeature(known=known):
+            # Seconds ago are known of every event, since each has a time.
             found = {"seen": PastColumn(where, known or (None if of == SECONDS_AGO else of))}
         case _:  # an earlier event of which `of` is unknown does not count
             found = {"seen": PastColumn(where, of)}
@@ -314,6 +318,7 @@ def _window(scenario: Scenario, feature: Trailing, expressions: Iterable[str], o
         # An event's own columns are known at once; its outcomes only after the delay.
         is_outcome = not outcomes.isdisjoint(set().union(*map(columns_of, expressions)))
         delay_s = scenario.join.label_delay_s if is_outcome else 0
+    # Summaries reach back as far as the lookback, and no further.
     return Window(min(window_s or lookback_s, lookback_s) * 1_000_000, delay_s * 1_000_000)
 
 

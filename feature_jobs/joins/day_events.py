@@ -87,6 +87,7 @@ class DayEvents:
         self._rows: _Rows = _RowsOfFile(file)
         self.is_negative = np.zeros(self._rows.num_rows, bool)
         if negatives is not None:
+            # Whole: rows with negatives among them are not in one stretch of the file.
             table = pq.read_table(file, columns=[*present, *keys])
             table, self.is_negative = add_negatives(table, negatives, outcome_columns(scenario))
             self._rows = _RowsOfTable(table)
@@ -105,6 +106,7 @@ class DayEvents:
 
     def part(self, begin: int, end: int) -> DayEvents:
         """Some of the events, whose columns stay in memory once they are read. They are in no request."""
+        # Not a new one: tables of entities are read and times are checked once a day.
         part = copy.copy(self)
         part._begin, part._end, part._read, part._entity_rows = self._begin + begin, self._begin + end, {}, {}
         part.times, part.known_at, part.is_negative = (
@@ -129,6 +131,7 @@ class DayEvents:
         if (np.diff(self.times) < 0).any():
             raise BadInputError(f"{events}: events are not in time order; run ingest again for {self.ds}")
         begin, end = (log_window if self.source else day_window)(self.scenario, self.ds)
+        # They are in order, so the first and the last stand for all.
         for time in self.times[[0, -1]].tolist() if len(self.times) else ():
             if not begin <= time < end:
                 raise BadInputError(
@@ -198,6 +201,7 @@ class DayEvents:
     def _newest_before(self, name: str, codes_N: Ints, codes_E: Ints, valid_from_E: Ints) -> Ints:
         # Entity and rank of a time become one sorted number, so that one search finds the newest before a time.
         moments = np.unique(valid_from_E)
+        # One more than there are times: the rank of a later one is their number.
         size = len(moments) + 1
         place = codes_E * size + np.searchsorted(moments, valid_from_E)
         if (np.diff(place) < 0).any():

@@ -59,12 +59,15 @@ class DaySamples:
             yield self._table(part, columns)
             self._audit_entities(part, begin)
             self._num_hits.update(part.num_hits())
+        # Keys and histories of trailing features look at entities through the whole log, not through its parts.
         self._audit_entities(log, 0)
+        # Only now: a label may be unknown in one stretch of rows and known in the next.
         self._refuse_unknown_labels()
 
     def hit_shares(self) -> dict[str, float]:
         """For each entity that was looked at: the share of the events that see a row of it."""
         num_rows = len(self._log)
+        # Not their sum: where both have looked at an entity, the log's own number is that of all rows.
         found = {**self._num_hits, **self._log.num_hits()}
         return {name: round(num / num_rows, 6) for name, num in found.items() if num_rows}
 
@@ -94,6 +97,7 @@ class DaySamples:
         read = {one.sequence for one in features.values() if isinstance(one, MatchFeature)}
         for name, one in features.items():
             read |= set().union(*map(columns_of, request_expressions(name, one).values()))
+        # Once more, and of all rows: the rows of a request may lie in several stretches.
         columns = SameRowFeatures(scenario, read).columns(log.evaluate)
         for of_set in self._found:
             columns |= of_set.columns(0, len(log), read)
@@ -116,6 +120,7 @@ class DaySamples:
             keys["key.request"] = part.column(data.request)
         if part.scenario.join.negative_sampler:
             keys[NEGATIVE] = pa.array(part.is_negative)
+        # In the order of the scenario, as they were found by key set.
         features = {name: columns[name] for name in part.scenario.features}
         return pa.table({**keys, **features, **self._labels(part), **_segments(part, columns)})
 
@@ -131,6 +136,7 @@ class DaySamples:
         values = log.evaluate(scenario.own_labels)
         labels = unknown_labels(scenario, len(log))
         for task, expression in scenario.own_labels.items():
+            # A negative has no outcomes: it can neither make a label known nor make it wrong.
             value = values[task].filter(pa.array(~log.is_negative))
             place = f"{scenario.file}: labels.{task}: {expression!r}"
             if not is_numeric(value):

@@ -132,6 +132,7 @@ def carry_entities(
             while tiles and 2 * len(newest) >= len(tiles[-1]):
                 # Half as large, as in the text above: with a smaller share a big tile would be rewritten day by day.
                 newest = tiles.pop().then(newest)
+            # The others have been merged into the new one.
             facts["tiles"] = facts["tiles"][: len(tiles)]
             added[name] = newest.table
         carried[name] = facts
@@ -170,6 +171,7 @@ def see_more(
 def _before(name: str, landed: Mapping[str, Landed], yesterday: Mapping[str, EntityFacts]) -> EntityFacts | None:
     """The facts of the day before on an entity of which a day landed only changes."""
     own = landed.get(name)
+    # A whole table replaces all rows that came before.
     return yesterday.get(name) if own and not own["whole"] else None
 
 
@@ -203,6 +205,7 @@ def make_whole(
         key, file = scenario.data.entities[name].key, f"{FOLDER}/{name}.parquet"
         seen = pq.read_table(summaries / file)
         tables = [seen]
+        # The newest first: of each key the row that comes first is the one that counts.
         for tile in reversed(entities[name]["tiles"]):
             rows = _read(tile, folders).rows.select(seen.column_names).cast(seen.schema)
             known = pa.concat_tables(tables)[key].combine_chunks()
@@ -214,6 +217,7 @@ def make_whole(
 
 
 def _order(entity: Entity) -> list[tuple[str, str]]:
+    # The join looks for the newest row before a time in this order (`DayEvents`).
     return [(entity.key, "ascending"), *([("key.valid_from", "ascending")] if entity.time else [])]
 
 

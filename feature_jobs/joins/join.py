@@ -114,11 +114,13 @@ def join_day(
         samples = day.tables()
         if scenario.outcome_labels and matured is not None:
             of_labels = {**(past_events or {}), ds: events}
+            # Whole: rows of earlier days come among the day's own, in the order in which their labels mature.
             samples = iter([learned_with_outcomes(scenario, ds, pa.concat_tables(samples), of_labels, matured)])
         counts, first = _Counts(), next(samples)
         tables = map(counts.counted, chain([first], samples))
         batches = chain.from_iterable(table.to_batches() for table in tables)
         write_parquet(batches, first.schema, output / SAMPLES_FILE)
+    # Only now: tables are counted, and entities audited, as they are written.
     facts = counts.facts(scenario, day)
     for task, num in num_too_late(scenario, ds, events).items():
         facts["labels"][task]["too_late"] = num
@@ -146,6 +148,7 @@ def join_from_events(
     with tempfile.TemporaryDirectory(dir=output) as folder:
         days = {**past_events, ds: events}
         matured = {day: Path(folder, day) for day in days_maturing(scenario, ds) if day in days}
+        # The committed samples of these days have other features.
         for day, samples in matured.items():
             _join_alone(scenario, day, days, seen, samples)
         of_labels = {day: days[day] for day in days_of_outcomes(scenario, ds) if day in days}

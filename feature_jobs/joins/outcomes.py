@@ -95,6 +95,7 @@ def learned_with_outcomes(
         if day == ds:
             parts.append(rows)
             moments.append(times)
+    # Stable: of equal moments the order of the parts decides, and so the bytes are the same every time.
     order = np.argsort(np.concatenate(moments), kind="stable")
     learned = pa.concat_tables(parts).take(pa.array(order)).combine_chunks()
     return _with(learned, {"key.event_row": pa.array(np.arange(len(learned)))})
@@ -144,6 +145,7 @@ def _rows_of(scenario: Scenario, day: str, folder: Path, like: pa.Table) -> pa.T
         if field.name in table.column_names:
             column = table[field.name]
         elif pa.types.is_list(field.type):
+            # A list of the samples is never null.
             column = pa.array([[]] * len(table), field.type)
         else:
             column = pa.nulls(len(table), field.type)
@@ -188,6 +190,7 @@ def _attributed(
     )
     columns = {f"label.{task}": pa.array(found.astype(np.int8), pa.int8(), mask=~has_key)}
     if label.value:
+        # Divided once, after an exact sum of integers.
         columns[f"value.{task}"] = pa.array(total / 10.0**DECIMALS, pa.float64(), mask=~has_key)
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     return {

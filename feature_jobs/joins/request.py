@@ -130,6 +130,7 @@ def compared(values: pa.Array, operation: str, requests: Requests) -> pa.Array:
     if operation == "share":
         # bincount adds one after the other, so a request's sum does not depend on its place among the others.
         total = np.bincount(codes, value, minlength=len(requests.sizes))[codes]
+        # A share of a sum that is 0 or infinite becomes null below.
         with np.errstate(all="ignore"):
             share = value / total
         return _over_rows(requests, rows, share, np.isfinite(share) & np.isfinite(total))
@@ -180,6 +181,7 @@ def _in_own_lists(wanted: pa.Array, flat: pa.Array, offsets: Ints) -> tuple[Ints
     (id_N, _), (element, known) = vector(wanted), vector(flat)
     row = np.repeat(np.arange(len(wanted)), np.diff(offsets))
     hits = np.flatnonzero((element == id_N[row]) & known)
+    # Offsets of a slice do not begin with 0, but the values that `flatten` returns are its own.
     return row[hits], hits - (offsets - offsets[0])[row[hits]]
 
 
@@ -187,6 +189,7 @@ def _numbered(flat: pa.Array, wanted: pa.Array) -> tuple[pa.Array, pa.Array]:
     """Texts as numbers that are equal where the texts are: comparing those is many times as fast."""
     distinct = flat.unique().drop_null()
     numbers = [pc.index_in(texts, value_set=distinct, skip_nulls=True).cast(pa.int64()) for texts in (flat, wanted)]
+    # Texts of the lists are numbered from 0, so that -1 is found in none.
     return numbers[0], numbers[1].fill_null(-1)
 
 

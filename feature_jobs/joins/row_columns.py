@@ -57,6 +57,7 @@ class RowColumns:
         if self._writer is not None:
             self._writer.close()
         with self._file.open("rb") as file:
+            # Python's own map: Arrow's has no madvise.
             return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
 
     @cached_property

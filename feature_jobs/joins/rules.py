@@ -75,6 +75,7 @@ def past_expressions(name: str, feature: Trailing) -> dict[str, str]:
 
 def logs_read(scenario: Scenario) -> list[str | None]:
     """The logs whose rows trailing features look at, None for the events."""
+    # Not a set, whose order is another one in each process.
     return list(dict.fromkeys([None, *(feature.source for feature in trailing_features(scenario).values())]))
 
 
@@ -101,6 +102,7 @@ def sampler_expressions(scenario: Scenario, source: str | None) -> dict[str, str
 def outcome_columns(scenario: Scenario) -> set[str]:
     """Columns that are known only after the event: those of `outcomes`, and those that labels are made of."""
     found = set(scenario.outcomes).union(*map(columns_of, scenario.own_labels.values()))
+    # A label may read these too, but they are known before the event.
     return found - {EVENT_TIME, scenario.data.user, scenario.data.item}
 
 

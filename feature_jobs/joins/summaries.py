@@ -104,6 +104,7 @@ def facts_of(scenario: Scenario, sets: Iterable[KeySet]) -> dict[str, KeySetFact
 
 def is_enough(scenario: Scenario, index: Index) -> bool:
     """Says if the days of an index hold all that the scenario's features need of them."""
+    # A shorter lookback has dropped the days beyond it from the index.
     if index["lookback_days"] < scenario.join.lookback_days:
         return False
     for name, wanted in facts_of(scenario, summarized_key_sets(scenario)).items():
@@ -132,6 +133,7 @@ class Summaries:
     def __init__(self, index: Index, folders: Mapping[str, Path]) -> None:
         self.index = index
         self._folders = folders
+        # Runs of all days have one name; that of a tile is its own.
         self._days = {name: day for day in index["days"] for name in day["blocks"] if not name.endswith("/run")}
         self._of_day = {day["ordinal"]: day for day in index["days"]}
 
@@ -191,6 +193,7 @@ def usable_index(scenario: Scenario, read: ReadFile) -> Index | None:
 def days_of_entities(scenario: Scenario, ds: str, read: ReadFile) -> list[str]:
     """Earlier days, of any age, in whose outputs the rows of entities lie. `read` reads a file of the day before's."""
     data = read(INDEX_FILE)
+    # Whatever the features are: entities are carried on even where windows are made again.
     return sorted(holders(parse_index(data, INDEX_FILE)["entities"])) if data else []
 
 
@@ -227,6 +230,7 @@ def days_to_merge(scenario: Scenario, ds: str, read: ReadFile) -> list[str]:
     found: set[str] = set()
     for one in summarized_key_sets(scenario):
         added = completed(last, ordinal_of(ds), index["genesis"], one.max_level)
+        # A half that the day adds itself is not there yet.
         halves = {half for tile in added if tile.level for half in tile.halves()} - set(added)
         found |= summaries.holders(one.name, (), halves)
     return sorted(found | _days_to_sample(scenario, ds, summaries))

@@ -82,6 +82,7 @@ def summarize_day(
     if sampler := scenario.join.negative_sampler:
         negatives = sample_negatives(scenario, sampler, ds, (events, output), Summaries(index, folders))
         write_negatives(scenario, negatives, output)
+        # The items of negatives need not be in the day's logs, whose keys alone were looked up so far.
         more = {name: negatives.rows[name].combine_chunks() for name in negatives.rows.column_names}
         see_more(scenario, events, more, yesterday=known, folders=carried, output=output)
     # Sorted, because the order in which a scenario declares its features must not change the digest.
@@ -122,11 +123,13 @@ def summarize_events(
         logs = dict[str | None, DayEvents]()
         for source in logs_read(scenario):
             names = set().union(*map(columns_of, _expressions(scenario, source)))
+            # `later`: a day that is read again may lack columns that were declared since.
             logs[source] = DayEvents(
                 scenario, day, events, names, entities=seen / FOLDER, source=source, later=ds if day < ds else None
             )
         num_rows = sum(map(len, logs.values()))
         index = _add(scenario, Summaries(index, folders), day, logs, ds)
+    # A day that nothing reaches any more leaves the index, so that its correction changes no later day.
     index["days"] = [day for day in index["days"] if day["end"] > reach(scenario, ds)]
     return Summarized(index, num_rows)
 
@@ -137,6 +140,7 @@ def _add(scenario: Scenario, before: Summaries, ds: str, logs: Mapping[str | Non
     file = before.file(holder, ds)
     # One is made when the one before it is written: the rows of one key set are in memory, not those of all.
     places = write_blocks(chain.from_iterable(_blocks(one, logs[one.source], before) for one in sets), file)
+    # Rows of other logs also come on days that the chain passes over: windows must read them with this day.
     begin, end = log_window(scenario, ds)
     day: DayFacts = {
         "ds": ds,
@@ -206,5 +210,6 @@ def _run(log: DayEvents, one: KeySet) -> Run:
     columns: dict[str, Column] = {ROW: groups.order}
     for name, column in one.columns.items():
         columns[name] = take_columns({name: column.of(values_of(column.expressions), full)}, groups.order)[name]
+    # After all columns: an entity has times only when it was looked at.
     audit_point_in_time(log.known_at, log.entity_times(), place=f"{scenario.file}: {log.ds}: entity")
     return Run(groups.keys, groups.offsets, Rows(log.times[groups.order], columns))

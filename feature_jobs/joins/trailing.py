@@ -173,6 +173,7 @@ class PastOfDay:
         groups = self._groups(one, runs)
         has_key = np.zeros(len(self._log), bool)
         has_key[groups.order] = True
+        # Without a key there is a value too, if only an unknown one: each event needs its own.
         no_key = Groups(groups.keys.part(slice(0, 0)), np.flatnonzero(~has_key), np.zeros(1, np.int64))
         for found in (*self._cut(groups), *self._cut(no_key)):
             rows = AskingRows(self._log, found.order)
@@ -198,6 +199,7 @@ class PastOfDay:
         """The day's events by key."""
         log = self._log
         if one.source is None and not log.is_negative.any():  # whose run has the events sorted already
+            # With a long delay no window reads the day's own run.
             run = runs.get(self._ordinal) or self._summaries.run(one.name, self._ordinal)
             return Groups(run.keys, np.asarray(run.rows.columns[ROW]), run.offsets)
         return group_rows(*keys_that_ask(log.scenario, one, log.evaluate))
@@ -213,6 +215,7 @@ class PastOfDay:
 def _seen(run: Run, asked: Asked, windows: Iterable[Window]) -> Run:
     """The rows of a run that windows of the part may see, and some others."""
     near = run.between(asked.keys)
+    # Rows of several keys are bounded by their keys; to cut each of them by time would copy them.
     if len(asked.keys) != 1 or len(near.keys) != 1:
         return near
     # A part of a busy key: its windows see few of the key's rows.

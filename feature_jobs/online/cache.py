@@ -66,7 +66,6 @@ class WindowCache:
         if len(others):
             others = others[known[others]]
             if len(self._others) + len(others) > _OTHERS:
-                # All of them: an order of use would be work for every request.
                 self._others = {}
                 self._held[len(self._keys) :] = 0
             first, places = len(self._keys), self._others

@@ -33,7 +33,6 @@ from rocksdict import (
 from feature_jobs.errors import BadInputError, CorruptError, RetryLaterError
 from feature_jobs.online.store import OnlineStore, Pairs, State, joined, parted
 
-# As large as RocksDB makes its own files.
 _SST_BYTES = 64 << 20
 _FOLLOW_S = 0.02
 """Seconds between two looks of a reading process for new rows of the writing one: a look costs about a millisecond."""
@@ -120,7 +119,6 @@ class RocksStore(OnlineStore):
 
     def _remove_states(self, places: Iterable[Path]) -> None:
         for place in list(places):
-            # As long as it is open, its files take space on the disk.
             if database := self._states.pop(place.name, None):
                 database.close()
             shutil.rmtree(place, ignore_errors=True)

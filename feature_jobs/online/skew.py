@@ -117,7 +117,7 @@ def _numbered(table: pa.Table, keys: list[str]) -> pa.Table:
     for number, name in enumerate(keys):
         column = table[name].combine_chunks()
         # Null is a key like others here: a row without a user is still a row.
-        # Arrow's join matches no null with another, so that they are columns of their own.
+        # Arrow's join never matches two nulls, so what is null stands in a column of its own.
         columns[f"n{number}"] = column.is_null().cast(pa.int8())
         columns[f"k{number}"] = column.fill_null("" if pa.types.is_string(column.type) else 0)
     rows = pa.table({**columns, "at": pa.array(np.arange(table.num_rows))})

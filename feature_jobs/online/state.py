@@ -183,7 +183,6 @@ def operations_of(wanted: Iterable[Aggregation]) -> list[str]:
 
 def _layout(name: str, flags: list[str], values: list[tuple[str, Kind]]) -> str:
     """16 digits in hex."""
-    # Short, because every key of the store begins with it.
     return hashlib.blake2b(json.dumps([name, flags, values]).encode(), digest_size=8).hexdigest()
 
 

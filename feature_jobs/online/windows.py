@@ -111,7 +111,7 @@ class SetWindows:
 
     def holds(self, run: Run, num_keys: int, time: int) -> tuple[Ints, Ints]:
         """The times [from, until) at which the windows of each of U keys hold the same rows as at `time`."""
-        # One time more: -1 takes it where there is no row, even from a run that has none at all.
+        # One time more: -1 takes it where a row is missing, even from a run without rows.
         begin_U, end_U, times = run.offsets[:-1], run.offsets[1:], np.append(run.rows.times, 0)
         ends = np.concatenate([time - self._width_W, time - self._age_W + 1])
         low, high = run.first_from(np.arange(num_keys), ends).reshape(2, len(self.windows), num_keys)

@@ -77,6 +77,7 @@ def read_block(file: Path, place: Place) -> pa.Table:
     try:
         with pa.memory_map(str(file)) as source:
             source.seek(begin)
+            # Its buffers are views of the map, which they keep when the file is closed.
             return pa.ipc.open_stream(source.read_buffer(size)).read_all()
     except (OSError, OverflowError, pa.ArrowInvalid) as error:
         raise CorruptError(f"{file}: no block of {size} bytes at {begin} ({error}); {REMEDY}") from None

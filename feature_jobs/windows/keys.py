@@ -80,6 +80,7 @@ class Keys:
     def find(self, wanted: Keys) -> Ints:
         """Position of each wanted key among these, which are sorted and distinct; -1 where it is not there."""
         at = np.searchsorted(self.first, wanted.first)
+        # As a position this is the last key, which is smaller than the wanted one, and so is not taken for it.
         at[at == len(self)] = -1
         if not len(self):
             return at

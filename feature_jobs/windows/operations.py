@@ -239,6 +239,7 @@ class Listed(Operation):
         ordered = parts if self.oldest else parts[::-1]
         if len(parts[0][1]) == 1:
             return self._one_list(ordered)
+        # Each part gives what those before it have left, so no list is made that is longer than the result.
         left = np.full(len(parts[0][1]), self.length)
         begins, taken = [], []
         for summary, positions in ordered:

@@ -71,6 +71,7 @@ def answer(blocks: Mapping[str, pa.Table], questions: Sequence[Question]) -> Ite
             case ["tile", level, first]:
                 tiles[TileId(int(level), int(first))] = tile_from(table)
     num = len(part.rows.times)
+    # The last row asks without a key: only the operations know what their answer to it is.
     asked = Asked(Groups(part.keys, np.arange(num), part.offsets), np.append(part.rows.times, 0))
     for one in questions:
         yield pa.table(summary_columns(aggregate(asked, replace(one, runs=runs, tiles=tiles))))
@@ -130,6 +131,7 @@ def _of_keys(tile: Tile, part: Run, names: set[str]) -> Tile:
     """The summaries of a tile for the keys of a part."""
     found = tile.keys.find(part.keys)
     rows = found[found >= 0]
+    # Sorted: a set has another order in each process, and blocks would have other bytes.
     return Tile(tile.keys.take(rows), {name: take_columns(tile.summaries[name], rows) for name in sorted(names)})
 
 

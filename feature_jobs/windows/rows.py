@@ -110,6 +110,7 @@ def take_at(column: Column, positions: Ints, identity: int) -> Ints:
     """Values at these positions; the identity at -1."""
     if not len(column):
         return np.full(len(positions), identity)
+    # -1 takes the last value, which the identity then replaces.
     taken: Ints = np.asarray(column)[positions].astype(np.int64)  # a tile has the narrowest type that holds it
     taken[positions < 0] = identity
     return taken

@@ -101,6 +101,7 @@ class Run:
         oldest, newest = self._times
         if self._ranked is not None:
             return np.searchsorted(self._ranked, times)
+        # A time outside must not leave its key's stretch of numbers for that of a neighbour.
         return np.clip(times, oldest, newest + 1) - oldest
 
 

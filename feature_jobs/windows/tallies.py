@@ -117,6 +117,7 @@ class Distinct(Tally):
         for edge in cut.edges:
             row_values = np.asarray(edge.rows.columns[self.of])
             counted = edge.rows.held(self.where) & (edge.row_keys >= 0)
+            # Of a full key the sample ends at its bound: whether larger values are new is not known.
             counted &= ~is_full_K[edge.row_keys] | (row_values < below_K[edge.row_keys])
             keys = np.concatenate([keys, edge.row_keys[counted]])
             values = np.concatenate([values, row_values[counted]])

@@ -37,6 +37,7 @@ class Tile:
 def tile_of(run: Run, operations: Operations) -> Tile:
     """The tile of one day."""
     # Some keys at a time: operations compute a few numbers of each row on the way.
+    # Unique: a key with more rows than go at once, which is never cut, is found by several of the steps.
     begins = np.unique(np.searchsorted(run.offsets, np.arange(0, max(run.offsets[-1], 1), _ROWS_AT_ONCE)))
     parts = [run.part(slice(*ends)) for ends in pairwise([*begins.tolist(), len(run.keys)])]
     return Tile(run.keys, {name: _summarized(operation, parts) for name, operation in operations.items()})
