@@ -70,7 +70,8 @@ class WindowCache:
                 self._held[len(self._keys) :] = 0
             first, places = len(self._keys), self._others
             at_N[others] = [places.setdefault(key, first + len(places)) for key in _named(keys, others)]
-            at_N[~known] = -1
+        # A row without a key has the number of one, 0, which may be a key of the state.
+        at_N[~known] = -1
         # -1 takes the last place, whatever it holds; such rows are left out below.
         held_NC = self._held[at_N]
         rows = np.flatnonzero((held_NC[:, _FROM] > time) | (held_NC[:, _UNTIL] <= time))

@@ -258,9 +258,12 @@ def append_rows(
     values = dict(zip(places, asking.evaluate({p: e for e, p in places.items()}).values(), strict=True))
     full = {expression: f"{scenario.file}: {place}" for expression, place in places.items()}
     days = np.array([day_of(scenario, int(time)) or "" for time in times])
+    if (days == "").any():
+        wrong_time = int(times[days == ""][0])
+        raise BadInputError(f"times: {wrong_time} is of no day; give microseconds since 1970 (UTC)")
     # A run is in the order of time; rows may be added in any.
     order = np.argsort(times, kind="stable")
-    for day in np.unique(days[days != ""]).tolist():
+    for day in np.unique(days).tolist():
         records: dict[bytes, bytes] = {}
         for one in path.key_sets:
             if one.source == source:

@@ -86,11 +86,12 @@ class RedisStore(OnlineStore):
         with self._reached():
             if state and own and not self._redis.exists(own + _WHOLE):
                 raise state.not_loaded(self._place)
-            self._remove_states(own)
+            # Before the states: if the process is killed, the name left behind is that of a state that is there.
             if state is None:
                 self._redis.delete(self._prefix + b"current")
             else:
                 self._redis.set(self._prefix + b"current", state.name)
+            self._remove_states(own)
             self._remove(b"added:", lambda key: state is None or key[day : day + 10] <= state.ds.encode())
 
     def _remove_states(self, own: bytes | None) -> None:

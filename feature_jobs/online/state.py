@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from typing_extensions import TypedDict
 
+from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import columns_of
 from feature_jobs.joins.aggregations import Aggregation, KeySet, aggregations, key_sets, name_of, operation_name
 from feature_jobs.joins.summaries import Summaries
@@ -38,6 +39,7 @@ from feature_jobs.windows.runs import Run
 from feature_jobs.windows.tiles import split_name
 
 TIME, FLAGS, ROW = "time", "flags", "row"
+_MOST_FLAGS = 64
 _LENGTH = 4  # bytes of a record's length
 
 
@@ -160,8 +162,12 @@ def _state(
                     span["lists"].append(entry)
                     lists[f"{place} {full}"] = values
     flags = [name for name, column in run.rows.columns.items() if _is_flag(column)]
-    # A run also has the place of each row in its day, which no window reads.
-    values = [(n, _kind_in(one, n, c)) for n, c in run.rows.columns.items() if not _is_flag(c) and n in one.columns]
+    if len(flags) > _MOST_FLAGS:
+        raise BadInputError(
+            f"features by {one.name} look at {len(flags)} conditions of earlier rows (`where`, and whether `of` is"
+            f" known); a row of the online store has {_MOST_FLAGS} bits for them: let features share conditions"
+        )
+    values = [(name, _kind_in(one, name, column)) for name, column in run.rows.columns.items() if not _is_flag(column)]
     facts: KeySetState = {
         "layout": _layout(one.name, flags, values),
         "operations": {window_name(window): operations_of(wanted) for window, wanted in windows.items()},
@@ -211,12 +217,17 @@ def _rows_in_reach(one: KeySet, summaries: Summaries, pieces: Mapping[Window, Pi
         for day in (*each.old, *each.new):
             # The earliest request reaches furthest back.
             reached[day] = min(reached.get(day, begin), begin - window.width_us)
-    all_runs = [(summaries.run(one.name, day), oldest) for day, oldest in sorted(reached.items())]
+
+    def run_of(day: int) -> Run:
+        run = summaries.run(one.name, day)
+        # A run of an earlier day can have columns of features that are gone.
+        return Run(run.keys, run.offsets, Rows(run.rows.times, {name: run.rows.columns[name] for name in one.columns}))
+
+    all_runs = [(run_of(day), oldest) for day, oldest in sorted(reached.items())]
     runs = [chosen_rows(run, run.rows.times >= oldest) for run, oldest in all_runs]
     if not runs:
         # A run without rows still gives the columns their types.
-        last = summaries.run(one.name, int(summaries.partitions.days[-1]))
-        return last.without_rows()
+        return run_of(int(summaries.partitions.days[-1])).without_rows()
     return merged(runs)
 
 

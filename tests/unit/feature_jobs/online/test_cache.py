@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from feature_jobs.errors import BadInputError
 from feature_jobs.joins.entities import Newest
 from feature_jobs.online import cache
 from feature_jobs.online.entities import EntityRows
@@ -124,3 +125,20 @@ def test_rows_of_entities_that_came_since(stretches: list[dict[int, float | None
     prices = [known.get(key) for key in asked]
     assert doubled is not None
     assert pa.array(doubled["double"].to_pandas()).to_pylist() == [p and p * 2 for p in prices]
+
+
+@pytest.mark.parametrize("asked", [[3, 0], [3, 0, 7]])
+def test_a_row_without_a_key_has_no_place_where_its_number_is_a_key(asked: list[int]) -> None:
+    of_state = cache.WindowCache(Keys(np.array([0, 3])), "00", {})
+    known = np.array([key != 0 for key in asked])
+    assert of_state.places(Keys(np.array(asked)), known, 5).at_N.tolist()[:2] == [1, -1]
+
+
+def test_rows_of_no_day_are_refused(opened: tuple[Scenario, Path], tmp_path: Path) -> None:
+    scenario, state = opened
+    with closing(RocksStore(tmp_path, scenario.name, writable=True)) as store:
+        load(state, store)
+        path = RequestPath(scenario, online_facts(state))
+        columns = {"user": pa.array([1]), "item": pa.array([1]), "rating": pa.array([1.0]), "tag": pa.array(["a"])}
+        with pytest.raises(BadInputError, match="times: 9223372036854775807 is of no day"):
+            append_rows(path, store, columns, times=np.array([2**63 - 1]), rows=np.array([0]))
