@@ -173,8 +173,9 @@ class Carried:
 
         `folders` are the events of earlier days, for labels of other logs.
         """
-        with patch.object(day_samples, "ROWS_AT_ONCE", 4):
-            in_parts = self._samples(scenario, ds, events, folders, InThisProcess(rows_at_once=3)).read_bytes()
+        rows = max(pq.read_metadata(events / "events.parquet").num_rows // 10, 3)
+        with patch.object(day_samples, "ROWS_AT_ONCE", rows + 1):
+            in_parts = self._samples(scenario, ds, events, folders, InThisProcess(rows_at_once=rows)).read_bytes()
         samples = self._samples(scenario, ds, events, folders, how)
         assert samples.read_bytes() == in_parts
         return samples
