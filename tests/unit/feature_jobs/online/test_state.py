@@ -1,4 +1,4 @@
-"""What a state holds of key sets whose features have changed, or are many."""
+"""States of key sets whose features have changed, or are many."""
 
 from __future__ import annotations
 
