@@ -52,6 +52,7 @@ def test_it_is_the_same_each_time(folder: Path, tmp_path: Path) -> None:
     assert "are there" in next(generate(_scenario(folder), folder))
 
 
+@pytest.mark.slow
 def test_every_planted_fault_is_counted(folder: Path, days: Days) -> None:
     counts, planted = days[0], json.loads((folder / "planted.json").read_text())
     rows = pd.read_parquet(folder / "exposures.parquet")
@@ -71,6 +72,7 @@ def test_every_planted_fault_is_counted(folder: Path, days: Days) -> None:
     assert [day["entities"]["items"].get("age_days") for day in counts.values()] == [None, None, None, 1, None]
 
 
+@pytest.mark.slow
 def test_orders_are_learned_on_the_third_day_after(folder: Path, days: Days) -> None:
     samples = days[1]
     assert [samples[ds]["label.order"].notna().sum() for ds in DAYS[:3]] == [0, 0, 0]
@@ -92,6 +94,7 @@ def test_orders_are_learned_on_the_third_day_after(folder: Path, days: Days) -> 
     assert samples[DAYS[4]]["clicks_kind"].max() > 1 and samples[DAYS[4]]["spent_3d"].max() > 0
 
 
+@pytest.mark.slow
 def test_init_finds_the_exposures_and_the_logs_of_what_became_of_them(folder: Path, tmp_path: Path) -> None:
     said = "\n".join(write_proposal(folder, tmp_path, "found"))
     found = load_scenario(tmp_path / "found.yaml")

@@ -109,6 +109,7 @@ CELL = st.sampled_from(["1", "2", "3", "4.5", "x", "", "nan", "9", '"1"', "1,2"]
 MOMENT = st.sampled_from([str(T), str(T + 1), str(T + DAY_S), "0", "soon", ""])
 
 
+@pytest.mark.slow
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.tuples(CELL, CELL, CELL, MOMENT), max_size=25))
 def test_every_row_ends_in_exactly_one_place(
