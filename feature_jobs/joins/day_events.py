@@ -116,15 +116,12 @@ class DayEvents:
         return part
 
     def _event_column(self, name: str) -> pa.Array:
-        if self._read is None or name not in self._read:
-            num_rows = self._end - self._begin
-            is_null = name in self._nulls
-            found = (
-                pa.nulls(num_rows, self._nulls[name]) if is_null else self._rows.column(name, self._begin, self._end)
-            )
-            if self._read is None:
-                return found
-            self._read[name] = found
+        if name in self._nulls:
+            return pa.nulls(len(self), self._nulls[name])
+        if self._read is None:
+            return self._rows.column(name, self._begin, self._end)
+        if name not in self._read:
+            self._read[name] = self._rows.column(name, self._begin, self._end)
         return self._read[name]
 
     def _check_times(self, events: Path) -> None:

@@ -56,9 +56,11 @@ class DaySamples:
             columns = self._same_row.columns(part.evaluate)
             for found in self._found:
                 columns |= found.columns(begin, end)
-            yield self._table(part, columns)
+            samples = self._table(part, columns)
+            # After all that looks at entities, and before anything of it is written.
             self._audit_entities(part, begin)
             self._num_hits.update(part.num_hits())
+            yield samples
         # Keys and histories of trailing features look at entities through the whole log, not through its parts.
         self._audit_entities(log, 0)
         # Only now: a label may be unknown in one stretch of rows and known in the next.
