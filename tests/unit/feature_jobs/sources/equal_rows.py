@@ -12,7 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
+from feature_jobs.errors import BadInputError
 from feature_jobs.schema import Scenario
 from feature_jobs.sources.ingest import ingest_day
 from tests.unit.feature_jobs.small_source import scenario_in
@@ -169,6 +171,14 @@ def landed(scenario: Scenario, output: Path, ds: str = DS) -> dict[str, Any]:
     quarantine = pq.read_table(output / "quarantine.parquet").to_pylist()
     rows = sorted((row["table"], row["reason"], json.dumps(json.loads(row["row"]))) for row in quarantine)
     return {**found, "quarantine": rows, **{name: (output / name).read_bytes() for name in FILES}}
+
+
+def refusal_of(places: Places, folder: Path, changes: Mapping[str, Any] | None = None, ds: str = DS) -> str:
+    """The message, of one line, with which the tables at these places are refused."""
+    with pytest.raises(BadInputError) as caught:
+        ingest_day(scenario_of(folder, places, changes), ds, folder / "out")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def landed_from_files(folder: Path, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:

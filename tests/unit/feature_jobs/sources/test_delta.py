@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -22,6 +22,7 @@ from tests.unit.feature_jobs.sources.equal_rows import (
     TIMES,
     landed,
     landed_from_files,
+    refusal_of,
     scenario_of,
     shuffled,
     tables,
@@ -64,11 +65,7 @@ def copied(lake: Path, tmp_path: Path) -> Path:
     return tmp_path / "data/lake"
 
 
-def refusal(folder: Path, changes: dict[str, Any] | None = None, ds: str = DS) -> str:
-    with pytest.raises(BadInputError) as caught:
-        ingest_day(scenario_of(folder, place, changes), ds, folder / "out")
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+refusal = partial(refusal_of, place)
 
 
 def test_equal_rows_land_as_equal_bytes(copied: Path, tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from feature_jobs.checks.check import check
-from feature_jobs.errors import BadInputError, RetryLaterError
+from feature_jobs.errors import RetryLaterError
 from feature_jobs.sources.ingest import ingest_day
 from feature_jobs.sources.readers import hive
 from feature_jobs.sources.tables import OTHER_DAY
@@ -26,6 +27,7 @@ from tests.unit.feature_jobs.sources.equal_rows import (
     ZONE,
     landed,
     landed_from_files,
+    refusal_of,
     scenario_of,
     shuffled,
     tables,
@@ -108,11 +110,7 @@ def mixed(name: str) -> dict[str, str]:
     return place(name) if name == "events" else {"format": "parquet", "path": f"{name}.parquet"}
 
 
-def refusal(folder: Path, changes: dict[str, Any] | None = None, ds: str = DS) -> str:
-    with pytest.raises(BadInputError) as caught:
-        ingest_day(scenario_of(folder, place, changes), ds, folder / "out")
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+refusal = partial(refusal_of, place)
 
 
 def test_equal_rows_land_as_equal_bytes(warehouse: Path, tmp_path: Path) -> None:

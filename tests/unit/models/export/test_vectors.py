@@ -8,16 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from feature_jobs.errors import BadInputError
-from feature_jobs.schema import Quantize
-from models.export.export import export
-from models.training.day import score, train_day
-from models.training.job import TrainJob
+from models.training.day import score
 from serving.scorer import Scorer
-from tests.unit.models.days import DAYS, day_table, shop
+from tests.unit.models.days import DAYS, day_table
+from tests.unit.models.export.learned import learned
 
 FEATURES: dict[str, Any] = {"user": {"kind": "id"}, "picture": {"kind": "vector", "width": 3}}
 
@@ -33,13 +30,7 @@ def _day(ds: str, num_rows: int) -> pa.Table:
 
 
 def test_a_model_learns_from_a_vector_and_serves_it(tmp_path: Path) -> None:
-    scenario = shop(tmp_path, features=FEATURES, train__batch_size=32, train__learning_rate=0.03)
-    for name in ("samples", "checkpoint", "export"):
-        (tmp_path / name).mkdir()
-    pq.write_table(_day(DAYS[0], 2000), tmp_path / "samples/samples.parquet")
-    train_day(TrainJob(scenario, DAYS[0], tmp_path / "samples", None, tmp_path / "checkpoint"))
-    loose = Quantize(max_auc_loss=0.05, max_calibration_shift=0.1)
-    export(tmp_path / "checkpoint", tmp_path / "samples", tmp_path / "export", loose)
+    learned(tmp_path, FEATURES, _day(DAYS[0], 2000))
     rows, scorer = _day(DAYS[1], 500), Scorer.load(tmp_path / "export")
     wanted, found = score(tmp_path / "checkpoint", rows)["click"], scorer.score(rows)["click"]
     assert np.corrcoef(found, wanted)[0, 1] > 0.995  # the export holds 8 bits

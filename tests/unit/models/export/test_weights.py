@@ -7,21 +7,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from feature_jobs.schema import Quantize
 from feature_jobs.transforms import encode, hash_ids, numbered_shares
 from models.checkpoints import checkpoint as checkpoints
-from models.export.export import export
 from models.export.quantization import write_onnx
 from models.runtime.frozen_tables import FrozenTable
 from models.runtime.onnx_model import OnnxModel
 from models.sparse.lookup import Ids
-from models.training.day import score, train_day
-from models.training.job import TrainJob
+from models.training.day import score
 from serving.scorer import Scorer
-from tests.unit.models.days import DAYS, day_table, shop
+from tests.unit.models.days import DAYS, day_table
+from tests.unit.models.export.learned import learned
 
 
 def _day(ds: str, num_rows: int) -> pa.Table:
@@ -37,13 +34,7 @@ def _day(ds: str, num_rows: int) -> pa.Table:
 @pytest.mark.parametrize("pooling", ["mean", "sum"])
 def test_a_model_learns_from_weights_and_serves_them(pooling: str, tmp_path: Path) -> None:
     features: dict[str, Any] = {"user": {"kind": "id"}, "kv": {"kind": "ids", "weighted": True, "pooling": pooling}}
-    scenario = shop(tmp_path, features=features, train__batch_size=32, train__learning_rate=0.03)
-    for name in ("samples", "checkpoint", "export"):
-        (tmp_path / name).mkdir()
-    pq.write_table(_day(DAYS[0], 2000), tmp_path / "samples/samples.parquet")
-    train_day(TrainJob(scenario, DAYS[0], tmp_path / "samples", None, tmp_path / "checkpoint"))
-    loose = Quantize(max_auc_loss=0.05, max_calibration_shift=0.1)
-    export(tmp_path / "checkpoint", tmp_path / "samples", tmp_path / "export", loose)
+    learned(tmp_path, features, _day(DAYS[0], 2000))
 
     rows, scorer = _day(DAYS[1], 500), Scorer.load(tmp_path / "export")
     wanted, found = score(tmp_path / "checkpoint", rows)["click"], scorer.score(rows)["click"]
