@@ -54,6 +54,12 @@ class SetWindows:
         self._begin_W, self._end_W = spans[:, :1], spans[:, 1:]
         self._width_W = np.array([[window.width_us] for window in wanted], np.int64)
         self._age_W = np.array([[window.least_age_us] for window in wanted], np.int64)
+        # For each of the four edges of a window its age, and the times between which it lies.
+        self._age_E1 = np.concatenate([self._width_W, self._width_W, self._age_W - 1, self._age_W - 1])
+        bounds = np.iinfo(np.int64)
+        least, most = (np.full_like(self._width_W, bound) for bound in (bounds.min, bounds.max))
+        self._least_E1 = np.concatenate([least, self._end_W, least, least])
+        self._most_E1 = np.concatenate([most, most, self._begin_W, most])
         self._lists: list[tuple[int, str, Operation]] = []
         self._others: dict[Window, list[str]] = defaultdict(list)
         for at, (window, found) in enumerate(wanted.items()):
@@ -113,9 +119,7 @@ class SetWindows:
     def _edges(self, run: Run, num_keys: int, time: int) -> Ints:
         """The ranges [low, high) of each window and key, [2, 2, W, U]: the low ends of the rows before its whole days
         and of those after them, then the high ends."""
-        low_W, high_W = time - self._width_W, time - self._age_W + 1
-        whole_W = (np.maximum(low_W, self._end_W), np.minimum(high_W, self._begin_W))
-        times = np.concatenate([low_W, whole_W[0], whole_W[1], high_W])
+        times = np.minimum(np.maximum(time - self._age_E1, self._least_E1), self._most_E1)
         edges = run.first_from(np.arange(num_keys), times).reshape(2, 2, len(self.windows), num_keys)
         # A window that lies wholly on one side of its span would have a range that runs backwards on the other.
         edges[1] = np.maximum(edges[0], edges[1])
