@@ -149,18 +149,20 @@ def match(wanted: pa.Array, lists: pa.Array, operation: str, place: str) -> pa.A
     A single list stands for all rows: in a request it is that of the user.
     """
     num_rows, lists = len(wanted), lists.fill_null([]) if lists.null_count else lists
-    flat = lists.flatten()
+    offsets = np.asarray(lists.offsets)
+    flat = lists.values[offsets[0] : offsets[-1]]
     if flat.type != wanted.type:
         raise BadInputError(
             f"{place}.of: ids of type {wanted.type}, but the sequence holds {flat.type}; look for ids of the same type"
         )
-    known_N = np.asarray(wanted.is_valid())
+    known_N = np.asarray(wanted.is_valid()) if wanted.null_count else np.True_
     if pa.types.is_string(flat.type):
         flat, wanted = _numbered(flat, wanted)
     find = _in_one_list if len(lists) == 1 else _in_own_lists
-    row, at = find(wanted, flat, np.asarray(lists.offsets))
-    known = known_N[row]  # the value under a null is arbitrary
-    row, at = row[known], at[known]
+    row, at = find(wanted, flat, offsets)
+    if isinstance(known_N, np.ndarray):  # the value under a null is arbitrary
+        known = known_N[row]
+        row, at = row[known], at[known]
     num_N = np.bincount(row, minlength=num_rows).astype(np.float64)
     if operation == "count":
         return array_of(Vector(num_N, known_N), "float", num_rows)

@@ -99,12 +99,13 @@ class TrailingFeatures:
         """The same of the features of one key set, for rows of which `found_in` has what their windows hold."""
         columns, sources = {}, {}
         by_window = self.wanted[one.name][1]
+        known = np.True_ if has_key.all() else has_key  # looked at once, not for each feature
         for window, found in found_in:
             for name, (aggregation, roles) in by_window[window].aggregations.items():
                 of_feature = {role: found[operation] for role, operation in roles.items()}
                 if self._audited:
                     sources[name] = np.asarray(of_feature[NEWEST]["time"])
-                columns[name] = feature_values(asking, name, aggregation, of_feature, has_key)
+                columns[name] = feature_values(asking, name, aggregation, of_feature, known)
         return columns, sources
 
     @property
@@ -120,8 +121,14 @@ class TrailingFeatures:
 
 def keys_that_ask(scenario: Scenario, one: KeySet, values_of: ValuesOf) -> tuple[Keys, Bools]:
     """The key of each asking row, and whether it has one."""
-    places = {f"{scenario.file}: key of {one.name}: {text}": text for text in one.key}
+    places = _key_places(scenario.file, one.name, one.key)
     return keys_of([key_column(value, place) for place, value in values_of(places).items()])
+
+
+@functools.lru_cache(maxsize=1024)
+def _key_places(file: str, name: str, key: tuple[str, ...]) -> dict[str, str]:
+    """The expressions of a key by the place that messages name; a request asks for them each time."""
+    return {f"{file}: key of {name}: {text}": text for text in key}
 
 
 @dataclass(frozen=True)
