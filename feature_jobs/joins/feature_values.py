@@ -133,7 +133,7 @@ def first_of(lists: pa.ListArray) -> pa.Array:
 
 
 def _sequence(asking: Asking, place: str, feature: SequenceFeature, found: Summary) -> pa.Array:
-    lists = _steps_ago(asking.known_at, found["time"]) if len(found) == 1 else _listed(found)
+    lists = _steps_ago(asking.known_at, found["time"]) if [*found] == ["time"] else _listed(found)
     if not feature.history:
         return lists
     history, rows = asking.entity_lists(feature.history)

@@ -30,7 +30,7 @@ from feature_jobs.joins.values import key_column
 from feature_jobs.schema import Scenario
 from feature_jobs.windows.days import TileId, Window
 from feature_jobs.windows.keys import Bools, Groups, Ints, Keys, group_rows, keys_of
-from feature_jobs.windows.operations import Operation
+from feature_jobs.windows.operations import Listed, Operation
 from feature_jobs.windows.query import Answers, Asked, Question, answers
 from feature_jobs.windows.rows import Summary
 from feature_jobs.windows.runs import Run
@@ -73,7 +73,11 @@ class TrailingFeatures:
         self.wanted: dict[str, tuple[KeySet, dict[Window, Wanted]]] = {}
         for (key, window), found in by_window.items():
             roles = {name: one.operations if audited else one.of_values for name, one in found.items()}
-            operations = {operation_name(op): op for each in roles.values() for op in each.values()}
+            operations = {
+                operation_name(op): op.shown() if isinstance(op, Listed) else op
+                for each in roles.values()
+                for op in each.values()
+            }
             stored = {name: operation_name(operation.stored) for name, operation in operations.items()}
             named = {n: (one, {role: operation_name(op) for role, op in roles[n].items()}) for n, one in found.items()}
             self.wanted.setdefault(key, (sets[key], {}))[1][window] = Wanted(named, operations, stored)

@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_jobs.errors import BadInputError
-from feature_jobs.expressions.vectors import NULL, Vector, vector
+from feature_jobs.expressions.vectors import vector
 from feature_jobs.joins.entities import Newest
 from feature_jobs.online.key_index import KeyIndex
+from feature_jobs.online.request_kernels import taken_lists
 from feature_jobs.windows.keys import Bools, Ints, Keys
-from feature_jobs.windows.rows import expanded, lists_of, prefix_sums
+from feature_jobs.windows.rows import lists_of
 
 _NUMBERS = (pa.int64(), pa.float64())
 _MOST = 0.125
@@ -113,32 +114,28 @@ class _Column:
     """A column from which a request takes some rows: numbers, and lists of them, in a tenth of Arrow's time."""
 
     def __init__(self, array: pa.Array) -> None:
-        self.array, type_ = array, array.type
-        self._numbers: Vector | None = None
-        self._offsets: Ints | None = None
-        if type_ in _NUMBERS and len(array):
-            self._numbers = vector(array)
-        elif pa.types.is_list(type_) and type_.value_type in _NUMBERS and not array.null_count and len(array.values):
-            self._offsets, self._numbers = np.asarray(array.offsets).astype(np.int64), vector(array.values)
+        self.array, self._offsets = array, None
+        lists = pa.types.is_list(array.type) and not array.null_count
+        numbers = array.values if lists else array
+        self._numbers = vector(numbers) if numbers.type in _NUMBERS and len(numbers) else None
+        if lists and self._numbers is not None and not numbers.null_count:
+            self._offsets = np.asarray(array.offsets)
 
     def take(self, at_N: Ints, none_N: Bools | None) -> pa.Array:
         """The values at these rows; null where `none_N`."""
-        if self._numbers is None or (self._offsets is not None and none_N is not None):
+        is_list = pa.types.is_list(self.array.type)
+        if self._numbers is None or (is_list and (self._offsets is None or none_N is not None)):
             return self.array.take(pa.array(at_N, mask=none_N))
-        if self._offsets is None:
-            return self._taken(self.array.type, at_N, none_N)
-        begin_N = self._offsets.take(at_N)
-        num_N = self._offsets.take(at_N + 1) - begin_N
-        values = self._taken(self.array.type.value_type, expanded(begin_N, num_N), None)
-        return lists_of(prefix_sums(num_N), values, self.array.type)
-
-    def _taken(self, type_: pa.DataType, at_N: Ints, none_N: Bools | None) -> pa.Array:
-        values, known = self._numbers or NULL
+        values, known = self._numbers
+        if is_list:
+            offsets, values = taken_lists(self._offsets, values, at_N)
+            found = pa.Array.from_buffers(self.array.type.value_type, len(values), [None, pa.py_buffer(values)])
+            return lists_of(offsets, found, self.array.type)
         known_N = None if known is np.True_ else known.take(at_N)
         if none_N is not None:
             known_N = ~none_N if known_N is None else known_N & ~none_N
         bits = None if known_N is None else pa.py_buffer(np.packbits(known_N, bitorder="little"))
-        return pa.Array.from_buffers(type_, len(at_N), [bits, pa.py_buffer(values.take(at_N))])
+        return pa.Array.from_buffers(self.array.type, len(at_N), [bits, pa.py_buffer(values.take(at_N))])
 
 
 def _taken(firsts: Sequence[_Column], thens: Sequence[_Column], num: int, at_N: Ints) -> list[pa.Array]:

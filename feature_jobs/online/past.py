@@ -70,7 +70,7 @@ class PastOfRequest:
             if cache is None:
                 self._found[name] = windows.of(contents[name], codes[name], time)
             else:
-                self._found[name] = cache.found(places[name], windows, contents.get(name), time)
+                self._found[name] = cache.found(places[name], contents.get(name), time)
 
     def found(
         self, one: KeySet, wanted: Mapping[Window, Wanted]

@@ -94,20 +94,25 @@ class OnlineRows:
     ) -> None:
         self.scenario, self._path, self.known_at = path.scenario, path, known_at
         self._log, self._times = path.scenario.data.log(source), path.times[source]
-        self._columns = {**columns, EVENT_TIME: pa.array(known_at)}
+        self._columns, self._singles = dict(columns), dict[str, pa.Array]()
         self._common, self._entity_rows = common, dict[str, Ints]()
         self._shared = Columns({}, len(known_at))
 
     def column(self, name: str) -> pa.Array:
         """A column by its name in expressions; a single value that was given stands for all rows."""
+        if name == EVENT_TIME and name not in self._columns:
+            self._columns[name] = pa.array(self.known_at)
         if name not in self._columns:
             entity = self.scenario.data.entities.get(name.partition(".")[0])
             if self._common is not None and (entity is None or entity.key not in self._columns):
                 self._columns[name] = self._common.column(name)
             else:
                 self._columns[name] = self._entity_column(name)
-        self._columns[name] = found_N = _repeated(self._columns[name], len(self.known_at))
-        return found_N
+        found = self._columns[name]
+        if len(found) != len(self.known_at):
+            self._singles[name] = found
+            self._columns[name] = found = pa.repeat(found[0], len(self.known_at))
+        return found
 
     def rows_of(self, entity: str) -> Ints:
         """The row of an entity that each row sees, -1 for none."""
@@ -140,7 +145,7 @@ class OnlineRows:
         """Values of expressions by place."""
         names = _names_in(tuple(expressions.values()))
         for name in names - self._shared.arrays.keys():
-            self._shared.add(name, self.column(name))
+            self._shared.add(name, self.column(name), self._singles.get(name))
         zone = self._log.time.zone
         return {
             # Most expressions are a column alone.
@@ -173,7 +178,7 @@ class RequestPath:
         # Read once: a request, and each row that is added, asks for them.
         self.key_sets = key_sets(scenario)
         self.times = {source: time_columns(scenario, source) for source in (None, *scenario.data.logs)}
-        self._compared = RequestFeatures(scenario)
+        self._compared, self._compares = RequestFeatures(scenario), bool(request_features(scenario))
         self._refuse_other_features()
         self._caches: list[WindowCache] = []
         self._read_last: Reading | None = None
@@ -219,7 +224,7 @@ class RequestPath:
         items = OnlineRows(self, np.full(num, request.time), of_items, common=user)
         of_user = self._of_side(user_side, user, reading, request.time)
         found = of_user | self._of_side(item_side, items, reading, request.time)
-        if request_features(self.scenario):
+        if self._compares:
             items.add(found)
             # A row of the log that names no request was shown in none.
             named = given.get(data.request or "")
@@ -295,7 +300,7 @@ class RequestPath:
         # A cache has a place for each key of a table, and one number for each column: no lists.
         if table is None or not all(isinstance(operation, Numbers) for operation in operations):
             return SetPlan(reader, windows, table)
-        self._caches.append(cache := WindowCache(table.index, reader.facts["layout"], wanted))
+        self._caches.append(cache := WindowCache(table.index, reader.facts["layout"], windows))
         return SetPlan(reader, windows, table, cache)
 
     def _forget_changed(self, reading: Reading) -> None:

@@ -331,10 +331,20 @@ class StateReader:
         """The place among the numbers of a value of a column of an operation's summary of a span, -1 for none."""
         return self._number_places.get(self._summaries.get((place, operation), {}).get(column, ""), -1)
 
-    def summary(self, place: int, operation: str, numbers_KN: Ints, lists: Mapping[str, Lists]) -> Summary | None:
-        """The summary of a span by an operation, from what was unpacked; None where it has none."""
+    def summary(
+        self,
+        place: int,
+        operation: str,
+        numbers_KN: Ints,
+        lists: Mapping[str, Lists],
+        columns: Sequence[str] | None = None,
+    ) -> Summary | None:
+        """The summary of a span by an operation, from what was unpacked; None where it has none. With `columns`: these
+        of it."""
         found: Summary = {}
         for column, full in self._summaries.get((place, operation), {}).items():
+            if columns is not None and column not in columns:
+                continue
             at = self._number_places.get(full)
             if at is None:
                 found[column] = lists_of(lists[full].offsets_K, as_arrow(lists[full].values))
