@@ -7,7 +7,8 @@ are asked for, V values of windows, W windows.
 from pathlib import Path
 
 import numpy as np
-from numba import njit
+from numba import float64, int32, int64, njit, uint64
+from numba.types import Array
 
 from feature_jobs.kernel_cache import keep_kernels
 
@@ -16,8 +17,14 @@ ADDED, NEWEST, OTHER = 0, 1, 2
 
 keep_kernels([Path(__file__).resolve().parent])
 
+# Declared, so that they are compiled when they are imported, and not while a request waits. Arrays that may be written
+# to are taken for such that may not.
+INTS, TABLE = Array(int64, 1, "C", readonly=True), Array(int64, 2, "C", readonly=True)
+FLOATS, OFFSETS = Array(float64, 1, "C", readonly=True), Array(int32, 1, "C", readonly=True)
+VALUES = Array(int64, 2, "C")
 
-@njit(nogil=True, cache=True)
+
+@njit([(INTS, INTS, OFFSETS, uint64, uint64, INTS, INTS)], nogil=True, cache=True)
 def find(first_K, second_K, starts, least, shift, wanted_first, wanted_second):
     """Position of each wanted key among K sorted ones, -1 where it is not there. The search for a key begins at the
     first position of its bucket; `second_K` is empty where one half is the key."""
@@ -37,7 +44,7 @@ def find(first_K, second_K, starts, least, shift, wanted_first, wanted_second):
     return found
 
 
-@njit(nogil=True, cache=True)
+@njit([(OFFSETS, INTS, INTS), (OFFSETS, FLOATS, INTS)], nogil=True, cache=True)
 def taken_lists(offsets, values, at_N):
     """The lists at these positions: their offsets, and the values of all."""
     taken_offsets = np.zeros(len(at_N) + 1, np.int32)
@@ -51,7 +58,7 @@ def taken_lists(offsets, values, at_N):
     return taken_offsets, taken
 
 
-@njit(nogil=True, cache=True)
+@njit([(TABLE, INTS, INTS, int64, int64)], nogil=True, cache=True)
 def held_at(held, at_N, identity_V, time, begin):
     """The values of N places of a cache, [V, N], those of no place (-1) the identity; and the rows that the cache does
     not hold at this time. The columns of `held` before `begin` are the times from and until which its row holds."""
@@ -68,7 +75,7 @@ def held_at(held, at_N, identity_V, time, begin):
     return values, stale[:num]
 
 
-@njit(nogil=True, cache=True)
+@njit([(INTS, int64, int64, int64)], nogil=True, cache=True)
 def _first_from(times, begin, end, time):
     """The first row from this time on, of the rows [begin, end)."""
     while begin < end:
@@ -80,7 +87,7 @@ def _first_from(times, begin, end, time):
     return begin
 
 
-@njit(nogil=True, cache=True)
+@njit([(INTS, INTS, int64, INTS, INTS, INTS)], nogil=True, cache=True)
 def edges(times, offsets, time, age_E, least_E, most_E):
     """The first row of each of U keys from each edge's time on, [E, U]: `age_E` before `time`, between the others."""
     num_edges, num_keys = len(age_E), len(offsets) - 1
@@ -92,7 +99,7 @@ def edges(times, offsets, time, age_E, least_E, most_E):
     return found
 
 
-@njit(nogil=True, cache=True)
+@njit([(INTS, TABLE, TABLE, int64, INTS, INTS, INTS, INTS, INTS, TABLE, INTS, VALUES)], nogil=True, cache=True)
 def numbers(
     times, addends_SR, edges_EU, num_windows, window_V, row_V, made_V, identity_V, place_V, numbers_KN, state_U, found
 ):
