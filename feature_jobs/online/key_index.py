@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from feature_jobs.online.request_kernels import find
 from feature_jobs.windows.keys import Ints, Keys
 
 _ROOM = 4
@@ -41,6 +40,9 @@ class KeyIndex:
         """Position of each wanted key, -1 where it is not there."""
         if len(wanted) < _FEW or (buckets := self._buckets) is None:
             return self.keys.find(wanted)
+        # Here: who writes a state needs no kernels, which take seconds to compile.
+        from feature_jobs.online.request_kernels import find
+
         second_K, wanted_second = self.keys.second, wanted.second
         if second_K is None or wanted_second is None:
             second_K = wanted_second = _NONE

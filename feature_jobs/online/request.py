@@ -38,9 +38,9 @@ from feature_jobs.joins.trailing import TrailingFeatures, Wanted, keys_that_ask
 from feature_jobs.joins.values import key_column
 from feature_jobs.online.cache import WindowCache
 from feature_jobs.online.entities import EntityRows
-from feature_jobs.online.packed import KeyTable
+from feature_jobs.online.materialize import OnlineFacts
 from feature_jobs.online.past import PastOfRequest, SetPlan
-from feature_jobs.online.state import KeySetState, StateReader, operations_of, window_name, windows_of
+from feature_jobs.online.state import StateReader, operations_of, window_name, windows_of
 from feature_jobs.online.store import Reading
 from feature_jobs.online.windows import SetWindows
 from feature_jobs.schema import Scenario, SequenceFeature
@@ -63,18 +63,6 @@ class Request:
     user: int | str | None
     items: pa.Array
     context: Mapping[str, pa.Array] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class OnlineFacts:
-    """The state of a day's end: what it holds of key sets, the newest rows of entities, and the values of key sets that
-    are not in the store. It serves requests of the times [begin, end) in µs."""
-
-    begin: int
-    end: int
-    key_sets: Mapping[str, KeySetState]
-    entities: Mapping[str, Newest]
-    mapped: Mapping[str, KeyTable]
 
 
 class OnlineRows:

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from feature_jobs.errors import BadInputError
 from feature_jobs.joins.entities import Newest
 from feature_jobs.online import cache
+from feature_jobs.online.append import append_rows
 from feature_jobs.online.entities import EntityRows
 from feature_jobs.online.key_index import KeyIndex
-from feature_jobs.online.materialize import append_rows, load, materialize_day, online_facts, read_state
+from feature_jobs.online.materialize import load, materialize_day, online_facts, read_state
 from feature_jobs.online.request import Request, RequestPath
 from feature_jobs.online.rocks_store import RocksStore
 from feature_jobs.online.state import StateReader
