@@ -1,4 +1,4 @@
-"""A cache of the content of windows by key: most items of a request had the same a moment ago.
+"""Caches of the content of windows by key: most items of a request, and the user of a session, had it a moment ago.
 
 The content of a window changes when one of its key's rows enters or leaves it, whose moments are known
 (`SetWindows.holds`), and when a row is added, which the store says (`OnlineStore.changed`).
@@ -6,7 +6,7 @@ The content of a window changes when one of its key's rows enters or leaves it, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,9 @@ from feature_jobs.windows.rows import Summary
 # Requests name these keys, so without a bound they could fill the memory.
 _OTHERS = 1 << 16
 """Most keys that have no state in a cache."""
+_SINGLES = 1 << 13
+"""Most keys that a cache of single keys holds; a user with a sequence and a dozen windows takes some kilobytes."""
+_WORD = 8
 _NUM_TIMES = 2
 """The first columns of a cache: the times from and until which its row holds."""
 
@@ -93,7 +96,7 @@ class WindowCache:
             # Each of its keys asks for itself.
             read = dict(windows.of(content, None, time))
             values = [read[windows.windows[at]][name][column] for at, name, column in windows.numbers.values]
-            times = windows.holds(content.run, len(content.keys), time)
+            times = windows.holds(content.run, time)
             self._held[places.stale] = np.stack([*times, *map(np.asarray, values)], axis=1)
             values_VN, _ = held_at(self._held, places.at_N, windows.numbers.identity_V, time, _NUM_TIMES)
         found: list[dict[str, Summary]] = [{} for _ in windows.windows]
@@ -103,9 +106,7 @@ class WindowCache:
 
     def forget(self, keys: Iterable[bytes]) -> None:
         """Rows were added to these keys of the store."""
-        own = [key for key in keys if key.startswith(self._layout)]
-        if own:
-            changed = keys_from_store(own, two_words=self._keys.second is not None)
+        if changed := _own(keys, self._layout):
             at, others = self._index.find(changed), self._others.find(changed)
             self._held[at[at >= 0]] = 0
             self._held[self._others_at[others[others >= 0]]] = 0
@@ -115,3 +116,50 @@ class WindowCache:
         # A row of a key, so that it lies together in memory. One of zeros holds at no time, and pages that nobody asks
         # for take no memory.
         self._held = np.zeros((len(self._keys) + _OTHERS, _NUM_TIMES + len(self._windows.numbers.values)), np.int64)
+
+
+Found = Sequence[tuple[Window, Mapping[str, Summary]]]
+"""For each window the summaries of its operations by name."""
+
+
+class SingleCache:
+    """The content of the windows of keys that are asked for alone, as users are: a session asks for its user again and
+    again. One thread at a time uses it."""
+
+    def __init__(self, layout: str) -> None:
+        self._layout = bytes.fromhex(layout)
+        self._held: dict[tuple[int, ...], tuple[int, int, Found]] = {}
+
+    def found(self, key: Keys, time: int) -> Found | None:
+        """The summaries of windows, None where they are not known."""
+        begin, end, found = self._held.get(_names(key)[0], (0, 0, ()))
+        return found if begin <= time < end else None
+
+    def keep(self, key: Keys, held_at: Ints, found: Found) -> None:
+        """Keeps the summaries for the times [from, until) of `held_at`, [2, 1]."""
+        name = _names(key)[0]
+        self._held.pop(name, None)
+        if len(self._held) == _SINGLES:
+            del self._held[next(iter(self._held))]  # the oldest one
+        self._held[name] = int(held_at[0, 0]), int(held_at[1, 0]), found
+
+    def forget(self, keys: Iterable[bytes]) -> None:
+        """Rows were added to these keys of the store."""
+        for name in _names(changed) if (changed := _own(keys, self._layout)) else ():
+            self._held.pop(name, None)
+
+    def forget_all(self) -> None:
+        """Nothing is known."""
+        self._held = {}
+
+
+def _own(keys: Iterable[bytes], layout: bytes) -> Keys | None:
+    """The keys of the store that are of a key set; None where there are none."""
+    own = [key for key in keys if key.startswith(layout)]
+    return keys_from_store(own, two_words=len(own[0]) > len(layout) + _WORD) if own else None
+
+
+def _names(keys: Keys) -> list[tuple[int, ...]]:
+    """Keys for a dictionary."""
+    halves = (keys.first,) if keys.second is None else (keys.first, keys.second)
+    return list(zip(*(half.tolist() for half in halves), strict=True))

@@ -36,7 +36,7 @@ from feature_jobs.joins.rules import (
 from feature_jobs.joins.same_row import SameRowFeatures
 from feature_jobs.joins.trailing import TrailingFeatures, Wanted, keys_that_ask
 from feature_jobs.joins.values import key_column
-from feature_jobs.online.cache import WindowCache
+from feature_jobs.online.cache import SingleCache, WindowCache
 from feature_jobs.online.entities import EntityRows
 from feature_jobs.online.materialize import OnlineFacts
 from feature_jobs.online.past import PastOfRequest, SetPlan
@@ -168,7 +168,7 @@ class RequestPath:
         self.times = {source: time_columns(scenario, source) for source in (None, *scenario.data.logs)}
         self._compared, self._compares = RequestFeatures(scenario), bool(request_features(scenario))
         self._refuse_other_features()
-        self._caches: list[WindowCache] = []
+        self._caches: list[WindowCache | SingleCache] = []
         self._read_last: Reading | None = None
         self._seen: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -232,7 +232,7 @@ class RequestPath:
         asked = {one.name: keys_that_ask(self.scenario, one, rows.evaluate) for one in side.trailing.key_sets}
         with self._lock:  # of the caches
             # Before rows are read: one that is added in between is then read now, and its key forgotten next time.
-            if any(plan.cache for plan in side.plans.values()):
+            if side.plans:
                 self._forget_changed(reading)
             past = PastOfRequest(side.plans, reading, asked, time=time, begin=self.facts.begin)
         found = side.same_row.columns(rows.evaluate) | side.trailing.columns(rows, past)[0]
@@ -286,10 +286,11 @@ class RequestPath:
         windows = SetWindows(reader, wanted)
         operations = [operation for one in wanted.values() for operation in one.operations.values()]
         # A cache has a place for each key of a table, and one number for each column: no lists.
+        self._caches.append(single := SingleCache(reader.facts["layout"]))
         if table is None or not all(isinstance(operation, Numbers) for operation in operations):
-            return SetPlan(reader, windows, table)
+            return SetPlan(reader, windows, single, table)
         self._caches.append(cache := WindowCache(table.index, reader.facts["layout"], windows))
-        return SetPlan(reader, windows, table, cache)
+        return SetPlan(reader, windows, single, table, cache)
 
     def _forget_changed(self, reading: Reading) -> None:
         """Lets caches forget the keys to which rows were added."""

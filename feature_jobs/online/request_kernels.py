@@ -99,6 +99,26 @@ def edges(times, offsets, time, age_E, least_E, most_E):
     return found
 
 
+@njit([(INTS, INTS, int64, INTS, INTS)], nogil=True, cache=True)
+def holds(times, offsets, time, width_W, age_W):
+    """The times [from, until) at which the windows of each of U keys hold the same rows as at `time`. [2, U]"""
+    never = np.iinfo(np.int64).max
+    found = np.empty((2, len(offsets) - 1), np.int64)
+    for u in range(len(offsets) - 1):
+        begin, end = offsets[u], offsets[u + 1]
+        older, newer = -never, never
+        for w in range(len(width_W)):
+            # A row enters a window when it has the least age, and leaves it when it is older than the window is wide.
+            for edge, after in ((time - width_W[w], width_W[w] + 1), (time - age_W[w] + 1, age_W[w])):
+                first = _first_from(times, begin, end, edge)
+                if first > begin:
+                    older = max(older, times[first - 1] + after)
+                if first < end:
+                    newer = min(newer, times[first] + after)
+        found[0, u], found[1, u] = older, newer
+    return found
+
+
 @njit([(INTS, TABLE, TABLE, int64, INTS, INTS, INTS, INTS, INTS, TABLE, INTS, VALUES)], nogil=True, cache=True)
 def numbers(
     times, addends_SR, edges_EU, num_windows, window_V, row_V, made_V, identity_V, place_V, numbers_KN, state_U, found

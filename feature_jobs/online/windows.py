@@ -16,7 +16,7 @@ import numpy as np
 from feature_jobs.joins.trailing import Wanted
 from feature_jobs.online.numbers import WindowNumbers
 from feature_jobs.online.packed import Lists
-from feature_jobs.online.request_kernels import edges
+from feature_jobs.online.request_kernels import edges, holds
 from feature_jobs.online.state import StateReader, chosen_rows, window_name
 from feature_jobs.windows.days import Pieces, TileId, Window
 from feature_jobs.windows.keys import Groups, Ints, Keys
@@ -96,29 +96,10 @@ class SetWindows:
                 found[at] |= self._other(asked, content, at, window)
         return zip(self.windows, found, strict=True)
 
-    def holds(self, run: Run, num_keys: int, time: int) -> tuple[Ints, Ints]:
-        """The times [from, until) at which the windows of each of U keys hold the same rows as at `time`."""
-        # One time more: -1 takes it where a row is missing, even from a run without rows.
-        begin_U, end_U, times = run.offsets[:-1], run.offsets[1:], np.append(run.rows.times, 0)
-        ends = np.concatenate([time - self._width_W, time - self._age_W + 1])
-        low, high = run.first_from(np.arange(num_keys), ends).reshape(2, len(self.windows), num_keys)
-        never = np.iinfo(np.int64).max
-
-        def moments(first: Ints, after: Ints, *, is_older: bool) -> Ints:
-            """The moment at which the row before `first`, or that at it, passes an end of the window."""
-            here, at = (first > begin_U, first - 1) if is_older else (first < end_U, first)
-            return np.where(here, times[np.where(here, at, -1)] + after, -never if is_older else never)
-
-        # + 1: a row that is exactly as old as the window is wide still counts.
-        older = np.maximum(
-            moments(low, self._width_W + 1, is_older=True).max(axis=0, initial=-never),
-            moments(high, self._age_W, is_older=True).max(axis=0, initial=-never),
-        )
-        newer = np.minimum(
-            moments(low, self._width_W + 1, is_older=False).min(axis=0, initial=never),
-            moments(high, self._age_W, is_older=False).min(axis=0, initial=never),
-        )
-        return older, newer
+    def holds(self, run: Run, time: int) -> Ints:
+        """The times [from, until) at which the windows of each of U keys hold the same rows as at `time`. [2, U]"""
+        found: Ints = holds(run.rows.times, run.offsets, time, self._width_W.ravel(), self._age_W.ravel())
+        return found
 
     def _whole(self, content: Content, at: int, stored: str, columns: Sequence[str] | None = None) -> Summary | None:
         """The summaries of the whole days in a window, None where it holds none; with `columns` these of them."""
