@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.exact_columns import vector_column
-from feature_jobs.expressions.vectors import vector
+from feature_jobs.expressions.vectors import Vector, array_of, plain, vector
 from feature_jobs.windows.keys import Bools, Ints
 
 _LARGEST = 2.0**63
@@ -73,7 +73,8 @@ def key_column(values: pa.Array, place: str) -> pa.Array:
 def cross(parts: list[pa.Array], place: str) -> pa.Array:
     """Parts as text, joined by chr(31); a null part is empty, and all of them null make null."""
     # Through ids(), so that a part that is not an id, such as a fraction, is refused here too.
-    texts = [ids(part, place).cast(pa.string()) for part in parts]
+    found = [ids(part, place) for part in parts]
+    texts = [one if pa.types.is_string(one.type) else one.cast(pa.string()) for one in found]
     joined = pc.binary_join_element_wise(
         *(text.fill_null("") if text.null_count else text for text in texts), _SEPARATOR
     )
@@ -88,11 +89,10 @@ def numbers(values: pa.Array, place: str) -> pa.Array:
     """float64; null where missing, NaN or infinite."""
     if not is_numeric(values):
         raise BadInputError(f"{place}: values of type {values.type} are not numbers; use kind: id or ids")
-    whole = values.cast(pa.int64()) if pa.types.is_boolean(values.type) else values
-    found = whole if pa.types.is_float64(whole.type) else whole.cast(pa.float64(), safe=False)
-    numbers_N, known_N = vector(found)
-    finite_N = np.isfinite(numbers_N) & known_N
-    return found if finite_N.all() else pc.if_else(pa.array(finite_N), found, pa.scalar(None, pa.float64()))
+    numbers_N, known_N = vector(values if pa.types.is_boolean(values.type) else plain(values))
+    floats_N = numbers_N.astype(np.float64, copy=False)
+    finite_N = np.isfinite(floats_N) & known_N
+    return array_of(Vector(floats_N, np.True_ if finite_N.all() else finite_N), "float", len(values))
 
 
 def fixed_point(values: pa.Array, decimals: int, place: str) -> Ints:

@@ -15,7 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_jobs.errors import BadInputError
+from feature_jobs.expressions.vectors import Vector, array_of, kind_of, vector
 from feature_jobs.joins.entities import Newest
+from feature_jobs.online.key_index import KeyIndex
 from feature_jobs.windows.keys import Bools, Ints, Keys
 
 _MOST = 0.125
@@ -45,9 +47,9 @@ class EntityRows:
 
     def find(self, keys: Keys, known: Bools) -> Ints:
         """The row of each key, those that came since after all others; -1 for a key without row, or not `known`."""
-        at = self._rows.rows.keys.find(keys)
+        at = self._rows.index.find(keys)
         if self._changed is not None:
-            later = self._changed.rows.keys.find(keys)
+            later = self._changed.index.find(keys)
             at = np.where(later >= 0, later + len(self._rows.rows), at)
         # An unknown key was looked up as 0, which may be a key.
         return at if known.all() else np.where(known, at, -1)
@@ -79,43 +81,65 @@ class _Rows:
     """Rows with the columns and features that were asked for."""
 
     def __init__(self, place: str, rows: Newest) -> None:
-        self.place, self.rows = place, rows
-        self._columns: dict[str, pa.Array] = {}
-        self._features: dict[str, pa.Array] | None = None
+        self.place, self.rows, self.index = place, rows, KeyIndex(rows.keys)
+        self._columns: dict[str, _Column] = {}
+        self._features: dict[str, _Column] | None = None
         self._is_computed = False
 
-    def column(self, name: str) -> pa.Array:
+    def column(self, name: str) -> _Column:
         """A column, whole."""
         if name not in self._columns:
             if name not in self.rows.rows.column_names:
                 raise BadInputError(f"{self.place}: the state has no column {name}; materialize the day again")
-            self._columns[name] = self.rows.rows[name].combine_chunks()
+            self._columns[name] = _Column(self.rows.rows[name].combine_chunks())
         return self._columns[name]
 
-    def features(self, features_of: FeaturesOf) -> dict[str, pa.Array] | None:
+    def features(self, features_of: FeaturesOf) -> dict[str, _Column] | None:
         """Columns of features, with a last row for a key without row; None where they can't be computed."""
         if not self._is_computed:
-            columns = {name: self.column(name) for name in self.rows.rows.column_names}
+            columns = {name: self.column(name).array for name in self.rows.rows.column_names}
             columns = {name: pa.concat_arrays([c, pa.nulls(1, c.type)]) for name, c in columns.items()}
             with contextlib.suppress(BadInputError):
-                self._features = features_of(columns, len(self.rows) + 1)
+                found = features_of(columns, len(self.rows) + 1)
+                self._features = {name: _Column(feature) for name, feature in found.items()}
             # Also where it failed: else each request would try again.
             self._is_computed = True
         return self._features
 
 
-def _taken(firsts: Sequence[pa.Array], thens: Sequence[pa.Array], num: int, at_N: Ints) -> list[pa.Array]:
+class _Column:
+    """A column from which a request takes some rows; numbers by numpy, in a tenth of the time that Arrow needs."""
+
+    def __init__(self, array: pa.Array) -> None:
+        self.array = array
+        is_number = array.type in (pa.int64(), pa.float64())
+        self._vector = vector(array) if is_number and len(array) else None
+
+    def take(self, at_N: Ints, none_N: Bools | None) -> pa.Array:
+        """The values at these rows; null where `none_N`."""
+        if self._vector is None:
+            return self.array.take(pa.array(at_N, mask=none_N))
+        values, known = self._vector
+        known_N = known if known is np.True_ else known[at_N]
+        taken = Vector(values[at_N], known_N if none_N is None else known_N & ~none_N)
+        return array_of(taken, kind_of(self.array.type), len(at_N))
+
+
+def _taken(firsts: Sequence[_Column], thens: Sequence[_Column], num: int, at_N: Ints) -> list[pa.Array]:
     """Values of the first columns, and from position `num` on of those that came since, if any; null at -1."""
     if len(at_N) == 1:  # a slice costs a tenth of what taking does
         at = int(at_N[0])
         if at < 0:
-            return [pa.nulls(1, first.type) for first in firsts]
+            return [pa.nulls(1, first.array.type) for first in firsts]
         columns, at = (thens, at - num) if thens and at >= num else (firsts, at)
-        return [column[at : at + 1] for column in columns]
-    is_none, is_later = at_N < 0, at_N >= num
-    if not thens or not is_later.any():
-        places = pa.array(at_N, mask=is_none) if is_none.any() else pa.array(at_N)
-        return [first.take(places) for first in firsts]
-    earlier, later = pa.array(at_N, mask=is_later | is_none), pa.array(at_N - num, mask=~is_later)
+        return [column.array[at : at + 1] for column in columns]
+    is_none = at_N < 0 if at_N.min(initial=0) < 0 else None
+    if not thens or not (is_later := at_N >= num).any():
+        return [first.take(at_N, is_none) for first in firsts]
+    first_at = np.where(is_later, 0, at_N)
+    then_at = np.where(is_later, at_N - num, 0)
     mask = pa.array(is_later)
-    return [pc.if_else(mask, then.take(later), first.take(earlier)) for first, then in zip(firsts, thens, strict=True)]
+    return [
+        pc.if_else(mask, then.take(then_at, None), first.take(first_at, is_none))
+        for first, then in zip(firsts, thens, strict=True)
+    ]

@@ -16,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from feature_jobs.expressions.vectors import Vector, array_of
+from feature_jobs.online.key_index import KeyIndex
 from feature_jobs.windows.keys import Bools, Ints, Keys
 from feature_jobs.windows.rows import Column, expanded, prefix_sums
 
@@ -140,12 +142,17 @@ class Shape:
             num_K = head_KN[:, place]
             values = elements = taken(num_K)
             if kind == "id":
-                values = pa.array(elements, mask=taken(num_K) == 0)
+                values = ids_of(elements, taken(num_K))
             elif kind == "text":
                 num_words_K = head_KN[:, place + 1]
                 values = _texts(elements, num_K, taken(num_words_K), num_words_K)
-            lists[name] = Lists(prefix_sums(num_K), values)
+            lists[name] = Lists(np.array([0, num_K[0]]) if is_one else prefix_sums(num_K), values)
         return head_KN[:, self._num_counts :], lists
+
+
+def ids_of(words: Ints, known: Ints) -> pa.Array:
+    """Ids from their words, null where `known` is 0."""
+    return array_of(Vector(words, np.True_ if known.all() else known != 0), "int", len(words))
 
 
 def _text_words(texts: pa.StringArray, offsets_K: Ints) -> tuple[Ints, Ints, Ints]:
@@ -189,9 +196,14 @@ class KeyTable:
     keys: Keys
     values: Packed
 
+    @cached_property
+    def index(self) -> KeyIndex:
+        """Finds its keys."""
+        return KeyIndex(self.keys)
+
     def find(self, keys: Keys) -> tuple[Ints, Packed]:
         """For each of the keys its position among those that have a value (-1: none), and these values."""
-        at = self.keys.find(keys)
+        at = self.index.find(keys)
         here = at >= 0
         begin, end = (self.values.offsets_K[at[here] + after] for after in (0, 1))
         num = end - begin
@@ -200,4 +212,4 @@ class KeyTable:
 
 def positions_of(here: Bools) -> Ints:
     """The position of each among those that are here, -1 for others."""
-    return np.where(here, np.cumsum(here) - 1, -1)
+    return np.arange(len(here)) if here.all() else np.where(here, np.cumsum(here) - 1, -1)

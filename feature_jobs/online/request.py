@@ -295,7 +295,7 @@ class RequestPath:
         # A cache has a place for each key of a table, and one number for each column: no lists.
         if table is None or not all(isinstance(operation, Numbers) for operation in operations):
             return SetPlan(reader, windows, table)
-        self._caches.append(cache := WindowCache(table.keys, reader.facts["layout"], wanted))
+        self._caches.append(cache := WindowCache(table.index, reader.facts["layout"], wanted))
         return SetPlan(reader, windows, table, cache)
 
     def _forget_changed(self, reading: Reading) -> None:

@@ -20,7 +20,7 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import columns_of
 from feature_jobs.joins.aggregations import Aggregation, KeySet, aggregations, key_sets, name_of, operation_name
 from feature_jobs.joins.summaries import Summaries
-from feature_jobs.online.packed import Kind, Lists, Packed, Shape, kind_of
+from feature_jobs.online.packed import Kind, Lists, Packed, Shape, ids_of, kind_of
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.base import Micros
 from feature_jobs.windows.days import Partitions, Pieces, TileId, Window
@@ -318,7 +318,7 @@ class StateReader:
             for name, kind in self._added.lists:
                 column = words[:, at]
                 if kind == "id":
-                    column = pa.array(column, mask=words[:, at + 1] == 0)
+                    column = ids_of(column, words[:, at + 1])
                 lists[name] = Lists(np.array([0, len(words)]), column)
                 at += 2 if kind == "id" else 1
         else:

@@ -8,17 +8,17 @@ day. Shapes: U keys, W windows.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from feature_jobs.joins.aggregations import operation_name
 from feature_jobs.joins.trailing import Wanted
+from feature_jobs.online.numbers import WindowNumbers
 from feature_jobs.online.packed import Lists
 from feature_jobs.online.state import StateReader, chosen_rows, window_name
 from feature_jobs.windows.days import Pieces, TileId, Window
-from feature_jobs.windows.keys import Bools, Groups, Ints, Keys
+from feature_jobs.windows.keys import Groups, Ints, Keys
 from feature_jobs.windows.operations import Numbers, Operation
 from feature_jobs.windows.query import Asked, Question, aggregate
 from feature_jobs.windows.rows import Rows, Summary, concat_columns, prefix_sums, take_columns
@@ -43,18 +43,6 @@ class Content:
     state_U: Ints
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """An operation that makes numbers with the windows that want it, which are computed in one call. `places`: for each
-    column the place of each window's whole days among the numbers of the state, -1 for none; [B, 1]. `has`: says which
-    windows have such a place."""
-
-    operation: Numbers
-    windows_B: Ints
-    places: dict[str, Ints]
-    has: Bools
-
-
 class SetWindows:
     """The windows that features want of a key set. `wanted` are its windows with their operations."""
 
@@ -66,28 +54,24 @@ class SetWindows:
         self._begin_W, self._end_W = spans[:, :1], spans[:, 1:]
         self._width_W = np.array([[window.width_us] for window in wanted], np.int64)
         self._age_W = np.array([[window.least_age_us] for window in wanted], np.int64)
+        # For each of the four edges of a window its age, and the times between which it lies.
+        self._age_E1 = np.concatenate([self._width_W, self._width_W, self._age_W - 1, self._age_W - 1])
+        bounds = np.iinfo(np.int64)
+        least, most = (np.full_like(self._width_W, bound) for bound in (bounds.min, bounds.max))
+        self._least_E1 = np.concatenate([least, self._end_W, least, least])
+        self._most_E1 = np.concatenate([most, most, self._begin_W, most])
         self._lists: list[tuple[int, str, Operation]] = []
         self._others: dict[Window, list[str]] = defaultdict(list)
-        numbers: dict[str, tuple[Numbers, list[int]]] = {}
         for at, (window, found) in enumerate(wanted.items()):
             for name, operation in found.operations.items():
-                if isinstance(operation, Numbers):
-                    numbers.setdefault(name, (operation, []))[1].append(at)
                 # Without a method of its own for windows, an operation is the combination of its parts.
-                elif type(operation).of_windows is Operation.of_windows:
+                if isinstance(operation, Numbers):
+                    continue
+                if type(operation).of_windows is Operation.of_windows:
                     self._lists.append((at, name, operation))
                 else:
                     self._others[window].append(name)
-        self._batches = {name: self._batch(*one) for name, one in numbers.items()}
-
-    def _batch(self, operation: Numbers, windows: list[int]) -> _Batch:
-        stored = operation_name(operation.stored)
-        places = {
-            column: np.array([[self._reader.number_place(self._places[at], stored, column)] for at in windows])
-            for column in operation.identity
-        }
-        # A span has all columns of a summary or none, so the first one stands for all.
-        return _Batch(operation, np.array(windows), places, next(iter(places.values())) >= 0)
+        self._numbers = WindowNumbers(reader, wanted)
 
     def of(self, content: Content, codes_N: Ints | None, time: int) -> Iterator[tuple[Window, dict[str, Summary]]]:
         """For each window the summaries by operation, for the rows that ask: `codes_N` has the position of each among
@@ -95,10 +79,9 @@ class SetWindows:
         found: list[dict[str, Summary]] = [{} for _ in self.windows]
         num_keys = len(content.keys)
         edges = self._edges(content.run, num_keys, time)
-        for name, batch in self._batches.items():
-            for column, values_BN in self._numbers(batch, content, edges, codes_N):
-                for at, values in zip(batch.windows_B.tolist(), values_BN, strict=True):
-                    found[at].setdefault(name, {})[column] = values
+        rows = content.run.rows
+        for (at, name, column), values_N in self._numbers.of(rows, edges, content.numbers_KN, content.state_U, codes_N):
+            found[at].setdefault(name, {})[column] = values_N
         for at, name, operation in self._lists:
             whole = self._whole(content, at, self._wanted[self.windows[at]].stored[name])
             found[at][name] = _combined(operation, content, whole, edges[:, :, at], codes_N)
@@ -136,32 +119,11 @@ class SetWindows:
     def _edges(self, run: Run, num_keys: int, time: int) -> Ints:
         """The ranges [low, high) of each window and key, [2, 2, W, U]: the low ends of the rows before its whole days
         and of those after them, then the high ends."""
-        low_W, high_W = time - self._width_W, time - self._age_W + 1
-        whole_W = (np.maximum(low_W, self._end_W), np.minimum(high_W, self._begin_W))
-        times = np.concatenate([low_W, whole_W[0], whole_W[1], high_W])
+        times = np.minimum(np.maximum(time - self._age_E1, self._least_E1), self._most_E1)
         edges = run.first_from(np.arange(num_keys), times).reshape(2, 2, len(self.windows), num_keys)
         # A window that lies wholly on one side of its span would have a range that runs backwards on the other.
         edges[1] = np.maximum(edges[0], edges[1])
         return edges
-
-    def _numbers(
-        self, batch: _Batch, content: Content, edges: Ints, codes_N: Ints | None
-    ) -> Iterable[tuple[str, Ints]]:
-        """The columns of an operation's summaries, [B, N]: a row for each of its B windows."""
-        low, high = edges.take(batch.windows_B, axis=2)
-        of_rows = batch.operation.of_ranges(content.run.rows, low.ravel(), high.ravel())
-        has_BU = batch.has & (content.state_U >= 0) if batch.has.any() else batch.has
-        for column, identity in batch.operation.identity.items():
-            older, newer = np.asarray(of_rows[column]).reshape(low.shape)
-            if has_BU.any():
-                # Where either is -1 this takes the last value, which the next line replaces.
-                whole = content.numbers_KN[content.state_U, batch.places[column]]
-                older = batch.operation.join(column, older, np.where(has_BU, whole, identity))
-            values = batch.operation.join(column, older, newer)
-            if codes_N is not None:
-                no_key = np.full((len(values), 1), identity)  # the last column, which -1 takes
-                values = np.concatenate([values, no_key], axis=1)[:, codes_N]
-            yield column, values
 
     def _whole(self, content: Content, at: int, stored: str) -> Summary | None:
         """The summaries of the whole days in a window, None where it holds none."""

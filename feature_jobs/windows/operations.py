@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from feature_jobs.errors import BadInputError
-from feature_jobs.windows.keys import Ints
+from feature_jobs.windows.keys import Bools, Ints
 from feature_jobs.windows.rows import (
     Cut,
     Parts,
@@ -94,34 +94,49 @@ class Numbers(Operation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Count(Numbers):
-    """`num`: the number of rows."""
+class Sums(Numbers):
+    """An operation whose columns are sums over the rows that count, so that any range is a difference of two sums."""
 
-    identity: ClassVar[Mapping[str, int]] = {"num": 0}
+    @abstractmethod
+    def addends(self, rows: Rows) -> dict[str, Ints | Bools]:
+        """What each row adds to each column. Raises BadInputError where a sum would not fit 64 bits."""
 
     def of_ranges(self, rows: Rows, low: Ints, high: Ints) -> Summary:
-        if self.where is None:
-            return {"num": high - low}
-        before = prefix_sums(rows.held(self.where))
-        return {"num": before[high] - before[low]}
+        found: Summary = {}
+        for name, addends in self.addends(rows).items():
+            before = prefix_sums(addends)
+            found[name] = before[high] - before[low]
+        return found
 
     def join(self, name: str, older: Ints, newer: Ints) -> Ints:
         return older + newer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sum(Numbers):
+class Count(Sums):
+    """`num`: the number of rows."""
+
+    identity: ClassVar[Mapping[str, int]] = {"num": 0}
+
+    def addends(self, rows: Rows) -> dict[str, Ints | Bools]:
+        return {"num": rows.held(self.where)}
+
+    def of_ranges(self, rows: Rows, low: Ints, high: Ints) -> Summary:
+        return {"num": high - low} if self.where is None else super().of_ranges(rows, low, high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sum(Sums):
     """`sum` of an integer or fixed-point column; refused where it might exceed 64 bits."""
 
     of: str
     identity: ClassVar[Mapping[str, int]] = {"sum": 0}
 
-    def of_ranges(self, rows: Rows, low: Ints, high: Ints) -> Summary:
+    def addends(self, rows: Rows) -> dict[str, Ints | Bools]:
         values = _held_values(rows, self.of, self.where)
         if np.abs(values.astype(float)).sum() >= _SAFE_SUM:
             raise self._too_large()
-        before = prefix_sums(values)
-        return {"sum": before[high] - before[low]}
+        return {"sum": values}
 
     def join(self, name: str, older: Ints, newer: Ints) -> Ints:
         total = older + newer
@@ -137,14 +152,14 @@ class Sum(Numbers):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Squares(Numbers):
+class Squares(Sums):
     """The sum of a column's squares, `high` · 2^32 + `low`: sums of both halves of each square, so that none of fewer
     than 2^31 rows exceeds 64 bits."""
 
     of: str
     identity: ClassVar[Mapping[str, int]] = {"high": 0, "low": 0}
 
-    def of_ranges(self, rows: Rows, low: Ints, high: Ints) -> Summary:
+    def addends(self, rows: Rows) -> dict[str, Ints | Bools]:
         values = _held_values(rows, self.of, self.where)
         large = np.flatnonzero((values > LARGEST_ROOT) | (values < -LARGEST_ROOT))
         if len(large):
@@ -153,11 +168,7 @@ class Squares(Numbers):
                 f"count it in larger units (fewer `decimals`), or bound its values"
             )
         squares = values * values
-        halves = {"high": prefix_sums(squares >> 32), "low": prefix_sums(squares & 0xFFFFFFFF)}
-        return {name: before[high] - before[low] for name, before in halves.items()}
-
-    def join(self, name: str, older: Ints, newer: Ints) -> Ints:
-        return older + newer
+        return {"high": squares >> 32, "low": squares & 0xFFFFFFFF}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,7 +102,7 @@ class Cut:
 def prefix_sums(values: npt.NDArray[Any]) -> Ints:
     """Sums of the first 0, 1, … values; integers wrap, and the difference of two is right nevertheless."""
     total = np.zeros(len(values) + 1, np.int64)
-    np.cumsum(values, out=total[1:])
+    values.cumsum(out=total[1:])
     return total
 
 
@@ -133,9 +133,14 @@ def expanded(begins: Ints, num: Ints) -> Ints:
 
 def lists_of(offsets: Ints, values: pa.Array) -> pa.Array:
     """Lists from the values of all and the offset of each."""
-    # pa.array checks that the offsets fit 32 bits, which takes four times as long; astype would wrap.
+    # pa.array checks that the offsets fit 32 bits, which takes four times as long; astype alone would wrap.
     narrow = offsets.astype(np.int32) if offsets[-1] < 1 << 31 else offsets
-    return pa.ListArray.from_arrays(pa.array(narrow, pa.int32()), values)
+    if narrow.dtype != np.int32:
+        return pa.ListArray.from_arrays(pa.array(narrow, pa.int32()), values)  # which names the limit
+    # From buffers, as everything that a request calls some twenty times: in a third of the time.
+    return pa.Array.from_buffers(
+        pa.list_(values.type), len(narrow) - 1, [None, pa.py_buffer(narrow)], children=[values]
+    )
 
 
 def as_arrow(column: Column) -> pa.Array:

@@ -16,6 +16,7 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.joins.entities import Newest
 from feature_jobs.online import cache
 from feature_jobs.online.entities import EntityRows
+from feature_jobs.online.key_index import KeyIndex
 from feature_jobs.online.materialize import append_rows, load, materialize_day, online_facts, read_state
 from feature_jobs.online.request import Request, RequestPath
 from feature_jobs.online.rocks_store import RocksStore
@@ -129,7 +130,7 @@ def test_rows_of_entities_that_came_since(stretches: list[dict[int, float | None
 
 @pytest.mark.parametrize("asked", [[3, 0], [3, 0, 7]])
 def test_a_row_without_a_key_has_no_place_where_its_number_is_a_key(asked: list[int]) -> None:
-    of_state = cache.WindowCache(Keys(np.array([0, 3])), "00", {})
+    of_state = cache.WindowCache(KeyIndex(Keys(np.array([0, 3]))), "00", {})
     known = np.array([key != 0 for key in asked])
     assert of_state.places(Keys(np.array(asked)), known, 5).at_N.tolist()[:2] == [1, -1]
 
