@@ -106,6 +106,11 @@ def outcome_columns(scenario: Scenario) -> set[str]:
     return found - {EVENT_TIME, scenario.data.user, scenario.data.item}
 
 
+OUTCOME_AS_KEY = (
+    "is an outcome, known only after the event: the row that an event finds by it would say what came of it",
+    "find rows by a column that is known before the event",
+)
+"""What is wrong, and the remedy."""
 Problem = tuple[tuple[str, ...], str, str, str]
 """Place in the scenario, value, what is wrong, remedy."""
 
@@ -144,6 +149,10 @@ def refuse_leaks(scenario: Scenario) -> None:
         raise BadInputError(f"{scenario.file}: {'.'.join(location)}: {value}: {what}; {remedy}")
     # Before any row is read, because both follow from the scenario.
     outcomes, times = outcome_columns(scenario), time_columns(scenario)
+    for name, entity in scenario.data.entities.items():
+        for key in sorted({*entity.keys} & outcomes):
+            what, remedy = OUTCOME_AS_KEY
+            raise BadInputError(f"{scenario.file}: data.entities.{name}.key: {key} {what}; {remedy}")
     for place, expression in on_the_row(scenario).items():
         if bad := sorted(columns_of(expression) & outcomes):
             raise BadInputError(
