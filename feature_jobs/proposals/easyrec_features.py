@@ -17,7 +17,7 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.functions import FUNCTIONS
 from feature_jobs.expressions.types import type_of
 from feature_jobs.proposals import easyrec_tables as tables
-from feature_jobs.proposals.easyrec_columns import Columns, MissingError
+from feature_jobs.proposals.easyrec_columns import Columns, MissingError, Shape
 from feature_jobs.proposals.easyrec_config import TEXT, WHOLE, Lost, Part, shown
 from feature_jobs.proposals.easyrec_transforms import TRANSFORMS, python_choice, transformed
 from feature_jobs.proposals.features import Fields, Proposed
@@ -244,7 +244,10 @@ class FeatureReader:
         part.taken.update(one for one in sizes if one.value == width)
         return {"kind": "vector", "of": self._column(sources[0], "vector", part), "width": width}
 
-    def _column(self, source: str, shape: Any, part: Part, sequence: Part | None = None, separator: str = "") -> str:
+    def _column(
+        self, source: str, shape: Shape, part: Part, sequence: Part | None = None, separator: str | None = None
+    ) -> str:
+        """`separator` is given by features that compute texts and lists: type and buckets are those of their result."""
         side = _SIDE.fullmatch(source)
         if side and side[1] in ("feature", "const"):
             raise MissingError(f"reads {source}, not a column; write the column or the expression that it stands for")
@@ -252,8 +255,8 @@ class FeatureReader:
         hint = tables.TYPES.get(said) or ("int" if part.at("num_buckets") else "")
         parts = (sequence, part) if sequence else (part,)
         written = [one.value(key) for one in parts for key in ("sequence_delim", "separator")]
-        separator = separator or next((text for text in written if text), self.separator)
-        return self.columns.find(side[2] if side else source, shape, hint, separator)
+        by = separator or next((text for text in written if text), self.separator)
+        return self.columns.find(side[2] if side else source, shape, hint if separator is None else "", by)
 
     def _expression_of(self, part: Part) -> str:
         names = [*part.values("variables"), *part.values("input_names")]

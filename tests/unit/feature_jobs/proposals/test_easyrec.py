@@ -270,6 +270,41 @@ def test_a_number_is_not_divided_by_zero(tmp_path: Path, setting: str) -> None:
     assert "not one that expressions can write" in said
 
 
+_LOOKUP = 'feature_configs {{ lookup_feature {{ feature_name: "x" map: "user:kv" key: "item:tag" {} }} }}'
+_OF_FG = (
+    '{{"features": [{{"feature_type": "lookup_feature", "feature_name": "x", "map": "user:kv", "key": "item:t" {}}}]}}'
+)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (_LOOKUP.format(""), {"kind": "number", "of": "lookup(kv, tag)", "scale": "none"}),
+        (_LOOKUP.format("boundaries: [1, 2]"), {"kind": "id", "of": "bucketize(lookup(kv, tag), [1, 2])"}),
+        *(
+            (_LOOKUP.format(ids), {"kind": "id", "of": "lookup_text(kv, tag)"})
+            for ids in (
+                "num_buckets: 10 value_type: 'int'",
+                "hash_bucket_size: 9",
+                "zch { zch_size: 9 }",
+                "vocab_list: 'a'",
+            )
+        ),
+        (_OF_FG.format(""), {"kind": "id", "of": "lookup_text(kv, t)"}),
+        (_OF_FG.format(', "needDiscrete": false'), {"kind": "number", "of": "lookup(kv, t)", "scale": "none"}),
+    ],
+)
+def test_what_is_looked_up_is_an_id_where_theirs_is_one(tmp_path: Path, theirs: str, ours: dict[str, Any]) -> None:
+    found = features(ported(theirs, tmp_path)[0])["x"]
+    assert {name: value for name, value in found.items() if name != "embedding"} == ours
+
+
+def test_a_sum_in_buckets_is_an_id(tmp_path: Path) -> None:
+    values = 'value_map: [{ key: "a" value: 1.5 }, { key: "b" value: 2 }] num_buckets: 9'
+    config = f'feature_configs {{ combine_feature {{ feature_name: "x" expression: "user:tag" {values} }} }}'
+    assert features(ported(config, tmp_path)[0])["x"] == {"kind": "id", "of": "floor(lookup(['a:1.5', 'b:2'], tag))"}
+
+
 def test_fg_json(tmp_path: Path) -> None:
     scenario, said = ported(configs.FG_JSON, tmp_path)
     assert features(scenario) == {
