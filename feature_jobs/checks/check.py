@@ -11,7 +11,7 @@ from feature_jobs.checks.features import check_features, check_labels, check_seg
 from feature_jobs.checks.problems import Problems, closest
 from feature_jobs.errors import BadInputError, listed
 from feature_jobs.expressions.compiler import EVENT_TIME
-from feature_jobs.joins.rules import OUTCOME_AS_KEY, sampler_problems
+from feature_jobs.joins.rules import OUTCOME_AS_KEY, delay_problems, sampler_problems
 from feature_jobs.schema import Column, Scenario, SearchRange, Table, Time, load_scenario, name_taken, same_name
 from feature_jobs.schema.data import WEEKDAYS, Entity, Events, Log, Moment
 from feature_jobs.schema.processor import slow_precision
@@ -68,6 +68,9 @@ def _check_all(scenario: Scenario) -> Problems:
     feature_types = check_features(problems, outcomes)
     check_segments(problems, feature_types)
     for problem in sampler_problems(scenario):
+        problems.say(*problem)
+    # A label that does not read was reported, and says nothing of its columns.
+    for problem in delay_problems(scenario) if not problems.messages else ():
         problems.say(*problem)
     _check_names(problems)
     _check_suite(problems)
