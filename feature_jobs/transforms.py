@@ -58,8 +58,9 @@ class Bag:
 
 @dataclass(frozen=True)
 class Number:
-    """A numeric column; `scale` is one of `none`, `log`, `log1p`, `logit`, `quantile`; for the last one the network
-    ranks it among quantiles that it learned. NAME:3 is the fourth value of a vector."""
+    """A numeric column; `scale` is one of `none`, `log`, `log1p`, `logit`, `quantile`, `minmax`; for the last two the
+    network reads its place among quantiles, or between extremes, that it learned. NAME:3 is the fourth value of a
+    vector."""
 
     name: str
     scale: str
@@ -299,6 +300,7 @@ def _logit(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 _SCALES = {
     "none": lambda x: x,
     "quantile": lambda x: x,
+    "minmax": lambda x: x,
     "log": _signed_log,
     "log1p": lambda x: np.log1p(np.maximum(x, 0.0)),
     "logit": _logit,

@@ -11,9 +11,9 @@ from feature_jobs.checks.features import check_features, check_labels, check_seg
 from feature_jobs.checks.problems import Problems, closest
 from feature_jobs.errors import BadInputError, listed
 from feature_jobs.expressions.compiler import EVENT_TIME
-from feature_jobs.joins.rules import sampler_problems
+from feature_jobs.joins.rules import OUTCOME_AS_KEY, delay_problems, sampler_problems
 from feature_jobs.schema import Column, Scenario, SearchRange, Table, Time, load_scenario, name_taken, same_name
-from feature_jobs.schema.data import WEEKDAYS, Events, Log, Moment
+from feature_jobs.schema.data import WEEKDAYS, Entity, Events, Log, Moment
 from feature_jobs.schema.processor import slow_precision
 from feature_jobs.schema.yaml_file import setting, setting_at
 from feature_jobs.validation.expectations import (
@@ -62,9 +62,15 @@ def _check_all(scenario: Scenario) -> Problems:
     _check_sources(problems)
     _check_days(problems)
     outcomes = check_labels(problems)
+    for name, entity in scenario.data.entities.items():
+        for key in sorted(outcomes.intersection(entity.keys)):
+            problems.say(("data", "entities", name, "key"), key, *OUTCOME_AS_KEY)
     feature_types = check_features(problems, outcomes)
     check_segments(problems, feature_types)
     for problem in sampler_problems(scenario):
+        problems.say(*problem)
+    # A label that does not read was reported, and says nothing of its columns.
+    for problem in delay_problems(scenario) if not problems.messages else ():
         problems.say(*problem)
     _check_names(problems)
     _check_suite(problems)
@@ -105,18 +111,21 @@ def _check_sources(problems: Problems) -> None:
         _check_table(problems, location, entity)
         if entity.time is not None:
             _check_known_time(problems, location, entity, entity.time)
-        mine, theirs = entity.columns.get(entity.key), data.events.columns.get(entity.key)
-        where = (*location, "key")
-        if mine is None:
-            problems.say(where, entity.key, f"no such column of {entity_name}", closest(entity.key, entity.columns))
-        # An event looks its row up by the column of the same name.
-        elif theirs is None:
-            what = "no such column of events to join by"
-            remedy = f"name both columns alike, with `from` where the files differ ({', '.join(data.events.columns)})"
-            problems.say(where, entity.key, what, remedy)
-        elif mine.type != theirs.type:
-            what = f"is {mine.type} here and {theirs.type} in events"
-            problems.say(where, entity.key, what, "declare both alike")
+        for key in entity.keys:
+            _check_key(problems, (*location, "key"), entity, key)
+
+
+def _check_key(problems: Problems, location: tuple[str, ...], entity: Entity, key: str) -> None:
+    shown = problems.scenario.data.events.columns
+    mine, theirs = entity.columns.get(key), shown.get(key)
+    if mine is None:
+        problems.say(location, key, f"no such column of {location[-2]}", closest(key, entity.columns))
+    # An event looks its row up by the column of the same name.
+    elif theirs is None:
+        remedy = f"name both columns alike, with `from` where the files differ ({', '.join(shown)})"
+        problems.say(location, key, "no such column of events to join by", remedy)
+    elif mine.type != theirs.type:
+        problems.say(location, key, f"is {mine.type} here and {theirs.type} in events", "declare both alike")
 
 
 def _check_anonymous(problems: Problems) -> None:

@@ -48,7 +48,7 @@ def check_data(scenario: Scenario, sample_rows: int = SAMPLE_ROWS) -> tuple[list
         events, *others = sources_of(scenario)
         check.log(events)
         for source in others:
-            if source.key:
+            if source.keys:
                 check.entity(source)
             else:
                 check.further_log(source)
@@ -64,7 +64,7 @@ class _DataCheck:
         self.problems = Problems(scenario)
         self.facts = Facts(warnings=self.problems.warnings)
         self.first = str(scenario.data.days.first)
-        self.keys: dict[str, set[Any]] = {}
+        self.keys: dict[tuple[str, ...], set[Any]] = {}
 
     def log(self, source: Source) -> None:
         """Days of the log, then a sample of its first day."""
@@ -88,9 +88,10 @@ class _DataCheck:
         self._leaks(source, connection)
         check_copied_columns(self.problems, source, connection)
         for entity in self.scenario.data.entities.values():
-            at = source.place_of(entity.key)
-            rows = connection.execute(f"SELECT DISTINCT c{at} FROM staged WHERE c{at} IS NOT NULL").fetchall()
-            self.keys[entity.key] = {row[0] for row in rows}
+            keys = replace(source, keys=entity.keys).key_cells
+            known = " AND ".join(f"{key} IS NOT NULL" for key in keys)
+            rows = connection.execute(f"SELECT DISTINCT {', '.join(keys)} FROM staged WHERE {known}").fetchall()
+            self.keys[entity.keys] = {*rows}
 
     def _sample(self, source: Source, connection: duckdb.DuckDBPyConnection) -> Reader:
         """Stages rows of the first day of a log."""
@@ -127,25 +128,23 @@ class _DataCheck:
             return
         self._heads(source, self._malformed(source, staged))
         self._conflicts(source, staged)
-        key = self.scenario.data.entities[source.name].key
-        at = source.place_of(key)
-        num, known = connection.execute(
-            f"SELECT count(*), list(DISTINCT c{at}) FROM staged WHERE reason IS NULL"
-        ).fetchall()[0]
-        wanted = self.keys.get(key, set())
-        # DuckDB's list() of no rows is null.
-        share = len(wanted & set(known or ())) / len(wanted) if wanted else None
-        found = EntityFacts(rows=num, keys_found=share and round(share, 4))
-        self.facts.setdefault("entities", {})[source.name] = found
+        cells = ", ".join(source.key_cells)
+        found = connection.execute(f"SELECT {cells}, count(*) FROM staged WHERE reason IS NULL GROUP BY {cells}")
+        nums = {row[:-1]: row[-1] for row in found.fetchall()}
+        wanted, num = self.keys.get(source.keys, set()), sum(nums.values())
+        share = len(wanted & nums.keys()) / len(wanted) if wanted else None
+        facts = EntityFacts(rows=num, keys_found=share and round(share, 4))
+        self.facts.setdefault("entities", {})[source.name] = facts
         if share == 0:
-            some = ", ".join(repr(value) for value in sorted(wanted)[:3])
+            some = ", ".join(repr(row[0] if len(row) == 1 else row) for row in sorted(wanted)[:3])
+            key = ", ".join(source.keys)
             what = f"knows none of the log's {key} ({some}, ...)"
             self.problems.say(("data", "entities", source.name, "key"), key, what, "name the column that both share")
 
     def _conflicts(self, source: Source, staged: Reader) -> None:
         """Rows of an entity that say something else of a key (and time) than a row before, which ingest quarantines."""
         columns = ", ".join(f"c{i}" for i in range(len(source.columns)))
-        key = f"c{source.place_of(self.scenario.data.entities[source.name].key)}"
+        key = source.key_cells[0] if len(source.keys) == 1 else f"row({', '.join(source.key_cells)})"
         num, first, of = staged.connection.execute(
             f"WITH good AS (SELECT DISTINCT {columns}, time FROM staged WHERE reason IS NULL), "
             f"twice AS (SELECT {key} AS key, count(*) - 1 AS num FROM good GROUP BY key, time HAVING count(*) > 1) "

@@ -16,7 +16,7 @@ import pyarrow as pa
 from feature_jobs.expressions.compiler import EVENT_TIME, columns_of
 from feature_jobs.expressions.custom import digests_of
 from feature_jobs.expressions.types import type_of
-from feature_jobs.joins.rules import Trailing, key_of, outcome_columns, past_expressions, trailing_features
+from feature_jobs.joins.rules import Trailing, key_of, outcome_delays, past_expressions, trailing_features
 from feature_jobs.joins.values import condition, fixed_point, ids, is_finite
 from feature_jobs.schema import (
     SECONDS_AGO,
@@ -145,7 +145,7 @@ def name_of(source: str | None, key: tuple[str, ...]) -> str:
 
 def aggregations(scenario: Scenario) -> dict[str, Aggregation]:
     """The aggregation of each trailing feature, by its name."""
-    outcomes = outcome_columns(scenario)
+    delays = outcome_delays(scenario)
     found = {}
     for name, feature in trailing_features(scenario).items():
         decimals = _decimals(scenario, feature)
@@ -156,7 +156,7 @@ def aggregations(scenario: Scenario) -> dict[str, Aggregation]:
             feature,
             feature.source,
             key_of(feature),
-            _window(scenario, feature, past_expressions(name, feature).values(), outcomes),
+            _window(scenario, feature, past_expressions(name, feature).values(), delays),
             tuple(columns.values()),
             _operations(feature, {role: column.name for role, column in columns.items()}),
             decimals,
@@ -308,7 +308,7 @@ def _types(scenario: Scenario, source: str | None) -> dict[str, str]:
     return found
 
 
-def _window(scenario: Scenario, feature: Trailing, expressions: Iterable[str], outcomes: set[str]) -> Window:
+def _window(scenario: Scenario, feature: Trailing, expressions: Iterable[str], delays: Mapping[str, int]) -> Window:
     """The window of the feature, with the least age of the events that it may see."""
     lookback_s = scenario.join.lookback_days * 86_400
     window_s = feature.window_s if isinstance(feature, Windowed) else None
@@ -316,8 +316,8 @@ def _window(scenario: Scenario, feature: Trailing, expressions: Iterable[str], o
         delay_s = scenario.data.logs[feature.source].delay_s
     else:
         # An event's own columns are known at once; its outcomes only after the delay.
-        is_outcome = not outcomes.isdisjoint(set().union(*map(columns_of, expressions)))
-        delay_s = scenario.join.label_delay_s if is_outcome else 0
+        read = set[str]().union(*map(columns_of, expressions))
+        delay_s = max((delays[name] for name in read & delays.keys()), default=0)
     # Summaries reach back as far as the lookback, and no further.
     return Window(min(window_s or lookback_s, lookback_s) * 1_000_000, delay_s * 1_000_000)
 

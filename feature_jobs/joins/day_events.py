@@ -21,6 +21,7 @@ from feature_jobs.joins.audit import NO_SOURCE
 from feature_jobs.joins.negatives import add_negatives
 from feature_jobs.joins.request import no_request, requests_of
 from feature_jobs.joins.rules import outcome_columns
+from feature_jobs.joins.values import joint_key
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_window, log_window
 from feature_jobs.sources.casts import arrow_schema
@@ -67,7 +68,7 @@ class DayEvents:
     ) -> None:
         self.scenario, self.ds, self.source = scenario, ds, source
         data, self._log = scenario.data, scenario.data.log(source)
-        wanted = {data.user, data.item, *(entity.key for entity in data.entities.values()), *names}
+        wanted = {data.user, data.item, *(key for entity in data.entities.values() for key in entity.keys), *names}
         wanted |= {data.request} if data.request else set()
         file = events / log_file(source)
         if source is not None and not file.exists():
@@ -177,17 +178,21 @@ class DayEvents:
         """The entity's row that each event may see, -1 for none; with time, the newest strictly before."""
         if name not in self._entity_rows:
             entity, table = self.scenario.data.entities[name], self._entities[name]
-            if entity.key not in self._names:
-                raise BadInputError(
-                    f"{self.scenario.file}: data.logs.{self.source} has no column {entity.key}, by which a row of"
-                    f" {name} would be found; declare it, with `from` where the file names it otherwise"
-                )
-            keys, wanted = _whole(table[entity.key]), self._event_column(entity.key)
-            if wanted.type != keys.type:
-                raise BadInputError(
-                    f"{self.scenario.file}: data.entities.{name}.columns.{entity.key}: {keys.type} there, but "
-                    f"{wanted.type} in {self.source or 'the events'}; give both the same type"
-                )
+            for key in entity.keys:
+                if key not in self._names:
+                    raise BadInputError(
+                        f"{self.scenario.file}: data.logs.{self.source} has no column {key}, by which a row of"
+                        f" {name} would be found; declare it, with `from` where the file names it otherwise"
+                    )
+                mine, theirs = table[key].type, self._event_column(key).type
+                if theirs != mine:
+                    raise BadInputError(
+                        f"{self.scenario.file}: data.entities.{name}.columns.{key}: {mine} there, but "
+                        f"{theirs} in {self.source or 'the events'}; give both the same type"
+                    )
+            place = f"{self.scenario.file}: data.entities.{name}.key"
+            keys = joint_key([_whole(table[key]) for key in entity.keys], place)
+            wanted = joint_key([self._event_column(key) for key in entity.keys], place)
             unique = keys.unique()  # in the order of the table: without time that is its row
             rows = _codes(wanted, unique)
             if entity.time:

@@ -11,7 +11,7 @@ that often, and a day without changes writes nothing. Tiles lie in the outputs o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from pathlib import Path
@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 from typing_extensions import TypedDict
 
 from feature_jobs.errors import BadInputError
-from feature_jobs.joins.values import key_column
+from feature_jobs.joins.negatives import ROW
+from feature_jobs.joins.values import joint_key, key_column
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.base import DayName
 from feature_jobs.schema.data import Entity
@@ -31,7 +32,7 @@ from feature_jobs.sources.changes import Landed, read_landed, write_landed
 from feature_jobs.sources.output_files import EVENTS_FILE, log_file
 from feature_jobs.sources.tables import as_written, write_parquet
 from feature_jobs.windows.blocks import Place, digest_of_blocks, read_block, write_blocks
-from feature_jobs.windows.keys import Ints, Keys, keys_of, union
+from feature_jobs.windows.keys import Bools, Ints, Keys, keys_of, union
 from feature_jobs.windows.runs import FIRST, SECOND, key_columns, keys_from
 
 FOLDER = "entities"
@@ -62,9 +63,9 @@ class Newest:
     rows: pa.Table
 
     @staticmethod
-    def of(landed: pa.Table, key: str, place: str) -> Newest:
+    def of(landed: pa.Table, names: Sequence[str], place: str) -> Newest:
         """Of rows that are ordered by key and time. Rows without a key are left out: no event can ask for them."""
-        keys, known = keys_of([key_column(landed[key].combine_chunks(), place)])
+        keys, known = _keys_in(landed, names, place)
         rows = np.flatnonzero(known)
         keys = keys.take(rows)
         # A key's rows lie side by side: its last one is the newest, in whatever order the keys are.
@@ -127,7 +128,7 @@ def carry_entities(
         tiles = [_read(tile, folders) for tile in facts["tiles"]]
         asked = _asked(scenario, entity, events)
         write_rows(_visible(entity, asked, rows, tiles, place), output / FOLDER / f"{name}.parquet")
-        newest = Newest.of(rows, entity.key, place)
+        newest = Newest.of(rows, entity.keys, place)
         if len(newest):
             while tiles and 2 * len(newest) >= len(tiles[-1]):
                 # Half as large, as in the text above: with a smaller share a big tile would be rewritten day by day.
@@ -155,15 +156,15 @@ def see_more(
     folders: Mapping[str, Path],
     output: Path,
 ) -> None:
-    """Writes the rows of entities that a day may see again, also those of `more` keys, by the column of the events that
-    names them. All else as `carry_entities`, which came before."""
+    """Writes the rows of entities that a day may see again, also those of `more` events, by column: their other columns
+    are those of the day's rows that ROW numbers. All else as `carry_entities`, which came before."""
     landed = read_landed(events)
     for name, entity in scenario.data.entities.items():
-        if entity.key in more:
+        if not more.keys().isdisjoint(entity.keys):
             old = _before(name, landed, yesterday)
             rows = pq.read_table(events / FOLDER / f"{name}.parquet").combine_chunks()
             tiles = [_read(tile, folders) for tile in (old["tiles"] if old else ())]
-            asked = pa.concat_arrays([_asked(scenario, entity, events), more[entity.key]]).unique().drop_null()
+            asked = pa.concat_tables([_asked(scenario, entity, events), _asked_by(entity, events, more)])
             place = f"{scenario.file}: data.entities.{name}.key"
             write_rows(_visible(entity, asked, rows, tiles, place), output / FOLDER / f"{name}.parquet")
 
@@ -202,14 +203,14 @@ def make_whole(
     for name, facts in landed.items():
         if facts["whole"] or name not in scenario.data.entities:
             continue
-        key, file = scenario.data.entities[name].key, f"{FOLDER}/{name}.parquet"
+        keys, file = scenario.data.entities[name].keys, f"{FOLDER}/{name}.parquet"
         seen = pq.read_table(summaries / file)
         tables = [seen]
         # The newest first: of each key the row that comes first is the one that counts.
         for tile in reversed(entities[name]["tiles"]):
             rows = _read(tile, folders).rows.select(seen.column_names).cast(seen.schema)
-            known = pa.concat_tables(tables)[key].combine_chunks()
-            tables.append(rows.filter(pc.invert(pc.is_in(rows[key], value_set=known))))
+            known = _joint(pa.concat_tables(tables), keys, name)
+            tables.append(rows.filter(pc.invert(pc.is_in(_joint(rows, keys, name), value_set=known))))
         newest = pa.concat_tables(tables).combine_chunks()
         write_rows(newest.sort_by(_order(scenario.data.entities[name])), events / file)
         landed[name] = {**facts, "whole": True}
@@ -218,7 +219,7 @@ def make_whole(
 
 def _order(entity: Entity) -> list[tuple[str, str]]:
     # The join looks for the newest row before a time in this order (`DayEvents`).
-    return [(entity.key, "ascending"), *([("key.valid_from", "ascending")] if entity.time else [])]
+    return [*((key, "ascending") for key in entity.keys), *([("key.valid_from", "ascending")] if entity.time else [])]
 
 
 def write_rows(rows: pa.Table, file: Path) -> None:
@@ -236,28 +237,50 @@ def _read(tile: TileFacts, folders: Mapping[str, Path]) -> Newest:
     return Newest.read(read_block(folders[tile["holder"]] / _BLOCKS_FILE, tile["place"]))
 
 
-def _asked(scenario: Scenario, entity: Entity, events: Path) -> pa.Array:
-    """The keys of an entity that a day's logs have, where they have them as the events do."""
-    own = pq.read_table(events / EVENTS_FILE, columns=[entity.key])[entity.key]
+def _asked(scenario: Scenario, entity: Entity, events: Path) -> pa.Table:
+    """The keys of an entity that a day's logs have, where they have them as the events do; each once in a log."""
+    own = _known(pq.read_table(events / EVENTS_FILE, columns=list(entity.keys)))
     found = [own]
     for source, log in scenario.data.logs.items():
         file = events / log_file(source)
-        if entity.key in log.columns and file.exists():
-            column = pq.read_table(file, columns=[entity.key])[entity.key]
-            found += [column] if column.type == own.type else []  # reading the log refuses two types, and names them
-    return pa.concat_arrays([chunk for column in found for chunk in column.chunks]).unique().drop_null()
+        if log.columns.keys() >= {*entity.keys} and file.exists():
+            keys = _known(pq.read_table(file, columns=list(entity.keys)))
+            # Reading the log refuses two types, and names them.
+            found += [keys] if keys.schema.types == own.schema.types else []
+    return pa.concat_tables(found)
 
 
-def _visible(entity: Entity, asked: pa.Array, landed: pa.Table, tiles: list[Newest], place: str) -> pa.Table:
+def _asked_by(entity: Entity, events: Path, more: Mapping[str, pa.Array]) -> pa.Table:
+    """The keys of `more` events."""
+    others = [key for key in entity.keys if key not in more]
+    rows = pq.read_table(events / EVENTS_FILE, columns=others).take(more[ROW]) if others else {}
+    return _known(pa.table({key: more[key] if key in more else rows[key] for key in entity.keys}))
+
+
+def _known(keys: pa.Table) -> pa.Table:
+    """The distinct keys of which no column is null."""
+    return keys.select(keys.column_names).group_by(keys.column_names, use_threads=False).aggregate([]).drop_null()
+
+
+def _visible(entity: Entity, asked: pa.Table, landed: pa.Table, tiles: list[Newest], place: str) -> pa.Table:
     """The rows of the `asked` keys: the newest of earlier days, and those of the day."""
-    if asked.type != landed[entity.key].type:
+    if any(asked[key].type != landed[key].type for key in entity.keys):
         return landed  # the join refuses the two types, and names them
-    keys, _ = keys_of([key_column(asked, place)])
+    asked = _known(asked)
+    keys, _ = _keys_in(asked, entity.keys, place)
     found, left = [], np.arange(len(keys))
     for tile in reversed(tiles):  # the newest tile that has a key has its newest row
         at: Ints = tile.keys.find(keys.take(left))
         found.append(tile.rows.take(pa.array(at[at >= 0])))
         left = left[at < 0]
-    own = landed.filter(pc.is_in(landed[entity.key], value_set=asked))
+    own = landed.filter(pc.is_in(_joint(landed, entity.keys, place), value_set=_joint(asked, entity.keys, place)))
     rows = pa.concat_tables([*(table.select(own.column_names) for table in found), own])
     return rows.sort_by(_order(entity)).combine_chunks()
+
+
+def _keys_in(rows: pa.Table, names: Sequence[str], place: str) -> tuple[Keys, Bools]:
+    return keys_of([key_column(rows[name].combine_chunks(), place) for name in names])
+
+
+def _joint(rows: pa.Table, names: Sequence[str], place: str) -> pa.Array:
+    return joint_key([rows[name].combine_chunks() for name in names], place)

@@ -110,6 +110,32 @@ Problem = tuple[tuple[str, ...], str, str, str]
 """Place in the scenario, value, what is wrong, remedy."""
 
 
+def outcome_delays(scenario: Scenario) -> dict[str, int]:
+    """Seconds after an event at which each outcome column is known."""
+    said, labels, found = scenario.join.outcome_delay_s, scenario.own_labels, {}
+    for column in outcome_columns(scenario):
+        of_labels = [said[name] for name in labels.keys() & said.keys() if column in columns_of(labels[name])]
+        found[column] = said.get(column, max(of_labels, default=scenario.join.label_delay_s))
+    return found
+
+
+def delay_problems(scenario: Scenario) -> Iterator[Problem]:
+    """Delays of what is neither a label of the log's own columns nor an outcome."""
+    known = scenario.own_labels.keys() | outcome_columns(scenario)
+    for name in sorted(scenario.join.outcome_delay_s.keys() - known):
+        remedy = f"name some of: {', '.join(sorted(known)) or 'there are none'}"
+        if name in scenario.outcome_labels:
+            remedy = "its log says when its rows came: data.logs has `arrival` and `delay_s`"
+        yield ("join", "outcome_delay_s"), name, "is not a label of the log's own columns or one of outcomes", remedy
+
+
+OUTCOME_AS_KEY = (
+    "is an outcome, known only after the event: the row that an event finds by it would say what came of it",
+    "find rows by a column that is known before the event",
+)
+"""What is wrong, and the remedy."""
+
+
 def sampler_problems(scenario: Scenario) -> Iterator[Problem]:
     """Features and columns that do not fit negative sampling."""
     sampler, data = scenario.join.negative_sampler, scenario.data
@@ -140,10 +166,14 @@ def sampler_problems(scenario: Scenario) -> Iterator[Problem]:
 def refuse_leaks(scenario: Scenario) -> None:
     """Raises BadInputError for a feature that reads an outcome of the very row it describes, or a time alone, and for
     what does not fit negative sampling."""
-    for location, value, what, remedy in sampler_problems(scenario):
+    for location, value, what, remedy in (*sampler_problems(scenario), *delay_problems(scenario)):
         raise BadInputError(f"{scenario.file}: {'.'.join(location)}: {value}: {what}; {remedy}")
     # Before any row is read, because both follow from the scenario.
     outcomes, times = outcome_columns(scenario), time_columns(scenario)
+    for name, entity in scenario.data.entities.items():
+        for key in sorted({*entity.keys} & outcomes):
+            what, remedy = OUTCOME_AS_KEY
+            raise BadInputError(f"{scenario.file}: data.entities.{name}.key: {key} {what}; {remedy}")
     for place, expression in on_the_row(scenario).items():
         if bad := sorted(columns_of(expression) & outcomes):
             raise BadInputError(

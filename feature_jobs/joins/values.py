@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from feature_jobs.errors import BadInputError
 from feature_jobs.exact_columns import vector_column
 from feature_jobs.expressions.vectors import Vector, array_of, plain, vector
-from feature_jobs.windows.keys import Bools, Ints
+from feature_jobs.windows.keys import Bools, Ints, keys_of
 
 _LARGEST = 2.0**63
 _SEPARATOR = chr(31)  # hardly ever in a text, so that a_b with c and a with b_c stay two crosses
@@ -68,6 +68,16 @@ def key_column(values: pa.Array, place: str) -> pa.Array:
     if pa.types.is_list(values.type):
         raise BadInputError(f"{place}: values of type {values.type} are not a key; name a column of ids, not of lists")
     return values
+
+
+def joint_key(columns: list[pa.Array], place: str) -> pa.Array:
+    """The keys of one column as they are; those of several together, as 16 bytes: null where one of them is."""
+    if len(columns) == 1:
+        return columns[0]
+    keys, known = keys_of([key_column(column, place) for column in columns])
+    halves = pa.py_buffer(np.stack([keys.first, np.asarray(keys.second)], axis=1).tobytes())
+    bits = None if known.all() else pa.py_buffer(np.packbits(known, bitorder="little"))
+    return pa.Array.from_buffers(pa.binary(16), len(keys), [bits, halves])
 
 
 def cross(parts: list[pa.Array], place: str) -> pa.Array:

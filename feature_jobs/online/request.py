@@ -92,7 +92,7 @@ class OnlineRows:
             self._columns[name] = pa.array(self.known_at)
         if name not in self._columns:
             entity = self.scenario.data.entities.get(name.partition(".")[0])
-            if self._common is not None and (entity is None or entity.key not in self._columns):
+            if self._common is not None and (entity is None or self._columns.keys().isdisjoint(entity.keys)):
                 self._columns[name] = self._common.column(name)
             else:
                 self._columns[name] = self._entity_column(name)
@@ -105,8 +105,8 @@ class OnlineRows:
     def rows_of(self, entity: str) -> Ints:
         """The row of an entity that each row sees, -1 for none."""
         if entity not in self._entity_rows:
-            key = self.column(self.scenario.data.entities[entity].key)
-            self._entity_rows[entity] = self._path.entities[entity].find(*keys_of([key_column(key, entity)]))
+            keys = [key_column(self.column(key), entity) for key in self.scenario.data.entities[entity].keys]
+            self._entity_rows[entity] = self._path.entities[entity].find(*keys_of(keys))
         return self._entity_rows[entity]
 
     def _entity_column(self, name: str) -> pa.Array:
@@ -185,7 +185,7 @@ class RequestPath:
         if declared is None or missing:
             what = f"the rows have no {missing[0]}" if missing else "the scenario declares no such entity"
             raise BadInputError(f"{self._place_of(entity)}: {what}; give rows of a declared entity")
-        newest = Newest.of(rows, declared.key, self._place_of(entity))
+        newest = Newest.of(rows, declared.keys, self._place_of(entity))
         older = self.entities.get(entity)
         self.entities[entity] = (
             EntityRows.of(self._place_of(entity), newest) if whole or older is None else older.then(newest)
@@ -253,7 +253,7 @@ class RequestPath:
         """Features of the user and features of items, where these columns have a value for each item."""
         if of_items not in self._sides:
             data = self.scenario.data
-            entities = {f"{name}." for name, entity in data.entities.items() if entity.key in of_items}
+            entities = {f"{name}." for name, entity in data.entities.items() if not of_items.isdisjoint(entity.keys)}
 
             def is_of_item(expressions: Iterable[str]) -> bool:
                 names = set().union(*map(columns_of, expressions))

@@ -17,7 +17,7 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.functions import FUNCTIONS
 from feature_jobs.expressions.types import type_of
 from feature_jobs.proposals import easyrec_tables as tables
-from feature_jobs.proposals.easyrec_columns import Columns, MissingError
+from feature_jobs.proposals.easyrec_columns import Columns, MissingError, Shape
 from feature_jobs.proposals.easyrec_config import TEXT, WHOLE, Lost, Part, shown
 from feature_jobs.proposals.easyrec_transforms import TRANSFORMS, python_choice, transformed
 from feature_jobs.proposals.features import Fields, Proposed
@@ -29,6 +29,9 @@ MAX_BOUNDARIES = 100
 POOLINGS = ("mean", "sum")
 # A config does not say which variables of an expression are vectors; the functions around them do.
 _OF_VECTORS = re.compile(r"\b(?:dot|euclid_dist|reduce_\w+)\(([^()]*)\)")
+# Of conditions C's & and | are `and` and `or`; of numbers they are of their bits.
+_BITWISE = re.compile(r"(?<!&)&(?!&)|(?<!\|)\|(?!\|)")
+_CONDITION = (ast.Compare, ast.BoolOp)
 _SIDE = re.compile(r"(user|item|context|const|feature):(.*)", re.DOTALL)
 # Python raises the last two at expressions with too many parts inside one another.
 _NOT_FITTING = (BadInputError, MissingError, SyntaxError, ValueError, RecursionError, MemoryError)
@@ -241,7 +244,10 @@ class FeatureReader:
         part.taken.update(one for one in sizes if one.value == width)
         return {"kind": "vector", "of": self._column(sources[0], "vector", part), "width": width}
 
-    def _column(self, source: str, shape: Any, part: Part, sequence: Part | None = None, separator: str = "") -> str:
+    def _column(
+        self, source: str, shape: Shape, part: Part, sequence: Part | None = None, separator: str | None = None
+    ) -> str:
+        """`separator` is given by features that compute texts and lists: type and buckets are those of their result."""
         side = _SIDE.fullmatch(source)
         if side and side[1] in ("feature", "const"):
             raise MissingError(f"reads {source}, not a column; write the column or the expression that it stands for")
@@ -249,8 +255,8 @@ class FeatureReader:
         hint = tables.TYPES.get(said) or ("int" if part.at("num_buckets") else "")
         parts = (sequence, part) if sequence else (part,)
         written = [one.value(key) for one in parts for key in ("sequence_delim", "separator")]
-        separator = separator or next((text for text in written if text), self.separator)
-        return self.columns.find(side[2] if side else source, shape, hint, separator)
+        by = separator or next((text for text in written if text), self.separator)
+        return self.columns.find(side[2] if side else source, shape, hint if separator is None else "", by)
 
     def _expression_of(self, part: Part) -> str:
         names = [*part.values("variables"), *part.values("input_names")]
@@ -278,7 +284,8 @@ class FeatureReader:
         if function:
             return tables.NORMALIZER_FUNCTIONS[function].format(x=column)
         low, high = (part.at(key)[-1:] for key in ("min_val", "max_val"))
-        if low and high and _is_finite(low[0].value) and _is_finite(high[0].value):
+        # Equal ones are EasyRec's default, which scales nothing.
+        if low and high and _is_finite(low[0].value) and _is_finite(high[0].value) and low[0].value != high[0].value:
             part.taken.update(low + high)
             return f"({column} - {low[0].value!r}) / ({high[0].value!r} - {low[0].value!r})"
         said = part.at("normalizer")[-1:]
@@ -295,6 +302,7 @@ class FeatureReader:
             given = {**numbers, **{key: _float(value) for key, value in pairs}}
             # The formula of log10 has the threshold 0, which is as good as the usual one.
             is_plain = given.keys() == numbers.keys() and 0 <= given.get("threshold", 0) <= 1e-6
+            is_plain &= given.get("standard_deviation") != 0 and given.get("min", 0) != given.get("max", 1)
             if formula and is_plain and all(_is_finite(value) for value in given.values()):
                 of = formula.format(x=column, **given)
         part.taken.update(said if of else ())
@@ -305,6 +313,8 @@ class FeatureReader:
         # The patterns below would also replace operators inside a text.
         if len(text) > 2_000 or '"' in text or "'" in text:
             raise MissingError(f"its expression {shown(text)} holds texts, or is too long; write it by hand")
+        if "~" in text:
+            raise MissingError(f"its expression {shown(text)} computes with bits; {tables.IN_LOG}")
         ours = text
         for pattern, replacement in tables.REWRITES:
             ours = re.sub(pattern, replacement, ours, flags=re.DOTALL)
@@ -312,7 +322,8 @@ class FeatureReader:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 ours = python_choice(ours)
-                of = ast.unparse(_Rewriter(names).visit(ast.parse(ours.strip(), mode="eval")))
+                rewriter = _Rewriter(names, has_bits=bool(_BITWISE.search(text)))
+                of = ast.unparse(rewriter.visit(ast.parse(ours.strip(), mode="eval")))
         except SyntaxError:
             raise MissingError(f"its expression {shown(text)} is not one of Recloop's; write it by hand") from None
         if type_of(of, self.columns.types.__getitem__) not in ("int", "float", "bool"):
@@ -336,10 +347,41 @@ class FeatureReader:
 
 
 class _Rewriter(ast.NodeTransformer):
-    """Columns by their names in the scenario, and functions that our expressions lack by those that they have."""
+    """Columns by their names in the scenario, and functions that our expressions lack by those that they have.
 
-    def __init__(self, names: dict[str, str]) -> None:
-        self.names = names
+    Raises MissingError where C means something else by an operator than Python.
+    """
+
+    def __init__(self, names: dict[str, str], *, has_bits: bool) -> None:
+        self.names, self.has_bits = names, has_bits
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        raise MissingError(f"its expression reads {ast.unparse(node)}, which is not a variable; write it by hand")
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        if len(node.ops) > 1:
+            what = f"its expression compares {ast.unparse(node)}, of which C compares the first result with the rest"
+            raise MissingError(f"{what}; write it by hand")
+        return self.generic_visit(node)
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
+        if self.has_bits and not all(isinstance(one, _CONDITION) or _is_not(one) for one in node.values):
+            raise MissingError(f"its expression computes with the bits of {ast.unparse(node)}; {tables.IN_LOG}")
+        return self.generic_visit(node)
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
+        if isinstance(node.op, ast.Invert):
+            node.op = ast.Not()
+        return self.generic_visit(node)
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)
+        if not isinstance(node.op, ast.Mod):
+            return node
+        # The remainder has the sign of the left side in C, that of the right side here.
+        left, right = ast.unparse(node.left), ast.unparse(node.right)
+        size = f"(abs({left}) % abs({right}))"
+        return ast.parse(f"{size} if ({left}) >= 0 else -{size}", mode="eval").body
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
         if node.id not in self.names:
@@ -354,6 +396,10 @@ class _Rewriter(ast.NodeTransformer):
             # In parentheses, because an operator around the argument may bind closer than those in it.
             return ast.parse(tables.FUNCTIONS[name].format(f"({ast.unparse(node.args[0])})"), mode="eval").body
         return node
+
+
+def _is_not(node: ast.expr) -> bool:
+    return isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert | ast.Not)
 
 
 def fits(section: Any, key: str, value: object, **others: object) -> bool:

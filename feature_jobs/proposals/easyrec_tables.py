@@ -60,7 +60,8 @@ REWRITES = (  # of C's operators, in this order
     (r"\A(.+)\?\s*1(?:\.0*)?\s*:\s*0(?:\.0*)?\s*\Z", r"(\1)"),
     (r"&&?", " and "),
     (r"\|\|?", " or "),
-    (r"!(?!=)", " not "),
+    # The one operator of Python's that binds as close as C's `!`: !a == b is (!a) == b.
+    (r"!(?!=)", " ~"),
 )
 NORMALIZERS = {  # of `normalizer: "method=NAME,..."`, with the defaults of its numbers
     "log10": ("coalesce(log1p({x} - 1) / 2.302585092994046, {default})", {"threshold": 1e-10, "default": -10.0}),

@@ -51,8 +51,16 @@ def _or_default(of: str, part: Part) -> str:
     return f"coalesce({of}, {default!r})"
 
 
+_OF_IDS = ("hash_bucket_size", "num_buckets", "vocab_list", "vocab_dict", "vocab_file", "zch", "dynamicemb")
+
+
 def _discrete(part: Part) -> bool:
-    return bool(part.value("need_discrete", (bool,)) or part.value("needDiscrete", (bool,)))
+    """Says if what is found is an id, and not a number."""
+    said = [one for name in ("need_discrete", "needDiscrete") for one in part.at(name)[-1:] if type(one.value) is bool]
+    part.taken.update(said)
+    if part.at("feature_type"):  # in fg.json it is one where nothing is said
+        return all(one.value for one in said)
+    return any(one.value for one in said) or any(part.at(name) for name in _OF_IDS)
 
 
 def _lookup(part: Part, column: ColumnOf) -> tuple[str, str]:
@@ -76,10 +84,13 @@ def _combine(part: Part, column: ColumnOf) -> tuple[str, str]:
     source = _source(part, "expression")
     if any(key is None or value is None for key, value in values):
         raise MissingError("a key of its value_map has no number; write it by hand")
+    kind, form = ("id", "floor({})") if part.at("num_buckets") else ("number", "{}")
     if values:
         entries = ", ".join(repr(f"{key}:{value}") for key, value in values)
-        return "number", _or_default(f"lookup([{entries}], {column(source, 'id')}{_combiner(part)})", part)
-    return "number", _or_default(f"combine({column(source, 'vector')}{_combiner(part) or ', ' + repr('sum')})", part)
+        found = f"lookup([{entries}], {column(source, 'id')}{_combiner(part)})"
+    else:
+        found = f"combine({column(source, 'vector')}{_combiner(part) or ', ' + repr('sum')})"
+    return kind, form.format(_or_default(found, part))
 
 
 def _overlap(part: Part, column: ColumnOf) -> tuple[str, str]:

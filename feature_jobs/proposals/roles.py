@@ -12,6 +12,7 @@ from feature_jobs.proposals.discover import day_in
 from feature_jobs.proposals.profiles import EARLIEST_S, LATEST_S, Profile, Table, figures
 from feature_jobs.sources.casts import quote
 
+_MOMENT_US, _DAY_US = 600_000_000, 86_400_000_000
 _OTHER_UNITS = {"minutes": 60, "hours": 3_600, "days": 86_400}  # in seconds
 
 
@@ -110,7 +111,8 @@ def log_of(table: Table, leaks: Collection[str] = ()) -> Log | str:
     """The table as a log, or why it is not one. User and item are found by name, else by their values.
 
     A column with gaps that is named as an id is better than a full one that is not: rows without it are quarantined.
-    A quantity is neither, nor are `leaks`, the columns that were found to know a label.
+    A quantity is neither, nor are `leaks`, the columns that were found to know a label, nor is a column each of whose
+    values comes again within minutes alone: it names a request or a visit.
     """
     time = time_of(table)
     if time is None:
@@ -122,6 +124,7 @@ def log_of(table: Table, leaks: Collection[str] = ()) -> Log | str:
         if not column.is_flag and table.missing(column) <= 0.7 and column.name not in leaks
     ]
     lasting = [c for c in ids if not c.row_id and not c.is_text]
+    lasting = [c for c in lasting if c.words & vocabulary.PEOPLE or not _is_of_a_moment(table, time, c)]
     others = [c for c in lasting if c.is_id or (table.missing(c) <= 0.05 and not c.is_quantity)]
     # Fewer values are categories, more are ids of rows.
     others = [c for c in others if 10 < c.distinct < 0.9 * c.known]
@@ -141,6 +144,19 @@ def log_of(table: Table, leaks: Collection[str] = ()) -> Log | str:
     return Log(table, time, user, item, similar, has_clock, next(clocks, None))
 
 
+def _is_of_a_moment(table: Table, time: Profile, column: Profile) -> bool:
+    """Says if the values of an id come again within ten minutes or never, in a log of more than a day."""
+    if not column.is_id or column.distinct < 0.05 * column.known:
+        return False
+    t, c = quote(time.name), quote(column.name)
+    spans = (
+        f"(SELECT max({t}) - min({t}) AS span FROM {table.name} WHERE {c} IS NOT NULL GROUP BY {c} HAVING count(*) > 1)"
+    )
+    (whole,) = figures(table.connection, table.name, f"max({t}) - min({t})")
+    num, short = figures(table.connection, spans, "count(*)", f"avg(CAST(span <= {_MOMENT_US} AS INT))")
+    return bool(whole > _DAY_US and num > 100 and short >= 0.97)
+
+
 def request_of(log: Log, outcomes: Collection[str]) -> FoundRequest | None:
     """The column, named like a request, whose values each group several items of one user within a minute.
 
@@ -149,7 +165,8 @@ def request_of(log: Log, outcomes: Collection[str]) -> FoundRequest | None:
     table, found = log.table, []
     for column in table.columns.values():
         is_other = column in log.keys or column.name in outcomes or column.type not in ("int", "string")
-        if is_other or not column.words & vocabulary.SHOWN_TOGETHER:
+        is_named = column.words & vocabulary.SHOWN_TOGETHER or (column.is_id and column.words & vocabulary.ANSWERS)
+        if is_other or not is_named:
             continue
         time, user, item, request = (quote(one.name) for one in (*log.keys, column))
         of_each = (

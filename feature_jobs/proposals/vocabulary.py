@@ -14,7 +14,10 @@ def _words(text: str) -> frozenset[str]:
 
 
 # The likeliest word first.
-USER = "user uid member customer visitor reader viewer listener account client person profile guest device cookie"
+USER = (
+    "user uid member customer visitor reader viewer listener candidate applicant player learner account client person "
+    "profile guest device cookie"
+)
 ITEM = (
     "item iid product stock video movie film song track article news book photo post note doc document content "
     "question poi venue sku offer ad adgroup banner creative listing hotel restaurant business game app job campaign "
@@ -27,6 +30,8 @@ ID_ENDINGS = _words("id uid iid no num nr number code key sku uuid guid")
 ROW = _words("row impression session request invoice order transaction basket trace record log line index uuid")
 # Those of them that name one answer of a server, whose rows were shown together.
 SHOWN_TOGETHER = _words("request impression")
+# Those that do so in an id: search_id, not the text of a search.
+ANSWERS = _words("search auction bid query page pageview serve feed refresh recommendation rec")
 SPLIT = _words("split fold partition train test valid validation holdout subset")
 # The values of a split in several languages: train_1, Testing, entrenamiento, prueba.
 SPLIT_VALUE = re.compile(

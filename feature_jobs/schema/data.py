@@ -208,8 +208,9 @@ class Log(Table):
 class Entity(Table):
     """A table of facts about users, items, …, joined to events by `key`."""
 
-    key: str
-    """The column that the events have too, by which a row is found."""
+    key: str | Annotated[tuple[str, ...], Field(min_length=1)]
+    """The column that the events have too, by which a row is found; or a list of columns, of which it is found by all
+    together: [user_id, shop_id]."""
     time: Time | None = None
     """The moment from which a row holds, until the next one of its key: an event sees the newest row strictly before
     it. Without a time the rows hold for all days."""
@@ -217,6 +218,11 @@ class Entity(Table):
     max_age_days: Annotated[Whole, Field(ge=0, le=366)] = 0
     """The greatest age of a partition, where the path names a day's: a day without one reads the newest before, and
     counts its age; with 0 such a day is refused."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The columns of `key`."""
+        return (self.key,) if isinstance(self.key, str) else self.key
 
     @model_validator(mode="after")
     def _check_age(self) -> Self:

@@ -27,6 +27,8 @@ def explain(file: Path, document: Any, error: Any, given: Sequence[str] = ()) ->
         location, kind = [*location, "kind"], "missing" if kind == "union_tag_not_found" else kind
         value = value.get("kind") if isinstance(value, dict) else value
     rule, depth = rule_at(document, location)
+    if len(rule.options) > 1 and isinstance(location[-1], int) and depth < len(location):
+        value = _value_at(document, location[:depth])  # a whole list, as the rule says, and not one of its entries
     known = location if kind in ("extra_forbidden", "union_tag_invalid", "missing") else location[:depth]
     parts = [str(part) for part in known if part != "[key]"]
     field = ".".join(part if len(part) <= 60 else part[:57] + "..." for part in parts) or "scenario"
@@ -44,6 +46,12 @@ def explain(file: Path, document: Any, error: Any, given: Sequence[str] = ()) ->
         value_shown = "" if isinstance(value, dict) else f"{shown(value)}: "
         return f"{place}: {field}: {value_shown}{error['ctx']['error']}"
     return f"{place}: {field}: {shown(value)}: must be {allowed(rule)}; {_fix(rule, value)}"
+
+
+def _value_at(document: Any, location: Sequence[Any]) -> Any:
+    for part in location:
+        document = document[part]
+    return document
 
 
 def _known_key(document: Any, location: Sequence[Any]) -> str:

@@ -93,9 +93,10 @@ class NumberFeature(Feature):
     kind: Literal["number"]
     of: str | None = None
     """The column, `entity.column` or expression of the number; default: the column of the feature's name."""
-    scale: Literal["log", "none", "quantile"] = "log"
-    """The scale on which the network reads it; log is sign(x)·log(1+|x|), and quantile the number's rank, from 0 to 1,
-    among 64 boundaries that the training learns from the days so far and keeps in the checkpoint."""
+    scale: Literal["log", "none", "quantile", "minmax"] = "log"
+    """The scale on which the network reads it; log is sign(x)·log(1+|x|), quantile the number's rank, from 0 to 1,
+    among 64 boundaries, and minmax its place, from 0 to 1, between the smallest and the largest number. The training
+    learns boundaries and extremes from the days so far and keeps them in the checkpoint."""
     buckets: Buckets = 0
     """Embeds the number too: each unit of the scaled value has that many steps, each with a row; 0 does not."""
 
@@ -157,9 +158,9 @@ class TrailingFeature(Windowed, Feature):
 
 
 def _refuse_learned_steps(scale: str, buckets: int) -> None:
-    if scale == "quantile" and buckets:
+    if scale in ("quantile", "minmax") and buckets:
         raise ValueError(
-            f"buckets ({buckets}) are steps of a fixed scale, but those of scale: quantile are learned; leave buckets"
+            f"buckets ({buckets}) are steps of a fixed scale, but those of scale: {scale} are learned; leave buckets"
             f" out, or choose another scale"
         )
 
@@ -195,9 +196,10 @@ class NumbersFeature(TrailingFeature):
     """The column, `entity.column` or expression of the numbers."""
     decimals: Annotated[Whole, Field(ge=0, le=9)] | None = None
     """The decimal places that are kept, so that sums are exact; default: 4, and 0 where `of` gives whole numbers."""
-    scale: Literal["log", "none", "quantile"] = "log"
-    """The scale on which the network reads it; log is sign(x)·log(1+|x|), and quantile the number's rank, from 0 to 1,
-    among 64 boundaries that the training learns from the days so far and keeps in the checkpoint."""
+    scale: Literal["log", "none", "quantile", "minmax"] = "log"
+    """The scale on which the network reads it; log is sign(x)·log(1+|x|), quantile the number's rank, from 0 to 1,
+    among 64 boundaries, and minmax its place, from 0 to 1, between the smallest and the largest number. The training
+    learns boundaries and extremes from the days so far and keeps them in the checkpoint."""
 
     @model_validator(mode="after")
     def _no_learned_steps(self) -> Self:

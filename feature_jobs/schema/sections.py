@@ -31,14 +31,20 @@ class Ingest(Section):
     """The share of malformed rows above which the day is refused."""
 
 
+DelaySeconds = Annotated[Whole, Field(ge=0, le=315_360_000)]  # ten years, as for days
+
+
 class Join(Section):
     """Joining the day's events with what was known before each of them."""
 
     lookback_days: NumDays = 30
     """The number of days that trailing features look back."""
-    label_delay_s: Annotated[Whole, Field(ge=0, le=315_360_000)] = 0  # ten years, as for days
+    label_delay_s: DelaySeconds = 0
     """Seconds from an event until its outcome is known; trailing features that look at outcomes see only events at
     least that old."""
+    outcome_delay_s: dict[str, DelaySeconds] = {}
+    """Those of single labels, or of columns of outcomes, by their names: {click: 7200, order: 259200}; others have
+    `label_delay_s`."""
     negative_sampler: NegativeSampler | None = None
     """The negative rows that are added to the log's own; none without it."""
 

@@ -13,7 +13,7 @@ from feature_jobs.sources.source import Source
 
 def leave_out_anonymous(scenario: Scenario, source: Source, connection: duckdb.DuckDBPyConnection) -> None:
     """Makes such users null in the table `staged` of a log."""
-    if scenario.data.anonymous and source.key is None and scenario.data.user in source.columns:
+    if scenario.data.anonymous and not source.keys and scenario.data.user in source.columns:
         column = f"c{source.place_of(scenario.data.user)}"
         values = ", ".join(map(literal, scenario.data.anonymous))
         connection.execute(f"UPDATE staged SET {column} = NULL WHERE reason IS NULL AND {column} IN ({values})")

@@ -101,8 +101,8 @@ def changed_rows(reader: Reader, ds: str, *, whole: bool) -> str:
     source = reader.source
     if source.is_snapshot and not whole:
         return "SELECT * FROM good WHERE false"
-    key = f"c{source.place_of(str(source.key))}"
-    own = (source.key, source.time.column if source.time else None)
+    key = ", ".join(source.key_cells)
+    own = (*source.keys, source.time.column if source.time else None)
     values = ", ".join(f"c{i}" for i, name in enumerate(source.columns) if name not in own)
     said = f"row({values})" if values else "true"
     # Of one time the first row counts, so it comes last.

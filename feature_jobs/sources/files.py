@@ -115,9 +115,9 @@ def files_of(scenario: Scenario, source: Source, ds: str) -> Sequence[Place]:
     if source.table.format in KINDS and not source.is_partitioned:
         return [open_table(scenario, source, pattern)]
     days, warm_up = [ds], scenario.data.days.warm_up_from
-    if source.is_partitioned and not source.key and ds == str(scenario.data.days.first) and warm_up:
+    if source.is_partitioned and not source.keys and ds == str(scenario.data.days.first) and warm_up:
         days = day_range(scenario, str(warm_up), ds)
-    if source.key and source.is_partitioned:
+    if source.keys and source.is_partitioned:
         days = [partition_day(scenario, source, ds)]
     found: list[Place] = []
     if source.is_further and source.is_partitioned:

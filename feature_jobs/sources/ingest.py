@@ -79,7 +79,7 @@ def ingest_day(
             with database.cursor() as connection:
                 set_zone(connection, source.zone)
                 table = _Landing(Bringer(connection, scenario, source, Path(scratch)), ds, copies)
-                if source.key:
+                if source.keys:
                     landed[source.name] = table.stage_changes(before.get(source.name))
                 else:
                     table.reader.stage()
@@ -119,10 +119,10 @@ class _Landing:
         self.connection, self.scenario, self.ds = bringer.connection, bringer.scenario, ds
         source = self.source = bringer.source
         start, end = (log_window if source.is_further else day_window)(self.scenario, ds)
-        window = (_LONG_AGO if source.key else start, end)  # of an entity, all that was known before the day's end
+        window = (_LONG_AGO if source.keys else start, end)  # of an entity, all that was known before the day's end
         self.bringer, files = bringer, bringer.bring(files_of(self.scenario, source, ds), window)
         self.reader = Reader(self.connection, self.scenario, source, files, window, copies)
-        self.what = f"entity {source.name}" if source.key else f"{ds} of {source.name}" if source.is_further else ds
+        self.what = f"entity {source.name}" if source.keys else f"{ds} of {source.name}" if source.is_further else ds
         # A partition is read for one day alone, so that its rows are that day's even without a time.
         self.dated = "time IS NOT NULL" if source.time and not source.is_partitioned else "true"
         self.landed: Landed | None = None
@@ -166,7 +166,7 @@ class _Landing:
             counts["repeated"] = num_repeated
         if num_anonymous := self._num_anonymous():
             counts["anonymous"] = num_anonymous
-        if self.source.key and self.source.is_partitioned:
+        if self.source.keys and self.source.is_partitioned:
             read = partition_day(self.scenario, self.source, self.ds)
             if age := (parse_ds(self.ds) - parse_ds(read)).days:
                 counts["age_days"] = age
@@ -190,21 +190,21 @@ class _Landing:
             "SELECT * FROM staged ANTI JOIN left_out USING (file, row) WHERE reason IS NULL"
         )
         columns = [f"c{i}" for i in range(len(self.source.columns))]
-        if not self.source.key:
+        if not self.source.keys:
             return self._leave_out(columns), 0
-        by_key = [f"c{self.source.place_of(self.source.key)}", "time"]
+        by_key = [*self.source.key_cells, "time"]
         # Equal rows have the same key and time, so one look is enough where no two rows have.
         if not len(self._hashes_of_several(by_key)):
             return 0, 0
         # After the duplicates: a row that is only repeated does not contradict the first.
-        return self._leave_out(columns), self._quarantine_conflicts(self.source.key, by_key)
+        return self._leave_out(columns), self._quarantine_conflicts(by_key)
 
-    def _quarantine_conflicts(self, key_name: str, by_key: list[str]) -> int:
+    def _quarantine_conflicts(self, by_key: list[str]) -> int:
         """Keeps the first row of each key (and time), quarantines those that say something else; returns how many."""
         packed = ", ".join(f"{quote(name)} := c{i}" for i, name in enumerate(self.source.columns))
-        reason = (
-            f"{literal(key_name + ': ')} || chr(39) || {by_key[0]} || chr(39) || ' conflicting: other values before'"
-        )
+        key = f"concat_ws(', ', {', '.join(self.source.key_cells)})"
+        names = literal(f"{', '.join(self.source.keys)}: ")
+        reason = f"{names} || chr(39) || {key} || chr(39) || ' conflicting: other values before'"
         # Nobody knows which of the rows is right; it matters only that every run keeps the same one.
         num = self._leave_out(by_key)
         self.connection.execute(
@@ -240,10 +240,10 @@ class _Landing:
         """The good rows as Parquet; returns how many."""
         columns = {quote(name): f"c{i}" for i, name in enumerate(self.source.columns)}
         good, rising = "good", list[str]()
-        if self.source.key and self.landed:
+        if self.source.keys and self.landed:
             good = f"({changed_rows(self.reader, self.ds, whole=self.landed['whole'])})"
             times = {"key.valid_from": "time"} if self.source.time else {}
-            order, path = f"c{self.source.place_of(self.source.key)}, time", f"entities/{self.source.name}.parquet"
+            order, path = ", ".join([*self.source.key_cells, "time"]), f"entities/{self.source.name}.parquet"
         else:
             # A total order, so that equal rows give equal bytes: events of one time keep the order of the files.
             times, order, path = {"key.event_time": "time"}, "time, file, row", log_file(self.source.log)
@@ -255,7 +255,7 @@ class _Landing:
         rows = self.connection.sql(f"SELECT {named} FROM {good} ORDER BY {order}")
         batches: Iterator[pa.RecordBatch] = iter(rows.to_arrow_reader(ROWS_PER_GROUP))
         keys = list(times)
-        if not self.source.key:
+        if not self.source.keys:
             batches, keys = _numbered(batches), [*keys, "key.event_row"]
         schema = arrow_schema(self.source.columns, *keys)
         return write_parquet((batch.cast(schema) for batch in batches), schema, output / path, rising=rising)
@@ -280,14 +280,14 @@ class _Landing:
 
     def _stage_repeated(self, yesterday: Path | None) -> int:
         """Leaves out the rows of a log that repeat others; returns how many."""
-        rule = None if self.source.key else self.scenario.data.log(self.source.log).deduplicate
+        rule = None if self.source.keys else self.scenario.data.log(self.source.log).deduplicate
         begin = self.reader.window[0]
         return stage_repeated(self.connection, self.source, rule, begin, yesterday) if rule else 0
 
     def _num_anonymous(self) -> int:
         """Number of rows without a user, where that is declared."""
         data = self.scenario.data
-        if data.anonymous is None or self.source.key or data.user not in self.source.columns:
+        if data.anonymous is None or self.source.keys or data.user not in self.source.columns:
             return 0
         return int(self._row(f"SELECT count(*) FROM good WHERE c{self.source.place_of(data.user)} IS NULL")[0])
 
@@ -350,7 +350,7 @@ class _Landing:
         return f"{top}. {f'Remedy: {kinds[0].remedy}' if kinds[0].remedy else remedy}"
 
     def _empty(self, num_read: int) -> BadInputError:
-        if self.source.key:
+        if self.source.keys:
             return BadInputError(f"{self._files}: {self.what} has no good row; bring the file again")
         if num := self._row("SELECT count(*) FROM not_wanted")[0]:
             return BadInputError(

@@ -187,7 +187,7 @@ def _log(scenario: Scenario, name: str) -> _Stored:
 
 def _entity(scenario: Scenario, name: str) -> _Stored:
     entity = scenario.data.entities.get(name)
-    columns, needed = (entity.columns, _needed(entity, entity.key)) if entity else ({}, frozenset[str]())
+    columns, needed = (entity.columns, _needed(entity, *entity.keys)) if entity else ({}, frozenset[str]())
     return _Stored(f"entities/{name}.parquet", name, columns, needed)
 
 

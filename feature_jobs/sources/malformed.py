@@ -61,7 +61,7 @@ def _change(reader: Reader, reason: str) -> str | None:
     name = reason.partition(":")[0]
     place = f"{reader.source.place}.columns.{name}"
     if reason.endswith(": missing"):
-        return "bring these values" + ("" if name == reader.source.key else f", take `required` out of {place}")
+        return "bring these values" + ("" if name in reader.source.keys else f", take `required` out of {place}")
     if " is not one of " in reason:
         return f"add the value to {place}.values"
     if found := _OUT_OF_BOUNDS.search(reason):

@@ -19,7 +19,7 @@ DAY_PLACEHOLDERS = ("{ds}", "{yyyymmdd}", "{dd}", "{d}")
 
 @dataclass(frozen=True)
 class Source:
-    """A source table of the scenario. `place` is its path in the scenario file; only entities have a `key`.
+    """A source table of the scenario. `place` is its path in the scenario file; only entities have `keys`.
 
     `zone` is the time zone in which the table's times without an offset are read. `arrival`: the time at which a row of
     a further log arrived, where it has one.
@@ -30,7 +30,7 @@ class Source:
     table: Table
     time: Time | None
     zone: str
-    key: str | None = None
+    keys: tuple[str, ...] = ()
     arrival: Moment | None = None
 
     @property
@@ -68,6 +68,11 @@ class Source:
         """Says if what is read for a day is all that holds on it, and no row of another day counts."""
         return self.time is None or self.is_partitioned
 
+    @property
+    def key_cells(self) -> list[str]:
+        """The keys as the columns of the tables that `Reader` makes."""
+        return [f"c{self.place_of(key)}" for key in self.keys]
+
     def place_of(self, column: str) -> int:
         """Position of a column among the declared ones."""
         return list(self.columns).index(column)
@@ -82,15 +87,16 @@ def sources_of(scenario: Scenario) -> list[Source]:
     log_zone = data.events.time.zone
     events = Source("events", "data.events", data.events, data.events.time, log_zone)
     entities = [
-        Source(n, f"data.entities.{n}", e, e.time, e.time.zone if e.time else log_zone, e.key)
+        Source(n, f"data.entities.{n}", e, e.time, e.time.zone if e.time else log_zone, e.keys)
         for n, e in data.entities.items()
     ]
     logs = [
         Source(n, f"data.logs.{n}", log, log.time, log.time.zone, arrival=log.arrival) for n, log in data.logs.items()
     ]
     for entity, source in zip(data.entities.values(), entities, strict=True):
-        _check_declared(scenario, source, f"{source.place}.key", entity.key)
-        _check_declared(scenario, events, f"{source.place}.key", entity.key)
+        for key in entity.keys:
+            _check_declared(scenario, source, f"{source.place}.key", key)
+            _check_declared(scenario, events, f"{source.place}.key", key)
     for source in (found := [events, *logs, *entities]):
         _check_names(scenario, source)
         _check_where(scenario, source)
@@ -178,7 +184,7 @@ def _check_time(scenario: Scenario, source: Source, field: str, time: Moment) ->
 def other_name_remedy(source: Source, name: str) -> str:
     """The remedy for a column that only the files of some days lack, or have under another name."""
     # Each row needs its own, so that it can't be optional.
-    if name in (source.key, *(time.column for time in (source.time, source.arrival) if time)):
+    if name in (*source.keys, *(time.column for time in (source.time, source.arrival) if time)):
         return "Where only files of some days name it otherwise, rename it there"
     return (
         "Where files of some days lack it, declare it optional: true. Where they name it otherwise, rename it there, or"

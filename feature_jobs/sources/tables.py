@@ -265,7 +265,7 @@ class Reader:
         layout = Layouts(self.connection, self.scenario, source).of(file)
         self.columns[os.fspath(file)] = tuple(layout.raws)
         cells = [
-            Cell(name, c, layout.types.get(c.source or name, '"NULL"'), name == source.key)
+            Cell(name, c, layout.types.get(c.source or name, '"NULL"'), name in source.keys)
             for name, c in source.columns.items()
         ]
         for cell in cells:
@@ -293,7 +293,7 @@ class Reader:
                 reasons.append(f"CASE WHEN c{at} IS NOT NULL AND ({arrived}) IS NULL THEN {unknown} END")
                 time = f"CASE WHEN ({arrived}) IS NOT NULL THEN greatest({time}, {arrived}) END"
             reasons.append(f"CASE WHEN time IS NULL THEN {cells[at].complaint(f'r{at}', 'is not a time')} END")
-            if source.is_partitioned and not source.key:
+            if source.is_partitioned and not source.keys:
                 outside = cells[at].complaint(f"r{at}", OTHER_DAY)
                 reasons.append(f"CASE WHEN NOT {self._inside} THEN {outside} END")
         packed = ", ".join(f"{literal(cell.source)}, CAST(r{i} AS VARCHAR)" for i, cell in enumerate(cells))

@@ -149,7 +149,8 @@ def _passed_on(node: ast.expr) -> set[str | None]:
 def _with_shared(scenario: Scenario, columns: set[str], tables: Iterable[frozenset[str]]) -> set[str]:
     """Adds the columns that share an embedding table or an entity's key with one of them, or are called alike in a
     further log, and those that do so with the added ones."""
-    keys = [frozenset((entity.key, f"{name}.{entity.key}")) for name, entity in scenario.data.entities.items()]
+    entities = scenario.data.entities.items()
+    keys = [frozenset((key, f"{name}.{key}")) for name, entity in entities for key in entity.keys]
     keys += [
         frozenset((column, f"{name}.{column}"))
         for name, log in scenario.data.logs.items()

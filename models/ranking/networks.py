@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from feature_jobs.schema import Model
-from feature_jobs.transforms import Layout
+from feature_jobs.transforms import LARGEST_NUMBER, Layout
 from models.architectures import ARCHITECTURES
 
 LARGEST_DEVIATION = 6.0  # beyond it a single outlier would move the weights of its feature for good
@@ -42,9 +42,12 @@ class Standardize(nn.Module):
 
     The numbers `ranked` are read as their rank among learned quantiles instead. These are the mean of the quantiles of
     all batches, weighted by their known numbers, whose count is the last row.
+
+    The numbers `bounded` are read as their place between the smallest and the largest of all rows learned so far, 0 to
+    1; beyond these they go on. The third row of the extremes counts the known numbers.
     """
 
-    def __init__(self, names: list[str], ranked: Sequence[str] = ()) -> None:
+    def __init__(self, names: list[str], ranked: Sequence[str] = (), bounded: Sequence[str] = ()) -> None:
         super().__init__()
         self.blocks = {"moments": {1: dict.fromkeys(names, 1)}}
         # In float64: a count in float32 stops to grow at 16.8 million rows.
@@ -53,6 +56,10 @@ class Standardize(nn.Module):
         if ranked:
             self.blocks["quantiles"] = {1: dict.fromkeys(ranked, 1)}
             self.register_buffer("quantiles", torch.zeros(NUM_QUANTILES + 1, len(ranked), dtype=torch.float64))
+        self.bounded_M = [names.index(name) for name in bounded]
+        if bounded:
+            self.blocks["extremes"] = {1: dict.fromkeys(bounded, 1)}
+            self.register_buffer("extremes", torch.zeros(3, len(bounded), dtype=torch.float64))
 
     @torch.no_grad()
     def observe(self, numbers_BK: Tensor) -> None:
@@ -70,6 +77,19 @@ class Standardize(nn.Module):
         self.get_buffer("moments").copy_(torch.stack([count_K + added_K, mean_K, squares_K]))
         if self.ranked_R:
             self._observe_quantiles(numbers_BK[:, self.ranked_R].double(), added_K[self.ranked_R])
+        if self.bounded_M:
+            self._observe_extremes(numbers_BK[:, self.bounded_M].double(), added_K[self.bounded_M])
+
+    def _observe_extremes(self, numbers_BM: Tensor, added_M: Tensor) -> None:
+        low_M, high_M, count_M = self.get_buffer("extremes")
+        batch_low_M = numbers_BM.nan_to_num(torch.inf, torch.inf, -torch.inf).amin(0)
+        batch_high_M = numbers_BM.nan_to_num(-torch.inf, torch.inf, -torch.inf).amax(0)
+        # Zeros before the first known number, as a file of weights should hold no infinite ones.
+        low_M = torch.where(count_M > 0, torch.minimum(low_M, batch_low_M), batch_low_M)
+        high_M = torch.where(count_M > 0, torch.maximum(high_M, batch_high_M), batch_high_M)
+        known_M = count_M + added_M > 0
+        found_3M = torch.stack([torch.where(known_M, low_M, 0.0), torch.where(known_M, high_M, 0.0), count_M + added_M])
+        self.get_buffer("extremes").copy_(found_3M)
 
     def _observe_quantiles(self, numbers_BR: Tensor, added_R: Tensor) -> None:
         running = self.get_buffer("quantiles")
@@ -80,11 +100,17 @@ class Standardize(nn.Module):
         running[-1] = total_R
 
     def constants(self) -> tuple[Tensor, Tensor]:
-        """Mean [K] and standard deviation [K]; those of all ranks, from 0 to 1, are the same."""
+        """Mean [K] and standard deviation [K]; those of all ranks, from 0 to 1, are the same. Of bounded numbers: the
+        smallest, and the distance to the largest."""
         count_K, mean_K, squares_K = self.get_buffer("moments")
         deviation_K = (squares_K / count_K.clamp(min=1)).sqrt().clamp(min=1e-4)  # a constant number has deviation 0
         mean_K, deviation_K = mean_K.float(), deviation_K.float()  # copies: the buffer stays as it is
         mean_K[self.ranked_R], deviation_K[self.ranked_R] = 0.5, 12**-0.5
+        if self.bounded_M:
+            low_M, high_M, _ = self.get_buffer("extremes")
+            # At most the largest float32: a number divided by infinity has no place.
+            width_M = torch.where(high_M > low_M, high_M - low_M, 1.0).clamp(max=LARGEST_NUMBER)
+            mean_K[self.bounded_M], deviation_K[self.bounded_M] = low_M.float(), width_M.float()
         return mean_K, deviation_K
 
     def boundaries(self) -> Boundaries | None:
@@ -124,8 +150,10 @@ class Network(nn.Module):
 
     def __init__(self, layout: Layout, tasks: Sequence[str], model: Model) -> None:
         super().__init__()
-        ranked = [number.name for number in layout.numbers if number.scale == "quantile"]
-        self.standardize = Standardize([number.name for number in layout.numbers], ranked)
+        ranked, bounded = (
+            [number.name for number in layout.numbers if number.scale == scale] for scale in ("quantile", "minmax")
+        )
+        self.standardize = Standardize([number.name for number in layout.numbers], ranked, bounded)
         self.widths = {slot.name: model.embedding_dim for slot in layout.slots}
         self.widths |= {bag.name: model.embedding_dim for bag in layout.bags}
         self.widths |= {f"{number.name}:number": 2 for number in layout.numbers}

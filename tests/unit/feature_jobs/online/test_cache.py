@@ -118,7 +118,7 @@ def test_a_request_of_more_keys_than_a_cache_has_room_for(
 def test_rows_of_entities_that_came_since(stretches: list[dict[int, float | None]], asked: list[int]) -> None:
     def newest(rows: dict[int, float | None]) -> Newest:
         table = pa.table({"id": pa.array(sorted(rows), pa.int64()), "price": pa.array([rows[k] for k in sorted(rows)])})
-        return Newest.of(table.cast(pa.schema({"id": pa.int64(), "price": pa.float64()})), "id", "items")
+        return Newest.of(table.cast(pa.schema({"id": pa.int64(), "price": pa.float64()})), ["id"], "items")
 
     rows, known = EntityRows.of("items", newest(stretches[0])), dict(stretches[0])
     for stretch in stretches[1:]:

@@ -230,7 +230,8 @@ FG_JSON = r"""
     {"feature_type": "id_feature", "feature_name": "topics", "expression": "item:topics", "is_multi": true},
     {"feature_type": "raw_feature", "feature_name": "words", "expression": "item:words", "normalizer": "method=log10"},
     {"feature_type": "combo_feature", "feature_name": "city_topic", "expression": ["user:city", "item:topic"]},
-    {"feature_type": "match_feature", "feature_name": "m", "user": "user:m", "category": "ALL", "item": "item:brand"},
+    {"feature_type": "match_feature", "feature_name": "m", "user": "user:m", "category": "ALL", "item": "item:brand",
+     "needDiscrete": false},
     {"sequence_name": "read_50", "sequence_length": 50, "sequence_delim": ";", "attribute_delim": "#", "features": [
        {"feature_type": "id_feature", "feature_name": "article_id", "expression": "item:article_id"},
        {"feature_type": "raw_feature", "feature_name": "age", "expression": "item:age"}]}

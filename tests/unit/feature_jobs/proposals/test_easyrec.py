@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import math
 import random
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +217,92 @@ def test_choices_of_c(theirs: str, ours: str | None) -> None:
     for wrong in ("a ? b", "(a", "a ? (b : c"):
         with pytest.raises(SyntaxError):
             python_choice(wrong)
+
+
+def of_expression(expression: str, folder: Path) -> tuple[str | None, str]:
+    """Our expression for one of TorchEasyRec, and what was printed."""
+    one = f'feature_configs {{{{ expr_feature {{{{ feature_name: "x" expression: "{expression}" {{}} }}}} }}}}'
+    text = one.format(" ".join(f'variables: "user:{name}"' for name in "ab"))
+    scenario, said = ported(text + ' feature_configs { id_feature { feature_name: "u" } }', folder)
+    return features(scenario).get("x", {}).get("of"), said
+
+
+@pytest.mark.parametrize(
+    ("theirs", "in_c"),
+    [
+        ("!a == b", lambda a, b: (not a) == b),
+        ("!(a == b) && b > 0", lambda a, b: a != b and b > 0),
+        ("a % 3", lambda a, b: math.fmod(a, 3)),
+        ("-a % 3 + 1", lambda a, b: math.fmod(-a, 3) + 1),
+        ("(a > 0 ? a : b) % -4", lambda a, b: math.fmod(a if a > 0 else b, -4)),
+        ("a > 0 & b < 1", lambda a, b: a > 0 and b < 1),
+    ],
+)
+def test_an_operator_means_what_it_means_in_c(
+    tmp_path: Path, theirs: str, in_c: Callable[[float, float], float]
+) -> None:
+    of = of_expression(theirs, tmp_path)[0]
+    pairs = [(float(a), float(b)) for a in (-7, -1, 0, 1, 5) for b in (-2, 0, 1)]
+    given_columns = {name: pa.array(values) for name, values in zip("ab", zip(*pairs, strict=True), strict=True)}
+    assert of and evaluate(of, given_columns).to_pylist() == [in_c(*pair) for pair in pairs]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "why"),
+    [
+        ("a < b < 3", "its expression compares a < b < 3, of which C compares the first result with the rest"),
+        ("a & 1", "its expression computes with the bits of a and 1"),
+        ("a > 0 | b", "its expression computes with the bits of a > 0 or b"),
+        ("~a", "computes with bits"),
+        ("user.a + b", "its expression reads user.a, which is not a variable"),
+    ],
+)
+def test_an_operator_that_means_something_else_is_left_out(tmp_path: Path, theirs: str, why: str) -> None:
+    of, said = of_expression(theirs, tmp_path)
+    assert of is None and why in said
+
+
+@pytest.mark.parametrize("setting", ["min_val: 0.0 max_val: 0.0", 'normalizer: "method=zscore,standard_deviation=0"'])
+def test_a_number_is_not_divided_by_zero(tmp_path: Path, setting: str) -> None:
+    feature = f'feature_configs {{ raw_feature {{ feature_name: "price" {setting} }} }}'
+    scenario, said = ported(feature, tmp_path)
+    assert features(scenario)["price"] == {"kind": "number"}
+    assert "not one that expressions can write" in said
+
+
+_LOOKUP = 'feature_configs {{ lookup_feature {{ feature_name: "x" map: "user:kv" key: "item:tag" {} }} }}'
+_OF_FG = (
+    '{{"features": [{{"feature_type": "lookup_feature", "feature_name": "x", "map": "user:kv", "key": "item:t" {}}}]}}'
+)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (_LOOKUP.format(""), {"kind": "number", "of": "lookup(kv, tag)", "scale": "none"}),
+        (_LOOKUP.format("boundaries: [1, 2]"), {"kind": "id", "of": "bucketize(lookup(kv, tag), [1, 2])"}),
+        *(
+            (_LOOKUP.format(ids), {"kind": "id", "of": "lookup_text(kv, tag)"})
+            for ids in (
+                "num_buckets: 10 value_type: 'int'",
+                "hash_bucket_size: 9",
+                "zch { zch_size: 9 }",
+                "vocab_list: 'a'",
+            )
+        ),
+        (_OF_FG.format(""), {"kind": "id", "of": "lookup_text(kv, t)"}),
+        (_OF_FG.format(', "needDiscrete": false'), {"kind": "number", "of": "lookup(kv, t)", "scale": "none"}),
+    ],
+)
+def test_what_is_looked_up_is_an_id_where_theirs_is_one(tmp_path: Path, theirs: str, ours: dict[str, Any]) -> None:
+    found = features(ported(theirs, tmp_path)[0])["x"]
+    assert {name: value for name, value in found.items() if name != "embedding"} == ours
+
+
+def test_a_sum_in_buckets_is_an_id(tmp_path: Path) -> None:
+    values = 'value_map: [{ key: "a" value: 1.5 }, { key: "b" value: 2 }] num_buckets: 9'
+    config = f'feature_configs {{ combine_feature {{ feature_name: "x" expression: "user:tag" {values} }} }}'
+    assert features(ported(config, tmp_path)[0])["x"] == {"kind": "id", "of": "floor(lookup(['a:1.5', 'b:2'], tag))"}
 
 
 def test_fg_json(tmp_path: Path) -> None:

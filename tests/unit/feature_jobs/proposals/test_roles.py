@@ -187,3 +187,20 @@ def test_an_item_that_never_comes_again_gives_way_to_one_that_does(tmp_path: Pat
     without = [",".join(cell for place, cell in enumerate(row.split(",")) if place != 3) for row in rows]
     scenario, _ = lines_of(csv_file("at,offer_id,user,click", *without), tmp_path / "others")
     assert scenario.data.item == "offer_id"
+
+
+@pytest.mark.parametrize(
+    ("request_id", "user", "item"), [("page_id", "seeker_id", "vacancy_id"), ("bid_id", "k", "ad")]
+)
+def test_an_id_of_what_was_shown_together_is_neither_user_nor_item(
+    tmp_path: Path, request_id: str, user: str, item: str
+) -> None:
+    """No word says who the user is, and the id of the request has the most values of all."""
+    random = np.random.default_rng(4)
+    rows = []
+    for number in range(900):
+        at, who = START + number * datetime.timedelta(minutes=5), random.integers(0, 90)
+        for _ in range(4):
+            rows.append(f"{at},p{number},s{who},v{random.integers(0, 40)},{int(random.random() < 0.3)}")
+    data = lines_of(csv_file(f"at,{request_id},{user},{item},click", *rows), tmp_path)[0].data
+    assert (data.user, data.item, data.request) == (user, item, request_id)

@@ -52,7 +52,9 @@ def written(ranker, folder):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adagrad", "adam", "sgd"])
 def test_learning_goes_on_as_if_nothing_had_been_written(tmp_path, optimizer, precision):
+    scale = "minmax" if optimizer == "sgd" else "quantile"
     overrides = {**SETTINGS, "train__precision": precision, "train__embedding_optimizer": optimizer}
+    overrides["features__price__scale"] = scale
     first = make_ranker(tmp_path, **overrides)
     learn_day(first, DAYS[0], TODAY)
     first.scaler.update(False)

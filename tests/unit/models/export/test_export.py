@@ -86,8 +86,9 @@ def test_equal_inputs_give_equal_bytes(shop_export, tmp_path):
         {"model__architecture": "shared_bottom"},
         {"model__architecture": "mmoe"},
         {"features__price__scale": "quantile", "features__price__buckets": 0},
+        {"features__price__scale": "minmax", "features__price__buckets": 0},
     ],
-    ids=["shared_bottom", "mmoe", "quantile"],
+    ids=["shared_bottom", "mmoe", "quantile", "minmax"],
 )
 def test_the_fp32_graph_is_the_model(tmp_path, overrides):
     """On a day with ids that the model never saw, nulls and empty lists."""

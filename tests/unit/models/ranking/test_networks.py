@@ -52,9 +52,39 @@ def test_ranked_numbers_are_places_among_the_quantiles_of_all_batches():
     assert torch.equal(module(rows[:9])[:, :2], plain(rows[:9, :1]))
 
 
-def test_steps_of_learned_quantiles_are_refused(tmp_path):
-    with pytest.raises(BadInputError, match=r"features\.price: .*buckets \(2\) are steps of a fixed scale"):
-        shop(tmp_path, features__price__scale="quantile")
+def test_bounded_numbers_are_places_between_the_extremes_of_all_batches():
+    module = Standardize(["plain", "x", "never", "constant"], [], ["never", "x", "constant"])
+    nan = np.nan
+    empty = [[1.0, nan, nan, nan]]
+    module.observe(torch.tensor(empty))
+    assert module.get_buffer("extremes").abs().sum() == 0
+    for batch in ([[1.0, -3.0, nan, 7.0], [2.0, nan, nan, 7.0]], empty, [[4.0, 5.0, nan, 7.0], [1.0, 1.0, nan, 7.0]]):
+        module.observe(torch.tensor(batch))
+    assert module.get_buffer("extremes").T.tolist() == [[0, 0, 0], [-3, 5, 3], [7, 7, 4]]
+    out = module(
+        torch.tensor([[1.0, -3.0, nan, 7.0], [1.0, 5.0, 0.5, 8.0], [1.0, 9.0, nan, 1.0], [1.0, nan, nan, nan]])
+    )
+    assert out[:, 2].tolist() == [0, 1, 1.5, 0] and out[:, 3].tolist() == [0, 0, 0, 1]
+    assert out[:, 4].tolist() == [0, 0.5, 0, 0] and out[:, 6].tolist() == [0, 1, -6, 0]
+    # The numbers that are not bounded are read as ever.
+    plain = Standardize(["plain"])
+    plain.observe(torch.tensor([[1.0], [1.0], [2.0], [1.0], [4.0], [1.0]]))
+    assert out[:, 0].tolist() == pytest.approx(plain(torch.full((4, 1), 1.0))[:, 0].tolist())
+
+
+def test_extremes_of_the_largest_numbers_give_no_nan():
+    module = Standardize(["x"], [], ["x"])
+    numbers = torch.tensor([[-3.4e38], [0.0], [3.4e38]])
+    module.observe(numbers)
+    assert module(numbers).isfinite().all()
+
+
+@pytest.mark.parametrize("scale", ["quantile", "minmax"])
+def test_steps_of_learned_scales_are_refused(tmp_path, scale):
+    with pytest.raises(
+        BadInputError, match=rf"features\.price: .*buckets \(2\) .* those of scale: {scale} are learned"
+    ):
+        shop(tmp_path, features__price__scale=scale)
 
 
 def test_quantiles_follow_the_batches_by_their_numbers_of_known_values():
