@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.data import Moment
 from feature_jobs.sources.bounds import Bounds, bounds_of
-from feature_jobs.sources.casts import Cell
+from feature_jobs.sources.casts import Cell, raw_type_of
 from feature_jobs.sources.files import File, LocalCopy, Place
 from feature_jobs.sources.layouts import check_columns
 from feature_jobs.sources.readers.kafka import KafkaTopic
@@ -86,7 +86,8 @@ class Bringer:
         if not source.time or source.is_partitioned:  # of a partition a row of another time is a fault to report
             return None
         self.connection.register("_columns", schema.empty_table())
-        types = {row[0]: row[1] for row in self.connection.execute("DESCRIBE FROM _columns").fetchall()}
+        rows = self.connection.execute("DESCRIBE FROM _columns").fetchall()
+        types = {field.name: raw_type_of(field.type, row[1]) for field, row in zip(schema, rows, strict=True)}
         self.connection.unregister("_columns")
         bounds = [_bounds_of(source, time, types, window) for time in (source.time, source.arrival) if time]
         known = [one for one in bounds if one]
