@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from typing_extensions import TypedDict
 
 from feature_jobs.errors import BadInputError
+from feature_jobs.joins.rows import RowsOfFile
 from feature_jobs.joins.values import key_column
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.base import DayName
@@ -33,6 +34,7 @@ from feature_jobs.sources.tables import as_written, write_parquet
 from feature_jobs.windows.blocks import Place, digest_of_blocks, read_block, write_blocks
 from feature_jobs.windows.keys import Ints, Keys, keys_of, union
 from feature_jobs.windows.runs import FIRST, SECOND, key_columns, keys_from
+from feature_jobs.windows.stretches import stretches
 
 FOLDER = "entities"
 _BLOCKS_FILE = "entities.blocks"
@@ -149,23 +151,24 @@ def carry_entities(
 def see_more(
     scenario: Scenario,
     events: Path,
-    more: Mapping[str, pa.Array],
+    more: RowsOfFile,
     *,
     yesterday: Mapping[str, EntityFacts],
     folders: Mapping[str, Path],
     output: Path,
 ) -> None:
-    """Writes the rows of entities that a day may see again, also those of `more` keys, by the column of the events that
-    names them. All else as `carry_entities`, which came before."""
+    """Writes the rows of entities that a day may see again, also those of the keys that `more` rows name. All else as
+    `carry_entities`, which came before."""
     landed = read_landed(events)
     for name, entity in scenario.data.entities.items():
-        if entity.key in more:
+        if entity.key in more.names:
             old = _before(name, landed, yesterday)
             rows = pq.read_table(events / FOLDER / f"{name}.parquet").combine_chunks()
             tiles = [_read(tile, folders) for tile in (old["tiles"] if old else ())]
-            asked = pa.concat_arrays([_asked(scenario, entity, events), more[entity.key]]).unique().drop_null()
+            asked = [_asked(scenario, entity, events), _distinct(more, entity.key)]
             place = f"{scenario.file}: data.entities.{name}.key"
-            write_rows(_visible(entity, asked, rows, tiles, place), output / FOLDER / f"{name}.parquet")
+            visible = _visible(entity, pa.concat_arrays(asked).unique().drop_null(), rows, tiles, place)
+            write_rows(visible, output / FOLDER / f"{name}.parquet")
 
 
 def _before(name: str, landed: Mapping[str, Landed], yesterday: Mapping[str, EntityFacts]) -> EntityFacts | None:
@@ -238,14 +241,20 @@ def _read(tile: TileFacts, folders: Mapping[str, Path]) -> Newest:
 
 def _asked(scenario: Scenario, entity: Entity, events: Path) -> pa.Array:
     """The keys of an entity that a day's logs have, where they have them as the events do."""
-    own = pq.read_table(events / EVENTS_FILE, columns=[entity.key])[entity.key]
+    own = _distinct(RowsOfFile(events / EVENTS_FILE), entity.key)
     found = [own]
     for source, log in scenario.data.logs.items():
         file = events / log_file(source)
         if entity.key in log.columns and file.exists():
-            column = pq.read_table(file, columns=[entity.key])[entity.key]
-            found += [column] if column.type == own.type else []  # reading the log refuses two types, and names them
-    return pa.concat_arrays([chunk for column in found for chunk in column.chunks]).unique().drop_null()
+            keys = _distinct(RowsOfFile(file), entity.key)
+            found += [keys] if keys.type == own.type else []  # reading the log refuses two types, and names them
+    return pa.concat_arrays(found).unique().drop_null()
+
+
+def _distinct(rows: RowsOfFile, name: str) -> pa.Array:
+    """The distinct values of a column."""
+    parts = (rows.column(name, begin, end).unique() for begin, end in stretches(rows.num_rows))
+    return reduce(lambda found, part: pa.concat_arrays([found, part]).unique(), parts)
 
 
 def _visible(entity: Entity, asked: pa.Array, landed: pa.Table, tiles: list[Newest], place: str) -> pa.Table:

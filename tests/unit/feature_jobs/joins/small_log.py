@@ -11,12 +11,12 @@ from unittest.mock import patch
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_jobs.joins import day_samples
 from feature_jobs.joins.join import join_day
 from feature_jobs.joins.outcomes import days_maturing, days_of_outcomes
 from feature_jobs.joins.summaries import days_of_entities, days_of_windows, days_to_merge, days_to_read_again
 from feature_jobs.joins.summarize import summarize_day
 from feature_jobs.schema import Scenario
+from feature_jobs.windows import stretches
 from feature_jobs.windows.query import Answers, InThisProcess, answers
 from tests.unit.feature_jobs.small_source import DAY_S
 
@@ -174,7 +174,7 @@ class Carried:
         `folders` are the events of earlier days, for labels of other logs.
         """
         rows = max(pq.read_metadata(events / "events.parquet").num_rows // 10, 3)
-        with patch.object(day_samples, "ROWS_AT_ONCE", rows + 1):
+        with patch.object(stretches, "ROWS_AT_ONCE", rows + 1):
             in_parts = self._samples(scenario, ds, events, folders, InThisProcess(rows_at_once=rows)).read_bytes()
         samples = self._samples(scenario, ds, events, folders, how)
         assert samples.read_bytes() == in_parts
