@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 
 import numpy as np
@@ -51,18 +52,21 @@ class DaySamples:
 
     def tables(self) -> Iterator[pa.Table]:
         """The samples in the order of the rows. Raises BadInputError, at the end for a label that no row has."""
-        for begin, part in self._log.parts():
-            columns = self._same_row.columns(part.evaluate) | _columns(self._found, begin, part)
-            columns |= self._matches.columns(partial(part.evaluate, extra=columns), columns, part.requests)
-            columns |= _columns(self._compared, begin, part)
-            samples = self._table(part, columns)
-            # After all that looks at entities, and before anything of it is written.
-            part.audit_entities()
-            yield samples
+        yield from starmap(self._samples, self._log.parts())
         # Histories of sequences look at entities through the whole log, not through its parts.
         self._log.audit_entities()
         # Only now: a label may be unknown in one stretch of rows and known in the next.
         self._refuse_unknown_labels()
+
+    def _samples(self, begin: int, part: DayEvents) -> pa.Table:
+        """The samples of a part that begins with this row."""
+        columns = self._same_row.columns(part.evaluate) | _columns(self._found, begin, part)
+        columns |= self._matches.columns(partial(part.evaluate, extra=columns), columns, part.requests)
+        columns |= _columns(self._compared, begin, part)
+        samples = self._table(part, columns)
+        # After all that looks at entities, and before anything of it is written.
+        part.audit_entities()
+        return samples
 
     def hit_shares(self) -> dict[str, float]:
         """For each entity that was looked at: the share of the events that see a row of it."""

@@ -27,7 +27,7 @@ from feature_jobs.expressions.compiler import columns_of
 from feature_jobs.joins.day_events import DayEvents
 from feature_jobs.joins.day_samples import DaySamples
 from feature_jobs.joins.entities import FOLDER
-from feature_jobs.joins.learned import learned_with_outcomes
+from feature_jobs.joins.learned import learned_with_outcomes, peeked
 from feature_jobs.joins.negatives import NEGATIVES_FILE, read_negatives
 from feature_jobs.joins.outcomes import days_maturing, days_of_outcomes, num_too_late
 from feature_jobs.joins.rules import (
@@ -112,10 +112,9 @@ def join_day(
         if scenario.outcome_labels and matured is not None:
             of_labels = {**(past_events or {}), ds: events}
             samples = learned_with_outcomes(scenario, ds, samples, log.times, events=of_labels, matured=matured)
-        counts, first = _Counts(), next(samples)
-        tables = map(counts.counted, chain([first], samples))
-        batches = chain.from_iterable(table.to_batches() for table in tables)
-        write_parquet(batches, first.schema, output / SAMPLES_FILE)
+        counts, (schema, samples) = _Counts(), peeked(samples)
+        batches = chain.from_iterable(counts.counted(table).to_batches() for table in samples)
+        write_parquet(batches, schema, output / SAMPLES_FILE)
     # Only now: tables are counted, and entities audited, as they are written.
     facts = counts.facts(scenario, day)
     for task, num in num_too_late(scenario, ds, events).items():

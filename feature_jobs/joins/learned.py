@@ -10,7 +10,6 @@ All days' rows are in the order of their time, and so in that of maturing: they 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 from feature_jobs.errors import BadInputError
 from feature_jobs.joins.aggregations import DAY_US
 from feature_jobs.joins.outcomes import Outcomes, attributed, unknown_labels
+from feature_jobs.joins.rows import RowsOfFile
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import ONE_DAY, day_start, day_window, parse_ds, previous_day
 from feature_jobs.schema.files import NEGATIVE, SAMPLES_FILE
@@ -53,10 +53,10 @@ def learned_with_outcomes(
         found = attributed(scenario, task, label, events)
         for day, of_tasks in of_days.items():
             of_tasks[task] = found[day]
-    first = next(own)
-    learned = [_Learned(times, _own_tables(scenario, ds, chain([first], own), of_days.pop(ds)), first.schema)]
+    schema, own = peeked(own)
+    learned = [_Learned(times, _own_tables(scenario, ds, own, of_days.pop(ds)), schema)]
     for day, of_tasks in of_days.items():
-        earlier = _EarlierDay(scenario, day, matured[day], first.schema, of_tasks)
+        earlier = _EarlierDay(scenario, day, matured[day], schema, of_tasks)
         for after in sorted({label.days for label in scenario.outcome_labels.values()} - {0}):
             learned.append(earlier.maturing_on(ds, after))
     number = 0
@@ -64,6 +64,18 @@ def learned_with_outcomes(
         rows = pa.array(np.arange(number, number + len(table)))
         number += len(table)
         yield _with(table, {"key.event_row": rows})
+
+
+def peeked(tables: Iterator[pa.Table]) -> tuple[pa.Schema, Iterator[pa.Table]]:
+    """The schema of tables, and all of them."""
+    first = [next(tables)]
+
+    def found() -> Iterator[pa.Table]:
+        # It leaves memory when it is taken.
+        yield first.pop()
+        yield from tables
+
+    return first[0].schema, found()
 
 
 class _Learned:
@@ -91,10 +103,15 @@ def _merged(learned: list[_Learned]) -> Iterator[pa.Table]:
     """All rows in the order of their moments; of equal ones the first of `learned` come first."""
     cuts = np.unique(np.concatenate([one.moments[:: stretches.ROWS_AT_ONCE] for one in learned]))
     for cut in [*cuts[1:].tolist(), None]:
-        moments, tables = zip(*(one.before(cut) for one in learned), strict=True)
-        # Stable, so that the bytes are the same every time.
-        order = np.argsort(np.concatenate(moments), kind="stable")
-        yield pa.concat_tables(tables).combine_chunks().take(pa.array(order))
+        yield _in_order([one.before(cut) for one in learned])
+
+
+def _in_order(parts: Iterable[tuple[Ints, pa.Table]]) -> pa.Table:
+    """Rows in the order of their moments."""
+    moments, tables = zip(*parts, strict=True)
+    # Stable, so that the bytes are the same every time.
+    order = np.argsort(np.concatenate(moments), kind="stable")
+    return pa.concat_tables(tables).combine_chunks().take(pa.array(order))
 
 
 class _EarlierDay:
@@ -121,10 +138,8 @@ class _EarlierDay:
 
     def _tables(self, ds: str, after: int) -> Iterator[pa.Table]:
         scenario, num = self._scenario, 0
-        file = pq.ParquetFile(self._file)
-        names = [name for name in file.schema_arrow.names if name in {*self._schema.names, NEGATIVE}]
-        for batch in file.iter_batches(stretches.ROWS_AT_ONCE, columns=names):
-            table = self._own(pa.Table.from_batches([batch]))
+        for rows in RowsOfFile(self._file).tables({*self._schema.names, NEGATIVE}):
+            table = self._own(rows)
             is_negative = _is_negative(table)
             some = _mature_on(scenario, ds, after, np.asarray(table["key.event_time"]))
             if some.any():

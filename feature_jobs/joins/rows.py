@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_jobs.windows.keys import Bools, Ints
+from feature_jobs.windows.stretches import stretches
 
 ROW = "key.event_row"
 
@@ -44,6 +45,14 @@ class RowsOfFile:
         last = max(int(np.searchsorted(self._begins, end, "left")), first)
         found = self._file.read_row_groups(list(range(first, last)), columns=[name])[name]
         return found.slice(begin - self._begins[first], end - begin).combine_chunks()
+
+    def tables(self, names: Collection[str]) -> Iterator[pa.Table]:
+        """All rows in their order, some at a time, with the columns of these names that are there."""
+        present = [name for name in self.names if name in names]
+        for begin, end in stretches(self.num_rows):
+            # By row groups: iter_batches of pyarrow keeps what it has read until the end.
+            first, last = np.searchsorted(self._begins[:-1], [begin, end]).tolist()
+            yield self._file.read_row_groups(list(range(first, last)), columns=present)
 
 
 class RowsWithNegatives:
