@@ -29,11 +29,11 @@ from feature_jobs.joins.values import condition, key_column
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_window
 from feature_jobs.schema.negatives import NegativeSampler
+from feature_jobs.windows import stretches
 from feature_jobs.windows.keys import Bools, Groups, Ints, Keys, concat_keys, keys_of
 from feature_jobs.windows.query import Asked, Question, aggregate
 from feature_jobs.windows.rows import as_arrow
 from feature_jobs.windows.runs import Run
-from feature_jobs.windows.stretches import ROWS_AT_ONCE
 from feature_jobs.windows.tiles import Tile
 
 _UNIT = 1024  # weights are whole numbers, so that their sums are exact
@@ -61,7 +61,7 @@ def sample_negatives(
     num_wanted = sum(map(len, positives)) * sampler.num_sample
 
     def tables() -> Iterator[pa.Table]:
-        step = max(ROWS_AT_ONCE // sampler.num_sample, 1)
+        step = max(stretches.ROWS_AT_ONCE // sampler.num_sample, 1)
         for rows_P in positives:
             for at in range(0, len(rows_P), step):
                 some = rows_P[at : at + step]

@@ -233,7 +233,7 @@ def group_rows(keys: Keys, known: Bools) -> Groups:
     if num_parts < 2:
         return _of_rows(keys, np.flatnonzero(known), num)
     # One range of keys after the other: what is needed on the way stays small, and so in the cache of the processor.
-    sample = np.sort(keys.first[:: num // _SAMPLE])
+    sample = np.sort(keys.first[:: max(num // _SAMPLE, 1)])
     cuts = np.unique(sample[len(sample) * np.arange(1, num_parts) // num_parts])
     part_N = np.empty(num, np.uint16)
     for begin, end in stretches(num):
