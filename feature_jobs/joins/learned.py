@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.joins.aggregations import DAY_US
-from feature_jobs.joins.outcomes import Outcomes, attributed, unknown_labels
+from feature_jobs.joins.outcomes import Outcomes, attributed, days_maturing_after, unknown_labels
 from feature_jobs.joins.rows import RowsOfFile
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import ONE_DAY, day_start, day_window, parse_ds, previous_day
@@ -50,9 +50,11 @@ def learned_with_outcomes(
     """
     of_days: dict[str, dict[str, Outcomes]] = {day: {} for day in (ds, *sorted(matured))}
     for task, label in scenario.outcome_labels.items():
-        found = attributed(scenario, task, label, events)
-        for day, of_tasks in of_days.items():
-            of_tasks[task] = found[day]
+        # An outcome follows its event: older days decide nothing.
+        oldest = min({ds} | days_maturing_after(scenario, ds, label.days))
+        found = attributed(scenario, task, label, {day: folder for day, folder in events.items() if day >= oldest})
+        for day in of_days.keys() & found.keys():
+            of_days[day][task] = found[day]
     schema, own = peeked(own)
     learned = [_Learned(times, _own_tables(scenario, ds, own, of_days.pop(ds)), schema)]
     for day, of_tasks in of_days.items():

@@ -31,18 +31,26 @@ HOUR_US = 3_600_000_000
 
 def days_maturing(scenario: Scenario, ds: str) -> list[str]:
     """Earlier days in whose samples rows are whose labels mature on this day."""
+    return sorted(set[str]().union(*(days_maturing_after(scenario, ds, n) for n in _afters(scenario))))
+
+
+def days_maturing_after(scenario: Scenario, ds: str, after: int) -> set[str]:
+    """The same of the labels that are learned so many days after their events."""
     before, found = previous_day(scenario, ds), set[str]()
-    if before is None:
-        return []
+    if before is None or not after:
+        return found
     days, first = scenario.data.days, str(scenario.data.days.first)
-    for after in {label.days for label in scenario.outcome_labels.values()} - {0}:
-        # Labels that mature on a day without data are learned on the next one.
-        own = parse_ds(before) + ONE_DAY * (1 - after)
-        while own <= parse_ds(ds) - ONE_DAY * after:
-            if not days.passes_over(own) and (str(own) >= first or days.warm_up_from):
-                found.add(max(str(own), first))  # the first day has the warm-up
-            own += ONE_DAY
-    return sorted(found - {ds})
+    # Labels that mature on a day without data are learned on the next one.
+    own = parse_ds(before) + ONE_DAY * (1 - after)
+    while own <= parse_ds(ds) - ONE_DAY * after:
+        if not days.passes_over(own) and (str(own) >= first or days.warm_up_from):
+            found.add(max(str(own), first))  # the first day has the warm-up
+        own += ONE_DAY
+    return found - {ds}
+
+
+def _afters(scenario: Scenario) -> set[int]:
+    return {label.days for label in scenario.outcome_labels.values()}
 
 
 def days_of_outcomes(scenario: Scenario, ds: str) -> list[str]:
@@ -118,8 +126,11 @@ def attributed(scenario: Scenario, task: str, label: OutcomeLabel, events: Mappi
     keys, of_key = concat_keys([one.keys for one in wanted]).numbered()
     happened, values = (np.concatenate([getattr(one, name) for one in wanted]) for name in ("happened", "values"))
     del wanted
-    logs = [DayEvents(scenario, day, folder, label.on, entities=None) for day, folder in sorted(events.items())]
-    shown = {log.ds: _shown(log, label.on, keys, place) for log in logs}
+    shown = {
+        # One after the other: a log holds the times of all its events.
+        day: _shown(DayEvents(scenario, day, folder, label.on, entities=None), label.on, keys, place)
+        for day, folder in sorted(events.items())
+    }
     codes, times = (np.concatenate([getattr(one, name) for one in shown.values()]) for name in ("codes", "times"))
     found, totals = np.zeros(len(codes), bool), np.zeros(len(codes), np.int64)
     window, to_all = label.window_hours * HOUR_US, label.attribution == "all"
