@@ -122,7 +122,15 @@ class _EarlierDay:
     def __init__(self, scenario: Scenario, ds: str, folder: Path, schema: pa.Schema, of_tasks: OfTasks) -> None:
         self._scenario, self._ds, self._file = scenario, ds, folder / SAMPLES_FILE
         self._schema, self._of_tasks = schema, of_tasks
-        names = [n for n in ("key.event_time", NEGATIVE) if n in pq.read_schema(self._file).names]
+        was = pq.read_schema(self._file)
+        for field in schema:
+            if field.name in was.names and was.field(field.name).type != field.type:
+                raise BadInputError(
+                    f"{self._file}: {field.name} was {was.field(field.name).type} on {ds} and is {field.type} now, but"
+                    f" rows of {ds} are still to be learned; join it again: recloop chain replay {scenario.option}"
+                    f" --from {ds}"
+                )
+        names = [name for name in ("key.event_time", NEGATIVE) if name in was.names]
         keys = self._own(pq.read_table(self._file, columns=names))
         self._times = np.asarray(keys["key.event_time"])
         num = len(keys) - int(_is_negative(keys).sum())
@@ -171,12 +179,6 @@ class _EarlierDay:
             else:
                 column = pa.nulls(len(table), field.type)
                 column = column.fill_null(False) if field.name.startswith(("segment.", NEGATIVE)) else column
-            if column.type != field.type:
-                raise BadInputError(
-                    f"{self._file}: {field.name} was {column.type} on {self._ds} and is {field.type} now, but rows of"
-                    f" {self._ds} are still to be learned; join it again: recloop chain replay"
-                    f" {self._scenario.option} --from {self._ds}"
-                )
             columns.append(column)
         return pa.table(columns, schema=self._schema)
 
