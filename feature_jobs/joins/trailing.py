@@ -29,7 +29,7 @@ from feature_jobs.joins.summaries import Summaries, ordinal_of
 from feature_jobs.joins.values import key_column
 from feature_jobs.schema import Scenario
 from feature_jobs.windows.days import TileId, Window
-from feature_jobs.windows.keys import Bools, Groups, Ints, Keys, group_rows, keys_of
+from feature_jobs.windows.keys import Bools, Groups, Ints, Keys, collect_keys, group_rows, keys_of
 from feature_jobs.windows.operations import Listed, Operation
 from feature_jobs.windows.query import Answers, Asked, Question, answers
 from feature_jobs.windows.rows import Summary
@@ -213,7 +213,13 @@ class PastOfDay:
             # With a long delay no window reads the day's own run.
             run = runs.get(self._ordinal) or self._summaries.run(one.name, self._ordinal)
             return Groups(run.keys, np.asarray(run.rows.columns[ROW]), run.offsets)
-        return group_rows(*keys_that_ask(log.scenario, one, log.evaluate))
+        return group_rows(*collect_keys(self._keys(one), len(log)))
+
+    def _keys(self, one: KeySet) -> Iterator[tuple[Keys, Bools]]:
+        """The keys of the day's events, some events at a time."""
+        for _, part in self._log.parts():
+            yield keys_that_ask(self._log.scenario, one, part.evaluate)
+            part.audit_entities()
 
     def _cut(self, groups: Groups) -> Iterator[Groups]:
         """Parts of about the same size."""
