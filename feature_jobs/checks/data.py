@@ -204,6 +204,8 @@ class _DataCheck:
             warm_up = {ds: num for ds, num in counts.items() if str(days.warm_up_from) <= ds < str(days.first)}
             self.facts["warm_up_rows"] = sum(warm_up.values())
         self.facts["days"] = {ds: num for ds, num in shown.items() if days.last is None or ds <= str(days.last)}
+        if num_other := sum(counts.values()) - sum(self.facts["days"].values()) - self.facts.get("warm_up_rows", 0):
+            self.facts["rows_of_no_day"] = num_other
         # Without a last day, days after the log's end may still come; days before its begin never do.
         end = days.last or datetime.date.fromisoformat(max(first, min(last, str(days.first))))
         wanted = [days.first + ONE_DAY * i for i in range((end - days.first).days + 1)]
