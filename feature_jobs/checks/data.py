@@ -190,8 +190,7 @@ class _DataCheck:
             self.problems.warn(("data", "days"), None, what, "see that each day has rows")
             return
         # All times, not the sample's: a day without rows shows nowhere else before it is run.
-        counts = reader.count_days()
-        if not counts:
+        if not (counts := reader.count_days()):
             self.problems.say(
                 ("data", "events", "time"), None, "no row has a time", "correct time.column and time.unit"
             )
@@ -200,9 +199,11 @@ class _DataCheck:
         shown = {ds: num for ds, num in counts.items() if ds >= str(days.first)}
         self.facts["log"] = f"{sum(counts.values()):,} rows, {first} to {last}"
         if days.warm_up_from:
-            warm_up = {ds: num for ds, num in counts.items() if str(days.warm_up_from) <= ds < str(days.first)}
-            self.facts["warm_up_rows"] = sum(warm_up.values())
+            warm_up = (num for ds, num in counts.items() if str(days.warm_up_from) <= ds < str(days.first))
+            self.facts["warm_up_rows"] = sum(warm_up)
         self.facts["days"] = {ds: num for ds, num in shown.items() if days.last is None or ds <= str(days.last)}
+        if num_other := sum(counts.values()) - sum(self.facts["days"].values()) - self.facts.get("warm_up_rows", 0):
+            self.facts["rows_of_no_day"] = num_other
         # Without a last day, days after the log's end may still come; days before its begin never do.
         end = days.last or datetime.date.fromisoformat(max(first, min(last, str(days.first))))
         wanted = [days.first + ONE_DAY * i for i in range((end - days.first).days + 1)]

@@ -26,7 +26,8 @@ class RequestFacts(TypedDict):
 class Facts(TypedDict, total=False):
     """All but `warnings` come from the data: rows by day, means of labels, malformed rows of the sample by reason.
 
-    `warm_up_rows`: rows before the first day, which it ingests too.
+    `warm_up_rows`: rows before the first day, which it ingests too. `rows_of_no_day`: rows of the log outside of
+    `data.days`, which no day reads.
     `undated`: rows of the sample without a readable time, by table. `sample_of`: the day. `heads`: number of files
     read at their head, where that was not all.
     """
@@ -35,6 +36,7 @@ class Facts(TypedDict, total=False):
     log: str
     days: dict[str, int]
     warm_up_rows: int
+    rows_of_no_day: int
     labels: dict[str, float | None]
     requests: RequestFacts
     entities: dict[str, EntityFacts]
@@ -55,6 +57,8 @@ def fact_lines(facts: Facts) -> list[str]:
     lines += [f"rows by day: {'; '.join(shown)}"] if shown else []
     if warm_up := facts.get("warm_up_rows"):
         lines.append(f"the first day also ingests and learns {warm_up:,} rows before it (data.days.warm_up_from)")
+    if num_other := facts.get("rows_of_no_day"):
+        lines.append(f"rows of no day of data.days, which are never read: {num_other:,}")
     sample = f"the sample of {facts['sample_of']}" if "sample_of" in facts else "the sample"
     for name, reasons in facts.get("malformed", {}).items():
         kinds = "; ".join(f"{reason} ({num:,})" for reason, num in reasons.items())

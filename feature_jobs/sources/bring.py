@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.data import Moment
 from feature_jobs.sources.bounds import Bounds, bounds_of
-from feature_jobs.sources.casts import Cell, raw_type_of
+from feature_jobs.sources.casts import Cell
 from feature_jobs.sources.copies import Copies
 from feature_jobs.sources.files import File, LocalCopy, Place
-from feature_jobs.sources.layouts import check_columns
+from feature_jobs.sources.layouts import check_columns, raw_type_of
 from feature_jobs.sources.readers.kafka import KafkaTopic
 from feature_jobs.sources.readers.objects import StoredObject
 from feature_jobs.sources.readers.remote_table import RemoteTable

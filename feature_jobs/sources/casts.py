@@ -48,16 +48,6 @@ INEXACT = "is a float too large to be exact"
 _EXACT_BELOW = {"DOUBLE": 2**53, "FLOAT": 2**24, "HALF": 2**11}
 
 
-def raw_type_of(arrow_type: pa.DataType, duckdb_type: str) -> str:
-    """The type of a column: DuckDB's, but for those that DuckDB reads as another."""
-    if duckdb_type.endswith("[]") and hasattr(arrow_type, "value_type"):
-        return f"{raw_type_of(arrow_type.value_type, duckdb_type[:-2])}[]"
-    if pa.types.is_float16(arrow_type):  # read as FLOAT, but neighbouring integers merge far earlier: from 2049 on
-        return "HALF"
-    # A duration is read as BIGINT, without its unit.
-    return f"DURATION({arrow_type.unit})" if pa.types.is_duration(arrow_type) else duckdb_type
-
-
 def quote(name: str) -> str:
     """A column name as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
@@ -65,7 +55,7 @@ def quote(name: str) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """One declared column of one file; `raw_type` is that of `raw_type_of`."""
+    """One declared column of one file; `raw_type` is DuckDB's type of it there, or HALF or DURATION."""
 
     name: str
     column: Column

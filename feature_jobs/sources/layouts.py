@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import literal
 from feature_jobs.schema import Scenario
-from feature_jobs.sources.casts import INEXACT, Cell, raw_type_of, rounded_text
+from feature_jobs.sources.casts import INEXACT, Cell, rounded_text
 from feature_jobs.sources.files import (
     File,
     TextFile,
@@ -168,6 +168,16 @@ class Layouts:
             f"SELECT *, row_number() OVER () - 1 AS _row FROM read_csv({duckdb_path(text.path)}, auto_detect = false, "
             f"{options}, {stored}, columns = {{{columns}}}, {rejects})"
         )
+
+
+def raw_type_of(arrow_type: pa.DataType, duckdb_type: str) -> str:
+    """The type of a column: DuckDB's, but for those that DuckDB reads as another."""
+    if duckdb_type.endswith("[]") and hasattr(arrow_type, "value_type"):
+        return f"{raw_type_of(arrow_type.value_type, duckdb_type[:-2])}[]"
+    if pa.types.is_float16(arrow_type):  # read as FLOAT, but neighbouring integers merge far earlier: from 2049 on
+        return "HALF"
+    # A duration is read as BIGINT, without its unit.
+    return f"DURATION({arrow_type.unit})" if pa.types.is_duration(arrow_type) else duckdb_type
 
 
 def check_columns(scenario: Scenario, source: Source, place: str, found: Collection[str]) -> None:

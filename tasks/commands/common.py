@@ -232,7 +232,10 @@ def with_context(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def call(**given: Any) -> Any:
-        common = {name: given.pop(name) for name in ("scenario", "data", "store", "settings", "no_track", "as_json")}
+        names = ("scenario", "data", "store", "settings", "no_track", "as_json")
+        common = {name: given.pop(name) for name in names}
+        if engine := given.pop("engine"):
+            common["settings"] += (f"engine={engine}",)
         return command(Context(**common), **given)
 
     options = [
@@ -257,6 +260,11 @@ def with_context(command: Callable[..., Any]) -> Callable[..., Any]:
             multiple=True,
             metavar="PATH=VALUE",
             help="Change a value of the scenario for this call, --set train.learning_rate=0.01; may be repeated.",
+        ),
+        click.option(
+            "--engine",
+            type=click.Choice(["duckdb", "spark"]),
+            help="Engine of the join for this call; default: the scenario's.",
         ),
         click.option("--no-track", is_flag=True, envvar="RECLOOP_NO_TRACK", help="Show nothing in MLflow."),
         click.option("--json", "as_json", is_flag=True, help="Print JSON for programs, nothing for people."),

@@ -282,6 +282,20 @@ def test_rows_of_the_warm_up_are_named_beside_the_first_days_own(shop: Callable[
     assert lines[2] == "the first day also ingests and learns 10 rows before it (data.days.warm_up_from)"
 
 
+def test_rows_of_clocks_that_are_years_off_are_counted(shop: Callable[..., Scenario]) -> None:
+    scenario = shop()
+    before = check(scenario)["rows_of_no_day"]
+    assert before == 10  # of the day before the first
+    log = Path(scenario.data.path) / "log.csv"
+    lines = log.read_text().splitlines()
+    off = [lines[1].replace("2024-", year) for year in ("2004-", "2044-", "2044-")]
+    assert off[0] != lines[1]
+    log.write_text("\n".join([*lines, *off]) + "\n")
+    facts = check(scenario)
+    assert facts["rows_of_no_day"] == before + 3
+    assert f"rows of no day of data.days, which are never read: {before + 3}" in fact_lines(facts)
+
+
 def test_requests_of_the_log_are_counted_and_doubtful_ones_warned_of(shop: Callable[..., Scenario]) -> None:
     """Five rows in each request, half a minute apart; a session that goes on after two hours; one row a request."""
 

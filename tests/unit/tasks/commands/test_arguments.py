@@ -6,10 +6,12 @@ import os
 import socket
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 from tasks.commands.cli import main
+from tasks.commands.common import Context, with_context
 from tests.small import days, write_small
 
 FIRST, SECOND, THIRD = days(3)
@@ -43,6 +45,20 @@ def refused(words: list[str], exit_code: int, message: str) -> None:
 
 
 SHOP = ["-s", "./shop.yaml", "--no-track"]
+
+
+@pytest.mark.parametrize(("words", "engine"), [([], "duckdb"), (["--engine", "spark"], "spark")])
+def test_the_engine_of_a_call(words: list[str], engine: str, shop: Path) -> None:
+    @click.command()
+    @with_context
+    def show(context: Context) -> None:
+        click.echo(context.scenario.engine)
+
+    done = CliRunner().invoke(show, [*SHOP, "--set", "join.lookback_days=3", *words])
+    assert (done.output, done.exit_code) == (f"{engine}\n", 0)
+    refused(["join", *SHOP, "--ds", FIRST, "--engine", "flink"], 2, "'flink' is not one of 'duckdb', 'spark'")
+
+
 NOT_DAYS = (
     "",
     "nonsense",
