@@ -129,11 +129,11 @@ def propose(
 ) -> tuple[str, list[str], dict[str, float]]:
     """The scenario that would stand in `out`, as YAML; lines for a person; the features' shares of nulls."""
     groups, notes = find_tables(path)
-    tables: list[Table] = []
+    tables, names = list[Table](), dict[str, str]()
     with tempfile.TemporaryDirectory() as scratch, connect(Path(scratch)) as connection:
         for number, group in enumerate(groups):
             try:
-                tables.append(profile(connection, group, number))
+                tables.append(profile(connection, group, number, names))
                 notes += tables[-1].notes
             except duckdb.Error as error:
                 notes.append(f"left out {group.path}: not readable ({str(error).splitlines()[0][:120]})")
