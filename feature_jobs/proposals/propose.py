@@ -31,7 +31,7 @@ from feature_jobs.proposals.days import choose_days, count_days
 from feature_jobs.proposals.discover import find_tables
 from feature_jobs.proposals.features import null_shares, propose_features
 from feature_jobs.proposals.labels import Answers, answers_of, find_answers, no_label
-from feature_jobs.proposals.outcome_logs import outcome_logs
+from feature_jobs.proposals.outcome_logs import EVENTS, outcome_logs
 from feature_jobs.proposals.profiles import Table, profile
 from feature_jobs.proposals.roles import FoundEntity, Log, entities_of, log_of, request_of
 from feature_jobs.proposals.vocabulary import clean
@@ -139,7 +139,8 @@ def propose(
                 notes.append(f"left out {group.path}: not readable ({str(error).splitlines()[0][:120]})")
         log, answers = _log_of(path, tables, given, notes)
         logs = [log.table, *(one.table for one in answers.logs)]
-        entities = entities_of([table for table in tables if not any(table is other for other in logs)], log)
+        others = [table for table in tables if not any(table is other for other in logs)]
+        entities = entities_of(others, log, [EVENTS, *(one.name for one in answers.logs)])
         ported = port.choices(log, entities, answers) if port else {}
         features, take = (ported["features"], None) if port else propose_features(log, entities, answers)
         counts = count_days(log)

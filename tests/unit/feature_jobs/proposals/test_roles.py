@@ -233,3 +233,20 @@ def test_columns_have_one_name_in_all_tables_whatever_their_letters(
     assert (scenario.data.events.path, read) == ("exposures.csv", [user, item])
     label = scenario.outcome_labels["click"]
     assert [scenario.data.logs[label.source].columns[name].source or name for name in label.on] == [user, item]
+
+
+@pytest.mark.parametrize(("clicks", "users"), [("events", "clicks"), ("user", "events"), ("users", "user")])
+def test_a_table_is_not_called_like_another(tmp_path: Path, clicks: str, users: str) -> None:
+    random, data = np.random.default_rng(8), tmp_path / "data"
+    shown, clicked = [], []
+    for number in range(2_000):
+        at, who, item = START + number * datetime.timedelta(minutes=3), random.integers(60), random.integers(30)
+        shown.append(f"{who},{item},{at}")
+        if random.random() < 0.3:
+            clicked.append(f"{who},{item},{at + datetime.timedelta(seconds=90)}")
+    csv_file("user_id,item_id,shown_at", *shown)(data)
+    (data / f"{clicks}.csv").write_text("\n".join(["user_id,item_id,ts", *clicked]) + "\n")
+    (data / f"{users}.csv").write_text("\n".join(["user_id,age", *(f"{n},{20 + n % 40}" for n in range(60))]) + "\n")
+    scenario = proposed(data, tmp_path / "out")
+    assert [log.path for log in scenario.data.logs.values()] == [f"{clicks}.csv"]
+    assert [entity.path for entity in scenario.data.entities.values()] == [f"{users}.csv"]
