@@ -1,7 +1,8 @@
-"""Point-in-time features of a month: Recloop's `ingest` and `join` beside hand-written numpy, DuckDB and pandas.
+"""Point-in-time features of a month: Recloop's `ingest` and `join` beside hand-written numpy, DuckDB, Polars, pandas
+and Feast.
 
     python -m benchmarks.features [--rows 5000000] [--users 100000] [--items 20000] [--days 30] [--cores 2]
-        [--engines numpy kernel duckdb pandas recloop] [--rounds 1] [--work FOLDER] [--output FILE.json]
+        [--engines numpy kernel duckdb polars pandas feast recloop] [--rounds 1] [--work FOLDER] [--output FILE.json]
 
 The data, made once into `--work`: events in time order, and a snapshot of every user and item a day. For each event all
 engines find the user's age and the item's price as they were strictly before it, and the user's clicks of the seven
@@ -10,12 +11,16 @@ days before, [t - 7 days, t). They read the same Parquet files and must agree in
 `recloop` is the whole loop up to `join`: `recloop run --until join`, with its checks, quarantine, digests, commits and
 all processes. The others compute one table in memory and write none; `kernel` is the window part of the feature engine
 alone, day by day. Each engine runs in a process of its own, with as many cores as `--cores`; seconds are those of the
-process, peak memory is that of its largest process.
+engine, CPU seconds those of all its processes with their start, peak memory is that of the largest process.
+
+Polars and Feast are in .venv-peers (`make benchmark-peers`). Feast joins features as of a time, but has no windows over
+events: it finds no clicks.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import resource
@@ -24,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -33,10 +38,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-
-from benchmarks.windows import DailyWindows
-from feature_jobs.windows.days import Window
-from feature_jobs.windows.operations import Count
 
 Ints = npt.NDArray[np.int64]
 
@@ -85,7 +86,7 @@ class Sums:
     rows: int
     age: int
     price: int
-    clicks: int
+    clicks: int | None
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Run:
     engine: str
     sums: Sums
     seconds: float
+    cpu_seconds: float
     peak_mib: int
 
 
@@ -137,6 +139,10 @@ def with_numpy(folder: Path) -> Sums:
 
 def with_kernel(folder: Path) -> Sums:
     """Clicks by the feature engine's windows, day by day from runs and tiles in memory; the rest as numpy does it."""
+    from benchmarks.windows import DailyWindows
+    from feature_jobs.windows.days import Window
+    from feature_jobs.windows.operations import Count
+
     events = pq.read_table(folder / "events.parquet")
     at, user = _column(events, "at"), _column(events, "user")
     clicked = _column(events, "click") == 1
@@ -211,6 +217,54 @@ def with_pandas(folder: Path) -> Sums:
     return Sums(len(joined), int(joined["age"].sum()), int(joined["price"].sum()), int(counts.fillna(0).sum()))
 
 
+def with_polars(folder: Path) -> Sums:
+    """One lazy query: two as-of joins, and a rolling sum of each user."""
+    import polars as pl
+
+    events = pl.scan_parquet(folder / "events.parquet").sort("at")
+    clicks = pl.col("click").rolling_sum_by("at", window_size=f"{WINDOW_US}i", closed="left").over("user")
+    joined = events.with_columns(clicks.alias("clicks"))
+    for name, key in (("users", "user"), ("items", "item")):
+        snapshots = pl.scan_parquet(folder / f"{name}.parquet").sort("at")
+        joined = joined.join_asof(snapshots, on="at", by=key, allow_exact_matches=False, check_sortedness=False)
+    return Sums(*joined.select(pl.len(), pl.col("age", "price", "clicks").sum()).collect().row(0))
+
+
+def with_feast(folder: Path) -> Sums:
+    """`get_historical_features` of Feast's DuckDB store; each snapshot holds for its day. Feast reads timestamps only,
+    so files with timestamps are written first."""
+    from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
+    from feast.types import Int64
+
+    with tempfile.TemporaryDirectory(dir=folder) as repo:
+        store = FeatureStore(
+            config=RepoConfig(
+                project="month",
+                provider="local",
+                registry=f"{repo}/registry.db",
+                offline_store={"type": "duckdb"},
+                online_store=None,
+                entity_key_serialization_version=3,
+            )
+        )
+
+        def timed(name: str) -> pa.Table:
+            table = pq.read_table(folder / f"{name}.parquet")
+            at = table["at"].cast(pa.timestamp("us", "UTC"))
+            return table.set_column(table.column_names.index("at"), "event_timestamp", at)
+
+        for name, key, value in (("users", "user", "age"), ("items", "item", "price")):
+            pq.write_table(timed(name), f"{repo}/{name}.parquet")
+            entity = Entity(name=key, join_keys=[key], value_type=ValueType.INT64)
+            source = FileSource(name=name, path=f"{repo}/{name}.parquet", timestamp_field="event_timestamp")
+            fields = [Field(name=value, dtype=Int64)]
+            ttl = datetime.timedelta(microseconds=DAY_US)
+            store.apply([entity, FeatureView(name=name, entities=[entity], ttl=ttl, schema=fields, source=source)])
+        asked = timed("events").select(["user", "item", "event_timestamp"]).to_pandas()
+        found = store.get_historical_features(entity_df=asked, features=["users:age", "items:price"]).to_arrow()
+        return Sums(found.num_rows, int(pc.sum(found["age"]).as_py()), int(pc.sum(found["price"]).as_py()), None)
+
+
 def with_recloop(folder: Path) -> Sums:
     """All days by `recloop run --until join`, into a store that is thrown away."""
     with tempfile.TemporaryDirectory(dir=folder) as store:
@@ -229,9 +283,13 @@ ENGINES: dict[str, Callable[[Path], Sums]] = {
     "numpy": with_numpy,
     "kernel": with_kernel,
     "duckdb": with_duckdb,
+    "polars": with_polars,
     "pandas": with_pandas,
+    "feast": with_feast,
     "recloop": with_recloop,
 }
+PEERS_PYTHON = Path(".venv-peers/bin/python")
+OF_PEERS = ("polars", "feast")
 
 
 def run_here(engine: str, folder: Path) -> Run:
@@ -239,17 +297,26 @@ def run_here(engine: str, folder: Path) -> Run:
     begun = time.perf_counter()
     sums = ENGINES[engine](folder)
     seconds = time.perf_counter() - begun
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return Run(engine, sums, round(seconds, 2), peak // 1024)
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cpu_seconds = sum(one.ru_utime + one.ru_stime for one in used)
+    peak = max(one.ru_maxrss for one in used)
+    return Run(engine, sums, round(seconds, 2), round(cpu_seconds, 2), peak // 1024)
 
 
 def run_in_a_process(engine: str, folder: Path, cores: int) -> Run:
     """Runs an engine in a process that has so many cores."""
     allowed = ",".join(map(str, sorted(os.sched_getaffinity(0))[:cores]))
-    command = ["taskset", "--cpu-list", allowed, sys.executable, "-m", "benchmarks.features"]
+    python = sys.executable
+    if engine in OF_PEERS:
+        python = str(PEERS_PYTHON)
+        if not PEERS_PYTHON.exists():
+            raise SystemExit(
+                f"{engine}: {PEERS_PYTHON} is missing; run make benchmark-peers, or leave it out of --engines"
+            )
+    command = ["taskset", "--cpu-list", allowed, python, "-m", "benchmarks.features"]
     done = subprocess.run([*command, "--one", engine, "--work", str(folder)], check=True, stdout=subprocess.PIPE)
     found = json.loads(done.stdout.splitlines()[-1])
-    return Run(engine, Sums(**found["sums"]), found["seconds"], found["peak_mib"])
+    return Run(**{**found, "sums": Sums(**found["sums"])})
 
 
 def main() -> None:
@@ -273,15 +340,18 @@ def main() -> None:
         make_data(folder, given.rows, given.users, given.items, given.days)
     # By turns, so that a busy minute of the machine does not hit one engine alone.
     runs = [run_in_a_process(name, folder, given.cores) for _ in range(given.rounds) for name in given.engines]
-    if len(sums := {run.sums for run in runs}) != 1:
+    clicks = next((run.sums.clicks for run in runs if run.sums.clicks is not None), None)
+    if len(sums := {replace(run.sums, clicks=run.sums.clicks or clicks) for run in runs}) != 1:
         raise SystemExit(f"the engines disagree: {sums}")
     print(f"{given.rows:,} events, {given.days} days, {given.cores} cores; {runs[0].sums}")
-    print(f"{'engine':10} {'seconds':>9} {'least':>8} {'most':>8} {'rows/s':>12} {'peak MiB':>9}")
+    print(f"{'engine':10} {'seconds':>9} {'least':>8} {'most':>8} {'CPU s':>8} {'rows/s':>12} {'peak MiB':>9}")
     for name in given.engines:
-        seconds = [run.seconds for run in runs if run.engine == name]
-        peak = max(run.peak_mib for run in runs if run.engine == name)
-        middle = median(seconds)
-        print(f"{name:10} {middle:9.1f} {min(seconds):8.1f} {max(seconds):8.1f} {given.rows / middle:12,.0f} {peak:9,}")
+        of_engine = [run for run in runs if run.engine == name]
+        seconds = [run.seconds for run in of_engine]
+        middle, cpu = median(seconds), median(run.cpu_seconds for run in of_engine)
+        spread = f"{min(seconds):8.1f} {max(seconds):8.1f} {cpu:8.1f}"
+        peak = max(run.peak_mib for run in of_engine)
+        print(f"{name:10} {middle:9.1f} {spread} {given.rows / middle:12,.0f} {peak:9,}")
     if given.output:
         given.output.write_text(json.dumps([asdict(run) for run in runs], indent=1) + "\n", encoding="utf-8")
 

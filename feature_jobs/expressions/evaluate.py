@@ -213,8 +213,9 @@ class _Compiler:
         def run(columns: Columns) -> Vector:
             (p, p_known), (q, q_known) = first(columns), second(columns)
             known = p_known & q_known
-            if divides:  # a division by zero is unknown in one row, not an error of all
-                known, q = known & (q != 0), np.where(q == 0, q.dtype.type(1), q)
+            # A division by zero is unknown in one row, not an error of all.
+            if divides and (is_zero := q == 0).any():
+                known, q = known & ~is_zero, np.where(is_zero, q.dtype.type(1), q)
             return Vector(_FLOATS[type(op)](p, q) if is_float else self._whole(node, op, p, q, known), known)
 
         return run

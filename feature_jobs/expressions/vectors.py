@@ -44,9 +44,12 @@ class Columns:
         self.num_rows = num_rows
         self._vectors: dict[str, Vector] = {}
 
-    def add(self, name: str, array: pa.Array) -> None:
-        """One more column."""
-        self.arrays[name] = _usual(array)
+    def add(self, name: str, array: pa.Array, single: pa.Array | None = None) -> None:
+        """One more column; `single` has its only value, where all rows have the same."""
+        self.arrays[name] = array = _usual(array)
+        # So that what expressions compute of it is computed once.
+        if single is not None and kind_of(array.type) in ARROW:
+            self._vectors[name] = vector(plain(_usual(single)))
 
     def vector(self, name: str) -> Vector:
         """A column as numpy or Arrow array, by its kind."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -21,7 +22,7 @@ def audit_point_in_time(
     *,
     place: str,
     delays_us: Mapping[str, int] | None = None,
-    rows: Ints | None = None,
+    rows: Sequence[int] | Ints | None = None,
 ) -> dict[str, int | None]:
     """Checks that every value comes from strictly before its event, independently of the code that computed it.
 
@@ -56,6 +57,30 @@ def smallest_gaps(found: Iterable[Mapping[str, int | None]]) -> dict[str, int | 
             known = [one for one in (smallest.get(name), gap) if one is not None]
             smallest[name] = min(known, default=None)
     return smallest
+
+
+class EntitiesSeen:
+    """The rows of entities that a day's events have looked at, some events after the other."""
+
+    def __init__(self, num_events: int) -> None:
+        self._all = range(num_events)
+        self._hits: dict[str, dict[range, int]] = defaultdict(dict)
+        self._gaps: list[Mapping[str, int | None]] = []
+
+    def add(self, events: range, num_hits: Mapping[str, int], gaps: Mapping[str, int | None]) -> None:
+        """Adds how many of some events see a row of each entity, and the smallest gaps of those with time."""
+        self._gaps.append(gaps)
+        for name, num in num_hits.items():
+            # Not a sum: the same events may look at an entity more than once.
+            self._hits[name][events] = num
+
+    def num_hits(self) -> dict[str, int]:
+        """For each entity that was looked at: the number of events that see a row of it."""
+        return {name: found.get(self._all, sum(found.values())) for name, found in self._hits.items()}
+
+    def smallest_gaps(self) -> dict[str, int | None]:
+        """The smallest gap of each entity with time."""
+        return smallest_gaps(self._gaps)
 
 
 def _utc(time_us: np.int64) -> str:

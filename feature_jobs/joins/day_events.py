@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +17,9 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import EVENT_TIME, columns_of
 from feature_jobs.expressions.evaluate import evaluate
 from feature_jobs.expressions.vectors import Columns
-from feature_jobs.joins.audit import NO_SOURCE
-from feature_jobs.joins.negatives import add_negatives
-from feature_jobs.joins.request import no_request, requests_of
+from feature_jobs.joins.audit import NO_SOURCE, EntitiesSeen, audit_point_in_time
+from feature_jobs.joins.request import Requests, no_request, request_keys, requests_by_key
+from feature_jobs.joins.rows import Rows, RowsOfFile, RowsWithNegatives
 from feature_jobs.joins.rules import outcome_columns
 from feature_jobs.joins.values import joint_key
 from feature_jobs.schema import Scenario
@@ -28,16 +28,8 @@ from feature_jobs.sources.casts import arrow_schema
 from feature_jobs.sources.output_files import log_file
 from feature_jobs.sources.retyped import refuse_retyped
 from feature_jobs.sources.source import time_columns
-from feature_jobs.windows.keys import Ints
-
-
-class _Rows(Protocol):
-    """Rows of a log."""
-
-    num_rows: int
-
-    def column(self, name: str, begin: int, end: int) -> pa.Array:
-        """The values of a column in some of the rows."""
+from feature_jobs.windows.keys import Ints, collect_keys
+from feature_jobs.windows.stretches import stretches
 
 
 class DayEvents:
@@ -46,11 +38,10 @@ class DayEvents:
     Of a column no more is in memory than its reader holds, and `part` has a few of the rows: a day may be larger than
     the memory.
 
-    `known_at` is the time before which an event's features were known: that of its request, or its own.
-    `names` are the columns that expressions will read; `entities` the folder of the rows of entities that the events
-    may see, None where no expression looks at one. `later` is the day that reads them again: the events may then lack a
-    column that was declared since, and it is null. With `negatives` these rows stand among the events, see
-    `is_negative`. Raises BadInputError where events are out of order or of another
+    `seen`: what `audit_entities` has found. `names` are the columns that expressions will read; `entities` the folder
+    of the rows of entities that the events may see, None where no expression looks at one. `later` is the day that
+    reads them again: the events may then lack a column that was declared since, and it is null. With `negatives` these
+    rows stand among the events, see `is_negative`. Raises BadInputError where events are out of order or of another
     day, and where a column has another type than the scenario declares for the later day.
     """
 
@@ -64,7 +55,7 @@ class DayEvents:
         entities: Path | None,
         source: str | None = None,
         later: str | None = None,
-        negatives: pa.Table | None = None,
+        negatives: RowsOfFile | None = None,
     ) -> None:
         self.scenario, self.ds, self.source = scenario, ds, source
         data, self._log = scenario.data, scenario.data.log(source)
@@ -85,35 +76,53 @@ class DayEvents:
         keys = [name for name in ("key.event_row", "key.event_time", "key.happened_at") if name in schema.names]
         self._nulls = {name: declared.field(name).type for name in columns if later and name not in present}
         self._names = [*present, *keys, *self._nulls]
-        self._rows: _Rows = _RowsOfFile(file)
-        self.is_negative = np.zeros(self._rows.num_rows, bool)
+        own = RowsOfFile(file)
+        self._rows: Rows = own
+        self.is_negative = np.zeros(own.num_rows, bool)
         if negatives is not None:
-            # Whole: rows with negatives among them are not in one stretch of the file.
-            table = pq.read_table(file, columns=[*present, *keys])
-            table, self.is_negative = add_negatives(table, negatives, outcome_columns(scenario))
-            self._rows = _RowsOfTable(table)
+            self._rows = among = RowsWithNegatives(own, negatives, outcome_columns(scenario))
+            self.is_negative = among.is_negative
         self._begin, self._end = 0, self._rows.num_rows
         self._read: dict[str, pa.Array] | None = None
+        self._whole: DayEvents | None = None
         self.times: Ints = np.asarray(self._event_column("key.event_time"))
         self._check_times(events)
         self._entities = {name: _load_entity(entities, name, wanted) for name in data.entities} if entities else {}
         self._entity_rows: dict[str, Ints] = {}
         self._times = time_columns(scenario, source)
-        self.requests = no_request(len(self))
-        if data.request and source is None:
-            self.requests = requests_of(self.column(data.user), self.column(data.request))
+        self.seen = EntitiesSeen(len(self))
+
+    @cached_property
+    def requests(self) -> Requests:
+        """The requests of the events; of some of the events none, as their other rows may be elsewhere."""
+        data = self.scenario.data
+        if self._whole is not None or not data.request or self.source is not None:
+            return no_request(len(self))
+        keys = (request_keys(part.column(data.user), part.column(data.request)) for _, part in self.parts())
+        return requests_by_key(*collect_keys(keys, len(self)))
+
+    @cached_property
+    def known_at(self) -> Ints:
+        """The time before which each event's features were known: that of its request, or its own."""
+        if self._whole is not None:
+            return self._whole.known_at[self._begin : self._end]
         # All rows of a request are shown at once: none sees what happened between its first row and itself.
-        self.known_at: Ints = self.requests.earliest(self.times)
+        return self.requests.earliest(self.times)
+
+    def parts(self) -> Iterator[tuple[int, DayEvents]]:
+        """All events, some at a time, each time with the number of the first."""
+        for begin, end in stretches(len(self)):
+            yield begin, self.part(begin, end)
 
     def part(self, begin: int, end: int) -> DayEvents:
         """Some of the events, whose columns stay in memory once they are read. They are in no request."""
         # Not a new one: tables of entities are read and times are checked once a day.
         part = copy.copy(self)
+        for found in ("requests", "known_at"):
+            part.__dict__.pop(found, None)
+        part._whole = self if self._whole is None else self._whole
         part._begin, part._end, part._read, part._entity_rows = self._begin + begin, self._begin + end, {}, {}
-        part.times, part.known_at, part.is_negative = (
-            column[begin:end] for column in (self.times, self.known_at, self.is_negative)
-        )
-        part.requests = no_request(end - begin)
+        part.times, part.is_negative = self.times[begin:end], self.is_negative[begin:end]
         return part
 
     def _event_column(self, name: str) -> pa.Array:
@@ -214,19 +223,18 @@ class DayEvents:
         seen = (codes_N >= 0) & (end > np.searchsorted(place, start))
         return np.where(seen, end - 1, -1)
 
-    def entity_times(self) -> dict[str, Ints]:
-        """For each entity with time that was looked at: `valid_from` of the row that each event sees."""
-        found = {}
+    def audit_entities(self) -> None:
+        """Counts the events that see a row of the entities that were looked at. Raises BadInputError where one is not
+        older than its event."""
+        times = {}
         for name, rows in self._entity_rows.items():
             if self.scenario.data.entities[name].time:
-                times = np.asarray(self._entities[name]["key.valid_from"])
-                found[name] = np.full(len(rows), NO_SOURCE)
-                found[name][rows >= 0] = times[rows[rows >= 0]]
-        return found
-
-    def num_hits(self) -> dict[str, int]:
-        """For each entity that was looked at: the number of events that see a row of it."""
-        return {name: int((rows >= 0).sum()) for name, rows in self._entity_rows.items()}
+                valid_from = np.asarray(self._entities[name]["key.valid_from"])
+                times[name] = np.full(len(rows), NO_SOURCE)
+                times[name][rows >= 0] = valid_from[rows[rows >= 0]]
+        numbers, place = range(self._begin, self._end), f"{self.scenario.file}: {self.ds}: entity"
+        gaps = audit_point_in_time(self.known_at, times, place=place, rows=numbers)
+        self.seen.add(numbers, {name: int((rows >= 0).sum()) for name, rows in self._entity_rows.items()}, gaps)
 
     def evaluate(
         self, expressions: Mapping[str, str], extra: Mapping[str, pa.Array] | None = None
@@ -251,34 +259,6 @@ class DayEvents:
 
     def _is_own(self, name: str) -> bool:
         return name == EVENT_TIME or name in self._names
-
-
-class _RowsOfFile:
-    """The rows of a Parquet file, of which the row groups that are asked for are read."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = pq.ParquetFile(file)
-        about = self._file.metadata
-        self.num_rows: int = about.num_rows
-        nums = [about.row_group(n).num_rows for n in range(about.num_row_groups)]
-        self._begins = np.cumsum([0, *nums])
-
-    def column(self, name: str, begin: int, end: int) -> pa.Array:
-        first = max(int(np.searchsorted(self._begins, begin, "right")) - 1, 0)
-        last = max(int(np.searchsorted(self._begins, end, "left")), first)
-        found = self._file.read_row_groups(list(range(first, last)), columns=[name])[name]
-        return _whole(found.slice(begin - self._begins[first], end - begin))
-
-
-class _RowsOfTable:
-    """The rows of a table in memory."""
-
-    def __init__(self, table: pa.Table) -> None:
-        self._table = table.combine_chunks()
-        self.num_rows: int = table.num_rows
-
-    def column(self, name: str, begin: int, end: int) -> pa.Array:
-        return _whole(self._table[name].slice(begin, end - begin))
 
 
 def _load_entity(folder: Path, entity: str, names: Collection[str]) -> pa.Table:

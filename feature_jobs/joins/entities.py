@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from typing_extensions import TypedDict
 
 from feature_jobs.errors import BadInputError
-from feature_jobs.joins.negatives import ROW
+from feature_jobs.joins.rows import Rows, RowsOfFile, RowsWithNegatives
 from feature_jobs.joins.values import joint_key, key_column
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.base import DayName
@@ -34,6 +34,7 @@ from feature_jobs.sources.tables import as_written, write_parquet
 from feature_jobs.windows.blocks import Place, digest_of_blocks, read_block, write_blocks
 from feature_jobs.windows.keys import Bools, Ints, Keys, keys_of, union
 from feature_jobs.windows.runs import FIRST, SECOND, key_columns, keys_from
+from feature_jobs.windows.stretches import stretches
 
 FOLDER = "entities"
 _BLOCKS_FILE = "entities.blocks"
@@ -150,23 +151,25 @@ def carry_entities(
 def see_more(
     scenario: Scenario,
     events: Path,
-    more: Mapping[str, pa.Array],
+    more: RowsOfFile,
     *,
     yesterday: Mapping[str, EntityFacts],
     folders: Mapping[str, Path],
     output: Path,
 ) -> None:
-    """Writes the rows of entities that a day may see again, also those of `more` events, by column: their other columns
-    are those of the day's rows that ROW numbers. All else as `carry_entities`, which came before."""
+    """Writes the rows of entities that a day may see again, also those of the keys that the negatives `more` have. All
+    else as `carry_entities`, which came before."""
     landed = read_landed(events)
+    among = RowsWithNegatives(RowsOfFile(events / EVENTS_FILE), more, ())
     for name, entity in scenario.data.entities.items():
-        if not more.keys().isdisjoint(entity.keys):
+        if not {*entity.keys}.isdisjoint(more.names):
             old = _before(name, landed, yesterday)
             rows = pq.read_table(events / FOLDER / f"{name}.parquet").combine_chunks()
             tiles = [_read(tile, folders) for tile in (old["tiles"] if old else ())]
-            asked = pa.concat_tables([_asked(scenario, entity, events), _asked_by(entity, events, more)])
+            asked = pa.concat_tables([_asked(scenario, entity, events), _distinct(among, entity.keys)])
             place = f"{scenario.file}: data.entities.{name}.key"
-            write_rows(_visible(entity, asked, rows, tiles, place), output / FOLDER / f"{name}.parquet")
+            visible = _visible(entity, asked, rows, tiles, place)
+            write_rows(visible, output / FOLDER / f"{name}.parquet")
 
 
 def _before(name: str, landed: Mapping[str, Landed], yesterday: Mapping[str, EntityFacts]) -> EntityFacts | None:
@@ -239,22 +242,24 @@ def _read(tile: TileFacts, folders: Mapping[str, Path]) -> Newest:
 
 def _asked(scenario: Scenario, entity: Entity, events: Path) -> pa.Table:
     """The keys of an entity that a day's logs have, where they have them as the events do; each once in a log."""
-    own = _known(pq.read_table(events / EVENTS_FILE, columns=list(entity.keys)))
+    own = _distinct(RowsOfFile(events / EVENTS_FILE), entity.keys)
     found = [own]
     for source, log in scenario.data.logs.items():
         file = events / log_file(source)
         if log.columns.keys() >= {*entity.keys} and file.exists():
-            keys = _known(pq.read_table(file, columns=list(entity.keys)))
+            keys = _distinct(RowsOfFile(file), entity.keys)
             # Reading the log refuses two types, and names them.
             found += [keys] if keys.schema.types == own.schema.types else []
     return pa.concat_tables(found)
 
 
-def _asked_by(entity: Entity, events: Path, more: Mapping[str, pa.Array]) -> pa.Table:
-    """The keys of `more` events."""
-    others = [key for key in entity.keys if key not in more]
-    rows = pq.read_table(events / EVENTS_FILE, columns=others).take(more[ROW]) if others else {}
-    return _known(pa.table({key: more[key] if key in more else rows[key] for key in entity.keys}))
+def _distinct(rows: Rows, names: Sequence[str]) -> pa.Table:
+    """The distinct keys of rows of which no column is null."""
+    parts = (
+        _known(pa.table({name: rows.column(name, begin, end) for name in names}))
+        for begin, end in stretches(rows.num_rows)
+    )
+    return reduce(lambda found, part: _known(pa.concat_tables([found, part])), parts)
 
 
 def _known(keys: pa.Table) -> pa.Table:

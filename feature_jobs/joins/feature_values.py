@@ -29,6 +29,10 @@ from feature_jobs.windows.rows import Summary
 _HASHES = 2.0**64
 
 
+Known = Bools | np.bool_
+"""Says of each row if it is known; np.True_: all are."""
+
+
 class Asking(Protocol):
     """The rows that features are computed for: the events of a day, or the rows of a request."""
 
@@ -45,7 +49,7 @@ class Asking(Protocol):
 
 
 def feature_values(
-    asking: Asking, name: str, aggregation: Aggregation, found: Mapping[str, Summary], has_key: Bools
+    asking: Asking, name: str, aggregation: Aggregation, found: Mapping[str, Summary], has_key: Known
 ) -> pa.Array:
     """A feature's values, one for each asking row; `found` by the role of an operation."""
     match aggregation.feature:
@@ -76,14 +80,14 @@ def feature_values(
     return values
 
 
-def _doubles(values: Any, known: Bools) -> pa.Array:
+def _doubles(values: Any, known: Known) -> pa.Array:
     numbers = np.asarray(values).astype(float)
-    if known.all():  # most often; without a mask a third of the time
+    if known is np.True_ or known.all():  # most often; without a mask a third of the time
         return pa.Array.from_buffers(pa.float64(), len(numbers), [None, pa.py_buffer(numbers)])
     return pa.array(numbers, pa.float64(), mask=~known)
 
 
-def _statistic(kind: str, found: Mapping[str, Summary], decimals: int, has_key: Bools) -> pa.Array:
+def _statistic(kind: str, found: Mapping[str, Summary], decimals: int, has_key: Known) -> pa.Array:
     if kind in ("min", "max"):
         return _in_units(found["value"], decimals)
     total, num = np.asarray(found["sum"]["sum"]), np.asarray(found["count"]["num"])
@@ -129,7 +133,7 @@ def first_of(lists: pa.ListArray) -> pa.Array:
 
 
 def _sequence(asking: Asking, place: str, feature: SequenceFeature, found: Summary) -> pa.Array:
-    lists = _steps_ago(asking.known_at, found["time"]) if len(found) == 1 else _listed(found)
+    lists = _steps_ago(asking.known_at, found["time"]) if [*found] == ["time"] else _listed(found)
     if not feature.history:
         return lists
     history, rows = asking.entity_lists(feature.history)

@@ -12,6 +12,7 @@ their times, and may be compared with each other (`feature_jobs.joins.request`).
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -26,13 +27,9 @@ from feature_jobs.expressions.compiler import columns_of
 from feature_jobs.joins.day_events import DayEvents
 from feature_jobs.joins.day_samples import DaySamples
 from feature_jobs.joins.entities import FOLDER
-from feature_jobs.joins.negatives import read_negatives, write_negatives
-from feature_jobs.joins.outcomes import (
-    days_maturing,
-    days_of_outcomes,
-    learned_with_outcomes,
-    num_too_late,
-)
+from feature_jobs.joins.learned import learned_with_outcomes, peeked
+from feature_jobs.joins.negatives import NEGATIVES_FILE, read_negatives
+from feature_jobs.joins.outcomes import days_maturing, days_of_outcomes, num_too_late
 from feature_jobs.joins.rules import (
     key_of,
     own_expressions,
@@ -114,18 +111,16 @@ def join_day(
         samples = day.tables()
         if scenario.outcome_labels and matured is not None:
             of_labels = {**(past_events or {}), ds: events}
-            # Whole: rows of earlier days come among the day's own, in the order in which their labels mature.
-            samples = iter([learned_with_outcomes(scenario, ds, pa.concat_tables(samples), of_labels, matured)])
-        counts, first = _Counts(), next(samples)
-        tables = map(counts.counted, chain([first], samples))
-        batches = chain.from_iterable(table.to_batches() for table in tables)
-        write_parquet(batches, first.schema, output / SAMPLES_FILE)
+            samples = learned_with_outcomes(scenario, ds, samples, log.times, events=of_labels, matured=matured)
+        counts, (schema, samples) = _Counts(), peeked(samples)
+        batches = chain.from_iterable(counts.counted(table).to_batches() for table in samples)
+        write_parquet(batches, schema, output / SAMPLES_FILE)
     # Only now: tables are counted, and entities audited, as they are written.
     facts = counts.facts(scenario, day)
     for task, num in num_too_late(scenario, ds, events).items():
         facts["labels"][task]["too_late"] = num
     if negatives:
-        facts["negatives"] = {"rows": len(negatives.rows), "wanted": negatives.wanted}
+        facts["negatives"] = {"rows": negatives.rows.num_rows, "wanted": negatives.wanted}
     (output / JOIN_FILE).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return facts
 
@@ -175,12 +170,12 @@ def _join_alone(
         (summaries / INDEX_FILE).write_text(json.dumps(made.index), encoding="utf-8")
         if sampler := scenario.join.negative_sampler:
             # `seen` has the rows of entities of the items that it sampled itself, and of no others.
-            negatives = (
-                read_negatives(scenario, ds, seen[ds])
-                if seen
-                else sample_negatives(scenario, sampler, ds, days[ds], Summaries(made.index, {ds: summaries}))
-            )
-            write_negatives(scenario, negatives, summaries)
+            if seen:
+                shutil.copyfile(seen[ds] / NEGATIVES_FILE, summaries / NEGATIVES_FILE)
+            else:
+                sample_negatives(
+                    scenario, sampler, ds, days[ds], Summaries(made.index, {ds: summaries}), output=summaries
+                )
         return join_day(
             scenario,
             ds,

@@ -1,50 +1,56 @@
-"""Labels from other logs: which events a row of them is attributed to, and on which day their label is learned.
+"""Labels from other logs: which events a row of them is attributed to, and whose days decide on them.
 
-A label matures some days after its event, with what is known by then. On that day the event's row comes once more, with
-the features that it had on its own day and this label alone. So a click is learned a day after it was shown and an
-order three days later, every label once, and no day waits for the slowest.
+In memory are the outcomes and the events that share a key with one of them, some 50 bytes each; of all other events
+only whether they have a key. On which day a label is learned: `feature_jobs.joins.learned`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import columns_of
-from feature_jobs.joins.aggregations import DAY_US, DECIMALS
+from feature_jobs.joins.aggregations import DECIMALS
 from feature_jobs.joins.day_events import DayEvents
-from feature_jobs.joins.negatives import for_rows
 from feature_jobs.joins.values import condition, fixed_point, key_column
 from feature_jobs.schema import Scenario
-from feature_jobs.schema.days import ONE_DAY, day_start, day_window, parse_ds, previous_day
-from feature_jobs.schema.files import NEGATIVE, SAMPLES_FILE
+from feature_jobs.schema.days import ONE_DAY, day_start, parse_ds, previous_day
 from feature_jobs.schema.labels import OutcomeLabel
-from feature_jobs.windows.keys import Bools, Ints, Keys, concat_keys, keys_of
+from feature_jobs.windows.keys import Bools, Groups, Ints, Keys, concat_keys, group_rows, keys_of
+from feature_jobs.windows.stretches import stretches
 
 HOUR_US = 3_600_000_000
-_LONG_AGO = -(2**62)
 
 
 def days_maturing(scenario: Scenario, ds: str) -> list[str]:
     """Earlier days in whose samples rows are whose labels mature on this day."""
+    return sorted(set[str]().union(*(days_maturing_after(scenario, ds, n) for n in _afters(scenario))))
+
+
+def days_maturing_after(scenario: Scenario, ds: str, after: int) -> set[str]:
+    """The same of the labels that are learned so many days after their events."""
     before, found = previous_day(scenario, ds), set[str]()
-    if before is None:
-        return []
+    if before is None or not after:
+        return found
     days, first = scenario.data.days, str(scenario.data.days.first)
-    for after in {label.days for label in scenario.outcome_labels.values()} - {0}:
-        # Labels that mature on a day without data are learned on the next one.
-        own = parse_ds(before) + ONE_DAY * (1 - after)
-        while own <= parse_ds(ds) - ONE_DAY * after:
-            if not days.passes_over(own) and (str(own) >= first or days.warm_up_from):
-                found.add(max(str(own), first))  # the first day has the warm-up
-            own += ONE_DAY
-    return sorted(found - {ds})
+    # Labels that mature on a day without data are learned on the next one.
+    own = parse_ds(before) + ONE_DAY * (1 - after)
+    while own <= parse_ds(ds) - ONE_DAY * after:
+        if not days.passes_over(own) and (str(own) >= first or days.warm_up_from):
+            found.add(max(str(own), first))  # the first day has the warm-up
+        own += ONE_DAY
+    return found - {ds}
+
+
+def _afters(scenario: Scenario) -> set[int]:
+    return {label.days for label in scenario.outcome_labels.values()}
 
 
 def days_of_outcomes(scenario: Scenario, ds: str) -> list[str]:
@@ -56,49 +62,6 @@ def days_of_outcomes(scenario: Scenario, ds: str) -> list[str]:
             days.append(str(day))
         day += ONE_DAY
     return days
-
-
-def learned_with_outcomes(
-    scenario: Scenario, ds: str, own: pa.Table, events: Mapping[str, Path], matured: Mapping[str, Path]
-) -> pa.Table:
-    """The samples that a day learns: its `own` with the labels known by its end, and those of earlier days whose labels
-    mature on it. In the order of maturing; `key.event_row` numbers them.
-
-    `events` are the folders of the day and of the days that `days_of_outcomes` names, `matured` the samples of those
-    that `days_maturing` names, by ds. A feature that an earlier day's samples lack is unknown in its rows.
-    """
-    labels = {
-        column: of_days
-        for task, label in scenario.outcome_labels.items()
-        for column, of_days in _attributed(scenario, task, label, events).items()
-    }
-    parts, moments = list[pa.Table](), list[Ints]()
-    for day in (ds, *sorted(matured)):
-        rows = own if day == ds else _rows_of(scenario, day, matured[day], own)
-        of_rows = {column: for_rows(of_days[day], rows) for column, of_days in labels.items()}
-        if None in of_rows.values():
-            raise BadInputError(
-                f"{matured.get(day, '')}: {len(rows):,} rows, but {day} has another number of events; join it again:"
-                f" recloop chain replay {scenario.option} --from {day}"
-            )
-        times = np.asarray(rows["key.event_time"])
-        for after in sorted({label.days for label in scenario.outcome_labels.values()}):
-            mature = _mature_on(scenario, ds, after, times)
-            of_day = {task for task, label in scenario.outcome_labels.items() if label.days == after}
-            known = {name: _where(of_rows[name], mature) for name in labels if name.partition(".")[2] in of_day}
-            if day == ds:
-                rows = _with(rows, known)
-            elif after:
-                unknown = unknown_labels(scenario, len(rows))
-                parts.append(_with(rows, {**unknown, **known}).filter(pa.array(mature)))
-                moments.append(times[mature] + after * DAY_US)
-        if day == ds:
-            parts.append(rows)
-            moments.append(times)
-    # Stable: of equal moments the order of the parts decides, and so the bytes are the same every time.
-    order = np.argsort(np.concatenate(moments), kind="stable")
-    learned = pa.concat_tables(parts).take(pa.array(order)).combine_chunks()
-    return _with(learned, {"key.event_row": pa.array(np.arange(len(learned)))})
 
 
 def unknown_labels(scenario: Scenario, num_rows: int) -> dict[str, pa.Array]:
@@ -117,99 +80,85 @@ def num_too_late(scenario: Scenario, ds: str, events: Path) -> dict[str, int]:
     for task, label in scenario.outcome_labels.items():
         log = DayEvents(scenario, ds, events, _names(label), entities=None, source=label.source)
         oldest = day_start(scenario, str(parse_ds(ds) - ONE_DAY * label.days))
-        wanted = _is_wanted(log, label, f"{scenario.file}: labels.{task}")
-        found[task] = int((wanted & (log.happened_at < oldest)).sum())
+        place = f"{scenario.file}: labels.{task}"
+        found[task] = sum(
+            int((_is_wanted(part, label, place) & (part.happened_at < oldest)).sum()) for _, part in log.parts()
+        )
     return found
 
 
-def _mature_on(scenario: Scenario, ds: str, after: int, times: Ints) -> Bools:
-    """Says for each event time if its label, learned `after` days, is learned on the day."""
-    before, newest = previous_day(scenario, ds), parse_ds(ds) + ONE_DAY * (1 - after)
-    begin = day_start(scenario, str(parse_ds(before) + ONE_DAY * (1 - after))) if before else _LONG_AGO
-    mature: Bools = (times >= begin) & (times < day_start(scenario, str(newest)))
-    return mature
+@dataclass(frozen=True)
+class Outcomes:
+    """What a label of another log is for the N events of a day: `rows` have an outcome, and `totals` are the sums of
+    their values, None where these have none. `has_key`: the others have a label at all."""
+
+    has_key: Bools
+    rows: Ints
+    totals: Ints | None
+
+    @property
+    def num_events(self) -> int:
+        """Number of the day's events."""
+        return len(self.has_key)
+
+    def columns(self, task: str, is_negative: Bools, num_before: int) -> dict[str, pa.Array]:
+        """Label and value of rows that follow so many events: 1, 0, or null where an event lacks a column of `on`; and
+        the sum of its outcomes' values. Negatives have none: 0."""
+        own = np.flatnonzero(~is_negative)
+        begin, end = np.searchsorted(self.rows, [num_before, num_before + len(own)]).tolist()
+        hits = own[self.rows[begin:end] - num_before]
+        label, unknown = np.zeros(len(is_negative), np.int8), np.zeros(len(is_negative), bool)
+        label[hits] = 1
+        unknown[own] = ~self.has_key[num_before : num_before + len(own)]
+        columns = {f"label.{task}": pa.array(label, mask=unknown)}
+        if self.totals is not None:
+            value = np.zeros(len(is_negative))
+            # Divided once, after an exact sum of integers.
+            value[hits] = self.totals[begin:end] / 10.0**DECIMALS
+            columns[f"value.{task}"] = pa.array(value, mask=unknown)
+        return columns
 
 
-def _rows_of(scenario: Scenario, day: str, folder: Path, like: pa.Table) -> pa.Table:
-    """The rows that an earlier day's samples have of its own events, with the columns of `like`."""
-    file = folder / SAMPLES_FILE
-    table = pq.read_table(file)
-    # They also hold rows of days before it, whose labels matured on that day.
-    begin, end = day_window(scenario, day)
-    times = np.asarray(table["key.event_time"])
-    table = table.filter(pa.array((times >= begin) & (times < end)))
-    if NEGATIVE in table.column_names and NEGATIVE not in like.column_names:
-        table = table.filter(pc.invert(table[NEGATIVE]))
-    columns = []
-    for field in like.schema:
-        if field.name in table.column_names:
-            column = table[field.name]
-        elif pa.types.is_list(field.type):
-            # A list of the samples is never null.
-            column = pa.array([[]] * len(table), field.type)
-        else:
-            column = pa.nulls(len(table), field.type)
-            column = column.fill_null(False) if field.name.startswith(("segment.", NEGATIVE)) else column
-        if column.type != field.type:
-            raise BadInputError(
-                f"{file}: {field.name} was {column.type} on {day} and is {field.type} now, but rows of {day} are still"
-                f" to be learned; join it again: recloop chain replay {scenario.option} --from {day}"
-            )
-        columns.append(column)
-    return pa.table(columns, schema=like.schema)
-
-
-def _attributed(
-    scenario: Scenario, task: str, label: OutcomeLabel, events: Mapping[str, Path]
-) -> dict[str, dict[str, pa.Array]]:
-    """The label of every event of these days, by column and day: 1, 0, or null where it lacks a column of `on`; and the
-    sum of its outcomes' values, where they have one."""
-    place, window = f"{scenario.file}: labels.{task}", label.window_hours * HOUR_US
-    shown = [DayEvents(scenario, day, folder, label.on, entities=None) for day, folder in sorted(events.items())]
-    outcomes = [
-        DayEvents(scenario, day, folder, _names(label), entities=None, source=label.source)
+def attributed(scenario: Scenario, task: str, label: OutcomeLabel, events: Mapping[str, Path]) -> dict[str, Outcomes]:
+    """The outcomes of the events of each day, with all that these days' logs know."""
+    place = f"{scenario.file}: labels.{task}"
+    wanted = [_outcomes(scenario, day, folder, label, place) for day, folder in sorted(events.items())]
+    keys, of_key = concat_keys([one.keys for one in wanted]).numbered()
+    happened, values = (np.concatenate([getattr(one, name) for one in wanted]) for name in ("happened", "values"))
+    del wanted
+    shown = {
+        # One after the other: a log holds the times of all its events.
+        day: _shown(DayEvents(scenario, day, folder, label.on, entities=None), label.on, keys, place)
         for day, folder in sorted(events.items())
-    ]
-    is_wanted = [_is_wanted(log, label, place) for log in outcomes]
-    keys, known = zip(*(_keys(log, label.on, place) for log in (*shown, *outcomes)), strict=True)
-    _, codes = concat_keys(list(keys)).numbered()
-    sizes = [len(log) for log in shown]
-    num = sum(sizes)
-    has_key, counts = np.concatenate(known[: len(shown)]), np.concatenate(known[len(shown) :])
-    counts &= np.concatenate(is_wanted)
-    times = np.concatenate([log.times for log in shown])
-    found, total = attribute(
-        (codes[:num], times, has_key),
-        (
-            codes[num:][counts],
-            np.concatenate([log.happened_at for log in outcomes])[counts],
-            np.concatenate([_values(log, label, place) for log in outcomes])[counts],
-        ),
-        window,
-        to_all=label.attribution == "all",
-    )
-    columns = {f"label.{task}": pa.array(found.astype(np.int8), pa.int8(), mask=~has_key)}
-    if label.value:
-        # Divided once, after an exact sum of integers.
-        columns[f"value.{task}"] = pa.array(total / 10.0**DECIMALS, pa.float64(), mask=~has_key)
-    offsets = np.concatenate([[0], np.cumsum(sizes)])
-    return {
-        name: {log.ds: values.slice(offsets[i], sizes[i]) for i, log in enumerate(shown)}
-        for name, values in columns.items()
     }
+    codes, times = (np.concatenate([getattr(one, name) for one in shown.values()]) for name in ("codes", "times"))
+    found, totals = np.zeros(len(codes), bool), np.zeros(len(codes), np.int64)
+    window, to_all = label.window_hours * HOUR_US, label.attribution == "all"
+    of_events, of_outcomes = (group_rows(Keys(numbers), np.ones(len(numbers), bool)) for numbers in (codes, of_key))
+    # Some keys at a time, since the arrays on the way are a dozen.
+    for begin, end in _ranges_of_keys(of_events, of_outcomes):
+        rows, others = (_between(groups, begin, end) for groups in (of_events, of_outcomes))
+        found[rows], totals[rows] = attribute(
+            (codes[rows], times[rows]), (of_key[others], happened[others], values[others]), window, to_all=to_all
+        )
+    ends = np.cumsum([len(one.rows) for one in shown.values()])
+    of_days = {}
+    for (day, one), end in zip(shown.items(), ends.tolist(), strict=True):
+        of_day = slice(end - len(one.rows), end)
+        hits = found[of_day]
+        of_days[day] = Outcomes(one.has_key, one.rows[hits], totals[of_day][hits] if label.value else None)
+    return of_days
 
 
 def attribute(
-    shown: tuple[Ints, Ints, Bools], outcomes: tuple[Ints, Ints, Ints], window_us: int, *, to_all: bool
+    shown: tuple[Ints, Ints], outcomes: tuple[Ints, Ints, Ints], window_us: int, *, to_all: bool
 ) -> tuple[Bools, Ints]:
     """Says for each event, a key and a time (µs), if an outcome is attributed to it, and the sum of their values.
-
-    Events that have no key get none.
 
     An outcome, a key, a time and a value, comes into question at the event's time and within the window after it:
     [t, t + window). It goes `to_all` such events, or to the newest one, of equal times the last.
     """
-    codes, times, has_key = shown
+    codes, times = shown
     of_key, happened, values = outcomes
     moments = np.unique(np.concatenate([times, happened]))
     size = len(moments) + 1
@@ -221,12 +170,11 @@ def attribute(
         places, before = places[order], np.concatenate([[0], np.cumsum(values[order])])
         first = np.searchsorted(places, codes * size + np.searchsorted(moments, times))
         end = np.searchsorted(places, codes * size + np.searchsorted(moments, times + window_us))
-        return (end > first) & has_key, np.where(has_key, before[end] - before[first], 0)
+        return end > first, before[end] - before[first]
     # The sort below is stable: of events at one time the last of the log comes last, and is found.
-    rows = np.flatnonzero(has_key)
-    places = codes[rows] * size + np.searchsorted(moments, times[rows])
-    order = np.argsort(places, kind="stable")
-    rows, places = rows[order], places[order]
+    places = codes * size + np.searchsorted(moments, times)
+    rows = np.argsort(places, kind="stable")
+    places = places[rows]
     nearest = np.searchsorted(places, of_key * size + np.searchsorted(moments, happened, side="right")) - 1
     found, total = np.zeros(len(codes), bool), np.zeros(len(codes), np.int64)
     if len(rows):
@@ -238,6 +186,72 @@ def attribute(
     return found, total
 
 
+def _ranges_of_keys(*groups: Groups) -> Iterator[tuple[int, int]]:
+    """Ranges of numbered keys that cover all rows, each with about as many rows as are handled at once."""
+    cuts = {0, *(int(one.keys.first[-1]) + 1 for one in groups if len(one.keys))}
+    for one in groups:
+        begins = [begin for begin, _ in stretches(len(one.order)) if begin]
+        cuts |= set(one.keys.first[np.searchsorted(one.offsets, begins, "right") - 1].tolist())
+    return pairwise(sorted(cuts))
+
+
+def _between(groups: Groups, begin: int, end: int) -> Ints:
+    """The rows of the numbered keys in a range."""
+    first, last = groups.offsets[np.searchsorted(groups.keys.first, [begin, end])].tolist()
+    return groups.order[first:last]
+
+
+class _Wanted(NamedTuple):
+    """The outcomes of a day that have a key: when they happened, and their values in units of the last place."""
+
+    keys: Keys
+    happened: Ints
+    values: Ints
+
+
+def _outcomes(scenario: Scenario, ds: str, events: Path, label: OutcomeLabel, place: str) -> _Wanted:
+    log = DayEvents(scenario, ds, events, _names(label), entities=None, source=label.source)
+    keys, happened, values, total = list[Keys](), list[Ints](), list[Ints](), 0.0
+    for _, part in log.parts():
+        of_part, some = _keys(part, label.on, place)
+        some &= _is_wanted(part, label, place)
+        keys.append(of_part.take(np.flatnonzero(some)))
+        happened.append(part.happened_at[some])
+        units = _values(part, label, place)
+        # As floats, whose sum can't wrap around as that of integers would.
+        total += float(np.abs(units.astype(float)).sum())
+        values.append(units[some])
+    if total >= 2.0**62:
+        raise BadInputError(f"{place}.value: the sum of {ds} exceeds 64 bits; bound the column with min and max")
+    return _Wanted(concat_keys(keys), np.concatenate(happened), np.concatenate(values))
+
+
+class _Shown(NamedTuple):
+    """The events of a day: `rows` share a key with an outcome, whose number it is, and their times. `has_key` says it
+    of all events."""
+
+    has_key: Bools
+    rows: Ints
+    codes: Ints
+    times: Ints
+
+
+def _shown(log: DayEvents, on: tuple[str, ...], keys: Keys, place: str) -> _Shown:
+    has_key, rows, codes = np.empty(len(log), bool), list[Ints](), list[Ints]()
+    for begin, part in log.parts():
+        of_part, known = _keys(part, on, place)
+        has_key[begin : begin + len(part)] = known
+        # In their order, so that searches walk through memory instead of jumping: several times as fast.
+        order = np.argsort(of_part.first)
+        found = np.empty(len(part), np.int64)
+        found[order] = keys.find(of_part.take(order))
+        some = np.flatnonzero((found >= 0) & known)
+        rows.append(begin + some)
+        codes.append(found[some])
+    of_day = np.concatenate(rows)
+    return _Shown(has_key, of_day, np.concatenate(codes), log.times[of_day])
+
+
 def _names(label: OutcomeLabel) -> set[str]:
     return set(label.on).union(*map(columns_of, filter(None, (label.where, label.value))))
 
@@ -247,11 +261,7 @@ def _values(log: DayEvents, label: OutcomeLabel, place: str) -> Ints:
     if label.value is None:
         return np.zeros(len(log), np.int64)
     (value,) = log.evaluate({f"{place.rpartition(': ')[2]}.value": label.value}).values()
-    units = fixed_point(value, DECIMALS, f"{place}.value")
-    # As floats, whose sum can't wrap around as that of integers would.
-    if np.abs(units.astype(float)).sum() >= 2.0**62:
-        raise BadInputError(f"{place}.value: the sum of {log.ds} exceeds 64 bits; bound the column with min and max")
-    return units
+    return fixed_point(value, DECIMALS, f"{place}.value")
 
 
 def _is_wanted(log: DayEvents, label: OutcomeLabel, place: str) -> Bools:
@@ -263,15 +273,3 @@ def _is_wanted(log: DayEvents, label: OutcomeLabel, place: str) -> Bools:
 
 def _keys(log: DayEvents, on: tuple[str, ...], place: str) -> tuple[Keys, Bools]:
     return keys_of([key_column(log.column(name), f"{place}.on") for name in on])
-
-
-def _where(labels: pa.Array, mature: Bools) -> pa.Array:
-    """The labels, or values, that are mature; the others are unknown."""
-    return pc.if_else(pa.array(mature), labels, pa.scalar(None, labels.type))
-
-
-def _with(table: pa.Table, columns: Mapping[str, pa.Array]) -> pa.Table:
-    """The table with other values in some of its columns."""
-    for name, values in columns.items():
-        table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), values)
-    return table

@@ -9,9 +9,10 @@ value depends on the other requests. Shapes: N rows, M of them in a request, R r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,8 @@ from feature_jobs.expressions.vectors import Vector, array_of, plain, vector
 from feature_jobs.joins.rules import RequestOrMatch, request_expressions, request_features
 from feature_jobs.joins.values import ids, is_numeric
 from feature_jobs.schema import MatchFeature, Scenario
-from feature_jobs.windows.keys import Ints, group_rows, keys_of
+from feature_jobs.windows.keys import Bools, Ints, Keys, group_rows, keys_of
+from feature_jobs.windows.stretches import stretches
 
 Floats = npt.NDArray[np.float64]
 ValuesOf = Callable[[Mapping[str, str]], Mapping[str, pa.Array]]
@@ -49,6 +51,20 @@ class Requests:
         """The request of each row in `order_M`. [M]"""
         return np.repeat(np.arange(len(self.sizes)), self.sizes)
 
+    def parts(self) -> Iterator[tuple[Ints, Requests]]:
+        """The numbers of some rows at a time, whole requests together, and the requests among these rows."""
+        in_none = np.ones(self.num_rows, bool)
+        in_none[self.order_M] = False
+        rest = np.flatnonzero(in_none)
+        for begin, end in stretches(len(rest)):
+            yield rest[begin:end], no_request(end - begin)
+        # The requests that begin in a stretch of these rows; one of more rows is not cut.
+        first = np.searchsorted(self.offsets_R, [begin for begin, _ in stretches(len(self.order_M))])
+        for begin, end in pairwise(np.unique([*first, len(self.sizes)]).tolist()):
+            offsets = self.offsets_R[begin : end + 1]
+            rows = self.order_M[offsets[0] : offsets[-1]]
+            yield rows, Requests(len(rows), np.arange(len(rows)), offsets - offsets[0])
+
     def earliest(self, times_N: Ints) -> Ints:
         """For each row the earliest time of its request; its own where it is in none. Rows are in time order."""
         found = times_N.copy()
@@ -68,19 +84,31 @@ def no_request(num_rows: int) -> Requests:
 
 def requests_of(users: pa.Array, requests: pa.Array) -> Requests:
     """Rows with equal user and request are in one request; those without a request are in none."""
+    return requests_by_key(*request_keys(users, requests))
+
+
+def request_keys(users: pa.Array, requests: pa.Array) -> tuple[Keys, Bools]:
+    """The key of each row's request, and whether it is in one."""
     # A request without a user still shows its rows together. The extra column keeps it apart from users 0 and "".
     known_user = users.is_valid().cast(pa.int64())
     named = users.fill_null("" if pa.types.is_string(users.type) else 0)
     keys, _ = keys_of([named, known_user, requests.fill_null("" if pa.types.is_string(requests.type) else 0)])
-    groups = group_rows(keys, np.asarray(requests.is_valid()))
-    return Requests(len(users), groups.order, groups.offsets)
+    return keys, np.asarray(requests.is_valid())
+
+
+def requests_by_key(keys: Keys, known: Bools) -> Requests:
+    """The requests of rows that have these keys, where they are `known`."""
+    groups = group_rows(keys, known)
+    return Requests(len(known), groups.order, groups.offsets)
 
 
 class RequestFeatures:
-    """The scenario's features of kind request and match, read once for all days and requests."""
+    """The scenario's features of kind request and match, read once for all days and requests; with `names` these of
+    them."""
 
-    def __init__(self, scenario: Scenario) -> None:
-        self._features = request_features(scenario)
+    def __init__(self, scenario: Scenario, names: Collection[str] | None = None) -> None:
+        found = request_features(scenario)
+        self._features = {name: one for name, one in found.items() if names is None or name in names}
         self._places = {name: request_expressions(name, feature) for name, feature in self._features.items()}
         self._expressions = {place: e for of_feature in self._places.values() for place, e in of_feature.items()}
         self._file = scenario.file
@@ -149,18 +177,20 @@ def match(wanted: pa.Array, lists: pa.Array, operation: str, place: str) -> pa.A
     A single list stands for all rows: in a request it is that of the user.
     """
     num_rows, lists = len(wanted), lists.fill_null([]) if lists.null_count else lists
-    flat = lists.flatten()
+    offsets = np.asarray(lists.offsets)
+    flat = lists.values[offsets[0] : offsets[-1]]
     if flat.type != wanted.type:
         raise BadInputError(
             f"{place}.of: ids of type {wanted.type}, but the sequence holds {flat.type}; look for ids of the same type"
         )
-    known_N = np.asarray(wanted.is_valid())
+    known_N = np.asarray(wanted.is_valid()) if wanted.null_count else np.True_
     if pa.types.is_string(flat.type):
         flat, wanted = _numbered(flat, wanted)
     find = _in_one_list if len(lists) == 1 else _in_own_lists
-    row, at = find(wanted, flat, np.asarray(lists.offsets))
-    known = known_N[row]  # the value under a null is arbitrary
-    row, at = row[known], at[known]
+    row, at = find(wanted, flat, offsets)
+    if isinstance(known_N, np.ndarray):  # the value under a null is arbitrary
+        known = known_N[row]
+        row, at = row[known], at[known]
     num_N = np.bincount(row, minlength=num_rows).astype(np.float64)
     if operation == "count":
         return array_of(Vector(num_N, known_N), "float", num_rows)

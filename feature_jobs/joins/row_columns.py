@@ -52,6 +52,10 @@ class RowColumns:
         self._map.madvise(mmap.MADV_DONTNEED)
         return found
 
+    def column(self, name: str) -> pa.Array:
+        """A column of all rows, which were added in their order."""
+        return pa.concat_arrays([part[name] for part in self._parts])
+
     @cached_property
     def _map(self) -> mmap.mmap:
         if self._writer is not None:

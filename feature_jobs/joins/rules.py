@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import EVENT_TIME, columns_of, is_time
@@ -19,6 +19,7 @@ from feature_jobs.schema import (
     VectorFeature,
     Windowed,
 )
+from feature_jobs.schema.labels import OutcomeLabel
 from feature_jobs.sources.source import time_columns
 
 SameRow = IdFeature | IdsFeature | CrossFeature | NumberFeature | VectorFeature
@@ -97,6 +98,35 @@ def sampler_expressions(scenario: Scenario, source: str | None) -> dict[str, str
         return {}
     places = {name: f"join.negative_sampler.item_columns[{i}]" for i, name in enumerate(sampler.item_columns)}
     return {data.user: "data.user", data.item: "data.item", **places}
+
+
+def touched_by(scenario: Scenario, tables: Collection[str]) -> tuple[list[str], list[str]]:
+    """The features and the labels of whose values rows of these tables decide.
+
+    Tables by the files of a day: events, logs/NAME, entities/NAME. The events are the rows themselves: all is theirs.
+    """
+    touched: set[str] = set()
+    for name, feature in scenario.features.items():
+        if isinstance(feature, RequestOrMatch):
+            found = request_expressions(name, feature)
+        elif isinstance(feature, Trailing):
+            found = {**key_expressions(name, feature), **past_expressions(name, feature)}
+        else:
+            found = own_expressions(name, feature)
+        columns = set().union(*map(columns_of, found.values()))
+        read = {f"entities/{column.partition('.')[0]}" for column in columns if "." in column}
+        if isinstance(feature, Trailing) and feature.source:
+            read.add(f"logs/{feature.source}")
+        others = columns | ({feature.sequence} if isinstance(feature, MatchFeature) else set())
+        # A feature is declared after those that it reads.
+        if "events" in tables or read & {*tables} or (isinstance(feature, RequestOrMatch) and others & touched):
+            touched.add(name)
+    labels = [
+        name
+        for name, label in scenario.labels.items()
+        if "events" in tables or (isinstance(label, OutcomeLabel) and f"logs/{label.source}" in tables)
+    ]
+    return [name for name in scenario.features if name in touched], labels
 
 
 def outcome_columns(scenario: Scenario) -> set[str]:

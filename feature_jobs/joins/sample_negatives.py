@@ -9,7 +9,7 @@ work. Shapes: I items, P positive rows, D draws of each row.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,37 +22,57 @@ from feature_jobs.joins.aggregations import ITEMS, PAIRS, name_of, operation_nam
 from feature_jobs.joins.day_events import DayEvents
 from feature_jobs.joins.entities import FOLDER
 from feature_jobs.joins.feature_values import first_of
-from feature_jobs.joins.negatives import ROW, Negatives
+from feature_jobs.joins.negatives import read_negatives, write_negatives
+from feature_jobs.joins.rows import ROW, RowsOfFile
 from feature_jobs.joins.summaries import Summaries, ordinal_of, sampler_pieces
 from feature_jobs.joins.values import condition, key_column
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_window
 from feature_jobs.schema.negatives import NegativeSampler
-from feature_jobs.windows.keys import Bools, Groups, Ints, Keys, concat_keys, group_rows, keys_of
+from feature_jobs.windows import stretches
+from feature_jobs.windows.keys import Bools, Groups, Ints, Keys, concat_keys, keys_of
 from feature_jobs.windows.query import Asked, Question, aggregate
-from feature_jobs.windows.rows import Summary, as_arrow
+from feature_jobs.windows.rows import as_arrow
+from feature_jobs.windows.runs import Run
+from feature_jobs.windows.tiles import Tile
 
 _UNIT = 1024  # weights are whole numbers, so that their sums are exact
 _MOST_DRAWS = 20  # for each negative that is asked for
-_AT_ONCE = 1 << 20  # draws in memory
 
 
 def sample_negatives(
-    scenario: Scenario, sampler: NegativeSampler, ds: str, folders: tuple[Path, Path], summaries: Summaries
-) -> Negatives:
-    """The negatives of a day. `folders` has its events, and the one with the rows of entities that they may see;
-    `summaries` are those of the day itself."""
+    scenario: Scenario,
+    sampler: NegativeSampler,
+    ds: str,
+    folders: tuple[Path, Path],
+    summaries: Summaries,
+    *,
+    output: Path,
+) -> RowsOfFile:
+    """Writes the negatives of a day, and returns them. `folders` has its events, and the one with the rows of entities
+    that they may see; `summaries` are those of the day itself."""
     events, seen = folders
     names = set(sampler.item_columns).union(*map(columns_of, scenario.own_labels.values()))
     log = DayEvents(scenario, ds, events, names, entities=seen / FOLDER)
     past = _Past(scenario, ds, summaries)
-    pool, rows_P = past.pool(sampler), _positive_rows(log)
-    step = max(_AT_ONCE // sampler.num_sample, 1)
-    parts = [_drawn(log, rows_P[at : at + step], pool, past, sampler) for at in range(0, len(rows_P), step)]
-    rows, items = np.concatenate([np.zeros((2, 0), np.int64), *parts], axis=1)
-    columns = {name: log.column(name).type for name in pool.columns}
-    found = {name: pool.columns[name].take(pa.array(items)).cast(kind) for name, kind in columns.items()}
-    return Negatives(pa.table({ROW: pa.array(rows), **found}), len(rows_P) * sampler.num_sample)
+    pool = past.pool(sampler)
+    schema = pa.schema([(ROW, pa.int64()), *((name, log.part(0, 0).column(name).type) for name in pool.columns)])
+    positives = [begin + _positive_rows(part) for begin, part in log.parts()]
+    num_wanted = sum(map(len, positives)) * sampler.num_sample
+
+    def tables() -> Iterator[pa.Table]:
+        step = max(stretches.ROWS_AT_ONCE // sampler.num_sample, 1)
+        for rows_P in positives:
+            for at in range(0, len(rows_P), step):
+                some = rows_P[at : at + step]
+                # From the first to the last of them, whose columns are then read once.
+                begin, end = int(some[0]), int(some[-1]) + 1
+                rows, items = _drawn(log.part(begin, end), some - begin, pool, past, sampler)
+                found = {name: column.take(pa.array(items)) for name, column in pool.columns.items()}
+                yield pa.table({ROW: begin + rows, **found}).cast(schema)
+
+    write_negatives(scenario, tables(), schema, num_wanted, output)
+    return read_negatives(scenario, ds, output).rows
 
 
 def _positive_rows(log: DayEvents) -> Ints:
@@ -93,21 +113,23 @@ class _Past:
     """The earlier events that negative sampling reads, from the summaries of the day."""
 
     def __init__(self, scenario: Scenario, ds: str, summaries: Summaries) -> None:
-        self._scenario, self._ordinal, self._wanted = scenario, ordinal_of(ds), sampler_aggregations(scenario)
+        self._ordinal, self._wanted = ordinal_of(ds), sampler_aggregations(scenario)
         self._begin, self._end = day_window(scenario, ds)
         self._pieces = sampler_pieces(scenario, summaries.partitions)
-        self._run = functools.lru_cache(maxsize=None)(summaries.run)
-        self._tile = functools.lru_cache(maxsize=None)(summaries.tile)
+        self._summaries = summaries
 
     def pool(self, sampler: NegativeSampler) -> _Pool:
         """The items of events in the lookback before the day, and those of the day."""
         one = self._wanted[ITEMS]
         name, pieces = name_of(one.source, one.key), self._pieces[ITEMS]
-        own = self._run(name, self._ordinal)
-        runs = [self._run(name, day).keys for day in (*pieces.old, *pieces.new)]
-        tiles = [self._tile(name, tile).keys for tile in pieces.tiles]
-        keys, _ = concat_keys([own.keys, *runs, *tiles]).numbered()
-        found = self._found(ITEMS, Asked(_each(keys), np.full(len(keys), self._begin)))
+        runs = {day: self._summaries.run(name, day) for day in {*pieces.old, *pieces.new, self._ordinal}}
+        tiles = {tile: self._summaries.tile(name, tile) for tile in pieces.tiles}
+        own = runs[self._ordinal]
+        holders: list[Run | Tile] = [*runs.values(), *tiles.values()]
+        keys, _ = concat_keys([holder.keys for holder in holders]).numbered()
+        stored = {role: operation_name(operation) for role, operation in one.operations.items()}
+        question = Question(one.window, pieces, runs, tiles, one.operations, stored)
+        found = aggregate(Asked(_each(keys), np.full(len(keys), self._begin)), question)
         counts = np.asarray(found["count"]["num"])
         held = counts > 0
         first = own.offsets[:-1][~held[keys.find(own.keys)]]
@@ -126,17 +148,25 @@ class _Past:
 
     def are_known(self, users: pa.Array, items: pa.Array) -> Bools:
         """Says for pairs if the user has a row of the item in the lookback, which ends with the day."""
-        groups = group_rows(*keys_of([users, items]))
-        known: Bools = np.asarray(self._found(PAIRS, Asked(groups, np.full(len(users), self._end)))["count"]["num"]) > 0
-        return known
+        pairs, has_pair = keys_of([users, items])
+        # In their order, so that searches walk through memory instead of jumping: several times as fast.
+        order = np.argsort(pairs.first)
+        wanted, known = pairs.take(order), np.zeros(len(pairs), bool)
+        for some in self._pairs:
+            known[order] |= some.find(wanted) >= 0
+        return known & has_pair
 
-    def _found(self, which: str, asked: Asked) -> dict[str, Summary]:
-        one, pieces = self._wanted[which], self._pieces[which]
-        name = name_of(one.source, one.key)
-        runs = {day: self._run(name, day) for day in (*pieces.old, *pieces.new)}
-        tiles = {tile: self._tile(name, tile) for tile in pieces.tiles}
-        stored = {role: operation_name(operation) for role, operation in one.operations.items()}
-        return aggregate(asked, Question(one.window, pieces, runs, tiles, one.operations, stored))
+    @functools.cached_property
+    def _pairs(self) -> list[Keys]:
+        """The pairs of the days and tiles of the lookback."""
+        one, pieces = self._wanted[PAIRS], self._pieces[PAIRS]
+        name, low = name_of(one.source, one.key), int(one.window.low(np.array(self._end)))
+        found = [self._summaries.tile(name, tile).keys for tile in pieces.tiles]
+        for day in (*pieces.old, *pieces.new):
+            run = self._summaries.run(name, day)
+            newest = run.rows.times[run.offsets[1:] - 1]
+            found.append(run.keys if (newest >= low).all() else run.keys.take(np.flatnonzero(newest >= low)))
+        return found
 
 
 def _each(keys: Keys) -> Groups:

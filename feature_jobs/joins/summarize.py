@@ -13,10 +13,8 @@ import pyarrow as pa
 
 from feature_jobs.expressions.compiler import columns_of
 from feature_jobs.joins.aggregations import ROW, KeySet, summarized_key_sets
-from feature_jobs.joins.audit import audit_point_in_time
 from feature_jobs.joins.day_events import DayEvents
 from feature_jobs.joins.entities import FOLDER, carry_entities, see_more
-from feature_jobs.joins.negatives import write_negatives
 from feature_jobs.joins.rules import logs_read, refuse_leaks, sampler_expressions, summarized_expressions
 from feature_jobs.joins.sample_negatives import sample_negatives
 from feature_jobs.joins.summaries import (
@@ -37,8 +35,8 @@ from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import check_day, log_window
 from feature_jobs.windows.blocks import block_table, digest_of_blocks, write_blocks
 from feature_jobs.windows.days import TileId, completed
-from feature_jobs.windows.keys import Bools, Keys, group_rows, keys_of
-from feature_jobs.windows.rows import Column, Rows, take_columns
+from feature_jobs.windows.keys import Bools, Keys, collect_keys, group_rows, keys_of
+from feature_jobs.windows.rows import Column, Rows, concat_columns, take_columns
 from feature_jobs.windows.runs import Run
 from feature_jobs.windows.tiles import Tile, merge, tile_of
 
@@ -80,11 +78,9 @@ def summarize_day(
     log = summarize_events(scenario, ds, {**again, ds: (events, output)}, index=usable, folders=folders)
     index: Index = {**log.index, "entities": entities}
     if sampler := scenario.join.negative_sampler:
-        negatives = sample_negatives(scenario, sampler, ds, (events, output), Summaries(index, folders))
-        write_negatives(scenario, negatives, output)
+        negatives = sample_negatives(scenario, sampler, ds, (events, output), Summaries(index, folders), output=output)
         # The items of negatives need not be in the day's logs, whose keys alone were looked up so far.
-        more = {name: negatives.rows[name].combine_chunks() for name in negatives.rows.column_names}
-        see_more(scenario, events, more, yesterday=known, folders=carried, output=output)
+        see_more(scenario, events, negatives, yesterday=known, folders=carried, output=output)
     # Sorted, because the order in which a scenario declares its features must not change the digest.
     (output / INDEX_FILE).write_text(json.dumps(index, sort_keys=True) + "\n", encoding="utf-8")
     return {
@@ -195,21 +191,27 @@ def _run(log: DayEvents, one: KeySet) -> Run:
     scenario = log.scenario
     places = _expressions(scenario, log.source)
     full = {expression: f"{scenario.file}: {place}" for expression, place in places.items()}
+    parts: dict[str, list[Column]] = {name: [] for name in one.columns}
 
-    def values_of(expressions: Iterable[str]) -> dict[str, pa.Array]:
-        asked = {places[expression]: expression for expression in expressions}
-        found = log.evaluate(asked)
-        return {expression: found[place] for place, expression in asked.items()}
+    def keys() -> Iterator[tuple[Keys, Bools]]:
+        """The keys of some rows at a time, after whose columns they leave memory."""
+        for _, part in log.parts():
 
-    def keys() -> tuple[Keys, Bools]:
-        values = values_of(one.key)
-        return keys_of([key_column(values[e], full[e]) for e in one.key])
+            def values_of(expressions: Iterable[str], part: DayEvents = part) -> dict[str, pa.Array]:
+                asked = {places[expression]: expression for expression in expressions}
+                found = part.evaluate(asked)
+                return {expression: found[place] for place, expression in asked.items()}
 
-    groups = group_rows(*keys())
-    # One column after the other: the values of all rows by row and by key are in memory of one only.
+            values = values_of(one.key)
+            yield keys_of([key_column(values[e], full[e]) for e in one.key])
+            for name, column in one.columns.items():
+                parts[name].append(column.of(values_of(column.expressions), full))
+            # After all columns: an entity has times only when it was looked at.
+            part.audit_entities()
+
+    groups = group_rows(*collect_keys(keys(), len(log)))
     columns: dict[str, Column] = {ROW: groups.order}
-    for name, column in one.columns.items():
-        columns[name] = take_columns({name: column.of(values_of(column.expressions), full)}, groups.order)[name]
-    # After all columns: an entity has times only when it was looked at.
-    audit_point_in_time(log.known_at, log.entity_times(), place=f"{scenario.file}: {log.ds}: entity")
+    # One column after the other: the values of all rows by row and by key are in memory of one only.
+    for name in one.columns:
+        columns[name] = take_columns({name: concat_columns(parts.pop(name))}, groups.order)[name]
     return Run(groups.keys, groups.offsets, Rows(log.times[groups.order], columns))

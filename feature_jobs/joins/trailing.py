@@ -29,8 +29,8 @@ from feature_jobs.joins.summaries import Summaries, ordinal_of
 from feature_jobs.joins.values import key_column
 from feature_jobs.schema import Scenario
 from feature_jobs.windows.days import TileId, Window
-from feature_jobs.windows.keys import Bools, Groups, Ints, Keys, group_rows, keys_of
-from feature_jobs.windows.operations import Operation
+from feature_jobs.windows.keys import Bools, Groups, Ints, Keys, collect_keys, group_rows, keys_of
+from feature_jobs.windows.operations import Listed, Operation
 from feature_jobs.windows.query import Answers, Asked, Question, answers
 from feature_jobs.windows.rows import Summary
 from feature_jobs.windows.runs import Run
@@ -73,7 +73,11 @@ class TrailingFeatures:
         self.wanted: dict[str, tuple[KeySet, dict[Window, Wanted]]] = {}
         for (key, window), found in by_window.items():
             roles = {name: one.operations if audited else one.of_values for name, one in found.items()}
-            operations = {operation_name(op): op for each in roles.values() for op in each.values()}
+            operations = {
+                operation_name(op): op.shown() if isinstance(op, Listed) else op
+                for each in roles.values()
+                for op in each.values()
+            }
             stored = {name: operation_name(operation.stored) for name, operation in operations.items()}
             named = {n: (one, {role: operation_name(op) for role, op in roles[n].items()}) for n, one in found.items()}
             self.wanted.setdefault(key, (sets[key], {}))[1][window] = Wanted(named, operations, stored)
@@ -99,12 +103,13 @@ class TrailingFeatures:
         """The same of the features of one key set, for rows of which `found_in` has what their windows hold."""
         columns, sources = {}, {}
         by_window = self.wanted[one.name][1]
+        known = np.True_ if has_key.all() else has_key  # looked at once, not for each feature
         for window, found in found_in:
             for name, (aggregation, roles) in by_window[window].aggregations.items():
                 of_feature = {role: found[operation] for role, operation in roles.items()}
                 if self._audited:
                     sources[name] = np.asarray(of_feature[NEWEST]["time"])
-                columns[name] = feature_values(asking, name, aggregation, of_feature, has_key)
+                columns[name] = feature_values(asking, name, aggregation, of_feature, known)
         return columns, sources
 
     @property
@@ -120,8 +125,14 @@ class TrailingFeatures:
 
 def keys_that_ask(scenario: Scenario, one: KeySet, values_of: ValuesOf) -> tuple[Keys, Bools]:
     """The key of each asking row, and whether it has one."""
-    places = {f"{scenario.file}: key of {one.name}: {text}": text for text in one.key}
+    places = _key_places(scenario.file, one.name, one.key)
     return keys_of([key_column(value, place) for place, value in values_of(places).items()])
+
+
+@functools.lru_cache(maxsize=1024)
+def _key_places(file: str, name: str, key: tuple[str, ...]) -> dict[str, str]:
+    """The expressions of a key by the place that messages name; a request asks for them each time."""
+    return {f"{file}: key of {name}: {text}": text for text in key}
 
 
 @dataclass(frozen=True)
@@ -202,7 +213,13 @@ class PastOfDay:
             # With a long delay no window reads the day's own run.
             run = runs.get(self._ordinal) or self._summaries.run(one.name, self._ordinal)
             return Groups(run.keys, np.asarray(run.rows.columns[ROW]), run.offsets)
-        return group_rows(*keys_that_ask(log.scenario, one, log.evaluate))
+        return group_rows(*collect_keys(self._keys(one), len(log)))
+
+    def _keys(self, one: KeySet) -> Iterator[tuple[Keys, Bools]]:
+        """The keys of the day's events, some events at a time."""
+        for _, part in self._log.parts():
+            yield keys_that_ask(self._log.scenario, one, part.evaluate)
+            part.audit_entities()
 
     def _cut(self, groups: Groups) -> Iterator[Groups]:
         """Parts of about the same size."""

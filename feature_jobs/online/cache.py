@@ -1,4 +1,4 @@
-"""A cache of the content of windows by key: most items of a request had the same a moment ago.
+"""Caches of the content of windows by key: most items of a request, and the user of a session, had it a moment ago.
 
 The content of a window changes when one of its key's rows enters or leaves it, whose moments are known
 (`SetWindows.holds`), and when a row is added, which the store says (`OnlineStore.changed`).
@@ -6,25 +6,27 @@ The content of a window changes when one of its key's rows enters or leaves it, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from feature_jobs.joins.trailing import Wanted
 from feature_jobs.online.key_index import KeyIndex
+from feature_jobs.online.request_kernels import held_at
 from feature_jobs.online.store import keys_from_store
 from feature_jobs.online.windows import Content, SetWindows
 from feature_jobs.windows.days import Window
 from feature_jobs.windows.keys import Bools, Ints, Keys, union
-from feature_jobs.windows.operations import Numbers
 from feature_jobs.windows.rows import Summary
 
 # Requests name these keys, so without a bound they could fill the memory.
 _OTHERS = 1 << 16
 """Most keys that have no state in a cache."""
-_FROM, _UNTIL, _NUM_TIMES = 0, 1, 2
-"""The first columns of a cache: its row holds from one time until another."""
+_SINGLES = 1 << 13
+"""Most keys that a cache of single keys holds; a user with a sequence and a dozen windows takes some kilobytes."""
+_WORD = 8
+_NUM_TIMES = 2
+"""The first columns of a cache: the times from and until which its row holds."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Places:
     whose windows are not known, each once, with a row that asks for it."""
 
     at_N: Ints
-    held_NC: Ints
+    values_VN: Ints
     stale: Ints
     rows: Ints
 
@@ -42,20 +44,14 @@ class WindowCache:
     """The summaries of windows by key: those of the state in their order, then others as they come. One thread at a
     time uses it.
 
-    `index` finds the keys of the state; `wanted` are the windows with their operations, all of which make numbers.
+    `index` finds the keys of the state; all operations of its `windows` make numbers.
     """
 
-    def __init__(self, index: KeyIndex, layout: str, wanted: Mapping[Window, Wanted]) -> None:
+    def __init__(self, index: KeyIndex, layout: str, windows: SetWindows) -> None:
         self._index, self._keys, self._layout = index, index.keys, bytes.fromhex(layout)
         # Keys that have no state, sorted, with their places.
         self._others, self._others_at = self._keys.part(slice(0, 0)), np.zeros(0, np.int64)
-        self._columns = {
-            (window, name, column): identity
-            for window, one in wanted.items()
-            for name, operation in one.operations.items()
-            if isinstance(operation, Numbers)
-            for column, identity in operation.identity.items()
-        }
+        self._windows = windows
         self.forget_all()
 
     def has_room(self, keys: Keys) -> bool:
@@ -70,14 +66,11 @@ class WindowCache:
             at_N[others] = self._places_of_others(keys.take(others))
         # A row without a key has the number of one, 0, which may be a key of the state.
         at_N[~known] = -1
-        # -1 takes the last place, whatever it holds; such rows are left out below.
-        held_NC = self._held.take(at_N, axis=0)  # in a third of the time of an index
-        rows = np.flatnonzero((held_NC[:, _FROM] > time) | (held_NC[:, _UNTIL] <= time))
+        values_VN, rows = held_at(self._held, at_N, self._windows.numbers.identity_V, time, _NUM_TIMES)
         if not len(rows):
-            return Places(at_N, held_NC, rows, rows)
-        rows = rows[at_N[rows] >= 0]
+            return Places(at_N, values_VN, rows, rows)
         stale, first_rows = np.unique(at_N[rows], return_index=True)
-        return Places(at_N, held_NC, stale, rows[first_rows])
+        return Places(at_N, values_VN, stale, rows[first_rows])
 
     def _places_of_others(self, keys: Keys) -> Ints:
         """The places of keys that have no state; new ones get one."""
@@ -95,31 +88,25 @@ class WindowCache:
         return self._others_at[at]
 
     def found(
-        self, places: Places, windows: SetWindows, content: Content | None, time: int
+        self, places: Places, content: Content | None, time: int
     ) -> Iterable[tuple[Window, Mapping[str, Summary]]]:
         """The summaries of windows for the rows; `content` is that of the keys whose windows are not known."""
-        held_NC = places.held_NC
+        windows, values_VN = self._windows, places.values_VN
         if content is not None:
+            # Each of its keys asks for itself.
             read = dict(windows.of(content, None, time))
-            times = windows.holds(content.run, len(content.keys), time)
-            values = [np.asarray(read[window][name][column]) for window, name, column in self._columns]
-            self._held[places.stale] = np.stack([*times, *values], axis=1)
-            held_NC = self._held[places.at_N]
-        found: dict[Window, dict[str, Summary]] = {}
-        none = None if (places.at_N >= 0).all() else places.at_N < 0
-        for at, ((window, name, column), identity) in enumerate(self._columns.items(), _NUM_TIMES):
-            # Indexing has copied the rows, so what is written here does not reach the cache.
-            taken = held_NC[:, at]
-            if none is not None:
-                taken[none] = identity
-            found.setdefault(window, {}).setdefault(name, {})[column] = taken
-        return found.items()
+            values = [read[windows.windows[at]][name][column] for at, name, column in windows.numbers.values]
+            times = windows.holds(content.run, time)
+            self._held[places.stale] = np.stack([*times, *map(np.asarray, values)], axis=1)
+            values_VN, _ = held_at(self._held, places.at_N, windows.numbers.identity_V, time, _NUM_TIMES)
+        found: list[dict[str, Summary]] = [{} for _ in windows.windows]
+        for (at, name, column), values_N in zip(windows.numbers.values, values_VN, strict=True):
+            found[at].setdefault(name, {})[column] = values_N
+        return zip(windows.windows, found, strict=True)
 
     def forget(self, keys: Iterable[bytes]) -> None:
         """Rows were added to these keys of the store."""
-        own = [key for key in keys if key.startswith(self._layout)]
-        if own:
-            changed = keys_from_store(own, two_words=self._keys.second is not None)
+        if changed := _own(keys, self._layout):
             at, others = self._index.find(changed), self._others.find(changed)
             self._held[at[at >= 0]] = 0
             self._held[self._others_at[others[others >= 0]]] = 0
@@ -128,4 +115,51 @@ class WindowCache:
         """Nothing is known."""
         # A row of a key, so that it lies together in memory. One of zeros holds at no time, and pages that nobody asks
         # for take no memory.
-        self._held = np.zeros((len(self._keys) + _OTHERS, _NUM_TIMES + len(self._columns)), np.int64)
+        self._held = np.zeros((len(self._keys) + _OTHERS, _NUM_TIMES + len(self._windows.numbers.values)), np.int64)
+
+
+Found = Sequence[tuple[Window, Mapping[str, Summary]]]
+"""For each window the summaries of its operations by name."""
+
+
+class SingleCache:
+    """The content of the windows of keys that are asked for alone, as users are: a session asks for its user again and
+    again. One thread at a time uses it."""
+
+    def __init__(self, layout: str) -> None:
+        self._layout = bytes.fromhex(layout)
+        self._held: dict[tuple[int, ...], tuple[int, int, Found]] = {}
+
+    def found(self, key: Keys, time: int) -> Found | None:
+        """The summaries of windows, None where they are not known."""
+        begin, end, found = self._held.get(_names(key)[0], (0, 0, ()))
+        return found if begin <= time < end else None
+
+    def keep(self, key: Keys, held_at: Ints, found: Found) -> None:
+        """Keeps the summaries for the times [from, until) of `held_at`, [2, 1]."""
+        name = _names(key)[0]
+        self._held.pop(name, None)
+        if len(self._held) == _SINGLES:
+            del self._held[next(iter(self._held))]  # the oldest one
+        self._held[name] = int(held_at[0, 0]), int(held_at[1, 0]), found
+
+    def forget(self, keys: Iterable[bytes]) -> None:
+        """Rows were added to these keys of the store."""
+        for name in _names(changed) if (changed := _own(keys, self._layout)) else ():
+            self._held.pop(name, None)
+
+    def forget_all(self) -> None:
+        """Nothing is known."""
+        self._held = {}
+
+
+def _own(keys: Iterable[bytes], layout: bytes) -> Keys | None:
+    """The keys of the store that are of a key set; None where there are none."""
+    own = [key for key in keys if key.startswith(layout)]
+    return keys_from_store(own, two_words=len(own[0]) > len(layout) + _WORD) if own else None
+
+
+def _names(keys: Keys) -> list[tuple[int, ...]]:
+    """Keys for a dictionary."""
+    halves = (keys.first,) if keys.second is None else (keys.first, keys.second)
+    return list(zip(*(half.tolist() for half in halves), strict=True))

@@ -15,11 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_jobs.errors import BadInputError
-from feature_jobs.expressions.vectors import Vector, array_of, kind_of, vector
+from feature_jobs.expressions.vectors import vector
 from feature_jobs.joins.entities import Newest
 from feature_jobs.online.key_index import KeyIndex
+from feature_jobs.online.request_kernels import taken_lists
 from feature_jobs.windows.keys import Bools, Ints, Keys
+from feature_jobs.windows.rows import lists_of
 
+_NUMBERS = (pa.int64(), pa.float64())
 _MOST = 0.125
 """Rows that came since are merged with the others where they are more than this share of them."""
 FeaturesOf = Callable[[Mapping[str, pa.Array], int], dict[str, pa.Array]]
@@ -108,21 +111,31 @@ class _Rows:
 
 
 class _Column:
-    """A column from which a request takes some rows; numbers by numpy, in a tenth of the time that Arrow needs."""
+    """A column from which a request takes some rows: numbers, and lists of them, in a tenth of Arrow's time."""
 
     def __init__(self, array: pa.Array) -> None:
-        self.array = array
-        is_number = array.type in (pa.int64(), pa.float64())
-        self._vector = vector(array) if is_number and len(array) else None
+        self.array, self._offsets = array, None
+        lists = pa.types.is_list(array.type) and not array.null_count
+        numbers = array.values if lists else array
+        self._numbers = vector(numbers) if numbers.type in _NUMBERS and len(numbers) else None
+        if lists and self._numbers is not None and not numbers.null_count:
+            self._offsets = np.asarray(array.offsets)
 
     def take(self, at_N: Ints, none_N: Bools | None) -> pa.Array:
         """The values at these rows; null where `none_N`."""
-        if self._vector is None:
+        is_list = pa.types.is_list(self.array.type)
+        if self._numbers is None or (is_list and (self._offsets is None or none_N is not None)):
             return self.array.take(pa.array(at_N, mask=none_N))
-        values, known = self._vector
-        known_N = known if known is np.True_ else known[at_N]
-        taken = Vector(values[at_N], known_N if none_N is None else known_N & ~none_N)
-        return array_of(taken, kind_of(self.array.type), len(at_N))
+        values, known = self._numbers
+        if is_list:
+            offsets, values = taken_lists(self._offsets, values, at_N)
+            found = pa.Array.from_buffers(self.array.type.value_type, len(values), [None, pa.py_buffer(values)])
+            return lists_of(offsets, found, self.array.type)
+        known_N = None if known is np.True_ else known.take(at_N)
+        if none_N is not None:
+            known_N = ~none_N if known_N is None else known_N & ~none_N
+        bits = None if known_N is None else pa.py_buffer(np.packbits(known_N, bitorder="little"))
+        return pa.Array.from_buffers(self.array.type, len(at_N), [bits, pa.py_buffer(values.take(at_N))])
 
 
 def _taken(firsts: Sequence[_Column], thens: Sequence[_Column], num: int, at_N: Ints) -> list[pa.Array]:

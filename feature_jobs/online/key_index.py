@@ -1,6 +1,6 @@
 """Keys that are looked for with each request: a table of buckets says where the search for a key begins.
 
-A binary search in 20,000 keys misses the cache of the processor some five times for each key; this one hardly ever.
+A binary search in 20,000 keys misses the cache of the processor some five times for each key; this one once or twice.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ _ROOM = 4
 _MOST = 8
 """Most keys of a bucket. Where there are more, as the keys lie in clusters, a binary search is faster."""
 _FEW = 16
-"""Fewer keys than these need no table: it takes some 32 bytes for each key that can be found."""
+"""Fewer keys than these need no table: it takes some 16 to 32 bytes for each key that can be found."""
+_NONE = np.zeros(0, np.int64)
 
 
 class _Buckets(NamedTuple):
-    """For each bucket its first position; the last one lies beyond all keys. `first_K1`: the first halves of the keys,
-    and after them one that is smaller than none."""
+    """For each bucket its first position; the last one lies beyond all keys."""
 
     starts: npt.NDArray[np.int32]
     least: np.uint64
     shift: np.uint64
-    first_K1: Ints
 
 
 class KeyIndex:
@@ -41,13 +40,14 @@ class KeyIndex:
         """Position of each wanted key, -1 where it is not there."""
         if len(wanted) < _FEW or (buckets := self._buckets) is None:
             return self.keys.find(wanted)
-        starts, least, shift, first_K1 = buckets
-        distances = (wanted.first.view(np.uint64) - least) >> shift
-        at = starts[np.minimum(distances, np.uint64(len(starts) - 1))].astype(np.int64)
-        # A key below the least one is not above any, so it goes no further; any other is soon at its place.
-        while (later := first_K1[at] < wanted.first).any():
-            at += later
-        return self.keys.at(at, wanted)
+        # Here: who writes a state needs no kernels, which take seconds to compile.
+        from feature_jobs.online.request_kernels import find
+
+        second_K, wanted_second = self.keys.second, wanted.second
+        if second_K is None or wanted_second is None:
+            second_K = wanted_second = _NONE
+        found: Ints = find(self.keys.first, second_K, *buckets, wanted.first, wanted_second)
+        return found
 
     @cached_property
     def _buckets(self) -> _Buckets | None:
@@ -63,5 +63,4 @@ class KeyIndex:
         if np.bincount(buckets).max() > _MOST:
             return None
         starts = np.searchsorted(buckets, np.arange(int(buckets[-1]) + 2)).astype(np.int32)
-        first_K1 = np.append(keys.first, np.iinfo(np.int64).max)
-        return _Buckets(starts, keys.first.view(np.uint64)[0], shift, first_K1)
+        return _Buckets(starts, keys.first.view(np.uint64)[0], shift)

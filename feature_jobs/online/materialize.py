@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,20 +20,15 @@ from typing_extensions import TypedDict
 from feature_jobs.control_records import read_record_file
 from feature_jobs.errors import BadInputError, CorruptError
 from feature_jobs.joins.entities import Newest, newest_rows
-from feature_jobs.joins.rules import summarized_expressions
 from feature_jobs.joins.summaries import INDEX_FILE, ReadFile, Summaries, index_of_day, parse_index
-from feature_jobs.joins.values import key_column
 from feature_jobs.online.packed import KeyTable, Packed
-from feature_jobs.online.request import OnlineFacts, OnlineRows, RequestPath, typed
 from feature_jobs.online.state import KeySetState, days_of_state, state_of_keys
 from feature_jobs.online.store import OnlineStore, Pairs, State, store_keys
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.base import DayName, Micros
-from feature_jobs.schema.days import ONE_DAY, day_of, day_window, parse_ds
+from feature_jobs.schema.days import ONE_DAY, day_window, parse_ds
 from feature_jobs.windows.blocks import Place, digest_of_blocks, fills, read_block, write_blocks
-from feature_jobs.windows.keys import Ints, group_rows, keys_of
-from feature_jobs.windows.rows import take_columns
-from feature_jobs.windows.runs import key_columns, keys_from, run_of
+from feature_jobs.windows.runs import key_columns, keys_from
 
 STATE_FILE, KEYS_FILE, ENTITIES_FILE = "state.json", "keys.blocks", "entities.blocks"
 DAYS_SERVED = 2
@@ -178,6 +174,18 @@ def proven_state(folder: Path) -> StateFacts:
     return state
 
 
+@dataclass(frozen=True)
+class OnlineFacts:
+    """The state of a day's end: what it holds of key sets, the newest rows of entities, and the values of key sets that
+    are not in the store. It serves requests of the times [begin, end) in µs."""
+
+    begin: int
+    end: int
+    key_sets: Mapping[str, KeySetState]
+    entities: Mapping[str, Newest]
+    mapped: Mapping[str, KeyTable]
+
+
 def online_facts(folder: Path) -> OnlineFacts:
     """The state of a folder, as requests read it besides the store."""
     state = read_state(folder)
@@ -225,55 +233,3 @@ def _pairs(folder: Path, facts: StateFacts) -> Iterator[Pairs]:
         for at in range(0, len(keys), _AT_ONCE):
             some = np.arange(at, min(at + _AT_ONCE, len(keys)))
             yield store_keys(facts["key_sets"][name], keys.take(some)), values[at : at + len(some)].to_pylist()
-
-
-def append_rows(
-    path: RequestPath,
-    store: OnlineStore,
-    columns: Mapping[str, pa.Array],
-    *,
-    times: Ints,
-    rows: Ints,
-    known_at: Ints | None = None,
-    source: str | None = None,
-) -> None:
-    """Adds rows of a log that came after the state's day, so that later requests see them in their windows.
-
-    `times` are those from which the rows count, in µs; `rows` number them, so that a row that comes again with its time
-    (and with its outcomes, say) replaces the former; `known_at` are the times of their requests, where they have one.
-    Raises BadInputError where a column is unknown, of another type or length.
-    """
-    scenario = path.scenario
-    if source is not None and source not in scenario.data.logs:
-        raise BadInputError(f"{scenario.file}: {source} is not a log of data.logs; add rows of one that is")
-    times, rows = np.asarray(times, np.int64), np.asarray(rows, np.int64)
-    if source is None and scenario.data.request and known_at is None:
-        raise BadInputError("known_at is missing: rows of a request have the features of its earliest time; give that")
-    columns = {name: typed(scenario, name, column, source) for name, column in columns.items()}
-    lengths = {"rows": len(rows), **{name: len(column) for name, column in columns.items()}}
-    if wrong := [name for name, length in lengths.items() if length != len(times)]:
-        raise BadInputError(f"{wrong[0]}: {lengths[wrong[0]]} values for {len(times)} times; give one for each row")
-    asking = OnlineRows(path, times if known_at is None else known_at, columns, source)
-    places = summarized_expressions(scenario, source)
-    values = dict(zip(places, asking.evaluate({p: e for e, p in places.items()}).values(), strict=True))
-    full = {expression: f"{scenario.file}: {place}" for expression, place in places.items()}
-    days = np.array([day_of(scenario, int(time)) or "" for time in times])
-    if (days == "").any():
-        wrong_time = int(times[days == ""][0])
-        raise BadInputError(f"times: {wrong_time} is of no day; give microseconds since 1970 (UTC)")
-    # A run is in the order of time; rows may be added in any.
-    order = np.argsort(times, kind="stable")
-    for day in np.unique(days).tolist():
-        records: dict[bytes, bytes] = {}
-        for one in path.key_sets:
-            if one.source == source:
-                reader = path.readers[one.name]
-                keys, known = keys_of([key_column(values[e], full[e]) for e in one.key])
-                held = {name: column.of(values, full) for name, column in one.columns.items()}
-                own = order[known[order] & (days[order] == day)]
-                grouped = group_rows(keys.take(own), np.ones(len(own), bool))
-                run = run_of(grouped, times[own], take_columns(held, own))
-                found = reader.records_of(run, rows[own][grouped.order])
-                records |= dict(zip(store_keys(reader.facts, run.keys), found, strict=True))
-        # One append for all key sets: if the process is killed, RocksDB has all of a row or nothing.
-        store.append(day, records)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from feature_jobs.errors import BadInputError
-from feature_jobs.online.materialize import append_rows, online_facts, proven_state, state_in
+from feature_jobs.online.append import append_rows
+from feature_jobs.online.materialize import online_facts, proven_state, state_in
 from feature_jobs.online.request import Request, RequestPath
 from feature_jobs.online.store import OnlineStore, StoreReading
 from feature_jobs.schema import Scenario

@@ -7,10 +7,10 @@ other. Any set of values is read with a few calls of numpy, however many keys it
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal, NamedTuple
+from functools import cached_property, partial
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ from feature_jobs.windows.rows import Column, expanded, prefix_sums
 
 Kind = Literal["int", "id", "text"]
 """The elements of a list: whole numbers; whole numbers or null; texts or null."""
+T = TypeVar("T")
 _NULL = -1
 _WORD = 8
 
@@ -119,35 +120,56 @@ class Shape:
             begin_K = begin_K + num_K
         return Packed(words, offsets_K)
 
-    def unpack(self, packed: Packed) -> tuple[Ints, dict[str, Lists]]:
+    def unpack(self, packed: Packed) -> tuple[Ints, Mapping[str, Lists]]:
         """The numbers of each key as a row, in the order of `numbers`, and the lists of the keys by name."""
         words, width = packed.words, self._num_counts + len(self.numbers)
         begin_K = packed.offsets_K[:-1]
-        if is_one := packed.num_keys == 1:
+        # The words of one key lie together: most requests ask for one user.
+        if packed.num_keys == 1:
             head_KN = words[begin_K[0] : begin_K[0] + width][None]
         else:
             head_KN = words[begin_K[:, None] + np.arange(width)]
         begin_K = begin_K + width
-
-        def taken(num_K: Ints) -> Ints:
-            """The next words of each key."""
-            nonlocal begin_K
-            # The words of one key lie together: most requests ask for one user.
-            first = begin_K
-            begin_K = first + num_K
-            return words[first[0] : begin_K[0]] if is_one else words[expanded(first, num_K)]
-
-        lists = {}
+        makers: dict[str, Callable[[], Lists]] = {}
         for name, kind, place in self._parts:
             num_K = head_KN[:, place]
-            values = elements = taken(num_K)
-            if kind == "id":
-                values = ids_of(elements, taken(num_K))
-            elif kind == "text":
-                num_words_K = head_KN[:, place + 1]
-                values = _texts(elements, num_K, taken(num_words_K), num_words_K)
-            lists[name] = Lists(np.array([0, num_K[0]]) if is_one else prefix_sums(num_K), values)
-        return head_KN[:, self._num_counts :], lists
+            num_words_K = head_KN[:, place + 1] if kind == "text" else num_K
+            makers[name] = partial(_lists, words, kind, begin_K, num_K, num_words_K)
+            begin_K = begin_K + num_K if kind == "int" else begin_K + num_K + num_words_K
+        return np.ascontiguousarray(head_KN[:, self._num_counts :]), Lazily(makers)
+
+
+class Lazily(Mapping[str, T]):
+    """Values by name that are made when they are asked for: a request looks at few of those that a key has."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], T]]) -> None:
+        self._makers, self._made = makers, dict[str, T]()
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._made:
+            self._made[name] = self._makers[name]()
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+
+def _lists(words: Ints, kind: Kind, begin_K: Ints, num_K: Ints, num_words_K: Ints) -> Lists:
+    """The lists of K keys: each begins with `num_K` words, after which those of ids and texts have others."""
+    is_one = len(begin_K) == 1
+
+    def taken(begin_K: Ints, num_K: Ints) -> Ints:
+        return words[begin_K[0] : begin_K[0] + num_K[0]] if is_one else words[expanded(begin_K, num_K)]
+
+    elements = taken(begin_K, num_K)
+    offsets = np.array([0, num_K[0]]) if is_one else prefix_sums(num_K)
+    if kind == "int":
+        return Lists(offsets, elements)
+    more = taken(begin_K + num_K, num_words_K)
+    return Lists(offsets, ids_of(elements, more) if kind == "id" else _texts(elements, num_K, more, num_words_K))
 
 
 def ids_of(words: Ints, known: Ints) -> pa.Array:

@@ -9,7 +9,7 @@ import numpy as np
 
 from feature_jobs.joins.aggregations import KeySet
 from feature_jobs.joins.trailing import Wanted
-from feature_jobs.online.cache import Places, WindowCache
+from feature_jobs.online.cache import Places, SingleCache, WindowCache
 from feature_jobs.online.packed import KeyTable, Packed, positions_of
 from feature_jobs.online.state import StateReader
 from feature_jobs.online.store import Reading, store_keys
@@ -23,12 +23,13 @@ from feature_jobs.windows.rows import Rows, Summary, take_columns
 class SetPlan:
     """A key set that features of a request read: how its values are read, and the windows of these features.
 
-    `table` has its values where they are not in the store; `cache` what the windows of its keys hold, where all are
-    numbers.
+    `table` has its values where they are not in the store. `cache` knows what the windows of its keys hold, where all
+    are numbers, and `single` of a key that is asked for alone.
     """
 
     reader: StateReader
     windows: SetWindows
+    single: SingleCache
     table: KeyTable | None = None
     cache: WindowCache | None = None
 
@@ -50,6 +51,7 @@ class PastOfRequest:
         begin: int,
     ) -> None:
         self._asked = asked
+        self._found: dict[str, Iterable[tuple[Window, Mapping[str, Summary]]]] = {}
         codes: dict[str, Ints | None] = {}
         places: dict[str, Places] = {}
         read: dict[str, Keys] = {}
@@ -58,19 +60,23 @@ class PastOfRequest:
             # More keys than the cache has room for would push each other out while they are looked up.
             if (cache := caches[name]) is None or not cache.has_room(keys):
                 caches[name] = None
-                read[name], codes[name] = _distinct(keys, known)
+                if len(keys) == 1 and known[0] and (held := plans[name].single.found(keys, time)) is not None:
+                    self._found[name] = held
+                else:
+                    read[name], codes[name] = _distinct(keys, known)
             else:
                 places[name] = cache.places(keys, known, time)
                 if len(places[name].rows):
                     read[name] = keys.take(places[name].rows)
         contents = _contents(plans, reading, read, begin)
-        self._found: dict[str, Iterable[tuple[Window, Mapping[str, Summary]]]] = {}
-        for name in asked:
+        for name in asked.keys() - self._found.keys():
             windows, cache = plans[name].windows, caches[name]
             if cache is None:
-                self._found[name] = windows.of(contents[name], codes[name], time)
+                found = self._found[name] = [*windows.of(contents[name], codes[name], time)]
+                if codes[name] is None:
+                    plans[name].single.keep(read[name], windows.holds(contents[name].run, time), found)
             else:
-                self._found[name] = cache.found(places[name], windows, contents.get(name), time)
+                self._found[name] = cache.found(places[name], contents.get(name), time)
 
     def found(
         self, one: KeySet, wanted: Mapping[Window, Wanted]

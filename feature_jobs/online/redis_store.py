@@ -6,7 +6,8 @@
     recloop:NAME:added:DAY:KEY        the records of a day
     recloop:NAME:added:DAY:changes    the keys of each append, a list
 
-Values expire after `EXPIRE_S`, so that neither old states nor old records stay.
+A load keeps the state before it, for requests that still read that one, and removes all others with the records that
+both have. A state never expires: where no day ends for a week, requests still have features.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from urllib.parse import urlsplit
 from feature_jobs.errors import BadInputError, RetryLaterError
 from feature_jobs.online.store import OnlineStore, Pairs, State, joined, parted
 
-EXPIRE_S = 4 * 86_400
+RECORDS_EXPIRE_S = 30 * 86_400
+"""Records of days that never come, as of a wrong clock, are removed by nothing else."""
 # The client has all commands of a pipeline in memory, and the server all of its replies.
 _AT_ONCE = 2_000
 _CHANGES = b"changes"
@@ -68,21 +70,22 @@ class RedisStore(OnlineStore):
                     pipe = self._redis.pipeline(transaction=False)
                     for key, value in zip(keys[at : at + _AT_ONCE], values[at : at + _AT_ONCE], strict=True):
                         # In no transaction, which would hold up other clients: before _WHOLE nobody reads them.
-                        pipe.set(own + key, value, ex=EXPIRE_S)
+                        pipe.set(own + key, value)
                     pipe.execute()
             if self._redis.get(self._prefix + _REMOVALS) != removals:  # keys of this state may be among them
                 raise RetryLaterError(
                     f"{self._place}: states were removed while {state.name} was loaded; load it again"
                 )
-            self._redis.set(own + _WHOLE, b"1", ex=EXPIRE_S)
+            self._redis.set(own + _WHOLE, b"1")
             self._redis.set(self._prefix + b"current", state.name)
-            # Rows that were taken out of a day may be in every other state.
-            if former is not None and former.ds == state.ds and former != state:
-                self._remove_states(own)
+            if former is None or former == state:
+                return
+            # Rows that were taken out of a corrected day may be in every other state.
+            self._remove_states(own, *([self._of_state(former)] if former.ds != state.ds else []))
+            self._remove_days(min(former.ds, state.ds))
 
     def keep_only(self, state: State | None) -> None:
         own = self._of_state(state) if state else None
-        day = len(self._prefix + b"added:")
         with self._reached():
             if state and own and not self._redis.exists(own + _WHOLE):
                 raise state.not_loaded(self._place)
@@ -91,12 +94,17 @@ class RedisStore(OnlineStore):
                 self._redis.delete(self._prefix + b"current")
             else:
                 self._redis.set(self._prefix + b"current", state.name)
-            self._remove_states(own)
-            self._remove(b"added:", lambda key: state is None or key[day : day + 10] <= state.ds.encode())
+            self._remove_states(*([own] if own else []))
+            self._remove_days(state.ds if state else "9999-12-31")
 
-    def _remove_states(self, own: bytes | None) -> None:
+    def _remove_states(self, *kept: bytes) -> None:
         self._redis.incr(self._prefix + _REMOVALS)  # before the first key goes
-        self._remove(b"state:", lambda key: own is None or not key.startswith(own))
+        self._remove(b"state:", lambda key: not key.startswith(kept))
+
+    def _remove_days(self, last: str) -> None:
+        """Removes the records of days up to the last one."""
+        day = len(self._prefix + b"added:")
+        self._remove(b"added:", lambda key: key[day : day + 10] <= last.encode())
 
     def _remove(self, kind: bytes, is_old: Callable[[bytes], bool]) -> None:
         """Removes keys; each is looked at, so a removal that was killed is finished by the next one."""
@@ -113,7 +121,7 @@ class RedisStore(OnlineStore):
             found: list[bytes | None] = self._redis.mget([before + key for key in (_WHOLE, *keys)])
         if found[0] is None:  # else every key would look like one that has no value
             name = f"{self._place}: {state.name}"
-            raise BadInputError(f"{name} was removed or has expired; ask the store for the current one")
+            raise BadInputError(f"{name} was removed; ask the store for the current one")
         return found[1:]
 
     def append(self, day: str, records: Mapping[bytes, bytes]) -> None:
@@ -122,10 +130,10 @@ class RedisStore(OnlineStore):
             pipe = self._redis.pipeline(transaction=False)
             for key, record in records.items():
                 pipe.append(before + key, record)
-                pipe.expire(before + key, EXPIRE_S)
+                pipe.expire(before + key, RECORDS_EXPIRE_S)
             # After the records: who sees the change must find the rows.
             pipe.rpush(before + _CHANGES, joined(records))
-            pipe.expire(before + _CHANGES, EXPIRE_S)
+            pipe.expire(before + _CHANGES, RECORDS_EXPIRE_S)
             pipe.execute()
 
     def changed(self, day: str, seen: int | None) -> tuple[int, list[bytes]]:

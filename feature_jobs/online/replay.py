@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from feature_jobs.joins.entities import FOLDER
 from feature_jobs.joins.request import no_request, requests_of
 from feature_jobs.joins.rules import logs_read
-from feature_jobs.online.materialize import append_rows, load, online_facts, read_state
+from feature_jobs.online.append import append_rows
+from feature_jobs.online.materialize import load, online_facts, read_state
 from feature_jobs.online.request import Request, RequestPath
 from feature_jobs.online.rocks_store import RocksStore
 from feature_jobs.online.store import OnlineStore, Reading, StoreReading

@@ -36,11 +36,11 @@ from feature_jobs.joins.rules import (
 from feature_jobs.joins.same_row import SameRowFeatures
 from feature_jobs.joins.trailing import TrailingFeatures, Wanted, keys_that_ask
 from feature_jobs.joins.values import key_column
-from feature_jobs.online.cache import WindowCache
+from feature_jobs.online.cache import SingleCache, WindowCache
 from feature_jobs.online.entities import EntityRows
-from feature_jobs.online.packed import KeyTable
+from feature_jobs.online.materialize import OnlineFacts
 from feature_jobs.online.past import PastOfRequest, SetPlan
-from feature_jobs.online.state import KeySetState, StateReader, operations_of, window_name, windows_of
+from feature_jobs.online.state import StateReader, operations_of, window_name, windows_of
 from feature_jobs.online.store import Reading
 from feature_jobs.online.windows import SetWindows
 from feature_jobs.schema import Scenario, SequenceFeature
@@ -65,18 +65,6 @@ class Request:
     context: Mapping[str, pa.Array] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class OnlineFacts:
-    """The state of a day's end: what it holds of key sets, the newest rows of entities, and the values of key sets that
-    are not in the store. It serves requests of the times [begin, end) in µs."""
-
-    begin: int
-    end: int
-    key_sets: Mapping[str, KeySetState]
-    entities: Mapping[str, Newest]
-    mapped: Mapping[str, KeyTable]
-
-
 class OnlineRows:
     """Rows with the state of a day's end: their columns, those of the entities that they see, values of expressions.
 
@@ -94,20 +82,25 @@ class OnlineRows:
     ) -> None:
         self.scenario, self._path, self.known_at = path.scenario, path, known_at
         self._log, self._times = path.scenario.data.log(source), path.times[source]
-        self._columns = {**columns, EVENT_TIME: pa.array(known_at)}
+        self._columns, self._singles = dict(columns), dict[str, pa.Array]()
         self._common, self._entity_rows = common, dict[str, Ints]()
         self._shared = Columns({}, len(known_at))
 
     def column(self, name: str) -> pa.Array:
         """A column by its name in expressions; a single value that was given stands for all rows."""
+        if name == EVENT_TIME and name not in self._columns:
+            self._columns[name] = pa.array(self.known_at)
         if name not in self._columns:
             entity = self.scenario.data.entities.get(name.partition(".")[0])
             if self._common is not None and (entity is None or self._columns.keys().isdisjoint(entity.keys)):
                 self._columns[name] = self._common.column(name)
             else:
                 self._columns[name] = self._entity_column(name)
-        self._columns[name] = found_N = _repeated(self._columns[name], len(self.known_at))
-        return found_N
+        found = self._columns[name]
+        if len(found) != len(self.known_at):
+            self._singles[name] = found
+            self._columns[name] = found = pa.repeat(found[0], len(self.known_at))
+        return found
 
     def rows_of(self, entity: str) -> Ints:
         """The row of an entity that each row sees, -1 for none."""
@@ -140,7 +133,7 @@ class OnlineRows:
         """Values of expressions by place."""
         names = _names_in(tuple(expressions.values()))
         for name in names - self._shared.arrays.keys():
-            self._shared.add(name, self.column(name))
+            self._shared.add(name, self.column(name), self._singles.get(name))
         zone = self._log.time.zone
         return {
             # Most expressions are a column alone.
@@ -173,9 +166,9 @@ class RequestPath:
         # Read once: a request, and each row that is added, asks for them.
         self.key_sets = key_sets(scenario)
         self.times = {source: time_columns(scenario, source) for source in (None, *scenario.data.logs)}
-        self._compared = RequestFeatures(scenario)
+        self._compared, self._compares = RequestFeatures(scenario), bool(request_features(scenario))
         self._refuse_other_features()
-        self._caches: list[WindowCache] = []
+        self._caches: list[WindowCache | SingleCache] = []
         self._read_last: Reading | None = None
         self._seen: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -219,7 +212,7 @@ class RequestPath:
         items = OnlineRows(self, np.full(num, request.time), of_items, common=user)
         of_user = self._of_side(user_side, user, reading, request.time)
         found = of_user | self._of_side(item_side, items, reading, request.time)
-        if request_features(self.scenario):
+        if self._compares:
             items.add(found)
             # A row of the log that names no request was shown in none.
             named = given.get(data.request or "")
@@ -239,7 +232,7 @@ class RequestPath:
         asked = {one.name: keys_that_ask(self.scenario, one, rows.evaluate) for one in side.trailing.key_sets}
         with self._lock:  # of the caches
             # Before rows are read: one that is added in between is then read now, and its key forgotten next time.
-            if any(plan.cache for plan in side.plans.values()):
+            if side.plans:
                 self._forget_changed(reading)
             past = PastOfRequest(side.plans, reading, asked, time=time, begin=self.facts.begin)
         found = side.same_row.columns(rows.evaluate) | side.trailing.columns(rows, past)[0]
@@ -293,10 +286,11 @@ class RequestPath:
         windows = SetWindows(reader, wanted)
         operations = [operation for one in wanted.values() for operation in one.operations.values()]
         # A cache has a place for each key of a table, and one number for each column: no lists.
+        self._caches.append(single := SingleCache(reader.facts["layout"]))
         if table is None or not all(isinstance(operation, Numbers) for operation in operations):
-            return SetPlan(reader, windows, table)
-        self._caches.append(cache := WindowCache(table.index, reader.facts["layout"], wanted))
-        return SetPlan(reader, windows, table, cache)
+            return SetPlan(reader, windows, single, table)
+        self._caches.append(cache := WindowCache(table.index, reader.facts["layout"], windows))
+        return SetPlan(reader, windows, single, table, cache)
 
     def _forget_changed(self, reading: Reading) -> None:
         """Lets caches forget the keys to which rows were added."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property, reduce
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, partial, reduce
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import columns_of
 from feature_jobs.joins.aggregations import Aggregation, KeySet, aggregations, key_sets, name_of, operation_name
 from feature_jobs.joins.summaries import Summaries
-from feature_jobs.online.packed import Kind, Lists, Packed, Shape, ids_of, kind_of
+from feature_jobs.online.packed import Kind, Lazily, Lists, Packed, Shape, ids_of, kind_of
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.base import Micros
 from feature_jobs.windows.days import Partitions, Pieces, TileId, Window
@@ -292,10 +292,18 @@ class StateReader:
 
     def rows_of(self, keys: Keys, lists: Mapping[str, Lists]) -> Run:
         """The run of such lists."""
-        columns = {name: lists[name].values for name, _ in self.facts["values"]}
-        for bit, name in enumerate(self.facts["flags"]):
-            columns[name] = (np.asarray(lists[FLAGS].values) >> bit & 1).astype(bool)
-        return Run(keys, lists[TIME].offsets_K, Rows(np.asarray(lists[TIME].values), columns))
+
+        def flag(bit: int) -> Column:
+            return (np.asarray(lists[FLAGS].values) >> bit & 1).astype(bool)
+
+        def values(name: str) -> Column:
+            return lists[name].values
+
+        makers: dict[str, Callable[[], Column]] = {
+            **{name: partial(values, name) for name, _ in self.facts["values"]},
+            **{name: partial(flag, bit) for bit, name in enumerate(self.facts["flags"])},
+        }
+        return Run(keys, lists[TIME].offsets_K, Rows(np.asarray(lists[TIME].values), Lazily(makers)))
 
     def records_of(self, run: Run, rows: Ints) -> list[bytes]:
         """The rows of each key of a run as a record, to append to those that came before; `rows` are their numbers."""
@@ -314,13 +322,15 @@ class StateReader:
             packed = Packed.of(values)
             words = packed.words.reshape(-1, self._width)
             codes = np.repeat(np.arange(len(values)), np.diff(packed.offsets_K) // self._width)
-            lists, at = dict[str, Lists](), 0
+            lists: Mapping[str, Lists]
+            found, at = dict[str, Lists](), 0
             for name, kind in self._added.lists:
                 column = words[:, at]
                 if kind == "id":
                     column = ids_of(column, words[:, at + 1])
-                lists[name] = Lists(np.array([0, len(words)]), column)
+                found[name] = Lists(np.array([0, len(words)]), column)
                 at += 2 if kind == "id" else 1
+            lists = found
         else:
             records = [(at, record) for at, value in enumerate(values) for record in _split(value)]
             _, lists = self._added.unpack(Packed.of([record for _, record in records]))
@@ -331,10 +341,20 @@ class StateReader:
         """The place among the numbers of a value of a column of an operation's summary of a span, -1 for none."""
         return self._number_places.get(self._summaries.get((place, operation), {}).get(column, ""), -1)
 
-    def summary(self, place: int, operation: str, numbers_KN: Ints, lists: Mapping[str, Lists]) -> Summary | None:
-        """The summary of a span by an operation, from what was unpacked; None where it has none."""
+    def summary(
+        self,
+        place: int,
+        operation: str,
+        numbers_KN: Ints,
+        lists: Mapping[str, Lists],
+        columns: Sequence[str] | None = None,
+    ) -> Summary | None:
+        """The summary of a span by an operation, from what was unpacked; None where it has none. With `columns`: these
+        of it."""
         found: Summary = {}
         for column, full in self._summaries.get((place, operation), {}).items():
+            if columns is not None and column not in columns:
+                continue
             at = self._number_places.get(full)
             if at is None:
                 found[column] = lists_of(lists[full].offsets_K, as_arrow(lists[full].values))

@@ -8,7 +8,7 @@ day. Shapes: U keys, W windows.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +16,11 @@ import numpy as np
 from feature_jobs.joins.trailing import Wanted
 from feature_jobs.online.numbers import WindowNumbers
 from feature_jobs.online.packed import Lists
+from feature_jobs.online.request_kernels import edges, holds
 from feature_jobs.online.state import StateReader, chosen_rows, window_name
 from feature_jobs.windows.days import Pieces, TileId, Window
 from feature_jobs.windows.keys import Groups, Ints, Keys
-from feature_jobs.windows.operations import Numbers, Operation
+from feature_jobs.windows.operations import Listed, Numbers, Operation
 from feature_jobs.windows.query import Asked, Question, aggregate
 from feature_jobs.windows.rows import Rows, Summary, concat_columns, prefix_sums, take_columns
 from feature_jobs.windows.runs import Run
@@ -52,14 +53,14 @@ class SetWindows:
         self._places = [reader.facts["windows"][window_name(window)] for window in wanted]
         spans = np.array([reader.spans[place] for place in self._places], np.int64).reshape(-1, 2)
         self._begin_W, self._end_W = spans[:, :1], spans[:, 1:]
-        self._width_W = np.array([[window.width_us] for window in wanted], np.int64)
-        self._age_W = np.array([[window.least_age_us] for window in wanted], np.int64)
+        self._width_W = np.array([window.width_us for window in wanted], np.int64).reshape(-1, 1)
+        self._age_W = np.array([window.least_age_us for window in wanted], np.int64).reshape(-1, 1)
         # For each of the four edges of a window its age, and the times between which it lies.
-        self._age_E1 = np.concatenate([self._width_W, self._width_W, self._age_W - 1, self._age_W - 1])
+        self._age_E = np.concatenate([self._width_W, self._width_W, self._age_W - 1, self._age_W - 1]).ravel()
         bounds = np.iinfo(np.int64)
         least, most = (np.full_like(self._width_W, bound) for bound in (bounds.min, bounds.max))
-        self._least_E1 = np.concatenate([least, self._end_W, least, least])
-        self._most_E1 = np.concatenate([most, most, self._begin_W, most])
+        self._least_E = np.concatenate([least, self._end_W, least, least]).ravel()
+        self._most_E = np.concatenate([most, most, self._begin_W, most]).ravel()
         self._lists: list[tuple[int, str, Operation]] = []
         self._others: dict[Window, list[str]] = defaultdict(list)
         for at, (window, found) in enumerate(wanted.items()):
@@ -71,20 +72,23 @@ class SetWindows:
                     self._lists.append((at, name, operation))
                 else:
                     self._others[window].append(name)
-        self._numbers = WindowNumbers(reader, wanted)
+        self.numbers = WindowNumbers(reader, wanted)
 
     def of(self, content: Content, codes_N: Ints | None, time: int) -> Iterator[tuple[Window, dict[str, Summary]]]:
         """For each window the summaries by operation, for the rows that ask: `codes_N` has the position of each among
         the U keys, -1 for a row without key; None: row u asks with key u."""
         found: list[dict[str, Summary]] = [{} for _ in self.windows]
         num_keys = len(content.keys)
-        edges = self._edges(content.run, num_keys, time)
-        rows = content.run.rows
-        for (at, name, column), values_N in self._numbers.of(rows, edges, content.numbers_KN, content.state_U, codes_N):
+        run = content.run
+        edges_EU = edges(run.rows.times, run.offsets, time, self._age_E, self._least_E, self._most_E)
+        numbers = self.numbers.of(run.rows, edges_EU, content.numbers_KN, content.state_U, codes_N)
+        for (at, name, column), values_N in zip(self.numbers.values, numbers, strict=True):
             found[at].setdefault(name, {})[column] = values_N
+        low_high = edges_EU.reshape(2, 2, len(self.windows), num_keys)
         for at, name, operation in self._lists:
-            whole = self._whole(content, at, self._wanted[self.windows[at]].stored[name])
-            found[at][name] = _combined(operation, content, whole, edges[:, :, at], codes_N)
+            columns = operation.of if isinstance(operation, Listed) and operation.untimed else None
+            whole = self._whole(content, at, self._wanted[self.windows[at]].stored[name], columns)
+            found[at][name] = _combined(operation, content, whole, low_high[:, :, at], codes_N)
         if self._others:
             asking = np.arange(num_keys) if codes_N is None else codes_N
             asked = Asked(_groups(content.keys, asking), np.full(len(asking), time))
@@ -92,42 +96,14 @@ class SetWindows:
                 found[at] |= self._other(asked, content, at, window)
         return zip(self.windows, found, strict=True)
 
-    def holds(self, run: Run, num_keys: int, time: int) -> tuple[Ints, Ints]:
-        """The times [from, until) at which the windows of each of U keys hold the same rows as at `time`."""
-        # One time more: -1 takes it where a row is missing, even from a run without rows.
-        begin_U, end_U, times = run.offsets[:-1], run.offsets[1:], np.append(run.rows.times, 0)
-        ends = np.concatenate([time - self._width_W, time - self._age_W + 1])
-        low, high = run.first_from(np.arange(num_keys), ends).reshape(2, len(self.windows), num_keys)
-        never = np.iinfo(np.int64).max
+    def holds(self, run: Run, time: int) -> Ints:
+        """The times [from, until) at which the windows of each of U keys hold the same rows as at `time`. [2, U]"""
+        found: Ints = holds(run.rows.times, run.offsets, time, self._width_W.ravel(), self._age_W.ravel())
+        return found
 
-        def moments(first: Ints, after: Ints, *, is_older: bool) -> Ints:
-            """The moment at which the row before `first`, or that at it, passes an end of the window."""
-            here, at = (first > begin_U, first - 1) if is_older else (first < end_U, first)
-            return np.where(here, times[np.where(here, at, -1)] + after, -never if is_older else never)
-
-        # + 1: a row that is exactly as old as the window is wide still counts.
-        older = np.maximum(
-            moments(low, self._width_W + 1, is_older=True).max(axis=0, initial=-never),
-            moments(high, self._age_W, is_older=True).max(axis=0, initial=-never),
-        )
-        newer = np.minimum(
-            moments(low, self._width_W + 1, is_older=False).min(axis=0, initial=never),
-            moments(high, self._age_W, is_older=False).min(axis=0, initial=never),
-        )
-        return older, newer
-
-    def _edges(self, run: Run, num_keys: int, time: int) -> Ints:
-        """The ranges [low, high) of each window and key, [2, 2, W, U]: the low ends of the rows before its whole days
-        and of those after them, then the high ends."""
-        times = np.minimum(np.maximum(time - self._age_E1, self._least_E1), self._most_E1)
-        edges = run.first_from(np.arange(num_keys), times).reshape(2, 2, len(self.windows), num_keys)
-        # A window that lies wholly on one side of its span would have a range that runs backwards on the other.
-        edges[1] = np.maximum(edges[0], edges[1])
-        return edges
-
-    def _whole(self, content: Content, at: int, stored: str) -> Summary | None:
-        """The summaries of the whole days in a window, None where it holds none."""
-        return self._reader.summary(self._places[at], stored, content.numbers_KN, content.lists)
+    def _whole(self, content: Content, at: int, stored: str, columns: Sequence[str] | None = None) -> Summary | None:
+        """The summaries of the whole days in a window, None where it holds none; with `columns` these of them."""
+        return self._reader.summary(self._places[at], stored, content.numbers_KN, content.lists, columns)
 
     def _other(self, asked: Asked, content: Content, at: int, window: Window) -> dict[str, Summary]:
         """The summaries of operations that need a window whole."""
@@ -158,6 +134,8 @@ def _combined(
 ) -> Summary:
     """The summaries of an operation in a window, for the rows that ask; `whole` are those of its whole days."""
     low, high = edges
+    # A window that lies wholly on one side of its span would have a range that runs backwards on the other.
+    high = np.maximum(low, high)
     num_keys = len(content.keys)
     places = np.arange(num_keys) if codes_N is None else codes_N
     parts: dict[int, tuple[Summary, Ints]] = {}

@@ -1,7 +1,8 @@
 """Copies of what a day reads of remote sources: objects as they are, rows of tables as Parquet, messages
 as lines.
 
-A copy is in a scratch folder and goes with it: only commits of the store may keep rows of users. A day reads it several
+A copy is in a scratch folder and goes with it, but that of an object that holds many days, which stays until the
+process ends (`feature_jobs.sources.copies`): only commits of the store may keep rows of users. A day reads it several
 times, so that all its numbers are of one state of the source.
 """
 
@@ -19,7 +20,8 @@ import pyarrow.parquet as pq
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.data import Moment
 from feature_jobs.sources.bounds import Bounds, bounds_of
-from feature_jobs.sources.casts import Cell
+from feature_jobs.sources.casts import Cell, raw_type_of
+from feature_jobs.sources.copies import Copies
 from feature_jobs.sources.files import File, LocalCopy, Place
 from feature_jobs.sources.layouts import check_columns
 from feature_jobs.sources.readers.kafka import KafkaTopic
@@ -32,12 +34,13 @@ OBJECTS_AT_ONCE = 4
 
 @dataclass(frozen=True)
 class Bringer:
-    """Brings what one source reads to this machine; copies are in `scratch`."""
+    """Brings what one source reads to this machine; copies of one day are in `scratch`."""
 
     connection: duckdb.DuckDBPyConnection
     scenario: Scenario
     source: Source
     scratch: Path
+    copies: Copies | None = None
     columns: set[str] = field(default_factory=set)  # all columns of the tables that were read
 
     def bring(self, places: Sequence[Place], window: tuple[int, int]) -> list[File]:
@@ -49,10 +52,12 @@ class Bringer:
         """
         files: list[File] = []
         for i, place in enumerate(places):
-            files.append(
-                place if isinstance(place, Path) else LocalCopy(self.scratch / f"{self.source.place}-{i}", place)
-            )
-        copies = [file for file in files if isinstance(file, LocalCopy)]
+            path = self.scratch / f"{self.source.place}-{i}"
+            # Without a tag, an object that was replaced by one of its size would look the same.
+            if isinstance(place, StoredObject) and place.etag and self.copies and not self.source.is_partitioned:
+                path = self.copies.path_of(place)
+            files.append(place if isinstance(place, Path) else LocalCopy(path, place))
+        copies = [file for file in files if isinstance(file, LocalCopy) and not file.path.exists()]
         with ThreadPoolExecutor(OBJECTS_AT_ONCE) as pool:
             objects = [(copy.origin, copy.path) for copy in copies if isinstance(copy.origin, StoredObject)]
             try:
@@ -86,7 +91,8 @@ class Bringer:
         if not source.time or source.is_partitioned:  # of a partition a row of another time is a fault to report
             return None
         self.connection.register("_columns", schema.empty_table())
-        types = {row[0]: row[1] for row in self.connection.execute("DESCRIBE FROM _columns").fetchall()}
+        rows = self.connection.execute("DESCRIBE FROM _columns").fetchall()
+        types = {field.name: raw_type_of(field.type, row[1]) for field, row in zip(schema, rows, strict=True)}
         self.connection.unregister("_columns")
         bounds = [_bounds_of(source, time, types, window) for time in (source.time, source.arrival) if time]
         known = [one for one in bounds if one]

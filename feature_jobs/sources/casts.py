@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -47,6 +48,16 @@ INEXACT = "is a float too large to be exact"
 _EXACT_BELOW = {"DOUBLE": 2**53, "FLOAT": 2**24, "HALF": 2**11}
 
 
+def raw_type_of(arrow_type: pa.DataType, duckdb_type: str) -> str:
+    """The type of a column: DuckDB's, but for those that DuckDB reads as another."""
+    if duckdb_type.endswith("[]") and hasattr(arrow_type, "value_type"):
+        return f"{raw_type_of(arrow_type.value_type, duckdb_type[:-2])}[]"
+    if pa.types.is_float16(arrow_type):  # read as FLOAT, but neighbouring integers merge far earlier: from 2049 on
+        return "HALF"
+    # A duration is read as BIGINT, without its unit.
+    return f"DURATION({arrow_type.unit})" if pa.types.is_duration(arrow_type) else duckdb_type
+
+
 def quote(name: str) -> str:
     """A column name as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
@@ -54,7 +65,7 @@ def quote(name: str) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """One declared column of one file; `raw_type` is DuckDB's type of it there."""
+    """One declared column of one file; `raw_type` is that of `raw_type_of`."""
 
     name: str
     column: Column
@@ -68,7 +79,8 @@ class Cell:
 
     @property
     def kind(self) -> str:
-        """Type in the file: text, int, float, bool, list, map, json, moment, bytes, null or another type's name."""
+        """Type in the file: text, int, float, bool, list, map, json, moment, duration, bytes, null or another type's
+        name."""
         base = self.raw_type.split("(")[0]
         if self.raw_type.endswith("]"):
             return "list"
@@ -80,6 +92,7 @@ class Cell:
             return "moment"
         # DuckDB writes the type of a column that is all null as "NULL", with the quotes.
         known = {"MAP": "map", "VARCHAR": "text", "BOOLEAN": "bool", "HALF": "float", "JSON": "json", "BLOB": "bytes"}
+        known["DURATION"] = "duration"
         return known.get(base, "null" if base == '"NULL"' else base)
 
     def check(self, place: str, file: object) -> None:
@@ -92,11 +105,12 @@ class Cell:
             fits = kind in ("text", "int", "float", "moment", "null")
         else:
             fits = kind in ("text", "int", "float", "bool", "null") or (wanted == "string" and kind != "list")
+            fits |= kind == "duration" and wanted in ("int", "float")
         if not fits:
-            remedy = {"list": "list[..]", "map": "list[string]", "moment": "time"}.get(kind, "string")
+            remedies = {"list": "list[..]", "map": "list[string]", "moment": "time", "duration": "int"}
             raise BadInputError(
                 f"{file}: column {self.source!r} is {self.raw_type}, which does not read as {wanted} "
-                f"({place}.{self.name}.type); declare it as {remedy}"
+                f"({place}.{self.name}.type); declare it as {remedies.get(kind, 'string')}"
             )
         self._check_limits(f"{place}.{self.name}")
         is_dated = kind == "int" and self.column.date_format
@@ -124,6 +138,7 @@ class Cell:
         if self.column.type == "time":
             return _moment(self.column, self.kind, self.raw_type, raw)
         if not self.column.type.startswith("list"):
+            raw = self._in_us(raw)
             if self.kind == "json":
                 return f"json_extract_string({raw}, '$')"  # a null of JSON is null, and a text has no quotes
             has_comma = self.column.decimal == "," and self.kind == "text"
@@ -137,7 +152,14 @@ class Cell:
         items = self._items(raw)
         if element != "float":  # of a vector, a missing value would move those after it
             items = f"list_filter({items}, lambda x: {self._is_item('x')})"
-        return f"list_transform({items}, lambda x: {_scalar(element, self._item.kind, 'x')})"
+        return f"list_transform({items}, lambda x: {_scalar(element, self._item.kind, self._item._in_us('x'))})"
+
+    def _in_us(self, raw: str) -> str:
+        """SQL of a duration in microseconds, as times are, whatever its unit in the file; of others as they are."""
+        if self.kind != "duration":
+            return raw
+        unit: Any = self.raw_type.removeprefix("DURATION(").removesuffix(")")
+        return time_sql(raw, Moment(column="", unit=unit), "int")
 
     @property
     def _item(self) -> Cell:
@@ -293,7 +315,8 @@ def _scalar(wanted: str, kind: str, raw: str) -> str:
         case "string", "bytes":
             sql = f"nullif(TRY(decode({raw})), '')"  # some writers store text without saying that it is text
         case "string", _:
-            sql = f"CAST({raw} AS VARCHAR)"
+            is_nested = kind in ("list", "map", "STRUCT")  # as a file of JSON lines has it
+            sql = f"CAST({f'to_json({raw})' if is_nested else raw} AS VARCHAR)"
         case "int", "text":
             # A cast alone would round 3.7, and read 0x10, 1_000 and 1e3.
             whole = f"regexp_full_match({text}, '[+-]?[0-9]+([.]0*)?')"
@@ -324,6 +347,8 @@ def _moment(column: Column, kind: str, raw_type: str, raw: str) -> str:
 
     A time without an offset is read in the time zone of the connection.
     """
+    if raw_type.startswith("DECIMAL"):  # as a float it would be rounded
+        kind, raw = "text", f"CAST({raw} AS VARCHAR)"
     unit, ns = Moment(column="", unit=column.unit), Moment(column="", unit="ns")
     stamp = f"TRY_CAST({raw} AS TIMESTAMPTZ)"
     match kind:

@@ -2,8 +2,9 @@
 
 A day of a CSV or JSON lines file, or of a Parquet file whose times are text or in any order, costs a scan of the
 whole file. So where one process reads such a file for a second day, the scan is kept as Parquet, ordered by time; all
-later days read only their row groups of it. A process of one day makes no copy. Copies end with their process: only
-commits of the store may keep rows of users, because `forget` looks there.
+later days read only their row groups of it. A process of one day makes no copy. An object of a store that holds many
+days is downloaded once, and then read like such a file. Copies end with their process: only commits of the store may
+keep rows of users, because `forget` looks there.
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from feature_jobs.sources.source import Source
+
+if TYPE_CHECKING:
+    from feature_jobs.sources.readers.objects import StoredObject
 
 _LEAST_BYTES = 2**22  # a smaller file is scanned in the time that its copy takes
 _MOST_GROUPS = 4  # a day that reads less than a fourth of a file needs no copy, which costs about two scans
@@ -75,6 +80,7 @@ class Copies:
         self._folder: Path | None = None
         self._scans: dict[tuple[str, Path], Scan] = {}
         self._copies: dict[tuple[str, Path], Copy | None] = {}
+        self._objects: dict[StoredObject, Path] = {}
         self._num_made = 0
 
     def find(self, scan: Scan) -> Copy | None:
@@ -97,14 +103,19 @@ class Copies:
         """Makes no copy of the file in this state."""
         self._copies[scan.key] = None
 
+    def path_of(self, found: StoredObject) -> Path:
+        """The place of an object's copy, which may be still to make; copies of it in other states are removed."""
+        for other in [one for one in self._objects if str(one) == str(found) and one != found]:
+            self._objects.pop(other).unlink(missing_ok=True)
+        if found not in self._objects:
+            self._objects[found] = self._new("object")
+        return self._objects[found]
+
     def make(self, scan: Scan, write: Callable[[Copy], tuple[str, ...]]) -> Copy | None:
         """Makes the copy by `write`, which returns the file's columns; None where that fails, or where the file
         changed meanwhile."""
         self.skip(scan)  # until it is there
-        self._folder = self._folder or self._make_folder()
-        self._num_made += 1
-        rows, rejects = (self._folder / f"{self._num_made}-{name}.parquet" for name in ("rows", "rejects"))
-        copy = Copy(rows, rejects)
+        copy = Copy(self._new("rows.parquet"), self._new("rejects.parquet"))
         try:
             copy = replace(copy, columns=write(copy))
             if scan.is_current:
@@ -113,6 +124,11 @@ class Copies:
             if self._copies[scan.key] is None:
                 self._remove(copy)
         return self._copies[scan.key]
+
+    def _new(self, name: str) -> Path:
+        self._folder = self._folder or self._make_folder()
+        self._num_made += 1
+        return self._folder / f"{self._num_made}-{name}"
 
     def _remove(self, copy: Copy) -> None:
         for file in (copy.rows, copy.rejects):

@@ -78,7 +78,7 @@ def ingest_day(
             # Of one database, which takes a while to start; the zone of times without an offset is a connection's own.
             with database.cursor() as connection:
                 set_zone(connection, source.zone)
-                table = _Landing(Bringer(connection, scenario, source, Path(scratch)), ds, copies)
+                table = _Landing(Bringer(connection, scenario, source, Path(scratch), copies), ds, copies)
                 if source.keys:
                     landed[source.name] = table.stage_changes(before.get(source.name))
                 else:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import literal
 from feature_jobs.schema import Scenario
-from feature_jobs.sources.casts import INEXACT, Cell, rounded_text
+from feature_jobs.sources.casts import INEXACT, Cell, raw_type_of, rounded_text
 from feature_jobs.sources.files import (
     File,
     TextFile,
@@ -89,11 +89,7 @@ class Layouts:
             refuse_text(file)
             raise unreadable(self.scenario, self.source, file, error) from None
         refuse_repeated(file, schema.names)
-        types = {
-            # DuckDB reads float16 as FLOAT, but it merges neighbouring integers far earlier: from 2049 on.
-            name: "HALF" if pa.types.is_float16(schema.field(i).type) else row[1]
-            for i, (name, row) in enumerate(zip(schema.names, rows, strict=True))
-        }
+        types = {field.name: raw_type_of(field.type, row[1]) for field, row in zip(schema, rows, strict=True)}
         aliases = ", ".join([*(f"p{i}" for i in range(len(rows))), "_row"])
         return Layout(
             f"SELECT * FROM {scan} AS t({aliases})", {name: f"p{i}" for i, name in enumerate(schema.names)}, types

@@ -28,6 +28,7 @@ from feature_jobs.sources.casts import INEXACT, SQL_TYPES, Cell, time_sql
 from feature_jobs.sources.copies import Copies, Copy, Scan, is_ordered
 from feature_jobs.sources.files import File, LocalCopy, duckdb_path, open_text
 from feature_jobs.sources.layouts import Layouts, unreadable
+from feature_jobs.sources.readers.objects import StoredObject
 from feature_jobs.sources.readers.remote_table import RemoteTable
 from feature_jobs.sources.source import Source
 
@@ -148,9 +149,9 @@ class Reader:
         is_parquet, file = not self.source.is_text, self.files[number]
         if self.copies is None or self.source.is_partitioned or (is_parquet and not self.source.time):
             return None
-        if isinstance(file, LocalCopy):  # of one day
+        if isinstance(file, LocalCopy) and not isinstance(file.origin, StoredObject):  # of one day
             return None
-        scan = Scan.of(self.source, self.scenario.data.path, number, file)
+        scan = Scan.of(self.source, self.scenario.data.path, number, Path(file))
         if (copy := self.copies.find(scan)) or not self.copies.is_due(scan):
             return copy
         if is_parquet and self._is_read_in_part(number):

@@ -7,6 +7,7 @@ half separates two keys of the same first half. Among 1e9 keys, two share all 12
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from feature_jobs.errors import BadInputError
+from feature_jobs.windows.stretches import stretches
 
 Ints = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
@@ -23,6 +25,9 @@ Bools = npt.NDArray[np.bool_]
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _SEEDS = (np.uint64(0x243F6A8885A308D3), np.uint64(0x13198A2E03707344))  # digits of pi: two independent hashes
+
+_ROWS_TO_SORT = 1 << 22
+_SAMPLE = 1 << 12  # keys that say where others may be cut into ranges
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,21 @@ def concat_keys(parts: list[Keys]) -> Keys:
     if len(seconds) != len(parts):
         raise ValueError("keys of one half and of two halves do not mix")
     return Keys(first, np.concatenate(seconds))
+
+
+def collect_keys(parts: Iterable[tuple[Keys, Bools]], num_rows: int) -> tuple[Keys, Bools]:
+    """The keys of so many rows, and whether each has one, from those of their parts, which are dropped one by one."""
+    known, done = np.empty(num_rows, bool), 0
+    halves = list[Ints]()
+    for keys, known_of in parts:
+        own = [half for half in (keys.first, keys.second) if half is not None]
+        halves = halves or [np.empty(num_rows, np.int64) for _ in own]
+        stretch = slice(done, done + len(keys))
+        for half, of_part in zip(halves, own, strict=True):
+            half[stretch] = of_part
+        known[stretch] = known_of
+        done += len(keys)
+    return Keys(*halves), known
 
 
 def union(older: Keys, newer: Keys) -> tuple[Keys, Ints, Ints]:
@@ -211,12 +231,34 @@ class Groups:
 
 def group_rows(keys: Keys, known: Bools) -> Groups:
     """Groups N rows by key; rows that have none are left out."""
-    rows = np.flatnonzero(known)
-    unique, codes = (keys if len(rows) == len(known) else keys.take(rows)).numbered()
+    num = len(known)
+    num_parts = -(-num // _ROWS_TO_SORT)
+    if num_parts < 2:
+        return _of_rows(keys, np.flatnonzero(known), num)
+    # One range of keys after the other: what is needed on the way stays small, and so in the cache of the processor.
+    sample = np.sort(keys.first[:: max(num // _SAMPLE, 1)])
+    cuts = np.unique(sample[len(sample) * np.arange(1, num_parts) // num_parts])
+    part_N = np.empty(num, np.uint16)
+    for begin, end in stretches(num):
+        part_N[begin:end] = np.searchsorted(cuts, keys.first[begin:end], "right")
+    part_N[~known] = len(cuts) + 1
+    order, done = np.empty(int(known.sum()), np.int64), 0
+    uniques, offsets = list[Keys](), [np.zeros(1, np.int64)]
+    for part in range(len(cuts) + 1):
+        found = _of_rows(keys, np.flatnonzero(part_N == part), num)
+        order[done : done + len(found.order)] = found.order
+        uniques.append(found.keys)
+        offsets.append(found.offsets[1:] + done)
+        done += len(found.order)
+    return Groups(concat_keys(uniques), order, np.concatenate(offsets))
+
+
+def _of_rows(keys: Keys, rows: Ints, num: int) -> Groups:
+    """Groups some of the `num` rows that have these keys."""
+    unique, codes = (keys if len(rows) == len(keys) else keys.take(rows)).numbered()
     offsets = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(unique)))]).astype(np.int64)
-    # Key and row as one number: sorting values is several times as fast as a stable sort of positions. In place, since
-    # this is where a large day takes most memory.
-    bits = max(len(known) - 1, 1).bit_length()
+    # Key and row as one number: sorting values is several times as fast as a stable sort of positions.
+    bits = max(num - 1, 1).bit_length()
     codes <<= bits
     codes |= rows
     codes.sort()

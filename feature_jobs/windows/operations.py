@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import ClassVar
 
@@ -99,7 +99,7 @@ class Sums(Numbers):
 
     @abstractmethod
     def addends(self, rows: Rows) -> dict[str, Ints | Bools]:
-        """What each row adds to each column. Raises BadInputError where a sum would not fit 64 bits."""
+        """The number that each row adds to each column. Raises BadInputError where a sum would not fit 64 bits."""
 
     def of_ranges(self, rows: Rows, low: Ints, high: Ints) -> Summary:
         found: Summary = {}
@@ -135,17 +135,18 @@ class Sum(Sums):
     def addends(self, rows: Rows) -> dict[str, Ints | Bools]:
         values = _held_values(rows, self.of, self.where)
         if np.abs(values.astype(float)).sum() >= _SAFE_SUM:
-            raise self._too_large()
+            raise self.too_large()
         return {"sum": values}
 
     def join(self, name: str, older: Ints, newer: Ints) -> Ints:
         total = older + newer
         # An overflow shows in the sign: it differs from the signs of both.
         if (((older ^ total) & (newer ^ total)) < 0).any():
-            raise self._too_large()
+            raise self.too_large()
         return total
 
-    def _too_large(self) -> BadInputError:
+    def too_large(self) -> BadInputError:
+        """The error where a sum might not fit."""
         return BadInputError(
             f"{self.of}: its sum may exceed 64 bits; count it in larger units (fewer `decimals`), or bound its values"
         )
@@ -221,7 +222,7 @@ class Newest(Numbers):
 
 @dataclass(frozen=True, kw_only=True)
 class Listed(Operation):
-    """Lists of up to `length` rows: `time`, and each column of `of` under its name.
+    """Lists of up to `length` rows: `time`, and each column of `of` under its name; `untimed`: without the time.
 
     The last rows, newest first; with `oldest` the first rows, oldest first. Rows of one time keep the order of the log.
     """
@@ -229,6 +230,15 @@ class Listed(Operation):
     of: tuple[str, ...] = ()
     length: int
     oldest: bool = False
+    untimed: bool = False
+
+    @property
+    def stored(self) -> Operation:
+        return replace(self, untimed=False) if self.untimed else self
+
+    def shown(self) -> Listed:
+        """Without the times, where it lists anything else: only features of times show them."""
+        return replace(self, untimed=bool(self.of))
 
     def of_ranges(self, rows: Rows, low: Ints, high: Ints) -> Summary:
         return self.listed(rows, self._counted(rows, low, high))
@@ -243,8 +253,13 @@ class Listed(Operation):
             ends = np.repeat(ranges.high - 1 + offsets[:-1], num)
             places = ends - np.arange(offsets[-1])
         taken = pa.array(ranges.rows[places])
-        columns = {"time": pa.array(rows.times), **{name: as_arrow(rows.columns[name]) for name in self.of}}
+        columns = {} if self.untimed else {"time": pa.array(rows.times)}
+        columns |= {name: as_arrow(rows.columns[name]) for name in self.of}
         return {name: lists_of(offsets, column.take(taken)) for name, column in columns.items()}
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return self.of if self.untimed else ("time", *self.of)
 
     def combine(self, parts: Parts) -> Summary:
         ordered = parts if self.oldest else parts[::-1]
@@ -254,14 +269,14 @@ class Listed(Operation):
         left = np.full(len(parts[0][1]), self.length)
         begins, taken = [], []
         for summary, positions in ordered:
-            begin, num = stretches(summary["time"], positions)
+            begin, num = stretches(summary[self._names[0]], positions)
             begins.append(begin)
             taken.append(np.minimum(num, left))
             left = left - taken[-1]
         offsets = prefix_sums(self.length - left)
         order = _interleaved(offsets, taken)
         columns = {}
-        for name in parts[0][0]:
+        for name in self._names:
             pieces = [
                 as_arrow(summary[name]).values.take(pa.array(expanded(begin, num)))
                 for (summary, _), begin, num in zip(ordered, begins, taken, strict=True)
@@ -274,8 +289,9 @@ class Listed(Operation):
         left, pieces = self.length, []
         for summary, positions in ordered:
             at = int(positions[0])
-            if at >= 0 and len(summary["time"]):
-                begin, end = np.asarray(as_arrow(summary["time"]).offsets)[at : at + 2].tolist()
+            lists = as_arrow(summary[self._names[0]])
+            if at >= 0 and len(lists):
+                begin, end = np.asarray(lists.offsets)[at : at + 2].tolist()
                 end = min(end, begin + left)
                 pieces.append((summary, begin, end))
                 left -= end - begin
@@ -283,7 +299,7 @@ class Listed(Operation):
         offsets = np.array([0, self.length - left])
         return {
             name: lists_of(offsets, pa.concat_arrays([as_arrow(held[name]).values[b:e] for held, b, e in pieces]))
-            for name in ordered[0][0]
+            for name in self._names
         }
 
 

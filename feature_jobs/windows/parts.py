@@ -90,10 +90,8 @@ def joined(asked: Asked, tables: Sequence[pa.Table]) -> dict[str, Summary]:
 
 def _asked(asked: Asked, begin: int, end: int) -> Run:
     """Asking rows as a run without columns."""
-    codes = asked.codes[begin:end]
-    first, last = (int(codes[0]), int(codes[-1]) + 1) if end > begin else (0, 0)
-    offsets = np.searchsorted(codes, np.arange(first, last + 1))
-    return Run(asked.keys.take(np.arange(first, last)), offsets, Rows(asked.times[begin:end], {}))
+    part = asked.groups.part(begin, end)
+    return Run(part.keys, part.offsets, Rows(asked.times[begin:end], {}))
 
 
 def _need(day: int, questions: Sequence[Question]) -> _Need:

@@ -12,10 +12,8 @@ from feature_jobs.windows.days import Pieces, TileId, Window
 from feature_jobs.windows.keys import Groups, Ints
 from feature_jobs.windows.rows import Cut, Edge, Summary
 from feature_jobs.windows.runs import Run
+from feature_jobs.windows.stretches import ROWS_AT_ONCE
 from feature_jobs.windows.tiles import Operations, Tile
-
-ROWS_AT_ONCE = 1 << 18
-"""Rows of which all intermediate values are in memory; of so few, many are still in the cache of the processor."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Asked:
     """A day's asking rows: their times in the order of the log, and by key those that have one."""
 
     def __init__(self, groups: Groups, times_N: Ints) -> None:
-        self.keys = groups.keys
+        self.groups, self.keys = groups, groups.keys
         # By key and time, so that searches walk through memory instead of jumping: several times as fast.
         self.codes = groups.codes
         self.times = times_N[groups.order]

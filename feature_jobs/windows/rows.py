@@ -131,15 +131,15 @@ def expanded(begins: Ints, num: Ints) -> Ints:
     return np.arange(offsets[-1]) + np.repeat(begins - offsets[:-1], num)
 
 
-def lists_of(offsets: Ints, values: pa.Array) -> pa.Array:
-    """Lists from the values of all and the offset of each."""
+def lists_of(offsets: Ints, values: pa.Array, type_: pa.DataType | None = None) -> pa.Array:
+    """Lists from the values of all and the offset of each; `type_` where it is not that which Arrow gives them."""
     # pa.array checks that the offsets fit 32 bits, which takes four times as long; astype alone would wrap.
     narrow = offsets.astype(np.int32) if offsets[-1] < 1 << 31 else offsets
     if narrow.dtype != np.int32:
-        return pa.ListArray.from_arrays(pa.array(narrow, pa.int32()), values)  # which names the limit
+        return pa.ListArray.from_arrays(pa.array(narrow, pa.int32()), values, type=type_)  # which names the limit
     # From buffers, as everything that a request calls some twenty times: in a third of the time.
     return pa.Array.from_buffers(
-        pa.list_(values.type), len(narrow) - 1, [None, pa.py_buffer(narrow)], children=[values]
+        type_ or pa.list_(values.type), len(narrow) - 1, [None, pa.py_buffer(narrow)], children=[values]
     )
 
 

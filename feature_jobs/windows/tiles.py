@@ -13,9 +13,9 @@ from feature_jobs.windows.keys import Keys, union
 from feature_jobs.windows.operations import Operation
 from feature_jobs.windows.rows import Column, Summary, concat_columns
 from feature_jobs.windows.runs import FIRST, SECOND, Run, column_of, key_columns, keys_from
+from feature_jobs.windows.stretches import stretches
 
 Operations = Mapping[str, Operation]
-_ROWS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def tile_of(run: Run, operations: Operations) -> Tile:
     """The tile of one day."""
     # Some keys at a time: operations compute a few numbers of each row on the way.
     # Unique: a key with more rows than go at once, which is never cut, is found by several of the steps.
-    begins = np.unique(np.searchsorted(run.offsets, np.arange(0, max(run.offsets[-1], 1), _ROWS_AT_ONCE)))
+    begins = np.unique(np.searchsorted(run.offsets, [begin for begin, _ in stretches(int(run.offsets[-1]))]))
     parts = [run.part(slice(*ends)) for ends in pairwise([*begins.tolist(), len(run.keys)])]
     return Tile(run.keys, {name: _summarized(operation, parts) for name, operation in operations.items()})
 

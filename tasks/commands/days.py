@@ -181,23 +181,33 @@ def _print_end(context: Context, days: list[str]) -> None:
 
 
 @main.command(short_help="Shows the plan of `run`, without running it.")
+@click.option("--source", is_flag=True, help="Read the source of committed days again, to find late or corrected data.")
 @day_options()
 @with_context
-def plan(context: Context, ds: str | None, first: str | None, last: str | None) -> None:
+def plan(context: Context, ds: str | None, first: str | None, last: str | None, source: bool) -> None:
     """Shows the plan of `run`, without running it: each step of each day is done, to run, or blocked.
 
     Then the state that the first training would begin with: rows and bytes of each table; and, where the scenario has
     changed since the checkpoint that it starts from, the parts that are restored, new, resized or dropped.
+
+    With --source, also the committed days whose source reads differently by now, and what they touch: days, features,
+    labels, versions.
     """
     from tasks.commands.text_table import lines_of
+    from tasks.run.corrected import corrected_lines, find_corrected
     from tasks.run.plan import plan_days, plan_table, plan_training, training_table
 
     planned = plan_days(context.scenario, context.store, scenario_days(context.scenario, ds, first, last))
     training = plan_training(context.scenario, context.store, planned)
-    context.show(
-        {"days": [asdict(day) for day in planned], "training": training.as_json()},
-        "\n".join([plan_table(planned, context.options), "", *lines_of(training_table(training))]),
-    )
+    facts = {"days": [asdict(day) for day in planned], "training": training.as_json()}
+    lines = [plan_table(planned, context.options), "", *lines_of(training_table(training))]
+    if source:
+        corrected = find_corrected(context.scenario, context.store, [day.ds for day in planned])
+        facts["corrected"] = asdict(corrected)
+        lines += ["", *corrected_lines(corrected, context.options)]
+    elif any(step.state == "done" for day in planned for step in day.steps.values()):
+        lines[0] += "\ncommitted days are not compared with their source; recloop plan --source does that"
+    context.show(facts, "\n".join(lines))
 
 
 @main.command(short_help="Checks the scenario and a sample of its data.")

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
-from feature_jobs.errors import BadInputError, CorruptError, ParentMissingError, RetryLaterError
+from feature_jobs.errors import BadInputError, CorruptError, RetryLaterError
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_range, is_day, previous_day
 from feature_jobs.sources.user_ids import Users
 from tasks.contract import DayConfig, Forgetting, Metrics, Step
 from tasks.run.collect import LINK_STEPS, size_of
-from tasks.run.inputs import flat, resolve_inputs
+from tasks.run.corrected import reads_changed
 from tasks.run.launchers import Call, Launcher
 from tasks.run.replay import Replay, deleted_input, is_unfinished
 from tasks.run.reuse import take_over
@@ -189,7 +189,7 @@ def _steps_again(scenario: Scenario, store: ScenarioStore, days: list[str], begi
     changed: set[tuple[str, str]] = set()
     for ds in days:
         for name in daily_steps(scenario):
-            if (ds in begins) if name in ORIGINS else _reads_changed(scenario, store, STEPS[name], ds, changed):
+            if (ds in begins) if name in ORIGINS else reads_changed(scenario, store, STEPS[name], ds, changed):
                 changed.add((name, ds))
     seconds: dict[str, dict[str, float]] = defaultdict(dict)
     newest = {(commit.step, commit.ds): commit for commit in store.commits()}  # of a later generation, if it is there
@@ -203,16 +203,6 @@ def _steps_again(scenario: Scenario, store: ScenarioStore, days: list[str], begi
         for name in DAILY
         if name in seconds
     }
-
-
-def _reads_changed(
-    scenario: Scenario, store: ScenarioStore, declared: Step, ds: str, changed: set[tuple[str, str]]
-) -> bool:
-    try:
-        inputs = flat(resolve_inputs(declared, scenario, ds, store).values())
-    except (ParentMissingError, BadInputError):  # the latter where the features were changed after the day
-        return True
-    return declared.registry or any((commit.step, commit.ds) in changed for commit in inputs)
 
 
 def _aside(store: ScenarioStore, first: str) -> list[str]:

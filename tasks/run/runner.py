@@ -330,17 +330,30 @@ def _already_done(standing: Commit) -> Outcome:
 def _compare(declared: Step, config: DayConfig, standing: Commit, output: Path, metrics: Metrics) -> Outcome:
     """A source that is read again must give the same rows: late or corrected data is never taken silently."""
     store = standing.store
-    then, now = (
-        {name: facts for name, facts in files.items() if name not in declared.uncompared}
-        for files in (standing.manifest["files"], files_of(output))
-    )
-    if then == now:
+    if not _different_files(declared, standing, output):
         return _already_done(standing)
     raise BadInputError(
         f"{config.scenario.data.places}: the day {standing.ds} reads differently than when it was committed"
         f" ({_changed(store, standing, metrics)}); to learn from the corrected data start a new generation:"
         f" recloop chain replay {store.options} --from {standing.ds}"
     )
+
+
+def _different_files(declared: Step, standing: Commit, output: Path) -> list[str]:
+    then, now = standing.manifest["files"], files_of(output)
+    return [one for one in {**then, **now} if one not in declared.uncompared and then.get(one) != now.get(one)]
+
+
+def files_read_again(
+    declared: Step, config: DayConfig, store: ScenarioStore, launcher: Launcher, standing: Commit
+) -> list[str]:
+    """Runs a step that reads the source, without a commit; returns the files that differ from those of `standing`."""
+    inputs = _proven_inputs(declared, config, store)
+    with store.scratch() as scratch:
+        output = scratch / declared.writes
+        output.mkdir()
+        _launch(launcher, declared, Call(config, _folders(inputs), output), inputs, store)
+        return _different_files(declared, standing, output)
 
 
 def _changed(store: ScenarioStore, standing: Commit, metrics: Metrics) -> str:

@@ -39,19 +39,21 @@ class StoredObject:
         return self.url
 
     def copy_to(self, target: Path) -> None:
-        """Downloads it. Raises RetryLaterError where it is another one by now."""
+        """Downloads it; `target` is there once it is whole. Raises RetryLaterError where it is another one by now."""
+        part = target.with_name(f"{target.name}.part")
 
         def download() -> None:
             with self._bucket.errors(self.url):
                 found = self._bucket.store.get(self._bucket.key_of(self.url))
                 size = 0
-                with target.open("wb") as stream:
+                with part.open("wb") as stream:
                     for chunk in found.stream(min_chunk_size=_CHUNK_BYTES):
                         size += stream.write(chunk)
             if (size, found.meta["e_tag"]) != (self.size, self.etag):
                 raise RetryLaterError(f"{self.url}: was replaced while it was read; try again later")
 
         tried(download)
+        part.rename(target)
 
 
 class _Bucket:

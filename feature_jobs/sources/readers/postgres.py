@@ -1,7 +1,9 @@
 """A table, view or foreign table of a Postgres server, read over ADBC.
 
-A NUMERIC comes as text, so that no digit is lost, and so do the types that Parquet does not have. An infinite date or
-timestamp is null: as Arrow knows no infinity, the driver would give a moment of long ago.
+A NUMERIC comes as text, so that no digit is lost, and so do the types that Parquet does not have, and those that the
+driver gives as another value: `oid` in 32 bits with a sign, `money` in cents, `char(n)` with spaces at its end. An
+infinite date or timestamp is null: as Arrow knows no infinity, the driver would give a moment of long ago. An array of
+more than one dimension is refused: the driver gives its elements as one list.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S = 10
 _SCHEMES = ("postgresql", "postgres")
-_CASTS = {"::text": pa.string(), "::text[]": pa.list_(pa.string())}
+_CHANGED = {"oid": "", "bpchar": "", "money": "::numeric"}
+"""Types of which the driver gives other values, with what they are cast to before text."""
 _AWAY = ("08", "53", "57", "58", "40")  # classes of SQLSTATE: connection, resources, shutdown, system, serialization
 _NOT_REACHED = "refused|No such file|time(d )?out|not translate host|starting up|shutting down|too many|unreachable"
 
@@ -76,16 +79,25 @@ class PostgresTable(RemoteTable):
         """See RemoteTable."""
         with self._cursor() as cursor:
             types = self._types(cursor)
-        return pa.schema([(name, _CASTS.get(cast, kind)) for name, (kind, cast) in types.items()])
+        return pa.schema([(name, _text_type(cast) if cast else kind) for name, (kind, cast) in types.items()])
 
     def batches(self, columns: Sequence[str], bounds: Sequence[Bounds] | None) -> Iterator[pa.RecordBatch]:
         """See RemoteTable. One statement reads them, so that it sees one state of the table."""
         with self._cursor() as cursor:
             types = self._types(cursor)
-            chosen = ", ".join(_selected(name, *types[name]) for name in columns)
+            chosen = [_selected(name, *types[name]) for name in columns]
+            lists = [name for name in columns if pa.types.is_list(types[name][0])]
+            nested = [f"coalesce(array_ndims({quote(name)}) > 1, false)" for name in lists]
             where = " OR ".join(one.sql(quote(one.name)) for one in bounds) if bounds else "true"
-            cursor.execute(f"SELECT {chosen} FROM {self._quoted} WHERE {where}")
-            yield from cursor.fetch_record_batch()
+            cursor.execute(f"SELECT {', '.join([*chosen, *nested])} FROM {self._quoted} WHERE {where}")
+            for batch in cursor.fetch_record_batch():
+                for name, is_nested in zip(lists, batch.columns[len(columns) :], strict=True):
+                    if is_nested.true_count:
+                        raise BadInputError(
+                            f"{self}: column {name!r} has an array of more than one dimension, which does not read as a"
+                            f" list; leave the column out, or read a view that has its parts in columns"
+                        )
+                yield batch.select(range(len(columns)))
 
     def num_rows(self) -> int:
         """See RemoteTable."""
@@ -100,7 +112,7 @@ class PostgresTable(RemoteTable):
     def _types(self, cursor: Cursor) -> dict[str, tuple[pa.DataType, str]]:
         """The Arrow type of each column, and the cast that it needs in SQL, or ""."""
         cursor.execute(f"SELECT * FROM {self._quoted} LIMIT 0")
-        return {field.name: (field.type, _cast(field.type)) for field in cursor.fetch_record_batch().schema}
+        return {field.name: (field.type, _cast(field)) for field in cursor.fetch_record_batch().schema}
 
     @contextmanager
     def _cursor(self) -> Iterator[Cursor]:
@@ -149,11 +161,19 @@ def _url(variable: str) -> str:
     return f"{url}{'&' if parts.query else '?'}connect_timeout={CONNECT_TIMEOUT_S}"
 
 
-def _cast(kind: pa.DataType) -> str:
-    """SQL that turns a value into text, where Parquet does not have its type."""
-    if pa.types.is_list(kind) and not _is_plain(kind.value_type):
-        return "::text[]"
-    return "" if _is_plain(kind) else "::text"
+def _cast(field: pa.Field) -> str:
+    """SQL that turns a value into text, where Parquet does not have its type or the driver changes its value."""
+    is_list = pa.types.is_list(field.type)
+    name = (field.metadata or {}).get(b"POSTGRESQL:type", b"").decode().removeprefix("_" if is_list else "")
+    before = _CHANGED.get(name)
+    if before is None and _is_plain(field.type.value_type if is_list else field.type):
+        return ""
+    casts = [before, "::text"] if before else ["::text"]
+    return "".join(f"{cast}[]" if is_list else cast for cast in casts)
+
+
+def _text_type(cast: str) -> pa.DataType:
+    return pa.list_(pa.string()) if cast.endswith("[]") else pa.string()
 
 
 def _is_plain(kind: pa.DataType) -> bool:

@@ -23,6 +23,7 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import to_sql
 from feature_jobs.expressions.evaluate import evaluate
 from feature_jobs.expressions.types import type_of
+from feature_jobs.expressions.vectors import Columns
 from tests.unit.feature_jobs.expressions.grammar import ARROW, KINDS, Grammar, random_columns
 
 # Where the two differ on purpose: DuckDB takes these of integers by way of floats, or of sums that may not fit, and it
@@ -66,6 +67,26 @@ def test_equal_to_duckdb_to_the_last_bit(random: Random, zone: str) -> None:
     assert exact(found) == exact(expected)
     kind = type_of(expression, KINDS.__getitem__)
     assert found.type == {"int": pa.int64(), "time": pa.int64(), "float": pa.float64()}.get(kind, found.type)
+
+
+@settings(max_examples=300)
+@given(random=st.randoms(use_true_random=True))
+def test_a_column_of_one_value_is_computed_once_with_the_same_result(random: Random) -> None:
+    expression = Grammar(random).any()
+    columns, together = random_columns(random, 20, extreme=False), Columns({}, 20)
+    for name, values in columns.items():
+        single = values[:1] if random.random() < 0.5 else None
+        columns[name] = values if single is None else pa.repeat(single[0], 20)
+        together.add(name, columns[name], single)
+
+    def found(given: Columns | Mapping[str, pa.Array]) -> tuple[pa.DataType, list[Any]] | str:
+        try:
+            values = evaluate(expression, given, times={"t"})
+        except BadInputError as error:
+            return str(error)
+        return values.type, exact(values)
+
+    assert found(together) == found(columns)
 
 
 BIG, NAN, INF = 2**53 + 1, float("nan"), float("inf")

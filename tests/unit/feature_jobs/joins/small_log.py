@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_jobs.joins import day_samples
 from feature_jobs.joins.join import join_day
 from feature_jobs.joins.outcomes import days_maturing, days_of_outcomes
 from feature_jobs.joins.summaries import days_of_entities, days_of_windows, days_to_merge, days_to_read_again
 from feature_jobs.joins.summarize import summarize_day
 from feature_jobs.schema import Scenario
+from feature_jobs.windows import keys, stretches
 from feature_jobs.windows.query import Answers, InThisProcess, answers
 from tests.unit.feature_jobs.small_source import DAY_S
 
@@ -128,9 +130,20 @@ def two_days(root: Path, **kwargs: Any) -> tuple[Path, dict[str, Path]]:
     return folder_of(root, DS, today, entities), {"1970-01-03": folder_of(root, "1970-01-03", past)}
 
 
+@contextlib.contextmanager
+def some_rows_at_once(rows: int) -> Iterator[None]:
+    """Computes so many rows at a time, as if the day were larger than the memory."""
+    with patch.object(stretches, "ROWS_AT_ONCE", rows), patch.object(keys, "_ROWS_TO_SORT", rows):
+        yield
+
+
+def _a_tenth(events: Path) -> int:
+    return max(pq.read_metadata(events / "events.parquet").num_rows // 10, 3)
+
+
 class Carried:
     """Days summarized one after the other, each from the day before, and joined. A day is given only the outputs and
-    events that it chooses."""
+    events that it chooses, and its files have the same bytes made at once and a few rows at a time."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -149,17 +162,24 @@ class Carried:
             for choose in (days_to_merge, days_to_read_again, days_of_entities)
         )
         self.read_again += [ds] if again else []
-        summarize_day(
-            scenario,
-            ds,
-            events,
-            yesterday=self.outputs[before] if before else None,
-            past={day: self.outputs[day] for day in merged},
-            past_events={day: (folders or {})[day] for day in again},
-            carried={day: self.outputs[day] for day in carried},
-            output=self.root / "summaries" / ds,
-        )
+
+        def summarize(output: Path) -> dict[Path, bytes]:
+            summarize_day(
+                scenario,
+                ds,
+                events,
+                yesterday=self.outputs[before] if before else None,
+                past={day: self.outputs[day] for day in merged},
+                past_events={day: (folders or {})[day] for day in again},
+                carried={day: self.outputs[day] for day in carried},
+                output=output,
+            )
+            return {file.relative_to(output): file.read_bytes() for file in output.rglob("*") if file.is_file()}
+
+        with some_rows_at_once(4 * _a_tenth(events)), TemporaryDirectory() as name:
+            in_parts = summarize(Path(name))
         self.outputs[ds] = self.root / "summaries" / ds
+        assert summarize(self.outputs[ds]) == in_parts
 
     def samples(
         self,
@@ -169,12 +189,9 @@ class Carried:
         folders: Mapping[str, Path] | None = None,
         how: Answers = answers,
     ) -> Path:
-        """The day's samples, which have the same bytes joined at once and a few rows at a time.
-
-        `folders` are the events of earlier days, for labels of other logs.
-        """
-        rows = max(pq.read_metadata(events / "events.parquet").num_rows // 10, 3)
-        with patch.object(day_samples, "ROWS_AT_ONCE", rows + 1):
+        """The day's samples. `folders` are the events of earlier days, for labels of other logs."""
+        rows = _a_tenth(events)
+        with some_rows_at_once(rows + 1):
             in_parts = self._samples(scenario, ds, events, folders, InThisProcess(rows_at_once=rows)).read_bytes()
         samples = self._samples(scenario, ds, events, folders, how)
         assert samples.read_bytes() == in_parts

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_jobs.checks.check import check_scenario
+from feature_jobs.errors import BadInputError
 from feature_jobs.joins.join import join_from_events
 from feature_jobs.joins.outcomes import days_of_outcomes
 from feature_jobs.schema import Scenario
@@ -141,6 +142,27 @@ def test_each_label_is_learned_once_on_the_day_it_matures(
     past = {earlier: folder for earlier, folder in folders.items() if earlier < ds}
     join_from_events(scenario, ds, folders[ds], past, root / "again")
     assert (root / "again/samples.parquet").read_bytes() == samples[ds].read_bytes()
+
+
+def test_samples_of_an_earlier_day_that_no_longer_fit_are_refused(tmp_path: Path) -> None:
+    days = [day for day in range(len(DAYS) + 1) if day != 4]
+    write_source(tmp_path, [(1, 1, day * DAY_S + 50_000 + i) for day in days for i in range(3)], [], [(1, 1, DAY_S)])
+    scenario = _scenario(tmp_path, {})
+    events, samples = _carried(tmp_path, scenario)
+    carried = Carried(tmp_path)
+    carried.outputs = {ds: tmp_path / "summaries" / ds for ds in DAYS[:2]}
+    table = pq.read_table(samples[DAYS[0]])
+    at = table.column_names.index("orders")
+    for other, message in (
+        (table.slice(1), r"5 rows, but 1970-01-02 has another number of events; join it again: .* --from 1970-01-02"),
+        (
+            table.set_column(at, "orders", table["orders"].cast("string")),
+            "orders was string on 1970-01-02 and is double",
+        ),
+    ):
+        pq.write_table(other, samples[DAYS[0]])
+        with pytest.raises(BadInputError, match=message):
+            carried.samples(scenario, DAYS[1], events[DAYS[1]], events)
 
 
 def _in_order(labels: dict[str, int]) -> dict[str, int]:

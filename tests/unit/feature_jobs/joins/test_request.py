@@ -85,7 +85,11 @@ def _folder(root: Path, ds: str, rows: list[dict[str, Any]]) -> Path:
 def _samples(scenario: Scenario, root: Path, rows: list[dict[str, Any]], past: list[dict[str, Any]]) -> pa.Table:
     """The day's samples; rows of today are in the order of time."""
     history = {BEFORE: _folder(root, BEFORE, past)} if past else {}
-    join_from_events(scenario, DS, _folder(root, DS, rows), history, root / "out")
+    folder = _folder(root, DS, rows)
+    with small_log.some_rows_at_once(3):
+        join_from_events(scenario, DS, folder, history, root / "parts")
+    join_from_events(scenario, DS, folder, history, root / "out")
+    assert (root / "out/samples.parquet").read_bytes() == (root / "parts/samples.parquet").read_bytes()
     return pq.read_table(root / "out/samples.parquet")
 
 

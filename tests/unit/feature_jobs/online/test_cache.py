@@ -15,12 +15,15 @@ from hypothesis import strategies as st
 from feature_jobs.errors import BadInputError
 from feature_jobs.joins.entities import Newest
 from feature_jobs.online import cache
+from feature_jobs.online.append import append_rows
 from feature_jobs.online.entities import EntityRows
 from feature_jobs.online.key_index import KeyIndex
-from feature_jobs.online.materialize import append_rows, load, materialize_day, online_facts, read_state
+from feature_jobs.online.materialize import load, materialize_day, online_facts, read_state
 from feature_jobs.online.request import Request, RequestPath
 from feature_jobs.online.rocks_store import RocksStore
+from feature_jobs.online.state import StateReader
 from feature_jobs.online.store import StoreReading
+from feature_jobs.online.windows import SetWindows
 from feature_jobs.schema import Scenario
 from feature_jobs.windows.keys import Keys
 from tests.unit.feature_jobs.joins.small_log import CHANGES, US, Carried, Event, entities_of, folder_of
@@ -130,7 +133,10 @@ def test_rows_of_entities_that_came_since(stretches: list[dict[int, float | None
 
 @pytest.mark.parametrize("asked", [[3, 0], [3, 0, 7]])
 def test_a_row_without_a_key_has_no_place_where_its_number_is_a_key(asked: list[int]) -> None:
-    of_state = cache.WindowCache(KeyIndex(Keys(np.array([0, 3]))), "00", {})
+    reader = StateReader(
+        {"layout": "00", "operations": {}, "mapped": True, "flags": [], "values": [], "spans": [], "windows": {}}
+    )
+    of_state = cache.WindowCache(KeyIndex(Keys(np.array([0, 3]))), "00", SetWindows(reader, {}))
     known = np.array([key != 0 for key in asked])
     assert of_state.places(Keys(np.array(asked)), known, 5).at_N.tolist()[:2] == [1, -1]
 

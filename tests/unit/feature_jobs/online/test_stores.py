@@ -270,6 +270,27 @@ def test_old_states_and_records_are_removed(tmp_path: Path) -> None:
             store.get(State("2026-01-01", f"{1:016x}"), [b"a"])
 
 
+@pytest.mark.parametrize("opened", ["redis"], indirect=True)
+def test_states_do_not_expire_and_go_with_their_records_once_two_later_ones_came(opened: Opened) -> None:
+    store, reader, key = opened(), opened(), (7).to_bytes(8, "big")
+    states = [State(f"2026-01-{number:02}", f"{number:016x}") for number in range(1, 5)]
+    for number, state in enumerate(states):
+        store.append(state.ds, {b"a": b"x"})
+        store.load(state, pairs(bytes([number])))
+        for kept in states[max(number - 1, 0) : number + 1]:
+            assert reader.get(kept, [key]) == [bytes([states.index(kept)]) + key]
+        for gone in states[: max(number - 1, 0)]:
+            with pytest.raises(BadInputError, match="was removed; ask the store for the current one"):
+                reader.get(gone, [key])
+    assert isinstance(store, RedisStore)
+    names = [*store._redis.scan_iter(store._prefix + b"state:*")]
+    assert {name.split(b":")[3][:10] for name in names} == {b"2026-01-03", b"2026-01-04"}
+    assert {store._redis.ttl(name) for name in names} == {-1}
+    assert [reader.appended([state.ds], [b"a"])[0] for state in states] == [None, None, None, b"x"]
+    store.load(states[0], pairs(b"0"))  # back to an older day: later records are those of its future
+    assert reader.appended(["2026-01-04"], [b"a"]) == [b"x"]
+
+
 def test_faults_are_named(tmp_path: Path, redis_port: int) -> None:
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop/current").write_text("../../etc")

@@ -83,6 +83,12 @@ def test_fault_1_a_list_of_rounded_ids_refuses_the_day(tmp_path: Path) -> None:
     assert "row 2: x: " in refusal(tmp_path, values, {"type": "list[int]"})
 
 
+def test_fault_1_a_list_of_ids_of_16_bits_refuses_the_day(tmp_path: Path) -> None:
+    values = pa.array([np.array([1], np.float16), np.array([2, 2050], np.float16)], pa.list_(pa.float16()))
+    assert "row 2: x: " in refusal(tmp_path, values, {"type": "list[int]"})
+    assert land(tmp_path / "floats", values, {"type": "list[float]"})[0] == [[1.0], [2.0, 2050.0]]
+
+
 def test_fault_1_an_entity_with_rounded_keys_refuses_the_day(tmp_path: Path) -> None:
     entity = {"path": "u.parquet", "format": "parquet", "key": "user", "columns": {"user": {"type": "int"}}}
     (tmp_path / "data").mkdir()
@@ -258,7 +264,17 @@ READ: list[tuple[pa.Array, str, list[Any]]] = [
     (pa.array([datetime.time(1, 2, 3)], pa.time32("s")), "string", ["01:02:03"]),
     (pa.array([datetime.time(1, 2, 3)], pa.time64("us")), "string", ["01:02:03"]),
     (pa.array([datetime.date(2020, 1, 2)], pa.date32()), "string", ["2020-01-02"]),
-    (pa.array([5, 6], pa.duration("s")), "int", [5, 6]),
+    # In microseconds, as times are.
+    (pa.array([5, None], pa.duration("s")), "int", [5 * US, None]),
+    (pa.array([5, -1500], pa.duration("ms")), "float", [5e3, -1.5 * US]),
+    (pa.array([BIG], pa.duration("us")), "string", [str(BIG)]),
+    (pa.array([1999, -1], pa.duration("ns")), "int", [1, -1]),
+    (pa.array([[5], [6, None]], pa.list_(pa.duration("ms"))), "list[int]", [[5000], [6000]]),
+    # As JSON lines have them.
+    (pa.array([{"a": 1, "b": 'say "x"'}, None]), "string", ['{"a":1,"b":"say \\"x\\""}', None]),
+    (pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int64())), "string", ['{"k":1}']),
+    (pa.array([[{"a": 1}], []]), "list[string]", [['{"a":1}'], []]),
+    (pa.array([[[1, 2], [3]]]), "list[string]", [["[1,2]", "[3]"]]),
 ]
 
 
@@ -274,6 +290,8 @@ def test_fault_6_bytes_that_are_not_text_are_malformed_and_a_moment_is_not_a_num
     stamps = pa.array([datetime.datetime(2020, 1, 1)], pa.timestamp("us"))
     message = refusal(tmp_path / "time", stamps, {"type": "int"})
     assert "column 'x' is TIMESTAMP, which does not read as int" in message and "declare it as time" in message
+    message = refusal(tmp_path / "duration", pa.array([5], pa.duration("ms")), {"type": "time", "unit": "s"})
+    assert "column 'x' is DURATION(ms), which does not read as time" in message and "declare it as int" in message
     message = refusal(tmp_path / "struct", pa.array([{"a": 1}]), {"type": "int"})
     assert "column 'x' is STRUCT" in message and "declare it as string" in message
 
@@ -347,6 +365,8 @@ def test_fault_7_numbers_need_a_unit(tmp_path: Path) -> None:
     digits = pa.array([1970010203, None], pa.int64())
     assert land(tmp_path, digits, {"type": "time", "date_format": "%Y%m%d%H"})[0] == [(DAY_S + 3 * 3600) * US, None]
     assert land(tmp_path, pa.array([5.5, math.nan]), {"type": "time", "unit": "s"})[0] == [5_500_000, None]
+    decimals = pa.array([D(BIG * 1000 + 999), None], pa.decimal128(30, 1))
+    assert land(tmp_path, decimals, {"type": "time", "unit": "ns"})[0] == [BIG, None]
     assert "min and max are for numbers" in refusal(tmp_path / "x", pa.array(["5"]), {"type": "time", "min": 1})
 
 

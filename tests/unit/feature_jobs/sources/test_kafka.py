@@ -62,6 +62,7 @@ def broker() -> Broker:
 @pytest.fixture(autouse=True)
 def _login(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, f"kafka://{broker.address}?client.id=tests")
+    monkeypatch.setattr(kafka, "SETTINGS_WITHIN_S", 0.01)  # this broker never answers
 
 
 def as_json(row: dict[str, Any]) -> bytes:

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,6 +16,8 @@ from feature_jobs import object_client
 from feature_jobs.checks.check import check
 from feature_jobs.errors import BadInputError, RetryLaterError
 from feature_jobs.schema import Scenario
+from feature_jobs.sources import copies
+from feature_jobs.sources.copies import Copies
 from feature_jobs.sources.ingest import ingest_day
 from tests.object_store import ObjectServer, proxy_of
 from tests.unit.feature_jobs.small_source import DAY_S, HEADER, scenario_in, write_lines
@@ -139,6 +143,50 @@ def test_a_store_that_fails_for_a_moment_is_asked_again(
         monkeypatch.setattr(object_client, "MAX_RETRIES", 0)
         with pytest.raises(RetryLaterError, match="cannot be reached or is busy"):
             ingest_day(scenario, DS, tmp_path / "never")
+
+
+@pytest.mark.parametrize("file_format", ["csv", "parquet"])
+def test_an_object_of_many_days_is_downloaded_once(
+    file_format: str, object_server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies, "_LEAST_BYTES", 0)
+    monkeypatch.setattr(copies, "SETTLED_S", -1)
+    log = tmp_path / f"data/log.{file_format}"
+    log.parent.mkdir()
+
+    def write(item: int) -> None:
+        columns = {"user": range(60), "item": [item] * 60, "rating": [3.5] * 60}
+        rows = pa.table({**columns, "t": [DAY_S * (1 + i % 4) for i in range(60)]})
+        pq.write_table(rows, log) if file_format == "parquet" else pa.csv.write_csv(rows, log)
+
+    def results(path: str, kept: Copies | None) -> list[bytes]:
+        changes = {"data.events.path": path, "data.events.format": file_format}
+        days = []
+        for ds in ("1970-01-02", "1970-01-03", "1970-01-04", "1970-01-05"):
+            output = tmp_path / f"out-{len(list(tmp_path.iterdir()))}"
+            ingest_day(scenario_in(tmp_path / "s", changes), ds, output, kept)
+            days.append((output / "events.parquet").read_bytes())
+        return days
+
+    write(item=1)
+    url = f"{object_server.filled(tmp_path / 'data')}/{log.name}"
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    folder = tmp_path / "copies"
+    folder.mkdir()
+    kept = Copies(lambda: folder)
+    with proxy_of(object_server) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+        proxy.fail("cut answer", method="GET", part=log.name)
+        assert results(url, kept) == results(str(log), None)
+        downloads = [path for method, path in proxy.seen if method == "GET" and path.endswith(log.name)]
+        assert len(downloads) == 2  # the first was cut
+        write(item=2)
+        object_server.client(object_server.key).upload_file(str(log), bucket, key)
+        num_before = len(list(folder.iterdir()))
+        assert results(url, kept) == results(str(log), None)
+        assert len([path for method, path in proxy.seen if method == "GET" and path.endswith(log.name)]) == 3
+        assert len([file for file in folder.iterdir() if file.name.endswith("object")]) == 1
+        assert len(list(folder.iterdir())) <= num_before + 2
 
 
 def test_an_object_that_is_replaced_between_listing_and_reading(

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_jobs.checks.check import check
-from feature_jobs.errors import RetryLaterError
+from feature_jobs.errors import BadInputError, RetryLaterError
 from feature_jobs.sources.ingest import ingest_day
 from feature_jobs.sources.readers.postgres import PostgresTable
 from tests.unit.feature_jobs.sources.equal_rows import (
@@ -201,6 +201,12 @@ ODD = {
     "date": ("('infinity'), ('2000-01-01')", [None, datetime.date(2000, 1, 1)]),
     "shop.mood": ("('sad')", ["sad"]),
     "shop.positive": ("(1)", [1]),
+    # The driver gives these as a negative number, in cents, and with spaces.
+    "oid": ("(4294967295), (null)", ["4294967295", None]),
+    "money": ("(1.5)", ["1.50"]),
+    "money[]": ("('{1.5,-2}')", [["1.50", "-2.00"]]),
+    "char(5)": ("('a'), ('naïve')", ["a", "naïve"]),
+    "char(2)[]": ("('{a,NULL}')", [["a", None]]),
 }
 
 
@@ -218,6 +224,20 @@ def test_each_type_reads_as_its_value_or_its_text(server: Server) -> None:
         found = pa.Table.from_batches(batches)
         assert found["a"].to_pylist() == wanted, kind
         assert table.num_rows() == len(wanted) and found.schema.field("a").type == schema.field("a").type
+
+
+def test_an_array_of_more_than_one_dimension_is_not_a_list(server: Server) -> None:
+    server.run(
+        "CREATE TABLE shop.nested (a int4, b int8[])",
+        "INSERT INTO shop.nested VALUES (1, '{}'), (2, '{1,2}'), (3, '{{1,2},{3,4}}')",
+        "GRANT SELECT ON shop.nested TO reader",
+    )
+    table = PostgresTable("shop.nested", VARIABLE)
+    with pytest.raises(BadInputError, match=r"shop\.nested .*: column 'b' has an array of more than one dimension"):
+        list(table.batches(["a", "b"], None))
+    assert pa.Table.from_batches(table.batches(["a"], None)).to_pydict() == {"a": [1, 2, 3]}
+    server.run("UPDATE shop.nested SET b = '{5}' WHERE a = 3")
+    assert pa.Table.from_batches(table.batches(["b"], None))["b"].to_pylist() == [[], [1, 2], [5]]
 
 
 def test_a_library_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

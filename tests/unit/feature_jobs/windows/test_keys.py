@@ -1,5 +1,7 @@
 """Keys are the same on every day, and two that share half of their hash stay two."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -38,10 +40,11 @@ def test_a_union_says_where_each_key_is(older, newer):
         assert place.tolist() == [sorted(part).index(pair) if pair in part else -1 for pair in pairs]
 
 
-@given(PAIRS, st.integers(1, 2))
-def test_groups_hold_every_row_that_has_a_key_in_the_order_of_the_log(pairs, halves):
+@given(PAIRS, st.integers(1, 2), st.sampled_from([1, 3, keys_module._ROWS_TO_SORT]))
+def test_groups_hold_every_row_that_has_a_key_in_the_order_of_the_log(pairs, halves, at_once):
     known = np.array([pair[0] != 0 for pair in pairs], bool)
-    groups = group_rows(keys(pairs, halves=halves), known)
+    with patch.object(keys_module, "_ROWS_TO_SORT", at_once):
+        groups = group_rows(keys(pairs, halves=halves), known)
     rows = [row for row in range(len(pairs)) if known[row]]
     assert groups.order.tolist() == sorted(rows, key=lambda row: pairs[row][:halves])
     assert groups.codes.tolist() == sorted(groups.codes.tolist())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import feature_jobs
 import models
 
 CALL = """
@@ -29,6 +30,9 @@ def compiled(code: Path, cache: Path) -> dict[str, int]:
 def copies(tmp_path):
     """Two folders of equal sources, as two registered models have them."""
     for name in ("first", "second"):
+        (tmp_path / name / "feature_jobs").mkdir(parents=True)
+        for file in ("__init__.py", "kernel_cache.py"):
+            shutil.copy(Path(feature_jobs.__file__).parent / file, tmp_path / name / "feature_jobs")
         for room in ("kernels", "runtime", "sparse"):
             shutil.copytree(Path(models.__file__).parent / room, tmp_path / name / "models" / room)
         (tmp_path / name / "models" / "__init__.py").touch()

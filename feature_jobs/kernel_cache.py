@@ -1,0 +1,59 @@
+"""The folder of compiled numba kernels: a package that has kernels calls `keep_kernels` before it declares any."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import FunctionType
+from typing import ClassVar, Self
+
+from numba.core import config
+from numba.core.caching import InTreeCacheLocator
+
+
+class KernelLocator(InTreeCacheLocator):
+    """Finds the compiled form of our kernels by the content of the sources.
+
+    Numba's own locators use the path of the source. Each registered model carries a copy of the sources, and would
+    compile all kernels when it is first loaded.
+    """
+
+    folders: ClassVar[dict[Path, str]] = {}
+    """The folder of compiled kernels, by that of the sources."""
+
+    def __init__(self, py_func: FunctionType, py_file: str) -> None:
+        super().__init__(py_func, py_file)
+        self._folder = self.folders[Path(py_file).parent]
+
+    def get_cache_path(self) -> str:
+        """The folder of compiled kernels."""
+        return self._folder
+
+    @classmethod
+    def from_function(cls, py_func: FunctionType, py_file: str) -> Self | None:
+        """None for a function that is not a kernel of ours: numba then asks the next locator."""
+        return super().from_function(py_func, py_file) if Path(py_file).parent in cls.folders else None
+
+
+def keep_kernels(sources: Sequence[Path]) -> None:
+    """Keeps the compiled kernels of these folders of sources, in one folder for each state of all of them.
+
+    Numba's own check covers only the file of a kernel. An edit to a helper that is inlined from another file would
+    leave an old kernel in use, so the folder's name has a digest of the sources.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(file for folder in sources for file in folder.glob("*.py")):
+        digest.update(file.read_bytes())
+    root = Path(os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    if not os.access(root if root.exists() else root.parent, os.W_OK):
+        root = Path(tempfile.gettempdir())
+    kept = str(root / "recloop" / f"kernels-{digest.hexdigest()[:12]}")
+    KernelLocator.folders |= dict.fromkeys(sources, kept)
+
+
+# The documented setting NUMBA_CACHE_LOCATOR_CLASSES. It is set here and not in the environment, which subprocesses
+# without this package would inherit. It replaces the default list, so that has to be repeated.
+NUMBAS_OWN = "UserProvidedCacheLocator,InTreeCacheLocator,UserWideCacheLocator,IPythonCacheLocator,ZipCacheLocator"
+SETTING = "CACHE_LOCATOR_CLASSES"
+vars(config)[SETTING] = f"{__name__}.{KernelLocator.__name__},{getattr(config, SETTING) or NUMBAS_OWN}"
