@@ -163,7 +163,7 @@ OUTCOME_AS_KEY = (
     "is an outcome, known only after the event: the row that an event finds by it would say what came of it",
     "find rows by a column that is known before the event",
 )
-"""What is wrong, and the remedy."""
+"""The problem of such a key, and the remedy."""
 
 
 def sampler_problems(scenario: Scenario) -> Iterator[Problem]:

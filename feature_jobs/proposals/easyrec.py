@@ -4,7 +4,7 @@ protobuf_text    reads the file
 easyrec_config   which of its settings were used; the others are listed with a reason
 easyrec_tables   what their names mean here: a new type, option or model is a line there
 easyrec_columns  the columns that features read
-easyrec_features feature configs
+easyrec_features feature configs; easyrec_expressions and easyrec_transforms: what they compute
 this module      labels, model, training, and all of it in the order of the scenario
 """
 

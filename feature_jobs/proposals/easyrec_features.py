@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import math
 import re
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,12 +12,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from feature_jobs.errors import BadInputError
-from feature_jobs.expressions.functions import FUNCTIONS
 from feature_jobs.expressions.types import type_of
 from feature_jobs.proposals import easyrec_tables as tables
 from feature_jobs.proposals.easyrec_columns import Columns, MissingError, Shape
 from feature_jobs.proposals.easyrec_config import TEXT, WHOLE, Lost, Part, shown
-from feature_jobs.proposals.easyrec_transforms import TRANSFORMS, python_choice, transformed
+from feature_jobs.proposals.easyrec_expressions import ours
+from feature_jobs.proposals.easyrec_transforms import TRANSFORMS, transformed
 from feature_jobs.proposals.features import Fields, Proposed
 from feature_jobs.proposals.protobuf_text import Setting
 from feature_jobs.proposals.vocabulary import clean, unique
@@ -29,9 +27,6 @@ MAX_BOUNDARIES = 100
 POOLINGS = ("mean", "sum")
 # A config does not say which variables of an expression are vectors; the functions around them do.
 _OF_VECTORS = re.compile(r"\b(?:dot|euclid_dist|reduce_\w+)\(([^()]*)\)")
-# Of conditions C's & and | are `and` and `or`; of numbers they are of their bits.
-_BITWISE = re.compile(r"(?<!&)&(?!&)|(?<!\|)\|(?!\|)")
-_CONDITION = (ast.Compare, ast.BoolOp)
 _SIDE = re.compile(r"(user|item|context|const|feature):(.*)", re.DOTALL)
 # Python raises the last two at expressions with too many parts inside one another.
 _NOT_FITTING = (BadInputError, MissingError, SyntaxError, ValueError, RecursionError, MemoryError)
@@ -310,22 +305,7 @@ class FeatureReader:
 
     def _expression(self, text: str, names: dict[str, str]) -> str:
         """An expression of C as one of ours. Raises what `_NOT_FITTING` lists."""
-        # The patterns below would also replace operators inside a text.
-        if len(text) > 2_000 or '"' in text or "'" in text:
-            raise MissingError(f"its expression {shown(text)} holds texts, or is too long; write it by hand")
-        if "~" in text:
-            raise MissingError(f"its expression {shown(text)} computes with bits; {tables.IN_LOG}")
-        ours = text
-        for pattern, replacement in tables.REWRITES:
-            ours = re.sub(pattern, replacement, ours, flags=re.DOTALL)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                ours = python_choice(ours)
-                rewriter = _Rewriter(names, has_bits=bool(_BITWISE.search(text)))
-                of = ast.unparse(rewriter.visit(ast.parse(ours.strip(), mode="eval")))
-        except SyntaxError:
-            raise MissingError(f"its expression {shown(text)} is not one of Recloop's; write it by hand") from None
+        of = ours(text, names)
         if type_of(of, self.columns.types.__getitem__) not in ("int", "float", "bool"):
             raise MissingError(f"its expression {shown(text)} is not a number; write it by hand")
         return of
@@ -344,62 +324,6 @@ class FeatureReader:
         line = part.settings[0].line if part.settings else 0
         self.lost.append(Lost(part.path or "feature", f"{shown(name)} ({settings})", line, f"left out: {why}"))
         self.features.append(Proposed(shown(name)[1:-1], None, f"line {line}: {shown(why, 200)[1:-1]}"))
-
-
-class _Rewriter(ast.NodeTransformer):
-    """Columns by their names in the scenario, and functions that our expressions lack by those that they have.
-
-    Raises MissingError where C means something else by an operator than Python.
-    """
-
-    def __init__(self, names: dict[str, str], *, has_bits: bool) -> None:
-        self.names, self.has_bits = names, has_bits
-
-    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
-        raise MissingError(f"its expression reads {ast.unparse(node)}, which is not a variable; write it by hand")
-
-    def visit_Compare(self, node: ast.Compare) -> ast.AST:
-        if len(node.ops) > 1:
-            what = f"its expression compares {ast.unparse(node)}, of which C compares the first result with the rest"
-            raise MissingError(f"{what}; write it by hand")
-        return self.generic_visit(node)
-
-    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
-        if self.has_bits and not all(isinstance(one, _CONDITION) or _is_not(one) for one in node.values):
-            raise MissingError(f"its expression computes with the bits of {ast.unparse(node)}; {tables.IN_LOG}")
-        return self.generic_visit(node)
-
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
-        if isinstance(node.op, ast.Invert):
-            node.op = ast.Not()
-        return self.generic_visit(node)
-
-    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
-        self.generic_visit(node)
-        if not isinstance(node.op, ast.Mod):
-            return node
-        # The remainder has the sign of the left side in C, that of the right side here.
-        left, right = ast.unparse(node.left), ast.unparse(node.right)
-        size = f"(abs({left}) % abs({right}))"
-        return ast.parse(f"{size} if ({left}) >= 0 else -{size}", mode="eval").body
-
-    def visit_Name(self, node: ast.Name) -> ast.AST:
-        if node.id not in self.names:
-            raise MissingError(f"its expression reads {node.id}, which is not among its variables; write it by hand")
-        return ast.parse(self.names[node.id], mode="eval").body
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        # Not node.func: visit_Name would look for a column with the function's name.
-        node.args = [self.visit(argument) for argument in node.args]
-        name = node.func.id if isinstance(node.func, ast.Name) else ""
-        if name not in FUNCTIONS and name in tables.FUNCTIONS and len(node.args) == 1:
-            # In parentheses, because an operator around the argument may bind closer than those in it.
-            return ast.parse(tables.FUNCTIONS[name].format(f"({ast.unparse(node.args[0])})"), mode="eval").body
-        return node
-
-
-def _is_not(node: ast.expr) -> bool:
-    return isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert | ast.Not)
 
 
 def fits(section: Any, key: str, value: object, **others: object) -> bool:

@@ -19,7 +19,7 @@ IN_LOG = "compute it where the log is written, as a column"
 TYPES_LEFT_OUT = {
     "bm25_feature": f"compares two texts; {IN_LOG}",
     "text_normalizer": f"rewrites a text; {IN_LOG}",
-    "custom_feature": f"is code of your own; {IN_LOG}",
+    "custom_feature": "is code of your own; register it as a function of Python, and write custom.NAME(...) in `of`",
     "pass_through_feature": f"is a vector; {IN_LOG}",
     "sequence_raw_feature": "is a list of numbers, which no kind of feature reads; use their count or mean as a column",
 }

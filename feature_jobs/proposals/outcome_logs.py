@@ -14,6 +14,8 @@ from feature_jobs.sources.casts import quote
 MIN_MATCHED = 0.5  # of the rows of an outcome log follow a row of the log; others come from elsewhere
 MAX_WINDOW_HOURS = 7 * 24
 HOUR_S, DAY_S = 3_600, 86_400
+EVENTS = "events"
+"""The name of the log, which no other table has."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def outcome_logs(log: Log, tables: list[Table]) -> list[OutcomeLog]:
     """The other tables whose rows mostly follow rows of the log, the ones with the most rows first."""
     found: dict[str, OutcomeLog] = {}
     for table in sorted(tables, key=lambda table: -table.num_rows):
-        if table is not log.table and (one := _outcomes(log, table, vocabulary.unique(table.stem, found))):
+        if table is not log.table and (one := _outcomes(log, table, vocabulary.unique(table.stem, [EVENTS, *found]))):
             found[one.name] = one
     return list(found.values())
 

@@ -176,8 +176,12 @@ class Table:
         return 1 - column.known / max(self.num_sampled, 1)
 
 
-def profile(connection: Connection, group: FileGroup, number: int) -> Table:
-    """Samples a table and describes its columns. Raises duckdb.Error where its files can't be read."""
+def profile(connection: Connection, group: FileGroup, number: int, names: dict[str, str]) -> Table:
+    """Samples a table and describes its columns. `names` are those of the tables before for columns whose names in the
+    files have other letters than expressions allow: a column of one name is the same one in all tables.
+
+    Raises duckdb.Error where its files can't be read.
+    """
     num_rows = int(figures(connection, group.scan, "count(*)")[0])
     every = -(-num_rows // SAMPLE_ROWS) or 1
     # Evenly over all files: a prefix would hold one day, or a few users.
@@ -193,7 +197,11 @@ def profile(connection: Connection, group: FileGroup, number: int) -> Table:
     replaced = f"REPLACE ({', '.join(f'{name}::TIMESTAMPTZ AS {name}' for name in nanos)})" if nanos else ""
     summary = f"SELECT approx_unique FROM (SUMMARIZE SELECT * EXCLUDE (_file) {replaced} FROM raw)"
     for (source, raw_type, *_), (distinct,) in zip(described, connection.execute(summary).fetchall(), strict=True):
-        name = unique(clean(_HEADER_TYPE.sub("", source)), columns)
+        named = _HEADER_TYPE.sub("", source)
+        name = clean(named)
+        if not named.isascii():
+            name = names.setdefault(named, unique(name, names.values()))
+        name = unique(name, columns)
         column = Column.model_validate({"type": "string", "source": source})
         typed, note = _typed(connection, Profile(name, column, raw_type, distinct=distinct))
         notes += [f"{group.path}: column {source} {note}"] if note else []

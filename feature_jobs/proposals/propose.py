@@ -31,7 +31,7 @@ from feature_jobs.proposals.days import choose_days, count_days
 from feature_jobs.proposals.discover import find_tables
 from feature_jobs.proposals.features import null_shares, propose_features
 from feature_jobs.proposals.labels import Answers, answers_of, find_answers, no_label
-from feature_jobs.proposals.outcome_logs import outcome_logs
+from feature_jobs.proposals.outcome_logs import EVENTS, outcome_logs
 from feature_jobs.proposals.profiles import Table, profile
 from feature_jobs.proposals.roles import FoundEntity, Log, entities_of, log_of, request_of
 from feature_jobs.proposals.vocabulary import clean
@@ -129,17 +129,18 @@ def propose(
 ) -> tuple[str, list[str], dict[str, float]]:
     """The scenario that would stand in `out`, as YAML; lines for a person; the features' shares of nulls."""
     groups, notes = find_tables(path)
-    tables: list[Table] = []
+    tables, names = list[Table](), dict[str, str]()
     with tempfile.TemporaryDirectory() as scratch, connect(Path(scratch)) as connection:
         for number, group in enumerate(groups):
             try:
-                tables.append(profile(connection, group, number))
+                tables.append(profile(connection, group, number, names))
                 notes += tables[-1].notes
             except duckdb.Error as error:
                 notes.append(f"left out {group.path}: not readable ({str(error).splitlines()[0][:120]})")
         log, answers = _log_of(path, tables, given, notes)
         logs = [log.table, *(one.table for one in answers.logs)]
-        entities = entities_of([table for table in tables if not any(table is other for other in logs)], log)
+        others = [table for table in tables if not any(table is other for other in logs)]
+        entities = entities_of(others, log, [EVENTS, *(one.name for one in answers.logs)])
         ported = port.choices(log, entities, answers) if port else {}
         features, take = (ported["features"], None) if port else propose_features(log, entities, answers)
         counts = count_days(log)

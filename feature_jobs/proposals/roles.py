@@ -191,8 +191,9 @@ def _ranked(columns: list[Profile], likely: str) -> list[Profile]:
     return [c for c in named.values() if c.is_id or c.name.lower() in words] or [*named.values()]
 
 
-def entities_of(tables: list[Table], log: Log) -> list[FoundEntity]:
-    """Tables with one row per key (or per key and time) whose keys are found in a column of the log.
+def entities_of(tables: list[Table], log: Log, taken: Collection[str] = ()) -> list[FoundEntity]:
+    """Tables with one row per key (or per key and time) whose keys are found in a column of the log. `taken` are the
+    names of other tables.
 
     A table that names both a user and an item is another log: what its users did elsewhere, or earlier.
     """
@@ -207,7 +208,8 @@ def entities_of(tables: list[Table], log: Log) -> list[FoundEntity]:
         if found:
             best = max(found, key=lambda one: one.matched)
             role = {log.user.name: "user", log.item.name: "item"}.get(best.event_key.name, table.stem)
-            name = vocabulary.unique(table.stem if best.time or role in entities else role, entities)
+            others = [*taken, *entities]
+            name = vocabulary.unique(table.stem if best.time or role in others else role, others)
             entities[name] = replace(best, name=name)
     return list(entities.values())
 

@@ -171,7 +171,7 @@ class Deduplicate(Section):
     with equal `on` was kept less than `within_s` before it, on the day before too. They are counted, apart from exact
     duplicates and from malformed rows. A row without a value of `on` repeats none."""
 
-    on: tuple[Name, ...] = Field(min_length=1)
+    on: tuple[str, ...] = Field(min_length=1)
     """The columns that repeated rows have in common: [user_id, item_id]."""
     within_s: Annotated[Whole, Field(ge=1, le=86_400)] = 1_800
     """The seconds after a kept row in which another one repeats it."""

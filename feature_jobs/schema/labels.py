@@ -21,7 +21,7 @@ class OutcomeLabel(Section):
 
     source: Name
     """The log of `data.logs` whose rows are the outcomes."""
-    on: tuple[Name, ...] = Field(min_length=1)
+    on: tuple[str, ...] = Field(min_length=1)
     """The columns that a row and its event have in common; an event without one of them has no label."""
     where: str | None = None
     """A condition over the columns of the log: only rows for which it holds are outcomes."""

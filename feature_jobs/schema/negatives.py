@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from feature_jobs.schema.base import Name, Number, Positive, Section, Whole
+from feature_jobs.schema.base import Number, Positive, Section, Whole
 
 
 class NegativeSampler(Section):
@@ -33,7 +33,7 @@ class NegativeSampler(Section):
     `join.lookback_days` before the day (of a new item 1)."""
     alpha: Annotated[Number, Field(gt=0, le=1)] = 0.75
     """The power of the popularity."""
-    item_columns: tuple[Name, ...] = ()
+    item_columns: tuple[str, ...] = ()
     """Event columns that describe the item, such as its category: a negative row has those of its own item's newest
     event before the day, or of its first event of the day. Whole numbers or texts; other facts need an entity."""
     seed: Annotated[Whole, Field(ge=0, le=100_000_000)] = 7

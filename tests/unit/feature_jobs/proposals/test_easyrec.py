@@ -20,7 +20,7 @@ from feature_jobs.checks.check import check, check_scenario
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.evaluate import evaluate
 from feature_jobs.proposals.easyrec import Port, write_port
-from feature_jobs.proposals.easyrec_transforms import python_choice
+from feature_jobs.proposals.easyrec_expressions import python_choice
 from feature_jobs.schema import Scenario, load_scenario
 from tasks.commands.cli import main
 from tests.small import write_csv

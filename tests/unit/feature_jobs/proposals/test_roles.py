@@ -204,3 +204,49 @@ def test_an_id_of_what_was_shown_together_is_neither_user_nor_item(
             rows.append(f"{at},p{number},s{who},v{random.integers(0, 40)},{int(random.random() < 0.3)}")
     data = lines_of(csv_file(f"at,{request_id},{user},{item},click", *rows), tmp_path)[0].data
     assert (data.user, data.item, data.request) == (user, item, request_id)
+
+
+@pytest.mark.parametrize(
+    "names", [("userId", "ITEM", "requestId"), ("用户ID", "商品ID", "请求ID"), ("User ID", "Größe", "Nr.")]
+)
+def test_columns_have_one_name_in_all_tables_whatever_their_letters(
+    tmp_path: Path, names: tuple[str, str, str]
+) -> None:
+    """The log of clicks has its columns in another order, and no request."""
+    random = np.random.default_rng(8)
+    shown, clicked = [], []
+    for number in range(700):
+        at, who = START + number * datetime.timedelta(minutes=6), random.integers(100, 180)
+        for item in random.permutation(30)[:4]:
+            shown.append(f"p{number},{who},{item},{at}")
+            if random.random() < 0.3:
+                clicked.append(f"{item},{at + datetime.timedelta(seconds=90)},{who}")
+    user, item, request = names
+    data = tmp_path / "data"
+    csv_file(f"{request},{user},{item},shown_at", *shown)(data)
+    (data / "log.csv").rename(data / "exposures.csv")
+    (data / "clicks.csv").write_text("\n".join([f"{item},ts,{user}", *clicked]) + "\n")
+    write_proposal(data, tmp_path / "out", "shop")
+    scenario = load_scenario(tmp_path / "out/shop.yaml")
+    columns = scenario.data.events.columns
+    read = [columns[name].source or name for name in (scenario.data.user, scenario.data.item)]
+    assert (scenario.data.events.path, read) == ("exposures.csv", [user, item])
+    label = scenario.outcome_labels["click"]
+    assert [scenario.data.logs[label.source].columns[name].source or name for name in label.on] == [user, item]
+
+
+@pytest.mark.parametrize(("clicks", "users"), [("events", "clicks"), ("user", "events"), ("users", "user")])
+def test_a_table_is_not_called_like_another(tmp_path: Path, clicks: str, users: str) -> None:
+    random, data = np.random.default_rng(8), tmp_path / "data"
+    shown, clicked = [], []
+    for number in range(2_000):
+        at, who, item = START + number * datetime.timedelta(minutes=3), random.integers(60), random.integers(30)
+        shown.append(f"{who},{item},{at}")
+        if random.random() < 0.3:
+            clicked.append(f"{who},{item},{at + datetime.timedelta(seconds=90)}")
+    csv_file("user_id,item_id,shown_at", *shown)(data)
+    (data / f"{clicks}.csv").write_text("\n".join(["user_id,item_id,ts", *clicked]) + "\n")
+    (data / f"{users}.csv").write_text("\n".join(["user_id,age", *(f"{n},{20 + n % 40}" for n in range(60))]) + "\n")
+    scenario = proposed(data, tmp_path / "out")
+    assert [log.path for log in scenario.data.logs.values()] == [f"{clicks}.csv"]
+    assert [entity.path for entity in scenario.data.entities.values()] == [f"{users}.csv"]
