@@ -89,7 +89,7 @@ def num_too_late(scenario: Scenario, ds: str, events: Path) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What a label of another log is for the N events of a day: `rows` have an outcome, and `totals` are the sums of
+    """The label of another log for the N events of a day: `rows` have an outcome, and `totals` are the sums of
     their values, None where these have none. `has_key`: the others have a label at all."""
 
     has_key: Bools
