@@ -135,7 +135,7 @@ class DayEvents:
         return self._read[name]
 
     def _check_times(self, events: Path) -> None:
-        if (np.diff(self.times) < 0).any():
+        if (self.times[1:] < self.times[:-1]).any():
             raise BadInputError(f"{events}: events are not in time order; run ingest again for {self.ds}")
         begin, end = (log_window if self.source else day_window)(self.scenario, self.ds)
         # They are in order, so the first and the last stand for all.

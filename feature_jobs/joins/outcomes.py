@@ -160,7 +160,9 @@ def attribute(
     """
     codes, times = shown
     of_key, happened, values = outcomes
-    moments = np.unique(np.concatenate([times, happened]))
+    # Sorted, which for so many different times is several times as fast as the hash table of np.unique.
+    moments = np.sort(np.concatenate([times, happened]))
+    moments = moments[np.append(True, moments[1:] != moments[:-1])[: len(moments)]]
     size = len(moments) + 1
     # Key and rank of a time become one sorted number, so that one search finds the nearest.
     if to_all:

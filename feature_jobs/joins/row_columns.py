@@ -54,7 +54,9 @@ class RowColumns:
 
     def column(self, name: str) -> pa.Array:
         """A column of all rows, which were added in their order."""
-        return pa.concat_arrays([part[name] for part in self._parts])
+        found = pa.concat_arrays([part[name] for part in self._parts])
+        self._map.madvise(mmap.MADV_DONTNEED)
+        return found
 
     @cached_property
     def _map(self) -> mmap.mmap:

@@ -6,7 +6,7 @@ import functools
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Protocol
 
 import numpy as np
@@ -181,12 +181,7 @@ class PastOfDay:
                 runs[day] = self._summaries.run(one.name, day)
             for tile in set(pieces.tiles) - tiles.keys():
                 tiles[tile] = self._summaries.tile(one.name, tile)
-        groups = self._groups(one, runs)
-        has_key = np.zeros(len(self._log), bool)
-        has_key[groups.order] = True
-        # Without a key there is a value too, if only an unknown one: each event needs its own.
-        no_key = Groups(groups.keys.part(slice(0, 0)), np.flatnonzero(~has_key), np.zeros(1, np.int64))
-        for found in (*self._cut(groups), *self._cut(no_key)):
+        for found in chain.from_iterable(map(self._cut, self._groups(one, runs))):
             rows = AskingRows(self._log, found.order)
             num = len(found.order)
             own = np.arange(num if len(found.keys) else 0)
@@ -206,20 +201,33 @@ class PastOfDay:
             ]
             yield rows, np.full(num, bool(len(own))), zip(wanted, self._answers(asked, questions), strict=True)
 
-    def _groups(self, one: KeySet, runs: Mapping[int, Run]) -> Groups:
-        """The day's events by key."""
-        log = self._log
-        if one.source is None and not log.is_negative.any():  # whose run has the events sorted already
-            # With a long delay no window reads the day's own run.
-            run = runs.get(self._ordinal) or self._summaries.run(one.name, self._ordinal)
-            return Groups(run.keys, np.asarray(run.rows.columns[ROW]), run.offsets)
-        return group_rows(*collect_keys(self._keys(one), len(log)))
+    def _groups(self, one: KeySet, runs: Mapping[int, Run]) -> Iterator[Groups]:
+        """The day's events by key, its negatives by key, and those that have none."""
+        log, has_key = self._log, np.zeros(len(self._log), bool)
+        both = bool(log.is_negative.any())
+        for negatives in (False, True) if both else (False,):
+            rows = np.flatnonzero(log.is_negative == negatives) if both else None
+            if one.source is None and not negatives:  # whose run has the events sorted already
+                # With a long delay no window reads the day's own run.
+                run = runs.get(self._ordinal) or self._summaries.run(one.name, self._ordinal)
+                groups = Groups(run.keys, np.asarray(run.rows.columns[ROW]), run.offsets)
+            else:
+                num = len(log) if rows is None else len(rows)
+                groups = group_rows(*collect_keys(self._keys(one, negatives=negatives), num))
+            if rows is not None:
+                groups = Groups(groups.keys, rows[groups.order], groups.offsets)
+            has_key[groups.order] = True
+            yield groups
+        # Without a key there is a value too, if only an unknown one: each event needs its own.
+        yield Groups(groups.keys.part(slice(0, 0)), np.flatnonzero(~has_key), np.zeros(1, np.int64))
 
-    def _keys(self, one: KeySet) -> Iterator[tuple[Keys, Bools]]:
-        """The keys of the day's events, some events at a time."""
+    def _keys(self, one: KeySet, *, negatives: bool) -> Iterator[tuple[Keys, Bools]]:
+        """The keys of the day's events or of its negatives, some at a time."""
         for _, part in self._log.parts():
-            yield keys_that_ask(self._log.scenario, one, part.evaluate)
+            keys, known = keys_that_ask(self._log.scenario, one, part.evaluate)
             part.audit_entities()
+            rows = np.flatnonzero(part.is_negative == negatives)
+            yield (keys, known) if len(rows) == len(part) else (keys.take(rows), known[rows])
 
     def _cut(self, groups: Groups) -> Iterator[Groups]:
         """Parts of about the same size."""
