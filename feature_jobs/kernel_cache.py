@@ -84,4 +84,4 @@ def keep_kernels(sources: Sequence[Path]) -> None:
 NUMBAS_OWN = "UserProvidedCacheLocator,InTreeCacheLocator,UserWideCacheLocator,IPythonCacheLocator,ZipCacheLocator"
 SETTING = "CACHE_LOCATOR_CLASSES"
 vars(config)[SETTING] = f"{__name__}.{KernelLocator.__name__},{getattr(config, SETTING) or NUMBAS_OWN}"
-dispatcher.FunctionCache = KernelCache
+vars(dispatcher)["FunctionCache"] = KernelCache
