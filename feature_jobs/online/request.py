@@ -102,7 +102,7 @@ class OnlineRows:
         found = self._columns[name]
         if len(found) != len(self.known_at):
             self._singles[name] = found
-            self._columns[name] = found = pa.repeat(found[0], len(self.known_at))
+            self._columns[name] = found = _repeated(found, len(self.known_at))
         return found
 
     def rows_of(self, entity: str) -> Ints:
@@ -401,7 +401,9 @@ def _is_list(type_: pa.DataType) -> bool:
 
 def _repeated(column: pa.Array, num_rows: int) -> pa.Array:
     """A single value for all rows."""
-    return column if len(column) == num_rows else pa.repeat(column[0], num_rows)
+    if len(column) == num_rows:
+        return column
+    return pa.repeat(column[0], num_rows) if num_rows else column[:0]  # of lists Arrow refuses to repeat one no times
 
 
 def _text_of(time: int) -> str:
