@@ -12,14 +12,11 @@ import functools
 import threading
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from feature_jobs.errors import BadInputError
-from feature_jobs.exact_columns import plain as decoded
 from feature_jobs.expressions.compiler import EVENT_TIME, columns_of
 from feature_jobs.expressions.evaluate import evaluate
 from feature_jobs.expressions.vectors import Columns, plain
@@ -43,10 +40,10 @@ from feature_jobs.online.materialize import OnlineFacts
 from feature_jobs.online.past import PastOfRequest, SetPlan
 from feature_jobs.online.state import StateReader, operations_of, window_name, windows_of
 from feature_jobs.online.store import Reading
+from feature_jobs.online.typed import of_type, typed
 from feature_jobs.online.windows import SetWindows
 from feature_jobs.schema import Scenario, SequenceFeature
-from feature_jobs.sources.anonymous import known_users
-from feature_jobs.sources.casts import ARROW_TYPES, arrow_schema
+from feature_jobs.sources.casts import arrow_schema
 from feature_jobs.sources.source import time_columns
 from feature_jobs.windows.days import Window
 from feature_jobs.windows.keys import Ints, keys_of
@@ -194,7 +191,7 @@ class RequestPath:
             what = f"the rows have no {missing[0]}" if missing else "the scenario declares no such entity"
             raise BadInputError(f"{place}: {what}; give rows of a declared entity")
         landed = pa.table(
-            {one.name: _of_type(place, one.name, rows[one.name], one.type) for one in arrow_schema(declared.columns)}
+            {one.name: of_type(place, one.name, rows[one.name], one.type) for one in arrow_schema(declared.columns)}
         )
         newest = Newest.of(landed, declared.keys, place)
         with self._lock:  # else of two updates at a time one is lost
@@ -353,50 +350,6 @@ class RequestPath:
 def _names_in(expressions: tuple[str, ...]) -> frozenset[str]:
     """Names of the columns that expressions read."""
     return frozenset().union(*map(columns_of, expressions))
-
-
-def typed(scenario: Scenario, name: str, column: Any, source: str | None = None) -> pa.Array:
-    """Values as a column of a log has them: exact, and NaN is null. Raises BadInputError where they do not fit."""
-    columns = scenario.data.log(source).columns
-    if name not in columns:
-        raise BadInputError(
-            f"{scenario.file}: {name} is given, but {source or 'the log'} has no such column; leave it out"
-        )
-    values = _of_type(scenario.file, name, column, ARROW_TYPES[columns[name].type])
-    return known_users(scenario, values) if name == scenario.data.user else values
-
-
-def _of_type(place: object, name: str, column: Any, wanted: pa.DataType) -> pa.Array:
-    """Values in the type of a declared column. Raises BadInputError where they do not fit."""
-    try:
-        if isinstance(column, pa.ChunkedArray):
-            column = column.combine_chunks()
-        values = column if isinstance(column, pa.Array) else pa.array(column)
-        if pa.types.is_null(values.type):  # such as a request without a user
-            return pa.nulls(len(values), wanted)
-        values = plain(decoded(values))
-        # Arrow alone would cast the text 7 to a number, and the number 1 to true.
-        if values.type != wanted and _kind(values.type) not in (_kind(wanted), "list of null"):
-            raise BadInputError(f"{place}: {name}: {values.type} instead of {wanted}; give it in its declared type")
-        values = values if values.type == wanted else values.cast(wanted)
-    except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
-        raise BadInputError(f"{place}: {name}: not {wanted} ({error}); give it in its declared type") from None
-    if pa.types.is_floating(wanted) and pc.any(pc.is_nan(values)).as_py():
-        values = pc.if_else(pc.is_nan(values), None, values)
-    return values
-
-
-def _kind(type_: pa.DataType) -> str:
-    """Kinds between whose types a value may be cast: numbers, texts, lists, or one type alone."""
-    if pa.types.is_integer(type_) or pa.types.is_floating(type_):
-        return "number"
-    if pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_):
-        return "text"
-    return f"list of {_kind(type_.value_type)}" if _is_list(type_) else str(type_)
-
-
-def _is_list(type_: pa.DataType) -> bool:
-    return bool(pa.types.is_list(type_) or pa.types.is_large_list(type_))
 
 
 def _repeated(column: pa.Array, num_rows: int) -> pa.Array:

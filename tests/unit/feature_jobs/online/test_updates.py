@@ -49,7 +49,7 @@ def rows(*of_users: tuple[int | None, str | None]) -> pa.Table:
 
 
 def groups(path: RequestPath) -> list[str | None]:
-    """What requests of these users see."""
+    """The groups that requests of these users see."""
     found = OnlineRows(path, np.full(len(USERS), TIME), {"user": pa.array(USERS)}).column("who.group")
     return list(found.to_pylist())
 
