@@ -1,15 +1,17 @@
 """The folder of compiled numba kernels: a package that has kernels calls `keep_kernels` before it declares any."""
 
+import contextlib
 import hashlib
 import os
+import pickle
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import FunctionType
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
-from numba.core import config
-from numba.core.caching import InTreeCacheLocator
+from numba.core import config, dispatcher
+from numba.core.caching import FunctionCache, InTreeCacheLocator
 
 
 class KernelLocator(InTreeCacheLocator):
@@ -33,7 +35,30 @@ class KernelLocator(InTreeCacheLocator):
     @classmethod
     def from_function(cls, py_func: FunctionType, py_file: str) -> Self | None:
         """None for a function that is not a kernel of ours: numba then asks the next locator."""
-        return super().from_function(py_func, py_file) if Path(py_file).parent in cls.folders else None
+        # Not numba's own, which looks for a folder that can be written, and ends with an error where none can.
+        return cls(py_func, py_file) if Path(py_file).parent in cls.folders else None
+
+
+class KernelCache(FunctionCache):
+    """Compiles where compiled kernels can't be read, and goes on where they can't be written.
+
+    Numba's own ends the import with an error where a disk is full or read-only, or a file is damaged.
+    """
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """The compiled kernel, None where it has to be compiled."""
+        try:
+            return super().load_overload(sig, target_context)
+        except (OSError, EOFError, ValueError, pickle.UnpicklingError):
+            # Else each start would compile: what is compiled is added to the index, which has to be read for that.
+            with contextlib.suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keeps a compiled kernel, where there is room for it."""
+        with contextlib.suppress(OSError, EOFError, ValueError, pickle.UnpicklingError):
+            super().save_overload(sig, data)
 
 
 def keep_kernels(sources: Sequence[Path]) -> None:
@@ -47,7 +72,9 @@ def keep_kernels(sources: Sequence[Path]) -> None:
         digest.update(file.read_bytes())
     root = Path(os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     if not os.access(root if root.exists() else root.parent, os.W_OK):
-        root = Path(tempfile.gettempdir())
+        # Where no folder for temporary files can be written either, kernels are compiled in each process.
+        with contextlib.suppress(FileNotFoundError):
+            root = Path(tempfile.gettempdir())
     kept = str(root / "recloop" / f"kernels-{digest.hexdigest()[:12]}")
     KernelLocator.folders |= dict.fromkeys(sources, kept)
 
@@ -57,3 +84,4 @@ def keep_kernels(sources: Sequence[Path]) -> None:
 NUMBAS_OWN = "UserProvidedCacheLocator,InTreeCacheLocator,UserWideCacheLocator,IPythonCacheLocator,ZipCacheLocator"
 SETTING = "CACHE_LOCATOR_CLASSES"
 vars(config)[SETTING] = f"{__name__}.{KernelLocator.__name__},{getattr(config, SETTING) or NUMBAS_OWN}"
+vars(dispatcher)["FunctionCache"] = KernelCache

@@ -34,7 +34,7 @@ def _load(scenario: Scenario, folder: Path) -> None:
         print("materialize: the scenario names no online store (online.store); nothing is loaded", file=sys.stderr)
         return
     with closing(store_of(scenario)) as store:
-        current, ds = store.current(), read_state(folder)["ds"]
+        current, ds = store.replaceable(), read_state(folder)["ds"]
         if current is not None and current.ds > ds:
             note = f"materialize: the online store has the state of {current.ds}, which is later; {ds} is not loaded"
             print(note, file=sys.stderr)
@@ -49,7 +49,7 @@ def _keep_only(scenario: Scenario, folder: Path | None) -> None:
 
     with closing(store_of(scenario)) as store:
         state = None if folder is None else state_in(folder)
-        if folder is not None and store.current() != state:
+        if folder is not None and store.replaceable() != state:
             load(folder, store)
         store.keep_only(state)
 

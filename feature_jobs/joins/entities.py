@@ -11,7 +11,7 @@ that often, and a day without changes writes nothing. Tiles lie in the outputs o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from pathlib import Path
@@ -65,17 +65,18 @@ class Newest:
 
     @staticmethod
     def of(landed: pa.Table, names: Sequence[str], place: str) -> Newest:
-        """Of rows that are ordered by key and time. Rows without a key are left out: no event can ask for them."""
+        """Of rows in any order, of which the last one of a key is the newest. Rows without a key are left out: no event
+        can ask for them."""
         keys, known = _keys_in(landed, names, place)
         rows = np.flatnonzero(known)
-        keys = keys.take(rows)
-        # A key's rows lie side by side: its last one is the newest, in whatever order the keys are.
-        ends = np.append(keys.begins()[1:], True) if len(rows) else np.zeros(0, bool)
-        last = np.flatnonzero(ends)
-        distinct, codes = keys.take(last).numbered()
-        order = np.empty(len(last), np.int64)
-        order[codes] = last
-        return Newest(distinct, landed.take(pa.array(rows[order])))
+        distinct, codes = keys.take(rows).numbered()
+        newest = np.empty(len(distinct), np.int64)
+        newest[codes] = rows  # of several rows of a key the last one stays
+        return Newest(distinct, landed.take(pa.array(newest)))
+
+    def of_columns(self, names: Collection[str]) -> Newest:
+        """With those of these columns that it has."""
+        return Newest(self.keys, self.rows.select([name for name in self.rows.column_names if name in names]))
 
     @staticmethod
     def read(table: pa.Table) -> Newest:

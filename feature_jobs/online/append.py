@@ -10,8 +10,9 @@ import pyarrow as pa
 from feature_jobs.errors import BadInputError
 from feature_jobs.joins.rules import summarized_expressions
 from feature_jobs.joins.values import key_column
-from feature_jobs.online.request import OnlineRows, RequestPath, typed
+from feature_jobs.online.request import OnlineRows, RequestPath
 from feature_jobs.online.store import OnlineStore, store_keys
+from feature_jobs.online.typed import typed
 from feature_jobs.schema.days import day_of
 from feature_jobs.windows.keys import Ints, group_rows, keys_of
 from feature_jobs.windows.rows import take_columns

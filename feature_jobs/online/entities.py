@@ -41,8 +41,9 @@ class EntityRows:
         return EntityRows(_Rows(place, rows))
 
     def then(self, newer: Newest) -> EntityRows:
-        """With rows that came later."""
+        """With rows that came later, which have the same columns, and maybe more."""
         place, rows = self._rows.place, self._rows.rows
+        newer = newer.of_columns(rows.rows.column_names)
         changed = newer if self._changed is None else self._changed.rows.then(newer)
         if len(changed) > _MOST * len(rows):
             return EntityRows.of(place, rows.then(changed))

@@ -62,7 +62,7 @@ class RedisStore(OnlineStore):
         return None if name is None else State.named(name.decode("ascii", "replace"), self._place)
 
     def load(self, state: State, pairs: Iterable[Pairs]) -> None:
-        own, former = self._of_state(state), self.current()
+        own, former = self._of_state(state), self.replaceable()
         with self._reached():
             removals = self._redis.get(self._prefix + _REMOVALS)
             for keys, values in pairs:

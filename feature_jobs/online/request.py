@@ -12,11 +12,9 @@ import functools
 import threading
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import EVENT_TIME, columns_of
@@ -42,10 +40,10 @@ from feature_jobs.online.materialize import OnlineFacts
 from feature_jobs.online.past import PastOfRequest, SetPlan
 from feature_jobs.online.state import StateReader, operations_of, window_name, windows_of
 from feature_jobs.online.store import Reading
+from feature_jobs.online.typed import of_type, typed
 from feature_jobs.online.windows import SetWindows
 from feature_jobs.schema import Scenario, SequenceFeature
-from feature_jobs.sources.anonymous import known_users
-from feature_jobs.sources.casts import ARROW_TYPES, arrow_schema
+from feature_jobs.sources.casts import arrow_schema
 from feature_jobs.sources.source import time_columns
 from feature_jobs.windows.days import Window
 from feature_jobs.windows.keys import Ints, keys_of
@@ -80,10 +78,12 @@ class OnlineRows:
         source: str | None = None,
         common: OnlineRows | None = None,
     ) -> None:
-        self.scenario, self._path, self.known_at = path.scenario, path, known_at
+        self.scenario, self.known_at = path.scenario, known_at
         self._log, self._times = path.scenario.data.log(source), path.times[source]
         self._columns, self._singles = dict(columns), dict[str, pa.Array]()
         self._common, self._entity_rows = common, dict[str, Ints]()
+        # Of one moment: positions among the rows of an entity hold for no others, and another thread may update them.
+        self.entities: Mapping[str, EntityRows] = common.entities if common else path.entities
         self._shared = Columns({}, len(known_at))
 
     def column(self, name: str) -> pa.Array:
@@ -99,14 +99,14 @@ class OnlineRows:
         found = self._columns[name]
         if len(found) != len(self.known_at):
             self._singles[name] = found
-            self._columns[name] = found = pa.repeat(found[0], len(self.known_at))
+            self._columns[name] = found = _repeated(found, len(self.known_at))
         return found
 
     def rows_of(self, entity: str) -> Ints:
         """The row of an entity that each row sees, -1 for none."""
         if entity not in self._entity_rows:
             keys = [key_column(self.column(key), entity) for key in self.scenario.data.entities[entity].keys]
-            self._entity_rows[entity] = self._path.entities[entity].find(*keys_of(keys))
+            self._entity_rows[entity] = self.entities[entity].find(*keys_of(keys))
         return self._entity_rows[entity]
 
     def _entity_column(self, name: str) -> pa.Array:
@@ -117,9 +117,9 @@ class OnlineRows:
                 f"{self.scenario.file}: the request has no {name}, which features read; give it with the items, or once"
                 f" for all of them"
             )
-        if entity not in self._path.entities:  # which has no rows yet
+        if entity not in self.entities:  # which has no rows yet
             return pa.nulls(len(self.known_at), arrow_schema(declared.columns).field(column).type)
-        return self._path.entities[entity].take(column, self.rows_of(entity))
+        return self.entities[entity].take(column, self.rows_of(entity))
 
     def entity_lists(self, name: str) -> tuple[pa.Array, Ints]:
         """A column of an entity for these rows, and the position of each row's value in it."""
@@ -160,7 +160,11 @@ class RequestPath:
 
     def __init__(self, scenario: Scenario, facts: OnlineFacts, names: Collection[str] | None = None) -> None:
         self.scenario, self.facts = scenario, facts
-        self.entities = {name: EntityRows.of(self._place_of(name), rows) for name, rows in facts.entities.items()}
+        self.entities: Mapping[str, EntityRows] = {
+            name: EntityRows.of(self._place_of(name), facts.entities[name].of_columns(entity.columns))
+            for name, entity in scenario.data.entities.items()
+            if name in facts.entities
+        }
         self._wanted = set(names if names is not None else scenario.features)
         self.readers = {name: StateReader(one) for name, one in facts.key_sets.items()}
         # Read once: a request, and each row that is added, asks for them.
@@ -178,18 +182,23 @@ class RequestPath:
     def update(self, entity: str, rows: pa.Table, *, whole: bool) -> None:
         """Lets later requests see other rows of an entity: with `whole` these alone, else also these.
 
-        Raises BadInputError for an entity that the scenario does not have, and for rows that lack its columns.
+        They may come in any order; of rows with one key the last one counts. Raises BadInputError for an entity that
+        the scenario does not have, and for rows that lack its columns, or have them in another type.
         """
-        declared = self.scenario.data.entities.get(entity)
+        declared, place = self.scenario.data.entities.get(entity), self._place_of(entity)
         missing = sorted(declared.columns.keys() - set(rows.column_names)) if declared else []
         if declared is None or missing:
             what = f"the rows have no {missing[0]}" if missing else "the scenario declares no such entity"
-            raise BadInputError(f"{self._place_of(entity)}: {what}; give rows of a declared entity")
-        newest = Newest.of(rows, declared.keys, self._place_of(entity))
-        older = self.entities.get(entity)
-        self.entities[entity] = (
-            EntityRows.of(self._place_of(entity), newest) if whole or older is None else older.then(newest)
+            raise BadInputError(f"{place}: {what}; give rows of a declared entity")
+        landed = pa.table(
+            {one.name: of_type(place, one.name, rows[one.name], one.type) for one in arrow_schema(declared.columns)}
         )
+        newest = Newest.of(landed, declared.keys, place)
+        with self._lock:  # else of two updates at a time one is lost
+            older = self.entities.get(entity)
+            own = EntityRows.of(place, newest) if whole or older is None else older.then(newest)
+            # Not in place: a request that runs has the rows of its beginning.
+            self.entities = {**self.entities, entity: own}
 
     def _place_of(self, entity: str) -> str:
         return f"{self.scenario.file}: data.entities.{entity}"
@@ -245,7 +254,7 @@ class RequestPath:
             named = {f"{entity}.{name}": column for name, column in columns.items()}
             return features.columns(OnlineRows(self, np.zeros(num, np.int64), named).evaluate)
 
-        held = self.entities.get(entity)
+        held = rows.entities.get(entity)
         found = held.features(of_all, rows.rows_of(entity)) if held else None
         return features.columns(rows.evaluate) if found is None else found
 
@@ -343,42 +352,11 @@ def _names_in(expressions: tuple[str, ...]) -> frozenset[str]:
     return frozenset().union(*map(columns_of, expressions))
 
 
-def typed(scenario: Scenario, name: str, column: Any, source: str | None = None) -> pa.Array:
-    """Values as a column of a log has them: exact, and NaN is null. Raises BadInputError where they do not fit."""
-    columns = scenario.data.log(source).columns
-    if name not in columns:
-        raise BadInputError(
-            f"{scenario.file}: {name} is given, but {source or 'the log'} has no such column; leave it out"
-        )
-    wanted = ARROW_TYPES[columns[name].type]
-    try:
-        values = column if isinstance(column, pa.Array) else pa.array(column)
-        if pa.types.is_null(values.type):  # such as a request without a user
-            return pa.nulls(len(values), wanted)
-        values = plain(values)
-        # Arrow alone would cast the text 7 to a number, and the number 1 to true.
-        if values.type != wanted and _kind(values.type) != _kind(wanted):
-            raise BadInputError(f"{name}: {values.type} instead of {wanted}; give it in the type of the log")
-        values = values if values.type == wanted else values.cast(wanted)
-    except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
-        raise BadInputError(f"{name}: not {wanted} ({error}); give it in the type of the log") from None
-    if pa.types.is_floating(wanted) and pc.any(pc.is_nan(values)).as_py():
-        values = pc.if_else(pc.is_nan(values), None, values)
-    return known_users(scenario, values) if name == scenario.data.user else values
-
-
-def _kind(type_: pa.DataType) -> str:
-    """Kinds between whose types a value may be cast: numbers, texts, lists, or one type alone."""
-    if pa.types.is_integer(type_) or pa.types.is_floating(type_):
-        return "number"
-    if pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_):
-        return "text"
-    return "list" if pa.types.is_nested(type_) else str(type_)
-
-
 def _repeated(column: pa.Array, num_rows: int) -> pa.Array:
     """A single value for all rows."""
-    return column if len(column) == num_rows else pa.repeat(column[0], num_rows)
+    if len(column) == num_rows:
+        return column
+    return pa.repeat(column[0], num_rows) if num_rows else column[:0]  # of lists Arrow refuses to repeat one no times
 
 
 def _text_of(time: int) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import shutil
 import tempfile
 import threading
@@ -39,6 +40,7 @@ _FOLLOW_S = 0.02
 _CHANGES = bytes(8)
 """The keys of each append, by its number, begin with it; no layout does."""
 _HALF = "half-"
+_ADD_AGAIN = "add the rows again; if its files are damaged, remove this folder and add all rows of the day"
 
 
 class RocksStore(OnlineStore):
@@ -51,6 +53,7 @@ class RocksStore(OnlineStore):
         self._states: dict[str, Rdict] = {}
         self._added: dict[str, Rdict] = {}
         self._looked: dict[str, float] = {}
+        self._failed: set[str] = set()
         self._follows: list[tempfile.TemporaryDirectory[str]] = []
 
     @property
@@ -73,7 +76,8 @@ class RocksStore(OnlineStore):
             if not _opens(place):
                 # Beside the states, and so on the same disk: only there is a rename one step.
                 with tempfile.TemporaryDirectory(dir=self._states_folder, prefix=_HALF) as scratch:
-                    _fill(Path(scratch, "db"), Path(scratch), pairs)
+                    with _named(place, "load it again"):
+                        _fill(Path(scratch, "db"), Path(scratch), pairs)
                     if place.exists():
                         # A rename can't replace a folder that has files.
                         place.rename(Path(scratch, "damaged"))
@@ -88,17 +92,22 @@ class RocksStore(OnlineStore):
 
     def _make_current(self, state: State) -> None:
         pointer = self._folder / ".current"
-        pointer.write_text(state.name, encoding="ascii")
-        # Readers find the old name or the new one, and never half of one.
-        pointer.replace(self._folder / "current")
+        with self._usable():
+            pointer.write_text(state.name, encoding="ascii")
+            # Readers find the old name or the new one, and never half of one.
+            pointer.replace(self._folder / "current")
 
     @contextlib.contextmanager
     def _loading(self) -> Iterator[None]:
         """One process at a time, so that unfinished states which another one finds were left by a kill."""
-        with self._usable(errno.ENOENT):  # of /proc
+        lock = FileLock(self._folder / "load.lock")
+        with self._usable(errno.ENOENT, errno.EEXIST):  # of /proc; of a file that has the name of a folder
             self._states_folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._folder / "load.lock"):
+            lock.acquire()
+        try:
             yield
+        finally:
+            lock.release()
 
     @contextlib.contextmanager
     def _usable(self, *more: int) -> Iterator[None]:
@@ -140,19 +149,20 @@ class RocksStore(OnlineStore):
         # A state that is open can be read on after its removal, since all of its files are open.
         if state.name not in self._states and not place.exists():
             raise BadInputError(f"{place}: this state was removed; ask the store for the current one")
-        try:
+        with _named(place, "remove it and load it again: recloop materialize"):
             if state.name not in self._states:
                 self._states[state.name] = Rdict(str(place), _options(), access_type=AccessType.read_only(False))
             return _values(self._states[state.name], keys)
-        except Exception as error:  # the library has no other class for a damaged file
-            what = " ".join(str(error).split())
-            raise CorruptError(f"{place}: {what}; remove it and load it again: recloop materialize") from None
 
     def append(self, day: str, records: Mapping[bytes, bytes]) -> None:
         if not self._writable:
             raise BadInputError(f"{self._folder}: opened to read; the process that appends opens it as writable")
         # Reading, appending and writing are one: two threads that add to a key at once must not lose a record.
         with self._lock:
+            if day in self._failed:
+                self._failed.remove(day)
+                with contextlib.suppress(Exception):  # it says once more what failed
+                    self._added.pop(day).close()
             if day not in self._added:
                 place = self._place_of(day)
                 place.parent.mkdir(parents=True, exist_ok=True)
@@ -168,7 +178,11 @@ class RocksStore(OnlineStore):
             batch.put(_change(number), joined(keys))
             for key, before in zip(keys, _values(database, keys), strict=True):
                 batch.put(key, (before or b"") + records[key])
-            database.write(batch)
+            # After a write that failed it gives what it has, but takes nothing until it is opened again.
+            self._failed.add(day)
+            with _named(self._place_of(day), _ADD_AGAIN):
+                database.write(batch)
+            self._failed.remove(day)
 
     def appended(self, days: Sequence[str], keys: Sequence[bytes]) -> list[bytes | None]:
         found: list[bytes | None] = [None] * len(keys)
@@ -228,7 +242,7 @@ class RocksStore(OnlineStore):
         """Removes the records of days up to the last one, but for those that another process has open to write."""
         for path in (self._folder / "added").glob("????-??-??"):
             if path.name <= last:
-                with self._lock, contextlib.suppress(RetryLaterError):
+                with self._lock, contextlib.suppress(RetryLaterError, CorruptError):
                     if database := self._added.pop(path.name, None):
                         database.close()
                     # Takes RocksDB's own lock, which fails while another process still writes the day.
@@ -236,8 +250,11 @@ class RocksStore(OnlineStore):
                     shutil.rmtree(path, ignore_errors=True)
 
     def close(self) -> None:
-        for database in (*self._states.values(), *self._added.values()):
+        for database in self._states.values():
             database.close()
+        for day, database in self._added.items():
+            with contextlib.suppress(*([Exception] if day in self._failed else [])):
+                database.close()
         for folder in self._follows:
             folder.cleanup()
         self._states, self._added, self._follows = {}, {}, []
@@ -247,13 +264,27 @@ def _change(number: int) -> bytes:
     return _CHANGES + number.to_bytes(8, "big")
 
 
-def _opened_to_write(place: Path) -> Rdict:
+@contextlib.contextmanager
+def _named(place: Path, remedy: str) -> Iterator[None]:
+    """Gives errors of the library their place and a remedy: this one, where the disk has room."""
     try:
+        yield
+    except Exception as error:
+        if type(error) is not Exception:  # the library has no other class
+            raise
+        what = " ".join(str(error).split())
+        if any(os.strerror(number) in what for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
+            raise RetryLaterError(f"{place}: {what}; make room; the same call then works") from None
+        if "lock hold by current process" in what or "While lock file" in what:
+            raise RetryLaterError(
+                f"{place}: {what}; only one process may add rows: end the other one, or use redis:// for several"
+            ) from None
+        raise CorruptError(f"{place}: {what}; {remedy}") from None
+
+
+def _opened_to_write(place: Path) -> Rdict:
+    with _named(place, _ADD_AGAIN):
         return Rdict(str(place), _options())
-    except Exception as error:  # the library has no other class
-        raise RetryLaterError(
-            f"{place}: {error}; only one process may add rows: end the other one, or use redis:// for several"
-        ) from None
 
 
 def _opens(place: Path) -> bool:

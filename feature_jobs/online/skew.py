@@ -20,6 +20,7 @@ from feature_jobs.exact_columns import plain
 _MOST_EXAMPLES = 3
 _NAMING = {"key.event_time", "key.request"}
 """Key columns of which at least one is needed: a user alone has many rows."""
+_SINGLE = [(pa.float32(), pa.float64()), (pa.list_(pa.float32()), pa.list_(pa.float64()))]
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
@@ -68,7 +69,9 @@ def skew(online: pa.Table, offline: pa.Table, features: Sequence[str], place: st
     was logged as float32 is compared as one. Raises BadInputError where the tables share no key column that names a
     moment or a request, or one has another type, and where a feature is missing.
     """
-    keys = [name for name in online.column_names if name.startswith("key.") and name in offline.column_names]
+    keys = [name for name in offline.column_names if name.startswith("key.") and name in online.column_names]
+    if double := [name for name in keys if online.column_names.count(name) > 1]:
+        raise BadInputError(f"{place}: has several columns {double[0]}; log each once")
     if not _NAMING & set(keys):
         known = ", ".join(name for name in offline.column_names if name.startswith("key."))
         has = ", ".join(keys) or "none"
@@ -76,13 +79,18 @@ def skew(online: pa.Table, offline: pa.Table, features: Sequence[str], place: st
             f"{place}: of the key columns {known} it has {has}, which do not name a row; log key.event_time with the"
             f" features"
         )
+    for name in features:
+        if online.column_names.count(name) != 1:
+            has = "has several columns" if name in online.column_names else "has no column"
+            raise BadInputError(f"{place}: {has} {name}; log all features of the scenario, each once")
     online, offline = online.combine_chunks(), offline.combine_chunks()
+    for name in keys:
+        column = _usual(online[name].combine_chunks())
+        online = online.set_column(online.column_names.index(name), name, column)
     at_online, at_offline, alike = _matched(online, offline, keys, place)
     pairs = online.take(at_online), offline.take(at_offline)
     found = []
     for name in features:
-        if name not in online.column_names:
-            raise BadInputError(f"{place}: has no column {name}; log all features of the scenario")
         values = [_usual(table[name].combine_chunks()) for table in pairs]
         found.append(_of_feature(name, values[0], values[1], pairs[1].select(keys)))
     num = len(at_online)
@@ -90,8 +98,14 @@ def skew(online: pa.Table, offline: pa.Table, features: Sequence[str], place: st
 
 
 def _usual(values: pa.Array) -> pa.Array:
-    # float32 stays, so that the value of the join is rounded to it too, see `_of_feature`.
-    return values if pa.types.is_float32(values.type) else plain(values)
+    """Lists and texts as the samples have them: what wrote a log may have its own, such as with offsets of 64 bits.
+
+    float32 stays, so that the value of the join is rounded to it too, see `_of_feature`.
+    """
+    values = plain(values)
+    if pa.types.is_large_list(values.type):
+        return values.cast(pa.list_(values.type.value_type))
+    return values.cast(pa.string()) if pa.types.is_large_string(values.type) else values
 
 
 def _matched(online: pa.Table, offline: pa.Table, keys: list[str], place: str) -> tuple[pa.Array, pa.Array, int]:
@@ -132,8 +146,8 @@ def _numbered(table: pa.Table, keys: list[str]) -> pa.Table:
 
 
 def _of_feature(name: str, online: pa.Array, offline: pa.Array, keys: pa.Table) -> FeatureSkew:
-    if pa.types.is_float32(online.type) and pa.types.is_float64(offline.type):  # the network's own type
-        offline = offline.cast(pa.float32(), safe=False)
+    if (online.type, offline.type) in _SINGLE:  # the network's own type
+        offline = offline.cast(online.type, safe=False)
     online, offline = (_without_nan(values) for values in (online, offline))
     has, had = (np.asarray(_is_known(values)) for values in (online, offline))
     same, distance = _compared(online, offline)
@@ -151,6 +165,9 @@ def _of_feature(name: str, online: pa.Array, offline: pa.Array, keys: pa.Table) 
 
 
 def _without_nan(values: pa.Array) -> pa.Array:
+    if pa.types.is_list(values.type) and pa.types.is_floating(values.type.value_type):
+        offsets, elements, unknown = values.offsets, _without_nan(values.values), values.is_null()
+        return pa.ListArray.from_arrays(offsets, elements, mask=unknown)
     if not pa.types.is_floating(values.type):
         return values
     return pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)

@@ -73,6 +73,13 @@ class OnlineStore(ABC):
     def current(self) -> State | None:
         """The state that is read, None where nothing was loaded."""
 
+    def replaceable(self) -> State | None:
+        """The same for a load, which writes the name again where it is damaged."""
+        try:
+            return self.current()
+        except CorruptError:
+            return None
+
     @abstractmethod
     def load(self, state: State, pairs: Iterable[Pairs]) -> None:
         """Writes a state and then makes it the current one. Stretches of pairs come in the order of their keys."""

@@ -91,6 +91,7 @@ def _table(file: Path) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(file)
+        # Not read_table, which takes the names of folders for columns, and refuses names that come twice.
+        return pq.ParquetFile(file).read()
     except (OSError, pa.ArrowException) as error:
         raise BadInputError(f"{file}: not a Parquet file ({error}); give the features that a server logged") from None

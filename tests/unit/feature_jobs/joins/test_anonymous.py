@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_jobs.checks.check import check_scenario
-from feature_jobs.online.request import typed
+from feature_jobs.online.typed import typed
 from feature_jobs.schema import Scenario
 from feature_jobs.sources.ingest import ingest_day
 from feature_jobs.validation.expectations import propose_suite

@@ -32,6 +32,7 @@ from tests.unit.feature_jobs.small_source import DAY_S, scenario_in
 DS, BEGIN_S, HOUR_S = "1970-01-04", 4 * DAY_S, 3_600
 FEATURES: dict[str, Any] = {
     "user": {"kind": "id"},
+    "seen": {"kind": "sequence", "of": "tag", "by": "user", "length": 3},
     "shown": {"kind": "count", "by": ["item"], "windows": ["1h", "5h", "1d", "2d"]},
     "liked": {"kind": "rate", "of": "rating >= 4", "by": ["item"], "windows": ["1d", "2d"]},
     "since": {"kind": "recency", "by": ["item"]},

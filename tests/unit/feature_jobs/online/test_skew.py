@@ -26,11 +26,12 @@ def samples() -> pa.Table:
             "rate": pa.array(rate, mask=rate < 0.1),
             "seen": pa.array([[row % 5] * (row % 3) for row in range(NUM)], pa.list_(pa.int64())),
             "group": pa.array([None if row % 11 == 0 else f"g{row % 9}" for row in range(NUM)]),
+            "vector": pa.array([None if row % 13 == 0 else [0.1 * row, 0.7] for row in range(NUM)]),
         }
     )
 
 
-FEATURES = ["rate", "seen", "group"]
+FEATURES = ["rate", "seen", "group", "vector"]
 
 
 def with_changed(table: pa.Table, name: str, rows: list[int], value: object) -> pa.Table:
@@ -81,6 +82,43 @@ def test_one_row_in_a_thousand_is_found(
     assert {name for name in ("missing", "extra", "different") if getattr(one, name)} <= counts
     assert (one.largest is not None) == (largest and one.different > 0)
     assert any(f"event_row {row}" in text for row in rows for text in one.rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "type_"),
+    [
+        ("seen", pa.large_list(pa.int64())),
+        ("seen", pa.list_(pa.int32())),
+        ("group", pa.large_string()),
+        ("group", pa.dictionary(pa.int32(), pa.string())),
+        ("vector", pa.list_(pa.float32())),
+        ("vector", pa.large_list(pa.float32())),
+        ("vector", pa.list_(pa.float32(), 2)),
+        ("key.name", pa.large_string()),
+        ("key.name", pa.dictionary(pa.int32(), pa.string())),
+    ],
+)
+def test_types_that_others_write_are_equal(samples: pa.Table, name: str, type_: pa.DataType) -> None:
+    offline = samples.append_column("key.name", pa.array([f"n{row % 4}" for row in range(NUM)]))
+    logged = offline.set_column(offline.column_names.index(name), name, offline[name].cast(type_, safe=False))
+    found = skew(logged, offline, FEATURES, "log")
+    assert (found.rows, found.unequal) == (NUM, [])
+    if name in FEATURES:
+        changed = offline[name].slice(1, 1).to_pylist()
+        [one] = skew(with_changed(logged, name, [2], changed[0]), offline, FEATURES, "log").unequal
+        assert (one.feature, one.unequal) == (name, 1)
+
+
+def test_nan_in_a_list_is_null(samples: pa.Table) -> None:
+    changed = with_changed(samples, "vector", [1, 2], [None, 0.5])
+    logged = with_changed(samples, "vector", [1, 2], [float("nan"), 0.5])
+    assert skew(logged, changed, FEATURES, "log").unequal == []
+
+
+def test_columns_that_come_twice_are_refused(samples: pa.Table) -> None:
+    for name in ("rate", "key.event_row"):
+        with pytest.raises(BadInputError, match=f"log: has several columns {name}; log"):
+            skew(samples.append_column(name, samples[name]), samples, FEATURES, "log")
 
 
 def test_rows_of_equal_keys_are_paired_in_their_order(samples: pa.Table) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -243,6 +244,68 @@ def test_a_damaged_file_of_a_state_is_named(tmp_path: Path) -> None:
         ):
             store.get(FIRST, [(0).to_bytes(8, "big")])
         shutil.rmtree(place)
+
+
+def test_a_load_replaces_a_damaged_name(opened: Opened, tmp_path: Path) -> None:
+    store = opened()
+    store.load(FIRST, pairs(b"1"))
+    if isinstance(store, RedisStore):
+        store._redis.set(store._prefix + b"current", b"garbage")
+    else:
+        (tmp_path / "shop/current").write_text("garbage")
+    with pytest.raises(CorruptError, match="'garbage' is not a state; load one again"):
+        store.current()
+    assert store.replaceable() is None
+    store.load(SECOND, pairs(b"2"))
+    assert store.current() == store.replaceable() == SECOND
+
+
+@contextmanager
+def no_room() -> Iterator[None]:
+    """No file may grow, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_named_and_costs_nothing(tmp_path: Path) -> None:
+    key, day = (7).to_bytes(8, "big"), "2026-01-05"
+    with closing(RocksStore(tmp_path, "shop", writable=True)) as store:
+        store.load(FIRST, pairs(b"1"))
+        store.append(day, {b"a": b"x"})
+        assert store.get(FIRST, [key]) == [b"1" + key]  # to open a state takes a file of its own
+        with no_room(), pytest.raises(RetryLaterError, match=f"{SECOND.name}: .*; make room; the same call"):
+            store.load(SECOND, pairs(b"2"))
+        with no_room(), pytest.raises(RetryLaterError, match=f"{day}: .*; make room; the same call"):
+            store.append(day, {b"a": b"y"})
+        with no_room():
+            assert (store.current(), store.get(FIRST, [key])) == (FIRST, [b"1" + key])
+            assert store.appended([day], [b"a"]) == [b"x"]
+        store.append(day, {b"a": b"z"})
+        store.load(SECOND, pairs(b"2"))
+        assert store.appended([day], [b"a"]) == [b"xz"]
+        assert (store.current(), store.get(SECOND, [key])) == (SECOND, [b"2" + key])
+        with no_room(), pytest.raises(RetryLaterError, match="make room"):
+            store.append(day, {b"a": b"y"})
+    with closing(RocksStore(tmp_path, "shop")) as store:
+        assert store.appended([day], [b"a"]) == [b"xz"]
+
+
+@pytest.mark.parametrize("name", ["states", "load.lock", ".current", "current"])
+def test_other_things_with_the_names_of_the_store_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "shop").mkdir()
+    if name == "states":
+        (tmp_path / "shop" / name).touch()
+    else:
+        (tmp_path / "shop" / name / "below").mkdir(parents=True)
+    with (
+        closing(RocksStore(tmp_path, "shop")) as store,
+        pytest.raises(BadInputError, match=rf"online\.store: .*{name}: .*; choose another folder"),
+    ):
+        store.load(FIRST, pairs(b"1"))
 
 
 def test_another_process_sees_records(tmp_path: Path) -> None:

@@ -51,3 +51,9 @@ def test_what_a_killed_skew_leaves_is_removed_by_the_next_one(tmp_path: Path, mo
     assert done.exit_code == 0 and "40 rows compared, 8 of 8 features equal" in done.output, done.output
     assert not list(tmp_path.glob("store/**/.scratch/*"))
     assert not list(elsewhere.glob("**/*.sst"))
+    # A load writes a damaged name again: it is the remedy that the message of a damaged one gives.
+    name = (current := tmp_path / "online" / "shop" / "current").read_text()
+    current.write_text("garbage")
+    done = recloop(shop, "materialize", "--ds", FIRST)
+    assert done.exit_code == 0, done.output
+    assert current.read_text() == name
