@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import pickle
+import stat
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,11 +73,24 @@ def keep_kernels(sources: Sequence[Path]) -> None:
         digest.update(file.read_bytes())
     root = Path(os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     if not os.access(root if root.exists() else root.parent, os.W_OK):
-        # Where no folder for temporary files can be written either, kernels are compiled in each process.
-        with contextlib.suppress(FileNotFoundError):
-            root = Path(tempfile.gettempdir())
+        root = _own_temporary_folder() or root
     kept = str(root / "recloop" / f"kernels-{digest.hexdigest()[:12]}")
     KernelLocator.folders |= dict.fromkeys(sources, kept)
+
+
+def _own_temporary_folder() -> Path | None:
+    """A folder below that of temporary files which nobody else can write to, since numba unpickles what lies in it.
+
+    None where there is none: kernels are then compiled in each process.
+    """
+    try:
+        folder = Path(tempfile.gettempdir(), f"recloop-{os.getuid()}")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError:
+        return None
+    is_own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+    return folder if is_own else None
 
 
 # The documented setting NUMBA_CACHE_LOCATOR_CLASSES. It is set here and not in the environment, which subprocesses
@@ -84,4 +98,5 @@ def keep_kernels(sources: Sequence[Path]) -> None:
 NUMBAS_OWN = "UserProvidedCacheLocator,InTreeCacheLocator,UserWideCacheLocator,IPythonCacheLocator,ZipCacheLocator"
 SETTING = "CACHE_LOCATOR_CLASSES"
 vars(config)[SETTING] = f"{__name__}.{KernelLocator.__name__},{getattr(config, SETTING) or NUMBAS_OWN}"
+# No setting says what happens where a cache can't be used.
 vars(dispatcher)["FunctionCache"] = KernelCache

@@ -64,3 +64,18 @@ def test_no_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "not" / "there"))
     keep_kernels([tmp_path])
     assert str(tmp_path / "not" / "there") in KernelLocator.folders[tmp_path]
+
+
+def test_a_folder_that_others_may_write_to_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numba unpickles what lies there."""
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(KernelLocator, "folders", {})
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "not" / "there"))
+    own = tmp_path / f"recloop-{os.getuid()}"
+    keep_kernels([tmp_path])
+    assert str(own) in KernelLocator.folders[tmp_path]
+    assert own.stat().st_mode & 0o077 == 0
+    own.chmod(0o777)
+    keep_kernels([tmp_path])
+    assert str(own) not in KernelLocator.folders[tmp_path]
