@@ -68,7 +68,7 @@ class Bringer:
             elif isinstance(copy.origin, KafkaTopic):
                 copy.origin.copy_to(copy.path, window)
             elif isinstance(copy.origin, Path):
-                copy_as_utf8(copy.origin, self.source, copy.path)
+                self._copy_text(copy.origin, copy.path)
         return files
 
     def _place_of_copy(self, number: int, place: Place) -> File:
@@ -80,6 +80,10 @@ class Bringer:
             path = self.copies.path_of(place, encoding)
         return LocalCopy(path or self.scratch / f"{self.source.place}-{number}", place)
 
+    def _copy_text(self, file: File, target: Path) -> None:
+        table, place = self.source.table, f"{self.source.place}.encoding"
+        copy_as_utf8(file, table.encoding, target, file_format=table.format, place=place)
+
     def _copy_object(self, found: StoredObject, target: Path) -> None:
         if self.source.table.encoding == UTF_8:
             found.copy_to(target)
@@ -87,7 +91,7 @@ class Bringer:
         raw = target.with_name(f"{target.name}.raw")
         try:
             found.copy_to(raw)
-            copy_as_utf8(LocalCopy(raw, found), self.source, target)
+            self._copy_text(LocalCopy(raw, found), target)
         finally:
             raw.unlink(missing_ok=True)
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from feature_jobs.errors import BadInputError
 from feature_jobs.schema.encodings import UTF_8
 from feature_jobs.sources.files import File, open_bytes, refuse_foreign
-from feature_jobs.sources.source import Source
 
 _BLOCK_BYTES = 2**20
 _LEAST_LETTERS = 20
@@ -37,20 +36,21 @@ def _replace(error: UnicodeError) -> tuple[str | bytes, int]:
 codecs.register_error(_ERRORS, _replace)
 
 
-def copy_as_utf8(file: File, source: Source, target: Path) -> None:
+def copy_as_utf8(file: File, encoding: str, target: Path, *, file_format: str, place: str) -> None:
     """Writes the text of `file`, also where it is compressed with gzip, to `target`, which is there once it is whole.
 
-    Raises BadInputError for a file of another format, a damaged one, and one that is UTF-8 or has another encoding's
-    byte order mark.
+    `place` says where the encoding is declared. Raises BadInputError for a file of another format, a damaged one, and
+    one that is UTF-8 or has another encoding's byte order mark.
     """
-    encoding = source.table.encoding
     decoder = codecs.getincrementaldecoder(encoding)(_ERRORS)
     encoder = codecs.getincrementalencoder(UTF_8)(_ERRORS)
     as_utf8: codecs.IncrementalDecoder | None = codecs.getincrementaldecoder(UTF_8)()
     part, num_letters = target.with_name(f"{target.name}.part"), 0
     try:
         with part.open("wb") as out:
-            for block in _blocks(file, source):
+            for block in _blocks(file, file_format):
+                if not out.tell():
+                    _refuse_marked(file, block, encoding, place)
                 if as_utf8:
                     try:
                         text = as_utf8.decode(block)
@@ -60,28 +60,30 @@ def copy_as_utf8(file: File, source: Source, target: Path) -> None:
                 out.write(encoder.encode(decoder.decode(block)))
             out.write(encoder.encode(decoder.decode(b"", final=True)))
         if as_utf8 and num_letters >= _LEAST_LETTERS:
-            raise _other(file, source, "UTF-8")
+            raise _other(file, encoding, "UTF-8", place)
         part.rename(target)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _blocks(file: File, source: Source) -> Iterator[bytes]:
+def _blocks(file: File, file_format: str) -> Iterator[bytes]:
     try:
         with open_bytes(file) as raw:
             block = raw.read(_BLOCK_BYTES)
-            refuse_foreign(file, source.table.format, block)
-            for mark, name in _MARKS.items():
-                if block.startswith(mark) and not source.table.encoding.startswith("utf"):
-                    raise _other(file, source, f"{name} with a byte order mark")
+            refuse_foreign(file, file_format, block)
             while block:
                 yield block
                 block = raw.read(_BLOCK_BYTES)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        what = f"{file}: not readable as {source.table.format} ({error})"
+        what = f"{file}: not readable as {file_format} ({error})"
         raise BadInputError(f"{what}; its compression is damaged: copy it again") from None
 
 
-def _other(file: File, source: Source, found: str) -> BadInputError:
-    encoding, place = source.table.encoding, f"{source.place}.encoding"
+def _refuse_marked(file: File, start: bytes, encoding: str, place: str) -> None:
+    for mark, name in _MARKS.items():
+        if start.startswith(mark) and not encoding.startswith("utf"):
+            raise _other(file, encoding, f"{name} with a byte order mark", place)
+
+
+def _other(file: File, encoding: str, found: str, place: str) -> BadInputError:
     return BadInputError(f"{file}: it is {found}, not {encoding}; take out {place}, or save the file as {encoding}")

@@ -193,7 +193,7 @@ def test_a_file_of_many_days_is_copied_once_and_again_when_it_changes(
     copies, scenario = Copies(lambda: tmp_path / "copies"), scenario_in(tmp_path, changed(encoding="gbk"))
     file = tmp_path / "data/events.csv"
     made, write = [], encodings.copy_as_utf8
-    monkeypatch.setattr("feature_jobs.sources.bring.copy_as_utf8", lambda *a: (made.append(a[0]), write(*a)))
+    monkeypatch.setattr("feature_jobs.sources.bring.copy_as_utf8", lambda *a, **b: (made.append(a[0]), write(*a, **b)))
     for text in (text_of("名"), text_of("字").replace("180", "181")):
         file.write_bytes(text.encode("gbk"))
         for i, ds in enumerate((DS, "1970-01-03", DS)):
