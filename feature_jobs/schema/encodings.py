@@ -33,10 +33,10 @@ def _encoding(name: str) -> str:
         known = [module.name for module in pkgutil.iter_modules(encodings.__path__) if _find(module.name)]
         close = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
         remedy = f"did you mean {close[0]!r}?" if close else f"write a name that Python knows, such as {EXAMPLES}"
-        raise ValueError(f"{name[:80]!r} is not an encoding of text; {remedy}")
+        raise ValueError(f"must be an encoding of text; {remedy}")
     if found in _NO_BYTE_ORDER:
         by_itself = " UTF-16 with a byte order mark is found without this key" if found == "utf-16" else ""
-        raise ValueError(f"{name!r} does not say the order of bytes; write {found}-le or {found}-be.{by_itself}")
+        raise ValueError(f"must say the order of bytes; write {found}-le or {found}-be.{by_itself}")
     return UTF_8 if found == "utf-8-sig" else found  # a byte order mark is found by itself
 
 

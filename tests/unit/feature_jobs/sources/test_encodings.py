@@ -88,7 +88,7 @@ def test_compressed_text_gives_the_rows_of_utf8(tmp_path: Path) -> None:
     assert outputs(tmp_path / "own", gzip.compress(text.encode("gbk")), changes | changed(encoding="GBK")) == expected
 
 
-def test_a_byte_order_mark_of_the_encoding_is_no_part_of_a_name(tmp_path: Path) -> None:
+def test_a_byte_order_mark_stays_out_of_the_names_of_columns(tmp_path: Path) -> None:
     text, changes = text_of("é😀"), changed()
     expected = outputs(tmp_path / "utf8", text.encode(), changes)
     for encoding in ("utf-16-le", "utf-16-be", "utf-32-le"):
@@ -164,10 +164,10 @@ def test_a_file_in_another_encoding_names_the_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        (changed(encoding="gkb"), "'gkb' is not an encoding of text; did you mean 'gbk'?"),
+        (changed(encoding="gkb"), "'gkb': must be an encoding of text; did you mean 'gbk'?"),
         (changed(encoding="windows"), "such as gb18030, big5, shift_jis, cp1252 or latin-1"),
-        (changed(encoding="rot13"), "'rot13' is not an encoding of text"),
-        (changed(encoding="punycode"), "'punycode' is not an encoding of text"),
+        (changed(encoding="rot13"), "'rot13': must be an encoding of text"),
+        (changed(encoding="punycode"), "'punycode': must be an encoding of text"),
         (changed(encoding="utf-16"), "write utf-16-le or utf-16-be. UTF-16 with a byte order mark is found without"),
         (changed(encoding="gbk", format="parquet"), "encoding: 'gbk': only with format csv or jsonl, not parquet"),
         (changed(encoding="gbk", format="delta"), "only with format csv or jsonl, not delta"),
