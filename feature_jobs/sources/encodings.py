@@ -7,7 +7,7 @@ one that is not in its encoding, as in a file of UTF-8.
 from __future__ import annotations
 
 import codecs
-import gzip
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,9 +74,9 @@ def _blocks(file: File, file_format: str) -> Iterator[bytes]:
             while block:
                 yield block
                 block = raw.read(_BLOCK_BYTES)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        what = f"{file}: not readable as {file_format} ({error})"
-        raise BadInputError(f"{what}; its compression is damaged: copy it again") from None
+    except (OSError, EOFError, zlib.error) as error:
+        what = str(error).replace(os.fspath(file), file.name)[:200]
+        raise BadInputError(f"{file}: not readable as {file_format} ({what}); copy it again") from None
 
 
 def _refuse_marked(file: File, start: bytes, encoding: str, place: str) -> None:

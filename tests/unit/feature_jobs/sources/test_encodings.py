@@ -16,6 +16,7 @@ from feature_jobs.schema import Scenario
 from feature_jobs.sources import copies as copies_module
 from feature_jobs.sources import encodings
 from feature_jobs.sources.copies import Copies
+from feature_jobs.sources.encodings import copy_as_utf8
 from feature_jobs.sources.ingest import ingest_day
 from tests.object_store import ObjectServer
 from tests.unit.feature_jobs.small_source import DAY_S, HEADER, scenario_in
@@ -141,7 +142,11 @@ REFUSED: list[tuple[str, bytes, str]] = [
     ("cp1252", f"\ufeff{text_of('a')}".encode("utf-16-le"), "it is UTF-16 with a byte order mark, not cp1252"),
     ("cp1252", text_of("a").encode("utf-16-le"), "row 1 holds zero bytes"),
     ("gbk", f"{HEADER},name,é \n".encode("latin-1"), "is not gbk; correct the table's `encoding`"),
-    ("gbk", gzip.compress(text_of("数").encode("gbk"), mtime=0)[:-20], "its compression is damaged: copy it again"),
+    (
+        "gbk",
+        gzip.compress(text_of("数").encode("gbk"), mtime=0)[:-20],
+        "not readable as csv (Compressed file ended before",
+    ),
     ("gbk", b"PAR1" + bytes(20), "not readable as csv: it is a Parquet file"),
     ("gbk", b"", "empty, without even a header"),
 ]
@@ -153,6 +158,12 @@ def test_a_file_that_is_not_in_its_encoding_is_refused_by_name(
 ) -> None:
     message = refusal(tmp_path, content, changed(encoding=encoding))
     assert message.startswith(f"{tmp_path}/data/events.csv: ") and problem in message and "\n" not in message
+
+
+def test_a_file_that_is_gone_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=r"gone.csv: not readable as csv \(.*No such file.*\); copy it again"):
+        copy_as_utf8(tmp_path / "gone.csv", "gbk", tmp_path / "copy", file_format="csv", place="data.events.encoding")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_file_in_another_encoding_names_the_key(tmp_path: Path) -> None:
