@@ -108,7 +108,7 @@ class FileGroup:
         copies = tuple(copy.with_suffix("") if copy.suffix == ".gz" else copy for copy in copies)
         for file, copy in zip(self.files, copies, strict=True):
             copy.parent.mkdir(parents=True, exist_ok=True)
-            copy_as_utf8(file, self.encoding, copy, file_format=self.dialect.format, place="the guess")
+            copy_as_utf8(file, self.encoding, copy, file_format=self.dialect.format, place="the encoding")
         return replace(self, copies=copies)
 
 
@@ -190,7 +190,9 @@ def _sniff(file: Path, sniffed: Sniffed) -> Dialect | str:
             first = lines.readline(1_000_000)  # a file without line breaks must not fill the memory
             others = lines.read(_MORE_LETTERS)
         encoding = ""
-        if "\ufffd" in first + others and text.encoding == "utf-8":
+        beyond_ascii = [letter for letter in first + others if not letter.isascii()]
+        # UTF-8 with a few damaged letters stays UTF-8.
+        if text.encoding == "utf-8" and 2 * beyond_ascii.count("\ufffd") > len(beyond_ascii):
             with open_bytes(file) as raw:
                 start = raw.read(_MORE_LETTERS)
             if encoding := guess_encoding(start):

@@ -136,7 +136,9 @@ def propose(
             try:
                 tables.append(profile(connection, group.in_utf8(Path(scratch) / f"utf8-{number}"), number))
                 notes += tables[-1].notes
-            except (BadInputError, duckdb.Error) as error:
+            except BadInputError as error:
+                notes.append(f"left out {group.path}: {error}")
+            except duckdb.Error as error:
                 notes.append(f"left out {group.path}: not readable ({str(error).splitlines()[0][:120]})")
         log, answers = _log_of(path, tables, given, notes)
         logs = [log.table, *(one.table for one in answers.logs)]

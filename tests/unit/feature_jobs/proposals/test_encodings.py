@@ -8,6 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from feature_jobs.errors import BadInputError
+from feature_jobs.proposals.discover import find_tables
 from feature_jobs.proposals.encodings import guess_encoding
 from feature_jobs.schema import Scenario
 from feature_jobs.sources.ingest import ingest_day
@@ -71,3 +73,22 @@ def test_a_log_that_is_not_utf8_is_proposed_with_its_encoding(encoding: str, fil
     assert first_day(own, tmp_path / "own") == first_day(plain, tmp_path / "utf8")
     items = pq.read_table(tmp_path / "own/day/events.parquet")["item"].to_pylist()
     assert items[0] == f"{text}0;"
+
+
+def test_utf8_with_a_damaged_letter_stays_utf8(tmp_path: Path) -> None:
+    rows = [f"{hour};u{i % 20};caf\xe9 {i % 15};{int(i % 3 == 0)}" for i, hour in enumerate(HOURS * 3)]
+    content = "\n".join(["at;user;item;clicked", *rows]).encode()
+    (tmp_path / "log.csv").write_bytes(content.replace("\xe9".encode(), b"\xc3", 1))
+    (group,), _ = find_tables(tmp_path)
+    assert group.encoding == "" and group.in_utf8(tmp_path / "copies") is group
+
+
+def test_a_day_in_utf8_among_others_is_a_note(tmp_path: Path) -> None:
+    def days(folder: Path) -> None:
+        days_in(folder, TEXTS["gb18030"], "gb18030", "csv")
+        (folder / "2024-03-03.csv").write_bytes((folder / "2024-03-03.csv").read_bytes().decode("gb18030").encode())
+
+    with pytest.raises(
+        BadInputError, match=r"2024-03-03.csv: it is UTF-8, not gb18030; take out the encoding, or save"
+    ):
+        lines_of(days, tmp_path)
