@@ -128,6 +128,27 @@ def test_bytes_that_the_encoding_lacks_are_quarantined_with_their_line(tmp_path:
     assert message.endswith("correct the table's `encoding`, or save the file in it")
 
 
+def test_check_reads_each_file_in_its_encoding(tmp_path: Path) -> None:
+    changes = changed(encoding="gbk", path="{ds}.csv") | {"data.days.last": "1970-01-03"}
+    scenario = scenario_in(tmp_path, changes | {"ingest.max_quarantined_share": 0.01})
+    header, *lines = text_of("名").splitlines()
+    for day, rows in ((2, lines[:140]), (3, lines[150:])):
+        (tmp_path / f"data/1970-01-0{day}.csv").write_bytes("\n".join([header, *rows]).encode("gbk"))
+    assert "malformed" not in check(scenario)
+    second = tmp_path / "data/1970-01-03.csv"
+    wider = "\n".join([f"{header},new", *(f"{line},1" for line in lines[150:])])
+    good = second.read_bytes()
+    second.write_bytes(wider.encode("gbk"))
+    assert f"{second}: " in str(check(scenario))
+    second.write_bytes(good)
+    second.write_bytes(second.read_bytes() + b"\n1,2,3,4,\xff")
+    with pytest.raises(BadInputError, match=r"1970-01-03.csv: 1 of 31 lines are malformed: line: not gbk"):
+        check(scenario)
+    second.write_bytes(text_of("名").encode())
+    with pytest.raises(BadInputError, match=r"1970-01-03.csv: it is UTF-8, not gbk"):
+        check(scenario)
+
+
 def test_adjacent_bytes_that_ascii_lacks_never_become_a_letter(tmp_path: Path) -> None:
     changes = changed(encoding="ascii")
     scenario = scenario_in(tmp_path, changes)
