@@ -22,6 +22,7 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import EVENT_TIME, columns_of, has_sql, to_sql
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import ONE_DAY, day_window
+from feature_jobs.schema.encodings import UTF_8
 from feature_jobs.sources.bring import Bringer
 from feature_jobs.sources.files import Place, files_of
 from feature_jobs.sources.malformed import columns_without_value, kinds_of, retyped_columns
@@ -31,6 +32,7 @@ from feature_jobs.validation.leaks import Leak, judge
 
 SAMPLE_ROWS = 100_000
 HEAD_ROWS, MAX_HEADS = 100, 400
+MAX_COPIED = 20  # files in another encoding than UTF-8, which are copied as a whole
 MAX_ENTITY_ROWS = 2_000_000
 MAX_COUNTED_BYTES = 4 * 2**30  # counting a larger log would take too long for a check
 LONGEST_REQUEST_S = 3600
@@ -222,12 +224,17 @@ class _DataCheck:
         if not files:
             return
         # Spread evenly: the first 400 of a year would miss a column that changed in summer.
-        chosen = [files[i * len(files) // MAX_HEADS] for i in range(MAX_HEADS)] if len(files) > MAX_HEADS else files
+        most = MAX_HEADS if source.table.encoding == UTF_8 else MAX_COPIED
+        chosen = [files[i * len(files) // most] for i in range(most)] if len(files) > most else files
         if len(chosen) < len(files):
             read = f"{source.name}: read in {len(chosen):,} of {len(files):,} files, spread evenly"
             self.facts["heads"] = f"{self.facts['heads']}; {read}" if "heads" in self.facts else read
-        reader = Reader(self._connect(source), self.scenario, source, chosen, _ALWAYS)
+        connection, scratch = self._connect(source), self.scratch / f"{source.place}-heads"
+        scratch.mkdir(exist_ok=True)  # of its own, as copies are named by the numbers of their files
+        reader = Reader(connection, self.scenario, source, [], _ALWAYS)
         try:
+            brought = Bringer(connection, self.scenario, source, scratch).bring(chosen, _ALWAYS)
+            reader = replace(reader, files=brought)
             reader.stage(HEAD_ROWS)
             found = retyped_columns(reader, self.scenario.ingest.max_quarantined_share) or self._broken_lines(reader)
         except BadInputError as error:

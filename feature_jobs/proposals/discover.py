@@ -6,13 +6,15 @@ year=2024/month=03/day=01) makes it a table of daily partitions. A file that is 
 
 from __future__ import annotations
 
+import codecs
 import csv
 import datetime
 import itertools
 import re
+import tempfile
 import zlib
-from collections import defaultdict
-from dataclasses import astuple, dataclass
+from collections import Counter, defaultdict
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 
 import duckdb
@@ -21,8 +23,10 @@ import pyarrow.parquet as pq
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import literal
+from feature_jobs.proposals.encodings import guess_encoding
 from feature_jobs.sources.casts import quote
-from feature_jobs.sources.files import duckdb_path, open_text
+from feature_jobs.sources.encodings import copy_as_utf8
+from feature_jobs.sources.files import duckdb_path, open_bytes, open_text
 
 MAX_FILES = 20_000
 _MORE_LETTERS = 65_536  # read after the header to see if they are UTF-8
@@ -44,9 +48,17 @@ class Dialect:
     delimiter: str
     columns: tuple[str, ...]
     options: str = ""
+    encoding: str = field(default="", compare=False)  # a guess; a file of a table may have ASCII alone
 
 
-_DIFFERENCES = ("another format", "another delimiter", "other columns", "another encoding or compression")
+_DIFFERENCES = (
+    "another format",
+    "another delimiter",
+    "other columns",
+    "another encoding or compression",
+    "another encoding",
+)
+_PLAIN = ", compression = 'none', encoding = 'utf-8'"
 Sniffed = dict[tuple[str, str], Dialect | str]
 
 
@@ -57,6 +69,8 @@ class FileGroup:
     files: list[Path]
     path: str
     dialect: Dialect
+    encoding: str = ""  # a guess, of files that are not UTF-8
+    copies: tuple[Path, ...] = ()
 
     @property
     def is_daily(self) -> bool:
@@ -73,15 +87,29 @@ class FileGroup:
         """SQL that reads all rows, CSV as text as ingest does; `_file` is the file of a row. Lines that are not rows
         are left out."""
         # Without Hive's columns: a name of a folder is not a column of the file, and its day is read from the path.
-        files = f"[{', '.join(map(duckdb_path, self.files))}], filename = '_file', hive_partitioning = false"
+        read = self.copies or self.files
+        files = f"[{', '.join(map(duckdb_path, read))}], filename = '_file', hive_partitioning = false"
         if self.dialect.format == "parquet":
             return f"read_parquet({files})"
         if self.dialect.format == "jsonl":
             return f"read_json({files}, ignore_errors = true, format = 'newline_delimited', union_by_name = true)"
         columns = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in self.dialect.columns)
-        written = f"delim = {literal(self.dialect.delimiter)}, quote = '\"', escape = '\"'{self.dialect.options}"
+        stored = _PLAIN if self.copies else self.dialect.options
+        written = f"delim = {literal(self.dialect.delimiter)}, quote = '\"', escape = '\"'{stored}"
         options = f"header = true, auto_detect = false, columns = {{{columns}}}, {written}"
         return f"read_csv({files}, ignore_errors = true, {options})"
+
+    def in_utf8(self, folder: Path) -> FileGroup:
+        """The group with copies of its files in UTF-8 below `folder`, if they have another encoding; the last folders
+        and names are kept, as they may hold days. Raises BadInputError for a file that is not in its encoding."""
+        if not self.encoding:
+            return self
+        copies = tuple(folder / str(number) / Path(*file.resolve().parts[1:]) for number, file in enumerate(self.files))
+        copies = tuple(copy.with_suffix("") if copy.suffix == ".gz" else copy for copy in copies)
+        for file, copy in zip(self.files, copies, strict=True):
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy_as_utf8(file, self.encoding, copy, file_format=self.dialect.format, place="the encoding")
+        return replace(self, copies=copies)
 
 
 def find_tables(root: Path) -> tuple[list[FileGroup], list[str]]:
@@ -98,9 +126,11 @@ def find_tables(root: Path) -> tuple[list[FileGroup], list[str]]:
     if any("{m}" in folder or "{d}" in folder for folder in folders.values()):  # month=4, and so month=12 too
         folders = {path: text.replace("{mm}", "{m}").replace("{dd}", "{d}") for path, text in folders.items()}
     sniffed: Sniffed = {}
+    guesses: dict[Path, str] = {}
     for file in files:
         found = _sniff(file, sniffed)
         if isinstance(found, Dialect):
+            guesses[file] = found.encoding
             members[(folders[file.parent], found)].append(file)
         elif found:
             notes.append(f"left out {file.relative_to(base)}: {found}")
@@ -118,7 +148,13 @@ def find_tables(root: Path) -> tuple[list[FileGroup], list[str]]:
             pairs = zip(_DIFFERENCES, astuple(group.dialect), astuple(usual.dialect), strict=True)
             what = next((what for what, own, other in pairs if own != other), "another name")
             notes.append(f"left out {few}: {what} than most at {usual.path}")
-    return sorted(largest.values(), key=lambda group: group.path), notes
+    return [_encoded(group, guesses) for group in sorted(largest.values(), key=lambda group: group.path)], notes
+
+
+def _encoded(group: FileGroup, guesses: dict[Path, str]) -> FileGroup:
+    """The group with the encoding that most of its files seem to have, of those with letters beyond ASCII."""
+    found = Counter(guesses[file] for file in group.files if guesses[file])
+    return replace(group, encoding=found.most_common(1)[0][0]) if found else group
 
 
 def _files_below(root: Path) -> list[Path]:
@@ -152,24 +188,42 @@ def _sniff(file: Path, sniffed: Sniffed) -> Dialect | str:
         text = open_text(file, "csv")
         with text.lines() as lines:
             first = lines.readline(1_000_000)  # a file without line breaks must not fill the memory
-            others = lines.read(_MORE_LETTERS).split("\n")
+            others = lines.read(_MORE_LETTERS)
+        encoding = ""
+        beyond_ascii = [letter for letter in first + others if not letter.isascii()]
+        # UTF-8 with a few damaged letters stays UTF-8.
+        if text.encoding == "utf-8" and 2 * beyond_ascii.count("\ufffd") > len(beyond_ascii):
+            with open_bytes(file) as raw:
+                start = raw.read(_MORE_LETTERS)
+            if encoding := guess_encoding(start):
+                first, end, others = codecs.getincrementaldecoder(encoding)().decode(start).partition("\n")
+                first += end
     except (BadInputError, OSError, EOFError, zlib.error, pa.ArrowException) as error:
         return f"not readable ({str(error).splitlines()[0].removeprefix(f'{file}: ')[:120]})"
     if suffix in _JSON_LINES:
         # A key may be absent in all rows of a file, so files of one name are one table, whatever their keys.
         dialect = Dialect("jsonl", "", (re.sub(r"\d+", "", file.name),))
-        return dialect if re.fullmatch(r"\s*\{.*\}\s*", first) else "not JSON lines; write one object a line"
+        is_object = re.fullmatch(r"\s*\{.*\}\s*", first)
+        return replace(dialect, encoding=encoding) if is_object else "not JSON lines; write one object a line"
     stored = f", compression = '{text.compression}', encoding = '{text.encoding}'"
     if (stored, first) not in sniffed:
-        sniffed[(stored, first)] = _sniff_csv(file, [first, *others], stored) if first else "empty"
-    return sniffed[(stored, first)]
+        sniffed[(stored, first)] = _sniff_csv(file, first, others, stored, encoding) if first else "empty"
+    found = sniffed[(stored, first)]
+    return replace(found, encoding=encoding) if isinstance(found, Dialect) else found
 
 
-def _sniff_csv(file: Path, lines: list[str], stored: str) -> Dialect | str:
-    first = lines[0]
+def _sniff_csv(file: Path, first: str, others: str, stored: str, encoding: str) -> Dialect | str:
+    if encoding:
+        with tempfile.NamedTemporaryFile("w", suffix=".csv", encoding="utf-8", newline="") as sample:
+            # Without the last line, which may be cut.
+            sample.write(first + others[: others.rfind("\n") + 1])
+            sample.flush()
+            found = _sniff_csv(Path(sample.name), first, others, _PLAIN, "")
+        return replace(found, options=stored) if isinstance(found, Dialect) else found
+    lines = [first, *others.split("\n")]
     unread = [number for number, line in enumerate(lines, 1) if "\ufffd" in line]
     if len(unread) > _MAX_UNREAD * len(lines):
-        return f"line {unread[0]} is not UTF-8; save it as UTF-8 (iconv -f CP1252 -t UTF-8, where Windows wrote it)"
+        return f"line {unread[0]} is not UTF-8, and its encoding is not known; save it as UTF-8"
     try:
         delimiter, skipped, has_header, names = duckdb.execute(
             "SELECT Delimiter, SkipRows, HasHeader, [c.name for c in Columns] "

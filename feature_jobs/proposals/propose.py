@@ -2,6 +2,7 @@
 
 Each choice is written with its reason beside it. Each module decides one thing, in this order:
 
+    encodings  in which encoding a file that is not UTF-8 may be
     discover  which files are one table, and how a path names days
     profiles  how each column is read (its type, the unit or format of its times), and what it holds
     roles     which table is the log, its time, user and item; which tables are joined to it, by which key
@@ -133,8 +134,14 @@ def propose(
     with tempfile.TemporaryDirectory() as scratch, connect(Path(scratch)) as connection:
         for number, group in enumerate(groups):
             try:
+<<<<<<< HEAD
                 tables.append(profile(connection, group, number, names))
+=======
+                tables.append(profile(connection, group.in_utf8(Path(scratch) / f"utf8-{number}"), number))
+>>>>>>> encodings
                 notes += tables[-1].notes
+            except BadInputError as error:
+                notes.append(f"left out {group.path}: {error}")
             except duckdb.Error as error:
                 notes.append(f"left out {group.path}: not readable ({str(error).splitlines()[0][:120]})")
         log, answers = _log_of(path, tables, given, notes)

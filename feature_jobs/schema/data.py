@@ -23,6 +23,7 @@ from feature_jobs.schema.base import (
     VectorWidth,
     Whole,
 )
+from feature_jobs.schema.encodings import UTF_8, Encoding
 
 Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 WEEKDAYS: tuple[Weekday, ...] = get_args(Weekday)
@@ -123,6 +124,9 @@ class Table(Section):
     """The name of the Iceberg catalog in the settings of PyIceberg, such as shop for PYICEBERG_CATALOG__SHOP__URI."""
     delimiter: str = ","
     """The character between the cells of a CSV file."""
+    encoding: Encoding = UTF_8
+    """The encoding of CSV or JSON lines, by its name in Python: gb18030, big5, shift_jis, cp1252, latin-1. UTF-16 with
+    a byte order mark is found without it."""
     columns: dict[str, Column]
     """The columns to read, by name; others are not read."""
     where: str | None = None
@@ -149,6 +153,10 @@ class Table(Section):
             if given is not None and not _VARIABLE.fullmatch(given):
                 # Not repeated: it may be a URL with a password.
                 raise ValueError(f"{field}: is not a name; write letters, digits and _")
+        if self.encoding != UTF_8 and self.format not in ("csv", "jsonl"):
+            raise ValueError(
+                f"encoding: {self.encoding!r}: only with format csv or jsonl, not {self.format}; remove it"
+            )
         if self.is_url and "@" in self.path.partition("://")[2].partition("/")[0]:
             # Not repeated either, here and in no later message.
             raise ValueError("path: a URL has no user and password; set the store's credentials (docs/object-store.md)")

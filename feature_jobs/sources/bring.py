@@ -1,9 +1,9 @@
 """Copies of what a day reads of remote sources: objects as they are, rows of tables as Parquet, messages
-as lines.
+as lines; and in UTF-8 of text in another encoding.
 
-A copy is in a scratch folder and goes with it, but that of an object that holds many days, which stays until the
-process ends (`feature_jobs.sources.copies`): only commits of the store may keep rows of users. A day reads it several
-times, so that all its numbers are of one state of the source.
+A copy is in a scratch folder and goes with it, but that of an object or a text that holds many days, which stays until
+the process ends (`feature_jobs.sources.copies`): only commits of the store may keep rows of users. A day reads it
+several times, so that all its numbers are of one state of the source.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ import pyarrow.parquet as pq
 
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.data import Moment
+from feature_jobs.schema.encodings import UTF_8
 from feature_jobs.sources.bounds import Bounds, bounds_of
 from feature_jobs.sources.casts import Cell
 from feature_jobs.sources.copies import Copies
+from feature_jobs.sources.encodings import copy_as_utf8
 from feature_jobs.sources.files import File, LocalCopy, Place
 from feature_jobs.sources.layouts import check_columns, raw_type_of
 from feature_jobs.sources.readers.kafka import KafkaTopic
@@ -50,18 +52,12 @@ class Bringer:
         rows of other times may be among them.
         Raises BadInputError for what a person must change, RetryLaterError where a server or a store does not answer.
         """
-        files: list[File] = []
-        for i, place in enumerate(places):
-            path = self.scratch / f"{self.source.place}-{i}"
-            # Without a tag, an object that was replaced by one of its size would look the same.
-            if isinstance(place, StoredObject) and place.etag and self.copies and not self.source.is_partitioned:
-                path = self.copies.path_of(place)
-            files.append(place if isinstance(place, Path) else LocalCopy(path, place))
+        files = [self._place_of_copy(i, place) for i, place in enumerate(places)]
         copies = [file for file in files if isinstance(file, LocalCopy) and not file.path.exists()]
         with ThreadPoolExecutor(OBJECTS_AT_ONCE) as pool:
             objects = [(copy.origin, copy.path) for copy in copies if isinstance(copy.origin, StoredObject)]
             try:
-                for done in [pool.submit(origin.copy_to, path) for origin, path in objects]:
+                for done in [pool.submit(self._copy_object, origin, path) for origin, path in objects]:
                     done.result()
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
@@ -71,7 +67,33 @@ class Bringer:
                 self._copy_rows(copy.origin, window, copy.path)
             elif isinstance(copy.origin, KafkaTopic):
                 copy.origin.copy_to(copy.path, window)
+            elif isinstance(copy.origin, Path):
+                self._copy_text(copy.origin, copy.path)
         return files
+
+    def _place_of_copy(self, number: int, place: Place) -> File:
+        encoding = self.source.table.encoding
+        if isinstance(place, Path) and encoding == UTF_8:
+            return place
+        path = None
+        if isinstance(place, Path | StoredObject) and self.copies and not self.source.is_partitioned:
+            path = self.copies.path_of(place, encoding)
+        return LocalCopy(path or self.scratch / f"{self.source.place}-{number}", place)
+
+    def _copy_text(self, file: File, target: Path) -> None:
+        table, place = self.source.table, f"{self.source.place}.encoding"
+        copy_as_utf8(file, table.encoding, target, file_format=table.format, place=place)
+
+    def _copy_object(self, found: StoredObject, target: Path) -> None:
+        if self.source.table.encoding == UTF_8:
+            found.copy_to(target)
+            return
+        raw = target.with_name(f"{target.name}.raw")
+        try:
+            found.copy_to(raw)
+            self._copy_text(LocalCopy(raw, found), target)
+        finally:
+            raw.unlink(missing_ok=True)
 
     def _copy_rows(self, table: RemoteTable, window: tuple[int, int], target: Path) -> None:
         schema, columns = table.schema(), self.source.columns

@@ -3,8 +3,8 @@
 A day of a CSV or JSON lines file, or of a Parquet file whose times are text or in any order, costs a scan of the
 whole file. So where one process reads such a file for a second day, the scan is kept as Parquet, ordered by time; all
 later days read only their row groups of it. A process of one day makes no copy. An object of a store that holds many
-days is downloaded once, and then read like such a file. Copies end with their process: only commits of the store may
-keep rows of users, because `forget` looks there.
+days is downloaded once, a file in another encoding than UTF-8 is copied in UTF-8 once; both are then read like such a
+file. Copies end with their process: only commits of the store may keep rows of users, because `forget` looks there.
 """
 
 from __future__ import annotations
@@ -51,9 +51,7 @@ class Scan:
     @staticmethod
     def of(source: Source, root: str, number: int, file: Path) -> Scan:
         """A scan of the file as it is now."""
-        found = file.stat()
-        state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-        return Scan(source, root, number, file, state)
+        return Scan(source, root, number, file, _state_of(file))
 
     @property
     def key(self) -> tuple[str, Path]:
@@ -68,8 +66,16 @@ class Scan:
     @property
     def is_worth_a_copy(self) -> bool:
         """Says if the file is large, and has not changed just now."""
-        _, _, size, *changed_ns = self.state
-        return size >= _LEAST_BYTES and time.time() - max(changed_ns) / 1e9 > SETTLED_S
+        return self.state[2] >= _LEAST_BYTES and _is_settled(self.state)
+
+
+def _state_of(file: Path) -> tuple[int, ...]:
+    found = file.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _is_settled(state: tuple[int, ...]) -> bool:
+    return time.time() - max(state[3:]) / 1e9 > SETTLED_S
 
 
 class Copies:
@@ -80,7 +86,7 @@ class Copies:
         self._folder: Path | None = None
         self._scans: dict[tuple[str, Path], Scan] = {}
         self._copies: dict[tuple[str, Path], Copy | None] = {}
-        self._objects: dict[StoredObject, Path] = {}
+        self._whole: dict[tuple[Path | StoredObject, str, tuple[int, ...]], Path] = {}
         self._num_made = 0
 
     def find(self, scan: Scan) -> Copy | None:
@@ -103,13 +109,18 @@ class Copies:
         """Makes no copy of the file in this state."""
         self._copies[scan.key] = None
 
-    def path_of(self, found: StoredObject) -> Path:
-        """The place of an object's copy, which may be still to make; copies of it in other states are removed."""
-        for other in [one for one in self._objects if str(one) == str(found) and one != found]:
-            self._objects.pop(other).unlink(missing_ok=True)
-        if found not in self._objects:
-            self._objects[found] = self._new("object")
-        return self._objects[found]
+    def path_of(self, place: Path | StoredObject, encoding: str) -> Path | None:
+        """The place of the copy in UTF-8 of an object, or of a file in another `encoding`, which may be still to make;
+        copies of it in other states are removed. None: another state would look the same."""
+        state = _state_of(place) if isinstance(place, Path) else ()
+        if not _is_settled(state) if isinstance(place, Path) else not place.etag:
+            return None
+        key = (place, encoding, state)
+        for other in [one for one in self._whole if (str(one[0]), one[1]) == (str(place), encoding) and one != key]:
+            self._whole.pop(other).unlink(missing_ok=True)
+        if key not in self._whole:
+            self._whole[key] = self._new("text" if isinstance(place, Path) else "object")
+        return self._whole[key]
 
     def make(self, scan: Scan, write: Callable[[Copy], tuple[str, ...]]) -> Copy | None:
         """Makes the copy by `write`, which returns the file's columns; None where that fails, or where the file

@@ -8,7 +8,7 @@ import io
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, cast
@@ -19,6 +19,7 @@ from feature_jobs.expressions.compiler import literal
 from feature_jobs.object_client import is_url
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import ONE_DAY, day_range, parse_ds, paused_before
+from feature_jobs.schema.encodings import EXAMPLES, UTF_8
 from feature_jobs.sources.readers.kafka import KafkaTopic
 from feature_jobs.sources.readers.objects import StoredObject, objects_at
 from feature_jobs.sources.readers.remote_table import RemoteTable
@@ -33,18 +34,19 @@ _FOREIGN = {
     b"\x28\xb5\x2f\xfd": "compressed with zstd; unpack it, or compress it with gzip",
     b"BZh91AY&": "compressed with bzip2; unpack it, or compress it with gzip",
     b"\xfd7zXZ": "compressed with xz; unpack it, or compress it with gzip",
-    b"\xfe\xff": "UTF-16 with the high byte first; save it as UTF-8",
 }
+_HIGH_FIRST = b"\xfe\xff"
 _BLOCK_BYTES = 2**20
 _UTF_32 = b"\xff\xfe\0\0"  # begins like UTF-16
 
 
 @dataclass(frozen=True)
 class LocalCopy(os.PathLike[str]):
-    """A copy of an object or of rows of a table, which is read like a file; messages name what it is a copy of."""
+    """A copy of an object, of rows of a table, or in UTF-8 of a file in another encoding, which is read like a file;
+    messages name what it is a copy of."""
 
     path: Path
-    origin: StoredObject | RemoteTable | KafkaTopic
+    origin: Path | StoredObject | RemoteTable | KafkaTopic
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -183,23 +185,29 @@ def duckdb_path(file: File) -> str:
 
 def open_text(file: File, file_format: str) -> TextFile:
     """Finds a text file's compression and encoding. Raises BadInputError for another format or encoding."""
-    with file.open("rb") as raw:
-        start = raw.read(2)
-    compression: Literal["none", "gzip"] = "gzip" if start.startswith(b"\x1f\x8b") else "none"
+    compression = _compression(file)
     with _open(file, compression) as raw:
         start = raw.read(4096)
-    for magic, what in _FOREIGN.items():
-        if start.startswith(magic):
-            raise BadInputError(f"{file}: not readable as {file_format}: it is {what}")
+    refuse_foreign(file, file_format, start)
+    if start.startswith(_HIGH_FIRST):
+        what = "UTF-16 with the high byte first; declare `encoding: utf-16-be` at the table, or save it as UTF-8"
+        raise BadInputError(f"{file}: not readable as {file_format}: it is {what}")
     if start.startswith(b"\xff\xfe") and not start.startswith(_UTF_32):
         return TextFile(file, compression, "utf-16")
     first_line = start.split(b"\n")[0]
     if b"\0" in first_line:
         raise BadInputError(
             f"{file}: not readable as {file_format}: row 1 holds zero bytes, as in UTF-16 without a byte order mark, "
-            f"in UTF-32 or in a binary file; save it as UTF-8"
+            f"in UTF-32 or in a binary file; declare its `encoding` at the table (utf-16-le), or save it as UTF-8"
         )
     return TextFile(file, compression, "utf-8")
+
+
+def refuse_foreign(file: File, file_format: str, start: bytes) -> None:
+    """Raises BadInputError for a file that begins as one of another format, or of a compression other than gzip."""
+    for magic, what in _FOREIGN.items():
+        if start.startswith(magic):
+            raise BadInputError(f"{file}: not readable as {file_format}: it is {what}")
 
 
 def refuse_text(file: File) -> None:
@@ -226,16 +234,27 @@ def refuse_text(file: File) -> None:
     )
 
 
+def _compression(file: File) -> Literal["none", "gzip"]:
+    with file.open("rb") as raw:
+        return "gzip" if raw.read(2) == b"\x1f\x8b" else "none"
+
+
+def open_bytes(file: File) -> AbstractContextManager[IO[bytes]]:
+    """Opens a file whose content may be compressed with gzip."""
+    return _open(file, _compression(file))
+
+
 @contextmanager
 def _open(file: File, compression: str) -> Iterator[IO[bytes]]:
     with file.open("rb") as raw:
         yield cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if compression == "gzip" else raw
 
 
-def csv_header(text: TextFile, delimiter: str) -> list[str]:
+def csv_header(text: TextFile, delimiter: str, encoding: str = UTF_8) -> list[str]:
     """Names of the columns of a CSV file; a column without a name is ''.
 
-    Raises BadInputError for a file without a header, one that is not UTF-8, or one that uses a name twice.
+    Raises BadInputError for a file without a header, one whose header is not in its `encoding`, or one that uses a name
+    twice.
     """
     with text.lines() as lines:
         header = next(csv.reader(lines, delimiter=delimiter), [])
@@ -246,15 +265,29 @@ def csv_header(text: TextFile, delimiter: str) -> list[str]:
         raise BadInputError(f"{text.path}: row 1 is blank, where the names of the columns belong; delete the row")
     broken = [name for name in header if "\ufffd" in name]
     if broken:
-        raise BadInputError(f"{text.path}: row 1: the column name {broken[0]!r} is not UTF-8; save the file as UTF-8")
+        what = f"{text.path}: row 1: the column name {broken[0]!r} is not {spoken(encoding)}"
+        raise BadInputError(f"{what}; {encoding_remedy(encoding)}")
     refuse_repeated(text.path, header)
     return header
+
+
+def spoken(encoding: str) -> str:
+    """The name of an encoding in messages."""
+    return "UTF-8" if encoding == UTF_8 else encoding
+
+
+def encoding_remedy(encoding: str) -> str:
+    """The remedy for a text that is not in its `encoding`, as declared or by default."""
+    if encoding == UTF_8:
+        return f"declare its `encoding` at the table, such as {EXAMPLES}, or save the file as UTF-8"
+    return "correct the table's `encoding`, or save the file in it"
 
 
 def unread_csv(file: File, error: Exception) -> str | None:
     """The cause and the remedy of DuckDB's error, where its own words hide them."""
     if "utf-16" in str(error):
-        return "it is UTF-16 with characters of 32 bits, such as emoji, or cut off; save it as UTF-8"
+        what = "it is UTF-16 with characters of 32 bits, such as emoji, or cut off"
+        return f"{what}; declare `encoding: utf-16-le` at the table, or save it as UTF-8"
     if "invalid state" in str(error) and (row := _another_line_end(open_text(file, "csv"))):
         return f"line {row} ends in another way than line 1 (LF, CR LF or CR); save the file with one line end"
     return None
@@ -287,6 +320,8 @@ def folder_values(file: File, root: Path) -> dict[str, str | None]:
 
     Of a URL all folders count.
     """
+    if isinstance(file, LocalCopy) and isinstance(file.origin, Path):
+        file = file.origin
     if isinstance(file, LocalCopy):
         parts = PurePosixPath(str(file)).parts[:-1] if isinstance(file.origin, StoredObject) else ()
     else:

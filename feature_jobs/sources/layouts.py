@@ -100,7 +100,7 @@ class Layouts:
         if len(delimiter) != 1:
             place = f"{self.scenario.file}: {self.source.place}.delimiter"
             raise BadInputError(f"{place}: {delimiter!r} is not one character; write it as one, such as ','")
-        header = csv_header(text, delimiter)
+        header = csv_header(text, delimiter, self.source.table.encoding)
         scan = self._text_scan(
             text, len(header), f"header = true, delim = {literal(delimiter)}, quote = '\"', escape = '\"'"
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow.parquet as pq
 
 from feature_jobs.expressions.compiler import literal
-from feature_jobs.sources.files import File
+from feature_jobs.sources.files import File, encoding_remedy, spoken
 from feature_jobs.sources.tables import OTHER_DAY, Reader
 
 KIND = "regexp_replace(reason, '''.*''', '...', 's')"
@@ -39,8 +39,9 @@ class Kind:
 
 
 def _remedy(reader: Reader, reason: str) -> str | None:
-    if reason == "line: not UTF-8":
-        return "save the file as UTF-8"
+    encoding = reader.source.table.encoding
+    if reason == f"line: not {spoken(encoding)}":
+        return encoding_remedy(encoding)
     if (found := _BEYOND_INT64.fullmatch(reason)) and not -(2**63) <= int(found[2]) < 2**63:
         return f"{found[1]} is beyond 64-bit integers: declare it as string"
     if reason.endswith(OTHER_DAY):

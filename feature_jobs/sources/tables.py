@@ -26,7 +26,7 @@ from feature_jobs.sources.anonymous import leave_out_anonymous
 from feature_jobs.sources.bounds import bounds_of
 from feature_jobs.sources.casts import INEXACT, SQL_TYPES, Cell, time_sql
 from feature_jobs.sources.copies import Copies, Copy, Scan, is_ordered
-from feature_jobs.sources.files import File, LocalCopy, duckdb_path, open_text
+from feature_jobs.sources.files import File, LocalCopy, duckdb_path, open_text, spoken
 from feature_jobs.sources.layouts import Layouts, unreadable
 from feature_jobs.sources.readers.objects import StoredObject
 from feature_jobs.sources.readers.remote_table import RemoteTable
@@ -49,7 +49,6 @@ _REJECTS = {
     "MISSING COLUMNS": "fewer cells than the header",
     "TOO MANY COLUMNS": "more cells than the header",
     "UNQUOTED VALUE": "a quote that never closes",
-    "INVALID ENCODING": "not UTF-8",
     "LINE SIZE OVER MAXIMUM": "longer than 2 MB",
 }
 
@@ -149,7 +148,7 @@ class Reader:
         is_parquet, file = not self.source.is_text, self.files[number]
         if self.copies is None or self.source.is_partitioned or (is_parquet and not self.source.time):
             return None
-        if isinstance(file, LocalCopy) and not isinstance(file.origin, StoredObject):  # of one day
+        if isinstance(file, LocalCopy) and not isinstance(file.origin, Path | StoredObject):  # of one day
             return None
         scan = Scan.of(self.source, self.scenario.data.path, number, Path(file))
         if (copy := self.copies.find(scan)) or not self.copies.is_due(scan):
@@ -318,6 +317,7 @@ class Reader:
 
         A quote that never closes swallows the lines after it: they are counted from the lines of the file, and entered.
         """
+        kinds = _REJECTS | {"INVALID ENCODING": f"not {spoken(self.source.table.encoding)}"}
         found = self.connection.execute(
             # DuckDB rejects a line once for each cell that is wrong, but it is one row.
             "SELECT line, min(error_type), coalesce(min(csv_line), '') FROM _rejects GROUP BY line ORDER BY line"
@@ -325,7 +325,7 @@ class Reader:
         rows = [
             (
                 -line,
-                f"line: {_REJECTS.get(kind, kind.lower())}",
+                f"line: {kinds.get(kind, kind.lower())}",
                 json.dumps({"line": line, "text": text[:_LONGEST_LINE]}),
             )
             for line, kind, text in found

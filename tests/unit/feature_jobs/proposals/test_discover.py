@@ -129,8 +129,8 @@ def test_a_folder_of_a_day_with_two_tables(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "cell", "separator", "why"),
     [
-        ("Zeit,Hörer,click", "h", ",", r"line 1 is not UTF-8; save it as UTF-8 \(iconv -f CP1252"),
-        ("at,user,click", "Köln", ",", "line 2 is not UTF-8"),
+        ("at,зритель,click", "h", ",", "line 1 is not UTF-8, and its encoding is not known; save it as UTF-8"),
+        ("at,user,click", "зритель", ",", "line 2 is not UTF-8"),
         ("at, user, click", "u", ", ", "its header has spaces around names; remove them"),
         ("at^user^click", "u", "^", "a delimiter that is not found by itself"),
     ],
@@ -139,7 +139,7 @@ def test_a_text_file_that_init_does_not_read_is_reported_with_the_remedy(
     header: str, cell: str, separator: str, why: str, tmp_path: Path
 ) -> None:
     rows = [separator.join((hour, f"{cell}{i % 9}", str(i % 2))) for i, hour in enumerate(HOURS)]
-    (tmp_path / "log.csv").write_bytes("\n".join([header, *rows]).encode("cp1252"))
+    (tmp_path / "log.csv").write_bytes("\n".join([header, *rows]).encode("koi8-r"))
     with pytest.raises(BadInputError, match=f"log.csv: .*{why}"):
         find_tables(tmp_path)
 

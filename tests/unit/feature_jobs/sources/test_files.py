@@ -132,9 +132,12 @@ def _zip(file: Path) -> None:
 
 REFUSED: list[tuple[bytes, str]] = [
     (b"", "empty, without even a header; bring the file again"),
-    (f"\ufeff{HEADER}\n1,2,3,{T}\n".encode("utf-16-be"), "UTF-16 with the high byte first; save it as UTF-8"),
+    (
+        f"\ufeff{HEADER}\n1,2,3,{T}\n".encode("utf-16-be"),
+        "UTF-16 with the high byte first; declare `encoding: utf-16-be`",
+    ),
     (f"{HEADER}\n1,2,3,{T}\n".encode("utf-16-le"), "UTF-16 without a byte order mark"),
-    (f"é,{HEADER}\n1,1,2,3,{T}\n".encode("latin-1"), "row 1: the column name '\ufffd' is not UTF-8; save the file"),
+    (f"é,{HEADER}\n1,1,2,3,{T}\n".encode("latin-1"), "row 1: the column name '\ufffd' is not UTF-8; declare its `enc"),
     (f"user,{HEADER}\n1,1,2,3,{T}\n".encode(), "the header names 'user' twice; rename one"),
     (b"\x28\xb5\x2f\xfd1234", "compressed with zstd; unpack it"),
     (gzip.compress(f"{HEADER}\n1,2,3,{T}\n".encode(), mtime=0)[:-20], "not readable as csv"),
