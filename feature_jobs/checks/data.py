@@ -14,10 +14,11 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from feature_jobs.checks.facts import EntityFacts, Facts, RequestFacts
+from feature_jobs.checks.facts import EntityFacts, Facts
 from feature_jobs.checks.negatives import check_copied_columns
 from feature_jobs.checks.new_columns import check_new_columns
 from feature_jobs.checks.problems import NARROW, Problems, some_days
+from feature_jobs.checks.requests import check_requests
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import EVENT_TIME, columns_of, has_sql, to_sql
 from feature_jobs.schema import Scenario
@@ -35,7 +36,6 @@ HEAD_ROWS, MAX_HEADS = 100, 400
 MAX_COPIED = 20  # files in another encoding than UTF-8, which are copied as a whole
 MAX_ENTITY_ROWS = 2_000_000
 MAX_COUNTED_BYTES = 4 * 2**30  # counting a larger log would take too long for a check
-LONGEST_REQUEST_S = 3600
 _ALWAYS = (-(2**62), 2**62)  # a window of all times, in µs
 _WHOLE = ""  # beside the parts of a feature, which are expressions
 
@@ -86,7 +86,8 @@ class _DataCheck:
         self.facts["sample_of"] = self.first
         self._heads(source, self._malformed(source, staged))
         self._labels(source, connection)
-        self._requests(source, connection)
+        if requests := check_requests(self.problems, source, connection, f"in the sample of {self.first}"):
+            self.facts["requests"] = requests
         self._leaks(source, connection)
         check_copied_columns(self.problems, source, connection)
         for entity in self.scenario.data.entities.values():
@@ -338,30 +339,6 @@ class _DataCheck:
                 what = f"{found} in the sample of {self.first}"
                 self.problems.warn(("labels", task), self.scenario.own_labels[task], what, "correct the condition")
         self.facts["labels"] = means
-
-    def _requests(self, source: Source, connection: duckdb.DuckDBPyConnection) -> None:
-        """Numbers of the rows that `data.request` says were shown together; warns where they hardly can have been."""
-        data = self.scenario.data
-        if data.request is None:
-            return
-        columns = f"c{source.place_of(data.user)}, c{source.place_of(data.request)}"
-        num, rows, longest = connection.execute(
-            f"SELECT count(*), avg(num), max(longest) FROM (SELECT count(*) AS num, max(time) - min(time) AS longest "
-            f"FROM staged WHERE reason IS NULL AND c{source.place_of(data.request)} IS NOT NULL GROUP BY {columns})"
-        ).fetchall()[0]
-        if not num:
-            return
-        self.facts["requests"] = RequestFacts(num=num, rows=round(rows, 2), longest_s=longest / 1e6)
-        where, sample = ("data", "request"), f"in the sample of {self.first}"
-        if rows == 1:
-            what = f"holds one row in each request {sample}: nothing was shown together"
-            self.problems.warn(where, data.request, what, "name another column, or leave it out")
-        elif longest > LONGEST_REQUEST_S * 1_000_000:
-            what = f"has rows that are {longest / 3.6e9:,.1f} hours apart in one request {sample}"
-            remedy = (
-                "name the column of one answer, not of a session: a row sees nothing after the first of its request"
-            )
-            self.problems.warn(where, data.request, what, remedy)
 
     def _leaks(self, source: Source, connection: duckdb.DuckDBPyConnection) -> None:
         """Features of the log's own columns that alone predict a label; those of entities are judged by `validate`."""

@@ -134,11 +134,8 @@ def propose(
     with tempfile.TemporaryDirectory() as scratch, connect(Path(scratch)) as connection:
         for number, group in enumerate(groups):
             try:
-<<<<<<< HEAD
-                tables.append(profile(connection, group, number, names))
-=======
-                tables.append(profile(connection, group.in_utf8(Path(scratch) / f"utf8-{number}"), number))
->>>>>>> encodings
+                utf8 = group.in_utf8(Path(scratch) / f"utf8-{number}")
+                tables.append(profile(connection, utf8, number, names))
                 notes += tables[-1].notes
             except BadInputError as error:
                 notes.append(f"left out {group.path}: {error}")
