@@ -93,16 +93,10 @@ class WindowCache:
         """The summaries of windows for the rows; `content` is that of the keys whose windows are not known."""
         windows, values_VN = self._windows, places.values_VN
         if content is not None:
-            # Each of its keys asks for itself.
-            read = dict(windows.of(content, None, time))
-            values = [read[windows.windows[at]][name][column] for at, name, column in windows.numbers.values]
             times = windows.holds(content.run, time)
-            self._held[places.stale] = np.stack([*times, *map(np.asarray, values)], axis=1)
+            self._held[places.stale] = np.concatenate([times, windows.values(content, time)]).T
             values_VN, _ = held_at(self._held, places.at_N, windows.numbers.identity_V, time, _NUM_TIMES)
-        found: list[dict[str, Summary]] = [{} for _ in windows.windows]
-        for (at, name, column), values_N in zip(windows.numbers.values, values_VN, strict=True):
-            found[at].setdefault(name, {})[column] = values_N
-        return zip(windows.windows, found, strict=True)
+        return zip(windows.windows, windows.by_window(values_VN), strict=True)
 
     def forget(self, keys: Iterable[bytes]) -> None:
         """Rows were added to these keys of the store."""

@@ -294,8 +294,8 @@ class RequestPath:
         reader, table = self.readers[name], self.facts.mapped.get(name)
         windows = SetWindows(reader, wanted)
         operations = [operation for one in wanted.values() for operation in one.operations.values()]
-        # A cache has a place for each key of a table, and one number for each column: no lists.
         self._caches.append(single := SingleCache(reader.facts["layout"]))
+        # The other cache has a place for each key of a table, and one number for each column: no lists.
         if table is None or not all(isinstance(operation, Numbers) for operation in operations):
             return SetPlan(reader, windows, single, table)
         self._caches.append(cache := WindowCache(table.index, reader.facts["layout"], windows))

@@ -77,13 +77,9 @@ class SetWindows:
     def of(self, content: Content, codes_N: Ints | None, time: int) -> Iterator[tuple[Window, dict[str, Summary]]]:
         """For each window the summaries by operation, for the rows that ask: `codes_N` has the position of each among
         the U keys, -1 for a row without key; None: row u asks with key u."""
-        found: list[dict[str, Summary]] = [{} for _ in self.windows]
         num_keys = len(content.keys)
-        run = content.run
-        edges_EU = edges(run.rows.times, run.offsets, time, self._age_E, self._least_E, self._most_E)
-        numbers = self.numbers.of(run.rows, edges_EU, content.numbers_KN, content.state_U, codes_N)
-        for (at, name, column), values_N in zip(self.numbers.values, numbers, strict=True):
-            found[at].setdefault(name, {})[column] = values_N
+        edges_EU = self._edges(content.run, time)
+        found = self.by_window(self._numbers(content, edges_EU, codes_N))
         low_high = edges_EU.reshape(2, 2, len(self.windows), num_keys)
         for at, name, operation in self._lists:
             columns = operation.of if isinstance(operation, Listed) and operation.untimed else None
@@ -95,6 +91,24 @@ class SetWindows:
             for at, window in enumerate(self.windows):
                 found[at] |= self._other(asked, content, at, window)
         return zip(self.windows, found, strict=True)
+
+    def values(self, content: Content, time: int) -> Ints:
+        """The numbers that the windows of each of U keys hold, [V, U]."""
+        return self._numbers(content, self._edges(content.run, time), None)
+
+    def by_window(self, values_VN: Ints) -> list[dict[str, Summary]]:
+        """For each window the summaries of operations that make numbers, of which these are the values."""
+        found: list[dict[str, Summary]] = [{} for _ in self.windows]
+        for (at, name, column), values_N in zip(self.numbers.values, values_VN, strict=True):
+            found[at].setdefault(name, {})[column] = values_N
+        return found
+
+    def _edges(self, run: Run, time: int) -> Ints:
+        found: Ints = edges(run.rows.times, run.offsets, time, self._age_E, self._least_E, self._most_E)
+        return found
+
+    def _numbers(self, content: Content, edges_EU: Ints, codes_N: Ints | None) -> Ints:
+        return self.numbers.of(content.run.rows, edges_EU, content.numbers_KN, content.state_U, codes_N)
 
     def holds(self, run: Run, time: int) -> Ints:
         """The times [from, until) at which the windows of each of U keys hold the same rows as at `time`. [2, U]"""

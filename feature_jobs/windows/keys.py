@@ -84,10 +84,7 @@ class Keys:
 
     def find(self, wanted: Keys) -> Ints:
         """Position of each wanted key among these, which are sorted and distinct; -1 where it is not there."""
-        return self.at(np.searchsorted(self.first, wanted.first), wanted)
-
-    def at(self, at: Ints, wanted: Keys) -> Ints:
-        """The same from the first position whose first half is not below that of each wanted key; it is written to."""
+        at = np.searchsorted(self.first, wanted.first)
         # As a position this is the last key, which is smaller than the wanted one, and so is not taken for it.
         at[at == len(self)] = -1
         if not len(self):
