@@ -59,7 +59,11 @@ def find_corrected(scenario: Scenario, store: ScenarioStore, days: Collection[st
         return Corrected(num_compared, found, unread)
     newest = max(place.ds for place in store.places() if is_day(scenario, place.ds))
     later = day_range(scenario, min(found), newest)
-    changed = steps_that_change(scenario, store, later, {(declared.name, ds) for declared in sources for ds in found})
+    changed = {
+        (name, ds)
+        for name, ds in steps_that_change(scenario, store, later, {(step.name, ds) for step in sources for ds in found})
+        if store.find(name, ds)
+    }
     steps = {name: [ds for ds in later if (name, ds) in changed] for name in daily_steps(scenario)}
     features, labels = touched_by(scenario, {table for tables in found.values() for table in tables})
     versions = {}
@@ -74,20 +78,17 @@ def find_corrected(scenario: Scenario, store: ScenarioStore, days: Collection[st
 def steps_that_change(
     scenario: Scenario, store: ScenarioStore, days: list[str], begins: set[tuple[str, str]]
 ) -> set[tuple[str, str]]:
-    """(step, day) of these days that read something that changes, and `begins`, with which it starts."""
+    """(step, day) of these days that read something that changes, committed or not, and `begins`, with which it starts:
+    those of steps that read the source."""
     changed = set(begins)
     for ds in days:
         for name in daily_steps(scenario):
-            if (
-                store.find(name, ds)
-                and not STEPS[name].source
-                and reads_changed(scenario, store, STEPS[name], ds, changed)
-            ):
+            if not STEPS[name].source and _reads_changed(scenario, store, STEPS[name], ds, changed):
                 changed.add((name, ds))
     return changed
 
 
-def reads_changed(
+def _reads_changed(
     scenario: Scenario, store: ScenarioStore, declared: Step, ds: str, changed: set[tuple[str, str]]
 ) -> bool:
     """Says if a step of a day reads one of `changed`, which are (step, day)."""

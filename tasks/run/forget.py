@@ -22,12 +22,12 @@ from feature_jobs.schema.days import day_range, is_day, previous_day
 from feature_jobs.sources.user_ids import Users
 from tasks.contract import DayConfig, Forgetting, Metrics, Step
 from tasks.run.collect import LINK_STEPS, size_of
-from tasks.run.corrected import reads_changed
+from tasks.run.corrected import steps_that_change
 from tasks.run.launchers import Call, Launcher
 from tasks.run.replay import Replay, deleted_input, is_unfinished
 from tasks.run.reuse import take_over
 from tasks.run.runner import facts_of_run
-from tasks.steps import DAILY, STEPS, WRITERS, daily_steps
+from tasks.steps import DAILY, STEPS, WRITERS
 from tasks.store.champion_log import ChampionLog, promotions_held
 from tasks.store.digests import MANIFEST
 from tasks.store.forgotten import is_forgotten
@@ -186,11 +186,7 @@ def _base(store: ScenarioStore, ds: str, generation: int) -> dict[str, Commit | 
 
 def _steps_again(scenario: Scenario, store: ScenarioStore, days: list[str], begins: set[str]) -> dict[str, StepCost]:
     """Returns the steps to compute again, with their numbers of days: those that read something that changes."""
-    changed: set[tuple[str, str]] = set()
-    for ds in days:
-        for name in daily_steps(scenario):
-            if (ds in begins) if name in ORIGINS else reads_changed(scenario, store, STEPS[name], ds, changed):
-                changed.add((name, ds))
+    changed = steps_that_change(scenario, store, days, {(name, ds) for name in ORIGINS for ds in begins})
     seconds: dict[str, dict[str, float]] = defaultdict(dict)
     newest = {(commit.step, commit.ds): commit for commit in store.commits()}  # of a later generation, if it is there
     for name, ds in changed:
