@@ -12,10 +12,8 @@ from feature_jobs.sources.tables import Reader
 
 def check_new_columns(problems: Problems, source: Source, reader: Reader) -> None:
     """`reader` has read the files of all days, in their order."""
-    known, files = (
-        set[str](),
-        {os.fspath(file): file for file in reader.files},
-    )  # of a copy, the message names its origin
+    known = set[str]()
+    files = {os.fspath(file): file for file in reader.files}  # of a copy, the message names its origin
     for number, (file, names) in enumerate(reader.columns.items()):
         # The first file has no file before it: its columns are what the source began with.
         if number and (new := new_columns(source, names, known)):
