@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from infra.servers import HOST, free_ports
 from tests.waiting import awaited
 
 START_WITHIN_S = 120.0
+GATHER_S = 0.3
 REGION = "us-east-1"
 NARROW = "narrow"
 
@@ -162,8 +162,8 @@ class Proxy:
         self.server = server
         self.fault: Callable[[str, str, int], Fault | None] = lambda method, path, count: None
         self.seen: list[tuple[str, str]] = []
-        self.delay_s = 0.0  # before each request reaches the server
         self.waiting = self.most_at_once = 0
+        self.at_once, self.gathered = 0, threading.Event()
         self.closing = threading.Event()
         self.lock = threading.Lock()
         self.http = ThreadingHTTPServer((host, 0), type("Handler", (_Handler,), {"proxy": self}))
@@ -178,11 +178,19 @@ class Proxy:
             self.seen.append((method, path))
             return self.fault(method, path, len(self.seen))
 
-    def delay(self) -> None:
+    def gather(self, at_once: int) -> None:
+        """Holds requests until so many are open at the same time, one for at most GATHER_S, and counts from now on."""
+        self.seen.clear()
+        self.at_once, self.most_at_once = at_once, 0
+        self.gathered.clear()
+
+    def wait(self) -> None:
         with self.lock:
             self.waiting += 1
             self.most_at_once = max(self.waiting, self.most_at_once)
-        time.sleep(self.delay_s)
+            if self.waiting >= self.at_once:
+                self.gathered.set()
+        self.gathered.wait(GATHER_S)
         with self.lock:
             self.waiting -= 1
 
@@ -222,7 +230,7 @@ class _Handler(BaseHTTPRequestHandler):
     def handle_any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fault = self.proxy.next(self.command, self.path)
-        self.proxy.delay()
+        self.proxy.wait()
         if fault in ANSWERS:
             return self._answer(*ANSWERS[fault])
         if fault in ("silent", "reset"):

@@ -165,18 +165,19 @@ def test_pods_register_and_deploy_as_the_user_of_steps(
     for step in PURE:
         run_step(step, load_scenario(project / "scenarios" / "shop.yaml"), FIRST, store, track=False)
     out: list[str] = []
+    err: list[str] = []
     with server_with_passwords(tmp_path / "platform") as server, serving(node, tmp_path) as kubeconfig:
         password = server.password(STEPS_USER)
         node.secrets = {**node.secrets, "recloop-mlflow-client": {"username": STEPS_USER, "password": password}}
         node.environment = {**node.environment, "MLFLOW_TRACKING_URI": server.uri}
         del node.environment["RECLOOP_NO_TRACK"]
         for step in ("register", "deploy"):
-            code = _as_pods(images, kubeconfig, step).run(_arguments(ROOT, step, FIRST), out.append, out.append)
-            assert code == 0, out
+            code = _as_pods(images, kubeconfig, step).run(_arguments(ROOT, step, FIRST), out.append, err.append)
+            assert code == 0, err
         status, said = server.ask("api/2.0/mlflow/registered-models/get?name=shop", STEPS_USER)
     assert json.loads(out[-1])["metrics"]["promoted"] is True
     assert (status, json.loads(said)["registered_model"]["aliases"]) == (200, [{"alias": "champion", "version": "1"}])
-    assert password not in json.dumps(node.created) + "".join(out)
+    assert password not in json.dumps(node.created) + "".join(out + err)
 
 
 def test_too_much_memory_is_reported_with_the_limit(
@@ -184,10 +185,11 @@ def test_too_much_memory_is_reported_with_the_limit(
 ) -> None:
     small = dataclasses.replace(STEPS["ingest"], resources=Resources(memory_gib=1 / 16))
     monkeypatch.setitem(STEPS, "ingest", small)
+    out: list[str] = []
     err: list[str] = []
     with serving(node, tmp_path) as kubeconfig:
         execution = _as_pods(images, kubeconfig, "ingest")
-        code = execution.run(_arguments(ROOT, "ingest", FIRST), err.append, err.append)
+        code = execution.run(_arguments(ROOT, "ingest", FIRST), out.append, err.append)
     assert code == 137, err
     assert re.match(r"recloop: out of memory: ingest needed more than its limit of 0\.0625 GiB", err[-1])
     await_none(PODS, within_s=10)
