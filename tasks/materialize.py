@@ -30,8 +30,7 @@ def _load(scenario: Scenario, folder: Path) -> None:
     from feature_jobs.online.materialize import load, read_state
     from feature_jobs.online.opening import store_of
 
-    if scenario.online is None:
-        print("materialize: the scenario names no online store (online.store); nothing is loaded", file=sys.stderr)
+    if scenario.online is None or scenario.online.store is None:
         return
     with closing(store_of(scenario)) as store:
         current, ds = store.replaceable(), read_state(folder)["ds"]
@@ -47,6 +46,8 @@ def _keep_only(scenario: Scenario, folder: Path | None) -> None:
     from feature_jobs.online.materialize import load, state_in
     from feature_jobs.online.opening import store_of
 
+    if scenario.online is None or scenario.online.store is None:
+        return
     with closing(store_of(scenario)) as store:
         state = None if folder is None else state_in(folder)
         if folder is not None and store.replaceable() != state:

@@ -186,13 +186,13 @@ class OnlineFacts:
     mapped: Mapping[str, KeyTable]
 
 
-def online_facts(folder: Path) -> OnlineFacts:
-    """The state of a folder, as requests read it besides the store."""
+def online_facts(folder: Path, *, alone: bool = False) -> OnlineFacts:
+    """The state of a folder, as requests read it besides the store; `alone`: there is no store."""
     state = read_state(folder)
     entities = {
         name: Newest.read(read_block(folder / ENTITIES_FILE, place)) for name, place in state["entities"].items()
     }
-    mapped = {name: _key_table(folder, state, name) for name, of_set in state["key_sets"].items() if of_set["mapped"]}
+    mapped = {name: _key_table(folder, state, name) for name, one in state["key_sets"].items() if alone or one["mapped"]}
     return OnlineFacts(state["begin"], state["end"], state["key_sets"], entities, mapped)
 
 

@@ -103,12 +103,13 @@ class Store(Section):
 
 
 class Online(Section):
-    """The online store of features. With this section the daily DAG has the step `materialize`, which loads the state
-    at each day's end into the store, and a server computes the features of requests from it."""
+    """The features of requests. With this section, which may be empty, the daily DAG has the step `materialize`, which
+    makes the state at each day's end; a server computes the features of requests from it."""
 
-    store: str
-    """A folder, relative to the scenario file, in which RocksDB keeps the state; or redis://HOST:PORT/DB. The password
-    of a server is in the environment variable RECLOOP_ONLINE_PASSWORD."""
+    store: str | None = None
+    """The online store, which also takes rows of the day as they come: a folder, relative to the scenario file, in
+    which RocksDB keeps the state; or redis://HOST:PORT/DB. The password of a server is in the environment variable
+    RECLOOP_ONLINE_PASSWORD. Without it servers map the files that `materialize` has committed, and see no later rows."""
 
 
 # A scenario is committed to git, whose history keeps a secret for ever.
