@@ -297,10 +297,10 @@ class RequestPath:
         self._caches.append(single := SingleCache(reader.facts["layout"]))
         # The other cache has a place for each key of a table, and one number for each column: no lists.
         # The values of users are mapped where there is no store; requests name few of them.
-        each_has_place = table is not None and reader.facts["mapped"]
-        if not each_has_place or not all(isinstance(operation, Numbers) for operation in operations):
+        in_place = table if reader.facts["mapped"] else None
+        if in_place is None or not all(isinstance(operation, Numbers) for operation in operations):
             return SetPlan(reader, windows, single, table)
-        self._caches.append(cache := WindowCache(table.index, reader.facts["layout"], windows))
+        self._caches.append(cache := WindowCache(in_place.index, reader.facts["layout"], windows))
         return SetPlan(reader, windows, single, table, cache)
 
     def _forget_changed(self, reading: Reading) -> None:

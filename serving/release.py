@@ -1,0 +1,196 @@
+"""A release: a version of the model with the features of its requests, loaded together and swapped together."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from feature_jobs.control_records import open_regular, read_record
+from feature_jobs.errors import BadInputError, CorruptError
+from feature_jobs.online.opening import OnlineFeatures
+from feature_jobs.online.request import Request
+from feature_jobs.schema import Scenario, load_scenario
+from models.runtime.files import REFERENCE_FILE
+from serving.protocol import Answer, Asked
+from serving.scorer import Scorer
+
+USER, ITEMS = "user", "items"
+FEATURES = "features"
+"""The further output of a request that asks for an explanation: of each item its features, as JSON."""
+_WARM_UP_ITEMS = 100
+_MICROS = 1_000_000
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Release:
+    """Facts of a release. `ds` is the last day that the version learned, `state` the day at whose end its features
+    begin; `export` and `online` are folders of this machine, `digest` is the SHA-256 of the export's serving.json.
+
+    `settings` are sections of the scenario as the version learned them, which replace those of the file."""
+
+    model: str
+    version: str
+    ds: str
+    checkpoint: str
+    scenario: str
+    settings: dict[str, Any]
+    state: str
+    export: str
+    digest: str
+    online: str
+
+    def to_json(self) -> bytes:
+        """As one line."""
+        return json.dumps(asdict(self)).encode()
+
+    @staticmethod
+    def from_json(line: bytes) -> Release:
+        """Reads such a line."""
+        return read_record(line, Release, "release", "start the server again")
+
+
+class Loaded:
+    """A release that is loaded and proven."""
+
+    def __init__(self, release: Release) -> None:
+        """Loads a release, scores its reference rows, and answers a first request.
+
+        Raises CorruptError where a file has another digest, or a score is another one than that of the export;
+        BadInputError where the features are not those of the version.
+        """
+        self.facts = release
+        self.scenario: Scenario = load_scenario(release.scenario, overrides=release.settings)
+        self._scorer = Scorer.load(release.export, release.digest)
+        if unknown := sorted(set(self._scorer.columns) - self.scenario.features.keys()):
+            raise BadInputError(
+                f"{release.scenario}: version {release.version} reads the feature {unknown[0]}, which the scenario has"
+                f" no more; declare it again, or promote a version without it"
+            )
+        self._features = OnlineFeatures(self.scenario, Path(release.online), names=self._scorer.columns)
+        self._prove(Path(release.export) / REFERENCE_FILE)
+        self._warm_up()
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that it scores."""
+        return self._scorer.tasks
+
+    @property
+    def columns(self) -> Mapping[str, pa.DataType]:
+        """Its features, with the types of their columns."""
+        return self._scorer.types
+
+    @property
+    def begin(self) -> datetime.datetime:
+        """The first time of requests whose features are known."""
+        return datetime.datetime.fromtimestamp(self._features.path.facts.begin / _MICROS, datetime.UTC)
+
+    def score_rows(self, rows: pa.Table) -> dict[str, Floats]:
+        """Scores of rows of features by name; a feature without a column is null."""
+        return self._scorer.score(rows, fill_missing=True)
+
+    def close(self) -> None:
+        """Lets go of the online store."""
+        self._features.close()
+
+    def answer(self, asked: Asked, now: int) -> Answer:
+        """Scores of a request, in the order of its items. `now` is the time in µs.
+
+        With `items` the features come from the state; else the inputs are the features themselves, by name. Raises
+        BadInputError with the field that is wrong.
+        """
+        if ITEMS in asked.inputs:
+            time = _time(asked.parameters.get("time"), now)
+            table, parameters = self._table(asked.inputs, time)
+        elif asked.inputs.keys() & set(self.columns):
+            table, parameters = pa.table(dict(_of_one_length(asked.inputs))), {}
+        else:
+            raise BadInputError(f"inputs: give {USER} and {ITEMS}, or the features by name ({', '.join(self.columns)})")
+        scores: dict[str, Any] = self._scorer.score(table)
+        if asked.parameters.get("explain"):
+            scores[FEATURES] = pa.array(
+                [orjson.dumps(row, default=str).decode() for row in table.to_pylist()], pa.string()
+            )
+        if unknown := sorted(asked.outputs.keys() - scores.keys()):
+            raise BadInputError(f"outputs: {unknown[0]!r} is none of {', '.join(scores)}; leave it out")
+        wanted = {name: scores[name] for name in asked.outputs} if asked.outputs else scores
+        return Answer(self.facts.model, self.facts.version, wanted, parameters)
+
+    def _table(self, inputs: Mapping[str, pa.Array], time: int) -> tuple[pa.Table, dict[str, Any]]:
+        """The features of a request by ids, and what its answer says of them."""
+        user = inputs.get(USER, pa.nulls(0))
+        if len(user) > 1:
+            raise BadInputError(f"{USER}: {len(user)} values; give one user a request, of the shape [1]")
+        context = {name: column for name, column in inputs.items() if name not in (USER, ITEMS)}
+        facts = self._features.path.facts
+        # An old state is better than no answer, and the answer says so.
+        at = min(max(time, facts.begin), facts.end - 1)
+        table = self._features.of(Request(at, user[0].as_py() if len(user) else None, inputs[ITEMS], context))
+        said = {} if at == time else {"features_at": _text(at)}
+        return table, {"state": self.facts.state, **said}
+
+    def _prove(self, file: Path) -> None:
+        """Compares the scores of the reference rows with those of the export, to the last bit."""
+        with open_regular(file, "fetch the export again") as stream:
+            rows = pq.read_table(stream)
+        for task, found_N in self._scorer.score(rows).items():
+            wanted_N = rows[f"int8.{task}"].to_numpy()
+            if not np.array_equal(found_N, wanted_N):
+                row = int(np.argmax(found_N != wanted_N))
+                raise CorruptError(
+                    f"{file}: row {row} has the score {found_N[row]!r} of {task} here, and {wanted_N[row]!r} in the"
+                    " export; use the releases of numba and ONNX Runtime in the lock, or export it again"
+                )
+
+    def _warm_up(self) -> None:
+        """Computes a first request, so that no client waits for what it compiles and maps."""
+        data = self.scenario.data
+        context = {name: pa.nulls(1) for name in data.events.columns if name not in (data.user, data.item)}
+        user, items = self._some(data.user), self._some(data.item)
+        asked = Request(self._features.path.facts.begin, user[0].as_py(), items, context)
+        self._scorer.score(self._features.of(asked))
+
+    def _some(self, column: str) -> pa.Array:
+        """Some ids of a column, from the entity that it is the key of."""
+        for name, rows in self._features.path.facts.entities.items():
+            if self.scenario.data.entities[name].keys == (column,) and len(rows):
+                return rows.rows[column].combine_chunks()[:_WARM_UP_ITEMS]
+        return pa.nulls(1)
+
+
+def _time(given: object, now: int) -> int:
+    if given is None:
+        return now
+    try:
+        time = datetime.datetime.fromisoformat(str(given))
+    except ValueError:
+        raise BadInputError(f"parameters.time: {given!r} is not a time; give 2024-03-06T10:00:00Z") from None
+    if time.tzinfo is None:
+        raise BadInputError(f"parameters.time: {given!r} has no zone; give 2024-03-06T10:00:00Z")
+    return round(time.timestamp() * _MICROS)
+
+
+def _text(time: int) -> str:
+    return datetime.datetime.fromtimestamp(time / _MICROS, datetime.UTC).isoformat()
+
+
+def _of_one_length(inputs: Mapping[str, pa.Array]) -> Mapping[str, pa.Array]:
+    lengths = {name: len(column) for name, column in inputs.items()}
+    if len(set(lengths.values())) > 1:
+        raise BadInputError(
+            f"inputs: {', '.join(f'{name} has {num}' for name, num in lengths.items())} values; give items, or each"
+            " feature for as many rows"
+        )
+    return inputs
