@@ -28,6 +28,7 @@ USER, ITEMS = "user", "items"
 FEATURES = "features"
 """The further output of a request that asks for an explanation: of each item its features, as JSON."""
 _WARM_UP_ITEMS = 100
+_NO_USER = pa.nulls(0)
 _MICROS = 1_000_000
 
 Floats = npt.NDArray[np.float32]
@@ -111,35 +112,36 @@ class Loaded:
         With `items` the features come from the state; else the inputs are the features themselves, by name. Raises
         BadInputError with the field that is wrong.
         """
+        scores: dict[str, Any]
         if ITEMS in asked.inputs:
-            time = _time(asked.parameters.get("time"), now)
-            table, parameters = self._table(asked.inputs, time)
+            columns, parameters = self._columns(asked.inputs, _time(asked.parameters.get("time"), now))
+            num = len(asked.inputs[ITEMS])
+            scores = self._scorer.score_request(columns, num)
         elif asked.inputs.keys() & set(self.columns):
-            table, parameters = pa.table(dict(_of_one_length(asked.inputs))), {}
+            columns, parameters = _of_one_length(asked.inputs), {}
+            scores = self._scorer.score(pa.table(dict(columns)))
+            num = len(next(iter(columns.values())))
         else:
             raise BadInputError(f"inputs: give {USER} and {ITEMS}, or the features by name ({', '.join(self.columns)})")
-        scores: dict[str, Any] = self._scorer.score(table)
         if asked.parameters.get("explain"):
-            scores[FEATURES] = pa.array(
-                [orjson.dumps(row, default=str).decode() for row in table.to_pylist()], pa.string()
-            )
+            scores[FEATURES] = _explained(columns, num)
         if unknown := sorted(asked.outputs.keys() - scores.keys()):
             raise BadInputError(f"outputs: {unknown[0]!r} is none of {', '.join(scores)}; leave it out")
         wanted = {name: scores[name] for name in asked.outputs} if asked.outputs else scores
         return Answer(self.facts.model, self.facts.version, wanted, parameters)
 
-    def _table(self, inputs: Mapping[str, pa.Array], time: int) -> tuple[pa.Table, dict[str, Any]]:
+    def _columns(self, inputs: Mapping[str, pa.Array], time: int) -> tuple[Mapping[str, pa.Array], dict[str, Any]]:
         """The features of a request by ids, and what its answer says of them."""
-        user = inputs.get(USER, pa.nulls(0))
+        user = inputs.get(USER, _NO_USER)
         if len(user) > 1:
             raise BadInputError(f"{USER}: {len(user)} values; give one user a request, of the shape [1]")
         context = {name: column for name, column in inputs.items() if name not in (USER, ITEMS)}
-        facts = self._features.path.facts
+        path = self._features.path
         # An old state is better than no answer, and the answer says so.
-        at = min(max(time, facts.begin), facts.end - 1)
-        table = self._features.of(Request(at, user[0].as_py() if len(user) else None, inputs[ITEMS], context))
+        at = min(max(time, path.facts.begin), path.facts.end - 1)
+        request = Request(at, user[0].as_py() if len(user) else None, inputs[ITEMS], context)
         said = {} if at == time else {"features_at": _text(at)}
-        return table, {"state": self.facts.state, **said}
+        return path.columns(request, self._features.reading), {"state": self.facts.state, **said}
 
     def _prove(self, file: Path) -> None:
         """Compares the scores of the reference rows with those of the export, to the last bit."""
@@ -160,7 +162,8 @@ class Loaded:
         context = {name: pa.nulls(1) for name in data.events.columns if name not in (data.user, data.item)}
         user, items = self._some(data.user), self._some(data.item)
         asked = Request(self._features.path.facts.begin, user[0].as_py(), items, context)
-        self._scorer.score(self._features.of(asked))
+        columns = self._features.path.columns(asked, self._features.reading)
+        self._scorer.score_request(columns, len(items))
 
     def _some(self, column: str) -> pa.Array:
         """Some ids of a column, from the entity that it is the key of."""
@@ -184,6 +187,12 @@ def _time(given: object, now: int) -> int:
 
 def _text(time: int) -> str:
     return datetime.datetime.fromtimestamp(time / _MICROS, datetime.UTC).isoformat()
+
+
+def _explained(columns: Mapping[str, pa.Array], num_items: int) -> pa.Array:
+    """The features of each item as JSON."""
+    rows = pa.table({name: pa.repeat(c[0], num_items) if len(c) == 1 else c for name, c in columns.items()}).to_pylist()
+    return pa.array([orjson.dumps(row, default=str).decode() for row in rows], pa.string())
 
 
 def _of_one_length(inputs: Mapping[str, pa.Array]) -> Mapping[str, pa.Array]:

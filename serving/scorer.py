@@ -26,11 +26,14 @@ from feature_jobs.transforms import Layout
 from models.runtime.files import MODEL_FILE, REFERENCE_FILE, SERVING_FILE, TABLE_FILE
 from models.runtime.frozen_tables import FrozenTable
 from models.runtime.onnx_model import OnnxModel, ServingFacts, read_serving
+from models.runtime.sides import Sides
 
 if TYPE_CHECKING:
     import pandas as pd
 
     Rows: TypeAlias = pa.Table | pd.DataFrame | Mapping[str, Any]
+
+_MOST_SIDES = 64
 
 
 class Scorer:
@@ -38,6 +41,7 @@ class Scorer:
 
     def __init__(self, model: OnnxModel, facts: ServingFacts, reference: pa.Table) -> None:
         self._model, self.facts = model, facts
+        self._sides: dict[frozenset[str], Sides] = {}
         # Types of the rows that it was exported with: the layout knows what a feature is for, not its type.
         self.types = {name: reference.schema.field(name).type for name in model.layout.columns}
         self._widths = model.layout.widths
@@ -86,6 +90,18 @@ class Scorer:
         number.
         """
         scores_NT = self._model.score(self._table(rows, fill_missing=fill_missing))
+        return {task: scores_NT[:, t] for t, task in enumerate(self.tasks)}
+
+    def score_request(self, columns: Mapping[str, pa.Array], num_items: int) -> dict[str, npt.NDArray[np.float32]]:
+        """The same of the items of one request, whose features come from the request path: a column has a value for
+        each of N items, or one for all."""
+        common = frozenset(name for name in self.columns if len(columns[name]) == 1)
+        if common not in self._sides:
+            # Which columns come with each item is the client's choice: as many forms as there are subsets of them.
+            if len(self._sides) == _MOST_SIDES:
+                self._sides.clear()
+            self._sides[common] = Sides(self._model, common)
+        scores_NT = self._sides[common].score(columns, num_items)
         return {task: scores_NT[:, t] for t, task in enumerate(self.tasks)}
 
     def _table(self, rows: Rows, *, fill_missing: bool) -> pa.Table:

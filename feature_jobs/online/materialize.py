@@ -192,7 +192,9 @@ def online_facts(folder: Path, *, alone: bool = False) -> OnlineFacts:
     entities = {
         name: Newest.read(read_block(folder / ENTITIES_FILE, place)) for name, place in state["entities"].items()
     }
-    mapped = {name: _key_table(folder, state, name) for name, one in state["key_sets"].items() if alone or one["mapped"]}
+    mapped = {
+        name: _key_table(folder, state, name) for name, one in state["key_sets"].items() if alone or one["mapped"]
+    }
     return OnlineFacts(state["begin"], state["end"], state["key_sets"], entities, mapped)
 
 

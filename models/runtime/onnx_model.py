@@ -7,6 +7,7 @@ The embeddings are in a frozen table beside the ONNX graph. The graph's inputs a
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ FORMAT = 2
 
 FETCH = "fetch the export again"
 
+_NO_NUMBERS = np.zeros((0, 0), np.float32), dict[str, Floats]()
 Feeds = dict[str, Floats]
 
 
@@ -72,21 +74,38 @@ class OnnxModel:
             )
         # Compiles the kernel now: the first request must not wait for it.
         none, offsets = np.empty(0, np.int64), np.zeros(1, np.int64)
-        table.embed([none] * len(layout.slots), [(none, offsets)] * len(layout.bags), self._table_F, 0)
+        nothing = Encoded([none] * len(layout.slots), {bag.name: (none, offsets) for bag in layout.bags}, *_NO_NUMBERS)
+        self.embed(nothing)
 
-    def embed(self, encoded: Encoded) -> Floats:
-        """Embeddings [B, F, D]."""
+    def embed(self, encoded: Encoded, places: Sequence[int] | None = None, into: Floats | None = None) -> Floats:
+        """Embeddings [B, F, D]; of some features only where these have `places`, and added to those of `into`."""
         bags, num_samples = list(encoded.bags.values()), len(encoded.numbers_NK)
-        return self.table.embed(encoded.slots, bags, self._table_F, num_samples, numbered_shares(encoded))
+        if into is None:
+            into = np.zeros((num_samples, len(self._table_F), self.table.dim), np.float32)
+        places = range(len(self._table_F)) if places is None else places
+        self.table.add(encoded.slots, bags, self._table_F, places, emb_BFD=into, shares=numbered_shares(encoded))
+        return into
 
     def feeds(self, encoded: Encoded) -> Feeds:
         """The graph's inputs."""
-        feeds = {"embeddings": self.embed(encoded), "numbers": encoded.numbers_NK}
+        return self._feeds(self.embed(encoded), encoded.numbers_NK)
+
+    def _feeds(self, emb_BFD: Floats, numbers_BK: Floats) -> Feeds:
+        feeds = {"embeddings": emb_BFD, "numbers": numbers_BK}
         return {name: values for name, values in feeds.items() if name in self._names}
 
     def run(self, encoded: Encoded) -> Floats:
         """Probabilities [B, T] of one batch."""
-        return np.asarray(self._session.run(["probabilities"], self.feeds(encoded))[0], np.float32)
+        return self.run_inputs(self.embed(encoded), encoded.numbers_NK)
+
+    def run_inputs(self, emb_BFD: Floats, numbers_BK: Floats) -> Floats:
+        """The same, of embeddings [B, F, D] and numbers [B, K]."""
+        return np.asarray(self._session.run(["probabilities"], self._feeds(emb_BFD, numbers_BK))[0], np.float32)
+
+    @property
+    def no_scores(self) -> Floats:
+        """Probabilities of no rows."""
+        return np.zeros((0, len(self.tasks)), np.float32)
 
     def score(self, samples: pa.Table) -> Floats:
         """Probabilities [N, T] of rows that have the layout's columns. A row's scores do not depend on other rows.
@@ -95,7 +114,7 @@ class OnnxModel:
         """
         parts = [samples.slice(begin, BATCH_ROWS) for begin in range(0, samples.num_rows, BATCH_ROWS)]
         scores = [self.run(encode(part, self.layout)) for part in parts]
-        return np.concatenate(scores) if scores else np.zeros((0, len(self.tasks)), np.float32)
+        return np.concatenate(scores) if scores else self.no_scores
 
 
 def read_serving(folder: Path, digest: str | None = None) -> ServingFacts:

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from feature_jobs.errors import BadInputError, CorruptError
 from models.runtime.onnx_model import sha256_of
@@ -274,3 +276,21 @@ def test_imports_nothing_heavy():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
+
+
+@given(st.sets(st.sampled_from([c for c in day_table(DAYS[2], 1).column_names if "." not in c])), st.integers(0, 700))
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_items_with_common_features_have_the_scores_of_their_rows(scorer, common, num_items):
+    """Bit for bit: whichever features have one value for all items of a request."""
+    table = day_table(DAYS[2], 701).select(scorer.columns).slice(0, num_items).combine_chunks()
+    one = day_table(DAYS[2], 703).select(scorer.columns).slice(702).combine_chunks()
+    columns = {name: (one if name in common else table).column(name).combine_chunks() for name in scorer.columns}
+    rows = pa.table(
+        {
+            name: pa.repeat(c[0], num_items) if name in common and num_items else c[:num_items]
+            for name, c in columns.items()
+        }
+    )
+    found, wanted = scorer.score_request(columns, num_items), scorer.score(rows)
+    for task in ("click", "buy"):
+        assert found[task].tobytes() == wanted[task].tobytes()
