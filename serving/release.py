@@ -130,7 +130,7 @@ class Loaded:
         wanted = {name: scores[name] for name in asked.outputs} if asked.outputs else scores
         return Answer(self.facts.model, self.facts.version, wanted, parameters)
 
-    def _columns(self, inputs: Mapping[str, pa.Array], time: int) -> tuple[Mapping[str, pa.Array], dict[str, Any]]:
+    def _columns(self, inputs: Mapping[str, pa.Array], time: int) -> tuple[Mapping[str, pa.Array], dict[str, str]]:
         """The features of a request by ids, and what its answer says of them."""
         user = inputs.get(USER, _NO_USER)
         if len(user) > 1:

@@ -114,9 +114,9 @@ class Encoder:
             raw_SN[self._bucket_slots], known_BN = bucketized(scaled_CN[self._bucket_places], self._buckets)
             if not known_BN.all():
                 unknown |= dict(zip(self._bucket_slots, known_BN, strict=True))
-        known_SN = np.ones(raw_SN.shape, np.bool_) if unknown else None
+        known_SN = np.ones(raw_SN.shape if unknown else (0, 0), np.bool_)
         for s, known_N in unknown.items():
-            known_SN[s] = known_N  # type: ignore[index]
+            known_SN[s] = known_N
         return keys_of(raw_SN, known_SN, self._namespaces)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numba import boolean, int64, njit, uint8, uint64
-from numba.types import Array
+from numba.core.types import Array  # not numba.types, which copies its modules
 
 from feature_jobs.kernel_cache import keep_kernels
 

@@ -20,13 +20,13 @@ from feature_jobs.exact_columns import Ints, is_text
 LONG_TEXT = 128
 Words = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
-_ALL_KNOWN = np.zeros((0, 0), np.bool_)
+_ALL_KNOWN = np.ones((0, 0), np.bool_)
 
 
 def hash_ids(values: pa.Array, namespace: str) -> Ints:
     """Keys of integer or text ids [N]."""
     raw_N, known_N = raw_ids(values)
-    found: Ints = keys_of(raw_N[None], None if known_N is None else known_N[None], [namespace])[0]
+    found: Ints = keys_of(raw_N[None], _ALL_KNOWN if known_N is None else known_N[None], [namespace])[0]
     return found
 
 
@@ -41,13 +41,13 @@ def raw_ids(values: pa.Array) -> tuple[Words, Bools | None]:
     return np.frombuffer(data or b"", np.uint64, len(values), values.offset * 8 if data else 0), known_N
 
 
-def keys_of(raw_SN: Words, known_SN: Bools | None, namespaces: list[str]) -> Ints:
-    """Keys of ids of S features with these namespaces [S, N]."""
+def keys_of(raw_SN: Words, known_SN: Bools, namespaces: list[str]) -> Ints:
+    """Keys of ids of S features with these namespaces [S, N]. `known_SN` has no rows where all ids are known."""
     from feature_jobs.transforms.key_kernels import keys
 
     found = np.array(raw_SN, np.uint64, order="C")
     salts_S, nulls_S = salts_of(tuple(namespaces))
-    keys(found, _ALL_KNOWN if known_SN is None else known_SN, salts_S, nulls_S)
+    keys(found, known_SN, salts_S, nulls_S)
     as_ints: Ints = found.view(np.int64)
     return as_ints
 
