@@ -196,6 +196,7 @@ class App:
             "features_from": serving and serving.begin.isoformat(),
             "checkpoint": serving and serving.facts.checkpoint,
             "tasks": list(serving.tasks) if serving else [],
+            "example": serving and dict(zip(("user", "items"), serving.example, strict=True)),
             "alarm": self.alarm,
             "worker": {
                 "up_s": round(time.time() - self.started, 1),

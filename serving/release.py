@@ -28,6 +28,7 @@ USER, ITEMS = "user", "items"
 FEATURES = "features"
 """The further output of a request that asks for an explanation: of each item its features, as JSON."""
 _WARM_UP_ITEMS = 100
+_EXAMPLE_ITEMS = 5
 _NO_USER = pa.nulls(0)
 _MICROS = 1_000_000
 
@@ -97,6 +98,12 @@ class Loaded:
     def begin(self) -> datetime.datetime:
         """The first time of requests whose features are known."""
         return datetime.datetime.fromtimestamp(self._features.path.facts.begin / _MICROS, datetime.UTC)
+
+    @property
+    def example(self) -> tuple[int | str | None, list[int | str]]:
+        """A user and some items of the state, for a first try."""
+        data = self.scenario.data
+        return self._some(data.user)[0].as_py(), self._some(data.item)[:_EXAMPLE_ITEMS].drop_null().to_pylist()
 
     def score_rows(self, rows: pa.Table) -> dict[str, Floats]:
         """Scores of rows of features by name; a feature without a column is null."""

@@ -86,7 +86,7 @@ class Server:
 
     def _start(self, listener: socket.socket) -> _Worker:
         assert self._given is not None  # noqa: S101 (set before the first worker)
-        command = [sys.executable, "-m", "serving.worker", str(listener.fileno()), self._given.model]
+        command = [sys.executable, "-P", "-m", "serving.worker", str(listener.fileno()), self._given.model]
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[listener.fileno()], start_new_session=True
         )
