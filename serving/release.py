@@ -74,25 +74,25 @@ class Loaded:
         """
         self.facts = release
         self.scenario: Scenario = load_scenario(release.scenario, overrides=release.settings)
-        self._scorer = Scorer.load(release.export, release.digest)
-        if unknown := sorted(set(self._scorer.columns) - self.scenario.features.keys()):
+        self.scorer = Scorer.load(release.export, release.digest)
+        if unknown := sorted(set(self.scorer.columns) - self.scenario.features.keys()):
             raise BadInputError(
                 f"{release.scenario}: version {release.version} reads the feature {unknown[0]}, which the scenario has"
                 f" no more; declare it again, or promote a version without it"
             )
-        self._features = OnlineFeatures(self.scenario, Path(release.online), names=self._scorer.columns)
+        self._features = OnlineFeatures(self.scenario, Path(release.online), names=self.scorer.columns)
         self._prove(Path(release.export) / REFERENCE_FILE)
         self._warm_up()
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """The tasks that it scores."""
-        return self._scorer.tasks
+        return self.scorer.tasks
 
     @property
     def columns(self) -> Mapping[str, pa.DataType]:
         """Its features, with the types of their columns."""
-        return self._scorer.types
+        return self.scorer.types
 
     @property
     def begin(self) -> datetime.datetime:
@@ -103,11 +103,24 @@ class Loaded:
     def example(self) -> tuple[int | str | None, list[int | str]]:
         """A user and some items of the state, for a first try."""
         data = self.scenario.data
-        return self._some(data.user)[0].as_py(), self._some(data.item)[:_EXAMPLE_ITEMS].drop_null().to_pylist()
+        return self.ids(data.user)[0].as_py(), self.ids(data.item)[:_EXAMPLE_ITEMS].drop_null().to_pylist()
+
+    def ids(self, column: str) -> pa.Array:
+        """The ids of users or of items that the state has rows of; null alone where it has none."""
+        for name, rows in self._features.path.facts.entities.items():
+            if self.scenario.data.entities[name].keys == (column,) and len(rows):
+                return rows.rows[column].combine_chunks()
+        return pa.nulls(1)
+
+    @property
+    def context(self) -> list[str]:
+        """Further columns of the log, which come with a request."""
+        data = self.scenario.data
+        return [name for name in data.events.columns if name not in (data.user, data.item)]
 
     def score_rows(self, rows: pa.Table) -> dict[str, Floats]:
         """Scores of rows of features by name; a feature without a column is null."""
-        return self._scorer.score(rows, fill_missing=True)
+        return self.scorer.score(rows, fill_missing=True)
 
     def close(self) -> None:
         """Lets go of the online store."""
@@ -121,12 +134,13 @@ class Loaded:
         """
         scores: dict[str, Any]
         if ITEMS in asked.inputs:
-            columns, parameters = self._columns(asked.inputs, _time(asked.parameters.get("time"), now))
+            time = _time(asked.parameters.get("time"), now)
+            columns, parameters = self.features_of(asked, time), self._said_of(time)
             num = len(asked.inputs[ITEMS])
-            scores = self._scorer.score_request(columns, num)
+            scores = self.scorer.score_request(columns, num)
         elif asked.inputs.keys() & set(self.columns):
             columns, parameters = _of_one_length(asked.inputs), {}
-            scores = self._scorer.score(pa.table(dict(columns)))
+            scores = self.scorer.score(pa.table(dict(columns)))
             num = len(next(iter(columns.values())))
         else:
             raise BadInputError(f"inputs: give {USER} and {ITEMS}, or the features by name ({', '.join(self.columns)})")
@@ -137,24 +151,31 @@ class Loaded:
         wanted = {name: scores[name] for name in asked.outputs} if asked.outputs else scores
         return Answer(self.facts.model, self.facts.version, wanted, parameters)
 
-    def _columns(self, inputs: Mapping[str, pa.Array], time: int) -> tuple[Mapping[str, pa.Array], dict[str, str]]:
-        """The features of a request by ids, and what its answer says of them."""
-        user = inputs.get(USER, _NO_USER)
+    def features_of(self, asked: Asked, time: int) -> Mapping[str, pa.Array]:
+        """The features of a request by ids at a time in µs: of each a value for each item, or one for all."""
+        user = asked.inputs.get(USER, _NO_USER)
         if len(user) > 1:
             raise BadInputError(f"{USER}: {len(user)} values; give one user a request, of the shape [1]")
-        context = {name: column for name, column in inputs.items() if name not in (USER, ITEMS)}
-        path = self._features.path
-        # An old state is better than no answer, and the answer says so.
-        at = min(max(time, path.facts.begin), path.facts.end - 1)
-        request = Request(at, user[0].as_py() if len(user) else None, inputs[ITEMS], context)
-        said = {} if at == time else {"features_at": _text(at)}
-        return path.columns(request, self._features.reading), {"state": self.facts.state, **said}
+        context = {name: column for name, column in asked.inputs.items() if name not in (USER, ITEMS)}
+        user_id = user[0].as_py() if len(user) else None
+        request = Request(self._served(time), user_id, asked.inputs[ITEMS], context)
+        return self._features.path.columns(request, self._features.reading)
+
+    def _served(self, time: int) -> int:
+        """The time of the state that is next to a time: an old state is better than no answer."""
+        facts = self._features.path.facts
+        return min(max(time, facts.begin), facts.end - 1)
+
+    def _said_of(self, time: int) -> dict[str, str]:
+        """What an answer says of its features."""
+        served = self._served(time)
+        return {"state": self.facts.state, **({} if served == time else {"features_at": _text(served)})}
 
     def _prove(self, file: Path) -> None:
         """Compares the scores of the reference rows with those of the export, to the last bit."""
         with open_regular(file, "fetch the export again") as stream:
             rows = pq.read_table(stream)
-        for task, found_N in self._scorer.score(rows).items():
+        for task, found_N in self.scorer.score(rows).items():
             wanted_N = rows[f"int8.{task}"].to_numpy()
             if not np.array_equal(found_N, wanted_N):
                 row = int(np.argmax(found_N != wanted_N))
@@ -166,18 +187,9 @@ class Loaded:
     def _warm_up(self) -> None:
         """Computes a first request, so that no client waits for what it compiles and maps."""
         data = self.scenario.data
-        context = {name: pa.nulls(1) for name in data.events.columns if name not in (data.user, data.item)}
-        user, items = self._some(data.user), self._some(data.item)
-        asked = Request(self._features.path.facts.begin, user[0].as_py(), items, context)
-        columns = self._features.path.columns(asked, self._features.reading)
-        self._scorer.score_request(columns, len(items))
-
-    def _some(self, column: str) -> pa.Array:
-        """Some ids of a column, from the entity that it is the key of."""
-        for name, rows in self._features.path.facts.entities.items():
-            if self.scenario.data.entities[name].keys == (column,) and len(rows):
-                return rows.rows[column].combine_chunks()[:_WARM_UP_ITEMS]
-        return pa.nulls(1)
+        context = {name: pa.nulls(1) for name in self.context}
+        inputs = {USER: self.ids(data.user)[:1], ITEMS: self.ids(data.item)[:_WARM_UP_ITEMS], **context}
+        self.answer(Asked(inputs, {}), self._features.path.facts.begin)
 
 
 def _time(given: object, now: int) -> int:
