@@ -187,7 +187,7 @@ class OnlineFacts:
 
 
 def online_facts(folder: Path, *, alone: bool = False) -> OnlineFacts:
-    """The state of a folder, as requests read it besides the store; `alone`: there is no store."""
+    """The state of a folder, as requests read it besides the store; `alone`: without a store."""
     state = read_state(folder)
     entities = {
         name: Newest.read(read_block(folder / ENTITIES_FILE, place)) for name, place in state["entities"].items()
