@@ -46,7 +46,7 @@ from feature_jobs.schema import Scenario, SequenceFeature
 from feature_jobs.sources.casts import arrow_schema
 from feature_jobs.sources.source import time_columns
 from feature_jobs.windows.days import Window
-from feature_jobs.windows.keys import Ints, keys_of
+from feature_jobs.windows.keys import Ints, Keys, keys_of
 from feature_jobs.windows.operations import Numbers
 
 
@@ -199,6 +199,26 @@ class RequestPath:
             own = EntityRows.of(place, newest) if whole or older is None else older.then(newest)
             # Not in place: a request that runs has the rows of its beginning.
             self.entities = {**self.entities, entity: own}
+
+    @property
+    def layouts(self) -> list[bytes]:
+        """The first bytes of the keys of each key set in the store."""
+        return [bytes.fromhex(one["layout"]) for one in self.facts.key_sets.values()]
+
+    def knows_how_long(self, name: str) -> bool:
+        """Says if it knows of a trailing feature how long its values hold: windows of numbers by a key that names no
+        user."""
+        wanted = TrailingFeatures(self.scenario, {name}, audited=False).wanted
+        return all(self._plan(key, windows).cache is not None for key, (_, windows) in wanted.items())
+
+    def times_of_items(self, keys: Keys) -> Ints:
+        """The times [from, until) at which all features of items hold that were computed last. [2, N]"""
+        found = np.array([[self.facts.begin], [self.facts.end]]) + np.zeros(len(keys), np.int64)
+        for cache in self._caches:
+            if isinstance(cache, WindowCache):
+                begin, until = cache.times(keys)
+                found = np.stack([np.maximum(found[0], begin), np.minimum(found[1], until)])
+        return found
 
     def _place_of(self, entity: str) -> str:
         return f"{self.scenario.file}: data.entities.{entity}"

@@ -109,3 +109,16 @@ def embed(dim: int, bits: int) -> Callable[..., Any]:
                     store(emb_BFD, place, load(emb_BFD, place, dim) + weights)
 
     return kernel
+
+
+@njit(nogil=True, cache=True)
+def copy_rows(emb_MPD, numbers_MK, at_N, place_P, number_K, emb_BFD, numbers_BL):
+    """Copies rows `at_N` (-1: none) of some features and numbers to their places among all."""
+    for i in range(at_N.size):
+        at = at_N[i]
+        if at >= 0:
+            for p in range(place_P.size):
+                for d in range(emb_MPD.shape[2]):
+                    emb_BFD[i, place_P[p], d] = emb_MPD[at, p, d]
+            for k in range(number_K.size):
+                numbers_BL[i, number_K[k]] = numbers_MK[at, k]

@@ -5,7 +5,7 @@ Shapes: N items, F features, D embedding dim, K numbers, T tasks.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -13,24 +13,30 @@ import pyarrow as pa
 from feature_jobs.transforms import Encoder, Floats, Layout
 from models.runtime.onnx_model import BATCH_ROWS, OnnxModel
 
+Fill = Callable[[Floats, Floats], None]
+"""Writes features to embeddings [N, F, D] and numbers [N, K]."""
+
 
 class Sides:
-    """The layout of a model in two parts: `common` columns have one row for all items, the others a row for each."""
+    """The layout of a model in two parts: `common` columns have one row for all items, the others a row for each.
+    Those that are `kept` are in neither."""
 
-    def __init__(self, model: OnnxModel, common: Collection[str]) -> None:
-        self._model, num = model, len(model.layout.columns)
+    def __init__(self, model: OnnxModel, common: Collection[str], kept: Collection[str] = ()) -> None:
+        self._model, columns = model, [name for name in model.layout.columns if name not in kept]
         self._parts = [
-            _Part(model.layout, [name for name in model.layout.columns if (name in common) == is_common])
+            Part(model.layout, [name for name in columns if (name in common) == is_common])
             for is_common in (True, False)
         ]
-        self._is_all_common = num == len(self._parts[0].encoder.layout.columns)
+        self._has_own = bool(self._parts[1].encoder.layout.columns)
 
-    def score(self, columns: Mapping[str, pa.Array], num_items: int) -> Floats:
-        """Probabilities [N, T], each as if its row were scored alone.
+    def score(self, columns: Mapping[str, pa.Array], num_items: int, fill: Fill | None = None) -> Floats:
+        """Probabilities [N, T], each as if its row were scored alone. `fill` writes the features that are `kept`.
 
         Raises BadInputError as `encode` does.
         """
         emb_BFD, numbers_BK = self._inputs(columns, num_items)
+        if fill is not None:
+            fill(emb_BFD, numbers_BK)
         found = [
             self._model.run_inputs(emb_BFD[begin : begin + BATCH_ROWS], numbers_BK[begin : begin + BATCH_ROWS])
             for begin in range(0, num_items, BATCH_ROWS)
@@ -46,7 +52,7 @@ class Sides:
         numbers_BK[:, common.number_places] = encoded.numbers_NK
         if num_items != 1:
             emb_BFD, numbers_BK = np.repeat(emb_BFD, num_items, 0), np.repeat(numbers_BK, num_items, 0)
-        if not self._is_all_common:
+        if self._has_own:
             encoded = own.encoder.of(columns, num_items)
             # Added to the zeros that the other part has left there.
             self._model.embed(encoded, own.places, emb_BFD)
@@ -54,7 +60,7 @@ class Sides:
         return emb_BFD, numbers_BK
 
 
-class _Part:
+class Part:
     """The features of some columns, with their places among all."""
 
     def __init__(self, layout: Layout, names: Collection[str]) -> None:
