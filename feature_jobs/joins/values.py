@@ -107,10 +107,14 @@ def numbers(values: pa.Array, place: str) -> pa.Array:
     """float64; null where missing, NaN or infinite."""
     if not is_numeric(values):
         raise BadInputError(f"{place}: values of type {values.type} are not numbers; use kind: id or ids")
-    numbers_N, known_N = vector(values if pa.types.is_boolean(values.type) else plain(values))
+    values = values if pa.types.is_boolean(values.type) else plain(values)
+    numbers_N, known_N = vector(values)
     floats_N = numbers_N.astype(np.float64, copy=False)
     finite_N = np.isfinite(floats_N) & known_N
-    return array_of(Vector(floats_N, np.True_ if finite_N.all() else finite_N), "float", len(values))
+    is_all = finite_N.all()
+    if is_all and floats_N is numbers_N:
+        return values
+    return array_of(Vector(floats_N, np.True_ if is_all else finite_N), "float", len(values))
 
 
 def fixed_point(values: pa.Array, decimals: int, place: str) -> Ints:

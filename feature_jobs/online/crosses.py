@@ -32,7 +32,8 @@ def _texts(part: pa.Array) -> _Texts:
     if pa.types.is_int64(part.type) and not part.null_count:
         found: _Texts = digits(vector(part).values)
         return found
-    texts = part.cast(pa.string()).fill_null("")
+    # A cast that casts nothing costs Arrow more than all of the rest.
+    texts = part.cast(pa.string()).fill_null("") if part.null_count else part
     _, offsets, data = texts.buffers()
     return (
         np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1],

@@ -7,7 +7,7 @@ are asked for, V values of windows, W windows.
 from pathlib import Path
 
 import numpy as np
-from numba import float64, int32, int64, njit, uint8, uint64
+from numba import boolean, float64, int32, int64, njit, uint8, uint64
 from numba.types import Array
 
 from feature_jobs.kernel_cache import keep_kernels
@@ -22,6 +22,7 @@ keep_kernels([Path(__file__).resolve().parent])
 INTS, TABLE = Array(int64, 1, "C", readonly=True), Array(int64, 2, "C", readonly=True)
 FLOATS, OFFSETS = Array(float64, 1, "C", readonly=True), Array(int32, 1, "C", readonly=True)
 VALUES = Array(int64, 2, "C")
+BOOLS = Array(boolean, 1, "C", readonly=True)
 BYTES = Array(uint8, 1, "C", readonly=True)
 _LARGEST_TEXTS = 2**31 - 1
 
@@ -44,6 +45,21 @@ def find(first_K, second_K, starts, least, shift, wanted_first, wanted_second):
                 at += 1
         found[i] = at if at < num and first_K[at] == key else -1
     return found
+
+
+@njit([(INTS, BOOLS, INTS), (FLOATS, BOOLS, INTS)], nogil=True, cache=True)
+def taken(values, known, at_N):
+    """The values at these positions, a bit for each that is known, and the number of others: those at -1, and those
+    that are not `known` (empty: all are)."""
+    found, bits, num = np.empty(len(at_N), values.dtype), np.zeros((len(at_N) + 7) // 8, np.uint8), 0
+    for i in range(len(at_N)):
+        at = at_N[i]
+        found[i] = values[at]
+        if at >= 0 and (not len(known) or known[at]):
+            bits[i >> 3] |= np.uint8(1 << (i & 7))
+        else:
+            num += 1
+    return found, bits, num
 
 
 @njit([(OFFSETS, INTS, INTS), (OFFSETS, FLOATS, INTS)], nogil=True, cache=True)
