@@ -99,8 +99,12 @@ class WindowCache:
         return zip(windows.windows, windows.by_window(values_VN), strict=True)
 
     def times(self, keys: Keys) -> Ints:
-        """The times [from, until) at which the windows of keys of the state hold, as they were found. [2, N]"""
-        return self._held[self._index.find(keys), :_NUM_TIMES].T
+        """The times [from, until) at which the windows of keys hold, as they were found last. [2, N]"""
+        at_N = self._index.find(keys)
+        if len(others := np.flatnonzero(at_N < 0)):
+            at_N[others] = self._places_of_others(keys.take(others))
+        found: Ints = self._held[at_N, :_NUM_TIMES].T
+        return found
 
     def forget(self, keys: Iterable[bytes]) -> None:
         """Rows were added to these keys of the store."""
