@@ -1,13 +1,13 @@
 """Encoded features of items, kept while they hold: most items of a request were ranked a moment ago.
 
-Features that depend on the item alone (its own columns, and windows of numbers by it) are the same in every request until a
-row of the item enters or leaves a window. Kept are their embeddings and numbers, as the network reads them.
+Features that depend on the item alone (its own columns, and windows of numbers by it) are the same in every request
+until a row of the item enters or leaves a window. Kept are their embeddings and numbers, as the network reads them.
 Shapes: M items of the state, N of a request, P features that are kept, K numbers of them, D embedding dim.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ from feature_jobs.online.cache import keys_of_set
 from feature_jobs.online.key_index import KeyIndex
 from feature_jobs.online.opening import OnlineFeatures
 from feature_jobs.online.request import Request, RequestPath
+from feature_jobs.online.typed import typed
 from feature_jobs.schema import RecencyFeature, Scenario
 from feature_jobs.transforms import Floats
 from feature_jobs.windows.keys import Keys, keys_of
@@ -73,34 +74,24 @@ class ItemRows:
     def fill(self, items: pa.Array, time: int, emb_BFD: Floats, numbers_BL: Floats) -> None:
         """Writes the features of N items at a time in µs to their places in embeddings [N, F, D] and numbers [N, L]."""
         self._forget_changed()
-        keys, known_N = keys_of([key_column(items, "items")])
+        scenario = self._path.scenario
+        keys, known_N = keys_of([key_column(typed(scenario, scenario.data.item, items), scenario.data.item)])
         at_N = self._index.find(keys)
         at_N[~known_N] = -1
         is_held = (at_N >= 0) & (self._begin_M[at_N] <= time) & (time < self._until_M[at_N])
         if not is_held.all():
             rows = np.flatnonzero(~is_held)
             columns = self._path.columns(Request(time, None, items.take(pa.array(rows))), self._reading)
-            self._keep(columns, rows, at_N, time, keys, emb_BFD, numbers_BL)
+            encoded = self._part.encoder.of(columns, len(rows))
+            emb_RPD = self._model.embed(encoded, self._part.places)[:, self._part.places]
+            emb_BFD[np.ix_(rows, self._place_P)] = emb_RPD
+            numbers_BL[np.ix_(rows, self._number_K)] = encoded.numbers_NK
+            has_place = at_N[rows] >= 0
+            at = at_N[rows[has_place]]
+            self._emb_MPD[at], self._numbers_MK[at] = emb_RPD[has_place], encoded.numbers_NK[has_place]
+            self._begin_M[at], self._until_M[at] = self._path.times_of_items(keys.take(rows[has_place]))
+            at_N[rows] = -1
         copy_rows(self._emb_MPD, self._numbers_MK, at_N, self._place_P, self._number_K, emb_BFD, numbers_BL)
-
-    def _keep(
-        self,
-        columns: Mapping[str, pa.Array],
-        rows: np.ndarray,
-        at_N: np.ndarray,
-        time: int,
-        keys: Keys,
-        emb_BFD: Floats,
-        numbers_BL: Floats,
-    ) -> None:
-        encoded = self._part.encoder.of(columns, len(rows))
-        emb_RPD = self._model.embed(encoded, self._part.places)[:, self._part.places]
-        emb_BFD[np.ix_(rows, self._place_P)] = emb_RPD
-        numbers_BL[np.ix_(rows, self._number_K)] = encoded.numbers_NK
-        has_place = at_N[rows] >= 0
-        at = at_N[rows[has_place]]
-        self._emb_MPD[at], self._numbers_MK[at] = emb_RPD[has_place], encoded.numbers_NK[has_place]
-        self._begin_M[at], self._until_M[at] = self._path.times_of_items(keys.take(rows[has_place]))
 
     def _forget_changed(self) -> None:
         self._seen, keys = self._reading.changed(self._seen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,9 +19,10 @@ import pyarrow.parquet as pq
 from feature_jobs.control_records import open_regular, read_record
 from feature_jobs.errors import BadInputError, CorruptError
 from feature_jobs.online.opening import OnlineFeatures
-from feature_jobs.online.request import Request
+from feature_jobs.online.request import Request, RequestPath
 from feature_jobs.schema import Scenario, load_scenario
 from models.runtime.files import REFERENCE_FILE
+from serving.items import ItemRows, features_of_item
 from serving.protocol import Answer, Asked
 from serving.scorer import Scorer
 
@@ -80,7 +82,13 @@ class Loaded:
                 f"{release.scenario}: version {release.version} reads the feature {unknown[0]}, which the scenario has"
                 f" no more; declare it again, or promote a version without it"
             )
-        self._features = OnlineFeatures(self.scenario, Path(release.online), names=self.scorer.columns)
+        columns = set(self.scorer.columns)
+        self._features = OnlineFeatures(self.scenario, Path(release.online), names=columns)
+        self._path, self._items = self._features.path, None
+        of_item = columns & features_of_item(self.scenario, self._path)
+        if ItemRows.are_worth(self._features, self.scorer.model, of_item):
+            self._items = ItemRows(self._features, self.scorer.model, of_item)
+            self._path = RequestPath(self.scenario, self._path.facts, columns - of_item)
         self._prove(Path(release.export) / REFERENCE_FILE)
         self._warm_up()
 
@@ -133,18 +141,21 @@ class Loaded:
         BadInputError with the field that is wrong.
         """
         scores: dict[str, Any]
+        explain = bool(asked.parameters.get("explain"))
         if ITEMS in asked.inputs:
-            time = _time(asked.parameters.get("time"), now)
-            columns, parameters = self.features_of(asked, time), self._said_of(time)
-            num = len(asked.inputs[ITEMS])
-            scores = self.scorer.score_request(columns, num)
+            time, num = _time(asked.parameters.get("time"), now), len(asked.inputs[ITEMS])
+            parameters, fill = self._said_of(time), None
+            if self._items is not None and not explain:
+                fill = functools.partial(self._items.fill, asked.inputs[ITEMS], self._served(time))
+            columns = self._columns(self._path if fill else self._features.path, asked, time)
+            scores = self.scorer.score_request(columns, num, fill)
         elif asked.inputs.keys() & set(self.columns):
             columns, parameters = _of_one_length(asked.inputs), {}
             scores = self.scorer.score(pa.table(dict(columns)))
             num = len(next(iter(columns.values())))
         else:
             raise BadInputError(f"inputs: give {USER} and {ITEMS}, or the features by name ({', '.join(self.columns)})")
-        if asked.parameters.get("explain"):
+        if explain:
             scores[FEATURES] = _explained(columns, num)
         if unknown := sorted(asked.outputs.keys() - scores.keys()):
             raise BadInputError(f"outputs: {unknown[0]!r} is none of {', '.join(scores)}; leave it out")
@@ -153,13 +164,16 @@ class Loaded:
 
     def features_of(self, asked: Asked, time: int) -> Mapping[str, pa.Array]:
         """The features of a request by ids at a time in µs: of each a value for each item, or one for all."""
+        return self._columns(self._features.path, asked, time)
+
+    def _columns(self, path: RequestPath, asked: Asked, time: int) -> Mapping[str, pa.Array]:
         user = asked.inputs.get(USER, _NO_USER)
         if len(user) > 1:
             raise BadInputError(f"{USER}: {len(user)} values; give one user a request, of the shape [1]")
         context = {name: column for name, column in asked.inputs.items() if name not in (USER, ITEMS)}
         user_id = user[0].as_py() if len(user) else None
         request = Request(self._served(time), user_id, asked.inputs[ITEMS], context)
-        return self._features.path.columns(request, self._features.reading)
+        return path.columns(request, self._features.reading)
 
     def _served(self, time: int) -> int:
         """The time of the state that is next to a time: an old state is better than no answer."""
