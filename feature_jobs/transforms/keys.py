@@ -20,6 +20,7 @@ from feature_jobs.exact_columns import Ints, is_text
 LONG_TEXT = 128
 Words = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
+_INT64 = pa.int64()
 _ALL_KNOWN = np.ones((0, 0), np.bool_)
 
 
@@ -37,7 +38,8 @@ def raw_ids(values: pa.Array) -> tuple[Words, Bools | None]:
         return np.zeros(len(values), np.uint64), known_N
     if is_text(values.type):
         return text_hashes(values if known_N is None else pc.fill_null(values, "")), known_N
-    data = values.cast(pa.int64()).buffers()[1]
+    values = values if values.type == _INT64 else values.cast(_INT64)
+    data = values.buffers()[1]
     return np.frombuffer(data or b"", np.uint64, len(values), values.offset * 8 if data else 0), known_N
 
 
