@@ -31,6 +31,7 @@ TYPES: dict[str, np.dtype[Any]] = {
 }
 """The numpy type of each datatype but BYTES, in the order of bytes of the protocol."""
 _LENGTH = 4
+_NAME_LENGTH = 100
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,15 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer: outputs by name, with their datatype where they are texts."""
+    """An answer: outputs by name. `seconds` are those of its stages, `unknown` the number of its users and items that
+    no row of an entity has; both are for the metrics."""
 
     model: str
     version: str
     outputs: Mapping[str, npt.NDArray[np.float32] | pa.Array]
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    unknown: Mapping[str, int] = field(default_factory=dict)
 
 
 def read(body: bytes, header_length: str | None, most: int = 1 << 20) -> Asked:
@@ -76,7 +80,7 @@ def read(body: bytes, header_length: str | None, most: int = 1 << 20) -> Asked:
     for number, given in enumerate(_of(found.get("inputs", []), list, "inputs")):
         name, column, at = _input(_of(given, dict, f"inputs[{number}]"), f"inputs[{number}]", rest, at, most)
         if name in inputs:
-            raise BadInputError(f"inputs[{number}]: {name[:40]} comes twice; give each input once")
+            raise BadInputError(f"inputs[{number}]: {name} comes twice; give each input once")
         inputs[name] = column
     if at != len(rest):
         raise BadInputError(f"the body has {len(rest) - at} bytes after its tensors; correct binary_data_size")
@@ -84,7 +88,7 @@ def read(body: bytes, header_length: str | None, most: int = 1 << 20) -> Asked:
     for number, wanted in enumerate(_of(found.get("outputs", []), list, "outputs")):
         place = f"outputs[{number}]"
         own = _of(_of(wanted, dict, place).get("parameters", {}), dict, f"{place}.parameters")
-        outputs[_of(wanted.get("name"), str, f"{place}.name")] = bool(own.get("binary_data", False))
+        outputs[name_of(wanted.get("name"), f"{place}.name")] = bool(own.get("binary_data", False))
     id_ = found.get("id")
     return Asked(
         inputs,
@@ -116,6 +120,14 @@ def write(asked: Asked, answer: Answer) -> tuple[bytes, int | None]:
     return (head + b"".join(binary), len(head)) if binary else (head, None)
 
 
+def name_of(value: Any, place: str) -> str:
+    """A name. Raises BadInputError for one that no column has, since errors repeat it."""
+    name: str = _of(value, str, place)
+    if len(name) > _NAME_LENGTH:
+        raise BadInputError(f"{place}: {len(name):,} characters; give at most {_NAME_LENGTH}")
+    return name
+
+
 def num_of(shape: Sequence[Any], most: int, place: str) -> int:
     """The number of values of a tensor. Raises BadInputError for a shape of more than one dimension or than `most`."""
     if not all(isinstance(length, int) and not isinstance(length, bool) and length >= 0 for length in shape):
@@ -141,8 +153,8 @@ def column_of(datatype: str, data: memoryview, num: int, place: str) -> pa.Array
 
 def _input(given: Mapping[str, Any], place: str, rest: memoryview, at: int, most: int) -> tuple[str, pa.Array, int]:
     """The name of an input, its column, and where the bytes of the next one begin."""
-    name, datatype = (_of(given.get(key), str, f"{place}.{key}") for key in ("name", "datatype"))
-    place = f"{place} ({name[:40]})"
+    name, datatype = (name_of(given.get(key), f"{place}.{key}") for key in ("name", "datatype"))
+    place = f"{place} ({name})"
     num = num_of(_of(given.get("shape"), list, f"{place}.shape"), most, place)
     size = _of(given.get("parameters", {}), dict, f"{place}.parameters").get("binary_data_size")
     if size is None:
@@ -220,7 +232,7 @@ def bytes_of(values: npt.NDArray[np.float32] | pa.Array) -> bytes:
 
 def _type(datatype: str, place: str) -> np.dtype[Any]:
     if datatype not in TYPES:
-        raise BadInputError(f"{place}: {datatype[:40]!r} is not a datatype; give one of {', '.join([*TYPES, BYTES])}")
+        raise BadInputError(f"{place}: {datatype!r} is not a datatype; give one of {', '.join([*TYPES, BYTES])}")
     return TYPES[datatype]
 
 

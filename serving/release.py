@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,9 @@ from feature_jobs.control_records import open_regular, read_record
 from feature_jobs.errors import BadInputError, CorruptError
 from feature_jobs.online.opening import OnlineFeatures
 from feature_jobs.online.request import Request
+from feature_jobs.online.typed import typed
 from feature_jobs.schema import Scenario, load_scenario
+from feature_jobs.windows.keys import keys_of
 from models.runtime.files import REFERENCE_FILE
 from serving.protocol import Answer, Asked
 from serving.scorer import Scorer
@@ -111,14 +114,19 @@ class Loaded:
         With `items` the features come from the state; else the inputs are the features themselves, by name. Raises
         BadInputError with the field that is wrong.
         """
+        begun, num_unknown = time.perf_counter(), dict[str, int]()
         if ITEMS in asked.inputs:
-            time = _time(asked.parameters.get("time"), now)
-            table, parameters = self._table(asked.inputs, time)
+            at = _time(asked.parameters.get("time"), now)
+            table, parameters = self._table(asked.inputs, at)
+            num_unknown = {name: self._num_unknown(name, asked.inputs.get(name)) for name in (USER, ITEMS)}
         elif asked.inputs.keys() & set(self.columns):
             table, parameters = pa.table(dict(_of_one_length(asked.inputs))), {}
         else:
-            raise BadInputError(f"inputs: give {USER} and {ITEMS}, or the features by name ({', '.join(self.columns)})")
+            names = ", ".join(self.columns)
+            raise BadInputError(f"inputs: no {ITEMS}; give {USER} and {ITEMS}, or the features by name ({names})")
+        ready = time.perf_counter()
         scores: dict[str, Any] = self._scorer.score(table)
+        seconds = {"features": ready - begun, "score": time.perf_counter() - ready}
         if asked.parameters.get("explain"):
             scores[FEATURES] = pa.array(
                 [orjson.dumps(row, default=str).decode() for row in table.to_pylist()], pa.string()
@@ -126,9 +134,19 @@ class Loaded:
         if unknown := sorted(asked.outputs.keys() - scores.keys()):
             raise BadInputError(f"outputs: {unknown[0]!r} is none of {', '.join(scores)}; leave it out")
         wanted = {name: scores[name] for name in asked.outputs} if asked.outputs else scores
-        return Answer(self.facts.model, self.facts.version, wanted, parameters)
+        return Answer(self.facts.model, self.facts.version, wanted, parameters, seconds, num_unknown)
 
-    def _table(self, inputs: Mapping[str, pa.Array], time: int) -> tuple[pa.Table, dict[str, Any]]:
+    def _num_unknown(self, input_: str, ids: pa.Array | None) -> int:
+        """How many ids of an input no row of their entity has; none where they are no entity's."""
+        data = self.scenario.data
+        column = data.user if input_ == USER else data.item
+        for name, rows in self._features.path.entities.items():
+            if ids is not None and data.entities[name].keys == (column,):
+                keys, known = keys_of([typed(self.scenario, column, ids.drop_null())])
+                return int(np.count_nonzero(rows.find(keys, known) < 0))
+        return 0
+
+    def _table(self, inputs: Mapping[str, pa.Array], asked_at: int) -> tuple[pa.Table, dict[str, Any]]:
         """The features of a request by ids, and what its answer says of them."""
         user = inputs.get(USER, pa.nulls(0))
         if len(user) > 1:
@@ -136,9 +154,9 @@ class Loaded:
         context = {name: column for name, column in inputs.items() if name not in (USER, ITEMS)}
         facts = self._features.path.facts
         # An old state is better than no answer, and the answer says so.
-        at = min(max(time, facts.begin), facts.end - 1)
+        at = min(max(asked_at, facts.begin), facts.end - 1)
         table = self._features.of(Request(at, user[0].as_py() if len(user) else None, inputs[ITEMS], context))
-        said = {} if at == time else {"features_at": _text(at)}
+        said = {} if at == asked_at else {"features_at": _text(at)}
         return table, {"state": self.facts.state, **said}
 
     def _prove(self, file: Path) -> None:
@@ -174,12 +192,12 @@ def _time(given: object, now: int) -> int:
     if given is None:
         return now
     try:
-        time = datetime.datetime.fromisoformat(str(given))
+        found = datetime.datetime.fromisoformat(str(given))
     except ValueError:
-        raise BadInputError(f"parameters.time: {given!r} is not a time; give 2024-03-06T10:00:00Z") from None
-    if time.tzinfo is None:
+        raise BadInputError(f"parameters.time: {repr(given)[:40]} is not a time; give 2024-03-06T10:00:00Z") from None
+    if found.tzinfo is None:
         raise BadInputError(f"parameters.time: {given!r} has no zone; give 2024-03-06T10:00:00Z")
-    return round(time.timestamp() * _MICROS)
+    return round(found.timestamp() * _MICROS)
 
 
 def _text(time: int) -> str:
