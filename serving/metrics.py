@@ -54,6 +54,7 @@ class Metrics:
         )
         self.in_flight = gauge("in_flight", "Requests that wait or are computed.", "livesum")
         self.swaps = counter("swaps", "Releases that came: now they serve, or they were refused.", "outcome")
+        self.alarm = gauge("alarm", "1 while the version or the state that should serve does not.", "livemax")
         self._items = counter("items", "Items that were scored.", "version")
         self._unknown = counter("unknown", "Users and items that no row of their entity has.", "version", "kind")
         self._seconds = Histogram(

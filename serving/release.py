@@ -30,6 +30,8 @@ from serving.scorer import Scorer
 USER, ITEMS = "user", "items"
 FEATURES = "features"
 """The further output of a request that asks for an explanation: of each item its features, as JSON."""
+ALARM = "alarm"
+"""The key of a line that hands workers an alarm instead of a release."""
 _WARM_UP_ITEMS = 100
 _MICROS = 1_000_000
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from feature_jobs.errors import BadInputError, RecloopError
 from serving.metrics import FOLDER, free_slot
-from serving.release import Release
+from serving.release import ALARM, Release
 
 _EVERY_S = 0.25
 _END_S = 30.0
@@ -52,9 +52,16 @@ class _Worker:
 
     def give(self, release: Release) -> None:
         """Hands it a release. Nothing where it has ended: it is started again."""
+        self._write(release.to_json())
+
+    def warn(self, alarm: str | None) -> None:
+        """Hands it an alarm, or the end of one."""
+        self._write(json.dumps({ALARM: alarm}).encode())
+
+    def _write(self, line: bytes) -> None:
         assert self.process.stdin is not None  # noqa: S101 (a pipe was asked for)
-        with contextlib.suppress(OSError):
-            self.process.stdin.write(release.to_json() + b"\n")
+        with contextlib.suppress(OSError, ValueError):  # it has ended, or is about to
+            self.process.stdin.write(line + b"\n")
             self.process.stdin.flush()
 
     def drain(self) -> None:
@@ -161,14 +168,16 @@ class Server:
     def _follow(self) -> None:
         """Hands on a newer release. What is wrong is said once; the release before goes on."""
         try:
-            newest = self._newest()
+            newest, problem = self._newest(), ""
         except RecloopError as error:
-            if str(error) != self._problem:
-                self._problem = str(error)
-                self._say({"event": "problem", "reason": self._problem})
-            return
-        self._problem = ""
-        if newest != self._given:
+            newest, problem = self._given, str(error)
+        if problem != self._problem:
+            if problem:
+                self._say({"event": "problem", "reason": problem})
+            for worker in self._all():
+                worker.warn("the newest release can't be read; see the log of the server" if problem else None)
+            self._problem = problem
+        if newest is not None and newest != self._given:
             self._given = newest
             for worker in self._all():
                 worker.give(newest)

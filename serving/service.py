@@ -69,14 +69,20 @@ class Service:
 
     def swap(self, loaded: Loaded) -> Loaded | None:
         """Lets a release serve from the next request on; returns the one before."""
-        former, self.current, self.alarm = self.current, loaded, None
+        former, self.current = self.current, loaded
         self.metrics.swapped(loaded)
+        self.warn(None)
         return former
 
-    def refuse(self, version: str, reason: str) -> None:
-        """Notes that a release does not serve."""
-        self.alarm = f"version {version} does not serve: {reason}"
+    def refuse(self, version: str) -> None:
+        """Notes that a release does not serve. The reason names files, and so is only in the log."""
+        self.warn(f"version {version} does not serve; see the log of the server")
         self.metrics.swaps.labels("refused").inc()
+
+    def warn(self, alarm: str | None) -> None:
+        """Raises an alarm, or ends it."""
+        self.alarm = alarm
+        self.metrics.alarm.set(alarm is not None)
 
     def serving(self, name: str, version: str | None = None) -> Loaded:
         """The release of a model's name, and of a version where a request names one. Raises RefusedError."""

@@ -2,9 +2,9 @@
 
     python -m serving.worker --socket 3 --slot 0 --model movielens [--grpc HOST:PORT] < releases
 
-A release a line comes on its standard input. It is loaded beside the one that serves, in a thread of its own, and then
-takes its place; one that fails never serves. What happens is said on the standard output, one JSON object a line. The
-end of the input, or SIGTERM, lets the worker finish what it has begun and end.
+A release a line comes on its standard input, or an alarm. A release is loaded beside the one that serves, in a thread
+of its own, and then takes its place; one that fails never serves. What happens is said on the standard output, one JSON
+object a line. The end of the input, or SIGTERM, lets the worker finish what it has begun and end.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from feature_jobs.errors import RecloopError
 from serving import metrics
 from serving.app import App
 from serving.connection import Connection
-from serving.release import Loaded, Release
+from serving.release import ALARM, Loaded, Release
 from serving.service import Service
 
 # A request that still uses the release before takes at most this long.
@@ -101,11 +101,14 @@ def _releases(service: Service) -> Iterator[None]:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # on Linux that of this thread alone
     # Without a buffer, whose lock would stop the end of the process.
     for line in open(0, "rb", buffering=0):  # noqa: SIM115 (it stays open)
+        if ALARM in (said := json.loads(line)):
+            service.warn(said[ALARM])
+            continue
         release = Release.from_json(line)
         try:
             loaded = Loaded(release)
         except RecloopError as error:
-            service.refuse(release.version, str(error))
+            service.refuse(release.version)
             _say("refused", version=release.version, state=release.state, reason=str(error))
         else:
             if former := service.swap(loaded):
