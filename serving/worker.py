@@ -53,7 +53,9 @@ def main() -> None:
         shutil.rmtree(os.environ[metrics.FOLDER], ignore_errors=True)
 
 
-async def _serve(service: Service, listener: socket.socket, grpc: str | None) -> None:
+def http_server(service: Service) -> uvicorn.Server:
+    """The server of HTTP, to run on a socket that listens."""
+    Connection.limits = service.limits
     config = uvicorn.Config(
         App(service),
         http=Connection,
@@ -66,7 +68,11 @@ async def _serve(service: Service, listener: socket.socket, grpc: str | None) ->
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_DRAIN_S,
     )
-    server, loop = uvicorn.Server(config), asyncio.get_running_loop()
+    return uvicorn.Server(config)
+
+
+async def _serve(service: Service, listener: socket.socket, grpc: str | None) -> None:
+    server, loop = http_server(service), asyncio.get_running_loop()
     # Not uvicorn's own: a second signal would cut the requests that are open.
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
     ending, decided = asyncio.Event(), asyncio.Event()

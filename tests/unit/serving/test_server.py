@@ -21,7 +21,7 @@ from tests.unit.serving.load import load
 from tests.unit.serving.requests import json_body
 from tests.unit.serving.running import Running, server
 from tests.unit.serving.shop import DAYS, Shop
-from tests.waiting import awaited
+from tests.waiting import awaited, runs
 
 ITEMS = list(range(30))
 BODY = json_body({"user": ("BYTES", ["s3"]), "items": ("INT64", ITEMS)}, parameters={"time": "2024-03-03T12:00:00Z"})
@@ -38,8 +38,6 @@ def own(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Shop:
 def running(own: Shop) -> Iterator[Running]:
     with server(own) as one:
         yield one
-        assert one.end() == 0
-        assert not list(one.temporary.glob("recloop-*"))
 
 
 @pytest.fixture(scope="module")
@@ -157,20 +155,20 @@ def test_a_damaged_export_never_serves(own: Shop, scores: dict[str, list[float]]
     awaited(lambda: running.metrics["recloop_alarm"] == 0)
 
 
-def test_at_its_end_it_finishes_what_it_has_begun(shop: Shop, tmp_path: Path) -> None:
-    with server(shop.copy(tmp_path / "shop"), workers=1) as one:
-        with socket.create_connection(("127.0.0.1", one.http)) as client:
-            client.settimeout(20)
-            head = f"POST /v2/models/shop/infer HTTP/1.1\r\nhost: a\r\ncontent-length: {len(BODY)}\r\n\r\n".encode()
-            client.sendall(head + BODY[:10])
-            time.sleep(0.3)
-            one.process.send_signal(signal.SIGTERM)
-            awaited(lambda: _refuses(one.http))
-            client.sendall(BODY[10:])
-            reply = client.recv(100_000)
-            assert reply.startswith(b"HTTP/1.1 200 ") and b"connection: close" in reply
-        assert one.process.wait(20) == 0
-        assert not list(one.temporary.glob("recloop-*"))
+def test_at_its_end_it_finishes_what_it_has_begun(running: Running) -> None:
+    workers = running.workers
+    with socket.create_connection(("127.0.0.1", running.http)) as client:
+        client.settimeout(20)
+        head = f"POST /v2/models/shop/infer HTTP/1.1\r\nhost: a\r\ncontent-length: {len(BODY)}\r\n\r\n".encode()
+        client.sendall(head + BODY[:10])
+        time.sleep(0.3)
+        running.process.send_signal(signal.SIGTERM)
+        awaited(lambda: _refuses(running.http))
+        client.sendall(BODY[10:])
+        reply = client.recv(100_000)
+        assert reply.startswith(b"HTTP/1.1 200 ") and b"connection: close" in reply
+    assert running.process.wait(20) == 0
+    assert not any(map(runs, workers)) and not list(running.temporary.glob("recloop-*"))
 
 
 def _refuses(port: int) -> bool:
@@ -182,6 +180,6 @@ def _refuses(port: int) -> bool:
 
 
 def test_nothing_stays_behind_when_the_server_is_killed(shop: Shop, tmp_path: Path) -> None:
-    with server(shop.copy(tmp_path / "shop"), workers=2) as one:
+    with server(shop.copy(tmp_path / "shop"), workers=1) as one:
         assert one.end(signal.SIGKILL) == -signal.SIGKILL
         awaited(lambda: not list(one.temporary.glob("recloop-*")))
