@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -86,7 +87,9 @@ def _handler(service: Service) -> grpc.GenericRpcHandler:
         return answers("ServerMetadataResponse", name=NAME, version=version("recloop"), extensions=EXTENSIONS)
 
     async def model_metadata(request: Any, context: grpc.aio.ServicerContext) -> Any:
-        return answers("ModelMetadataResponse", **service.metadata(service.serving(request.name, request.version)))
+        return answers(
+            "ModelMetadataResponse", **asdict(service.metadata(service.serving(request.name, request.version)))
+        )
 
     async def infer(request: Any, context: grpc.aio.ServicerContext) -> Any:
         serving = service.serving(request.model_name, request.model_version)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess, values
 
@@ -19,18 +19,19 @@ if TYPE_CHECKING:
     from serving.release import Loaded
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+_Mode = Literal["livesum", "livemin", "livemax"]
 _SECONDS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 3e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0)
 _SCORES = tuple(n / 20 for n in range(1, 20))
 
 
 def use_slot(slot: int) -> None:
     """Lets this process measure as the worker of a slot."""
-    values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
+    values.ValueClass = values.MultiProcessValue(lambda: slot)
 
 
 def free_slot(slot: int, folder: str) -> None:
     """Removes what held only as long as the worker of the slot ran."""
-    multiprocess.mark_process_dead(slot, folder)  # type: ignore[no-untyped-call]
+    multiprocess.mark_process_dead(slot, folder)
 
 
 class Metrics:
@@ -42,8 +43,8 @@ class Metrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"recloop_{name}", text, labels, registry=self._registry)
 
-        def gauge(name: str, text: str, mode: str, *labels: str) -> Gauge:
-            return Gauge(f"recloop_{name}", text, labels, registry=self._registry, multiprocess_mode=mode)  # type: ignore[arg-type]
+        def gauge(name: str, text: str, mode: _Mode, *labels: str) -> Gauge:
+            return Gauge(f"recloop_{name}", text, labels, registry=self._registry, multiprocess_mode=mode)
 
         self.requests = counter(
             "requests",
@@ -104,5 +105,5 @@ class Metrics:
         if FOLDER not in os.environ:
             return generate_latest(self._registry)
         registry = CollectorRegistry()
-        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        multiprocess.MultiProcessCollector(registry)
         return generate_latest(registry)

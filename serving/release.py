@@ -139,7 +139,7 @@ class Loaded:
         return Answer(self.facts.model, self.facts.version, wanted, parameters, seconds, num_unknown)
 
     def _num_unknown(self, input_: str, ids: pa.Array | None) -> int:
-        """How many ids of an input no row of their entity has; none where they are no entity's."""
+        """The number of ids of an input that no row of their entity has; 0 where they are not those of an entity."""
         data = self.scenario.data
         column = data.user if input_ == USER else data.item
         for name, rows in self._features.path.entities.items():
@@ -148,7 +148,7 @@ class Loaded:
                 return int(np.count_nonzero(rows.find(keys, known) < 0))
         return 0
 
-    def _table(self, inputs: Mapping[str, pa.Array], asked_at: int) -> tuple[pa.Table, dict[str, Any]]:
+    def _table(self, inputs: Mapping[str, pa.Array], asked_at: int) -> tuple[pa.Table, dict[str, str]]:
         """The features of a request by ids, and what its answer says of them."""
         user = inputs.get(USER, pa.nulls(0))
         if len(user) > 1:

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any, cast
 
 from feature_jobs.errors import BadInputError, RecloopError
 from serving.metrics import FOLDER, free_slot
@@ -41,6 +41,7 @@ class _Worker:
     back, `serves`: it has said so, `deadline`: it is ended where it has not by then."""
 
     process: subprocess.Popen[bytes]
+    stdin: IO[bytes]
     slot: int
     began: float
     serves: bool = False
@@ -59,22 +60,20 @@ class _Worker:
         self._write(json.dumps({ALARM: alarm}).encode())
 
     def _write(self, line: bytes) -> None:
-        assert self.process.stdin is not None  # noqa: S101 (a pipe was asked for)
         with contextlib.suppress(OSError, ValueError):  # it has ended, or is about to
-            self.process.stdin.write(line + b"\n")
-            self.process.stdin.flush()
+            self.stdin.write(line + b"\n")
+            self.stdin.flush()
 
     def drain(self) -> None:
         """Lets it finish what it has begun."""
-        assert self.process.stdin is not None  # noqa: S101
         self.deadline = time.monotonic() + _END_S
         with contextlib.suppress(OSError):
-            self.process.stdin.close()
+            self.stdin.close()
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where a server listens: host and port of HTTP, and of gRPC where it is wanted."""
+    """The addresses of a server: host and port of HTTP, and of gRPC where it is wanted."""
 
     http: tuple[str, int]
     grpc: tuple[str, int] | None = None
@@ -82,7 +81,7 @@ class Addresses:
 
 class Server:
     """Serves at `addresses` with so many workers. `newest` returns the release that should serve now; `say` takes what
-    happens, one event at a time."""
+    happens, one event at a time. Raises what `newest` raises where there is nothing to serve at the start."""
 
     def __init__(
         self, addresses: Addresses, num_workers: int, newest: Callable[[], Release], say: Callable[[Event], None]
@@ -92,15 +91,13 @@ class Server:
         # Those that serve, those that finish, those that wait to be replaced, and the one that comes next.
         self._workers, self._ending, self._old = list[_Worker](), list[_Worker](), list[_Worker]()
         self._newer: _Worker | None = None
-        self._given: Release | None = None
+        self._given = newest()
         self._good: Release | None = None
         self._problem = ""
         self._ended, self._replace = threading.Event(), threading.Event()
 
     def run(self) -> None:
-        """Serves until SIGTERM or SIGINT. Raises BadInputError where an address can't be used, and what `newest` raises
-        where there is nothing to serve at the start."""
-        self._given = self._newest()
+        """Serves until SIGTERM or SIGINT. Raises BadInputError where an address can't be used."""
         with (
             _listening(self._addresses.http) as self._listener,
             _reserved(self._addresses.grpc) as self._grpc,
@@ -126,7 +123,6 @@ class Server:
         return [*self._workers, *self._ending, *([self._newer] if self._newer else [])]
 
     def _start(self) -> _Worker:
-        assert self._given is not None  # noqa: S101 (set before the first worker)
         # Not that of one that has yet to end: both would write the same files.
         taken = {worker.slot for worker in self._all() if not worker.has_ended}
         slot = next(slot for slot in itertools.count() if slot not in taken)
@@ -141,17 +137,18 @@ class Server:
             pass_fds=[descriptor],
             start_new_session=True,
         )
-        worker = _Worker(process, slot, time.monotonic())
-        threading.Thread(target=self._listen, args=(worker,), daemon=True).start()
+        # Both are pipes that were asked for.
+        worker = _Worker(process, cast(IO[bytes], process.stdin), slot, time.monotonic())
+        stdout = cast(IO[bytes], process.stdout)
+        threading.Thread(target=self._listen, args=(worker, stdout), daemon=True).start()
         # First the one that is known to serve: the newest may be one that workers refuse.
         if self._good is not None and self._good != self._given:
             worker.give(self._good)
         worker.give(self._given)
         return worker
 
-    def _listen(self, worker: _Worker) -> None:
-        assert worker.process.stdout is not None  # noqa: S101
-        for line in worker.process.stdout:
+    def _listen(self, worker: _Worker, stdout: IO[bytes]) -> None:
+        for line in stdout:
             with contextlib.suppress(ValueError):
                 self._events.put((worker, json.loads(line)))
 
@@ -162,7 +159,7 @@ class Server:
             self._say(event)
             if event["event"] == "serves":
                 worker.serves = True
-                if self._given is not None and event["version"] == self._given.version:
+                if event["version"] == self._given.version:
                     self._good = self._given
 
     def _follow(self) -> None:
@@ -177,7 +174,7 @@ class Server:
             for worker in self._all():
                 worker.warn("the newest release can't be read; see the log of the server" if problem else None)
             self._problem = problem
-        if newest is not None and newest != self._given:
+        if newest != self._given:
             self._given = newest
             for worker in self._all():
                 worker.give(newest)

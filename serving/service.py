@@ -1,4 +1,4 @@
-"""What HTTP and gRPC have in common: the release that serves, limits, and which requests are refused.
+"""The part that HTTP and gRPC have in common: the release that serves, limits, and which requests are refused.
 
 A worker is one process with one thread for requests: a request is computed where it is read.
 """
@@ -21,6 +21,7 @@ from serving.release import ITEMS, USER, Loaded
 
 T = TypeVar("T")
 NAME, EXTENSIONS = "recloop", ("binary_tensor_data",)
+_IDS = "INT64 or BYTES"
 _RETRY_S = 1
 _SHARE_OF_NEWEST = 0.05
 """The share of the newest request in the mean time of a request."""
@@ -42,6 +43,26 @@ class Limits:
     bodies: int = 256 << 20
 
 
+@dataclass(frozen=True)
+class TensorMetadata:
+    """An input or an output, as the protocol describes it."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...] = (-1,)
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """A model, as the protocol describes it."""
+
+    name: str
+    versions: tuple[str, ...]
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+    platform: str = NAME
+
+
 class RefusedError(Exception):
     """A request that is not answered, with its status of HTTP. `retry_s`: the client may try again after so long."""
 
@@ -57,7 +78,7 @@ class Service:
         self.model, self.limits, self.metrics = model, limits or Limits(), metrics or Metrics()
         self.current: Loaded | None = None
         self.alarm: str | None = None
-        """Why the newest release does not serve, if it does not."""
+        """The reason why the newest release does not serve, if it does not."""
         self.draining = False
         self._waiting, self._mean_s = 0, 0.0
         self._started, self._requests, self._refused = time.time(), 0, 0
@@ -153,7 +174,7 @@ class Service:
             self._waiting -= 1
 
     def refusal(self, error: Exception) -> RefusedError:
-        """What a client may know of an error: nothing of where files of this machine lie."""
+        """The part of an error that a client may know: nothing of where files of this machine lie."""
         match error:
             case RefusedError():
                 return error
@@ -174,23 +195,15 @@ class Service:
             text = text.replace(place, Path(place).name)
         return text
 
-    def metadata(self, serving: Loaded) -> dict[str, Any]:
-        """The model's inputs and outputs, as the protocol describes them."""
-        ids = {"datatype": "INT64 or BYTES"}
-        return {
-            "name": self.model,
-            "versions": [serving.facts.version],
-            "platform": NAME,
-            "inputs": [
-                {"name": USER, "shape": [1], **ids},
-                {"name": ITEMS, "shape": [-1], **ids},
-                *({"name": name, "shape": [-1], "datatype": str(type_)} for name, type_ in serving.columns.items()),
-            ],
-            "outputs": [{"name": task, "datatype": "FP32", "shape": [-1]} for task in serving.tasks],
-        }
+    def metadata(self, serving: Loaded) -> ModelMetadata:
+        """The model's inputs and outputs: ids, or features by name."""
+        features = [TensorMetadata(name, str(type_)) for name, type_ in serving.columns.items()]
+        outputs = [TensorMetadata(task, "FP32") for task in serving.tasks]
+        inputs = [TensorMetadata(USER, _IDS, (1,)), TensorMetadata(ITEMS, _IDS), *features]
+        return ModelMetadata(self.model, (serving.facts.version,), inputs, outputs)
 
     def status(self) -> Mapping[str, Any]:
-        """What the page shows."""
+        """The facts that the page shows."""
         serving = self.current
         return {
             "model": self.model,

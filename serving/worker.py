@@ -18,8 +18,8 @@ import shutil
 import signal
 import socket
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Generator, Iterator
+from typing import IO, Any
 
 import uvicorn
 import uvloop
@@ -53,6 +53,15 @@ def main() -> None:
         shutil.rmtree(os.environ[metrics.FOLDER], ignore_errors=True)
 
 
+class _HttpServer(uvicorn.Server):
+    """Leaves signals to the worker: with uvicorn's own a second one would cut the requests that are open."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """See uvicorn."""
+        yield
+
+
 def http_server(service: Service) -> uvicorn.Server:
     """The server of HTTP, to run on a socket that listens."""
     Connection.limits = service.limits
@@ -68,13 +77,11 @@ def http_server(service: Service) -> uvicorn.Server:
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_DRAIN_S,
     )
-    return uvicorn.Server(config)
+    return _HttpServer(config)
 
 
 async def _serve(service: Service, listener: socket.socket, grpc: str | None) -> None:
     server, loop = http_server(service), asyncio.get_running_loop()
-    # Not uvicorn's own: a second signal would cut the requests that are open.
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
     ending, decided = asyncio.Event(), asyncio.Event()
 
     def stop() -> None:
@@ -86,8 +93,10 @@ async def _serve(service: Service, listener: socket.socket, grpc: str | None) ->
         loop.add_signal_handler(number, stop)
 
     def follow() -> None:
-        for _ in _releases(service):
-            loop.call_soon_threadsafe(decided.set)
+        # Without a buffer, whose lock would stop the end of the process.
+        with open(0, "rb", buffering=0) as lines:
+            for _ in _releases(service, lines):
+                loop.call_soon_threadsafe(decided.set)
         loop.call_soon_threadsafe(stop)
 
     threading.Thread(target=follow, daemon=True).start()
@@ -101,12 +110,11 @@ async def _serve(service: Service, listener: socket.socket, grpc: str | None) ->
     await asyncio.gather(*serving)
 
 
-def _releases(service: Service) -> Iterator[None]:
-    """Loads the releases that come on the standard input, one after the other."""
+def _releases(service: Service, lines: IO[bytes]) -> Iterator[None]:
+    """Loads the releases that come, one after the other."""
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # on Linux that of this thread alone
-    # Without a buffer, whose lock would stop the end of the process.
-    for line in open(0, "rb", buffering=0):  # noqa: SIM115 (it stays open)
+    for line in lines:
         if ALARM in (said := json.loads(line)):
             service.warn(said[ALARM])
             continue

@@ -15,7 +15,6 @@ from tasks.store.scenario_store import Commit, ScenarioStore
 
 _AHEAD = 8
 """A state of so many days after the last known one is looked for: the chain may pass over days."""
-_DECLARED = ("data", "labels", "join", "features")
 
 
 @dataclass
@@ -67,7 +66,7 @@ class Releases:
         for commit in (export, state):
             self.store.verify(commit)
         # As the version learned them: the scenario may have been changed since.
-        settings = {name: samples.manifest["settings"][name] for name in _DECLARED}
+        settings = {name: value for name, value in samples.manifest["settings"].items() if "." not in name}
         settings["data"] = {**settings["data"], "path": self.scenario.data.path}
         return Release(
             model=entry.model,

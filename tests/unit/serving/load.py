@@ -1,4 +1,4 @@
-"""Requests without a pause, in threads of the test, each on a new connection or always on the same."""
+"""Requests one after the other, in threads of the test, each on a new connection or always on the same."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 
 import requests
 
+_PAUSE_S = 0.01
+
 
 @dataclass
 class Load:
-    """What came back: of each request its end in seconds of the clock that never goes back, and what `judge` says."""
+    """Answers, each with its end in seconds of the clock that never goes back, and with the result of `judge`."""
 
     answers: list[tuple[float, str]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -35,6 +37,7 @@ def load(
                 found.answers.append((time.monotonic(), answer))
             except Exception as error:
                 found.failures.append(f"{time.monotonic()}: {error!r}")
+            time.sleep(_PAUSE_S)
 
     running = [threading.Thread(target=run) for _ in range(threads)]
     for one in running:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from feature_jobs.schema import Scenario, load_scenario
 from tasks.run.releases import Releases
@@ -41,12 +42,12 @@ class Shop:
     def releases(self) -> Releases:
         return Releases(self.scenario, self.store)
 
-    def promote(self, version: int, *, kind: str = "promotion") -> None:
+    def promote(self, version: int, *, kind: Literal["promotion", "rollback"] = "promotion") -> None:
         """Lets a version be the champion, as deploy and rollback do."""
         commit = self.store.find("train", DAYS[version - 1])
         assert commit is not None
         current = self.log.current()
-        entry = Entry(kind, "shop", str(version), DAYS[version - 1], 0, commit.digest)  # type: ignore[arg-type]
+        entry = Entry(kind, "shop", str(version), DAYS[version - 1], 0, commit.digest)
         self.log.promote(current.sequence if current else 0, entry)
 
     def copy(self, folder: Path) -> Shop:

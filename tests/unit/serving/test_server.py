@@ -42,7 +42,7 @@ def running(own: Shop) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def scores(own: Shop) -> dict[str, list[float]]:
-    """What each version answers, from the same code in this process."""
+    """The scores of each version, from the same code in this process."""
     found = {}
     for number in (2, 1):
         own.promote(number)
@@ -70,7 +70,7 @@ def test_a_promotion_and_a_rollback_are_visible_within_a_second_and_no_request_f
 ) -> None:
     with load(running.infer, BODY, version_of(scores)) as seen:
         time.sleep(0.3)
-        for version, kind in ((2, "promotion"), (1, "rollback"), (2, "promotion"), (1, "rollback")):
+        for version, kind in ((2, "promotion"), (1, "rollback")):
             begun = time.monotonic()
             own.promote(version, kind=kind)
             # All answers that end a second later are of this version.
@@ -81,7 +81,7 @@ def test_a_promotion_and_a_rollback_are_visible_within_a_second_and_no_request_f
     assert len(seen.answers) > 100
     found = running.metrics  # of both workers together
     assert [found[f'recloop_serving{{version="{number}"}}'] for number in (1, 2)] == [2, 0]
-    assert found['recloop_swaps_total{outcome="serves"}'] == 10
+    assert found['recloop_swaps_total{outcome="serves"}'] == 6
     requests_total = [value for name, value in found.items() if name.startswith('recloop_requests_total{code="200"')]
     assert sum(requests_total) == len(seen.answers)
     day_end = datetime.datetime.fromisoformat(f"{DAYS[0]}T00:00Z") + datetime.timedelta(days=1)
