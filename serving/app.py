@@ -1,33 +1,25 @@
-"""The HTTP server as an ASGI application: routes, limits and errors. It computes a request where it reads it: one
-worker is one process with one thread for requests."""
+"""The HTTP server as an ASGI application: routes, bodies and errors."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 import orjson
+from prometheus_client import CONTENT_TYPE_LATEST
 
-from feature_jobs.errors import BadInputError, RecloopError
 from serving import invocations, page, protocol
-from serving.release import ITEMS, USER, Loaded
+from serving.protocol import Answer, Asked
+from serving.release import Loaded
+from serving.service import EXTENSIONS, NAME, RefusedError, Service
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 _JSON, _BINARY, _TEXT, _HTML = "application/json", "application/octet-stream", "text/plain", "text/html; charset=utf-8"
-_EXTENSIONS = ["binary_tensor_data"]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits of a request: bytes of its body, and items."""
-
-    body: int = 16 << 20
-    items: int = 5_000
+_HEADER = protocol.HEADER.encode()
 
 
 @dataclass(frozen=True)
@@ -40,184 +32,122 @@ class Reply:
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-class HttpError(Exception):
-    """A request that is refused, with its status."""
-
-    def __init__(self, status: int, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
-        super().__init__(message)
-        self.status, self.headers = status, headers
-
-
 class App:
-    """Answers requests with the release that serves. `current` is None before the first one is loaded."""
+    """Routes of requests over HTTP."""
 
-    def __init__(self, model: str, limits: Limits | None = None) -> None:
-        self.model, self.limits = model, limits or Limits()
-        self.current: Loaded | None = None
-        self.alarm: str | None = None
-        """Why the newest release does not serve, if it does not."""
-        self.draining = False
+    def __init__(self, service: Service) -> None:
+        self._service, self._bodies = service, 0
         self._pages: dict[str, Callable[[], Reply]] = {
             "": lambda: Reply(200, page.HTML, _HTML),
-            "v2": lambda: _json({"name": "recloop", "version": version("recloop"), "extensions": _EXTENSIONS}),
+            "v2": lambda: _json({"name": NAME, "version": version("recloop"), "extensions": EXTENSIONS}),
             "v2/health/live": self._live,
             "v2/health/ready": self._ready,
             "ping": self._ready,
             "health": self._live,
-            "version": lambda: Reply(200, (self.current.facts.version if self.current else "").encode(), _TEXT),
-            "status": lambda: _json(self.status()),
+            "version": lambda: Reply(200, (service.current.facts.version if service.current else "").encode(), _TEXT),
+            "status": lambda: _json(service.status()),
+            "metrics": lambda: Reply(200, service.metrics.text(), CONTENT_TYPE_LATEST),
         }
-        self.started, self.requests, self.refused, self.seconds = time.time(), 0, 0, 0.0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
-            return
         if scope["type"] != "http":
             return
         try:
-            body = await self._body(scope, receive)
-            reply = self._reply(scope["method"], scope["path"], dict(scope["headers"]), body)
-        except HttpError as error:
-            reply = _error(error.status, str(error), error.headers)
-        except BadInputError as error:
-            self.refused += 1
-            # Where the scenario lies on this machine is nothing that a client should know.
-            place = f"{self.current.scenario.file}: " if self.current else ""
-            reply = _error(400, str(error).removeprefix(place))
-        except RecloopError as error:
-            reply = _error(503, str(error), ((b"retry-after", b"1"),))
+            reply = await self._reply(scope, receive)
+        except Exception as error:
+            refused = self._service.refusal(error)
+            again = ((b"retry-after", str(refused.retry_s).encode()),) if refused.retry_s else ()
+            # What is left of a body that is too large is not read.
+            close = ((b"connection", b"close"),) if refused.status == 413 else ()
+            reply = Reply(refused.status, orjson.dumps({"error": str(refused)}), headers=again + close)
         headers = [(b"content-type", reply.kind.encode()), (b"content-length", str(len(reply.body)).encode())]
-        closing = [(b"connection", b"close")] if self.draining else []
+        closing = [(b"connection", b"close")] if self._service.draining else []
         await send(
             {"type": "http.response.start", "status": reply.status, "headers": [*headers, *reply.headers, *closing]}
         )
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else reply.body})
 
-    async def _body(self, scope: Message, receive: Receive) -> bytes:
-        parts, size = list[bytes](), 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise HttpError(400, "the client has closed the connection")
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > self.limits.body:
-                raise HttpError(413, f"the body has more than {self.limits.body:,} bytes; send fewer items")
-            if not message.get("more_body", False):
-                return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def _reply(self, method: str, path: str, headers: dict[bytes, bytes], body: bytes) -> Reply:
-        parts = path.strip("/").split("/")
+    async def _reply(self, scope: Message, receive: Receive) -> Reply:
+        method, path = scope["method"], scope["path"].strip("/")
+        headers, parts = dict(scope["headers"]), path.split("/")
         match method, parts:
             case "POST", ["v2", "models", name, *rest, "infer"]:
-                return self._infer(self._serving(name, rest), headers, body)
+                serving = self._serving(name, rest)
+                return await self._infer(serving, headers, await self._body(headers, receive))
             case "POST", ["invocations"]:
-                return self._invocations(headers, body)
-            case "GET" | "HEAD", _:
-                return self._read(parts)
-        raise HttpError(405 if method != "POST" else 404, f"{method} {path[:200]}: nothing here; see GET /")
+                serving = self._service.serving(self._service.model)
+                return await self._invocations(serving, headers, await self._body(headers, receive))
+            case "GET" | "HEAD", ["v2", "models", name, *rest, "ready"]:
+                self._serving(name, rest)
+                return _json({"name": name, "ready": self._service.is_ready})
+            case "GET" | "HEAD", ["v2", "models", name, *rest]:
+                return _json(self._service.metadata(self._serving(name, rest)))
+            case "GET" | "HEAD", _ if path in self._pages:
+                return self._pages[path]()
+        raise RefusedError(404 if method in ("GET", "HEAD", "POST") else 405, f"{method} /{path[:80]}: see GET /")
 
-    def _read(self, parts: list[str]) -> Reply:
-        if parts[:2] == ["v2", "models"] and len(parts) > 2:
-            is_ready = parts[-1] == "ready"
-            serving = self._serving(parts[2], parts[3:-1] if is_ready else parts[3:])
-            return _json({"name": self.model, "ready": self._is_ready} if is_ready else self._metadata(serving))
-        if page := self._pages.get("/".join(parts)):
-            return page()
-        raise HttpError(404, f"/{'/'.join(parts)[:200]}: nothing here; see GET /")
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+        """The body of a request. Raises RefusedError where it is too large, and does not come whole."""
+        limits, parts, size = self._service.limits, list[bytes](), 0
+        too_large = RefusedError(413, f"the body has more than {limits.body:,} bytes; send fewer items")
+        if headers.get(b"content-length", b"0").zfill(20) > str(limits.body).encode().zfill(20):
+            raise too_large
+        try:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise RefusedError(400, "the body did not come whole; send it again")
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                self._bodies += len(parts[-1])
+                if size > limits.body:
+                    raise too_large
+                if self._bodies > limits.bodies:
+                    raise RefusedError(503, "too many large bodies at a time; try again", 1)
+                if not message.get("more_body", False):
+                    return parts[0] if len(parts) == 1 else b"".join(parts)
+        finally:
+            self._bodies -= size
+
+    def _serving(self, name: str, rest: list[str]) -> Loaded:
+        """The release of a path .../NAME[/versions/VERSION]."""
+        match rest:
+            case []:
+                return self._service.serving(name)
+            case ["versions", wanted]:
+                return self._service.serving(name, wanted)
+        raise RefusedError(404, f"/{'/'.join(rest)[:80]}: see GET /")
 
     def _live(self) -> Reply:
         return _json({"live": True})
 
     def _ready(self) -> Reply:
-        return _json({"ready": self._is_ready}, 200 if self._is_ready else 503)
+        is_ready = self._service.is_ready
+        return _json({"ready": is_ready}, 200 if is_ready else 503)
 
-    @property
-    def _is_ready(self) -> bool:
-        return self.current is not None and not self.draining
+    async def _infer(self, serving: Loaded, headers: dict[bytes, bytes], body: bytes) -> Reply:
+        length = headers.get(_HEADER)
 
-    def _serving(self, name: str, rest: list[str]) -> Loaded:
-        """The release of a path .../NAME[/versions/VERSION]."""
-        if name != self.model:
-            raise HttpError(404, f"the model {name[:80]!r} is not here; this server has {self.model}")
-        if self.current is None:
-            raise HttpError(503, "no version is loaded yet; try again", ((b"retry-after", b"1"),))
-        if rest and (len(rest) != 2 or rest[0] != "versions"):
-            raise HttpError(404, f"{'/'.join(rest)[:80]}: nothing here; see GET /")
-        if rest and rest[1] != self.current.facts.version:
-            raise HttpError(
-                404, f"version {rest[1][:40]} does not serve; version {self.current.facts.version} of {name} does"
-            )
-        return self.current
+        def read(most: int) -> Asked:
+            return protocol.read(body, None if length is None else length.decode("latin-1"), most)
 
-    def _infer(self, serving: Loaded, headers: dict[bytes, bytes], body: bytes) -> Reply:
-        begun = time.perf_counter()
-        length = headers.get(protocol.HEADER.encode())
-        asked = protocol.read(body, None if length is None else length.decode("latin-1"))
-        if (num := len(asked.inputs.get(ITEMS, ()))) > self.limits.items:
-            raise BadInputError(f"{ITEMS}: {num:,} items; give at most {self.limits.items:,} a request")
-        answer = serving.answer(asked, time.time_ns() // 1_000)
-        content, head = protocol.write(asked, answer)
-        self.requests += 1
-        self.seconds += time.perf_counter() - begun
-        if head is None:
-            return Reply(200, content)
-        return Reply(200, content, _BINARY, ((protocol.HEADER.encode(), str(head).encode()),))
+        def write(asked: Asked, answer: Answer) -> Reply:
+            content, head = protocol.write(asked, answer)
+            if head is None:
+                return Reply(200, content)
+            return Reply(200, content, _BINARY, ((_HEADER, str(head).encode()),))
 
-    def _invocations(self, headers: dict[bytes, bytes], body: bytes) -> Reply:
-        serving = self._serving(self.model, [])
-        content = invocations.answer(serving, headers.get(b"content-type", b"").decode("latin-1"), body)
-        self.requests += 1
-        return Reply(200, content)
+        return await self._service.infer(serving, "json" if length is None else "binary", read, write)
 
-    def _metadata(self, serving: Loaded) -> dict[str, Any]:
-        ids = {"datatype": "INT64 or BYTES"}
-        return {
-            "name": self.model,
-            "versions": [serving.facts.version],
-            "platform": "recloop",
-            "inputs": [
-                {"name": USER, "shape": [1], **ids},
-                {"name": ITEMS, "shape": [-1], **ids},
-                *({"name": name, "shape": [-1], "datatype": str(type_)} for name, type_ in serving.columns.items()),
-            ],
-            "outputs": [{"name": task, "datatype": "FP32", "shape": [-1]} for task in serving.tasks],
-        }
+    async def _invocations(self, serving: Loaded, headers: dict[bytes, bytes], body: bytes) -> Reply:
+        kind, most = headers.get(b"content-type", b"").decode("latin-1"), self._service.limits.items
 
-    def status(self) -> dict[str, Any]:
-        """What the page shows."""
-        serving = self.current
-        return {
-            "model": self.model,
-            "version": serving and serving.facts.version,
-            "learned_up_to": serving and serving.facts.ds,
-            "features_from": serving and serving.begin.isoformat(),
-            "checkpoint": serving and serving.facts.checkpoint,
-            "tasks": list(serving.tasks) if serving else [],
-            "example": serving and dict(zip(("user", "items"), serving.example, strict=True)),
-            "alarm": self.alarm,
-            "worker": {
-                "up_s": round(time.time() - self.started, 1),
-                "requests": self.requests,
-                "refused": self.refused,
-                "mean_ms": round(1e3 * self.seconds / self.requests, 3) if self.requests else None,
-            },
-        }
+        def work() -> Reply:
+            return Reply(200, invocations.answer(serving, kind, body, most))
+
+        return await self._service.run(serving, "invocations", work)
 
 
 def _json(document: Any, status: int = 200) -> Reply:
     return Reply(status, orjson.dumps(document))
-
-
-def _error(status: int, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Reply:
-    return Reply(status, orjson.dumps({"error": message}), headers=headers)
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        kind = (await receive())["type"]
-        await send({"type": f"{kind}.complete"})
-        if kind == "lifespan.shutdown":
-            return

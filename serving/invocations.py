@@ -13,10 +13,10 @@ from serving.release import Loaded
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 
 
-def answer(serving: Loaded, kind: str, body: bytes) -> bytes:
+def answer(serving: Loaded, kind: str, body: bytes, most: int) -> bytes:
     """The body of the answer to a body of the type `kind`: {"predictions": [{task: score, …}, …]}.
 
-    Raises BadInputError for a body of another form, and for features that are missing or of another type.
+    Raises BadInputError for a body of another form, more than `most` rows, and features of another type.
     """
     if kind.partition(";")[0].strip().lower() != "application/json":
         raise BadInputError(f"content-type: {kind[:60]!r} is not read; send application/json")
@@ -24,7 +24,12 @@ def answer(serving: Loaded, kind: str, body: bytes) -> bytes:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise BadInputError(f"the body is not JSON ({error}); send one of {', '.join(_FORMS)}") from None
-    scores = serving.score_rows(pa.table(_columns(document)))
+    table = pa.table(_columns(document))
+    if table.num_rows > most:
+        raise BadInputError(f"the body has {table.num_rows:,} rows; give at most {most:,} a request")
+    if not set(table.column_names) & set(serving.columns):
+        raise BadInputError(f"the body has no feature; give some of {', '.join(serving.columns)}")
+    scores = serving.score_rows(table)
     rows = [dict(zip(scores, row, strict=True)) for row in zip(*(v.tolist() for v in scores.values()), strict=True)]
     return orjson.dumps({"predictions": rows})
 

@@ -7,8 +7,7 @@ A binary body is the JSON document and then the bytes of its tensors, one after 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +31,7 @@ TYPES: dict[str, np.dtype[Any]] = {
 }
 """The numpy type of each datatype but BYTES, in the order of bytes of the protocol."""
 _LENGTH = 4
+_NAME_LENGTH = 100
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,20 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer: outputs by name, with their datatype where they are texts."""
+    """An answer: outputs by name. `seconds` are those of its stages, `unknown` the number of its users and items that
+    no row of an entity has; both are for the metrics."""
 
     model: str
     version: str
     outputs: Mapping[str, npt.NDArray[np.float32] | pa.Array]
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    unknown: Mapping[str, int] = field(default_factory=dict)
 
 
-def read(body: bytes, header_length: str | None) -> Asked:
-    """Reads the body of a request. `header_length` is the value of HEADER, None for JSON alone.
+def read(body: bytes, header_length: str | None, most: int = 1 << 20) -> Asked:
+    """Reads the body of a request. `header_length` is the value of HEADER, None for JSON alone; `most` limits the
+    number of values of an input.
 
     Raises BadInputError with the field that is wrong.
     """
@@ -74,7 +78,7 @@ def read(body: bytes, header_length: str | None) -> Asked:
     parameters, rest = _of(found.get("parameters", {}), dict, "parameters"), memoryview(body)[length:]
     inputs, at = dict[str, pa.Array](), 0
     for number, given in enumerate(_of(found.get("inputs", []), list, "inputs")):
-        name, column, at = _input(_of(given, dict, f"inputs[{number}]"), f"inputs[{number}]", rest, at)
+        name, column, at = _input(_of(given, dict, f"inputs[{number}]"), f"inputs[{number}]", rest, at, most)
         if name in inputs:
             raise BadInputError(f"inputs[{number}]: {name} comes twice; give each input once")
         inputs[name] = column
@@ -84,7 +88,7 @@ def read(body: bytes, header_length: str | None) -> Asked:
     for number, wanted in enumerate(_of(found.get("outputs", []), list, "outputs")):
         place = f"outputs[{number}]"
         own = _of(_of(wanted, dict, place).get("parameters", {}), dict, f"{place}.parameters")
-        outputs[_of(wanted.get("name"), str, f"{place}.name")] = bool(own.get("binary_data", False))
+        outputs[name_of(wanted.get("name"), f"{place}.name")] = bool(own.get("binary_data", False))
     id_ = found.get("id")
     return Asked(
         inputs,
@@ -99,9 +103,9 @@ def write(asked: Asked, answer: Answer) -> tuple[bytes, int | None]:
     """The body of an answer, and the length of its document where tensors follow it in binary."""
     outputs, binary = list[dict[str, Any]](), list[bytes]()
     for name, values in answer.outputs.items():
-        output: dict[str, Any] = {"name": name, "datatype": _datatype(values), "shape": [len(values)]}
+        output: dict[str, Any] = {"name": name, "datatype": datatype_of(values), "shape": [len(values)]}
         if asked.is_binary(name):
-            data = _bytes_of(values)
+            data = bytes_of(values)
             output["parameters"] = {"binary_data_size": len(data)}
             binary.append(data)
         else:
@@ -116,6 +120,26 @@ def write(asked: Asked, answer: Answer) -> tuple[bytes, int | None]:
     return (head + b"".join(binary), len(head)) if binary else (head, None)
 
 
+def name_of(value: Any, place: str) -> str:
+    """A name. Raises BadInputError for one that no column has, since errors repeat it."""
+    name: str = _of(value, str, place)
+    if len(name) > _NAME_LENGTH:
+        raise BadInputError(f"{place}: {len(name):,} characters; give at most {_NAME_LENGTH}")
+    return name
+
+
+def num_of(shape: Sequence[Any], most: int, place: str) -> int:
+    """The number of values of a tensor. Raises BadInputError for a shape of more than one dimension or than `most`."""
+    if not all(isinstance(length, int) and not isinstance(length, bool) and length >= 0 for length in shape):
+        raise BadInputError(f"{place}.shape: {str(shape)[:40]} is not a shape; give whole numbers, none below 0")
+    # [n, 1] is how clients that always have a batch write [n].
+    if len(shape) not in (1, 2) or shape[1:] not in ([], [1]):
+        raise BadInputError(f"{place}.shape: {str(shape)[:40]}; give one dimension: [1] for the user, [n] for n items")
+    if shape[0] > most:
+        raise BadInputError(f"{place}.shape: {shape[0]:,} values; give at most {most:,} a request")
+    return int(shape[0])
+
+
 def column_of(datatype: str, data: memoryview, num: int, place: str) -> pa.Array:
     """A tensor of `num` values from its bytes. Raises BadInputError where these do not fit."""
     if datatype == BYTES:
@@ -127,48 +151,49 @@ def column_of(datatype: str, data: memoryview, num: int, place: str) -> pa.Array
     return pa.array(np.frombuffer(data, TYPES[datatype]).copy())
 
 
-def _input(given: Mapping[str, Any], place: str, rest: memoryview, at: int) -> tuple[str, pa.Array, int]:
+def _input(given: Mapping[str, Any], place: str, rest: memoryview, at: int, most: int) -> tuple[str, pa.Array, int]:
     """The name of an input, its column, and where the bytes of the next one begin."""
-    name, datatype = (_of(given.get(key), str, f"{place}.{key}") for key in ("name", "datatype"))
+    name, datatype = (name_of(given.get(key), f"{place}.{key}") for key in ("name", "datatype"))
     place = f"{place} ({name})"
-    shape = _of(given.get("shape"), list, f"{place}.shape")
-    if not all(isinstance(length, int) and not isinstance(length, bool) and length >= 0 for length in shape):
-        raise BadInputError(f"{place}.shape: {shape} is not a shape; give whole numbers, none below 0")
-    # [n, 1] is how clients that always have a batch write [n].
-    if len(shape) not in (1, 2) or shape[1:] not in ([], [1]):
-        raise BadInputError(f"{place}.shape: {shape}; give one dimension: [1] for the user, [n] for n items")
-    num, size = math.prod(shape), _of(given.get("parameters", {}), dict, f"{place}.parameters").get("binary_data_size")
+    num = num_of(_of(given.get("shape"), list, f"{place}.shape"), most, place)
+    size = _of(given.get("parameters", {}), dict, f"{place}.parameters").get("binary_data_size")
     if size is None:
-        return name, _listed(datatype, given.get("data"), num, place), at
+        return name, listed(datatype, _rows(_of(given.get("data"), list, f"{place}.data")), num, place), at
     if "data" in given:
         raise BadInputError(f"{place}: has data and binary_data_size; give one of them")
-    if not isinstance(size, int) or not 0 <= size <= len(rest) - at:
-        raise BadInputError(f"{place}: binary_data_size {size!r}, but {len(rest) - at} bytes are left in the body")
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(rest) - at:
+        raise BadInputError(
+            f"{place}: binary_data_size is {repr(size)[:40]}, but the body has {len(rest) - at} more bytes; correct it"
+        )
     return name, column_of(datatype, rest[at : at + size], num, place), at + size
 
 
-def _listed(datatype: str, data: Any, num: int, place: str) -> pa.Array:
-    """A column from JSON."""
-    values = _of(data, list, f"{place}.data")
-    if values and isinstance(values[0], list):  # a row each
-        values = [one for row in values for one in (row if isinstance(row, list) else [row])]
+def _rows(values: list[Any]) -> list[Any]:
+    """The values of a shape [n, 1], which may come as a list a row."""
+    if values and isinstance(values[0], list):
+        return [one for row in values for one in (row if isinstance(row, list) else [row])]
+    return values
+
+
+def listed(datatype: str, values: Sequence[Any], num: int, place: str) -> pa.Array:
+    """A tensor of `num` values, which may be None, from Python's. Raises BadInputError where these do not fit."""
     if len(values) != num:
         raise BadInputError(f"{place}: {len(values)} values, but the shape says {num}; correct one of them")
     wanted = pa.string() if datatype == BYTES else pa.from_numpy_dtype(_type(datatype, place))
+    # Arrow itself makes 1 of true and 2 of 2.7.
+    if others := {type(value) for value in values} - _python_types(wanted):
+        found = next(value for value in values if type(value) in others)
+        raise BadInputError(f"{place}: {repr(found)[:40]} is not {datatype}; correct the datatype or the data")
     try:
-        # Without a type first: with one Arrow makes 1 of true and 2 of 2.7.
-        found = pa.array(values)
-        is_whole = pa.types.is_floating(wanted) and pa.types.is_integer(found.type)
-        if not (pa.types.is_null(found.type) or is_whole or _kind(found.type) == _kind(wanted)):
-            raise BadInputError(f"{place}: {found.type} values are not {datatype}; correct the datatype or the data")
-        return found.cast(wanted)
+        return pa.array(values, wanted)
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
         raise BadInputError(f"{place}: not {datatype} ({error}); correct the datatype or the data") from None
 
 
-def _kind(type_: pa.DataType) -> str:
-    kinds = {"whole numbers": pa.types.is_integer, "floats": pa.types.is_floating}
-    return next((name for name, is_kind in kinds.items() if is_kind(type_)), str(type_))
+def _python_types(type_: pa.DataType) -> set[type[Any]]:
+    if pa.types.is_floating(type_):
+        return {float, int, type(None)}
+    return {bool if pa.types.is_boolean(type_) else str if pa.types.is_string(type_) else int, type(None)}
 
 
 def _texts(data: memoryview, num: int, place: str) -> pa.Array:
@@ -179,14 +204,15 @@ def _texts(data: memoryview, num: int, place: str) -> pa.Array:
         at = begin + int.from_bytes(data[at:begin], "little")
         found.append(bytes(data[begin:at]))
     if at != len(data) or len(found) != num:
-        raise BadInputError(f"{place}: {len(data)} bytes do not hold {num} texts, each after its length in four bytes")
+        raise BadInputError(f"{place}: {len(data)} bytes are not {num} texts; give each after its length in four bytes")
     try:
         return pa.array([text.decode() for text in found], pa.string())
     except UnicodeDecodeError as error:
         raise BadInputError(f"{place}: not UTF-8 ({error}); give texts as UTF-8") from None
 
 
-def _datatype(values: npt.NDArray[np.float32] | pa.Array) -> str:
+def datatype_of(values: npt.NDArray[np.float32] | pa.Array) -> str:
+    """The datatype of an output."""
     if not isinstance(values, pa.Array):
         return "FP32"
     if pa.types.is_string(values.type):
@@ -194,7 +220,8 @@ def _datatype(values: npt.NDArray[np.float32] | pa.Array) -> str:
     return next(name for name, dtype in TYPES.items() if pa.from_numpy_dtype(dtype) == values.type)
 
 
-def _bytes_of(values: npt.NDArray[np.float32] | pa.Array) -> bytes:
+def bytes_of(values: npt.NDArray[np.float32] | pa.Array) -> bytes:
+    """The bytes of an output."""
     if not isinstance(values, pa.Array):
         return values.astype("<f4", copy=False).tobytes()
     if pa.types.is_string(values.type):

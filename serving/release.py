@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,9 @@ from feature_jobs.control_records import open_regular, read_record
 from feature_jobs.errors import BadInputError, CorruptError
 from feature_jobs.online.opening import OnlineFeatures
 from feature_jobs.online.request import Request, RequestPath
+from feature_jobs.online.typed import typed
 from feature_jobs.schema import Scenario, load_scenario
+from feature_jobs.windows.keys import keys_of
 from models.runtime.files import REFERENCE_FILE
 from serving.items import ItemRows, features_of_item
 from serving.protocol import Answer, Asked
@@ -29,6 +32,8 @@ from serving.scorer import Scorer
 USER, ITEMS = "user", "items"
 FEATURES = "features"
 """The further output of a request that asks for an explanation: of each item its features, as JSON."""
+ALARM = "alarm"
+"""The key of a line that hands workers an alarm instead of a release."""
 _WARM_UP_ITEMS = 100
 _EXAMPLE_ITEMS = 5
 _NO_USER = pa.nulls(0)
@@ -140,50 +145,64 @@ class Loaded:
         With `items` the features come from the state; else the inputs are the features themselves, by name. Raises
         BadInputError with the field that is wrong.
         """
+        begun, num_unknown = time.perf_counter(), dict[str, int]()
+        explain, fill = bool(asked.parameters.get("explain")), None
         scores: dict[str, Any]
-        explain = bool(asked.parameters.get("explain"))
         if ITEMS in asked.inputs:
-            time, num = _time(asked.parameters.get("time"), now), len(asked.inputs[ITEMS])
-            parameters, fill = self._said_of(time), None
+            at, num = _time(asked.parameters.get("time"), now), len(asked.inputs[ITEMS])
             if self._items is not None and not explain:
-                fill = functools.partial(self._items.fill, asked.inputs[ITEMS], self._served(time))
-            columns = self._columns(self._path if fill else self._features.path, asked, time)
+                fill = functools.partial(self._items.fill, asked.inputs[ITEMS], self._served(at))
+            columns = self._columns(self._path if fill else self._features.path, asked, at)
+            ready, parameters = time.perf_counter(), self._said_of(at)
             scores = self.scorer.score_request(columns, num, fill)
+            num_unknown = {name: self._num_unknown(name, asked.inputs.get(name)) for name in (USER, ITEMS)}
         elif asked.inputs.keys() & set(self.columns):
-            columns, parameters = _of_one_length(asked.inputs), {}
+            columns, parameters, ready = _of_one_length(asked.inputs), {}, begun
             scores = self.scorer.score(pa.table(dict(columns)))
             num = len(next(iter(columns.values())))
         else:
-            raise BadInputError(f"inputs: give {USER} and {ITEMS}, or the features by name ({', '.join(self.columns)})")
+            names = ", ".join(self.columns)
+            raise BadInputError(f"inputs: no {ITEMS}; give {USER} and {ITEMS}, or the features by name ({names})")
+        seconds = {"features": ready - begun, "score": time.perf_counter() - ready}
         if explain:
             scores[FEATURES] = _explained(columns, num)
         if unknown := sorted(asked.outputs.keys() - scores.keys()):
             raise BadInputError(f"outputs: {unknown[0]!r} is none of {', '.join(scores)}; leave it out")
         wanted = {name: scores[name] for name in asked.outputs} if asked.outputs else scores
-        return Answer(self.facts.model, self.facts.version, wanted, parameters)
+        return Answer(self.facts.model, self.facts.version, wanted, parameters, seconds, num_unknown)
 
-    def features_of(self, asked: Asked, time: int) -> Mapping[str, pa.Array]:
+    def _num_unknown(self, input_: str, ids: pa.Array | None) -> int:
+        """The number of ids of an input that no row of their entity has; 0 where they are not those of an entity."""
+        data = self.scenario.data
+        column = data.user if input_ == USER else data.item
+        for name, rows in self._features.path.entities.items():
+            if ids is not None and data.entities[name].keys == (column,):
+                keys, known = keys_of([typed(self.scenario, column, ids.drop_null())])
+                return int(np.count_nonzero(rows.find(keys, known) < 0))
+        return 0
+
+    def features_of(self, asked: Asked, at: int) -> Mapping[str, pa.Array]:
         """The features of a request by ids at a time in µs: of each a value for each item, or one for all."""
-        return self._columns(self._features.path, asked, time)
+        return self._columns(self._features.path, asked, at)
 
-    def _columns(self, path: RequestPath, asked: Asked, time: int) -> Mapping[str, pa.Array]:
+    def _columns(self, path: RequestPath, asked: Asked, at: int) -> Mapping[str, pa.Array]:
         user = asked.inputs.get(USER, _NO_USER)
         if len(user) > 1:
             raise BadInputError(f"{USER}: {len(user)} values; give one user a request, of the shape [1]")
         context = {name: column for name, column in asked.inputs.items() if name not in (USER, ITEMS)}
         user_id = user[0].as_py() if len(user) else None
-        request = Request(self._served(time), user_id, asked.inputs[ITEMS], context)
+        request = Request(self._served(at), user_id, asked.inputs[ITEMS], context)
         return path.columns(request, self._features.reading)
 
-    def _served(self, time: int) -> int:
+    def _served(self, at: int) -> int:
         """The time of the state that is next to a time: an old state is better than no answer."""
         facts = self._features.path.facts
-        return min(max(time, facts.begin), facts.end - 1)
+        return min(max(at, facts.begin), facts.end - 1)
 
-    def _said_of(self, time: int) -> dict[str, str]:
+    def _said_of(self, at: int) -> dict[str, str]:
         """What an answer says of its features."""
-        served = self._served(time)
-        return {"state": self.facts.state, **({} if served == time else {"features_at": _text(served)})}
+        served = self._served(at)
+        return {"state": self.facts.state, **({} if served == at else {"features_at": _text(served)})}
 
     def _prove(self, file: Path) -> None:
         """Compares the scores of the reference rows with those of the export, to the last bit."""
@@ -210,12 +229,12 @@ def _time(given: object, now: int) -> int:
     if given is None:
         return now
     try:
-        time = datetime.datetime.fromisoformat(str(given))
+        found = datetime.datetime.fromisoformat(str(given))
     except ValueError:
-        raise BadInputError(f"parameters.time: {given!r} is not a time; give 2024-03-06T10:00:00Z") from None
-    if time.tzinfo is None:
+        raise BadInputError(f"parameters.time: {repr(given)[:40]} is not a time; give 2024-03-06T10:00:00Z") from None
+    if found.tzinfo is None:
         raise BadInputError(f"parameters.time: {given!r} has no zone; give 2024-03-06T10:00:00Z")
-    return round(time.timestamp() * _MICROS)
+    return round(found.timestamp() * _MICROS)
 
 
 def _text(time: int) -> str:

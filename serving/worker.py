@@ -1,82 +1,136 @@
 """A worker: one process that answers requests on a socket which it inherits.
 
-    python -m serving.worker SOCKET MODEL < releases
+    python -m serving.worker --socket 3 --slot 0 --model movielens [--grpc HOST:PORT] < releases
 
-A release a line comes on its standard input. It is loaded beside the one that serves, in a thread of its own, and then
-takes its place; one that fails never serves. What happens is said on the standard output, one JSON object a line. The
-end of the input, or SIGTERM, lets the worker finish what it has begun and end.
+A release a line comes on its standard input, or an alarm. A release is loaded beside the one that serves, in a thread
+of its own, and then takes its place; one that fails never serves. What happens is said on the standard output, one JSON
+object a line. The end of the input, or SIGTERM, lets the worker finish what it has begun and end.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
-import sys
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Generator, Iterator
+from typing import IO, Any
 
 import uvicorn
+import uvloop
 
 from feature_jobs.errors import RecloopError
+from serving import metrics
 from serving.app import App
-from serving.release import Loaded, Release
+from serving.connection import Connection
+from serving.release import ALARM, Loaded, Release
+from serving.service import Service
 
 # A request that still uses the release before takes at most this long.
 _GRACE_S = 30.0
 _DRAIN_S = 20
+_KEEP_ALIVE_S = 75
+"""Longer than proxies keep their connections, so that none sends a request into one that ends."""
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
     """Runs until the input ends or SIGTERM comes."""
-    descriptor, model = arguments
-    app = App(model)
+    parser, server = argparse.ArgumentParser(), os.getppid()
+    parser.add_argument("--socket", type=int, required=True)
+    parser.add_argument("--slot", type=int, required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--grpc")
+    given = parser.parse_args()
+    metrics.use_slot(given.slot)
+    uvloop.run(_serve(Service(given.model), socket.socket(fileno=given.socket), given.grpc))
+    _say("ended")
+    if os.getppid() != server:  # it was killed, and can't do this itself
+        shutil.rmtree(os.environ[metrics.FOLDER], ignore_errors=True)
+
+
+class _HttpServer(uvicorn.Server):
+    """Leaves signals to the worker: with uvicorn's own a second one would cut the requests that are open."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """See uvicorn."""
+        yield
+
+
+def http_server(service: Service) -> uvicorn.Server:
+    """The server of HTTP, to run on a socket that listens."""
+    Connection.limits = service.limits
     config = uvicorn.Config(
-        app,
-        http="httptools",
-        loop="uvloop",
+        App(service),
+        http=Connection,
+        ws="none",
         lifespan="off",
-        log_level="warning",
+        # What clients send wrong is answered to them, and fills no log.
+        log_level="error",
         access_log=False,
         server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_DRAIN_S,
-        limit_concurrency=None,
     )
-    server = uvicorn.Server(config)
+    return _HttpServer(config)
 
-    def stop(*_: object) -> None:
-        app.draining, server.should_exit = True, True
 
-    # Not uvicorn's own: a second signal would cut the requests that are open.
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
+async def _serve(service: Service, listener: socket.socket, grpc: str | None) -> None:
+    server, loop = http_server(service), asyncio.get_running_loop()
+    ending, decided = asyncio.Event(), asyncio.Event()
+
+    def stop() -> None:
+        service.draining = server.should_exit = True
+        ending.set()
+        decided.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    threading.Thread(target=_follow, args=(app, stop), daemon=True).start()
-    asyncio.run(server.serve([socket.socket(fileno=int(descriptor))]))
-    _say("ended")
+        loop.add_signal_handler(number, stop)
+
+    def follow() -> None:
+        # Without a buffer, whose lock would stop the end of the process.
+        with open(0, "rb", buffering=0) as lines:
+            for _ in _releases(service, lines):
+                loop.call_soon_threadsafe(decided.set)
+        loop.call_soon_threadsafe(stop)
+
+    threading.Thread(target=follow, daemon=True).start()
+    # Connections go to the other workers, or wait, until this one can answer them.
+    await decided.wait()
+    serving = [server.serve([listener])]
+    if grpc is not None:
+        from serving.grpc import serve
+
+        serving.append(serve(service, grpc, ending, _DRAIN_S))
+    await asyncio.gather(*serving)
 
 
-def _follow(app: App, stop: Callable[[], None]) -> None:
-    """Loads the releases that come on the standard input, the newest one where several wait."""
+def _releases(service: Service, lines: IO[bytes]) -> Iterator[None]:
+    """Loads the releases that come, one after the other."""
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # on Linux that of this thread alone
-    for line in sys.stdin.buffer:
+    for line in lines:
+        if ALARM in (said := json.loads(line)):
+            service.warn(said[ALARM])
+            continue
         release = Release.from_json(line)
         try:
             loaded = Loaded(release)
         except RecloopError as error:
-            app.alarm = f"version {release.version} does not serve: {error}"
+            service.refuse(release.version)
             _say("refused", version=release.version, state=release.state, reason=str(error))
-            continue
-        former, app.current, app.alarm = app.current, loaded, None
-        _say("serves", version=release.version, state=release.state)
-        if former is not None:
-            threading.Timer(_GRACE_S, former.close).start()
-    stop()
+        else:
+            if former := service.swap(loaded):
+                timer = threading.Timer(_GRACE_S, former.close)
+                timer.daemon = True
+                timer.start()
+            _say("serves", version=release.version, state=release.state)
+        yield
 
 
 def _say(event: str, **facts: Any) -> None:
@@ -85,4 +139,4 @@ def _say(event: str, **facts: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

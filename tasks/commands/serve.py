@@ -26,15 +26,16 @@ class _Address(click.ParamType):  # type: ignore[type-arg]
 
 @main.command(short_help="Serves the champion: ranks items for a user over HTTP.")
 @click.option("--http", type=_Address(), default="127.0.0.1:8085", show_default=True, metavar="HOST:PORT")
+@click.option("--grpc", type=_Address(), metavar="HOST:PORT", help="Serves gRPC there too.  [default: HTTP alone]")
 @click.option("--workers", type=click.IntRange(1, 256), default=2, show_default=True, help="Processes that answer.")
 @with_context
-def serve(context: Context, *, http: tuple[str, int], workers: int) -> None:
-    """Serves the champion of the store over HTTP, and each later one without a pause.
+def serve(context: Context, *, http: tuple[str, int], grpc: tuple[str, int] | None, workers: int) -> None:
+    """Serves the champion of the store over HTTP and gRPC, and each later one without a pause.
 
     It follows the champion log and the states of features: a newer release is loaded beside the one that serves, must
     reproduce the scores of its export, and then takes its place. One that does not never serves.
     """
-    from serving.server import Server
+    from serving.server import Addresses, Server
     from tasks.run.releases import Releases
 
     releases = Releases(context.scenario, context.store)
@@ -45,4 +46,4 @@ def serve(context: Context, *, http: tuple[str, int], workers: int) -> None:
         click.echo(f"serve: {event['event']} {facts}", err=True)
 
     click.echo(f"serve: version {first.version} of {first.model} at {url}; end with Ctrl-C", err=True)
-    Server(http, workers, releases.newest, say).run()
+    Server(Addresses(http, grpc), workers, releases.newest, say).run()

@@ -66,8 +66,8 @@ class Releases:
         for commit in (export, state):
             self.store.verify(commit)
         # As the version learned them: the scenario may have been changed since.
-        settings = samples.manifest["settings"]
-        settings = {**settings, "data": {**settings["data"], "path": self.scenario.data.path}}
+        settings = {name: value for name, value in samples.manifest["settings"].items() if "." not in name}
+        settings["data"] = {**settings["data"], "path": self.scenario.data.path}
         return Release(
             model=entry.model,
             version=entry.version,

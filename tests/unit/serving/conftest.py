@@ -1,0 +1,18 @@
+"""A shop with two versions, made once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.unit.serving.shop import Shop
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """Its first version is the champion. Tests read it alone."""
+    from tests.unit.serving.shop import make_shop  # imports torch
+
+    return make_shop(tmp_path_factory.mktemp("shop"))
