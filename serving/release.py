@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from feature_jobs.control_records import open_regular, read_record
 from feature_jobs.errors import BadInputError, CorruptError
+from feature_jobs.expressions.vectors import repeated
 from feature_jobs.online.opening import OnlineFeatures
 from feature_jobs.online.request import Request, RequestPath
 from feature_jobs.online.typed import typed
@@ -243,7 +244,7 @@ def _text(time: int) -> str:
 
 def _explained(columns: Mapping[str, pa.Array], num_items: int) -> pa.Array:
     """The features of each item as JSON."""
-    rows = pa.table({name: pa.repeat(c[0], num_items) if len(c) == 1 else c for name, c in columns.items()}).to_pylist()
+    rows = pa.table({name: repeated(column, num_items) for name, column in columns.items()}).to_pylist()
     return pa.array([orjson.dumps(row, default=str).decode() for row in rows], pa.string())
 
 

@@ -114,7 +114,7 @@ def test_ids_beyond_floats_stay_apart(scorer, batch, monkeypatch):
     ids = [2**53, 2**53 + 1, None, 2**62 + 1, -(2**63)]
     lists = [[i, None] if i is not None else None for i in ids]
     keys = []
-    monkeypatch.setattr(scorer._model, "run", lambda encoded: keys.append(encoded) or np.zeros((5, 2), np.float32))
+    monkeypatch.setattr(scorer.model, "run", lambda encoded: keys.append(encoded) or np.zeros((5, 2), np.float32))
     rows = {name: batch[name].slice(0, 5) for name in scorer.columns}
     frame = pd.DataFrame({name: values.to_pandas() for name, values in rows.items()})
     for user in (ids, as_objects(ids), pa.array(ids), pd.array(ids, "Int64")):
@@ -179,7 +179,7 @@ def test_true_and_false_are_ids_where_the_model_has_seen_no_others(scorer, folde
     reference = pq.read_table(folder / "reference.parquet")
     flags = pa.array([i % 2 for i in range(len(reference))], pa.int64())
     place = reference.column_names.index("user")
-    of_flags = Scorer(scorer._model, scorer.facts, reference.set_column(place, "user", flags))
+    of_flags = Scorer(scorer.model, scorer.facts, reference.set_column(place, "user", flags))
     rows = {name: batch[name].slice(0, 2) for name in scorer.columns}
     wanted = scorer.score({**rows, "user": [1, 0]})["click"]
     assert of_flags.score({**rows, "user": [True, False]})["click"].tolist() == wanted.tolist()
