@@ -16,6 +16,7 @@ import json
 import time
 from collections import Counter, deque
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import uvloop
@@ -29,14 +30,14 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio."""
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
         self._load.idle.append(self)
         self._load.start()
 
     def send(self, request: bytes, due: float) -> None:
         """Sends a request that was due at this time."""
         self._due = due
-        self._transport.write(request)  # type: ignore[attr-defined]
+        self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""

@@ -13,9 +13,8 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import requests
 from rich.console import Console
@@ -141,7 +140,7 @@ def _serve(local: Local, scenario: Scenario, console: Console) -> None:
     )
 
 
-def _tensor(name: str, values: list[int | str]) -> dict[str, Any]:
+def _tensor(name: str, values: list[int | str]) -> Mapping[str, object]:
     datatype = "BYTES" if any(isinstance(value, str) for value in values) else "INT64"
     return {"name": name, "shape": [len(values)], "datatype": datatype, "data": values}
 

@@ -40,7 +40,7 @@ AIRFLOW = {
 }
 
 SERVERS = ("mlflow", *AIRFLOW)
-"""What the days need."""
+"""Those that the days need."""
 
 
 @dataclass

@@ -201,7 +201,7 @@ class Loaded:
         return min(max(at, facts.begin), facts.end - 1)
 
     def _said_of(self, at: int) -> dict[str, str]:
-        """What an answer says of its features."""
+        """The parameters of an answer about its features."""
         served = self._served(at)
         return {"state": self.facts.state, **({} if served == at else {"features_at": _text(served)})}
 
