@@ -332,7 +332,7 @@ class RequestPath:
 
     def _in_place(self, name: str, wanted: Mapping[Window, Wanted]) -> KeyTable | None:
         """The table of a key set whose windows a cache can hold, which has a place for each key and no lists."""
-        # The values of users are mapped where there is no store; requests name few of them.
+        # Without a store the values of users are mapped too, but requests name few of them.
         table = self.facts.mapped.get(name) if self.facts.key_sets[name]["mapped"] else None
         operations = [operation for one in wanted.values() for operation in one.operations.values()]
         return table if all(isinstance(operation, Numbers) for operation in operations) else None

@@ -24,7 +24,7 @@ class Architecture(nn.Module):
     @property
     def pair_weights(self) -> Tensor | None:
         """The weights [F] of embedded features in a sum over their pairs, which `forward` takes as its second argument
-        where it is given: a server has a kernel for it. None: there is no such sum."""
+        where it is given: a server has a kernel for it. None for an architecture without such a sum."""
         return None
 
 
