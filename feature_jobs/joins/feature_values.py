@@ -49,7 +49,7 @@ class Asking(Protocol):
 
 
 Found = Mapping[str, Summary]
-"""What a window holds, by the role of an operation."""
+"""Summaries of a window, by the role of an operation."""
 FeatureValues = Callable[[Asking, Found, Known], pa.Array]
 """Makes a feature's values, one for each asking row; the last argument says which of them have a key."""
 
