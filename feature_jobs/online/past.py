@@ -100,7 +100,7 @@ def _contents(
         since, added = _since(reader, keys, added[:num], begin), added[num:]
         if table is None:
             own, values = values[:num], values[num:]
-            state_U = positions_of(np.array([value is not None for value in own], bool))
+            state_U = positions_of([value is not None for value in own])
             packed = Packed.of([value for value in own if value is not None])
         else:
             state_U, packed = table.find(keys)
