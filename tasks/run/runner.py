@@ -28,7 +28,7 @@ from tasks.contract import DayConfig, Metrics, Step, value_at
 from tasks.run.inputs import Found, flat, resolve_inputs
 from tasks.run.launchers import Call, Folder, InProcess, Launcher, Ran
 from tasks.run.registry import require_one_registry
-from tasks.run.reuse import is_read_again, refuse_rows_left_out, same_as_before, take_over
+from tasks.run.reuse import is_read_again, refuse_rows_left_out, take_over_same
 from tasks.run.shown import is_time_to_show, show_after, show_before
 from tasks.steps import STEPS
 from tasks.store.digests import canonical_json, sha256_of
@@ -143,8 +143,9 @@ def _run(
         output = scratch / declared.writes
         output.mkdir()
         facts = facts_of_run(declared, scenario, inputs, None)
-        if earlier := same_as_before(declared, config, output_name, facts, store):
-            take_over(earlier, output, config.generation)
+        reused_from = take_over_same(declared, config, output_name, facts, output)
+        if reused_from is not None:
+            facts["reused_from"] = reused_from
             commit, _ = store.commit(output_name, ds, output, facts, config.generation)
             return Outcome(declared.name, ds, "reused", commit.digest, commit.uri), commit
         ran = _launch(launcher, declared, Call(config, _folders(inputs), output), inputs, store)
