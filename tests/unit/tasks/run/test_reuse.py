@@ -14,7 +14,7 @@ from tasks.run import runner
 from tasks.store.records import Manifest
 from tasks.store.scenario_store import ScenarioStore, open_store
 
-DAYS = [f"2024-03-{n:02}" for n in range(1, 10)]
+DAYS = [f"2024-03-{n:02}" for n in range(1, 11)]
 STEPS = ("ingest", "summarize", "join", "validate")
 SCENARIO = """
 name: shop
@@ -34,10 +34,10 @@ data:
       columns: {user: {type: int}, item: {type: int}, t: {type: time}}
   user: user
   item: item
-  days: {first: 2024-03-01, last: 2024-03-09}
+  days: {first: 2024-03-01, last: 2024-03-10}
 labels:
   like: stars >= 4
-  buy: {source: orders, on: [user, item], window_hours: 2, maturity_days: 1}
+  buy: {source: orders, on: [user, item], window_hours: 2, maturity_days: 2}
 features:
   user: {kind: id}
   seen: {kind: count, by: [user]}
@@ -102,7 +102,7 @@ class Shop:
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    """Nine days that are validated."""
+    """Ten days that are validated."""
     shop = Shop(tmp_path_factory.mktemp("reuse"))
     (shop.folder / "shop.yaml").write_text(SCENARIO)
     for number, ds in enumerate(DAYS):
@@ -129,9 +129,10 @@ def _until(first: int, last: int) -> list[str]:
 @pytest.mark.parametrize(
     ("table", "features", "features_until", "last"),
     [
-        # A window reaches two days further, a label matures a day later; an index names a tile of the third and fourth.
-        ("events", ["user", "seen", "bought"], DAYS[4], {"summarize": 7, "join": 7, "validate": 8}),
-        ("orders", ["bought"], DAYS[3], {"summarize": 6, "join": 6, "validate": 7}),
+        # A window reaches two days further, and rows of these days come again two days later, when their label matures.
+        # The index of summaries names a tile of the third and the fourth day, and so two more.
+        ("events", ["user", "seen", "bought"], DAYS[4], {"summarize": 7, "join": 9, "validate": 9}),
+        ("orders", ["bought"], DAYS[3], {"summarize": 6, "join": 8, "validate": 8}),
     ],
 )
 def test_a_corrected_day_is_computed_as_far_as_it_reaches(shop, table, features, features_until, last):
@@ -144,10 +145,10 @@ def test_a_corrected_day_is_computed_as_far_as_it_reaches(shop, table, features,
     assert computed.pop("ingest") == DAYS[2:]  # nobody knows beforehand what the source holds
     for step, days in computed.items():
         # Rows of a day may reach less far than the day itself could.
-        assert days == bound[step][: len(days)]
+        assert {*days} <= {*bound[step]}
         assert shop.days("reused")[step] == [ds for ds in DAYS[2:] if ds not in days]
     if table == "events":
-        assert computed == {"summarize": _until(3, 7), "join": _until(3, 7), "validate": _until(3, 6)}
+        assert computed == {"summarize": _until(3, 7), "join": _until(3, 9), "validate": _until(3, 7)}
         beginning = Shop(shop.folder, str(shop.folder / "beginning"))
         beginning.call("run", "--until", STEPS[-1], "--no-track")
         assert shop.digests() == beginning.digests()
