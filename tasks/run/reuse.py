@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -20,9 +19,9 @@ DECISIVE = ("config", "code", "parent", "gate")
 """Facts of a manifest that decide the files, besides its inputs: where all are equal, so are the files."""
 
 
-def take_over_same(declared: Step, config: DayConfig, name: str, facts: Facts, output: Path) -> int | None:
-    """Puts the files that this run would write again into `output`, from a sound commit of an older generation. Returns
-    that generation, or None where there is no such commit.
+def take_over_same(declared: Step, config: DayConfig, name: str, facts: Facts) -> Commit | None:
+    """Commits the files that this run would write again, from a sound commit of an older generation. Returns the
+    commit, or None where there is no such one.
 
     Only where the inputs decide the files: a source, the registry and a folder of the store may have changed.
     """
@@ -32,15 +31,20 @@ def take_over_same(declared: Step, config: DayConfig, name: str, facts: Facts, o
     if declared.shared and Nodes.from_environment().size > 1:  # the other machines would wait for this one
         return None
     for number in _older_holders(config, store) if config.generation else ():
-        # Damaged, or deleted just now: the step is computed. A replay is the remedy for such a commit.
-        with contextlib.suppress(CorruptError, BadInputError, FileNotFoundError):
-            commit = store.commit_at(commit_key(number, config.ds, name))
-            if commit is not None and _decisive(declared, commit.manifest) == _decisive(declared, facts):
-                store.verify(commit)
-                take_over(commit, output, config.generation)
-                return number
-        shutil.rmtree(output)  # a part of the files may be there
-        output.mkdir()
+        with store.scratch() as scratch:
+            output = scratch / declared.writes
+            output.mkdir()
+            try:
+                older = store.commit_at(commit_key(number, config.ds, name))
+                if older is None or _decisive(declared, older.manifest) != _decisive(declared, facts):
+                    continue
+                store.verify(older)
+                take_over(older, output, config.generation)
+            # Damaged, or deleted just now: the step is computed. A replay is the remedy for such a commit.
+            except (CorruptError, BadInputError, FileNotFoundError):
+                continue
+            commit, _ = store.commit(name, config.ds, output, {**facts, "reused_from": number}, config.generation)
+            return commit
     return None
 
 

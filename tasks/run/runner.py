@@ -138,16 +138,13 @@ def _run(
     if declared.source:
         refuse_rows_left_out(config)
     inputs = _proven_inputs(declared, config, store)
+    facts = facts_of_run(declared, scenario, inputs, None)
+    if reused := take_over_same(declared, config, output_name, facts):
+        return Outcome(declared.name, ds, "reused", reused.digest, reused.uri), reused
     with store.scratch() as scratch, _resume_folder(declared, config, inputs, store) as resume:
         config = replace(config, resume=resume)
         output = scratch / declared.writes
         output.mkdir()
-        facts = facts_of_run(declared, scenario, inputs, None)
-        reused_from = take_over_same(declared, config, output_name, facts, output)
-        if reused_from is not None:
-            facts["reused_from"] = reused_from
-            commit, _ = store.commit(output_name, ds, output, facts, config.generation)
-            return Outcome(declared.name, ds, "reused", commit.digest, commit.uri), commit
         ran = _launch(launcher, declared, Call(config, _folders(inputs), output), inputs, store)
         metrics, seconds, gate = ran.metrics, ran.seconds, ran.gate
         # Not committed: the next run of the day must try again, with corrected data or another suite.
