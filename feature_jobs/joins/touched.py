@@ -1,8 +1,8 @@
 """The last day whose outputs can differ where a day's source does: known beforehand, from windows and maturities.
 
 `tables` are those that differ, by their files: events, logs/NAME, entities/NAME. A row of an entity counts until a
-newer one of its key comes, which may be never: then there is no last day, and the result is None. The results are
-bounds, and may be days that the chain passes over: an output can be the same before them, and is the same after them.
+newer one of its key comes, which may be never: the result is then None. The results are bounds, and may be days that
+the chain passes over: an output can be the same before them, and is the same after them.
 """
 
 from __future__ import annotations

@@ -346,24 +346,9 @@ def chain_verify(context: Context) -> None:
 @click.option(
     "--source-cleaned", is_flag=True, help="The source no longer holds the rows that `recloop forget` left out."
 )
-@click.option(
-    "--all",
-    "computes_all",
-    is_flag=True,
-    help="Compute every step, also one whose inputs, settings and code are equal.",
-)
+@click.option("--all", "computes_all", is_flag=True, help="Compute also steps that would write the same files again.")
 @with_context
-def chain_replay(
-    context: Context,
-    first: str,
-    last: str | None,
-    reason: str,
-    *,
-    no_run: bool,
-    restart: bool,
-    source_cleaned: bool,
-    computes_all: bool,
-) -> None:
+def chain_replay(context: Context, first: str, last: str | None, reason: str, *, no_run: bool, **how: bool) -> None:
     """Starts a new generation from a day on and computes its days again; the older one stays readable.
 
     The source of each day is read again. A later step whose inputs, settings and code are as before has the output of
@@ -373,10 +358,7 @@ def chain_replay(
     """
     from tasks.run.replay import begin_replay
 
-    replay = begin_replay(
-        context.scenario, context.store, first, last, reason,
-        restart=restart, source_cleaned=source_cleaned, computes_all=computes_all,
-    )  # fmt: skip
+    replay = begin_replay(context.scenario, context.store, first, last, reason, **how)
     begun = "goes on with generation" if replay.resumed else "generation"
     click.echo(f"{begun} {replay.generation}: {replay.days[0]} to {replay.days[-1]}", err=True)
     ended = run_days(context, [] if no_run else replay.days)

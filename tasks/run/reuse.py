@@ -21,7 +21,7 @@ DECISIVE = ("config", "code", "parent", "gate")
 
 def take_over_same(declared: Step, config: DayConfig, name: str, facts: Facts) -> Commit | None:
     """Commits the files that this run would write again, from a sound commit of an older generation. Returns the
-    commit, or None where there is no such one.
+    commit, or None where none is such.
 
     Only where the inputs decide the files: a source, the registry and a folder of the store may have changed.
     """
