@@ -45,6 +45,7 @@ def find_corrected(scenario: Scenario, store: ScenarioStore, days: Collection[st
     from feature_jobs.joins.touched import features_until
 
     found, unread, num_compared = dict[str, list[str]](), dict[str, str](), 0
+    is_carried = False  # a file that is not compared, such as the list of columns, which each later day goes on with
     sources = [declared for declared in STEPS.values() if declared.source]
     for declared, ds in ((declared, ds) for ds in days for declared in sources):
         standing = store.find(declared.name, ds)
@@ -58,15 +59,19 @@ def find_corrected(scenario: Scenario, store: ScenarioStore, days: Collection[st
         except BadInputError as error:
             unread[ds] = str(error)
             continue
-        if files:
-            tables = [file for file in files if file.endswith(".parquet")]  # beside them are only counts of them
-            found[ds] = sorted(file.removesuffix(".parquet") for file in tables or files)
+        if compared := [file for file in files if file not in declared.uncompared]:
+            tables = [file for file in compared if file.endswith(".parquet")]  # beside them are only counts of them
+            found[ds] = sorted(file.removesuffix(".parquet") for file in tables or compared)
+            is_carried = is_carried or len(compared) < len(files)
     if not found:
         return Corrected(num_compared, found, unread)
     newest = max(place.ds for place in store.places() if is_day(scenario, place.ds))
     later = day_range(scenario, min(found), newest)
     begins = {(step.name, ds) for step in sources for ds in found}
     until = {name: _newest_of(scenario, found, STEPS[name].touched_until) for name in daily_steps(scenario)}
+    if is_carried:
+        begins |= {(step.name, ds) for step in sources for ds in later}
+        until = {}
     changed = {
         (name, ds) for name, ds in steps_that_change(scenario, store, later, begins, until) if store.find(name, ds)
     }

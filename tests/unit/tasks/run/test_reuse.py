@@ -65,7 +65,7 @@ class Shop:
     def call(self, *words: str) -> str:
         done = CliRunner().invoke(main, [*words, "-s", str(self.folder / "shop.yaml"), "--store", self.url])
         assert done.exit_code == 0, done.output
-        return done.output
+        return done.stdout  # warnings are on stderr
 
     def replay(self, first: str, *words: str) -> dict[str, list[str]]:
         """Replays the days; returns those that were computed, by step."""
@@ -153,6 +153,15 @@ def test_a_corrected_day_is_computed_as_far_as_it_reaches(shop, table, features,
         beginning.call("run", "--until", STEPS[-1], "--no-track")
         assert shop.digests() == beginning.digests()
     shop.call("chain", "verify")
+
+
+def test_a_column_that_nobody_declares_is_carried_to_all_later_days(shop):
+    shop.correct(DAYS[-3])
+    file = shop.folder / "data/events" / f"{DAYS[-3]}.csv"
+    file.write_text("".join(f"{line},shop\n" for line in file.read_text().splitlines()))
+    planned = json.loads(shop.call("plan", "--source", "--json"))["corrected"]
+    assert planned["steps"] == dict.fromkeys(STEPS, DAYS[-3:])
+    assert shop.replay(DAYS[-3]) == planned["steps"]
 
 
 def test_an_output_that_was_taken_over_says_so(shop):
