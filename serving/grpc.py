@@ -18,7 +18,8 @@ from feature_jobs.errors import BadInputError
 from serving import protocol
 from serving.grpc_messages import MESSAGES, SERVICE
 from serving.protocol import Answer, Asked
-from serving.service import EXTENSIONS, NAME, RefusedError, Service
+from serving.service import EXTENSIONS, NAME, Service
+from serving.turns import RefusedError
 
 _EVERY_S = 0.1
 _AGE_MS = 30 * 60 * 1_000

@@ -104,6 +104,8 @@ class Server:
             tempfile.TemporaryDirectory(prefix="recloop-serve-", ignore_cleanup_errors=True) as self._folder,
             self._signals(),
         ):
+            places = {"http": f"http://{_text(self._listener)}", **({"grpc": self._grpc} if self._grpc else {})}
+            self._say({"event": "listens", "model": self._given.model, "version": self._given.version, **places})
             for _ in range(self._num):
                 self._workers.append(self._start())
             while not self._ended.wait(_EVERY_S):
@@ -265,8 +267,13 @@ def _reserved(address: tuple[str, int] | None) -> Iterator[str]:
     with _bound("--grpc", address):  # alone: with SO_REUSEPORT it would share the port with another server
         pass
     with _bound("--grpc", address, share=True) as held:
-        host, port = held.getsockname()[:2]
-        yield f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        yield _text(held)
+
+
+def _text(bound: socket.socket) -> str:
+    """HOST:PORT of a socket."""
+    host, port = bound.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 @contextlib.contextmanager
