@@ -29,7 +29,8 @@ class Limits:
     """Limits of a request, and of those that wait.
 
     Bytes of its body and of its head, seconds in which it must have come, and items. `wait_s`: one that would wait
-    longer for those before it is refused at once. `bodies`: bytes of all bodies that have come in part.
+    longer for those before it is refused at once. `bodies`: bytes of all bodies that have come in part. `connections`:
+    those of HTTP of a worker.
     """
 
     body: int = 16 << 20
@@ -38,6 +39,7 @@ class Limits:
     read_s: float = 10.0
     wait_s: float = 0.05
     bodies: int = 256 << 20
+    connections: int = 4_096
 
 
 @dataclass(frozen=True)

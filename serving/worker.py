@@ -74,6 +74,7 @@ def http_server(service: Service) -> uvicorn.Server:
         log_level="error",
         access_log=False,
         server_header=False,
+        limit_concurrency=service.limits.connections,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_DRAIN_S,
     )
