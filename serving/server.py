@@ -168,8 +168,8 @@ class Server:
         """Hands on a newer release. What is wrong is said once; the release before goes on."""
         try:
             newest, problem = self._newest(), ""
-        except RecloopError as error:
-            newest, problem = self._given, str(error)
+        except Exception as error:  # such as a store that can't be reached; what serves must go on
+            newest, problem = self._given, str(error) if isinstance(error, RecloopError) else repr(error)
         if problem != self._problem:
             if problem:
                 self._say({"event": "problem", "reason": problem})
