@@ -55,7 +55,7 @@ class Metrics:
             "code",
         )
         self.in_flight = gauge("in_flight", "Requests that wait or are computed.", "livesum")
-        self.swaps = counter("swaps", "Releases that came: now they serve, or they were refused.", "outcome")
+        self._swaps = counter("swaps", "Releases that came: now they serve, or they were refused.", "outcome")
         self.alarm = gauge("alarm", "1 while the version or the state that should serve does not.", "livemax")
         self._items = counter("items", "Items that were scored.", "version")
         self._unknown = counter("unknown", "Users and items that no row of their entity has.", "version", "kind")
@@ -79,8 +79,13 @@ class Metrics:
         self._items_of = functools.cache(self._items.labels)
         self._scores_of = functools.cache(self._scores.labels)
 
-    def swapped(self, loaded: Loaded) -> None:
-        """Another release serves now."""
+    def refused(self) -> None:
+        """A release came that does not serve."""
+        self._swaps.labels("refused").inc()
+        self.alarm.set(1)
+
+    def swapped(self, loaded: Loaded, *, alarm: bool) -> None:
+        """Another release serves now; `alarm`: it is not the newest one."""
         if self._version:
             self._serving.labels(self._version).set(0)
             for series in (self._requests_of, self._seconds_of, self._items_of, self._scores_of):
@@ -91,7 +96,8 @@ class Metrics:
         self._learned.set((day + datetime.timedelta(days=1)).timestamp())
         self._features.set(loaded.begin.timestamp())
         self._swapped.set(time.time())
-        self.swaps.labels("serves").inc()
+        self._swaps.labels("serves").inc()
+        self.alarm.set(alarm)
 
     def ended(self, version: str, way: str, status: int) -> None:
         """A request has ended, with a status of HTTP."""

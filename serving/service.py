@@ -68,9 +68,8 @@ class Service:
     def __init__(self, model: str, limits: Limits | None = None, metrics: Metrics | None = None) -> None:
         self.model, self.limits, self.metrics = model, limits or Limits(), metrics or Metrics()
         self.current: Loaded | None = None
-        self.alarm: str | None = None
-        """The reason why the newest release does not serve, if it does not."""
         self.draining = False
+        self._refused_release, self._warning = "", ""
         self._turns = Turns()
         self._started, self._requests, self._refused = time.time(), 0, 0
 
@@ -81,20 +80,24 @@ class Service:
 
     def swap(self, loaded: Loaded) -> Loaded | None:
         """Lets a release serve from the next request on; returns the one before."""
-        former, self.current = self.current, loaded
-        self.metrics.swapped(loaded)
-        self.warn(None)
+        former, self.current, self._refused_release = self.current, loaded, ""
+        self.metrics.swapped(loaded, alarm=self.alarm is not None)
         return former
+
+    @property
+    def alarm(self) -> str | None:
+        """The reason why the newest release does not serve, None where it does."""
+        return self._refused_release or self._warning or None
 
     def refuse(self, version: str) -> None:
         """Notes that a release does not serve. The reason names files, and so is only in the log."""
-        self.warn(f"version {version} does not serve; see the log of the server")
-        self.metrics.swaps.labels("refused").inc()
+        self._refused_release = f"version {version} does not serve; see the log of the server"
+        self.metrics.refused()
 
     def warn(self, alarm: str | None) -> None:
-        """Raises an alarm, or ends it."""
-        self.alarm = alarm
-        self.metrics.alarm.set(alarm is not None)
+        """Raises an alarm of the server, or ends it."""
+        self._warning = alarm or ""
+        self.metrics.alarm.set(self.alarm is not None)
 
     def serving(self, name: str, version: str | None = None) -> Loaded:
         """The release of a model's name, and of a version where a request names one. Raises RefusedError."""

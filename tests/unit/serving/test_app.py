@@ -212,8 +212,13 @@ def test_before_the_first_version_and_at_the_end(loaded: Loaded) -> None:
     assert ask(app, "GET", "/v2/health/ready").status == 503 and ask(app, "GET", "/v2/health/live").status == 200
     service.refuse("2")
     assert ask(app, "GET", "/status").json["alarm"] == "version 2 does not serve; see the log of the server"
+    service.warn("the store is gone")
+    service.warn(None)  # version 2 still does not serve
+    assert "version 2 does not" in ask(app, "GET", "/status").json["alarm"]
+    assert b"recloop_alarm 1.0" in ask(app, "GET", "/metrics").body
     service.swap(loaded)
     assert ask(app, "GET", "/status").json["alarm"] is None
+    assert b"recloop_alarm 0.0" in ask(app, "GET", "/metrics").body
     service.draining = True
     reply = ask(app, "POST", INFER, json_body(ids("s1", [1]), parameters=TIME))
     assert (reply.status, reply.headers["connection"]) == (200, "close")

@@ -41,10 +41,10 @@ def test_whatever_fails_in_a_release_the_next_one_is_tried(
     service = Service("shop")
     lines = b"".join(release(version, tmp_path).to_json() + b"\n" for version in ("7", "8"))
     seen = []
-    for _ in worker._releases(service, io.BytesIO(lines + b'{"alarm": null}\n')):
+    for _ in worker._releases(service, io.BytesIO(lines + b'{"alarm": "gone"}\n')):
         seen.append(service.alarm)
     assert seen == [f"version {version} does not serve; see the log of the server" for version in ("7", "8")]
-    assert service.alarm is None and not service.is_ready
+    assert not service.is_ready
     events = said(capsys)
     assert [(event["event"], event["version"]) for event in events] == [("refused", "7"), ("refused", "8")]
     assert ("none.yaml" if defect is None else repr(defect)) in events[0]["reason"]
