@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
 from unittest.mock import Mock
 
@@ -15,6 +16,7 @@ from feature_jobs.errors import CorruptError
 from serving.app import App
 from serving.release import Loaded
 from serving.service import Limits, Service
+from tests.paths import ROOT
 from tests.unit.serving.asgi import Reply, ask, send
 from tests.unit.serving.fuzzer import bodies
 from tests.unit.serving.requests import binary_body, json_body
@@ -156,6 +158,12 @@ def test_unknown_users_and_items_are_answered_and_counted(loaded: Loaded) -> Non
     for stage in ("read", "features", "score", "write", "all"):
         assert f'recloop_stage_seconds_count{{stage="{stage}",version="1"}} 5.0' in text
     assert "recloop_in_flight 0.0" in text
+
+
+def test_the_page_of_the_docs_has_the_metrics(app: App) -> None:
+    text = ask(app, "GET", "/metrics").body.decode()
+    named = set(re.findall(r"`(recloop_[a-z_]+)`", (ROOT / "docs" / "serving.md").read_text()))
+    assert named == {name for name in re.findall(r"# TYPE (\w+)", text) if not name.endswith("_created")}
 
 
 @pytest.mark.parametrize(
