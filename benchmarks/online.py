@@ -127,7 +127,19 @@ def main() -> None:
 
 
 def _materialized(root: Path, num_rows: int, num_users: int, num_items: int) -> tuple[Scenario, Path, dict[str, float]]:
-    """The state after three days of a log of Zipf-distributed users and items, and the seconds of each part."""
+    """The state after three days, and the seconds of each part."""
+    write_log(root, num_rows, num_users=num_users, num_items=num_items)
+    (root / "asked.yaml").write_text(SCENARIO, encoding="utf-8")
+    scenario, last = load_scenario(root / "asked.yaml"), DAYS[-1]
+    outputs = summarize_days(scenario, root)
+    begun = time.perf_counter()
+    report = materialize_day(scenario, last, summaries=outputs[last], past=outputs, output=root / "online")
+    seconds = time.perf_counter() - begun
+    return scenario, root / "online", {"keys": sum(report["keys"].values()), "materialize_s": round(seconds, 2)}
+
+
+def write_log(root: Path, num_rows: int, *, num_users: int, num_items: int) -> None:
+    """Three days of a log of Zipf-distributed users and items, with the entities of SCENARIO."""
     random = np.random.default_rng(1)
     at = np.sort(START_US + random.integers(0, len(DAYS) * DAY_US, num_rows))
     events = {
@@ -145,13 +157,6 @@ def _materialized(root: Path, num_rows: int, num_users: int, num_items: int) -> 
     tags = [[int(item % 97), int(item % 31)] for item in items]
     table = {"item": items, "price": np.round(random.random(num_items) * 90, 2), "maker": items % 500, "tags": tags}
     pq.write_table(pa.table(table), root / "items.parquet")
-    (root / "asked.yaml").write_text(SCENARIO, encoding="utf-8")
-    scenario, last = load_scenario(root / "asked.yaml"), DAYS[-1]
-    outputs = summarize_days(scenario, root)
-    begun = time.perf_counter()
-    report = materialize_day(scenario, last, summaries=outputs[last], past=outputs, output=root / "online")
-    seconds = time.perf_counter() - begun
-    return scenario, root / "online", {"keys": sum(report["keys"].values()), "materialize_s": round(seconds, 2)}
 
 
 def _measured(

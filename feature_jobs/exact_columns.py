@@ -6,6 +6,8 @@ are read are listed here, and every other one is refused, also where Arrow could
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -18,11 +20,22 @@ FIRST_MERGED = {pa.float16(): 2.0**11, pa.float32(): 2.0**24, pa.float64(): 2.0*
 
 _WHOLE = "give whole numbers from -2**63 to 2**63 - 1"
 
+_IDS = pa.int64()
 Ints = npt.NDArray[np.int64]
 
 
 def plain(values: pa.Array) -> pa.Array:
     """The values without the encoding of this array: dictionary, run-end, a view, or lists of a fixed size."""
+    return values if _is_plain(values.type) else _decoded(values)
+
+
+@functools.cache
+def _is_plain(kind: pa.DataType) -> bool:
+    none = pa.nulls(0, kind)
+    return _decoded(none) is none
+
+
+def _decoded(values: pa.Array) -> pa.Array:
     kind = values.type
     if pa.types.is_dictionary(kind):  # its codes mean nothing outside of this array
         return plain(values.cast(kind.value_type))
@@ -45,6 +58,8 @@ def exact_ids(values: pa.Array, name: str, kind: pa.DataType | None = None, offs
     Raises BadInputError that names the feature, the row and the value.
     """
     values = plain(values)
+    if values.type == _IDS and kind in (None, _IDS):
+        return values
     if values.null_count == len(values):
         return pa.nulls(len(values), kind or (values.type if is_text(values.type) else pa.int64()))
     wants_text = kind is not None and is_text(kind)
@@ -147,6 +162,10 @@ def flattened(lists: pa.Array, name: str) -> tuple[pa.Array, Ints]:
     lists = plain(lists)
     if not _is_list(lists.type):
         raise BadInputError(f"feature column {name!r}: {lists.type} values are not lists of ids; give lists")
+    if lists.null_count == 0 and (ends := lists.buffers()[1]) is not None:
+        dtype = np.int64 if pa.types.is_large_list(lists.type) else np.int32
+        offsets = np.frombuffer(ends, dtype)[lists.offset : lists.offset + len(lists) + 1].astype(np.int64)
+        return lists.values[offsets[0] : offsets[-1]], offsets - offsets[0]
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     return lists.flatten(), offsets  # unlike .values, leaves out elements under null lists and outside a slice

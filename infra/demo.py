@@ -9,12 +9,14 @@ import argparse
 import contextlib
 import datetime
 import json
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import requests
 from rich.console import Console
 
 from feature_jobs.errors import BadInputError, RecloopError
@@ -23,9 +25,10 @@ from feature_jobs.schema.days import ONE_DAY, check_day, day_range
 from infra.airflow_api import AirflowApi
 from infra.backfill import Backfill, failure_of
 from infra.day_task import Task
-from infra.servers import ROOT, USER, Local, start_servers
+from infra.servers import ROOT, USER, Local, serve_scenario, start_servers
 from infra.summary import Times, demo_facts, journal_size, print_days
 from tasks.steps import WRITERS
+from tasks.store.champion_log import ChampionLog
 from tasks.store.scenario_store import open_store
 
 INTERRUPTED = 130
@@ -85,6 +88,7 @@ def run(name: str, num_days: int, data: str | None, home: Path, console: Console
     print_days(scenario, facts, console)
     console.print(times.text(), soft_wrap=True)
     _print_addresses(local, scenario, console)
+    _serve(local, scenario, console)
     return _print_failures([task for task in tasks if task.state == "failed"], backfill.dag_id, local, console)
 
 
@@ -120,6 +124,25 @@ def _print_addresses(local: Local, scenario: Scenario, console: Console) -> None
     runs = local.runs_url(scenario.name)
     if runs is not None:  # before the first step there are none
         console.print(f"MLflow  {runs}", markup=False, soft_wrap=True)
+
+
+def _serve(local: Local, scenario: Scenario, console: Console) -> None:
+    """Starts the server of the champion, and prints a request to it that a person can copy."""
+    if scenario.online is None or ChampionLog(open_store(local.store, scenario.name)).current() is None:
+        return
+    url = serve_scenario(local, scenario)
+    example = requests.get(f"{url}/status", timeout=10).json()["example"]
+    user, items = ([example["user"]], example["items"])
+    body = json.dumps({"inputs": [_tensor("user", user), _tensor("items", items)]})
+    console.print(f"Server  {url}  ranks items for a user; see its page, or ask:", markup=False, soft_wrap=True)
+    console.print(
+        f"  curl -s {url}/v2/models/{scenario.name}/infer -d {shlex.quote(body)}", markup=False, soft_wrap=True
+    )
+
+
+def _tensor(name: str, values: list[int | str]) -> Mapping[str, object]:
+    datatype = "BYTES" if any(isinstance(value, str) for value in values) else "INT64"
+    return {"name": name, "shape": [len(values)], "datatype": datatype, "data": values}
 
 
 def _print_failures(failed: list[Task], dag_id: str, local: Local, console: Console) -> int:

@@ -21,11 +21,13 @@ from pathlib import Path
 import requests
 
 from feature_jobs.errors import RetryLaterError
+from feature_jobs.schema import Scenario
 from infra.processes import MARK, Started, find, start, stop
 
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
 USER = "admin"
+SERVING_PORT = 8085
 START_TIMEOUT_S = 240.0  # Airflow takes 30 to 60 s on two free cores
 # Airflow's log servers can't be bound to one address. Here they aren't needed: the API server reads the same files.
 NO_LOG_SERVER = "--skip-serve-logs"
@@ -36,6 +38,9 @@ AIRFLOW = {
     # Nothing of ours defers, but without a triggerer Airflow's home page shows one that is down, in red.
     "triggerer": (NO_LOG_SERVER, "--capacity", "1"),
 }
+
+SERVERS = ("mlflow", *AIRFLOW)
+"""Those that the days need."""
 
 
 @dataclass
@@ -49,6 +54,8 @@ class Local:
     keys: dict[str, str]
     token: str
     processes: list[Started] = field(default_factory=list)
+    serving_ports: dict[str, int] = field(default_factory=dict)
+    """The port of each scenario's server of ranked items."""
 
     @property
     def airflow_url(self) -> str:
@@ -91,8 +98,8 @@ class Local:
 
     def require_running(self) -> None:
         """Raises RetryLaterError where a server has ended."""
-        ended = [started for started in self.processes if not find(started)]
-        if ended:
+        needed = [started for started in self.processes if started.name in SERVERS]
+        if ended := [started for started in needed if not find(started)]:
             raise RetryLaterError(
                 f"Airflow or MLflow is incomplete: {ended[0].name} has ended, see {self.log(ended[0].name)};"
                 " `make demo` starts it again and goes on with the days"
@@ -162,12 +169,34 @@ def start_servers(home: Path, say: Callable[[str], None]) -> Local:
     return local
 
 
+def serve_scenario(local: Local, scenario: Scenario) -> str:
+    """Starts the server that ranks items of a scenario, where it does not run yet; returns its address. Raises
+    RetryLaterError where it does not answer."""
+    name = f"serve-{scenario.name}"
+    running = [started for started in local.processes if started.name == name and find(started)]
+    if not running:
+        (port,) = free_ports(local.serving_ports.get(scenario.name, SERVING_PORT))
+        local.serving_ports[scenario.name] = port
+        command = [sys.executable, "-P", "-m", "tasks", "serve", "--scenario", str(scenario.file)]
+        environment = {**inherited(), **settings(local), MARK: local.token}
+        local.processes = [started for started in local.processes if started.name != name]
+        local.processes.append(
+            start(
+                name, [*command, "--store", str(local.store), "--http", f"{HOST}:{port}"], environment, local.log(name)
+            )
+        )
+        local.save()
+    url = f"http://{HOST}:{local.serving_ports[scenario.name]}"
+    _await(local, name, f"{url}/v2/health/ready")
+    return url
+
+
 def stop_servers(home: Path) -> int:
     """Stops the servers; returns how many processes that were."""
     local = Local.load(home)
     if local is None:
         return 0
-    ended = stop(local.processes, local.token, [local.log(name) for name in ("mlflow", *AIRFLOW)])
+    ended = stop(local.processes, local.token, [local.log(name) for name in SERVERS])
     local.processes = []
     local.save()
     return ended

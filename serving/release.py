@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import time
 from collections.abc import Mapping
@@ -18,12 +19,14 @@ import pyarrow.parquet as pq
 
 from feature_jobs.control_records import open_regular, read_record
 from feature_jobs.errors import BadInputError, CorruptError
+from feature_jobs.expressions.vectors import repeated
 from feature_jobs.online.opening import OnlineFeatures
-from feature_jobs.online.request import Request
+from feature_jobs.online.request import Request, RequestPath
 from feature_jobs.online.typed import typed
 from feature_jobs.schema import Scenario, load_scenario
 from feature_jobs.windows.keys import keys_of
 from models.runtime.files import REFERENCE_FILE
+from serving.items import ItemRows, features_of_item
 from serving.protocol import Answer, Asked
 from serving.scorer import Scorer
 
@@ -33,6 +36,8 @@ FEATURES = "features"
 ALARM = "alarm"
 """The key of a line that hands workers an alarm instead of a release."""
 _WARM_UP_ITEMS = 100
+_EXAMPLE_ITEMS = 5
+_NO_USER = pa.nulls(0)
 _MICROS = 1_000_000
 
 Floats = npt.NDArray[np.float32]
@@ -77,34 +82,59 @@ class Loaded:
         """
         self.facts = release
         self.scenario: Scenario = load_scenario(release.scenario, overrides=release.settings)
-        self._scorer = Scorer.load(release.export, release.digest)
-        if unknown := sorted(set(self._scorer.columns) - self.scenario.features.keys()):
+        self.scorer = Scorer.load(release.export, release.digest)
+        if unknown := sorted(set(self.scorer.columns) - self.scenario.features.keys()):
             raise BadInputError(
                 f"{release.scenario}: version {release.version} reads the feature {unknown[0]}, which the scenario has"
                 f" no more; declare it again, or promote a version without it"
             )
-        self._features = OnlineFeatures(self.scenario, Path(release.online), names=self._scorer.columns)
+        columns = set(self.scorer.columns)
+        self._features = OnlineFeatures(self.scenario, Path(release.online), names=columns)
+        self._path, self._items = self._features.path, None
+        of_item = columns & features_of_item(self.scenario, self._path)
+        if ItemRows.are_worth(self._features, self.scorer.model, of_item):
+            self._items = ItemRows(self._features, self.scorer.model, of_item)
+            self._path = RequestPath(self.scenario, self._path.facts, columns - of_item)
         self._prove(Path(release.export) / REFERENCE_FILE)
         self._warm_up()
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """The tasks that it scores."""
-        return self._scorer.tasks
+        return self.scorer.tasks
 
     @property
     def columns(self) -> Mapping[str, pa.DataType]:
         """Its features, with the types of their columns."""
-        return self._scorer.types
+        return self.scorer.types
 
     @property
     def begin(self) -> datetime.datetime:
         """The first time of requests whose features are known."""
         return datetime.datetime.fromtimestamp(self._features.path.facts.begin / _MICROS, datetime.UTC)
 
+    @property
+    def example(self) -> tuple[int | str | None, list[int | str]]:
+        """A user and some items of the state, for a first try."""
+        data = self.scenario.data
+        return self.ids(data.user)[0].as_py(), self.ids(data.item)[:_EXAMPLE_ITEMS].drop_null().to_pylist()
+
+    def ids(self, column: str) -> pa.Array:
+        """The ids of users or of items that the state has rows of; null alone where it has none."""
+        for name, rows in self._features.path.facts.entities.items():
+            if self.scenario.data.entities[name].keys == (column,) and len(rows):
+                return rows.rows[column].combine_chunks()
+        return pa.nulls(1)
+
+    @property
+    def context(self) -> list[str]:
+        """Further columns of the log, which come with a request."""
+        data = self.scenario.data
+        return [name for name in data.events.columns if name not in (data.user, data.item)]
+
     def score_rows(self, rows: pa.Table) -> dict[str, Floats]:
         """Scores of rows of features by name; a feature without a column is null."""
-        return self._scorer.score(rows, fill_missing=True)
+        return self.scorer.score(rows, fill_missing=True)
 
     def close(self) -> None:
         """Lets go of the online store."""
@@ -117,22 +147,26 @@ class Loaded:
         BadInputError with the field that is wrong.
         """
         begun, num_unknown = time.perf_counter(), dict[str, int]()
+        explain, fill = bool(asked.parameters.get("explain")), None
+        scores: dict[str, Any]
         if ITEMS in asked.inputs:
-            at = _time(asked.parameters.get("time"), now)
-            table, parameters = self._table(asked.inputs, at)
+            at, num = _time(asked.parameters.get("time"), now), len(asked.inputs[ITEMS])
+            if self._items is not None and not explain:
+                fill = functools.partial(self._items.fill, asked.inputs[ITEMS], self._served(at))
+            columns = self._columns(self._path if fill else self._features.path, asked, at)
+            ready, parameters = time.perf_counter(), self._said_of(at)
+            scores = self.scorer.score_request(columns, num, fill)
             num_unknown = {name: self._num_unknown(name, asked.inputs.get(name)) for name in (USER, ITEMS)}
         elif asked.inputs.keys() & set(self.columns):
-            table, parameters = pa.table(dict(_of_one_length(asked.inputs))), {}
+            columns, parameters, ready = _of_one_length(asked.inputs), {}, begun
+            scores = self.scorer.score(pa.table(dict(columns)))
+            num = len(next(iter(columns.values())))
         else:
             names = ", ".join(self.columns)
             raise BadInputError(f"inputs: no {ITEMS}; give {USER} and {ITEMS}, or the features by name ({names})")
-        ready = time.perf_counter()
-        scores: dict[str, Any] = self._scorer.score(table)
         seconds = {"features": ready - begun, "score": time.perf_counter() - ready}
-        if asked.parameters.get("explain"):
-            scores[FEATURES] = pa.array(
-                [orjson.dumps(row, default=str).decode() for row in table.to_pylist()], pa.string()
-            )
+        if explain:
+            scores[FEATURES] = _explained(columns, num)
         if unknown := sorted(asked.outputs.keys() - scores.keys()):
             raise BadInputError(f"outputs: {unknown[0]!r} is none of {', '.join(scores)}; leave it out")
         wanted = {name: scores[name] for name in asked.outputs} if asked.outputs else scores
@@ -148,24 +182,34 @@ class Loaded:
                 return int(np.count_nonzero(rows.find(keys, known) < 0))
         return 0
 
-    def _table(self, inputs: Mapping[str, pa.Array], asked_at: int) -> tuple[pa.Table, dict[str, str]]:
-        """The features of a request by ids, and what its answer says of them."""
-        user = inputs.get(USER, pa.nulls(0))
+    def features_of(self, asked: Asked, at: int) -> Mapping[str, pa.Array]:
+        """The features of a request by ids at a time in µs: of each a value for each item, or one for all."""
+        return self._columns(self._features.path, asked, at)
+
+    def _columns(self, path: RequestPath, asked: Asked, at: int) -> Mapping[str, pa.Array]:
+        user = asked.inputs.get(USER, _NO_USER)
         if len(user) > 1:
             raise BadInputError(f"{USER}: {len(user)} values; give one user a request, of the shape [1]")
-        context = {name: column for name, column in inputs.items() if name not in (USER, ITEMS)}
+        context = {name: column for name, column in asked.inputs.items() if name not in (USER, ITEMS)}
+        user_id = user[0].as_py() if len(user) else None
+        request = Request(self._served(at), user_id, asked.inputs[ITEMS], context)
+        return path.columns(request, self._features.reading)
+
+    def _served(self, at: int) -> int:
+        """The time of the state that is next to a time: an old state is better than no answer."""
         facts = self._features.path.facts
-        # An old state is better than no answer, and the answer says so.
-        at = min(max(asked_at, facts.begin), facts.end - 1)
-        table = self._features.of(Request(at, user[0].as_py() if len(user) else None, inputs[ITEMS], context))
-        said = {} if at == asked_at else {"features_at": _text(at)}
-        return table, {"state": self.facts.state, **said}
+        return min(max(at, facts.begin), facts.end - 1)
+
+    def _said_of(self, at: int) -> dict[str, str]:
+        """The parameters of an answer about its features."""
+        served = self._served(at)
+        return {"state": self.facts.state, **({} if served == at else {"features_at": _text(served)})}
 
     def _prove(self, file: Path) -> None:
         """Compares the scores of the reference rows with those of the export, to the last bit."""
         with open_regular(file, "fetch the export again") as stream:
             rows = pq.read_table(stream)
-        for task, found_N in self._scorer.score(rows).items():
+        for task, found_N in self.scorer.score(rows).items():
             wanted_N = rows[f"int8.{task}"].to_numpy()
             if not np.array_equal(found_N, wanted_N):
                 row = int(np.argmax(found_N != wanted_N))
@@ -177,17 +221,9 @@ class Loaded:
     def _warm_up(self) -> None:
         """Computes a first request, so that no client waits for what it compiles and maps."""
         data = self.scenario.data
-        context = {name: pa.nulls(1) for name in data.events.columns if name not in (data.user, data.item)}
-        user, items = self._some(data.user), self._some(data.item)
-        asked = Request(self._features.path.facts.begin, user[0].as_py(), items, context)
-        self._scorer.score(self._features.of(asked))
-
-    def _some(self, column: str) -> pa.Array:
-        """Some ids of a column, from the entity that it is the key of."""
-        for name, rows in self._features.path.facts.entities.items():
-            if self.scenario.data.entities[name].keys == (column,) and len(rows):
-                return rows.rows[column].combine_chunks()[:_WARM_UP_ITEMS]
-        return pa.nulls(1)
+        context = {name: pa.nulls(1) for name in self.context}
+        inputs = {USER: self.ids(data.user)[:1], ITEMS: self.ids(data.item)[:_WARM_UP_ITEMS], **context}
+        self.answer(Asked(inputs, {}), self._features.path.facts.begin)
 
 
 def _time(given: object, now: int) -> int:
@@ -204,6 +240,12 @@ def _time(given: object, now: int) -> int:
 
 def _text(time: int) -> str:
     return datetime.datetime.fromtimestamp(time / _MICROS, datetime.UTC).isoformat()
+
+
+def _explained(columns: Mapping[str, pa.Array], num_items: int) -> pa.Array:
+    """The features of each item as JSON."""
+    rows = pa.table({name: repeated(column, num_items) for name, column in columns.items()}).to_pylist()
+    return pa.array([orjson.dumps(row, default=str).decode() for row in rows], pa.string())
 
 
 def _of_one_length(inputs: Mapping[str, pa.Array]) -> Mapping[str, pa.Array]:

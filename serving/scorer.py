@@ -26,18 +26,22 @@ from feature_jobs.transforms import Layout
 from models.runtime.files import MODEL_FILE, REFERENCE_FILE, SERVING_FILE, TABLE_FILE
 from models.runtime.frozen_tables import FrozenTable
 from models.runtime.onnx_model import OnnxModel, ServingFacts, read_serving
+from models.runtime.sides import Fill, Sides
 
 if TYPE_CHECKING:
     import pandas as pd
 
     Rows: TypeAlias = pa.Table | pd.DataFrame | Mapping[str, Any]
 
+_MOST_SIDES = 64
+
 
 class Scorer:
     """An exported model, checked and loaded. `facts` is its serving.json, `types` the type of each feature's column."""
 
     def __init__(self, model: OnnxModel, facts: ServingFacts, reference: pa.Table) -> None:
-        self._model, self.facts = model, facts
+        self.model, self.facts = model, facts
+        self._sides: dict[tuple[frozenset[str], frozenset[str]], Sides] = {}
         # Types of the rows that it was exported with: the layout knows what a feature is for, not its type.
         self.types = {name: reference.schema.field(name).type for name in model.layout.columns}
         self._widths = model.layout.widths
@@ -68,7 +72,7 @@ class Scorer:
     @property
     def tasks(self) -> tuple[str, ...]:
         """The tasks that it scores."""
-        return self._model.tasks
+        return self.model.tasks
 
     @property
     def columns(self) -> list[str]:
@@ -85,7 +89,22 @@ class Scorer:
         Raises BadInputError for a column that is missing or of the wrong type, an id that is not exact, and an infinite
         number.
         """
-        scores_NT = self._model.score(self._table(rows, fill_missing=fill_missing))
+        scores_NT = self.model.score(self._table(rows, fill_missing=fill_missing))
+        return {task: scores_NT[:, t] for t, task in enumerate(self.tasks)}
+
+    def score_request(
+        self, columns: Mapping[str, pa.Array], num_items: int, fill: Fill | None = None
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """The same of the items of one request, whose features come from the request path: a column has a value for
+        each of N items, or one for all. `fill` writes the features that have no column."""
+        common = frozenset(name for name, column in columns.items() if len(column) == 1)
+        kept = frozenset(self.types.keys() - columns.keys())
+        if (common, kept) not in self._sides:
+            # Which columns come with each item is the client's choice: as many forms as there are subsets of them.
+            if len(self._sides) == _MOST_SIDES:
+                self._sides.clear()
+            self._sides[common, kept] = Sides(self.model, common, kept)
+        scores_NT = self._sides[common, kept].score(columns, num_items, fill)
         return {task: scores_NT[:, t] for t, task in enumerate(self.tasks)}
 
     def _table(self, rows: Rows, *, fill_missing: bool) -> pa.Table:

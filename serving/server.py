@@ -133,7 +133,7 @@ class Server:
         taken = {worker.slot for worker in self._all() if not worker.has_ended}
         slot = next(slot for slot in itertools.count() if slot not in taken)
         descriptor = self._listener.fileno()
-        command = [sys.executable, "-m", "serving.worker", "--socket", str(descriptor), "--slot", str(slot)]
+        command = [sys.executable, "-P", "-m", "serving.worker", "--socket", str(descriptor), "--slot", str(slot)]
         command += ["--model", self._given.model, *(["--grpc", self._grpc] if self._grpc else [])]
         process = subprocess.Popen(
             command,

@@ -191,6 +191,7 @@ class Service:
             "features_from": serving and serving.begin.isoformat(),
             "checkpoint": serving and serving.facts.checkpoint,
             "tasks": list(serving.tasks) if serving else [],
+            "example": serving and dict(zip((USER, ITEMS), serving.example, strict=True)),
             "alarm": self.alarm,
             "worker": {
                 "up_s": round(time.time() - self._started, 1),

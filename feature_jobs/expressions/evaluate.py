@@ -59,7 +59,6 @@ from feature_jobs.expressions.vectors import (
     member,
     null_of,
     numbers,
-    plain,
     python_mod,
     rounded,
     smaller,
@@ -128,7 +127,7 @@ def compiled(expression: str, kinds: tuple[tuple[str, str], ...], zone: str = "U
     compiler = _Compiler(expression, dict(kinds), zone)
     kind, run = compiler.types.of(tree), compiler.of(tree)
     if name := column_name(tree):
-        return lambda columns: plain(columns.arrays[name])
+        return operator.methodcaller("whole", name)
 
     def call(columns: Columns) -> pa.Array:
         # Where a row is null its value is arbitrary, so a warning about it means nothing.

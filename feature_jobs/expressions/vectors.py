@@ -18,6 +18,8 @@ ARROW = {"int": pa.int64(), "time": pa.int64(), "float": pa.float64(), "bool": p
 LISTED = {"list[int]": pa.int64(), "list[float]": pa.float64(), "list[string]": pa.string()}
 DTYPES = {"int": np.int64, "time": np.int64, "float": np.float64, "bool": np.bool_, "null": np.float64}
 """The kinds that are arrays of numpy; texts and lists are Arrow's."""
+_WIDEST = frozenset(kind.id for kind in (pa.int64(), pa.float64(), pa.bool_(), pa.string()))
+"""Types that stay as they are, by their number: asking Arrow for more costs a request as much as an addition."""
 
 
 class Vector(NamedTuple):
@@ -37,31 +39,48 @@ NULL_TEXT = Vector(pa.nulls(1, pa.string())[0])
 
 
 class Columns:
-    """N rows of columns, by their name in expressions; each is converted once, whatever the number of expressions."""
+    """N rows of columns, by their name in expressions; each is converted once, whatever the number of expressions.
+
+    A column has N values, or a single one that stands for all rows.
+    """
 
     def __init__(self, arrays: Mapping[str, pa.Array], num_rows: int) -> None:
         self.arrays = {name: _usual(array) for name, array in arrays.items()}
         self.num_rows = num_rows
+        self._whole: dict[str, pa.Array] = {}
         self._vectors: dict[str, Vector] = {}
 
-    def add(self, name: str, array: pa.Array, single: pa.Array | None = None) -> None:
-        """One more column; `single` has its only value, where all rows have the same."""
-        self.arrays[name] = array = _usual(array)
-        # So that what expressions compute of it is computed once.
-        if single is not None and kind_of(array.type) in ARROW:
-            self._vectors[name] = vector(plain(_usual(single)))
+    def add(self, name: str, array: pa.Array) -> None:
+        """One more column."""
+        self.arrays[name] = _usual(array)
+
+    def whole(self, name: str) -> pa.Array:
+        """A column with a value for each row, in its widest type."""
+        if name not in self._whole:
+            self._whole[name] = repeated(plain(self.arrays[name]), self.num_rows)
+        return self._whole[name]
 
     def vector(self, name: str) -> Vector:
         """A column as numpy or Arrow array, by its kind."""
         if name not in self._vectors:
             array = self.arrays[name]
+            # A single number stays one, so that what expressions compute of it is computed once.
             is_number = kind_of(array.type) in ARROW
-            self._vectors[name] = vector(plain(array)) if is_number else Vector(array)
+            self._vectors[name] = vector(plain(array)) if is_number else Vector(self.whole(name))
         return self._vectors[name]
+
+
+def repeated(column: pa.Array, num_rows: int) -> pa.Array:
+    """A single value for all rows; other columns as they are."""
+    if len(column) == num_rows:
+        return column
+    return pa.repeat(column[0], num_rows) if num_rows else column[:0]  # of lists Arrow refuses to repeat one no times
 
 
 def _usual(array: pa.Array) -> pa.Array:
     """The column as ingest writes it: other libraries give large texts and lists, codes of a dictionary, and views."""
+    if array.type.id in _WIDEST:
+        return array
     kind = _usual_type(array.type)
     return array if kind is array.type or kind == array.type else array.cast(kind)
 
@@ -96,6 +115,8 @@ def kind_of(kind: pa.DataType) -> str:
 
 def plain(array: pa.Array) -> pa.Array:
     """The column with its widest type: int64, float64; other types stay."""
+    if array.type.id in _WIDEST:
+        return array
     if pa.types.is_list(array.type):
         return _renamed(array) if array.type.value_field.name != "l" else array
     wanted = ARROW.get(kind_of(array.type), array.type)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -83,7 +84,7 @@ class KeySet:
     max_level: int
     """Summaries are of up to 2^max_level days; -1: no window holds a day whole."""
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Its log and key as text."""
         return name_of(self.source, self.key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,36 +48,29 @@ class Asking(Protocol):
         """A column of an entity, and the entity row that each row sees (-1: none)."""
 
 
-def feature_values(
-    asking: Asking, name: str, aggregation: Aggregation, found: Mapping[str, Summary], has_key: Known
-) -> pa.Array:
-    """A feature's values, one for each asking row; `found` by the role of an operation."""
-    match aggregation.feature:
-        case CountFeature():
-            # Without a key the count is unknown, which is not the 0 of a key that never came before.
-            values = _doubles(found["count"]["num"], has_key)
-        case RecencyFeature():
-            newest = np.asarray(found[NEWEST]["time"])
-            seen = newest != NO_SOURCE
-            values = _doubles((asking.known_at - np.where(seen, newest, 0)) / 1e6, seen)  # from microseconds to seconds
-        case RateFeature(prior=prior, prior_weight=weight):
-            held, num = np.asarray(found["held"]["num"]), np.asarray(found["count"]["num"])
-            values = _doubles((held + prior * weight) / (num + weight), has_key)
-        case StatisticFeature(kind=kind):
-            values = _statistic(kind, found, aggregation.decimals, has_key)
-        case PercentileFeature():
-            values = _in_units(found["quantile"], aggregation.decimals)
-        case UniqueCountFeature():
-            values = _doubles(_distinct(found["distinct"]), has_key)
-        case ValueFeature():
-            values = first_of(_listed(found["last"]))
-        case TopFeature():
-            values = _listed(found["frequent"])
-        case SequenceFeature() as feature:
-            values = _sequence(asking, f"{asking.scenario.file}: features.{name}", feature, found["last"])
-        case other:
-            raise AssertionError(other)
-    return values
+Found = Mapping[str, Summary]
+"""The content of a window, by the role of an operation."""
+FeatureValues = Callable[[Asking, Found, Known], pa.Array]
+"""Makes a feature's values, one for each asking row; the last argument says which of them have a key."""
+
+
+def feature_values(aggregation: Aggregation, place: str) -> FeatureValues:
+    """Makes the values of the feature of an aggregation. `place` is for messages."""
+    feature: Any = aggregation.feature
+    decimals = aggregation.decimals
+    makers: dict[type, FeatureValues] = {
+        # Without a key the count is unknown, which is not the 0 of a key that never came before.
+        CountFeature: lambda _, found, has_key: _doubles(found["count"]["num"], has_key),
+        RecencyFeature: lambda asking, found, _: _recency(asking.known_at, np.asarray(found[NEWEST]["time"])),
+        RateFeature: lambda _, found, has_key: _rate(feature, found, has_key),
+        StatisticFeature: lambda _, found, has_key: _statistic(feature.kind, found, decimals, has_key),
+        PercentileFeature: lambda _, found, __: _in_units(found["quantile"], decimals),
+        UniqueCountFeature: lambda _, found, has_key: _doubles(_distinct(found["distinct"]), has_key),
+        ValueFeature: lambda _, found, __: first_of(_listed(found["last"])),
+        TopFeature: lambda _, found, __: _listed(found["frequent"]),
+        SequenceFeature: lambda asking, found, _: _sequence(asking, place, feature, found["last"]),
+    }
+    return makers[type(feature)]
 
 
 def _doubles(values: Any, known: Known) -> pa.Array:
@@ -85,6 +78,16 @@ def _doubles(values: Any, known: Known) -> pa.Array:
     if known is np.True_ or known.all():  # most often; without a mask a third of the time
         return pa.Array.from_buffers(pa.float64(), len(numbers), [None, pa.py_buffer(numbers)])
     return pa.array(numbers, pa.float64(), mask=~known)
+
+
+def _recency(known_at: Ints, newest: Ints) -> pa.Array:
+    seen = newest != NO_SOURCE
+    return _doubles((known_at - np.where(seen, newest, 0)) / 1e6, seen)  # from microseconds to seconds
+
+
+def _rate(feature: RateFeature, found: Found, has_key: Known) -> pa.Array:
+    held, num = np.asarray(found["held"]["num"]), np.asarray(found["count"]["num"])
+    return _doubles((held + feature.prior * feature.prior_weight) / (num + feature.prior_weight), has_key)
 
 
 def _statistic(kind: str, found: Mapping[str, Summary], decimals: int, has_key: Known) -> pa.Array:

@@ -23,7 +23,7 @@ from feature_jobs.joins.aggregations import (
     operation_name,
 )
 from feature_jobs.joins.day_events import DayEvents
-from feature_jobs.joins.feature_values import Asking, feature_values
+from feature_jobs.joins.feature_values import Asking, FeatureValues, feature_values
 from feature_jobs.joins.request import ValuesOf
 from feature_jobs.joins.summaries import Summaries, ordinal_of
 from feature_jobs.joins.values import key_column
@@ -50,10 +50,10 @@ class Past(Protocol):
 
 @dataclass(frozen=True)
 class Wanted:
-    """The aggregations of a window with the names of their operations by role, and all these operations with the names
-    of those that tiles hold."""
+    """The features of a window, as makers of their values with the names of their operations by role, and all these
+    operations with the names of those that tiles hold."""
 
-    aggregations: dict[str, tuple[Aggregation, dict[str, str]]]
+    features: dict[str, tuple[FeatureValues, dict[str, str]]]
     operations: dict[str, Operation]
     stored: dict[str, str]
 
@@ -79,8 +79,14 @@ class TrailingFeatures:
                 for op in each.values()
             }
             stored = {name: operation_name(operation.stored) for name, operation in operations.items()}
-            named = {n: (one, {role: operation_name(op) for role, op in roles[n].items()}) for n, one in found.items()}
-            self.wanted.setdefault(key, (sets[key], {}))[1][window] = Wanted(named, operations, stored)
+            features = {
+                name: (
+                    feature_values(one, f"{scenario.file}: features.{name}"),
+                    {role: operation_name(op) for role, op in roles[name].items()},
+                )
+                for name, one in found.items()
+            }
+            self.wanted.setdefault(key, (sets[key], {}))[1][window] = Wanted(features, operations, stored)
         self._audited = audited
 
     @property
@@ -105,11 +111,11 @@ class TrailingFeatures:
         by_window = self.wanted[one.name][1]
         known = np.True_ if has_key.all() else has_key  # looked at once, not for each feature
         for window, found in found_in:
-            for name, (aggregation, roles) in by_window[window].aggregations.items():
+            for name, (values_of, roles) in by_window[window].features.items():
                 of_feature = {role: found[operation] for role, operation in roles.items()}
                 if self._audited:
                     sources[name] = np.asarray(of_feature[NEWEST]["time"])
-                columns[name] = feature_values(asking, name, aggregation, of_feature, known)
+                columns[name] = values_of(asking, of_feature, known)
         return columns, sources
 
     @property
@@ -119,20 +125,14 @@ class TrailingFeatures:
             name: window.delay_us
             for _, by_window in self.wanted.values()
             for window, of_window in by_window.items()
-            for name in of_window.aggregations
+            for name in of_window.features
         }
 
 
-def keys_that_ask(scenario: Scenario, one: KeySet, values_of: ValuesOf) -> tuple[Keys, Bools]:
-    """The key of each asking row, and whether it has one."""
-    places = _key_places(scenario.file, one.name, one.key)
-    return keys_of([key_column(value, place) for place, value in values_of(places).items()])
-
-
-@functools.lru_cache(maxsize=1024)
-def _key_places(file: str, name: str, key: tuple[str, ...]) -> dict[str, str]:
-    """The expressions of a key by the place that messages name; a request asks for them each time."""
-    return {f"{file}: key of {name}: {text}": text for text in key}
+def keys_that_ask(key: tuple[str, ...], place: str, values_of: ValuesOf) -> tuple[Keys, Bools]:
+    """The key of each asking row, and whether it has one. `place` is for messages."""
+    values = values_of({f"{place}: {text}": text for text in key})
+    return keys_of([key_column(value, of) for of, value in values.items()])
 
 
 @dataclass(frozen=True)
@@ -223,8 +223,9 @@ class PastOfDay:
 
     def _keys(self, one: KeySet, *, negatives: bool) -> Iterator[tuple[Keys, Bools]]:
         """The keys of the day's events or of its negatives, some at a time."""
+        place = f"{self._log.scenario.file}: key of {one.name}"
         for _, part in self._log.parts():
-            keys, known = keys_that_ask(self._log.scenario, one, part.evaluate)
+            keys, known = keys_that_ask(one.key, place, part.evaluate)
             part.audit_entities()
             rows = np.flatnonzero(part.is_negative == negatives)
             yield (keys, known) if len(rows) == len(part) else (keys.take(rows), known[rows])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,7 +15,9 @@ from feature_jobs.expressions.vectors import Vector, array_of, plain, vector
 from feature_jobs.windows.keys import Bools, Ints, keys_of
 
 _LARGEST = 2.0**63
-_SEPARATOR = chr(31)  # hardly ever in a text, so that a_b with c and a with b_c stay two crosses
+SEPARATOR = chr(31)  # hardly ever in a text, so that a_b with c and a with b_c stay two crosses
+Joined = Callable[[list[pa.Array]], pa.Array]
+"""Joins columns of ids, as `joined_texts`."""
 
 
 def ids(values: pa.Array, place: str) -> pa.Array:
@@ -80,29 +85,36 @@ def joint_key(columns: list[pa.Array], place: str) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(16), len(keys), [bits, halves])
 
 
-def cross(parts: list[pa.Array], place: str) -> pa.Array:
-    """Parts as text, joined by chr(31); a null part is empty, and all of them null make null."""
+def cross(parts: list[pa.Array], place: str, joined: Joined) -> pa.Array:
+    """Parts as text, joined by SEPARATOR; a null part is empty, and all of them null make null."""
     # Through ids(), so that a part that is not an id, such as a fraction, is refused here too.
     found = [ids(part, place) for part in parts]
-    texts = [one if pa.types.is_string(one.type) else one.cast(pa.string()) for one in found]
-    joined = pc.binary_join_element_wise(
-        *(text.fill_null("") if text.null_count else text for text in texts), _SEPARATOR
-    )
-    if not all(text.null_count for text in texts):
-        return joined
+    texts = joined(found)
+    if not all(part.null_count for part in found):
+        return texts
     # One known part is worth learning: only a row that knows none of them has no cross.
-    known = np.logical_or.reduce([np.asarray(part.is_valid()) for part in parts])
-    return pc.if_else(pa.array(known), joined, pa.scalar(None, pa.string()))
+    known = functools.reduce(np.logical_or, (np.asarray(part.is_valid()) for part in parts))
+    return pc.if_else(pa.array(known), texts, pa.scalar(None, pa.string()))
+
+
+def joined_texts(parts: list[pa.Array]) -> pa.Array:
+    """Ids as texts, those of each row joined by SEPARATOR; a null is empty."""
+    texts = [one if pa.types.is_string(one.type) else one.cast(pa.string()) for one in parts]
+    return pc.binary_join_element_wise(*(text.fill_null("") if text.null_count else text for text in texts), SEPARATOR)
 
 
 def numbers(values: pa.Array, place: str) -> pa.Array:
     """float64; null where missing, NaN or infinite."""
     if not is_numeric(values):
         raise BadInputError(f"{place}: values of type {values.type} are not numbers; use kind: id or ids")
-    numbers_N, known_N = vector(values if pa.types.is_boolean(values.type) else plain(values))
+    values = values if pa.types.is_boolean(values.type) else plain(values)
+    numbers_N, known_N = vector(values)
     floats_N = numbers_N.astype(np.float64, copy=False)
     finite_N = np.isfinite(floats_N) & known_N
-    return array_of(Vector(floats_N, np.True_ if finite_N.all() else finite_N), "float", len(values))
+    is_all = finite_N.all()
+    if is_all and floats_N is numbers_N:
+        return values
+    return array_of(Vector(floats_N, np.True_ if is_all else finite_N), "float", len(values))
 
 
 def fixed_point(values: pa.Array, decimals: int, place: str) -> Ints:

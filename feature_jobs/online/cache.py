@@ -98,9 +98,17 @@ class WindowCache:
             values_VN, _ = held_at(self._held, places.at_N, windows.numbers.identity_V, time, _NUM_TIMES)
         return zip(windows.windows, windows.by_window(values_VN), strict=True)
 
+    def times(self, keys: Keys) -> Ints:
+        """The times [from, until) at which the windows of keys hold, as they were found last. [2, N]"""
+        at_N = self._index.find(keys)
+        if len(others := np.flatnonzero(at_N < 0)):
+            at_N[others] = self._places_of_others(keys.take(others))
+        found: Ints = self._held[at_N, :_NUM_TIMES].T
+        return found
+
     def forget(self, keys: Iterable[bytes]) -> None:
         """Rows were added to these keys of the store."""
-        if changed := _own(keys, self._layout):
+        if changed := keys_of_set(keys, self._layout):
             at, others = self._index.find(changed), self._others.find(changed)
             self._held[at[at >= 0]] = 0
             self._held[self._others_at[others[others >= 0]]] = 0
@@ -139,7 +147,7 @@ class SingleCache:
 
     def forget(self, keys: Iterable[bytes]) -> None:
         """Rows were added to these keys of the store."""
-        for name in _names(changed) if (changed := _own(keys, self._layout)) else ():
+        for name in _names(changed) if (changed := keys_of_set(keys, self._layout)) else ():
             self._held.pop(name, None)
 
     def forget_all(self) -> None:
@@ -147,7 +155,7 @@ class SingleCache:
         self._held = {}
 
 
-def _own(keys: Iterable[bytes], layout: bytes) -> Keys | None:
+def keys_of_set(keys: Iterable[bytes], layout: bytes) -> Keys | None:
     """The keys of the store that are of a key set; None where there are none."""
     own = [key for key in keys if key.startswith(layout)]
     return keys_from_store(own, two_words=len(own[0]) > len(layout) + _WORD) if own else None

@@ -18,11 +18,13 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.vectors import vector
 from feature_jobs.joins.entities import Newest
 from feature_jobs.online.key_index import KeyIndex
-from feature_jobs.online.request_kernels import taken_lists
+from feature_jobs.online.request_kernels import taken, taken_lists
 from feature_jobs.windows.keys import Bools, Ints, Keys
 from feature_jobs.windows.rows import lists_of
 
 _NUMBERS = (pa.int64(), pa.float64())
+_ALL = np.zeros(0, np.bool_)
+"""Says that all values are known."""
 _MOST = 0.125
 """Rows that came since are merged with the others where they are more than this share of them."""
 FeaturesOf = Callable[[Mapping[str, pa.Array], int], dict[str, pa.Array]]
@@ -115,28 +117,27 @@ class _Column:
     """A column from which a request takes some rows: numbers, and lists of them, in a tenth of Arrow's time."""
 
     def __init__(self, array: pa.Array) -> None:
-        self.array, self._offsets = array, None
-        lists = pa.types.is_list(array.type) and not array.null_count
+        lists = pa.types.is_list(array.type)
         numbers = array.values if lists else array
-        self._numbers = vector(numbers) if numbers.type in _NUMBERS and len(numbers) else None
-        if lists and self._numbers is not None and not numbers.null_count:
-            self._offsets = np.asarray(array.offsets)
+        self.array, self._numbers, self._offsets = array, None, None
+        if numbers.type in _NUMBERS and len(numbers) and not (lists and (array.null_count or numbers.null_count)):
+            values, known = vector(numbers)
+            self._numbers = values, _ALL if known is np.True_ else known
+            self._offsets = np.asarray(array.offsets) if lists else None
 
-    def take(self, at_N: Ints, none_N: Bools | None) -> pa.Array:
-        """The values at these rows; null where `none_N`."""
-        is_list = pa.types.is_list(self.array.type)
-        if self._numbers is None or (is_list and (self._offsets is None or none_N is not None)):
-            return self.array.take(pa.array(at_N, mask=none_N))
+    def take(self, at_N: Ints) -> pa.Array:
+        """The values at these rows; null at -1."""
+        if self._numbers is None or (self._offsets is not None and at_N.min(initial=0) < 0):
+            return self.array.take(pa.array(at_N, mask=at_N < 0))
         values, known = self._numbers
-        if is_list:
+        if self._offsets is not None:
             offsets, values = taken_lists(self._offsets, values, at_N)
             found = pa.Array.from_buffers(self.array.type.value_type, len(values), [None, pa.py_buffer(values)])
             return lists_of(offsets, found, self.array.type)
-        known_N = None if known is np.True_ else known.take(at_N)
-        if none_N is not None:
-            known_N = ~none_N if known_N is None else known_N & ~none_N
-        bits = None if known_N is None else pa.py_buffer(np.packbits(known_N, bitorder="little"))
-        return pa.Array.from_buffers(self.array.type, len(at_N), [bits, pa.py_buffer(values.take(at_N))])
+        values, bits, num = taken(values, known, at_N)
+        return pa.Array.from_buffers(
+            self.array.type, len(at_N), [pa.py_buffer(bits) if num else None, pa.py_buffer(values)], num
+        )
 
 
 def _taken(firsts: Sequence[_Column], thens: Sequence[_Column], num: int, at_N: Ints) -> list[pa.Array]:
@@ -147,13 +148,11 @@ def _taken(firsts: Sequence[_Column], thens: Sequence[_Column], num: int, at_N: 
             return [pa.nulls(1, first.array.type) for first in firsts]
         columns, at = (thens, at - num) if thens and at >= num else (firsts, at)
         return [column.array[at : at + 1] for column in columns]
-    is_none = at_N < 0 if at_N.min(initial=0) < 0 else None
     if not thens or not (is_later := at_N >= num).any():
-        return [first.take(at_N, is_none) for first in firsts]
+        return [first.take(at_N) for first in firsts]
     first_at = np.where(is_later, 0, at_N)
     then_at = np.where(is_later, at_N - num, 0)
     mask = pa.array(is_later)
     return [
-        pc.if_else(mask, then.take(then_at, None), first.take(first_at, is_none))
-        for first, then in zip(firsts, thens, strict=True)
+        pc.if_else(mask, then.take(then_at), first.take(first_at)) for first, then in zip(firsts, thens, strict=True)
     ]

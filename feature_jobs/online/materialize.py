@@ -187,12 +187,14 @@ class OnlineFacts:
 
 
 def online_facts(folder: Path, *, alone: bool = False) -> OnlineFacts:
-    """The state of a folder, as requests read it besides the store; `alone`: there is no store."""
+    """The state of a folder, as requests read it besides the store; `alone`: without a store."""
     state = read_state(folder)
     entities = {
         name: Newest.read(read_block(folder / ENTITIES_FILE, place)) for name, place in state["entities"].items()
     }
-    mapped = {name: _key_table(folder, state, name) for name, one in state["key_sets"].items() if alone or one["mapped"]}
+    mapped = {
+        name: _key_table(folder, state, name) for name, one in state["key_sets"].items() if alone or one["mapped"]
+    }
     return OnlineFacts(state["begin"], state["end"], state["key_sets"], entities, mapped)
 
 

@@ -104,7 +104,9 @@ class OnlineFeatures:
     ) -> None:
         """Adds rows of a log: see `append_rows`."""
         if self._store is None:
-            raise BadInputError(f"{self.path.scenario.file}: online: rows of today need a store; name one: store: FOLDER")
+            raise BadInputError(
+                f"{self.path.scenario.file}: online: rows of today need a store; name one: store: FOLDER"
+            )
         append_rows(self.path, self._store, columns, times=times, rows=rows, known_at=known_at, source=source)
 
     def update(self, entity: str, rows: pa.Table) -> None:

@@ -19,7 +19,7 @@ import pyarrow as pa
 from feature_jobs.errors import BadInputError
 from feature_jobs.expressions.compiler import EVENT_TIME, columns_of
 from feature_jobs.expressions.evaluate import evaluate
-from feature_jobs.expressions.vectors import Columns, plain
+from feature_jobs.expressions.vectors import Columns, plain, repeated
 from feature_jobs.joins.aggregations import key_sets
 from feature_jobs.joins.entities import Newest
 from feature_jobs.joins.request import RequestFeatures, no_request, one_request
@@ -33,10 +33,11 @@ from feature_jobs.joins.rules import (
 )
 from feature_jobs.joins.same_row import SameRowFeatures
 from feature_jobs.joins.trailing import TrailingFeatures, Wanted, keys_that_ask
-from feature_jobs.joins.values import key_column
 from feature_jobs.online.cache import SingleCache, WindowCache
+from feature_jobs.online.crosses import joined_texts
 from feature_jobs.online.entities import EntityRows
 from feature_jobs.online.materialize import OnlineFacts
+from feature_jobs.online.packed import KeyTable
 from feature_jobs.online.past import PastOfRequest, SetPlan
 from feature_jobs.online.state import StateReader, operations_of, window_name, windows_of
 from feature_jobs.online.store import Reading
@@ -46,7 +47,7 @@ from feature_jobs.schema import Scenario, SequenceFeature
 from feature_jobs.sources.casts import arrow_schema
 from feature_jobs.sources.source import time_columns
 from feature_jobs.windows.days import Window
-from feature_jobs.windows.keys import Ints, keys_of
+from feature_jobs.windows.keys import Bools, Ints, Keys
 from feature_jobs.windows.operations import Numbers
 
 
@@ -80,14 +81,15 @@ class OnlineRows:
     ) -> None:
         self.scenario, self.known_at = path.scenario, known_at
         self._log, self._times = path.scenario.data.log(source), path.times[source]
-        self._columns, self._singles = dict(columns), dict[str, pa.Array]()
+        self._columns = dict(columns)
         self._common, self._entity_rows = common, dict[str, Ints]()
+        self._keys: dict[tuple[str, ...], tuple[Keys, Bools]] = {}
         # Of one moment: positions among the rows of an entity hold for no others, and another thread may update them.
         self.entities: Mapping[str, EntityRows] = common.entities if common else path.entities
         self._shared = Columns({}, len(known_at))
 
     def column(self, name: str) -> pa.Array:
-        """A column by its name in expressions; a single value that was given stands for all rows."""
+        """A column by its name in expressions: a value for each row, or a single one that stands for all."""
         if name == EVENT_TIME and name not in self._columns:
             self._columns[name] = pa.array(self.known_at)
         if name not in self._columns:
@@ -96,17 +98,19 @@ class OnlineRows:
                 self._columns[name] = self._common.column(name)
             else:
                 self._columns[name] = self._entity_column(name)
-        found = self._columns[name]
-        if len(found) != len(self.known_at):
-            self._singles[name] = found
-            self._columns[name] = found = _repeated(found, len(self.known_at))
-        return found
+        return self._columns[name]
+
+    def keys(self, key: tuple[str, ...], place: str) -> tuple[Keys, Bools]:
+        """The key of each row, and whether it has one. `place` is for messages."""
+        if key not in self._keys:  # an item's is that of its table, and of its windows
+            self._keys[key] = keys_that_ask(key, place, self.evaluate)
+        return self._keys[key]
 
     def rows_of(self, entity: str) -> Ints:
         """The row of an entity that each row sees, -1 for none."""
         if entity not in self._entity_rows:
-            keys = [key_column(self.column(key), entity) for key in self.scenario.data.entities[entity].keys]
-            self._entity_rows[entity] = self.entities[entity].find(*keys_of(keys))
+            keys, known = self.keys(self.scenario.data.entities[entity].keys, entity)
+            self._entity_rows[entity] = self.entities[entity].find(keys, known)
         return self._entity_rows[entity]
 
     def _entity_column(self, name: str) -> pa.Array:
@@ -123,7 +127,7 @@ class OnlineRows:
 
     def entity_lists(self, name: str) -> tuple[pa.Array, Ints]:
         """A column of an entity for these rows, and the position of each row's value in it."""
-        return self.column(name), np.arange(len(self.known_at))
+        return repeated(self.column(name), len(self.known_at)), np.arange(len(self.known_at))
 
     def add(self, columns: Mapping[str, pa.Array]) -> None:
         """Further columns that expressions may name; those of the log come first."""
@@ -131,9 +135,13 @@ class OnlineRows:
 
     def evaluate(self, expressions: Mapping[str, str]) -> dict[str, pa.Array]:
         """Values of expressions by place."""
+        return {place: repeated(values, len(self.known_at)) for place, values in self.parts(expressions).items()}
+
+    def parts(self, expressions: Mapping[str, str]) -> dict[str, pa.Array]:
+        """The same; a single value may stand for all rows."""
         names = _names_in(tuple(expressions.values()))
         for name in names - self._shared.arrays.keys():
-            self._shared.add(name, self.column(name), self._singles.get(name))
+            self._shared.add(name, self.column(name))
         zone = self._log.time.zone
         return {
             # Most expressions are a column alone.
@@ -159,7 +167,7 @@ class RequestPath:
     """Computes features of requests from one state of the store. `names` are the features wanted, by default all."""
 
     def __init__(self, scenario: Scenario, facts: OnlineFacts, names: Collection[str] | None = None) -> None:
-        self.scenario, self.facts = scenario, facts
+        self.scenario, self.facts, self._file = scenario, facts, scenario.file
         self.entities: Mapping[str, EntityRows] = {
             name: EntityRows.of(self._place_of(name), facts.entities[name].of_columns(entity.columns))
             for name, entity in scenario.data.entities.items()
@@ -170,7 +178,9 @@ class RequestPath:
         # Read once: a request, and each row that is added, asks for them.
         self.key_sets = key_sets(scenario)
         self.times = {source: time_columns(scenario, source) for source in (None, *scenario.data.logs)}
-        self._compared, self._compares = RequestFeatures(scenario), bool(request_features(scenario))
+        compared = request_features(scenario).keys() & self._wanted
+        self._compared, self._compares = RequestFeatures(scenario, compared), bool(compared)
+        self._order = tuple(scenario.features)
         self._refuse_other_features()
         self._caches: list[WindowCache | SingleCache] = []
         self._read_last: Reading | None = None
@@ -200,6 +210,26 @@ class RequestPath:
             # Not in place: a request that runs has the rows of its beginning.
             self.entities = {**self.entities, entity: own}
 
+    @property
+    def layouts(self) -> list[bytes]:
+        """The first bytes of the keys of each key set in the store."""
+        return [bytes.fromhex(one["layout"]) for one in self.facts.key_sets.values()]
+
+    def knows_how_long(self, name: str) -> bool:
+        """Says if it knows of a trailing feature how long its values hold: windows of numbers by a key that names no
+        user."""
+        wanted = TrailingFeatures(self.scenario, {name}, audited=False).wanted
+        return all(self._in_place(key, windows) is not None for key, (_, windows) in wanted.items())
+
+    def times_of_items(self, keys: Keys) -> Ints:
+        """The times [from, until) at which all features of items hold that were computed last. [2, N]"""
+        found = np.array([[self.facts.begin], [self.facts.end]]) + np.zeros(len(keys), np.int64)
+        for cache in self._caches:
+            if isinstance(cache, WindowCache):
+                begin, until = cache.times(keys)
+                found = np.stack([np.maximum(found[0], begin), np.minimum(found[1], until)])
+        return found
+
     def _place_of(self, entity: str) -> str:
         return f"{self.scenario.file}: data.entities.{entity}"
 
@@ -219,6 +249,10 @@ class RequestPath:
         user_side, item_side = self._split(frozenset(of_items))
         user = OnlineRows(self, np.array([request.time]), shared)
         items = OnlineRows(self, np.full(num, request.time), of_items, common=user)
+        if user_side.plans or item_side.plans:
+            # Before rows are read: one that is added in between is then read now, and its key forgotten next time.
+            with self._lock:
+                self._forget_changed(reading)
         of_user = self._of_side(user_side, user, reading, request.time)
         found = of_user | self._of_side(item_side, items, reading, request.time)
         if self._compares:
@@ -230,21 +264,18 @@ class RequestPath:
             is_one = data.request is not None and (named is None or not named.null_count)
             requests = one_request(num) if is_one else no_request(num)
             found |= self._compared.columns(items.evaluate, found, requests)
-        return {name: found[name] for name in self.scenario.features if name in found}
+        return {name: found[name] for name in self._order if name in found}
 
     def table(self, request: Request, reading: Reading) -> pa.Table:
         """The same as a table of n rows."""
         columns = self.columns(request, reading)
-        return pa.table({name: _repeated(column, len(request.items)) for name, column in columns.items()})
+        return pa.table({name: repeated(column, len(request.items)) for name, column in columns.items()})
 
     def _of_side(self, side: _Side, rows: OnlineRows, reading: Reading, time: int) -> dict[str, pa.Array]:
-        asked = {one.name: keys_that_ask(self.scenario, one, rows.evaluate) for one in side.trailing.key_sets}
+        asked = {one.name: rows.keys(one.key, f"{self._file}: key of {one.name}") for one in side.trailing.key_sets}
         with self._lock:  # of the caches
-            # Before rows are read: one that is added in between is then read now, and its key forgotten next time.
-            if side.plans:
-                self._forget_changed(reading)
             past = PastOfRequest(side.plans, reading, asked, time=time, begin=self.facts.begin)
-        found = side.same_row.columns(rows.evaluate) | side.trailing.columns(rows, past)[0]
+        found = side.same_row.columns(rows.parts) | side.trailing.columns(rows, past)[0]
         for entity, features in side.of_entities.items():
             found |= self._of_entity(entity, features, rows)
         return found
@@ -288,20 +319,23 @@ class RequestPath:
         plans = {name: self._plan(name, wanted) for name, (_, wanted) in trailing.wanted.items()}
         others = set(names).difference(*of_entities.values())
         by_entity = {entity: SameRowFeatures(self.scenario, own) for entity, own in of_entities.items()}
-        return _Side(SameRowFeatures(self.scenario, others), by_entity, trailing, plans)
+        return _Side(SameRowFeatures(self.scenario, others, joined_texts), by_entity, trailing, plans)
 
     def _plan(self, name: str, wanted: Mapping[Window, Wanted]) -> SetPlan:
         reader, table = self.readers[name], self.facts.mapped.get(name)
         windows = SetWindows(reader, wanted)
-        operations = [operation for one in wanted.values() for operation in one.operations.values()]
         self._caches.append(single := SingleCache(reader.facts["layout"]))
-        # The other cache has a place for each key of a table, and one number for each column: no lists.
-        # The values of users are mapped where there is no store; requests name few of them.
-        in_place = table if reader.facts["mapped"] else None
-        if in_place is None or not all(isinstance(operation, Numbers) for operation in operations):
+        if (in_place := self._in_place(name, wanted)) is None:
             return SetPlan(reader, windows, single, table)
         self._caches.append(cache := WindowCache(in_place.index, reader.facts["layout"], windows))
         return SetPlan(reader, windows, single, table, cache)
+
+    def _in_place(self, name: str, wanted: Mapping[Window, Wanted]) -> KeyTable | None:
+        """The table of a key set whose windows a cache can hold, which has a place for each key and no lists."""
+        # Without a store the values of users are mapped too, but requests name few of them.
+        table = self.facts.mapped.get(name) if self.facts.key_sets[name]["mapped"] else None
+        operations = [operation for one in wanted.values() for operation in one.operations.values()]
+        return table if all(isinstance(operation, Numbers) for operation in operations) else None
 
     def _forget_changed(self, reading: Reading) -> None:
         """Lets caches forget the keys to which rows were added."""
@@ -352,13 +386,6 @@ class RequestPath:
 def _names_in(expressions: tuple[str, ...]) -> frozenset[str]:
     """Names of the columns that expressions read."""
     return frozenset().union(*map(columns_of, expressions))
-
-
-def _repeated(column: pa.Array, num_rows: int) -> pa.Array:
-    """A single value for all rows."""
-    if len(column) == num_rows:
-        return column
-    return pa.repeat(column[0], num_rows) if num_rows else column[:0]  # of lists Arrow refuses to repeat one no times
 
 
 def _text_of(time: int) -> str:

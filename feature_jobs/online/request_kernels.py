@@ -7,7 +7,7 @@ are asked for, V values of windows, W windows.
 from pathlib import Path
 
 import numpy as np
-from numba import float64, int32, int64, njit, uint64
+from numba import boolean, float64, int32, int64, njit, uint8, uint64
 from numba.types import Array
 
 from feature_jobs.kernel_cache import keep_kernels
@@ -22,6 +22,9 @@ keep_kernels([Path(__file__).resolve().parent])
 INTS, TABLE = Array(int64, 1, "C", readonly=True), Array(int64, 2, "C", readonly=True)
 FLOATS, OFFSETS = Array(float64, 1, "C", readonly=True), Array(int32, 1, "C", readonly=True)
 VALUES = Array(int64, 2, "C")
+BOOLS = Array(boolean, 1, "C", readonly=True)
+BYTES = Array(uint8, 1, "C", readonly=True)
+_LARGEST_TEXTS = 2**31 - 1
 
 
 @njit([(INTS, INTS, OFFSETS, uint64, uint64, INTS, INTS)], nogil=True, cache=True)
@@ -44,6 +47,21 @@ def find(first_K, second_K, starts, least, shift, wanted_first, wanted_second):
     return found
 
 
+@njit([(INTS, BOOLS, INTS), (FLOATS, BOOLS, INTS)], nogil=True, cache=True)
+def taken(values, known, at_N):
+    """The values at these positions, a bit for each that is known, and the number of others: those at -1, and those
+    that are not `known` (empty: all are)."""
+    found, bits, num = np.empty(len(at_N), values.dtype), np.zeros((len(at_N) + 7) // 8, np.uint8), 0
+    for i in range(len(at_N)):
+        at = at_N[i]
+        found[i] = values[at]
+        if at >= 0 and (not len(known) or known[at]):
+            bits[i >> 3] |= np.uint8(1 << (i & 7))
+        else:
+            num += 1
+    return found, bits, num
+
+
 @njit([(OFFSETS, INTS, INTS), (OFFSETS, FLOATS, INTS)], nogil=True, cache=True)
 def taken_lists(offsets, values, at_N):
     """The lists at these positions: their offsets, and the values of all."""
@@ -56,6 +74,60 @@ def taken_lists(offsets, values, at_N):
         for j in range(taken_offsets[i], taken_offsets[i + 1]):
             taken[j] = values[begin + j - taken_offsets[i]]
     return taken_offsets, taken
+
+
+@njit([uint64(int64)], nogil=True, cache=True)
+def _distance(value):
+    """The distance from 0, which of the smallest number does not fit 64 bits with a sign."""
+    return np.uint64(value) if value >= 0 else ~np.uint64(value) + np.uint64(1)
+
+
+@njit([(INTS,)], nogil=True, cache=True)
+def digits(values):
+    """Whole numbers as texts: the offset of each, and the bytes of all."""
+    offsets = np.zeros(len(values) + 1, np.int32)
+    for i in range(len(values)):
+        left, num = _distance(values[i]), 1
+        while left >= 10:
+            left //= np.uint64(10)
+            num += 1
+        offsets[i + 1] = offsets[i] + num + (values[i] < 0)
+    found = np.empty(offsets[-1], np.uint8)
+    for i in range(len(values)):
+        left, at = _distance(values[i]), offsets[i + 1]
+        for _ in range(offsets[i + 1] - offsets[i] - (values[i] < 0)):
+            at -= 1
+            found[at] = 48 + left % np.uint64(10)
+            left //= np.uint64(10)
+        if values[i] < 0:
+            found[at - 1] = 45
+    return offsets, found
+
+
+@njit([(OFFSETS, BYTES, OFFSETS, BYTES, int64, uint8)], nogil=True, cache=True)
+def joined(first_offsets, first, second_offsets, second, num, separator):
+    """`num` pairs of texts, each with the separator between them: the offset of each, and the bytes of all. A single
+    text stands for all."""
+    first_step, second_step = len(first_offsets) > 2, len(second_offsets) > 2
+    offsets, total = np.zeros(num + 1, np.int32), 0
+    for i in range(num):
+        total += first_offsets[i * first_step + 1] - first_offsets[i * first_step] + 1
+        total += second_offsets[i * second_step + 1] - second_offsets[i * second_step]
+        if total > _LARGEST_TEXTS:
+            raise OverflowError("the texts of a cross have more than 2^31 - 1 bytes")
+        offsets[i + 1] = total
+    found = np.empty(total, np.uint8)
+    for i in range(num):
+        at = offsets[i]
+        for j in range(first_offsets[i * first_step], first_offsets[i * first_step + 1]):
+            found[at] = first[j]
+            at += 1
+        found[at] = separator
+        at += 1
+        for j in range(second_offsets[i * second_step], second_offsets[i * second_step + 1]):
+            found[at] = second[j]
+            at += 1
+    return offsets, found
 
 
 @njit([(TABLE, INTS, INTS, int64, int64)], nogil=True, cache=True)

@@ -14,6 +14,9 @@ from feature_jobs.schema import Scenario
 from feature_jobs.sources.anonymous import known_users
 from feature_jobs.sources.casts import ARROW_TYPES
 
+_AS_THEY_COME = (pa.int64(), pa.string(), pa.bool_())
+"""Types of which every value fits: no NaN is among them, and no name of a list's values."""
+
 
 def typed(scenario: Scenario, name: str, column: Any, source: str | None = None) -> pa.Array:
     """Values as a column of a log has them: exact, and NaN is null. Raises BadInputError where they do not fit."""
@@ -32,6 +35,8 @@ def of_type(place: object, name: str, column: Any, wanted: pa.DataType) -> pa.Ar
         if isinstance(column, pa.ChunkedArray):
             column = column.combine_chunks()
         values = column if isinstance(column, pa.Array) else pa.array(column)
+        if values.type == wanted and wanted in _AS_THEY_COME:
+            return values
         if pa.types.is_null(values.type):  # such as a request without a user
             return pa.nulls(len(values), wanted)
         values = plain(decoded(values))

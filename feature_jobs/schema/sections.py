@@ -109,7 +109,7 @@ class Online(Section):
     store: str | None = None
     """The online store, which also takes rows of the day as they come: a folder, relative to the scenario file, in
     which RocksDB keeps the state; or redis://HOST:PORT/DB. The password of a server is in the environment variable
-    RECLOOP_ONLINE_PASSWORD. Without it servers map the files that `materialize` has committed, and see no later rows."""
+    RECLOOP_ONLINE_PASSWORD. Without a store servers map the files of `materialize`, and see no later rows."""
 
 
 # A scenario is committed to git, whose history keeps a secret for ever.

@@ -38,10 +38,18 @@ class DeepFM(Architecture):
         # With a prefix, because torch refuses the names of its own methods, and a task may be called `keys`.
         self.multiples = nn.ParameterDict({f"multiple_{task}": nn.Parameter(torch.ones(1)) for task in tasks})
 
-    def forward(self, input_BI: Tensor) -> Tensor:
-        """Logits [B, T]."""
+    def forward(self, input_BI: Tensor, second_B: Tensor | None = None) -> Tensor:
+        """Logits [B, T]; `second_B` is the second-order term, where it was computed already."""
         layers = [self.first, *cast(Iterable[nn.Linear], self.linear.values())]
-        (first_BH, *linear), second_B = linear_and_factorization(layers, input_BI, self.features.weight, self.dim)
+        if second_B is None:
+            (first_BH, *linear), second_B = linear_and_factorization(layers, input_BI, self.features.weight, self.dim)
+        else:
+            first_BH, *linear = [layer(input_BI) for layer in layers]
         shared_BH = self.bottom(first_BH)
         deep_BT = torch.cat([tower(shared_BH) for tower in self.towers.values()], 1)
         return deep_BT + torch.cat(linear, 1) + second_B[:, None] * torch.cat(list(self.multiples.values()))
+
+    @property
+    def pair_weights(self) -> Tensor:
+        """See Architecture."""
+        return self.features.weight

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.sparse.interaction_kernels import factorization_backward, factorization_forward
+from models.kernels.interaction_kernels import factorization_backward, factorization_forward
 
 
 def factorization(input_BI: Tensor, weight_F: Tensor, dim: int) -> Tensor:

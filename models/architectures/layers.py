@@ -21,6 +21,12 @@ class Architecture(nn.Module):
         """Logits [B, T]."""
         raise NotImplementedError
 
+    @property
+    def pair_weights(self) -> Tensor | None:
+        """The weights [F] of embedded features in a sum over their pairs, which `forward` takes as its second argument
+        where it is given: a server has a kernel for it. None for an architecture without such a sum."""
+        return None
+
 
 class BlockLinear(nn.Linear):
     """A linear layer over concatenated named blocks. Its outputs are a number, or named blocks too.

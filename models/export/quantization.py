@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from feature_jobs.transforms import Encoded, Floats, encode
 from models.architectures.layers import BlockLinear
 from models.ranking.networks import Standardize, standardize
 from models.ranking.ranker import Ranker
-from models.runtime.onnx_model import Feeds, OnnxModel
+from models.runtime.onnx_model import PAIRS, Feeds, OnnxModel
 
 OPSET = 17
 CALIBRATION_BATCH = 256
@@ -72,8 +73,8 @@ class _Serving(nn.Module):
                 self.network.architecture.set_submodule(path, _Smoothed(layer, divisor_I))
         self.shift_T = nn.Buffer(torch.zeros(len(ranker.tasks)))
 
-    def forward(self, emb_BFD: Tensor, numbers_BK: Tensor) -> Tensor:
-        logits_BT: Tensor = self.network(emb_BFD, numbers_BK) + self.shift_T
+    def forward(self, emb_BFD: Tensor, numbers_BK: Tensor, *pairs_B: Tensor) -> Tensor:
+        logits_BT: Tensor = self.network(emb_BFD, numbers_BK, *pairs_B) + self.shift_T
         return logits_BT.sigmoid()
 
 
@@ -95,16 +96,20 @@ def write_onnx(ranker: Ranker, file: Path, largest_I: Tensor | None = None) -> N
     divisor_I = torch.ones(sum(widths.values())) if largest_I is None else largest_I.clamp(min=1e-4).sqrt()
     module = _Serving(ranker, divisor_I).eval()
     num_embedded = len(layout.slots) + len(layout.bags)
-    example = (torch.zeros(2, num_embedded, ranker.model.embedding_dim), torch.zeros(2, len(layout.numbers)))
-    axes = {name: {0: "B"} for name in ("embeddings", "numbers", "probabilities")}
+    example = [torch.zeros(2, num_embedded, ranker.model.embedding_dim), torch.zeros(2, len(layout.numbers))]
+    inputs, weight_F = ["embeddings", "numbers"], ranker.network.architecture.pair_weights
+    if weight_F is not None:
+        inputs.append(PAIRS)
+        example.append(torch.zeros(2))
+    axes = {name: {0: "B"} for name in (*inputs, "probabilities")}
     with warnings.catch_warnings():
         # The tracing exporter is deprecated, but the newer one takes 100 times as long for the same graph.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            module, example, str(file), input_names=["embeddings", "numbers"], output_names=["probabilities"],
+            module, tuple(example), str(file), input_names=inputs, output_names=["probabilities"],
             dynamic_axes=axes, opset_version=OPSET, dynamo=False,
         )  # fmt: skip
-    _strip(file)
+    _strip(file, {} if weight_F is None else {PAIRS: json.dumps(weight_F.tolist())})
 
 
 def quantize_dense(source: Path, target: Path, model: OnnxModel, samples: pa.Table) -> None:
@@ -124,7 +129,7 @@ def quantize_dense(source: Path, target: Path, model: OnnxModel, samples: pa.Tab
             # Outputs stay fp32: a logit in 256 steps would cost more calibration than everything else.
             extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
         )
-    _strip(target)
+    _strip(target, {one.key: one.value for one in onnx.load(source, load_external_data=False).metadata_props})
 
 
 def correct_bias(file: Path, wanted_NT: Floats, found_NT: Floats) -> None:
@@ -156,9 +161,12 @@ def _batches(model: OnnxModel, samples: pa.Table) -> Iterator[Encoded]:
         yield encode(samples.slice(begin, CALIBRATION_BATCH), model.layout)
 
 
-def _strip(file: Path) -> None:
-    """Removes texts that contain paths of the host that wrote the graph: equal models must give equal bytes."""
+def _strip(file: Path, metadata: dict[str, str]) -> None:
+    """Removes texts that contain paths of the host that wrote the graph: equal models must give equal bytes. Of the
+    metadata only this stays."""
     model = onnx.load(file)
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, metadata)
     model.doc_string = model.graph.doc_string = ""
     for node in model.graph.node:
         node.doc_string = ""

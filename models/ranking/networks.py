@@ -159,7 +159,9 @@ class Network(nn.Module):
         self.widths |= {f"{number.name}:number": 2 for number in layout.numbers}
         self.architecture = ARCHITECTURES[model.architecture](self.widths, tasks, model)
 
-    def forward(self, emb_BE: Tensor, numbers_BK: Tensor) -> Tensor:
-        """Logits [B, T] from embeddings (slots, then bags; [B, E] or [B, F, D]) and numbers [B, K]."""
-        logits_BT: Tensor = self.architecture(torch.cat([emb_BE.flatten(1), self.standardize(numbers_BK)], 1))
+    def forward(self, emb_BE: Tensor, numbers_BK: Tensor, *pairs_B: Tensor) -> Tensor:
+        """Logits [B, T] from embeddings (slots, then bags; [B, E] or [B, F, D]), numbers [B, K] and, where it was
+        computed already, the architecture's sum over pairs of features [B]."""
+        input_BI = torch.cat([emb_BE.flatten(1), self.standardize(numbers_BK)], 1)
+        logits_BT: Tensor = self.architecture(input_BI, *pairs_B)
         return logits_BT

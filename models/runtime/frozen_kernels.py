@@ -63,7 +63,7 @@ def _find(address, begin, size, keys_R, starts, shift, row_C):
 
 @lru_cache
 def embed(dim: int, bits: int) -> Callable[..., Any]:
-    """A kernel that writes the pooled embedding of each sample and feature into `emb_BFD`, which is zero at first.
+    """A kernel that adds the pooled embedding of each sample and feature to `emb_BFD`, at the feature's place there.
 
     An unknown id has the default row of its table. Each feature has keys [V] and offsets [B + 1], both by address: one
     compiled kernel then reads any number of features. So has it the shares [V] of its keys in the pooled embedding; the
@@ -73,15 +73,15 @@ def embed(dim: int, bits: int) -> Callable[..., Any]:
     width = dim if bits == 32 else row_bytes(dim, bits)
 
     @njit(nogil=True, cache=True)
-    def kernel(address_F, offsets_F, shares_F, table_F, keys_R, starts, shift, rows_RW, default_TD, emb_BFD):
+    def kernel(address_P, offsets_P, shares_P, table_F, place_P, keys_R, starts, shift, rows_RW, default_TD, emb_BFD):
         num_samples, num_features = emb_BFD.shape[0], emb_BFD.shape[1]
         row_C = np.empty(CHUNK, np.int64)
-        for f in range(num_features):
-            num_values = load_int64(offsets_F[f], num_samples)
+        for f in range(len(place_P)):
+            num_values = load_int64(offsets_P[f], num_samples)
             sample, end, share = np.int64(-1), np.int64(0), np.float32(0)
             for begin in range(0, num_values, CHUNK):
                 size = min(CHUNK, num_values - begin)
-                _find(address_F[f], begin, size, keys_R, starts, shift, row_C)
+                _find(address_P[f], begin, size, keys_R, starts, shift, row_C)
                 for i in range(size):  # a row may lie on two cache lines
                     prefetch(rows_RW, row_C[i] * width)
                     prefetch(rows_RW, row_C[i] * width + width - 1)
@@ -89,12 +89,12 @@ def embed(dim: int, bits: int) -> Callable[..., Any]:
                     # A loop, because a sample with an empty bag ends where it begins.
                     while begin + i == end:
                         first, sample = end, sample + 1
-                        end = load_int64(offsets_F[f], sample + 1)
+                        end = load_int64(offsets_P[f], sample + 1)
                         share = np.float32(1) / np.float32(max(end - first, 1))
-                    if shares_F[f] != 0:
-                        share = load_float32(shares_F[f], begin + i)
+                    if shares_P[f] != 0:
+                        share = load_float32(shares_P[f], begin + i)
                     if row_C[i] < 0:
-                        weights = load(default_TD, table_F[f] * dim, dim) * fill(share, dim)
+                        weights = load(default_TD, table_F[place_P[f]] * dim, dim) * fill(share, dim)
                     elif bits == 32:
                         weights = load(rows_RW, row_C[i] * width, dim) * fill(share, dim)
                     else:
@@ -105,7 +105,20 @@ def embed(dim: int, bits: int) -> Callable[..., Any]:
                         else:
                             whole = load_int4(rows_RW, row_C[i] * width + SCALE_BYTES, dim)
                         weights = whole * fill(scale * share, dim)
-                    place = (sample * num_features + f) * dim
+                    place = (sample * num_features + place_P[f]) * dim
                     store(emb_BFD, place, load(emb_BFD, place, dim) + weights)
 
     return kernel
+
+
+@njit(nogil=True, cache=True)
+def copy_rows(emb_MPD, numbers_MK, at_N, place_P, number_K, emb_BFD, numbers_BL):
+    """Copies rows `at_N` (-1: none) of some features and numbers to their places among all."""
+    for i in range(at_N.size):
+        at = at_N[i]
+        if at >= 0:
+            for p in range(place_P.size):
+                for d in range(emb_MPD.shape[2]):
+                    emb_BFD[i, place_P[p], d] = emb_MPD[at, p, d]
+            for k in range(number_K.size):
+                numbers_BL[i, number_K[k]] = numbers_MK[at, k]

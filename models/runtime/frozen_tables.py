@@ -167,11 +167,33 @@ class FrozenTable:
         Raises ValueError if the number of keys does not fit the offsets or the shares.
         """
         emb_BFD = np.zeros((num_samples, len(table_F), self.dim), np.float32)
-        if not len(table_F):
-            return emb_BFD
+        self.add(slots, bags, table_F, range(len(table_F)), emb_BFD=emb_BFD, shares=shares)
+        return emb_BFD
+
+    def add(
+        self,
+        slots: Sequence[Ints],
+        bags: Sequence[tuple[Ints, Ints]],
+        table_F: Sequence[int],
+        places: Sequence[int],
+        *,
+        emb_BFD: Floats,
+        shares: Mapping[int, Floats] | None = None,
+    ) -> None:
+        """Adds the embeddings of some features to `emb_BFD`; `places` are their numbers among all F. See `embed`.
+
+        Raises ValueError if the number of keys does not fit the offsets or the shares.
+        """
+        num_samples = len(emb_BFD)
+        if emb_BFD.shape[1:] != (len(table_F), self.dim) or not emb_BFD.flags.c_contiguous:
+            raise ValueError(f"embeddings {emb_BFD.shape} for {len(table_F)} features of dim {self.dim}")
+        if not len(places):
+            return
         one_each = np.arange(num_samples + 1)  # a slot is a bag of one id in each sample
         features = [(keys_B, one_each) for keys_B in slots] + list(bags)
         features = [(np.ascontiguousarray(k, np.int64), np.ascontiguousarray(o, np.int64)) for k, o in features]
+        if len(features) != len(places) or not all(0 <= place < len(table_F) for place in places):
+            raise ValueError(f"{len(features)} features for the places {places} of {len(table_F)}")
         for f, (keys, offsets) in enumerate(features):  # checked here: the kernel reads them by address, without bounds
             if len(offsets) != num_samples + 1 or offsets[-1] != len(keys):
                 raise ValueError(f"feature {f}: {len(keys)} keys and {len(offsets)} offsets for {num_samples} samples")
@@ -187,6 +209,7 @@ class FrozenTable:
             np.array([offsets.ctypes.data for _, offsets in features], np.int64),
             shares_F,
             np.array(table_F, np.int64),
+            np.array(places, np.int64),
             self.keys_R,
             self.starts,
             65 - len(self.starts).bit_length(),  # 64 - b: there are 2^b + 1 starts
@@ -194,7 +217,6 @@ class FrozenTable:
             self.default_TD,
             emb_BFD,
         )
-        return emb_BFD
 
 
 def quantize_rows(weight_ND: Floats, bits: int) -> Bytes:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from feature_jobs.schema import load_scenario
+from tasks.steps import daily_steps
 from tests.airflow_home import airflow_environment
 from tests.cluster_double import ClusterDouble, serving
 from tests.environment import inherited
 from tests.paths import ROOT
-from tests.small import DAILY
 
 pytestmark = [pytest.mark.slow, pytest.mark.airflow]
 STEP = """
@@ -47,9 +48,10 @@ def test_a_day_runs_as_pods_in_the_order_of_its_steps_and_a_gates_no_skips(tmp_p
         airflow("pools", "set", "gpu", "1", "one training at a time")
         log = airflow("dags", "test", "movielens_daily", "1997-11-13")
     steps = [pod["metadata"]["labels"]["recloop/step"] for pod in cluster.created]
-    assert sorted(steps) == sorted(DAILY)
-    assert (steps[0], steps[-1]) == (DAILY[0], DAILY[-1])
+    daily = daily_steps(load_scenario(ROOT / "scenarios" / "movielens.yaml"))
+    assert sorted(steps) == sorted(daily)
+    assert (steps[0], steps[-1]) == (daily[0], daily[-1])
     assert not cluster.pods
-    assert len(cluster.deleted) == len(DAILY)
+    assert len(cluster.deleted) == len(daily)
     assert "not better than the champion" in log
     assert "state=success" in log

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from feature_jobs.errors import BadInputError, CorruptError
 from models.runtime.onnx_model import sha256_of
@@ -112,7 +114,7 @@ def test_ids_beyond_floats_stay_apart(scorer, batch, monkeypatch):
     ids = [2**53, 2**53 + 1, None, 2**62 + 1, -(2**63)]
     lists = [[i, None] if i is not None else None for i in ids]
     keys = []
-    monkeypatch.setattr(scorer._model, "run", lambda encoded: keys.append(encoded) or np.zeros((5, 2), np.float32))
+    monkeypatch.setattr(scorer.model, "run", lambda encoded: keys.append(encoded) or np.zeros((5, 2), np.float32))
     rows = {name: batch[name].slice(0, 5) for name in scorer.columns}
     frame = pd.DataFrame({name: values.to_pandas() for name, values in rows.items()})
     for user in (ids, as_objects(ids), pa.array(ids), pd.array(ids, "Int64")):
@@ -177,7 +179,7 @@ def test_true_and_false_are_ids_where_the_model_has_seen_no_others(scorer, folde
     reference = pq.read_table(folder / "reference.parquet")
     flags = pa.array([i % 2 for i in range(len(reference))], pa.int64())
     place = reference.column_names.index("user")
-    of_flags = Scorer(scorer._model, scorer.facts, reference.set_column(place, "user", flags))
+    of_flags = Scorer(scorer.model, scorer.facts, reference.set_column(place, "user", flags))
     rows = {name: batch[name].slice(0, 2) for name in scorer.columns}
     wanted = scorer.score({**rows, "user": [1, 0]})["click"]
     assert of_flags.score({**rows, "user": [True, False]})["click"].tolist() == wanted.tolist()
@@ -274,3 +276,21 @@ def test_imports_nothing_heavy():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
+
+
+@given(st.sets(st.sampled_from([c for c in day_table(DAYS[2], 1).column_names if "." not in c])), st.integers(0, 700))
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_items_with_common_features_have_the_scores_of_their_rows(scorer, common, num_items):
+    """Bit for bit: whichever features have one value for all items of a request."""
+    table = day_table(DAYS[2], 701).select(scorer.columns).slice(0, num_items).combine_chunks()
+    one = day_table(DAYS[2], 703).select(scorer.columns).slice(702).combine_chunks()
+    columns = {name: (one if name in common else table).column(name).combine_chunks() for name in scorer.columns}
+    rows = pa.table(
+        {
+            name: pa.repeat(c[0], num_items) if name in common and num_items else c[:num_items]
+            for name, c in columns.items()
+        }
+    )
+    found, wanted = scorer.score_request(columns, num_items), scorer.score(rows)
+    for task in ("click", "buy"):
+        assert found[task].tobytes() == wanted[task].tobytes()

@@ -77,7 +77,7 @@ def test_a_column_of_one_value_is_computed_once_with_the_same_result(random: Ran
     for name, values in columns.items():
         single = values[:1] if random.random() < 0.5 else None
         columns[name] = values if single is None else pa.repeat(single[0], 20)
-        together.add(name, columns[name], single)
+        together.add(name, columns[name] if single is None else single)
 
     def found(given: Columns | Mapping[str, pa.Array]) -> tuple[pa.DataType, list[Any]] | str:
         try:

@@ -112,7 +112,7 @@ def test_a_request_that_runs_sees_the_rows_of_its_beginning(path_of_day: tuple[A
     assert user.rows_of("who").tolist() == [1]
     path.update("who", rows((2, "b")), whole=True)
     items = OnlineRows(path, np.full(2, TIME), {"item": pa.array([1, 2])}, common=user)
-    assert items.column("who.group").to_pylist() == ["y", "y"]
+    assert items.evaluate({"group": "who.group"})["group"].to_pylist() == ["y", "y"]
 
 
 def test_one_update_after_the_other(path_of_day: tuple[Any, Path], tmp_path: Path) -> None:
