@@ -140,8 +140,11 @@ class Service:
         status = 200
         self.metrics.in_flight.inc()
         try:
-            async with self._turns.turn(min(self.limits.wait_s, patience_s)):
+            await self._turns.take(min(self.limits.wait_s, patience_s))
+            try:
                 return work()
+            finally:
+                self._turns.end()
         except Exception as error:
             refused = self.refusal(error)
             status = refused.status

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 RETRY_S = 1
 _SHARE_OF_NEWEST = 0.05
@@ -25,13 +23,13 @@ class Turns:
     """The queue of requests, as long as the time that they will take. `mean_s` is the time that one takes."""
 
     def __init__(self) -> None:
-        self.mean_s = 0.0
+        self.mean_s, self._begun = 0.0, 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._is_taken = False
 
-    @asynccontextmanager
-    async def turn(self, patience_s: float) -> AsyncIterator[None]:
-        """Waits for those that came before. Raises RefusedError where that is expected to take over `patience_s`."""
+    async def take(self, patience_s: float) -> None:
+        """Waits for those that came before; `end` must follow. Raises RefusedError where the wait is expected to take
+        over `patience_s`."""
         if len(self._waiting) * self.mean_s > patience_s:
             raise RefusedError(503, "more requests than can be answered in time; try again", RETRY_S)
         own = asyncio.get_running_loop().create_future()
@@ -44,12 +42,12 @@ class Turns:
             if not own.cancelled():
                 self._pass_on()
             raise
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.mean_s += _SHARE_OF_NEWEST * (time.perf_counter() - begun - self.mean_s)
-            self._pass_on()
+        self._begun = time.perf_counter()
+
+    def end(self) -> None:
+        """Ends the turn that was taken: the next one's comes."""
+        self.mean_s += _SHARE_OF_NEWEST * (time.perf_counter() - self._begun - self.mean_s)
+        self._pass_on()
 
     def _pass_on(self) -> None:
         # By the loop, which first reads what has come meanwhile: what is too much is refused now, and not after those

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
 from serving.turns import RefusedError, Turns
 
 
+@asynccontextmanager
+async def turn(turns: Turns, patience_s: float = 1.0) -> AsyncIterator[None]:
+    await turns.take(patience_s)
+    try:
+        yield
+    finally:
+        turns.end()
+
+
 def test_one_at_a_time_in_the_order_in_which_they_came() -> None:
     turns, seen = Turns(), list[tuple[int, int]]()
 
     async def request(number: int) -> None:
-        async with turns.turn(1.0):
+        async with turn(turns):
             seen.append((number, len(seen)))
 
     async def run() -> None:
@@ -31,7 +42,7 @@ def test_what_comes_while_one_is_computed_is_refused_before_the_next_one_begins(
 
     async def request(name: str, patience_s: float) -> None:
         try:
-            async with turns.turn(patience_s):
+            async with turn(turns, patience_s):
                 events.append(name)
                 time.sleep(0.01)
                 if name == "first":  # which the loop reads when this one has ended
@@ -55,7 +66,7 @@ def test_a_request_that_is_cancelled_passes_its_turn_on() -> None:
     turns = Turns()
 
     async def request() -> str:
-        async with turns.turn(1.0):
+        async with turn(turns):
             return "answered"
 
     async def run(steps: int) -> None:
@@ -76,9 +87,9 @@ def test_a_request_that_fails_passes_its_turn_on() -> None:
 
     async def run() -> None:
         with pytest.raises(ZeroDivisionError):
-            async with turns.turn(1.0):
+            async with turn(turns):
                 raise ZeroDivisionError
-        async with turns.turn(1.0):
+        async with turn(turns):
             pass
 
     asyncio.run(asyncio.wait_for(run(), 5))
