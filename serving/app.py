@@ -13,7 +13,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from serving import invocations, page, protocol
 from serving.protocol import Answer, Asked
 from serving.release import Loaded
-from serving.service import EXTENSIONS, NAME, RefusedError, Service
+from serving.service import EXTENSIONS, NAME, Service
+from serving.turns import RefusedError
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

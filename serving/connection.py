@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -10,6 +11,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from serving.service import Limits
 
 _REASONS = {408: "Request Timeout", 431: "Request Header Fields Too Large"}
+
+
+_UPGRADE = re.compile(rb"\r\nupgrade(?=[ \t]*:)", re.IGNORECASE)
 
 
 class Connection(HttpToolsProtocol):
@@ -30,6 +34,8 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
+        if self._head == 0 and b"pgrade" in data:
+            data = _without_upgrade(data)
         self._head += len(data)
         super().data_received(data)
         if self._head > self.limits.head and not self.transport.is_closing():
@@ -82,3 +88,10 @@ class Connection(HttpToolsProtocol):
             head = f"HTTP/1.1 {status} {_REASONS[status]}\r\ncontent-type: application/json\r\nconnection: close\r\n"
             self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
         self.transport.close()
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """A request without the wish for another protocol, as Java's client has it in each first request: with it httptools
+    reads no body."""
+    head, end, body = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"\r\nx-upgrade", head) + end + body

@@ -18,7 +18,8 @@ from feature_jobs.errors import BadInputError
 from serving import protocol
 from serving.grpc_messages import MESSAGES, SERVICE
 from serving.protocol import Answer, Asked
-from serving.service import EXTENSIONS, NAME, RefusedError, Service
+from serving.service import EXTENSIONS, NAME, Service
+from serving.turns import RefusedError
 
 _EVERY_S = 0.1
 _AGE_MS = 30 * 60 * 1_000
@@ -41,12 +42,13 @@ async def serve(service: Service, address: str, ending: asyncio.Event, drain_s: 
     """Serves until `ending`; then finishes what it has begun. Other workers listen at the same address."""
     limits, servicer = service.limits, health.aio.HealthServicer()
     server = grpc.aio.server(
+        maximum_concurrent_rpcs=limits.connections,
         options=[
             ("grpc.so_reuseport", 1),
             ("grpc.max_receive_message_length", limits.body),
             ("grpc.max_metadata_size", limits.head),
             ("grpc.max_connection_age_ms", _AGE_MS),
-        ]
+        ],
     )
     server.add_generic_rpc_handlers([_handler(service)])
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)

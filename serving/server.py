@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Any, cast
 
 from feature_jobs.errors import BadInputError, RecloopError
@@ -32,43 +32,47 @@ _END_S = 30.0
 _AGAIN_S = 1.0
 """A worker that ended is started again at most this often, so that one that can't start does not fill the machine."""
 _BACKLOG = 2_048
+_UNREADABLE = "the newest release can't be read; see the log of the server"
 Event = dict[str, Any]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Worker:
-    """A worker's process. `slot` is its place in the metrics, `began` the time in seconds of the clock that never goes
-    back, `serves`: it has said so, `deadline`: it is ended where it has not by then."""
+    """A worker's process. `slot` is its place in the metrics, `serves`: it has said so. `began` is when it was started,
+    `deadline` when it is killed; both in seconds of the clock that never goes back. `lines` is what it has yet to read,
+    None for the end: a thread writes it, because a worker that loads does not read."""
 
     process: subprocess.Popen[bytes]
-    stdin: IO[bytes]
     slot: int
-    began: float
+    began: float = field(default_factory=time.monotonic)
     serves: bool = False
     deadline: float = math.inf
+    lines: queue.SimpleQueue[bytes | None] = field(default_factory=queue.SimpleQueue)
 
     @property
     def has_ended(self) -> bool:
         return self.process.poll() is not None
 
     def give(self, release: Release) -> None:
-        """Hands it a release. Nothing where it has ended: it is started again."""
-        self._write(release.to_json())
+        """Hands it a release."""
+        self.lines.put(release.to_json())
 
     def warn(self, alarm: str | None) -> None:
         """Hands it an alarm, or the end of one."""
-        self._write(json.dumps({ALARM: alarm}).encode())
-
-    def _write(self, line: bytes) -> None:
-        with contextlib.suppress(OSError, ValueError):  # it has ended, or is about to
-            self.stdin.write(line + b"\n")
-            self.stdin.flush()
+        self.lines.put(json.dumps({ALARM: alarm}).encode())
 
     def drain(self) -> None:
         """Lets it finish what it has begun."""
         self.deadline = time.monotonic() + _END_S
-        with contextlib.suppress(OSError):
-            self.stdin.close()
+        self.lines.put(None)
+
+    def write(self) -> None:
+        """Writes its lines as they come, until the last one."""
+        stdin = cast(IO[bytes], self.process.stdin)  # a pipe was asked for
+        with contextlib.suppress(OSError), stdin:  # it has ended, and is started again
+            while (line := self.lines.get()) is not None:
+                stdin.write(line + b"\n")
+                stdin.flush()
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ class Server:
             tempfile.TemporaryDirectory(prefix="recloop-serve-", ignore_cleanup_errors=True) as self._folder,
             self._signals(),
         ):
+            places = {"http": f"http://{_text(self._listener)}", **({"grpc": self._grpc} if self._grpc else {})}
+            self._say({"event": "listens", "model": self._given.model, "version": self._given.version, **places})
             for _ in range(self._num):
                 self._workers.append(self._start())
             while not self._ended.wait(_EVERY_S):
@@ -137,18 +143,19 @@ class Server:
             pass_fds=[descriptor],
             start_new_session=True,
         )
-        # Both are pipes that were asked for.
-        worker = _Worker(process, cast(IO[bytes], process.stdin), slot, time.monotonic())
-        stdout = cast(IO[bytes], process.stdout)
-        threading.Thread(target=self._listen, args=(worker, stdout), daemon=True).start()
+        worker = _Worker(process, slot)
+        threading.Thread(target=worker.write, daemon=True).start()
+        threading.Thread(target=self._listen, args=(worker,), daemon=True).start()
         # First the one that is known to serve: the newest may be one that workers refuse.
         if self._good is not None and self._good != self._given:
             worker.give(self._good)
         worker.give(self._given)
+        if self._problem:
+            worker.warn(_UNREADABLE)
         return worker
 
-    def _listen(self, worker: _Worker, stdout: IO[bytes]) -> None:
-        for line in stdout:
+    def _listen(self, worker: _Worker) -> None:
+        for line in cast(IO[bytes], worker.process.stdout):
             with contextlib.suppress(ValueError):
                 self._events.put((worker, json.loads(line)))
 
@@ -159,20 +166,20 @@ class Server:
             self._say(event)
             if event["event"] == "serves":
                 worker.serves = True
-                if event["version"] == self._given.version:
+                if (event["version"], event["state"]) == (self._given.version, self._given.state):
                     self._good = self._given
 
     def _follow(self) -> None:
         """Hands on a newer release. What is wrong is said once; the release before goes on."""
         try:
             newest, problem = self._newest(), ""
-        except RecloopError as error:
-            newest, problem = self._given, str(error)
+        except Exception as error:  # such as a store that can't be reached; what serves must go on
+            newest, problem = self._given, str(error) if isinstance(error, RecloopError) else repr(error)
         if problem != self._problem:
             if problem:
                 self._say({"event": "problem", "reason": problem})
             for worker in self._all():
-                worker.warn("the newest release can't be read; see the log of the server" if problem else None)
+                worker.warn(_UNREADABLE if problem else None)
             self._problem = problem
         if newest != self._given:
             self._given = newest
@@ -265,8 +272,13 @@ def _reserved(address: tuple[str, int] | None) -> Iterator[str]:
     with _bound("--grpc", address):  # alone: with SO_REUSEPORT it would share the port with another server
         pass
     with _bound("--grpc", address, share=True) as held:
-        host, port = held.getsockname()[:2]
-        yield f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        yield _text(held)
+
+
+def _text(bound: socket.socket) -> str:
+    """HOST:PORT of a socket."""
+    host, port = bound.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 @contextlib.contextmanager

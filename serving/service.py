@@ -5,7 +5,6 @@ A worker is one process with one thread for requests: a request is computed wher
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import time
@@ -18,13 +17,11 @@ from feature_jobs.errors import BadInputError, CorruptError, RecloopError
 from serving.metrics import Metrics
 from serving.protocol import Answer, Asked
 from serving.release import ITEMS, USER, Loaded
+from serving.turns import RETRY_S, RefusedError, Turns
 
 T = TypeVar("T")
 NAME, EXTENSIONS = "recloop", ("binary_tensor_data",)
 _IDS = "INT64 or BYTES"
-_RETRY_S = 1
-_SHARE_OF_NEWEST = 0.05
-"""The share of the newest request in the mean time of a request."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,8 @@ class Limits:
     """Limits of a request, and of those that wait.
 
     Bytes of its body and of its head, seconds in which it must have come, and items. `wait_s`: one that would wait
-    longer for those before it is refused at once. `bodies`: bytes of all bodies that have come in part.
+    longer for those before it is refused at once. `bodies`: bytes of all bodies that have come in part. `connections`:
+    those of HTTP of a worker.
     """
 
     body: int = 16 << 20
@@ -41,6 +39,7 @@ class Limits:
     read_s: float = 10.0
     wait_s: float = 0.05
     bodies: int = 256 << 20
+    connections: int = 4_096
 
 
 @dataclass(frozen=True)
@@ -63,24 +62,15 @@ class ModelMetadata:
     platform: str = NAME
 
 
-class RefusedError(Exception):
-    """A request that is not answered, with its status of HTTP. `retry_s`: the client may try again after so long."""
-
-    def __init__(self, status: int, message: str, retry_s: int | None = None) -> None:
-        super().__init__(message)
-        self.status, self.retry_s = status, retry_s
-
-
 class Service:
     """Answers requests with the release that serves. `current` is None before the first one is loaded."""
 
     def __init__(self, model: str, limits: Limits | None = None, metrics: Metrics | None = None) -> None:
         self.model, self.limits, self.metrics = model, limits or Limits(), metrics or Metrics()
         self.current: Loaded | None = None
-        self.alarm: str | None = None
-        """The reason why the newest release does not serve, if it does not."""
         self.draining = False
-        self._waiting, self._mean_s = 0, 0.0
+        self._refused_release, self._warning = "", ""
+        self._turns = Turns()
         self._started, self._requests, self._refused = time.time(), 0, 0
 
     @property
@@ -90,27 +80,31 @@ class Service:
 
     def swap(self, loaded: Loaded) -> Loaded | None:
         """Lets a release serve from the next request on; returns the one before."""
-        former, self.current = self.current, loaded
-        self.metrics.swapped(loaded)
-        self.warn(None)
+        former, self.current, self._refused_release = self.current, loaded, ""
+        self.metrics.swapped(loaded, alarm=self.alarm is not None)
         return former
+
+    @property
+    def alarm(self) -> str | None:
+        """The reason why the newest release does not serve, None where it does."""
+        return self._refused_release or self._warning or None
 
     def refuse(self, version: str) -> None:
         """Notes that a release does not serve. The reason names files, and so is only in the log."""
-        self.warn(f"version {version} does not serve; see the log of the server")
-        self.metrics.swaps.labels("refused").inc()
+        self._refused_release = f"version {version} does not serve; see the log of the server"
+        self.metrics.refused()
 
     def warn(self, alarm: str | None) -> None:
-        """Raises an alarm, or ends it."""
-        self.alarm = alarm
-        self.metrics.alarm.set(alarm is not None)
+        """Raises an alarm of the server, or ends it."""
+        self._warning = alarm or ""
+        self.metrics.alarm.set(self.alarm is not None)
 
     def serving(self, name: str, version: str | None = None) -> Loaded:
         """The release of a model's name, and of a version where a request names one. Raises RefusedError."""
         if name != self.model:
             raise RefusedError(404, f"the model {name[:80]!r} is not here; this server has {self.model}")
         if self.current is None:
-            raise RefusedError(503, "no version is loaded yet; try again", _RETRY_S)
+            raise RefusedError(503, "no version is loaded yet; try again", RETRY_S)
         if version and version != (serves := self.current.facts.version):
             raise RefusedError(404, f"version {version[:40]!r} does not serve; version {serves} of {name} does")
         return self.current
@@ -146,32 +140,20 @@ class Service:
         status = 200
         self.metrics.in_flight.inc()
         try:
-            await self._turn(min(self.limits.wait_s, patience_s))
-            begun = time.perf_counter()
+            await self._turns.take(min(self.limits.wait_s, patience_s))
             try:
                 return work()
             finally:
-                self._mean_s += _SHARE_OF_NEWEST * (time.perf_counter() - begun - self._mean_s)
+                self._turns.end()
         except Exception as error:
             refused = self.refusal(error)
             status = refused.status
             raise refused from None
         finally:
             self.metrics.in_flight.dec()
-            self.metrics.requests.labels(serving.facts.version, way, str(status)).inc()
+            self.metrics.ended(serving.facts.version, way, status)
             self._requests += status == 200
             self._refused += status != 200
-
-    async def _turn(self, patience_s: float) -> None:
-        """Waits for the requests that came before. Those that have come meanwhile are counted first, so that too many
-        are refused before any of them is computed."""
-        if self._waiting * self._mean_s > patience_s:
-            raise RefusedError(503, "more requests than can be answered in time; try again", _RETRY_S)
-        self._waiting += 1
-        try:
-            await asyncio.sleep(0)
-        finally:
-            self._waiting -= 1
 
     def refusal(self, error: Exception) -> RefusedError:
         """The part of an error that a client may know: nothing of where files of this machine lie."""
@@ -182,7 +164,7 @@ class Service:
                 return RefusedError(400, self._without_places(str(error)))
             case RecloopError():
                 logging.getLogger(__name__).error("%s", error)
-                return RefusedError(503, "the server can't answer now; try again", _RETRY_S)
+                return RefusedError(503, "the server can't answer now; try again", RETRY_S)
         logging.getLogger(__name__).exception("a request failed", exc_info=error)
         return RefusedError(500, "the server has failed; its log says why")
 
@@ -218,6 +200,6 @@ class Service:
                 "up_s": round(time.time() - self._started, 1),
                 "requests": self._requests,
                 "refused": self._refused,
-                "mean_ms": round(1e3 * self._mean_s, 3) if self._requests else None,
+                "mean_ms": round(1e3 * self._turns.mean_s, 3) if self._requests else None,
             },
         }

@@ -74,6 +74,7 @@ def http_server(service: Service) -> uvicorn.Server:
         log_level="error",
         access_log=False,
         server_header=False,
+        limit_concurrency=service.limits.connections,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_DRAIN_S,
     )
@@ -94,10 +95,12 @@ async def _serve(service: Service, listener: socket.socket, grpc: str | None) ->
 
     def follow() -> None:
         # Without a buffer, whose lock would stop the end of the process.
-        with open(0, "rb", buffering=0) as lines:
-            for _ in _releases(service, lines):
-                loop.call_soon_threadsafe(decided.set)
-        loop.call_soon_threadsafe(stop)
+        try:
+            with open(0, "rb", buffering=0) as lines:
+                for _ in _releases(service, lines):
+                    loop.call_soon_threadsafe(decided.set)
+        finally:
+            loop.call_soon_threadsafe(stop)
 
     threading.Thread(target=follow, daemon=True).start()
     # Connections go to the other workers, or wait, until this one can answer them.
@@ -121,9 +124,10 @@ def _releases(service: Service, lines: IO[bytes]) -> Iterator[None]:
         release = Release.from_json(line)
         try:
             loaded = Loaded(release)
-        except RecloopError as error:
+        except Exception as error:  # also a defect must not end this thread, and with it the way to later releases
             service.refuse(release.version)
-            _say("refused", version=release.version, state=release.state, reason=str(error))
+            reason = str(error) if isinstance(error, RecloopError) else repr(error)
+            _say("refused", version=release.version, state=release.state, reason=reason)
         else:
             if former := service.swap(loaded):
                 timer = threading.Timer(_GRACE_S, former.close)

@@ -38,12 +38,8 @@ def serve(context: Context, *, http: tuple[str, int], grpc: tuple[str, int] | No
     from serving.server import Addresses, Server
     from tasks.run.releases import Releases
 
-    releases = Releases(context.scenario, context.store)
-    first, url = releases.newest(), "http://{}:{}".format(*http)
-
     def say(event: dict[str, Any]) -> None:
         facts = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in event.items() if name != "event")
         click.echo(f"serve: {event['event']} {facts}", err=True)
 
-    click.echo(f"serve: version {first.version} of {first.model} at {url}; end with Ctrl-C", err=True)
-    Server(Addresses(http, grpc), workers, releases.newest, say).run()
+    Server(Addresses(http, grpc), workers, Releases(context.scenario, context.store).newest, say).run()

@@ -10,7 +10,9 @@ from feature_jobs.schema.days import ONE_DAY, is_day, parse_ds
 from models.runtime.files import SERVING_FILE
 from serving.release import Release
 from tasks.steps import WRITERS
-from tasks.store.champion_log import ChampionLog, Entry
+from tasks.store.champion_log import PREFIX, ChampionLog, Entry
+from tasks.store.digests import sha256_of
+from tasks.store.keys import log_key
 from tasks.store.scenario_store import Commit, ScenarioStore
 
 _AHEAD = 8
@@ -25,13 +27,14 @@ class Releases:
     store: ScenarioStore
     _state: Commit | None = field(default=None, init=False)
     _found: tuple[Entry, Commit, Release] | None = field(default=None, init=False)
+    _end: tuple[Entry, str] | None = field(default=None, init=False)
 
     def newest(self) -> Release:
         """The champion of the log with the newest state; its files lie on this machine, proven.
 
         Raises ParentMissingError where nothing serves yet, or no state is committed; CorruptError for a damaged file.
         """
-        entry, options = ChampionLog(self.store).current(), self.scenario.option
+        entry, options = self._champion(), self.scenario.option
         if entry is None:
             raise ParentMissingError(
                 f"{self.store.url}: no version was promoted yet; run some days: recloop run {options} --ds DAY"
@@ -40,6 +43,17 @@ class Releases:
         if self._found is None or self._found[:2] != (entry, state):
             self._found = entry, state, self._release(entry, state)
         return self._found[2]
+
+    def _champion(self) -> Entry | None:
+        """The newest record of the champion log, which is read whole only where its end has changed."""
+        if self._end is not None:
+            entry, digest = self._end
+            newest, next_ = (self.store.read(log_key(PREFIX, entry.sequence + n)) for n in (0, 1))
+            if next_ is None and newest is not None and sha256_of(newest) == digest:
+                return entry
+        records = ChampionLog(self.store).records()
+        self._end = records[-1] if records else None
+        return self._end[0] if self._end else None
 
     def _newest_state(self, entry: Entry) -> Commit:
         """The newest committed state: of the version's own day or a later one."""

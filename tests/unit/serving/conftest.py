@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    """Its first version is the champion. Tests read it alone."""
-    from tests.unit.serving.shop import make_shop  # imports torch
+    """Its first version is the champion."""
+    from tests.unit.serving.shop import shared_shop  # imports torch
 
-    return make_shop(tmp_path_factory.mktemp("shop"))
+    return shared_shop(tmp_path_factory)

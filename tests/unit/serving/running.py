@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,13 +25,13 @@ class Running:
 
     process: subprocess.Popen[bytes]
     log: Path
-    http: int
-    grpc: int
     temporary: Path
+    url: str = ""
+    grpc: str = ""
 
     @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.http}"
+    def http(self) -> int:
+        return int(self.url.rpartition(":")[2])
 
     @property
     def infer(self) -> str:
@@ -71,16 +70,16 @@ class Running:
 @contextlib.contextmanager
 def server(shop: Shop, workers: int = 2) -> Iterator[Running]:
     """Serves a shop until the end of the block."""
-    http, grpc = _free_port(), _free_port()
     folder = shop.file.parent
     (temporary := folder / "tmp").mkdir(exist_ok=True)
     command = [sys.executable, "-m", "tasks", "serve", "-s", str(shop.file), "--store", str(folder / "store")]
-    command += ["--http", f"127.0.0.1:{http}", "--grpc", f"127.0.0.1:{grpc}", "--workers", str(workers)]
+    command += ["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--workers", str(workers)]
     environment = {**inherited(), "TMPDIR": str(temporary)}
     with (log := folder / "serve.log").open("wb") as stream:
         process = subprocess.Popen(command, stderr=stream, env=environment, cwd=Path(__file__).parents[3])
-    running = Running(process, log, http, grpc, temporary)
+    running = Running(process, log, temporary)
     try:
+        (running.url,), (running.grpc,) = running.said("http=(http://[^ ]+)"), running.said("grpc=([^ \n]+)")
         running.said("serve: (serves|refused)", workers)
         awaited(lambda: _answers(running.url), 20)
         yield running
@@ -98,9 +97,3 @@ def _answers(url: str) -> bool:
     with contextlib.suppress(requests.ConnectionError):
         return requests.get(f"{url}/v2/health/live", timeout=5).ok
     return False
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])

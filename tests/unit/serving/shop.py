@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+import pytest
+from filelock import FileLock
 
 from feature_jobs.schema import Scenario, load_scenario
 from tasks.run.releases import Releases
@@ -54,6 +58,17 @@ class Shop:
         """One that a test may change."""
         shutil.copytree(self.file.parent, folder, symlinks=True)
         return Shop(folder / self.file.name)
+
+
+def shared_shop(factory: pytest.TempPathFactory) -> Shop:
+    """One for all workers of a test session, which read it alone."""
+    top = factory.getbasetemp()
+    folder = (top.parent if "PYTEST_XDIST_WORKER" in os.environ else top) / "served-shop"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "made").exists():
+            make_shop(folder)
+            (folder / "made").touch()
+    return Shop(folder / "shop.yaml")
 
 
 def make_shop(folder: Path) -> Shop:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
 from unittest.mock import Mock
 
@@ -15,6 +16,7 @@ from feature_jobs.errors import CorruptError
 from serving.app import App
 from serving.release import Loaded
 from serving.service import Limits, Service
+from tests.paths import ROOT
 from tests.unit.serving.asgi import Reply, ask, send
 from tests.unit.serving.fuzzer import bodies
 from tests.unit.serving.requests import binary_body, json_body
@@ -158,6 +160,12 @@ def test_unknown_users_and_items_are_answered_and_counted(loaded: Loaded) -> Non
     assert "recloop_in_flight 0.0" in text
 
 
+def test_the_page_of_the_docs_has_the_metrics(app: App) -> None:
+    text = ask(app, "GET", "/metrics").body.decode()
+    named = set(re.findall(r"`(recloop_[a-z_]+)`", (ROOT / "docs" / "serving.md").read_text()))
+    assert named == {name for name in re.findall(r"# TYPE (\w+)", text) if not name.endswith("_created")}
+
+
 @pytest.mark.parametrize(
     ("inputs", "parameters", "message"),
     [
@@ -212,8 +220,13 @@ def test_before_the_first_version_and_at_the_end(loaded: Loaded) -> None:
     assert ask(app, "GET", "/v2/health/ready").status == 503 and ask(app, "GET", "/v2/health/live").status == 200
     service.refuse("2")
     assert ask(app, "GET", "/status").json["alarm"] == "version 2 does not serve; see the log of the server"
+    service.warn("the store is gone")
+    service.warn(None)  # version 2 still does not serve
+    assert "version 2 does not" in ask(app, "GET", "/status").json["alarm"]
+    assert b"recloop_alarm 1.0" in ask(app, "GET", "/metrics").body
     service.swap(loaded)
     assert ask(app, "GET", "/status").json["alarm"] is None
+    assert b"recloop_alarm 0.0" in ask(app, "GET", "/metrics").body
     service.draining = True
     reply = ask(app, "POST", INFER, json_body(ids("s1", [1]), parameters=TIME))
     assert (reply.status, reply.headers["connection"]) == (200, "close")

@@ -6,6 +6,7 @@ import asyncio
 import random
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -133,6 +134,22 @@ def test_scores_are_the_same_over_every_transport(served: Served, num: int) -> N
     for result in results:
         for task, scores in expected.items():
             assert np.array_equal(result.as_numpy(task), scores), task
+
+
+def test_a_wish_for_another_protocol_is_ignored(served: Served) -> None:
+    """As the client of Java sends it, which then goes on with HTTP/1.1."""
+    body = json_body({"user": ("BYTES", ["s1"]), "items": ("INT64", ITEMS)}, parameters=TIME)
+    head = (
+        f"POST /v2/models/shop/infer HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nContent-Length: {len(body)}\r\n"
+        "Host: a\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nUpgrade: h2c\r\n\r\n"
+    )
+    host, _, port = served.http.partition(":")
+    with socket.create_connection((host, int(port)), timeout=20) as client:
+        for parts in ([head.encode() + body], [head.encode(), body], [b"GET /ping HTTP/1.1\r\nhost: a\r\n\r\n"]):
+            for part in parts:
+                client.sendall(part)
+                time.sleep(0.05)
+            assert client.recv(100_000).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 def test_what_a_client_asks_of_the_server(served: Served) -> None:
