@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feature_jobs.errors import BadInputError
@@ -18,10 +17,10 @@ from feature_jobs.expressions.compiler import EVENT_TIME, columns_of
 from feature_jobs.expressions.evaluate import evaluate
 from feature_jobs.expressions.vectors import Columns
 from feature_jobs.joins.audit import NO_SOURCE, EntitiesSeen, audit_point_in_time
+from feature_jobs.joins.entity_rows import EntityRows
 from feature_jobs.joins.request import Requests, no_request, request_keys, requests_by_key
 from feature_jobs.joins.rows import Rows, RowsOfFile, RowsWithNegatives
 from feature_jobs.joins.rules import outcome_columns
-from feature_jobs.joins.values import joint_key
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_window, log_window
 from feature_jobs.sources.casts import arrow_schema
@@ -87,7 +86,11 @@ class DayEvents:
         self._whole: DayEvents | None = None
         self.times: Ints = np.asarray(self._event_column("key.event_time"))
         self._check_times(events)
-        self._entities = {name: _load_entity(entities, name, wanted) for name in data.entities} if entities else {}
+        self._entities = dict[str, EntityRows]()
+        if entities:
+            for name, one in data.entities.items():
+                place = f"{scenario.file}: data.entities.{name}.key"
+                self._entities[name] = EntityRows(entities, name, one.keys, wanted, ds=ds, place=place)
         self._entity_rows: dict[str, Ints] = {}
         self._times = time_columns(scenario, source)
         self.seen = EntitiesSeen(len(self))
@@ -173,8 +176,8 @@ class DayEvents:
 
     def _entity_column(self, name: str) -> tuple[str, pa.Array]:
         of, _, column = name.partition(".")
-        if of in self._entities and column in self._entities[of].column_names:
-            return of, _whole(self._entities[of][column])
+        if of in self._entities and column in self._entities[of].names:
+            return of, self._entities[of].column(column)
         known = [*self._names, *self._log.columns]
         known += [f"{e}.{c}" for e, entity in self.scenario.data.entities.items() for c in entity.columns]
         known += [k.partition(".")[2] for k in known]
@@ -193,35 +196,15 @@ class DayEvents:
                         f"{self.scenario.file}: data.logs.{self.source} has no column {key}, by which a row of"
                         f" {name} would be found; declare it, with `from` where the file names it otherwise"
                     )
-                mine, theirs = table[key].type, self._event_column(key).type
+                mine, theirs = table.column(key).type, self._event_column(key).type
                 if theirs != mine:
                     raise BadInputError(
                         f"{self.scenario.file}: data.entities.{name}.columns.{key}: {mine} there, but "
                         f"{theirs} in {self.source or 'the events'}; give both the same type"
                     )
-            place = f"{self.scenario.file}: data.entities.{name}.key"
-            keys = joint_key([_whole(table[key]) for key in entity.keys], place)
-            wanted = joint_key([self._event_column(key) for key in entity.keys], place)
-            unique = keys.unique()  # in the order of the table: without time that is its row
-            rows = _codes(wanted, unique)
-            if entity.time:
-                rows = self._newest_before(name, rows, _codes(keys, unique), np.asarray(table["key.valid_from"]))
-            self._entity_rows[name] = rows
+            codes = table.find([self._event_column(key) for key in entity.keys])
+            self._entity_rows[name] = table.newest_before(codes, self.known_at) if entity.time else codes
         return self._entity_rows[name]
-
-    def _newest_before(self, name: str, codes_N: Ints, codes_E: Ints, valid_from_E: Ints) -> Ints:
-        # Entity and rank of a time become one sorted number, so that one search finds the newest before a time.
-        moments = np.unique(valid_from_E)
-        # One more than there are times: the rank of a later one is their number.
-        size = len(moments) + 1
-        place = codes_E * size + np.searchsorted(moments, valid_from_E)
-        if (np.diff(place) < 0).any():
-            raise BadInputError(f"entities/{name}.parquet of {self.ds}: rows are not in order; run ingest again")
-        start = codes_N * size
-        end = np.searchsorted(place, start + np.searchsorted(moments, self.known_at))
-        # The second condition: the row before `end` is this entity's own, not the one's before it.
-        seen = (codes_N >= 0) & (end > np.searchsorted(place, start))
-        return np.where(seen, end - 1, -1)
 
     def audit_entities(self) -> None:
         """Counts the events that see a row of the entities that were looked at. Raises BadInputError where one is not
@@ -229,9 +212,8 @@ class DayEvents:
         times = {}
         for name, rows in self._entity_rows.items():
             if self.scenario.data.entities[name].time:
-                valid_from = np.asarray(self._entities[name]["key.valid_from"])
                 times[name] = np.full(len(rows), NO_SOURCE)
-                times[name][rows >= 0] = valid_from[rows[rows >= 0]]
+                times[name][rows >= 0] = self._entities[name].valid_from[rows[rows >= 0]]
         numbers, place = range(self._begin, self._end), f"{self.scenario.file}: {self.ds}: entity"
         gaps = audit_point_in_time(self.known_at, times, place=place, rows=numbers)
         self.seen.add(numbers, {name: int((rows >= 0).sum()) for name, rows in self._entity_rows.items()}, gaps)
@@ -259,23 +241,3 @@ class DayEvents:
 
     def _is_own(self, name: str) -> bool:
         return name == EVENT_TIME or name in self._names
-
-
-def _load_entity(folder: Path, entity: str, names: Collection[str]) -> pa.Table:
-    """Keys and times of an entity, and those of its columns that are named."""
-    file = folder / f"{entity}.parquet"
-    present = pq.read_schema(file).names
-    wanted = [n for n in present if n in names or f"{entity}.{n}" in names or n == "key.valid_from"]
-    return pq.read_table(file, columns=wanted).combine_chunks()
-
-
-def _codes(values: pa.Array, unique: pa.Array) -> Ints:
-    """Position of each value in `unique`, -1 where it is null or not there."""
-    # skip_nulls: otherwise a null key of an event would find the null key of a table.
-    found = pc.index_in(values, value_set=unique, skip_nulls=True)
-    codes: Ints = np.asarray(found.fill_null(-1)).astype(np.int64)
-    return codes
-
-
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks()

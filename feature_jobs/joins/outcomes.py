@@ -23,7 +23,7 @@ from feature_jobs.joins.values import condition, fixed_point, key_column
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import ONE_DAY, day_start, parse_ds, previous_day
 from feature_jobs.schema.labels import OutcomeLabel
-from feature_jobs.windows.keys import Bools, Groups, Ints, Keys, concat_keys, group_rows, keys_of
+from feature_jobs.windows.keys import Bools, Groups, Ints, Keys, concat_keys, distinct, group_rows, keys_of
 from feature_jobs.windows.stretches import stretches
 
 HOUR_US = 3_600_000_000
@@ -160,9 +160,7 @@ def attribute(
     """
     codes, times = shown
     of_key, happened, values = outcomes
-    # Sorted, which for so many different times is several times as fast as the hash table of np.unique.
-    moments = np.sort(np.concatenate([times, happened]))
-    moments = moments[np.append(True, moments[1:] != moments[:-1])[: len(moments)]]
+    moments = distinct(np.concatenate([times, happened]))
     size = len(moments) + 1
     # Key and rank of a time become one sorted number, so that one search finds the nearest.
     if to_all:

@@ -30,7 +30,7 @@ from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_window
 from feature_jobs.schema.negatives import NegativeSampler
 from feature_jobs.windows import stretches
-from feature_jobs.windows.keys import Bools, Groups, Ints, Keys, concat_keys, keys_of
+from feature_jobs.windows.keys import Bools, Groups, HashedKeys, Ints, Keys, concat_keys, keys_of
 from feature_jobs.windows.query import Asked, Question, aggregate
 from feature_jobs.windows.rows import as_arrow
 from feature_jobs.windows.runs import Run
@@ -148,16 +148,15 @@ class _Past:
 
     def are_known(self, users: pa.Array, items: pa.Array) -> Bools:
         """Says for pairs if the user has a row of the item in the lookback, which ends with the day."""
-        pairs, has_pair = keys_of([users, items])
-        # In their order, so that searches walk through memory instead of jumping: several times as fast.
-        order = np.argsort(pairs.first)
-        wanted, known = pairs.take(order), np.zeros(len(pairs), bool)
+        pairs, known = keys_of([users, items])
+        left = np.flatnonzero(known)
         for some in self._pairs:
-            known[order] |= some.find(wanted) >= 0
-        return known & has_pair
+            left = left[some.find(pairs.take(left)) < 0]
+        known[left] = False
+        return known
 
     @functools.cached_property
-    def _pairs(self) -> list[Keys]:
+    def _pairs(self) -> list[HashedKeys]:
         """The pairs of the days and tiles of the lookback."""
         one, pieces = self._wanted[PAIRS], self._pieces[PAIRS]
         name, low = name_of(one.source, one.key), int(one.window.low(np.array(self._end)))
@@ -166,7 +165,7 @@ class _Past:
             run = self._summaries.run(name, day)
             newest = run.rows.times[run.offsets[1:] - 1]
             found.append(run.keys if (newest >= low).all() else run.keys.take(np.flatnonzero(newest >= low)))
-        return found
+        return [HashedKeys(keys) for keys in found]
 
 
 def _each(keys: Keys) -> Groups:

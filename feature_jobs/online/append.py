@@ -13,12 +13,12 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.joins.rules import summarized_expressions
 from feature_jobs.joins.values import key_column
 from feature_jobs.online.request import OnlineRows, RequestPath
-from feature_jobs.online.state import removed
+from feature_jobs.online.state import StateReader, removed
 from feature_jobs.online.store import OnlineStore, joined, keys_from_store, parted, store_keys
 from feature_jobs.online.typed import typed
 from feature_jobs.schema.days import day_of
 from feature_jobs.windows.keys import Bools, Ints, Keys, concat_keys, group_rows, keys_of
-from feature_jobs.windows.rows import take_columns
+from feature_jobs.windows.rows import Column, take_columns
 from feature_jobs.windows.runs import run_of
 
 
@@ -59,14 +59,13 @@ def append_rows(
     if (days == "").any():
         wrong_time = int(times[days == ""][0])
         raise BadInputError(f"times: {wrong_time} is of no day; give microseconds since 1970 (UTC)")
-    # A run is in the order of time; rows may be added in any.
     order = np.argsort(times, kind="stable")
     order = order[_are_last(times, rows)[order]]
     for day in np.unique(days).tolist():
         of_day = order[days[order] == day]
-        places = _row_keys(source, times[of_day], rows[of_day])
-        before = [parted(value or b"") for value in store.appended([day], places)]
-        after: list[list[bytes]] = [[] for _ in places]
+        row_keys = _row_keys(source, times[of_day], rows[of_day])
+        before = [parted(value or b"") for value in store.appended([day], row_keys)]
+        after: list[list[bytes]] = [[] for _ in row_keys]
         records: dict[bytes, bytes] = {}
         for one in path.key_sets:
             if one.source == source:
@@ -75,24 +74,33 @@ def append_rows(
                 held = {name: column.of(values, full) for name, column in one.columns.items()}
                 some = np.flatnonzero(known[of_day])
                 own = keys.take(of_day[some])
-                for at, key in zip(some.tolist(), store_keys(reader.facts, own), strict=True):
-                    after[at].append(key)
-                layout = bytes.fromhex(reader.facts["layout"])
+                for number, key in zip(some.tolist(), store_keys(reader.facts, own), strict=True):
+                    after[number].append(key)
                 # Where the former row had another key, it must not count there any more.
-                left, former = _left(before, after, layout)
-                at_both = np.concatenate([some, left])
-                by_time = np.argsort(at_both, kind="stable")
-                at, both = of_day[at_both[by_time]], own if former is None else concat_keys([own, former])
-                grouped = group_rows(both.take(by_time), np.ones(len(at), bool))
-                run = run_of(grouped, times[at], take_columns(held, at))
-                numbers = np.concatenate([rows[of_day[some]], removed(rows[of_day[left]])])[by_time]
-                found = reader.records_of(run, numbers[grouped.order])
-                records |= dict(zip(store_keys(reader.facts, run.keys), found, strict=True))
-        for place, was, now in zip(places, before, after, strict=True):
-            if new := [key for key in now if key not in was]:
-                records[place] = joined(new)
-        # One append for all key sets: if the process is killed, RocksDB has all of a row or nothing.
-        store.append(day, records)
+                left, former = _left(before, after, bytes.fromhex(reader.facts["layout"]))
+                own = own if former is None else concat_keys([own, former])
+                numbers = np.concatenate([rows[of_day[some]], removed(rows[of_day[left]])])
+                at = of_day[np.concatenate([some, left])]
+                records |= _records(reader, own, numbers, times[at], take_columns(held, at))
+        placed = {
+            row_key: joined(new)
+            for row_key, was, now in zip(row_keys, before, after, strict=True)
+            if (new := [key for key in now if key not in was])
+        }
+        # One append for all key sets: if the process is killed, RocksDB has all of a row or nothing. Redis may have a
+        # part: so first where the rows are, which the next version of a row must know.
+        store.append(day, placed | records)
+
+
+def _records(
+    reader: StateReader, keys: Keys, numbers: Ints, times: Ints, columns: Mapping[str, Column]
+) -> dict[bytes, bytes]:
+    """The records of rows that have these keys, numbers and times, by their keys of the store."""
+    order = np.argsort(times, kind="stable")  # of a run; rows may be added in any
+    grouped = group_rows(keys.take(order), np.ones(len(order), bool))
+    run = run_of(grouped, times[order], take_columns(columns, order))
+    found = reader.records_of(run, numbers[order][grouped.order])
+    return dict(zip(store_keys(reader.facts, run.keys), found, strict=True))
 
 
 def _are_last(times: Ints, rows: Ints) -> Bools:

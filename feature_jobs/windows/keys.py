@@ -26,6 +26,8 @@ _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _SEEDS = (np.uint64(0x243F6A8885A308D3), np.uint64(0x13198A2E03707344))  # digits of pi: two independent hashes
 
+_SIGN = np.uint64(1 << 63)
+
 _ROWS_TO_SORT = 1 << 22
 _SAMPLE = 1 << 12  # keys that say where others may be cut into ranges
 
@@ -102,6 +104,55 @@ class Keys:
             left = left[same]
             left = left[self.second[at[left]] != wanted.second[left]]
         return at
+
+
+def distinct(values: Ints) -> Ints:
+    """The distinct values, sorted. Of many different ones np.unique makes a hash table, which takes ten times as
+    long."""
+    found = np.sort(values)
+    new = np.ones(len(found), bool)
+    new[1:] = found[1:] != found[:-1]
+    return found[new]
+
+
+class HashedKeys:
+    """Sorted and distinct keys of two halves, for many wanted ones in any order. Hashes are spread evenly, so their
+    first bits say where a search begins: a look or two, where `Keys.find` halves a long list twenty times.
+
+    It takes 2 to 4 bytes for each key that can be found.
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        num_bits = max((len(keys) // 2).bit_length(), 1)
+        self._shift = np.uint64(64 - num_bits)
+        place = np.int32 if len(keys) < 1 << 31 else np.int64
+        self._begins = np.zeros((1 << num_bits) + 1, place)
+        for begin, end in stretches(len(keys)):
+            bucket = self._bucket(keys.part(slice(begin, end)))
+            # Each bucket ends after the last of its keys; later ones, which may be empty, begin no earlier.
+            self._begins[bucket + 1] = np.arange(begin + 1, begin + 1 + len(bucket))
+        np.maximum.accumulate(self._begins, out=self._begins)
+
+    def _bucket(self, keys: Keys) -> Ints:
+        # Without the sign, numbers of 64 bits are in the same order.
+        return ((keys.first.view(np.uint64) ^ _SIGN) >> self._shift).view(np.int64)
+
+    def find(self, wanted: Keys) -> Ints:
+        """Position of each wanted key among these, -1 where it is not there."""
+        found, keys, bucket = np.full(len(wanted), -1), self._keys, self._bucket(wanted)
+        at, end = (self._begins[bucket + after].astype(np.int64) for after in (0, 1))
+        left = np.flatnonzero(at < end)
+        while len(left):
+            here = at[left]
+            is_there = keys.first[here] == wanted.first[left]
+            if keys.second is not None and wanted.second is not None:
+                is_there &= keys.second[here] == wanted.second[left]
+            found[left[is_there]] = here[is_there]
+            left = left[~is_there]
+            at[left] += 1
+            left = left[at[left] < end[left]]
+        return found
 
 
 def concat_keys(parts: list[Keys]) -> Keys:

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from feature_jobs.windows.keys import Groups, Ints, Keys
+from feature_jobs.windows.keys import Groups, Ints, Keys, distinct
 from feature_jobs.windows.rows import Column, Rows, take_columns
 
 FIRST, SECOND, TIME = "key.first", "key.second", "key.time"
@@ -87,7 +87,7 @@ class Run:
         """The distinct times, where key and time in microseconds do not fit one 63-bit number; ranks always do."""
         oldest, newest = self._times
         fits = len(self.keys) * (newest - oldest + 2) < 2**63
-        return None if fits else np.unique(self.rows.times)
+        return None if fits else distinct(self.rows.times)
 
     @cached_property
     def _places(self) -> tuple[int, Ints]:

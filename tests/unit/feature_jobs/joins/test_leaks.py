@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_jobs.errors import BadInputError
-from feature_jobs.joins import day_events
 from feature_jobs.joins.audit import NO_SOURCE, audit_point_in_time
+from feature_jobs.joins.entity_rows import EntityRows
 from feature_jobs.joins.join import join_from_events
 from feature_jobs.windows.days import Window
 from tests.unit.feature_jobs.joins.small_log import (
@@ -104,10 +104,10 @@ def test_an_entity_lookup_that_sees_the_future_is_caught_by_the_audit(
     scenario = scenario_in(tmp_path, CHANGES)
     today, history = two_days(tmp_path)
 
-    def broken(self: day_events.DayEvents, name: str, codes: Any, codes_entity: Any, valid_from: Any) -> Any:
-        return np.where(codes >= 0, len(valid_from) - 1, -1)  # the newest of all time
+    def broken(self: EntityRows, codes: Any, times: Any) -> Any:
+        return np.where(codes >= 0, len(self.valid_from) - 1, -1)  # the newest of all time
 
-    monkeypatch.setattr(day_events.DayEvents, "_newest_before", broken)
+    monkeypatch.setattr(EntityRows, "newest_before", broken)
     with pytest.raises(BadInputError, match=r"entity state: row \d+: uses a value known at 1970-01-04T00:20:00Z"):
         join_from_events(scenario, DS, today, history, tmp_path / "out")
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from feature_jobs.errors import BadInputError
 from feature_jobs.windows import keys as keys_module
-from feature_jobs.windows.keys import Keys, concat_keys, group_rows, keys_of, union
+from feature_jobs.windows import stretches
+from feature_jobs.windows.keys import HashedKeys, Keys, concat_keys, distinct, group_rows, keys_of, union
 from tests.unit.feature_jobs.windows import test_windows
 
 PAIR = st.tuples(st.integers(-2, 2), st.integers(-2, 2))
@@ -29,6 +30,18 @@ def test_keys_of_equal_halves_are_numbered_and_found(pairs, wanted):
     assert [sorted(set(pairs))[code] for code in codes] == pairs
     places = {pair: i for i, pair in enumerate(sorted(set(pairs)))}
     assert unique.find(keys(wanted)).tolist() == [places.get(pair, -1) for pair in wanted]
+    assert HashedKeys(unique).find(keys(wanted)).tolist() == [places.get(pair, -1) for pair in wanted]
+    assert distinct(unique.first[codes]).tolist() == sorted({first for first, _ in pairs})
+
+
+def test_hashed_keys_are_found_in_stretches_of_any_size():
+    column = pa.array(np.arange(-500, 500))
+    hashed, _ = keys_of([column, column])
+    held, _ = hashed.take(np.arange(0, 1000, 2)).numbered()
+    with patch.object(stretches, "ROWS_AT_ONCE", 64):
+        found = HashedKeys(held).find(hashed)
+    assert found.tolist() == held.find(hashed).tolist()
+    assert (found >= 0).tolist() == [True, False] * 500
 
 
 @given(SETS, SETS)
