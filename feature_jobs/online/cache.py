@@ -103,9 +103,9 @@ class WindowCache:
     def times(self, keys: Keys) -> Ints:
         """The times [from, until) at which the windows of keys hold, as they were found last. [2, N]"""
         at_N = self._index.find(keys)
-        if len(others := np.flatnonzero(at_N < 0)):
-            at_N[others] = self._places_of_others(keys.take(others))
+        missing = self._find_others(at_N, keys, np.ones(len(keys), np.bool_))
         found: Ints = self._held[at_N, :_NUM_TIMES].T
+        found[:, missing] = 0
         return found
 
     def forget(self, keys: Iterable[bytes]) -> None:
