@@ -16,6 +16,7 @@ from feature_jobs.online.request import OnlineRows, RequestPath
 from feature_jobs.online.state import StateReader, removed
 from feature_jobs.online.store import OnlineStore, joined, keys_from_store, parted, store_keys
 from feature_jobs.online.typed import typed
+from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_of
 from feature_jobs.windows.keys import Bools, Ints, Keys, concat_keys, group_rows, keys_of
 from feature_jobs.windows.rows import Column, take_columns
@@ -40,17 +41,10 @@ def append_rows(
     Raises BadInputError where a column is unknown, of another type or length.
     """
     scenario = path.scenario
-    if source is not None and source not in scenario.data.logs:
-        raise BadInputError(f"{scenario.file}: {source} is not a log of data.logs; add rows of one that is")
     times, rows = np.asarray(times, np.int64), np.asarray(rows, np.int64)
     if source is None and scenario.data.request and known_at is None:
         raise BadInputError("known_at is missing: rows of a request have the features of its earliest time; give that")
-    columns = {name: typed(scenario, name, column, source) for name, column in columns.items()}
-    lengths = {"rows": len(rows), **{name: len(column) for name, column in columns.items()}}
-    if wrong := [name for name, length in lengths.items() if length != len(times)]:
-        raise BadInputError(f"{wrong[0]}: {lengths[wrong[0]]} values for {len(times)} times; give one for each row")
-    if (rows < 0).any():
-        raise BadInputError(f"rows: {rows[rows < 0][0]} is not the number of a row; number them from 0")
+    columns = _checked(scenario, columns, times=times, rows=rows, source=source)
     asking = OnlineRows(path, times if known_at is None else known_at, columns, source)
     places = summarized_expressions(scenario, source)
     values = dict(zip(places, asking.evaluate({p: e for e, p in places.items()}).values(), strict=True))
@@ -90,6 +84,21 @@ def append_rows(
         # One append for all key sets: if the process is killed, RocksDB has all of a row or nothing. Redis may have a
         # part: so first where the rows are, which the next version of a row must know.
         store.append(day, placed | records)
+
+
+def _checked(
+    scenario: Scenario, columns: Mapping[str, pa.Array], *, times: Ints, rows: Ints, source: str | None
+) -> dict[str, pa.Array]:
+    """The columns in the types of their log."""
+    if source is not None and source not in scenario.data.logs:
+        raise BadInputError(f"{scenario.file}: {source} is not a log of data.logs; add rows of one that is")
+    found = {name: typed(scenario, name, column, source) for name, column in columns.items()}
+    lengths = {"rows": len(rows), **{name: len(column) for name, column in found.items()}}
+    if wrong := [name for name, length in lengths.items() if length != len(times)]:
+        raise BadInputError(f"{wrong[0]}: {lengths[wrong[0]]} values for {len(times)} times; give one for each row")
+    if (rows < 0).any():
+        raise BadInputError(f"rows: {rows[rows < 0][0]} is not the number of a row; number them from 0")
+    return found
 
 
 def _records(
