@@ -32,6 +32,9 @@ Two names are special. `verdict`: a sentence on the day, shown on the day's run.
 `series`: curves over the step's work, name → [[position, number], …], shown on the step's run and not printed."""
 
 
+TouchedUntil = Callable[[Scenario, str, Collection[str]], str | None]
+"""Returns the last day whose output can differ where tables of a day's source do; None where all later ones can."""
+
 FolderOf = Callable[[str, str], Path]
 """Returns the folder of a committed output, by its name and day."""
 
@@ -59,12 +62,13 @@ ReadFile = Callable[[str], bytes | None]
 class Choice:
     """A choice among the days of an input: those that `days` returns for the scenario and the day.
 
-    It reads files of the output `by`; where that is not there, no day is chosen. What it names must follow from that
-    output, so that a step which depends on `by` depends on nothing else.
+    It reads files of the output `by`; where that is not there, no day is chosen. With `by_digest` that output also
+    names what the step reads of these days by digest, so that a step which depends on `by` depends on nothing else.
     """
 
     by: Input
     days: Callable[[Scenario, str, ReadFile], Collection[str]]
+    by_digest: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,11 @@ class Input:
     choice: Choice | None = None
     optional: bool = False
     is_parent: bool = False
+
+    @property
+    def is_named(self) -> bool:
+        """Says if another input of the step names its content by digest."""
+        return self.choice is not None and self.choice.by_digest
 
 
 @dataclass(frozen=True)
@@ -144,8 +153,10 @@ class Step:
     `forgetting` is declared by a step whose output keeps rows under users' ids, and from which other outputs get them:
     `recloop forget` looks there for the first day that knows a user.
     `source` steps read the scenario's source; `uncompared` are files of their output that may differ where a day's
-    source is read again. `asset` is the name under which a scheduler announces a new output to
-    others; without it the output is not announced. Two declarations give a step the store itself, besides its folders:
+    source is read again. `touched_until` bounds the days whose output changes where a day of the source was corrected;
+    without it these are all later days that read something which changes. `asset` is the name under which a scheduler
+    announces a new output to others; without it the output is not announced. Two declarations give a step the store
+    itself, besides its folders:
     `appends` names a log of the store whose records the step reads, and to which it adds one while it runs, so its
     output depends on the log's content at that moment; `keeps` names a folder of the store for its own working files.
     """
@@ -176,6 +187,7 @@ class Step:
     shared: bool = False
     source: bool = False
     uncompared: tuple[str, ...] = ()
+    touched_until: TouchedUntil | None = None
     forgetting: Forgetting | None = None
     keeps: str | None = None
     asset: str | None = None

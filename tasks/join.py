@@ -33,11 +33,17 @@ def _of_outcomes(scenario: Scenario, ds: str, read: ReadFile) -> Collection[str]
     return days_of_outcomes(scenario, ds)
 
 
+def _touched_until(scenario: Scenario, ds: str, tables: Collection[str]) -> str | None:
+    from feature_jobs.joins.touched import samples_until
+
+    return samples_until(scenario, ds, tables)
+
+
 @step(
     reads={
         "events": Input(),
         "summaries": Input(),
-        "past": Input("summaries", "trailing", history_days, Choice(Input("summaries"), _of_windows)),
+        "past": Input("summaries", "trailing", history_days, Choice(Input("summaries"), _of_windows, by_digest=True)),
         "past_events": Input("events", "trailing", maturing_days, Choice(Input("events"), _of_outcomes)),
         "matured": Input("samples", "trailing", maturing_days, Choice(Input("events"), _maturing)),
     },
@@ -45,6 +51,7 @@ def _of_outcomes(scenario: Scenario, ds: str, read: ReadFile) -> Collection[str]
     asset="samples",
     # evaluate.segments: segments are columns of the samples, computed here as features are.
     config=("data", "join", "features", "labels", "outcomes", "evaluate.segments"),
+    touched_until=_touched_until,
     imports=("feature_jobs.joins.join",),
     resources=Resources(cpus=2, memory_gib=8),
 )

@@ -58,8 +58,8 @@ def _keep_only(scenario: Scenario, folder: Path | None) -> None:
 @step(
     reads={
         "summaries": Input(),
-        "past": Input("summaries", "trailing", history_days, Choice(Input("summaries"), _of_windows)),
-        "carried": Input("summaries", "trailing", choice=Choice(Input("summaries"), _of_entities)),
+        "past": Input("summaries", "trailing", history_days, Choice(Input("summaries"), _of_windows, by_digest=True)),
+        "carried": Input("summaries", "trailing", choice=Choice(Input("summaries"), _of_entities, by_digest=True)),
     },
     writes="online",
     config=("data", "join", "features", "labels", "outcomes"),

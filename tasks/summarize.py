@@ -30,6 +30,12 @@ def _of_entities(scenario: Scenario, ds: str, read: ReadFile) -> Collection[str]
     return days_of_entities(scenario, ds, read)
 
 
+def _touched_until(scenario: Scenario, ds: str, tables: Collection[str]) -> str | None:
+    from feature_jobs.joins.touched import summaries_until
+
+    return summaries_until(scenario, ds, tables)
+
+
 def _find(scenario: Scenario, summaries: Path, users: Users) -> Found:
     from feature_jobs.joins.summaries import find_carried
 
@@ -52,14 +58,15 @@ YESTERDAY = Input(of="summaries", days="previous")
     reads={
         "events": Input(),
         "yesterday": YESTERDAY,
-        "past": Input(of="summaries", days="trailing", window=history_days, choice=Choice(YESTERDAY, _to_merge)),
-        "past_events": Input(
-            of="events", days="trailing", window=history_days, choice=Choice(YESTERDAY, _to_read_again)
-        ),
-        "carried": Input(of="summaries", days="trailing", choice=Choice(YESTERDAY, _of_entities)),
+        "past": Input("summaries", "trailing", history_days, Choice(YESTERDAY, _to_merge, by_digest=True)),
+        "past_events": Input("events", "trailing", history_days, Choice(YESTERDAY, _to_read_again)),
+        # With the rows of entities that these events saw: the index of yesterday has a digest of the newest ones alone.
+        "past_entities": Input("summaries", "trailing", history_days, Choice(YESTERDAY, _to_read_again)),
+        "carried": Input("summaries", "trailing", choice=Choice(YESTERDAY, _of_entities, by_digest=True)),
     },
     writes="summaries",
     config=("data", "join", "features", "labels", "outcomes"),
+    touched_until=_touched_until,
     forgetting=Forgetting(_find, begin={"events": _begin}),
     imports=("feature_jobs.joins.summarize",),
     resources=Resources(cpus=2, memory_gib=8),
@@ -71,6 +78,7 @@ def summarize(
     yesterday: Path | None,
     past: Mapping[str, Path],
     past_events: Mapping[str, Path],
+    past_entities: Mapping[str, Path],
     carried: Mapping[str, Path],
     summaries: Path,
 ) -> Metrics:
@@ -87,7 +95,7 @@ def summarize(
         config.ds,
         events,
         yesterday=yesterday,
-        past=dict(past),
+        past={**past, **past_entities},
         past_events=dict(past_events),
         carried=dict(carried),
         output=summaries,

@@ -202,7 +202,8 @@ def match(wanted: pa.Array, lists: pa.Array, operation: str, place: str) -> pa.A
 def _in_one_list(wanted: pa.Array, flat: pa.Array, _: Ints) -> tuple[Ints, Ints]:
     """Each occurrence of a wanted value in one list: the value's row, in order, and the place in the list."""
     (id_N, _), (element, known) = vector(wanted), vector(flat)
-    hits = np.flatnonzero((id_N[:, None] == element) & known)
+    is_hit = id_N[:, None] == element
+    hits = np.flatnonzero(is_hit if known is np.True_ else is_hit & known)
     return np.divmod(hits, max(len(flat), 1))
 
 

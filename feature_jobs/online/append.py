@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -11,10 +13,11 @@ from feature_jobs.errors import BadInputError
 from feature_jobs.joins.rules import summarized_expressions
 from feature_jobs.joins.values import key_column
 from feature_jobs.online.request import OnlineRows, RequestPath
-from feature_jobs.online.store import OnlineStore, store_keys
+from feature_jobs.online.state import removed
+from feature_jobs.online.store import OnlineStore, joined, keys_from_store, parted, store_keys
 from feature_jobs.online.typed import typed
 from feature_jobs.schema.days import day_of
-from feature_jobs.windows.keys import Ints, group_rows, keys_of
+from feature_jobs.windows.keys import Bools, Ints, Keys, concat_keys, group_rows, keys_of
 from feature_jobs.windows.rows import take_columns
 from feature_jobs.windows.runs import run_of
 
@@ -31,8 +34,9 @@ def append_rows(
 ) -> None:
     """Adds rows of a log that came after the state's day, so that later requests see them in their windows.
 
-    `times` are those from which the rows count, in µs; `rows` number them, so that a row that comes again with its time
-    (and with its outcomes, say) replaces the former; `known_at` are the times of their requests, where they have one.
+    `times` are those from which the rows count, in µs; `rows` number them from 0, so that a row that comes again with
+    its time (and with its outcomes, say) replaces the former, also where that has another item; `known_at` are the
+    times of their requests, where they have one. Of one row one call at a time: of two at once either may be the last.
     Raises BadInputError where a column is unknown, of another type or length.
     """
     scenario = path.scenario
@@ -45,6 +49,8 @@ def append_rows(
     lengths = {"rows": len(rows), **{name: len(column) for name, column in columns.items()}}
     if wrong := [name for name, length in lengths.items() if length != len(times)]:
         raise BadInputError(f"{wrong[0]}: {lengths[wrong[0]]} values for {len(times)} times; give one for each row")
+    if (rows < 0).any():
+        raise BadInputError(f"rows: {rows[rows < 0][0]} is not the number of a row; number them from 0")
     asking = OnlineRows(path, times if known_at is None else known_at, columns, source)
     places = summarized_expressions(scenario, source)
     values = dict(zip(places, asking.evaluate({p: e for e, p in places.items()}).values(), strict=True))
@@ -55,17 +61,66 @@ def append_rows(
         raise BadInputError(f"times: {wrong_time} is of no day; give microseconds since 1970 (UTC)")
     # A run is in the order of time; rows may be added in any.
     order = np.argsort(times, kind="stable")
+    order = order[_are_last(times, rows)[order]]
     for day in np.unique(days).tolist():
+        of_day = order[days[order] == day]
+        places = _row_keys(source, times[of_day], rows[of_day])
+        before = [parted(value or b"") for value in store.appended([day], places)]
+        after: list[list[bytes]] = [[] for _ in places]
         records: dict[bytes, bytes] = {}
         for one in path.key_sets:
             if one.source == source:
                 reader = path.readers[one.name]
                 keys, known = keys_of([key_column(values[e], full[e]) for e in one.key])
                 held = {name: column.of(values, full) for name, column in one.columns.items()}
-                own = order[known[order] & (days[order] == day)]
-                grouped = group_rows(keys.take(own), np.ones(len(own), bool))
-                run = run_of(grouped, times[own], take_columns(held, own))
-                found = reader.records_of(run, rows[own][grouped.order])
+                some = np.flatnonzero(known[of_day])
+                own = keys.take(of_day[some])
+                for at, key in zip(some.tolist(), store_keys(reader.facts, own), strict=True):
+                    after[at].append(key)
+                layout = bytes.fromhex(reader.facts["layout"])
+                # Where the former row had another key, it must not count there any more.
+                left, former = _left(before, after, layout)
+                at_both = np.concatenate([some, left])
+                by_time = np.argsort(at_both, kind="stable")
+                at, both = of_day[at_both[by_time]], own if former is None else concat_keys([own, former])
+                grouped = group_rows(both.take(by_time), np.ones(len(at), bool))
+                run = run_of(grouped, times[at], take_columns(held, at))
+                numbers = np.concatenate([rows[of_day[some]], removed(rows[of_day[left]])])[by_time]
+                found = reader.records_of(run, numbers[grouped.order])
                 records |= dict(zip(store_keys(reader.facts, run.keys), found, strict=True))
+        for place, was, now in zip(places, before, after, strict=True):
+            if new := [key for key in now if key not in was]:
+                records[place] = joined(new)
         # One append for all key sets: if the process is killed, RocksDB has all of a row or nothing.
         store.append(day, records)
+
+
+def _are_last(times: Ints, rows: Ints) -> Bools:
+    """Says which of the rows are not followed by the same one, of this time and number."""
+    order = np.lexsort((rows, times))
+    found = np.ones(len(rows), bool)
+    found[order[:-1]] = (np.diff(times[order]) != 0) | (np.diff(rows[order]) != 0)
+    return found
+
+
+def _row_keys(source: str | None, times: Ints, rows: Ints) -> list[bytes]:
+    """Keys of the store, under which it has the keys of each row."""
+    prefix = hashlib.blake2b(json.dumps(["rows", source]).encode(), digest_size=8).digest()
+    data = np.stack([rows, times], axis=1).astype(">i8").tobytes()
+    return [prefix + data[at : at + 16] for at in range(0, len(data), 16)]
+
+
+def _left(
+    before: Sequence[Iterable[bytes]], after: Sequence[Sequence[bytes]], layout: bytes
+) -> tuple[Ints, Keys | None]:
+    """The places of rows that had another key of a set, and these keys."""
+    found = [
+        (at, key)
+        for at, (was, now) in enumerate(zip(before, after, strict=True))
+        for key in dict.fromkeys(was)
+        if key.startswith(layout) and key not in now
+    ]
+    if not found:
+        return np.zeros(0, np.int64), None
+    places, keys = zip(*found, strict=True)
+    return np.array(places), keys_from_store(keys, two_words=len(keys[0]) > len(layout) + 8)

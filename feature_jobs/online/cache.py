@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from feature_jobs.online.key_index import KeyIndex
-from feature_jobs.online.request_kernels import held_at
+from feature_jobs.online.request_kernels import find_others, held_at
 from feature_jobs.online.store import keys_from_store
 from feature_jobs.online.windows import Content, SetWindows
 from feature_jobs.windows.days import Window
@@ -25,6 +25,7 @@ _OTHERS = 1 << 16
 _SINGLES = 1 << 13
 """Most keys that a cache of single keys holds; a user with a sequence and a dozen windows takes some kilobytes."""
 _WORD = 8
+_NONE = np.zeros(0, np.int64)
 _NUM_TIMES = 2
 """The first columns of a cache: the times from and until which its row holds."""
 
@@ -61,31 +62,32 @@ class WindowCache:
     def places(self, keys: Keys, known: Bools, time: int) -> Places:
         """The places of the keys of rows, for which it has room."""
         at_N = self._index.find(keys)
-        if at_N.min(initial=0) < 0:
-            others = np.flatnonzero((at_N < 0) & known)
-            at_N[others] = self._places_of_others(keys.take(others))
-        # A row without a key has the number of one, 0, which may be a key of the state.
-        at_N[~known] = -1
+        while len(new := self._find_others(at_N, keys, known)):
+            if not self._add_others(keys.take(new).numbered()[0]):
+                at_N = self._index.find(keys)
         values_VN, rows = held_at(self._held, at_N, self._windows.numbers.identity_V, time, _NUM_TIMES)
         if not len(rows):
             return Places(at_N, values_VN, rows, rows)
         stale, first_rows = np.unique(at_N[rows], return_index=True)
         return Places(at_N, values_VN, stale, rows[first_rows])
 
-    def _places_of_others(self, keys: Keys) -> Ints:
-        """The places of keys that have no state; new ones get one."""
-        at = self._others.find(keys)
-        if at.min(initial=0) < 0:
-            new, _ = keys.take(np.flatnonzero(at < 0)).numbered()
-            if len(self._others) + len(new) > _OTHERS:
-                new, _ = keys.numbered()
-                self._others, self._others_at = keys.part(slice(0, 0)), self._others_at[:0]
-                self._held[len(self._keys) :] = 0
-            first = len(self._keys) + len(self._others)
+    def _find_others(self, at_N: Ints, keys: Keys, known: Bools) -> Ints:
+        """Writes the places of keys that have no state, and returns the rows whose keys have no place. A row without a
+        key has the number of one, 0, which may be a key of the state."""
+        own, others = (_halves(one) for one in (keys, self._others))
+        missing: Ints = find_others(at_N, known, *own, *others, self._others_at)
+        return missing
+
+    def _add_others(self, new: Keys) -> bool:
+        """Gives places to keys that have none. Without room for them all others lose theirs."""
+        first = len(self._keys) + len(self._others)
+        if has_room := len(self._others) + len(new) <= _OTHERS:
             self._others, older, newer = union(self._others, new)
             self._others_at = np.where(older >= 0, np.append(self._others_at, 0)[older], first + newer)
-            at = self._others.find(keys)
-        return self._others_at[at]
+        else:
+            self._others, self._others_at = new.part(slice(0, 0)), self._others_at[:0]
+            self._held[len(self._keys) :] = 0
+        return has_room
 
     def found(
         self, places: Places, content: Content | None, time: int
@@ -159,6 +161,11 @@ def keys_of_set(keys: Iterable[bytes], layout: bytes) -> Keys | None:
     """The keys of the store that are of a key set; None where there are none."""
     own = [key for key in keys if key.startswith(layout)]
     return keys_from_store(own, two_words=len(own[0]) > len(layout) + _WORD) if own else None
+
+
+def _halves(keys: Keys) -> tuple[Ints, Ints]:
+    """Both halves of keys for a kernel."""
+    return keys.first, _NONE if keys.second is None else keys.second
 
 
 def _names(keys: Keys) -> list[tuple[int, ...]]:

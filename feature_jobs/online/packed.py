@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from feature_jobs.expressions.vectors import Vector, array_of
 from feature_jobs.online.key_index import KeyIndex
-from feature_jobs.windows.keys import Bools, Ints, Keys
+from feature_jobs.windows.keys import Ints, Keys
 from feature_jobs.windows.rows import Column, expanded, prefix_sums
 
 Kind = Literal["int", "id", "text"]
@@ -51,11 +51,10 @@ class Packed:
     @staticmethod
     def of(values: Sequence[bytes]) -> Packed:
         """From the values of a store."""
-        lengths = np.fromiter(map(len, values), np.int64, len(values))
+        ends = itertools.accumulate((len(value) // _WORD for value in values), initial=0)
         # In one order of bytes: the machines that share a store need not be alike.
-        return Packed(
-            np.frombuffer(b"".join(values), "<i8").astype(np.int64, copy=False), prefix_sums(lengths // _WORD)
-        )
+        words = np.frombuffer(b"".join(values), "<i8").astype(np.int64, copy=False)
+        return Packed(words, np.fromiter(ends, np.int64, len(values) + 1))
 
     def values(self) -> list[bytes]:
         """As the values of a store."""
@@ -229,9 +228,9 @@ class KeyTable:
         here = at >= 0
         begin, end = (self.values.offsets_K[at[here] + after] for after in (0, 1))
         num = end - begin
-        return positions_of(here), Packed(self.values.words[expanded(begin, num)], prefix_sums(num))
+        return positions_of(here.tolist()), Packed(self.values.words[expanded(begin, num)], prefix_sums(num))
 
 
-def positions_of(here: Bools) -> Ints:
+def positions_of(here: Sequence[bool]) -> Ints:
     """The position of each among those that are here, -1 for others."""
-    return np.arange(len(here)) if here.all() else np.where(here, np.cumsum(here) - 1, -1)
+    return np.arange(len(here)) if all(here) else np.where(here, np.cumsum(here) - 1, -1)

@@ -11,7 +11,7 @@ from feature_jobs.joins.aggregations import KeySet
 from feature_jobs.joins.trailing import Wanted
 from feature_jobs.online.cache import Places, SingleCache, WindowCache
 from feature_jobs.online.packed import KeyTable, Packed, positions_of
-from feature_jobs.online.state import StateReader
+from feature_jobs.online.state import StateReader, removed
 from feature_jobs.online.store import Reading, store_keys
 from feature_jobs.online.windows import Content, SetWindows, rows_by_key
 from feature_jobs.windows.days import Window
@@ -100,7 +100,7 @@ def _contents(
         since, added = _since(reader, keys, added[:num], begin), added[num:]
         if table is None:
             own, values = values[:num], values[num:]
-            state_U = positions_of(np.array([value is not None for value in own], bool))
+            state_U = positions_of([value is not None for value in own])
             packed = Packed.of([value for value in own if value is not None])
         else:
             state_U, packed = table.find(keys)
@@ -139,8 +139,10 @@ def _since(reader: StateReader, keys: Keys, added: Sequence[bytes | None], begin
     codes, rows, run = reader.added_rows([value for value in added if value], keys)
     times = run.rows.times
     codes = np.array(here)[codes]
-    order = _last_ones(codes, times, rows)
-    order = order[times[order] >= begin]
+    # A row that came again with another key is under the former one with the number of a removed row.
+    is_removed = rows < 0
+    order = _last_ones(codes, times, np.where(is_removed, removed(rows), rows))
+    order = order[(times[order] >= begin) & ~is_removed[order]]
     num_U = np.bincount(codes[order], minlength=len(keys))
     return [(num_U, Rows(times[order], take_columns(run.rows.columns, order)))]
 

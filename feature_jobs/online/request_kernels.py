@@ -21,7 +21,7 @@ keep_kernels([Path(__file__).resolve().parent])
 # to are taken for such that may not.
 INTS, TABLE = Array(int64, 1, "C", readonly=True), Array(int64, 2, "C", readonly=True)
 FLOATS, OFFSETS = Array(float64, 1, "C", readonly=True), Array(int32, 1, "C", readonly=True)
-VALUES = Array(int64, 2, "C")
+VALUES, WRITTEN = Array(int64, 2, "C"), Array(int64, 1, "C")
 BOOLS = Array(boolean, 1, "C", readonly=True)
 BYTES = Array(uint8, 1, "C", readonly=True)
 _LARGEST_TEXTS = 2**31 - 1
@@ -130,6 +130,39 @@ def joined(first_offsets, first, second_offsets, second, num, separator):
     return offsets, found
 
 
+@njit([(INTS, int64, int64, int64)], nogil=True, cache=True)
+def _first_from(times, begin, end, time):
+    """The first row from this time on, of the rows [begin, end)."""
+    while begin < end:
+        middle = (begin + end) // 2
+        if times[middle] < time:
+            begin = middle + 1
+        else:
+            end = middle
+    return begin
+
+
+@njit([(WRITTEN, BOOLS, INTS, INTS, INTS, INTS, INTS)], nogil=True, cache=True)
+def find_others(at_N, known_N, first_N, second_N, first_K, second_K, places_K):
+    """Writes the place of each key that has none in `at_N`, if it is among K sorted ones, and -1 for a row without key.
+    Returns the rows whose keys are not there. The second halves are empty where one half is the key."""
+    missing, num = np.empty(len(at_N), np.int64), 0
+    for i in range(len(at_N)):
+        if not known_N[i]:
+            at_N[i] = -1
+        elif at_N[i] < 0:
+            at = _first_from(first_K, 0, len(first_K), first_N[i])
+            if len(second_K):
+                while at < len(first_K) and first_K[at] == first_N[i] and second_K[at] != second_N[i]:
+                    at += 1
+            if at < len(first_K) and first_K[at] == first_N[i]:
+                at_N[i] = places_K[at]
+            else:
+                missing[num] = i
+                num += 1
+    return missing[:num]
+
+
 @njit([(TABLE, INTS, INTS, int64, int64)], nogil=True, cache=True)
 def held_at(held, at_N, identity_V, time, begin):
     """The values of N places of a cache, [V, N], those of no place (-1) the identity; and the rows that the cache does
@@ -145,18 +178,6 @@ def held_at(held, at_N, identity_V, time, begin):
         for v in range(num_values):
             values[v, i] = held[at, begin + v] if at >= 0 else identity_V[v]
     return values, stale[:num]
-
-
-@njit([(INTS, int64, int64, int64)], nogil=True, cache=True)
-def _first_from(times, begin, end, time):
-    """The first row from this time on, of the rows [begin, end)."""
-    while begin < end:
-        middle = (begin + end) // 2
-        if times[middle] < time:
-            begin = middle + 1
-        else:
-            end = middle
-    return begin
 
 
 @njit([(INTS, INTS, int64, INTS, INTS, INTS)], nogil=True, cache=True)

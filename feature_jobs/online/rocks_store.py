@@ -145,14 +145,15 @@ class RocksStore(OnlineStore):
             self._remove_days(state.ds if state else "9999-12-31")
 
     def get(self, state: State, keys: Sequence[bytes]) -> list[bytes | None]:
-        place = self._states_folder / state.name
+        name = state.name
+        place = f"{self._states_folder}/{name}"  # a path takes as long as the read of a key
         # A state that is open can be read on after its removal, since all of its files are open.
-        if state.name not in self._states and not place.exists():
+        if name not in self._states and not Path(place).exists():
             raise BadInputError(f"{place}: this state was removed; ask the store for the current one")
         with _named(place, "remove it and load it again: recloop materialize"):
-            if state.name not in self._states:
-                self._states[state.name] = Rdict(str(place), _options(), access_type=AccessType.read_only(False))
-            return _values(self._states[state.name], keys)
+            if name not in self._states:
+                self._states[name] = Rdict(place, _options(), access_type=AccessType.read_only(False))
+            return _values(self._states[name], keys)
 
     def append(self, day: str, records: Mapping[bytes, bytes]) -> None:
         if not self._writable:
@@ -265,7 +266,7 @@ def _change(number: int) -> bytes:
 
 
 @contextlib.contextmanager
-def _named(place: Path, remedy: str) -> Iterator[None]:
+def _named(place: Path | str, remedy: str) -> Iterator[None]:
     """Gives errors of the library their place and a remedy: this one, where the disk has room."""
     try:
         yield

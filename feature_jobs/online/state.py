@@ -306,7 +306,8 @@ class StateReader:
         return Run(keys, lists[TIME].offsets_K, Rows(np.asarray(lists[TIME].values), Lazily(makers)))
 
     def records_of(self, run: Run, rows: Ints) -> list[bytes]:
-        """The rows of each key of a run as a record, to append to those that came before; `rows` are their numbers."""
+        """The rows of each key of a run as a record, to append to those that came before; `rows` are their numbers,
+        `removed` of which say that a former row counts there no more."""
         lists = {ROW: lists_of(run.offsets, pa.array(rows)), **self.row_lists(run, run.keys)}
         if self._width:
             columns = [part for name, kind in self._added.lists for part in _words(lists[name].values, kind)]
@@ -366,6 +367,11 @@ class StateReader:
     def spans(self) -> list[tuple[int, int]]:
         """The times [begin, end) of each span."""
         return [(span["begin"], span["end"]) for span in self.facts["spans"]]
+
+
+def removed(rows: Ints) -> Ints:
+    """Numbers of rows (from 0) as a key has them that no longer count there; and of such numbers those of the rows."""
+    return ~rows
 
 
 def _words(values: pa.Array, kind: Kind) -> list[Ints]:

@@ -41,7 +41,8 @@ def hours_of_logs(scenario: Scenario, ds: str, events: Path) -> dict[str, Hours]
 
 def _hours(file: Path, begin: int) -> Hours:
     counts = np.zeros(24, np.int64)
-    with pq.ParquetFile(file) as parquet:
+    # With pre_buffer, iter_batches keeps all that it has read until the end.
+    with pq.ParquetFile(file, pre_buffer=False) as parquet:
         arrives = "key.happened_at" in parquet.schema_arrow.names
         for batch in parquet.iter_batches(columns=["key.happened_at" if arrives else "key.event_time"]):
             times = batch.column(0).cast(pa.int64()).to_numpy()

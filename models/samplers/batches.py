@@ -116,7 +116,8 @@ def open_samples(file: Path, layout: Layout, tasks: tuple[str, ...], valued: tup
     Raises CorruptError if it is not readable, BadInputError if a column is missing or there are no rows.
     """
     try:
-        parquet = pq.ParquetFile(file)
+        # With it, iter_batches keeps all that it has read until the end of the day.
+        parquet = pq.ParquetFile(file, pre_buffer=False)
     except (OSError, pa.ArrowException) as error:
         raise CorruptError(f"{file}: not readable as Parquet ({error}); run the join step of this day again") from None
     have = set(parquet.schema_arrow.names)

@@ -346,19 +346,19 @@ def chain_verify(context: Context) -> None:
 @click.option(
     "--source-cleaned", is_flag=True, help="The source no longer holds the rows that `recloop forget` left out."
 )
+@click.option("--all", "computes_all", is_flag=True, help="Compute also steps that would write the same files again.")
 @with_context
-def chain_replay(
-    context: Context, first: str, last: str | None, reason: str, *, no_run: bool, restart: bool, source_cleaned: bool
-) -> None:
+def chain_replay(context: Context, first: str, last: str | None, reason: str, *, no_run: bool, **how: bool) -> None:
     """Starts a new generation from a day on and computes its days again; the older one stays readable.
+
+    The source of each day is read again. A later step whose inputs, settings and code are as before has the output of
+    the older generation; with --all it is computed too, for example after an upgrade of a library.
 
     A replay that was interrupted goes on where it stopped when the same command is given again.
     """
     from tasks.run.replay import begin_replay
 
-    replay = begin_replay(
-        context.scenario, context.store, first, last, reason, restart=restart, source_cleaned=source_cleaned
-    )
+    replay = begin_replay(context.scenario, context.store, first, last, reason, **how)
     begun = "goes on with generation" if replay.resumed else "generation"
     click.echo(f"{begun} {replay.generation}: {replay.days[0]} to {replay.days[-1]}", err=True)
     ended = run_days(context, [] if no_run else replay.days)

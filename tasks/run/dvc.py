@@ -157,7 +157,8 @@ def _read(scenario: Scenario, declared: Step, ds: str, before: str) -> list[str]
     found = []
     for argument, source in declared.reads.items():
         writer = writer_of(declared, argument)
-        if source.choice:  # what it names follows from an output that the step reads anyway
+        # What it names follows from an output that the step reads anyway; of labels that mature, only by the calendar.
+        if source.choice:
             continue
         if source.days == "same":
             found.append(_out(scenario, ds, writer))

@@ -35,11 +35,13 @@ def begin_replay(
     *,
     restart: bool = False,
     source_cleaned: bool = False,
+    computes_all: bool = False,
 ) -> Replay:
     """Starts a generation from `first` on, to `last` or the newest day there is.
 
     Where the newest generation begins at the same day and does not yet hold all that it replaces, it goes on with that
-    one, unless `restart`. Works also where commit records are damaged: only their keys are read. Days that rows of
+    one, unless `restart`. Steps that would write the same files again take them over from older generations, unless
+    `computes_all`. Works also where commit records are damaged: only their keys are read. Days that rows of
     users were left out of are read from the source again only if a person says that the rows are gone there
     (`source_cleaned`). Nothing is written where it raises.
     """
@@ -66,7 +68,8 @@ def begin_replay(
     open_one = store.generations()[-1]
     # Days that the scenario does not have any more stay in older generations and are not computed again.
     newest = max(first, *(place.ds for place in places if is_day(scenario, place.ds)))
-    resumed = not restart and open_one.from_ds == first and is_unfinished(scenario, store)
+    is_the_same = (open_one.from_ds, open_one.computes_all) == (first, computes_all)
+    resumed = not restart and is_the_same and is_unfinished(scenario, store)
     # Before the generation begins: else it would replace days, and only then find one that can't be computed.
     if not resumed and (deleted := deleted_input(scenario, store, first)):
         raise BadInputError(
@@ -77,7 +80,9 @@ def begin_replay(
     # One that goes on was allowed when it began.
     if not resumed and not source_cleaned:
         _refuse_left_out(store, days)
-    generation = open_one.number if resumed else store.new_generation(first, reason, last or newest)
+    generation = (
+        open_one.number if resumed else store.new_generation(first, reason, last or newest, computes_all=computes_all)
+    )
     return Replay(generation, days, resumed)
 
 

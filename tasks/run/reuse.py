@@ -6,45 +6,68 @@ import os
 import shutil
 from pathlib import Path
 
-from feature_jobs.errors import BadInputError
+from feature_jobs.errors import BadInputError, CorruptError
 from models.distributed.nodes import Nodes
 from tasks.contract import DayConfig, Step
 from tasks.run.inputs import flat, resolve_inputs
 from tasks.store.forgotten import leaves_out
-from tasks.store.keys import record_key
-from tasks.store.records import Facts, Manifest
+from tasks.store.keys import commit_key, record_key
+from tasks.store.records import Facts, Manifest, holder_of
 from tasks.store.scenario_store import Commit, ScenarioStore
 
 DECISIVE = ("config", "code", "parent", "gate")
 """Facts of a manifest that decide the files, besides its inputs: where all are equal, so are the files."""
 
 
-def same_as_before(declared: Step, config: DayConfig, name: str, facts: Facts, store: ScenarioStore) -> Commit | None:
-    """A sound commit of an older generation that this run would repeat, where the generation only leaves rows out.
+def take_over_same(declared: Step, config: DayConfig, name: str, facts: Facts) -> Commit | None:
+    """Commits the files that this run would write again, from a sound commit of an older generation. Returns the
+    commit, or None where none is such.
 
-    A replay asks for new work; here most days are as they were. Steps that talk to the registry are never taken over.
+    Only where the inputs decide the files: a source, the registry and a folder of the store may have changed.
     """
-    if config.options:
+    store = config.store
+    if store is None or config.options or declared.source or declared.registry or declared.store_folder:
         return None
-    several = declared.shared and Nodes.from_environment().size > 1  # the other machines would wait for this one
-    if declared.registry or declared.store_folder or several or not leaves_out(store, config.ds, config.generation):
+    if declared.shared and Nodes.from_environment().size > 1:  # the other machines would wait for this one
         return None
-    for number in reversed(range(config.generation)):
-        commit = store.find(name, config.ds, number)
-        if commit is None or store.is_collected(commit):
-            continue
-        if _decisive(declared, commit.manifest) == _decisive(declared, facts):
-            store.verify(commit)
+    for number in _older_holders(config, store) if config.generation else ():
+        with store.scratch() as scratch:
+            output = scratch / declared.writes
+            output.mkdir()
+            try:
+                older = store.commit_at(commit_key(number, config.ds, name))
+                if older is None or _decisive(declared, older.manifest) != _decisive(declared, facts):
+                    continue
+                store.verify(older)
+                take_over(older, output, config.generation)
+            # Damaged, or deleted just now: the step is computed. A replay is the remedy for such a commit.
+            except (CorruptError, BadInputError, FileNotFoundError):
+                continue
+            commit, _ = store.commit(name, config.ds, output, {**facts, "reused_from": number}, config.generation)
             return commit
     return None
 
 
+def _older_holders(config: DayConfig, store: ScenarioStore) -> list[int]:
+    """The generations that held the day before this one, newest first; none where this one computes all.
+
+    None either that is older than one that left rows out of the day: only that one itself looks there, for the outputs
+    that never held them.
+    """
+    generations, ds = store.generations(), config.ds
+    if generations[config.generation].computes_all:
+        return []
+    older = generations[: config.generation]
+    begin = max((g.number for g in older if g.forgets and ds >= (g.from_ds or "")), default=0)
+    return sorted({holder_of(ds, older, number) for number in range(begin, len(older))}, reverse=True)
+
+
 def _decisive(declared: Step, facts: Facts | Manifest) -> list[object]:
-    """The facts that decide the files. An input with a choice follows from another one, see Choice."""
+    """The facts that decide the files: without the inputs that another one names by digest."""
     inputs = {
         name: digest
         for name, digest in facts["inputs"].items()
-        if not (read := declared.reads.get(name)) or not read.choice
+        if not (read := declared.reads.get(name)) or not read.is_named
     }
     return [inputs, *(facts.get(fact) for fact in DECISIVE)]
 

@@ -28,7 +28,7 @@ from tasks.contract import DayConfig, Metrics, Step, value_at
 from tasks.run.inputs import Found, flat, resolve_inputs
 from tasks.run.launchers import Call, Folder, InProcess, Launcher, Ran
 from tasks.run.registry import require_one_registry
-from tasks.run.reuse import is_read_again, refuse_rows_left_out, same_as_before, take_over
+from tasks.run.reuse import is_read_again, refuse_rows_left_out, take_over_same
 from tasks.run.shown import is_time_to_show, show_after, show_before
 from tasks.steps import STEPS
 from tasks.store.digests import canonical_json, sha256_of
@@ -138,15 +138,13 @@ def _run(
     if declared.source:
         refuse_rows_left_out(config)
     inputs = _proven_inputs(declared, config, store)
+    facts = facts_of_run(declared, scenario, inputs, None)
+    if reused := take_over_same(declared, config, output_name, facts):
+        return Outcome(declared.name, ds, "reused", reused.digest, reused.uri), reused
     with store.scratch() as scratch, _resume_folder(declared, config, inputs, store) as resume:
         config = replace(config, resume=resume)
         output = scratch / declared.writes
         output.mkdir()
-        facts = facts_of_run(declared, scenario, inputs, None)
-        if earlier := same_as_before(declared, config, output_name, facts, store):
-            take_over(earlier, output, config.generation)
-            commit, _ = store.commit(output_name, ds, output, facts, config.generation)
-            return Outcome(declared.name, ds, "reused", commit.digest, commit.uri), commit
         ran = _launch(launcher, declared, Call(config, _folders(inputs), output), inputs, store)
         metrics, seconds, gate = ran.metrics, ran.seconds, ran.gate
         # Not committed: the next run of the day must try again, with corrected data or another suite.
@@ -330,7 +328,7 @@ def _already_done(standing: Commit) -> Outcome:
 def _compare(declared: Step, config: DayConfig, standing: Commit, output: Path, metrics: Metrics) -> Outcome:
     """A source that is read again must give the same rows: late or corrected data is never taken silently."""
     store = standing.store
-    if not _different_files(declared, standing, output):
+    if not {*_different_files(standing, output)} - {*declared.uncompared}:
         return _already_done(standing)
     raise BadInputError(
         f"{config.scenario.data.places}: the day {standing.ds} reads differently than when it was committed"
@@ -339,9 +337,9 @@ def _compare(declared: Step, config: DayConfig, standing: Commit, output: Path, 
     )
 
 
-def _different_files(declared: Step, standing: Commit, output: Path) -> list[str]:
+def _different_files(standing: Commit, output: Path) -> list[str]:
     then, now = standing.manifest["files"], files_of(output)
-    return [one for one in {**then, **now} if one not in declared.uncompared and then.get(one) != now.get(one)]
+    return [one for one in {**then, **now} if then.get(one) != now.get(one)]
 
 
 def files_read_again(
@@ -353,7 +351,7 @@ def files_read_again(
         output = scratch / declared.writes
         output.mkdir()
         _launch(launcher, declared, Call(config, _folders(inputs), output), inputs, store)
-        return _different_files(declared, standing, output)
+        return _different_files(standing, output)
 
 
 def _changed(store: ScenarioStore, standing: Commit, metrics: Metrics) -> str:

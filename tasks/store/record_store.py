@@ -107,8 +107,17 @@ class RecordStore:
             record, digest = read
             if record["generation"] != number or not follows(record.get("previous"), found[-1].digest):
                 raise CorruptError(f"{self.url}/{key}: does not follow the generation before; {remedy}")
-            forgets = record.get("forgets", False)
-            found.append(Generation(number, record["from"], record.get("to"), record["reason"], digest, forgets))
+            found.append(
+                Generation(
+                    number,
+                    record["from"],
+                    record.get("to"),
+                    record["reason"],
+                    digest,
+                    record.get("forgets", False),
+                    record.get("computes_all", False),
+                )
+            )
         return found
 
     def _generation_record(self, number: int, remedy: str) -> tuple[GenerationRecord, str] | None:
@@ -136,7 +145,14 @@ class RecordStore:
         return len(self.generations()) - 1
 
     def new_generation(
-        self, from_ds: str, reason: str, to_ds: str | None = None, *, forgets: bool = False, after: int | None = None
+        self,
+        from_ds: str,
+        reason: str,
+        to_ds: str | None = None,
+        *,
+        forgets: bool = False,
+        computes_all: bool = False,
+        after: int | None = None,
     ) -> int:
         """Starts a generation whose days from `from_ds` on replace the older ones; those stay readable. Raises
         RetryLaterError where there is a newer one than `after`, from which it was prepared."""
@@ -148,6 +164,7 @@ class RecordStore:
             "reason": reason,
             "previous": newest.digest,
             "forgets": forgets,
+            "computes_all": computes_all,
         }
         if not self.put_if_absent(generation_key(newest.number + 1), canonical_json(record)):
             raise RetryLaterError(

@@ -39,7 +39,9 @@ class Facts(TypedDict, total=False):
 
     `settings` are the values of the scenario that decided the output, by config path. `parent` is there where the step
     makes a link of the chain. `sources` prove the inputs, and `appended` the newest record of the log that the step
-    appends to, as it was when the step ended: both make one graph of all that the store holds.
+    appends to, as it was when the step ended: both make one graph of all that the store holds. `reused_from` is the
+    older generation from which the files were taken over, because the step would have written them again; nothing is
+    proven by it, so that the older commit may be damaged or deleted since.
     """
 
     scenario: str
@@ -51,6 +53,7 @@ class Facts(TypedDict, total=False):
     code: str
     gate: str | None
     parent: str | None
+    reused_from: int
 
 
 class Manifest(Facts):
@@ -98,11 +101,12 @@ GenerationRecord = TypedDict(
         "to": NotRequired[str | None],
         "reason": str,
         "forgets": NotRequired[bool],
+        "computes_all": NotRequired[bool],
         "previous": NotRequired[str | None],
     },
 )
 """generation.json. `to`: the last day that the generation before had; `previous`: digest of the record before.
-`forgets`: rows of users were left out; the users' ids are not kept anywhere."""
+`forgets`: rows of users were left out; the users' ids are not kept anywhere. `computes_all`: see Generation."""
 
 
 def with_manifest(files: Mapping[str, FileFacts], manifest: bytes | None) -> dict[str, FileFacts]:
@@ -116,7 +120,8 @@ def with_manifest(files: Mapping[str, FileFacts], manifest: bytes | None) -> dic
 @dataclass(frozen=True)
 class Generation:
     """A history of the chain. `from_ds`: the first day that it replaces, `to_ds`: the last one that was there to be
-    replaced; the first generation has neither. `digest` of its record. `forgets`: it leaves rows of users out."""
+    replaced; the first generation has neither. `digest` of its record. `forgets`: it leaves rows of users out.
+    `computes_all`: it takes no output over from older generations."""
 
     number: int
     from_ds: str | None
@@ -124,6 +129,7 @@ class Generation:
     reason: str
     digest: str | None
     forgets: bool = False
+    computes_all: bool = False
 
     @property
     def source(self) -> Source | None:

@@ -65,6 +65,16 @@ def test_rows_count_from_their_time_and_a_repeated_one_replaces_itself(scenario:
             features.add(columns_of(3), times=times, rows=np.array([number]))
         assert features.of(request())["user_item_day"].to_pylist() == [1.0, 2.0]
         assert features.of(request(time=(NOON - 60) * US))["user_item_day"].to_pylist() == [2.0, 0.0]
+        # The row comes again with another item, and no longer counts for the former one; then with both in one call.
+        for item, expected in ((2, [2.0, 1.0]), (3, [1.0, 2.0]), (2, [2.0, 1.0])):
+            features.add(columns_of(item), times=times, rows=np.array([1]))
+            assert features.of(request())["user_item_day"].to_pylist() == expected
+            assert features.of(request())["user_events"].to_pylist() == [4.0, 4.0]
+        both = {name: pa.concat_arrays([columns_of(2)[name], column]) for name, column in columns_of(3).items()}
+        features.add(both, times=times.repeat(2), rows=np.array([1, 1]))
+        assert features.of(request())["user_item_day"].to_pylist() == [1.0, 2.0]
+        with pytest.raises(BadInputError, match="rows: -1 is not the number of a row; number them from 0"):
+            features.add(columns_of(3), times=times, rows=np.array([-1]))
         features.update("state", entities_of(rows=[(1, 3 * DAY_S, 9)])["state"])
         assert features.of(request())["level"].to_pylist() == [9.0, 9.0]
 

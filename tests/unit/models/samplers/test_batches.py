@@ -91,6 +91,22 @@ def test_blocks_are_the_rows_of_a_range_in_order(tmp_path_factory, data, num_row
     assert all(0 < len(table) <= size and table.column_names == ["row"] for table in tables)
 
 
+def test_memory_of_reading_does_not_grow_with_the_day(tmp_path, layout):
+    table = day_table(DAYS[0], 20_000)
+    noise = np.random.default_rng(0).random((20, len(table)))  # which no compression makes smaller
+    table = pa.table(
+        {**{name: table[name] for name in table.column_names}, **{f"n{i}": x for i, x in enumerate(noise)}}
+    )
+    with pq.ParquetWriter(tmp_path / "samples.parquet", table.schema) as writer:
+        for _ in range(8):
+            writer.write_table(table)
+    parquet = open_samples(tmp_path / "samples.parquet", layout, ("click",))
+    columns, before, most = [f"n{i}" for i in range(20)], pa.total_allocated_bytes(), 0
+    for block in read_blocks(parquet, 0, 8 * len(table), len(table), columns):
+        most = max(most, pa.total_allocated_bytes() - before - block.nbytes)
+    assert most < 4 * noise.nbytes
+
+
 def test_blocks_read_ahead_are_those_read_in_turn(tmp_path, layout):
     pq.write_table(day_table(DAYS[0], 90), tmp_path / "samples.parquet", row_group_size=40)
     parquet = open_samples(tmp_path / "samples.parquet", layout, ("click",))

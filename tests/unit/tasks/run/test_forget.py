@@ -88,10 +88,14 @@ def _learned(folder: Path, holds: tuple[str, ...]) -> Shop:
     folder.mkdir()
     _write(folder, holds)
     shop = Shop(folder)
-    file = folder / "shop.yaml"
-    file.write_text(file.read_text().replace("lookback_days: 7", "lookback_days: 1"))
+    _short_lookback(folder)
     shop.done("run", "--until", "train", "--no-track")
     return shop
+
+
+def _short_lookback(folder: Path) -> None:
+    file = folder / "shop.yaml"
+    file.write_text(file.read_text().replace("lookback_days: 7", "lookback_days: 1"))
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +256,30 @@ def test_the_rows_do_not_come_back(shop):
     assert "--source-cleaned" in refused.output
     assert shop.store.generation == 1
     shop.done("chain", "replay", "--from", DAYS[1], "--no-run", "--source-cleaned")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_cleaned", [True, False])
+def test_nothing_from_before_the_forgetting_is_taken_over(shop, without, is_cleaned):
+    """Also where the rows are in the source still, so that the inputs of the days are as they were with them."""
+    _begin(shop)
+    shop.done("run", "--until", "join", "--no-track", "--from", DAYS[2])
+    if is_cleaned:
+        _write(shop.folder, ())
+        _short_lookback(shop.folder)
+    shop.done("chain", "replay", "--from", DAYS[1], "--no-run", "--source-cleaned")
+    shop.done("run", "--until", "join", "--no-track", "--from", DAYS[1])
+    found = {(ds, step): shop.store.find(step, ds) for ds in DAYS[1:] for step in ("summarize", "join")}
+    reused = {
+        place: commit.manifest["reused_from"] for place, commit in found.items() if "reused_from" in commit.manifest
+    }
+    # The day before the user's was not written again, so it is as it was.
+    before = {(DAYS[1], step): 0 for step in ("summarize", "join")}
+    if not is_cleaned:
+        assert reused == before | {(DAYS[4], "join"): 1}
+        return
+    assert reused == before | {(ds, step): 1 for ds in DAYS[2:] for step in ("summarize", "join")}
+    assert shop.digests(("join",)) == without.digests(("join",))
 
 
 def _begun(shop: Shop) -> None:

@@ -27,7 +27,7 @@ from tests.unit.tasks.store.backends import BACKENDS, Backend
 from tests.unit.tasks.store.checker import check
 from tests.unit.tasks.store.tiny import DAYS, SOURCE, STEPS_OF_A_DAY, Direct, Registry, tiny_scenario, use_tiny_steps
 
-FAST, SLOW = 197, 17  # every 197th point, and every 17th one
+FAST, SLOW, TAKEN_OVER = 197, 17, 29  # every 197th point, every 17th one, every 29th one
 
 
 class Loop:
@@ -68,9 +68,22 @@ class Loop:
         return {key: data for key, data in self.backend.objects().items() if key.startswith(("g", "champion"))}
 
 
+class Again(Loop):
+    """A replay that takes over the training of its day."""
+
+    def commands(self) -> None:
+        """A replay of the first day, whose source is as it was."""
+        store, self.now = self.backend.open(), "chain replay"
+        SOURCE.editions = {}
+        if store.generation == 0:
+            begin_replay(self.scenario, store, DAYS[0], None, "the same data")
+        for self.now in ("ingest", "train"):
+            run_step(self.now, self.scenario, DAYS[0], self.backend.open(), track=False, launcher=Direct())
+
+
 @contextmanager
-def loop_on(backend: Backend, folder: Path) -> Iterator[Loop]:
-    made = Loop(backend, folder)
+def loop_on(backend: Backend, folder: Path, kind: type[Loop] = Loop) -> Iterator[Loop]:
+    made = kind(backend, folder)
     with pytest.MonkeyPatch.context() as patch:
         use_tiny_steps(patch, made.registry)
         yield made
@@ -134,6 +147,15 @@ def test_the_next_run_ends_as_if_nothing_was_killed(backend: str, tmp_path: Path
 def test_so_it_does_at_many_more_points(backend: str, tmp_path: Path) -> None:
     """In a small process, because each point of a folder is a fork of it."""
     in_own_process(kill_every, backend, tmp_path, 2, SLOW)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_so_does_a_replay_that_takes_over(backend: str, tmp_path: Path) -> None:
+    with loop_on(BACKENDS[backend](), tmp_path, Again) as loop:
+        reference = Reference(loop)
+        reused = [data for key, data in reference.end.items() if b'"reused_from": 0' in data and "/train/" in key]
+        assert len(reused) == 1
+        kill_at(range(1, len(reference.points) + 1, TAKEN_OVER), loop, reference)
 
 
 if __name__ == "__main__":
