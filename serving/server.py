@@ -65,6 +65,7 @@ class _Worker:
         """Lets it finish what it has begun."""
         self.deadline = time.monotonic() + _END_S
         self.lines.put(None)
+        self.process.terminate()  # one that loads reads the end of its input much later
 
     def write(self) -> None:
         """Writes its lines as they come, until the last one."""

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import requests
+import tritonclient.grpc as grpc_client
 
 from serving.protocol import read
 from serving.release import Loaded
@@ -114,6 +116,22 @@ def test_workers_are_replaced_without_a_lost_new_connection(scores: dict[str, li
     assert len(seen.answers) > 50
     # Those that have ended count no more.
     assert awaited(lambda: running.metrics['recloop_serving{version="1"}'] == 2)
+
+
+def test_all_workers_answer_over_grpc(scores: dict[str, list[float]], running: Running) -> None:
+    """Each new connection goes to one of them."""
+    user, items = grpc_client.InferInput("user", [1], "BYTES"), grpc_client.InferInput("items", [len(ITEMS)], "INT64")
+    user.set_data_from_numpy(np.array(["s3"], dtype=object))
+    items.set_data_from_numpy(np.array(ITEMS, np.int64))
+    for _ in range(10):
+        own = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc_client.InferenceServerClient(running.grpc, channel_args=own) as client:
+            assert client.is_server_ready()
+            answer = client.infer("shop", [user, items], parameters={"time": "2024-03-03T12:00:00Z"})
+        assert answer.as_numpy("buy").tolist() == scores["1"]
+    listening = [one for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+    port = int(running.grpc.rpartition(":")[2])
+    assert {one.pid for one in listening if one.laddr.port == port} == set(running.workers)
 
 
 def test_a_slow_client_and_an_endless_head_are_cut_off(running: Running) -> None:
