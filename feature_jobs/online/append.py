@@ -51,8 +51,7 @@ def append_rows(
     full = {expression: f"{scenario.file}: {place}" for expression, place in places.items()}
     days = np.array([day_of(scenario, int(time)) or "" for time in times])
     if (days == "").any():
-        wrong_time = int(times[days == ""][0])
-        raise BadInputError(f"times: {wrong_time} is of no day; give microseconds since 1970 (UTC)")
+        raise BadInputError(f"times: {times[days == ''][0]} is of no day; give microseconds since 1970 (UTC)")
     order = np.argsort(times, kind="stable")
     order = order[_are_last(times, rows)[order]]
     for day in np.unique(days).tolist():
