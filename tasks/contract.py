@@ -32,9 +32,6 @@ Two names are special. `verdict`: a sentence on the day, shown on the day's run.
 `series`: curves over the step's work, name → [[position, number], …], shown on the step's run and not printed."""
 
 
-TouchedUntil = Callable[[Scenario, str, Collection[str]], str | None]
-"""Returns the last day whose output can differ where tables of a day's source do; None where all later ones can."""
-
 FolderOf = Callable[[str, str], Path]
 """Returns the folder of a committed output, by its name and day."""
 
@@ -153,10 +150,11 @@ class Step:
     `forgetting` is declared by a step whose output keeps rows under users' ids, and from which other outputs get them:
     `recloop forget` looks there for the first day that knows a user.
     `source` steps read the scenario's source; `uncompared` are files of their output that may differ where a day's
-    source is read again. `touched_until` bounds the days whose output changes where a day of the source was corrected;
-    without it these are all later days that read something which changes. `asset` is the name under which a scheduler
-    announces a new output to others; without it the output is not announced. Two declarations give a step the store
-    itself, besides its folders:
+    source is read again. `touched_until` names a function, as module:function so that its code is not a part of the
+    step's: of the scenario, a day, and the tables of its source that were corrected, it returns the last day whose
+    output can differ. Without it, or where it returns None, these are all later days that read something which changes.
+    `asset` is the name under which a scheduler announces a new output to others; without it the output is not
+    announced. Two declarations give a step the store itself, besides its folders:
     `appends` names a log of the store whose records the step reads, and to which it adds one while it runs, so its
     output depends on the log's content at that moment; `keeps` names a folder of the store for its own working files.
     """
@@ -187,7 +185,7 @@ class Step:
     shared: bool = False
     source: bool = False
     uncompared: tuple[str, ...] = ()
-    touched_until: TouchedUntil | None = None
+    touched_until: str | None = None
     forgetting: Forgetting | None = None
     keeps: str | None = None
     asset: str | None = None

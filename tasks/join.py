@@ -33,12 +33,6 @@ def _of_outcomes(scenario: Scenario, ds: str, read: ReadFile) -> Collection[str]
     return days_of_outcomes(scenario, ds)
 
 
-def _touched_until(scenario: Scenario, ds: str, tables: Collection[str]) -> str | None:
-    from feature_jobs.joins.touched import samples_until
-
-    return samples_until(scenario, ds, tables)
-
-
 @step(
     reads={
         "events": Input(),
@@ -51,7 +45,7 @@ def _touched_until(scenario: Scenario, ds: str, tables: Collection[str]) -> str 
     asset="samples",
     # evaluate.segments: segments are columns of the samples, computed here as features are.
     config=("data", "join", "features", "labels", "outcomes", "evaluate.segments"),
-    touched_until=_touched_until,
+    touched_until="feature_jobs.joins.touched:samples_until",
     imports=("feature_jobs.joins.join",),
     resources=Resources(cpus=2, memory_gib=8),
 )

@@ -30,12 +30,6 @@ def _of_entities(scenario: Scenario, ds: str, read: ReadFile) -> Collection[str]
     return days_of_entities(scenario, ds, read)
 
 
-def _touched_until(scenario: Scenario, ds: str, tables: Collection[str]) -> str | None:
-    from feature_jobs.joins.touched import summaries_until
-
-    return summaries_until(scenario, ds, tables)
-
-
 def _find(scenario: Scenario, summaries: Path, users: Users) -> Found:
     from feature_jobs.joins.summaries import find_carried
 
@@ -66,7 +60,7 @@ YESTERDAY = Input(of="summaries", days="previous")
     },
     writes="summaries",
     config=("data", "join", "features", "labels", "outcomes"),
-    touched_until=_touched_until,
+    touched_until="feature_jobs.joins.touched:summaries_until",
     forgetting=Forgetting(_find, begin={"events": _begin}),
     imports=("feature_jobs.joins.summarize",),
     resources=Resources(cpus=2, memory_gib=8),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from feature_jobs.errors import GateError
 from feature_jobs.schema import Scenario
-from feature_jobs.schema.days import ONE_DAY, day_window, parse_ds
+from feature_jobs.schema.days import day_window
 from feature_jobs.sources.output_files import COUNTS_FILE
 from feature_jobs.validation.files import PROFILE_FILE, VERDICT_FILE
 from tasks.contract import DayConfig, Input, Metrics, Resources, step
@@ -56,19 +55,6 @@ class Verdict(TypedDict):
     drift_note: str | None
 
 
-def _touched_until(scenario: Scenario, ds: str, tables: Collection[str]) -> str | None:
-    """A day is compared with the days before it."""
-    from feature_jobs.joins.touched import samples_until
-
-    if (last := samples_until(scenario, ds, tables)) is None:
-        return None
-    day, left = parse_ds(last), scenario.validate_.trailing_days
-    while left:
-        day += ONE_DAY
-        left -= not scenario.data.days.passes_over(day)
-    return str(day)
-
-
 @step(
     reads={
         "samples": Input(),
@@ -77,7 +63,7 @@ def _touched_until(scenario: Scenario, ds: str, tables: Collection[str]) -> str 
     },
     writes="validation",
     config=("validate", "labels", "features"),
-    touched_until=_touched_until,
+    touched_until="feature_jobs.joins.touched:profiles_until",
     files=("suite_file",),
     imports=("feature_jobs.validation.run_suite", "feature_jobs.validation.drift"),
     resources=Resources(memory_gib=4.0),

@@ -33,6 +33,17 @@ def samples_until(scenario: Scenario, ds: str, tables: Collection[str]) -> str |
     return last and str(parse_ds(last) + ONE_DAY * maturing_days(scenario))
 
 
+def profiles_until(scenario: Scenario, ds: str, tables: Collection[str]) -> str | None:
+    """The same of validation, which compares a day with the days before it."""
+    if (last := samples_until(scenario, ds, tables)) is None:
+        return None
+    day, left = parse_ds(last), scenario.validate_.trailing_days
+    while left:
+        day += ONE_DAY
+        left -= not scenario.data.days.passes_over(day)
+    return str(day)
+
+
 def summaries_until(scenario: Scenario, ds: str, tables: Collection[str]) -> str | None:
     """The same of summaries: an index names all days within the lookback, and the last one that a tile with this day
     ends on may lie after it."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from feature_jobs.errors import BadInputError, ParentMissingError
 from feature_jobs.schema import Scenario
 from feature_jobs.schema.days import day_range, is_day
-from tasks.contract import DayConfig, Step, TouchedUntil
+from tasks.contract import DayConfig, Step
 from tasks.run.inputs import flat, resolve_inputs
 from tasks.run.launchers import InProcess
 from tasks.run.reuse import is_read_again
 from tasks.run.runner import config_digest, files_read_again
 from tasks.steps import STEPS, daily_steps
 from tasks.store.scenario_store import ScenarioStore
+
+FEATURES_UNTIL = "feature_jobs.joins.touched:features_until"
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,6 @@ def find_corrected(scenario: Scenario, store: ScenarioStore, days: Collection[st
     Nothing is committed. Days with rows left out on purpose, and those of other settings, are not compared.
     """
     from feature_jobs.joins.rules import touched_by
-    from feature_jobs.joins.touched import features_until
 
     found, unread, num_compared = dict[str, list[str]](), dict[str, str](), 0
     is_carried = False  # a file that is not compared, such as the list of columns, which each later day goes on with
@@ -83,14 +85,16 @@ def find_corrected(scenario: Scenario, store: ScenarioStore, days: Collection[st
         if STEPS[name].registry and commit and "version" in (metrics := store.run_record(commit).get("metrics", {})):
             versions[ds] = int(metrics["version"])
     named = {name: touched for name, touched in steps.items() if touched}
-    last = _newest_of(scenario, found, features_until)
+    last = _newest_of(scenario, found, FEATURES_UNTIL)
     return Corrected(num_compared, found, unread, named, features, labels, last, versions)
 
 
-def _newest_of(scenario: Scenario, days: Mapping[str, Collection[str]], until: TouchedUntil | None) -> str | None:
-    """The last day that any of these days' tables touches; None where there is none."""
-    found = [until(scenario, ds, tables) if until else None for ds, tables in days.items()]
-    return None if None in found else max(filter(None, found))
+def _newest_of(scenario: Scenario, days: Mapping[str, Collection[str]], until: str | None) -> str | None:
+    """The last day that any of these days' tables touches, by a function's name; None where later ones are too."""
+    if until is None:
+        return None
+    found = [pkgutil.resolve_name(until)(scenario, ds, tables) for ds, tables in days.items()]
+    return None if None in found else max(found)
 
 
 def steps_that_change(
