@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from feature_jobs.joins.values import cross
+from feature_jobs.joins.values import cross, joined_texts
 from feature_jobs.schema import load_scenario
 from feature_jobs.validation.leaks import BLOCKING_AUC, Leak, _Column, find_leaks, judge, rank_auc
 from models.metrics.scores import auc
@@ -117,7 +117,7 @@ def test_a_part_of_a_cross_that_knows_the_label_is_found_in_the_joined_text(tmp_
     (tmp_path / "movielens.yaml").write_text(text)
     scenario = load_scenario(tmp_path / "movielens.yaml")
     items = pa.array((RNG.random(2000) * 900).astype(np.int64))
-    frame = pd.DataFrame({"skip": cross([part, items], "here").to_pandas()})
+    frame = pd.DataFrame({"skip": cross([part, items], "here", joined_texts).to_pandas()})
     for name, feature in scenario.features.items():
         if name != "skip":
             frame[f"{name}.length" if feature.kind in ("ids", "sequence") else name] = NOISE_N
