@@ -14,7 +14,7 @@ import numpy as np
 from models.runtime.frozen_kernels import embed
 from models.sparse.row_kernels import update
 none, zeros = np.empty(0, np.int64), np.zeros((1, 1), np.float32)
-embed(1, 32)(none, none, none, none, none, none, np.zeros(3, np.uint32), 63, zeros, zeros, np.zeros((0, 0, 1), np.float32))
+embed(1, 32)(*[none] * 6, np.zeros(3, np.uint32), 63, zeros, zeros, np.zeros((0, 0, 1), np.float32))
 update("sgd", 1, False)(zeros, zeros, none, none, none, 0, 0, zeros, 1, zeros[0], zeros[0], 1.0, 0.0, 0.1, 0.0, 1)
 """
 
