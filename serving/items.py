@@ -33,7 +33,7 @@ _MOST_BYTES = 1 << 29
 def features_of_item(scenario: Scenario, path: RequestPath) -> set[str]:
     """Features that depend on the item and the state alone, and of which the path knows how long they hold."""
     item = scenario.data.item
-    entities = {name for name, entity in scenario.data.entities.items() if entity.keys == (item,)}
+    entities = scenario.data.entities_by(item)
 
     def is_of_item(expressions: Collection[str]) -> bool:
         names = set().union(*map(columns_of, expressions))
@@ -103,8 +103,7 @@ class ItemRows:
 
 def _keys_of_items(path: RequestPath) -> Keys:
     """The keys of the items that the state knows."""
-    item = path.scenario.data.item
-    for name, rows in path.facts.entities.items():
-        if path.scenario.data.entities[name].keys == (item,):
-            return rows.keys
+    for name in path.scenario.data.entities_by(path.scenario.data.item):
+        if name in path.facts.entities:
+            return path.facts.entities[name].keys
     return Keys(np.zeros(0, np.int64))

@@ -121,9 +121,10 @@ class Loaded:
 
     def ids(self, column: str) -> pa.Array:
         """The ids of users or of items that the state has rows of; null alone where it has none."""
-        for name, rows in self._features.path.facts.entities.items():
-            if self.scenario.data.entities[name].keys == (column,) and len(rows):
-                return rows.rows[column].combine_chunks()
+        held = self._features.path.facts.entities
+        for name in self.scenario.data.entities_by(column):
+            if name in held and len(held[name]):
+                return held[name].rows[column].combine_chunks()
         return pa.nulls(1)
 
     @property
@@ -176,8 +177,9 @@ class Loaded:
         """The number of ids of an input that no row of their entity has; 0 where they are not those of an entity."""
         data = self.scenario.data
         column = data.user if input_ == USER else data.item
-        for name, rows in self._features.path.entities.items():
-            if ids is not None and data.entities[name].keys == (column,):
+        for name in data.entities_by(column):
+            rows = self._features.path.entities.get(name)
+            if ids is not None and rows is not None:
                 keys, known = keys_of([typed(self.scenario, column, ids.drop_null())])
                 return int(np.count_nonzero(rows.find(keys, known) < 0))
         return 0

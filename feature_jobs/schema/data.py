@@ -305,6 +305,10 @@ class Data(Section):
         here = [] if all(table.is_elsewhere for table in self.tables) else [self.path]
         return ", ".join(dict.fromkeys([*here, *(table.path for table in self.tables if table.is_elsewhere)]))
 
+    def entities_by(self, column: str) -> list[str]:
+        """The entities whose key is this column alone."""
+        return [name for name, entity in self.entities.items() if entity.keys == (column,)]
+
     def log(self, source: str | None) -> Events | Log:
         """The log that a feature's `source` names."""
         return self.events if source is None else self.logs[source]
